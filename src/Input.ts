@@ -1,0 +1,77 @@
+/**
+ * Arguments are checked before any I/O, by schemas: the building blocks that the stores share, and the error that names
+ * every field that is wrong.
+ */
+import { Effect, Schema, SchemaIssue } from "effect"
+
+/** One thing that is wrong with an argument. `field` is its path, empty for the argument as a whole. */
+export const Issue = Schema.Struct({ field: Schema.String, message: Schema.String })
+export type Issue = typeof Issue.Type
+
+/** An argument breaks the model. Nothing was read or written, and calling again cannot help. */
+export class InvalidInput extends Schema.TaggedError<InvalidInput>("effect-strata/InvalidInput")("InvalidInput", {
+  store: Schema.String,
+  operation: Schema.String,
+  issues: Schema.Array(Issue)
+}) {
+  override get message(): string {
+    const issues = this.issues.map(({ field, message }) => (field === "" ? message : `${field}: ${message}`))
+    return `${this.store}.${this.operation}: invalid input: ${issues.join("; ")}`
+  }
+}
+
+/**
+ * An identifier for a `VARCHAR(max)` column: not empty, no NUL (Postgres text cannot hold it), no lone surrogate (UTF-8
+ * cannot: two ids would silently become one), at most `max` characters as Postgres counts them, by code point.
+ */
+export const Identifier = (max: number) =>
+  Schema.String.check(
+    Schema.makeFilter((text) =>
+      text === ""
+        ? "Expected a non-empty string"
+        : text.includes("\0")
+          ? "Expected a string without NUL characters"
+          : !text.isWellFormed()
+            ? "Expected a string without lone surrogates"
+            : text.length > max && [...text].length > max
+              ? `Expected at most ${max} characters`
+              : undefined
+    )
+  )
+
+/** A value of a `BIGINT` column. */
+export const Int64 = Schema.BigInt.check(
+  Schema.isBetweenBigInt({ minimum: -(2n ** 63n), maximum: 2n ** 63n - 1n }, { message: "Expected a 64-bit integer" })
+)
+
+/** A shard number: a whole number from 0 to 2^53 - 1. */
+export const ShardNumber = Schema.Int.check(Schema.isGreaterThanOrEqualTo(0))
+
+const format = SchemaIssue.makeFormatterStandardSchemaV1()
+
+/** The `InvalidInput` for what a schema found. */
+export const invalidInput = (store: string, operation: string, issue: SchemaIssue.Issue): InvalidInput =>
+  new InvalidInput({
+    store,
+    operation,
+    issues: format(issue).issues.map(({ message, path }) => ({ field: (path ?? []).map(String).join("."), message }))
+  })
+
+/** What a schema of arguments must be: it makes its value from plain input and needs no services. */
+export interface Arguments extends Schema.Constraint {
+  readonly makeEffect: (
+    input: this["~type.make.in"],
+    options?: Schema.MakeOptions
+  ) => Effect.Effect<this["Type"], SchemaIssue.Issue>
+}
+
+const everything: Schema.MakeOptions = { parseOptions: { errors: "all" } }
+
+/** Makes the value, or fails with every issue at once. */
+export const check = <S extends Arguments>(
+  schema: S,
+  store: string,
+  operation: string,
+  input: S["~type.make.in"]
+): Effect.Effect<S["Type"], InvalidInput> =>
+  Effect.mapError(schema.makeEffect(input, everything), (issue) => invalidInput(store, operation, issue))

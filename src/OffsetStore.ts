@@ -1,0 +1,166 @@
+/**
+ * How far each shard of each projection has read.
+ *
+ * One row per projection and shard, in the table `offsets_store`, which eGo's offset stores read and write too. Writes
+ * inside `Transactor.withTransaction` commit with whatever else the transaction does, so a read model and its offset can
+ * never disagree.
+ *
+ * ```ts
+ * import { Effect } from "effect"
+ * import { OffsetStore } from "effect-strata"
+ *
+ * export const program = Effect.gen(function* () {
+ *   const offsets = yield* OffsetStore.OffsetStore
+ *   yield* offsets.writeOffset({ projectionName: "accounts", shardNumber: 0, value: 42n })
+ *   return yield* offsets.getCurrentOffset({ projectionName: "accounts", shardNumber: 0 })
+ * })
+ * ```
+ */
+import { Clock, Context, Effect, Option, Schema, type Stream } from "effect"
+import { Identifier, Int64, type InvalidInput, ShardNumber } from "./Input.ts"
+import type { StoreError } from "./StoreError.ts"
+
+// Model
+
+export const ProjectionName = Identifier(255)
+
+/** One shard of one projection. */
+export class ProjectionId extends Schema.Class<ProjectionId>("effect-strata/OffsetStore/ProjectionId")({
+  projectionName: ProjectionName,
+  shardNumber: ShardNumber
+}) {}
+
+/**
+ * The position that a shard has reached.
+ *
+ * `value` is whatever the projection counts by: a version of the event store, or in eGo an event's timestamp.
+ * `timestamp` is the time of the write in epoch milliseconds, by `Clock` unless it is given.
+ */
+export class Offset extends Schema.Class<Offset>("effect-strata/OffsetStore/Offset")({
+  ...ProjectionId.fields,
+  value: Int64,
+  timestamp: Int64.pipe(Schema.withConstructorDefault(Effect.map(Clock.currentTimeMillis, BigInt)))
+}) {}
+
+/** A step of one shard to its next offset: `from` is the offset the caller last saw, `None` where there was none. */
+export class Step extends Schema.Class<Step>("effect-strata/OffsetStore/Step")({
+  ...ProjectionId.fields,
+  from: Schema.Option(Int64),
+  to: Int64,
+  timestamp: Offset.fields.timestamp
+}) {}
+
+/** One value for every shard of a projection. */
+export class Reset extends Schema.Class<Reset>("effect-strata/OffsetStore/Reset")({
+  projectionName: ProjectionName,
+  value: Int64,
+  timestamp: Offset.fields.timestamp
+}) {}
+
+/** Every shard of one projection. */
+export class Projection extends Schema.Class<Projection>("effect-strata/OffsetStore/Projection")({
+  projectionName: ProjectionName
+}) {}
+
+/** One projection, or all of them. */
+export class Selection extends Schema.Class<Selection>("effect-strata/OffsetStore/Selection")({
+  projectionName: Schema.optionalKey(ProjectionName)
+}) {}
+
+// Errors
+
+/** The shard is not where the caller thought: another runner moved, reset or deleted its offset. Nothing was written. */
+export class OffsetConflict extends Schema.TaggedError<OffsetConflict>("effect-strata/OffsetStore/OffsetConflict")(
+  "OffsetConflict",
+  {
+    ...ProjectionId.fields,
+    /** What the caller expected to find. */
+    expected: Schema.Option(Int64),
+    /** What is stored. */
+    actual: Schema.Option(Int64)
+  }
+) {
+  override get message(): string {
+    const shown = Option.match({ onNone: () => "no offset", onSome: (offset: bigint) => `offset ${offset}` })
+    return (
+      `Shard ${this.shardNumber} of projection "${this.projectionName}" has ${shown(this.actual)}, ` +
+      `not ${shown(this.expected)}`
+    )
+  }
+}
+
+// Service
+
+/** Projection offsets: see the module's documentation. */
+export class OffsetStore extends Context.Service<
+  OffsetStore,
+  {
+    /**
+     * Stores the offset, whatever was there before: afterwards the shard has exactly this one.
+     *
+     * **Gotchas**
+     *
+     * The last writer wins. Two runners of one shard that both write can move it backwards: use `advanceOffset`.
+     */
+    readonly writeOffset: (offset: (typeof Offset)["~type.make.in"]) => Effect.Effect<void, InvalidInput | StoreError>
+
+    /**
+     * Moves the shard from the offset that the caller last saw to the next, and returns what is stored now. Of any
+     * number of concurrent callers with the same `from`, exactly one succeeds.
+     *
+     * **Details**
+     *
+     * This is the fence under projections: a runner that lost its shard fails with `OffsetConflict`, and the transaction
+     * that holds its read model's writes rolls back with it. The conflict does not spoil the transaction: a program that
+     * catches it can go on.
+     *
+     * **Example**
+     *
+     * ```ts
+     * import { Effect, Option } from "effect"
+     * import { OffsetStore } from "effect-strata"
+     *
+     * export const step = Effect.gen(function* () {
+     *   const offsets = yield* OffsetStore.OffsetStore
+     *   const id = { projectionName: "accounts", shardNumber: 0 }
+     *   const seen = yield* offsets.getCurrentOffset(id)
+     *   yield* offsets.advanceOffset(id, { from: Option.map(seen, (offset) => offset.value), to: 43n })
+     * })
+     * ```
+     */
+    readonly advanceOffset: (
+      id: (typeof ProjectionId)["~type.make.in"],
+      step: { readonly from: Option.Option<bigint>; readonly to: bigint }
+    ) => Effect.Effect<Offset, OffsetConflict | InvalidInput | StoreError>
+
+    /** The offset of the shard, or `None` if it has none. */
+    readonly getCurrentOffset: (
+      id: (typeof ProjectionId)["~type.make.in"]
+    ) => Effect.Effect<Option.Option<Offset>, InvalidInput | StoreError>
+
+    /**
+     * Every offset, of one projection or of all, ordered by name (by code point) and shard. Each offset that exists
+     * throughout is listed exactly once.
+     *
+     * **Details**
+     *
+     * Read in pages with bounded memory; offsets written meanwhile may or may not appear.
+     */
+    readonly listOffsets: (projectionName?: string) => Stream.Stream<Offset, InvalidInput | StoreError>
+
+    /**
+     * Sets every shard of the projection to `value`, stamped now, all or none, and returns how many there were.
+     *
+     * **Details**
+     *
+     * A runner in the middle of a batch is fenced off: its `advanceOffset` fails. Unknown projections are fine: 0.
+     */
+    readonly resetOffset: (projectionName: string, value: bigint) => Effect.Effect<number, InvalidInput | StoreError>
+
+    /** Deletes every offset of the projection, all or none, and returns how many there were. */
+    readonly deleteOffsets: (projectionName: string) => Effect.Effect<number, InvalidInput | StoreError>
+
+    /** Succeeds if the store can be used now: the backend answers and the table can be read. */
+    readonly ping: Effect.Effect<void, StoreError>
+  }
+>()("effect-strata/OffsetStore") {}

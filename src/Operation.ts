@@ -1,0 +1,119 @@
+/**
+ * What every public operation of every store has in common, in one place: its arguments are checked before any I/O, its
+ * failures say where they happened, it ends with the scope of its layer, and it can be watched.
+ *
+ * **Details**
+ *
+ * An operation `writeOffset` of `OffsetStore` is a span `OffsetStore.writeOffset`, and feeds the metrics
+ * `strata_operations` (a counter by outcome: `ok`, the tag of the error, `interrupted` or `defect`) and
+ * `strata_operation_duration` (a histogram). Attributes name the store, the operation and the backend, never payloads.
+ *
+ * Adapters fail with a bare `Reason`: the operation adds which store and which operation it was.
+ */
+import { Cause, Effect, Exit, Metric, Option, type Scope, Stream } from "effect"
+import { type Arguments, check, type InvalidInput } from "./Input.ts"
+import { Closed, isReason, type Reason, StoreError } from "./StoreError.ts"
+
+const operations = Metric.counter("strata_operations", {
+  description: "Operations of the stores, by outcome",
+  incremental: true
+})
+
+const durations = Metric.timer("strata_operation_duration", { description: "How long operations of the stores take" })
+
+interface Tagged {
+  readonly _tag: string
+}
+
+/** What an operation fails with, given what its body fails with. */
+type Failure<E> = Exclude<E, Extract<E, Reason>> | StoreError
+
+/** Turns the parts of one store's adapter into its public operations. */
+export interface Operations {
+  /** An operation without arguments. */
+  readonly effect: <A, E extends Tagged>(
+    operation: string,
+    body: Effect.Effect<A, E>
+  ) => Effect.Effect<A, Failure<E>>
+
+  /** An operation whose argument is made by a schema. */
+  readonly fn: <S extends Arguments, A, E extends Tagged>(
+    operation: string,
+    schema: S,
+    body: (input: S["Type"]) => Effect.Effect<A, E>
+  ) => (input: S["~type.make.in"]) => Effect.Effect<A, Failure<E | InvalidInput>>
+
+  /** The same for a stream, which counts once, when it ends. */
+  readonly stream: <S extends Arguments, A, E extends Tagged>(
+    operation: string,
+    schema: S,
+    body: (input: S["Type"]) => Stream.Stream<A, E>
+  ) => (input: S["~type.make.in"]) => Stream.Stream<A, Failure<E | InvalidInput>>
+}
+
+const isReasonOf = <E>(error: E): error is Extract<E, Reason> => isReason(error)
+
+const outcomeOf = (exit: Exit.Exit<unknown, Tagged>): string => {
+  if (Exit.isSuccess(exit)) return "ok"
+  if (Cause.hasInterruptsOnly(exit.cause)) return "interrupted"
+  const error = Cause.findErrorOption(exit.cause)
+  if (Option.isNone(error)) return "defect"
+  return error.value instanceof StoreError ? error.value.reason._tag : error.value._tag
+}
+
+/** Makes the operations of one store on one backend. They fail with `Closed` once the scope has ended. */
+export const make = (store: string, backend: string): Effect.Effect<Operations, never, Scope.Scope> =>
+  Effect.gen(function* () {
+    let closed = false
+    yield* Effect.addFinalizer(() =>
+      Effect.sync(() => {
+        closed = true
+      })
+    )
+
+    const instrument = (operation: string) => {
+      const attributes = { store, operation, backend }
+      const duration = Metric.withAttributes(durations, attributes)
+      // Adding attributes to a metric builds its key anew: once per outcome, not once per call.
+      const counters = new Map<string, Metric.Metric<number, unknown>>()
+      const count = (exit: Exit.Exit<unknown, Tagged>) => {
+        const outcome = outcomeOf(exit)
+        let counter = counters.get(outcome)
+        if (counter === undefined) {
+          counter = Metric.withAttributes(operations, { ...attributes, outcome })
+          counters.set(outcome, counter)
+        }
+        return Metric.update(counter, 1)
+      }
+      const locate = (reason: Reason) => Effect.fail(new StoreError({ store, operation, reason }))
+      const open = Effect.suspend(() =>
+        closed ? locate(new Closed({ detail: `the scope of this ${store} has ended; keep its layer alive` })) : Effect.void
+      )
+      const span = `${store}.${operation}`
+
+      return {
+        effect: <A, E extends Tagged>(body: Effect.Effect<A, E>): Effect.Effect<A, Failure<E>> =>
+          Effect.onExit(Effect.andThen(open, Effect.catchIf(body, isReasonOf<E>, locate)), count).pipe(
+            Effect.trackDuration(duration),
+            Effect.withSpan(span, { attributes })
+          ),
+        stream: <A, E extends Tagged>(body: Stream.Stream<A, E>): Stream.Stream<A, Failure<E>> =>
+          Stream.unwrap(Effect.as(open, Stream.catchIf(body, isReasonOf<E>, (reason) => Stream.fromEffect(locate(reason))))).pipe(
+            (located) => Stream.onExit(located, count),
+            Stream.withSpan(span, { attributes })
+          )
+      }
+    }
+
+    return {
+      effect: (operation, body) => instrument(operation).effect(body),
+      fn: (operation, schema, body) => {
+        const { effect } = instrument(operation)
+        return (input) => effect(Effect.flatMap(check(schema, store, operation, input), body))
+      },
+      stream: (operation, schema, body) => {
+        const { stream } = instrument(operation)
+        return (input) => stream(Stream.unwrap(Effect.map(check(schema, store, operation, input), body)))
+      }
+    }
+  })

@@ -1,0 +1,123 @@
+/**
+ * The one error every store shares: what the world did to an operation.
+ *
+ * What a caller can get wrong is `InvalidInput`; what a store decides (a conflict, a missing event) is an error of that
+ * store. Everything else, from a refused connection to a table that is not there, is a `StoreError` with a tagged
+ * `reason`:
+ *
+ * ```ts
+ * import { Effect } from "effect"
+ * import { OffsetStore } from "effect-strata"
+ *
+ * export const current = OffsetStore.OffsetStore.use((offsets) =>
+ *   offsets.getCurrentOffset({ projectionName: "accounts", shardNumber: 0 })
+ * ).pipe(
+ *   Effect.retry({ times: 3, while: (error) => error._tag === "StoreError" && error.isRetryable }),
+ *   Effect.catchReason("StoreError", "SchemaMissing", (reason) => Effect.die(reason.detail))
+ * )
+ * ```
+ */
+import { Schema } from "effect"
+
+const fields = {
+  /** One plain sentence: what failed, on what, what to do. Free of secrets. */
+  detail: Schema.String,
+  /** What was underneath: for logs and debuggers, not for decisions. */
+  cause: Schema.optionalKey(Schema.Defect())
+}
+
+/** The database cannot be reached: refused, lost, starting, stopping, or out of connections. */
+export class Unavailable extends Schema.TaggedError<Unavailable>("effect-strata/StoreError/Unavailable")(
+  "Unavailable",
+  fields
+) {
+  readonly isRetryable = true
+}
+
+/** The server gave up on a statement, a transaction or an idle session because a time limit of it ran out. */
+export class Timeout extends Schema.TaggedError<Timeout>("effect-strata/StoreError/Timeout")("Timeout", fields) {
+  readonly isRetryable = true
+}
+
+/** Lost against a concurrent transaction: a deadlock, a serialization failure, a lock timeout. Retry the transaction. */
+export class Contention extends Schema.TaggedError<Contention>("effect-strata/StoreError/Contention")(
+  "Contention",
+  fields
+) {
+  readonly isRetryable = true
+}
+
+/** The database refuses this role, this password, or any write at all (a read-only server). */
+export class Denied extends Schema.TaggedError<Denied>("effect-strata/StoreError/Denied")("Denied", fields) {
+  readonly isRetryable = false
+}
+
+/** A table, column, schema or database is absent, or was made by a newer version. The detail names the remedy. */
+export class SchemaMissing extends Schema.TaggedError<SchemaMissing>("effect-strata/StoreError/SchemaMissing")(
+  "SchemaMissing",
+  fields
+) {
+  readonly isRetryable = false
+}
+
+/** A stored row does not fit the model: somebody else wrote it. Other rows can still be read. */
+export class CorruptRow extends Schema.TaggedError<CorruptRow>("effect-strata/StoreError/CorruptRow")("CorruptRow", {
+  ...fields,
+  table: Schema.String,
+  key: Schema.String
+}) {
+  readonly isRetryable = false
+}
+
+/** The scope of the layer that made this store has ended. */
+export class Closed extends Schema.TaggedError<Closed>("effect-strata/StoreError/Closed")("Closed", fields) {
+  readonly isRetryable = false
+}
+
+/** Anything else. The cause has the whole story. */
+export class Unexpected extends Schema.TaggedError<Unexpected>("effect-strata/StoreError/Unexpected")(
+  "Unexpected",
+  fields
+) {
+  readonly isRetryable = false
+}
+
+export const Reason = Schema.Union([
+  Unavailable,
+  Timeout,
+  Contention,
+  Denied,
+  SchemaMissing,
+  CorruptRow,
+  Closed,
+  Unexpected
+])
+export type Reason = typeof Reason.Type
+
+/** Tells a `Reason` from any other failure. */
+export const isReason = Schema.is(Reason)
+
+/**
+ * An operation of a store failed for a reason outside the program.
+ *
+ * **Gotchas**
+ *
+ * `isRetryable` says that the same call may succeed later, not that the failed one did nothing: after a lost connection
+ * nobody knows whether its last statement took effect. Retry what is idempotent, or the whole transaction with a
+ * compare-and-set inside.
+ */
+export class StoreError extends Schema.TaggedError<StoreError>("effect-strata/StoreError")("StoreError", {
+  store: Schema.String,
+  operation: Schema.String,
+  reason: Reason
+}) {
+  override readonly cause = this.reason
+
+  override get message(): string {
+    return `${this.store}.${this.operation}: ${this.reason.detail}`
+  }
+
+  get isRetryable(): boolean {
+    return this.reason.isRetryable
+  }
+}

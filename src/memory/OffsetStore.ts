@@ -1,0 +1,97 @@
+/** `OffsetStore` in memory. */
+import { Effect, Equal, Layer, Option, Order, Stream } from "effect"
+import { Offset, OffsetConflict, OffsetStore, Projection, ProjectionId, Reset, Selection, Step } from "../OffsetStore.ts"
+import * as Operation from "../Operation.ts"
+import { MemoryDatabase } from "./MemoryDatabase.ts"
+import { byCodePoint } from "./Table.ts"
+import type { Transaction } from "./Transaction.ts"
+
+const keyOf = ({ projectionName, shardNumber }: ProjectionId) => `${projectionName}/${shardNumber}`
+
+const byNameAndShard = Order.combine(
+  Order.mapInput(byCodePoint, (offset: Offset) => offset.projectionName),
+  Order.mapInput(Order.Number, (offset: Offset) => offset.shardNumber)
+)
+
+export const make = Effect.gen(function* () {
+  const { statement, tables } = yield* MemoryDatabase
+  const { offsets } = tables
+  const operation = yield* Operation.make("OffsetStore", "memory")
+
+  const select = (transaction: Transaction, { projectionName }: Selection) =>
+    transaction
+      .rows(offsets)
+      .filter((offset) => projectionName === undefined || offset.projectionName === projectionName)
+      .sort(byNameAndShard)
+
+  /** Like an UPDATE or DELETE of many rows: takes each row's lock in turn and skips those deleted meanwhile. */
+  const changeAll = (selection: Selection, change: (offset: Offset) => Offset | undefined) =>
+    statement(
+      Effect.fnUntraced(function* (transaction) {
+        let changed = 0
+        for (const id of select(transaction, selection)) {
+          yield* transaction.lock(offsets, keyOf(id))
+          const offset = transaction.get(offsets, keyOf(id))
+          if (offset === undefined) continue
+          transaction.set(offsets, keyOf(id), change(offset))
+          changed += 1
+        }
+        return changed
+      })
+    )
+
+  const writeOffset = operation.fn("writeOffset", Offset, (offset) =>
+    statement((transaction) =>
+      Effect.map(transaction.lock(offsets, keyOf(offset)), () => transaction.set(offsets, keyOf(offset), offset))
+    )
+  )
+
+  const advance = operation.fn("advanceOffset", Step, ({ from, projectionName, shardNumber, timestamp, to }) =>
+    statement(
+      Effect.fnUntraced(function* (transaction) {
+        const offset = new Offset({ projectionName, shardNumber, value: to, timestamp })
+        const key = keyOf(offset)
+        // The first offset is an INSERT, which waits for another transaction's uncommitted one; a later one is an UPDATE,
+        // which does not see that.
+        yield* Option.isNone(from) ? transaction.lock(offsets, key) : transaction.lockVisible(offsets, key)
+        const actual = Option.fromUndefinedOr(transaction.get(offsets, key)?.value)
+        if (!Equal.equals(from, actual)) {
+          return yield* new OffsetConflict({ projectionName, shardNumber, expected: from, actual })
+        }
+        transaction.set(offsets, key, offset)
+        return offset
+      })
+    )
+  )
+
+  const getCurrentOffset = operation.fn("getCurrentOffset", ProjectionId, (id) =>
+    statement((transaction) => Effect.sync(() => Option.fromUndefinedOr(transaction.get(offsets, keyOf(id)))))
+  )
+
+  const list = operation.stream("listOffsets", Selection, (selection) =>
+    Stream.fromIterableEffect(statement((transaction) => Effect.sync(() => select(transaction, selection))))
+  )
+
+  const reset = operation.fn("resetOffset", Reset, ({ timestamp, value, ...selection }) =>
+    changeAll(selection, ({ projectionName, shardNumber }) => new Offset({ projectionName, shardNumber, value, timestamp }))
+  )
+
+  const remove = operation.fn("deleteOffsets", Projection, (selection) => changeAll(selection, () => undefined))
+
+  const ping = operation.effect(
+    "ping",
+    statement(() => Effect.void)
+  )
+
+  return OffsetStore.of({
+    writeOffset,
+    advanceOffset: (id, { from, to }) => advance({ ...id, from, to }),
+    getCurrentOffset,
+    listOffsets: (projectionName) => list(projectionName === undefined ? {} : { projectionName }),
+    resetOffset: (projectionName, value) => reset({ projectionName, value }),
+    deleteOffsets: (projectionName) => remove({ projectionName }),
+    ping
+  })
+})
+
+export const layer: Layer.Layer<OffsetStore, never, MemoryDatabase> = Layer.effect(OffsetStore, make)

@@ -1,0 +1,85 @@
+/**
+ * Rows by key, as of the last commit, and beside them what each open transaction has written: the newest write of the
+ * reader's own transaction wins, and nobody sees anybody else's before the commit.
+ */
+
+import type { Order } from "effect"
+
+/** One transaction, or one savepoint of it: writes are kept by level, so that a savepoint can be undone. */
+export interface Level {
+  readonly outer: Level | undefined
+  /** The tables written at this level. */
+  readonly written: Set<Merge>
+}
+
+/** What a level needs of a table at its end, whatever the rows are. */
+export interface Merge {
+  /** Hands the level's writes to the level around it, or commits them if there is none. */
+  readonly merge: (level: Level) => void
+}
+
+export class Table<Row> implements Merge {
+  readonly name: string
+  private readonly committed = new Map<string, Row>()
+  // `undefined` is a deletion. Weak: a level that is rolled back just goes away.
+  private readonly pending = new WeakMap<Level, Map<string, Row | undefined>>()
+
+  constructor(name: string) {
+    this.name = name
+  }
+
+  get(level: Level, key: string): Row | undefined {
+    for (let at: Level | undefined = level; at !== undefined; at = at.outer) {
+      const writes = this.pending.get(at)
+      if (writes?.has(key)) return writes.get(key)
+    }
+    return this.committed.get(key)
+  }
+
+  /** Every visible row, in no particular order. */
+  rows(level: Level): Array<Row> {
+    const keys = new Set(this.committed.keys())
+    for (let at: Level | undefined = level; at !== undefined; at = at.outer) {
+      for (const key of this.pending.get(at)?.keys() ?? []) keys.add(key)
+    }
+    const rows: Array<Row> = []
+    for (const key of keys) {
+      const row = this.get(level, key)
+      if (row !== undefined) rows.push(row)
+    }
+    return rows
+  }
+
+  /** Writes a row, or deletes it with `undefined`. The writer holds the row's lock. */
+  set(level: Level, key: string, row: Row | undefined): void {
+    let writes = this.pending.get(level)
+    if (writes === undefined) {
+      writes = new Map()
+      this.pending.set(level, writes)
+      level.written.add(this)
+    }
+    writes.set(key, row)
+  }
+
+  merge(level: Level): void {
+    for (const [key, row] of this.pending.get(level) ?? []) {
+      if (level.outer !== undefined) this.set(level.outer, key, row)
+      else if (row === undefined) this.committed.delete(key)
+      else this.committed.set(key, row)
+    }
+    this.pending.delete(level)
+  }
+}
+
+// Surrogates, which stand for the code points above all others, sort below U+E000 as UTF-16 units.
+const rank = (unit: number) => (unit >= 0xe000 ? unit - 0x800 : unit >= 0xd800 ? unit + 0x2000 : unit)
+
+/** The order of text by code point: Postgres's `COLLATE "C"`. */
+export const byCodePoint: Order.Order<string> = (a, b) => {
+  const length = Math.min(a.length, b.length)
+  for (let index = 0; index < length; index++) {
+    const difference = rank(a.charCodeAt(index)) - rank(b.charCodeAt(index))
+    if (difference !== 0) return difference < 0 ? -1 : 1
+  }
+  return a.length === b.length ? 0 : a.length < b.length ? -1 : 1
+}

@@ -1,0 +1,60 @@
+/** The stores in memory: for tests, prototypes, and whatever may end with the process. */
+import { Effect, Layer } from "effect"
+import type * as Offsets from "../OffsetStore.ts"
+import { Transactor } from "../Transactor.ts"
+import * as MemoryDatabase from "./MemoryDatabase.ts"
+import * as OffsetStore from "./OffsetStore.ts"
+
+export * as MemoryDatabase from "./MemoryDatabase.ts"
+export * as OffsetStore from "./OffsetStore.ts"
+
+/** What every backend provides. */
+export type Stores = Offsets.OffsetStore | Transactor
+
+const layerTransactor = Layer.effect(
+  Transactor,
+  MemoryDatabase.MemoryDatabase.use(({ transactor }) => Effect.succeed(transactor))
+)
+
+const layerStores: Layer.Layer<Stores, never, MemoryDatabase.MemoryDatabase> = Layer.mergeAll(
+  layerTransactor,
+  OffsetStore.layer
+)
+
+/**
+ * Every store on an empty database of its own, and that database, to inject faults.
+ *
+ * **Gotchas**
+ *
+ * Layers are shared: all parts of a program that are given this value use one database. `Layer.fresh(Memory.layer)` is
+ * another one.
+ */
+export const layer: Layer.Layer<Stores | MemoryDatabase.MemoryDatabase> = Layer.provideMerge(
+  layerStores,
+  MemoryDatabase.layer
+)
+
+/**
+ * Every store on a database that you hold, so that records outlive the layer: build it again and they are still there.
+ *
+ * ```ts
+ * import { Effect } from "effect"
+ * import { OffsetStore } from "effect-strata"
+ * import * as Memory from "effect-strata/memory"
+ *
+ * export const restarted = Effect.gen(function* () {
+ *   const database = yield* Memory.MemoryDatabase.make
+ *   const offset = { projectionName: "accounts", shardNumber: 0, value: 15n }
+ *   yield* OffsetStore.OffsetStore.use((offsets) => offsets.writeOffset(offset)).pipe(
+ *     Effect.provide(Memory.layerShared(database))
+ *   )
+ *   return yield* OffsetStore.OffsetStore.use((offsets) => offsets.getCurrentOffset(offset)).pipe(
+ *     Effect.provide(Memory.layerShared(database))
+ *   )
+ * })
+ * ```
+ */
+export const layerShared = (
+  database: MemoryDatabase.MemoryDatabase["Service"]
+): Layer.Layer<Stores | MemoryDatabase.MemoryDatabase> =>
+  Layer.provideMerge(layerStores, Layer.succeed(MemoryDatabase.MemoryDatabase, database))

@@ -1,0 +1,27 @@
+/** Names of schemas, tables and channels: the one place where text becomes part of a statement. */
+import { Schema } from "effect"
+
+const bytes = new TextEncoder()
+
+/**
+ * A name that Postgres stores as it is: not empty, no NUL, valid UTF-8, at most 63 bytes. Anything longer would be cut
+ * off in silence, and two names could become one.
+ */
+export const Name = Schema.String.check(
+  Schema.makeFilter((name) =>
+    name === ""
+      ? "Expected a non-empty name"
+      : name.includes("\0") || !name.isWellFormed()
+        ? "Expected a name without NUL characters or lone surrogates"
+        : bytes.encode(name).length > 63
+          ? "Expected a name of at most 63 bytes"
+          : undefined
+  )
+)
+
+/** The name in double quotes, safe in any statement. */
+export const quote = (name: string): string => `"${name.replaceAll('"', '""')}"`
+
+/** The quoted name, in its schema if one is given, else wherever the search path finds it. */
+export const qualify = (schema: string | undefined, name: string): string =>
+  schema === undefined ? quote(name) : `${quote(schema)}.${quote(name)}`

@@ -1,0 +1,131 @@
+/**
+ * Brings the tables to what this version needs, once, whoever asks first.
+ *
+ * **Details**
+ *
+ * The files of `resources/postgres` are the single source: `NNNN_table.sql`, run in the order of their numbers under an
+ * advisory lock, in one transaction, and recorded by table and number in `strata_migrations`. Each can be run again, and
+ * by hand with `psql -f`. They adopt tables that a Go original created: they add what is missing, and never rewrite or
+ * drop data. Where nothing is pending, no lock is taken and no right to create anything is needed.
+ */
+import { Effect, Schema } from "effect"
+import { readdir, readFile } from "node:fs/promises"
+import * as Operation from "../Operation.ts"
+import { SchemaMissing, type StoreError, Unexpected } from "../StoreError.ts"
+import { qualify, quote } from "./Identifier.ts"
+import * as PostgresDatabase from "./PostgresDatabase.ts"
+
+const directory = new URL("../../resources/postgres/", import.meta.url)
+
+/** One file of `resources/postgres`. */
+interface Migration {
+  readonly id: number
+  readonly file: string
+  /** Which table it is about. */
+  readonly table: string
+  /** In psql's notation: `:"offsets"` stands for the name of that table. */
+  readonly statements: ReadonlyArray<string>
+}
+
+const load = Effect.tryPromise({
+  try: async () => {
+    const migrations: Array<Migration> = []
+    for (const file of (await readdir(directory)).toSorted()) {
+      const [, id, table] = /^(\d+)_([a-z]+)\w*\.sql$/.exec(file) ?? []
+      if (id === undefined || table === undefined) continue
+      const text = await readFile(new URL(file, directory), "utf8")
+      // Lines that begin with a backslash are psql's: there they give the tables their default names. The driver refuses
+      // several statements in one string, so a line of its own stands between them.
+      const statements = text.replaceAll(/^\\.*$/gm, "").split(/^-- next$/m)
+      migrations.push({ id: Number(id), file, table, statements })
+    }
+    return migrations
+  },
+  catch: (cause) => new Unexpected({ detail: "the files of resources/postgres cannot be read", cause })
+})
+
+/** One row of `strata_migrations`. */
+const Applied = Schema.Struct({ id: Schema.Int, table_name: Schema.String })
+
+/**
+ * Runs what is pending and returns the names of the files it ran: none if the tables are up to date.
+ *
+ * Any number of processes may start at once: one migrates, the others wait for it and find nothing to do. Tables that a
+ * newer version has migrated are refused as `SchemaMissing`.
+ */
+export const migrate: Effect.Effect<ReadonlyArray<string>, StoreError, PostgresDatabase.PostgresDatabase> = Effect.scoped(
+  Effect.gen(function* () {
+    const { names, run, schema, sql, tables } = yield* PostgresDatabase.PostgresDatabase
+    const operation = yield* Operation.make("Postgres", "postgres")
+    const decode = PostgresDatabase.decodeRows(Applied, names.migrations, ["id"])
+    const nameOf = new Map<string, string>(Object.entries(names))
+    const record = qualify(schema, names.migrations)
+
+    const applied = Effect.gen(function* () {
+      const exists = yield* run(sql`SELECT WHERE to_regclass(${record}) IS NOT NULL`)
+      if (exists.length === 0) return []
+      return yield* decode(yield* run(sql`SELECT id, table_name FROM ${tables.migrations}`))
+    })
+
+    const pending = Effect.gen(function* () {
+      const migrations = yield* load
+      const done = yield* applied
+      const newest = Math.max(...migrations.map(({ id }) => id))
+      const beyond = done.find(({ id }) => id > newest)
+      if (beyond !== undefined) {
+        const detail =
+          `${record} records migration ${beyond.id}, this version knows none above ${newest}: ` +
+          "a newer effect-strata has migrated these tables; use that version"
+        return yield* new SchemaMissing({ detail })
+      }
+      return migrations.filter(
+        ({ id, table }) => !done.some((row) => row.id === id && row.table_name === nameOf.get(table))
+      )
+    })
+
+    const apply = Effect.fnUntraced(function* ({ file, id, statements, table }: Migration) {
+      for (const statement of statements) {
+        yield* sql.unsafe(
+          statement.replaceAll(/:"(\w+)"/g, (reference, key) => {
+            const name = nameOf.get(key)
+            return name === undefined ? reference : quote(name)
+          })
+        ).unprepared
+      }
+      yield* sql`INSERT INTO ${tables.migrations} (id, table_name, file) VALUES (${id}, ${nameOf.get(table)}, ${file})`
+      return file
+    })
+
+    const prepare = Effect.gen(function* () {
+      yield* sql`SELECT pg_advisory_xact_lock(hashtextextended(${record}, 0))`
+      if (schema !== undefined) {
+        // Not IF NOT EXISTS, which asks for the right to create schemas even where there is nothing to create.
+        const missing = yield* sql`SELECT WHERE to_regnamespace(${quote(schema)}) IS NULL`
+        if (missing.length > 0) yield* sql.unsafe(`CREATE SCHEMA ${quote(schema)}`).unprepared
+        yield* sql.unsafe(`SET LOCAL search_path TO ${quote(schema)}`).unprepared
+      }
+      yield* sql`CREATE TABLE IF NOT EXISTS ${tables.migrations} (
+        id         INTEGER     NOT NULL,
+        table_name TEXT        NOT NULL,
+        file       TEXT        NOT NULL,
+        applied_at TIMESTAMPTZ NOT NULL DEFAULT now(),
+        PRIMARY KEY (table_name, id)
+      )`.unprepared
+    })
+
+    return yield* operation.effect(
+      "migrate",
+      Effect.gen(function* () {
+        if ((yield* pending).length === 0) return []
+        return yield* run(
+          sql.withTransaction(
+            Effect.gen(function* () {
+              yield* prepare
+              return yield* Effect.forEach(yield* pending, apply)
+            })
+          )
+        )
+      })
+    )
+  })
+)

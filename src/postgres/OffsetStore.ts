@@ -1,0 +1,148 @@
+/** `OffsetStore` on Postgres. */
+import { Effect, Layer, Option, Schema, SchemaTransformation, Stream } from "effect"
+import type { SqlError } from "effect/sql/SqlError"
+import { Offset, OffsetConflict, OffsetStore, Projection, ProjectionId, Reset, Selection, Step } from "../OffsetStore.ts"
+import * as Operation from "../Operation.ts"
+import { decodeRows, PostgresDatabase } from "./PostgresDatabase.ts"
+
+/** How many offsets `listOffsets` reads at a time. */
+const pageSize = 500
+
+const NumberFromBigInt = Schema.BigInt.pipe(
+  Schema.decodeTo(Schema.Int, SchemaTransformation.transform({ decode: Number, encode: BigInt }))
+)
+
+/** A row of the table, as `columns` names its parts. */
+const Row = Schema.Struct({ ...Offset.fields, shardNumber: NumberFromBigInt.pipe(Schema.decodeTo(Offset.fields.shardNumber)) })
+
+/** What came of a step: the offset that is stored now, and whether this step moved it there. */
+const Outcome = Schema.Struct({ stored: Offset.fields.value, moved: Schema.Boolean })
+
+const Count = Schema.Struct({ count: NumberFromBigInt })
+
+export const make = Effect.gen(function* () {
+  const { names, run, sql, tables } = yield* PostgresDatabase
+  const operation = yield* Operation.make("OffsetStore", "postgres")
+  const table = tables.offsets
+  const key = ["projectionName", "shardNumber"]
+  const decodeOffsets = decodeRows(Row, names.offsets, key)
+  const decodeOutcome = decodeRows(Outcome, names.offsets, key)
+  const decodeCount = decodeRows(Count, names.offsets, [])
+
+  // Statements
+
+  const columns = sql.literal(
+    `projection_name AS "projectionName", shard_number AS "shardNumber", current_offset AS value, timestamp`
+  )
+
+  const upsert = ({ projectionName, shardNumber, timestamp, value }: Offset) => sql`
+    INSERT INTO ${table} (projection_name, shard_number, current_offset, timestamp)
+    VALUES (${projectionName}, ${shardNumber}, ${value}, ${timestamp})
+    ON CONFLICT (projection_name, shard_number)
+    DO UPDATE SET current_offset = excluded.current_offset, timestamp = excluded.timestamp`
+
+  // RETURNING shows a row that was there already only if it is updated, so it is, to itself. Its xmax gives it away: in
+  // a row that this statement inserted it is 0.
+  const insert = ({ projectionName, shardNumber, timestamp, to }: Step) => sql`
+    INSERT INTO ${table} AS offsets (projection_name, shard_number, current_offset, timestamp)
+    VALUES (${projectionName}, ${shardNumber}, ${to}, ${timestamp})
+    ON CONFLICT (projection_name, shard_number) DO UPDATE SET current_offset = offsets.current_offset
+    RETURNING current_offset AS stored, xmax = 0 AS moved`
+
+  // FOR UPDATE waits for a concurrent transaction and then sees what it committed, in the same statement.
+  const update = (from: bigint, { projectionName, shardNumber, timestamp, to }: Step) => sql`
+    WITH held AS MATERIALIZED (
+      SELECT current_offset FROM ${table}
+      WHERE projection_name = ${projectionName} AND shard_number = ${shardNumber} FOR UPDATE
+    ), moved AS (
+      UPDATE ${table} AS offsets SET current_offset = ${to}, timestamp = ${timestamp} FROM held
+      WHERE projection_name = ${projectionName} AND shard_number = ${shardNumber} AND held.current_offset = ${from}
+      RETURNING offsets.current_offset
+    )
+    SELECT coalesce(moved.current_offset, held.current_offset) AS stored, moved.current_offset IS NOT NULL AS moved
+    FROM held LEFT JOIN moved ON true`
+
+  const select = ({ projectionName, shardNumber }: ProjectionId) => sql`
+    SELECT ${columns} FROM ${table} WHERE projection_name = ${projectionName} AND shard_number = ${shardNumber}`
+
+  const selectPage = ({ projectionName }: Selection, after: ProjectionId | undefined) => {
+    // By code point, like every backend, whatever the database's collation is.
+    const name = sql.literal(`projection_name COLLATE "C"`)
+    const filters = [
+      ...(projectionName === undefined ? [] : [sql`projection_name = ${projectionName}`]),
+      ...(after === undefined ? [] : [sql`(${name}, shard_number) > (${after.projectionName}, ${after.shardNumber})`])
+    ]
+    return sql`
+      SELECT ${columns} FROM ${table} WHERE ${sql.and(filters)} ORDER BY ${name}, shard_number LIMIT ${pageSize}`
+  }
+
+  // Rows are locked in order before they are changed, so that two of these cannot block each other in a circle.
+  const locked = (projectionName: string) => sql`
+    held AS MATERIALIZED (
+      SELECT projection_name, shard_number FROM ${table}
+      WHERE projection_name = ${projectionName} ORDER BY shard_number FOR UPDATE
+    )`
+
+  const updateAll = ({ projectionName, timestamp, value }: Reset) => sql`
+    WITH ${locked(projectionName)}, changed AS (
+      UPDATE ${table} AS offsets SET current_offset = ${value}, timestamp = ${timestamp} FROM held
+      WHERE offsets.projection_name = held.projection_name AND offsets.shard_number = held.shard_number
+      RETURNING 1
+    )
+    SELECT count(*) FROM changed`
+
+  const deleteAll = ({ projectionName }: Projection) => sql`
+    WITH ${locked(projectionName)}, changed AS (
+      DELETE FROM ${table} AS offsets USING held
+      WHERE offsets.projection_name = held.projection_name AND offsets.shard_number = held.shard_number
+      RETURNING 1
+    )
+    SELECT count(*) FROM changed`
+
+  // Operations
+
+  const offsetsOf = (statement: Effect.Effect<ReadonlyArray<unknown>, SqlError>) =>
+    Effect.map(Effect.flatMap(run(statement), decodeOffsets), (rows) => rows.map((row) => new Offset(row)))
+
+  const advance = operation.fn(
+    "advanceOffset",
+    Step,
+    Effect.fnUntraced(function* (step) {
+      const { from, projectionName, shardNumber, timestamp, to } = step
+      const statement = Option.match(from, { onNone: () => insert(step), onSome: (value) => update(value, step) })
+      const [outcome] = yield* Effect.flatMap(run(statement), decodeOutcome)
+      if (outcome?.moved === true) return new Offset({ projectionName, shardNumber, value: to, timestamp })
+      const actual = Option.fromUndefinedOr(outcome?.stored)
+      return yield* new OffsetConflict({ projectionName, shardNumber, expected: from, actual })
+    })
+  )
+
+  const counted = (statement: Effect.Effect<ReadonlyArray<unknown>, SqlError>) =>
+    Effect.map(Effect.flatMap(run(statement), decodeCount), (rows) => rows[0]?.count ?? 0)
+
+  const list = operation.stream("listOffsets", Selection, (selection) =>
+    Stream.paginate(undefined, (after: Offset | undefined) =>
+      Effect.map(offsetsOf(selectPage(selection, after)), (page) => [
+        page,
+        page.length < pageSize ? Option.none() : Option.some(page.at(-1))
+      ])
+    )
+  )
+
+  const reset = operation.fn("resetOffset", Reset, (to) => counted(updateAll(to)))
+  const remove = operation.fn("deleteOffsets", Projection, (projection) => counted(deleteAll(projection)))
+
+  return OffsetStore.of({
+    writeOffset: operation.fn("writeOffset", Offset, (offset) => Effect.asVoid(run(upsert(offset)))),
+    advanceOffset: (id, { from, to }) => advance({ ...id, from, to }),
+    getCurrentOffset: operation.fn("getCurrentOffset", ProjectionId, (id) =>
+      Effect.map(offsetsOf(select(id)), (offsets) => Option.fromUndefinedOr(offsets[0]))
+    ),
+    listOffsets: (projectionName) => list(projectionName === undefined ? {} : { projectionName }),
+    resetOffset: (projectionName, value) => reset({ projectionName, value }),
+    deleteOffsets: (projectionName) => remove({ projectionName }),
+    ping: operation.effect("ping", Effect.asVoid(run(sql`SELECT FROM ${table} LIMIT 1`)))
+  })
+})
+
+export const layer: Layer.Layer<OffsetStore, never, PostgresDatabase> = Layer.effect(OffsetStore, make)

@@ -1,0 +1,152 @@
+/**
+ * What the stores share on Postgres: the application's `PgClient`, the names of their tables, and how a statement runs.
+ */
+import { PgClient } from "@effect/sql-pg"
+import { Context, Duration, Effect, Layer, Option, Predicate, Result, Schema } from "effect"
+import { SqlError, type Statement } from "effect/sql"
+import { check, type InvalidInput } from "../Input.ts"
+import { CorruptRow, type Reason, Unavailable } from "../StoreError.ts"
+import * as Transactor from "../Transactor.ts"
+import { Name, qualify } from "./Identifier.ts"
+import { reasonOf } from "./Reasons.ts"
+
+const sqlErrorOf = (cause: Reason) => new SqlError.SqlError({ reason: new SqlError.UnknownError({ cause }) })
+
+const named = (name: string) => Name.pipe(Schema.withConstructorDefault(Effect.succeed(name)))
+
+/** The tables' names. The defaults are those of the Go originals. */
+const Tables = Schema.Struct({
+  offsets: named("offsets_store"),
+  migrations: named("strata_migrations")
+})
+
+/** Where the tables are. */
+const Names = Schema.Struct({
+  schema: Schema.optionalKey(Name),
+  tables: Tables.pipe(Schema.withConstructorDefault(Effect.sync(() => Tables.make({}))))
+})
+
+export interface Options {
+  /** The schema of the tables. Without it they are where the connection's search path finds them. */
+  readonly schema?: string
+  /** Other names for the tables: `offsets` (`offsets_store`), `migrations` (`strata_migrations`). */
+  readonly tables?: (typeof Tables)["~type.make.in"]
+  /** How long an operation waits for a connection while the pool is exhausted: 10 seconds. Then it is `Unavailable`. */
+  readonly acquireTimeout?: Duration.Input
+}
+
+/** Failures of statements, and what they mean in place of the driver's errors. */
+type Failure<E> = Exclude<E, Extract<E, SqlError.SqlError>> | Reason
+
+const isSqlErrorOf = <E>(error: E): error is Extract<E, SqlError.SqlError> => SqlError.isSqlError(error)
+
+/** The Postgres backend's database: see the module's documentation. */
+export class PostgresDatabase extends Context.Service<
+  PostgresDatabase,
+  {
+    /** The application's client, without its transforms of names. */
+    readonly sql: PgClient.PgClient
+
+    readonly schema: string | undefined
+
+    readonly names: typeof Tables.Type
+
+    /** Each table, to be put into a statement: qualified and quoted. */
+    readonly tables: { readonly [Table in keyof typeof Tables.Type]: Statement.Fragment }
+
+    /**
+     * Runs statements: in the caller's transaction if there is one, else on a connection of the pool.
+     *
+     * **Gotchas**
+     *
+     * More than one statement outside of a transaction is not atomic: wrap them in `sql.withTransaction`.
+     */
+    readonly run: <A, E>(effect: Effect.Effect<A, E>) => Effect.Effect<A, Failure<E>>
+
+    readonly transactor: Transactor.Transactor["Service"]
+  }
+>()("effect-strata/postgres/PostgresDatabase") {}
+
+export const make = (options: Options = {}) =>
+  Effect.gen(function* () {
+    const { acquireTimeout = "10 seconds", ...where } = options
+    const { schema, tables: names } = yield* check(Names, "Postgres", "layer", where)
+    const sql = (yield* PgClient.PgClient).withoutTransforms()
+    const patience = Duration.fromInputUnsafe(acquireTimeout)
+
+    const exhausted = new Unavailable({
+      detail: `no connection came free within ${Duration.format(patience)}: the pool is exhausted`
+    })
+    const lease = Effect.timeoutOrElse(sql.reserve, { duration: patience, orElse: () => Effect.fail(exhausted) }).pipe(
+      Effect.catchTag("SqlError", (error) => Effect.fail(reasonOf(error)))
+    )
+
+    const inTransaction = Effect.map(Effect.serviceOption(sql.transactionService), Option.isSome)
+
+    const run = <A, E>(effect: Effect.Effect<A, E>): Effect.Effect<A, Failure<E>> => {
+      const body = Effect.catchIf(effect, isSqlErrorOf<E>, (error) => Effect.fail(reasonOf(error)))
+      // Depth -1 is a connection without a transaction: `withTransaction` inside begins one on it.
+      const leased = Effect.scoped(
+        Effect.flatMap(lease, (connection) => Effect.provideService(body, sql.transactionService, [connection, -1]))
+      )
+      return Effect.flatMap(inTransaction, (inside) => (inside ? body : leased))
+    }
+
+    // Only the outermost transaction waits for a connection. The wait ends where the body begins.
+    const withTransaction = <A, E, R>(effect: Effect.Effect<A, E, R>) =>
+      Effect.flatMap(inTransaction, (inside): Effect.Effect<A, E | SqlError.SqlError, R> => {
+        if (inside) return sql.withTransaction(effect)
+        let begun = false
+        const body = Effect.suspend(() => {
+          begun = true
+          return effect
+        })
+        const wait = Effect.andThen(
+          Effect.sleep(patience),
+          Effect.suspend(() => (begun ? Effect.never : Effect.fail(sqlErrorOf(exhausted))))
+        )
+        return Effect.raceFirst(sql.withTransaction(body), wait)
+      })
+
+    return PostgresDatabase.of({
+      sql,
+      schema,
+      names,
+      tables: {
+        offsets: sql.literal(qualify(schema, names.offsets)),
+        migrations: sql.literal(qualify(schema, names.migrations))
+      },
+      run,
+      transactor: Transactor.fromSqlClient({ withTransaction, afterCommit: sql.afterCommit }, reasonOf)
+    })
+  })
+
+export const layer = (options?: Options): Layer.Layer<PostgresDatabase, InvalidInput, PgClient.PgClient> =>
+  Layer.effect(PostgresDatabase, make(options))
+
+/** Decodes the rows of a table. One that does not fit the model fails as `CorruptRow`, named by its key columns. */
+export const decodeRows = <Row extends Schema.ConstraintDecoder<unknown>>(
+  schema: Row,
+  table: string,
+  key: ReadonlyArray<string>
+) => {
+  const decode = Schema.decodeUnknownResult(schema)
+  const corrupt = (row: unknown, error: Schema.SchemaError) => {
+    const columns = key.map((column) => (Predicate.hasProperty(row, column) ? String(row[column]) : "?"))
+    return new CorruptRow({
+      table,
+      key: columns.join("/"),
+      detail: `row ${columns.join("/")} of ${table} does not fit the model: ${error.message}`
+    })
+  }
+  return (rows: ReadonlyArray<unknown>): Effect.Effect<Array<Row["Type"]>, CorruptRow> =>
+    Effect.suspend(() => {
+      const decoded: Array<Row["Type"]> = []
+      for (const row of rows) {
+        const result = decode(row)
+        if (Result.isFailure(result)) return Effect.fail(corrupt(row, result.failure))
+        decoded.push(result.success)
+      }
+      return Effect.succeed(decoded)
+    })
+}

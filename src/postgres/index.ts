@@ -1,0 +1,51 @@
+/**
+ * The stores on Postgres.
+ *
+ * Each layer needs only a `PgClient`: an application gives the stores its own, and that is what makes their transactions
+ * one.
+ */
+import type { PgClient } from "@effect/sql-pg"
+import { Effect, Layer } from "effect"
+import type { InvalidInput } from "../Input.ts"
+import type * as Offsets from "../OffsetStore.ts"
+import type { StoreError } from "../StoreError.ts"
+import { Transactor } from "../Transactor.ts"
+import * as Migrations from "./Migrations.ts"
+import * as OffsetStore from "./OffsetStore.ts"
+import * as PostgresDatabase from "./PostgresDatabase.ts"
+
+export * as Migrations from "./Migrations.ts"
+export * as OffsetStore from "./OffsetStore.ts"
+export * as PostgresDatabase from "./PostgresDatabase.ts"
+
+export type { Options } from "./PostgresDatabase.ts"
+
+/** What every backend provides. */
+export type Stores = Offsets.OffsetStore | Transactor
+
+const layerTransactor = Layer.effect(
+  Transactor,
+  PostgresDatabase.PostgresDatabase.use(({ transactor }) => Effect.succeed(transactor))
+)
+
+const layerStores: Layer.Layer<Stores, never, PostgresDatabase.PostgresDatabase> = Layer.mergeAll(
+  layerTransactor,
+  OffsetStore.layer
+)
+
+/** Runs the migrations, and nothing else: for a role that owns the tables, in a deployment step. */
+export const layerMigrations = (
+  options?: PostgresDatabase.Options
+): Layer.Layer<never, InvalidInput | StoreError, PgClient.PgClient> =>
+  Layer.provide(Layer.effectDiscard(Migrations.migrate), PostgresDatabase.layer(options))
+
+/** Every store, on tables that are there: it never runs DDL, so a role with the grants of the README is enough. */
+export const layerStorage = (
+  options?: PostgresDatabase.Options
+): Layer.Layer<Stores, InvalidInput, PgClient.PgClient> => Layer.provide(layerStores, PostgresDatabase.layer(options))
+
+/** Runs the migrations, then serves every store. */
+export const layer = (
+  options?: PostgresDatabase.Options
+): Layer.Layer<Stores, InvalidInput | StoreError, PgClient.PgClient> =>
+  Layer.provide(layerStorage(options), layerMigrations(options))

@@ -1,0 +1,12 @@
+/**
+ * The conformance suites: what every backend does, for Vitest. A backend of your own is one when it passes.
+ *
+ * ```ts
+ * import * as Memory from "effect-strata/memory"
+ * import { OffsetStore } from "effect-strata/testing"
+ *
+ * OffsetStore.suite("memory", Memory.layer)
+ * ```
+ */
+export * as OffsetStore from "./OffsetStore.ts"
+export * as Transactor from "./Transactor.ts"

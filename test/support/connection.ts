@@ -1,0 +1,28 @@
+import { PgClient } from "@effect/sql-pg"
+import { Effect, Redacted, Schema, type Scope } from "effect"
+import { Reactivity } from "effect/reactivity"
+import type { SqlError } from "effect/sql"
+
+/** The application name under which the test support itself connects. */
+export const supportApplicationName = "strata-test-support"
+
+/** One connection of its own for the duration of `use`. */
+export const withConnection = <A, E, R>(
+  url: string,
+  use: (sql: PgClient.PgClient) => Effect.Effect<A, E, R>
+): Effect.Effect<A, E | SqlError.SqlError, Exclude<R, Scope.Scope>> =>
+  PgClient.makeClient({
+    url: Redacted.make(url),
+    applicationName: supportApplicationName,
+    // A test that leaves locks behind shall fail in its clean-up, not hang there.
+    startupParameters: { lock_timeout: "10s" }
+  }).pipe(Effect.provide(Reactivity.layer), Effect.flatMap(use), Effect.scoped)
+
+const Version = Schema.Array(Schema.Struct({ version: Schema.String }))
+
+/** The version of the server behind a DSN, such as `18.4`; fails if it does not answer. */
+export const serverVersion = (url: string): Effect.Effect<string, SqlError.SqlError | Schema.SchemaError> =>
+  withConnection(url, (sql) => sql`SELECT current_setting('server_version') AS version`).pipe(
+    Effect.flatMap(Schema.decodeUnknownEffect(Version)),
+    Effect.map((rows) => rows.map((row) => row.version.split(" ")[0]).join())
+  )
