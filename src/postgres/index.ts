@@ -4,18 +4,21 @@
  * Each layer needs only a `PgClient`: an application gives the stores its own, and that is what makes their transactions
  * one.
  */
-import type { PgClient } from "@effect/sql-pg"
-import { Effect, Layer } from "effect"
+import { PgClient } from "@effect/sql-pg"
+import { type Config, Effect, Layer } from "effect"
+import { type SqlClient, type SqlError } from "effect/sql"
 import type { InvalidInput } from "../Input.ts"
 import type * as Offsets from "../OffsetStore.ts"
 import type { StoreError } from "../StoreError.ts"
 import { Transactor } from "../Transactor.ts"
 import * as Migrations from "./Migrations.ts"
 import * as OffsetStore from "./OffsetStore.ts"
+import * as PostgresConfig from "./PostgresConfig.ts"
 import * as PostgresDatabase from "./PostgresDatabase.ts"
 
 export * as Migrations from "./Migrations.ts"
 export * as OffsetStore from "./OffsetStore.ts"
+export * as PostgresConfig from "./PostgresConfig.ts"
 export * as PostgresDatabase from "./PostgresDatabase.ts"
 
 export type { Options } from "./PostgresDatabase.ts"
@@ -49,3 +52,17 @@ export const layer = (
   options?: PostgresDatabase.Options
 ): Layer.Layer<Stores, InvalidInput | StoreError, PgClient.PgClient> =>
   Layer.provide(layerStorage(options), layerMigrations(options))
+
+/**
+ * Runs the migrations, then serves every store, on a pool of its own with the settings of `PostgresConfig`. The pool is
+ * provided too, so that the application's statements join the stores' transactions.
+ */
+export const layerConfig = (
+  options?: PostgresDatabase.Options
+): Layer.Layer<
+  Stores | PgClient.PgClient | SqlClient.SqlClient,
+  Config.ConfigError | InvalidInput | SqlError.SqlError | StoreError
+> =>
+  Layer.unwrap(
+    Effect.map(PostgresConfig.schema, (schema) => layer(schema === undefined ? options : { schema, ...options }))
+  ).pipe(Layer.provideMerge(Layer.unwrap(Effect.map(PostgresConfig.pool, PgClient.layer))))

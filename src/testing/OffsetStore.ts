@@ -87,15 +87,15 @@ export const suite = <E>(name: string, layer: Layer.Layer<OffsetStore | Transact
     it.effect("stamps with the time of Clock unless a time is given", () =>
       Effect.gen(function* () {
         const offsets = yield* OffsetStore
-        yield* TestClock.setTime(1_755_381_600_123)
+        yield* TestClock.setTime(12_345)
         const id = { projectionName: fresh(), shardNumber: 0 }
         const stamp = Effect.map(offsets.getCurrentOffset(id), Option.map((offset) => offset.timestamp))
         yield* offsets.writeOffset({ ...id, value: 1n })
-        assert.deepStrictEqual(yield* stamp, some(1_755_381_600_123n))
+        assert.deepStrictEqual(yield* stamp, some(12_345n))
         yield* offsets.writeOffset({ ...id, value: 1n, timestamp: 7n })
         assert.deepStrictEqual(yield* stamp, some(7n))
         yield* offsets.advanceOffset(id, { from: some(1n), to: 2n })
-        assert.deepStrictEqual(yield* stamp, some(1_755_381_600_123n))
+        assert.deepStrictEqual(yield* stamp, some(12_345n))
       })
     )
 
