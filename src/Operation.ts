@@ -31,10 +31,7 @@ type Failure<E> = Exclude<E, Extract<E, Reason>> | StoreError
 /** Turns the parts of one store's adapter into its public operations. */
 export interface Operations {
   /** An operation without arguments. */
-  readonly effect: <A, E extends Tagged>(
-    operation: string,
-    body: Effect.Effect<A, E>
-  ) => Effect.Effect<A, Failure<E>>
+  readonly effect: <A, E extends Tagged>(operation: string, body: Effect.Effect<A, E>) => Effect.Effect<A, Failure<E>>
 
   /** An operation whose argument is made by a schema. */
   readonly fn: <S extends Arguments, A, E extends Tagged>(
@@ -87,7 +84,9 @@ export const make = (store: string, backend: string): Effect.Effect<Operations, 
       }
       const locate = (reason: Reason) => Effect.fail(new StoreError({ store, operation, reason }))
       const open = Effect.suspend(() =>
-        closed ? locate(new Closed({ detail: `the scope of this ${store} has ended; keep its layer alive` })) : Effect.void
+        closed
+          ? locate(new Closed({ detail: `the scope of this ${store} has ended; keep its layer alive` }))
+          : Effect.void
       )
       const span = `${store}.${operation}`
 
@@ -98,10 +97,12 @@ export const make = (store: string, backend: string): Effect.Effect<Operations, 
             Effect.withSpan(span, { attributes })
           ),
         stream: <A, E extends Tagged>(body: Stream.Stream<A, E>): Stream.Stream<A, Failure<E>> =>
-          Stream.unwrap(Effect.as(open, Stream.catchIf(body, isReasonOf<E>, (reason) => Stream.fromEffect(locate(reason))))).pipe(
-            (located) => Stream.onExit(located, count),
-            Stream.withSpan(span, { attributes })
-          )
+          Stream.unwrap(
+            Effect.as(
+              open,
+              Stream.catchIf(body, isReasonOf<E>, (reason) => Stream.fromEffect(locate(reason)))
+            )
+          ).pipe((located) => Stream.onExit(located, count), Stream.withSpan(span, { attributes }))
       }
     }
 

@@ -77,7 +77,7 @@ export class Locks<O extends Owner> {
   }
 
   private closesCircle(holder: O, owner: O): boolean {
-    for (let next: O | undefined = holder; next !== undefined; ) {
+    for (let next: O | undefined = holder; next !== undefined;) {
       if (next === owner) return true
       const lock = this.waitingFor.get(next)
       next = lock === undefined ? undefined : this.holders.get(lock)

@@ -89,10 +89,19 @@ export const make: Effect.Effect<MemoryDatabase["Service"]> = Effect.sync(() => 
     spanAttributes: [["db.system.name", "memory"]],
     acquireConnection: () => Effect.sync(() => new Transaction(locks)),
     begin: () => Effect.void,
-    savepoint: (transaction) => unlessAborted(transaction, Effect.sync(() => transaction.save())),
-    releaseSavepoint: (transaction) => unlessAborted(transaction, Effect.sync(() => transaction.releaseSavepoint())),
+    savepoint: (transaction) =>
+      unlessAborted(
+        transaction,
+        Effect.sync(() => transaction.save())
+      ),
+    releaseSavepoint: (transaction) =>
+      unlessAborted(
+        transaction,
+        Effect.sync(() => transaction.releaseSavepoint())
+      ),
     rollbackSavepoint: (transaction) => Effect.sync(() => transaction.rollbackSavepoint()),
-    commit: (transaction) => Effect.tapError(unlessAborted(transaction, commit(transaction)), () => rollback(transaction)),
+    commit: (transaction) =>
+      Effect.tapError(unlessAborted(transaction, commit(transaction)), () => rollback(transaction)),
     rollback
   })
 

@@ -1,6 +1,15 @@
 /** `OffsetStore` in memory. */
 import { Effect, Equal, Layer, Option, Order, Stream } from "effect"
-import { Offset, OffsetConflict, OffsetStore, Projection, ProjectionId, Reset, Selection, Step } from "../OffsetStore.ts"
+import {
+  Offset,
+  OffsetConflict,
+  OffsetStore,
+  Projection,
+  ProjectionId,
+  Reset,
+  Selection,
+  Step
+} from "../OffsetStore.ts"
 import * as Operation from "../Operation.ts"
 import { MemoryDatabase } from "./MemoryDatabase.ts"
 import { byCodePoint } from "./Table.ts"
@@ -24,14 +33,13 @@ export const make = Effect.gen(function* () {
       .filter((offset) => projectionName === undefined || offset.projectionName === projectionName)
       .sort(byNameAndShard)
 
-  /** Like an UPDATE or DELETE of many rows: takes each row's lock in turn and skips those deleted meanwhile. */
+  /** Like an UPDATE or DELETE of many rows: holds each in turn, and skips those deleted meanwhile. */
   const changeAll = (selection: Selection, change: (offset: Offset) => Offset | undefined) =>
     statement(
       Effect.fnUntraced(function* (transaction) {
         let changed = 0
         for (const id of select(transaction, selection)) {
-          yield* transaction.lock(offsets, keyOf(id))
-          const offset = transaction.get(offsets, keyOf(id))
+          const offset = yield* transaction.holdRow(offsets, keyOf(id))
           if (offset === undefined) continue
           transaction.set(offsets, keyOf(id), change(offset))
           changed += 1
@@ -42,7 +50,7 @@ export const make = Effect.gen(function* () {
 
   const writeOffset = operation.fn("writeOffset", Offset, (offset) =>
     statement((transaction) =>
-      Effect.map(transaction.lock(offsets, keyOf(offset)), () => transaction.set(offsets, keyOf(offset), offset))
+      Effect.map(transaction.holdPlace(offsets, keyOf(offset)), () => transaction.set(offsets, keyOf(offset), offset))
     )
   )
 
@@ -51,10 +59,10 @@ export const make = Effect.gen(function* () {
       Effect.fnUntraced(function* (transaction) {
         const offset = new Offset({ projectionName, shardNumber, value: to, timestamp })
         const key = keyOf(offset)
-        // The first offset is an INSERT, which waits for another transaction's uncommitted one; a later one is an UPDATE,
-        // which does not see that.
-        yield* Option.isNone(from) ? transaction.lock(offsets, key) : transaction.lockVisible(offsets, key)
-        const actual = Option.fromUndefinedOr(transaction.get(offsets, key)?.value)
+        const current = yield* Option.isNone(from)
+          ? transaction.holdPlace(offsets, key)
+          : transaction.holdRow(offsets, key)
+        const actual = Option.fromUndefinedOr(current?.value)
         if (!Equal.equals(from, actual)) {
           return yield* new OffsetConflict({ projectionName, shardNumber, expected: from, actual })
         }
@@ -73,7 +81,10 @@ export const make = Effect.gen(function* () {
   )
 
   const reset = operation.fn("resetOffset", Reset, ({ timestamp, value, ...selection }) =>
-    changeAll(selection, ({ projectionName, shardNumber }) => new Offset({ projectionName, shardNumber, value, timestamp }))
+    changeAll(
+      selection,
+      ({ projectionName, shardNumber }) => new Offset({ projectionName, shardNumber, value, timestamp })
+    )
   )
 
   const remove = operation.fn("deleteOffsets", Projection, (selection) => changeAll(selection, () => undefined))

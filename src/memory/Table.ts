@@ -18,17 +18,26 @@ export interface Merge {
   readonly merge: (level: Level) => void
 }
 
+/**
+ * A row under its identity: an update keeps it, a row inserted in the place of a deleted one has another. Whoever waited
+ * for the deleted row does not find the new one: Postgres follows the updates of a row, not its key.
+ */
+export interface Entry<Row> {
+  readonly identity: symbol
+  readonly row: Row
+}
+
 export class Table<Row> implements Merge {
   readonly name: string
-  private readonly committed = new Map<string, Row>()
+  private readonly committed = new Map<string, Entry<Row>>()
   // `undefined` is a deletion. Weak: a level that is rolled back just goes away.
-  private readonly pending = new WeakMap<Level, Map<string, Row | undefined>>()
+  private readonly pending = new WeakMap<Level, Map<string, Entry<Row> | undefined>>()
 
   constructor(name: string) {
     this.name = name
   }
 
-  get(level: Level, key: string): Row | undefined {
+  get(level: Level, key: string): Entry<Row> | undefined {
     for (let at: Level | undefined = level; at !== undefined; at = at.outer) {
       const writes = this.pending.get(at)
       if (writes?.has(key)) return writes.get(key)
@@ -44,30 +53,35 @@ export class Table<Row> implements Merge {
     }
     const rows: Array<Row> = []
     for (const key of keys) {
-      const row = this.get(level, key)
-      if (row !== undefined) rows.push(row)
+      const entry = this.get(level, key)
+      if (entry !== undefined) rows.push(entry.row)
     }
     return rows
   }
 
   /** Writes a row, or deletes it with `undefined`. The writer holds the row's lock. */
   set(level: Level, key: string, row: Row | undefined): void {
+    const identity = this.get(level, key)?.identity ?? Symbol(key)
+    this.put(level, key, row === undefined ? undefined : { identity, row })
+  }
+
+  merge(level: Level): void {
+    for (const [key, entry] of this.pending.get(level) ?? []) {
+      if (level.outer !== undefined) this.put(level.outer, key, entry)
+      else if (entry === undefined) this.committed.delete(key)
+      else this.committed.set(key, entry)
+    }
+    this.pending.delete(level)
+  }
+
+  private put(level: Level, key: string, entry: Entry<Row> | undefined): void {
     let writes = this.pending.get(level)
     if (writes === undefined) {
       writes = new Map()
       this.pending.set(level, writes)
       level.written.add(this)
     }
-    writes.set(key, row)
-  }
-
-  merge(level: Level): void {
-    for (const [key, row] of this.pending.get(level) ?? []) {
-      if (level.outer !== undefined) this.set(level.outer, key, row)
-      else if (row === undefined) this.committed.delete(key)
-      else this.committed.set(key, row)
-    }
-    this.pending.delete(level)
+    writes.set(key, entry)
   }
 }
 

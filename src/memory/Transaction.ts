@@ -22,6 +22,8 @@ const savepoint = (outer: Savepoint | undefined): Savepoint => ({
   aborted: false
 })
 
+const lockOf = <Row>(table: Table<Row>, key: string) => `${table.name} ${key}`
+
 export class Transaction implements Owner {
   /** Statements of one transaction run one at a time, as on a connection. */
   readonly turn = Semaphore.makeUnsafe(1)
@@ -34,22 +36,43 @@ export class Transaction implements Owner {
 
   // What statements do
 
+  /** The row as this transaction sees it. */
   get<Row>(table: Table<Row>, key: string): Row | undefined {
-    return table.get(this.level, key)
+    return table.get(this.level, key)?.row
   }
 
+  /** All of them, in no particular order. */
   rows<Row>(table: Table<Row>): Array<Row> {
     return table.rows(this.level)
   }
 
-  /** Takes the row's lock, after waiting for the transaction that holds it. Read the row after this, not before. */
-  lock<Row>(table: Table<Row>, key: string): Effect.Effect<void, Contention> {
-    return this.locks.acquire(`${table.name} ${key}`, this)
+  /**
+   * Holds the place of a row, after waiting for the transaction that holds it, and returns the row that is in it then: what
+   * an INSERT does, with ON CONFLICT DO UPDATE for a row that is there.
+   */
+  holdPlace<Row>(table: Table<Row>, key: string): Effect.Effect<Row | undefined, Contention> {
+    return Effect.map(this.locks.acquire(lockOf(table, key), this), () => this.get(table, key))
   }
 
-  /** The same, for a row that an UPDATE or DELETE would find: other transactions' new rows are not waited for. */
-  lockVisible<Row>(table: Table<Row>, key: string): Effect.Effect<void, Contention> {
-    return Effect.suspend(() => (this.get(table, key) === undefined ? Effect.void : this.lock(table, key)))
+  /**
+   * Holds a row that is there, after waiting for the transaction that holds it, and returns it as it is then; `undefined`
+   * if there is none, or no more: what an UPDATE or DELETE does. A row that another transaction is about to insert is not
+   * waited for.
+   */
+  holdRow<Row>(table: Table<Row>, key: string): Effect.Effect<Row | undefined, Contention> {
+    return Effect.suspend(() => {
+      const identity = table.get(this.level, key)?.identity
+      if (identity === undefined) return Effect.undefined
+      const lock = lockOf(table, key)
+      return Effect.map(this.locks.acquire(lock, this), () => {
+        const entry = table.get(this.level, key)
+        if (entry?.identity === identity) return entry.row
+        // Deleted while this transaction waited: there is nothing left to hold.
+        this.level.locks.delete(lock)
+        this.locks.release(lock)
+        return undefined
+      })
+    })
   }
 
   set<Row>(table: Table<Row>, key: string, row: Row | undefined): void {

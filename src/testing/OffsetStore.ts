@@ -24,11 +24,9 @@ const valuesOf = (projectionName: string) =>
 
 const shards = (projectionName: string, values: ReadonlyArray<bigint>) =>
   OffsetStore.use((offsets) =>
-    Effect.forEach(
-      values,
-      (value, shardNumber) => offsets.writeOffset({ projectionName, shardNumber, value }),
-      { discard: true }
-    )
+    Effect.forEach(values, (value, shardNumber) => offsets.writeOffset({ projectionName, shardNumber, value }), {
+      discard: true
+    })
   )
 
 /** Parts of an offset that break the model, as a caller without a type checker could send them. */
@@ -79,8 +77,15 @@ export const suite = <E>(name: string, layer: Layer.Layer<OffsetStore | Transact
         yield* shards(a, [1n, 2n, 3n])
         yield* shards(b, [10n, 20n])
         yield* shards(a, [4n, 1n])
-        assert.deepStrictEqual(yield* valuesOf(a), [[0, 4n], [1, 1n], [2, 3n]])
-        assert.deepStrictEqual(yield* valuesOf(b), [[0, 10n], [1, 20n]])
+        assert.deepStrictEqual(yield* valuesOf(a), [
+          [0, 4n],
+          [1, 1n],
+          [2, 3n]
+        ])
+        assert.deepStrictEqual(yield* valuesOf(b), [
+          [0, 10n],
+          [1, 20n]
+        ])
       })
     )
 
@@ -89,7 +94,10 @@ export const suite = <E>(name: string, layer: Layer.Layer<OffsetStore | Transact
         const offsets = yield* OffsetStore
         yield* TestClock.setTime(12_345)
         const id = { projectionName: fresh(), shardNumber: 0 }
-        const stamp = Effect.map(offsets.getCurrentOffset(id), Option.map((offset) => offset.timestamp))
+        const stamp = Effect.map(
+          offsets.getCurrentOffset(id),
+          Option.map((offset) => offset.timestamp)
+        )
         yield* offsets.writeOffset({ ...id, value: 1n })
         assert.deepStrictEqual(yield* stamp, some(12_345n))
         yield* offsets.writeOffset({ ...id, value: 1n, timestamp: 7n })
@@ -129,7 +137,10 @@ export const suite = <E>(name: string, layer: Layer.Layer<OffsetStore | Transact
         const listed = yield* Stream.runCollect(mine)
         assert.deepStrictEqual(
           listed.map((offset) => [offset.projectionName, offset.shardNumber]),
-          names.flatMap((projectionName) => [[projectionName, 0], [projectionName, 1]])
+          names.flatMap((projectionName) => [
+            [projectionName, 0],
+            [projectionName, 1]
+          ])
         )
       })
     )
@@ -140,7 +151,10 @@ export const suite = <E>(name: string, layer: Layer.Layer<OffsetStore | Transact
         const projectionName = fresh()
         const values = Array.from({ length: 1_200 }, (_, shard) => BigInt(shard))
         yield* withTransaction(shards(projectionName, values))
-        assert.deepStrictEqual(yield* valuesOf(projectionName), values.map((value, shard) => [shard, value]))
+        assert.deepStrictEqual(
+          yield* valuesOf(projectionName),
+          values.map((value, shard) => [shard, value])
+        )
         assert.deepStrictEqual(yield* valuesOf(fresh()), [])
       })
     )
@@ -181,7 +195,10 @@ export const suite = <E>(name: string, layer: Layer.Layer<OffsetStore | Transact
         const offsets = yield* OffsetStore
         const id = { projectionName: fresh(), shardNumber: 0 }
         const advance = (from: Option.Option<bigint>, to: bigint) =>
-          Effect.map(Effect.result(offsets.advanceOffset(id, { from, to })), Result.map((offset) => offset.value))
+          Effect.map(
+            Effect.result(offsets.advanceOffset(id, { from, to })),
+            Result.map((offset) => offset.value)
+          )
         const conflict = (expected: Option.Option<bigint>, actual: Option.Option<bigint>) =>
           Result.fail(new OffsetConflict({ ...id, expected, actual }))
 
@@ -249,7 +266,11 @@ export const suite = <E>(name: string, layer: Layer.Layer<OffsetStore | Transact
             Effect.gen(function* () {
               yield* offsets.resetOffset(projectionName, 7n)
               yield* offsets.writeOffset({ projectionName, shardNumber: 2, value: 7n })
-              assert.deepStrictEqual(yield* valuesOf(projectionName), [[0, 7n], [1, 7n], [2, 7n]])
+              assert.deepStrictEqual(yield* valuesOf(projectionName), [
+                [0, 7n],
+                [1, 7n],
+                [2, 7n]
+              ])
               yield* offsets.deleteOffsets(projectionName)
               assert.deepStrictEqual(yield* valuesOf(projectionName), [])
               return yield* Effect.fail("rolled back")
@@ -257,7 +278,10 @@ export const suite = <E>(name: string, layer: Layer.Layer<OffsetStore | Transact
           )
         )
         assert.deepStrictEqual(exit, Exit.fail("rolled back"))
-        assert.deepStrictEqual(yield* valuesOf(projectionName), [[0, 1n], [1, 2n]])
+        assert.deepStrictEqual(yield* valuesOf(projectionName), [
+          [0, 1n],
+          [1, 2n]
+        ])
       })
     )
 
@@ -308,7 +332,9 @@ export const suite = <E>(name: string, layer: Layer.Layer<OffsetStore | Transact
           yield* fieldsOf(offsets.advanceOffset({ projectionName: "", shardNumber: -1 }, { from: none, to: beyond })),
           ["projectionName", "shardNumber", "to"]
         )
-        assert.deepStrictEqual(yield* fieldsOf(offsets.advanceOffset(id, { from: some(beyond), to: 0n })), ["from.value"])
+        assert.deepStrictEqual(yield* fieldsOf(offsets.advanceOffset(id, { from: some(beyond), to: 0n })), [
+          "from.value"
+        ])
         assert.deepStrictEqual(yield* fieldsOf(offsets.resetOffset("", beyond)), ["projectionName", "value"])
         assert.deepStrictEqual(yield* fieldsOf(offsets.deleteOffsets("")), ["projectionName"])
         assert.deepStrictEqual(yield* fieldsOf(Stream.runDrain(offsets.listOffsets(""))), ["projectionName"])

@@ -116,9 +116,15 @@ export const suite = <E>(
         const shards = Array.from({ length: 10 }, (_, shard) => shard)
         const body = Effect.forEach(shards, (shard) => write(a, 1n, shard), { concurrency: "unbounded" })
         yield* Effect.exit(transaction(Effect.andThen(body, Effect.fail("no"))))
-        assert.deepStrictEqual(yield* Effect.forEach(shards, (shard) => read(a, shard)), shards.map(() => -1n))
+        assert.deepStrictEqual(
+          yield* Effect.forEach(shards, (shard) => read(a, shard)),
+          shards.map(() => -1n)
+        )
         yield* transaction(body)
-        assert.deepStrictEqual(yield* Effect.forEach(shards, (shard) => read(a, shard)), shards.map(() => 1n))
+        assert.deepStrictEqual(
+          yield* Effect.forEach(shards, (shard) => read(a, shard)),
+          shards.map(() => 1n)
+        )
       })
     )
 

@@ -1,0 +1,20 @@
+import { Schema } from "effect"
+
+/**
+ * Why an embedded database could not be opened.
+ *
+ * **Details**
+ *
+ * - `"InUse"`: another process, or another layer of this one, has the directory open.
+ * - `"Unusable"`: the directory cannot hold the database: it is a file, not readable and writable, holds something else,
+ *   or a database that is damaged or was made by another major version of Postgres.
+ * - `"Unavailable"`: PGlite itself is not there (`npm install @electric-sql/pglite`) or did not start.
+ *
+ * `message` names the directory and says what to do; `dataDir` is its absolute path, absent for a database in memory.
+ */
+export class PgliteError extends Schema.TaggedError<PgliteError>("effect-strata/PgliteError")("PgliteError", {
+  reason: Schema.Literals(["InUse", "Unusable", "Unavailable"]),
+  dataDir: Schema.UndefinedOr(Schema.String),
+  message: Schema.String,
+  cause: Schema.optionalKey(Schema.Defect())
+}) {}

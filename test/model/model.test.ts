@@ -1,0 +1,88 @@
+import { PgClient } from "@effect/sql-pg"
+import { assert, it } from "@effect/vitest"
+import { Context, Effect, Layer, Redacted, Schema } from "effect"
+import type { OffsetStore, Transactor } from "effect-strata"
+import * as Memory from "effect-strata/memory"
+import * as Postgres from "effect-strata/postgres"
+import { layerSchema, postgresUrl, TestSchema } from "../support/database.ts"
+import { type Backend, observe, Program, sessions } from "./program.ts"
+
+type Stores = OffsetStore.OffsetStore | Transactor.Transactor
+
+class Backends extends Context.Service<Backends, { readonly memory: Backend; readonly postgres: Backend }>()(
+  "strata-test/Backends"
+) {}
+
+const backend = (contexts: ReadonlyArray<Context.Context<Stores>>, waiting: Backend["waiting"]): Backend => ({
+  provide: (session) => (effect) =>
+    Effect.suspend(() => {
+      const context = contexts[session]
+      return context === undefined ? Effect.die(`no session ${session}`) : Effect.provideContext(effect, context)
+    }),
+  waiting
+})
+
+const memory = Effect.gen(function* () {
+  const context = yield* Layer.build(Memory.layer)
+  const { waiting } = Context.get(context, Memory.MemoryDatabase.MemoryDatabase)
+  return backend(
+    sessions.map(() => context),
+    waiting
+  )
+})
+
+const Waiting = Schema.Array(Schema.Struct({ pid: Schema.Int, blockers: Schema.Array(Schema.Int) }))
+
+/** Whether somebody waits, through others, for himself. */
+const isCircle = (waiting: typeof Waiting.Type): boolean => {
+  const blockers = new Map(waiting.map(({ blockers, pid }) => [pid, blockers]))
+  const reaches = (from: number, to: number, seen: Set<number>): boolean =>
+    (blockers.get(from) ?? []).some((pid) => pid === to || (!seen.has(pid) && reaches(pid, to, seen.add(pid))))
+  return waiting.some(({ pid }) => reaches(pid, pid, new Set()))
+}
+
+/** Each session is a connection of its own, so that the server can say which of them wait. */
+const postgres = Effect.gen(function* () {
+  const { name } = yield* TestSchema
+  const sql = yield* PgClient.PgClient
+  const contexts = yield* Effect.forEach(sessions, (session) =>
+    Postgres.layer().pipe(
+      Layer.provide(
+        PgClient.layer({
+          url: Redacted.make(postgresUrl),
+          applicationName: `${name}_${session}`,
+          maxConnections: 1,
+          startupParameters: { search_path: name }
+        })
+      ),
+      Layer.fresh,
+      Layer.build
+    )
+  )
+  const waiting = sql`
+    SELECT pid, pg_blocking_pids(pid) AS blockers FROM pg_stat_activity
+    WHERE application_name LIKE ${`${name}\\_%`} AND cardinality(pg_blocking_pids(pid)) > 0`.pipe(
+    Effect.flatMap(Schema.decodeUnknownEffect(Waiting)),
+    Effect.map((rows): number | "deadlock" => (isCircle(rows) ? "deadlock" : rows.length)),
+    Effect.orDie
+  )
+  return backend(contexts, waiting)
+})
+
+const layer = Layer.effect(Backends, Effect.all({ memory, postgres })).pipe(Layer.provide(layerSchema()))
+
+it.layer(layer, { excludeTestServices: true, timeout: "2 minutes" })("random programs", (it) => {
+  it.effect.prop(
+    "are observed alike on memory and on Postgres",
+    [Program],
+    ([program]) =>
+      Effect.gen(function* () {
+        const { memory, postgres } = yield* Backends
+        const run = crypto.randomUUID()
+        const expected = yield* observe(postgres, run, program)
+        const actual = yield* observe(memory, run, program)
+        assert.deepStrictEqual(actual, expected, `memory: ${actual.join("\n")}\npostgres: ${expected.join("\n")}`)
+      }),
+    { arbitrary: { runs: 300, size: 60 }, timeout: 120_000 }
+  )
+})

@@ -1,0 +1,200 @@
+/**
+ * Random programs over the contracts, and what can be observed of them: three sessions, each a fiber with transactions,
+ * savepoints and the operations of the stores, driven in lockstep so that a program has one interleaving.
+ */
+import { Arbitrary, Cause, Deferred, Effect, Exit, Option, Queue, Schema, Stream } from "effect"
+import { OffsetStore, StoreError, Transactor } from "effect-strata"
+
+// Few rows and values, so that sessions meet.
+const Shard = Schema.Literals([0, 1])
+const Value = Schema.Literals([0, 1, 2])
+
+const command = <Name extends string, Fields extends Schema.Struct.Fields>(name: Name, fields: Fields) =>
+  Schema.Struct({ command: Schema.Literal(name), ...fields })
+
+const Command = Schema.Union([
+  command("begin", {}),
+  command("begin", {}),
+  command("commit", {}),
+  command("rollback", {}),
+  command("write", { shard: Shard, value: Value }),
+  command("advance", { shard: Shard, from: Schema.OptionFromNullOr(Value), value: Value }),
+  command("get", { shard: Shard }),
+  command("list", {}),
+  command("reset", { value: Value }),
+  command("delete", {})
+])
+type Command = typeof Command.Type
+
+export const sessions = [0, 1, 2] as const
+
+/** What one session is to do next. */
+export const Step = Schema.Struct({ session: Schema.Literals(sessions), command: Command })
+
+/** A program, made for shrinking: every sequence of steps is one, and a step that makes no sense does nothing. */
+export const Program = Arbitrary.array(Arbitrary.schema(Step), { minLength: 10, maxLength: 60 })
+export type Program = ReadonlyArray<typeof Step.Type>
+
+/** A backend under observation. */
+export interface Backend {
+  /** Runs an effect as one of the sessions. */
+  readonly provide: (
+    session: number
+  ) => <A, E>(effect: Effect.Effect<A, E, OffsetStore.OffsetStore | Transactor.Transactor>) => Effect.Effect<A, E>
+  /** How many sessions wait for a row of another one, or that some of them do so in a circle. */
+  readonly waiting: Effect.Effect<number | "deadlock">
+}
+
+class Rollback extends Schema.TaggedError<Rollback>("strata-test/Rollback")("Rollback", {}) {}
+
+const describe = (exit: Exit.Exit<unknown, unknown>): string => {
+  if (Exit.isSuccess(exit)) return String(exit.value)
+  const error = Option.getOrUndefined(Exit.findErrorOption(exit))
+  if (error instanceof Rollback) return "rolled back"
+  if (error instanceof StoreError.StoreError) return error.reason._tag
+  if (error instanceof OffsetStore.OffsetConflict)
+    return `conflict with ${Option.getOrElse(error.actual, () => "none")}`
+  return Cause.pretty(exit.cause)
+}
+
+// Deeper, memory may let a waiter go earlier than Postgres, where a row written in a savepoint that was released into
+// another one, which is then undone, keeps those who wait for it until the end of the whole transaction.
+const deepest = 2
+
+interface Request {
+  readonly command: Command
+  readonly answer: Deferred.Deferred<string>
+}
+
+/** One session: does what it is asked, and answers each request once it is done. */
+const session = (run: string, requests: Queue.Dequeue<Request>) => {
+  const operation = Effect.fnUntraced(function* (command: Command) {
+    const offsets = yield* OffsetStore.OffsetStore
+    switch (command.command) {
+      case "write":
+        return yield* offsets.writeOffset({
+          projectionName: run,
+          shardNumber: command.shard,
+          value: BigInt(command.value)
+        })
+      case "advance": {
+        const step = { from: Option.map(command.from, BigInt), to: BigInt(command.value) }
+        const moved = yield* offsets.advanceOffset({ projectionName: run, shardNumber: command.shard }, step)
+        return moved.value
+      }
+      case "get": {
+        const offset = yield* offsets.getCurrentOffset({ projectionName: run, shardNumber: command.shard })
+        return Option.getOrElse(
+          Option.map(offset, ({ value }) => value),
+          () => "none"
+        )
+      }
+      case "list": {
+        const listed = yield* Stream.runCollect(offsets.listOffsets(run))
+        return listed.map(({ shardNumber, value }) => `${shardNumber}:${value}`).join(" ")
+      }
+      case "reset":
+        return yield* offsets.resetOffset(run, BigInt(command.value))
+      case "delete":
+        return yield* offsets.deleteOffsets(run)
+      default:
+        return "nothing to do"
+    }
+  })
+
+  const isEnd = ({ command }: Request) => command.command === "commit" || command.command === "rollback"
+
+  /** Serves requests up to the one that ends the transaction. */
+  const serve = (depth: number): Effect.Effect<Request, never, Services> =>
+    Effect.gen(function* () {
+      while (true) {
+        const request = yield* Queue.take(requests)
+        if (request.command.command === "begin" && depth < deepest) yield* transaction(request, depth + 1)
+        else if (isEnd(request) && depth > 0) return request
+        else yield* Deferred.succeed(request.answer, describe(yield* Effect.exit(operation(request.command))))
+      }
+    })
+
+  /** Answers `begin` inside of the transaction, and the request that ended it afterwards. */
+  const transaction = (begin: Request, depth: number): Effect.Effect<void, never, Services> =>
+    Effect.gen(function* () {
+      const { withTransaction } = yield* Transactor.Transactor
+      let last = begin
+      const body = Effect.gen(function* () {
+        yield* Deferred.succeed(begin.answer, "begun")
+        last = yield* serve(depth)
+        return last.command.command === "commit" ? "committed" : yield* new Rollback()
+      })
+      const exit = yield* Effect.exit(withTransaction(body))
+      yield* Deferred.succeed(last.answer, describe(exit))
+    })
+
+  return serve(0)
+}
+
+type Services = OffsetStore.OffsetStore | Transactor.Transactor
+
+const isOutside = (text: string) => text.endsWith("nothing to do")
+
+/** Runs the program and returns what happened, in order, and the offsets that are there in the end. */
+export const observe = (backend: Backend, run: string, program: Program): Effect.Effect<Array<string>> =>
+  Effect.gen(function* () {
+    const trace: Array<string> = []
+    const pending = new Map<number, { readonly label: string; readonly answer: Deferred.Deferred<string> }>()
+    const requests = yield* Effect.forEach(sessions, () => Queue.unbounded<Request>())
+    yield* Effect.forEach(requests, (queue, id) => Effect.forkScoped(backend.provide(id)(session(run, queue))))
+
+    const unanswered = Effect.sync(
+      () => [...pending.values()].filter(({ answer }) => !Deferred.isDoneUnsafe(answer)).length
+    )
+
+    /** Lets everything happen that can happen: then each session has answered, or waits for another one. */
+    const settle = Effect.gen(function* () {
+      while (true) {
+        const before = yield* unanswered
+        if (before === 0) return true
+        const waiting = yield* backend.waiting
+        if (waiting === "deadlock") return false
+        if (before === waiting && before === (yield* unanswered)) return true
+        yield* Effect.yieldNow
+      }
+    })
+
+    /** Takes one step, unless its session waits; returns whether the program can go on. */
+    const step = Effect.fnUntraced(function* (id: number, command: Command) {
+      const queue = requests[id]
+      if (queue === undefined || pending.has(id)) return true
+      const label = `session ${id} ${JSON.stringify(command)}`
+      const answer = Deferred.makeUnsafe<string>()
+      pending.set(id, { label, answer })
+      yield* Queue.offer(queue, { command, answer })
+      const settled = yield* settle
+      const answers: Array<string> = []
+      for (const [other, request] of pending) {
+        if (!Deferred.isDoneUnsafe(request.answer)) continue
+        answers.push(`${request.label}: ${yield* Deferred.await(request.answer)}`)
+        pending.delete(other)
+      }
+      // Which of two is chosen is the backend's business: the comparison ends with a deadlock, and with two that wait.
+      if (!settled || pending.size > 1 || answers.some((text) => text.endsWith(": Contention"))) return false
+      trace.push(...answers.toSorted())
+      if (pending.has(id)) trace.push(`${label}: waits`)
+      return true
+    })
+
+    for (const { command, session: id } of program) {
+      if (!(yield* step(id, command))) return [...trace, "undecided"]
+    }
+    // Whatever is still open is rolled back in turn, until nobody has anything left to roll back.
+    for (let round = trace.length; trace.slice(round).filter(isOutside).length < sessions.length;) {
+      round = trace.length
+      for (const id of sessions) {
+        if (!(yield* step(id, { command: "rollback" }))) return [...trace, "undecided"]
+      }
+    }
+    const offsets = yield* OffsetStore.OffsetStore.use((store) => Stream.runCollect(store.listOffsets(run))).pipe(
+      backend.provide(0),
+      Effect.orDie
+    )
+    return [...trace, ...offsets.map(({ shardNumber, value }) => `${shardNumber} = ${value}`)]
+  }).pipe(Effect.scoped)
