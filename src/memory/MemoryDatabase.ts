@@ -41,7 +41,7 @@ export class MemoryDatabase extends Context.Service<
     /** Makes the next statements of the stores fail with this reason, so that programs can test what they do then. */
     readonly failNext: (reason: Reason, options?: { readonly times?: number }) => Effect.Effect<void>
 
-    /** Makes every commit from now on take this long, by `Clock`. */
+    /** Makes every commit of something written take this long from now on, by `Clock`. */
     readonly delayCommits: (delay: Duration.Input) => Effect.Effect<void>
 
     /** How many transactions wait for a row of another one right now. */
@@ -53,7 +53,9 @@ class CurrentTransaction extends Context.Service<CurrentTransaction, readonly [T
   "effect-strata/memory/CurrentTransaction"
 ) {}
 
-const spoiled = new Unexpected({ detail: "an earlier error ended this transaction; roll it back and start again" })
+const spoiled = new Unexpected({
+  detail: "this transaction has ended, at the latest with an earlier error; start again with a new one"
+})
 
 const sqlError = (cause: Reason) => new SqlError.SqlError({ reason: new SqlError.UnknownError({ cause }) })
 
@@ -69,7 +71,9 @@ export const make: Effect.Effect<MemoryDatabase["Service"]> = Effect.sync(() => 
 
   const commit = (transaction: Transaction) =>
     Effect.andThen(
-      Duration.isZero(commitDelay) ? Effect.void : Effect.sleep(commitDelay),
+      Effect.suspend(() =>
+        transaction.hasWritten && !Duration.isZero(commitDelay) ? Effect.sleep(commitDelay) : Effect.void
+      ),
       Effect.suspend(() =>
         Effect.forEach(
           transaction.commit(),

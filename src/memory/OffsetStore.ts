@@ -12,14 +12,14 @@ import {
 } from "../OffsetStore.ts"
 import * as Operation from "../Operation.ts"
 import { MemoryDatabase } from "./MemoryDatabase.ts"
-import { byCodePoint } from "./Table.ts"
+import { byCodePoint, type Entry } from "./Table.ts"
 import type { Transaction } from "./Transaction.ts"
 
 const keyOf = ({ projectionName, shardNumber }: ProjectionId) => `${projectionName}/${shardNumber}`
 
 const byNameAndShard = Order.combine(
-  Order.mapInput(byCodePoint, (offset: Offset) => offset.projectionName),
-  Order.mapInput(Order.Number, (offset: Offset) => offset.shardNumber)
+  Order.mapInput(byCodePoint, ({ row }: Entry<Offset>) => row.projectionName),
+  Order.mapInput(Order.Number, ({ row }: Entry<Offset>) => row.shardNumber)
 )
 
 export const make = Effect.gen(function* () {
@@ -29,8 +29,8 @@ export const make = Effect.gen(function* () {
 
   const select = (transaction: Transaction, { projectionName }: Selection) =>
     transaction
-      .rows(offsets)
-      .filter((offset) => projectionName === undefined || offset.projectionName === projectionName)
+      .entries(offsets)
+      .filter(({ row }) => projectionName === undefined || row.projectionName === projectionName)
       .sort(byNameAndShard)
 
   /** Like an UPDATE or DELETE of many rows: holds each in turn, and skips those deleted meanwhile. */
@@ -38,10 +38,11 @@ export const make = Effect.gen(function* () {
     statement(
       Effect.fnUntraced(function* (transaction) {
         let changed = 0
-        for (const id of select(transaction, selection)) {
-          const offset = yield* transaction.holdRow(offsets, keyOf(id))
+        for (const seen of select(transaction, selection)) {
+          const key = keyOf(seen.row)
+          const offset = yield* transaction.holdRow(offsets, key, seen)
           if (offset === undefined) continue
-          transaction.set(offsets, keyOf(id), change(offset))
+          transaction.set(offsets, key, change(offset))
           changed += 1
         }
         return changed
@@ -77,7 +78,9 @@ export const make = Effect.gen(function* () {
   )
 
   const list = operation.stream("listOffsets", Selection, (selection) =>
-    Stream.fromIterableEffect(statement((transaction) => Effect.sync(() => select(transaction, selection))))
+    Stream.fromIterableEffect(
+      statement((transaction) => Effect.sync(() => select(transaction, selection).map(({ row }) => row)))
+    )
   )
 
   const reset = operation.fn("resetOffset", Reset, ({ timestamp, value, ...selection }) =>

@@ -46,17 +46,17 @@ export class Table<Row> implements Merge {
   }
 
   /** Every visible row, in no particular order. */
-  rows(level: Level): Array<Row> {
+  entries(level: Level): Array<Entry<Row>> {
     const keys = new Set(this.committed.keys())
     for (let at: Level | undefined = level; at !== undefined; at = at.outer) {
       for (const key of this.pending.get(at)?.keys() ?? []) keys.add(key)
     }
-    const rows: Array<Row> = []
+    const entries: Array<Entry<Row>> = []
     for (const key of keys) {
       const entry = this.get(level, key)
-      if (entry !== undefined) rows.push(entry.row)
+      if (entry !== undefined) entries.push(entry)
     }
-    return rows
+    return entries
   }
 
   /** Writes a row, or deletes it with `undefined`. The writer holds the row's lock. */

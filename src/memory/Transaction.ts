@@ -5,7 +5,7 @@
 import { Effect, Semaphore } from "effect"
 import type { Contention } from "../StoreError.ts"
 import { type Locks, type Owner } from "./Locks.ts"
-import type { Level, Merge, Table } from "./Table.ts"
+import type { Entry, Level, Merge, Table } from "./Table.ts"
 
 interface Savepoint extends Level {
   readonly outer: Savepoint | undefined
@@ -28,6 +28,7 @@ export class Transaction implements Owner {
   /** Statements of one transaction run one at a time, as on a connection. */
   readonly turn = Semaphore.makeUnsafe(1)
   private level = savepoint(undefined)
+  private ended = false
   private readonly locks: Locks<Transaction>
 
   constructor(locks: Locks<Transaction>) {
@@ -41,9 +42,9 @@ export class Transaction implements Owner {
     return table.get(this.level, key)?.row
   }
 
-  /** All of them, in no particular order. */
-  rows<Row>(table: Table<Row>): Array<Row> {
-    return table.rows(this.level)
+  /** Every row that this transaction sees, in no particular order. */
+  entries<Row>(table: Table<Row>): Array<Entry<Row>> {
+    return table.entries(this.level)
   }
 
   /**
@@ -57,16 +58,19 @@ export class Transaction implements Owner {
   /**
    * Holds a row that is there, after waiting for the transaction that holds it, and returns it as it is then; `undefined`
    * if there is none, or no more: what an UPDATE or DELETE does. A row that another transaction is about to insert is not
-   * waited for.
+   * waited for. A statement over many rows holds those that it saw when it began.
    */
-  holdRow<Row>(table: Table<Row>, key: string): Effect.Effect<Row | undefined, Contention> {
+  holdRow<Row>(
+    table: Table<Row>,
+    key: string,
+    seen: Entry<Row> | undefined = table.get(this.level, key)
+  ): Effect.Effect<Row | undefined, Contention> {
     return Effect.suspend(() => {
-      const identity = table.get(this.level, key)?.identity
-      if (identity === undefined) return Effect.undefined
+      if (seen === undefined) return Effect.undefined
       const lock = lockOf(table, key)
       return Effect.map(this.locks.acquire(lock, this), () => {
         const entry = table.get(this.level, key)
-        if (entry?.identity === identity) return entry.row
+        if (entry?.identity === seen.identity) return entry.row
         // Deleted while this transaction waited: there is nothing left to hold.
         this.level.locks.delete(lock)
         this.locks.release(lock)
@@ -83,10 +87,10 @@ export class Transaction implements Owner {
     this.level.locks.add(lock)
   }
 
-  // An error ends the transaction back to the innermost savepoint, as in Postgres
+  // An error ends the transaction back to the innermost savepoint, as in Postgres; and a fiber may outlive it
 
   get aborted(): boolean {
-    return this.level.aborted
+    return this.ended || this.level.aborted
   }
 
   abort(): void {
@@ -123,12 +127,18 @@ export class Transaction implements Owner {
   /** Makes the writes visible, all at once, and returns what is to run now. */
   commit(): ReadonlyArray<Effect.Effect<void>> {
     const { afterCommit, locks, written } = this.level
+    this.ended = true
     for (const table of written) table.merge(this.level)
     for (const lock of locks) this.locks.release(lock)
     return afterCommit
   }
 
+  get hasWritten(): boolean {
+    return this.level.written.size > 0
+  }
+
   rollback(): void {
+    this.ended = true
     for (let level: Savepoint | undefined = this.level; level !== undefined; level = level.outer) {
       for (const lock of level.locks) this.locks.release(lock)
     }
