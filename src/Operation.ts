@@ -10,7 +10,7 @@
  *
  * Adapters fail with a bare `Reason`: the operation adds which store and which operation it was.
  */
-import { Cause, Effect, Exit, Metric, Option, type Scope, Stream } from "effect"
+import { Cause, Clock, Duration, Effect, Exit, Metric, Option, type Scope, Stream, Tracer } from "effect"
 import { type Arguments, check, type InvalidInput } from "./Input.ts"
 import { Closed, isReason, type Reason, StoreError } from "./StoreError.ts"
 
@@ -69,40 +69,53 @@ export const make = (store: string, backend: string): Effect.Effect<Operations, 
     )
 
     const instrument = (operation: string) => {
+      const span = `${store}.${operation}`
       const attributes = { store, operation, backend }
       const duration = Metric.withAttributes(durations, attributes)
       // Adding attributes to a metric builds its key anew: once per outcome, not once per call.
       const counters = new Map<string, Metric.Metric<number, unknown>>()
-      const count = (exit: Exit.Exit<unknown, Tagged>) => {
-        const outcome = outcomeOf(exit)
+      const counterOf = (outcome: string) => {
         let counter = counters.get(outcome)
         if (counter === undefined) {
           counter = Metric.withAttributes(operations, { ...attributes, outcome })
           counters.set(outcome, counter)
         }
-        return Metric.update(counter, 1)
+        return counter
       }
-      const locate = (reason: Reason) => Effect.fail(new StoreError({ store, operation, reason }))
+
+      const fail = (reason: Reason) => Effect.fail(new StoreError({ store, operation, reason }))
       const open = Effect.suspend(() =>
         closed
-          ? locate(new Closed({ detail: `the scope of this ${store} has ended; keep its layer alive` }))
+          ? fail(new Closed({ detail: `the scope of this ${store} has ended; keep its layer alive` }))
           : Effect.void
       )
-      const span = `${store}.${operation}`
+
+      /** Counts and times. Straight to the metrics: as effects these would cost more than all the rest in here. */
+      const measured = <A, E extends Tagged, R>(body: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
+        Effect.withFiber((fiber) => {
+          const clock = fiber.getRef(Clock.Clock)
+          const start = clock.monotonicTimeNanosUnsafe()
+          return Effect.onExitPrimitive(body, (exit) => {
+            counterOf(outcomeOf(exit)).updateUnsafe(1, fiber.context)
+            duration.updateUnsafe(Duration.nanos(clock.monotonicTimeNanosUnsafe() - start), fiber.context)
+            return undefined
+          })
+        })
 
       return {
-        effect: <A, E extends Tagged>(body: Effect.Effect<A, E>): Effect.Effect<A, Failure<E>> =>
-          Effect.onExit(Effect.andThen(open, Effect.catchIf(body, isReasonOf<E>, locate)), count).pipe(
-            Effect.trackDuration(duration),
-            Effect.withSpan(span, { attributes })
-          ),
-        stream: <A, E extends Tagged>(body: Stream.Stream<A, E>): Stream.Stream<A, Failure<E>> =>
-          Stream.unwrap(
-            Effect.as(
-              open,
-              Stream.catchIf(body, isReasonOf<E>, (reason) => Stream.fromEffect(locate(reason)))
-            )
-          ).pipe((located) => Stream.onExit(located, count), Stream.withSpan(span, { attributes }))
+        effect: <A, E extends Tagged>(body: Effect.Effect<A, E>): Effect.Effect<A, Failure<E>> => {
+          const located = measured(Effect.andThen(open, Effect.catchIf(body, isReasonOf<E>, fail)))
+          return Effect.useSpan(span, { attributes }, (current) =>
+            Effect.provideService(located, Tracer.ParentSpan, current)
+          )
+        },
+        stream: <A, E extends Tagged>(body: Stream.Stream<A, E>): Stream.Stream<A, Failure<E>> => {
+          const located = Stream.catchIf(body, isReasonOf<E>, (reason) => Stream.fromEffect(fail(reason)))
+          return Stream.unwrap(Effect.as(open, located)).pipe(
+            (opened) => Stream.onExit(opened, (exit) => Metric.update(counterOf(outcomeOf(exit)), 1)),
+            Stream.withSpan(span, { attributes })
+          )
+        }
       }
     }
 

@@ -1,0 +1,67 @@
+/**
+ * Rates of two sides on one server, in alternating rounds: the machine's speed drifts, so only the ratio within a round
+ * means something, and the median over rounds is what is reported.
+ */
+import { Clock, Effect, type Scope } from "effect"
+
+/** Something that can be repeated: runs the given number of operations. Whatever fails ends the bench. */
+export type Load = (operations: number) => Effect.Effect<void, unknown>
+
+export interface Figure<R> {
+  readonly name: string
+  readonly unit: string
+  readonly otherName: string
+  readonly conditions: string
+  /** Operations in one round. */
+  readonly operations: number
+  readonly sides: Effect.Effect<{ readonly strata: Load; readonly other: Load }, unknown, R | Scope.Scope>
+}
+
+/** One line of the report. `min` and `max` are those of the ratio. */
+export interface Measurement {
+  readonly name: string
+  readonly unit: string
+  readonly strata: number
+  readonly other: number
+  readonly otherName: string
+  readonly ratio: number
+  readonly min: number
+  readonly max: number
+  readonly conditions: string
+}
+
+const median = (values: ReadonlyArray<number>): number =>
+  values.toSorted((a, b) => a - b)[values.length >> 1] ?? Number.NaN
+
+/** Operations per second. */
+const rate = Effect.fnUntraced(function* (load: Load, operations: number) {
+  const start = yield* Clock.currentTimeNanos
+  yield* load(operations)
+  return operations / (Number((yield* Clock.currentTimeNanos) - start) / 1e9)
+})
+
+/** Measures one figure: two rounds to warm up, then `rounds` that count. */
+export const measure = Effect.fnUntraced(function* <R>(
+  { conditions, name, operations, otherName, sides, unit }: Figure<R>,
+  rounds: number
+) {
+  const { other, strata } = yield* sides
+  const measured: Array<{ readonly strata: number; readonly other: number }> = []
+  for (let round = -2; round < rounds; round++) {
+    const result = { strata: yield* rate(strata, operations), other: yield* rate(other, operations) }
+    if (round >= 0) measured.push(result)
+  }
+  const ratios = measured.map((result) => result.strata / result.other)
+  const measurement: Measurement = {
+    name,
+    unit,
+    strata: median(measured.map((result) => result.strata)),
+    other: median(measured.map((result) => result.other)),
+    otherName,
+    ratio: median(ratios),
+    min: Math.min(...ratios),
+    max: Math.max(...ratios),
+    conditions
+  }
+  return measurement
+}, Effect.scoped)

@@ -1,0 +1,73 @@
+/**
+ * What the stores cost, measured against the bare driver.
+ *
+ * `npm run bench -- [--only NAME] [--quick] [--json FILE] [--url DSN]`
+ */
+import { NodeRuntime } from "@effect/platform-node"
+import { PgClient } from "@effect/sql-pg"
+import { Console, Effect, Layer, Redacted } from "effect"
+import * as Postgres from "effect-strata/postgres"
+import { writeFile } from "node:fs/promises"
+import { parseArgs } from "node:util"
+import { withConnection } from "../support/connection.ts"
+import { acquire } from "../support/server.ts"
+import { type Measurement, measure } from "./harness.ts"
+import * as Offsets from "./offsets.ts"
+
+const { values: options } = parseArgs({
+  options: {
+    only: { type: "string" },
+    quick: { type: "boolean", default: false },
+    json: { type: "string" },
+    url: { type: "string" }
+  }
+})
+
+const figures = Offsets.figures.filter(({ name }) => options.only === undefined || name.includes(options.only))
+
+const line = (cells: ReadonlyArray<string>) =>
+  [
+    ...cells.slice(0, 1).map((cell) => cell.padEnd(20)),
+    ...cells.slice(1, 5).map((cell) => cell.padStart(14)),
+    ...cells.slice(5)
+  ].join("  ")
+
+const row = ({ conditions, max, min, name, other, otherName, ratio, strata, unit }: Measurement) =>
+  line([
+    name,
+    strata.toFixed(0),
+    other.toFixed(0),
+    ratio.toFixed(2),
+    `${min.toFixed(2)}-${max.toFixed(2)}`,
+    `${unit}, ${conditions}, against the ${otherName}`
+  ])
+
+const program = Effect.gen(function* () {
+  const server = options.url === undefined ? yield* acquire : { url: options.url, description: "--url" }
+  const schema = `strata_bench_${process.pid}`
+  yield* Effect.addFinalizer(() =>
+    Effect.orDie(withConnection(server.url, (sql) => sql`DROP SCHEMA IF EXISTS ${sql(schema)} CASCADE`))
+  )
+  const client = PgClient.layer({
+    url: Redacted.make(server.url),
+    maxConnections: 25,
+    startupParameters: { search_path: schema }
+  })
+  yield* Console.log(`${server.description}; Node ${process.versions.node}; medians of alternating rounds`)
+  yield* Console.log(line(["figure", "strata", "other", "ratio", "min-max"]))
+
+  const measurements: Array<Measurement> = []
+  yield* Effect.forEach(figures, (figure) =>
+    Effect.gen(function* () {
+      const rounds = options.quick ? 3 : 11
+      const measurement = yield* measure(figure, rounds)
+      measurements.push(measurement)
+      yield* Console.log(row(measurement))
+    })
+  ).pipe(Effect.provide(Layer.provideMerge(Postgres.layer({ schema }), client)))
+
+  const { json } = options
+  if (json !== undefined) yield* Effect.promise(() => writeFile(json, `${JSON.stringify(measurements, null, 2)}\n`))
+})
+
+NodeRuntime.runMain(Effect.scoped(program))
