@@ -1,0 +1,176 @@
+import { assert, describe, it } from "@effect/vitest"
+import { Effect } from "effect"
+import { cp, readdir, readFile, rm, writeFile } from "node:fs/promises"
+import { delimiter, dirname, join } from "node:path"
+import { fileURLToPath } from "node:url"
+import { afterAll, beforeAll } from "vitest"
+import { withDatabase } from "../support/database.ts"
+import { install, manifest, pack, temporaryDirectory } from "./project.ts"
+import { outcome, root, run, tsc } from "./run.ts"
+
+const compilerOptions = {
+  strict: true,
+  exactOptionalPropertyTypes: true,
+  skipLibCheck: false,
+  target: "ES2023",
+  // Effect's types mention the DOM's.
+  lib: ["ES2023", "DOM", "DOM.Iterable"],
+  module: "NodeNext",
+  types: ["node"]
+}
+
+/** A directory with this package installed, and with a program that uses it, compiled. */
+interface Project {
+  readonly directory: string
+  /** What the compiler said of the program, line by line. */
+  readonly errors: ReadonlyArray<string>
+}
+
+/** `core` has no optional package, `full` has them all. */
+let core: Project
+let full: Project
+/** What the package holds. */
+let files: ReadonlyArray<string>
+
+const temporary: Array<string> = []
+
+const filesIn = async (directory: string): Promise<ReadonlyArray<string>> =>
+  (await readdir(directory, { recursive: true, withFileTypes: true }))
+    .filter((entry) => entry.isFile())
+    .map((entry) =>
+      join(entry.parentPath, entry.name)
+        .slice(directory.length + 1)
+        .replaceAll("\\", "/")
+    )
+    .sort()
+
+const project = async (tarball: string, packages: ReadonlyArray<string>, program: string): Promise<Project> => {
+  const directory = await temporaryDirectory()
+  temporary.push(directory)
+  await install(directory, tarball, packages)
+  await cp(fileURLToPath(new URL(`consumer/${program}`, import.meta.url)), join(directory, program))
+  await writeFile(join(directory, "tsconfig.json"), JSON.stringify({ compilerOptions, files: [program] }))
+  const { output } = await outcome(process.execPath, [tsc, "--pretty", "false"], { cwd: directory })
+  return { directory, errors: output.split("\n").filter((line) => line !== "") }
+}
+
+const runCore = (node: string) => run(node, ["core.js"], { cwd: core.directory })
+const runFull = (node: string) =>
+  withDatabase((url) =>
+    Effect.promise(() => run(node, ["full.js"], { cwd: full.directory, env: { DATABASE_URL: url } }))
+  )
+
+const coreOutput = "core: 15\n"
+const fullOutput = "memory: 15\ninProcess: 15\nserver: 15\n"
+
+beforeAll(async () => {
+  const directory = await temporaryDirectory()
+  temporary.push(directory)
+  const tarball = await pack(directory)
+  core = await project(tarball, ["effect", "@types/node"], "core.ts")
+  full = await project(tarball, [...Object.keys(manifest.peerDependencies), "vitest", "@types/node"], "full.ts")
+  files = await filesIn(join(core.directory, "node_modules", manifest.name))
+}, 300_000)
+
+afterAll(() => Promise.all(temporary.map((directory) => rm(directory, { recursive: true, force: true }))))
+
+/** The first Node on the PATH that is not a dependency of this repository: the one that this machine has. */
+const machineNode = async (): Promise<{ readonly path: string; readonly version: string } | undefined> => {
+  for (const directory of (process.env["PATH"] ?? "").split(delimiter)) {
+    if (directory === "" || directory.includes("node_modules")) continue
+    const path = join(directory, "node")
+    const { output, status } = await outcome(path, ["--print", "process.versions.node"], { cwd: root }).catch(() => ({
+      output: "",
+      status: "absent"
+    }))
+    if (status === 0) return { path, version: output.trim() }
+  }
+  return undefined
+}
+
+describe("the package", () => {
+  it("holds what is built, its sources, the resources, and nothing else", async () => {
+    const sources = (await filesIn(join(root, "src"))).filter((file) => file.endsWith(".ts"))
+    const built = sources.flatMap((file) =>
+      [".js", ".js.map", ".d.ts", ".d.ts.map"].map((extension) => `dist/${file.replace(/\.ts$/, extension)}`)
+    )
+    const resources = await filesIn(join(root, "resources"))
+    const expected = [
+      "LICENSE",
+      "README.md",
+      "package.json",
+      ...built,
+      ...sources.map((file) => `src/${file}`),
+      ...resources.map((file) => `resources/${file}`)
+    ]
+    assert.include(resources, "postgres/0001_offsets.sql")
+    assert.deepStrictEqual(files, expected.sort())
+  })
+
+  it("has source maps that lead to its sources", async () => {
+    const installed = join(core.directory, "node_modules", manifest.name)
+    const maps = files.filter((file) => file.endsWith(".map"))
+    for (const map of maps) {
+      const [, source = ""] = /"sources":\["([^"]+)"\]/.exec(await readFile(join(installed, map), "utf8")) ?? []
+      assert.include(files, join(dirname(map), source), map)
+    }
+  })
+})
+
+describe("a project with effect alone", () => {
+  it("has no optional package", async () => {
+    assert.sameMembers(
+      (await readdir(join(core.directory, "node_modules"))).filter((name) => !name.startsWith(".")),
+      ["@types", "effect", "effect-strata", "undici-types"]
+    )
+  })
+
+  it("type-checks, with all types it depends on", () => {
+    assert.deepStrictEqual(core.errors, [])
+  })
+
+  it("runs on the stores in memory", async () => {
+    assert.strictEqual(await runCore(process.execPath), coreOutput)
+  })
+})
+
+describe("a project with the optional packages", () => {
+  it("type-checks, with all types it depends on", () => {
+    // PGlite's types need others that it does not bring.
+    const errors = full.errors.filter((line) => !line.startsWith("node_modules/@electric-sql/"))
+    assert.deepStrictEqual(errors, [])
+  })
+
+  it("loads every entry point", async () => {
+    const entries = Object.keys(manifest.exports).filter((entry) => entry !== "./package.json")
+    const program = entries
+      .map((entry) => entry.replace(/^\./, manifest.name))
+      .map((name) => `console.log("${name}", Object.keys(await import("${name}")).length > 0)`)
+    const output = await run(process.execPath, ["--input-type=module", "--eval", program.join("\n")], {
+      cwd: full.directory
+    })
+    assert.deepStrictEqual(
+      output.trim().split("\n"),
+      entries.map((entry) => `${entry.replace(/^\./, manifest.name)} true`)
+    )
+  })
+
+  it.live("runs on memory, and on Postgres with the migrations of the package", () =>
+    Effect.gen(function* () {
+      assert.strictEqual(yield* runFull(process.execPath), fullOutput)
+    })
+  )
+})
+
+describe("the Node of this machine", () => {
+  it.live("runs both", ({ skip }) =>
+    Effect.gen(function* () {
+      const node = yield* Effect.promise(machineNode)
+      if (node === undefined) return skip("there is none on the PATH but the dependency")
+      if (Number.parseInt(node.version) < 20) return skip(`it is ${node.version}, and the package needs 20`)
+      process.stdout.write(`The package is also tested on ${node.path}, ${node.version}\n`)
+      assert.strictEqual(yield* Effect.promise(() => runCore(node.path)), coreOutput)
+      assert.strictEqual(yield* runFull(node.path), fullOutput)
+    })
+  )
+})
