@@ -3,6 +3,7 @@ import type { PgConnection } from "@effect/sql-pg"
 import { Cause, Queue } from "effect"
 import type { SqlError } from "effect/sql/SqlError"
 import { randomInt } from "node:crypto"
+import { quote } from "../postgres/Identifier.ts"
 import { PgliteSocket } from "./PgliteSocket.ts"
 import * as Wire from "./PgliteWire.ts"
 
@@ -206,13 +207,13 @@ export class PgliteSession {
     if (this.failure !== undefined || this.status === "failed" || this.status === "busy") return
     for (const channel of this.channels.keys()) {
       if (this.listening.has(channel)) continue
-      this.exchange(Wire.query(`LISTEN ${Wire.identifier(channel)}`))
+      this.exchange(Wire.query(`LISTEN ${quote(channel)}`))
       if (this.status === "idle") this.listening.add(channel)
     }
     if (this.status !== "idle") return
     for (const channel of this.listening) {
       if (this.channels.has(channel)) continue
-      this.exchange(Wire.query(`UNLISTEN ${Wire.identifier(channel)}`))
+      this.exchange(Wire.query(`UNLISTEN ${quote(channel)}`))
       this.listening.delete(channel)
     }
     this.settled = true

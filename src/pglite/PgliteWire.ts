@@ -157,9 +157,6 @@ export const withSecret = (greeting: Buffer, secret: number): Buffer => {
   return copy
 }
 
-/** A quoted identifier. */
-export const identifier = (name: string): string => `"${name.replaceAll('"', '""')}"`
-
 /** A quoted string, whatever `standard_conforming_strings` says. */
 export const literal = (value: string): string => {
   const quoted = value.replaceAll("'", "''")
