@@ -9,6 +9,7 @@
  * drop data. Where nothing is pending, no lock is taken and no right to create anything is needed.
  */
 import { Effect, Schema } from "effect"
+import { SqlClient } from "effect/sql"
 import { readdir, readFile } from "node:fs/promises"
 import * as Operation from "../Operation.ts"
 import { SchemaMissing, type StoreError, Unexpected } from "../StoreError.ts"
@@ -53,7 +54,11 @@ const Applied = Schema.Struct({ id: Schema.Int, table_name: Schema.String })
  * Any number of processes may start at once: one migrates, the others wait for it and find nothing to do. Tables that a
  * newer version has migrated are refused as `SchemaMissing`.
  */
-export const migrate: Effect.Effect<ReadonlyArray<string>, StoreError, PostgresDatabase.PostgresDatabase> = Effect.scoped(
+export const migrate: Effect.Effect<
+  ReadonlyArray<string>,
+  StoreError,
+  PostgresDatabase.PostgresDatabase
+> = Effect.scoped(
   Effect.gen(function* () {
     const { names, run, schema, sql, tables } = yield* PostgresDatabase.PostgresDatabase
     const operation = yield* Operation.make("Postgres", "postgres")
@@ -97,7 +102,12 @@ export const migrate: Effect.Effect<ReadonlyArray<string>, StoreError, PostgresD
     })
 
     const prepare = Effect.gen(function* () {
-      yield* sql`SELECT pg_advisory_xact_lock(hashtextextended(${record}, 0))`
+      // It may take as long as it must, whatever the limits of the session are: so may the one that this waits for.
+      yield* sql`
+        SELECT set_config(name, '0', true) FROM pg_settings
+        WHERE name IN ('statement_timeout', 'lock_timeout', 'idle_in_transaction_session_timeout', 'transaction_timeout')`
+      // One lock for all tables of the database: the same one can go by two names, with its schema and without.
+      yield* sql`SELECT pg_advisory_xact_lock(hashtextextended('effect-strata', 0))`
       if (schema !== undefined) {
         // Not IF NOT EXISTS, which asks for the right to create schemas even where there is nothing to create.
         const missing = yield* sql`SELECT WHERE to_regnamespace(${quote(schema)}) IS NULL`
@@ -124,7 +134,8 @@ export const migrate: Effect.Effect<ReadonlyArray<string>, StoreError, PostgresD
               return yield* Effect.forEach(yield* pending, apply)
             })
           )
-        )
+          // Each statement must see what was committed while this waited for the lock, whatever the session's default is.
+        ).pipe(Effect.provideService(SqlClient.BeginTransaction, "BEGIN ISOLATION LEVEL READ COMMITTED"))
       })
     )
   })

@@ -1,7 +1,16 @@
 /** `OffsetStore` on Postgres. */
 import { Effect, Layer, Option, Schema, SchemaTransformation, Stream } from "effect"
 import type { SqlError } from "effect/sql/SqlError"
-import { Offset, OffsetConflict, OffsetStore, Projection, ProjectionId, Reset, Selection, Step } from "../OffsetStore.ts"
+import {
+  Offset,
+  OffsetConflict,
+  OffsetStore,
+  Projection,
+  ProjectionId,
+  Reset,
+  Selection,
+  Step
+} from "../OffsetStore.ts"
 import * as Operation from "../Operation.ts"
 import { decodeRows, PostgresDatabase } from "./PostgresDatabase.ts"
 
@@ -13,10 +22,16 @@ const NumberFromBigInt = Schema.BigInt.pipe(
 )
 
 /** A row of the table, as `columns` names its parts. */
-const Row = Schema.Struct({ ...Offset.fields, shardNumber: NumberFromBigInt.pipe(Schema.decodeTo(Offset.fields.shardNumber)) })
+const Row = Schema.Struct({
+  ...Offset.fields,
+  shardNumber: NumberFromBigInt.pipe(Schema.decodeTo(Offset.fields.shardNumber))
+})
 
-/** What came of a step: the offset that is stored now, and whether this step moved it there. */
-const Outcome = Schema.Struct({ stored: Offset.fields.value, moved: Schema.Boolean })
+/**
+ * What came of a step: the offset that is stored now, and whether this step moved it there. `stored` is null where the
+ * row was deleted while the step waited for it.
+ */
+const Outcome = Schema.Struct({ stored: Schema.NullOr(Offset.fields.value), moved: Schema.Boolean })
 
 const Count = Schema.Struct({ count: NumberFromBigInt })
 
@@ -49,7 +64,8 @@ export const make = Effect.gen(function* () {
     ON CONFLICT (projection_name, shard_number) DO UPDATE SET current_offset = offsets.current_offset
     RETURNING current_offset AS stored, xmax = 0 AS moved`
 
-  // FOR UPDATE waits for a concurrent transaction and then sees what it committed, in the same statement.
+  // FOR UPDATE waits for a concurrent transaction and then sees what it committed, in the same statement: but not the row
+  // that stands in for one it deleted, as eGo writes them. Then only `seen`, which does not wait, has a row.
   const update = (from: bigint, { projectionName, shardNumber, timestamp, to }: Step) => sql`
     WITH held AS MATERIALIZED (
       SELECT current_offset FROM ${table}
@@ -60,7 +76,9 @@ export const make = Effect.gen(function* () {
       RETURNING offsets.current_offset
     )
     SELECT coalesce(moved.current_offset, held.current_offset) AS stored, moved.current_offset IS NOT NULL AS moved
-    FROM held LEFT JOIN moved ON true`
+    FROM (
+      SELECT FROM ${table} WHERE projection_name = ${projectionName} AND shard_number = ${shardNumber}
+    ) AS seen LEFT JOIN held ON true LEFT JOIN moved ON true`
 
   const select = ({ projectionName, shardNumber }: ProjectionId) => sql`
     SELECT ${columns} FROM ${table} WHERE projection_name = ${projectionName} AND shard_number = ${shardNumber}`
@@ -110,9 +128,12 @@ export const make = Effect.gen(function* () {
     Effect.fnUntraced(function* (step) {
       const { from, projectionName, shardNumber, timestamp, to } = step
       const statement = Option.match(from, { onNone: () => insert(step), onSome: (value) => update(value, step) })
-      const [outcome] = yield* Effect.flatMap(run(statement), decodeOutcome)
+      const [outcome] = yield* Effect.flatMap(run(statement), decodeOutcome).pipe(
+        // Each time around, another transaction has committed.
+        Effect.repeat({ until: ([outcome]) => outcome?.stored !== null })
+      )
       if (outcome?.moved === true) return new Offset({ projectionName, shardNumber, value: to, timestamp })
-      const actual = Option.fromUndefinedOr(outcome?.stored)
+      const actual = Option.fromNullishOr(outcome?.stored)
       return yield* new OffsetConflict({ projectionName, shardNumber, expected: from, actual })
     })
   )

@@ -29,6 +29,12 @@ const Url = Schema.Redacted(
   )
 )
 
+const PoolSize = Schema.Int.check(Schema.isGreaterThan(0))
+
+const TimeLimit = Schema.DurationFromString.check(
+  Schema.makeFilter((duration) => (Duration.toMillis(duration) > 0 ? undefined : "Expected a duration above 0"))
+)
+
 const SslMode = Schema.Literals(["disable", "allow", "prefer", "require", "verify-ca", "verify-full"])
 
 // What the driver leaves unread in a URL, as libpq does, and other drivers send to the server.
@@ -39,6 +45,10 @@ const applicationNameOf = (url: Redacted.Redacted | undefined) =>
 
 const sessionSettingsOf = (url: string): Record<string, string> =>
   Object.fromEntries([...new URL(url).searchParams].filter(([name]) => sessionSettings.includes(name)))
+
+/** In the server's notation: whole milliseconds, and 0 for no limit. */
+const millisOf = (limit: Duration.Duration) =>
+  Duration.isFinite(limit) ? `${Math.ceil(Duration.toMillis(limit))}` : "0"
 
 const optional = <A>(config: Config.Config<A>) => Config.map(Config.option(config), Option.getOrUndefined)
 
@@ -55,11 +65,11 @@ export const pool: Config.Config<PgClient.PgPoolConfig> = Config.map(
     username: optional(Config.String("DB_USER")),
     password: optional(Config.Redacted("DB_PASSWORD")),
     sslMode: Config.withDefault(Config.schema(SslMode, "DB_SSLMODE"), "disable"),
-    maxConnections: Config.withDefault(Config.Int("DB_POOL_SIZE"), 25),
-    idleTimeout: Config.withDefault(Config.Duration("DB_IDLE_TIMEOUT"), Duration.minutes(15)),
-    connectionTTL: Config.withDefault(Config.Duration("DB_MAX_LIFETIME"), Duration.hours(1)),
-    connectTimeout: optional(Config.Duration("DB_CONNECT_TIMEOUT")),
-    statementTimeout: optional(Config.Duration("DB_STATEMENT_TIMEOUT"))
+    maxConnections: Config.withDefault(Config.schema(PoolSize, "DB_POOL_SIZE"), 25),
+    idleTimeout: Config.withDefault(Config.schema(TimeLimit, "DB_IDLE_TIMEOUT"), Duration.minutes(15)),
+    connectionTTL: Config.withDefault(Config.schema(TimeLimit, "DB_MAX_LIFETIME"), Duration.hours(1)),
+    connectTimeout: optional(Config.schema(TimeLimit, "DB_CONNECT_TIMEOUT")),
+    statementTimeout: optional(Config.schema(TimeLimit, "DB_STATEMENT_TIMEOUT"))
   }),
   ({ database, host, password, port, sslMode, statementTimeout, url, username, ...limits }) => ({
     ...limits,
@@ -72,7 +82,7 @@ export const pool: Config.Config<PgClient.PgPoolConfig> = Config.map(
     keepAlive: "30 seconds",
     startupParameters: {
       ...(url === undefined ? {} : sessionSettingsOf(Redacted.value(url))),
-      ...(statementTimeout === undefined ? {} : { statement_timeout: `${Duration.toMillis(statementTimeout)}` })
+      ...(statementTimeout === undefined ? {} : { statement_timeout: millisOf(statementTimeout) })
     }
   })
 )

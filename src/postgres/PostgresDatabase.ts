@@ -2,9 +2,9 @@
  * What the stores share on Postgres: the application's `PgClient`, the names of their tables, and how a statement runs.
  */
 import { PgClient } from "@effect/sql-pg"
-import { Context, Duration, Effect, Layer, Option, Predicate, Result, Schema } from "effect"
+import { Context, Deferred, Duration, Effect, Fiber, Layer, Option, Predicate, Redacted, Result, Schema } from "effect"
 import { SqlError, type Statement } from "effect/sql"
-import { check, type InvalidInput } from "../Input.ts"
+import { check, InvalidInput, invalidInput } from "../Input.ts"
 import { CorruptRow, type Reason, Unavailable } from "../StoreError.ts"
 import * as Transactor from "../Transactor.ts"
 import { Name, qualify } from "./Identifier.ts"
@@ -72,10 +72,19 @@ export const make = (options: Options = {}) =>
     const { acquireTimeout = "10 seconds", ...where } = options
     const { schema, tables: names } = yield* check(Names, "Postgres", "layer", where)
     const sql = (yield* PgClient.PgClient).withoutTransforms()
-    const patience = Duration.fromInputUnsafe(acquireTimeout)
+    const invalid = (field: string, message: string) =>
+      new InvalidInput({ store: "Postgres", operation: "layer", issues: [{ field, message }] })
+    // The driver's error for a malformed URL repeats it, password and all, and its span of a transaction keeps the error.
+    if (sql.config.url !== undefined && !URL.canParse(Redacted.value(sql.config.url))) {
+      return yield* invalid("url", "Expected a postgres:// URL")
+    }
+    const patience = Option.getOrUndefined(Duration.fromInput(acquireTimeout))
+    if (patience === undefined) return yield* invalid("acquireTimeout", "Expected a duration")
 
     const exhausted = new Unavailable({
-      detail: `no connection came free within ${Duration.format(patience)}: the pool is exhausted`
+      detail:
+        `no connection came free within ${Duration.format(patience)}: the pool is exhausted; ` +
+        "make it larger, or hold transactions open for less time"
     })
     const lease = Effect.timeoutOrElse(sql.reserve, { duration: patience, orElse: () => Effect.fail(exhausted) }).pipe(
       Effect.catchTag("SqlError", (error) => Effect.fail(reasonOf(error)))
@@ -92,21 +101,33 @@ export const make = (options: Options = {}) =>
       return Effect.flatMap(inTransaction, (inside) => (inside ? body : leased))
     }
 
-    // Only the outermost transaction waits for a connection. The wait ends where the body begins.
-    const withTransaction = <A, E, R>(effect: Effect.Effect<A, E, R>) =>
-      Effect.flatMap(inTransaction, (inside): Effect.Effect<A, E | SqlError.SqlError, R> => {
-        if (inside) return sql.withTransaction(effect)
-        let begun = false
-        const body = Effect.suspend(() => {
-          begun = true
-          return effect
+    // Only the outermost transaction waits for a connection, in a fiber of its own, to be interrupted when that takes too
+    // long. The effect stays in the caller's fiber: what it forks there may outlive the transaction.
+    const outermost = <A, E, R>(effect: Effect.Effect<A, E, R>) =>
+      Effect.uninterruptibleMask((restore) =>
+        Effect.gen(function* () {
+          const begun = yield* Deferred.make<Context.Context<R>, E | SqlError.SqlError>()
+          const ended = yield* Deferred.make<A, E>()
+          const body = Effect.contextWith((context: Context.Context<R>) =>
+            Effect.andThen(Deferred.succeed(begun, context), Deferred.await(ended))
+          )
+          const transaction = yield* restore(sql.withTransaction(body)).pipe(
+            Effect.tapCause((cause) => Deferred.failCause(begun, cause)),
+            Effect.forkDetach
+          )
+          const context = yield* restore(
+            Effect.timeoutOrElse(Deferred.await(begun), {
+              duration: patience,
+              orElse: () => Effect.fail(sqlErrorOf(exhausted))
+            })
+          ).pipe(Effect.onError(() => Fiber.interrupt(transaction)))
+          yield* Deferred.done(ended, yield* Effect.exit(restore(Effect.provideContext(effect, context))))
+          return yield* Fiber.join(transaction)
         })
-        const wait = Effect.andThen(
-          Effect.sleep(patience),
-          Effect.suspend(() => (begun ? Effect.never : Effect.fail(sqlErrorOf(exhausted))))
-        )
-        return Effect.raceFirst(sql.withTransaction(body), wait)
-      })
+      )
+
+    const withTransaction = <A, E, R>(effect: Effect.Effect<A, E, R>) =>
+      Effect.flatMap(inTransaction, (inside) => (inside ? sql.withTransaction(effect) : outermost(effect)))
 
     return PostgresDatabase.of({
       sql,
@@ -133,10 +154,12 @@ export const decodeRows = <Row extends Schema.ConstraintDecoder<unknown>>(
   const decode = Schema.decodeUnknownResult(schema)
   const corrupt = (row: unknown, error: Schema.SchemaError) => {
     const columns = key.map((column) => (Predicate.hasProperty(row, column) ? String(row[column]) : "?"))
+    const { issues } = invalidInput("", "", error.issue)
+    const wrong = issues.map(({ field, message }) => `${field}: ${message}`).join(", ")
     return new CorruptRow({
       table,
       key: columns.join("/"),
-      detail: `row ${columns.join("/")} of ${table} does not fit the model: ${error.message}`
+      detail: `row ${columns.join("/")} of ${table} does not fit the model (${wrong}); mend or delete it`
     })
   }
   return (rows: ReadonlyArray<unknown>): Effect.Effect<Array<Row["Type"]>, CorruptRow> =>

@@ -1,0 +1,290 @@
+/** The pool's settings, from `Config` to the session that the server sees. */
+import { PgClient } from "@effect/sql-pg"
+import { assert, describe, it } from "@effect/vitest"
+import { ConfigProvider, Context, Deferred, Effect, Layer, Redacted, type Scope } from "effect"
+import { OffsetStore } from "effect-strata"
+import * as Postgres from "effect-strata/postgres"
+import { chown, readFile, stat, writeFile } from "node:fs/promises"
+import { createServer, type Socket } from "node:net"
+import { join } from "node:path"
+import { backends, postgresUrl, waitForBackends } from "../support/database.ts"
+import * as PostgresServer from "../support/PostgresServer.ts"
+import * as Proxy from "../support/Proxy.ts"
+import { execute, failsWith, freshSchema, query, unique, urlWith } from "./harness.ts"
+
+/** `Postgres.layerConfig` in an environment that has these variables and no others. */
+const configured = Effect.fnUntraced(function* (env: Record<string, string>, options?: Postgres.Options) {
+  const context = yield* Layer.build(Postgres.layerConfig(options)).pipe(
+    Effect.provideService(ConfigProvider.ConfigProvider, ConfigProvider.fromEnv({ env }))
+  )
+  const sql = Context.get(context, PgClient.PgClient)
+  const setting = (name: string) => Effect.map(sql`SELECT current_setting(${name})`.values, (rows) => rows[0]?.[0])
+  return { offsets: Context.get(context, OffsetStore.OffsetStore), sql, setting }
+})
+
+/** A schema, and an application name, of a test's own: in a URL, with parameters. */
+const urlOf = (applicationName: string, parameters: Record<string, string> = {}) =>
+  urlWith((url) => {
+    for (const [name, value] of Object.entries({ application_name: applicationName, ...parameters })) {
+      url.searchParams.set(name, value)
+    }
+  })
+
+/** The message of the `ConfigError` with which the layer fails. */
+const refused = (env: Record<string, string>) =>
+  Effect.flatMap(Effect.flip(configured(env)), (error) =>
+    error._tag === "ConfigError" ? Effect.succeed(error.message) : Effect.die(error)
+  )
+
+describe("layerConfig", () => {
+  it.live("connects to DATABASE_URL and serves the stores in DB_SCHEMA", () =>
+    Effect.gen(function* () {
+      const schema = yield* freshSchema()
+      const { offsets, setting } = yield* configured({ DATABASE_URL: postgresUrl, DB_SCHEMA: schema })
+      yield* offsets.writeOffset({ projectionName: "configured", shardNumber: 0, value: 1n })
+      assert.deepStrictEqual(yield* query(`SELECT projection_name FROM ${schema}.offsets_store`), [["configured"]])
+      assert.strictEqual(yield* setting("application_name"), "effect-strata")
+      assert.strictEqual(yield* setting("statement_timeout"), "0")
+    })
+  )
+
+  it.live("connects to the server that the parts name", () =>
+    Effect.gen(function* () {
+      const schema = yield* freshSchema()
+      const { hostname, password, pathname, port, username } = new URL(postgresUrl)
+      const env = {
+        DB_HOST: hostname,
+        DB_PORT: port || "5432",
+        DB_NAME: decodeURIComponent(pathname.slice(1)),
+        DB_USER: decodeURIComponent(username),
+        DB_PASSWORD: decodeURIComponent(password),
+        DB_SCHEMA: schema
+      }
+      for (const [name, value] of [
+        ["DB_SSLMODE", "disable"],
+        ["DB_SSLMODE", "prefer"],
+        ["DB_STATEMENT_TIMEOUT", "1500 millis"]
+      ] as const) {
+        const { offsets, setting } = yield* configured({ ...env, [name]: value })
+        yield* offsets.ping
+        assert.strictEqual(yield* setting("statement_timeout"), name === "DB_STATEMENT_TIMEOUT" ? "1500ms" : "0")
+      }
+      const elsewhere = yield* Effect.flip(configured({ ...env, DB_NAME: "strata_nowhere" }))
+      assert.include(String(elsewhere), `database "strata_nowhere" does not exist`)
+    })
+  )
+
+  it.live("brings the settings of the session with it, those of the URL and DB_STATEMENT_TIMEOUT", () =>
+    Effect.gen(function* () {
+      const DB_SCHEMA = yield* freshSchema()
+      const name = yield* unique
+      const parameters = {
+        statement_timeout: "12s",
+        lock_timeout: "3s",
+        idle_in_transaction_session_timeout: "1min",
+        options: "-c work_mem=5MB"
+      }
+      const DATABASE_URL = urlOf(name, parameters)
+      const { setting } = yield* configured({ DATABASE_URL, DB_SCHEMA })
+      for (const [setting_, value] of [
+        ["application_name", name],
+        ["statement_timeout", "12s"],
+        ["lock_timeout", "3s"],
+        ["idle_in_transaction_session_timeout", "1min"],
+        ["work_mem", "5MB"]
+      ] as const) {
+        assert.strictEqual(yield* setting(setting_), value)
+      }
+      const other = yield* configured({ DATABASE_URL, DB_SCHEMA, DB_STATEMENT_TIMEOUT: "7 seconds" })
+      assert.strictEqual(yield* other.setting("statement_timeout"), "7s")
+      // Never rounded down to 0, which would be no limit at all.
+      const shortest = yield* configured({ DATABASE_URL, DB_SCHEMA, DB_STATEMENT_TIMEOUT: "100 micros" })
+      assert.strictEqual(yield* shortest.setting("statement_timeout"), "1ms")
+      const unlimited = yield* configured({ DATABASE_URL, DB_SCHEMA, DB_STATEMENT_TIMEOUT: "Infinity" })
+      assert.strictEqual(yield* unlimited.setting("statement_timeout"), "0")
+    })
+  )
+
+  it.live.each([
+    [undefined, 25],
+    ["3", 3]
+  ] as const)("with DB_POOL_SIZE %s opens %i connections at most", ([size, expected]) =>
+    Effect.gen(function* () {
+      const DB_SCHEMA = yield* freshSchema()
+      const name = yield* unique
+      const { sql } = yield* configured({
+        DATABASE_URL: urlOf(name),
+        DB_SCHEMA,
+        ...(size === undefined ? {} : { DB_POOL_SIZE: size })
+      })
+      yield* Effect.forEach(
+        Array.from({ length: 30 }, () => sql`SELECT pg_sleep(3600)`),
+        (sleep) => Effect.forkScoped(sleep)
+      )
+      const isAsleep = ({ query, state }: { readonly query: string; readonly state: string }) =>
+        state === "active" && query.includes("pg_sleep(3600)")
+      yield* waitForBackends(name, (all) => all.filter(isAsleep).length === expected)
+      // All thirty have asked at once: a connection too many would be there by the third time we look.
+      for (let looks = 0; looks < 3; looks++) assert.lengthOf((yield* backends(name)).filter(isAsleep), expected)
+    })
+  )
+
+  it.live("refuses what makes no sense, by the name of the variable", () =>
+    Effect.gen(function* () {
+      for (const [name, value] of [
+        ["DATABASE_URL", "mysql://127.0.0.1/x"],
+        ["DATABASE_URL", "none"],
+        ["DB_PORT", "70000"],
+        ["DB_SSLMODE", "maybe"],
+        ["DB_POOL_SIZE", "many"],
+        ["DB_POOL_SIZE", "0"],
+        ["DB_POOL_SIZE", "-1"],
+        ["DB_CONNECT_TIMEOUT", "soon"],
+        ["DB_CONNECT_TIMEOUT", "0 seconds"],
+        ["DB_IDLE_TIMEOUT", "-1 seconds"],
+        ["DB_MAX_LIFETIME", "0"],
+        ["DB_STATEMENT_TIMEOUT", "soon"],
+        ["DB_STATEMENT_TIMEOUT", "-1 seconds"]
+      ] as const) {
+        assert.include(yield* refused({ [name]: value }), name, value)
+      }
+      const error = yield* Effect.flip(configured({ DATABASE_URL: postgresUrl, DB_SCHEMA: "s".repeat(64) }))
+      assert.strictEqual(error._tag, "InvalidInput")
+      assert.include(error.message, "schema: Expected a name of at most 63 bytes")
+      // As a caller without a type checker could write it.
+      const part: object = { acquireTimeout: "soon" }
+      const late = yield* Effect.flip(configured({ DATABASE_URL: postgresUrl }, Object.assign({ schema: "x" }, part)))
+      assert.strictEqual(late._tag, "InvalidInput")
+      assert.include(late.message, "acquireTimeout: Expected a duration")
+    })
+  )
+
+  it.live("gives up on a server that accepts and says nothing after DB_CONNECT_TIMEOUT", () =>
+    Effect.gen(function* () {
+      const { hostname, port } = new URL(postgresUrl)
+      const proxy = yield* Proxy.make({ host: hostname, port: Number(port || 5432) })
+      const DB_SCHEMA = yield* freshSchema()
+      const DATABASE_URL = proxy.url(postgresUrl)
+      yield* proxy.stall(true)
+      // The driver gives up by itself after 5 seconds: by then nobody would be waiting for the pool any more.
+      const options = { acquireTimeout: "2 seconds" } as const
+      const start = configured({ DATABASE_URL, DB_SCHEMA, DB_CONNECT_TIMEOUT: "200 millis" }, options)
+      yield* failsWith(
+        start,
+        "Postgres.migrate",
+        "Unavailable",
+        /no connection to the server: Connection timed out; check/
+      )
+      yield* proxy.stall(false)
+      const { offsets } = yield* start
+      yield* offsets.ping
+    })
+  )
+})
+
+/** A server that says `answer` to whoever asks for TLS, and notes what it is sent after that. */
+const fakeServer = (
+  answer: string
+): Effect.Effect<{ readonly port: number; readonly received: Array<Buffer> }, never, Scope.Scope> =>
+  Effect.gen(function* () {
+    const received: Array<Buffer> = []
+    const sockets = new Set<Socket>()
+    const listening = yield* Deferred.make<number>()
+    yield* Effect.acquireRelease(
+      Effect.sync(() => {
+        const server = createServer((socket) => {
+          sockets.add(socket)
+          socket.on("error", () => {})
+          socket.once("data", () => socket.write(answer))
+          socket.on("data", (chunk: Buffer) => received.push(chunk))
+        })
+        server.listen(0, "127.0.0.1", () => {
+          const address = server.address()
+          Deferred.doneUnsafe(
+            listening,
+            Effect.succeed(typeof address === "object" && address !== null ? address.port : 0)
+          )
+        })
+        return server
+      }),
+      (server) =>
+        Effect.sync(() => {
+          for (const socket of sockets) socket.destroy()
+          server.close()
+        })
+    )
+    return { port: yield* Deferred.await(listening), received }
+  })
+
+describe("sslmode", () => {
+  it.live("require, verify-ca and verify-full refuse a server without TLS, and send it nothing in plain text", () =>
+    Effect.gen(function* () {
+      for (const mode of ["require", "verify-ca", "verify-full"]) {
+        const { port, received } = yield* fakeServer("N")
+        const env = {
+          DB_HOST: "127.0.0.1",
+          DB_PORT: `${port}`,
+          DB_USER: "someone",
+          DB_PASSWORD: "secret",
+          DB_SSLMODE: mode
+        }
+        const DATABASE_URL = `postgres://someone:secret@127.0.0.1:${port}/x?sslmode=${mode}`
+        const says = /no connection to the server: The server does not support TLS; check/
+        yield* failsWith(configured({ DATABASE_URL }), "Postgres.migrate", "Unavailable", says)
+        yield* failsWith(configured(env), "Postgres.migrate", "Unavailable", says)
+        // Each has sent the request for TLS (80877103) and not a byte more: no user's name, and no password.
+        const request = [0, 0, 0, 8, 4, 210, 22, 47]
+        assert.deepStrictEqual(Buffer.concat(received), Buffer.from([...request, ...request]))
+      }
+    })
+  )
+
+  it.live("require against a real server without TLS is Unavailable, and disable and prefer connect", () =>
+    Effect.gen(function* () {
+      const server = yield* PostgresServer.make({ settings: { ssl: "off" } })
+      const withMode = (mode: string) => configured({ DATABASE_URL: `${server.url}?sslmode=${mode}` })
+      yield* failsWith(withMode("require"), "Postgres.migrate", "Unavailable", /The server does not support TLS/)
+      for (const mode of ["disable", "prefer"]) yield* (yield* withMode(mode)).offsets.ping
+    })
+  )
+
+  it.live(
+    "require, verify-full and prefer refuse a certificate that nobody vouches for, and take one that is known",
+    () =>
+      Effect.gen(function* () {
+        const server = yield* PostgresServer.make()
+        const fixture = (name: string) => Effect.promise(() => readFile(new URL(`fixtures/${name}`, import.meta.url)))
+        const [certificate, key] = [yield* fixture("certificate.pem"), yield* fixture("key.pem")]
+        yield* Effect.promise(async () => {
+          const { gid, uid } = await stat(server.dataDir)
+          for (const [name, content] of [
+            ["server.crt", certificate],
+            ["server.key", key]
+          ] as const) {
+            const path = join(server.dataDir, name)
+            await writeFile(path, content, { mode: 0o600 })
+            await chown(path, uid, gid)
+          }
+        })
+        yield* execute(["ALTER SYSTEM SET ssl = on"], server.url)
+        yield* server.restart("fast")
+
+        for (const mode of ["require", "verify-full", "prefer"]) {
+          yield* failsWith(
+            configured({ DATABASE_URL: `${server.url}?sslmode=${mode}` }),
+            "Postgres.migrate",
+            "Unavailable",
+            /no connection to the server: self-signed certificate.*; check/
+          )
+        }
+        const pool = PgClient.layer({ url: Redacted.make(`${server.url}?sslmode=require`), ssl: { ca: certificate } })
+        const context = yield* Layer.build(Layer.provideMerge(Postgres.layer(), pool))
+        yield* Context.get(context, OffsetStore.OffsetStore).ping
+        const encrypted = Context.get(
+          context,
+          PgClient.PgClient
+        )`SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()`
+        assert.deepStrictEqual(yield* encrypted, [{ ssl: true }])
+      })
+  )
+})

@@ -1,0 +1,346 @@
+/** How the tables come about: who may make them, who makes them first, and which ones are left as they are. */
+import { assert, describe, it } from "@effect/vitest"
+import { Deferred, Effect, Fiber, Option, Stream } from "effect"
+import { OffsetStore } from "effect-strata"
+import * as Postgres from "effect-strata/postgres"
+import { spawn } from "node:child_process"
+import { once } from "node:events"
+import { fileURLToPath } from "node:url"
+import { scratchDatabase, waitForBackends } from "../support/database.ts"
+import { assertWhole, execute, failsWith, freshRole, migrate, query, serve, shape, shard, unique } from "./harness.ts"
+
+/** All tables and schemas of ours, so that a test can tell that nothing was left behind. */
+const objects = (url: string) =>
+  query(
+    `SELECT nspname || '.' || relname FROM pg_class JOIN pg_namespace n ON n.oid = relnamespace
+     WHERE relkind = 'r' AND nspname !~ '^(pg_|information_schema)'
+     UNION SELECT nspname FROM pg_namespace WHERE nspname !~ '^(pg_|information_schema|public)' ORDER BY 1`,
+    url
+  ).pipe(Effect.map((rows) => rows.map(([name]) => name)))
+
+/** Holds the lock under which migrations run, until the returned effect lets it go. */
+const holdLock = Effect.fnUntraced(function* (url: string) {
+  const held = yield* Deferred.make<void>()
+  const end = yield* Deferred.make<void>()
+  const { sql } = yield* serve({ url, layer: Postgres.layerStorage })
+  const fiber = yield* sql`SELECT pg_advisory_xact_lock(hashtextextended('effect-strata', 0))`.pipe(
+    Effect.andThen(Deferred.succeed(held, undefined)),
+    Effect.andThen(Deferred.await(end)),
+    sql.withTransaction,
+    Effect.forkScoped
+  )
+  yield* Deferred.await(held)
+  return Effect.andThen(Deferred.succeed(end, undefined), Fiber.join(fiber))
+})
+
+const isLocking = (all: ReadonlyArray<{ readonly query: string; readonly state: string }>, count: number) =>
+  all.filter(({ query, state }) => state === "active" && query.includes("pg_advisory_xact_lock")).length === count
+
+describe("starting at once", () => {
+  it.live("on an empty database, ten processes all come up, and each can write", () =>
+    Effect.gen(function* () {
+      const url = yield* scratchDatabase()
+      const script = fileURLToPath(new URL("fixtures/migrate.ts", import.meta.url))
+      const children = yield* Effect.forEach(
+        Array.from({ length: 10 }, (_, n) => n),
+        (n) =>
+          Effect.acquireRelease(
+            Effect.sync(() =>
+              spawn(process.execPath, ["--conditions=@effect-strata/source", script, url, `${n}`], {
+                stdio: ["pipe", "pipe", "pipe"]
+              })
+            ),
+            (child) => Effect.sync(() => child.kill("SIGKILL"))
+          )
+      )
+      const ends = children.map((child) => {
+        let errors = ""
+        child.stderr.on("data", (chunk: Buffer) => (errors += chunk.toString()))
+        return once(child, "close").then(([code]) => (code === 0 ? "0" : `${code}: ${errors}`))
+      })
+      yield* Effect.promise(() => Promise.all(children.map((child) => once(child.stdout, "data"))))
+      for (const child of children) child.stdin.end("go\n")
+      assert.deepStrictEqual(
+        yield* Effect.promise(() => Promise.all(ends)),
+        children.map(() => "0")
+      )
+      assert.deepStrictEqual(yield* objects(url), ["app", "app.offsets_store", "app.strata_migrations"])
+      assert.deepStrictEqual(yield* query(`SELECT count(*)::int FROM app.offsets_store`, url), [[10]])
+      assert.deepStrictEqual(yield* query(`SELECT id, table_name, file FROM app.strata_migrations`, url), [
+        [1, "offsets_store", "0001_offsets.sql"]
+      ])
+    })
+  )
+
+  it.live(
+    "under either name of the same tables, with limits of the session and any isolation, all wait for their turn",
+    () =>
+      Effect.gen(function* () {
+        const url = yield* scratchDatabase()
+        const release = yield* holdLock(url)
+        const applicationName = yield* unique
+        const session = { statement_timeout: "50", lock_timeout: "50", idle_in_transaction_session_timeout: "50" }
+        const starting = yield* Effect.forEach(
+          [
+            migrate(url, {}, { applicationName, startupParameters: session }),
+            migrate(url, { schema: "public" }, { applicationName, startupParameters: session }),
+            migrate(url, {}, { applicationName, startupParameters: { default_transaction_isolation: "serializable" } }),
+            migrate(
+              url,
+              {},
+              { applicationName, startupParameters: { default_transaction_isolation: "repeatable read" } }
+            )
+          ],
+          (start) => Effect.forkChild(start)
+        )
+        assert.isTrue(isLocking(yield* waitForBackends(applicationName, (all) => isLocking(all, 4), url), 4))
+        // By the server's clock, longer than the limits of those sessions.
+        yield* query("SELECT 1 FROM pg_sleep(0.2)", url)
+        yield* release
+        yield* Effect.forEach(starting, (fiber) => Fiber.join(fiber))
+        assert.deepStrictEqual(yield* query(`SELECT id FROM strata_migrations`, url), [[1]])
+      })
+  )
+
+  it.live("two sets of tables in one new schema both come up, each with its own record or with a common one", () =>
+    Effect.gen(function* () {
+      const url = yield* scratchDatabase()
+      const release = yield* holdLock(url)
+      const applicationName = yield* unique
+      const sets = [
+        { offsets: "a_offsets", migrations: "a_migrations" },
+        { offsets: "b_offsets", migrations: "b_migrations" },
+        { offsets: "c_offsets" },
+        { offsets: "d_offsets" }
+      ]
+      const starting = yield* Effect.forEach(sets, (tables) =>
+        Effect.forkChild(migrate(url, { schema: "both", tables }, { applicationName }))
+      )
+      yield* waitForBackends(applicationName, (all) => isLocking(all, 4), url)
+      yield* release
+      yield* Effect.forEach(starting, (fiber) => Fiber.join(fiber))
+      const stores = yield* Effect.forEach(sets, (tables) => serve({ url, options: { schema: "both", tables } }))
+      yield* Effect.forEach(stores, (store, n) => shard(store, "row").write(BigInt(n)))
+      assert.deepStrictEqual(yield* Effect.forEach(stores, (store) => shard(store, "row").read), [0n, 1n, 2n, 3n])
+      assert.deepStrictEqual(yield* query(`SELECT table_name FROM "both".strata_migrations ORDER BY 1`, url), [
+        ["c_offsets"],
+        ["d_offsets"]
+      ])
+    })
+  )
+})
+
+describe("a role", () => {
+  it.live("with USAGE on the schema and SELECT, INSERT, UPDATE, DELETE on the table can do everything", () =>
+    Effect.gen(function* () {
+      const { role, url: roleUrl } = yield* freshRole()
+      const url = yield* scratchDatabase()
+      const asRole = new URL(url)
+      asRole.username = role
+      asRole.password = new URL(roleUrl).password
+      yield* migrate(url, { schema: "app" })
+      yield* execute(
+        [
+          `GRANT USAGE ON SCHEMA app TO ${role}`,
+          `GRANT SELECT, INSERT, UPDATE, DELETE ON app.offsets_store TO ${role}`
+        ],
+        url
+      )
+      const stores = yield* serve({ url: asRole.href, options: { schema: "app" }, layer: Postgres.layerStorage })
+      const { offsets } = stores
+      const { id, read, write } = shard(stores, "row")
+      yield* offsets.ping
+      yield* offsets.advanceOffset(id, { from: Option.none(), to: 1n })
+      yield* offsets.advanceOffset(id, { from: Option.some(1n), to: 2n })
+      yield* write(3n)
+      assert.strictEqual(yield* offsets.resetOffset("row", 4n), 1)
+      assert.strictEqual(yield* read, 4n)
+      assert.lengthOf(yield* Stream.runCollect(offsets.listOffsets()), 1)
+      assert.strictEqual(yield* offsets.deleteOffsets("row"), 1)
+      yield* assertWhole(stores, url)
+
+      // To find that nothing is pending, `layer` reads the record: that, and no more, is what it needs beside.
+      const whole = serve({ url: asRole.href, options: { schema: "app" } })
+      yield* failsWith(whole, "Postgres.migrate", "Denied", /permission denied for table strata_migrations: grant it/)
+      yield* execute([`GRANT SELECT ON app.strata_migrations TO ${role}`], url)
+      yield* assertWhole(yield* whole, url)
+    })
+  )
+
+  it.live("that may create schemas makes the one that is missing; one that may not is Denied, and leaves nothing", () =>
+    Effect.gen(function* () {
+      const { role, url: roleUrl } = yield* freshRole()
+      const url = yield* scratchDatabase()
+      const asRole = new URL(url)
+      asRole.username = role
+      asRole.password = new URL(roleUrl).password
+      const fresh = migrate(asRole.href, { schema: "fresh" })
+      yield* failsWith(fresh, "Postgres.migrate", "Denied", /permission denied for database .*: grant it/)
+      yield* execute([`CREATE SCHEMA theirs`, `GRANT USAGE ON SCHEMA theirs TO ${role}`], url)
+      yield* failsWith(
+        migrate(asRole.href, { schema: "theirs" }),
+        "Postgres.migrate",
+        "Denied",
+        /permission denied for schema theirs: grant it/
+      )
+      assert.deepStrictEqual(yield* objects(url), ["theirs"])
+      yield* execute([`GRANT CREATE ON DATABASE ${new URL(url).pathname.slice(1)} TO ${role}`], url)
+      yield* fresh
+      assert.deepStrictEqual(yield* objects(url), ["fresh", "fresh.offsets_store", "fresh.strata_migrations", "theirs"])
+    })
+  )
+})
+
+describe("names", () => {
+  const possible: ReadonlyArray<readonly [what: string, schema: string, table: string]> = [
+    ["a plain one", "plain", "offsets"],
+    ["quotes", `a"b'c`, `o"f'f`],
+    ["spaces and dots", "my schema.x", "my table.y"],
+    ["upper case", "App", "Offsets"],
+    ["unicode", "схема 🐘", "таблица"],
+    ["reserved words", "select", "table"],
+    ["psql's variables", `:"offsets"`, `:"migrations"`],
+    ["an attack", `x"; DROP TABLE y; --`, `$1 \\`],
+    ["63 bytes", "é".repeat(31) + "s", "t".repeat(63)]
+  ]
+
+  it.live.each(possible)("of a schema and its tables can be %s", ([, schema, table]) =>
+    Effect.gen(function* () {
+      const url = yield* scratchDatabase()
+      const options = { schema, tables: { offsets: table, migrations: `${table.slice(0, 55)} made` } }
+      for (let start = 0; start < 2; start++) {
+        const stores = yield* serve({ url, options })
+        const { id, read, write } = shard(stores, "row")
+        assert.strictEqual(yield* read, start === 0 ? -1n : 2n)
+        yield* write(1n)
+        yield* stores.offsets.advanceOffset(id, { from: Option.some(1n), to: 2n })
+        assert.strictEqual(yield* stores.offsets.resetOffset("row", 2n), 1)
+        yield* stores.offsets.ping
+      }
+      assert.sameMembers(
+        [...(yield* objects(url))],
+        [schema, `${schema}.${table}`, `${schema}.${options.tables.migrations}`]
+      )
+    })
+  )
+
+  const impossible: ReadonlyArray<readonly [what: string, name: string]> = [
+    ["empty", ""],
+    ["64 bytes", "t".repeat(64)],
+    ["64 bytes of 32 characters", "é".repeat(32)],
+    ["with a NUL", "a\0b"],
+    ["with a lone surrogate", "a\ud800"]
+  ]
+
+  it.live.each(impossible)("that no table can have (%s) are InvalidInput, named by field", ([, name]) =>
+    Effect.gen(function* () {
+      for (const layer of [Postgres.layer, Postgres.layerStorage]) {
+        for (const [field, options] of [
+          ["schema", { schema: name }],
+          ["tables.offsets", { tables: { offsets: name } }],
+          ["tables.migrations", { tables: { migrations: name } }]
+        ] as const) {
+          // Before any I/O: nothing listens there.
+          const error = yield* Effect.flip(serve({ url: "postgres://127.0.0.1:1/none", options, layer }))
+          assert.strictEqual(error._tag, "InvalidInput")
+          assert.match(error.message, new RegExp(`^Postgres.layer: invalid input: ${field}: Expected a`))
+        }
+      }
+    })
+  )
+})
+
+describe("tables that are there", () => {
+  it.live("and that a newer version has migrated are refused, naming both versions", () =>
+    Effect.gen(function* () {
+      const url = yield* scratchDatabase()
+      yield* migrate(url)
+      yield* execute(
+        [`INSERT INTO strata_migrations (id, table_name, file) VALUES (9999, 'events', '9999_events.sql')`],
+        url
+      )
+      for (const start of [migrate(url), serve({ url })]) {
+        yield* failsWith(
+          start,
+          "Postgres.migrate",
+          "SchemaMissing",
+          /"strata_migrations" records migration 9999, .* none above \d+: a newer effect-strata has migrated these tables; use that version/
+        )
+      }
+      yield* assertWhole(yield* serve({ url, layer: Postgres.layerStorage }), url)
+    })
+  )
+
+  it.live("are left as they are when a migration fails, with all that went before it undone", () =>
+    Effect.gen(function* () {
+      const url = yield* scratchDatabase()
+      // A type of this name keeps the table from being made, after its schema and the record have been.
+      yield* execute([`CREATE SCHEMA app`, `CREATE TYPE app.offsets_store AS ENUM ('x')`], url)
+      yield* failsWith(
+        migrate(url, { schema: "app" }),
+        "Postgres.migrate",
+        "Unexpected",
+        /type "offsets_store" already exists/
+      )
+      assert.deepStrictEqual(yield* objects(url), ["app"])
+      yield* execute([`DROP TYPE app.offsets_store`], url)
+      yield* migrate(url, { schema: "app" })
+      assert.deepStrictEqual(yield* objects(url), ["app", "app.offsets_store", "app.strata_migrations"])
+    })
+  )
+
+  it.live("because eGo made them are adopted as they are, and shared with it in both directions", () =>
+    Effect.gen(function* () {
+      const url = yield* scratchDatabase()
+      yield* execute(
+        [
+          `CREATE TABLE IF NOT EXISTS offsets_store (
+            projection_name VARCHAR(255) NOT NULL, shard_number BIGINT NOT NULL, current_offset BIGINT NOT NULL,
+            timestamp BIGINT NOT NULL, PRIMARY KEY (projection_name, shard_number))`,
+          `CREATE INDEX idx_offsets_store_name ON offsets_store (projection_name)`,
+          `CREATE INDEX idx_offsets_store_shard ON offsets_store (shard_number)`,
+          `INSERT INTO offsets_store VALUES ('ego', 0, 1755381600123456789, 1755381600123), ('ego', 1, -1, 0), ('ünï 🐘', 7, 0, 1)`
+        ],
+        url
+      )
+      const rows = query(`SELECT *, xmin::text, ctid::text FROM offsets_store ORDER BY 1, 2`, url)
+      const before = [yield* shape(url, "offsets_store"), yield* rows]
+      yield* migrate(url)
+      const stores = yield* serve({ url })
+      assert.deepStrictEqual([yield* shape(url, "offsets_store"), yield* rows], before)
+      assert.deepStrictEqual(yield* Stream.runCollect(stores.offsets.listOffsets()), [
+        new OffsetStore.Offset({
+          projectionName: "ego",
+          shardNumber: 0,
+          value: 1755381600123456789n,
+          timestamp: 1755381600123n
+        }),
+        new OffsetStore.Offset({ projectionName: "ego", shardNumber: 1, value: -1n, timestamp: 0n }),
+        new OffsetStore.Offset({ projectionName: "ünï 🐘", shardNumber: 7, value: 0n, timestamp: 1n })
+      ])
+
+      // eGo's own statements, on what the library wrote.
+      const ego = (yield* serve({ url, layer: Postgres.layerStorage })).sql
+      const { id, read, write } = shard(stores, "ego", 3)
+      yield* write(10n)
+      const select = ego`SELECT projection_name, shard_number, current_offset FROM offsets_store
+        WHERE projection_name = ${"ego"} AND shard_number = ${3} LIMIT 1`.values
+      assert.deepStrictEqual(yield* select, [["ego", 3n, 10n]])
+      yield* Effect.all([
+        ego`DELETE FROM offsets_store WHERE projection_name = ${"ego"} AND shard_number = ${3}`,
+        ego`INSERT INTO offsets_store (projection_name,shard_number,current_offset,timestamp) VALUES (${"ego"},${3},${11n},${5n})`
+      ]).pipe(ego.withTransaction)
+      assert.strictEqual(yield* read, 11n)
+      yield* stores.offsets.advanceOffset(id, { from: Option.some(11n), to: 12n })
+      assert.deepStrictEqual(yield* select, [["ego", 3n, 12n]])
+      yield* ego`UPDATE offsets_store SET current_offset = ${13n}, timestamp = ${6n} WHERE projection_name = ${"ego"}`
+      assert.deepStrictEqual(yield* Effect.forEach([0, 1, 3], (number) => shard(stores, "ego", number).read), [
+        13n,
+        13n,
+        13n
+      ])
+      assert.strictEqual(yield* stores.offsets.resetOffset("ego", 14n), 3)
+      assert.deepStrictEqual(yield* select, [["ego", 3n, 14n]])
+    })
+  )
+})
