@@ -86,7 +86,7 @@ export const make = (store: string, backend: string): Effect.Effect<Operations, 
       const fail = (reason: Reason) => Effect.fail(new StoreError({ store, operation, reason }))
       const open = Effect.suspend(() =>
         closed
-          ? fail(new Closed({ detail: `the scope of this ${store} has ended; keep its layer alive` }))
+          ? fail(new Closed({ message: `the scope of this ${store} has ended; keep its layer alive` }))
           : Effect.void
       )
 

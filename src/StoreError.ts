@@ -13,7 +13,7 @@
  *   offsets.getCurrentOffset({ projectionName: "accounts", shardNumber: 0 })
  * ).pipe(
  *   Effect.retry({ times: 3, while: (error) => error._tag === "StoreError" && error.isRetryable }),
- *   Effect.catchReason("StoreError", "SchemaMissing", (reason) => Effect.die(reason.detail))
+ *   Effect.catchReason("StoreError", "SchemaMissing", (reason) => Effect.die(reason.message))
  * )
  * ```
  */
@@ -21,7 +21,7 @@ import { Schema } from "effect"
 
 const fields = {
   /** One plain sentence: what failed, on what, what to do. Free of secrets. */
-  detail: Schema.String,
+  message: Schema.String,
   /** What was underneath: for logs and debuggers, not for decisions. */
   cause: Schema.optionalKey(Schema.Defect())
 }
@@ -52,7 +52,7 @@ export class Denied extends Schema.TaggedError<Denied>("effect-strata/StoreError
   readonly isRetryable = false
 }
 
-/** A table, column, schema or database is absent, or was made by a newer version. The detail names the remedy. */
+/** A table, column, schema or database is absent, or was made by a newer version. It says what to run. */
 export class SchemaMissing extends Schema.TaggedError<SchemaMissing>("effect-strata/StoreError/SchemaMissing")(
   "SchemaMissing",
   fields
@@ -114,7 +114,7 @@ export class StoreError extends Schema.TaggedError<StoreError>("effect-strata/St
   override readonly cause = this.reason
 
   override get message(): string {
-    return `${this.store}.${this.operation}: ${this.reason.detail}`
+    return `${this.store}.${this.operation}: ${this.reason.message}`
   }
 
   get isRetryable(): boolean {

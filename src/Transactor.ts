@@ -42,7 +42,8 @@ export class Transactor extends Context.Service<
      * the commit. Domain errors (`OffsetConflict`, ..) do not. Put a nested `withTransaction` around what may fail.
      *
      * When the connection is lost during the commit itself, the error is `Unavailable` and nobody can tell whether the
-     * transaction took effect.
+     * transaction took effect. When it is lost before, the effect's own failure is the result; the application's own
+     * `sql.withTransaction` dies there instead, of the ROLLBACK that fails.
      */
     readonly withTransaction: <A, E, R>(effect: Effect.Effect<A, E, R>) => Effect.Effect<A, E | StoreError, R>
 
@@ -52,7 +53,8 @@ export class Transactor extends Context.Service<
      *
      * **Gotchas**
      *
-     * It is lost if the process ends in between: a hint, not a promise. Keep it short, `withTransaction` waits for it.
+     * It is lost if the process ends in between: a hint, not a promise. Keep it short, `withTransaction` waits for it. What
+     * it forks as a child ends with it: use `Effect.forkDetach` or `Effect.forkIn` for what shall go on.
      */
     readonly afterCommit: <R>(effect: Effect.Effect<void, never, R>) => Effect.Effect<void, never, R>
   }

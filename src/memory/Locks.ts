@@ -30,7 +30,7 @@ export class Locks<O extends Owner> {
         return Effect.void
       }
       return this.closesCircle(holder, owner)
-        ? Effect.fail(new Contention({ detail: `deadlock on ${lock}: another transaction waits for this one` }))
+        ? Effect.fail(new Contention({ message: `deadlock on ${lock}: another transaction waits for this one` }))
         : this.wait(lock, owner)
     })
   }

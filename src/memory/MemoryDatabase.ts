@@ -54,13 +54,13 @@ class CurrentTransaction extends Context.Service<CurrentTransaction, readonly [T
 ) {}
 
 const spoiled = new Unexpected({
-  detail: "this transaction has ended, at the latest with an earlier error; start again with a new one"
+  message: "this transaction has ended, at the latest with an earlier error; start again with a new one"
 })
 
 const sqlError = (cause: Reason) => new SqlError.SqlError({ reason: new SqlError.UnknownError({ cause }) })
 
 const reasonOf = ({ reason }: SqlError.SqlError): Reason =>
-  isReason(reason.cause) ? reason.cause : new Unexpected({ detail: reason.message, cause: reason.cause })
+  isReason(reason.cause) ? reason.cause : new Unexpected({ message: reason.message, cause: reason.cause })
 
 /** Makes an empty database. Give it to several layers (`Memory.layerShared`) to keep its records across them. */
 export const make: Effect.Effect<MemoryDatabase["Service"]> = Effect.sync(() => {

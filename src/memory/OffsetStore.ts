@@ -60,9 +60,11 @@ export const make = Effect.gen(function* () {
       Effect.fnUntraced(function* (transaction) {
         const offset = new Offset({ projectionName, shardNumber, value: to, timestamp })
         const key = keyOf(offset)
-        const current = yield* Option.isNone(from)
-          ? transaction.holdPlace(offsets, key)
-          : transaction.holdRow(offsets, key)
+        const held = Option.isNone(from) ? transaction.holdPlace(offsets, key) : transaction.holdRow(offsets, key)
+        const current = yield* Effect.repeat(held, {
+          // A row that stands in for the one that was waited for is looked at again.
+          until: (row) => row !== undefined || transaction.get(offsets, key) === undefined
+        })
         const actual = Option.fromUndefinedOr(current?.value)
         if (!Equal.equals(from, actual)) {
           return yield* new OffsetConflict({ projectionName, shardNumber, expected: from, actual })

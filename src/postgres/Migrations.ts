@@ -15,6 +15,7 @@ import * as Operation from "../Operation.ts"
 import { SchemaMissing, type StoreError, Unexpected } from "../StoreError.ts"
 import { qualify, quote } from "./Identifier.ts"
 import * as PostgresDatabase from "./PostgresDatabase.ts"
+import { reasonOf } from "./Reasons.ts"
 
 const directory = new URL("../../resources/postgres/", import.meta.url)
 
@@ -42,7 +43,7 @@ const load = Effect.tryPromise({
     }
     return migrations
   },
-  catch: (cause) => new Unexpected({ detail: "the files of resources/postgres cannot be read", cause })
+  catch: (cause) => new Unexpected({ message: "the files of resources/postgres cannot be read", cause })
 })
 
 /** One row of `strata_migrations`. */
@@ -60,16 +61,16 @@ export const migrate: Effect.Effect<
   PostgresDatabase.PostgresDatabase
 > = Effect.scoped(
   Effect.gen(function* () {
-    const { names, run, schema, sql, tables } = yield* PostgresDatabase.PostgresDatabase
+    const { names, query, schema, sql, tables } = yield* PostgresDatabase.PostgresDatabase
     const operation = yield* Operation.make("Postgres", "postgres")
     const decode = PostgresDatabase.decodeRows(Applied, names.migrations, ["id"])
     const nameOf = new Map<string, string>(Object.entries(names))
     const record = qualify(schema, names.migrations)
 
     const applied = Effect.gen(function* () {
-      const exists = yield* run(sql`SELECT WHERE to_regclass(${record}) IS NOT NULL`)
+      const exists = yield* query(sql`SELECT WHERE to_regclass(${record}) IS NOT NULL`)
       if (exists.length === 0) return []
-      return yield* decode(yield* run(sql`SELECT id, table_name FROM ${tables.migrations}`))
+      return yield* decode(yield* query(sql`SELECT id, table_name FROM ${tables.migrations}`))
     })
 
     const pending = Effect.gen(function* () {
@@ -78,10 +79,10 @@ export const migrate: Effect.Effect<
       const newest = Math.max(...migrations.map(({ id }) => id))
       const beyond = done.find(({ id }) => id > newest)
       if (beyond !== undefined) {
-        const detail =
+        const message =
           `${record} records migration ${beyond.id}, this version knows none above ${newest}: ` +
           "a newer effect-strata has migrated these tables; use that version"
-        return yield* new SchemaMissing({ detail })
+        return yield* new SchemaMissing({ message })
       }
       return migrations.filter(
         ({ id, table }) => !done.some((row) => row.id === id && row.table_name === nameOf.get(table))
@@ -127,15 +128,18 @@ export const migrate: Effect.Effect<
       "migrate",
       Effect.gen(function* () {
         if ((yield* pending).length === 0) return []
-        return yield* run(
-          sql.withTransaction(
+        return yield* sql
+          .withTransaction(
             Effect.gen(function* () {
               yield* prepare
               return yield* Effect.forEach(yield* pending, apply)
             })
           )
-          // Each statement must see what was committed while this waited for the lock, whatever the session's default is.
-        ).pipe(Effect.provideService(SqlClient.BeginTransaction, "BEGIN ISOLATION LEVEL READ COMMITTED"))
+          .pipe(
+            // Each statement must see what was committed while this waited for the lock, whatever the session's default is.
+            Effect.provideService(SqlClient.BeginTransaction, "BEGIN ISOLATION LEVEL READ COMMITTED"),
+            Effect.catchTag("SqlError", (error) => Effect.fail(reasonOf(error)))
+          )
       })
     )
   })

@@ -24,7 +24,7 @@ import { Config, Duration, Option, Redacted, Schema } from "effect"
 const Url = Schema.Redacted(
   Schema.String.check(
     Schema.makeFilter((text) =>
-      /^postgres(ql)?:$/.test(URL.parse(text)?.protocol ?? "") ? undefined : "Expected a postgres:// URL"
+      /^postgres(ql)?:/.test(text) && URL.canParse(text) ? undefined : "Expected a postgres:// URL"
     )
   )
 )

@@ -35,11 +35,6 @@ export interface Options {
   readonly acquireTimeout?: Duration.Input
 }
 
-/** Failures of statements, and what they mean in place of the driver's errors. */
-type Failure<E> = Exclude<E, Extract<E, SqlError.SqlError>> | Reason
-
-const isSqlErrorOf = <E>(error: E): error is Extract<E, SqlError.SqlError> => SqlError.isSqlError(error)
-
 /** The Postgres backend's database: see the module's documentation. */
 export class PostgresDatabase extends Context.Service<
   PostgresDatabase,
@@ -55,13 +50,14 @@ export class PostgresDatabase extends Context.Service<
     readonly tables: { readonly [Table in keyof typeof Tables.Type]: Statement.Fragment }
 
     /**
-     * Runs statements: in the caller's transaction if there is one, else on a connection of the pool.
+     * Runs one statement, in the caller's transaction if there is one, and returns its rows.
      *
-     * **Gotchas**
+     * **Details**
      *
-     * More than one statement outside of a transaction is not atomic: wrap them in `sql.withTransaction`.
+     * Straight on the connection: the span of the operation says what the driver's own span of the statement would, and
+     * that costs as much again as all the rest of an operation.
      */
-    readonly run: <A, E>(effect: Effect.Effect<A, E>) => Effect.Effect<A, Failure<E>>
+    readonly query: (statement: Statement.Statement<unknown>) => Effect.Effect<ReadonlyArray<unknown>, Reason>
 
     readonly transactor: Transactor.Transactor["Service"]
   }
@@ -82,24 +78,27 @@ export const make = (options: Options = {}) =>
     if (patience === undefined) return yield* invalid("acquireTimeout", "Expected a duration")
 
     const exhausted = new Unavailable({
-      detail:
+      message:
         `no connection came free within ${Duration.format(patience)}: the pool is exhausted; ` +
         "make it larger, or hold transactions open for less time"
     })
-    const lease = Effect.timeoutOrElse(sql.reserve, { duration: patience, orElse: () => Effect.fail(exhausted) }).pipe(
-      Effect.catchTag("SqlError", (error) => Effect.fail(reasonOf(error)))
-    )
+    const lease = Effect.timeoutOrElse(sql.reserve, {
+      duration: patience,
+      orElse: () => Effect.fail(sqlErrorOf(exhausted))
+    })
+
+    const query = (statement: Statement.Statement<unknown>) =>
+      Effect.withFiber<ReadonlyArray<unknown>, Reason>((fiber) => {
+        const [text, parameters] = statement.compile()
+        const transaction = Context.getOrUndefined(fiber.context, sql.transactionService)
+        const rows =
+          transaction === undefined
+            ? Effect.scoped(Effect.flatMap(lease, (connection) => connection.execute(text, parameters, undefined)))
+            : transaction[0].execute(text, parameters, undefined)
+        return Effect.mapError(rows, reasonOf)
+      })
 
     const inTransaction = Effect.map(Effect.serviceOption(sql.transactionService), Option.isSome)
-
-    const run = <A, E>(effect: Effect.Effect<A, E>): Effect.Effect<A, Failure<E>> => {
-      const body = Effect.catchIf(effect, isSqlErrorOf<E>, (error) => Effect.fail(reasonOf(error)))
-      // Depth -1 is a connection without a transaction: `withTransaction` inside begins one on it.
-      const leased = Effect.scoped(
-        Effect.flatMap(lease, (connection) => Effect.provideService(body, sql.transactionService, [connection, -1]))
-      )
-      return Effect.flatMap(inTransaction, (inside) => (inside ? body : leased))
-    }
 
     // Only the outermost transaction waits for a connection, in a fiber of its own, to be interrupted when that takes too
     // long. The effect stays in the caller's fiber: what it forks there may outlive the transaction.
@@ -137,7 +136,7 @@ export const make = (options: Options = {}) =>
         offsets: sql.literal(qualify(schema, names.offsets)),
         migrations: sql.literal(qualify(schema, names.migrations))
       },
-      run,
+      query,
       transactor: Transactor.fromSqlClient({ withTransaction, afterCommit: sql.afterCommit }, reasonOf)
     })
   })
@@ -159,7 +158,7 @@ export const decodeRows = <Row extends Schema.ConstraintDecoder<unknown>>(
     return new CorruptRow({
       table,
       key: columns.join("/"),
-      detail: `row ${columns.join("/")} of ${table} does not fit the model (${wrong}); mend or delete it`
+      message: `row ${columns.join("/")} of ${table} does not fit the model (${wrong}); mend or delete it`
     })
   }
   return (rows: ReadonlyArray<unknown>): Effect.Effect<Array<Row["Type"]>, CorruptRow> =>

@@ -128,6 +128,15 @@ export const suite = <E>(
       })
     )
 
+    it.effect("leaves alone a child that it forked, once it has ended", () =>
+      Effect.gen(function* () {
+        const end = yield* Deferred.make<string>()
+        const child = yield* transaction(Effect.forkChild(Deferred.await(end), { startImmediately: true }))
+        yield* Deferred.succeed(end, "still there")
+        assert.strictEqual(yield* Fiber.join(child), "still there")
+      })
+    )
+
     it.effect("runs afterCommit at once outside of a transaction, in order after the commit inside", () =>
       Effect.gen(function* () {
         const a = fresh()

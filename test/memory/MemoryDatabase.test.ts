@@ -68,7 +68,7 @@ test(
   "makes the next statements fail for the given reason",
   Effect.gen(function* () {
     const { failNext } = yield* MemoryDatabase
-    yield* failNext(new StoreError.Unavailable({ detail: "down" }), { times: 2 })
+    yield* failNext(new StoreError.Unavailable({ message: "down" }), { times: 2 })
     assert.strictEqual(yield* reasonOf(write(0, 1n)), "Unavailable")
     const error = yield* Effect.flip(read(0))
     assert.strictEqual(error.message, "OffsetStore.getCurrentOffset: down")
@@ -85,7 +85,7 @@ test(
     const ended = transaction(
       Effect.gen(function* () {
         yield* write(0, 1n)
-        yield* failNext(new StoreError.Timeout({ detail: "too slow" }))
+        yield* failNext(new StoreError.Timeout({ message: "too slow" }))
         assert.strictEqual(yield* reasonOf(write(1, 1n)), "Timeout")
         assert.strictEqual(yield* reasonOf(read(0)), "Unexpected")
       })

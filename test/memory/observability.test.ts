@@ -56,7 +56,7 @@ it.effect("counts every operation by its outcome, and times it", () =>
     yield* offsets.writeOffset({ ...id, value: 1n })
     yield* offsets.writeOffset({ ...id, value: 2n })
     yield* Effect.exit(offsets.writeOffset({ ...id, shardNumber: -1, value: 1n }))
-    yield* failNext(new StoreError.Timeout({ detail: "slow" }))
+    yield* failNext(new StoreError.Timeout({ message: "slow" }))
     yield* Effect.exit(offsets.writeOffset({ ...id, value: 3n }))
     yield* Effect.exit(offsets.advanceOffset(id, { from: Option.none(), to: 1n }))
     yield* Stream.runDrain(offsets.listOffsets())
