@@ -60,12 +60,9 @@ export class Transaction implements Owner {
    * if there is none, or no more: what an UPDATE or DELETE does. A row that another transaction is about to insert is not
    * waited for. A statement over many rows holds those that it saw when it began.
    */
-  holdRow<Row>(
-    table: Table<Row>,
-    key: string,
-    seen: Entry<Row> | undefined = table.get(this.level, key)
-  ): Effect.Effect<Row | undefined, Contention> {
+  holdRow<Row>(table: Table<Row>, key: string, found?: Entry<Row>): Effect.Effect<Row | undefined, Contention> {
     return Effect.suspend(() => {
+      const seen = found ?? table.get(this.level, key)
       if (seen === undefined) return Effect.undefined
       const lock = lockOf(table, key)
       return Effect.map(this.locks.acquire(lock, this), () => {

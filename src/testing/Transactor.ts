@@ -228,6 +228,28 @@ export const suite = <E>(
       })
     )
 
+    it.effect("makes a writer see the row that took the place of the one that it waited for", () =>
+      Effect.gen(function* () {
+        const offsets = yield* OffsetStore
+        const id = { projectionName: fresh(), shardNumber: 0 }
+        for (const [from, result] of [
+          [1n, "has 2"],
+          [2n, "moved to 3"]
+        ] as const) {
+          yield* write(id.projectionName, 1n)
+          const replace = Effect.andThen(offsets.deleteOffsets(id.projectionName), write(id.projectionName, 2n))
+          const held = yield* open(replace)
+          const second = offsets.advanceOffset(id, { from: Option.some(from), to: 3n }).pipe(
+            Effect.map(({ value }) => `moved to ${value}`),
+            Effect.catchTag("OffsetConflict", ({ actual }) => Effect.succeed(`has ${Option.getOrNull(actual)}`))
+          )
+          const fiber = yield* Effect.forkChild(second, { startImmediately: true })
+          yield* held.commit
+          assert.strictEqual(yield* Fiber.join(fiber), result)
+        }
+      })
+    )
+
     it.effect("gives the row on when the first writer rolls back, or only its savepoint", () =>
       Effect.gen(function* () {
         const a = fresh()
