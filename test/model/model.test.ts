@@ -83,6 +83,7 @@ it.layer(layer, { excludeTestServices: true, timeout: "2 minutes" })("random pro
         const actual = yield* observe(memory, run, program)
         assert.deepStrictEqual(actual, expected, `memory: ${actual.join("\n")}\npostgres: ${expected.join("\n")}`)
       }),
-    { arbitrary: { runs: 300, size: 60 }, timeout: 120_000 }
+    // Always the same programs, so that a failure is one of the change. To look for others: more runs, another seed.
+    { arbitrary: { runs: 300, size: 60, seed: 2 }, timeout: 120_000 }
   )
 })
