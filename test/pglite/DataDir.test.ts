@@ -186,11 +186,20 @@ describe("Pglite.layer({ dataDir })", () => {
     })
   )
 
+  /** Until the test ends, so that it can be removed. */
+  const readOnly = (path: string) =>
+    Effect.acquireRelease(
+      Effect.sync(() => {
+        Fs.chmodSync(path, 0o500)
+        return path
+      }),
+      () => Effect.sync(() => Fs.chmodSync(path, 0o700))
+    )
+
   it.live("says so when it may not write", () =>
     Effect.gen(function* () {
       // What permissions forbid does not stop root: only the kernel's own file systems do.
-      const path = process.getuid?.() === 0 ? "/sys/strata" : database("read-only")
-      if (Fs.existsSync(path)) Fs.chmodSync(path, 0o500)
+      const path = process.getuid?.() === 0 ? "/sys/strata" : yield* readOnly(database("read-only"))
       const error = yield* failure(path, query("SELECT 1"))
       assert.strictEqual(error.reason, "Unusable")
       assert.include(error.message, "cannot be read and written by this process")
