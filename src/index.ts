@@ -2,6 +2,7 @@
  * Durable stores for Effect, in layers: the contracts. Their implementations are in `effect-strata/memory`,
  * `effect-strata/postgres` and `effect-strata/pglite`, their conformance suites in `effect-strata/testing`.
  */
+export * as EventStore from "./EventStore.ts"
 export * as Input from "./Input.ts"
 export * as OffsetStore from "./OffsetStore.ts"
 export * as Operation from "./Operation.ts"

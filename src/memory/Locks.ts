@@ -1,6 +1,6 @@
 /**
- * Row locks with Postgres's rules: a row that a transaction has written is held to its end, others queue for it in
- * order, and a wait that would close a circle is refused.
+ * Locks with Postgres's rules: held to the end of a transaction, by one owner, or by several who share it; others queue
+ * in order, and a wait that would close a circle is refused.
  */
 import { Effect } from "effect"
 import { Contention } from "../StoreError.ts"
@@ -10,41 +10,49 @@ export interface Owner {
   readonly granted: (lock: string) => void
 }
 
+export type Mode = "exclusive" | "shared"
+
 interface Waiter<O> {
   readonly owner: O
+  readonly mode: Mode
   readonly wake: () => void
 }
 
+interface Lock<O> {
+  readonly holders: Map<O, Mode>
+  readonly queue: Array<Waiter<O>>
+}
+
 export class Locks<O extends Owner> {
-  private readonly holders = new Map<string, O>()
-  private readonly queues = new Map<string, Array<Waiter<O>>>()
+  private readonly locks = new Map<string, Lock<O>>()
   private readonly waitingFor = new Map<O, string>()
 
   /** Succeeds once the owner holds the lock; fails with `Contention` where waiting would be a deadlock. */
-  acquire(lock: string, owner: O): Effect.Effect<void, Contention> {
+  acquire(name: string, owner: O, mode: Mode): Effect.Effect<void, Contention> {
     return Effect.suspend(() => {
-      const holder = this.holders.get(lock)
-      if (holder === owner) return Effect.void
-      if (holder === undefined) {
-        this.grant(lock, owner)
+      const lock = this.lockOf(name)
+      const held = lock.holders.get(owner)
+      if (held === "exclusive" || held === mode) return Effect.void
+      // Nobody overtakes those who wait, but for one who holds a share already and would wait for himself.
+      if (allows(lock, owner, mode) && (lock.queue.length === 0 || held !== undefined)) {
+        this.grant(name, lock, owner, mode)
         return Effect.void
       }
-      return this.closesCircle(holder, owner)
-        ? Effect.fail(new Contention({ message: `deadlock on ${lock}: another transaction waits for this one` }))
-        : this.wait(lock, owner)
+      return this.closesCircle(name, owner, mode)
+        ? Effect.fail(
+            new Contention({
+              message: `deadlock on ${name}: another transaction waits for this one; run the transaction again`
+            })
+          )
+        : this.wait(name, lock, owner, mode)
     })
   }
 
-  /** Gives the lock up to whoever waits first. */
-  release(lock: string): void {
-    this.holders.delete(lock)
-    const queue = this.queues.get(lock)
-    const next = queue?.shift()
-    if (queue?.length === 0) this.queues.delete(lock)
-    if (next === undefined) return
-    this.waitingFor.delete(next.owner)
-    this.grant(lock, next.owner)
-    next.wake()
+  /** Gives the lock up to those who wait first. */
+  release(name: string, owner: O): void {
+    const lock = this.locks.get(name)
+    if (lock === undefined || !lock.holders.delete(owner)) return
+    this.admit(name, lock)
   }
 
   /** How many transactions wait for a lock right now. */
@@ -52,36 +60,71 @@ export class Locks<O extends Owner> {
     return this.waitingFor.size
   }
 
-  // The lock passes on before its new owner runs, so that nobody can take it in between; the owner is told at once, so
-  // that it gives the lock back even if it is interrupted before it wakes.
-  private grant(lock: string, owner: O): void {
-    this.holders.set(lock, owner)
-    owner.granted(lock)
+  private lockOf(name: string): Lock<O> {
+    let lock = this.locks.get(name)
+    if (lock === undefined) {
+      lock = { holders: new Map(), queue: [] }
+      this.locks.set(name, lock)
+    }
+    return lock
   }
 
-  private wait(lock: string, owner: O): Effect.Effect<void> {
+  private admit(name: string, lock: Lock<O>): void {
+    for (let next = lock.queue[0]; next !== undefined && allows(lock, next.owner, next.mode); next = lock.queue[0]) {
+      lock.queue.shift()
+      this.waitingFor.delete(next.owner)
+      this.grant(name, lock, next.owner, next.mode)
+      next.wake()
+    }
+    if (lock.holders.size === 0 && lock.queue.length === 0) this.locks.delete(name)
+  }
+
+  // The lock passes on before its new owner runs, so that nobody can take it in between; the owner is told at once, so
+  // that it gives the lock back even if it is interrupted before it wakes.
+  private grant(name: string, lock: Lock<O>, owner: O, mode: Mode): void {
+    lock.holders.set(owner, mode)
+    owner.granted(name)
+  }
+
+  private wait(name: string, lock: Lock<O>, owner: O, mode: Mode): Effect.Effect<void> {
     return Effect.callback((resume) => {
-      const waiter: Waiter<O> = { owner, wake: () => resume(Effect.void) }
-      const queue = this.queues.get(lock) ?? []
-      queue.push(waiter)
-      this.queues.set(lock, queue)
-      this.waitingFor.set(owner, lock)
+      const waiter: Waiter<O> = { owner, mode, wake: () => resume(Effect.void) }
+      lock.queue.push(waiter)
+      this.waitingFor.set(owner, name)
       return Effect.sync(() => {
-        const place = queue.indexOf(waiter)
+        const place = lock.queue.indexOf(waiter)
         if (place === -1) return
-        queue.splice(place, 1)
-        if (queue.length === 0) this.queues.delete(lock)
+        lock.queue.splice(place, 1)
         this.waitingFor.delete(owner)
+        this.admit(name, lock)
       })
     })
   }
 
-  private closesCircle(holder: O, owner: O): boolean {
-    for (let next: O | undefined = holder; next !== undefined;) {
-      if (next === owner) return true
-      const lock = this.waitingFor.get(next)
-      next = lock === undefined ? undefined : this.holders.get(lock)
+  /** Whether somebody whom the owner would wait for waits, through others, for the owner. */
+  private closesCircle(name: string, owner: O, mode: Mode): boolean {
+    const seen = new Set<O>()
+    const reaches = (other: O): boolean => {
+      if (other === owner) return true
+      if (seen.has(other)) return false
+      seen.add(other)
+      const awaited = this.waitingFor.get(other)
+      if (awaited === undefined) return false
+      const { queue } = this.lockOf(awaited)
+      const place = queue.findIndex((waiter) => waiter.owner === other)
+      return this.blockers(awaited, other, queue[place]?.mode ?? "exclusive", queue.slice(0, place)).some(reaches)
     }
-    return false
+    return this.blockers(name, owner, mode, this.lockOf(name).queue).some(reaches)
+  }
+
+  /** Those who hold a lock in a way that forbids this mode, and those who wait for it before. */
+  private blockers(name: string, owner: O, mode: Mode, ahead: ReadonlyArray<Waiter<O>>): Array<O> {
+    const holders = [...this.lockOf(name).holders].flatMap(([holder, held]) =>
+      holder !== owner && (mode === "exclusive" || held === "exclusive") ? [holder] : []
+    )
+    return [...holders, ...ahead.map((waiter) => waiter.owner)]
   }
 }
+
+const allows = <O>(lock: Lock<O>, owner: O, mode: Mode): boolean =>
+  [...lock.holders].every(([holder, held]) => holder === owner || (mode === "shared" && held === "shared"))

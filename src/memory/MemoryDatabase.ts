@@ -9,11 +9,13 @@
  * Transactions are driven by `SqlClient.makeWithTransaction`, which drives them on Postgres too, so nesting, interruption
  * and rollback are the same by construction.
  */
-import { Cause, Context, Duration, Effect, Layer, Option } from "effect"
+import { Cause, Clock, Context, Duration, Effect, Layer, Option } from "effect"
 import { SqlClient, SqlError } from "effect/sql"
 import type { Offset } from "../OffsetStore.ts"
 import { isReason, type Reason, Unexpected } from "../StoreError.ts"
 import * as Transactor from "../Transactor.ts"
+import type { EventRow } from "./EventRow.ts"
+import { InFlight } from "./InFlight.ts"
 import { Locks } from "./Locks.ts"
 import { Table } from "./Table.ts"
 import { Transaction } from "./Transaction.ts"
@@ -23,7 +25,12 @@ export class MemoryDatabase extends Context.Service<
   MemoryDatabase,
   {
     /** The stores' tables. */
-    readonly tables: { readonly offsets: Table<Offset> }
+    readonly tables: {
+      readonly offsets: Table<Offset>
+      readonly events: Table<EventRow>
+      /** The version of each event by its id. */
+      readonly eventIds: Table<bigint>
+    }
 
     /**
      * Runs one statement: in the caller's transaction if there is one, else in its own. It fails as a statement on
@@ -35,6 +42,9 @@ export class MemoryDatabase extends Context.Service<
 
     /** The next number of a sequence, from 1. It is never given again, whatever becomes of the transaction. */
     readonly nextValue: (sequence: string) => Effect.Effect<bigint>
+
+    /** Which versions of the log are not decided yet. */
+    readonly inFlight: InFlight
 
     readonly transactor: Transactor.Transactor["Service"]
 
@@ -66,8 +76,14 @@ const reasonOf = ({ reason }: SqlError.SqlError): Reason =>
 export const make: Effect.Effect<MemoryDatabase["Service"]> = Effect.sync(() => {
   const locks = new Locks<Transaction>()
   const sequences = new Map<string, bigint>()
+  const inFlight = new InFlight()
   const faults: Array<Reason> = []
   let commitDelay = Duration.zero
+
+  const begin = Effect.map(
+    Clock.currentTimeMillis,
+    (now) => new Transaction(locks, now, (transaction) => inFlight.end(transaction))
+  )
 
   const commit = (transaction: Transaction) =>
     Effect.andThen(
@@ -91,7 +107,7 @@ export const make: Effect.Effect<MemoryDatabase["Service"]> = Effect.sync(() => 
   const withTransaction = SqlClient.makeWithTransaction({
     transactionService: CurrentTransaction,
     spanAttributes: [["db.system.name", "memory"]],
-    acquireConnection: () => Effect.sync(() => new Transaction(locks)),
+    acquireConnection: () => begin,
     begin: () => Effect.void,
     savepoint: (transaction) =>
       unlessAborted(
@@ -131,12 +147,12 @@ export const make: Effect.Effect<MemoryDatabase["Service"]> = Effect.sync(() => 
     Effect.flatMap(
       Effect.serviceOption(CurrentTransaction),
       Option.match({
-        onNone: () => {
-          const transaction = new Transaction(locks)
-          return Effect.andThen(next, body(transaction)).pipe(
-            Effect.onExit((exit) => (exit._tag === "Success" ? commit(transaction) : rollback(transaction)))
-          )
-        },
+        onNone: () =>
+          Effect.flatMap(begin, (transaction) =>
+            Effect.onExit(Effect.andThen(next, body(transaction)), (exit) =>
+              exit._tag === "Success" ? commit(transaction) : rollback(transaction)
+            )
+          ),
         onSome: ([transaction]) =>
           transaction.turn.withPermit(
             Effect.suspend(() =>
@@ -157,7 +173,8 @@ export const make: Effect.Effect<MemoryDatabase["Service"]> = Effect.sync(() => 
     )
 
   return MemoryDatabase.of({
-    tables: { offsets: new Table("offsets_store") },
+    tables: { offsets: new Table("offsets_store"), events: new Table("events"), eventIds: new Table("events_id") },
+    inFlight,
     statement,
     nextValue: (sequence) =>
       Effect.sync(() => {

@@ -4,7 +4,7 @@
  */
 import { Effect, Semaphore } from "effect"
 import type { Contention } from "../StoreError.ts"
-import { type Locks, type Owner } from "./Locks.ts"
+import type { Locks, Mode, Owner } from "./Locks.ts"
 import type { Entry, Level, Merge, Table } from "./Table.ts"
 
 interface Savepoint extends Level {
@@ -29,10 +29,15 @@ export class Transaction implements Owner {
   readonly turn = Semaphore.makeUnsafe(1)
   private level = savepoint(undefined)
   private ended = false
+  /** When it began, in epoch milliseconds. */
+  readonly startedAt: number
   private readonly locks: Locks<Transaction>
+  private readonly onEnd: (transaction: Transaction) => void
 
-  constructor(locks: Locks<Transaction>) {
+  constructor(locks: Locks<Transaction>, startedAt: number, onEnd: (transaction: Transaction) => void) {
     this.locks = locks
+    this.startedAt = startedAt
+    this.onEnd = onEnd
   }
 
   // What statements do
@@ -52,7 +57,7 @@ export class Transaction implements Owner {
    * an INSERT does, with ON CONFLICT DO UPDATE for a row that is there.
    */
   holdPlace<Row>(table: Table<Row>, key: string): Effect.Effect<Row | undefined, Contention> {
-    return Effect.map(this.locks.acquire(lockOf(table, key), this), () => this.get(table, key))
+    return Effect.map(this.locks.acquire(lockOf(table, key), this, "exclusive"), () => this.get(table, key))
   }
 
   /**
@@ -65,15 +70,20 @@ export class Transaction implements Owner {
       const seen = found ?? table.get(this.level, key)
       if (seen === undefined) return Effect.undefined
       const lock = lockOf(table, key)
-      return Effect.map(this.locks.acquire(lock, this), () => {
+      return Effect.map(this.locks.acquire(lock, this, "exclusive"), () => {
         const entry = table.get(this.level, key)
         if (entry?.identity === seen.identity) return entry.row
         // Deleted while this transaction waited: there is nothing left to hold.
         this.level.locks.delete(lock)
-        this.locks.release(lock)
+        this.locks.release(lock, this)
         return undefined
       })
     })
+  }
+
+  /** Takes a lock that is no row's, for what has to happen one after another. */
+  lock(name: string, mode: Mode): Effect.Effect<void, Contention> {
+    return this.locks.acquire(name, this, mode)
   }
 
   set<Row>(table: Table<Row>, key: string, row: Row | undefined): void {
@@ -117,7 +127,7 @@ export class Transaction implements Owner {
 
   /** Undoes what the savepoint did, and lets go of the rows that only it had written. The savepoint stays. */
   rollbackSavepoint(): void {
-    for (const lock of this.level.locks) this.locks.release(lock)
+    this.letGo(this.level.locks)
     this.level = savepoint(this.level.outer)
   }
 
@@ -126,7 +136,8 @@ export class Transaction implements Owner {
     const { afterCommit, locks, written } = this.level
     this.ended = true
     for (const table of written) table.merge(this.level)
-    for (const lock of locks) this.locks.release(lock)
+    this.letGo(locks)
+    this.onEnd(this)
     return afterCommit
   }
 
@@ -137,7 +148,12 @@ export class Transaction implements Owner {
   rollback(): void {
     this.ended = true
     for (let level: Savepoint | undefined = this.level; level !== undefined; level = level.outer) {
-      for (const lock of level.locks) this.locks.release(lock)
+      this.letGo(level.locks)
     }
+    this.onEnd(this)
+  }
+
+  private letGo(locks: Iterable<string>): void {
+    for (const lock of locks) this.locks.release(lock, this)
   }
 }

@@ -1,15 +1,18 @@
 /** The stores in memory: for tests, prototypes, and whatever may end with the process. */
 import { Effect, Layer } from "effect"
+import type * as Events from "../EventStore.ts"
 import type * as Offsets from "../OffsetStore.ts"
 import { Transactor } from "../Transactor.ts"
+import * as EventStore from "./EventStore.ts"
 import * as MemoryDatabase from "./MemoryDatabase.ts"
 import * as OffsetStore from "./OffsetStore.ts"
 
+export * as EventStore from "./EventStore.ts"
 export * as MemoryDatabase from "./MemoryDatabase.ts"
 export * as OffsetStore from "./OffsetStore.ts"
 
 /** What every backend provides. */
-export type Stores = Offsets.OffsetStore | Transactor
+export type Stores = Events.EventStore | Offsets.OffsetStore | Transactor
 
 const layerTransactor = Layer.effect(
   Transactor,
@@ -18,6 +21,7 @@ const layerTransactor = Layer.effect(
 
 const layerStores: Layer.Layer<Stores, never, MemoryDatabase.MemoryDatabase> = Layer.mergeAll(
   layerTransactor,
+  EventStore.layer,
   OffsetStore.layer
 )
 

@@ -8,5 +8,6 @@
  * OffsetStore.suite("memory", Memory.layer)
  * ```
  */
+export * as EventStore from "./EventStore.ts"
 export * as OffsetStore from "./OffsetStore.ts"
 export * as Transactor from "./Transactor.ts"

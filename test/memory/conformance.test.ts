@@ -1,5 +1,6 @@
 import * as Memory from "effect-strata/memory"
-import { OffsetStore, Transactor } from "effect-strata/testing"
+import { EventStore, OffsetStore, Transactor } from "effect-strata/testing"
 
+EventStore.suite("memory", Memory.layer)
 OffsetStore.suite("memory", Memory.layer)
 Transactor.suite("memory", Memory.layer)

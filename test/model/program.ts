@@ -3,11 +3,12 @@
  * savepoints and the operations of the stores, driven in lockstep so that a program has one interleaving.
  */
 import { Arbitrary, Cause, Deferred, Effect, Exit, Option, Queue, Schema, Stream } from "effect"
-import { OffsetStore, StoreError, Transactor } from "effect-strata"
+import { EventStore, OffsetStore, StoreError, Transactor } from "effect-strata"
 
 // Few rows and values, so that sessions meet.
 const Shard = Schema.Literals([0, 1])
 const Value = Schema.Literals([0, 1, 2])
+const Aggregate = Schema.Literals(["x", "y"])
 
 const command = <Name extends string, Fields extends Schema.Struct.Fields>(name: Name, fields: Fields) =>
   Schema.Struct({ command: Schema.Literal(name), ...fields })
@@ -22,7 +23,10 @@ const Command = Schema.Union([
   command("get", { shard: Shard }),
   command("list", {}),
   command("reset", { value: Value }),
-  command("delete", {})
+  command("delete", {}),
+  // `seen`: the version of the last event that this session has seen of the aggregate.
+  command("append", { aggregate: Aggregate, expected: Schema.Literals(["any", "none", "some", "seen"]) }),
+  command("history", { aggregate: Aggregate })
 ])
 type Command = typeof Command.Type
 
@@ -38,9 +42,7 @@ export type Program = ReadonlyArray<typeof Step.Type>
 /** A backend under observation. */
 export interface Backend {
   /** Runs an effect as one of the sessions. */
-  readonly provide: (
-    session: number
-  ) => <A, E>(effect: Effect.Effect<A, E, OffsetStore.OffsetStore | Transactor.Transactor>) => Effect.Effect<A, E>
+  readonly provide: (session: number) => <A, E>(effect: Effect.Effect<A, E, Services>) => Effect.Effect<A, E>
   /** How many sessions wait for a row of another one, or that some of them do so in a circle. */
   readonly waiting: Effect.Effect<number | "deadlock">
 }
@@ -52,6 +54,7 @@ const describe = (exit: Exit.Exit<unknown, unknown>): string => {
   const error = Option.getOrUndefined(Exit.findErrorOption(exit))
   if (error instanceof Rollback) return "rolled back"
   if (error instanceof StoreError.StoreError) return error.reason._tag
+  if (error instanceof EventStore.VersionConflict) return `conflict with ${error.aggregateId.slice(-1)}`
   if (error instanceof OffsetStore.OffsetConflict)
     return `conflict with ${Option.getOrElse(error.actual, () => "none")}`
   return Cause.pretty(exit.cause)
@@ -67,7 +70,10 @@ interface Request {
 }
 
 /** One session: does what it is asked, and answers each request once it is done. */
-const session = (run: string, requests: Queue.Dequeue<Request>) => {
+const session = (run: string, id: number, requests: Queue.Dequeue<Request>) => {
+  const seen = new Map<string, bigint>()
+  let appended = 0
+
   const operation = Effect.fnUntraced(function* (command: Command) {
     const offsets = yield* OffsetStore.OffsetStore
     switch (command.command) {
@@ -97,6 +103,22 @@ const session = (run: string, requests: Queue.Dequeue<Request>) => {
         return yield* offsets.resetOffset(run, BigInt(command.value))
       case "delete":
         return yield* offsets.deleteOffsets(run)
+      case "append": {
+        const events = yield* EventStore.EventStore
+        const aggregateId = `${run} ${command.aggregate}`
+        const expected = command.expected === "seen" ? (seen.get(aggregateId) ?? 0n) : command.expected
+        const data = `${id}/${appended++}`
+        const stored = yield* events.append({ aggregateId, eventType: "Stepped", data }, { expected })
+        for (const { version } of stored) seen.set(aggregateId, version)
+        return data
+      }
+      case "history": {
+        const events = yield* EventStore.EventStore
+        const aggregateId = `${run} ${command.aggregate}`
+        const stored = yield* events.loadByAggregate(aggregateId)
+        for (const { version } of stored) seen.set(aggregateId, version)
+        return stored.map(({ data }) => data).join(" ")
+      }
       default:
         return "nothing to do"
     }
@@ -132,7 +154,19 @@ const session = (run: string, requests: Queue.Dequeue<Request>) => {
   return serve(0)
 }
 
-type Services = OffsetStore.OffsetStore | Transactor.Transactor
+type Services = EventStore.EventStore | OffsetStore.OffsetStore | Transactor.Transactor
+
+/** What is there in the end. */
+const remaining = Effect.fnUntraced(function* (run: string) {
+  const { listOffsets } = yield* OffsetStore.OffsetStore
+  const { loadByAggregate } = yield* EventStore.EventStore
+  const offsets = yield* Stream.runCollect(listOffsets(run))
+  const histories = yield* Effect.forEach(["x", "y"], (aggregate) => loadByAggregate(`${run} ${aggregate}`))
+  return [
+    ...offsets.map(({ shardNumber, value }) => `${shardNumber} = ${value}`),
+    ...histories.map((events) => events.map(({ data }) => data).join(" "))
+  ]
+})
 
 const isOutside = (text: string) => text.endsWith("nothing to do")
 
@@ -142,7 +176,7 @@ export const observe = (backend: Backend, run: string, program: Program): Effect
     const trace: Array<string> = []
     const pending = new Map<number, { readonly label: string; readonly answer: Deferred.Deferred<string> }>()
     const requests = yield* Effect.forEach(sessions, () => Queue.unbounded<Request>())
-    yield* Effect.forEach(requests, (queue, id) => Effect.forkScoped(backend.provide(id)(session(run, queue))))
+    yield* Effect.forEach(requests, (queue, id) => Effect.forkScoped(backend.provide(id)(session(run, id, queue))))
 
     const unanswered = Effect.sync(
       () => [...pending.values()].filter(({ answer }) => !Deferred.isDoneUnsafe(answer)).length
@@ -192,9 +226,5 @@ export const observe = (backend: Backend, run: string, program: Program): Effect
         if (!(yield* step(id, { command: "rollback" }))) return [...trace, "undecided"]
       }
     }
-    const offsets = yield* OffsetStore.OffsetStore.use((store) => Stream.runCollect(store.listOffsets(run))).pipe(
-      backend.provide(0),
-      Effect.orDie
-    )
-    return [...trace, ...offsets.map(({ shardNumber, value }) => `${shardNumber} = ${value}`)]
+    return [...trace, ...(yield* Effect.orDie(backend.provide(0)(remaining(run))))]
   }).pipe(Effect.scoped)

@@ -1,0 +1,239 @@
+/**
+ * An append-only log of events.
+ *
+ * Each event belongs to an aggregate and has a version: its place in the log, which is also how its aggregate's history is
+ * ordered. The table `events` is the one of go-sync-kit's Postgres store.
+ *
+ * **Which reads never skip an event**
+ *
+ * A version is drawn before the commit that makes its event visible, so a reader can see 12 while 11 is still in flight.
+ * Reads that take a cursor and span aggregates (`load`, `read` forward) stop at such a hole and never pass it: what they
+ * return up to a version is all there will ever be up to it. Reads of one aggregate or one id see what is committed.
+ *
+ * ```ts
+ * import { Effect } from "effect"
+ * import { EventStore } from "effect-strata"
+ *
+ * export const program = Effect.gen(function* () {
+ *   const events = yield* EventStore.EventStore
+ *   yield* events.append(
+ *     { aggregateId: "user-123", eventType: "UserCreated", data: { name: "John Doe" } },
+ *     { expected: "none" }
+ *   )
+ *   return yield* events.loadByAggregate("user-123")
+ * })
+ * ```
+ */
+import { Context, Effect, Option, Schema, type Stream } from "effect"
+import { Identifier, Int64, type InvalidInput } from "./Input.ts"
+import { SafeJson, SafeJsonObject } from "./Json.ts"
+import type { StoreError } from "./StoreError.ts"
+
+// Model
+
+/** An id, aggregate id or event type. All three are indexed as text, and an index entry has room for 512 characters. */
+export const Key = Identifier(512)
+
+/** A place in the log; 0 is before the first event. */
+export const Version = Int64.check(Schema.isGreaterThanOrEqualToBigInt(0n))
+
+/** An event to append. Without an `id` it gets a UUIDv7; with one, appending it again can be recognised. */
+export class NewEvent extends Schema.Class<NewEvent>("effect-strata/EventStore/NewEvent")({
+  id: Schema.optionalKey(Key),
+  aggregateId: Key,
+  eventType: Key,
+  data: SafeJson,
+  /** What is known of the event beside its data, for queries and tracing. */
+  metadata: Schema.optionalKey(SafeJsonObject)
+}) {}
+
+/** An event in the log. `metadata` is null if it was appended without. */
+export class StoredEvent extends Schema.Class<StoredEvent>("effect-strata/EventStore/StoredEvent")({
+  version: Version,
+  id: Schema.String,
+  aggregateId: Schema.String,
+  eventType: Schema.String,
+  data: Schema.Json,
+  metadata: Schema.NullOr(Schema.JsonObject),
+  /** When the transaction that appended it began, by the database's clock. */
+  createdAt: Schema.DateTimeUtc,
+  /** `stream_` and the aggregate id, as go-sync-kit names it. */
+  streamName: Schema.String
+}) {}
+
+/**
+ * What must be true of an aggregate for an append to happen: nothing, that it has no events, that it has some, or the
+ * version of its last one.
+ */
+export const Expected = Schema.Union([Schema.Literals(["any", "none", "some"]), Version])
+export type Expected = typeof Expected.Type
+
+const distinctIds = Schema.makeFilter((events: ReadonlyArray<NewEvent>) => {
+  const ids = events.flatMap(({ id }) => (id === undefined ? [] : [id]))
+  return new Set(ids).size === ids.length ? undefined : "Expected each id once"
+})
+
+/** Events to append together. */
+export class Append extends Schema.Class<Append>("effect-strata/EventStore/Append")({
+  events: Schema.Array(NewEvent).check(distinctIds),
+  /** For every aggregate among the events, or for each by its id: those that are not named are `"any"`. */
+  expected: Schema.optionalKey(Schema.Union([Expected, Schema.Record(Key, Expected)])),
+  onDuplicate: Schema.optionalKey(Schema.Literals(["fail", "ignore"]))
+}) {}
+
+/** Which events to read. Everything given must hold. */
+export class Query extends Schema.Class<Query>("effect-strata/EventStore/Query")({
+  /** Only versions above this one. */
+  after: Schema.optionalKey(Version),
+  aggregateIds: Schema.optionalKey(Schema.Array(Key)),
+  eventTypes: Schema.optionalKey(Schema.Array(Key)),
+  /** Contained in the event's data, as `jsonb @>` defines it. */
+  data: Schema.optionalKey(SafeJson),
+  /** Contained in the event's metadata. */
+  metadata: Schema.optionalKey(SafeJsonObject),
+  createdAfter: Schema.optionalKey(Schema.DateTimeUtc),
+  /** `"forward"` unless given. `"backward"` begins with the last event, and sees what is committed, holes or not. */
+  direction: Schema.optionalKey(Schema.Literals(["forward", "backward"])),
+  /** How many events at most. */
+  limit: Schema.optionalKey(Schema.Int.check(Schema.isGreaterThanOrEqualTo(0))),
+  /** How many to read at a time: 1,000. */
+  batchSize: Schema.optionalKey(Schema.Int.check(Schema.isBetween({ minimum: 1, maximum: 100_000 })))
+}) {}
+
+/** A cursor of `load`. */
+export class Since extends Schema.Class<Since>("effect-strata/EventStore/Since")({ since: Version }) {}
+
+/** One aggregate, from a version on. */
+export class AggregateSince extends Schema.Class<AggregateSince>("effect-strata/EventStore/AggregateSince")({
+  aggregateId: Key,
+  since: Version
+}) {}
+
+/** The id of one event. */
+export class ById extends Schema.Class<ById>("effect-strata/EventStore/ById")({ id: Key }) {}
+
+// Errors
+
+/** The aggregate is not as the append expected: somebody else appended to it. Nothing was written. */
+export class VersionConflict extends Schema.TaggedError<VersionConflict>("effect-strata/EventStore/VersionConflict")(
+  "VersionConflict",
+  {
+    aggregateId: Schema.String,
+    expected: Expected,
+    /** The version of the aggregate's last event. */
+    actual: Schema.Option(Version)
+  }
+) {
+  override get message(): string {
+    const actual = Option.match(this.actual, { onNone: () => "no events", onSome: (version) => `version ${version}` })
+    return `Aggregate "${this.aggregateId}" has ${actual}, where ${this.expected} was expected`
+  }
+}
+
+/** An event with this id is in the log already. Nothing was written. */
+export class DuplicateEvent extends Schema.TaggedError<DuplicateEvent>("effect-strata/EventStore/DuplicateEvent")(
+  "DuplicateEvent",
+  { id: Schema.String }
+) {
+  override get message(): string {
+    return `An event with the id "${this.id}" is in the log already`
+  }
+}
+
+/** No event has this id. */
+export class EventNotFound extends Schema.TaggedError<EventNotFound>("effect-strata/EventStore/EventNotFound")(
+  "EventNotFound",
+  { id: Schema.String }
+) {
+  override get message(): string {
+    return `No event has the id "${this.id}"`
+  }
+}
+
+/** The text is not a version: not a whole number from 0 to 2^63 - 1. */
+export class InvalidVersion extends Schema.TaggedError<InvalidVersion>("effect-strata/EventStore/InvalidVersion")(
+  "InvalidVersion",
+  { text: Schema.String }
+) {
+  override get message(): string {
+    return `"${this.text}" is not a version: expected a whole number from 0 to 9223372036854775807`
+  }
+}
+
+/** The version that a text stands for. */
+export const parseVersion = (text: string): Effect.Effect<bigint, InvalidVersion> =>
+  Effect.suspend(() => {
+    const version = /^\d{1,19}$/.test(text) ? BigInt(text) : -1n
+    return Schema.is(Version)(version) ? Effect.succeed(version) : Effect.fail(new InvalidVersion({ text }))
+  })
+
+// Service
+
+type NewEventInput = (typeof NewEvent)["~type.make.in"]
+
+/** The log of events: see the module's documentation. */
+export class EventStore extends Context.Service<
+  EventStore,
+  {
+    /**
+     * Appends one event, or several, all or none, and returns them as stored, in their order. Of any number of concurrent
+     * appends to an aggregate with the same `expected`, exactly one succeeds.
+     *
+     * **Details**
+     *
+     * `expected` is about each aggregate before the append; a conflict does not spoil the transaction it happens in.
+     * With `onDuplicate: "ignore"` an event whose id is in the log already is returned as it is stored, and not compared
+     * with `expected`: the same append can be tried again. The same id with other content is always `DuplicateEvent`.
+     * No events do nothing.
+     *
+     * **Gotchas**
+     *
+     * Until a transaction that appends to an aggregate has ended, others wait that append to it with `expected`. Plain SQL
+     * from elsewhere does not wait.
+     */
+    readonly append: (
+      events: NewEventInput | ReadonlyArray<NewEventInput>,
+      options?: {
+        readonly expected?: Expected | Readonly<Record<string, Expected>>
+        readonly onDuplicate?: "fail" | "ignore"
+      }
+    ) => Effect.Effect<ReadonlyArray<StoredEvent>, VersionConflict | DuplicateEvent | InvalidInput | StoreError>
+
+    /**
+     * Every event above the version, 0 unless given, in order, and none that another one could still come before.
+     *
+     * **Details**
+     *
+     * Where a transaction that appends is in the way, it is waited for, up to `settleTimeout`; then what is certain is
+     * returned, and a warning says who holds up the rest. All of it is in memory: use `read` where there may be much.
+     */
+    readonly load: (since?: bigint) => Effect.Effect<ReadonlyArray<StoredEvent>, InvalidInput | StoreError>
+
+    /** The events of one aggregate above the version, in order. */
+    readonly loadByAggregate: (
+      aggregateId: string,
+      since?: bigint
+    ) => Effect.Effect<ReadonlyArray<StoredEvent>, InvalidInput | StoreError>
+
+    /**
+     * The events that a query describes, in order of their versions, read in pages with bounded memory. Forward, it ends
+     * where `load` ends; it does not wait for events to come.
+     */
+    readonly read: (query?: (typeof Query)["~type.make.in"]) => Stream.Stream<StoredEvent, InvalidInput | StoreError>
+
+    /** The event with this id. */
+    readonly get: (id: string) => Effect.Effect<StoredEvent, EventNotFound | InvalidInput | StoreError>
+
+    /**
+     * The highest version that is committed, 0 where there is none.
+     *
+     * **Gotchas**
+     *
+     * Not a cursor: events with lower versions may still be on their way.
+     */
+    readonly latestVersion: Effect.Effect<bigint, StoreError>
+
+    /** Succeeds if the store can be used now: the backend answers and the table can be read. */
+    readonly ping: Effect.Effect<void, StoreError>
+  }
+>()("effect-strata/EventStore") {}

@@ -1,0 +1,204 @@
+/** `EventStore` in memory. */
+import { Duration, Effect, Equal, Layer, Option, Order, Stream } from "effect"
+import { SecureRandom } from "effect/crypto"
+import {
+  AggregateSince,
+  Append,
+  ById,
+  DuplicateEvent,
+  EventNotFound,
+  EventStore,
+  type Expected,
+  type NewEvent,
+  Query,
+  Since,
+  VersionConflict
+} from "../EventStore.ts"
+import * as Operation from "../Operation.ts"
+import { type EventRow, matches, rowOf, toStoredEvent } from "./EventRow.ts"
+import { MemoryDatabase } from "./MemoryDatabase.ts"
+import type { Transaction } from "./Transaction.ts"
+
+const settleTimeout = Duration.seconds(2)
+
+const byVersion = Order.mapInput(Order.BigInt, (row: EventRow) => row.version)
+
+const expectedOf = ({ expected = "any" }: Append, aggregateId: string): Expected =>
+  typeof expected !== "object"
+    ? expected
+    : Object.hasOwn(expected, aggregateId)
+      ? (expected[aggregateId] ?? "any")
+      : "any"
+
+const holds = (expected: Expected, actual: Option.Option<bigint>): boolean => {
+  switch (expected) {
+    case "any":
+      return true
+    case "none":
+      return Option.isNone(actual)
+    case "some":
+      return Option.isSome(actual)
+    default:
+      return Equal.equals(actual, Option.some(expected))
+  }
+}
+
+export const make = Effect.gen(function* () {
+  const { inFlight, nextValue, statement, tables } = yield* MemoryDatabase
+  const { eventIds, events } = tables
+  const operation = yield* Operation.make("EventStore", "memory")
+
+  const select = (transaction: Transaction, keep: (row: EventRow) => boolean): Array<EventRow> =>
+    transaction
+      .entries(events)
+      .flatMap(({ row }) => (keep(row) ? [row] : []))
+      .sort(byVersion)
+
+  const lastVersion = (transaction: Transaction, aggregateId: string) =>
+    Option.map(
+      Option.fromUndefinedOr(select(transaction, (row) => row.aggregateId === aggregateId).at(-1)),
+      (row) => row.version
+    )
+
+  const stored = (transaction: Transaction, id: string) => {
+    const version = transaction.get(eventIds, id)
+    return version === undefined ? undefined : transaction.get(events, String(version))
+  }
+
+  /** The events that are in the log already: by the rules of `onDuplicate` they are equal, or the append fails. */
+  const duplicates = (transaction: Transaction, append: Append) => {
+    const found = new Map<NewEvent, EventRow>()
+    for (const event of append.events) {
+      const row = event.id === undefined ? undefined : stored(transaction, event.id)
+      if (row === undefined) continue
+      const same = Equal.equals(
+        toStoredEvent(row),
+        toStoredEvent({ ...rowOf(event, row.id, row.version, row.createdAt) })
+      )
+      if (append.onDuplicate !== "ignore" || !same) return Effect.fail(new DuplicateEvent({ id: row.id }))
+      found.set(event, row)
+    }
+    return Effect.succeed(found)
+  }
+
+  const appendAll = (append: Append) =>
+    statement(
+      Effect.fnUntraced(function* (transaction) {
+        const aggregateIds = [...new Set(append.events.map((event) => event.aggregateId))].sort()
+        for (const id of aggregateIds) {
+          // Those who expect something wait for everybody who appends, the others only for them.
+          yield* transaction.lock(`aggregate ${id}`, expectedOf(append, id) === "any" ? "shared" : "exclusive")
+        }
+        for (const id of append.events.flatMap((event) => event.id ?? []).sort()) {
+          yield* transaction.holdPlace(eventIds, id)
+        }
+        const known = yield* duplicates(transaction, append)
+        for (const aggregateId of aggregateIds) {
+          if (append.events.every((event) => event.aggregateId !== aggregateId || known.has(event))) continue
+          const expected = expectedOf(append, aggregateId)
+          const actual = lastVersion(transaction, aggregateId)
+          if (!holds(expected, actual)) return yield* new VersionConflict({ aggregateId, expected, actual })
+        }
+        const rows: Array<EventRow> = []
+        for (const event of append.events) {
+          const row = known.get(event) ?? (yield* insert(transaction, event))
+          rows.push(row)
+        }
+        return rows.map(toStoredEvent)
+      })
+    )
+
+  const insert = Effect.fnUntraced(function* (transaction: Transaction, event: NewEvent) {
+    const version = yield* nextValue("events_version")
+    const row = rowOf(event, event.id ?? SecureRandom.uuidV7Unsafe(), version, transaction.startedAt)
+    inFlight.draw(transaction, version)
+    transaction.set(events, String(version), row)
+    transaction.set(eventIds, row.id, version)
+    return row
+  })
+
+  /** The matching events above a version that nothing can come before any more, waiting for those that are in the way. */
+  const settled = Effect.fnUntraced(function* (after: bigint, keep: (row: EventRow) => boolean) {
+    const page = statement((transaction) =>
+      Effect.sync(() => {
+        const undecided = inFlight.first(after, transaction)
+        const rows = select(
+          transaction,
+          (row) => row.version > after && (undecided === undefined || row.version < undecided)
+        )
+        const beyond = undecided !== undefined && select(transaction, (row) => row.version > undecided).length > 0
+        return { rows: rows.filter(keep), undecided: beyond ? undecided : undefined }
+      })
+    )
+    const wait = Effect.andThen(inFlight.nextEnd, page)
+    const first = yield* page
+    if (first.undecided === undefined) return first.rows
+    let latest = first
+    yield* Effect.repeat(
+      Effect.tap(wait, (next) => Effect.sync(() => (latest = next))),
+      {
+        until: ({ undecided }) => undecided === undefined
+      }
+    ).pipe(Effect.timeoutOption(settleTimeout))
+    if (latest.undecided !== undefined) {
+      yield* Effect.logWarning(`the log is held up at version ${latest.undecided} by a transaction that is still open`)
+    }
+    return latest.rows
+  })
+
+  const load = operation.fn("load", Since, ({ since }) =>
+    Effect.map(
+      settled(since, () => true),
+      (rows) => rows.map(toStoredEvent)
+    )
+  )
+
+  const loadByAggregate = operation.fn("loadByAggregate", AggregateSince, ({ aggregateId, since }) =>
+    statement((transaction) =>
+      Effect.sync(() =>
+        select(transaction, (row) => row.aggregateId === aggregateId && row.version > since).map(toStoredEvent)
+      )
+    )
+  )
+
+  const read = operation.stream("read", Query, (query) => {
+    const after = query.after ?? 0n
+    const keep = (row: EventRow) => row.version > after && matches(row, query)
+    const rows =
+      query.direction === "backward"
+        ? statement((transaction) => Effect.sync(() => select(transaction, keep).reverse()))
+        : settled(after, keep)
+    return Stream.fromIterableEffect(Effect.map(rows, (all) => all.slice(0, query.limit))).pipe(
+      Stream.map(toStoredEvent)
+    )
+  })
+
+  const get = operation.fn("get", ById, ({ id }) =>
+    statement((transaction) =>
+      Effect.suspend(() => {
+        const row = stored(transaction, id)
+        return row === undefined ? Effect.fail(new EventNotFound({ id })) : Effect.succeed(toStoredEvent(row))
+      })
+    )
+  )
+
+  const append = operation.fn("append", Append, appendAll)
+
+  return EventStore.of({
+    append: (input, options) => append({ events: Array.isArray(input) ? input : [input], ...options }),
+    load: (since = 0n) => load({ since }),
+    loadByAggregate: (aggregateId, since = 0n) => loadByAggregate({ aggregateId, since }),
+    read: (query = {}) => read(query),
+    get: (id) => get({ id }),
+    latestVersion: operation.effect(
+      "latestVersion",
+      statement((transaction) => Effect.sync(() => select(transaction, () => true).at(-1)?.version ?? 0n))
+    ),
+    ping: operation.effect(
+      "ping",
+      statement(() => Effect.void)
+    )
+  })
+})
+
+export const layer: Layer.Layer<EventStore, never, MemoryDatabase> = Layer.effect(EventStore, make)

@@ -1,0 +1,60 @@
+import { assert, it } from "@effect/vitest"
+import { Deferred, Effect, Fiber, Layer, Logger, References } from "effect"
+import { EventStore, Transactor } from "effect-strata"
+import * as Memory from "effect-strata/memory"
+import { TestClock } from "effect/testing"
+
+const event = (data: string) => ({ aggregateId: data, eventType: "Happened", data })
+
+it.effect("waits two seconds for a hole, then loads what is before it, and says so", () =>
+  Effect.gen(function* () {
+    const events = yield* EventStore.EventStore
+    const { withTransaction } = yield* Transactor.Transactor
+    const messages: Array<unknown> = []
+    const logger = Logger.make<unknown, void>(({ message }) => void messages.push(message))
+
+    yield* events.append(event("before"))
+    const end = yield* Deferred.make<void>()
+    const slow = yield* Effect.forkChild(
+      withTransaction(Effect.andThen(events.append(event("slow")), Deferred.await(end))),
+      { startImmediately: true }
+    )
+    yield* events.append(event("after"))
+
+    const load = yield* Effect.forkChild(Effect.provide(events.load(), Logger.layer([logger])), {
+      startImmediately: true
+    })
+    yield* TestClock.adjust("1999 millis")
+    assert.strictEqual(load.pollUnsafe(), undefined)
+    yield* TestClock.adjust("1 millis")
+    const loaded = yield* Fiber.join(load)
+    assert.deepStrictEqual(
+      loaded.map(({ data }) => data),
+      ["before"]
+    )
+    assert.match(String(messages), /held up at version 2/)
+
+    yield* Deferred.succeed(end, undefined)
+    yield* Fiber.join(slow)
+    const all = yield* events.load()
+    assert.deepStrictEqual(
+      all.map(({ data }) => data),
+      ["before", "slow", "after"]
+    )
+  }).pipe(Effect.provideService(References.MinimumLogLevel, "Warn"), Effect.provide(Layer.fresh(Memory.layer)))
+)
+
+it.effect("hands out no object that it keeps", () =>
+  Effect.gen(function* () {
+    const events = yield* EventStore.EventStore
+    const data = { list: [1] }
+    yield* events.append({ aggregateId: "a", eventType: "Happened", data })
+    data.list.push(2)
+    const [first] = yield* events.loadByAggregate("a")
+    if (typeof first?.data !== "object" || first.data === null) return assert.fail("no object")
+    assert.deepStrictEqual(first.data, { list: [1] })
+    Object.assign(first.data, { list: [] })
+    const [again] = yield* events.loadByAggregate("a")
+    assert.deepStrictEqual(again?.data, { list: [1] })
+  }).pipe(Effect.provide(Layer.fresh(Memory.layer)))
+)
