@@ -5,12 +5,12 @@
 import { Effect } from "effect"
 import { Contention } from "../StoreError.ts"
 
-/** Who holds locks: it is told of each lock that becomes its own. */
-export interface Owner {
-  readonly granted: (lock: string) => void
-}
-
 export type Mode = "exclusive" | "shared"
+
+/** Who holds locks: it is told of each lock that becomes its own, and in which mode it held that before. */
+export interface Owner {
+  readonly granted: (lock: string, before: Mode | undefined) => void
+}
 
 interface Waiter<O> {
   readonly owner: O
@@ -48,10 +48,12 @@ export class Locks<O extends Owner> {
     })
   }
 
-  /** Gives the lock up to those who wait first. */
-  release(name: string, owner: O): void {
+  /** Gives the lock up, or goes back to the mode before, and lets in those who wait first. */
+  release(name: string, owner: O, before?: Mode): void {
     const lock = this.locks.get(name)
-    if (lock === undefined || !lock.holders.delete(owner)) return
+    if (lock === undefined) return
+    if (before === undefined) lock.holders.delete(owner)
+    else lock.holders.set(owner, before)
     this.admit(name, lock)
   }
 
@@ -82,8 +84,9 @@ export class Locks<O extends Owner> {
   // The lock passes on before its new owner runs, so that nobody can take it in between; the owner is told at once, so
   // that it gives the lock back even if it is interrupted before it wakes.
   private grant(name: string, lock: Lock<O>, owner: O, mode: Mode): void {
+    const before = lock.holders.get(owner)
     lock.holders.set(owner, mode)
-    owner.granted(name)
+    owner.granted(name, before)
   }
 
   private wait(name: string, lock: Lock<O>, owner: O, mode: Mode): Effect.Effect<void> {

@@ -9,7 +9,8 @@ import type { Entry, Level, Merge, Table } from "./Table.ts"
 
 interface Savepoint extends Level {
   readonly outer: Savepoint | undefined
-  readonly locks: Set<string>
+  /** The locks taken at this level, with the mode in which a level around it holds them already. */
+  readonly locks: Map<string, Mode | undefined>
   readonly afterCommit: Array<Effect.Effect<void>>
   aborted: boolean
 }
@@ -17,7 +18,7 @@ interface Savepoint extends Level {
 const savepoint = (outer: Savepoint | undefined): Savepoint => ({
   outer,
   written: new Set<Merge>(),
-  locks: new Set(),
+  locks: new Map(),
   afterCommit: [],
   aborted: false
 })
@@ -90,8 +91,8 @@ export class Transaction implements Owner {
     table.set(this.level, key, row)
   }
 
-  granted(lock: string): void {
-    this.level.locks.add(lock)
+  granted(lock: string, before: Mode | undefined): void {
+    if (!this.level.locks.has(lock)) this.level.locks.set(lock, before)
   }
 
   // An error ends the transaction back to the innermost savepoint, as in Postgres; and a fiber may outlive it
@@ -120,7 +121,9 @@ export class Transaction implements Owner {
     const { afterCommit, locks, outer, written } = this.level
     if (outer === undefined) return
     for (const table of written) table.merge(this.level)
-    for (const lock of locks) outer.locks.add(lock)
+    for (const [lock, before] of locks) {
+      if (!outer.locks.has(lock)) outer.locks.set(lock, before)
+    }
     outer.afterCommit.push(...afterCommit)
     this.level = outer
   }
@@ -153,7 +156,7 @@ export class Transaction implements Owner {
     this.onEnd(this)
   }
 
-  private letGo(locks: Iterable<string>): void {
-    for (const lock of locks) this.locks.release(lock, this)
+  private letGo(locks: ReadonlyMap<string, Mode | undefined>): void {
+    for (const [lock, before] of locks) this.locks.release(lock, this, before)
   }
 }
