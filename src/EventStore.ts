@@ -181,7 +181,8 @@ export class EventStore extends Context.Service<
      *
      * **Details**
      *
-     * `expected` is about each aggregate before the append; a conflict does not spoil the transaction it happens in.
+     * `expected` is about each aggregate before the append (a record may name others, too: they do not matter); version 0
+     * is that of no event, so it always conflicts. A conflict does not spoil the transaction it happens in.
      * With `onDuplicate: "ignore"` an event whose id is in the log already is returned as it is stored, and not compared
      * with `expected`: the same append can be tried again. The same id with other content is always `DuplicateEvent`.
      * No events do nothing.
@@ -189,7 +190,7 @@ export class EventStore extends Context.Service<
      * **Gotchas**
      *
      * Until a transaction that appends to an aggregate has ended, others wait that append to it with `expected`. Plain SQL
-     * from elsewhere does not wait.
+     * from elsewhere does not wait. A transaction that expects something, or reads forward, has to be READ COMMITTED.
      */
     readonly append: (
       events: NewEventInput | ReadonlyArray<NewEventInput>,

@@ -3,8 +3,11 @@ import { Predicate, Schema } from "effect"
 
 const isText = (text: string): boolean => !text.includes("\0") && text.isWellFormed()
 
+// Postgres parses `jsonb` by recursion, and so do most who read it: nobody needs more, and the stack ends somewhere.
+const deepest = 500
+
 // `within` holds the objects around the value: one that is among them closes a cycle.
-const isSafe = (value: unknown, within: ReadonlyArray<unknown>): boolean => {
+const isSafe = (value: unknown, within: Set<object>): boolean => {
   switch (typeof value) {
     case "string":
       return isText(value)
@@ -14,30 +17,35 @@ const isSafe = (value: unknown, within: ReadonlyArray<unknown>): boolean => {
       return true
     case "object": {
       if (value === null) return true
-      if (within.includes(value)) return false
-      const inside = [...within, value]
-      if (Array.isArray(value)) return value.every((item) => isSafe(item, inside))
-      const prototype: unknown = Object.getPrototypeOf(value)
-      if (prototype !== Object.prototype && prototype !== null) return false
-      return Object.entries(value).every(([key, item]) => isText(key) && isSafe(item, inside))
+      if (within.has(value) || within.size === deepest) return false
+      within.add(value)
+      const safe = Array.isArray(value) ? value.every((item) => isSafe(item, within)) : isSafeObject(value, within)
+      within.delete(value)
+      return safe
     }
     default:
       return false
   }
 }
 
+const isSafeObject = (value: object, within: Set<object>): boolean => {
+  const prototype: unknown = Object.getPrototypeOf(value)
+  if (prototype !== Object.prototype && prototype !== null) return false
+  return Object.entries(value).every(([key, item]) => isText(key) && isSafe(item, within))
+}
+
 const expected =
-  "JSON (no undefined, functions, class instances, cycles, NaN, bigint, integers beyond 2^53, NUL characters or lone surrogates)"
+  "JSON (no undefined, functions, class instances, cycles, NaN, bigint, integers beyond 2^53, NUL characters, lone surrogates or more than 500 levels)"
 
 /**
  * A JSON value without what would change or fail on the way: no `undefined`, functions, class instances or cycles, which
  * `JSON.stringify` drops, rewrites or refuses; no integers beyond 2^53, which `JSON.parse` rounds; no NUL characters or lone
- * surrogates, which `jsonb` refuses.
+ * surrogates, which `jsonb` refuses; at most 500 levels.
  */
-export const SafeJson = Schema.declare((value): value is Schema.Json => isSafe(value, []), { expected })
+export const SafeJson = Schema.declare((value): value is Schema.Json => isSafe(value, new Set()), { expected })
 
 /** A JSON object of the same kind. */
 export const SafeJsonObject = Schema.declare(
-  (value): value is Schema.JsonObject => Predicate.isObject(value) && !Array.isArray(value) && isSafe(value, []),
+  (value): value is Schema.JsonObject => Predicate.isObject(value) && !Array.isArray(value) && isSafe(value, new Set()),
   { expected: expected.replace("JSON", "a JSON object") }
 )

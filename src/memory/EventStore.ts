@@ -166,7 +166,7 @@ export const make = Effect.gen(function* () {
     const keep = (row: EventRow) => row.version > after && matches(row, query)
     const rows =
       query.direction === "backward"
-        ? statement((transaction) => Effect.sync(() => select(transaction, keep).reverse()))
+        ? statement((transaction) => Effect.sync(() => select(transaction, keep).toReversed()))
         : settled(after, keep)
     return Stream.fromIterableEffect(Effect.map(rows, (all) => all.slice(0, query.limit))).pipe(
       Stream.map(toStoredEvent)

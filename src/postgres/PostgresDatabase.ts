@@ -12,10 +12,18 @@ import { reasonOf } from "./Reasons.ts"
 
 const sqlErrorOf = (cause: Reason) => new SqlError.SqlError({ reason: new SqlError.UnknownError({ cause }) })
 
+const isName = Schema.is(Name)
+
 const named = (name: string) => Name.pipe(Schema.withConstructorDefault(Effect.succeed(name)))
+
+/** The table of events has a function named after it, with `_append` at the end. */
+const EventsName = Name.check(
+  Schema.makeFilter((name) => (isName(`${name}_append`) ? undefined : "Expected a name of at most 56 bytes"))
+)
 
 /** The tables' names. The defaults are those of the Go originals. */
 const Tables = Schema.Struct({
+  events: EventsName.pipe(Schema.withConstructorDefault(Effect.succeed("events"))),
   offsets: named("offsets_store"),
   migrations: named("strata_migrations")
 })
@@ -29,10 +37,15 @@ const Names = Schema.Struct({
 export interface Options {
   /** The schema of the tables. Without it they are where the connection's search path finds them. */
   readonly schema?: string
-  /** Other names for the tables: `offsets` (`offsets_store`), `migrations` (`strata_migrations`). */
+  /** Other names for the tables: `events` (`events`), `offsets` (`offsets_store`), `migrations` (`strata_migrations`). */
   readonly tables?: (typeof Tables)["~type.make.in"]
   /** How long an operation waits for a connection while the pool is exhausted: 10 seconds. Then it is `Unavailable`. */
   readonly acquireTimeout?: Duration.Input
+  /**
+   * How long a read that spans aggregates waits for a transaction that may still append an event among those it reads:
+   * 2 seconds. Then it ends before that place.
+   */
+  readonly settleTimeout?: Duration.Input
 }
 
 /** The Postgres backend's database: see the module's documentation. */
@@ -59,13 +72,18 @@ export class PostgresDatabase extends Context.Service<
      */
     readonly query: (statement: Statement.Statement<unknown>) => Effect.Effect<ReadonlyArray<unknown>, Reason>
 
+    /** Whether the caller is in a transaction. */
+    readonly inTransaction: Effect.Effect<boolean>
+
+    readonly settleTimeout: Duration.Duration
+
     readonly transactor: Transactor.Transactor["Service"]
   }
 >()("effect-strata/postgres/PostgresDatabase") {}
 
 export const make = (options: Options = {}) =>
   Effect.gen(function* () {
-    const { acquireTimeout = "10 seconds", ...where } = options
+    const { acquireTimeout = "10 seconds", settleTimeout = "2 seconds", ...where } = options
     const { schema, tables: names } = yield* check(Names, "Postgres", "layer", where)
     const sql = (yield* PgClient.PgClient).withoutTransforms()
     const invalid = (field: string, message: string) =>
@@ -76,6 +94,9 @@ export const make = (options: Options = {}) =>
     }
     const patience = Option.getOrUndefined(Duration.fromInput(acquireTimeout))
     if (patience === undefined) return yield* invalid("acquireTimeout", "Expected a duration")
+
+    const settlePatience = Option.getOrUndefined(Duration.fromInput(settleTimeout))
+    if (settlePatience === undefined) return yield* invalid("settleTimeout", "Expected a duration")
 
     const exhausted = new Unavailable({
       message:
@@ -133,10 +154,13 @@ export const make = (options: Options = {}) =>
       schema,
       names,
       tables: {
+        events: sql.literal(qualify(schema, names.events)),
         offsets: sql.literal(qualify(schema, names.offsets)),
         migrations: sql.literal(qualify(schema, names.migrations))
       },
       query,
+      inTransaction,
+      settleTimeout: settlePatience,
       transactor: Transactor.fromSqlClient({ withTransaction, afterCommit: sql.afterCommit }, reasonOf)
     })
   })

@@ -80,3 +80,6 @@ export const reasonOf = ({ reason }: SqlError.SqlError): Reason => {
       return new Unexpected({ message, cause })
   }
 }
+
+/** Whether the reason is a row that another one has the key of. */
+export const isUniqueViolation = ({ cause }: Reason): boolean => textOf(cause, "code") === "23505"

@@ -8,14 +8,19 @@ import { PgClient } from "@effect/sql-pg"
 import { type Config, Effect, Layer } from "effect"
 import { type SqlClient, type SqlError } from "effect/sql"
 import type { InvalidInput } from "../Input.ts"
+import type * as Events from "../EventStore.ts"
 import type * as Offsets from "../OffsetStore.ts"
+import * as Operation from "../Operation.ts"
 import type { StoreError } from "../StoreError.ts"
 import { Transactor } from "../Transactor.ts"
+import * as EventSequence from "./EventSequence.ts"
+import * as EventStore from "./EventStore.ts"
 import * as Migrations from "./Migrations.ts"
 import * as OffsetStore from "./OffsetStore.ts"
 import * as PostgresConfig from "./PostgresConfig.ts"
 import * as PostgresDatabase from "./PostgresDatabase.ts"
 
+export * as EventStore from "./EventStore.ts"
 export * as Migrations from "./Migrations.ts"
 export * as OffsetStore from "./OffsetStore.ts"
 export * as PostgresConfig from "./PostgresConfig.ts"
@@ -24,7 +29,7 @@ export * as PostgresDatabase from "./PostgresDatabase.ts"
 export type { Options } from "./PostgresDatabase.ts"
 
 /** What every backend provides. */
-export type Stores = Offsets.OffsetStore | Transactor
+export type Stores = Events.EventStore | Offsets.OffsetStore | Transactor
 
 const layerTransactor = Layer.effect(
   Transactor,
@@ -33,6 +38,7 @@ const layerTransactor = Layer.effect(
 
 const layerStores: Layer.Layer<Stores, never, PostgresDatabase.PostgresDatabase> = Layer.mergeAll(
   layerTransactor,
+  EventStore.layer,
   OffsetStore.layer
 )
 
@@ -47,11 +53,29 @@ export const layerStorage = (
   options?: PostgresDatabase.Options
 ): Layer.Layer<Stores, InvalidInput, PgClient.PgClient> => Layer.provide(layerStores, PostgresDatabase.layer(options))
 
+// Here rather than at the first append: a server that is fit for nothing should be known when the program starts.
+const migrateAndCheck = Effect.gen(function* () {
+  yield* Migrations.migrate
+  const operation = yield* Operation.make("Postgres", "postgres")
+  const database = yield* PostgresDatabase.PostgresDatabase
+  yield* operation.effect(
+    "layer",
+    EventSequence.check.pipe(
+      Effect.provideService(PostgresDatabase.PostgresDatabase, database),
+      // Who has so little time finds out when it is needed.
+      Effect.catchTag("Timeout", () => Effect.void)
+    )
+  )
+})
+
 /** Runs the migrations, then serves every store. */
 export const layer = (
   options?: PostgresDatabase.Options
 ): Layer.Layer<Stores, InvalidInput | StoreError, PgClient.PgClient> =>
-  Layer.provide(layerStorage(options), layerMigrations(options))
+  Layer.provide(
+    layerStorage(options),
+    Layer.provide(Layer.effectDiscard(migrateAndCheck), PostgresDatabase.layer(options))
+  )
 
 /**
  * Runs the migrations, then serves every store, on a pool of its own with the settings of `PostgresConfig`. The pool is

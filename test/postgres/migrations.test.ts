@@ -64,10 +64,11 @@ describe("starting at once", () => {
         yield* Effect.promise(() => Promise.all(ends)),
         children.map(() => "0")
       )
-      assert.deepStrictEqual(yield* objects(url), ["app", "app.offsets_store", "app.strata_migrations"])
+      assert.deepStrictEqual(yield* objects(url), ["app", "app.events", "app.offsets_store", "app.strata_migrations"])
       assert.deepStrictEqual(yield* query(`SELECT count(*)::int FROM app.offsets_store`, url), [[10]])
-      assert.deepStrictEqual(yield* query(`SELECT id, table_name, file FROM app.strata_migrations`, url), [
-        [1, "offsets_store", "0001_offsets.sql"]
+      assert.deepStrictEqual(yield* query(`SELECT id, table_name, file FROM app.strata_migrations ORDER BY id`, url), [
+        [1, "offsets_store", "0001_offsets.sql"],
+        [2, "events", "0002_events.sql"]
       ])
     })
   )
@@ -98,7 +99,7 @@ describe("starting at once", () => {
         yield* query("SELECT 1 FROM pg_sleep(0.2)", url)
         yield* release
         yield* Effect.forEach(starting, (fiber) => Fiber.join(fiber))
-        assert.deepStrictEqual(yield* query(`SELECT id FROM strata_migrations`, url), [[1]])
+        assert.deepStrictEqual(yield* query(`SELECT id FROM strata_migrations ORDER BY id`, url), [[1], [2]])
       })
   )
 
@@ -108,10 +109,10 @@ describe("starting at once", () => {
       const release = yield* holdLock(url)
       const applicationName = yield* unique
       const sets = [
-        { offsets: "a_offsets", migrations: "a_migrations" },
-        { offsets: "b_offsets", migrations: "b_migrations" },
-        { offsets: "c_offsets" },
-        { offsets: "d_offsets" }
+        { offsets: "a_offsets", events: "a_events", migrations: "a_migrations" },
+        { offsets: "b_offsets", events: "b_events", migrations: "b_migrations" },
+        { offsets: "c_offsets", events: "c_events" },
+        { offsets: "d_offsets", events: "d_events" }
       ]
       const starting = yield* Effect.forEach(sets, (tables) =>
         Effect.forkChild(migrate(url, { schema: "both", tables }, { applicationName }))
@@ -123,7 +124,9 @@ describe("starting at once", () => {
       yield* Effect.forEach(stores, (store, n) => shard(store, "row").write(BigInt(n)))
       assert.deepStrictEqual(yield* Effect.forEach(stores, (store) => shard(store, "row").read), [0n, 1n, 2n, 3n])
       assert.deepStrictEqual(yield* query(`SELECT table_name FROM "both".strata_migrations ORDER BY 1`, url), [
+        ["c_events"],
         ["c_offsets"],
+        ["d_events"],
         ["d_offsets"]
       ])
     })
@@ -186,7 +189,13 @@ describe("a role", () => {
       assert.deepStrictEqual(yield* objects(url), ["theirs"])
       yield* execute([`GRANT CREATE ON DATABASE ${new URL(url).pathname.slice(1)} TO ${role}`], url)
       yield* fresh
-      assert.deepStrictEqual(yield* objects(url), ["fresh", "fresh.offsets_store", "fresh.strata_migrations", "theirs"])
+      assert.deepStrictEqual(yield* objects(url), [
+        "fresh",
+        "fresh.events",
+        "fresh.offsets_store",
+        "fresh.strata_migrations",
+        "theirs"
+      ])
     })
   )
 })
@@ -207,7 +216,8 @@ describe("names", () => {
   it.live.each(possible)("of a schema and its tables can be %s", ([, schema, table]) =>
     Effect.gen(function* () {
       const url = yield* scratchDatabase()
-      const options = { schema, tables: { offsets: table, migrations: `${table.slice(0, 55)} made` } }
+      const tables = { offsets: table, events: `${table.slice(0, 50)} log`, migrations: `${table.slice(0, 55)} made` }
+      const options = { schema, tables }
       for (let start = 0; start < 2; start++) {
         const stores = yield* serve({ url, options })
         const { id, read, write } = shard(stores, "row")
@@ -219,7 +229,7 @@ describe("names", () => {
       }
       assert.sameMembers(
         [...(yield* objects(url))],
-        [schema, `${schema}.${table}`, `${schema}.${options.tables.migrations}`]
+        [schema, ...Object.values(tables).map((name) => `${schema}.${name}`)]
       )
     })
   )
@@ -285,7 +295,7 @@ describe("tables that are there", () => {
       assert.deepStrictEqual(yield* objects(url), ["app"])
       yield* execute([`DROP TYPE app.offsets_store`], url)
       yield* migrate(url, { schema: "app" })
-      assert.deepStrictEqual(yield* objects(url), ["app", "app.offsets_store", "app.strata_migrations"])
+      assert.deepStrictEqual(yield* objects(url), ["app", "app.events", "app.offsets_store", "app.strata_migrations"])
     })
   )
 

@@ -1,0 +1,75 @@
+/** What the tests of the event store share: stores on pools of their own, and sessions that speak plain SQL. */
+import { PgClient } from "@effect/sql-pg"
+import { Context, Effect, Layer, Logger, Redacted } from "effect"
+import { Reactivity } from "effect/reactivity"
+import { EventStore, Transactor } from "effect-strata"
+import * as Postgres from "effect-strata/postgres"
+import { postgresUrl } from "../support/database.ts"
+import { execute, freshSchema, type Settings } from "./harness.ts"
+
+/** The event store on a pool of its own, in a schema of its own unless `options` name one. */
+export const serveEvents = Effect.fnUntraced(function* ({
+  client,
+  layer = Postgres.layer,
+  options,
+  url = postgresUrl
+}: Settings = {}) {
+  const schema = options?.schema ?? (yield* freshSchema(url))
+  const logged: Array<string> = []
+  const logger = Logger.make(({ message }) => void logged.push(String(message)))
+  const pool = PgClient.layer({ url: Redacted.make(url), maxConnections: 20, ...client })
+  const context = yield* Layer.build(Layer.provideMerge(layer({ ...options, schema }), pool)).pipe(
+    Effect.provide(Logger.layer([logger]))
+  )
+  return {
+    schema,
+    table: `${schema}.${options?.tables?.events ?? "events"}`,
+    /** Runs with a logger that keeps what was logged. */
+    watched: <A, E, R>(effect: Effect.Effect<A, E, R>) => Effect.provide(effect, Logger.layer([logger])),
+    logged,
+    events: Context.get(context, EventStore.EventStore),
+    sql: Context.get(context, PgClient.PgClient),
+    withTransaction: Context.get(context, Transactor.Transactor).withTransaction
+  }
+})
+
+export type ServedEvents = Effect.Success<ReturnType<typeof serveEvents>>
+
+/** A connection of its own until the scope closes, to be told one statement after the other. */
+export const session = Effect.fnUntraced(function* (url: string = postgresUrl) {
+  const sql = yield* PgClient.makeClient({ url: Redacted.make(url) }).pipe(Effect.provide(Reactivity.layer))
+  return (statement: string) => sql.unsafe(statement).unprepared
+})
+
+/** What a program that knows nothing of this library inserts. */
+export const plainInsert = (table: string, id: string, aggregateId = "plain", data = "{}") =>
+  `INSERT INTO ${table} (id, aggregate_id, event_type, data) VALUES ('${id}', '${aggregateId}', 'Plain', '${data}')`
+
+export const event = (aggregateId: string, id?: string) => ({
+  aggregateId,
+  eventType: "Happened",
+  data: { text: aggregateId },
+  ...(id === undefined ? {} : { id })
+})
+
+/** The table as go-sync-kit creates it, with two events of its own. */
+export const goSyncKit = (schema: string, url?: string) =>
+  execute(
+    [
+      `CREATE SCHEMA ${schema}`,
+      `CREATE TABLE ${schema}.events (
+        version BIGSERIAL PRIMARY KEY, id TEXT NOT NULL UNIQUE, aggregate_id TEXT NOT NULL, event_type TEXT NOT NULL,
+        data JSONB, metadata JSONB, created_at TIMESTAMP WITH TIME ZONE DEFAULT NOW(),
+        stream_name TEXT GENERATED ALWAYS AS ('stream_' || aggregate_id) STORED)`,
+      ...["aggregate_id", "version", "created_at", "stream_name"].map(
+        (column) => `CREATE INDEX idx_events_${column} ON ${schema}.events (${column})`
+      ),
+      `CREATE INDEX idx_events_type ON ${schema}.events (event_type)`,
+      `CREATE INDEX idx_events_data_gin ON ${schema}.events USING GIN (data)`,
+      `CREATE INDEX idx_events_metadata_gin ON ${schema}.events USING GIN (metadata)`,
+      `INSERT INTO ${schema}.events (id, aggregate_id, event_type, data, metadata)
+       VALUES ('go-1', 'user-123', 'UserCreated', '{"name": "John"}', 'null'),
+              ('go-2', 'user-123', 'UserRenamed', NULL, '{"by": "go"}')`
+    ],
+    url
+  )

@@ -1,0 +1,232 @@
+/** Which events a reader of the whole log sees while others write: none twice, none passed over, and nobody stalls it. */
+import { assert, describe, it } from "@effect/vitest"
+import { Duration, Effect, Exit, Fiber, Stream } from "effect"
+import { randomInt } from "node:crypto"
+import { event, plainInsert, serveEvents, session } from "./events.harness.ts"
+import { execute, failsWith, query } from "./harness.ts"
+
+const elapsed = <A, E, R>(effect: Effect.Effect<A, E, R>) =>
+  Effect.map(Effect.timed(effect), ([duration, value]) => [Duration.toMillis(duration), value] as const)
+
+/** The ids of what a read gives back. */
+const ids = (events: ReadonlyArray<{ readonly id: string }>) => events.map(({ id }) => id)
+
+describe("a hole", () => {
+  it.live("in front of a younger transaction's event, by one whose xid is older, is not passed", () =>
+    Effect.gen(function* () {
+      const { events, schema, table } = yield* serveEvents()
+      yield* execute([`CREATE TABLE ${schema}.other (id INT)`])
+      const [u, t] = [yield* session(), yield* session()]
+      yield* u("BEGIN")
+      yield* u(`INSERT INTO ${schema}.other VALUES (1)`)
+      yield* t("BEGIN")
+      yield* t(`INSERT INTO ${schema}.other VALUES (2)`)
+      yield* t(plainInsert(table, "t"))
+      yield* u(plainInsert(table, "u"))
+      yield* u("COMMIT")
+      const load = yield* Effect.forkChild(events.load(), { startImmediately: true })
+      const filtered = yield* Effect.forkChild(
+        Stream.runCollect(events.read({ eventTypes: ["Plain"], batchSize: 1 })),
+        {
+          startImmediately: true
+        }
+      )
+      yield* Effect.sleep(100)
+      assert.isUndefined(load.pollUnsafe())
+      yield* t("COMMIT")
+      assert.deepStrictEqual(ids(yield* Fiber.join(load)), ["t", "u"])
+      assert.deepStrictEqual(ids(yield* Fiber.join(filtered)), ["t", "u"])
+    })
+  )
+
+  it.live("that a rollback leaves, of a transaction or of a savepoint, is passed once it is dead", () =>
+    Effect.gen(function* () {
+      const { events, table } = yield* serveEvents()
+      const t = yield* session()
+      yield* t("BEGIN")
+      yield* t(plainInsert(table, "1"))
+      yield* t("SAVEPOINT s")
+      yield* t(plainInsert(table, "2"))
+      yield* t("ROLLBACK TO s")
+      yield* events.append(event("a", "3"))
+      const load = yield* Effect.forkChild(events.load(), { startImmediately: true })
+      yield* Effect.sleep(60)
+      assert.isUndefined(load.pollUnsafe())
+      yield* t("COMMIT")
+      assert.deepStrictEqual(ids(yield* Fiber.join(load)), ["1", "3"])
+      yield* t("BEGIN")
+      yield* t(plainInsert(table, "4"))
+      yield* events.append(event("a", "5"))
+      yield* t("ROLLBACK")
+      const [took, all] = yield* elapsed(events.load())
+      assert.deepStrictEqual(ids(all), ["1", "3", "5"])
+      assert.isBelow(took, 500)
+    })
+  )
+
+  it.live("of a prepared transaction is waited for, then described", () =>
+    Effect.gen(function* () {
+      const { events, logged, table, watched } = yield* serveEvents({ options: { settleTimeout: "200 millis" } })
+      const t = yield* session()
+      const gid = table
+      // Prepared transactions outlive their session: one that a failed test leaves would keep its schema from being dropped.
+      yield* Effect.addFinalizer(() => Effect.ignore(execute([`ROLLBACK PREPARED '${gid}'`])))
+      yield* events.append(event("a", "1"))
+      yield* t("BEGIN")
+      yield* t(plainInsert(table, "2"))
+      yield* events.append(event("a", "3"))
+      // What is in the way when the read begins is prepared only while it is waited for.
+      const load = yield* Effect.forkChild(watched(events.load()), { startImmediately: true })
+      yield* Effect.sleep(50)
+      yield* t(`PREPARE TRANSACTION '${gid}'`)
+      assert.deepStrictEqual(ids(yield* Fiber.join(load)), ["1"])
+      assert.deepStrictEqual(ids(yield* watched(events.load())), ["1"])
+      assert.match(logged.at(-1) ?? "", /held up at version 2 by the prepared transaction '.*events', for \d+ s/)
+      yield* t(`COMMIT PREPARED '${gid}'`)
+      assert.deepStrictEqual(ids(yield* events.load()), ["1", "2", "3"])
+    })
+  )
+
+  it.live("that stays ends a read before it after settleTimeout, and the log says who holds it", () =>
+    Effect.gen(function* () {
+      const { events, logged, table, watched } = yield* serveEvents({ options: { settleTimeout: "300 millis" } })
+      yield* events.append([event("a", "1"), event("a", "2")])
+      const t = yield* session()
+      yield* t("BEGIN")
+      yield* t(plainInsert(table, "3"))
+      yield* events.append(event("a", "4"))
+      const [took, settled] = yield* elapsed(watched(events.load()))
+      assert.deepStrictEqual(ids(settled), ["1", "2"])
+      assert.isAtLeast(took, 300)
+      assert.isBelow(took, 1500)
+      assert.match(
+        logged.join("\n"),
+        /held up at version 3 by pid \d+, idle in transaction for \d+ s, .*, query: INSERT INTO \S+ \(id, .*: readers end/
+      )
+      // What is before the hole does not wait: a stream delivers it at once.
+      const [first] = yield* elapsed(Stream.runCollect(events.read({ limit: 2 })))
+      assert.isBelow(first, 250)
+      // Neither do reads that do not span aggregates, and those that see what is committed.
+      assert.deepStrictEqual(ids(yield* events.loadByAggregate("a")), ["1", "2", "4"])
+      assert.deepStrictEqual(ids(yield* Stream.runCollect(events.read({ direction: "backward" }))), ["4", "2", "1"])
+      assert.strictEqual(yield* events.latestVersion, 4n)
+    })
+  )
+})
+
+describe("nobody waits", () => {
+  it.live("for a transaction that writes other tables, or has drawn higher versions only, or is the reader's own", () =>
+    Effect.gen(function* () {
+      const { events, schema, table, withTransaction } = yield* serveEvents({
+        options: { settleTimeout: "20 seconds" }
+      })
+      yield* execute([`CREATE TABLE ${schema}.other (id INT)`])
+      const [other, dead, idle] = [yield* session(), yield* session(), yield* session()]
+      yield* other("BEGIN")
+      yield* other(`INSERT INTO ${schema}.other VALUES (1)`)
+      yield* dead("BEGIN")
+      yield* dead(plainInsert(table, "dead"))
+      yield* dead("ROLLBACK")
+      yield* events.append(event("a", "2"))
+      const [unrelated, passed] = yield* elapsed(events.load())
+      assert.deepStrictEqual(ids(passed), ["2"])
+      assert.isBelow(unrelated, 500)
+      yield* withTransaction(
+        Effect.gen(function* () {
+          yield* events.append(event("a", "3"))
+          const [own, mine] = yield* elapsed(events.load())
+          assert.deepStrictEqual(ids(mine), ["2", "3"])
+          assert.isBelow(own, 500)
+        })
+      )
+      yield* idle("BEGIN")
+      yield* idle(plainInsert(table, "4"))
+      const [higher, all] = yield* elapsed(events.load(1n))
+      assert.deepStrictEqual(ids(all), ["2", "3"])
+      assert.isBelow(higher, 500)
+    })
+  )
+})
+
+describe("a transaction that does not see what others commit", () => {
+  it.live("cannot read the log across aggregates", () =>
+    Effect.gen(function* () {
+      const { events, sql } = yield* serveEvents()
+      yield* events.append(event("a"))
+      const read = sql.withTransaction(
+        Effect.andThen(sql`SET TRANSACTION ISOLATION LEVEL REPEATABLE READ`, events.load())
+      )
+      yield* failsWith(read, "EventStore.load", "Unexpected", /READ COMMITTED/)
+    })
+  )
+})
+
+describe("a reader that keeps up", () => {
+  it.live(
+    "with 16 writers of which every fifth rolls back sees each event once, in order",
+    () =>
+      Effect.gen(function* () {
+        const { events, table, withTransaction } = yield* serveEvents({ client: { maxConnections: 24 } })
+        const total = 20_000
+        let written = 0
+        const pause = Effect.suspend(() => {
+          const kind = randomInt(10)
+          return kind < 5 ? Effect.void : kind < 9 ? Effect.yieldNow : Effect.sleep(randomInt(8))
+        })
+        const writer = (number: number) =>
+          Effect.gen(function* () {
+            while (written < total) {
+              const batch = Array.from({ length: randomInt(1, 12) }, () => event(`aggregate ${number}`))
+              const exit = yield* Effect.exit(
+                withTransaction(
+                  Effect.gen(function* () {
+                    yield* pause
+                    yield* events.append(batch, { expected: "any" })
+                    yield* pause
+                    if (randomInt(5) === 0) return yield* Effect.fail("rolled back")
+                  })
+                )
+              )
+              if (Exit.isSuccess(exit)) written += batch.length
+            }
+          })
+        const writers = yield* Effect.forkChild(
+          Effect.forEach(
+            Array.from({ length: 16 }, (_, number) => number),
+            writer,
+            { concurrency: "unbounded" }
+          )
+        )
+        const reader = (next: (cursor: bigint) => ReturnType<typeof events.load>) =>
+          Effect.gen(function* () {
+            const seen: Array<bigint> = []
+            for (let last = false; ;) {
+              const page = yield* next(seen.at(-1) ?? 0n)
+              seen.push(...page.map(({ version }) => version))
+              if (last && page.length === 0) return seen
+              last = writers.pollUnsafe() !== undefined
+            }
+          })
+        const stream = (after: bigint) =>
+          Effect.catchTag(
+            Stream.runCollect(events.read({ after, eventTypes: ["Happened"], batchSize: 7 })),
+            "InvalidInput",
+            Effect.die
+          )
+        const [loaded, streamed] = yield* Effect.all([reader(events.load), reader(stream)], {
+          concurrency: "unbounded"
+        })
+        yield* Fiber.join(writers)
+        const rows = yield* query(`SELECT version FROM ${table} ORDER BY version`)
+        const expected = rows.map(([version]) => version)
+        assert.isAtLeast(expected.length, total)
+        const highest = Number(expected.at(-1))
+        assert.isAbove(highest - expected.length, 500)
+        assert.strictEqual(loaded.length, expected.length)
+        assert.deepStrictEqual(loaded, expected)
+        assert.strictEqual(streamed.length, expected.length)
+        assert.deepStrictEqual(streamed, expected)
+      }),
+    { timeout: 120_000 }
+  )
+})
