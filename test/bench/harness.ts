@@ -2,20 +2,38 @@
  * Rates of two sides on one server, in alternating rounds: the machine's speed drifts, so only the ratio within a round
  * means something, and the median over rounds is what is reported.
  */
+import type { PgClient } from "@effect/sql-pg"
 import { Clock, Effect, type Scope } from "effect"
+import type * as Postgres from "effect-strata/postgres"
 
 /** Something that can be repeated: runs the given number of operations. Whatever fails ends the bench. */
-export type Load = (operations: number) => Effect.Effect<void, unknown>
+export type Load = (operations: number) => Effect.Effect<unknown, unknown>
 
-export interface Figure<R> {
+/** Fibers that share the operations evenly, each told which one it is. */
+export const fibers =
+  (count: number, operation: (fiber: number, index: bigint) => Effect.Effect<unknown, unknown>): Load =>
+  (operations) =>
+    Effect.forEach(
+      Array.from({ length: count }, (_, fiber) => fiber),
+      (fiber) =>
+        Effect.gen(function* () {
+          for (let index = 0; index < operations / count; index++) yield* operation(fiber, BigInt(index))
+        }),
+      { concurrency: count, discard: true }
+    )
+
+export interface Figure {
   readonly name: string
   readonly unit: string
   readonly otherName: string
   readonly conditions: string
   /** Operations in one round. */
   readonly operations: number
-  readonly sides: Effect.Effect<{ readonly strata: Load; readonly other: Load }, unknown, R | Scope.Scope>
+  readonly sides: Effect.Effect<{ readonly strata: Load; readonly other: Load }, unknown, Services | Scope.Scope>
 }
+
+/** What the figures may use. */
+export type Services = Postgres.Stores | PgClient.PgClient
 
 /** One line of the report. `min` and `max` are those of the ratio. */
 export interface Measurement {
@@ -41,8 +59,8 @@ const rate = Effect.fnUntraced(function* (load: Load, operations: number) {
 })
 
 /** Measures one figure: two rounds to warm up, then `rounds` that count. */
-export const measure = Effect.fnUntraced(function* <R>(
-  { conditions, name, operations, otherName, sides, unit }: Figure<R>,
+export const measure = Effect.fnUntraced(function* (
+  { conditions, name, operations, otherName, sides, unit }: Figure,
   rounds: number
 ) {
   const { other, strata } = yield* sides

@@ -11,6 +11,7 @@ import { writeFile } from "node:fs/promises"
 import { parseArgs } from "node:util"
 import { withConnection } from "../support/connection.ts"
 import { acquire } from "../support/server.ts"
+import * as Events from "./events.ts"
 import { type Measurement, measure } from "./harness.ts"
 import * as Offsets from "./offsets.ts"
 
@@ -23,7 +24,9 @@ const { values: options } = parseArgs({
   }
 })
 
-const figures = Offsets.figures.filter(({ name }) => options.only === undefined || name.includes(options.only))
+const figures = [...Events.figures, ...Offsets.figures].filter(
+  ({ name }) => options.only === undefined || name.includes(options.only)
+)
 
 const line = (cells: ReadonlyArray<string>) =>
   [

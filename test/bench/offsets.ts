@@ -2,20 +2,7 @@
 import { PgClient } from "@effect/sql-pg"
 import { Effect, Option } from "effect"
 import { OffsetStore } from "effect-strata"
-import type { Figure, Load } from "./harness.ts"
-
-/** Fibers that share the operations evenly, each on shards of its own. */
-const fibers =
-  (count: number, operation: (fiber: number, index: bigint) => Effect.Effect<unknown, unknown>): Load =>
-  (operations) =>
-    Effect.forEach(
-      Array.from({ length: count }, (_, fiber) => fiber),
-      (fiber) =>
-        Effect.gen(function* () {
-          for (let index = 0; index < operations / count; index++) yield* operation(fiber, BigInt(index))
-        }),
-      { concurrency: count, discard: true }
-    )
+import { fibers, type Figure } from "./harness.ts"
 
 const writes = (count: number) =>
   Effect.gen(function* () {
@@ -61,7 +48,7 @@ const advances = Effect.gen(function* () {
 
 const otherName = "bare driver"
 
-export const figures: ReadonlyArray<Figure<OffsetStore.OffsetStore | PgClient.PgClient>> = [
+export const figures: ReadonlyArray<Figure> = [
   { name: "offset/write-1", operations: 3_000, otherName, unit: "writes/s", conditions: "1 fiber", sides: writes(1) },
   {
     name: "offset/write-16",
