@@ -81,6 +81,14 @@ export class Append extends Schema.Class<Append>("effect-strata/EventStore/Appen
   onDuplicate: Schema.optionalKey(Schema.Literals(["fail", "ignore"]))
 }) {}
 
+/** What an append expects of one of its aggregates. */
+export const expectedOf = ({ expected = "any" }: Append, aggregateId: string): Expected =>
+  typeof expected !== "object"
+    ? expected
+    : Object.hasOwn(expected, aggregateId)
+      ? (expected[aggregateId] ?? "any")
+      : "any"
+
 /** Which events to read. Everything given must hold. */
 export class Query extends Schema.Class<Query>("effect-strata/EventStore/Query")({
   /** Only versions above this one. */

@@ -9,6 +9,7 @@ import {
   EventNotFound,
   EventStore,
   type Expected,
+  expectedOf,
   type NewEvent,
   Query,
   Since,
@@ -22,13 +23,6 @@ import type { Transaction } from "./Transaction.ts"
 const settleTimeout = Duration.seconds(2)
 
 const byVersion = Order.mapInput(Order.BigInt, (row: EventRow) => row.version)
-
-const expectedOf = ({ expected = "any" }: Append, aggregateId: string): Expected =>
-  typeof expected !== "object"
-    ? expected
-    : Object.hasOwn(expected, aggregateId)
-      ? (expected[aggregateId] ?? "any")
-      : "any"
 
 const holds = (expected: Expected, actual: Option.Option<bigint>): boolean => {
   switch (expected) {

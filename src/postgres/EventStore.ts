@@ -9,7 +9,7 @@ import {
   DuplicateEvent,
   EventNotFound,
   EventStore,
-  type Expected,
+  expectedOf,
   Query,
   Since,
   StoredEvent,
@@ -44,13 +44,6 @@ const Outcome = Schema.Union([
   }),
   Schema.Struct({ outcome: Schema.Literal("isolation") })
 ])
-
-const expectedOf = ({ expected = "any" }: Append, aggregateId: string): Expected =>
-  typeof expected !== "object"
-    ? expected
-    : Object.hasOwn(expected, aggregateId)
-      ? (expected[aggregateId] ?? "any")
-      : "any"
 
 const uuids = Effect.map(Effect.serviceOption(SecureRandom.SecureRandom), (service) =>
   Option.getOrElse(service, () => SecureRandom.make((size) => globalThis.crypto.getRandomValues(new Uint8Array(size))))
