@@ -25,6 +25,7 @@
  * ```
  */
 import { Context, Effect, Option, Schema, type Stream } from "effect"
+import { SecureRandom } from "effect/crypto"
 import { Identifier, Int64, type InvalidInput } from "./Input.ts"
 import { SafeJson, SafeJsonObject } from "./Json.ts"
 import type { StoreError } from "./StoreError.ts"
@@ -174,6 +175,14 @@ export const parseVersion = (text: string): Effect.Effect<bigint, InvalidVersion
     const version = /^\d{1,19}$/.test(text) ? BigInt(text) : -1n
     return Schema.is(Version)(version) ? Effect.succeed(version) : Effect.fail(new InvalidVersion({ text }))
   })
+
+// Ids
+
+/** What gives events their ids: the `SecureRandom` that is provided to a store's layer, else one on the platform's own. */
+export const idGenerator: Effect.Effect<SecureRandom.SecureRandom["Service"]> = Effect.map(
+  Effect.serviceOption(SecureRandom.SecureRandom),
+  Option.getOrElse(() => SecureRandom.make((size) => globalThis.crypto.getRandomValues(new Uint8Array(size))))
+)
 
 // Service
 

@@ -1,6 +1,5 @@
 /** `EventStore` in memory. */
 import { Duration, Effect, Equal, Layer, Option, Order, Stream } from "effect"
-import { SecureRandom } from "effect/crypto"
 import {
   AggregateSince,
   Append,
@@ -10,6 +9,7 @@ import {
   EventStore,
   type Expected,
   expectedOf,
+  idGenerator,
   type NewEvent,
   Query,
   Since,
@@ -41,6 +41,7 @@ export const make = Effect.gen(function* () {
   const { inFlight, nextValue, statement, tables } = yield* MemoryDatabase
   const { eventIds, events } = tables
   const operation = yield* Operation.make("EventStore", "memory")
+  const random = yield* idGenerator
 
   const select = (transaction: Transaction, keep: (row: EventRow) => boolean): Array<EventRow> =>
     transaction
@@ -65,10 +66,7 @@ export const make = Effect.gen(function* () {
     for (const event of append.events) {
       const row = event.id === undefined ? undefined : stored(transaction, event.id)
       if (row === undefined) continue
-      const same = Equal.equals(
-        toStoredEvent(row),
-        toStoredEvent({ ...rowOf(event, row.id, row.version, row.createdAt) })
-      )
+      const same = Equal.equals(toStoredEvent(row), toStoredEvent(rowOf(event, row.id, row.version, row.createdAt)))
       if (append.onDuplicate !== "ignore" || !same) return Effect.fail(new DuplicateEvent({ id: row.id }))
       found.set(event, row)
     }
@@ -104,7 +102,7 @@ export const make = Effect.gen(function* () {
 
   const insert = Effect.fnUntraced(function* (transaction: Transaction, event: NewEvent) {
     const version = yield* nextValue("events_version")
-    const row = rowOf(event, event.id ?? SecureRandom.uuidV7Unsafe(), version, transaction.startedAt)
+    const row = rowOf(event, event.id ?? (yield* random.uuidV7()), version, transaction.startedAt)
     inFlight.draw(transaction, version)
     transaction.set(events, String(version), row)
     transaction.set(eventIds, row.id, version)

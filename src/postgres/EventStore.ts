@@ -1,6 +1,5 @@
 /** `EventStore` on Postgres. */
 import { DateTime, Effect, Layer, Option, Schema, Stream } from "effect"
-import { SecureRandom } from "effect/crypto"
 import type { Fragment, Statement } from "effect/sql/Statement"
 import {
   AggregateSince,
@@ -10,6 +9,7 @@ import {
   EventNotFound,
   EventStore,
   expectedOf,
+  idGenerator,
   Query,
   Since,
   StoredEvent,
@@ -45,16 +45,12 @@ const Outcome = Schema.Union([
   Schema.Struct({ outcome: Schema.Literal("isolation") })
 ])
 
-const uuids = Effect.map(Effect.serviceOption(SecureRandom.SecureRandom), (service) =>
-  Option.getOrElse(service, () => SecureRandom.make((size) => globalThis.crypto.getRandomValues(new Uint8Array(size))))
-)
-
 export const make = Effect.gen(function* () {
   const database = yield* PostgresDatabase
   const { inTransaction, names, query, schema, sql, tables } = database
   const operation = yield* Operation.make("EventStore", "postgres")
   const settling = yield* Settling.make
-  const random = yield* uuids
+  const random = yield* idGenerator
   const table = tables.events
   const appendFunction = sql.literal(qualify(schema, `${names.events}_append`))
   const decodeEvents = decodeRows(Row, names.events, ["version"])

@@ -2,6 +2,7 @@ import { assert, it } from "@effect/vitest"
 import { Deferred, Effect, Fiber, Layer, Logger, References } from "effect"
 import { EventStore, Transactor } from "effect-strata"
 import * as Memory from "effect-strata/memory"
+import { SecureRandom } from "effect/crypto"
 import { TestClock } from "effect/testing"
 
 const event = (data: string) => ({ aggregateId: data, eventType: "Happened", data })
@@ -57,4 +58,19 @@ it.effect("hands out no object that it keeps", () =>
     const [again] = yield* events.loadByAggregate("a")
     assert.deepStrictEqual(again?.data, { list: [1] })
   }).pipe(Effect.provide(Layer.fresh(Memory.layer)))
+)
+
+it.effect("gives events ids by the clock, and by the random that is provided", () =>
+  Effect.gen(function* () {
+    yield* TestClock.setTime(0x0123456789ab)
+    const random = SecureRandom.make((size) => new Uint8Array(size))
+    const layer = Layer.provide(Layer.fresh(Memory.layer), Layer.succeed(SecureRandom.SecureRandom, random))
+    for (const pattern of [/^01234567-89ab-7000-8000-00000000000[01]$/, /^01234567-89ab-7/]) {
+      const provided = pattern.source.endsWith("$") ? layer : Layer.fresh(Memory.layer)
+      const [stored] = yield* EventStore.EventStore.use((events) => events.append(event("a"))).pipe(
+        Effect.provide(provided)
+      )
+      assert.match(stored?.id ?? "", pattern)
+    }
+  })
 )
