@@ -17,7 +17,7 @@ import {
 } from "../EventStore.ts"
 import * as Operation from "../Operation.ts"
 import { Contention, type Reason, Unexpected } from "../StoreError.ts"
-import { columns, Row, toStoredEvent } from "./EventRow.ts"
+import { columns, eventDecoder, toStoredEvent } from "./EventRow.ts"
 import * as EventSequence from "./EventSequence.ts"
 import { qualify } from "./Identifier.ts"
 import { decodeRows, PostgresDatabase } from "./PostgresDatabase.ts"
@@ -53,7 +53,7 @@ export const make = Effect.gen(function* () {
   const random = yield* idGenerator
   const table = tables.events
   const appendFunction = sql.literal(qualify(schema, `${names.events}_append`))
-  const decodeEvents = decodeRows(Row, names.events, ["version"])
+  const decodeEvents = eventDecoder(names.events)
   const decodeOutcomes = decodeRows(Outcome, names.events, ["id"])
 
   // Once, before the first append or the first read that relies on it.
@@ -109,7 +109,10 @@ export const make = Effect.gen(function* () {
   // Operations
 
   const eventsOf = (statement: Statement<unknown>) =>
-    Effect.map(Effect.flatMap(query(statement), decodeEvents), (rows) => rows.map(toStoredEvent))
+    Effect.flatMap(query(statement), (rows) => {
+      const { corrupt, events } = decodeEvents(rows)
+      return corrupt === undefined ? Effect.succeed(events) : Effect.fail(corrupt)
+    })
 
   /**
    * The appending itself. Somebody who does not take its locks can still write an id between its look and its INSERT; the

@@ -168,8 +168,8 @@ export const make = (options: Options = {}) =>
 export const layer = (options?: Options): Layer.Layer<PostgresDatabase, InvalidInput, PgClient.PgClient> =>
   Layer.effect(PostgresDatabase, make(options))
 
-/** Decodes the rows of a table. One that does not fit the model fails as `CorruptRow`, named by its key columns. */
-export const decodeRows = <Row extends Schema.ConstraintDecoder<unknown>>(
+/** Decodes a row of a table. One that does not fit the model fails as `CorruptRow`, named by its key columns. */
+export const decodeRow = <Row extends Schema.ConstraintDecoder<unknown>>(
   schema: Row,
   table: string,
   key: ReadonlyArray<string>
@@ -185,12 +185,23 @@ export const decodeRows = <Row extends Schema.ConstraintDecoder<unknown>>(
       message: `row ${columns.join("/")} of ${table} does not fit the model (${wrong}); mend or delete it`
     })
   }
+  return (row: unknown): Result.Result<Row["Type"], CorruptRow> =>
+    Result.mapError(decode(row), (error) => corrupt(row, error))
+}
+
+/** Decodes the rows of a table, up to the first that does not fit the model. */
+export const decodeRows = <Row extends Schema.ConstraintDecoder<unknown>>(
+  schema: Row,
+  table: string,
+  key: ReadonlyArray<string>
+) => {
+  const decode = decodeRow(schema, table, key)
   return (rows: ReadonlyArray<unknown>): Effect.Effect<Array<Row["Type"]>, CorruptRow> =>
     Effect.suspend(() => {
       const decoded: Array<Row["Type"]> = []
       for (const row of rows) {
         const result = decode(row)
-        if (Result.isFailure(result)) return Effect.fail(corrupt(row, result.failure))
+        if (Result.isFailure(result)) return Effect.fail(result.failure)
         decoded.push(result.success)
       }
       return Effect.succeed(decoded)
