@@ -7,7 +7,7 @@
  * it, where the schema takes 4.6 us. The schema has the last word on what is not as it nearly always is, and the words for it.
  */
 import { Data, DateTime, Effect, Predicate, Result, Schema, SchemaIssue, SchemaTransformation } from "effect"
-import { StoredEvent } from "../EventStore.ts"
+import { StoredEvent, Version } from "../EventStore.ts"
 import type { CorruptRow } from "../StoreError.ts"
 import { decodeRow } from "./PostgresDatabase.ts"
 
@@ -115,7 +115,7 @@ const Json = Schema.NullOr(ExactJson)
 
 /** A row of the table, as `columns` names its parts. */
 export const Row = Schema.Struct({
-  version: StoredEvent.fields.version,
+  version: Version,
   id: Schema.String,
   aggregateId: Schema.String,
   eventType: Schema.String,
@@ -147,6 +147,8 @@ const parseExact = (text: string | null): Schema.Json | undefined => {
   }
 }
 
+const isVersion = Schema.is(Version)
+
 const isText = (value: unknown): value is string | null => typeof value === "string" || value === null
 
 /** The event of a row, if there is nothing unusual about it. */
@@ -154,8 +156,7 @@ const plainEvent = (row: unknown): StoredEvent | undefined => {
   if (!Predicate.isObject(row)) return undefined
   const { aggregateId, createdAt, eventType, id, streamName, version } = row
   if (
-    typeof version !== "bigint" ||
-    version < 0n ||
+    !isVersion(version) ||
     typeof id !== "string" ||
     typeof aggregateId !== "string" ||
     typeof eventType !== "string" ||
