@@ -3,8 +3,9 @@
  *
  * **Details**
  *
- * Whoever catches up reads every event there is, so a row is looked at by hand: 0.7 us, half of what the driver takes for
- * it, where the schema takes 4.6 us. The schema has the last word on what is not as it nearly always is, and the words for it.
+ * Whoever catches up reads every event there is, so a row is looked at by hand: 0.8 us, after 1.2 us for the server and the
+ * driver, where the schema takes 4.4 us. The schema decides about a row that is not as nearly all are, and says what is
+ * wrong with it.
  */
 import { Data, DateTime, Effect, Predicate, Result, Schema, SchemaIssue, SchemaTransformation } from "effect"
 import { StoredEvent, Version } from "../EventStore.ts"
