@@ -11,6 +11,7 @@
  */
 import { Cause, Clock, Context, Duration, Effect, Layer, Option } from "effect"
 import { SqlClient, SqlError } from "effect/sql"
+import type { DurableState } from "../DurableStateStore.ts"
 import type { Offset } from "../OffsetStore.ts"
 import { isReason, type Reason, Unexpected } from "../StoreError.ts"
 import * as Transactor from "../Transactor.ts"
@@ -30,6 +31,7 @@ export class MemoryDatabase extends Context.Service<
       readonly events: Table<EventRow>
       /** The version of each event by its id. */
       readonly eventIds: Table<bigint>
+      readonly states: Table<DurableState>
     }
 
     /**
@@ -173,7 +175,12 @@ export const make: Effect.Effect<MemoryDatabase["Service"]> = Effect.sync(() => 
     )
 
   return MemoryDatabase.of({
-    tables: { offsets: new Table("offsets_store"), events: new Table("events"), eventIds: new Table("events_id") },
+    tables: {
+      offsets: new Table("offsets_store"),
+      events: new Table("events"),
+      eventIds: new Table("events_id"),
+      states: new Table("states_store")
+    },
     inFlight,
     statement,
     nextValue: (sequence) =>

@@ -2,7 +2,20 @@
  * What the stores share on Postgres: the application's `PgClient`, the names of their tables, and how a statement runs.
  */
 import { PgClient } from "@effect/sql-pg"
-import { Context, Deferred, Duration, Effect, Fiber, Layer, Option, Predicate, Redacted, Result, Schema } from "effect"
+import {
+  Context,
+  Deferred,
+  Duration,
+  Effect,
+  Fiber,
+  Layer,
+  Option,
+  Predicate,
+  Redacted,
+  Result,
+  Schema,
+  SchemaTransformation
+} from "effect"
 import { SqlError, type Statement } from "effect/sql"
 import { check, InvalidInput, invalidInput } from "../Input.ts"
 import { CorruptRow, type Reason, Unavailable } from "../StoreError.ts"
@@ -25,6 +38,7 @@ const EventsName = Name.check(
 const Tables = Schema.Struct({
   events: EventsName.pipe(Schema.withConstructorDefault(Effect.succeed("events"))),
   offsets: named("offsets_store"),
+  states: named("states_store"),
   migrations: named("strata_migrations")
 })
 
@@ -37,7 +51,10 @@ const Names = Schema.Struct({
 export interface Options {
   /** The schema of the tables. Without it they are where the connection's search path finds them. */
   readonly schema?: string
-  /** Other names for the tables: `events` (`events`), `offsets` (`offsets_store`), `migrations` (`strata_migrations`). */
+  /**
+   * Other names for the tables: `events` (`events`), `offsets` (`offsets_store`), `states` (`states_store`), `migrations`
+   * (`strata_migrations`).
+   */
   readonly tables?: (typeof Tables)["~type.make.in"]
   /** How long an operation waits for a connection while the pool is exhausted: 10 seconds. Then it is `Unavailable`. */
   readonly acquireTimeout?: Duration.Input
@@ -156,6 +173,7 @@ export const make = (options: Options = {}) =>
       tables: {
         events: sql.literal(qualify(schema, names.events)),
         offsets: sql.literal(qualify(schema, names.offsets)),
+        states: sql.literal(qualify(schema, names.states)),
         migrations: sql.literal(qualify(schema, names.migrations))
       },
       query,
@@ -167,6 +185,11 @@ export const make = (options: Options = {}) =>
 
 export const layer = (options?: Options): Layer.Layer<PostgresDatabase, InvalidInput, PgClient.PgClient> =>
   Layer.effect(PostgresDatabase, make(options))
+
+/** A `BIGINT` that is a number here: one that is no safe integer does not decode. */
+export const NumberFromBigInt = Schema.BigInt.pipe(
+  Schema.decodeTo(Schema.Int, SchemaTransformation.transform({ decode: Number, encode: BigInt }))
+)
 
 /** Decodes the rows of a table. One that does not fit the model fails as `CorruptRow`, named by its key columns. */
 export const decodeRows = <Row extends Schema.ConstraintDecoder<unknown>>(
