@@ -30,7 +30,7 @@ const shortestWait = 1
 const longestWait = 25
 
 /** Between two readings, in milliseconds: what comes in quick succession is read together. */
-const pace = 2
+const pace = 4
 
 /**
  * How long to wait for a wake-up before looking without one, in milliseconds. Only writers that wake nobody are found that
