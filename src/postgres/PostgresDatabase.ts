@@ -69,6 +69,11 @@ export interface Options {
    * with jitter, for ever. Once it ends, they fail.
    */
   readonly reconnect?: Schedule.Schedule<unknown, Reason>
+  /**
+   * `"rows"` makes the migrations install go-sync-kit's trigger, for programs that listen to its channels: each event is
+   * notified in the transaction that appends it, and aggregate ids can have 56 bytes at most.
+   */
+  readonly notify?: "rows"
 }
 
 /** Runs one statement on some connection, and returns its rows. */
@@ -105,6 +110,8 @@ export class PostgresDatabase extends Context.Service<
 
     readonly reconnect: Schedule.Schedule<unknown, Reason>
 
+    readonly notify: "rows" | undefined
+
     readonly transactor: Transactor.Transactor["Service"]
   }
 >()("effect-strata/postgres/PostgresDatabase") {}
@@ -113,7 +120,7 @@ const backOff = Schedule.jittered(Schedule.min([Schedule.exponential("100 millis
 
 export const make = (options: Options = {}) =>
   Effect.gen(function* () {
-    const { acquireTimeout = "10 seconds", reconnect = backOff, settleTimeout = "2 seconds", ...where } = options
+    const { acquireTimeout = "10 seconds", notify, reconnect = backOff, settleTimeout = "2 seconds", ...where } = options
     const { schema, tables: names } = yield* check(Names, "Postgres", "layer", where)
     const sql = (yield* PgClient.PgClient).withoutTransforms()
     const invalid = (field: string, message: string) =>
@@ -193,6 +200,7 @@ export const make = (options: Options = {}) =>
       inTransaction,
       settleTimeout: settlePatience,
       reconnect,
+      notify,
       transactor: Transactor.fromSqlClient({ withTransaction, afterCommit: sql.afterCommit }, reasonOf)
     })
   })
