@@ -29,6 +29,7 @@ import { SecureRandom } from "effect/crypto"
 import { Identifier, Int64, type InvalidInput } from "./Input.ts"
 import { SafeJson, SafeJsonObject } from "./Json.ts"
 import type { StoreError } from "./StoreError.ts"
+import * as TypedEvents from "./TypedEvents.ts"
 
 // Model
 
@@ -255,3 +256,18 @@ export class EventStore extends Context.Service<
     readonly ping: Effect.Effect<void, StoreError>
   }
 >()("effect-strata/EventStore") {}
+
+// The typed view
+
+export {
+  type NewTypedEvent,
+  type Tagged,
+  type TypedEvent,
+  type TypedEvents,
+  type TypedQuery,
+  UnknownEvent,
+  type Upcast,
+  upcast
+} from "./TypedEvents.ts"
+
+export const typed = TypedEvents.over(EventStore)
