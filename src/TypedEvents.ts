@@ -12,9 +12,13 @@ import { CorruptRow, StoreError } from "./StoreError.ts"
 // Model
 
 /** A class that `Schema.TaggedClass` made, or a struct of `Schema.TaggedStruct`. */
-export interface Tagged extends Schema.Constraint, Arguments {
+export interface Tagged extends Schema.Constraint {
   readonly Type: { readonly _tag: string }
   readonly fields: { readonly _tag: { readonly schema: { readonly literal: string } } }
+}
+
+interface Makable extends Tagged, Arguments {
+  readonly Type: Tagged["Type"]
 }
 
 /** An event as it is stored, its data decoded. `eventType` is an old one where the event was upcast. */
@@ -63,17 +67,14 @@ export interface TypedEvents<Class extends Tagged, Other = never, R = never> {
    *
    * `metadata` goes with each of the events. An event that its schema cannot encode is `InvalidInput`.
    */
-  readonly append: <Event extends Class["Type"]>(
+  readonly append: (
     aggregateId: string,
-    events: Event | ReadonlyArray<Event>,
+    events: Class["Type"] | ReadonlyArray<Class["Type"]>,
     options?: { readonly expected?: Expected; readonly metadata?: Schema.JsonObject }
-  ) => Append<Event, Class>
+  ) => Appended<Class>
 
   /** The same for several aggregates, and for events with an id or metadata of their own. */
-  readonly appendAll: <Event extends Class["Type"]>(
-    events: ReadonlyArray<NewTypedEvent<Event>>,
-    options?: Parameters<EventStore["Service"]["append"]>[1]
-  ) => Append<Event, Class>
+  readonly appendAll: (events: ReadonlyArray<NewTypedEvent<Class["Type"]>>, options?: AppendOptions) => Appended<Class>
 
   /** As `EventStore.load`, of the view's events. */
   readonly load: (
@@ -147,8 +148,10 @@ export interface TypedEvents<Class extends Tagged, Other = never, R = never> {
   >
 }
 
-type Append<Event, Class extends Tagged> = Effect.Effect<
-  ReadonlyArray<TypedEvent<Event>>,
+type AppendOptions = Parameters<EventStore["Service"]["append"]>[1]
+
+type Appended<Class extends Tagged> = Effect.Effect<
+  ReadonlyArray<TypedEvent<Class["Type"]>>,
   Effect.Error<ReturnType<EventStore["Service"]["append"]>>,
   Class["EncodingServices"]
 >
@@ -201,7 +204,7 @@ const decoderOf = <Class extends Tagged>(schema: Class) => {
  * })
  * ```
  */
-export const upcast = <From extends Tagged, To extends Tagged>({
+export const upcast = <From extends Tagged, To extends Makable>({
   from,
   map,
   to,
@@ -464,31 +467,34 @@ const make = <Class extends Tagged, R>(
   // Appending
 
   /** The event as the store takes it, or what is wrong with it. */
-  const encode = Effect.fnUntraced(function* ({ event, ...envelope }: NewTypedEvent<Class["Type"]>) {
+  const encode = Effect.fnUntraced(function* ({ event, ...envelope }: NewTypedEvent<Class["Type"]>, index: number) {
+    const wrong = (path: string, issues: ReadonlyArray<Issue>) => ({
+      event: undefined,
+      issues: issues.map(({ field, message }) => ({
+        field: `events.${index}.${path}${field === "" ? "" : `.${field}`}`,
+        message
+      }))
+    })
     const tag = Predicate.hasProperty(event, "_tag") ? String(event._tag) : ""
     const encoder = encoders.get(tag)
-    if (encoder === undefined) return { issues: [{ field: "event", message: "Expected an event of this view" }] }
+    if (encoder === undefined) return wrong("event", [{ field: "", message: "Expected an event of this view" }])
     if (envelope.metadata !== undefined && Object.hasOwn(envelope.metadata, versionKey)) {
-      return { issues: [{ field: `metadata.${versionKey}`, message: "Expected metadata without what the view keeps" }] }
+      return wrong("metadata", [{ field: versionKey, message: "Expected none, as the view keeps it" }])
     }
     const encoded = yield* Effect.result(encoder(event))
-    if (Result.isFailure(encoded)) {
-      return { issues: issuesOf(encoded.failure).map(({ field, message }) => ({ field: `event.${field}`, message })) }
-    }
+    if (Result.isFailure(encoded)) return wrong("event", issuesOf(encoded.failure))
     const { _tag, ...data } = isObject(encoded.success) ? encoded.success : {}
     const version = types.get(tag)?.current ?? 1
     const metadata = version === 1 ? {} : { metadata: { ...envelope.metadata, [versionKey]: version } }
     return { issues: [], event: { ...envelope, ...metadata, eventType: tag, data } }
   })
 
-  const appendAll = Effect.fnUntraced(function* <Event extends Class["Type"]>(
-    added: ReadonlyArray<NewTypedEvent<Event>>,
-    appendOptions?: Parameters<EventStore["Service"]["append"]>[1]
+  const appendAll = Effect.fnUntraced(function* (
+    added: ReadonlyArray<NewTypedEvent<Class["Type"]>>,
+    appendOptions?: AppendOptions
   ) {
     const encoded = yield* Effect.forEach(added, encode)
-    const issues = encoded.flatMap(({ issues }, index) =>
-      issues.map(({ field, message }) => ({ field: `events.${index}.${field}`, message }))
-    )
+    const issues = encoded.flatMap(({ issues }) => issues)
     if (issues.length > 0) return yield* new InvalidInput({ store, operation: "append", issues })
     const stored = yield* events.append(
       encoded.flatMap(({ event }) => event ?? []),

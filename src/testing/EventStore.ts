@@ -13,6 +13,7 @@ import {
 } from "../EventStore.ts"
 import { InvalidInput } from "../Input.ts"
 import { Transactor } from "../Transactor.ts"
+import * as TypedEvents from "./TypedEvents.ts"
 
 /** An aggregate that no other test uses: all tests of a suite share one log. */
 const fresh = () => `aggregate ${crypto.randomUUID()}`
@@ -364,6 +365,8 @@ export const suite = <E>(
     )
 
     it.effect("answers a ping", () => EventStore.use((events) => events.ping))
+
+    TypedEvents.cases(it)
 
     if (!interleaving) return
 
