@@ -42,13 +42,11 @@ export interface Upcast<out Event, out R = never> {
 }
 
 /** An event to append to one of several aggregates, with an id and metadata of its own. */
-export interface NewTypedEvent<out Event> extends Pick<
-  (typeof NewEvent)["~type.make.in"],
-  "aggregateId" | "id" | "metadata"
-> {
+export interface NewTypedEvent<out Event> extends Pick<NewEventInput, "aggregateId" | "id" | "metadata"> {
   readonly event: Event
 }
 
+type NewEventInput = (typeof NewEvent)["~type.make.in"]
 type QueryInput = Exclude<(typeof Query)["~type.make.in"], void>
 
 /** Which events to read: a query by classes instead of event types. */
@@ -165,7 +163,7 @@ const isObject = (json: Schema.Json): json is Schema.JsonObject => Predicate.isO
 /** Compiled once: the decoder of a class from data that does not name it. No data is that of a class without fields. */
 const decoderOf = <Class extends Tagged>(schema: Class) => {
   const _tag = tagOf(schema)
-  const decode = SchemaParser.decodeUnknownEffect(Schema.toCodecJson(schema), { errors: "all" })
+  const decode = SchemaParser.decodeUnknownEffect(Schema.toCodecJson(schema))
   return (data: Schema.Json) => decode(data === null ? { _tag } : isObject(data) ? { ...data, _tag } : data)
 }
 
@@ -333,10 +331,7 @@ const make = <Class extends Tagged, R>(
   type Decoded = TypedEvent<Class["Type"] | UnknownEvent>
   const { unknown } = options
   const encoders = new Map(
-    options.events.map((schema) => [
-      tagOf(schema),
-      SchemaParser.encodeUnknownEffect(Schema.toCodecJson(schema), { errors: "all" })
-    ])
+    options.events.map((schema) => [tagOf(schema), SchemaParser.encodeUnknownEffect(Schema.toCodecJson(schema))])
   )
 
   // Decoding
@@ -348,10 +343,17 @@ const make = <Class extends Tagged, R>(
       message: `event ${stored.version} of aggregate "${stored.aggregateId}" ${message}`
     })
 
-  const withEvent = <Event>(stored: StoredEvent, event: Event): TypedEvent<Event> => {
-    const { data: _, ...envelope } = stored
-    return { ...envelope, event }
-  }
+  // Part by part, which takes a third of the time of a spread.
+  const withEvent = <Event>(stored: StoredEvent, event: Event): TypedEvent<Event> => ({
+    version: stored.version,
+    id: stored.id,
+    aggregateId: stored.aggregateId,
+    eventType: stored.eventType,
+    event,
+    metadata: stored.metadata,
+    createdAt: stored.createdAt,
+    streamName: stored.streamName
+  })
 
   const decode = (
     stored: StoredEvent
@@ -392,12 +394,8 @@ const make = <Class extends Tagged, R>(
     for (const stored of page) {
       if (unknown === "skip" && !types.has(stored.eventType)) continue
       const decoding = decode(stored)
-      // Most schemas decode at once: a fiber would cost more than they do.
-      if (isDone(decoding)) {
-        decoded.push(withEvent(stored, decoding.value))
-        continue
-      }
-      const result = yield* Effect.result(decoding)
+      // Most schemas decode at once: going through the fiber would cost more than they do.
+      const result = isDone(decoding) ? Result.succeed(decoding.value) : yield* Effect.result(decoding)
       if (Result.isFailure(result)) {
         return { decoded, error: new StoreError({ store, operation, reason: result.failure }) }
       }
@@ -466,40 +464,44 @@ const make = <Class extends Tagged, R>(
 
   // Appending
 
-  /** The event as the store takes it, or what is wrong with it. */
-  const encode = Effect.fnUntraced(function* ({ event, ...envelope }: NewTypedEvent<Class["Type"]>, index: number) {
-    const wrong = (path: string, issues: ReadonlyArray<Issue>) => ({
-      event: undefined,
-      issues: issues.map(({ field, message }) => ({
-        field: `events.${index}.${path}${field === "" ? "" : `.${field}`}`,
-        message
-      }))
-    })
-    const tag = Predicate.hasProperty(event, "_tag") ? String(event._tag) : ""
-    const encoder = encoders.get(tag)
-    if (encoder === undefined) return wrong("event", [{ field: "", message: "Expected an event of this view" }])
-    if (envelope.metadata !== undefined && Object.hasOwn(envelope.metadata, versionKey)) {
-      return wrong("metadata", [{ field: versionKey, message: "Expected none, as the view keeps it" }])
+  /** The events as the store takes them, or what is wrong with them. */
+  const encodeAll = Effect.fnUntraced(function* (added: ReadonlyArray<NewTypedEvent<Class["Type"]>>) {
+    const encoded: Array<NewEventInput> = []
+    const issues: Array<Issue> = []
+    for (const [index, { event, ...envelope }] of added.entries()) {
+      const tag = Predicate.hasProperty(event, "_tag") ? String(event._tag) : ""
+      const encode = encoders.get(tag)
+      if (encode === undefined) {
+        issues.push({ field: `events.${index}.event`, message: "Expected an event of this view" })
+        continue
+      }
+      if (Predicate.hasProperty(envelope.metadata, versionKey)) {
+        issues.push({ field: `events.${index}.metadata.${versionKey}`, message: "Expected none: the view keeps it" })
+      }
+      const encoding = encode(event)
+      // Only what fails is done again, to find everything that is wrong: it costs, and hardly ever happens.
+      const result = isDone(encoding)
+        ? Result.succeed(encoding.value)
+        : yield* Effect.result(Effect.catch(encoding, () => encode(event, { errors: "all" })))
+      if (Result.isFailure(result)) {
+        for (const { field, message } of issuesOf(result.failure)) {
+          issues.push({ field: `events.${index}.event${field === "" ? "" : `.${field}`}`, message })
+        }
+        continue
+      }
+      const { _tag, ...data } = isObject(result.success) ? result.success : {}
+      const version = types.get(tag)?.current ?? 1
+      const metadata = version === 1 ? {} : { metadata: { ...envelope.metadata, [versionKey]: version } }
+      encoded.push({ ...envelope, ...metadata, eventType: tag, data })
     }
-    const encoded = yield* Effect.result(encoder(event))
-    if (Result.isFailure(encoded)) return wrong("event", issuesOf(encoded.failure))
-    const { _tag, ...data } = isObject(encoded.success) ? encoded.success : {}
-    const version = types.get(tag)?.current ?? 1
-    const metadata = version === 1 ? {} : { metadata: { ...envelope.metadata, [versionKey]: version } }
-    return { issues: [], event: { ...envelope, ...metadata, eventType: tag, data } }
+    return issues.length > 0 ? yield* new InvalidInput({ store, operation: "append", issues }) : encoded
   })
 
   const appendAll = Effect.fnUntraced(function* (
     added: ReadonlyArray<NewTypedEvent<Class["Type"]>>,
     appendOptions?: AppendOptions
   ) {
-    const encoded = yield* Effect.forEach(added, encode)
-    const issues = encoded.flatMap(({ issues }) => issues)
-    if (issues.length > 0) return yield* new InvalidInput({ store, operation: "append", issues })
-    const stored = yield* events.append(
-      encoded.flatMap(({ event }) => event ?? []),
-      appendOptions
-    )
+    const stored = yield* events.append(yield* encodeAll(added), appendOptions)
     return added.flatMap(({ event }, index) => {
       const envelope = stored[index]
       return envelope === undefined ? [] : [withEvent(envelope, event)]
