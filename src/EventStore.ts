@@ -259,15 +259,26 @@ export class EventStore extends Context.Service<
 
 // The typed view
 
-export {
-  type NewTypedEvent,
-  type Tagged,
-  type TypedEvent,
-  type TypedEvents,
-  type TypedQuery,
-  UnknownEvent,
-  type Upcast,
-  upcast
-} from "./TypedEvents.ts"
+export { type Tagged, type Upcast, upcast } from "./EventCodec.ts"
+export { type NewTypedEvent, type TypedEvent, type TypedEvents, type TypedQuery, UnknownEvent } from "./TypedEvents.ts"
 
+/**
+ * A view of the log as the events of some classes: what is appended is encoded by its schema, and what is read comes
+ * back as an instance of its class.
+ *
+ * **Details**
+ *
+ * The tag of a class is the event type, and its other fields, as JSON, are the data; so whoever writes such data, in
+ * whatever language, writes such events. `upcast` says how older forms are read. An event of the view's that does not
+ * decode is a `StoreError` whose `CorruptRow` has the version as its key. Services that the schemas need stay in `R`.
+ *
+ * Of events of other types `unknown` decides. Unless it is given, the reads that span aggregates leave them to other
+ * views, but the history of an aggregate is only right as a whole: one among them fails with `CorruptRow`.
+ * `"fail"` does so wherever they are met, `"skip"` leaves them out everywhere (they are not even sent by the database),
+ * `"raw"` gives each as an `UnknownEvent`.
+ *
+ * **Gotchas**
+ *
+ * With `"skip"`, a process that does not know a new class yet takes an aggregate for what it would be without its events.
+ */
 export const typed = TypedEvents.over(EventStore)
