@@ -1,7 +1,7 @@
 /** The typed view of the event store: what `EventStore.typed` gives. */
 import { Array as Arr, Effect, Result, Schema, Stream } from "effect"
 import * as EventCodec from "./EventCodec.ts"
-import type { EventNotFound, EventStore, Expected, NewEvent, Query, StoredEvent } from "./EventStore.ts"
+import type { EventNotFound, EventStore, Expected, NewEvent, Query, StoredEvent, Subscription } from "./EventStore.ts"
 import { InvalidInput, type Issue } from "./Input.ts"
 import { type CorruptRow, StoreError } from "./StoreError.ts"
 
@@ -25,12 +25,19 @@ export interface NewTypedEvent<out Event> extends Pick<NewEventInput, "aggregate
 
 type NewEventInput = (typeof NewEvent)["~type.make.in"]
 type QueryInput = Exclude<(typeof Query)["~type.make.in"], void>
+type SubscriptionInput = (typeof Subscription)["~type.make.in"]
 
-/** Which events to read: a query by classes instead of event types. */
-export interface TypedQuery<Class> extends Pick<QueryInput, Exclude<keyof QueryInput, "eventTypes">> {
+interface ByClass<Class> {
   /** Only events of these classes, whatever their types were when they were stored. */
   readonly events?: ReadonlyArray<Class>
 }
+
+/** Which events to read: a query by classes instead of event types. */
+export interface TypedQuery<Class> extends Pick<QueryInput, Exclude<keyof QueryInput, "eventTypes">>, ByClass<Class> {}
+
+/** Which events to follow, and from where: a subscription by classes instead of event types. */
+export interface TypedSubscription<Class>
+  extends Pick<SubscriptionInput, Exclude<keyof SubscriptionInput, "eventTypes">>, ByClass<Class> {}
 
 /** The events of some classes in the log. `Class` is the union of the classes, `Other` what else it gives. */
 export interface TypedEvents<Class extends EventCodec.Tagged, Other = never, R = never> {
@@ -54,21 +61,13 @@ export interface TypedEvents<Class extends EventCodec.Tagged, Other = never, R =
   /** As `EventStore.load`, of the view's events. */
   readonly load: (
     since?: bigint
-  ) => Effect.Effect<
-    ReadonlyArray<TypedEvent<Class["Type"] | Other>>,
-    InvalidInput | StoreError,
-    Class["DecodingServices"] | R
-  >
+  ) => Effect.Effect<ReadonlyArray<TypedEvent<Class["Type"] | Other>>, Failure, Class["DecodingServices"] | R>
 
   /** The events of one aggregate above the version, in order. */
   readonly loadByAggregate: (
     aggregateId: string,
     since?: bigint
-  ) => Effect.Effect<
-    ReadonlyArray<TypedEvent<Class["Type"] | Other>>,
-    InvalidInput | StoreError,
-    Class["DecodingServices"] | R
-  >
+  ) => Effect.Effect<ReadonlyArray<TypedEvent<Class["Type"] | Other>>, Failure, Class["DecodingServices"] | R>
 
   /**
    * The state of an aggregate: what `step` makes of its events, one after the other. `expected` is what to append with, so
@@ -97,7 +96,7 @@ export interface TypedEvents<Class extends EventCodec.Tagged, Other = never, R =
     step: (state: State, event: Class["Type"] | Other) => State
   ) => Effect.Effect<
     { readonly state: State; readonly expected: bigint | "none" },
-    InvalidInput | StoreError,
+    Failure,
     Class["DecodingServices"] | R
   >
 
@@ -111,17 +110,20 @@ export interface TypedEvents<Class extends EventCodec.Tagged, Other = never, R =
    */
   readonly read: <Only extends Class = Class>(
     query?: TypedQuery<Only>
-  ) => Stream.Stream<TypedEvent<Only["Type"] | Other>, InvalidInput | StoreError, Class["DecodingServices"] | R>
+  ) => Stream.Stream<TypedEvent<Only["Type"] | Other>, Failure, Class["DecodingServices"] | R>
+
+  /** As `EventStore.subscribe`, of the view's events or of some of its classes. It fails as `read` does. */
+  readonly subscribe: <Only extends Class = Class>(
+    subscription: TypedSubscription<Only>
+  ) => Stream.Stream<TypedEvent<Only["Type"] | Other>, Failure, Class["DecodingServices"] | R>
 
   /** The event with this id. One of another type is a `CorruptRow`, unless the view gives it raw. */
   readonly get: (
     id: string
-  ) => Effect.Effect<
-    TypedEvent<Class["Type"] | Other>,
-    EventNotFound | InvalidInput | StoreError,
-    Class["DecodingServices"] | R
-  >
+  ) => Effect.Effect<TypedEvent<Class["Type"] | Other>, EventNotFound | Failure, Class["DecodingServices"] | R>
 }
+
+type Failure = InvalidInput | StoreError
 
 type AppendOptions = Parameters<EventStore["Service"]["append"]>[1]
 
@@ -231,22 +233,32 @@ const make = <Class extends EventCodec.Tagged, R>(
 
   // Reading
 
+  /**
+   * The types to ask the store for: all, where it is for the view to object to others or to give them raw. What names its
+   * aggregates is their history.
+   */
+  const typesOf = ({ aggregateIds, events: only }: Pick<TypedQuery<Class>, "aggregateIds" | "events">) =>
+    only === undefined && unknown !== "skip" && (unknown !== undefined || aggregateIds !== undefined)
+      ? {}
+      : { eventTypes: codec.typesOf(only ?? classes) }
+
   const isOf = <Only extends Class>(only: ReadonlyArray<Only> | undefined) => {
     const tags = new Set(only?.map(EventCodec.tagOf))
     return (decoded: Decoded): decoded is TypedEvent<Only["Type"] | UnknownEvent> =>
       only === undefined || tags.has(decoded.event._tag)
   }
 
-  /** The types to ask the store for. All, where it is for the view to object to others or to give them raw. */
-  const typesOf = (only: ReadonlyArray<Class> | undefined, history: boolean) =>
-    only === undefined && unknown !== "skip" && (unknown !== undefined || history)
-      ? {}
-      : { eventTypes: codec.typesOf(only ?? classes) }
+  const read = <Only extends Class = Class>(input: TypedQuery<Only> = {}) => {
+    const { events: only, ...query } = input
+    return decodeStream("read", events.read({ ...query, ...typesOf(input) })).pipe(Stream.filter(isOf(only)))
+  }
 
-  const read = <Only extends Class = Class>({ events: only, ...query }: TypedQuery<Only> = {}) =>
-    decodeStream("read", events.read({ ...query, ...typesOf(only, query.aggregateIds !== undefined) })).pipe(
+  const subscribe = <Only extends Class = Class>(input: TypedSubscription<Only>) => {
+    const { events: only, ...subscription } = input
+    return decodeStream("subscribe", events.subscribe({ ...subscription, ...typesOf(input) })).pipe(
       Stream.filter(isOf(only))
     )
+  }
 
   const loadByAggregate = (aggregateId: string, since?: bigint) =>
     Effect.flatMap(events.loadByAggregate(aggregateId, since), (all) => decodeAll("loadByAggregate", all))
@@ -303,6 +315,7 @@ const make = <Class extends EventCodec.Tagged, R>(
     loadByAggregate,
     fold,
     read,
+    subscribe,
     get: (id) =>
       Effect.flatMap(events.get(id), (stored) =>
         Effect.mapBoth(decode(stored), {

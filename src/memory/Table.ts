@@ -45,6 +45,11 @@ export class Table<Row> implements Merge {
     return this.committed.get(key)
   }
 
+  /** The row as everybody sees it. */
+  committedRow(key: string): Row | undefined {
+    return this.committed.get(key)?.row
+  }
+
   /** Every visible row, in no particular order. */
   entries(level: Level): Array<Entry<Row>> {
     const keys = new Set(this.committed.keys())

@@ -13,6 +13,7 @@ import {
 } from "../EventStore.ts"
 import { InvalidInput } from "../Input.ts"
 import { Transactor } from "../Transactor.ts"
+import * as Subscriptions from "./EventSubscriptions.ts"
 import * as TypedEvents from "./TypedEvents.ts"
 
 /** An aggregate that no other test uses: all tests of a suite share one log. */
@@ -366,8 +367,6 @@ export const suite = <E>(
 
     it.effect("answers a ping", () => EventStore.use((events) => events.ping))
 
-    TypedEvents.cases(it)
-
     if (!interleaving) return
 
     it.effect("stops at an event that is still on its way, and never passes it", () =>
@@ -450,6 +449,9 @@ export const suite = <E>(
       })
     )
   })
+
+  Subscriptions.suite(name, layer, { interleaving })
+  TypedEvents.suite(name, layer)
 
   it.effect("parses a version from text", () =>
     Effect.gen(function* () {

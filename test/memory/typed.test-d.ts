@@ -52,6 +52,12 @@ export const views = Effect.gen(function* () {
   expectTypeOf(users.get("id")).toEqualTypeOf<
     Effect.Effect<EventStore.TypedEvent<User>, EventStore.EventNotFound | Failure>
   >()
+  expectTypeOf(users.subscribe({ after: "end" })).toEqualTypeOf<Stream.Stream<EventStore.TypedEvent<User>, Failure>>()
+  expectTypeOf(users.subscribe({ after: 1n, events: [UserRenamed, UserCreated] })).toEqualTypeOf<
+    Stream.Stream<EventStore.TypedEvent<UserRenamed | UserCreated>, Failure>
+  >()
+  // @ts-expect-error: it has to begin somewhere
+  users.subscribe({})
   // @ts-expect-error: not an event of this view
   users.read({ events: [OrderPlaced] })
   // @ts-expect-error: a view reads classes, not types
@@ -126,6 +132,7 @@ export const services = Effect.gen(function* () {
   expectTypeOf<Effect.Services<ReturnType<typeof view.get>>>().toEqualTypeOf<Decrypt | Unpack>()
   expectTypeOf<Effect.Services<ReturnType<typeof view.fold>>>().toEqualTypeOf<Decrypt | Unpack>()
   expectTypeOf<Stream.Services<ReturnType<typeof view.read>>>().toEqualTypeOf<Decrypt | Unpack>()
+  expectTypeOf<Stream.Services<ReturnType<typeof view.subscribe>>>().toEqualTypeOf<Decrypt | Unpack>()
 })
 
 const placed = EventStore.upcast({
