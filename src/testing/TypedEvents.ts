@@ -125,6 +125,20 @@ export const suite = <E>(name: string, layer: Layer.Layer<EventStore, E>): void 
           assert.instanceOf(error, InvalidInput)
           assert.include(error.message, `EventStore.append: invalid input: ${field}: Expected`)
         }
+        const twice = yield* Effect.flip(
+          users.appendAll([
+            {
+              aggregateId,
+              event: Object.assign(new UserCreated({ name: "John", born: new Date(0) }), { name: 1, born: 1 })
+            },
+            { aggregateId, event: imitation }
+          ])
+        )
+        assert.deepStrictEqual(twice._tag === "InvalidInput" ? twice.issues.map(({ field }) => field) : twice, [
+          "events.0.event.name",
+          "events.0.event.born",
+          "events.1.event"
+        ])
         const reserved = yield* Effect.flip(users.append(aggregateId, created, { metadata: { schemaVersion: 3 } }))
         assert.include(reserved.message, "events.0.metadata.schemaVersion")
         assert.deepStrictEqual(yield* users.loadByAggregate(aggregateId), [])
