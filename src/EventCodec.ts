@@ -37,7 +37,7 @@ export const tagOf = (schema: Tagged): string => schema.fields._tag.schema.liter
 
 const isObject = (json: Schema.Json): json is Schema.JsonObject => Predicate.isObject(json) && !Array.isArray(json)
 
-/** Compiled once: the decoder of a class from data that does not name it. No data is that of a class without fields. */
+/** The decoder of a class from data that does not name it. No data is that of a class without fields. */
 const decoderOf = <Class extends Tagged>(schema: Class) => {
   const _tag = tagOf(schema)
   const decode = SchemaParser.decodeUnknownEffect(Schema.toCodecJson(schema))
@@ -74,7 +74,7 @@ const decoderOf = <Class extends Tagged>(schema: Class) => {
  *   events: [UserCreated],
  *   upcast: [
  *     EventStore.upcast({ from: UserRegistered, to: UserCreated, map: (old) => ({ name: old.fullName, locale: "en" }) }),
- *     EventStore.upcast({ from: UserCreatedV1, version: 1, to: UserCreated, map: (old) => ({ name: old.name, locale: "en" }) })
+ *     EventStore.upcast({ from: UserCreatedV1, version: 1, to: UserCreated, map: ({ name }) => ({ name, locale: "en" }) })
  *   ]
  * })
  * ```
@@ -147,7 +147,7 @@ export const resultOf = <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect
 const issuesOf = (issue: SchemaIssue.Issue): ReadonlyArray<Issue> => invalidInput("", "", issue).issues
 
 /** The `CorruptRow` of an event, by its version. */
-export const corruptRow = (stored: StoredEvent, message: string): CorruptRow =>
+const corruptRow = (stored: StoredEvent, message: string): CorruptRow =>
   new CorruptRow({
     table: "events",
     key: String(stored.version),
@@ -200,7 +200,7 @@ export const make = <Class extends Tagged, R>(
       const decode = type.decoders.get(version)
       if (decode === undefined) {
         const unknown = `${versionKey} ${JSON.stringify(version)}, which this view does not know of "${eventType}"`
-        return Effect.fail(corruptRow(stored, `has ${unknown}; add an upcast, or run a newer version`))
+        return Effect.fail(corruptRow(stored, `has ${unknown}; add an upcast, or run a newer version of the program`))
       }
       return Effect.mapErrorEager(decode(data), (issue) => {
         const wrong = issuesOf(issue).map(({ field, message }) => (field === "" ? message : `${field}: ${message}`))

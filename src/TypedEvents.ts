@@ -242,6 +242,7 @@ const make = <Class extends EventCodec.Tagged, R>(
       ? {}
       : { eventTypes: codec.typesOf(only ?? classes) }
 
+  /** The store has left out all others: this is for the compiler to see it. */
   const isOf = <Only extends Class>(only: ReadonlyArray<Only> | undefined) => {
     const tags = new Set(only?.map(EventCodec.tagOf))
     return (decoded: Decoded): decoded is TypedEvent<Only["Type"] | UnknownEvent> =>
