@@ -49,6 +49,9 @@ export interface Operations {
 
   /** The same for a stream that has no end of its own: the end of the scope is its end, with `Closed`. */
   readonly subscription: Operations["stream"]
+
+  /** Such a stream without arguments. */
+  readonly endless: <A, E extends Tagged>(operation: string, body: Stream.Stream<A, E>) => Stream.Stream<A, Failure<E>>
 }
 
 const isReasonOf = <E>(error: E): error is Extract<E, Reason> => isReason(error)
@@ -133,6 +136,7 @@ export const make = (store: string, backend: string): Effect.Effect<Operations, 
       subscription: (operation, schema, body) => {
         const { stream } = instrument(operation)
         return (input) => stream(Stream.unwrap(Effect.map(check(schema, store, operation, input), body)), true)
-      }
+      },
+      endless: (operation, body) => instrument(operation).stream(body, true)
     }
   })

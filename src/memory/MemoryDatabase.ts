@@ -11,6 +11,7 @@
  */
 import { Cause, Clock, Context, Duration, Effect, Layer, Option, SubscriptionRef } from "effect"
 import { SqlClient, SqlError } from "effect/sql"
+import type { DurableState } from "../DurableStateStore.ts"
 import type { ListenerStatus } from "../EventStore.ts"
 import type { Offset } from "../OffsetStore.ts"
 import { isReason, type Reason, Unexpected } from "../StoreError.ts"
@@ -32,6 +33,7 @@ export class MemoryDatabase extends Context.Service<
       readonly events: Table<EventRow>
       /** The version of each event by its id. */
       readonly eventIds: Table<bigint>
+      readonly states: Table<DurableState>
     }
 
     /**
@@ -195,7 +197,12 @@ export const make: Effect.Effect<MemoryDatabase["Service"]> = Effect.gen(functio
     )
 
   return MemoryDatabase.of({
-    tables: { offsets: new Table("offsets_store"), events, eventIds: new Table("events_id") },
+    tables: {
+      offsets: new Table("offsets_store"),
+      events,
+      eventIds: new Table("events_id"),
+      states: new Table("states_store")
+    },
     log,
     listener,
     statement,

@@ -14,7 +14,8 @@ import {
   Redacted,
   Result,
   Schedule,
-  Schema
+  Schema,
+  SchemaTransformation
 } from "effect"
 import { SqlError, type Statement } from "effect/sql"
 import { check, InvalidInput, invalidInput } from "../Input.ts"
@@ -38,6 +39,7 @@ const EventsName = Name.check(
 const Tables = Schema.Struct({
   events: EventsName.pipe(Schema.withConstructorDefault(Effect.succeed("events"))),
   offsets: named("offsets_store"),
+  states: named("states_store"),
   migrations: named("strata_migrations")
 })
 
@@ -50,7 +52,10 @@ const Names = Schema.Struct({
 export interface Options {
   /** The schema of the tables. Without it they are where the connection's search path finds them. */
   readonly schema?: string
-  /** Other names for the tables: `events` (`events`), `offsets` (`offsets_store`), `migrations` (`strata_migrations`). */
+  /**
+   * Other names for the tables: `events` (`events`), `offsets` (`offsets_store`), `states` (`states_store`), `migrations`
+   * (`strata_migrations`).
+   */
   readonly tables?: (typeof Tables)["~type.make.in"]
   /** How long an operation waits for a connection while the pool is exhausted: 10 seconds. Then it is `Unavailable`. */
   readonly acquireTimeout?: Duration.Input
@@ -181,6 +186,7 @@ export const make = (options: Options = {}) =>
       tables: {
         events: sql.literal(qualify(schema, names.events)),
         offsets: sql.literal(qualify(schema, names.offsets)),
+        states: sql.literal(qualify(schema, names.states)),
         migrations: sql.literal(qualify(schema, names.migrations))
       },
       query,
@@ -193,6 +199,11 @@ export const make = (options: Options = {}) =>
 
 export const layer = (options?: Options): Layer.Layer<PostgresDatabase, InvalidInput, PgClient.PgClient> =>
   Layer.effect(PostgresDatabase, make(options))
+
+/** A `BIGINT` that is a number here: one that is no safe integer does not decode. */
+export const NumberFromBigInt = Schema.BigInt.pipe(
+  Schema.decodeTo(Schema.Int, SchemaTransformation.transform({ decode: Number, encode: BigInt }))
+)
 
 /** Decodes a row of a table. One that does not fit the model fails as `CorruptRow`, named by its key columns. */
 export const decodeRow = <Row extends Schema.ConstraintDecoder<unknown>>(
