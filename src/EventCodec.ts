@@ -57,7 +57,8 @@ const decoderOf = <Class extends Tagged>(schema: Class) => {
  * **Gotchas**
  *
  * Whoever else writes events of this type has to write `schemaVersion` too. Deploy the upcasts to those who read before
- * anybody appends the new form: an event with a version above the view's own is a `CorruptRow`.
+ * anybody appends the new form: an event with a version above the view's own is a `CorruptRow`. An append that was made in
+ * the old form and is tried again in the new one, with the same id, is a `DuplicateEvent`.
  *
  * ```ts
  * import { Schema } from "effect"

@@ -47,7 +47,8 @@ export interface TypedEvents<Class extends EventCodec.Tagged, Other = never, R =
    *
    * **Details**
    *
-   * `metadata` goes with each of the events. An event that its schema cannot encode is `InvalidInput`.
+   * `metadata` goes with each of the events; its key `schemaVersion` is the view's own. An event that its schema cannot
+   * encode is `InvalidInput`.
    */
   readonly append: (
     aggregateId: string,
