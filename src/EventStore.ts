@@ -30,6 +30,7 @@ import { SecureRandom } from "effect/crypto"
 import { Identifier, Int64, type InvalidInput } from "./Input.ts"
 import { SafeJson, SafeJsonObject } from "./Json.ts"
 import type { StoreError } from "./StoreError.ts"
+import * as TypedEvents from "./TypedEvents.ts"
 
 // Model
 
@@ -344,3 +345,51 @@ export class EventStore extends Context.Service<
     readonly ping: Effect.Effect<void, StoreError>
   }
 >()("effect-strata/EventStore") {}
+
+// The typed view
+
+export { type Tagged, type Upcast, upcast } from "./EventCodec.ts"
+export {
+  type NewTypedEvent,
+  type TypedEvent,
+  type TypedEvents,
+  type TypedQuery,
+  type TypedSubscription,
+  UnknownEvent
+} from "./TypedEvents.ts"
+
+/**
+ * The log as the events of some classes: what is appended is encoded by its schema, and what is read comes back as an
+ * instance of its class.
+ *
+ * ```ts
+ * import { Effect, Schema } from "effect"
+ * import { EventStore } from "effect-strata"
+ *
+ * class UserCreated extends Schema.TaggedClass<UserCreated>()("UserCreated", { name: Schema.String }) {}
+ * class UserRenamed extends Schema.TaggedClass<UserRenamed>()("UserRenamed", { name: Schema.String }) {}
+ * const Users = EventStore.typed({ events: [UserCreated, UserRenamed] })
+ *
+ * export const program = Effect.gen(function* () {
+ *   const users = yield* Users
+ *   yield* users.append("user-123", new UserCreated({ name: "John" }), { expected: "none" })
+ *   const history = yield* users.loadByAggregate("user-123")
+ *   return history.map(({ event, version }) => `${version}: ${event._tag} ${event.name}`)
+ * })
+ * ```
+ *
+ * **Details**
+ *
+ * The tag of a class is the event type, and its other fields, as JSON, are the data: whoever writes such data, in
+ * whatever language, writes such events. `upcast` says how older forms are read. An event of these types that does not
+ * decode is a `StoreError` whose `CorruptRow` has the version as its key. Services that the schemas need stay in `R`.
+ *
+ * `unknown` says what becomes of events of other types: `"fail"` fails with `CorruptRow` wherever it meets one, `"skip"`
+ * leaves them out (they are not asked for), `"raw"` gives each as an `UnknownEvent`. Unless it is given, what reads the
+ * log leaves them to other views, but what names its aggregates fails: a history is only right as a whole.
+ *
+ * **Gotchas**
+ *
+ * With `"skip"`, a process that does not know a new class yet takes an aggregate for what it would be without its events.
+ */
+export const typed = TypedEvents.over(EventStore)

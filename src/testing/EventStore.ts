@@ -14,6 +14,7 @@ import {
 import { InvalidInput } from "../Input.ts"
 import { Transactor } from "../Transactor.ts"
 import * as Subscriptions from "./EventSubscriptions.ts"
+import * as TypedEvents from "./TypedEvents.ts"
 
 /** An aggregate that no other test uses: all tests of a suite share one log. */
 const fresh = () => `aggregate ${crypto.randomUUID()}`
@@ -450,6 +451,7 @@ export const suite = <E>(
   })
 
   Subscriptions.suite(name, layer, { interleaving })
+  TypedEvents.suite(name, layer)
 
   it.effect("parses a version from text", () =>
     Effect.gen(function* () {

@@ -16,6 +16,7 @@ import { type Measurement, measure, measureLatency } from "./harness.ts"
 import * as Offsets from "./offsets.ts"
 import * as Reads from "./reads.ts"
 import * as Subscriptions from "./subscriptions.ts"
+import * as Typed from "./typed.ts"
 
 const { values: options } = parseArgs({
   options: {
@@ -32,6 +33,7 @@ const figures = [
   ...Offsets.figures,
   ...Subscriptions.figures,
   ...Subscriptions.latencies,
+  ...Typed.figures,
   ...Reads.figures
 ].filter(({ name }) => options.only === undefined || name.includes(options.only))
 
