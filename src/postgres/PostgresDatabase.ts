@@ -120,7 +120,13 @@ const backOff = Schedule.jittered(Schedule.min([Schedule.exponential("100 millis
 
 export const make = (options: Options = {}) =>
   Effect.gen(function* () {
-    const { acquireTimeout = "10 seconds", notify, reconnect = backOff, settleTimeout = "2 seconds", ...where } = options
+    const {
+      acquireTimeout = "10 seconds",
+      notify,
+      reconnect = backOff,
+      settleTimeout = "2 seconds",
+      ...where
+    } = options
     const { schema, tables: names } = yield* check(Names, "Postgres", "layer", where)
     const sql = (yield* PgClient.PgClient).withoutTransforms()
     const invalid = (field: string, message: string) =>
