@@ -179,6 +179,19 @@ export class AggregateSince extends Schema.Class<AggregateSince>("effect-strata/
 /** The id of one event. */
 export class ById extends Schema.Class<ById>("effect-strata/EventStore/ById")({ id: Key }) {}
 
+/**
+ * What the store has in use. On Postgres connections are those to the server that have the pool's role, database and
+ * application name: of other processes, too, unless each has a name of its own. PGlite has none.
+ */
+export class Stats extends Schema.Class<Stats>("effect-strata/EventStore/Stats")({
+  openConnections: Schema.Int,
+  /** Running a statement, or in a transaction. */
+  inUse: Schema.Int,
+  idle: Schema.Int,
+  /** Subscriptions to this store that are running. */
+  subscribers: Schema.Int
+}) {}
+
 // Errors
 
 /** The aggregate is not as the append expected: somebody else appended to it. Nothing was written. */
@@ -343,6 +356,9 @@ export class EventStore extends Context.Service<
 
     /** Succeeds if the store can be used now: the backend answers and the table can be read. */
     readonly ping: Effect.Effect<void, StoreError>
+
+    /** Connections and subscriptions, as they are now. In memory an open transaction counts as a connection in use. */
+    readonly stats: Effect.Effect<Stats, StoreError>
   }
 >()("effect-strata/EventStore") {}
 

@@ -50,6 +50,9 @@ export interface Operations {
   /** The same for a stream that has no end of its own: the end of the scope is its end, with `Closed`. */
   readonly subscription: Operations["stream"]
 
+  /** How many of those are running. */
+  readonly running: () => number
+
   /** Such a stream without arguments. */
   readonly endless: <A, E extends Tagged>(operation: string, body: Stream.Stream<A, E>) => Stream.Stream<A, Failure<E>>
 }
@@ -67,6 +70,12 @@ const outcomeOf = (exit: Exit.Exit<unknown, Tagged>): string => {
 /** Makes the operations of one store on one backend. They fail with `Closed` once the scope has ended. */
 export const make = (store: string, backend: string): Effect.Effect<Operations, never, Scope.Scope> =>
   Effect.gen(function* () {
+    let running = 0
+    const run = Effect.acquireRelease(
+      Effect.sync(() => running++),
+      () => Effect.sync(() => running--)
+    )
+
     const closing = Deferred.makeUnsafe<void>()
     yield* Effect.addFinalizer(() => Deferred.succeed(closing, undefined))
 
@@ -113,7 +122,9 @@ export const make = (store: string, backend: string): Effect.Effect<Operations, 
         stream: <A, E extends Tagged>(body: Stream.Stream<A, E>, endless = false): Stream.Stream<A, Failure<E>> => {
           const located = Stream.catchIf(body, isReasonOf<E>, (reason) => Stream.fromEffect(fail(reason)))
           const ending = endless
-            ? Stream.interruptWhen(located, Effect.andThen(Deferred.await(closing), closed))
+            ? Stream.unwrap(
+                Effect.as(run, Stream.interruptWhen(located, Effect.andThen(Deferred.await(closing), closed)))
+              )
             : located
           return Stream.unwrap(Effect.as(open, ending)).pipe(
             (opened) => Stream.onExit(opened, (exit) => Metric.update(counterOf(outcomeOf(exit)), 1)),
@@ -137,6 +148,7 @@ export const make = (store: string, backend: string): Effect.Effect<Operations, 
         const { stream } = instrument(operation)
         return (input) => stream(Stream.unwrap(Effect.map(check(schema, store, operation, input), body)), true)
       },
+      running: () => running,
       endless: (operation, body) => instrument(operation).stream(body, true)
     }
   })

@@ -13,6 +13,7 @@ import {
   notificationOf,
   Query,
   Since,
+  Stats,
   StoredEvent,
   Subscription,
   subscriptionTo,
@@ -48,6 +49,8 @@ const Outcome = Schema.Union([
   Schema.Struct({ outcome: Schema.Literal("isolation") })
 ])
 
+const Connections = Schema.Struct({ open: Schema.Int, idle: Schema.Int })
+
 export const make = Effect.gen(function* () {
   const database = yield* PostgresDatabase
   const { inTransaction, names, query, schema, sql, tables } = database
@@ -57,6 +60,7 @@ export const make = Effect.gen(function* () {
   const random = yield* idGenerator
   const table = tables.events
   const appendFunction = sql.literal(qualify(schema, `${names.events}_append`))
+  const decodeConnections = decodeRows(Connections, "pg_stat_activity", [])
   const decodeOutcomes = decodeRows(Outcome, names.events, ["id"])
 
   // Once, before the first append or the first read that relies on it.
@@ -73,6 +77,15 @@ export const make = Effect.gen(function* () {
   const follow = yield* Following.make(reading, checkSequence)
 
   // Statements
+
+  // Outside of a transaction the one that asks is in use for that only.
+  const selectConnections = (inside: boolean) => sql`
+    SELECT count(*)::int AS open, count(*) FILTER (
+      WHERE state = 'idle' OR pid = pg_backend_pid() AND NOT ${inside}
+    )::int AS idle
+    FROM pg_stat_activity
+    WHERE datname = current_database() AND usename = current_user
+      AND application_name = current_setting('application_name')`
 
   const insert = (append: Append, ids: ReadonlyArray<string>) => {
     const { events, onDuplicate = "fail" } = append
@@ -198,7 +211,15 @@ export const make = Effect.gen(function* () {
     listener: { status: SubscriptionRef.get(status), changes: SubscriptionRef.changes(status) },
     get: (id) => get({ id }),
     latestVersion: operation.effect("latestVersion", reading.highestVersion),
-    ping: operation.effect("ping", Effect.asVoid(query(sql`SELECT FROM ${table} LIMIT 1`)))
+    ping: operation.effect("ping", Effect.asVoid(query(sql`SELECT FROM ${table} LIMIT 1`))),
+    stats: operation.effect(
+      "stats",
+      Effect.gen(function* () {
+        const rows = yield* query(selectConnections(yield* inTransaction))
+        const [{ idle, open } = { idle: 0, open: 0 }] = yield* decodeConnections(rows)
+        return new Stats({ openConnections: open, inUse: open - idle, idle, subscribers: operation.running() })
+      })
+    )
   })
 })
 
