@@ -29,6 +29,7 @@ import { decodeRows, PostgresDatabase } from "./PostgresDatabase.ts"
 import { isUniqueViolation } from "./Reasons.ts"
 import * as Following from "./Following.ts"
 import * as Reading from "./Reading.ts"
+import * as RowNotifications from "./RowNotifications.ts"
 import * as Wakeups from "./Wakeups.ts"
 
 /** What came of one event of an append, or of all of them. See `resources/postgres/0002_events.sql`. */
@@ -64,15 +65,16 @@ export const make = Effect.gen(function* () {
   const decodeOutcomes = decodeRows(Outcome, names.events, ["id"])
 
   // Once, before the first append or the first read that relies on it.
-  let checked = false
-  const checkSequence = Effect.suspend(() =>
-    checked
-      ? Effect.void
-      : EventSequence.checkAndWarn.pipe(
+  let notifies: boolean | undefined
+  const inspect: Effect.Effect<boolean, Reason> = Effect.suspend(() =>
+    notifies === undefined
+      ? EventSequence.checkAndWarn.pipe(
           Effect.provideService(PostgresDatabase, database),
-          Effect.tap(() => Effect.sync(() => (checked = true)))
+          Effect.tap((found) => Effect.sync(() => (notifies = found)))
         )
+      : Effect.succeed(notifies)
   )
+  const checkSequence = Effect.asVoid(inspect)
 
   const follow = yield* Following.make(reading, checkSequence)
 
@@ -134,7 +136,7 @@ export const make = Effect.gen(function* () {
   const append = Effect.fnUntraced(function* (input: Append) {
     const { events } = input
     if (events.length === 0) return []
-    yield* checkSequence
+    if (yield* inspect) yield* RowNotifications.check(input)
     const ids = yield* Effect.forEach(events, ({ id }) => (id === undefined ? random.uuidV7() : Effect.succeed(id)))
     const outcomes = yield* Effect.flatMap(write(insert(input, ids)), decodeOutcomes)
     yield* sql.afterCommit(announce("events"))
