@@ -70,8 +70,11 @@ const make = <Desc extends DescMessage>(
         ? read(manifest, payload)
         : Effect.flatMap(
             attempt(manifest, () => fromBinary(AnySchema, payload)),
-            // What is before the last slash is for whoever looks types up: protobuf leaves it open.
-            ({ typeUrl, value }) => read(typeUrl.slice(typeUrl.lastIndexOf("/") + 1), value)
+            ({ typeUrl, value }) =>
+              typeUrl === ""
+                ? Effect.fail(new CodecError({ manifest, message: "an Any without a type" }))
+                : // What is before the last slash is for whoever looks types up: protobuf leaves it open.
+                  read(typeUrl.slice(typeUrl.lastIndexOf("/") + 1), value)
           )
   }
 }
