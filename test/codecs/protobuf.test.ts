@@ -79,7 +79,7 @@ describe("protobuf", () => {
   it("has golden rows that are what they should be, to the byte", () => {
     assert.strictEqual(
       hex(anyOf("test.Account", "0a 04 612d3432 10 e8 20")),
-      "0a20747970652e676f6f676c65617069732e636f6d2f746573742e4163636f756e74" + "12090a04612d343210e820"
+      "0a20747970652e676f6f676c65617069732e636f6d2f746573742e4163636f756e7412090a04612d343210e820"
     )
   })
 
