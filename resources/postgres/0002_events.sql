@@ -75,7 +75,7 @@ CREATE OR REPLACE FUNCTION <append> (
     ignoring      BOOLEAN[], -- whether it is fine if the event is stored already
     expected      TEXT[],    -- of the aggregate: any, none, some, or a version
     patient       BOOLEAN    -- whether to wait for others; if not, appends that would have to are blocked
-) RETURNS TABLE (outcome TEXT, request INTEGER, key TEXT, version BIGINT, created_at TIMESTAMPTZ, stream_name TEXT)
+) RETURNS TABLE (outcome TEXT, request INTEGER, key TEXT, version BIGINT, created_at TIMESTAMPTZ)
 LANGUAGE plpgsql SET plan_cache_mode = 'force_generic_plan' AS
         $sql$, '<append>', format('%I.%I', nspname, relname || '_append')) || quote_literal(replace(replace($body$
 #variable_conflict use_column
@@ -122,7 +122,7 @@ BEGIN
     END LOOP;
     IF cardinality(failed) > 0 THEN
         RETURN QUERY
-        SELECT DISTINCT 'blocked', blocked, NULL, NULL::bigint, NULL::timestamptz, NULL FROM unnest(failed) AS blocked;
+        SELECT DISTINCT 'blocked', blocked, NULL, NULL::bigint, NULL::timestamptz FROM unnest(failed) AS blocked;
     END IF;
 
     IF current_setting('transaction_isolation') NOT LIKE 'read %' THEN
@@ -130,7 +130,7 @@ BEGIN
             SELECT new.request FROM unnest(requests, expected) AS new (request, expectation) WHERE expectation <> 'any'
         );
         RETURN QUERY
-        SELECT DISTINCT 'isolation', unsure, NULL, NULL::bigint, NULL::timestamptz, NULL FROM unnest(wrong) AS unsure;
+        SELECT DISTINCT 'isolation', unsure, NULL, NULL::bigint, NULL::timestamptz FROM unnest(wrong) AS unsure;
         failed := failed || wrong;
     END IF;
 
@@ -151,7 +151,7 @@ BEGIN
         WHERE new.given AND new.request <> ALL (failed);
         IF cardinality(names) > 0 THEN
             RETURN QUERY
-            SELECT 'duplicate', repeated.request, repeated.id, NULL::bigint, NULL::timestamptz, NULL
+            SELECT 'duplicate', repeated.request, repeated.id, NULL::bigint, NULL::timestamptz
             FROM unnest(wrong, names) AS repeated (request, id);
             failed := failed || wrong;
         END IF;
@@ -175,7 +175,7 @@ BEGIN
         END;
     IF wrong IS NOT NULL THEN
         RETURN QUERY
-        SELECT 'conflict', conflict.request, conflict.aggregate_id, conflict.version, NULL::timestamptz, NULL
+        SELECT 'conflict', conflict.request, conflict.aggregate_id, conflict.version, NULL::timestamptz
         FROM unnest(wrong, names, actual) AS conflict (request, aggregate_id, version);
         failed := failed || wrong;
     END IF;
@@ -188,11 +188,11 @@ BEGIN
         WITH ORDINALITY AS new (request, id, aggregate_id, event_type, data, metadata, place)
     WHERE new.id <> ALL (stored) AND new.request <> ALL (failed)
     ORDER BY new.place
-    RETURNING 'stored', NULL::integer, event.id, event.version, event.created_at, event.stream_name;
+    RETURNING 'stored', NULL::integer, event.id, event.version, event.created_at;
 
     IF cardinality(stored) > 0 THEN
         RETURN QUERY
-        SELECT 'known', NULL::integer, event.id, event.version, event.created_at, event.stream_name
+        SELECT 'known', NULL::integer, event.id, event.version, event.created_at
         FROM <events> AS event WHERE event.id = ANY (stored);
     END IF;
 END

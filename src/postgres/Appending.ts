@@ -20,14 +20,20 @@ import { qualify, reference } from "./Identifier.ts"
 import { decodeRows, PostgresDatabase } from "./PostgresDatabase.ts"
 import { isRefusal, isUniqueViolation } from "./Reasons.ts"
 
-const written = { version: Schema.BigInt, createdAt: Schema.Date, streamName: Schema.String }
+const isTime = (value: unknown): value is Date => value instanceof Date && !Number.isNaN(value.getTime())
+
+const written = {
+  id: Schema.String,
+  version: Schema.BigInt,
+  createdAt: Schema.declare(isTime, { expected: "a time" })
+}
 
 /** What the database adds to an event. */
-const Written = Schema.Struct({ id: Schema.String, ...written })
+const Written = Schema.Struct(written)
 
 /** What came of an event, or of an append. See `resources/postgres/0002_events.sql`. */
 const Outcome = Schema.Union([
-  Schema.Struct({ outcome: Schema.Literals(["stored", "known"]), id: Schema.String, ...written }),
+  Schema.Struct({ outcome: Schema.Literals(["stored", "known"]), ...written }),
   Schema.Struct({ outcome: Schema.Literals(["blocked", "isolation"]), request: Schema.Int }),
   Schema.Struct({ outcome: Schema.Literal("duplicate"), request: Schema.Int, id: Schema.String }),
   Schema.Struct({
@@ -50,10 +56,13 @@ interface Request extends Coalescing.Job {
   readonly metadatas: ReadonlyArray<string>
 }
 
+/** No metadata, as go-sync-kit stores it. */
+const nothing = "null"
+
 const requestOf = (append: Append, ids: ReadonlyArray<string>): Request => {
   const { events } = append
   const datas = events.map(({ data }) => JSON.stringify(data))
-  const metadatas = events.map(({ metadata }) => JSON.stringify(metadata ?? null))
+  const metadatas = events.map(({ metadata }) => (metadata === undefined ? nothing : JSON.stringify(metadata)))
   const aggregateIds = [...new Set(events.map(({ aggregateId }) => aggregateId))]
   const given = events.flatMap(({ id }) => (id === undefined ? [] : [`\0${id}`]))
   const plain = given.length === 0 && aggregateIds.every((id) => expectedOf(append, id) === "any")
@@ -78,18 +87,35 @@ interface Outcomes {
 }
 
 /** The events as they are read: nobody shares their parts with the caller. */
-const storedEvents = ({ append, datas, ids, metadatas }: Request, { events }: Outcomes): ReadonlyArray<StoredEvent> =>
-  append.events.flatMap(({ aggregateId, eventType }, index) => {
-    const row = events.get(ids[index] ?? "")
-    if (row === undefined) return []
-    const { id, streamName, version } = row
-    const createdAt = DateTime.fromDateUnsafe(row.createdAt)
-    const data: Schema.Json = JSON.parse(datas[index] ?? "")
-    const metadata: Schema.JsonObject | null = JSON.parse(metadatas[index] ?? "")
-    const event = { version, id, aggregateId, eventType, data, metadata, createdAt, streamName }
+const storedEvents = ({ append, datas, ids, metadatas }: Request, { events }: Outcomes): ReadonlyArray<StoredEvent> => {
+  const stored: Array<StoredEvent> = []
+  let createdAt = DateTime.makeUnsafe(0)
+  append.events.forEach(({ aggregateId, eventType }, index) => {
+    const id = ids[index] ?? ""
+    const row = events.get(id)
+    if (row === undefined) return
+    const time = row.createdAt.getTime()
+    // The same one, as a rule: that of the transaction.
+    if (createdAt.epochMilliseconds !== time) createdAt = DateTime.makeUnsafe(time)
+    const data: Schema.Json = JSON.parse(datas[index] ?? nothing)
+    const text = metadatas[index] ?? nothing
+    const metadata: Schema.JsonObject | null = text === nothing ? null : JSON.parse(text)
+    const { version } = row
+    const event = {
+      version,
+      id,
+      aggregateId,
+      eventType,
+      data,
+      metadata,
+      createdAt,
+      streamName: `stream_${aggregateId}`
+    }
     // Its parts have been checked as those of the input and of the row.
-    return [new StoredEvent(event, { disableChecks: true })]
+    stored.push(new StoredEvent(event, { disableChecks: true }))
   })
+  return stored
+}
 
 /** `appended` runs once after each commit that stored something. */
 export const make = Effect.fnUntraced(function* ({ appended }: { readonly appended: Effect.Effect<void> }) {
@@ -111,7 +137,7 @@ export const make = Effect.fnUntraced(function* ({ appended }: { readonly append
       SELECT ${ids[0]}::text, ${event?.aggregateId}::text, ${event?.eventType}, ${datas[0]}::text::jsonb, ${metadatas[0]}::text::jsonb
       WHERE pg_try_advisory_xact_lock_shared(hashtextextended('', ${seed}))
         AND pg_try_advisory_xact_lock_shared(hashtextextended(${event?.aggregateId}, ${seed}))
-      RETURNING id, version, created_at AS "createdAt", stream_name AS "streamName"`
+      RETURNING id, version, created_at AS "createdAt"`
   }
 
   const insertMany = (requests: ReadonlyArray<Request>) => {
@@ -132,13 +158,13 @@ export const make = Effect.fnUntraced(function* ({ appended }: { readonly append
         FROM unnest(${["", ...new Set(events.map(({ aggregateId }) => aggregateId))]}::text[]) AS name
       )
       ORDER BY new.place
-      RETURNING id, version, created_at AS "createdAt", stream_name AS "streamName"`
+      RETURNING id, version, created_at AS "createdAt"`
   }
 
   const call = (requests: ReadonlyArray<Request>, patient: boolean) => {
     const events = requests.flatMap(({ append }, request) => append.events.map((event) => ({ append, event, request })))
     return sql`
-      SELECT outcome, request, key AS id, version, created_at AS "createdAt", stream_name AS "streamName"
+      SELECT outcome, request, key AS id, version, created_at AS "createdAt"
       FROM ${appendFunction}(
         ${events.map(({ request }) => request)}::integer[],
         ${requests.flatMap(({ ids }) => ids)}::text[],
