@@ -11,7 +11,7 @@
  * there for a lock: if it did, it would keep the others from their results, and the locks of the others from those who
  * hold what it waits for, in a circle.
  */
-import { DateTime, Effect, Exit, Option, Schema } from "effect"
+import { Context, DateTime, Effect, Exit, Option, Schema, type Scope } from "effect"
 import type { Statement } from "effect/sql/Statement"
 import { type Append, DuplicateEvent, expectedOf, idGenerator, StoredEvent, VersionConflict } from "../EventStore.ts"
 import { Closed, Contention, type Reason, Unexpected } from "../StoreError.ts"
@@ -117,8 +117,15 @@ const storedEvents = ({ append, datas, ids, metadatas }: Request, { events }: Ou
   return stored
 }
 
-/** `appended` runs once after each commit that stored something. */
-export const make = Effect.fnUntraced(function* ({ appended }: { readonly appended: Effect.Effect<void> }) {
+export const make = Effect.fnUntraced(function* ({
+  appended,
+  prepare
+}: {
+  /** Runs once after each commit that stored something. */
+  readonly appended: Effect.Effect<void>
+  /** Runs before each statement: in here, so that nobody who has been prepared overtakes one who is not yet. */
+  readonly prepare: Effect.Effect<void, Reason>
+}) {
   const { inTransaction, names, query, schema, sql, tables } = yield* PostgresDatabase
   const random = yield* idGenerator
   const table = tables.events
@@ -275,11 +282,12 @@ export const make = Effect.fnUntraced(function* ({ appended }: { readonly append
   }
 
   const attempt = (requests: ReadonlyArray<Request>): Effect.Effect<ReadonlyArray<Result | undefined>> =>
-    (requests[0]?.kind === "plain"
-      ? Effect.flatMap(insert(requests), (outcomes) =>
-          outcomes.events.size === 0 && requests.length > 1 ? check(requests, false) : Effect.succeed(outcomes)
-        )
-      : check(requests, false)
+    Effect.flatMap(prepare, () =>
+      requests[0]?.kind === "plain"
+        ? Effect.flatMap(insert(requests), (outcomes) =>
+            outcomes.events.size === 0 && requests.length > 1 ? check(requests, false) : Effect.succeed(outcomes)
+          )
+        : check(requests, false)
     ).pipe(
       Effect.map((outcomes) =>
         requests.map((request, index) =>
@@ -303,7 +311,8 @@ export const make = Effect.fnUntraced(function* ({ appended }: { readonly append
   const coalesced = yield* Coalescing.make<Request, ReadonlyArray<StoredEvent>, Failure>(
     { attempt, patiently },
     new Closed({ message: "the scope of this EventStore has ended before the append had; keep its layer alive" })
-  )
+    // What is done for many is in nobody's transaction.
+  ).pipe(Effect.updateContext((context: Context.Context<Scope.Scope>) => Context.omit(sql.transactionService)(context)))
 
   return {
     append: Effect.fnUntraced(function* (append: Append): Effect.fn.Return<ReadonlyArray<StoredEvent>, Failure> {

@@ -8,16 +8,20 @@
  * keys. Those that have a key in common are done in the order of their submission: in one run if both share it, else one
  * after the other. So the jobs of one run never depend on each other.
  *
- * A run leaves out the jobs that would have to wait for somebody else. Each of these is then done alone, waiting, beside
- * the runs: nobody queues behind it but those with a key in common.
+ * A run leaves out the jobs that would have to wait for somebody else, as far as that can be known. Each of these is then
+ * done alone, waiting, beside the runs: nobody queues behind it but those with a key in common. A run that waits all the
+ * same holds up its own jobs, and after a moment no others.
  */
 import { Cause, Effect, Exit, FiberSet, Semaphore } from "effect"
 
 /** How many runs may be under way. */
 const lanes = 2
 
-/** How many jobs may wait for somebody else at a time, each on a connection. */
+/** How many jobs may wait for somebody else at a time, each on a connection; and how many runs, beside those two. */
 const waiters = 4
+
+/** A run that takes longer than this, and less than twice as long, waits for somebody else: another one may start. */
+const patience = "100 millis"
 
 /** What one run may hold, unless it is one job. A key is a lock on the server, where there is room for some thousands. */
 const most = { jobs: 1000, keys: 200, bytes: 1_000_000 }
@@ -40,15 +44,27 @@ export interface Work<J, A, E> {
   readonly patiently: (job: J) => Effect.Effect<A, E>
 }
 
+/** A run that is under way. */
+interface Running {
+  /** By the watch, once: the next time it is slow. */
+  seen: boolean
+  slow: boolean
+}
+
 interface Entry<J, A, E> {
   readonly job: J
-  readonly resume: (result: Effect.Effect<A, E>) => void
+  /** With `undefined` it is the caller who waits. */
+  readonly resume: (result: Effect.Effect<Exit.Exit<A, E> | undefined, E>) => void
+  /** Alone, with its keys. */
+  waiting: boolean
+  /** The caller has its result, or was interrupted. */
+  gone: boolean
 }
 
 /**
  * Returns how to do a job, until the scope closes: then what is queued, or done for others, fails with `closed`.
  *
- * Whoever is interrupted while its job is queued takes it back. While it is being done with others it goes on.
+ * Whoever is interrupted while its job is queued, or waits, takes it back. While it is being done with others it goes on.
  */
 export const make = Effect.fnUntraced(function* <J extends Job, A, E>(work: Work<J, A, E>, closed: E) {
   const fork = yield* FiberSet.makeRuntime()
@@ -58,8 +74,11 @@ export const make = Effect.fnUntraced(function* <J extends Job, A, E>(work: Work
   const queue = new Set<Entry<J, A, E>>()
   /** The keys of the jobs that are being done. */
   const busy = new Set<string>()
+  const runs = new Set<Running>()
   let running = 0
+  let slow = 0
   let scheduled = false
+  let watched = false
   let open = true
   yield* Effect.addFinalizer(() =>
     Effect.sync(() => {
@@ -118,32 +137,37 @@ export const make = Effect.fnUntraced(function* <J extends Job, A, E>(work: Work
 
   type Results = ReadonlyArray<Exit.Exit<A, E> | undefined>
 
-  const failureOf = <E>(cause: Cause.Cause<E>) =>
-    Cause.hasInterruptsOnly(cause) ? Exit.fail(closed) : Exit.failCause(cause)
-
   const finish = (entries: ReadonlyArray<Entry<J, A, E>>, exit: Exit.Exit<Results>) => {
-    const results = Exit.isSuccess(exit) ? exit.value : entries.map(() => failureOf(exit.cause))
+    const results = Exit.isSuccess(exit) ? exit.value : undefined
     // All of them, before anybody goes on: that may be with the next job.
     for (const { job } of entries) end(job)
-    entries.forEach((entry, index) => results[index] ?? wait(entry))
-    entries.forEach(({ resume }, index) => {
-      const result = results[index]
-      if (result !== undefined) resume(result)
+    const blocked =
+      results === undefined ? [] : entries.filter((entry, index) => results[index] === undefined && !entry.gone)
+    const later: Array<Entry<J, A, E>> = []
+    for (const entry of blocked) {
+      // It shares the key with one that waits already, and comes after it.
+      if (entry.job.shared.some((key) => busy.has(key))) later.push(entry)
+      else {
+        begin(entry.job)
+        entry.waiting = true
+      }
+    }
+    if (later.length > 0) {
+      const rest = [...queue]
+      queue.clear()
+      for (const entry of [...later, ...rest]) queue.add(entry)
+    }
+    const failure = Exit.isSuccess(exit)
+      ? undefined
+      : Cause.hasInterruptsOnly(exit.cause)
+        ? Exit.fail(closed)
+        : Exit.failCause(exit.cause)
+    entries.forEach(({ resume, waiting }, index) => {
+      const result = results?.[index]
+      if (failure !== undefined) resume(failure)
+      else if (result !== undefined || waiting) resume(Effect.succeed(result))
     })
     schedule()
-  }
-
-  const wait = ({ job, resume }: Entry<J, A, E>) => {
-    begin(job)
-    fork(
-      Effect.onExit(waiting.withPermit(work.patiently(job)), (exit) =>
-        Effect.sync(() => {
-          end(job)
-          resume(Exit.isSuccess(exit) ? exit : failureOf(exit.cause))
-          schedule()
-        })
-      )
-    )
   }
 
   const flush = Effect.sync(() => {
@@ -151,46 +175,84 @@ export const make = Effect.fnUntraced(function* <J extends Job, A, E>(work: Work
     while (running < lanes) {
       const entries = take()
       if (entries.length === 0) return
+      const run: Running = { seen: false, slow: false }
+      runs.add(run)
       running++
+      const done = (exit: Exit.Exit<Results>) => {
+        runs.delete(run)
+        if (run.slow) slow--
+        else running--
+        finish(entries, exit)
+      }
       const jobs = entries.map(({ job }) => job)
-      fork(
-        Effect.onExit(work.attempt(jobs), (exit) =>
-          Effect.sync(() => {
-            running--
-            finish(entries, exit)
-          })
-        )
-      )
+      fork(Effect.onExit(work.attempt(jobs), (exit) => Effect.sync(() => done(exit))))
     }
   })
 
-  /** After the fibers that can go on now, as they may have jobs, too. */
+  const watch = Effect.sync(() => {
+    for (const run of runs) {
+      if (run.seen && !run.slow && slow < waiters) {
+        run.slow = true
+        running--
+        slow++
+      }
+      run.seen = true
+    }
+    watched = false
+    schedule()
+  })
+
   const schedule = () => {
-    if (scheduled || !open || running === lanes || queue.size === 0) return
-    scheduled = true
-    fork(Effect.andThen(Effect.yieldNow, flush))
+    if (!open || queue.size === 0) return
+    if (running === lanes) {
+      if (watched) return
+      watched = true
+      fork(Effect.delay(watch, patience))
+    } else if (!scheduled) {
+      scheduled = true
+      // After the fibers that can go on now, as they may have jobs, too.
+      fork(Effect.andThen(Effect.yieldNow, flush))
+    }
+  }
+
+  const settle = (job: J, result: Effect.Effect<Exit.Exit<A, E> | undefined, E>) =>
+    Effect.flatMap(result, (done): Effect.Effect<A, E> => done ?? waiting.withPermit(work.patiently(job)))
+
+  const over = (job: J) => {
+    end(job)
+    schedule()
   }
 
   const together = (job: J) =>
-    Effect.callback<A, E>((resume) => {
-      const entry = { job, resume }
-      queue.add(entry)
-      schedule()
-      return Effect.sync(() => queue.delete(entry))
+    Effect.suspend(() => {
+      let entry: Entry<J, A, E> | undefined
+      const result = Effect.callback<Exit.Exit<A, E> | undefined, E>((resume) => {
+        entry = { job, resume, waiting: false, gone: false }
+        queue.add(entry)
+        schedule()
+      })
+      return Effect.onExitPrimitive(settle(job, result), () => {
+        if (entry === undefined) return undefined
+        entry.gone = true
+        queue.delete(entry)
+        if (entry.waiting) over(job)
+        return undefined
+      })
     })
 
   const alone = (job: J) =>
     Effect.suspend(() => {
       begin(job)
-      const done = Effect.flatMap(
-        work.attempt([job]),
-        ([result]): Effect.Effect<A, E> => result ?? waiting.withPermit(work.patiently(job))
+      return Effect.onExitPrimitive(
+        settle(
+          job,
+          Effect.map(work.attempt([job]), ([result]) => result)
+        ),
+        () => {
+          over(job)
+          return undefined
+        }
       )
-      return Effect.onExitPrimitive(done, () => {
-        end(job)
-        schedule()
-        return undefined
-      })
     })
 
   return (job: J): Effect.Effect<A, E> =>

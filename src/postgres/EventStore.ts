@@ -27,7 +27,6 @@ export const make = Effect.gen(function* () {
   const { names, query, sql, tables } = database
   const operation = yield* Operation.make("EventStore", "postgres")
   const settling = yield* Settling.make
-  const appending = yield* Appending.make({ appended: Effect.void })
   const table = tables.events
   const decodeEvents = decodeRows(Row, names.events, ["version"])
 
@@ -41,6 +40,8 @@ export const make = Effect.gen(function* () {
           Effect.tap(() => Effect.sync(() => (checked = true)))
         )
   )
+
+  const appending = yield* Appending.make({ appended: Effect.void, prepare: checkSequence })
 
   // Statements
 
@@ -117,9 +118,7 @@ export const make = Effect.gen(function* () {
     })
   )
 
-  const appendAll = operation.fn("append", Append, (input) =>
-    checked ? appending.append(input) : Effect.andThen(checkSequence, appending.append(input))
-  )
+  const appendAll = operation.fn("append", Append, appending.append)
   const read = operation.stream("read", Query, readAll)
 
   return EventStore.of({
