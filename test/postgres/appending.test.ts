@@ -125,21 +125,38 @@ describe("an append that has to wait", () => {
     })
   )
 
-  it.live("does not hold what others wait for", () =>
+  it.live("does so before those that came after it with nothing to expect", () =>
+    Effect.gen(function* () {
+      const served = yield* serveEvents()
+      const { events, table, withTransaction } = served
+      const holder = yield* open(withTransaction, events.append(event("a", "first"), { expected: "none" }))
+      const ids = ["busy", ...numbers(30).map(String)]
+      const fibers = yield* Effect.forEach(ids, (id) =>
+        Effect.forkChild(events.append(event(id === "busy" ? "b" : "a", id)), { startImmediately: true })
+      )
+      yield* waitUntilBlocked(table, 1)
+      yield* holder.commit
+      yield* Fiber.joinAll(fibers)
+      assert.deepStrictEqual(yield* idsOf(served, "a"), ["first", ...numbers(30).map(String)])
+    })
+  )
+
+  it.live.each(["any", "checked"])("does not hold what others wait for (%s)", (kind) =>
     Effect.gen(function* () {
       const { events, withTransaction } = yield* serveEvents()
       const holder = yield* open(withTransaction, events.append(event("b"), { expected: "none" }))
-      const both = yield* Effect.forkChild(
-        Effect.forEach(["busy", "a", "b", "c"], (aggregateId) => events.append(event(aggregateId)), {
-          concurrency: "unbounded"
-        }),
+      const all = yield* Effect.forkChild(
+        Effect.forEach(
+          ["busy", "a", "b", "c"],
+          (id) => events.append(kind === "any" ? event(id) : event(id, `new ${id}`)),
+          { concurrency: "unbounded" }
+        ),
         { startImmediately: true }
       )
-      const free = yield* Effect.forkChild(events.append(event("a"), { expected: "some" }), { startImmediately: true })
-      // It waits for b, and a is free for those who hold b.
-      yield* Fiber.join(free)
+      // One of them waits for b. So a is free for those who hold b.
+      yield* events.append(event("a"), { expected: "some" })
       yield* holder.commit
-      yield* Fiber.join(both)
+      yield* Fiber.join(all)
       assert.strictEqual((yield* events.load()).length, 6)
     })
   )
@@ -204,9 +221,12 @@ describe("interruption", () => {
       const served = yield* serveEvents()
       const { events, table, withTransaction } = served
       const holder = yield* open(withTransaction, events.append(event("a", "0"), { expected: "none" }))
+      // The first goes alone, what comes meanwhile together.
+      const busy = yield* Effect.forkChild(events.append(event("b")), { startImmediately: true })
       const fibers = yield* Effect.forEach(["1", "2"], (id) =>
         Effect.forkChild(events.append(event("a", id)), { startImmediately: true })
       )
+      yield* Fiber.join(busy)
       yield* waitUntilBlocked(table, 1)
       yield* Fiber.interruptAll(fibers)
       const last = yield* Effect.forkChild(events.append(event("a", "3")), { startImmediately: true })
