@@ -1,60 +1,34 @@
 /** `EventStore` on Postgres. */
-import { DateTime, Effect, Layer, Option, Schema, Stream } from "effect"
+import { DateTime, Effect, Layer, Option, Stream } from "effect"
 import type { Fragment, Statement } from "effect/sql/Statement"
 import {
   AggregateSince,
   Append,
   ById,
-  DuplicateEvent,
   EventNotFound,
   EventStore,
-  expectedOf,
-  idGenerator,
   Query,
   Since,
-  StoredEvent,
-  VersionConflict
+  type StoredEvent
 } from "../EventStore.ts"
 import * as Operation from "../Operation.ts"
-import { Contention, type Reason, Unexpected } from "../StoreError.ts"
+import type { Reason } from "../StoreError.ts"
+import * as Appending from "./Appending.ts"
 import { columns, Row, toStoredEvent } from "./EventRow.ts"
 import * as EventSequence from "./EventSequence.ts"
-import { qualify } from "./Identifier.ts"
 import { decodeRows, PostgresDatabase } from "./PostgresDatabase.ts"
-import { isUniqueViolation } from "./Reasons.ts"
 import * as Settling from "./Settling.ts"
 
 /** How many events are read at a time, unless a query says otherwise. */
 const pageSize = 1000
 
-/** What came of one event of an append, or of all of them. See `resources/postgres/0002_events.sql`. */
-const Outcome = Schema.Union([
-  Schema.Struct({
-    outcome: Schema.Literal("stored"),
-    id: Schema.String,
-    version: StoredEvent.fields.version,
-    createdAt: Schema.DateTimeUtcFromDate,
-    streamName: Schema.String
-  }),
-  Schema.Struct({ outcome: Schema.Literal("duplicate"), id: Schema.String }),
-  Schema.Struct({
-    outcome: Schema.Literal("conflict"),
-    id: Schema.String,
-    version: Schema.NullOr(StoredEvent.fields.version)
-  }),
-  Schema.Struct({ outcome: Schema.Literal("isolation") })
-])
-
 export const make = Effect.gen(function* () {
   const database = yield* PostgresDatabase
-  const { inTransaction, names, query, schema, sql, tables } = database
+  const { names, query, sql, tables } = database
   const operation = yield* Operation.make("EventStore", "postgres")
   const settling = yield* Settling.make
-  const random = yield* idGenerator
   const table = tables.events
-  const appendFunction = sql.literal(qualify(schema, `${names.events}_append`))
   const decodeEvents = decodeRows(Row, names.events, ["version"])
-  const decodeOutcomes = decodeRows(Outcome, names.events, ["id"])
 
   // Once, before the first append or the first read that relies on it.
   let checked = false
@@ -67,29 +41,11 @@ export const make = Effect.gen(function* () {
         )
   )
 
+  const appending = yield* Appending.make({ appended: Effect.void, prepare: checkSequence })
+
   // Statements
 
   const selected = sql.literal(columns)
-
-  const insert = (append: Append, ids: ReadonlyArray<string>) => {
-    const { events, onDuplicate = "fail" } = append
-    const aggregateIds = [...new Set(events.map(({ aggregateId }) => aggregateId))].sort()
-    const expecting = aggregateIds.filter((id) => expectedOf(append, id) !== "any")
-    return sql`
-      SELECT outcome, event_id AS id, event_version AS version, event_created_at AS "createdAt", event_stream AS "streamName"
-      FROM ${appendFunction}(
-        ${ids}::text[],
-        ${events.map(({ aggregateId }) => aggregateId)}::text[],
-        ${events.map(({ eventType }) => eventType)}::text[],
-        ${events.map(({ data }) => JSON.stringify(data))}::text[],
-        ${events.map(({ metadata }) => JSON.stringify(metadata ?? null))}::text[],
-        ${events.flatMap(({ id }) => id ?? [])}::text[],
-        ${aggregateIds.filter((id) => expectedOf(append, id) === "any")}::text[],
-        ${expecting}::text[],
-        ${expecting.map((id) => String(expectedOf(append, id)))}::text[],
-        ${onDuplicate === "ignore"}
-      )`
-  }
 
   const select = (filters: ReadonlyArray<Fragment>, direction: "ASC" | "DESC", limit?: number) => sql`
     SELECT ${selected} FROM ${table} WHERE ${sql.and(filters)}
@@ -110,68 +66,6 @@ export const make = Effect.gen(function* () {
 
   const eventsOf = (statement: Statement<unknown>) =>
     Effect.map(Effect.flatMap(query(statement), decodeEvents), (rows) => rows.map(toStoredEvent))
-
-  /**
-   * The appending itself. Somebody who does not take its locks can still write an id between its look and its INSERT; the
-   * next attempt sees that event. Inside a transaction there is none: the error has ended it.
-   */
-  const write = (statement: Statement<unknown>) =>
-    Effect.catchIf(
-      Effect.retry(query(statement), {
-        times: 2,
-        while: (reason: Reason) => Effect.map(inTransaction, (inside) => !inside && isUniqueViolation(reason))
-      }),
-      isUniqueViolation,
-      (reason) =>
-        Effect.flatMap(inTransaction, (inside) =>
-          inside
-            ? new Contention({
-                message: `another transaction has stored the same event: ${reason.message}; run the transaction again`,
-                cause: reason.cause
-              })
-            : Effect.fail(reason)
-        )
-    )
-
-  const append = Effect.fnUntraced(function* (input: Append) {
-    const { events } = input
-    if (events.length === 0) return []
-    yield* checkSequence
-    const ids = yield* Effect.forEach(events, ({ id }) => (id === undefined ? random.uuidV7() : Effect.succeed(id)))
-    const outcomes = yield* Effect.flatMap(write(insert(input, ids)), decodeOutcomes)
-    const stored = new Map<string, Extract<typeof Outcome.Type, { readonly outcome: "stored" }>>()
-    for (const outcome of outcomes) {
-      switch (outcome.outcome) {
-        case "stored":
-          stored.set(outcome.id, outcome)
-          break
-        case "duplicate":
-          return yield* new DuplicateEvent({ id: outcome.id })
-        case "conflict":
-          return yield* new VersionConflict({
-            aggregateId: outcome.id,
-            expected: expectedOf(input, outcome.id),
-            actual: Option.fromNullishOr(outcome.version)
-          })
-        case "isolation":
-          return yield* new Unexpected({
-            message:
-              "what an append expects cannot be checked against what others have committed meanwhile; " +
-              "run the transaction with isolation level READ COMMITTED"
-          })
-      }
-    }
-    return events.flatMap((event, index) => {
-      const row = stored.get(ids[index] ?? "")
-      if (row === undefined) return []
-      const { outcome: _, ...written } = row
-      // As it is read: nobody shares its parts with the caller.
-      const data: Schema.Json = JSON.parse(JSON.stringify(event.data))
-      const metadata: Schema.JsonObject | null = JSON.parse(JSON.stringify(event.metadata ?? null))
-      const { aggregateId, eventType } = event
-      return [toStoredEvent({ ...written, aggregateId, eventType, data, metadata })]
-    })
-  })
 
   /** The events above `after` up to `last`, as the filters want them, at most `limit`, in pages. */
   const pages = (
@@ -224,7 +118,7 @@ export const make = Effect.gen(function* () {
     })
   )
 
-  const appendAll = operation.fn("append", Append, append)
+  const appendAll = operation.fn("append", Append, appending.append)
   const read = operation.stream("read", Query, readAll)
 
   return EventStore.of({
