@@ -249,10 +249,25 @@ export const parseVersion = (text: string): Effect.Effect<bigint, InvalidVersion
 
 // Ids
 
+/** Random bytes of the platform, drawn a few thousand at a time: asking for seven costs as much. */
+const platformRandom = () => {
+  const drawn = new Uint8Array(4096)
+  let used = drawn.length
+  return (size: number): Uint8Array => {
+    if (size > drawn.length) return globalThis.crypto.getRandomValues(new Uint8Array(size))
+    if (used + size > drawn.length) {
+      globalThis.crypto.getRandomValues(drawn)
+      used = 0
+    }
+    used += size
+    return drawn.slice(used - size, used)
+  }
+}
+
 /** What gives events their ids: the `SecureRandom` that is provided to a store's layer, else one on the platform's own. */
 export const idGenerator: Effect.Effect<SecureRandom.SecureRandom["Service"]> = Effect.map(
   Effect.serviceOption(SecureRandom.SecureRandom),
-  Option.getOrElse(() => SecureRandom.make((size) => globalThis.crypto.getRandomValues(new Uint8Array(size))))
+  Option.getOrElse(() => SecureRandom.make(platformRandom()))
 )
 
 // Service

@@ -93,7 +93,9 @@ export const make = Effect.gen(function* () {
   // Operations
 
   const statesOf = (statement: Statement<unknown>) =>
-    Effect.map(Effect.flatMap(query(statement), decodeStates), (rows) => rows.map((row) => new DurableState(row)))
+    Effect.map(Effect.flatMap(query(statement), decodeStates), (rows) =>
+      rows.map((row) => new DurableState(row, { disableChecks: true }))
+    )
 
   const write = operation.fn(
     "writeState",

@@ -2,7 +2,6 @@
  * What the notifications of go-sync-kit's trigger have no room for: with the trigger on the table, the INSERT of such an
  * event fails. So it is found before.
  */
-import { Effect } from "effect"
 import type { Append } from "../EventStore.ts"
 import { InvalidInput } from "../Input.ts"
 
@@ -12,16 +11,13 @@ import { InvalidInput } from "../Input.ts"
  */
 const longestAggregateId = 63 - "stream_".length
 
-/** Fails with `InvalidInput` for events that cannot be notified of. */
-export const check = ({ events }: Append): Effect.Effect<void, InvalidInput> =>
-  Effect.suspend(() => {
-    const message =
-      `Expected at most ${longestAggregateId} bytes: this table notifies of each event on a channel ` +
-      "that is named after its aggregate"
-    const issues = events.flatMap(({ aggregateId }, index) =>
-      Buffer.byteLength(aggregateId) > longestAggregateId ? [{ field: `events.${index}.aggregateId`, message }] : []
-    )
-    return issues.length === 0
-      ? Effect.void
-      : Effect.fail(new InvalidInput({ store: "EventStore", operation: "append", issues }))
-  })
+/** Why these events cannot be appended to a table that notifies of each, if that is so. */
+export const refusalOf = ({ events }: Append): InvalidInput | undefined => {
+  const message =
+    `Expected at most ${longestAggregateId} bytes: this table notifies of each event on a channel ` +
+    "that is named after its aggregate"
+  const issues = events.flatMap(({ aggregateId }, index) =>
+    Buffer.byteLength(aggregateId) > longestAggregateId ? [{ field: `events.${index}.aggregateId`, message }] : []
+  )
+  return issues.length === 0 ? undefined : new InvalidInput({ store: "EventStore", operation: "append", issues })
+}
