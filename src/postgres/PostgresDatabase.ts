@@ -74,6 +74,11 @@ export interface Options {
    * notified in the transaction that appends it, and aggregate ids can have 56 bytes at most.
    */
   readonly notify?: "rows"
+  /**
+   * `"containment"` makes the migrations index what events contain, for those who query by `data` and `metadata`. It makes
+   * an append about twice as expensive, and queries work without it.
+   */
+  readonly index?: "containment"
 }
 
 /** Runs one statement on some connection, and returns its rows. */
@@ -110,7 +115,8 @@ export class PostgresDatabase extends Context.Service<
 
     readonly reconnect: Schedule.Schedule<unknown, Reason>
 
-    readonly notify: "rows" | undefined
+    /** Which of the migrations run that do not run unless they are asked for. */
+    readonly extras: { readonly index: Options["index"] | undefined; readonly notify: Options["notify"] | undefined }
 
     readonly transactor: Transactor.Transactor["Service"]
   }
@@ -122,6 +128,7 @@ export const make = (options: Options = {}) =>
   Effect.gen(function* () {
     const {
       acquireTimeout = "10 seconds",
+      index,
       notify,
       reconnect = backOff,
       settleTimeout = "2 seconds",
@@ -211,7 +218,7 @@ export const make = (options: Options = {}) =>
       inTransaction,
       settleTimeout: settlePatience,
       reconnect,
-      notify,
+      extras: { index, notify },
       transactor: Transactor.fromSqlClient({ withTransaction, afterCommit: sql.afterCommit }, reasonOf)
     })
   })

@@ -7,7 +7,7 @@
  * no longer `covered`, and reads the log itself: so a slow subscriber neither holds up the others nor makes anybody keep
  * more than the buffer. How holes are decided is told in `Holders`.
  */
-import { Clock, Deferred, Duration, Effect, Fiber, Option, Predicate, RcRef } from "effect"
+import { Clock, Deferred, Duration, Effect, Fiber, Metric, Option, Predicate, RcRef } from "effect"
 import type { Scope } from "effect"
 import type { StoredEvent } from "../EventStore.ts"
 import { type CorruptRow, type Reason, Unavailable } from "../StoreError.ts"
@@ -38,6 +38,10 @@ const pace = 4
  */
 const shortestPoll = 20
 const longestPoll = 1000
+
+const heldSeconds = Metric.gauge("strata_events_held_seconds", {
+  description: "For how long an open transaction has been holding up subscribers"
+})
 
 /** A row that somebody else wrote, and that is no event: those who would be given it fail, the others do not. */
 export interface CorruptEvent {
@@ -176,7 +180,10 @@ export const make = Effect.gen(function* () {
           if (version > certain) certain = version
           count++
         }
-        if (hole !== undefined && certain >= hole.highest) hole = undefined
+        if (hole !== undefined && certain >= hole.highest) {
+          hole = undefined
+          yield* Metric.update(heldSeconds, 0)
+        }
         if (certain > head) publish(count === rows.length ? rows : rows.slice(0, count), certain)
 
         if (count < rows.length) {
@@ -186,6 +193,7 @@ export const make = Effect.gen(function* () {
             hole = { highest: last, holders, wait: shortestWait, since: readAt, reported: false }
           } else if (hole.holders.size > 0) {
             const waited = readAt - hole.since
+            yield* Metric.update(heldSeconds, waited / 1000)
             if (waited >= Duration.toMillis(settleTimeout) && !hole.reported) {
               yield* report(query, hole.holders, certain + 1n)
               hole.reported = true
