@@ -130,6 +130,7 @@ export const make = Effect.gen(function* () {
     let failure: Reason | undefined
     let grown = Deferred.makeUnsafe<void>()
     let lost = Deferred.makeUnsafe<never, Reason>()
+    let connections = 0
     const begun = Deferred.makeUnsafe<void>()
 
     const tellAll = () => {
@@ -222,9 +223,11 @@ export const make = Effect.gen(function* () {
 
     const reader = (ear: Ear) =>
       Effect.suspend(() => {
-        const before = lost
-        lost = Deferred.makeUnsafe()
-        Deferred.doneUnsafe(before, Effect.fail(again))
+        if (connections++ > 0) {
+          const before = lost
+          lost = Deferred.makeUnsafe()
+          Deferred.doneUnsafe(before, Effect.fail(again))
+        }
         return Effect.andThen(untilBegun(ear), read(ear))
       })
 
