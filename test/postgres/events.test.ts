@@ -11,6 +11,25 @@ import { postgresUrl } from "../support/database.ts"
 
 const file = fileURLToPath(new URL("../../resources/postgres/0002_events.sql", import.meta.url))
 
+describe("the application's pool", () => {
+  it.live.each([{ prepare: false }, { multiplex: true, maxConnections: 2 }, { maxConnections: 1 }])(
+    "serves the store with %o",
+    (client) =>
+      Effect.gen(function* () {
+        const { events, sql, withTransaction } = yield* serveEvents({ client: { applicationName: "pool", ...client } })
+        const [first] = yield* events.append(event("a"), { expected: "none" })
+        const followed = yield* events
+          .subscribe({ after: "start" })
+          .pipe(Stream.take(5), Stream.runCollect, Effect.forkChild({ startImmediately: true }))
+        yield* withTransaction(Effect.andThen(sql`SELECT 1`, events.append([event("b"), event("a")])))
+        yield* Effect.all([events.append(event("c")), events.append(event("c"))], { concurrency: 2 })
+        assert.strictEqual((yield* Effect.flip(events.append(event("a"), { expected: 1n })))._tag, "VersionConflict")
+        assert.deepStrictEqual(yield* events.get(first?.id ?? ""), first)
+        assert.deepStrictEqual(yield* Fiber.join(followed), yield* events.load())
+      })
+  )
+})
+
 describe("queries by what events contain", () => {
   it.live("use the indexes that were asked for, and find the same without them", () =>
     Effect.gen(function* () {
