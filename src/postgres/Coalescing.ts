@@ -139,7 +139,8 @@ export const make = Effect.fnUntraced(function* <J extends Job, A, E>(work: Work
 
   const finish = (entries: ReadonlyArray<Entry<J, A, E>>, exit: Exit.Exit<Results>) => {
     const results = Exit.isSuccess(exit) ? exit.value : undefined
-    // All of them, before anybody goes on: that may be with the next job.
+    // All of them, before anybody goes on: that may be with the next job, which goes with the next run.
+    scheduled = true
     for (const { job } of entries) end(job)
     const blocked =
       results === undefined ? [] : entries.filter((entry, index) => results[index] === undefined && !entry.gone)
@@ -167,10 +168,10 @@ export const make = Effect.fnUntraced(function* <J extends Job, A, E>(work: Work
       if (failure !== undefined) resume(failure)
       else if (result !== undefined || waiting) resume(Effect.succeed(result))
     })
-    schedule()
+    flush()
   }
 
-  const flush = Effect.sync(() => {
+  const flush = () => {
     scheduled = false
     while (running < lanes) {
       const entries = take()
@@ -187,9 +188,17 @@ export const make = Effect.fnUntraced(function* <J extends Job, A, E>(work: Work
       const jobs = entries.map(({ job }) => job)
       fork(Effect.onExit(work.attempt(jobs), (exit) => Effect.sync(() => done(exit))))
     }
-  })
+    if (queue.size > 0) watchRuns()
+  }
+
+  const watchRuns = () => {
+    if (watched) return
+    watched = true
+    fork(Effect.delay(watch, patience))
+  }
 
   const watch = Effect.sync(() => {
+    watched = false
     for (const run of runs) {
       if (run.seen && !run.slow && slow < waiters) {
         run.slow = true
@@ -198,21 +207,14 @@ export const make = Effect.fnUntraced(function* <J extends Job, A, E>(work: Work
       }
       run.seen = true
     }
-    watched = false
-    schedule()
+    flush()
   })
 
+  /** After the fibers that can go on now, as they may have jobs, too. */
   const schedule = () => {
-    if (!open || queue.size === 0) return
-    if (running === lanes) {
-      if (watched) return
-      watched = true
-      fork(Effect.delay(watch, patience))
-    } else if (!scheduled) {
-      scheduled = true
-      // After the fibers that can go on now, as they may have jobs, too.
-      fork(Effect.andThen(Effect.yieldNow, flush))
-    }
+    if (scheduled) return
+    scheduled = true
+    fork(Effect.andThen(Effect.yieldNow, Effect.sync(flush)))
   }
 
   const settle = (job: J, result: Effect.Effect<Exit.Exit<A, E> | undefined, E>) =>
@@ -220,7 +222,7 @@ export const make = Effect.fnUntraced(function* <J extends Job, A, E>(work: Work
 
   const over = (job: J) => {
     end(job)
-    schedule()
+    flush()
   }
 
   const together = (job: J) =>
@@ -229,7 +231,8 @@ export const make = Effect.fnUntraced(function* <J extends Job, A, E>(work: Work
       const result = Effect.callback<Exit.Exit<A, E> | undefined, E>((resume) => {
         entry = { job, resume, waiting: false, gone: false }
         queue.add(entry)
-        schedule()
+        if (running < lanes) schedule()
+        else watchRuns()
       })
       return Effect.onExitPrimitive(settle(job, result), () => {
         if (entry === undefined) return undefined
