@@ -24,7 +24,7 @@ const waiters = 4
 const patience = "100 millis"
 
 /** What one run may hold, unless it is one job. A key is a lock on the server, where there is room for some thousands. */
-const most = { jobs: 1000, keys: 200, bytes: 1_000_000 }
+const most = { jobs: 1000, keys: 200, size: 1_000_000 }
 
 export interface Job {
   /** What it touches, and others of the same run may, too. */
@@ -33,7 +33,7 @@ export interface Job {
   readonly exclusive: ReadonlyArray<string>
   /** Only jobs of the same kind go together. */
   readonly kind: string
-  readonly bytes: number
+  readonly size: number
 }
 
 /** How jobs are done. */
@@ -106,13 +106,13 @@ export const make = Effect.fnUntraced(function* <J extends Job, A, E>(work: Work
     const shared = new Set<string>()
     const exclusive = new Set<string>()
     let keys = 0
-    let bytes = 0
+    let size = 0
     for (const entry of queue) {
       const { job } = entry
       const first = taken[0]?.job
       keys += job.shared.length + job.exclusive.length
-      bytes += job.bytes
-      if (first !== undefined && (taken.length === share || keys > most.keys || bytes > most.bytes)) break
+      size += job.size
+      if (first !== undefined && (taken.length === share || keys > most.keys || size > most.size)) break
       if (
         (first === undefined || job.kind === first.kind) &&
         job.shared.every((key) => !busy.has(key) && !exclusive.has(key)) &&
@@ -123,7 +123,7 @@ export const make = Effect.fnUntraced(function* <J extends Job, A, E>(work: Work
         for (const key of job.exclusive) exclusive.add(key)
       } else {
         keys -= job.shared.length + job.exclusive.length
-        bytes -= job.bytes
+        size -= job.size
         for (const key of job.shared) exclusive.add(key)
         for (const key of job.exclusive) exclusive.add(key)
       }
