@@ -173,7 +173,7 @@ export const make = Effect.fnUntraced(function* <J extends Job, A, E>(work: Work
 
   const flush = () => {
     scheduled = false
-    while (running < lanes) {
+    while (queue.size > 0 && running < lanes) {
       const entries = take()
       if (entries.length === 0) return
       const run: Running = { seen: false, slow: false }
