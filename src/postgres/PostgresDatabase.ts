@@ -153,14 +153,9 @@ export const make = (options: Options = {}) =>
         `no connection came free within ${Duration.format(patience)}: the pool is exhausted; ` +
         "make it larger, or hold transactions open for less time"
     })
-    // Only who has to wait needs a timer, which would double the cost of a lease.
-    const lease = Effect.flatMap(Effect.forkChild(sql.reserve, { startImmediately: true }), (fiber) => {
-      const ready = fiber.pollUnsafe()
-      if (ready !== undefined) return ready
-      return Effect.timeoutOrElse(Fiber.join(fiber), {
-        duration: patience,
-        orElse: () => Effect.andThen(Fiber.interrupt(fiber), Effect.fail(sqlErrorOf(exhausted)))
-      }).pipe(Effect.onInterrupt(() => Fiber.interrupt(fiber)))
+    const lease = Effect.timeoutOrElse(sql.reserve, {
+      duration: patience,
+      orElse: () => Effect.fail(sqlErrorOf(exhausted))
     })
 
     const query = (statement: Statement.Statement<unknown>) =>
