@@ -65,12 +65,12 @@ export const make = Effect.gen(function* () {
     checked
       ? Effect.void
       : EventSequence.checkAndWarn.pipe(
-          Effect.provideService(PostgresDatabase, database),
+          Effect.provideService(PostgresDatabase, { ...database, query: database.queryAlive }),
           Effect.tap(() => Effect.sync(() => (checked = true)))
         )
   )
 
-  const follow = yield* Following.make(reading, checkSequence)
+  const follow = yield* Following.make(checkSequence)
 
   // Statements
 
