@@ -187,10 +187,8 @@ describe("a server", () => {
         yield* outage
         yield* status(served, "reconnecting")
         yield* server.start
-        const back = performance.now()
         const before = followers[0].seen.at(-1) ?? 0n
         yield* followers[0].until(before + 1n)
-        if (process.env.MEASURE) console.log(`live after ${performance.now() - back} ms`)
       }
       yield* stop
       const [last] = yield* served.events.append(event("last"))
