@@ -1,6 +1,6 @@
 /** What the tests of the event store share: stores on pools of their own, and sessions that speak plain SQL. */
-import { PgClient } from "@effect/sql-pg"
-import { Context, Effect, Fiber, Latch, Layer, Logger, Redacted, Stream } from "effect"
+import { PgClient, PgConnection } from "@effect/sql-pg"
+import { Context, Effect, Fiber, Latch, Layer, Logger, Queue, Redacted, Stream } from "effect"
 import { Reactivity } from "effect/reactivity"
 import { EventStore, Transactor } from "effect-strata"
 import * as Postgres from "effect-strata/postgres"
@@ -85,6 +85,23 @@ export const mistakes = (seen: ReadonlyArray<bigint>, stored: ReadonlyArray<bigi
 }
 
 export const none = { lost: 0, duplicated: 0, outOfOrder: 0, invented: 0 }
+
+/** Counts the wake-ups for a table from now on. What it gives is how many have come by the time it is asked. */
+export const listening = Effect.fnUntraced(function* (table: string) {
+  const [row] = yield* query(`SELECT '${table}'::regclass::oid::text`)
+  const connection = yield* PgConnection.make({ url: Redacted.make(postgresUrl) })
+  const queue = yield* connection.listen("strata_wakeups")
+  const end = yield* Effect.sync(() => `end ${crypto.randomUUID()}`)
+  return Effect.gen(function* () {
+    yield* execute([`SELECT pg_notify('strata_wakeups', '${end}')`])
+    let count = 0
+    while (true) {
+      const { payload } = yield* Queue.take(queue)
+      if (payload === end) return count
+      if (payload === row?.[0]) count++
+    }
+  })
+})
 
 /** A connection of its own until the scope closes, to be told one statement after the other. */
 export const session = Effect.fnUntraced(function* (url: string = postgresUrl) {
