@@ -1,10 +1,17 @@
 /** What subscriptions take of a server and of a process, how they are woken, and what they do about rows and holes. */
 import { assert, describe, it } from "@effect/vitest"
-import { Duration, Effect, Exit, Fiber, Scope } from "effect"
+import { Duration, Effect, Exit, Fiber, Schema, Scope } from "effect"
 import { TestClock } from "effect/testing"
+import { execFile } from "node:child_process"
+import { fileURLToPath } from "node:url"
+import { promisify } from "node:util"
 import { backends, postgresUrl, waitForBackends } from "../support/database.ts"
 import { event, follow, listening, plainInsert, serveEvents, type ServedEvents, session } from "./events.harness.ts"
 import { execute, failsWith, query } from "./harness.ts"
+
+const run = promisify(execFile)
+
+const Report = Schema.fromJsonString(Schema.Struct({ before: Schema.Int, most: Schema.Int, slow: Schema.Int }))
 
 const latest = ({ events }: ServedEvents) => events.latestVersion
 
@@ -59,6 +66,23 @@ describe("a thousand subscribers", () => {
         yield* failsWith(Fiber.join(fiber), "EventStore.subscribe", "Closed", /scope/)
       }
       assert.deepStrictEqual(yield* waitForBackends(served.applicationName, (all) => all.length === 0), [])
+    })
+  )
+})
+
+describe("a subscriber that does not read", () => {
+  it.live("costs no more memory than the buffer that all share, and gets everything when it goes on", () =>
+    Effect.gen(function* () {
+      const { schema } = yield* serveEvents()
+      const script = fileURLToPath(new URL("fixtures/slowSubscriber.ts", import.meta.url))
+      // In a process of its own, as nothing else uses memory there.
+      const output = yield* Effect.promise(() =>
+        run(process.execPath, ["--expose-gc", "--conditions=@effect-strata/source", script, postgresUrl, schema])
+      )
+      const { before, most, slow } = yield* Schema.decodeEffect(Report)(output.stdout)
+      assert.strictEqual(slow, 2001)
+      // The 200 MB that have passed would show.
+      assert.isBelow(most - before, 64 * 1024 * 1024)
     })
   )
 })
