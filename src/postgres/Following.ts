@@ -4,17 +4,20 @@ import { matches } from "../EventFilter.ts"
 import type { StoredEvent, Subscription } from "../EventStore.ts"
 import type { CorruptRow, Reason } from "../StoreError.ts"
 import { PostgresDatabase } from "./PostgresDatabase.ts"
-import type * as Reading from "./Reading.ts"
+import * as Reading from "./Reading.ts"
 import * as Tail from "./Tail.ts"
 
 /** How long to wait, where an open transaction keeps both a reader of the table and the tail from getting on. */
 const respite = "100 millis"
 
-export const make = Effect.fnUntraced(function* (
-  reading: Effect.Success<typeof Reading.make>,
-  check: Effect.Effect<unknown, Reason>
-) {
-  const { reconnect, sql } = yield* PostgresDatabase
+export const make = Effect.fnUntraced(function* (check: Effect.Effect<unknown, Reason>) {
+  const database = yield* PostgresDatabase
+  const { reconnect, sql } = database
+  // A page may take long where few events are meant. Nobody but this notices when its connection is dead.
+  const reading = yield* Effect.provideService(Reading.make, PostgresDatabase, {
+    ...database,
+    query: database.queryAlive
+  })
   const tailOf = yield* Tail.make
   const patiently = Schedule.while(reconnect, ({ input }) => input.isRetryable)
 
@@ -42,11 +45,12 @@ export const make = Effect.fnUntraced(function* (
         }
       })
     ).pipe(
+      Stream.interruptWhen(tail.lost),
+      // After the interruption, never before it: what it takes away has not been delivered.
       Stream.mapArray((events) => {
         cursor = events.at(-1)?.version ?? cursor
         return events
       }),
-      Stream.interruptWhen(tail.lost),
       Stream.retry(patiently)
     )
 

@@ -217,8 +217,10 @@ export const make = Effect.gen(function* () {
 
     /** Nobody has come to the end of the log yet. Whether the connection lives matters to those who read there, too. */
     const untilBegun = ({ query }: Ear) =>
-      Effect.repeat(Effect.andThen(query(sql`SELECT 1`), Effect.timeoutOption(Deferred.await(begun), longestPoll)), {
-        until: Option.isSome
+      Effect.whileLoop({
+        while: () => !Deferred.isDoneUnsafe(begun),
+        body: () => Effect.andThen(query(sql`SELECT 1`), Effect.timeoutOption(Deferred.await(begun), longestPoll)),
+        step: () => {}
       })
 
     const reader = (ear: Ear) =>

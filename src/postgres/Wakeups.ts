@@ -12,7 +12,20 @@
  * empty notification of a transaction of its own, at most one every few milliseconds. All listening is done on one
  * connection, which is there while somebody listens.
  */
-import { Context, Deferred, Duration, Effect, Fiber, Latch, Layer, Option, Queue, RcRef, Schema } from "effect"
+import {
+  Context,
+  Deferred,
+  Duration,
+  Effect,
+  Fiber,
+  Latch,
+  Layer,
+  Option,
+  Queue,
+  RcRef,
+  Schedule,
+  Schema
+} from "effect"
 import { type Scope, Stream, SubscriptionRef } from "effect"
 import type { ListenerStatus } from "../EventStore.ts"
 import type { Reason } from "../StoreError.ts"
@@ -121,11 +134,15 @@ const make = Effect.gen(function* () {
   let verified = false
   /** Whether what is notified through the pool arrives here: not behind a pooler that lends connections by transaction. */
   const verify = Effect.fnUntraced(function* (token: string, arrived: Deferred.Deferred<void>) {
-    yield* Effect.ignore(query(sql`SELECT pg_notify(${Line.channel}, ${token})`))
+    const sent = yield* query(sql`SELECT pg_notify(${Line.channel}, ${token})`).pipe(
+      Effect.retry({ schedule: Schedule.spaced("1 second"), while: ({ isRetryable }) => isRetryable }),
+      Effect.option
+    )
+    if (Option.isNone(sent)) return
     const arrival = yield* Effect.timeoutOption(Deferred.await(arrived), "5 seconds")
     if (verified) return
     verified = true
-    if (arrival._tag === "Some") return
+    if (Option.isSome(arrival)) return
     yield* Effect.logWarning(
       "notifications do not arrive (behind a pooler in transaction mode they cannot): " +
         "new events are found by looking for them once a second; connect to the server directly to hear of them at once"
@@ -182,8 +199,9 @@ const make = Effect.gen(function* () {
             current = Deferred.makeUnsafe()
             yield* SubscriptionRef.set(status, "reconnecting")
             yield* Effect.logWarning(`${reason.message}; connecting again`)
-            // One that was of use once is opened again at once, and the schedule starts anew.
-            if (!worked) return yield* reason
+            // One that was of use once is opened again at once, and the schedule starts anew. But not for what would only
+            // fail again: a table that is gone.
+            if (!worked || !reason.isRetryable) return yield* reason
           })
         )
       }).pipe(Effect.scoped)
