@@ -118,7 +118,9 @@ describe("a row that is no event", () => {
         const meant = yield* follow(served, { after: "start", aggregateIds: ["corrupt"] })
         const other = yield* follow(served, { after: "start", aggregateIds: ["fine"] })
         const byType = yield* follow(served, { after: "start", eventTypes: ["Happened"] })
+        const byData = yield* follow(served, { after: "start", data: { text: "fine" } })
         yield* events.append([event("fine"), event("corrupt")])
+        yield* byData.until(1n)
         for (const { until } of [everything, meant, byType]) yield* until(2n)
         // In one page: what comes before it, the row, and what comes after it.
         yield* execute([
@@ -141,6 +143,8 @@ describe("a row that is no event", () => {
         const [last] = yield* events.append(event("fine"))
         yield* after.until(last?.version ?? 0n)
         assert.deepStrictEqual(after.seen, [5n, 6n, 7n])
+        yield* byData.until(7n)
+        assert.deepStrictEqual(byData.seen, [1n, 7n])
         yield* byType.until(7n)
         assert.deepStrictEqual(byType.seen, [1n, 2n, 7n])
         // Who meets it while catching up learns the same.
