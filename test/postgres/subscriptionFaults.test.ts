@@ -96,7 +96,8 @@ describe("connections that are killed", () => {
   )
 })
 
-describe("a network that is silently dead", () => {
+// At the same time, as they wait for what takes seconds to notice.
+describe.concurrent("a network that is silently dead", () => {
   it.live("for a while and then goes on", () =>
     Effect.gen(function* () {
       const { behind, direct, proxy } = yield* proxied()

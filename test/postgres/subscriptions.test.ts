@@ -7,7 +7,7 @@ import { fileURLToPath } from "node:url"
 import { promisify } from "node:util"
 import { backends, postgresUrl, waitForBackends } from "../support/database.ts"
 import { event, follow, listening, plainInsert, serveEvents, type ServedEvents, session } from "./events.harness.ts"
-import { execute, failsWith, query } from "./harness.ts"
+import { execute, failsWith, open, query } from "./harness.ts"
 
 const run = promisify(execFile)
 
@@ -211,6 +211,21 @@ describe("wake-ups", () => {
       assert.isBelow(passed, 1000)
       yield* execute([plainInsert(served.table, "plain")])
       yield* until(6n)
+    })
+  )
+
+  it.live("are not said to be lost where the pool was exhausted, and none could be sent", () =>
+    Effect.gen(function* () {
+      const served = yield* serveEvents({ client: { maxConnections: 1 }, options: { acquireTimeout: "50 millis" } })
+      const held = yield* open(served.withTransaction, Effect.void)
+      const follower = yield* follow(served, { after: "start" })
+      // Longer than a wake-up is waited for.
+      yield* Effect.sleep(5500)
+      assert.strictEqual(yield* served.events.listener.status, "connected")
+      yield* held.commit
+      const [first] = yield* served.events.append(event("a"))
+      yield* follower.until(first?.version ?? 0n)
+      assert.deepStrictEqual(served.logged, [])
     })
   )
 })
