@@ -253,21 +253,27 @@ describe("the table", () => {
   )
 })
 
+/** Connections of a pool, and how many requests it has sent on them. */
+const counted = () => {
+  const { hostname, port } = new URL(postgresUrl)
+  let requests = 0
+  const stream = () => {
+    const socket = connect(Number(port), hostname)
+    const { write } = socket
+    return Object.assign(socket, {
+      write: (chunk: Uint8Array) => {
+        requests++
+        return write.call(socket, chunk)
+      }
+    })
+  }
+  return { stream, requests: () => requests }
+}
+
 describe("a write", () => {
   it.live("is one round trip, whatever comes of it", () =>
     Effect.gen(function* () {
-      const { hostname, port } = new URL(postgresUrl)
-      let requests = 0
-      const stream = () => {
-        const socket = connect(Number(port), hostname)
-        const { write } = socket
-        return Object.assign(socket, {
-          write: (chunk: Uint8Array) => {
-            requests++
-            return write.call(socket, chunk)
-          }
-        })
-      }
+      const { requests, stream } = counted()
       const { states } = yield* served({ client: { maxConnections: 1, stream } })
       // So that its statement is prepared.
       yield* states.writeState(state("a", 1n, "1"))
@@ -278,9 +284,9 @@ describe("a write", () => {
         Effect.flip(states.writeState(state("b", 3n, "3"))),
         Effect.flip(states.writeState(state("b", 1n, "1")))
       ]
-      const before = requests
+      const before = requests()
       for (const write of writes) yield* write
-      assert.strictEqual(requests - before, writes.length)
+      assert.strictEqual(requests() - before, writes.length)
     })
   )
 
@@ -339,6 +345,101 @@ describe("a write", () => {
         "written",
         "stale: 9"
       ])
+    })
+  )
+})
+
+describe("writes that come at once", () => {
+  it.live("share statements, and each has its own result", () =>
+    Effect.gen(function* () {
+      const { requests, stream } = counted()
+      const { states, table } = yield* served({ client: { stream } })
+      yield* states.writeState(state("stale", 5n, "5"))
+      yield* states.writeState(state("same", 5n, "5"))
+      yield* execute([`INSERT INTO ${table} VALUES ('corrupt', 9, '', 'm', 0, -1)`])
+      yield* execute([`ALTER TABLE ${table} ADD CHECK (persistence_id <> 'refused')`])
+      const ids = ["stale", "same", "corrupt", "refused", ...Array.from({ length: 400 }, (_, n) => `fine ${n}`)]
+      const before = requests()
+      const results = yield* Effect.forEach(
+        ids,
+        (id) =>
+          states.writeState(state(id, 5n, id === "stale" ? "other" : "5")).pipe(
+            Effect.as("written"),
+            Effect.catchTags({
+              StaleState: ({ current }) => Effect.succeed(`stale: ${current.versionNumber}`),
+              StoreError: ({ reason }) => Effect.succeed(reason._tag),
+              InvalidInput: ({ message }) => Effect.succeed(message)
+            })
+          ),
+        { concurrency: "unbounded" }
+      )
+      assert.deepStrictEqual(results.slice(0, 4), ["stale: 5", "written", "CorruptRow", "Unexpected"])
+      assert.deepStrictEqual(new Set(results.slice(4)), new Set(["written"]))
+      assert.isBelow(requests() - before, 100)
+      assert.strictEqual((yield* states.getStates(ids.slice(4))).length, 400)
+    })
+  )
+
+  it.live("of one entity have the results of running them one after the other, in their order", () =>
+    Effect.gen(function* () {
+      const { states } = yield* served()
+      const ids = ["a", "b", "c"]
+      const stored = new Map<string, readonly [version: number, text: string]>()
+      const expected: Array<string> = []
+      const writes = Array.from({ length: 300 }, (_, index) => {
+        const id = ids[(index * 7) % 3] ?? ""
+        const version = Math.floor(index / 10) + ((index * 13) % 7)
+        const text = `${(index * 11) % 3}`
+        const onDuplicate = index % 2 === 0 ? "ignore" : "fail"
+        const [current, now] = stored.get(id) ?? [-1, ""]
+        if (version > current) stored.set(id, [version, text])
+        const same = version === current && text === now && onDuplicate === "ignore"
+        expected.push(version > current || same ? "written" : `stale: ${current} ${now}`)
+        return { state: state(id, BigInt(version), text), onDuplicate } as const
+      })
+      const results = yield* Effect.forEach(
+        writes,
+        ({ onDuplicate, state }) =>
+          states.writeState(state, { onDuplicate }).pipe(
+            Effect.as("written"),
+            Effect.catchTag("StaleState", ({ current }) =>
+              Effect.succeed(`stale: ${current.versionNumber} ${new TextDecoder().decode(current.payload)}`)
+            )
+          ),
+        { concurrency: "unbounded" }
+      )
+      assert.deepStrictEqual(results, expected)
+      assert.isAbove(new Set(expected).size, 20)
+    })
+  )
+
+  it.live("do not wait for one of them whose row a transaction holds, or is about to insert", () =>
+    Effect.gen(function* () {
+      const { states, transactor } = yield* served()
+      yield* states.writeState(state("held", 1n, "1"))
+      const holding = yield* open(
+        transactor.withTransaction,
+        Effect.andThen(states.writeState(state("held", 3n, "3")), states.writeState(state("inserted", 3n, "3")))
+      )
+      const write = (id: string) =>
+        Effect.forkChild(Effect.result(states.writeState(state(id, 2n, "2"))), { startImmediately: true })
+      const first = yield* Effect.forEach(["x", "held", "y", "inserted"], write)
+      const others = yield* Effect.forEach(
+        Array.from({ length: 100 }, (_, n) => `other ${n}`),
+        write
+      )
+      // The transaction waits for these, as an application's might.
+      const results = yield* Effect.forEach(others, (fiber) => Fiber.join(fiber))
+      assert.isTrue(results.every(Result.isSuccess))
+      assert.deepStrictEqual(
+        first.map((fiber) => fiber.pollUnsafe() === undefined),
+        [false, true, false, true]
+      )
+      yield* holding.commit
+      for (const fiber of first.filter((_, index) => index % 2 === 1)) {
+        const result = yield* Fiber.join(fiber)
+        assert.isTrue(Result.isFailure(result) && result.failure._tag === "StaleState")
+      }
     })
   )
 })
