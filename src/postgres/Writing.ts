@@ -16,7 +16,7 @@ import { isRefusal } from "./Reasons.ts"
 import { columns, content, replace, Row, stored, toDurableState } from "./StateRow.ts"
 
 type Failure = StaleState | Reason
-type Result = Exit.Exit<void, Failure>
+type Results = ReadonlyArray<Exit.Exit<void, Failure> | undefined>
 
 interface Request extends Coalescing.Job {
   readonly state: Write
@@ -67,7 +67,7 @@ export const make = Effect.gen(function* () {
         ${states.map(({ manifest }) => manifest)}::text[],
         ${states.map(({ timestamp }) => timestamp)}::bigint[],
         ${states.map(({ shard }) => BigInt(shard))}::bigint[]
-      ) WHERE (SELECT set_config('lock_timeout', '100ms', true)) IS NOT NULL
+      ) WHERE (SELECT set_config('lock_timeout', '20ms', true)) IS NOT NULL
     ), held AS MATERIALIZED (
       SELECT states.* FROM ${table} AS states JOIN new USING (persistence_id) FOR UPDATE OF states SKIP LOCKED
     ), written AS (
@@ -97,36 +97,51 @@ export const make = Effect.gen(function* () {
 
   const patiently = ({ state }: Request) => Effect.flatMap(query(writeOne(state)), (rows) => resultOf(state, rows))
 
-  const together = Effect.fnUntraced(function* (requests: ReadonlyArray<Request>, inserting: boolean) {
+  const run = Effect.fnUntraced(function* (requests: ReadonlyArray<Request>, inserting: boolean) {
     const states = requests.map(({ state }) => state)
     const rows = yield* query(writeMany(states, inserting))
     const keys = yield* decodeKeys(rows)
     const rest = new Map(keys.map(({ persistenceId }, index) => [persistenceId, rows[index]]))
-    return yield* Effect.forEach(states, (state): Effect.Effect<Result | undefined> => {
+    return yield* Effect.forEach(states, (state): Effect.Effect<Results[number]> => {
       if (!rest.has(state.persistenceId)) return Effect.succeed(Exit.void)
       const row = rest.get(state.persistenceId)
       return isBlocked(row) ? Effect.undefined : Effect.exit(resultOf(state, [row]))
     })
   })
 
-  const attempt = (
-    requests: ReadonlyArray<Request>,
-    inserting = true
-  ): Effect.Effect<ReadonlyArray<Result | undefined>> => {
+  /** Where the first half and the second are done one after the other. */
+  const halves = (requests: ReadonlyArray<Request>) => {
+    const middle = requests.length >> 1
+    return Effect.zipWith(together(requests.slice(0, middle)), together(requests.slice(middle)), (first, second) => [
+      ...first,
+      ...second
+    ])
+  }
+
+  const together = (requests: ReadonlyArray<Request>): Effect.Effect<Results> =>
+    Effect.catch(run(requests, true), (reason) =>
+      reason._tag === "Contention"
+        ? insertable(requests)
+        : requests.length > 1 && isRefusal(reason)
+          ? // Nothing was written. Whoever is to blame fails alone.
+            halves(requests)
+          : Effect.succeed(requests.map(() => Exit.fail(reason)))
+    )
+
+  /** Somebody else is about to insert one of these. The others that are not there either must not wait with it. */
+  const insertable = Effect.fnUntraced(function* (requests: ReadonlyArray<Request>) {
+    const results = yield* Effect.orElseSucceed(run(requests, false), (): Results => requests.map(() => undefined))
+    const rest = requests.filter((_, index) => results[index] === undefined)
+    if (rest.length < 2) return results
+    const inserted = (yield* halves(rest)).values()
+    return results.map((result) => result ?? inserted.next().value)
+  })
+
+  const attempt = (requests: ReadonlyArray<Request>): Effect.Effect<Results> => {
     const [first] = requests
-    if (first !== undefined && requests.length === 1) {
-      return Effect.map(Effect.exit(patiently(first)), (result) => [result])
-    }
-    return Effect.catch(together(requests, inserting), (reason) => {
-      if (reason._tag === "Contention") {
-        // Somebody is about to insert one of them. The next time all that are not there are left out.
-        return inserting ? attempt(requests, false) : Effect.succeed(requests.map(() => undefined))
-      }
-      if (!isRefusal(reason)) return Effect.succeed(requests.map(() => Exit.fail(reason)))
-      // Nothing was written. Whoever is to blame fails alone.
-      const middle = requests.length >> 1
-      return Effect.zipWith(attempt(requests.slice(0, middle)), attempt(requests.slice(middle)), (a, b) => [...a, ...b])
-    })
+    return first !== undefined && requests.length === 1
+      ? Effect.map(Effect.exit(patiently(first)), (result) => [result])
+      : together(requests)
   }
 
   const coalesced = yield* Coalescing.make<Request, void, Failure>(
