@@ -10,7 +10,7 @@
  *
  * Adapters fail with a bare `Reason`: the operation adds which store and which operation it was.
  */
-import { Cause, Clock, Duration, Effect, Exit, Metric, Option, type Scope, Stream, Tracer } from "effect"
+import { Cause, Clock, Context, Duration, Effect, Exit, Metric, Option, type Scope, Stream, Tracer } from "effect"
 import { type Arguments, check, type InvalidInput } from "./Input.ts"
 import { Closed, isReason, type Reason, StoreError } from "./StoreError.ts"
 
@@ -20,6 +20,9 @@ const operations = Metric.counter("strata_operations", {
 })
 
 const durations = Metric.timer("strata_operation_duration", { description: "How long operations of the stores take" })
+
+/** What makes spans where nobody collects them. There an operation does without: a span costs as much as all the rest. */
+const noTracer = Context.get(Context.empty(), Tracer.Tracer)
 
 interface Tagged {
   readonly _tag: string
@@ -105,9 +108,10 @@ export const make = (store: string, backend: string): Effect.Effect<Operations, 
       return {
         effect: <A, E extends Tagged>(body: Effect.Effect<A, E>): Effect.Effect<A, Failure<E>> => {
           const located = measured(Effect.andThen(open, Effect.catchIf(body, isReasonOf<E>, fail)))
-          return Effect.useSpan(span, { attributes }, (current) =>
+          const traced = Effect.useSpan(span, { attributes }, (current) =>
             Effect.provideService(located, Tracer.ParentSpan, current)
           )
+          return Effect.withFiber((fiber) => (fiber.getRef(Tracer.Tracer) === noTracer ? located : traced))
         },
         stream: <A, E extends Tagged>(body: Stream.Stream<A, E>): Stream.Stream<A, Failure<E>> => {
           const located = Stream.catchIf(body, isReasonOf<E>, (reason) => Stream.fromEffect(fail(reason)))
