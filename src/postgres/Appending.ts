@@ -13,12 +13,22 @@
  */
 import { Context, DateTime, Effect, Exit, Option, Schema, type Scope } from "effect"
 import type { Statement } from "effect/sql/Statement"
-import { type Append, DuplicateEvent, expectedOf, idGenerator, StoredEvent, VersionConflict } from "../EventStore.ts"
+import {
+  type Append,
+  DuplicateEvent,
+  expectedOf,
+  idGenerator,
+  type StoredEvent,
+  VersionConflict
+} from "../EventStore.ts"
+import type { InvalidInput } from "../Input.ts"
 import { Closed, Contention, type Reason, Unexpected } from "../StoreError.ts"
 import * as Coalescing from "./Coalescing.ts"
+import { toStoredEvent } from "./EventRow.ts"
 import { qualify, reference } from "./Identifier.ts"
 import { decodeRows, PostgresDatabase } from "./PostgresDatabase.ts"
 import { isRefusal, isUniqueViolation } from "./Reasons.ts"
+import * as RowNotifications from "./RowNotifications.ts"
 
 const isTime = (value: unknown): value is Date => value instanceof Date && !Number.isNaN(value.getTime())
 
@@ -44,7 +54,7 @@ const Outcome = Schema.Union([
   })
 ])
 
-type Failure = VersionConflict | DuplicateEvent | Reason
+type Failure = VersionConflict | DuplicateEvent | InvalidInput | Reason
 type Result = Exit.Exit<ReadonlyArray<StoredEvent>, Failure>
 
 /** An append that is ready to be sent. Its kind says whether it needs the function. */
@@ -112,19 +122,22 @@ const storedEvents = ({ append, datas, ids, metadatas }: Request, { events }: Ou
       streamName: `stream_${aggregateId}`
     }
     // Its parts have been checked as those of the input and of the row.
-    stored.push(new StoredEvent(event, { disableChecks: true }))
+    stored.push(toStoredEvent(event))
   })
   return stored
 }
 
 export const make = Effect.fnUntraced(function* ({
   appended,
-  prepare
+  inspect
 }: {
   /** Runs once after each commit that stored something. */
   readonly appended: Effect.Effect<void>
-  /** Runs before each statement: in here, so that nobody who has been prepared overtakes one who is not yet. */
-  readonly prepare: Effect.Effect<void, Reason>
+  /**
+   * Whether the table notifies of each row. Asked before each statement: in here, so that nobody who has the answer
+   * overtakes one who waits for it.
+   */
+  readonly inspect: Effect.Effect<boolean, Reason>
 }) {
   const { inTransaction, names, query, schema, sql, tables } = yield* PostgresDatabase
   const random = yield* idGenerator
@@ -281,19 +294,32 @@ export const make = Effect.fnUntraced(function* ({
         : Exit.fail(failure)
   }
 
-  const attempt = (requests: ReadonlyArray<Request>): Effect.Effect<ReadonlyArray<Result | undefined>> =>
-    Effect.flatMap(prepare, () =>
-      requests[0]?.kind === "plain"
-        ? Effect.flatMap(insert(requests), (outcomes) =>
-            outcomes.events.size === 0 && requests.length > 1 ? check(requests, false) : Effect.succeed(outcomes)
-          )
-        : check(requests, false)
+  const send = (requests: ReadonlyArray<Request>): Effect.Effect<ReadonlyArray<Result | undefined>, Reason> =>
+    (requests[0]?.kind === "plain"
+      ? Effect.flatMap(insert(requests), (outcomes) =>
+          outcomes.events.size === 0 && requests.length > 1 ? check(requests, false) : Effect.succeed(outcomes)
+        )
+      : check(requests, false)
     ).pipe(
       Effect.map((outcomes) =>
         requests.map((request, index) =>
           outcomes.events.size + outcomes.failures.size === 0 ? undefined : resultOf(request, index, outcomes)
         )
-      ),
+      )
+    )
+
+  /** Sends those that the table's notifications have room for. */
+  const sendFitting = (requests: ReadonlyArray<Request>) => {
+    const refusals = requests.map(({ append }) => RowNotifications.refusalOf(append))
+    const fitting = requests.filter((_, index) => refusals[index] === undefined)
+    return Effect.map(fitting.length === 0 ? Effect.succeed([]) : send(fitting), (results) => {
+      const rest = [...results]
+      return refusals.map((refusal) => (refusal === undefined ? rest.shift() : Exit.fail(refusal)))
+    })
+  }
+
+  const attempt = (requests: ReadonlyArray<Request>): Effect.Effect<ReadonlyArray<Result | undefined>> =>
+    Effect.flatMap(inspect, (notifies) => (notifies ? sendFitting(requests) : send(requests))).pipe(
       Effect.catch((reason) => {
         if (requests.length === 1 || !isRefusal(reason)) return Effect.succeed(requests.map(() => Exit.fail(reason)))
         // Nothing was written. Whoever is to blame fails alone.

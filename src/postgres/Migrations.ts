@@ -27,6 +27,8 @@ interface Migration {
   readonly table: string
   /** In psql's notation: `:"offsets"` stands for the name of that table. */
   readonly statements: ReadonlyArray<string>
+  /** Whether it runs only when it is asked for. */
+  readonly isOptional: boolean
 }
 
 const load = Effect.tryPromise({
@@ -39,7 +41,7 @@ const load = Effect.tryPromise({
       // Lines that begin with a backslash are psql's: there they give the tables their default names. The driver refuses
       // several statements in one string, so a line of its own stands between them.
       const statements = text.replaceAll(/^\\.*$/gm, "").split(/^-- next$/m)
-      migrations.push({ id: Number(id), file, table, statements })
+      migrations.push({ id: Number(id), file, table, statements, isOptional: file.endsWith("_notify_rows.sql") })
     }
     return migrations
   },
@@ -61,7 +63,7 @@ export const migrate: Effect.Effect<
   PostgresDatabase.PostgresDatabase
 > = Effect.scoped(
   Effect.gen(function* () {
-    const { names, query, schema, sql, tables } = yield* PostgresDatabase.PostgresDatabase
+    const { names, notify, query, schema, sql, tables } = yield* PostgresDatabase.PostgresDatabase
     const operation = yield* Operation.make("Postgres", "postgres")
     const decode = PostgresDatabase.decodeRows(Applied, names.migrations, ["id"])
     const nameOf = new Map<string, string>(Object.entries(names))
@@ -85,7 +87,9 @@ export const migrate: Effect.Effect<
         return yield* new SchemaMissing({ message })
       }
       return migrations.filter(
-        ({ id, table }) => !done.some((row) => row.id === id && row.table_name === nameOf.get(table))
+        ({ id, isOptional, table }) =>
+          (notify === "rows" || !isOptional) &&
+          !done.some((row) => row.id === id && row.table_name === nameOf.get(table))
       )
     })
 

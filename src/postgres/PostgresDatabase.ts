@@ -13,6 +13,7 @@ import {
   Predicate,
   Redacted,
   Result,
+  Schedule,
   Schema,
   SchemaTransformation
 } from "effect"
@@ -63,7 +64,20 @@ export interface Options {
    * 2 seconds. Then it ends before that place.
    */
   readonly settleTimeout?: Duration.Input
+  /**
+   * When to try again to reach a server that subscribers have lost: after 100 milliseconds, then ever later up to 5 seconds,
+   * with jitter, for ever. Once it ends, they fail.
+   */
+  readonly reconnect?: Schedule.Schedule<unknown, Reason>
+  /**
+   * `"rows"` makes the migrations install go-sync-kit's trigger, for programs that listen to its channels: each event is
+   * notified in the transaction that appends it, and aggregate ids can have 56 bytes at most.
+   */
+  readonly notify?: "rows"
 }
+
+/** Runs one statement on some connection, and returns its rows. */
+export type Query = (statement: Statement.Statement<unknown>) => Effect.Effect<ReadonlyArray<unknown>, Reason>
 
 /** The Postgres backend's database: see the module's documentation. */
 export class PostgresDatabase extends Context.Service<
@@ -87,20 +101,32 @@ export class PostgresDatabase extends Context.Service<
      * Straight on the connection: the span of the operation says what the driver's own span of the statement would, and
      * that costs as much again as all the rest of an operation.
      */
-    readonly query: (statement: Statement.Statement<unknown>) => Effect.Effect<ReadonlyArray<unknown>, Reason>
+    readonly query: Query
 
     /** Whether the caller is in a transaction. */
     readonly inTransaction: Effect.Effect<boolean>
 
     readonly settleTimeout: Duration.Duration
 
+    readonly reconnect: Schedule.Schedule<unknown, Reason>
+
+    readonly notify: "rows" | undefined
+
     readonly transactor: Transactor.Transactor["Service"]
   }
 >()("effect-strata/postgres/PostgresDatabase") {}
 
+const backOff = Schedule.jittered(Schedule.min([Schedule.exponential("100 millis"), Schedule.spaced("5 seconds")]))
+
 export const make = (options: Options = {}) =>
   Effect.gen(function* () {
-    const { acquireTimeout = "10 seconds", settleTimeout = "2 seconds", ...where } = options
+    const {
+      acquireTimeout = "10 seconds",
+      notify,
+      reconnect = backOff,
+      settleTimeout = "2 seconds",
+      ...where
+    } = options
     const { schema, tables: names } = yield* check(Names, "Postgres", "layer", where)
     const sql = (yield* PgClient.PgClient).withoutTransforms()
     const invalid = (field: string, message: string) =>
@@ -184,6 +210,8 @@ export const make = (options: Options = {}) =>
       query,
       inTransaction,
       settleTimeout: settlePatience,
+      reconnect,
+      notify,
       transactor: Transactor.fromSqlClient({ withTransaction, afterCommit: sql.afterCommit }, reasonOf)
     })
   })
@@ -196,8 +224,8 @@ export const NumberFromBigInt = Schema.BigInt.pipe(
   Schema.decodeTo(Schema.Int, SchemaTransformation.transform({ decode: Number, encode: BigInt }))
 )
 
-/** Decodes the rows of a table. One that does not fit the model fails as `CorruptRow`, named by its key columns. */
-export const decodeRows = <Row extends Schema.ConstraintDecoder<unknown>>(
+/** Decodes a row of a table. One that does not fit the model fails as `CorruptRow`, named by its key columns. */
+export const decodeRow = <Row extends Schema.ConstraintDecoder<unknown>>(
   schema: Row,
   table: string,
   key: ReadonlyArray<string>
@@ -213,12 +241,23 @@ export const decodeRows = <Row extends Schema.ConstraintDecoder<unknown>>(
       message: `row ${columns.join("/")} of ${table} does not fit the model (${wrong}); mend or delete it`
     })
   }
+  return (row: unknown): Result.Result<Row["Type"], CorruptRow> =>
+    Result.mapError(decode(row), (error) => corrupt(row, error))
+}
+
+/** Decodes the rows of a table, up to the first that does not fit the model. */
+export const decodeRows = <Row extends Schema.ConstraintDecoder<unknown>>(
+  schema: Row,
+  table: string,
+  key: ReadonlyArray<string>
+) => {
+  const decode = decodeRow(schema, table, key)
   return (rows: ReadonlyArray<unknown>): Effect.Effect<Array<Row["Type"]>, CorruptRow> =>
     Effect.suspend(() => {
       const decoded: Array<Row["Type"]> = []
       for (const row of rows) {
         const result = decode(row)
-        if (Result.isFailure(result)) return Effect.fail(corrupt(row, result.failure))
+        if (Result.isFailure(result)) return Effect.fail(result.failure)
         decoded.push(result.success)
       }
       return Effect.succeed(decoded)

@@ -13,6 +13,8 @@ import {
 } from "../EventStore.ts"
 import { InvalidInput } from "../Input.ts"
 import { Transactor } from "../Transactor.ts"
+import * as Subscriptions from "./EventSubscriptions.ts"
+import * as TypedEvents from "./TypedEvents.ts"
 
 /** An aggregate that no other test uses: all tests of a suite share one log. */
 const fresh = () => `aggregate ${crypto.randomUUID()}`
@@ -510,6 +512,9 @@ export const suite = <E>(
       })
     )
   })
+
+  Subscriptions.suite(name, layer, { interleaving })
+  TypedEvents.suite(name, layer)
 
   it.effect("parses a version from text", () =>
     Effect.gen(function* () {

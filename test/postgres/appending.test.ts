@@ -322,9 +322,10 @@ describe("what is told of a commit", () => {
       const context = yield* Layer.build(Layer.provideMerge(Postgres.PostgresDatabase.layer({ schema }), pool))
       const { transactor } = Context.get(context, Postgres.PostgresDatabase.PostgresDatabase)
       let told = 0
-      const { append } = yield* Appending.make({ appended: Effect.sync(() => void told++), prepare: Effect.void }).pipe(
-        Effect.provideContext(context)
-      )
+      const { append } = yield* Appending.make({
+        appended: Effect.sync(() => void told++),
+        inspect: Effect.succeed(false)
+      }).pipe(Effect.provideContext(context))
       const one = (id: string, onDuplicate: "fail" | "ignore" = "fail") =>
         append(new EventStore.Append({ events: [event("a", id)], onDuplicate }))
       const tells = Effect.fnUntraced(function* <A, E>(effect: Effect.Effect<A, E>, times: number) {
