@@ -34,8 +34,8 @@ export const make = Effect.gen(function* () {
   const selectAll = ({ persistenceIds }: ByIds) => sql`
     SELECT ${selected} FROM ${table} WHERE persistence_id = ANY(${persistenceIds}::text[])`
 
-  // In the order of the primary key's index, so that all pages together read the table once. The size of a payload is known
-  // without reading it.
+  // By the primary key, whatever the filter: a page costs no more than its part of one walk along that index. The size of
+  // a payload is known without reading it.
   const selectPage = ({ manifest, shard }: Selection, after: string | undefined) => {
     const filters = [
       ...(shard === undefined ? [] : [sql`shard_number = ${BigInt(shard)}`]),

@@ -36,7 +36,7 @@ export const counted = () => {
   const { hostname, port } = new URL(postgresUrl)
   let requests = 0
   const stream = () => {
-    const socket = connect(Number(port), hostname)
+    const socket = connect(Number(port || 5432), hostname)
     const { write } = socket
     return Object.assign(socket, {
       write: (chunk: Uint8Array) => {
