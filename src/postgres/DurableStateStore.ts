@@ -4,7 +4,7 @@ import type { Statement } from "effect/sql/Statement"
 import { ById, ByIds, DurableState, DurableStateStore, Selection, Write } from "../DurableStateStore.ts"
 import * as Operation from "../Operation.ts"
 import { decodeRows, PostgresDatabase } from "./PostgresDatabase.ts"
-import { columns, replace, Row, stored, toDurableState } from "./StateRow.ts"
+import { columns, Row, toDurableState } from "./StateRow.ts"
 import * as Writing from "./Writing.ts"
 
 /** How many states `listStates` reads at a time, */
@@ -17,16 +17,12 @@ export const make = Effect.gen(function* () {
   const operation = yield* Operation.make("DurableStateStore", "postgres")
   const table = tables.states
   const decodeStates = decodeRows(Row, names.states, ["persistenceId"])
-  const write = operation.fn("writeState", Write, yield* Writing.make)
+  const { overwrite, write } = yield* Writing.make
+  const writeState = operation.fn("writeState", Write, write)
 
   // Statements
 
   const selected = sql.literal(columns)
-
-  const upsert = ({ manifest, payload, persistenceId, shard, timestamp, versionNumber }: DurableState) => sql`
-    INSERT INTO ${table} (${sql.literal(stored)})
-    VALUES (${persistenceId}, ${versionNumber}, ${payload}, ${manifest}, ${timestamp}, ${BigInt(shard)})
-    ON CONFLICT (persistence_id) DO UPDATE SET ${sql.literal(replace)}`
 
   const select = ({ persistenceId }: ById) => sql`
     SELECT ${selected} FROM ${table} WHERE persistence_id = ${persistenceId}`
@@ -81,8 +77,8 @@ export const make = Effect.gen(function* () {
   const deleteById = operation.fn("deleteState", ById, (id) => Effect.map(query(remove(id)), (rows) => rows.length > 0))
 
   return DurableStateStore.of({
-    writeState: (state, options) => write({ ...state, ...options }),
-    overwriteState: operation.fn("overwriteState", DurableState, (state) => Effect.asVoid(query(upsert(state)))),
+    writeState: (state, options) => writeState({ ...state, ...options }),
+    overwriteState: operation.fn("overwriteState", DurableState, overwrite),
     getLatestState: (persistenceId) => get({ persistenceId }),
     getStates: (persistenceIds) => getAll({ persistenceIds }),
     listStates: (selection = {}) => list(selection),

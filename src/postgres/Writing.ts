@@ -8,7 +8,7 @@
  * the rows of the others from those who hold what it waits for, in a circle.
  */
 import { Effect, Exit, Schema } from "effect"
-import { isSame, StaleState, type Write } from "../DurableStateStore.ts"
+import { type DurableState, isSame, StaleState, type Write } from "../DurableStateStore.ts"
 import { Closed, type Reason } from "../StoreError.ts"
 import * as Coalescing from "./Coalescing.ts"
 import { decodeRows, PostgresDatabase } from "./PostgresDatabase.ts"
@@ -19,8 +19,18 @@ type Failure = StaleState | Reason
 type Results = ReadonlyArray<Exit.Exit<void, Failure> | undefined>
 
 interface Request extends Coalescing.Job {
+  /** Whether what is stored has to be older. */
+  readonly kind: "write" | "overwrite"
   readonly state: Write
 }
+
+const requestOf = (kind: Request["kind"], state: Write): Request => ({
+  kind,
+  shared: [],
+  exclusive: [state.persistenceId],
+  bytes: state.payload.length,
+  state
+})
 
 /** Somebody else has the row, or is about to. */
 const isBlocked = Schema.is(Schema.Struct({ versionNumber: Schema.Null }))
@@ -39,7 +49,11 @@ export const make = Effect.gen(function* () {
   const into = sql`INSERT INTO ${table} AS states (${sql.literal(stored)})`
   const all = sql.literal(stored)
 
-  // Each returns what is stored where nothing was written.
+  const overwriteOne = ({ manifest, payload, persistenceId, shard, timestamp, versionNumber }: Write) => sql`
+    ${into} VALUES (${persistenceId}, ${versionNumber}, ${payload}, ${manifest}, ${timestamp}, ${BigInt(shard)})
+    ON CONFLICT (persistence_id) DO UPDATE SET ${sql.literal(replace)}`
+
+  // The others return what is stored where nothing was written.
 
   // A plain SELECT would not see what another transaction committed while this one waited for it. But the row that is in the
   // way is locked by then, so a second INSERT is sure to meet it, and to return it, updated to itself.
@@ -58,7 +72,7 @@ export const make = Effect.gen(function* () {
 
   // Rows that somebody else has are left out. Whether somebody else is about to insert one cannot be known: `inserting` says
   // whether to try, and not for long. In one order for everybody, so that two of these cannot block each other in a circle.
-  const writeMany = (states: ReadonlyArray<Write>, inserting: boolean) => sql`
+  const writeMany = (kind: Request["kind"], states: ReadonlyArray<Write>, inserting: boolean) => sql`
     WITH new (${all}) AS MATERIALIZED (
       SELECT * FROM unnest(
         ${states.map(({ persistenceId }) => persistenceId)}::text[],
@@ -72,12 +86,13 @@ export const make = Effect.gen(function* () {
       SELECT states.* FROM ${table} AS states JOIN new USING (persistence_id) FOR UPDATE OF states SKIP LOCKED
     ), written AS (
       ${into} SELECT new.* FROM new LEFT JOIN held USING (persistence_id)
-      WHERE held.version_number < new.version_number OR ${inserting} AND held.persistence_id IS NULL AND NOT EXISTS (
+      WHERE ${sql.literal(kind === "write" ? "held.version_number < new.version_number" : "held.persistence_id IS NOT NULL")}
+        OR ${inserting} AND held.persistence_id IS NULL AND NOT EXISTS (
         SELECT FROM ${table} AS known WHERE known.persistence_id = new.persistence_id
       )
       ORDER BY persistence_id
       ON CONFLICT (persistence_id) DO UPDATE SET ${sql.literal(replace)}
-      WHERE states.version_number < excluded.version_number
+      WHERE ${sql.literal(kind === "write" ? "states.version_number < excluded.version_number" : "true")}
       RETURNING persistence_id
     )
     SELECT rest.persistence_id AS "persistenceId", ${sql.literal(content)}
@@ -95,11 +110,12 @@ export const make = Effect.gen(function* () {
         : Effect.fail(new StaleState({ persistenceId: state.persistenceId, attempted: state.versionNumber, current }))
     })
 
-  const patiently = ({ state }: Request) => Effect.flatMap(query(writeOne(state)), (rows) => resultOf(state, rows))
+  const patiently = ({ kind, state }: Request) =>
+    Effect.flatMap(query(kind === "write" ? writeOne(state) : overwriteOne(state)), (rows) => resultOf(state, rows))
 
   const run = Effect.fnUntraced(function* (requests: ReadonlyArray<Request>, inserting: boolean) {
     const states = requests.map(({ state }) => state)
-    const rows = yield* query(writeMany(states, inserting))
+    const rows = yield* query(writeMany(requests[0]?.kind ?? "write", states, inserting))
     const keys = yield* decodeKeys(rows)
     const rest = new Map(keys.map(({ persistenceId }, index) => [persistenceId, rows[index]]))
     return yield* Effect.forEach(states, (state): Effect.Effect<Results[number]> => {
@@ -149,15 +165,14 @@ export const make = Effect.gen(function* () {
     new Closed({ message: "the scope of this DurableStateStore has ended before the write had; keep its layer alive" })
   )
 
-  /** Writes a state, unless what is stored is newer or different. */
-  return (state: Write): Effect.Effect<void, Failure> => {
-    const request: Request = {
-      kind: "write",
-      shared: [],
-      exclusive: [state.persistenceId],
-      bytes: state.payload.length,
-      state
-    }
-    return Effect.flatMap(inTransaction, (inside) => (inside ? patiently(request) : coalesced(request)))
+  const done = (request: Request) =>
+    Effect.flatMap(inTransaction, (inside) => (inside ? patiently(request) : coalesced(request)))
+
+  return {
+    /** Writes a state, unless what is stored is newer or different. */
+    write: (state: Write): Effect.Effect<void, Failure> => done(requestOf("write", state)),
+    /** Writes a state, whatever is stored. */
+    overwrite: (state: DurableState): Effect.Effect<void, Reason> =>
+      Effect.catchTag(done(requestOf("overwrite", state)), "StaleState", () => Effect.void)
   }
 })

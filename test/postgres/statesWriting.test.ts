@@ -111,6 +111,15 @@ describe("writes that come at once", () => {
       assert.deepStrictEqual(results.slice(0, 4), ["stale: 5", "written", "CorruptRow", "Unexpected"])
       assert.deepStrictEqual(new Set(results.slice(4)), new Set(["written"]))
       assert.isBelow(requests() - before, 100)
+
+      const overwriting = requests()
+      const others = ids.filter((id) => id !== "refused")
+      yield* Effect.forEach(others, (id) => states.overwriteState(state(id, 1n, "1")), { concurrency: "unbounded" })
+      assert.isBelow(requests() - overwriting, 20)
+      assert.deepStrictEqual(
+        new Set((yield* states.getStates(others)).map(({ versionNumber }) => versionNumber)),
+        new Set([1n])
+      )
       assert.strictEqual((yield* states.getStates(ids.slice(4))).length, 400)
     })
   )
@@ -126,16 +135,18 @@ describe("writes that come at once", () => {
         const version = Math.floor(index / 10) + ((index * 13) % 7)
         const text = `${(index * 11) % 3}`
         const onDuplicate = index % 2 === 0 ? "ignore" : "fail"
+        const overwriting = index % 5 === 4
         const [current, now] = stored.get(id) ?? [-1, ""]
-        if (version > current) stored.set(id, [version, text])
+        if (version > current || overwriting) stored.set(id, [version, text])
         const same = version === current && text === now && onDuplicate === "ignore"
-        expected.push(version > current || same ? "written" : `stale: ${current} ${now}`)
-        return { state: state(id, BigInt(version), text), onDuplicate } as const
+        expected.push(version > current || same || overwriting ? "written" : `stale: ${current} ${now}`)
+        const written = state(id, BigInt(version), text)
+        return overwriting ? states.overwriteState(written) : states.writeState(written, { onDuplicate })
       })
       const results = yield* Effect.forEach(
         writes,
-        ({ onDuplicate, state }) =>
-          states.writeState(state, { onDuplicate }).pipe(
+        (write) =>
+          write.pipe(
             Effect.as("written"),
             Effect.catchTag("StaleState", ({ current }) =>
               Effect.succeed(`stale: ${current.versionNumber} ${new TextDecoder().decode(current.payload)}`)
