@@ -249,18 +249,16 @@ export const parseVersion = (text: string): Effect.Effect<bigint, InvalidVersion
 
 // Ids
 
-/** Random bytes of the platform, drawn a few thousand at a time: asking for seven costs as much. */
+/** Random bytes of the platform, drawn a few thousand at a time: a few of them would cost as much. */
 const platformRandom = () => {
-  const drawn = new Uint8Array(4096)
-  let used = drawn.length
+  const draw = (size: number) => globalThis.crypto.getRandomValues(new Uint8Array(size))
+  let drawn = new Uint8Array(0)
   return (size: number): Uint8Array => {
-    if (size > drawn.length) return globalThis.crypto.getRandomValues(new Uint8Array(size))
-    if (used + size > drawn.length) {
-      globalThis.crypto.getRandomValues(drawn)
-      used = 0
-    }
-    used += size
-    return drawn.slice(used - size, used)
+    if (size > 4096) return draw(size)
+    if (size > drawn.length) drawn = draw(4096)
+    const bytes = drawn.subarray(0, size)
+    drawn = drawn.subarray(size)
+    return bytes
   }
 }
 
@@ -288,7 +286,8 @@ export class EventStore extends Context.Service<
      * is that of no event, so it always conflicts. A conflict does not spoil the transaction it happens in.
      * With `onDuplicate: "ignore"` an event whose id is in the log already is returned as it is stored, and not compared
      * with `expected`: the same append can be tried again. The same id with other content is always `DuplicateEvent`.
-     * No events do nothing.
+     * No events do nothing. Appends that are made at once outside of a transaction can share a commit, but no result and no
+     * failure; to one aggregate they happen in the order in which they were made.
      *
      * **Gotchas**
      *

@@ -82,7 +82,7 @@ const requestOf = (append: Append, ids: ReadonlyArray<string>): Request => {
     kind: plain ? "plain" : "checked",
     shared: sharing ? aggregateIds : [],
     exclusive: sharing ? given : [...aggregateIds, ...given],
-    bytes: [...datas, ...metadatas].reduce((bytes, text) => bytes + text.length, 0),
+    size: [...datas, ...metadatas].reduce((size, text) => size + text.length, 0),
     append,
     ids,
     datas,

@@ -24,7 +24,7 @@ const waiters = 4
 const patience = "100 millis"
 
 /** What one run may hold, unless it is one job. A key is a lock on the server, where there is room for some thousands. */
-const most = { jobs: 1000, keys: 200, bytes: 1_000_000 }
+const most = { jobs: 1000, keys: 200, size: 1_000_000 }
 
 export interface Job {
   /** What it touches, and others of the same run may, too. */
@@ -33,7 +33,7 @@ export interface Job {
   readonly exclusive: ReadonlyArray<string>
   /** Only jobs of the same kind go together. */
   readonly kind: string
-  readonly bytes: number
+  readonly size: number
 }
 
 /** How jobs are done. */
@@ -106,13 +106,13 @@ export const make = Effect.fnUntraced(function* <J extends Job, A, E>(work: Work
     const shared = new Set<string>()
     const exclusive = new Set<string>()
     let keys = 0
-    let bytes = 0
+    let size = 0
     for (const entry of queue) {
       const { job } = entry
       const first = taken[0]?.job
       keys += job.shared.length + job.exclusive.length
-      bytes += job.bytes
-      if (first !== undefined && (taken.length === share || keys > most.keys || bytes > most.bytes)) break
+      size += job.size
+      if (first !== undefined && (taken.length === share || keys > most.keys || size > most.size)) break
       if (
         (first === undefined || job.kind === first.kind) &&
         job.shared.every((key) => !busy.has(key) && !exclusive.has(key)) &&
@@ -123,7 +123,7 @@ export const make = Effect.fnUntraced(function* <J extends Job, A, E>(work: Work
         for (const key of job.exclusive) exclusive.add(key)
       } else {
         keys -= job.shared.length + job.exclusive.length
-        bytes -= job.bytes
+        size -= job.size
         for (const key of job.shared) exclusive.add(key)
         for (const key of job.exclusive) exclusive.add(key)
       }
@@ -139,7 +139,8 @@ export const make = Effect.fnUntraced(function* <J extends Job, A, E>(work: Work
 
   const finish = (entries: ReadonlyArray<Entry<J, A, E>>, exit: Exit.Exit<Results>) => {
     const results = Exit.isSuccess(exit) ? exit.value : undefined
-    // All of them, before anybody goes on: that may be with the next job.
+    // All of them, before anybody goes on: that may be with the next job, which goes with the next run.
+    scheduled = true
     for (const { job } of entries) end(job)
     const blocked =
       results === undefined ? [] : entries.filter((entry, index) => results[index] === undefined && !entry.gone)
@@ -167,12 +168,12 @@ export const make = Effect.fnUntraced(function* <J extends Job, A, E>(work: Work
       if (failure !== undefined) resume(failure)
       else if (result !== undefined || waiting) resume(Effect.succeed(result))
     })
-    schedule()
+    flush()
   }
 
-  const flush = Effect.sync(() => {
+  const flush = () => {
     scheduled = false
-    while (running < lanes) {
+    while (queue.size > 0 && running < lanes) {
       const entries = take()
       if (entries.length === 0) return
       const run: Running = { seen: false, slow: false }
@@ -187,9 +188,17 @@ export const make = Effect.fnUntraced(function* <J extends Job, A, E>(work: Work
       const jobs = entries.map(({ job }) => job)
       fork(Effect.onExit(work.attempt(jobs), (exit) => Effect.sync(() => done(exit))))
     }
-  })
+    if (queue.size > 0) watchRuns()
+  }
+
+  const watchRuns = () => {
+    if (watched) return
+    watched = true
+    fork(Effect.delay(watch, patience))
+  }
 
   const watch = Effect.sync(() => {
+    watched = false
     for (const run of runs) {
       if (run.seen && !run.slow && slow < waiters) {
         run.slow = true
@@ -198,21 +207,14 @@ export const make = Effect.fnUntraced(function* <J extends Job, A, E>(work: Work
       }
       run.seen = true
     }
-    watched = false
-    schedule()
+    flush()
   })
 
+  /** After the fibers that can go on now, as they may have jobs, too. */
   const schedule = () => {
-    if (!open || queue.size === 0) return
-    if (running === lanes) {
-      if (watched) return
-      watched = true
-      fork(Effect.delay(watch, patience))
-    } else if (!scheduled) {
-      scheduled = true
-      // After the fibers that can go on now, as they may have jobs, too.
-      fork(Effect.andThen(Effect.yieldNow, flush))
-    }
+    if (scheduled) return
+    scheduled = true
+    fork(Effect.andThen(Effect.yieldNow, Effect.sync(flush)))
   }
 
   const settle = (job: J, result: Effect.Effect<Exit.Exit<A, E> | undefined, E>) =>
@@ -220,7 +222,7 @@ export const make = Effect.fnUntraced(function* <J extends Job, A, E>(work: Work
 
   const over = (job: J) => {
     end(job)
-    schedule()
+    flush()
   }
 
   const together = (job: J) =>
@@ -229,7 +231,8 @@ export const make = Effect.fnUntraced(function* <J extends Job, A, E>(work: Work
       const result = Effect.callback<Exit.Exit<A, E> | undefined, E>((resume) => {
         entry = { job, resume, waiting: false, gone: false }
         queue.add(entry)
-        schedule()
+        if (running < lanes) schedule()
+        else watchRuns()
       })
       return Effect.onExitPrimitive(settle(job, result), () => {
         if (entry === undefined) return undefined

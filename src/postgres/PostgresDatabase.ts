@@ -74,6 +74,11 @@ export interface Options {
    * notified in the transaction that appends it, and aggregate ids can have 56 bytes at most.
    */
   readonly notify?: "rows"
+  /**
+   * `"containment"` makes the migrations index what events contain, for those who query by `data` and `metadata`. It makes
+   * an append about twice as expensive, and queries work without it.
+   */
+  readonly index?: "containment"
 }
 
 /** Runs one statement on some connection, and returns its rows. */
@@ -110,7 +115,8 @@ export class PostgresDatabase extends Context.Service<
 
     readonly reconnect: Schedule.Schedule<unknown, Reason>
 
-    readonly notify: "rows" | undefined
+    /** Which of the migrations run that do not run unless they are asked for. */
+    readonly extras: { readonly index: Options["index"] | undefined; readonly notify: Options["notify"] | undefined }
 
     readonly transactor: Transactor.Transactor["Service"]
   }
@@ -122,6 +128,7 @@ export const make = (options: Options = {}) =>
   Effect.gen(function* () {
     const {
       acquireTimeout = "10 seconds",
+      index,
       notify,
       reconnect = backOff,
       settleTimeout = "2 seconds",
@@ -146,14 +153,9 @@ export const make = (options: Options = {}) =>
         `no connection came free within ${Duration.format(patience)}: the pool is exhausted; ` +
         "make it larger, or hold transactions open for less time"
     })
-    // Only who has to wait needs a timer, which would double the cost of a lease.
-    const lease = Effect.flatMap(Effect.forkChild(sql.reserve, { startImmediately: true }), (fiber) => {
-      const ready = fiber.pollUnsafe()
-      if (ready !== undefined) return ready
-      return Effect.timeoutOrElse(Fiber.join(fiber), {
-        duration: patience,
-        orElse: () => Effect.andThen(Fiber.interrupt(fiber), Effect.fail(sqlErrorOf(exhausted)))
-      }).pipe(Effect.onInterrupt(() => Fiber.interrupt(fiber)))
+    const lease = Effect.timeoutOrElse(sql.reserve, {
+      duration: patience,
+      orElse: () => Effect.fail(sqlErrorOf(exhausted))
     })
 
     const query = (statement: Statement.Statement<unknown>) =>
@@ -211,7 +213,7 @@ export const make = (options: Options = {}) =>
       inTransaction,
       settleTimeout: settlePatience,
       reconnect,
-      notify,
+      extras: { index, notify },
       transactor: Transactor.fromSqlClient({ withTransaction, afterCommit: sql.afterCommit }, reasonOf)
     })
   })
