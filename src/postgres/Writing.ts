@@ -28,7 +28,7 @@ const requestOf = (kind: Request["kind"], state: Write): Request => ({
   kind,
   shared: [],
   exclusive: [state.persistenceId],
-  bytes: state.payload.length,
+  size: state.payload.length,
   state
 })
 
