@@ -153,7 +153,7 @@ describe.concurrent("a network that is silently dead", () => {
   it.live("from the moment on when the connection begins to listen", () =>
     Effect.gen(function* () {
       const { behind, direct, proxy } = yield* proxied()
-      yield* proxy.delay(150)
+      yield* proxy.delay(400)
       const follower = yield* follow(behind, { after: "start" })
       // Its answer is on the way.
       yield* waitForBackends(behind.applicationName, (all) => all.some((backend) => backend.query.startsWith("LISTEN")))
