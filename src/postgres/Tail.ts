@@ -130,7 +130,6 @@ export const make = Effect.gen(function* () {
     let failure: Reason | undefined
     let grown = Deferred.makeUnsafe<void>()
     let lost = Deferred.makeUnsafe<never, Reason>()
-    let connections = 0
     const begun = Deferred.makeUnsafe<void>()
 
     const tellAll = () => {
@@ -225,7 +224,7 @@ export const make = Effect.gen(function* () {
 
     const reader = (ear: Ear) =>
       Effect.suspend(() => {
-        if (connections++ > 0) {
+        if (ear.again) {
           const before = lost
           lost = Deferred.makeUnsafe()
           Deferred.doneUnsafe(before, Effect.fail(again))

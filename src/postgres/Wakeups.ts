@@ -48,6 +48,8 @@ export interface Ear {
   readonly query: Query
   /** Waits for a wake-up, but not longer than this; one that has come since the last wait counts. Says whether it came. */
   readonly wait: (atMost: Duration.Input) => Effect.Effect<Option.Option<void>>
+  /** Whether a connection has been lost, or could not be had, since the reader ran last or first wanted to. */
+  readonly again: boolean
 }
 
 export class Wakeups extends Context.Service<
@@ -79,12 +81,16 @@ const Named = Schema.Struct({ name: Schema.String, oid: Schema.NullOr(Schema.Str
 interface Epoch {
   readonly query: Query
   readonly lost: Deferred.Deferred<never, Reason>
+  /** How many there were before it, those included that were never open. */
+  readonly before: number
 }
 
 /** Keeps a connection open while somebody listens. */
 interface Connector {
   /** The connection there is, or the next one, or why there will be none. */
   readonly epoch: Effect.Effect<Epoch, Reason>
+  /** How many connections there have been. */
+  readonly count: () => number
 }
 
 const make = Effect.gen(function* () {
@@ -153,6 +159,7 @@ const make = Effect.gen(function* () {
     acquire: Effect.gen(function* () {
       let current = Deferred.makeUnsafe<Epoch, Reason>()
       let ended = false
+      let count = 0
 
       const connection = Effect.gen(function* () {
         const line = yield* open
@@ -185,6 +192,7 @@ const make = Effect.gen(function* () {
         let worked = false
         const epoch: Epoch = {
           lost,
+          before: count,
           query: (statement) =>
             Effect.tap(line.query(statement), () =>
               Effect.sync(() => {
@@ -204,7 +212,7 @@ const make = Effect.gen(function* () {
             if (!worked || !reason.isRetryable) return yield* reason
           })
         )
-      }).pipe(Effect.scoped)
+      }).pipe(Effect.scoped, Effect.ensuring(Effect.sync(() => count++)))
 
       const run = Effect.forever(
         Effect.retry(connection, { schedule: reconnect, while: ({ isRetryable }) => isRetryable })
@@ -228,7 +236,7 @@ const make = Effect.gen(function* () {
             Effect.suspend(() => (ended ? Effect.void : SubscriptionRef.set(status, "stopped")))
           )
       )
-      return { epoch: Effect.suspend(() => Deferred.await(current)) }
+      return { epoch: Effect.suspend(() => Deferred.await(current)), count: () => count }
     })
   })
 
@@ -236,7 +244,8 @@ const make = Effect.gen(function* () {
     table: Table,
     reader: (ear: Ear) => Effect.Effect<never, Reason>
   ): Effect.fn.Return<never, Reason, Scope.Scope> {
-    const { epoch } = yield* RcRef.get(connectors)
+    const { count, epoch } = yield* RcRef.get(connectors)
+    let known = count()
     const signal = yield* Effect.acquireRelease(
       Effect.tap(Latch.make(), (latch) => Effect.sync(() => signals.get(table)?.add(latch))),
       (latch) => Effect.sync(() => signals.get(table)?.delete(latch))
@@ -245,8 +254,10 @@ const make = Effect.gen(function* () {
       Effect.tap(Effect.timeoutOption(signal.await, atMost), () => Effect.sync(() => signal.closeUnsafe()))
     return yield* Effect.forever(
       Effect.gen(function* () {
-        const { lost, query } = yield* epoch
-        const reason = yield* Effect.flip(Effect.raceFirst(reader({ query, wait }), Deferred.await(lost)))
+        const { before, lost, query } = yield* epoch
+        const again = before > known
+        known = before
+        const reason = yield* Effect.flip(Effect.raceFirst(reader({ query, wait, again }), Deferred.await(lost)))
         yield* Deferred.fail(lost, reason)
       })
     )
