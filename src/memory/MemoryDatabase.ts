@@ -11,12 +11,14 @@
  */
 import { Cause, Clock, Context, Duration, Effect, Layer, Option } from "effect"
 import { SqlClient, SqlError } from "effect/sql"
+import * as Hints from "../Hints.ts"
 import type { Offset } from "../OffsetStore.ts"
 import { isReason, type Reason, Unexpected } from "../StoreError.ts"
 import * as Transactor from "../Transactor.ts"
 import type { EventRow } from "./EventRow.ts"
 import { InFlight } from "./InFlight.ts"
 import { Locks } from "./Locks.ts"
+import type { SpoolRow } from "./SpoolRow.ts"
 import { Table } from "./Table.ts"
 import { Transaction } from "./Transaction.ts"
 
@@ -30,6 +32,7 @@ export class MemoryDatabase extends Context.Service<
       readonly events: Table<EventRow>
       /** The version of each event by its id. */
       readonly eventIds: Table<bigint>
+      readonly spool: Table<SpoolRow>
     }
 
     /**
@@ -42,6 +45,9 @@ export class MemoryDatabase extends Context.Service<
 
     /** The next number of a sequence, from 1. It is never given again, whatever becomes of the transaction. */
     readonly nextValue: (sequence: string) => Effect.Effect<bigint>
+
+    /** Told after the commits of what others may wait for. */
+    readonly hints: Hints.Hints
 
     /** Which versions of the log are not decided yet. */
     readonly inFlight: InFlight
@@ -173,7 +179,13 @@ export const make: Effect.Effect<MemoryDatabase["Service"]> = Effect.sync(() => 
     )
 
   return MemoryDatabase.of({
-    tables: { offsets: new Table("offsets_store"), events: new Table("events"), eventIds: new Table("events_id") },
+    tables: {
+      offsets: new Table("offsets_store"),
+      events: new Table("events"),
+      eventIds: new Table("events_id"),
+      spool: new Table("retryspool_messages")
+    },
+    hints: Hints.make(),
     inFlight,
     statement,
     nextValue: (sequence) =>

@@ -2,17 +2,20 @@
 import { Effect, Layer } from "effect"
 import type * as Events from "../EventStore.ts"
 import type * as Offsets from "../OffsetStore.ts"
+import type * as Spools from "../SpoolStore.ts"
 import { Transactor } from "../Transactor.ts"
 import * as EventStore from "./EventStore.ts"
 import * as MemoryDatabase from "./MemoryDatabase.ts"
 import * as OffsetStore from "./OffsetStore.ts"
+import * as SpoolStore from "./SpoolStore.ts"
 
 export * as EventStore from "./EventStore.ts"
 export * as MemoryDatabase from "./MemoryDatabase.ts"
 export * as OffsetStore from "./OffsetStore.ts"
+export * as SpoolStore from "./SpoolStore.ts"
 
 /** What every backend provides. */
-export type Stores = Events.EventStore | Offsets.OffsetStore | Transactor
+export type Stores = Events.EventStore | Offsets.OffsetStore | Spools.SpoolStore | Transactor
 
 const layerTransactor = Layer.effect(
   Transactor,
@@ -22,7 +25,8 @@ const layerTransactor = Layer.effect(
 const layerStores: Layer.Layer<Stores, never, MemoryDatabase.MemoryDatabase> = Layer.mergeAll(
   layerTransactor,
   EventStore.layer,
-  OffsetStore.layer
+  OffsetStore.layer,
+  SpoolStore.layer
 )
 
 /**

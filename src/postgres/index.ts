@@ -12,6 +12,7 @@ import type * as Events from "../EventStore.ts"
 import type * as Offsets from "../OffsetStore.ts"
 import * as Operation from "../Operation.ts"
 import type { StoreError } from "../StoreError.ts"
+import type * as Spools from "../SpoolStore.ts"
 import { Transactor } from "../Transactor.ts"
 import * as EventSequence from "./EventSequence.ts"
 import * as EventStore from "./EventStore.ts"
@@ -19,17 +20,19 @@ import * as Migrations from "./Migrations.ts"
 import * as OffsetStore from "./OffsetStore.ts"
 import * as PostgresConfig from "./PostgresConfig.ts"
 import * as PostgresDatabase from "./PostgresDatabase.ts"
+import * as SpoolStore from "./SpoolStore.ts"
 
 export * as EventStore from "./EventStore.ts"
 export * as Migrations from "./Migrations.ts"
 export * as OffsetStore from "./OffsetStore.ts"
 export * as PostgresConfig from "./PostgresConfig.ts"
 export * as PostgresDatabase from "./PostgresDatabase.ts"
+export * as SpoolStore from "./SpoolStore.ts"
 
 export type { Options } from "./PostgresDatabase.ts"
 
 /** What every backend provides. */
-export type Stores = Events.EventStore | Offsets.OffsetStore | Transactor
+export type Stores = Events.EventStore | Offsets.OffsetStore | Spools.SpoolStore | Transactor
 
 const layerTransactor = Layer.effect(
   Transactor,
@@ -39,7 +42,8 @@ const layerTransactor = Layer.effect(
 const layerStores: Layer.Layer<Stores, never, PostgresDatabase.PostgresDatabase> = Layer.mergeAll(
   layerTransactor,
   EventStore.layer,
-  OffsetStore.layer
+  OffsetStore.layer,
+  SpoolStore.layer
 )
 
 /** Runs the migrations, and nothing else: for a role that owns the tables, in a deployment step. */

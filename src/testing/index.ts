@@ -10,4 +10,5 @@
  */
 export * as EventStore from "./EventStore.ts"
 export * as OffsetStore from "./OffsetStore.ts"
+export * as SpoolStore from "./SpoolStore.ts"
 export * as Transactor from "./Transactor.ts"
