@@ -7,8 +7,9 @@
  * **Which reads never skip an event**
  *
  * A version is drawn before the commit that makes its event visible, so a reader can see 12 while 11 is still in flight.
- * Reads that take a cursor and span aggregates (`load`, `read` forward) stop at such a hole and never pass it: what they
- * return up to a version is all there will ever be up to it. Reads of one aggregate or one id see what is committed.
+ * Reads that take a cursor and span aggregates (`load`, `read` forward, `subscribe`) stop at such a hole and never pass
+ * it: what they return up to a version is all there will ever be up to it. Reads of one aggregate or one id see what is
+ * committed.
  *
  * ```ts
  * import { Effect } from "effect"
@@ -90,24 +91,80 @@ export const expectedOf = ({ expected = "any" }: Append, aggregateId: string): E
       ? (expected[aggregateId] ?? "any")
       : "any"
 
-/** Which events to read. Everything given must hold. */
-export class Query extends Schema.Class<Query>("effect-strata/EventStore/Query")({
-  /** Only versions above this one. */
-  after: Schema.optionalKey(Version),
+/** Which events are meant. Everything given must hold. */
+export class Filter extends Schema.Class<Filter>("effect-strata/EventStore/Filter")({
   aggregateIds: Schema.optionalKey(Schema.Array(Key)),
   eventTypes: Schema.optionalKey(Schema.Array(Key)),
   /** Contained in the event's data, as `jsonb @>` defines it. */
   data: Schema.optionalKey(SafeJson),
   /** Contained in the event's metadata. */
   metadata: Schema.optionalKey(SafeJsonObject),
-  createdAfter: Schema.optionalKey(Schema.DateTimeUtc),
+  createdAfter: Schema.optionalKey(Schema.DateTimeUtc)
+}) {}
+
+/** How many events to read at a time: 1,000. */
+const BatchSize = Schema.Int.check(Schema.isBetween({ minimum: 1, maximum: 100_000 }))
+
+/** Which events to read. */
+export class Query extends Filter.extend<Query>("effect-strata/EventStore/Query")({
+  /** Only versions above this one. */
+  after: Schema.optionalKey(Version),
   /** `"forward"` unless given. `"backward"` begins with the last event, and sees what is committed, holes or not. */
   direction: Schema.optionalKey(Schema.Literals(["forward", "backward"])),
   /** How many events at most. */
   limit: Schema.optionalKey(Schema.Int.check(Schema.isGreaterThanOrEqualTo(0))),
-  /** How many to read at a time: 1,000. */
-  batchSize: Schema.optionalKey(Schema.Int.check(Schema.isBetween({ minimum: 1, maximum: 100_000 })))
+  batchSize: Schema.optionalKey(BatchSize)
 }) {}
+
+/** Which events to follow, and from where. */
+export class Subscription extends Filter.extend<Subscription>("effect-strata/EventStore/Subscription")({
+  /**
+   * The version to begin after, `"start"` for every event there is, or `"end"` for none of those: only versions above the
+   * `latestVersion` of the moment when the stream starts.
+   */
+  after: Schema.Union([Schema.Literals(["start", "end"]), Version]),
+  batchSize: Schema.optionalKey(BatchSize)
+}) {}
+
+/** What a notification tells of an event: all but its data. The fields are those of go-sync-kit's payload. */
+export class EventNotification extends Schema.Class<EventNotification>("effect-strata/EventStore/EventNotification")({
+  version: Version,
+  id: Schema.String,
+  aggregateId: Schema.String,
+  eventType: Schema.String,
+  streamName: Schema.String,
+  createdAt: Schema.DateTimeUtc
+}) {}
+
+export const notificationOf = ({
+  aggregateId,
+  createdAt,
+  eventType,
+  id,
+  streamName,
+  version
+}: StoredEvent): EventNotification =>
+  new EventNotification({ version, id, aggregateId, eventType, streamName, createdAt }, { disableChecks: true })
+
+/** Which events to be notified of: of all, unless an aggregate or a type is given. */
+export class Topic extends Schema.Class<Topic>("effect-strata/EventStore/Topic")({
+  aggregateId: Schema.optionalKey(Key),
+  eventType: Schema.optionalKey(Key)
+}) {}
+
+/** The subscription that has the events of a topic. */
+export const subscriptionTo = ({ aggregateId, eventType }: Topic): Subscription =>
+  new Subscription({
+    after: "end",
+    ...(aggregateId === undefined ? {} : { aggregateIds: [aggregateId] }),
+    ...(eventType === undefined ? {} : { eventTypes: [eventType] })
+  })
+
+/**
+ * Whether subscribers hear of new events at once. `"stopped"` where there are none, or after their reconnect schedule has
+ * ended.
+ */
+export type ListenerStatus = "connected" | "reconnecting" | "stopped"
 
 /** A cursor of `load`. */
 export class Since extends Schema.Class<Since>("effect-strata/EventStore/Since")({ since: Version }) {}
@@ -238,6 +295,38 @@ export class EventStore extends Context.Service<
      * where `load` ends; it does not wait for events to come.
      */
     readonly read: (query?: (typeof Query)["~type.make.in"]) => Stream.Stream<StoredEvent, InvalidInput | StoreError>
+
+    /**
+     * The events after a version, those that are there and then those to come, for ever: in order, each exactly once, and
+     * none left out, whatever the writers do and however often the connection is lost.
+     *
+     * **Details**
+     *
+     * It first reads the log, as `read` does, then hears of new events. All subscribers of a layer share one connection for
+     * that, and what arrives on it. One that is slow reads the log again to catch up: it delays nobody, and holds at most
+     * what it reads at a time. After a lost connection everybody goes on where they were, by the layer's reconnect
+     * schedule; only the end of that, a `CorruptRow` or an error that no retry mends ends the stream. An open transaction
+     * that may append before the next event holds it back, and a warning says who that is.
+     *
+     * **Gotchas**
+     *
+     * It sees only what is committed, also inside a transaction. To process each event exactly once, keep your cursor in
+     * the transaction that does the processing: the stream alone starts again where you tell it to.
+     */
+    readonly subscribe: (
+      subscription: (typeof Subscription)["~type.make.in"]
+    ) => Stream.Stream<StoredEvent, InvalidInput | StoreError>
+
+    /** What is appended from now on, as `subscribe` with `"end"` gives it, without the data. */
+    readonly notifications: (
+      topic?: (typeof Topic)["~type.make.in"]
+    ) => Stream.Stream<EventNotification, InvalidInput | StoreError>
+
+    /** Whether subscribers hear of new events at once: now, and as a stream that begins with now. */
+    readonly listener: {
+      readonly status: Effect.Effect<ListenerStatus>
+      readonly changes: Stream.Stream<ListenerStatus>
+    }
 
     /** The event with this id. */
     readonly get: (id: string) => Effect.Effect<StoredEvent, EventNotFound | InvalidInput | StoreError>

@@ -10,7 +10,7 @@
  *
  * Adapters fail with a bare `Reason`: the operation adds which store and which operation it was.
  */
-import { Cause, Clock, Duration, Effect, Exit, Metric, Option, type Scope, Stream, Tracer } from "effect"
+import { Cause, Clock, Deferred, Duration, Effect, Exit, Metric, Option, type Scope, Stream, Tracer } from "effect"
 import { type Arguments, check, type InvalidInput } from "./Input.ts"
 import { Closed, isReason, type Reason, StoreError } from "./StoreError.ts"
 
@@ -46,6 +46,12 @@ export interface Operations {
     schema: S,
     body: (input: S["Type"]) => Stream.Stream<A, E>
   ) => (input: S["~type.make.in"]) => Stream.Stream<A, Failure<E | InvalidInput>>
+
+  /** The same for a stream that has no end of its own: the end of the scope is its end, with `Closed`. */
+  readonly subscription: Operations["stream"]
+
+  /** Such a stream without arguments. */
+  readonly endless: <A, E extends Tagged>(operation: string, body: Stream.Stream<A, E>) => Stream.Stream<A, Failure<E>>
 }
 
 const isReasonOf = <E>(error: E): error is Extract<E, Reason> => isReason(error)
@@ -61,12 +67,8 @@ const outcomeOf = (exit: Exit.Exit<unknown, Tagged>): string => {
 /** Makes the operations of one store on one backend. They fail with `Closed` once the scope has ended. */
 export const make = (store: string, backend: string): Effect.Effect<Operations, never, Scope.Scope> =>
   Effect.gen(function* () {
-    let closed = false
-    yield* Effect.addFinalizer(() =>
-      Effect.sync(() => {
-        closed = true
-      })
-    )
+    const closing = Deferred.makeUnsafe<void>()
+    yield* Effect.addFinalizer(() => Deferred.succeed(closing, undefined))
 
     const instrument = (operation: string) => {
       const span = `${store}.${operation}`
@@ -84,11 +86,10 @@ export const make = (store: string, backend: string): Effect.Effect<Operations, 
       }
 
       const fail = (reason: Reason) => Effect.fail(new StoreError({ store, operation, reason }))
-      const open = Effect.suspend(() =>
-        closed
-          ? fail(new Closed({ message: `the scope of this ${store} has ended; keep its layer alive` }))
-          : Effect.void
+      const closed = Effect.suspend(() =>
+        fail(new Closed({ message: `the scope of this ${store} has ended; keep its layer alive` }))
       )
+      const open = Effect.suspend(() => (Deferred.isDoneUnsafe(closing) ? closed : Effect.void))
 
       /** Counts and times. Straight to the metrics: as effects these would cost more than all the rest in here. */
       const measured = <A, E extends Tagged, R>(body: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
@@ -109,9 +110,12 @@ export const make = (store: string, backend: string): Effect.Effect<Operations, 
             Effect.provideService(located, Tracer.ParentSpan, current)
           )
         },
-        stream: <A, E extends Tagged>(body: Stream.Stream<A, E>): Stream.Stream<A, Failure<E>> => {
+        stream: <A, E extends Tagged>(body: Stream.Stream<A, E>, endless = false): Stream.Stream<A, Failure<E>> => {
           const located = Stream.catchIf(body, isReasonOf<E>, (reason) => Stream.fromEffect(fail(reason)))
-          return Stream.unwrap(Effect.as(open, located)).pipe(
+          const ending = endless
+            ? Stream.interruptWhen(located, Effect.andThen(Deferred.await(closing), closed))
+            : located
+          return Stream.unwrap(Effect.as(open, ending)).pipe(
             (opened) => Stream.onExit(opened, (exit) => Metric.update(counterOf(outcomeOf(exit)), 1)),
             Stream.withSpan(span, { attributes })
           )
@@ -128,6 +132,11 @@ export const make = (store: string, backend: string): Effect.Effect<Operations, 
       stream: (operation, schema, body) => {
         const { stream } = instrument(operation)
         return (input) => stream(Stream.unwrap(Effect.map(check(schema, store, operation, input), body)))
-      }
+      },
+      subscription: (operation, schema, body) => {
+        const { stream } = instrument(operation)
+        return (input) => stream(Stream.unwrap(Effect.map(check(schema, store, operation, input), body)), true)
+      },
+      endless: (operation, body) => instrument(operation).stream(body, true)
     }
   })

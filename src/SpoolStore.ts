@@ -289,13 +289,15 @@ export class SpoolStore extends Context.Service<
     readonly oldestReady: (queue?: string) => Effect.Effect<Option.Option<Duration.Duration>, InvalidInput | StoreError>
 
     /**
-     * Emits after a commit that has stored messages in a queue, or among those in none, or made them due.
+     * Emits once it listens, and then whenever messages may have become ready because somebody has committed them, in
+     * whichever process.
      *
      * **Gotchas**
      *
-     * A hint, which can be lost, and several may be one: look into the store before waiting for the first, and now and then.
+     * A hint, and one can be lost: look by yourself now and then. It says nothing of messages whose time has come:
+     * `untilReady` does.
      */
-    readonly ready: (queue?: string) => Stream.Stream<void>
+    readonly changes: Stream.Stream<void, StoreError>
 
     /** Succeeds if the store can be used now: the backend answers and the table can be read. */
     readonly ping: Effect.Effect<void, StoreError>

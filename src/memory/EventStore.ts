@@ -1,5 +1,6 @@
 /** `EventStore` in memory. */
-import { Duration, Effect, Equal, Layer, Option, Order, Stream } from "effect"
+import { DateTime, Duration, Effect, Equal, Layer, Option, Order, Stream, SubscriptionRef } from "effect"
+import { matches } from "../EventFilter.ts"
 import {
   AggregateSince,
   Append,
@@ -11,23 +12,28 @@ import {
   expectedOf,
   idGenerator,
   type NewEvent,
+  notificationOf,
   Query,
   Since,
+  Subscription,
+  subscriptionTo,
+  Topic,
   VersionConflict
 } from "../EventStore.ts"
 import * as Operation from "../Operation.ts"
-import { type EventRow, matches, rowOf, toStoredEvent } from "./EventRow.ts"
+import { EventRow, toStoredEvent } from "./EventRow.ts"
 import { MemoryDatabase } from "./MemoryDatabase.ts"
 import type { Transaction } from "./Transaction.ts"
 
 const settleTimeout = Duration.seconds(2)
 
+/** How many events a subscriber is given at a time, unless it says otherwise. */
+const pageSize = 1000
+
 const byVersion = Order.mapInput(Order.BigInt, (row: EventRow) => row.version)
 
-const holds = (expected: Expected, actual: Option.Option<bigint>): boolean => {
+const holds = (expected: Exclude<Expected, "any">, actual: Option.Option<bigint>): boolean => {
   switch (expected) {
-    case "any":
-      return true
     case "none":
       return Option.isNone(actual)
     case "some":
@@ -38,7 +44,7 @@ const holds = (expected: Expected, actual: Option.Option<bigint>): boolean => {
 }
 
 export const make = Effect.gen(function* () {
-  const { inFlight, nextValue, statement, tables } = yield* MemoryDatabase
+  const { listener, log, nextValue, statement, tables } = yield* MemoryDatabase
   const { eventIds, events } = tables
   const operation = yield* Operation.make("EventStore", "memory")
   const random = yield* idGenerator
@@ -66,7 +72,10 @@ export const make = Effect.gen(function* () {
     for (const event of append.events) {
       const row = event.id === undefined ? undefined : stored(transaction, event.id)
       if (row === undefined) continue
-      const same = Equal.equals(toStoredEvent(row), toStoredEvent(rowOf(event, row.id, row.version, row.createdAt)))
+      const same = Equal.equals(
+        toStoredEvent(row),
+        toStoredEvent(new EventRow(event, row.id, row.version, row.createdAt))
+      )
       if (append.onDuplicate !== "ignore" || !same) return Effect.fail(new DuplicateEvent({ id: row.id }))
       found.set(event, row)
     }
@@ -88,6 +97,7 @@ export const make = Effect.gen(function* () {
         for (const aggregateId of aggregateIds) {
           if (append.events.every((event) => event.aggregateId !== aggregateId || known.has(event))) continue
           const expected = expectedOf(append, aggregateId)
+          if (expected === "any") continue
           const actual = lastVersion(transaction, aggregateId)
           if (!holds(expected, actual)) return yield* new VersionConflict({ aggregateId, expected, actual })
         }
@@ -102,8 +112,13 @@ export const make = Effect.gen(function* () {
 
   const insert = Effect.fnUntraced(function* (transaction: Transaction, event: NewEvent) {
     const version = yield* nextValue("events_version")
-    const row = rowOf(event, event.id ?? (yield* random.uuidV7()), version, transaction.startedAt)
-    inFlight.draw(transaction, version)
+    const row = new EventRow(
+      event,
+      event.id ?? (yield* random.uuidV7()),
+      version,
+      DateTime.makeUnsafe(transaction.startedAt)
+    )
+    log.draw(transaction, version)
     transaction.set(events, String(version), row)
     transaction.set(eventIds, row.id, version)
     return row
@@ -113,7 +128,7 @@ export const make = Effect.gen(function* () {
   const settled = Effect.fnUntraced(function* (after: bigint, keep: (row: EventRow) => boolean) {
     const page = statement((transaction) =>
       Effect.sync(() => {
-        const undecided = inFlight.first(after, transaction)
+        const undecided = log.first(after, transaction)
         const rows = select(
           transaction,
           (row) => row.version > after && (undecided === undefined || row.version < undecided)
@@ -122,7 +137,7 @@ export const make = Effect.gen(function* () {
         return { rows: rows.filter(keep), undecided: beyond ? undecided : undefined }
       })
     )
-    const wait = Effect.andThen(inFlight.nextEnd, page)
+    const wait = Effect.andThen(log.nextEnd, page)
     const first = yield* page
     if (first.undecided === undefined) return first.rows
     let latest = first
@@ -155,7 +170,7 @@ export const make = Effect.gen(function* () {
 
   const read = operation.stream("read", Query, (query) => {
     const after = query.after ?? 0n
-    const keep = (row: EventRow) => row.version > after && matches(row, query)
+    const keep = (row: EventRow) => row.version > after && matches(query, row)
     const rows =
       query.direction === "backward"
         ? statement((transaction) => Effect.sync(() => select(transaction, keep).toReversed()))
@@ -164,6 +179,30 @@ export const make = Effect.gen(function* () {
       Stream.map(toStoredEvent)
     )
   })
+
+  const follow = (subscription: Subscription) =>
+    Stream.unwrap(
+      Effect.map(listener.attach, () => {
+        const { after, batchSize = pageSize } = subscription
+        const first = after === "start" ? 0n : after === "end" ? log.latest : after
+        return Stream.paginate(first, (cursor) => {
+          const page = listener.await(() => {
+            const rows = log.settledAfter(cursor, batchSize)
+            return rows.length === 0 ? undefined : rows
+          })
+          return Effect.map(page, (rows) => [
+            rows.filter((row) => matches(subscription, row)).map(toStoredEvent),
+            Option.some(rows.at(-1)?.version ?? cursor)
+          ])
+        })
+      })
+    )
+
+  const subscribe = operation.subscription("subscribe", Subscription, follow)
+
+  const notifications = operation.subscription("notifications", Topic, (topic) =>
+    Stream.map(follow(subscriptionTo(topic)), notificationOf)
+  )
 
   const get = operation.fn("get", ById, ({ id }) =>
     statement((transaction) =>
@@ -181,6 +220,9 @@ export const make = Effect.gen(function* () {
     load: (since = 0n) => load({ since }),
     loadByAggregate: (aggregateId, since = 0n) => loadByAggregate({ aggregateId, since }),
     read: (query = {}) => read(query),
+    subscribe,
+    notifications: (topic = {}) => notifications(topic),
+    listener: { status: SubscriptionRef.get(listener.status), changes: SubscriptionRef.changes(listener.status) },
     get: (id) => get({ id }),
     latestVersion: operation.effect(
       "latestVersion",

@@ -9,14 +9,15 @@
  * Transactions are driven by `SqlClient.makeWithTransaction`, which drives them on Postgres too, so nesting, interruption
  * and rollback are the same by construction.
  */
-import { Cause, Clock, Context, Duration, Effect, Layer, Option } from "effect"
+import { Cause, Clock, Context, Duration, Effect, Layer, Option, SubscriptionRef } from "effect"
 import { SqlClient, SqlError } from "effect/sql"
-import * as Hints from "../Hints.ts"
+import type { ListenerStatus } from "../EventStore.ts"
 import type { Offset } from "../OffsetStore.ts"
 import { isReason, type Reason, Unexpected } from "../StoreError.ts"
 import * as Transactor from "../Transactor.ts"
+import { EventLog } from "./EventLog.ts"
 import type { EventRow } from "./EventRow.ts"
-import { InFlight } from "./InFlight.ts"
+import { Listener } from "./Listener.ts"
 import { Locks } from "./Locks.ts"
 import type { SpoolRow } from "./SpoolRow.ts"
 import { Table } from "./Table.ts"
@@ -46,11 +47,11 @@ export class MemoryDatabase extends Context.Service<
     /** The next number of a sequence, from 1. It is never given again, whatever becomes of the transaction. */
     readonly nextValue: (sequence: string) => Effect.Effect<bigint>
 
-    /** Told after the commits of what others may wait for. */
-    readonly hints: Hints.Hints
+    /** The committed events in order, and which versions are not decided yet. */
+    readonly log: EventLog
 
-    /** Which versions of the log are not decided yet. */
-    readonly inFlight: InFlight
+    /** How subscribers hear of new events. */
+    readonly listener: Listener
 
     readonly transactor: Transactor.Transactor["Service"]
 
@@ -59,6 +60,17 @@ export class MemoryDatabase extends Context.Service<
 
     /** Makes every commit of something written take this long from now on, by `Clock`. */
     readonly delayCommits: (delay: Duration.Input) => Effect.Effect<void>
+
+    /**
+     * Cuts subscribers off from what is new, as a lost connection does, until it is restored: then they go on where they
+     * were. To be `"reconnecting"` meanwhile.
+     */
+    readonly cutListener: Effect.Effect<void>
+
+    readonly restoreListener: Effect.Effect<void>
+
+    /** Makes all subscriptions fail with this reason, as when their reconnect schedule ends. */
+    readonly endListener: (reason: Reason) => Effect.Effect<void>
 
     /** How many transactions wait for a row of another one right now. */
     readonly waiting: Effect.Effect<number>
@@ -79,16 +91,22 @@ const reasonOf = ({ reason }: SqlError.SqlError): Reason =>
   isReason(reason.cause) ? reason.cause : new Unexpected({ message: reason.message, cause: reason.cause })
 
 /** Makes an empty database. Give it to several layers (`Memory.layerShared`) to keep its records across them. */
-export const make: Effect.Effect<MemoryDatabase["Service"]> = Effect.sync(() => {
+export const make: Effect.Effect<MemoryDatabase["Service"]> = Effect.gen(function* () {
+  const listener = new Listener(yield* SubscriptionRef.make<ListenerStatus>("stopped"))
   const locks = new Locks<Transaction>()
   const sequences = new Map<string, bigint>()
-  const inFlight = new InFlight()
+  const events = new Table<EventRow>("events")
+  const log = new EventLog()
   const faults: Array<Reason> = []
   let commitDelay = Duration.zero
 
   const begin = Effect.map(
     Clock.currentTimeMillis,
-    (now) => new Transaction(locks, now, (transaction) => inFlight.end(transaction))
+    (now) =>
+      new Transaction(locks, now, (transaction) => {
+        log.end(transaction, (version) => events.committedRow(String(version)))
+        listener.wake()
+      })
   )
 
   const commit = (transaction: Transaction) =>
@@ -181,12 +199,12 @@ export const make: Effect.Effect<MemoryDatabase["Service"]> = Effect.sync(() => 
   return MemoryDatabase.of({
     tables: {
       offsets: new Table("offsets_store"),
-      events: new Table("events"),
+      events,
       eventIds: new Table("events_id"),
       spool: new Table("retryspool_messages")
     },
-    hints: Hints.make(),
-    inFlight,
+    log,
+    listener,
     statement,
     nextValue: (sequence) =>
       Effect.sync(() => {
@@ -203,6 +221,9 @@ export const make: Effect.Effect<MemoryDatabase["Service"]> = Effect.sync(() => 
       Effect.sync(() => {
         commitDelay = Duration.fromInputUnsafe(delay)
       }),
+    cutListener: listener.cut,
+    restoreListener: listener.restore,
+    endListener: (reason) => listener.end(reason),
     waiting: Effect.sync(() => locks.waiting)
   })
 })

@@ -48,10 +48,8 @@ import type { Transaction } from "./Transaction.ts"
 /** How long after its last change `untilReady` counts on an active message without a lease to be given up. */
 const { grace } = Recover.make({})
 
-const isWaiting = ({ state }: SpoolRow) => state === "incoming" || state === "deferred"
-
 export const make = Effect.gen(function* () {
-  const { hints, statement, tables } = yield* MemoryDatabase
+  const { listener, statement, tables } = yield* MemoryDatabase
   const { spool } = tables
   const operation = yield* Operation.make("SpoolStore", "memory")
 
@@ -67,11 +65,7 @@ export const make = Effect.gen(function* () {
       .flatMap(({ row }) => (keep(row) ? [row] : []))
       .sort(order)
 
-  /** Writes rows that are held, and after the commit tells those who wait for them. */
-  const put = (transaction: Transaction, row: SpoolRow) => {
-    transaction.set(spool, row.id, row)
-    if (isWaiting(row)) transaction.onCommit(Effect.sync(() => hints.send(row.queue ?? "")))
-  }
+  const put = (transaction: Transaction, row: SpoolRow) => transaction.set(spool, row.id, row)
 
   /** The row of a message, held: what a statement about one id begins with. */
   const hold = (transaction: Transaction, id: string) =>
@@ -330,7 +324,7 @@ export const make = Effect.gen(function* () {
     purge,
     untilReady: (queue) => untilReady(ofName(queue)),
     oldestReady: (queue) => oldestReady(ofName(queue)),
-    ready: (queue = "") => hints.receive(queue),
+    changes: operation.endless("changes", listener.changes(spool)),
     ping: operation.effect(
       "ping",
       statement(() => Effect.void)

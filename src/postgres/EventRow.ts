@@ -1,9 +1,37 @@
-/** How a row of the table of events becomes an event. */
-import { Effect, Schema, SchemaIssue, SchemaTransformation } from "effect"
-import { StoredEvent } from "../EventStore.ts"
+/**
+ * How rows of the table of events become events.
+ *
+ * **Details**
+ *
+ * Whoever catches up reads every event there is, so a row is looked at by hand: 0.8 us, after 1.2 us for the server and the
+ * driver, where the schema takes 4.4 us. The schema decides about a row that is not as nearly all are, and says what is
+ * wrong with it.
+ */
+import { Data, DateTime, Effect, Predicate, Result, Schema, SchemaIssue, SchemaTransformation } from "effect"
+import { StoredEvent, Version } from "../EventStore.ts"
+import type { CorruptRow } from "../StoreError.ts"
+import { decodeRow } from "./PostgresDatabase.ts"
+
+const isNumeral = (code: number): boolean => (code >= 48 && code <= 57) || code === 46
 
 /** Written as JSON, a double has at most 17 digits, and up to 15 every decimal survives becoming one. */
-const longNumber = /[\d.]{16,}/
+const long = 16
+
+/**
+ * Whether so many digits and dots follow each other. One of them is then at a place that divides by their number, and only
+ * those are looked at: a regular expression takes twice as long as `JSON.parse`, and this a tenth.
+ */
+const hasLongNumber = (json: string): boolean => {
+  for (let place = 0; place < json.length; place += long) {
+    if (!isNumeral(json.charCodeAt(place))) continue
+    let start = place
+    while (isNumeral(json.charCodeAt(start - 1))) start--
+    let end = place + 1
+    while (isNumeral(json.charCodeAt(end))) end++
+    if (end - start >= long) return true
+  }
+  return false
+}
 
 /** The significant digits and their magnitude: what is the same in `1.50`, `15e-1` and `0.0015e3`. */
 const canonical = (text: string): string => {
@@ -24,7 +52,7 @@ const isExact = (text: string): boolean => {
 
 /** The first number that `JSON.parse` would change: an integer beyond 2^53, or one with more digits than a double has. */
 const inexactNumber = (json: string): string | undefined => {
-  if (!longNumber.test(json)) return undefined
+  if (!hasLongNumber(json)) return undefined
   // From string to string, as long digits inside of them are none of our business.
   for (let start = 0; start < json.length;) {
     const quote = json.indexOf('"', start)
@@ -88,7 +116,7 @@ const Json = Schema.NullOr(ExactJson)
 
 /** A row of the table, as `columns` names its parts. */
 export const Row = Schema.Struct({
-  version: StoredEvent.fields.version,
+  version: Version,
   id: Schema.String,
   aggregateId: Schema.String,
   eventType: Schema.String,
@@ -102,5 +130,81 @@ export const Row = Schema.Struct({
 export const columns = `version, id, aggregate_id AS "aggregateId", event_type AS "eventType", data::text AS data,
   metadata::text AS metadata, created_at AS "createdAt", stream_name AS "streamName"`
 
-// Its parts have been checked as those of a row.
-export const toStoredEvent = (row: typeof Row.Type): StoredEvent => new StoredEvent(row, { disableChecks: true })
+/**
+ * The event of a row. Without the constructor, which goes through `data` again even without its checks: 0.9 us, and more
+ * for more data, where this takes 0.15 us.
+ */
+export const toStoredEvent = (row: typeof Row.Type): StoredEvent => Reflect.construct(Data.Class, [row], StoredEvent)
+
+/** The JSON of a column, or nothing if the schema has to say what is wrong with it. */
+const parseExact = (text: string | null): Schema.Json | undefined => {
+  if (text === null) return null
+  if (inexactNumber(text) !== undefined) return undefined
+  try {
+    const value: Schema.Json = JSON.parse(text)
+    return value
+  } catch {
+    return undefined
+  }
+}
+
+const isVersion = Schema.is(Version)
+
+const isText = (value: unknown): value is string | null => typeof value === "string" || value === null
+
+/** The event of a row, if there is nothing unusual about it. */
+const plainEvent = (row: unknown): StoredEvent | undefined => {
+  if (!Predicate.isObject(row)) return undefined
+  const { aggregateId, createdAt, eventType, id, streamName, version } = row
+  if (
+    !isVersion(version) ||
+    typeof id !== "string" ||
+    typeof aggregateId !== "string" ||
+    typeof eventType !== "string" ||
+    typeof streamName !== "string" ||
+    !(createdAt instanceof Date) ||
+    Number.isNaN(createdAt.getTime()) ||
+    !isText(row.data) ||
+    !isText(row.metadata)
+  ) {
+    return undefined
+  }
+  const data = parseExact(row.data)
+  const metadata = parseExact(row.metadata)
+  if (data === undefined || metadata === undefined || !isMetadata(metadata)) return undefined
+  return toStoredEvent({
+    version,
+    id,
+    aggregateId,
+    eventType,
+    data,
+    metadata,
+    createdAt: DateTime.fromDateUnsafe(createdAt),
+    streamName
+  })
+}
+
+/** What rows have become: the events before the first row that does not fit the model, and what is wrong with that one. */
+export interface Decoded {
+  readonly events: Array<StoredEvent>
+  readonly corrupt: CorruptRow | undefined
+}
+
+/** Decodes rows of the table with this name. */
+export const eventDecoder = (table: string): ((rows: ReadonlyArray<unknown>) => Decoded) => {
+  const decode = decodeRow(Row, table, ["version"])
+  return (rows) => {
+    const events: Array<StoredEvent> = []
+    for (const row of rows) {
+      const plain = plainEvent(row)
+      if (plain !== undefined) {
+        events.push(plain)
+        continue
+      }
+      const result = decode(row)
+      if (Result.isFailure(result)) return { events, corrupt: result.failure }
+      events.push(toStoredEvent(result.success))
+    }
+    return { events, corrupt: undefined }
+  }
+}

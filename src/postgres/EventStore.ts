@@ -1,6 +1,6 @@
 /** `EventStore` on Postgres. */
-import { DateTime, Effect, Layer, Option, Schema, Stream } from "effect"
-import type { Fragment, Statement } from "effect/sql/Statement"
+import { Effect, Layer, Option, Schema, Stream, SubscriptionRef } from "effect"
+import type { Statement } from "effect/sql/Statement"
 import {
   AggregateSince,
   Append,
@@ -10,22 +10,25 @@ import {
   EventStore,
   expectedOf,
   idGenerator,
+  notificationOf,
   Query,
   Since,
   StoredEvent,
+  Subscription,
+  subscriptionTo,
+  Topic,
   VersionConflict
 } from "../EventStore.ts"
 import * as Operation from "../Operation.ts"
 import { Contention, type Reason, Unexpected } from "../StoreError.ts"
-import { columns, Row, toStoredEvent } from "./EventRow.ts"
+import { toStoredEvent } from "./EventRow.ts"
 import * as EventSequence from "./EventSequence.ts"
 import { qualify } from "./Identifier.ts"
 import { decodeRows, PostgresDatabase } from "./PostgresDatabase.ts"
 import { isUniqueViolation } from "./Reasons.ts"
-import * as Settling from "./Settling.ts"
-
-/** How many events are read at a time, unless a query says otherwise. */
-const pageSize = 1000
+import * as Following from "./Following.ts"
+import * as Reading from "./Reading.ts"
+import * as Wakeups from "./Wakeups.ts"
 
 /** What came of one event of an append, or of all of them. See `resources/postgres/0002_events.sql`. */
 const Outcome = Schema.Union([
@@ -49,11 +52,11 @@ export const make = Effect.gen(function* () {
   const database = yield* PostgresDatabase
   const { inTransaction, names, query, schema, sql, tables } = database
   const operation = yield* Operation.make("EventStore", "postgres")
-  const settling = yield* Settling.make
+  const reading = yield* Reading.make
+  const { announce, status } = yield* Wakeups.Wakeups
   const random = yield* idGenerator
   const table = tables.events
   const appendFunction = sql.literal(qualify(schema, `${names.events}_append`))
-  const decodeEvents = decodeRows(Row, names.events, ["version"])
   const decodeOutcomes = decodeRows(Outcome, names.events, ["id"])
 
   // Once, before the first append or the first read that relies on it.
@@ -67,9 +70,9 @@ export const make = Effect.gen(function* () {
         )
   )
 
-  // Statements
+  const follow = yield* Following.make(reading, checkSequence)
 
-  const selected = sql.literal(columns)
+  // Statements
 
   const insert = (append: Append, ids: ReadonlyArray<string>) => {
     const { events, onDuplicate = "fail" } = append
@@ -91,25 +94,7 @@ export const make = Effect.gen(function* () {
       )`
   }
 
-  const select = (filters: ReadonlyArray<Fragment>, direction: "ASC" | "DESC", limit?: number) => sql`
-    SELECT ${selected} FROM ${table} WHERE ${sql.and(filters)}
-    ORDER BY version ${sql.literal(direction)} ${limit === undefined ? sql.literal("") : sql`LIMIT ${limit}`}`
-
-  const filtersOf = ({ aggregateIds, createdAfter, data, eventTypes, metadata }: Query): ReadonlyArray<Fragment> => [
-    ...(aggregateIds === undefined ? [] : [sql`aggregate_id = ANY(${aggregateIds}::text[])`]),
-    ...(eventTypes === undefined ? [] : [sql`event_type = ANY(${eventTypes}::text[])`]),
-    ...(data === undefined ? [] : [sql`coalesce(data, 'null') @> ${JSON.stringify(data)}::text::jsonb`]),
-    ...(metadata === undefined ? [] : [sql`metadata @> ${JSON.stringify(metadata)}::text::jsonb`]),
-    // As events are read, in milliseconds: one is not after the time at which it was itself.
-    ...(createdAfter === undefined
-      ? []
-      : [sql`date_trunc('milliseconds', created_at) > ${DateTime.toDateUtc(createdAfter)}::timestamptz`])
-  ]
-
   // Operations
-
-  const eventsOf = (statement: Statement<unknown>) =>
-    Effect.map(Effect.flatMap(query(statement), decodeEvents), (rows) => rows.map(toStoredEvent))
 
   /**
    * The appending itself. Somebody who does not take its locks can still write an id between its look and its INSERT; the
@@ -139,6 +124,7 @@ export const make = Effect.gen(function* () {
     yield* checkSequence
     const ids = yield* Effect.forEach(events, ({ id }) => (id === undefined ? random.uuidV7() : Effect.succeed(id)))
     const outcomes = yield* Effect.flatMap(write(insert(input, ids)), decodeOutcomes)
+    yield* sql.afterCommit(announce("events"))
     const stored = new Map<string, Extract<typeof Outcome.Type, { readonly outcome: "stored" }>>()
     for (const outcome of outcomes) {
       switch (outcome.outcome) {
@@ -173,69 +159,50 @@ export const make = Effect.gen(function* () {
     })
   })
 
-  /** The events above `after` up to `last`, as the filters want them, at most `limit`, in pages. */
-  const pages = (
-    filters: ReadonlyArray<Fragment>,
-    direction: "ASC" | "DESC",
-    { after, batchSize, last, limit }: Record<"after" | "last", bigint> & Record<"batchSize" | "limit", number>
-  ) =>
-    Stream.paginate({ after, last, left: limit }, ({ after, last, left }) => {
-      const size = Math.min(batchSize, left)
-      if (size <= 0) return Effect.succeed([[], Option.none()] as const)
-      const range = [...filters, sql`version > ${after}`, sql`version <= ${last}`]
-      return Effect.map(eventsOf(select(range, direction, size)), (page) => {
-        const end = page.at(-1)?.version
-        if (end === undefined || page.length < size) return [page, Option.none()] as const
-        const rest = direction === "ASC" ? { after: end, last } : { after, last: end - 1n }
-        return [page, Option.some({ ...rest, left: left - size })] as const
-      })
-    })
+  /** For reads that rely on the order in which versions are drawn. */
+  const relying = <A>(stream: Stream.Stream<A, Reason>) => Stream.unwrap(Effect.as(checkSequence, stream))
 
-  const readAll = (input: Query): Stream.Stream<StoredEvent, Reason> => {
-    const { after = 0n, batchSize = pageSize, direction = "forward", limit = Number.POSITIVE_INFINITY } = input
-    const filters = filtersOf(input)
-    if (limit === 0 || input.aggregateIds?.length === 0 || input.eventTypes?.length === 0) return Stream.empty
-    if (direction === "backward") return pages(filters, "DESC", { after, last: 2n ** 63n - 1n, batchSize, limit })
-    const forward = Stream.suspend(() => {
-      let from = after
-      return Stream.flatMap(settling.marks(after), (last) => {
-        const page = pages(filters, "ASC", { after: from, last, batchSize, limit })
-        from = last
-        return page
-      })
-    })
-    return Stream.unwrap(
-      Effect.as(checkSequence, limit === Number.POSITIVE_INFINITY ? forward : Stream.take(forward, limit))
-    )
-  }
-
-  const load = operation.fn("load", Since, ({ since }) => Stream.runCollect(readAll(new Query({ after: since }))))
+  const load = operation.fn("load", Since, ({ since }) =>
+    Stream.runCollect(relying(reading.read(new Query({ after: since }))))
+  )
 
   const loadByAggregate = operation.fn("loadByAggregate", AggregateSince, ({ aggregateId, since }) =>
-    eventsOf(select([sql`aggregate_id = ${aggregateId}`, sql`version > ${since}`], "ASC"))
+    reading.byAggregate(aggregateId, since)
   )
 
   const get = operation.fn(
     "get",
     ById,
     Effect.fnUntraced(function* ({ id }) {
-      const [event] = yield* eventsOf(sql`SELECT ${selected} FROM ${table} WHERE id = ${id}`)
+      const [event] = yield* reading.byId(id)
       return event ?? (yield* new EventNotFound({ id }))
     })
   )
 
   const appendAll = operation.fn("append", Append, append)
-  const read = operation.stream("read", Query, readAll)
+  const read = operation.stream("read", Query, (query) => relying(reading.read(query)))
+
+  const subscribe = operation.subscription("subscribe", Subscription, (subscription) => follow(subscription))
+
+  const notifications = operation.subscription("notifications", Topic, (topic) =>
+    Stream.map(follow(subscriptionTo(topic)), notificationOf)
+  )
 
   return EventStore.of({
     append: (events, options) => appendAll({ events: Array.isArray(events) ? events : [events], ...options }),
     load: (since = 0n) => load({ since }),
     loadByAggregate: (aggregateId, since = 0n) => loadByAggregate({ aggregateId, since }),
     read: (input = {}) => read(input),
+    subscribe,
+    notifications: (topic = {}) => notifications(topic),
+    listener: { status: SubscriptionRef.get(status), changes: SubscriptionRef.changes(status) },
     get: (id) => get({ id }),
-    latestVersion: operation.effect("latestVersion", settling.highestVersion),
+    latestVersion: operation.effect("latestVersion", reading.highestVersion),
     ping: operation.effect("ping", Effect.asVoid(query(sql`SELECT FROM ${table} LIMIT 1`)))
   })
 })
 
-export const layer: Layer.Layer<EventStore, never, PostgresDatabase> = Layer.effect(EventStore, make)
+export const layer: Layer.Layer<EventStore, never, PostgresDatabase> = Layer.provide(
+  Layer.effect(EventStore, make),
+  Wakeups.layer
+)

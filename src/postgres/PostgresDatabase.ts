@@ -2,7 +2,20 @@
  * What the stores share on Postgres: the application's `PgClient`, the names of their tables, and how a statement runs.
  */
 import { PgClient } from "@effect/sql-pg"
-import { Context, Deferred, Duration, Effect, Fiber, Layer, Option, Predicate, Redacted, Result, Schema } from "effect"
+import {
+  Context,
+  Deferred,
+  Duration,
+  Effect,
+  Fiber,
+  Layer,
+  Option,
+  Predicate,
+  Redacted,
+  Result,
+  Schedule,
+  Schema
+} from "effect"
 import { SqlError, type Statement } from "effect/sql"
 import { check, InvalidInput, invalidInput } from "../Input.ts"
 import { CorruptRow, type Reason, Unavailable } from "../StoreError.ts"
@@ -55,7 +68,15 @@ export interface Options {
    * 2 seconds. Then it ends before that place.
    */
   readonly settleTimeout?: Duration.Input
+  /**
+   * When to try again to reach a server that subscribers have lost: after 100 milliseconds, then ever later up to 5 seconds,
+   * with jitter, for ever. Once it ends, they fail.
+   */
+  readonly reconnect?: Schedule.Schedule<unknown, Reason>
 }
+
+/** Runs one statement on some connection, and returns its rows. */
+export type Query = (statement: Statement.Statement<unknown>) => Effect.Effect<ReadonlyArray<unknown>, Reason>
 
 /** The Postgres backend's database: see the module's documentation. */
 export class PostgresDatabase extends Context.Service<
@@ -79,20 +100,24 @@ export class PostgresDatabase extends Context.Service<
      * Straight on the connection: the span of the operation says what the driver's own span of the statement would, and
      * that costs as much again as all the rest of an operation.
      */
-    readonly query: (statement: Statement.Statement<unknown>) => Effect.Effect<ReadonlyArray<unknown>, Reason>
+    readonly query: Query
 
     /** Whether the caller is in a transaction. */
     readonly inTransaction: Effect.Effect<boolean>
 
     readonly settleTimeout: Duration.Duration
 
+    readonly reconnect: Schedule.Schedule<unknown, Reason>
+
     readonly transactor: Transactor.Transactor["Service"]
   }
 >()("effect-strata/postgres/PostgresDatabase") {}
 
+const backOff = Schedule.jittered(Schedule.min([Schedule.exponential("100 millis"), Schedule.spaced("5 seconds")]))
+
 export const make = (options: Options = {}) =>
   Effect.gen(function* () {
-    const { acquireTimeout = "10 seconds", settleTimeout = "2 seconds", ...where } = options
+    const { acquireTimeout = "10 seconds", reconnect = backOff, settleTimeout = "2 seconds", ...where } = options
     const { schema, tables: names } = yield* check(Names, "Postgres", "layer", where)
     const sql = (yield* PgClient.PgClient).withoutTransforms()
     const invalid = (field: string, message: string) =>
@@ -171,6 +196,7 @@ export const make = (options: Options = {}) =>
       query,
       inTransaction,
       settleTimeout: settlePatience,
+      reconnect,
       transactor: Transactor.fromSqlClient({ withTransaction, afterCommit: sql.afterCommit }, reasonOf)
     })
   })
@@ -178,8 +204,8 @@ export const make = (options: Options = {}) =>
 export const layer = (options?: Options): Layer.Layer<PostgresDatabase, InvalidInput, PgClient.PgClient> =>
   Layer.effect(PostgresDatabase, make(options))
 
-/** Decodes the rows of a table. One that does not fit the model fails as `CorruptRow`, named by its key columns. */
-export const decodeRows = <Row extends Schema.ConstraintDecoder<unknown>>(
+/** Decodes a row of a table. One that does not fit the model fails as `CorruptRow`, named by its key columns. */
+export const decodeRow = <Row extends Schema.ConstraintDecoder<unknown>>(
   schema: Row,
   table: string,
   key: ReadonlyArray<string>
@@ -195,12 +221,23 @@ export const decodeRows = <Row extends Schema.ConstraintDecoder<unknown>>(
       message: `row ${columns.join("/")} of ${table} does not fit the model (${wrong}); mend or delete it`
     })
   }
+  return (row: unknown): Result.Result<Row["Type"], CorruptRow> =>
+    Result.mapError(decode(row), (error) => corrupt(row, error))
+}
+
+/** Decodes the rows of a table, up to the first that does not fit the model. */
+export const decodeRows = <Row extends Schema.ConstraintDecoder<unknown>>(
+  schema: Row,
+  table: string,
+  key: ReadonlyArray<string>
+) => {
+  const decode = decodeRow(schema, table, key)
   return (rows: ReadonlyArray<unknown>): Effect.Effect<Array<Row["Type"]>, CorruptRow> =>
     Effect.suspend(() => {
       const decoded: Array<Row["Type"]> = []
       for (const row of rows) {
         const result = decode(row)
-        if (Result.isFailure(result)) return Effect.fail(corrupt(row, result.failure))
+        if (Result.isFailure(result)) return Effect.fail(result.failure)
         decoded.push(result.success)
       }
       return Effect.succeed(decoded)

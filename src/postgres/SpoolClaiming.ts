@@ -20,10 +20,7 @@ import { qualify } from "./Identifier.ts"
 import { decodeRows, PostgresDatabase } from "./PostgresDatabase.ts"
 import { codeOf, columns, nullable } from "./SpoolRow.ts"
 
-/** A lease that was held: its message, and its queue if it waits again. */
-const Held = Schema.Struct({ id: Schema.String, queue: Schema.NullOr(Schema.String) })
-
-const Purged = Schema.Struct({ id: Schema.String })
+const Id = Schema.Struct({ id: Schema.String })
 
 const Wait = Schema.Struct({ millis: Schema.NullOr(Schema.Number) })
 
@@ -53,7 +50,7 @@ const stateAfter = (outcome: Outcome): number | null => {
 /** What the rest of the store lends. */
 interface Parts {
   readonly operation: Operations
-  readonly announce: (queues: Iterable<string | null | undefined>) => Effect.Effect<void>
+  readonly announce: Effect.Effect<void>
   readonly messagesOf: (statement: Statement<unknown>) => Effect.Effect<Array<SpoolMessage>, Reason>
   readonly touched: Fragment
 }
@@ -62,8 +59,7 @@ export const make = Effect.fnUntraced(function* ({ announce, messagesOf, operati
   const { names, query, schema, sql, tables } = yield* PostgresDatabase
   const table = tables.spool
   const claimFunction = sql.literal(qualify(schema, `${names.spool}_claim`))
-  const decodeHeld = decodeRows(Held, names.spool, ["id"])
-  const decodePurged = decodeRows(Purged, names.spool, ["id"])
+  const decodeIds = decodeRows(Id, names.spool, ["id"])
   const decodeWait = decodeRows(Wait, names.spool, [])
 
   // Statements
@@ -78,25 +74,25 @@ export const make = Effect.fnUntraced(function* ({ announce, messagesOf, operati
   /** The messages whose leases are held, locked in the order of their ids: whoever does so cannot be blocked in a circle. */
   const held = (leases: ReadonlyArray<typeof Lease.Type>) => sql`
     held AS MATERIALIZED (
-      SELECT lease.place, message.id, message.queue
+      SELECT lease.place, message.id
       FROM unnest(
         ${leases.map(({ id }) => id)}::text[],
         ${leases.map(({ owner }) => owner)}::text[],
         ${leases.map(({ attempt }) => attempt)}::int[]
       ) WITH ORDINALITY AS lease (id, owner, attempt, place)
       CROSS JOIN LATERAL (
-        SELECT id, queue FROM ${table}
+        SELECT id FROM ${table}
         WHERE id = lease.id AND state = 1 AND lease_owner = lease.owner AND attempts = lease.attempt FOR UPDATE
       ) AS message
     )`
 
   const remove = (outcomes: ReadonlyArray<Outcome>) => sql`
     WITH ${held(outcomes)}
-    DELETE FROM ${table} AS message USING held WHERE message.id = held.id RETURNING message.id, NULL AS queue`
+    DELETE FROM ${table} AS message USING held WHERE message.id = held.id RETURNING message.id`
 
   const apply = (outcomes: ReadonlyArray<Outcome>) => sql`
     WITH ${held(outcomes)}, outcome AS MATERIALIZED (
-      SELECT held.id, queue, state, error, delay, headers FROM held JOIN unnest(
+      SELECT held.id, state, error, delay, headers FROM held JOIN unnest(
         ${nullable(outcomes.map(stateAfter))}::int[],
         ${nullable(outcomes.map((outcome) => ("error" in outcome ? outcome.error : null)))}::text[],
         ${nullable(outcomes.map((outcome) => ("delay" in outcome ? millisOf(outcome.delay) : null)))}::float8[],
@@ -113,12 +109,12 @@ export const make = Effect.fnUntraced(function* ({ announce, messagesOf, operati
         headers = coalesce(nullif(message.headers, 'null'), '{}') || outcome.headers
       FROM outcome WHERE message.id = outcome.id AND outcome.state IS NOT NULL
     )
-    SELECT id, CASE WHEN state IN (0, 2) THEN coalesce(queue, '') END AS queue FROM outcome`
+    SELECT id FROM outcome`
 
   const renew = ({ lease, leases }: Heartbeat) => sql`
     WITH ${held(leases)}
     UPDATE ${table} AS message SET lease_until = clock_timestamp() + ${millisOf(lease)}::float8 * interval '1 millisecond'
-    FROM held WHERE message.id = held.id RETURNING message.id, NULL AS queue`
+    FROM held WHERE message.id = held.id RETURNING message.id`
 
   const ofQueue = (queue: string | undefined) =>
     queue === undefined ? sql.literal("") : sql`AND coalesce(queue, '') = ${queue}`
@@ -193,15 +189,16 @@ export const make = Effect.fnUntraced(function* ({ announce, messagesOf, operati
     statement: (sorted: ReadonlyArray<L>) => Statement<unknown>
   ) {
     if (leases.length === 0) return []
-    const rows = yield* Effect.flatMap(query(statement(leases.toSorted(byId))), decodeHeld)
-    yield* announce(rows.flatMap(({ queue }) => queue ?? []))
+    const rows = yield* Effect.flatMap(query(statement(leases.toSorted(byId))), decodeIds)
     const kept = new Set(rows.map(({ id }) => id))
     return leases.flatMap(({ attempt, id, owner }) => (kept.has(id) ? [] : [new LeaseLost({ attempt, id, owner })]))
   })
 
   const settle = operation.fn("settle", Settle, ({ outcomes }) =>
     // The usual case has a statement of its own: half the cost.
-    withLeases(outcomes, outcomes.every(({ outcome }) => outcome === "done") ? remove : apply)
+    Effect.tap(withLeases(outcomes, outcomes.every(({ outcome }) => outcome === "done") ? remove : apply), () =>
+      outcomes.some(({ outcome }) => outcome === "deferred" || outcome === "released") ? announce : Effect.void
+    )
   )
 
   const heartbeat = operation.fn("heartbeat", Heartbeat, ({ lease, leases }) =>
@@ -213,13 +210,13 @@ export const make = Effect.fnUntraced(function* ({ announce, messagesOf, operati
     Recover,
     Effect.fnUntraced(function* (input) {
       const messages = yield* messagesOf(giveUp(input))
-      yield* announce(messages.filter(({ state }) => state === "incoming").map(({ queue }) => queue))
+      if (messages.some(({ state }) => state === "incoming")) yield* announce
       return messages
     })
   )
 
   const purge = operation.fn("purge", Purge, (input) =>
-    Effect.map(Effect.flatMap(query(removeOld(input)), decodePurged), (rows) => rows.length)
+    Effect.map(Effect.flatMap(query(removeOld(input)), decodeIds), (rows) => rows.length)
   )
 
   const durationOf = (statement: Statement<unknown>) =>

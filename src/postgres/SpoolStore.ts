@@ -1,7 +1,6 @@
 /** `SpoolStore` on Postgres. */
 import { DateTime, Duration, Effect, Layer, Option, Schema, Stream } from "effect"
 import type { Fragment, Statement } from "effect/sql/Statement"
-import * as Hints from "../Hints.ts"
 import * as Operation from "../Operation.ts"
 import {
   ById,
@@ -24,11 +23,12 @@ import {
 import { decodeRows, PostgresDatabase } from "./PostgresDatabase.ts"
 import * as SpoolClaiming from "./SpoolClaiming.ts"
 import { codeOf, columns, columnsWithoutPayload, nullable, Row, StateCode, toMessage } from "./SpoolRow.ts"
+import * as Wakeups from "./Wakeups.ts"
 
 const Id = Schema.Struct({ id: Schema.String })
 
 /** What came of a move: the state before it, and whether it was one of those to move from. */
-const MoveOutcome = Schema.Struct({ state: StateCode, queue: Schema.NullOr(Schema.String), moved: Schema.Boolean })
+const MoveOutcome = Schema.Struct({ state: StateCode, moved: Schema.Boolean })
 
 const Count = Schema.Struct({ state: StateCode, count: Schema.BigInt })
 
@@ -40,6 +40,7 @@ const Place = Schema.Struct({ id: Schema.String, micros: Schema.BigInt })
 export const make = Effect.gen(function* () {
   const { names, query, sql, tables } = yield* PostgresDatabase
   const operation = yield* Operation.make("SpoolStore", "postgres")
+  const wakeups = yield* Wakeups.Wakeups
   const table = tables.spool
   const decodeMessages = decodeRows(Row, names.spool, ["id"])
   const decodeIds = decodeRows(Id, names.spool, ["id"])
@@ -48,21 +49,7 @@ export const make = Effect.gen(function* () {
   const decodeTotal = decodeRows(Total, names.spool, [])
   const decodePlaces = decodeRows(Place, names.spool, ["id"])
 
-  // Hints reach those who wait in this process. Wakeups from other processes belong here: `send` tells them, and what they
-  // tell is received with what comes from here.
-  const hints = Hints.make()
-
-  /** Tells those who wait for messages of these queues, after the commit. */
-  const announce = (queues: Iterable<string | null | undefined>) => {
-    const topics = new Set([...queues].map((queue) => queue ?? ""))
-    return topics.size === 0
-      ? Effect.void
-      : sql.afterCommit(
-          Effect.sync(() => {
-            for (const topic of topics) hints.send(topic)
-          })
-        )
-  }
+  const announce = sql.afterCommit(wakeups.announce("spool"))
 
   const isWaiting = (state: State) => state === "incoming" || state === "deferred"
 
@@ -134,7 +121,7 @@ export const make = Effect.gen(function* () {
   // FOR UPDATE waits for a concurrent transaction and then sees what it committed, in the same statement.
   const move = ({ changes, from, id, to }: Move) => sql`
     WITH held AS MATERIALIZED (
-      SELECT id, state, queue, state = ANY(${from.map(codeOf)}::int[]) AS moves FROM ${table} WHERE id = ${id} FOR UPDATE
+      SELECT id, state, state = ANY(${from.map(codeOf)}::int[]) AS moves FROM ${table} WHERE id = ${id} FOR UPDATE
     ), moved AS (
       UPDATE ${table} AS message SET ${sql.csv([
         ...assignments(changes),
@@ -144,7 +131,7 @@ export const make = Effect.gen(function* () {
       ])}
       FROM held WHERE message.id = held.id AND held.moves
     )
-    SELECT state, queue, moves AS moved FROM held`
+    SELECT state, moves AS moved FROM held`
 
   const isIn = (queue: string | undefined): ReadonlyArray<Fragment> =>
     queue === undefined ? [] : [sql`coalesce(queue, '') = ${queue}`]
@@ -185,9 +172,7 @@ export const make = Effect.gen(function* () {
   const store = Effect.fnUntraced(function* (messages: ReadonlyArray<NewMessage>) {
     if (messages.length === 0) return []
     const stored = new Set((yield* Effect.flatMap(query(insert(messages)), decodeIds)).map(({ id }) => id))
-    yield* announce(
-      messages.filter((message) => stored.has(message.id) && isWaiting(stateOf(message))).map(({ queue }) => queue)
-    )
+    if (messages.some((message) => stored.has(message.id) && isWaiting(stateOf(message)))) yield* announce
     return messages.flatMap(({ id }) => (stored.has(id) ? [] : [new MessageExists({ id })]))
   })
 
@@ -213,7 +198,7 @@ export const make = Effect.gen(function* () {
         const { updated } = yield* find(input.id)
         return yield* new UpdateConflict({ id: input.id, expected: input.ifUpdated ?? updated, actual: updated })
       }
-      if (isWaiting(message.state)) yield* announce([message.queue])
+      if (isWaiting(message.state)) yield* announce
       return message
     })
   )
@@ -235,7 +220,7 @@ export const make = Effect.gen(function* () {
       const [outcome] = yield* Effect.flatMap(query(move(input)), decodeMoves)
       if (outcome === undefined) return yield* new MessageNotFound({ id })
       if (!outcome.moved) return yield* new StateConflict({ id, expected: from, actual: outcome.state })
-      if (isWaiting(to)) yield* announce([outcome.queue])
+      if (isWaiting(to)) yield* announce
     })
   )
 
@@ -296,9 +281,12 @@ export const make = Effect.gen(function* () {
     ...claiming,
     untilReady: (queue) => claiming.untilReady(ofName(queue)),
     oldestReady: (queue) => claiming.oldestReady(ofName(queue)),
-    ready: (queue = "") => hints.receive(queue),
+    changes: operation.endless("changes", wakeups.changes("spool")),
     ping: operation.effect("ping", Effect.asVoid(query(sql`SELECT FROM ${table} LIMIT 1`)))
   })
 })
 
-export const layer: Layer.Layer<SpoolStore, never, PostgresDatabase> = Layer.effect(SpoolStore, make)
+export const layer: Layer.Layer<SpoolStore, never, PostgresDatabase> = Layer.provide(
+  Layer.effect(SpoolStore, make),
+  Wakeups.layer
+)

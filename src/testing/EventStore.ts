@@ -13,6 +13,7 @@ import {
 } from "../EventStore.ts"
 import { InvalidInput } from "../Input.ts"
 import { Transactor } from "../Transactor.ts"
+import * as Subscriptions from "./EventSubscriptions.ts"
 
 /** An aggregate that no other test uses: all tests of a suite share one log. */
 const fresh = () => `aggregate ${crypto.randomUUID()}`
@@ -447,6 +448,8 @@ export const suite = <E>(
       })
     )
   })
+
+  Subscriptions.suite(name, layer, { interleaving })
 
   it.effect("parses a version from text", () =>
     Effect.gen(function* () {

@@ -14,6 +14,7 @@ import { acquire } from "../support/server.ts"
 import * as Events from "./events.ts"
 import { type Measurement, measure } from "./harness.ts"
 import * as Offsets from "./offsets.ts"
+import * as Reads from "./reads.ts"
 
 const { values: options } = parseArgs({
   options: {
@@ -24,7 +25,7 @@ const { values: options } = parseArgs({
   }
 })
 
-const figures = [...Events.figures, ...Offsets.figures].filter(
+const figures = [...Events.figures, ...Offsets.figures, ...Reads.figures].filter(
   ({ name }) => options.only === undefined || name.includes(options.only)
 )
 

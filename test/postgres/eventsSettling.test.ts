@@ -101,7 +101,7 @@ describe("a hole", () => {
       assert.isBelow(took, 1500)
       assert.match(
         logged.join("\n"),
-        /held up at version 3 by pid \d+, idle in transaction for \d+ s, .*, query: INSERT INTO \S+ \(id, .*: readers end/
+        /held up at version 3 by pid \d+, idle in transaction for \d+ s, .*, query: INSERT INTO \S+ \(id, .*: readers wait there/
       )
       // What is before the hole does not wait: a stream delivers it at once.
       const [first] = yield* elapsed(Stream.runCollect(events.read({ limit: 2 })))

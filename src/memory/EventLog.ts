@@ -1,0 +1,84 @@
+/**
+ * The events in order, and which of their versions are drawn but not yet decided: until its transaction ends, nobody knows
+ * whether there will be an event under such a version or a hole for ever.
+ */
+import { Effect } from "effect"
+import type { EventRow } from "./EventRow.ts"
+import type { Transaction } from "./Transaction.ts"
+
+export class EventLog {
+  private readonly committed: Array<EventRow> = []
+  private readonly drawn = new Map<Transaction, Array<bigint>>()
+  private readonly waiting = new Set<() => void>()
+
+  draw(transaction: Transaction, version: bigint): void {
+    const versions = this.drawn.get(transaction)
+    if (versions === undefined) this.drawn.set(transaction, [version])
+    else versions.push(version)
+  }
+
+  /** The first version above `after` that a transaction other than the reader's own has drawn. */
+  first(after: bigint, reader?: Transaction): bigint | undefined {
+    let first: bigint | undefined
+    for (const [transaction, versions] of this.drawn) {
+      if (transaction === reader) continue
+      const next = versions.find((version) => version > after)
+      if (next !== undefined && (first === undefined || next < first)) first = next
+    }
+    return first
+  }
+
+  /** Takes in what the ended transaction has committed of the versions that it had drawn. */
+  end(transaction: Transaction, committed: (version: bigint) => EventRow | undefined): void {
+    const versions = this.drawn.get(transaction)
+    if (versions === undefined) return
+    this.drawn.delete(transaction)
+    for (const version of versions) {
+      const row = committed(version)
+      if (row !== undefined) this.committed.splice(this.indexAfter(version), 0, row)
+    }
+    for (const wake of this.waiting) wake()
+    this.waiting.clear()
+  }
+
+  /** The committed events above the version that no other one can come before any more, at most `limit` of them. */
+  settledAfter(version: bigint, limit: number): ReadonlyArray<EventRow> {
+    const start = this.indexAfter(version)
+    const undecided = this.first(version)
+    const end = undecided === undefined ? this.committed.length : this.indexAfter(undecided)
+    return this.committed.slice(start, Math.min(end, start + limit))
+  }
+
+  /** The highest version that is committed. */
+  get latest(): bigint {
+    return this.committed.at(-1)?.version ?? 0n
+  }
+
+  /** Waits until the next transaction that has drawn a version ends. */
+  readonly nextEnd: Effect.Effect<void> = Effect.callback((resume) => {
+    const wake = () => resume(Effect.void)
+    this.waiting.add(wake)
+    return Effect.sync(() => this.waiting.delete(wake))
+  })
+
+  // Most transactions end in the order in which they drew: the place is near the end, so it is looked for from there.
+  private indexAfter(version: bigint): number {
+    let low = 0
+    let high = this.committed.length
+    for (let step = 1; high - step >= 0; step *= 2) {
+      const row = this.committed[high - step]
+      if (row === undefined || row.version <= version) {
+        low = high - step + 1
+        break
+      }
+      high -= step
+    }
+    while (low < high) {
+      const middle = (low + high) >> 1
+      const row = this.committed[middle]
+      if (row !== undefined && row.version <= version) low = middle + 1
+      else high = middle
+    }
+    return low
+  }
+}

@@ -1,0 +1,129 @@
+/** The statements that read events, and how pages of them become a stream. */
+import { DateTime, Effect, Option, Stream } from "effect"
+import type { Fragment, Statement } from "effect/sql/Statement"
+import type { Filter, Query, StoredEvent } from "../EventStore.ts"
+import type { Reason } from "../StoreError.ts"
+import { columns, eventDecoder } from "./EventRow.ts"
+import { PostgresDatabase } from "./PostgresDatabase.ts"
+import * as Settling from "./Settling.ts"
+
+/** How many events are read at a time, unless a query says otherwise. */
+const pageSize = 1000
+
+interface Range {
+  readonly after: bigint
+  readonly last: bigint
+  readonly limit: number
+  readonly batchSize: number
+}
+
+export const make = Effect.gen(function* () {
+  const { names, query, sql, tables } = yield* PostgresDatabase
+  const settling = yield* Settling.make
+  const decode = eventDecoder(names.events)
+
+  // Statements
+
+  const selected = sql.literal(columns)
+
+  const select = (filters: ReadonlyArray<Fragment>, direction: "ASC" | "DESC", limit?: number) => sql`
+    SELECT ${selected} FROM ${tables.events} WHERE ${sql.and(filters)}
+    ORDER BY version ${sql.literal(direction)} ${limit === undefined ? sql.literal("") : sql`LIMIT ${limit}`}`
+
+  const filtersOf = ({ aggregateIds, createdAfter, data, eventTypes, metadata }: Filter): ReadonlyArray<Fragment> => [
+    ...(aggregateIds === undefined ? [] : [sql`aggregate_id = ANY(${aggregateIds}::text[])`]),
+    ...(eventTypes === undefined ? [] : [sql`event_type = ANY(${eventTypes}::text[])`]),
+    ...(data === undefined ? [] : [sql`coalesce(data, 'null') @> ${JSON.stringify(data)}::text::jsonb`]),
+    ...(metadata === undefined ? [] : [sql`metadata @> ${JSON.stringify(metadata)}::text::jsonb`]),
+    // As events are read, in milliseconds: one is not after the time at which it was itself.
+    ...(createdAfter === undefined
+      ? []
+      : [sql`date_trunc('milliseconds', created_at) > ${DateTime.toDateUtc(createdAfter)}::timestamptz`])
+  ]
+
+  // Reads
+
+  const eventsOf = (statement: Statement<unknown>): Effect.Effect<Array<StoredEvent>, Reason> =>
+    Effect.flatMap(query(statement), (rows) => {
+      const { corrupt, events } = decode(rows)
+      return corrupt === undefined ? Effect.succeed(events) : Effect.fail(corrupt)
+    })
+
+  /** The events above `after` up to `last`, as the filters want them, at most `limit`, in pages. */
+  const pages = (filters: ReadonlyArray<Fragment>, direction: "ASC" | "DESC", range: Range) =>
+    Stream.paginate<Range | Reason, StoredEvent, Reason>(range, (state) => {
+      if ("_tag" in state) return Effect.fail(state)
+      const size = Math.min(state.batchSize, state.limit)
+      if (size <= 0) return Effect.succeed([[], Option.none()])
+      const within = [...filters, sql`version > ${state.after}`, sql`version <= ${state.last}`]
+      return Effect.map(query(select(within, direction, size)), (rows) => {
+        const { corrupt, events } = decode(rows)
+        // What comes before a row that cannot be read is delivered first.
+        if (corrupt !== undefined) return [events, Option.some(corrupt)]
+        const end = events.at(-1)?.version
+        if (end === undefined || events.length < size) return [events, Option.none()]
+        const rest = direction === "ASC" ? { after: end } : { last: end - 1n }
+        return [events, Option.some({ ...state, ...rest, limit: state.limit - size })]
+      })
+    })
+
+  /** Whether no event can be meant. */
+  const isNothing = ({ aggregateIds, eventTypes }: Filter) => aggregateIds?.length === 0 || eventTypes?.length === 0
+
+  /**
+   * The events above a version that nothing can come before any more, each time up to a mark, of which `onMark` hears once
+   * they have been read.
+   */
+  const settled = (
+    filter: Filter,
+    {
+      after,
+      batchSize = pageSize,
+      forever,
+      onMark
+    }: {
+      readonly after: bigint
+      readonly batchSize?: number | undefined
+      readonly forever: boolean
+      readonly onMark: (mark: bigint) => void
+    }
+  ): Stream.Stream<StoredEvent, Reason> => {
+    const filters = filtersOf(filter)
+    let from = after
+    return Stream.flatMap(settling.marks(after, forever), (last) => {
+      const range = { after: from, last, batchSize, limit: Number.POSITIVE_INFINITY }
+      from = last
+      const page = isNothing(filter) ? Stream.empty : pages(filters, "ASC", range)
+      return Stream.onEnd(
+        page,
+        Effect.sync(() => onMark(last))
+      )
+    })
+  }
+
+  return {
+    highestVersion: settling.highestVersion,
+    settled,
+
+    /** What `read` of the contract does. */
+    read: (input: Query): Stream.Stream<StoredEvent, Reason> => {
+      const { after = 0n, batchSize = pageSize, direction = "forward", limit = Number.POSITIVE_INFINITY } = input
+      if (limit === 0 || isNothing(input)) return Stream.empty
+      if (direction === "backward") {
+        return pages(filtersOf(input), "DESC", { after, last: 2n ** 63n - 1n, batchSize, limit })
+      }
+      const forward = settled(input, {
+        after,
+        batchSize: Math.min(batchSize, limit),
+        forever: false,
+        onMark: () => {}
+      })
+      return limit === Number.POSITIVE_INFINITY ? forward : Stream.take(forward, limit)
+    },
+
+    byAggregate: (aggregateId: string, since: bigint) =>
+      eventsOf(select([sql`aggregate_id = ${aggregateId}`, sql`version > ${since}`], "ASC")),
+
+    byId: (id: string) => eventsOf(sql`SELECT ${selected} FROM ${tables.events} WHERE id = ${id}`)
+  }
+})
