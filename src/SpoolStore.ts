@@ -262,7 +262,10 @@ export class SpoolStore extends Context.Service<
       outcomes: (typeof Settle)["~type.make.in"]["outcomes"]
     ) => Effect.Effect<ReadonlyArray<LeaseLost>, InvalidInput | StoreError>
 
-    /** Makes leases last this long from now on, in one statement, and returns an error for each that is lost. */
+    /**
+     * Makes leases last this long from now on, in one statement, and returns an error for each that is lost. It waits for
+     * nobody: a message that another transaction is changing is left as it is.
+     */
     readonly heartbeat: (
       leases: (typeof Heartbeat)["~type.make.in"]["leases"],
       lease: Duration.Input

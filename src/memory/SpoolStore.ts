@@ -24,6 +24,7 @@ import {
   Update,
   UpdateConflict
 } from "../SpoolStore.ts"
+import type { Reason } from "../StoreError.ts"
 import { MemoryDatabase } from "./MemoryDatabase.ts"
 import {
   byAge,
@@ -217,34 +218,44 @@ export const make = Effect.gen(function* () {
   const isHeld = (row: SpoolRow | undefined, lease: typeof Lease.Type): row is SpoolRow =>
     row?.state === "active" && row.owner === lease.owner && row.attempts === lease.attempt
 
-  /** Does something to each message whose lease is held still, and returns the other leases as lost. */
+  /** Does something for each lease that is held, and returns the other ones as lost. */
   const withLeases = <L extends typeof Lease.Type>(
     leases: ReadonlyArray<L>,
-    use: (transaction: Transaction, row: SpoolRow, lease: L, now: Now) => void
+    use: (transaction: Transaction, lease: L) => Effect.Effect<boolean, Reason>
   ) =>
     statement(
       Effect.fnUntraced(function* (transaction) {
         const lost: Array<LeaseLost> = []
         for (const lease of leases) {
           const { attempt, id, owner } = lease
-          const row = isHeld(transaction.get(spool, id), lease) ? yield* transaction.holdRow(spool, id) : undefined
-          if (isHeld(row, lease)) use(transaction, row, lease, yield* current)
-          else lost.push(new LeaseLost({ id, owner, attempt }))
+          const kept = isHeld(transaction.get(spool, id), lease) && (yield* use(transaction, lease))
+          if (!kept) lost.push(new LeaseLost({ id, owner, attempt }))
         }
         return lost
       })
     )
 
   const settle = operation.fn("settle", Settle, ({ outcomes }) =>
-    withLeases(outcomes, (transaction, row, outcome, now) => {
-      const next = settled(row, outcome, now)
-      if (next === undefined) transaction.set(spool, row.id, next)
-      else put(transaction, next)
-    })
+    withLeases(
+      outcomes,
+      Effect.fnUntraced(function* (transaction, outcome) {
+        const row = yield* transaction.holdRow(spool, outcome.id)
+        if (!isHeld(row, outcome)) return false
+        transaction.set(spool, row.id, settled(row, outcome, yield* current))
+        return true
+      })
+    )
   )
 
   const heartbeat = operation.fn("heartbeat", Heartbeat, ({ lease, leases }) =>
-    withLeases(leases, (transaction, row, _, now) => put(transaction, renewed(row, lease, now)))
+    withLeases(
+      leases,
+      Effect.fnUntraced(function* (transaction, { id }) {
+        const row = transaction.tryHoldRow(spool, id)
+        if (row !== undefined) transaction.set(spool, id, renewed(row, lease, yield* current))
+        return true
+      })
+    )
   )
 
   const recover = operation.fn("recover", Recover, ({ grace, limit, queue }) =>

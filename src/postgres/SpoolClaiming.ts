@@ -71,19 +71,24 @@ export const make = Effect.fnUntraced(function* ({ announce, messagesOf, operati
       ${queue}, ${limit}, ${Math.min(reserved, limit)}, ${owner}, ${millisOf(lease)}
     ) AS message ORDER BY priority, message.created, id COLLATE "C"`
 
+  const unnested = (leases: ReadonlyArray<typeof Lease.Type>) => sql`
+    unnest(
+      ${leases.map(({ id }) => id)}::text[],
+      ${leases.map(({ owner }) => owner)}::text[],
+      ${leases.map(({ attempt }) => attempt)}::int[]
+    ) WITH ORDINALITY AS lease (id, owner, attempt, place)`
+
+  /** The message of a lease, if that is held. A sub-select of its own, and so always a look-up, whatever the statistics say. */
+  const holder = (locking: "FOR UPDATE" | "FOR UPDATE SKIP LOCKED" | "OFFSET 0") => sql`
+    LATERAL (
+      SELECT id FROM ${table}
+      WHERE id = lease.id AND state = 1 AND lease_owner = lease.owner AND attempts = lease.attempt ${sql.literal(locking)}
+    ) AS message`
+
   /** The messages whose leases are held, locked in the order of their ids: whoever does so cannot be blocked in a circle. */
   const held = (leases: ReadonlyArray<typeof Lease.Type>) => sql`
     held AS MATERIALIZED (
-      SELECT lease.place, message.id
-      FROM unnest(
-        ${leases.map(({ id }) => id)}::text[],
-        ${leases.map(({ owner }) => owner)}::text[],
-        ${leases.map(({ attempt }) => attempt)}::int[]
-      ) WITH ORDINALITY AS lease (id, owner, attempt, place)
-      CROSS JOIN LATERAL (
-        SELECT id FROM ${table}
-        WHERE id = lease.id AND state = 1 AND lease_owner = lease.owner AND attempts = lease.attempt FOR UPDATE
-      ) AS message
+      SELECT lease.place, message.id FROM ${unnested(leases)} CROSS JOIN ${holder("FOR UPDATE")}
     )`
 
   const remove = (outcomes: ReadonlyArray<Outcome>) => sql`
@@ -111,10 +116,18 @@ export const make = Effect.fnUntraced(function* ({ announce, messagesOf, operati
     )
     SELECT id FROM outcome`
 
+  // It never waits: a lease of a message that a transaction is changing counts as held until that has committed.
   const renew = ({ lease, leases }: Heartbeat) => sql`
-    WITH ${held(leases)}
-    UPDATE ${table} AS message SET lease_until = clock_timestamp() + ${millisOf(lease)}::float8 * interval '1 millisecond'
-    FROM held WHERE message.id = held.id RETURNING message.id`
+    WITH held AS MATERIALIZED (
+      SELECT lease.* FROM ${unnested(leases)} CROSS JOIN ${holder("OFFSET 0")}
+    ), free AS MATERIALIZED (
+      SELECT lease.id FROM held AS lease CROSS JOIN ${holder("FOR UPDATE SKIP LOCKED")}
+    ), renewed AS (
+      UPDATE ${table} AS message
+      SET lease_until = clock_timestamp() + ${millisOf(lease)}::float8 * interval '1 millisecond'
+      FROM free WHERE message.id = free.id
+    )
+    SELECT id FROM held`
 
   const ofQueue = (queue: string | undefined) =>
     queue === undefined ? sql.literal("") : sql`AND coalesce(queue, '') = ${queue}`

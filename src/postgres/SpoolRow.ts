@@ -1,7 +1,9 @@
 /** How a row of the table of messages becomes a message. */
-import { Schema, SchemaTransformation } from "effect"
+import { Data, DateTime, Effect, Predicate, Result, Schema, SchemaTransformation } from "effect"
 import { SpoolMessage, State } from "../SpoolMessage.ts"
-import { ExactJson } from "./EventRow.ts"
+import type { CorruptRow } from "../StoreError.ts"
+import { ExactJson, parseExact } from "./EventRow.ts"
+import { decodeRow } from "./PostgresDatabase.ts"
 
 const codes = State.literals
 
@@ -21,7 +23,7 @@ export const StateCode = Code.pipe(
 )
 
 /** A row of the table, as `columns` names its parts. */
-export const Row = Schema.Struct({
+const Row = Schema.Struct({
   id: Schema.String,
   queue: Schema.NullOr(Schema.String),
   state: StateCode,
@@ -35,7 +37,6 @@ export const Row = Schema.Struct({
   priority: Schema.Int,
   headers: Schema.Record(Schema.String, Schema.String),
   retryPolicyName: Schema.String,
-  /** In a list, as JSON's null is a payload, too. */
   payload: Schema.NullOr(ExactJson)
 })
 
@@ -45,17 +46,93 @@ const shared = `id, queue, state, attempts, max_attempts AS "maxAttempts", next_
   coalesce(retry_policy_name, '') AS "retryPolicyName"`
 
 /** The parts of a row, the payload as text: the driver's own parser rounds numbers. */
-export const columns = `${shared}, '[' || payload::text || ']' AS payload`
+export const columns = `${shared}, payload::text AS payload`
 
 /** The parts of a row without the payload. */
 export const columnsWithoutPayload = `${shared}, NULL::text AS payload`
 
-// Its parts have been checked as those of a row.
-export const toMessage = ({ payload, queue, ...row }: typeof Row.Type): SpoolMessage =>
-  new SpoolMessage(
-    { ...row, ...(queue === null ? {} : { queue }), ...(Array.isArray(payload) ? { payload: payload[0] } : {}) },
-    { disableChecks: true }
+type Parts = Omit<typeof Row.Type, "queue" | "payload">
+
+/** The message with these parts. Without the constructor, which goes through all of them again: 8 us, where this takes 0.3. */
+const toMessage = (parts: Parts, queue: string | null, payload: Schema.Json | undefined): SpoolMessage =>
+  Reflect.construct(
+    Data.Class,
+    [{ ...parts, ...(queue === null ? {} : { queue }), ...(payload === undefined ? {} : { payload }) }],
+    SpoolMessage
   )
+
+const isHeaders = (value: unknown): value is Readonly<Record<string, string>> =>
+  Predicate.isObject(value) && !Array.isArray(value) && Object.values(value).every(Predicate.isString)
+
+const timeOf = (value: unknown): DateTime.Utc | undefined =>
+  value instanceof Date && !Number.isNaN(value.getTime()) ? DateTime.fromDateUnsafe(value) : undefined
+
+/** The message of a row, if there is nothing unusual about it: 1 us, where the schema takes 12. */
+const plainMessage = (row: unknown): SpoolMessage | undefined => {
+  if (!Predicate.isObject(row)) return undefined
+  const { attempts, headers, id, lastError, maxAttempts, payload, priority, queue, retryPolicyName, size } = row
+  const state = typeof row.state === "number" ? codes[row.state] : undefined
+  const [nextRetry, created, updated] = [timeOf(row.nextRetry), timeOf(row.created), timeOf(row.updated)]
+  if (
+    state === undefined ||
+    nextRetry === undefined ||
+    created === undefined ||
+    updated === undefined ||
+    typeof id !== "string" ||
+    (typeof queue !== "string" && queue !== null) ||
+    typeof attempts !== "number" ||
+    typeof maxAttempts !== "number" ||
+    typeof lastError !== "string" ||
+    typeof size !== "bigint" ||
+    typeof priority !== "number" ||
+    typeof retryPolicyName !== "string" ||
+    (typeof payload !== "string" && payload !== null) ||
+    !isHeaders(headers)
+  ) {
+    return undefined
+  }
+  const parsed = payload === null ? undefined : parseExact(payload)
+  if (payload !== null && parsed === undefined) return undefined
+  return toMessage(
+    {
+      id,
+      state,
+      attempts,
+      maxAttempts,
+      nextRetry,
+      created,
+      updated,
+      lastError,
+      size,
+      priority,
+      headers,
+      retryPolicyName
+    },
+    queue,
+    parsed
+  )
+}
+
+/** Decodes rows of the table with this name, up to the first that does not fit the model. */
+export const messageDecoder = (table: string) => {
+  const decode = decodeRow(Row, table, ["id"])
+  return (rows: ReadonlyArray<unknown>): Effect.Effect<Array<SpoolMessage>, CorruptRow> =>
+    Effect.suspend(() => {
+      const messages: Array<SpoolMessage> = []
+      for (const row of rows) {
+        const plain = plainMessage(row)
+        if (plain !== undefined) {
+          messages.push(plain)
+          continue
+        }
+        const result = decode(row)
+        if (Result.isFailure(result)) return Effect.fail(result.failure)
+        const { payload, queue, ...parts } = result.success
+        messages.push(toMessage(parts, queue, payload ?? undefined))
+      }
+      return Effect.succeed(messages)
+    })
+}
 
 /** An array to be cast to that of another type. The driver takes no array of nothing but nulls, but that as a literal. */
 export const nullable = (

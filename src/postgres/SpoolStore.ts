@@ -22,7 +22,7 @@ import {
 } from "../SpoolStore.ts"
 import { decodeRows, PostgresDatabase } from "./PostgresDatabase.ts"
 import * as SpoolClaiming from "./SpoolClaiming.ts"
-import { codeOf, columns, columnsWithoutPayload, nullable, Row, StateCode, toMessage } from "./SpoolRow.ts"
+import { codeOf, columns, columnsWithoutPayload, messageDecoder, nullable, StateCode } from "./SpoolRow.ts"
 import * as Wakeups from "./Wakeups.ts"
 
 const Id = Schema.Struct({ id: Schema.String })
@@ -42,7 +42,7 @@ export const make = Effect.gen(function* () {
   const operation = yield* Operation.make("SpoolStore", "postgres")
   const wakeups = yield* Wakeups.Wakeups
   const table = tables.spool
-  const decodeMessages = decodeRows(Row, names.spool, ["id"])
+  const decodeMessages = messageDecoder(names.spool)
   const decodeIds = decodeRows(Id, names.spool, ["id"])
   const decodeMoves = decodeRows(MoveOutcome, names.spool, [])
   const decodeCounts = decodeRows(Count, names.spool, [])
@@ -166,8 +166,7 @@ export const make = Effect.gen(function* () {
 
   // Operations
 
-  const messagesOf = (statement: Statement<unknown>) =>
-    Effect.map(Effect.flatMap(query(statement), decodeMessages), (rows) => rows.map(toMessage))
+  const messagesOf = (statement: Statement<unknown>) => Effect.flatMap(query(statement), decodeMessages)
 
   const store = Effect.fnUntraced(function* (messages: ReadonlyArray<NewMessage>) {
     if (messages.length === 0) return []
@@ -244,7 +243,7 @@ export const make = Effect.gen(function* () {
     Stream.paginate(undefined, (after: typeof Place.Type | undefined) =>
       Effect.gen(function* () {
         const rows = yield* query(batch(input, after))
-        const messages = (yield* decodeMessages(rows)).map(toMessage)
+        const messages = yield* decodeMessages(rows)
         const [next] = yield* decodePlaces(rows.length < input.batchSize ? [] : rows.slice(-1))
         return [messages, Option.fromUndefinedOr(next)] as const
       })

@@ -363,6 +363,21 @@ export const suite = <E>(
         }).pipe(Effect.scoped)
       )
 
+      it.effect("renews leases without waiting for a transaction that changes their messages", () =>
+        Effect.gen(function* () {
+          const spool = yield* SpoolStore
+          const queue = yield* queueOf(plain(2))
+          const leases = (yield* claim(queue)).map(({ lease }) => lease)
+          const commit = yield* open(spool.moveToState(`${queue} 0`, "active", "hold"))
+          assert.deepStrictEqual(yield* spool.heartbeat(leases, "1 minute"), [])
+          yield* commit
+          assert.deepStrictEqual(
+            yield* spool.heartbeat(leases, "1 minute"),
+            leases.slice(0, 1).map((lease) => new LeaseLost(lease))
+          )
+        }).pipe(Effect.scoped)
+      )
+
       it.effect("waits for the transaction that changes a message, and then looks again", () =>
         Effect.gen(function* () {
           const spool = yield* SpoolStore

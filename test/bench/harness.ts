@@ -22,6 +22,13 @@ export const fibers =
       { concurrency: count, discard: true }
     )
 
+/** What is compared; `prepare` comes before each round and is not timed. */
+export interface Sides {
+  readonly prepare?: Load
+  readonly strata: Load
+  readonly other: Load
+}
+
 export interface Figure {
   readonly name: string
   readonly unit: string
@@ -29,7 +36,7 @@ export interface Figure {
   readonly conditions: string
   /** Operations in one round. */
   readonly operations: number
-  readonly sides: Effect.Effect<{ readonly strata: Load; readonly other: Load }, unknown, Services | Scope.Scope>
+  readonly sides: Effect.Effect<Sides, unknown, Services | Scope.Scope>
 }
 
 /** What the figures may use. */
@@ -63,9 +70,10 @@ export const measure = Effect.fnUntraced(function* (
   { conditions, name, operations, otherName, sides, unit }: Figure,
   rounds: number
 ) {
-  const { other, strata } = yield* sides
+  const { other, prepare, strata } = yield* sides
   const measured: Array<{ readonly strata: number; readonly other: number }> = []
   for (let round = -2; round < rounds; round++) {
+    if (prepare !== undefined) yield* prepare(operations)
     const result = { strata: yield* rate(strata, operations), other: yield* rate(other, operations) }
     if (round >= 0) measured.push(result)
   }

@@ -15,6 +15,7 @@ import * as Events from "./events.ts"
 import { type Measurement, measure } from "./harness.ts"
 import * as Offsets from "./offsets.ts"
 import * as Reads from "./reads.ts"
+import * as Spool from "./spool.ts"
 
 const { values: options } = parseArgs({
   options: {
@@ -25,7 +26,7 @@ const { values: options } = parseArgs({
   }
 })
 
-const figures = [...Events.figures, ...Offsets.figures, ...Reads.figures].filter(
+const figures = [...Events.figures, ...Offsets.figures, ...Reads.figures, ...Spool.figures].filter(
   ({ name }) => options.only === undefined || name.includes(options.only)
 )
 
