@@ -120,7 +120,7 @@ const outcome = <Name extends string, Fields extends Schema.Struct.Fields>(name:
 export const Outcome = Schema.Union([
   /** It is deleted. */
   outcome("done", {}),
-  outcome("archived", {}),
+  outcome("archived", { error: Schema.optionalKey(Text) }),
   /** It is due again after the delay. */
   outcome("deferred", { delay: TimeSpan, error: Text }),
   outcome("bounced", { error: Text }),

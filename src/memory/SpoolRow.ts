@@ -123,7 +123,7 @@ export const settled = (row: SpoolRow, outcome: Outcome, now: Now): SpoolRow | u
     case "done":
       return undefined
     case "archived":
-      return { ...kept, state: "archived" }
+      return { ...kept, state: "archived", lastError: outcome.error ?? row.lastError }
     case "deferred":
       return {
         ...kept,

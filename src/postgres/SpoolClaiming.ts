@@ -99,7 +99,7 @@ export const make = Effect.fnUntraced(function* ({ announce, messagesOf, operati
     WITH ${held(outcomes)}, outcome AS MATERIALIZED (
       SELECT held.id, state, error, delay, headers FROM held JOIN unnest(
         ${nullable(outcomes.map(stateAfter))}::int[],
-        ${nullable(outcomes.map((outcome) => ("error" in outcome ? outcome.error : null)))}::text[],
+        ${nullable(outcomes.map((outcome) => ("error" in outcome ? (outcome.error ?? null) : null)))}::text[],
         ${nullable(outcomes.map((outcome) => ("delay" in outcome ? millisOf(outcome.delay) : null)))}::float8[],
         ${outcomes.map(({ headers }) => JSON.stringify(headers ?? {}))}::jsonb[]
       ) WITH ORDINALITY AS outcome (state, error, delay, headers, place) USING (place)

@@ -30,7 +30,7 @@ import {
   statesOf,
   store,
   transaction
-} from "./spool.ts"
+} from "./SpoolSupport.ts"
 
 /** Registers the suite. `interleaving: false` leaves out what takes two transactions open at once. */
 export const suite = <E>(

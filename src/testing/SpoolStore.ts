@@ -30,7 +30,7 @@ import {
   statesOf,
   store,
   transaction
-} from "./spool.ts"
+} from "./SpoolSupport.ts"
 
 /** Parts of a message that break the model, as a caller without a type checker could send them. */
 const invalid: ReadonlyArray<readonly [what: string, part: object]> = [

@@ -1,7 +1,7 @@
 /** The figures of the `SpoolStore`, beside the same work on the bare driver. */
 import { PgClient } from "@effect/sql-pg"
-import { Effect } from "effect"
-import { SpoolStore } from "effect-strata"
+import { Deferred, Effect, Fiber, Schema } from "effect"
+import { Spool, SpoolStore, type Transactor } from "effect-strata"
 import { fibers, type Figure } from "./harness.ts"
 
 const payload = { to: "anna@example.org", subject: "a message like any other" }
@@ -83,6 +83,30 @@ const stores = (count: number) =>
     }
   })
 
+const Payload = Schema.Struct({ to: Schema.String, subject: Schema.String })
+
+/** Messages that wait are handled by a worker that does nothing, from its start to the last one. */
+const endToEnd = (size: number) =>
+  Effect.gen(function* () {
+    const context = yield* Effect.context<SpoolStore.SpoolStore | Transactor.Transactor | PgClient.PgClient>()
+    const jobs = Spool.make({ name: "end to end", payload: Payload })
+    return {
+      prepare: (operations: number) =>
+        Effect.provideContext(Effect.andThen(fill(jobs.name, operations), fill("other", operations)), context),
+      strata: (operations: number) =>
+        Effect.gen(function* () {
+          const done = yield* Deferred.make<void>()
+          let handled = 0
+          const handler = () =>
+            Effect.suspend(() => (++handled === operations ? Deferred.succeed(done, undefined) : Effect.void))
+          const worker = yield* Effect.forkScoped(jobs.run(handler, { concurrency: size, buffer: size * 4 }))
+          yield* Deferred.await(done)
+          yield* Fiber.interrupt(worker)
+        }).pipe(Effect.scoped, Effect.provideContext(context)),
+      other: () => Effect.provideContext(drainOneByOne("other"), context)
+    }
+  })
+
 const otherName = "bare driver, one at a time"
 
 export const figures: ReadonlyArray<Figure> = [
@@ -93,6 +117,14 @@ export const figures: ReadonlyArray<Figure> = [
     unit: "messages/s",
     conditions: "4 workers, claim and settle 100 at a time",
     sides: claims(100)
+  },
+  {
+    name: "spool/end-to-end",
+    operations: 8_000,
+    otherName,
+    unit: "messages/s",
+    conditions: "1 worker, 100 at a time, no-op handler",
+    sides: endToEnd(100)
   },
   {
     name: "spool/store-16",

@@ -1,11 +1,12 @@
 import { Layer } from "effect"
 import * as Pglite from "effect-strata/pglite"
 import * as Postgres from "effect-strata/postgres"
-import { EventStore, OffsetStore, SpoolStore, Transactor } from "effect-strata/testing"
+import { EventStore, OffsetStore, Spool, SpoolStore, Transactor } from "effect-strata/testing"
 
 const layer = Layer.provide(Postgres.layer(), Pglite.layer())
 
 EventStore.suite("pglite", layer, { interleaving: false })
 OffsetStore.suite("pglite", layer)
+Spool.suite("pglite", layer, { interleaving: false })
 SpoolStore.suite("pglite", layer, { interleaving: false })
 Transactor.suite("pglite", layer, { interleaving: false })
