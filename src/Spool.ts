@@ -24,24 +24,25 @@
  * again. With `transactional: true` what the handler writes to the stores, and with the application's own SQL, commits
  * together with the message's settlement: exactly once. What leaves the database, such as a mail, can still happen twice.
  */
-import { Cause, Data, type DateTime, Duration, Effect, Exit, Metric, Option, Schema, Tracer } from "effect"
+import { type DateTime, Duration, Effect, Metric, Option, Schema } from "effect"
 import { SecureRandom } from "effect/crypto"
-import { check, InvalidInput, invalidInput, TimeSpan } from "./Input.ts"
-import { backoff, delayAfter, type Policy } from "./spool/Policy.ts"
+import { check, type InvalidInput, invalidInput, TimeSpan } from "./Input.ts"
+import * as Handling from "./spool/Handling.ts"
+import type { Policy } from "./spool/Policy.ts"
+import { traceParent } from "./spool/Trace.ts"
 import * as Worker from "./spool/Worker.ts"
 import {
-  type Lease,
   type MessageNotFound,
   type NewMessage,
-  type Outcome,
   type SpoolMessage,
   SpoolStore,
   type State,
   type StateConflict
 } from "./SpoolStore.ts"
 import type { StoreError } from "./StoreError.ts"
-import { Transactor } from "./Transactor.ts"
+import type { Transactor } from "./Transactor.ts"
 
+export { Permanent, permanent } from "./spool/Handling.ts"
 export { backoff, fixed, preview } from "./spool/Policy.ts"
 export type { Policy } from "./spool/Policy.ts"
 
@@ -91,16 +92,6 @@ export interface RunOptions<R = never> {
   /** What to do about a message that bounces, before it does. If it fails, that is logged, and the message bounces still. */
   readonly bounced?: (message: SpoolMessage, reason: string) => Effect.Effect<unknown, unknown, R>
 }
-
-/** An error that no further attempt can mend: see `permanent`. */
-export class Permanent extends Data.TaggedError("Permanent")<{ readonly cause: unknown }> {
-  override get message(): string {
-    return textOf(this.cause)
-  }
-}
-
-/** Makes a message bounce at once, when its handler fails with this. */
-export const permanent = (error: unknown): Permanent => new Permanent({ cause: error })
 
 type Failure = InvalidInput | StoreError
 
@@ -163,37 +154,8 @@ export interface Spool<A, RD = never, RE = never> {
   readonly stats: Effect.Effect<Stats, Failure, SpoolStore>
 }
 
-// Failures as text
-
-const longest = 2000
-
-const textOf = (error: unknown): string => {
-  const text = error instanceof Error ? `${error.name}: ${error.message}` : String(error)
-  return text.replaceAll("\0", "").slice(0, longest).toWellFormed()
-}
-
-// Traces: the header of W3C
-
-const traceParent = Effect.map(Effect.option(Effect.currentParentSpan), (span): Record<string, string> =>
-  Option.match(span, {
-    onNone: () => ({}),
-    onSome: ({ sampled, spanId, traceId }) => ({ traceparent: `00-${traceId}-${spanId}-${sampled ? "01" : "00"}` })
-  })
-)
-
-const parentOf = ({ headers }: SpoolMessage): { readonly parent?: Tracer.ExternalSpan } => {
-  const [, traceId, spanId, flags] = /^00-(\w+)-(\w+)-(\w\w)$/.exec(headers.traceparent ?? "") ?? []
-  return traceId === undefined || spanId === undefined
-    ? {}
-    : { parent: Tracer.externalSpan({ traceId, spanId, sampled: flags === "01" }) }
-}
-
 // Metrics
 
-const attemptsMade = Metric.counter("strata_spool_attempts", {
-  description: "Attempts to handle a message, by what came of it",
-  incremental: true
-})
 const depth = Metric.gauge("strata_spool_depth", { description: "Messages by queue and state" })
 const oldest = Metric.gauge("strata_spool_oldest_ready_seconds", {
   description: "For how long the oldest message that could be handled has waited"
@@ -264,43 +226,8 @@ export const make = <A, RD = never, RE = never>(definition: Options<A, RD, RE>):
 
   // Handling
 
-  const unknownPolicies = new Set<string>()
-  const fallback = policies["default"] ?? backoff()
-  const policyOf = (policy: string) =>
-    Effect.suspend(() => {
-      if (policy === "" || policy === "default") return Effect.succeed(fallback)
-      const found = Object.hasOwn(policies, policy) ? policies[policy] : undefined
-      if (found !== undefined) return Effect.succeed(found)
-      const known = unknownPolicies.has(policy)
-      unknownPolicies.add(policy)
-      return Effect.as(
-        known
-          ? Effect.void
-          : Effect.logWarning(`queue "${name}" has no policy "${policy}": its messages use the default`),
-        fallback
-      )
-    })
-
-  const counters = new Map<string, Metric.Metric<number, unknown>>()
-  const count = (outcome: string) => {
-    const counter = counters.get(outcome) ?? Metric.withAttributes(attemptsMade, { ...attributes, outcome })
-    counters.set(outcome, counter)
-    return Metric.update(counter, 1)
-  }
-
-  const delivered = (lease: typeof Lease.Type): Outcome =>
-    onSuccess === "archive" ? { outcome: "archived", ...lease } : { outcome: "done", ...lease }
-
-  const undeliverable = (lease: typeof Lease.Type, error: string): Outcome => {
-    switch (onBounce) {
-      case "keep":
-        return { outcome: "bounced", ...lease, error }
-      case "archive":
-        return { outcome: "archived", ...lease, error }
-      case "delete":
-        return { outcome: "done", ...lease }
-    }
-  }
+  const queue: Handling.Queue = { name, policies, onSuccess, onBounce }
+  const policyOf = Handling.policyFinder(queue)
 
   const run = <E, R, R2>(
     handler: (payload: A, message: SpoolMessage) => Effect.Effect<unknown, E, R>,
@@ -311,95 +238,7 @@ export const make = <A, RD = never, RE = never>(definition: Options<A, RD, RE>):
       const { buffer = concurrency * 4, lease = "30 seconds", shutdownTimeout = "10 seconds" } = options
       yield* check(Settings, "Spool", "run", { concurrency, buffer, lease, shutdownTimeout })
       const spool = yield* SpoolStore
-      const { withTransaction } = yield* Transactor
-
-      /** Settles in the caller's transaction, which fails if the lease is lost. */
-      const settleHere = (outcome: Outcome) =>
-        Effect.flatMap(spool.settle([outcome]), ([lost]) => (lost === undefined ? Effect.void : Effect.fail(lost)))
-
-      const onBounced = (message: SpoolMessage, reason: string) =>
-        bounced === undefined
-          ? Effect.void
-          : bounced(message, reason).pipe(
-              Effect.asVoid,
-              Effect.catchCause((cause) =>
-                Effect.logError(`the handler of bounced messages of queue "${name}" has failed`, cause)
-              )
-            )
-
-      const bounce = Effect.fnUntraced(function* (message: SpoolMessage, lease: typeof Lease.Type, reason: string) {
-        yield* count("bounced")
-        yield* onBounced(message, reason)
-        return undeliverable(lease, reason)
-      })
-
-      const fail = Effect.fnUntraced(function* (
-        message: SpoolMessage,
-        lease: typeof Lease.Type,
-        cause: Cause.Cause<unknown>
-      ) {
-        const error = Cause.squash(cause)
-        const reason = error instanceof Permanent ? error.message : textOf(error)
-        if (error instanceof Permanent || message.attempts >= message.maxAttempts) {
-          return yield* bounce(message, lease, reason)
-        }
-        const delay = yield* Effect.flatMap(policyOf(message.retryPolicyName), (policy) =>
-          delayAfter(policy, message.attempts)
-        )
-        if (Option.isNone(delay)) return yield* bounce(message, lease, reason)
-        yield* count("failed")
-        const outcome: Outcome = { outcome: "deferred", ...lease, delay: delay.value, error: reason }
-        return outcome
-      })
-
-      const handle = (payload: A, message: SpoolMessage) =>
-        Effect.useSpan(
-          "Spool.handle",
-          { ...parentOf(message), kind: "consumer", attributes: { queue: name, attempt: message.attempts } },
-          (span) => Effect.provideService(handler(payload, message), Tracer.ParentSpan, span)
-        )
-
-      const attempt = Effect.fnUntraced(function* (message: SpoolMessage, lease: typeof Lease.Type) {
-        if (message.attempts > message.maxAttempts) {
-          return yield* bounce(message, lease, message.lastError || "it has had all its attempts")
-        }
-        const payload = yield* Effect.exit(decode(message.payload))
-        if (Exit.isFailure(payload)) {
-          return yield* bounce(message, lease, `the payload does not fit: ${textOf(Cause.squash(payload.cause))}`)
-        }
-        const handled = handle(payload.value, message)
-        if (!transactional) {
-          const exit = yield* Effect.exit(handled)
-          if (Exit.isFailure(exit)) return yield* fail(message, lease, exit.cause)
-          yield* count("delivered")
-          return delivered(lease)
-        }
-        const exit = yield* Effect.exit(withTransaction(Effect.andThen(handled, settleHere(delivered(lease)))))
-        if (Exit.isFailure(exit)) return yield* fail(message, lease, exit.cause)
-        yield* count("delivered")
-        return undefined
-      })
-
-      // What bounces because its last worker has died: in one transaction, so that nobody forgets to tell of it.
-      const recover = withTransaction(
-        Effect.gen(function* () {
-          const recovered = yield* spool.recover({ queue: name })
-          for (const message of recovered) {
-            if (message.state !== "bounce") continue
-            yield* count("bounced")
-            // A savepoint: a failure of the application's SQL ends no more than that.
-            yield* Effect.catch(withTransaction(onBounced(message, message.lastError)), (error) =>
-              Effect.logError(error.message)
-            )
-            if (onBounce === "archive") yield* spool.moveToState(message.id, "bounce", "archived")
-            if (onBounce === "delete") yield* spool.deleteMeta(message.id)
-          }
-          return recovered.length
-        })
-      ).pipe(
-        // Nobody else can have them: they were changed in this transaction.
-        Effect.catchTag(["MessageNotFound", "StateConflict"], (error) => Effect.die(error))
-      )
+      const handling = yield* Handling.make({ ...queue, policyOf }, { decode, handler, bounced, transactional })
 
       const limit = 1000
       const purge =
@@ -420,7 +259,7 @@ export const make = <A, RD = never, RE = never>(definition: Options<A, RD, RE>):
         lease: Duration.fromInputUnsafe(lease),
         shutdownTimeout: Duration.fromInputUnsafe(shutdownTimeout)
       }
-      return yield* Effect.raceFirst(Worker.run(settings, { attempt, recover }), purge)
+      return yield* Effect.raceFirst(Worker.run(settings, handling), purge)
     })
 
   // Administration

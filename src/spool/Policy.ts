@@ -4,6 +4,9 @@ import { Clock, Duration, Effect, Option, Random, Schedule } from "effect"
 /** Nothing is known of an attempt but its number: what came before may have been in another process. */
 export type Policy = Schedule.Schedule<unknown>
 
+/** No store keeps a message for longer. */
+const longest = Duration.days(365 * 100)
+
 /** The delays after the first attempts, each if there is to be another one. */
 const delays = Effect.fnUntraced(function* (policy: Policy, attempts: number) {
   const step = yield* Schedule.toStep(policy)
@@ -12,7 +15,7 @@ const delays = Effect.fnUntraced(function* (policy: Policy, attempts: number) {
   while (found.length < attempts) {
     const next = yield* Effect.option(step(now, undefined))
     if (Option.isNone(next)) break
-    const [, delay] = next.value
+    const delay = Duration.clamp(next.value[1], { minimum: Duration.zero, maximum: longest })
     found.push(delay)
     now += Duration.toMillis(delay)
   }

@@ -8,7 +8,7 @@ import {
   Duration,
   Effect,
   Exit,
-  Fiber,
+  type Fiber,
   FiberSet,
   Latch,
   Metric,
@@ -127,14 +127,12 @@ export const run = <R>(
       const forget = (one: Held) => held.delete(keyOf(one.lease))
 
       const begin = () => {
-        while (running < concurrency && !stopping) {
-          const next = waiting.shift()
-          if (next === undefined) break
+        const take = () => (stopping || running === concurrency ? undefined : waiting.shift())
+        for (let next = take(); next !== undefined; next = take()) {
           running++
           quiet.closeUnsafe()
-          next.fiber = fork(
-            Effect.onExit(attempt(next.message, next.lease), (exit) => Effect.sync(() => end(next, exit)))
-          )
+          const one = next
+          one.fiber = fork(Effect.onExit(attempt(one.message, one.lease), (exit) => Effect.sync(() => end(one, exit))))
         }
         if (hasRoom()) room.openUnsafe()
         else room.closeUnsafe()
