@@ -128,22 +128,25 @@ it.live("goes on when the server has been restarted under load", () =>
   })
 )
 
-it.live("lets exactly one of two processes move a message, 10,000 times, without losing a connection", () =>
-  Effect.gen(function* () {
-    const { schema, spool } = yield* serveSpool()
-    yield* spool.storeMeta({ id: "raced" })
-    const applicationName = yield* unique
-    const url = new URL(postgresUrl)
-    url.searchParams.set("application_name", applicationName)
-    const movers = [yield* start("mover", url.href, schema), yield* start("mover", url.href, schema)]
-    for (const { lines } of movers) assert.strictEqual(yield* Queue.take(lines), "ready")
-    for (let round = 0; round < 10_000; round++) {
-      for (const { tell } of movers) yield* tell(String(round))
-      const results = yield* Effect.forEach(movers, ({ lines }) => Queue.take(lines))
-      assert.deepStrictEqual(results.toSorted(), ["StateConflict", "won"], `round ${round}`)
-    }
-    const backends = yield* waitForBackends(applicationName, (all) => all.every(({ state }) => state === "idle"))
-    assert.isTrue(backends.every(({ state }) => state === "idle"))
-    assert.instanceOf(yield* Effect.flip(spool.moveToState("raced", "hold", "bounce")), SpoolStore.StateConflict)
-  })
+it.live(
+  "lets exactly one of two processes move a message, 10,000 times, without losing a connection",
+  () =>
+    Effect.gen(function* () {
+      const { schema, spool } = yield* serveSpool()
+      yield* spool.storeMeta({ id: "raced" })
+      const applicationName = yield* unique
+      const url = new URL(postgresUrl)
+      url.searchParams.set("application_name", applicationName)
+      const movers = [yield* start("mover", url.href, schema), yield* start("mover", url.href, schema)]
+      for (const { lines } of movers) assert.strictEqual(yield* Queue.take(lines), "ready")
+      for (let round = 0; round < 10_000; round++) {
+        for (const { tell } of movers) yield* tell(String(round))
+        const results = yield* Effect.forEach(movers, ({ lines }) => Queue.take(lines))
+        assert.deepStrictEqual(results.toSorted(), ["StateConflict", "won"], `round ${round}`)
+      }
+      const backends = yield* waitForBackends(applicationName, (all) => all.every(({ state }) => state === "idle"))
+      assert.isTrue(backends.every(({ state }) => state === "idle"))
+      assert.instanceOf(yield* Effect.flip(spool.moveToState("raced", "hold", "bounce")), SpoolStore.StateConflict)
+    }),
+  240_000
 )
