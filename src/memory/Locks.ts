@@ -61,6 +61,11 @@ export class Locks<O extends Owner> {
     this.admit(name, lock)
   }
 
+  /** Those who hold the lock. */
+  holdersOf(name: string): ReadonlyArray<O> {
+    return [...(this.locks.get(name)?.holders.keys() ?? [])]
+  }
+
   /** How many transactions wait for a lock right now. */
   get waiting(): number {
     return this.waitingFor.size

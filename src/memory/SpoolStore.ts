@@ -111,11 +111,16 @@ export const make = Effect.gen(function* () {
   const updateMeta = operation.fn("updateMeta", Update, ({ changes, id, ifUpdated }) =>
     statement(
       Effect.fnUntraced(function* (transaction) {
-        const row = yield* hold(transaction, id)
-        const actual = toMessage(row).updated
-        if (ifUpdated !== undefined && ifUpdated.epochMilliseconds !== actual.epochMilliseconds) {
-          return yield* new UpdateConflict({ id, expected: ifUpdated, actual })
+        const unchanged = (row: SpoolRow) => {
+          const actual = toMessage(row).updated
+          return ifUpdated === undefined || ifUpdated.epochMilliseconds === actual.epochMilliseconds
+            ? Effect.succeed(row)
+            : Effect.fail(new UpdateConflict({ id, expected: ifUpdated, actual }))
         }
+        // One that has changed already is not held, nor waited for.
+        const seen = transaction.get(spool, id)
+        if (seen !== undefined) yield* unchanged(seen)
+        const row = yield* Effect.flatMap(hold(transaction, id), unchanged)
         const next = changed(row, changes, yield* current)
         put(transaction, next)
         return toMessage(next)

@@ -95,6 +95,9 @@ export class Transaction implements Owner {
   holdFreePlace<Row>(table: Table<Row>, key: string): Effect.Effect<boolean, Contention> {
     return Effect.suspend(() => {
       const lock = lockOf(table, key)
+      // Whoever has only locked the row that is there, and not changed it, is not waited for.
+      const changing = this.locks.holdersOf(lock).some((holder) => table.isWritten(holder.level, key))
+      if (!changing && this.get(table, key) !== undefined) return Effect.succeed(false)
       const held = this.holds(lock)
       return Effect.map(this.holdPlace(table, key), (row) => {
         if (row !== undefined && !held) {
