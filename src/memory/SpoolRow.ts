@@ -11,7 +11,7 @@ import {
 } from "../SpoolMessage.ts"
 import { byCodePoint } from "./Table.ts"
 
-/** Times are in epoch milliseconds, those of changes with fractions. The payload is text: nobody shares it with the store. */
+/** Times are in epoch milliseconds, with fractions that tell what came first. The payload is text: nobody shares it with the store. */
 export interface SpoolRow {
   readonly id: string
   readonly queue: string | undefined
@@ -51,7 +51,7 @@ export const rowOf = (message: NewMessage, now: Now): SpoolRow => {
     state: stateOf(message),
     attempts: message.attempts ?? 0,
     maxAttempts: message.maxAttempts,
-    nextRetry: message.nextRetry?.epochMilliseconds ?? now.clock + millisOf(message.delay ?? 0),
+    nextRetry: message.nextRetry?.epochMilliseconds ?? now.stamp + millisOf(message.delay ?? 0),
     created: message.created?.epochMilliseconds ?? now.stamp,
     updated: now.stamp,
     lastError: message.lastError ?? "",
@@ -128,7 +128,7 @@ export const settled = (row: SpoolRow, outcome: Outcome, now: Now): SpoolRow | u
       return {
         ...kept,
         state: "deferred",
-        nextRetry: now.clock + millisOf(outcome.delay),
+        nextRetry: now.stamp + millisOf(outcome.delay),
         lastError: outcome.error
       }
     case "bounced":
@@ -139,6 +139,9 @@ export const settled = (row: SpoolRow, outcome: Outcome, now: Now): SpoolRow | u
       return { ...kept, state: "incoming", attempts: row.attempts - 1 }
   }
 }
+
+/** When a deferred message is due, to the millisecond, as clocks go. */
+export const dueTime = (row: SpoolRow): number => Math.floor(row.nextRetry)
 
 /** When the lease of an active message ends, or its claim without one is given up. */
 export const leaseEnd = (row: SpoolRow, grace: Duration.Input): number =>

@@ -34,6 +34,7 @@ import {
   bySortField,
   changed,
   claimed,
+  dueTime,
   leaseEnd,
   moved,
   type Now,
@@ -201,7 +202,7 @@ export const make = Effect.gen(function* () {
     select(transaction, (row) => row.state === state && row.queue === queue, order)
 
   const dueAt = (transaction: Transaction, queue: string | undefined, { clock }: Now) =>
-    ofQueue(transaction, queue, "deferred", byPriorityAndDue).filter((row) => row.nextRetry <= clock)
+    ofQueue(transaction, queue, "deferred", byPriorityAndDue).filter((row) => dueTime(row) <= clock)
 
   const claim = operation.fn("claim", Claim, ({ lease, limit, owner, queue, reserved = Math.floor(limit / 2) }) =>
     statement(
@@ -226,14 +227,15 @@ export const make = Effect.gen(function* () {
   /** Does something for each lease that is held, and returns the other ones as lost. */
   const withLeases = <L extends typeof Lease.Type>(
     leases: ReadonlyArray<L>,
-    use: (transaction: Transaction, lease: L) => Effect.Effect<boolean, Reason>
+    use: (transaction: Transaction, lease: L, now: Now) => Effect.Effect<boolean, Reason>
   ) =>
     statement(
       Effect.fnUntraced(function* (transaction) {
+        const now = yield* current
         const lost: Array<LeaseLost> = []
         for (const lease of leases) {
           const { attempt, id, owner } = lease
-          const kept = isHeld(transaction.get(spool, id), lease) && (yield* use(transaction, lease))
+          const kept = isHeld(transaction.get(spool, id), lease) && (yield* use(transaction, lease, now))
           if (!kept) lost.push(new LeaseLost({ id, owner, attempt }))
         }
         return lost
@@ -243,10 +245,10 @@ export const make = Effect.gen(function* () {
   const settle = operation.fn("settle", Settle, ({ outcomes }) =>
     withLeases(
       outcomes,
-      Effect.fnUntraced(function* (transaction, outcome) {
+      Effect.fnUntraced(function* (transaction, outcome, now) {
         const row = yield* transaction.holdRow(spool, outcome.id)
         if (!isHeld(row, outcome)) return false
-        transaction.set(spool, row.id, settled(row, outcome, yield* current))
+        transaction.set(spool, row.id, settled(row, outcome, now))
         return true
       })
     )
@@ -255,9 +257,9 @@ export const make = Effect.gen(function* () {
   const heartbeat = operation.fn("heartbeat", Heartbeat, ({ lease, leases }) =>
     withLeases(
       leases,
-      Effect.fnUntraced(function* (transaction, { id }) {
+      Effect.fnUntraced(function* (transaction, { id }, now) {
         const row = transaction.tryHoldRow(spool, id)
-        if (row !== undefined) transaction.set(spool, id, renewed(row, lease, yield* current))
+        if (row !== undefined) transaction.set(spool, id, renewed(row, lease, now))
         return true
       })
     )
@@ -299,7 +301,7 @@ export const make = Effect.gen(function* () {
       Effect.map(current, ({ clock }) =>
         shortest([
           ...ofQueue(transaction, queue, "incoming", byId).map(() => 0),
-          ...ofQueue(transaction, queue, "deferred", byId).map((row) => row.nextRetry - clock),
+          ...ofQueue(transaction, queue, "deferred", byId).map((row) => dueTime(row) - clock),
           ...ofQueue(transaction, queue, "active", byId).map((row) => leaseEnd(row, grace) - clock)
         ])
       )

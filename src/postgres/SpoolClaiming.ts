@@ -109,10 +109,11 @@ export const make = Effect.fnUntraced(function* ({ announce, messagesOf, operati
       UPDATE ${table} AS message SET
         ${touched}, state = outcome.state, lease_owner = NULL, lease_until = NULL,
         attempts = message.attempts - CASE outcome.state WHEN 0 THEN 1 ELSE 0 END,
-        next_retry = coalesce(clock_timestamp() + outcome.delay * interval '1 millisecond', message.next_retry),
+        next_retry = coalesce(start.at + outcome.delay * interval '1 millisecond', message.next_retry),
         last_error = coalesce(outcome.error, message.last_error),
         headers = coalesce(nullif(message.headers, 'null'), '{}') || outcome.headers
-      FROM outcome WHERE message.id = outcome.id AND outcome.state IS NOT NULL
+      FROM outcome, (SELECT clock_timestamp() AS at OFFSET 0) AS start
+      WHERE message.id = outcome.id AND outcome.state IS NOT NULL
     )
     SELECT id FROM outcome`
 
