@@ -105,7 +105,10 @@ DECLARE
 BEGIN
     IF reserved > 0 THEN
         SELECT count(*) INTO reserved
-        FROM (SELECT FROM <spool> WHERE state = 0 AND coalesce(queue, '') = of_queue LIMIT reserved) AS waiting;
+        FROM (
+            SELECT FROM <spool> WHERE state = 0 AND coalesce(queue, '') = of_queue
+            ORDER BY priority, created, id COLLATE "C" LIMIT reserved
+        ) AS waiting;
     END IF;
 
     -- From one priority that there is to the next.

@@ -78,11 +78,12 @@ export const make = Effect.fnUntraced(function* ({ announce, messagesOf, operati
       ${leases.map(({ attempt }) => attempt)}::int[]
     ) WITH ORDINALITY AS lease (id, owner, attempt, place)`
 
-  /** The message of a lease, if that is held. A sub-select of its own, and so always a look-up, whatever the statistics say. */
+  // The message of a lease, if that is held. A sub-select of its own, and so always a look-up, and by its id: with `+ 0` no index
+  // on the state is of use, which statistics that know of no active message would make the planner prefer.
   const holder = (locking: "FOR UPDATE" | "FOR UPDATE SKIP LOCKED" | "OFFSET 0") => sql`
     LATERAL (
       SELECT id FROM ${table}
-      WHERE id = lease.id AND state = 1 AND lease_owner = lease.owner AND attempts = lease.attempt ${sql.literal(locking)}
+      WHERE id = lease.id AND state + 0 = 1 AND lease_owner = lease.owner AND attempts = lease.attempt ${sql.literal(locking)}
     ) AS message`
 
   /** The messages whose leases are held, locked in the order of their ids: whoever does so cannot be blocked in a circle. */
@@ -172,7 +173,9 @@ export const make = Effect.fnUntraced(function* ({ announce, messagesOf, operati
     )
     SELECT (extract(epoch FROM min(at) - clock_timestamp()) * 1000)::float8 AS millis FROM (
       SELECT clock_timestamp() AS at
-      WHERE EXISTS (SELECT FROM ${table} WHERE state = 0 AND coalesce(queue, '') = ${queue})
+      WHERE EXISTS (
+        SELECT FROM ${table} WHERE state = 0 AND coalesce(queue, '') = ${queue} ORDER BY priority, created LIMIT 1
+      )
       UNION ALL
       SELECT (
         SELECT next_retry FROM ${table} AS message

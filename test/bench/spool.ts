@@ -1,7 +1,8 @@
 /** The figures of the `SpoolStore`, beside the same work on the bare driver. */
 import { PgClient } from "@effect/sql-pg"
-import { Deferred, Effect, Fiber, Schema } from "effect"
+import { Context, Deferred, Effect, Fiber, Layer, Schema } from "effect"
 import { Spool, SpoolStore, type Transactor } from "effect-strata"
+import * as Postgres from "effect-strata/postgres"
 import { fibers, type Figure } from "./harness.ts"
 
 const payload = { to: "anna@example.org", subject: "a message like any other" }
@@ -83,6 +84,34 @@ const stores = (count: number) =>
     }
   })
 
+/** The same draining on two tables, of which one has a million archived messages and 200,000 for the future beside. */
+const backlog = Effect.gen(function* () {
+  const context = yield* Effect.context<PgClient.PgClient>()
+  const sql = Context.get(context, PgClient.PgClient)
+  const tables = (name: string) => ({ spool: name, events: "backlog_events", offsets: "backlog_offsets" })
+  const serve = (name: string) =>
+    Effect.map(Layer.build(Layer.fresh(Postgres.layer({ tables: tables(name) }))), (stores) =>
+      Context.merge(context, stores)
+    )
+  const full = yield* serve("backlog_full")
+  const empty = yield* serve("backlog_empty")
+  yield* sql`
+    INSERT INTO backlog_full (id, queue, state, max_attempts, next_retry, created, updated, last_error, headers, payload)
+    SELECT n::text, 'strata', CASE WHEN n <= 1000000 THEN 5 ELSE 2 END, 10, now() + interval '1 year',
+      now() - interval '1 day', now(), '', '{}', ${JSON.stringify(payload)}::jsonb
+    FROM generate_series(1, 1200000) AS n`
+  yield* sql`VACUUM ANALYZE backlog_full`
+  return {
+    prepare: (operations: number) =>
+      Effect.andThen(
+        Effect.provideContext(fill("strata", operations), full),
+        Effect.provideContext(fill("strata", operations), empty)
+      ),
+    strata: () => Effect.provideContext(drain("strata", 100), full),
+    other: () => Effect.provideContext(drain("strata", 100), empty)
+  }
+})
+
 const Payload = Schema.Struct({ to: Schema.String, subject: Schema.String })
 
 /** Messages that wait are handled by a worker that does nothing, from its start to the last one. */
@@ -125,6 +154,14 @@ export const figures: ReadonlyArray<Figure> = [
     unit: "messages/s",
     conditions: "1 worker, 100 at a time, no-op handler",
     sides: endToEnd(100)
+  },
+  {
+    name: "spool/backlog",
+    operations: 4_000,
+    otherName: "same with nothing else in the table",
+    unit: "messages/s",
+    conditions: "claim and settle 100 at a time, beside 1M archived and 200k future messages",
+    sides: backlog
   },
   {
     name: "spool/store-16",

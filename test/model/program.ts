@@ -203,7 +203,7 @@ const session = (run: string, id: number, requests: Queue.Dequeue<Request>) => {
       case "heartbeat":
         return (yield* spool.heartbeat(leases, 0)).map(nameOf).join()
       case "recover":
-        return (yield* spool.recover({ queue: run, grace: 0 })).map(describeMessage).join()
+        return (yield* spool.recover({ queue: run })).map(describeMessage).join()
       case "messages":
         return yield* describeMessages(run)
       default:
