@@ -8,6 +8,7 @@ import { PgClient } from "@effect/sql-pg"
 import { type Config, Effect, Layer } from "effect"
 import { type SqlClient, type SqlError } from "effect/sql"
 import type { InvalidInput } from "../Input.ts"
+import type * as States from "../DurableStateStore.ts"
 import type * as Events from "../EventStore.ts"
 import type * as Offsets from "../OffsetStore.ts"
 import * as Operation from "../Operation.ts"
@@ -15,6 +16,7 @@ import type { StoreError } from "../StoreError.ts"
 import type * as Spools from "../SpoolStore.ts"
 import { Transactor } from "../Transactor.ts"
 import * as EventSequence from "./EventSequence.ts"
+import * as DurableStateStore from "./DurableStateStore.ts"
 import * as EventStore from "./EventStore.ts"
 import * as Migrations from "./Migrations.ts"
 import * as OffsetStore from "./OffsetStore.ts"
@@ -22,6 +24,7 @@ import * as PostgresConfig from "./PostgresConfig.ts"
 import * as PostgresDatabase from "./PostgresDatabase.ts"
 import * as SpoolStore from "./SpoolStore.ts"
 
+export * as DurableStateStore from "./DurableStateStore.ts"
 export * as EventStore from "./EventStore.ts"
 export * as Migrations from "./Migrations.ts"
 export * as OffsetStore from "./OffsetStore.ts"
@@ -32,7 +35,7 @@ export * as SpoolStore from "./SpoolStore.ts"
 export type { Options } from "./PostgresDatabase.ts"
 
 /** What every backend provides. */
-export type Stores = Events.EventStore | Offsets.OffsetStore | Spools.SpoolStore | Transactor
+export type Stores = Events.EventStore | Offsets.OffsetStore | Spools.SpoolStore | States.DurableStateStore | Transactor
 
 const layerTransactor = Layer.effect(
   Transactor,
@@ -41,6 +44,7 @@ const layerTransactor = Layer.effect(
 
 const layerStores: Layer.Layer<Stores, never, PostgresDatabase.PostgresDatabase> = Layer.mergeAll(
   layerTransactor,
+  DurableStateStore.layer,
   EventStore.layer,
   OffsetStore.layer,
   SpoolStore.layer
