@@ -1,5 +1,5 @@
 /** `SpoolStore` on Postgres. */
-import { DateTime, Duration, Effect, Layer, Option, Schema, Stream } from "effect"
+import { DateTime, Effect, Layer, Option, Schema, Stream } from "effect"
 import type { Fragment, Statement } from "effect/sql/Statement"
 import * as Operation from "../Operation.ts"
 import {
@@ -7,25 +7,22 @@ import {
   type Changes,
   Iterate,
   List,
-  MessageExists,
   MessageNotFound,
-  Messages,
   Move,
-  NewMessage,
   Selection,
   SpoolStore,
   type State,
   StateConflict,
-  stateOf,
   Update,
   UpdateConflict
 } from "../SpoolStore.ts"
 import { decodeRows, PostgresDatabase } from "./PostgresDatabase.ts"
 import * as SpoolClaiming from "./SpoolClaiming.ts"
-import { codeOf, columns, columnsWithoutPayload, messageDecoder, nullable, StateCode } from "./SpoolRow.ts"
+import * as SpoolStoring from "./SpoolStoring.ts"
+import { codeOf, columns, columnsWithoutPayload, messageDecoder, StateCode } from "./SpoolRow.ts"
 import * as Wakeups from "./Wakeups.ts"
 
-const Id = Schema.Struct({ id: Schema.String })
+const isWaiting = (state: State) => state === "incoming" || state === "deferred"
 
 /** What came of a move: the state before it, and whether it was one of those to move from. */
 const MoveOutcome = Schema.Struct({ state: StateCode, moved: Schema.Boolean })
@@ -43,7 +40,6 @@ export const make = Effect.gen(function* () {
   const wakeups = yield* Wakeups.Wakeups
   const table = tables.spool
   const decodeMessages = messageDecoder(names.spool)
-  const decodeIds = decodeRows(Id, names.spool, ["id"])
   const decodeMoves = decodeRows(MoveOutcome, names.spool, [])
   const decodeCounts = decodeRows(Count, names.spool, [])
   const decodeTotal = decodeRows(Total, names.spool, [])
@@ -51,48 +47,10 @@ export const make = Effect.gen(function* () {
 
   const announce = sql.afterCommit(wakeups.announce("spool"))
 
-  const isWaiting = (state: State) => state === "incoming" || state === "deferred"
-
   // Statements
 
   const selected = sql.literal(columns)
   const selectedWithoutPayload = sql.literal(columnsWithoutPayload)
-
-  // Every message of a batch has a time of its own, so that the batch keeps its order. Rows go in by id, so that two batches
-  // with the same ids cannot block each other in a circle.
-  const insert = (messages: ReadonlyArray<NewMessage>) => {
-    const rows = messages
-      .map((message, place) => ({ message, place }))
-      .sort((a, b) => (a.message.id < b.message.id ? -1 : 1))
-    const all = <A>(part: (message: NewMessage) => A) => rows.map(({ message }) => part(message))
-    const timeOf = (time: DateTime.Utc | undefined) => (time === undefined ? null : DateTime.formatIso(time))
-    return sql`
-      INSERT INTO ${table} (id, queue, state, attempts, max_attempts, next_retry, created, updated, last_error, size,
-        priority, headers, retry_policy_name, payload)
-      SELECT new.id, queue, state, attempts, max_attempts,
-        coalesce(next_retry, start.at + delay * interval '1 millisecond'),
-        coalesce(created, start.at + place * interval '1 microsecond'), start.at,
-        last_error, coalesce(size, octet_length(payload), 0), priority, headers, retry_policy_name, payload::jsonb
-      FROM (SELECT clock_timestamp() AS at OFFSET 0) AS start, unnest(
-        ${all(({ id }) => id)}::text[],
-        ${rows.map(({ place }) => place)}::int[],
-        ${nullable(all(({ queue }) => queue ?? null))}::text[],
-        ${all((message) => codeOf(stateOf(message)))}::int[],
-        ${all(({ attempts }) => attempts ?? 0)}::int[],
-        ${all(({ maxAttempts }) => maxAttempts)}::int[],
-        ${nullable(all(({ nextRetry }) => timeOf(nextRetry)))}::timestamptz[],
-        ${nullable(all(({ delay }) => Duration.toMillis(Duration.fromInputUnsafe(delay ?? 0))))}::float8[],
-        ${nullable(all(({ created }) => timeOf(created)))}::timestamptz[],
-        ${all(({ lastError }) => lastError ?? "")}::text[],
-        ${nullable(all(({ size }) => size ?? null))}::bigint[],
-        ${all(({ priority }) => priority)}::int[],
-        ${all(({ headers }) => JSON.stringify(headers ?? {}))}::jsonb[],
-        ${all(({ retryPolicyName }) => retryPolicyName ?? "")}::text[],
-        ${nullable(all(({ payload }) => (payload === undefined ? null : JSON.stringify(payload))))}::text[]
-      ) AS new (id, place, queue, state, attempts, max_attempts, next_retry, delay, created, last_error, size, priority,
-        headers, retry_policy_name, payload)
-      ON CONFLICT (id) DO NOTHING RETURNING id`
-  }
 
   // A change is at least a millisecond after the one before: so `updated`, as it is read, tells them apart.
   const touched = sql`updated = greatest(clock_timestamp(), updated + interval '1 millisecond')`
@@ -167,19 +125,6 @@ export const make = Effect.gen(function* () {
   // Operations
 
   const messagesOf = (statement: Statement<unknown>) => Effect.flatMap(query(statement), decodeMessages)
-
-  const store = Effect.fnUntraced(function* (messages: ReadonlyArray<NewMessage>) {
-    if (messages.length === 0) return []
-    const stored = new Set((yield* Effect.flatMap(query(insert(messages)), decodeIds)).map(({ id }) => id))
-    if (messages.some((message) => stored.has(message.id) && isWaiting(stateOf(message)))) yield* announce
-    return messages.flatMap(({ id }) => (stored.has(id) ? [] : [new MessageExists({ id })]))
-  })
-
-  const storeMeta = operation.fn("storeMeta", NewMessage, (message) =>
-    Effect.flatMap(store([message]), ([exists]) => (exists === undefined ? Effect.void : Effect.fail(exists)))
-  )
-
-  const storeMany = operation.fn("storeMany", Messages, ({ messages }) => store(messages))
 
   const find = Effect.fnUntraced(function* (id: string) {
     const [message] = yield* messagesOf(sql`SELECT ${selected} FROM ${table} WHERE id = ${id}`)
@@ -262,13 +207,13 @@ export const make = Effect.gen(function* () {
     })
   )
 
+  const storing = yield* SpoolStoring.make({ announce, operation })
   const claiming = yield* SpoolClaiming.make({ announce, messagesOf, operation, touched })
 
   const ofName = (queue: string | undefined) => (queue === undefined ? {} : { queue })
 
   return SpoolStore.of({
-    storeMeta,
-    storeMany: (messages) => storeMany({ messages }),
+    ...storing,
     getMeta: (id) => getMeta({ id }),
     updateMeta: (id, changes, options) => updateMeta({ id, changes, ...options }),
     deleteMeta: (id) => deleteMeta({ id }),

@@ -259,7 +259,7 @@ export const suite = <E>(
       Effect.gen(function* () {
         const spool = yield* SpoolStore
         const offsets = yield* OffsetStore
-        const mails = queue()
+        const mails = queue({ policies: { default: Spool.fixed("1 hour") } })
         const id = yield* mails.enqueue(mail("anna"))
         yield* Effect.forkScoped(
           mails.run(
@@ -273,7 +273,9 @@ export const suite = <E>(
           )
         )
         yield* until(Effect.map(getMeta(id), ({ attempts, state }) => attempts === 1 && state !== "active"))
-        yield* mails.hold(id, "enough")
+        const { lastError, state } = yield* getMeta(id)
+        assert.strictEqual(state, "deferred")
+        assert.include(lastError, "is no longer held")
         assert.isTrue(Option.isNone(yield* offsets.getCurrentOffset({ projectionName: mails.name, shardNumber: 0 })))
       })
     )

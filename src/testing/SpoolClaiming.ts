@@ -345,6 +345,25 @@ export const suite = <E>(
         }).pipe(Effect.scoped)
       )
 
+      it.effect("stores what arrives at once, while another transaction stores the id of one of them", () =>
+        Effect.gen(function* () {
+          const queue = yield* queueOf([])
+          const commit = yield* open(store({ id: `${queue} 0`, queue }))
+          const first = yield* Effect.forkScoped(Effect.flip(store({ id: `${queue} 0`, queue })))
+          const others = yield* Effect.forkScoped(
+            Effect.forEach(
+              Array.from({ length: 50 }, (_, n) => n + 1),
+              (n) => store({ id: `${queue} ${n}`, queue }),
+              { concurrency: "unbounded" }
+            )
+          )
+          yield* Fiber.join(others)
+          assert.strictEqual((yield* claim(queue)).length, 50)
+          yield* commit
+          assert.deepStrictEqual(yield* Fiber.join(first), new MessageExists({ id: `${queue} 0` }))
+        }).pipe(Effect.scoped)
+      )
+
       it.effect("skips what another transaction holds, and does not wait for it", () =>
         Effect.gen(function* () {
           const spool = yield* SpoolStore
