@@ -35,10 +35,16 @@ const EventsName = Name.check(
   Schema.makeFilter((name) => (isName(`${name}_append`) ? undefined : "Expected a name of at most 56 bytes"))
 )
 
+/** The table of messages has a function and indexes named after it. */
+const SpoolName = Name.check(
+  Schema.makeFilter((name) => (isName(`${name}_claim`) ? undefined : "Expected a name of at most 57 bytes"))
+)
+
 /** The tables' names. The defaults are those of the Go originals. */
 const Tables = Schema.Struct({
   events: EventsName.pipe(Schema.withConstructorDefault(Effect.succeed("events"))),
   offsets: named("offsets_store"),
+  spool: SpoolName.pipe(Schema.withConstructorDefault(Effect.succeed("retryspool_messages"))),
   states: named("states_store"),
   migrations: named("strata_migrations")
 })
@@ -53,8 +59,8 @@ export interface Options {
   /** The schema of the tables. Without it they are where the connection's search path finds them. */
   readonly schema?: string
   /**
-   * Other names for the tables: `events` (`events`), `offsets` (`offsets_store`), `states` (`states_store`), `migrations`
-   * (`strata_migrations`).
+   * Other names for the tables: `events` (`events`), `offsets` (`offsets_store`), `states` (`states_store`), `spool`
+   * (`retryspool_messages`), `migrations` (`strata_migrations`).
    */
   readonly tables?: (typeof Tables)["~type.make.in"]
   /** How long an operation waits for a connection while the pool is exhausted: 10 seconds. Then it is `Unavailable`. */
@@ -230,6 +236,7 @@ export const make = (options: Options = {}) =>
       tables: {
         events: sql.literal(qualify(schema, names.events)),
         offsets: sql.literal(qualify(schema, names.offsets)),
+        spool: sql.literal(qualify(schema, names.spool)),
         states: sql.literal(qualify(schema, names.states)),
         migrations: sql.literal(qualify(schema, names.migrations))
       },

@@ -34,7 +34,7 @@ import * as Line from "./Line.ts"
 import { decodeRows, PostgresDatabase, type Query } from "./PostgresDatabase.ts"
 
 /** The tables whose readers are woken. */
-type Table = "events" | "offsets"
+type Table = "events" | "offsets" | "spool"
 
 /** The time between two notifications of a process. */
 const interval = Duration.millis(5)
@@ -100,7 +100,7 @@ const make = Effect.gen(function* () {
   const context = yield* Effect.context<never>()
   const status = yield* SubscriptionRef.make<ListenerStatus>("stopped")
   const decodeNamed = decodeRows(Named, "pg_class", [])
-  const tables: ReadonlyArray<Table> = ["events", "offsets"]
+  const tables: ReadonlyArray<Table> = ["events", "offsets", "spool"]
   const nameOf = (table: Table) => qualify(schema, names[table])
 
   const signals = new Map(tables.map((table) => [table, new Set<Latch.Latch>()]))
