@@ -11,4 +11,5 @@
 export * as DurableStateStore from "./DurableStateStore.ts"
 export * as EventStore from "./EventStore.ts"
 export * as OffsetStore from "./OffsetStore.ts"
+export * as Projection from "./Projection.ts"
 export * as Transactor from "./Transactor.ts"

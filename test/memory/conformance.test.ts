@@ -1,7 +1,8 @@
 import * as Memory from "effect-strata/memory"
-import { DurableStateStore, EventStore, OffsetStore, Transactor } from "effect-strata/testing"
+import { DurableStateStore, EventStore, OffsetStore, Projection, Transactor } from "effect-strata/testing"
 
 DurableStateStore.suite("memory", Memory.layer)
 EventStore.suite("memory", Memory.layer)
 OffsetStore.suite("memory", Memory.layer)
+Projection.suite("memory", Memory.layer)
 Transactor.suite("memory", Memory.layer)
