@@ -1,5 +1,5 @@
 /** What a projection is, and what can go wrong with one. */
-import { Cause, Duration, Effect, Option, Schedule, Schema } from "effect"
+import { type Cause, Duration, Effect, Option, Schedule, Schema } from "effect"
 import type { DurableStateStore } from "../DurableStateStore.ts"
 import { type EventStore, Key, type StoredEvent, Version } from "../EventStore.ts"
 import { Identifier, ShardNumber } from "../Input.ts"

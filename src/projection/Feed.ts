@@ -79,9 +79,7 @@ export class Feed {
 
   /** Waits until there is an event. */
   get untilEvent(): Effect.Effect<void> {
-    return Effect.suspend(() =>
-      this.isEmpty ? Effect.andThen(this.untilBeyond(this.upTo), this.untilEvent) : Effect.void
-    )
+    return Effect.whileLoop({ while: () => this.isEmpty, body: () => this.untilBeyond(this.upTo), step: () => {} })
   }
 
   /** The next events, at most so many: none if there are none. */
