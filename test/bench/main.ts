@@ -14,6 +14,7 @@ import { acquire } from "../support/server.ts"
 import * as Events from "./events.ts"
 import { type Measurement, measure } from "./harness.ts"
 import * as Offsets from "./offsets.ts"
+import * as Projections from "./projection.ts"
 import * as Reads from "./reads.ts"
 
 const { values: options } = parseArgs({
@@ -25,7 +26,7 @@ const { values: options } = parseArgs({
   }
 })
 
-const figures = [...Events.figures, ...Offsets.figures, ...Reads.figures].filter(
+const figures = [...Events.figures, ...Offsets.figures, ...Projections.figures, ...Reads.figures].filter(
   ({ name }) => options.only === undefined || name.includes(options.only)
 )
 

@@ -2,11 +2,15 @@ import { PgClient } from "@effect/sql-pg"
 import { Effect, Layer, Redacted, References } from "effect"
 import { Projection } from "effect-strata"
 import * as Postgres from "effect-strata/postgres"
+import { flushCompileCache } from "node:module"
 
 // What the tests run as a process of its own: `projection.process.ts <url> <schema> <name>` adds up the amounts of each
 // aggregate. Each line printed is a batch that has been handled, but not committed.
 
 const [, , url = "", schema = "", name = ""] = process.argv
+
+// Killed processes write no cache at their end, and the next one shall start quickly.
+flushCompileCache()
 
 const Database = PgClient.layer({ url: Redacted.make(url), maxConnections: 10 })
 

@@ -5,11 +5,14 @@ import { Context, Deferred, Effect, Layer, Redacted, type Scope } from "effect"
 import { EventStore, Projection } from "effect-strata"
 import * as Postgres from "effect-strata/postgres"
 import { spawn } from "node:child_process"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
 import { createInterface } from "node:readline"
 import { fileURLToPath } from "node:url"
 import * as PostgresServer from "../support/PostgresServer.ts"
 
 const script = fileURLToPath(new URL("projection.process.ts", import.meta.url))
+const cache = join(tmpdir(), "strata-compile-cache")
 const schema = "projected"
 const aggregates = 500
 
@@ -22,7 +25,8 @@ const runners = Effect.fnUntraced(function* (url: string, name: string) {
   const begin: Effect.Effect<Runner, never, Scope.Scope> = Effect.acquireRelease(
     Effect.sync(() => {
       const child = spawn(process.execPath, ["--conditions=@effect-strata/source", script, url, schema, name], {
-        stdio: ["ignore", "pipe", "inherit"]
+        stdio: ["ignore", "pipe", "inherit"],
+        env: { ...process.env, NODE_COMPILE_CACHE: cache }
       })
       const gone = Deferred.makeUnsafe<void>()
       child.once("close", () => Deferred.doneUnsafe(gone, Effect.void))
