@@ -57,7 +57,9 @@ export {
   type Slot,
   UnknownProjection
 } from "./projection/Definition.ts"
+export { type Decided, type Entity, entity, type EntityOptions, fold, type Loaded } from "./projection/Entity.ts"
 export { parked, pause, remove, reset, resume, skipped } from "./projection/Operating.ts"
+export { Progress, progress, type Rebuild, rebuild, rebuildOf, slot } from "./projection/Rebuilding.ts"
 export { Parked } from "./projection/Records.ts"
 export { awaitVersion, ShardStatus, status } from "./projection/Reporting.ts"
 export { Retried, retryParked } from "./projection/Retrying.ts"

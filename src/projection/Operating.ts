@@ -57,7 +57,7 @@ export const pause = (name: string) => setPaused("pause", name, true)
 export const resume = (name: string) => setPaused("resume", name, false)
 
 /** Forgets what the shards have parked and skipped, and how they failed. */
-const forget = Effect.fnUntraced(function* (name: string, shards: number) {
+export const forget = Effect.fnUntraced(function* (name: string, shards: number) {
   const states = yield* DurableStateStore
   const record = yield* records
   for (let shard = 0; shard < shards; shard++) {

@@ -22,9 +22,7 @@ export class Control extends Schema.Class<Control>("effect-strata/Projection/Con
   shards: Schema.Int,
   paused: Schema.Boolean,
   /** The copy of the read model that is served. */
-  slot: Slot,
-  /** Whether the other copy is being built. */
-  rebuilding: Schema.Boolean
+  slot: Slot
 }) {}
 
 /** An aggregate whose events wait, from the one that failed on, until they are retried. */
@@ -86,7 +84,7 @@ const kind = <A, E>(schema: Schema.Codec<A, E>, manifest: string, initial: A) =>
   }))
 
 /** What is known of a projection that has not run, or has been removed. */
-export const unknown = new Control({ shards: 0, paused: false, slot: "blue", rebuilding: false })
+export const unknown = new Control({ shards: 0, paused: false, slot: "blue" })
 
 /** Every kind of record. */
 export const records = Effect.all({

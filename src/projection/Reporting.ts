@@ -74,7 +74,7 @@ export const status = Effect.fnUntraced(function* (name: string) {
 })
 
 /** How far the slowest shard is, if there is one. */
-const lowest = (offsets: ReadonlyArray<Offset>): Option.Option<bigint> =>
+export const lowest = (offsets: ReadonlyArray<Offset>): Option.Option<bigint> =>
   Option.fromUndefinedOr(
     offsets.reduce<bigint | undefined>((low, { value }) => (low === undefined || value < low ? value : low), undefined)
   )

@@ -58,7 +58,7 @@ const begin = (projectionName: string, shardNumber: number) =>
   )
 
 /** Records the projection where it has never run. */
-const register = Effect.fnUntraced(function* ({ name, shards }: Settings) {
+export const register = Effect.fnUntraced(function* ({ name, shards }: Settings) {
   const { withTransaction } = yield* Transactor
   const { control } = yield* records
   const mismatch = (recorded: number) =>
