@@ -41,6 +41,7 @@ import type { Projection, Services } from "./projection/Definition.ts"
 import { runBy, type RunError } from "./projection/Running.ts"
 import { evenly } from "./projection/Sharing.ts"
 
+export { layerCluster } from "./projection/Clustering.ts"
 export {
   AwaitTimeout,
   type BatchHandler,
