@@ -20,8 +20,11 @@ import type { Feed } from "./Feed.ts"
 import * as Observed from "./Observed.ts"
 import { type Control, controlId, records, type ShardRecord, shardId } from "./Records.ts"
 
-/** The least time between two moves of an offset past events that do not concern the shard. */
-const pace = 100
+/**
+ * The least time between two moves of an offset past events that do not concern the shard, in milliseconds: longer where
+ * there are so many shards that their moves would be a load.
+ */
+const paceOf = (shards: number): number => Math.max(100, 10 * shards)
 
 /** Between two attempts at what a concurrent transaction was in the way of. */
 const contention = Schedule.min([Schedule.exponential("10 millis"), Schedule.spaced("2 seconds")]).pipe(
@@ -55,7 +58,7 @@ const split = ({ events, upTo }: Part, failed: number | undefined): ReadonlyArra
 /** Runs the shard for ever, from the offset on. */
 export const run = Effect.fnUntraced(function* <R>(
   { handle, retry }: Pick<Projection<R>, "handle" | "retry">,
-  { batchSize, name, onFailure }: Settings,
+  { batchSize, name, onFailure, shards }: Settings,
   shard: number,
   start: { readonly offset: bigint; readonly control: State<Control> },
   feed: Feed
@@ -179,7 +182,7 @@ export const run = Effect.fnUntraced(function* <R>(
       continue
     }
     // Nothing for this shard: its offset follows the log, at once if it has rested, but not with every event.
-    const wait = movedAt + pace - (yield* Clock.currentTimeMillis)
+    const wait = movedAt + paceOf(shards) - (yield* Clock.currentTimeMillis)
     if (wait > 0) yield* Effect.timeoutOption(feed.untilEvent, wait)
     if (feed.isEmpty) yield* Effect.andThen(move(feed.upTo), moved(feed.upTo))
   }

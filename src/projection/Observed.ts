@@ -66,6 +66,8 @@ export const make = (projection: string, shard: number) => {
           return undefined
         }).pipe(
           Effect.withSpan("Projection.batch", {
+            // A projection never ends, and a trace should.
+            root: true,
             attributes: { ...attributes, events: events.length },
             links: linksOf(events)
           })

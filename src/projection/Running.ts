@@ -158,4 +158,4 @@ export const runBy =
         )
       })
       return yield* Effect.raceFirst(keep, Effect.forever(rounds))
-    }).pipe(Effect.scoped, Effect.withSpan("Projection.run", { attributes: { projection: projection.name } }))
+    }).pipe(Effect.scoped)

@@ -22,6 +22,7 @@ export const serveEvents = Effect.fnUntraced(function* ({
     Effect.provide(Logger.layer([logger]))
   )
   return {
+    context,
     schema,
     table: `${schema}.${options?.tables?.events ?? "events"}`,
     /** Runs with a logger that keeps what was logged. */

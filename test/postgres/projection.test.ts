@@ -1,7 +1,7 @@
 /** Projections in processes that are killed, on a server that is restarted. */
 import { PgClient } from "@effect/sql-pg"
 import { assert, describe, it } from "@effect/vitest"
-import { Context, Deferred, Effect, Layer, Redacted, type Scope } from "effect"
+import { Context, Deferred, Effect, Layer, Redacted, Schedule, type Scope, Stream } from "effect"
 import { EventStore, Projection } from "effect-strata"
 import * as Postgres from "effect-strata/postgres"
 import { spawn } from "node:child_process"
@@ -10,6 +10,8 @@ import { join } from "node:path"
 import { createInterface } from "node:readline"
 import { fileURLToPath } from "node:url"
 import * as PostgresServer from "../support/PostgresServer.ts"
+import { event, serveEvents } from "./events.harness.ts"
+import { freshSchema } from "./harness.ts"
 
 const script = fileURLToPath(new URL("projection.process.ts", import.meta.url))
 const cache = join(tmpdir(), "strata-compile-cache")
@@ -106,5 +108,35 @@ describe("a projection in three processes", () => {
         assert.deepStrictEqual(wrong, [])
       }),
     180_000
+  )
+})
+
+describe("a projection that skips what fails", () => {
+  it.live("does not skip an event because its connection was lost", () =>
+    Effect.gen(function* () {
+      const { events, sql, ...served } = yield* serveEvents({ options: { schema: yield* freshSchema() } })
+      const stored = yield* events.append(["a", "b", "c"].map((aggregateId) => ({ ...event(aggregateId), data: 1 })))
+      const handled: Array<string> = []
+      // In the batch, by itself, and in the transaction that would record it.
+      let losses = 4
+      const projection = Projection.make({
+        name: "skipping",
+        onFailure: "skip",
+        retry: Schedule.recurs(1),
+        handler: ({ aggregateId }) =>
+          Effect.gen(function* () {
+            if (aggregateId === "b" && losses-- > 0) yield* sql`SELECT pg_terminate_backend(pg_backend_pid())`
+            yield* sql`SELECT 1`
+            yield* sql.afterCommit(Effect.sync(() => handled.push(aggregateId)))
+          })
+      })
+      yield* Effect.gen(function* () {
+        const version = stored.at(-1)?.version ?? 0n
+        yield* Effect.raceFirst(Projection.run(projection), Projection.awaitVersion("skipping", version, "30 seconds"))
+        assert.deepStrictEqual(yield* Stream.runCollect(Projection.skipped("skipping")), [])
+      }).pipe(served.watched, Effect.provide(served.context))
+      assert.deepStrictEqual(handled, ["a", "b", "c"])
+      assert.isBelow(losses, 0)
+    })
   )
 })
