@@ -158,4 +158,8 @@ export const runBy =
         )
       })
       return yield* Effect.raceFirst(keep, Effect.forever(rounds))
-    }).pipe(Effect.scoped)
+    }).pipe(
+      Effect.scoped,
+      // Whoever forks it may never look at its end.
+      Effect.tapErrorTag("ProjectionFailed", ({ cause, message }) => Effect.logError(message, cause))
+    )

@@ -83,12 +83,12 @@ export const evenly: Sharing = Effect.fnUntraced(function* ({ heartbeat, name, s
     yield* tell(value.runners)
   })
 
-  yield* Effect.addFinalizer(() =>
-    record.runners
-      .modify(runnersId(name), ({ runners }) => new Runners({ runners: runners.filter((runner) => runner.id !== id) }))
-      // Who cannot say goodbye is missed soon enough.
-      .pipe(Effect.timeoutOption("1 second"), Effect.ignore)
+  const leave = record.runners.modify(
+    runnersId(name),
+    ({ runners }) => new Runners({ runners: runners.filter((runner) => runner.id !== id) })
   )
+  // Who cannot say goodbye is missed soon enough.
+  yield* Effect.addFinalizer(() => leave.pipe(Effect.timeoutOption("1 second"), Effect.ignore))
   yield* beat
 
   return {
