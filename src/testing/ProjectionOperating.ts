@@ -3,17 +3,7 @@ import { assert, it } from "@effect/vitest"
 import { Deferred, Effect, Fiber, Layer, Logger, Option, Stream } from "effect"
 import { InvalidInput } from "../Input.ts"
 import * as Projection from "../Projection.ts"
-import {
-  append,
-  elsewhere,
-  ending,
-  fresh,
-  latestVersion,
-  range,
-  scene,
-  start,
-  type SuiteOptions
-} from "./ProjectionScene.ts"
+import { elsewhere, ending, fresh, latestVersion, range, scene, start, type SuiteOptions } from "./ProjectionScene.ts"
 
 /** Registers the suite. */
 export const suite = <E>(
