@@ -91,10 +91,10 @@ const sides = (count: number) =>
 export const figures: ReadonlyArray<Figure> = [
   {
     name: "projection/batch-500",
-    operations: 50_000,
+    operations: 100_000,
     otherName: "bare driver",
     unit: "events/s",
-    conditions: "50,000 events of 1,000 accounts, into one row each, in batches of 500",
-    sides: sides(50_000)
+    conditions: "100,000 events of 1,000 accounts, into one row each, in batches of 500",
+    sides: sides(100_000)
   }
 ]
