@@ -175,6 +175,30 @@ describe("a row that is no event", () => {
   )
 })
 
+describe("a row that is larger than the driver takes", () => {
+  it.live("is no lost connection: it fails whoever reads, and says which setting to raise", () =>
+    Effect.gen(function* () {
+      const served = yield* serveEvents()
+      const { events, schema, table } = served
+      const follower = yield* follow(served, { after: "start" })
+      for (const version of [1n, 2n]) {
+        yield* events.append(event("a"))
+        yield* follower.until(version)
+      }
+      yield* execute([
+        `INSERT INTO ${table} (id, aggregate_id, event_type, data)
+         VALUES ('large', 'large', 'Large', to_jsonb(repeat('x', 17000000)))`
+      ])
+      const says = /a row is larger than the driver takes: .*; raise maxMessageSize/
+      yield* failsWith(Fiber.join(follower.fiber), "EventStore.subscribe", "Unexpected", says)
+      yield* failsWith(events.load(), "EventStore.load", "Unexpected", says)
+      const raised = yield* serveEvents({ options: { schema }, client: { maxMessageSize: 64 * 1024 * 1024 } })
+      const another = yield* follow(raised, { after: "start" })
+      yield* another.until(3n)
+    })
+  )
+})
+
 describe("wake-ups", () => {
   it.live("are not sent in the transaction that appends", () =>
     Effect.gen(function* () {
