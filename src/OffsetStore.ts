@@ -160,6 +160,16 @@ export class OffsetStore extends Context.Service<
     /** Deletes every offset of the projection, all or none, and returns how many there were. */
     readonly deleteOffsets: (projectionName: string) => Effect.Effect<number, InvalidInput | StoreError>
 
+    /**
+     * Emits once it listens, and then whenever offsets may have changed, in whichever process: a hint to look at them.
+     *
+     * **Details**
+     *
+     * Several changes may be one element, and one may come without any. After a lost connection it emits again, by the
+     * layer's reconnect schedule. Programs that write to the table by themselves are not heard.
+     */
+    readonly changes: Stream.Stream<void, StoreError>
+
     /** Succeeds if the store can be used now: the backend answers and the table can be read. */
     readonly ping: Effect.Effect<void, StoreError>
   }

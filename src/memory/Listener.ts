@@ -1,5 +1,5 @@
 /** How subscribers hear of what is new: at once, unless a test has cut the line. */
-import { Effect, type Scope, SubscriptionRef } from "effect"
+import { Effect, type Scope, Stream, SubscriptionRef } from "effect"
 import type { ListenerStatus } from "../EventStore.ts"
 import type { Reason } from "../StoreError.ts"
 
@@ -47,6 +47,21 @@ export class Listener {
       this.waiting.add(wake)
       return Effect.sync(() => this.waiting.delete(wake))
     })
+  }
+
+  /** Emits at once, and then whenever a transaction has committed something of the table. */
+  changes(table: { readonly commits: number }): Stream.Stream<void, Reason> {
+    return Stream.unwrap(
+      Effect.map(this.attach, () => {
+        let seen = -1
+        const change = this.await(() => (table.commits === seen ? undefined : table.commits))
+        return Stream.fromEffectRepeat(
+          Effect.map(change, (commits) => {
+            seen = commits
+          })
+        )
+      })
+    )
   }
 
   /** Something is new. */

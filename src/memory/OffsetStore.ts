@@ -23,7 +23,7 @@ const byNameAndShard = Order.combine(
 )
 
 export const make = Effect.gen(function* () {
-  const { statement, tables } = yield* MemoryDatabase
+  const { listener, statement, tables } = yield* MemoryDatabase
   const { offsets } = tables
   const operation = yield* Operation.make("OffsetStore", "memory")
 
@@ -106,6 +106,7 @@ export const make = Effect.gen(function* () {
     listOffsets: (projectionName) => list(projectionName === undefined ? {} : { projectionName }),
     resetOffset: (projectionName, value) => reset({ projectionName, value }),
     deleteOffsets: (projectionName) => remove({ projectionName }),
+    changes: operation.endless("changes", listener.changes(offsets)),
     ping
   })
 })

@@ -29,6 +29,8 @@ export interface Entry<Row> {
 
 export class Table<Row> implements Merge {
   readonly name: string
+  /** How many transactions have committed something of it. */
+  commits = 0
   private readonly committed = new Map<string, Entry<Row>>()
   // `undefined` is a deletion. Weak: a level that is rolled back just goes away.
   private readonly pending = new WeakMap<Level, Map<string, Entry<Row> | undefined>>()
@@ -71,6 +73,7 @@ export class Table<Row> implements Merge {
   }
 
   merge(level: Level): void {
+    if (level.outer === undefined) this.commits++
     for (const [key, entry] of this.pending.get(level) ?? []) {
       if (level.outer !== undefined) this.put(level.outer, key, entry)
       else if (entry === undefined) this.committed.delete(key)

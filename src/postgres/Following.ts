@@ -10,7 +10,7 @@ import * as Tail from "./Tail.ts"
 /** How long to wait, where an open transaction keeps both a reader of the table and the tail from getting on. */
 const respite = "100 millis"
 
-export const make = Effect.fnUntraced(function* (check: Effect.Effect<void, Reason>) {
+export const make = Effect.fnUntraced(function* (check: Effect.Effect<unknown, Reason>) {
   const database = yield* PostgresDatabase
   const { reconnect, sql } = database
   // A page may take long where few events are meant. Nobody but this notices when its connection is dead.

@@ -27,19 +27,21 @@ interface Migration {
   readonly table: string
   /** In psql's notation: `:"offsets"` stands for the name of that table. */
   readonly statements: ReadonlyArray<string>
+  /** The option that asks for it, if it does not run by itself: `notify_rows` stands for `notify: "rows"`. */
+  readonly option: string | undefined
 }
 
 const load = Effect.tryPromise({
   try: async () => {
     const migrations: Array<Migration> = []
     for (const file of (await readdir(directory)).toSorted()) {
-      const [, id, table] = /^(\d+)_([a-z]+)\w*\.sql$/.exec(file) ?? []
+      const [, id, table, option] = /^(\d+)_([a-z]+)(?:_(\w+))?\.sql$/.exec(file) ?? []
       if (id === undefined || table === undefined) continue
       const text = await readFile(new URL(file, directory), "utf8")
       // Lines that begin with a backslash are psql's: there they give the tables their default names. The driver refuses
       // several statements in one string, so a line of its own stands between them.
       const statements = text.replaceAll(/^\\.*$/gm, "").split(/^-- next$/m)
-      migrations.push({ id: Number(id), file, table, statements })
+      migrations.push({ id: Number(id), file, table, statements, option })
     }
     return migrations
   },
@@ -61,10 +63,12 @@ export const migrate: Effect.Effect<
   PostgresDatabase.PostgresDatabase
 > = Effect.scoped(
   Effect.gen(function* () {
-    const { names, query, schema, sql, tables } = yield* PostgresDatabase.PostgresDatabase
+    const { extras, names, query, schema, sql, tables } = yield* PostgresDatabase.PostgresDatabase
     const operation = yield* Operation.make("Postgres", "postgres")
     const decode = PostgresDatabase.decodeRows(Applied, names.migrations, ["id"])
     const nameOf = new Map<string, string>(Object.entries(names))
+    // An option that is not given is one that no file is named after.
+    const wanted = Object.entries(extras).map(([option, value]) => `${option}_${value}`)
     const record = qualify(schema, names.migrations)
 
     const applied = Effect.gen(function* () {
@@ -85,7 +89,9 @@ export const migrate: Effect.Effect<
         return yield* new SchemaMissing({ message })
       }
       return migrations.filter(
-        ({ id, table }) => !done.some((row) => row.id === id && row.table_name === nameOf.get(table))
+        ({ id, option, table }) =>
+          (option === undefined || wanted.includes(option)) &&
+          !done.some((row) => row.id === id && row.table_name === nameOf.get(table))
       )
     })
 

@@ -1,5 +1,5 @@
 /** `OffsetStore` on Postgres. */
-import { Effect, Layer, Option, Schema, SchemaTransformation, Stream } from "effect"
+import { Effect, Layer, Option, Schema, Stream } from "effect"
 import type { Statement } from "effect/sql/Statement"
 import {
   Offset,
@@ -12,14 +12,11 @@ import {
   Step
 } from "../OffsetStore.ts"
 import * as Operation from "../Operation.ts"
-import { decodeRows, PostgresDatabase } from "./PostgresDatabase.ts"
+import { decodeRows, NumberFromBigInt, PostgresDatabase } from "./PostgresDatabase.ts"
+import * as Wakeups from "./Wakeups.ts"
 
 /** How many offsets `listOffsets` reads at a time. */
 const pageSize = 500
-
-const NumberFromBigInt = Schema.BigInt.pipe(
-  Schema.decodeTo(Schema.Int, SchemaTransformation.transform({ decode: Number, encode: BigInt }))
-)
 
 /** A row of the table, as `columns` names its parts. */
 const Row = Schema.Struct({
@@ -38,6 +35,7 @@ const Count = Schema.Struct({ count: NumberFromBigInt })
 export const make = Effect.gen(function* () {
   const { names, query, sql, tables } = yield* PostgresDatabase
   const operation = yield* Operation.make("OffsetStore", "postgres")
+  const wakeups = yield* Wakeups.Wakeups
   const table = tables.offsets
   const key = ["projectionName", "shardNumber"]
   const decodeOffsets = decodeRows(Row, names.offsets, key)
@@ -125,6 +123,8 @@ export const make = Effect.gen(function* () {
 
   // Operations
 
+  const announce = sql.afterCommit(wakeups.announce("offsets"))
+
   const offsetsOf = (statement: Statement<unknown>) =>
     Effect.map(Effect.flatMap(query(statement), decodeOffsets), (rows) => rows.map((row) => new Offset(row)))
 
@@ -143,14 +143,20 @@ export const make = Effect.gen(function* () {
           ;[outcome] = yield* attempt(update(from.value, step))
         } while (outcome?.stored === null)
       }
-      if (outcome?.moved === true) return new Offset({ projectionName, shardNumber, value: to, timestamp })
+      if (outcome?.moved === true) {
+        yield* announce
+        return new Offset({ projectionName, shardNumber, value: to, timestamp })
+      }
       const actual = Option.fromNullishOr(outcome?.stored)
       return yield* new OffsetConflict({ projectionName, shardNumber, expected: from, actual })
     })
   )
 
   const counted = (statement: Statement<unknown>) =>
-    Effect.map(Effect.flatMap(query(statement), decodeCount), (rows) => rows[0]?.count ?? 0)
+    Effect.flatMap(query(statement), decodeCount).pipe(
+      Effect.map((rows) => rows[0]?.count ?? 0),
+      Effect.tap((count) => (count === 0 ? Effect.void : announce))
+    )
 
   const list = operation.stream("listOffsets", Selection, (selection) =>
     Stream.paginate(undefined, (after: Offset | undefined) =>
@@ -165,7 +171,7 @@ export const make = Effect.gen(function* () {
   const remove = operation.fn("deleteOffsets", Projection, (projection) => counted(deleteAll(projection)))
 
   return OffsetStore.of({
-    writeOffset: operation.fn("writeOffset", Offset, (offset) => Effect.asVoid(query(upsert(offset)))),
+    writeOffset: operation.fn("writeOffset", Offset, (offset) => Effect.andThen(query(upsert(offset)), announce)),
     advanceOffset: (id, { from, to }) => advance({ ...id, from, to }),
     getCurrentOffset: operation.fn("getCurrentOffset", ProjectionId, (id) =>
       Effect.map(offsetsOf(select(id)), (offsets) => Option.fromUndefinedOr(offsets[0]))
@@ -173,8 +179,12 @@ export const make = Effect.gen(function* () {
     listOffsets: (projectionName) => list(projectionName === undefined ? {} : { projectionName }),
     resetOffset: (projectionName, value) => reset({ projectionName, value }),
     deleteOffsets: (projectionName) => remove({ projectionName }),
+    changes: operation.endless("changes", wakeups.changes("offsets")),
     ping: operation.effect("ping", Effect.asVoid(query(sql`SELECT FROM ${table} LIMIT 1`)))
   })
 })
 
-export const layer: Layer.Layer<OffsetStore, never, PostgresDatabase> = Layer.effect(OffsetStore, make)
+export const layer: Layer.Layer<OffsetStore, never, PostgresDatabase> = Layer.provide(
+  Layer.effect(OffsetStore, make),
+  Wakeups.layer
+)

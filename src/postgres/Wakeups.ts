@@ -12,8 +12,21 @@
  * empty notification of a transaction of its own, at most one every few milliseconds. All listening is done on one
  * connection, which is there while somebody listens.
  */
-import { Context, Deferred, Duration, Effect, Fiber, Latch, Layer, Option, RcRef, Schedule, Schema } from "effect"
-import { type Scope, SubscriptionRef } from "effect"
+import {
+  Context,
+  Deferred,
+  Duration,
+  Effect,
+  Fiber,
+  Latch,
+  Layer,
+  Option,
+  Queue,
+  RcRef,
+  Schedule,
+  Schema
+} from "effect"
+import { type Scope, Stream, SubscriptionRef } from "effect"
 import type { ListenerStatus } from "../EventStore.ts"
 import type { Reason } from "../StoreError.ts"
 import { qualify } from "./Identifier.ts"
@@ -21,10 +34,13 @@ import * as Line from "./Line.ts"
 import { decodeRows, PostgresDatabase, type Query } from "./PostgresDatabase.ts"
 
 /** The tables whose readers are woken. */
-type Table = "events"
+type Table = "events" | "offsets"
 
 /** The time between two notifications of a process. */
 const interval = Duration.millis(5)
+
+/** How long to hear nothing before asking whether the connection still lives. */
+const heartbeat = "1 minute"
 
 /** What a reader has to hear with: as long as the connection lasts. */
 export interface Ear {
@@ -49,6 +65,9 @@ export class Wakeups extends Context.Service<
       table: Table,
       reader: (ear: Ear) => Effect.Effect<never, Reason>
     ) => Effect.Effect<never, Reason, Scope.Scope>
+
+    /** Emits once it listens, again after each loss of the connection, and whenever the table is announced. */
+    readonly changes: (table: Table) => Stream.Stream<void, Reason>
 
     readonly status: SubscriptionRef.SubscriptionRef<ListenerStatus>
   }
@@ -75,7 +94,7 @@ const make = Effect.gen(function* () {
   const context = yield* Effect.context<never>()
   const status = yield* SubscriptionRef.make<ListenerStatus>("stopped")
   const decodeNamed = decodeRows(Named, "pg_class", [])
-  const tables: ReadonlyArray<Table> = ["events"]
+  const tables: ReadonlyArray<Table> = ["events", "offsets"]
   const nameOf = (table: Table) => qualify(schema, names[table])
 
   const signals = new Map(tables.map((table) => [table, new Set<Latch.Latch>()]))
@@ -85,6 +104,8 @@ const make = Effect.gen(function* () {
 
   // Announcing
 
+  // Who hears his own notification has been woken before it was sent.
+  const self = crypto.randomUUID()
   const unsaid = new Set<Table>()
   const due = yield* Latch.make()
 
@@ -93,7 +114,8 @@ const make = Effect.gen(function* () {
     unsaid.clear()
     due.closeUnsafe()
     return Effect.ignore(
-      query(sql`SELECT pg_notify(${Line.channel}, name::regclass::oid::text) FROM unnest(${announced}::text[]) AS name`)
+      query(sql`
+        SELECT pg_notify(${Line.channel}, name::regclass::oid || ${` ${self}`}) FROM unnest(${announced}::text[]) AS name`)
     )
   })
 
@@ -147,8 +169,9 @@ const make = Effect.gen(function* () {
         yield* line.heard.pipe(
           Effect.tap(({ payload }) =>
             Effect.sync(() => {
-              const table = byOid.get(payload)
-              if (table !== undefined) wake(table)
+              const [oid = "", from] = payload.split(" ")
+              const table = byOid.get(oid)
+              if (table !== undefined && from !== self) wake(table)
               else if (payload === token) Deferred.doneUnsafe(arrived, Effect.void)
             })
           ),
@@ -229,9 +252,32 @@ const make = Effect.gen(function* () {
     )
   })
 
+  const changes = (table: Table) =>
+    Stream.unwrap(
+      Effect.gen(function* () {
+        const queue = yield* Queue.sliding<void, Reason>(1)
+        const tell = Effect.asVoid(Queue.offer(queue, undefined))
+        const reader = ({ query, wait }: Ear) =>
+          Effect.andThen(
+            tell,
+            Effect.forever(
+              Effect.flatMap(wait(heartbeat), (woken) =>
+                Option.isSome(woken) ? tell : Effect.asVoid(query(sql`SELECT 1`))
+              )
+            )
+          )
+        yield* listen(table, reader).pipe(
+          Effect.catch((reason: Reason) => Queue.fail(queue, reason)),
+          Effect.forkScoped
+        )
+        return Stream.fromQueue(queue)
+      })
+    )
+
   return Wakeups.of({
     status,
     listen,
+    changes,
     announce: (table) =>
       Effect.sync(() => {
         wake(table)

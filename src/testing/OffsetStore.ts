@@ -1,6 +1,6 @@
 /** What every `OffsetStore` does, as a suite for Vitest. */
 import { assert, it } from "@effect/vitest"
-import { Context, Effect, Exit, Layer, Option, Result, Scope, Stream } from "effect"
+import { Context, Effect, Equal, Exit, Layer, Option, Queue, Result, Scope, Stream } from "effect"
 import { TestClock } from "effect/testing"
 import { InvalidInput } from "../Input.ts"
 import { Offset, OffsetConflict, OffsetStore } from "../OffsetStore.ts"
@@ -338,6 +338,32 @@ export const suite = <E>(name: string, layer: Layer.Layer<OffsetStore | Transact
         assert.deepStrictEqual(yield* fieldsOf(offsets.resetOffset("", beyond)), ["projectionName", "value"])
         assert.deepStrictEqual(yield* fieldsOf(offsets.deleteOffsets("")), ["projectionName"])
         assert.deepStrictEqual(yield* fieldsOf(Stream.runDrain(offsets.listOffsets(""))), ["projectionName"])
+      })
+    )
+
+    it.effect("tells those who listen when offsets have changed, and not before they are committed", () =>
+      Effect.gen(function* () {
+        const offsets = yield* OffsetStore
+        const { withTransaction } = yield* Transactor
+        const projectionName = fresh()
+        const id = { projectionName, shardNumber: 0 }
+        const seen = yield* Queue.unbounded<Option.Option<bigint>>()
+        yield* Effect.forkScoped(
+          Stream.runForEach(offsets.changes, () =>
+            Effect.flatMap(valueOf(projectionName), (value) => Queue.offer(seen, value))
+          )
+        )
+        const until = (value: Option.Option<bigint>) =>
+          Effect.repeat(Queue.take(seen), { until: (next) => Equal.equals(next, value) })
+        yield* until(none)
+        yield* offsets.writeOffset({ ...id, value: 1n })
+        yield* until(some(1n))
+        yield* withTransaction(offsets.advanceOffset(id, { from: some(1n), to: 2n }))
+        yield* until(some(2n))
+        yield* offsets.resetOffset(projectionName, 3n)
+        yield* until(some(3n))
+        yield* offsets.deleteOffsets(projectionName)
+        yield* until(none)
       })
     )
 

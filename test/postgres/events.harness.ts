@@ -98,7 +98,7 @@ export const listening = Effect.fnUntraced(function* (table: string) {
     while (true) {
       const { payload } = yield* Queue.take(queue)
       if (payload === end) return count
-      if (payload === row?.[0]) count++
+      if (payload.split(" ")[0] === row?.[0]) count++
     }
   })
 })

@@ -1,0 +1,90 @@
+/** `DurableStateStore` on Postgres. */
+import { Effect, Layer, Option, Stream } from "effect"
+import type { Statement } from "effect/sql/Statement"
+import { ById, ByIds, DurableState, DurableStateStore, Selection, Write } from "../DurableStateStore.ts"
+import * as Operation from "../Operation.ts"
+import { decodeRows, PostgresDatabase } from "./PostgresDatabase.ts"
+import { columns, Row, toDurableState } from "./StateRow.ts"
+import * as Writing from "./Writing.ts"
+
+/** How many states `listStates` reads at a time, */
+const pageSize = 500
+/** and about how many bytes of payload. */
+const pageBytes = 4 * 1024 * 1024
+
+export const make = Effect.gen(function* () {
+  const { names, query, sql, tables } = yield* PostgresDatabase
+  const operation = yield* Operation.make("DurableStateStore", "postgres")
+  const table = tables.states
+  const decodeStates = decodeRows(Row, names.states, ["persistenceId"])
+  const { overwrite, write } = yield* Writing.make
+  const writeState = operation.fn("writeState", Write, write)
+
+  // Statements
+
+  const selected = sql.literal(columns)
+
+  const select = ({ persistenceId }: ById) => sql`
+    SELECT ${selected} FROM ${table} WHERE persistence_id = ${persistenceId}`
+
+  const selectAll = ({ persistenceIds }: ByIds) => sql`
+    SELECT ${selected} FROM ${table} WHERE persistence_id = ANY(${persistenceIds}::text[])`
+
+  // By the primary key, whatever the filter: a page costs no more than its part of one walk along that index. The size of
+  // a payload is known without reading it.
+  const selectPage = ({ manifest, shard }: Selection, after: string | undefined) => {
+    const filters = [
+      ...(shard === undefined ? [] : [sql`shard_number = ${BigInt(shard)}`]),
+      ...(manifest === undefined ? [] : [sql`state_manifest = ${manifest}`]),
+      ...(after === undefined ? [] : [sql`persistence_id > ${after}`])
+    ]
+    return sql`
+      SELECT ${selected} FROM (
+        SELECT *, sum(octet_length(state_payload)) OVER (ORDER BY persistence_id) - octet_length(state_payload) AS before
+        FROM (SELECT * FROM ${table} WHERE ${sql.and(filters)} ORDER BY persistence_id LIMIT ${pageSize}) AS page
+      ) AS sized
+      WHERE before < ${pageBytes} ORDER BY persistence_id`
+  }
+
+  const remove = ({ persistenceId }: ById) => sql`
+    DELETE FROM ${table} WHERE persistence_id = ${persistenceId} RETURNING true`
+
+  // Operations
+
+  const statesOf = (statement: Statement<unknown>) =>
+    Effect.map(Effect.flatMap(query(statement), decodeStates), (rows) => rows.map(toDurableState))
+
+  const get = operation.fn("getLatestState", ById, (id) =>
+    Effect.map(statesOf(select(id)), (states) => Option.fromUndefinedOr(states[0]))
+  )
+
+  const getAll = operation.fn("getStates", ByIds, (ids) =>
+    Effect.map(statesOf(selectAll(ids)), (states) => {
+      const byId = new Map(states.map((state) => [state.persistenceId, state]))
+      return [...new Set(ids.persistenceIds)].flatMap((id) => byId.get(id) ?? [])
+    })
+  )
+
+  const list = operation.stream("listStates", Selection, (selection) =>
+    Stream.paginate(undefined, (after: string | undefined) =>
+      Effect.map(statesOf(selectPage(selection, after)), (page) => [
+        page,
+        Option.map(Option.fromUndefinedOr(page.at(-1)), ({ persistenceId }) => persistenceId)
+      ])
+    )
+  )
+
+  const deleteById = operation.fn("deleteState", ById, (id) => Effect.map(query(remove(id)), (rows) => rows.length > 0))
+
+  return DurableStateStore.of({
+    writeState: (state, options) => writeState({ ...state, ...options }),
+    overwriteState: operation.fn("overwriteState", DurableState, overwrite),
+    getLatestState: (persistenceId) => get({ persistenceId }),
+    getStates: (persistenceIds) => getAll({ persistenceIds }),
+    listStates: (selection = {}) => list(selection),
+    deleteState: (persistenceId) => deleteById({ persistenceId }),
+    ping: operation.effect("ping", Effect.asVoid(query(sql`SELECT FROM ${table} LIMIT 1`)))
+  })
+})
+
+export const layer: Layer.Layer<DurableStateStore, never, PostgresDatabase> = Layer.effect(DurableStateStore, make)
