@@ -2,7 +2,7 @@
 import { Cause, Config, Data, Effect, Option, Predicate, Runtime, Schema } from "effect"
 import { CliError } from "effect/cli"
 import { SqlError } from "effect/sql"
-import { InvalidInput } from "../Input.ts"
+import { InvalidInput, invalidInput } from "../Input.ts"
 import { reasonOf } from "../postgres/Reasons.ts"
 import { isReason, StoreError } from "../StoreError.ts"
 import { OutputClosed } from "./Output.ts"
@@ -29,13 +29,17 @@ const isUsage = (error: unknown): boolean =>
   error instanceof Config.ConfigError ||
   (Predicate.isTagged(error, "InvalidVersion") && error instanceof Error)
 
+const issuesOf = ({ issues }: InvalidInput): string =>
+  issues.map(({ field, message }) => (field === "" ? message : `${field}: ${message}`)).join("; ")
+
 const messageOf = (error: unknown): string => {
   if (SqlError.isSqlError(error)) return reasonOf(error).message
   // The store and the operation are this program's business.
   if (error instanceof StoreError) return error.reason.message
   if (isReason(error)) return error.message
-  if (error instanceof InvalidInput) {
-    return error.issues.map(({ field, message }) => (field === "" ? message : `${field}: ${message}`)).join("; ")
+  if (error instanceof InvalidInput) return issuesOf(error)
+  if (error instanceof Config.ConfigError && Schema.isSchemaError(error.cause)) {
+    return issuesOf(invalidInput("", "", error.cause.issue))
   }
   return error instanceof Error ? error.message : String(error)
 }

@@ -28,7 +28,7 @@ const strata = Command.make("strata").pipe(
 const presenter: CliOutput.Presenter = {
   present: (event) => {
     if (event._tag !== "InvalidInvocation") return CliOutput.defaultPresenter.present(event)
-    const errors = event.errors.map(({ message }) => `strata: ${message}\n`).join("")
+    const errors = event.errors.map(({ message }) => `strata: ${message.replaceAll(/\s+/g, " ")}\n`).join("")
     return Effect.sync(
       () => void process.stderr.write(`${errors}Run ${event.commandPath.join(" ")} --help to see how it is used\n`)
     )
