@@ -23,8 +23,8 @@ const server = Effect.gen(function* () {
   if ("host" in pool && [pool.host, pool.database, pool.username].every((part) => part === undefined)) {
     return yield* new WrongUsage({ message: "no database is named; give --url or --pglite DIR, or set DATABASE_URL" })
   }
-  // One command needs few connections: one for a transaction, one to listen, one to look.
-  return PgClient.layer({ ...pool, maxConnections: Math.min(pool.maxConnections ?? 5, 5), minConnections: 1 })
+  // Opened as they are needed: the most by the proof of the doctor, which has many writers.
+  return PgClient.layer({ ...pool, maxConnections: Math.min(pool.maxConnections ?? 20, 20), minConnections: 1 })
 })
 
 const embedded = Effect.fnUntraced(function* (dataDir: string, create: boolean) {

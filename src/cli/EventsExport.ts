@@ -41,7 +41,7 @@ const settled = Effect.gen(function* () {
     count: (after: bigint) =>
       Effect.map(
         Effect.flatMap(
-          query(sql`SELECT count(*)::int AS count FROM ${tables.events} WHERE version > ${after}`),
+          query(sql`SELECT count(*)::float8 AS count FROM ${tables.events} WHERE version > ${after}`),
           decodeCount
         ),
         ([row]) => row?.count ?? 0

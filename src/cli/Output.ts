@@ -32,7 +32,7 @@ export const isTerminal = Effect.sync(() => process.stdout.isTTY)
 const width = () => (process.stdout.isTTY ? process.stdout.columns || 80 : Number.POSITIVE_INFINITY)
 
 /** Characters that would move the cursor or colour what follows are shown, not sent: stored text is not trusted. */
-const printable = (text: string): string =>
+export const printable = (text: string): string =>
   text.replaceAll(/\p{Cc}/gu, (character) => `\\x${character.charCodeAt(0).toString(16).padStart(2, "0")}`)
 
 /** Cut to so many columns. */
@@ -110,6 +110,10 @@ export const list = <A, E, R>(items: Stream.Stream<A, E, R>, { columns, nothing,
     })
     if (empty && (yield* isTerminal)) yield* line(nothing)
   })
+
+/** A table below something else. */
+export const table = <A>(columns: ReadonlyArray<Column<A>>, items: ReadonlyArray<A>) =>
+  write(`\n${makeTable(columns)(items, true)}`)
 
 /** One thing: its parts, one per line, or as JSON. */
 export const record = (parts: Readonly<Record<string, unknown>>) =>

@@ -4,6 +4,7 @@ import * as NodeServices from "@effect/platform-node/NodeServices"
 import { Effect, Layer, Logger, References, Schema } from "effect"
 import { CliConfig, CliOutput, Command, GlobalFlag } from "effect/cli"
 import { readFileSync } from "node:fs"
+import { doctor } from "./Doctor.ts"
 import { events } from "./Events.ts"
 import { report } from "./Failure.ts"
 import { migrate } from "./Migrate.ts"
@@ -14,7 +15,7 @@ const Manifest = Schema.fromJsonString(Schema.Struct({ version: Schema.String })
 const { version } = Schema.decodeSync(Manifest)(readFileSync(new URL("../../package.json", import.meta.url), "utf8"))
 
 const strata = Command.make("strata").pipe(
-  Command.withSubcommands([migrate, events, offsets]),
+  Command.withSubcommands([doctor, migrate, events, offsets]),
   Command.withGlobalFlags(Settings.all),
   Command.withDescription("Durable stores for Effect: their tables, events and offsets, on Postgres or PGlite"),
   Command.withExamples([
