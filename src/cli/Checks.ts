@@ -189,10 +189,12 @@ export const make = Effect.gen(function* () {
       return [problem(says, remedy)]
     }
     const { generated, name } = found.success
+    // Who may not use the sequence does not see where it is either. On an identity column nobody has to.
     const position = yield* rows(
       Sequence,
       sql`
-        SELECT coalesce(pg_sequence_last_value(${name}::regclass), 0) < highest AS behind, ${name}::text AS name, highest
+        SELECT has_sequence_privilege(${name}, 'USAGE, SELECT')
+            AND coalesce(pg_sequence_last_value(${name}::regclass), 0) < highest AS behind, ${name}::text AS name, highest
         FROM (SELECT coalesce(max(version), 0) AS highest FROM ${table.events}) AS log`
     )
     const behind = position.flatMap(({ behind, highest, name }) =>

@@ -1,29 +1,14 @@
-/** The `strata` command: its subcommands, and how they run as a process. */
+/** How the `strata` command runs as a process. */
 import * as NodeRuntime from "@effect/platform-node/NodeRuntime"
 import * as NodeServices from "@effect/platform-node/NodeServices"
 import { Effect, Layer, Logger, References, Schema } from "effect"
 import { CliConfig, CliOutput, Command, GlobalFlag } from "effect/cli"
 import { readFileSync } from "node:fs"
-import { doctor } from "./Doctor.ts"
-import { events } from "./Events.ts"
 import { report } from "./Failure.ts"
-import { migrate } from "./Migrate.ts"
-import { offsets } from "./Offsets.ts"
-import * as Settings from "./Settings.ts"
+import { strata } from "./Strata.ts"
 
 const Manifest = Schema.fromJsonString(Schema.Struct({ version: Schema.String }))
 const { version } = Schema.decodeSync(Manifest)(readFileSync(new URL("../../package.json", import.meta.url), "utf8"))
-
-const strata = Command.make("strata").pipe(
-  Command.withSubcommands([doctor, migrate, events, offsets]),
-  Command.withGlobalFlags(Settings.all),
-  Command.withDescription("Durable stores for Effect: their tables, events and offsets, on Postgres or PGlite"),
-  Command.withExamples([
-    { command: "strata doctor --url postgres://app@localhost/app", description: "Is this server fit for it?" },
-    { command: "strata migrate --pglite ./data", description: "A database in a directory, without a server" },
-    { command: "source <(strata --completions bash)", description: "Completion in this shell" }
-  ])
-)
 
 /** What is wrong with the arguments goes to stderr, with where to read more, instead of the whole help. */
 const presenter: CliOutput.Presenter = {
