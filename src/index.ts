@@ -2,9 +2,11 @@
  * Durable stores for Effect, in layers: the contracts. Their implementations are in `effect-strata/memory`,
  * `effect-strata/postgres` and `effect-strata/pglite`, their conformance suites in `effect-strata/testing`.
  */
+export * as DurableStateStore from "./DurableStateStore.ts"
 export * as EventStore from "./EventStore.ts"
 export * as Input from "./Input.ts"
 export * as OffsetStore from "./OffsetStore.ts"
 export * as Operation from "./Operation.ts"
+export * as StateCodec from "./StateCodec.ts"
 export * as StoreError from "./StoreError.ts"
 export * as Transactor from "./Transactor.ts"

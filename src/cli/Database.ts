@@ -48,14 +48,20 @@ const layerClient = (create: boolean) =>
     })
   )
 
+/** What only some want of the migrations. */
+type Extras = Pick<Postgres.Options, "notify" | "index">
+
 const options = Effect.gen(function* () {
   const schema = Option.getOrUndefined(yield* Settings.schema) ?? (yield* PostgresConfig.schema)
   return schema === undefined ? {} : { schema }
 })
 
 /** The names of the tables, and how to run statements on them. */
-export const layerTables = ({ create = false } = {}) =>
-  Layer.provideMerge(Layer.unwrap(Effect.map(options, PostgresDatabase.layer)), layerClient(create))
+export const layerTables = ({ create = false, ...extras }: { readonly create?: boolean } & Extras = {}) =>
+  Layer.provideMerge(
+    Layer.unwrap(Effect.map(options, (options) => PostgresDatabase.layer({ ...options, ...extras }))),
+    layerClient(create)
+  )
 
 /** Every store, on tables that are there, and all that `layerTables` gives. */
 export const layer = Layer.provideMerge(Layer.unwrap(Effect.map(options, Postgres.layerStorage)), layerTables())

@@ -51,24 +51,38 @@ const dryRun = Flag.Boolean("dry-run").pipe(
   Flag.withDescription("Only name the files that would be run")
 )
 
+const flags = {
+  dryRun,
+  notify: Flag.Literals("notify", ["rows"]).pipe(
+    Flag.optional,
+    Flag.withDescription("Also install go-sync-kit's trigger, for programs that listen to its channels")
+  ),
+  index: Flag.Literals("index", ["containment"]).pipe(
+    Flag.optional,
+    Flag.withDescription("Also index what events contain, for queries by data and metadata")
+  )
+}
+
 const pendingFiles = Effect.map(Migrations.status, (statuses) =>
   statuses.flatMap(({ appliedAt, file }) =>
     Option.isNone(appliedAt) ? [{ file: fileURLToPath(new URL(file, Migrations.directory)) }] : []
   )
 )
 
-export const migrate = Command.make("migrate", { dryRun }, ({ dryRun }) =>
-  dryRun
+export const migrate = Command.make("migrate", flags, ({ dryRun, index, notify }) => {
+  const extras = {
+    ...(Option.isNone(notify) ? {} : { notify: notify.value }),
+    ...(Option.isNone(index) ? {} : { index: index.value })
+  }
+  return dryRun
     ? Effect.flatMap(pendingFiles, (files) => Output.list(Stream.fromIterable(files), fileListing)).pipe(
-        Effect.provide(Database.layerTables())
+        Effect.provide(Database.layerTables(extras))
       )
     : Effect.gen(function* () {
         const files = yield* Migrations.migrate
-        yield* files.length === 0
-          ? Output.done("Nothing is pending", { files })
-          : Output.done(`Run: ${files.join(", ")}`, { files })
-      }).pipe(Effect.provide(Database.layerTables({ create: true })))
-).pipe(
+        yield* Output.done(files.length === 0 ? "Nothing is pending" : `Run: ${files.join(", ")}`, { files })
+      }).pipe(Effect.provide(Database.layerTables({ ...extras, create: true })))
+}).pipe(
   Command.withSubcommands([status]),
   Command.withDescription("Runs the migrations that are pending, in one transaction"),
   Command.withExamples([

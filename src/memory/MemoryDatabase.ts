@@ -11,6 +11,7 @@
  */
 import { Cause, Clock, Context, Duration, Effect, Layer, Option, SubscriptionRef } from "effect"
 import { SqlClient, SqlError } from "effect/sql"
+import type { DurableState } from "../DurableStateStore.ts"
 import type { ListenerStatus } from "../EventStore.ts"
 import type { Offset } from "../OffsetStore.ts"
 import { isReason, type Reason, Unexpected } from "../StoreError.ts"
@@ -32,6 +33,7 @@ export class MemoryDatabase extends Context.Service<
       readonly events: Table<EventRow>
       /** The version of each event by its id. */
       readonly eventIds: Table<bigint>
+      readonly states: Table<DurableState>
     }
 
     /**
@@ -61,7 +63,7 @@ export class MemoryDatabase extends Context.Service<
 
     /**
      * Cuts subscribers off from what is new, as a lost connection does, until it is restored: then they go on where they
-     * were. To be `"reconnecting"` meanwhile.
+     * were. Meanwhile they are `"reconnecting"`.
      */
     readonly cutListener: Effect.Effect<void>
 
@@ -69,6 +71,9 @@ export class MemoryDatabase extends Context.Service<
 
     /** Makes all subscriptions fail with this reason, as when their reconnect schedule ends. */
     readonly endListener: (reason: Reason) => Effect.Effect<void>
+
+    /** How many transactions are open right now. */
+    readonly open: Effect.Effect<number>
 
     /** How many transactions wait for a row of another one right now. */
     readonly waiting: Effect.Effect<number>
@@ -97,15 +102,16 @@ export const make: Effect.Effect<MemoryDatabase["Service"]> = Effect.gen(functio
   const log = new EventLog()
   const faults: Array<Reason> = []
   let commitDelay = Duration.zero
+  let open = 0
 
-  const begin = Effect.map(
-    Clock.currentTimeMillis,
-    (now) =>
-      new Transaction(locks, now, (transaction) => {
-        log.end(transaction, (version) => events.committedRow(String(version)))
-        listener.wake()
-      })
-  )
+  const begin = Effect.map(Clock.currentTimeMillis, (now) => {
+    open++
+    return new Transaction(locks, now, (transaction) => {
+      open--
+      log.end(transaction, (version) => events.committedRow(String(version)))
+      listener.wake()
+    })
+  })
 
   const commit = (transaction: Transaction) =>
     Effect.andThen(
@@ -195,7 +201,12 @@ export const make: Effect.Effect<MemoryDatabase["Service"]> = Effect.gen(functio
     )
 
   return MemoryDatabase.of({
-    tables: { offsets: new Table("offsets_store"), events, eventIds: new Table("events_id") },
+    tables: {
+      offsets: new Table("offsets_store"),
+      events,
+      eventIds: new Table("events_id"),
+      states: new Table("states_store")
+    },
     log,
     listener,
     statement,
@@ -217,6 +228,7 @@ export const make: Effect.Effect<MemoryDatabase["Service"]> = Effect.gen(functio
     cutListener: listener.cut,
     restoreListener: listener.restore,
     endListener: (reason) => listener.end(reason),
+    open: Effect.sync(() => open),
     waiting: Effect.sync(() => locks.waiting)
   })
 })

@@ -1,18 +1,21 @@
 /** The stores in memory: for tests, prototypes, and whatever may end with the process. */
 import { Effect, Layer } from "effect"
+import type * as States from "../DurableStateStore.ts"
 import type * as Events from "../EventStore.ts"
 import type * as Offsets from "../OffsetStore.ts"
 import { Transactor } from "../Transactor.ts"
+import * as DurableStateStore from "./DurableStateStore.ts"
 import * as EventStore from "./EventStore.ts"
 import * as MemoryDatabase from "./MemoryDatabase.ts"
 import * as OffsetStore from "./OffsetStore.ts"
 
+export * as DurableStateStore from "./DurableStateStore.ts"
 export * as EventStore from "./EventStore.ts"
 export * as MemoryDatabase from "./MemoryDatabase.ts"
 export * as OffsetStore from "./OffsetStore.ts"
 
 /** What every backend provides. */
-export type Stores = Events.EventStore | Offsets.OffsetStore | Transactor
+export type Stores = Events.EventStore | Offsets.OffsetStore | States.DurableStateStore | Transactor
 
 const layerTransactor = Layer.effect(
   Transactor,
@@ -21,6 +24,7 @@ const layerTransactor = Layer.effect(
 
 const layerStores: Layer.Layer<Stores, never, MemoryDatabase.MemoryDatabase> = Layer.mergeAll(
   layerTransactor,
+  DurableStateStore.layer,
   EventStore.layer,
   OffsetStore.layer
 )

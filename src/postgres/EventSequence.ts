@@ -1,4 +1,4 @@
-/** Whether the sequence behind the versions of the events is one that readers can rely on. */
+/** What has to be known of the table of events: whether readers can rely on the sequence behind its versions. */
 import { Effect, Schema } from "effect"
 import { Unexpected } from "../StoreError.ts"
 import { qualify } from "./Identifier.ts"
@@ -8,7 +8,8 @@ const Sequence = Schema.Struct({
   name: Schema.NullOr(Schema.String),
   problem: Schema.NullOr(Schema.String),
   fix: Schema.NullOr(Schema.String),
-  generated: Schema.Boolean
+  generated: Schema.Boolean,
+  notifies: Schema.Boolean
 })
 
 /**
@@ -27,7 +28,10 @@ export const check = Effect.gen(function* () {
         WHEN seqincrement <> 1 THEN 'INCREMENT ' || seqincrement
         WHEN seqcycle THEN 'CYCLE'
       END AS problem,
-      CASE WHEN seqcache > 1 THEN 'CACHE 1' WHEN seqincrement <> 1 THEN 'INCREMENT 1' ELSE 'NO CYCLE' END AS fix
+      CASE WHEN seqcache > 1 THEN 'CACHE 1' WHEN seqincrement <> 1 THEN 'INCREMENT 1' ELSE 'NO CYCLE' END AS fix,
+      EXISTS (
+        SELECT FROM pg_trigger WHERE tgrelid = attrelid AND tgname = 'events_notify_trigger' AND tgenabled <> 'D'
+      ) AS notifies
     FROM pg_attribute
     LEFT JOIN LATERAL (
       SELECT pg_sequence.* FROM pg_sequence JOIN pg_depend ON refclassid = 'pg_class'::regclass AND refobjid = seqrelid
@@ -52,12 +56,16 @@ export const check = Effect.gen(function* () {
   return sequence
 })
 
-/** The same, with a warning where clients may draw versions themselves. */
+/**
+ * The same, with a warning where clients may draw versions themselves. Returns whether the table notifies of each row, as
+ * go-sync-kit's does.
+ */
 export const checkAndWarn = Effect.gen(function* () {
-  const { generated, name } = yield* check
-  if (generated) return
+  const { generated, name, notifies } = yield* check
+  if (generated) return notifies
   yield* Effect.logWarning(
     `versions from the sequence ${name} are a default that clients can override (BIGSERIAL): readers can lose the events ` +
       "of one that calls nextval itself before it inserts"
   )
+  return notifies
 })

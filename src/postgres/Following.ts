@@ -12,7 +12,7 @@ const respite = "100 millis"
 
 export const make = Effect.fnUntraced(function* (
   reading: Effect.Success<typeof Reading.make>,
-  check: Effect.Effect<void, Reason>
+  check: Effect.Effect<unknown, Reason>
 ) {
   const { reconnect, sql } = yield* PostgresDatabase
   const tailOf = yield* Tail.make

@@ -28,19 +28,21 @@ interface Migration {
   readonly table: string
   /** In psql's notation: `:"offsets"` stands for the name of that table. */
   readonly statements: ReadonlyArray<string>
+  /** The option that asks for it, if it does not run by itself: `notify_rows` stands for `notify: "rows"`. */
+  readonly option: string | undefined
 }
 
 const load = Effect.tryPromise({
   try: async () => {
     const migrations: Array<Migration> = []
     for (const file of (await readdir(directory)).toSorted()) {
-      const [, id, table] = /^(\d+)_([a-z]+)\w*\.sql$/.exec(file) ?? []
+      const [, id, table, option] = /^(\d+)_([a-z]+)(?:_(\w+))?\.sql$/.exec(file) ?? []
       if (id === undefined || table === undefined) continue
       const text = await readFile(new URL(file, directory), "utf8")
       // Lines that begin with a backslash are psql's: there they give the tables their default names. The driver refuses
       // several statements in one string, so a line of its own stands between them.
       const statements = text.replaceAll(/^\\.*$/gm, "").split(/^-- next$/m)
-      migrations.push({ id: Number(id), file, table, statements })
+      migrations.push({ id: Number(id), file, table, statements, option })
     }
     return migrations
   },
@@ -56,9 +58,11 @@ const Applied = Schema.Struct({
 
 /** What there is to run, and what has been run. */
 const survey = Effect.gen(function* () {
-  const { names, query, schema, sql, tables } = yield* PostgresDatabase.PostgresDatabase
+  const { extras, names, query, schema, sql, tables } = yield* PostgresDatabase.PostgresDatabase
   const decode = PostgresDatabase.decodeRows(Applied, names.migrations, ["id"])
   const nameOf = new Map<string, string>(Object.entries(names))
+  // An option that is not given is one that no file is named after.
+  const wanted = Object.entries(extras).map(([option, value]) => `${option}_${value}`)
   const record = qualify(schema, names.migrations)
 
   const applied = Effect.gen(function* () {
@@ -67,7 +71,7 @@ const survey = Effect.gen(function* () {
     return yield* decode(yield* query(sql`SELECT id, table_name, applied_at FROM ${tables.migrations}`))
   })
 
-  /** Every migration of this version, with its record where it has been run. */
+  /** Every migration of this version, with its record where it has been run: those that are asked for, or were once. */
   const all = Effect.gen(function* () {
     const migrations = yield* load
     const done = yield* applied
@@ -79,10 +83,11 @@ const survey = Effect.gen(function* () {
         "a newer effect-strata has migrated these tables; use that version"
       return yield* new SchemaMissing({ message })
     }
-    return migrations.map((migration) => ({
-      migration,
-      record: done.find(({ id, table_name }) => id === migration.id && table_name === nameOf.get(migration.table))
-    }))
+    return migrations.flatMap((migration) => {
+      const { id, option, table } = migration
+      const record = done.find((row) => row.id === id && row.table_name === nameOf.get(table))
+      return record !== undefined || option === undefined || wanted.includes(option) ? [{ migration, record }] : []
+    })
   })
 
   return { all, nameOf }

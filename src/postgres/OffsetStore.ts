@@ -1,5 +1,5 @@
 /** `OffsetStore` on Postgres. */
-import { Effect, Layer, Option, Schema, SchemaTransformation, Stream } from "effect"
+import { Effect, Layer, Option, Schema, Stream } from "effect"
 import type { Statement } from "effect/sql/Statement"
 import {
   Offset,
@@ -12,15 +12,11 @@ import {
   Step
 } from "../OffsetStore.ts"
 import * as Operation from "../Operation.ts"
-import { decodeRows, PostgresDatabase } from "./PostgresDatabase.ts"
+import { decodeRows, NumberFromBigInt, PostgresDatabase } from "./PostgresDatabase.ts"
 import * as Wakeups from "./Wakeups.ts"
 
 /** How many offsets `listOffsets` reads at a time. */
 const pageSize = 500
-
-const NumberFromBigInt = Schema.BigInt.pipe(
-  Schema.decodeTo(Schema.Int, SchemaTransformation.transform({ decode: Number, encode: BigInt }))
-)
 
 /** A row of the table, as `columns` names its parts. */
 const Row = Schema.Struct({

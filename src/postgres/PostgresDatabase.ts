@@ -14,7 +14,8 @@ import {
   Redacted,
   Result,
   Schedule,
-  Schema
+  Schema,
+  SchemaTransformation
 } from "effect"
 import { SqlError, type Statement } from "effect/sql"
 import { check, InvalidInput, invalidInput } from "../Input.ts"
@@ -38,6 +39,7 @@ const EventsName = Name.check(
 const Tables = Schema.Struct({
   events: EventsName.pipe(Schema.withConstructorDefault(Effect.succeed("events"))),
   offsets: named("offsets_store"),
+  states: named("states_store"),
   migrations: named("strata_migrations")
 })
 
@@ -50,7 +52,10 @@ const Names = Schema.Struct({
 export interface Options {
   /** The schema of the tables. Without it they are where the connection's search path finds them. */
   readonly schema?: string
-  /** Other names for the tables: `events` (`events`), `offsets` (`offsets_store`), `migrations` (`strata_migrations`). */
+  /**
+   * Other names for the tables: `events` (`events`), `offsets` (`offsets_store`), `states` (`states_store`), `migrations`
+   * (`strata_migrations`).
+   */
   readonly tables?: (typeof Tables)["~type.make.in"]
   /** How long an operation waits for a connection while the pool is exhausted: 10 seconds. Then it is `Unavailable`. */
   readonly acquireTimeout?: Duration.Input
@@ -64,6 +69,16 @@ export interface Options {
    * with jitter, for ever. Once it ends, they fail.
    */
   readonly reconnect?: Schedule.Schedule<unknown, Reason>
+  /**
+   * `"rows"` makes the migrations install go-sync-kit's trigger, for programs that listen to its channels: each event is
+   * notified in the transaction that appends it, and aggregate ids can have 56 bytes at most.
+   */
+  readonly notify?: "rows"
+  /**
+   * `"containment"` makes the migrations index what events contain, for those who query by `data` and `metadata`. It makes
+   * an append about twice as expensive, and queries work without it.
+   */
+  readonly index?: "containment"
 }
 
 /** Runs one statement on some connection, and returns its rows. */
@@ -100,6 +115,9 @@ export class PostgresDatabase extends Context.Service<
 
     readonly reconnect: Schedule.Schedule<unknown, Reason>
 
+    /** Which of the migrations run that do not run unless they are asked for. */
+    readonly extras: { readonly index: Options["index"] | undefined; readonly notify: Options["notify"] | undefined }
+
     readonly transactor: Transactor.Transactor["Service"]
   }
 >()("effect-strata/postgres/PostgresDatabase") {}
@@ -108,7 +126,14 @@ const backOff = Schedule.jittered(Schedule.min([Schedule.exponential("100 millis
 
 export const make = (options: Options = {}) =>
   Effect.gen(function* () {
-    const { acquireTimeout = "10 seconds", reconnect = backOff, settleTimeout = "2 seconds", ...where } = options
+    const {
+      acquireTimeout = "10 seconds",
+      index,
+      notify,
+      reconnect = backOff,
+      settleTimeout = "2 seconds",
+      ...where
+    } = options
     const { schema, tables: names } = yield* check(Names, "Postgres", "layer", where)
     const sql = (yield* PgClient.PgClient).withoutTransforms()
     const invalid = (field: string, message: string) =>
@@ -181,18 +206,25 @@ export const make = (options: Options = {}) =>
       tables: {
         events: sql.literal(qualify(schema, names.events)),
         offsets: sql.literal(qualify(schema, names.offsets)),
+        states: sql.literal(qualify(schema, names.states)),
         migrations: sql.literal(qualify(schema, names.migrations))
       },
       query,
       inTransaction,
       settleTimeout: settlePatience,
       reconnect,
+      extras: { index, notify },
       transactor: Transactor.fromSqlClient({ withTransaction, afterCommit: sql.afterCommit }, reasonOf)
     })
   })
 
 export const layer = (options?: Options): Layer.Layer<PostgresDatabase, InvalidInput, PgClient.PgClient> =>
   Layer.effect(PostgresDatabase, make(options))
+
+/** A `BIGINT` that is a number here: one that is no safe integer does not decode. */
+export const NumberFromBigInt = Schema.BigInt.pipe(
+  Schema.decodeTo(Schema.Int, SchemaTransformation.transform({ decode: Number, encode: BigInt }))
+)
 
 /** Decodes a row of a table. One that does not fit the model fails as `CorruptRow`, named by its key columns. */
 export const decodeRow = <Row extends Schema.ConstraintDecoder<unknown>>(

@@ -83,3 +83,10 @@ export const reasonOf = ({ reason }: SqlError.SqlError): Reason => {
 
 /** Whether the reason is a row that another one has the key of. */
 export const isUniqueViolation = ({ cause }: Reason): boolean => textOf(cause, "code") === "23505"
+
+/**
+ * Whether the server refused the statement and goes on: nothing of it was done, and another one may fare better. What ran
+ * out of time, or lost against another transaction, would so again.
+ */
+export const isRefusal = ({ cause, isRetryable }: Reason): boolean =>
+  !isRetryable && textOf(cause, "code") !== undefined

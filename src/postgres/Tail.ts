@@ -7,7 +7,7 @@
  * no longer `covered`, and reads the log itself: so a slow subscriber neither holds up the others nor makes anybody keep
  * more than the buffer. How holes are decided is told in `Holders`.
  */
-import { Clock, Deferred, Duration, Effect, Fiber, Option, Predicate, RcRef } from "effect"
+import { Clock, Deferred, Duration, Effect, Fiber, Metric, Option, Predicate, RcRef } from "effect"
 import type { Scope } from "effect"
 import type { StoredEvent } from "../EventStore.ts"
 import { type CorruptRow, type Reason, Unavailable } from "../StoreError.ts"
@@ -30,7 +30,7 @@ const shortestWait = 1
 const longestWait = 25
 
 /** Between two readings, in milliseconds: what comes in quick succession is read together. */
-const pace = 2
+const pace = 4
 
 /**
  * How long to wait for a wake-up before looking without one, in milliseconds. Only writers that wake nobody are found that
@@ -38,6 +38,10 @@ const pace = 2
  */
 const shortestPoll = 20
 const longestPoll = 1000
+
+const heldSeconds = Metric.gauge("strata_events_held_seconds", {
+  description: "For how long an open transaction has been holding up subscribers"
+})
 
 /** A row that somebody else wrote, and that is no event: those who would be given it fail, the others do not. */
 export interface CorruptEvent {
@@ -126,6 +130,7 @@ export const make = Effect.gen(function* () {
     let failure: Reason | undefined
     let grown = Deferred.makeUnsafe<void>()
     let lost = Deferred.makeUnsafe<never, Reason>()
+    let connections = 0
     const begun = Deferred.makeUnsafe<void>()
 
     const tellAll = () => {
@@ -176,7 +181,10 @@ export const make = Effect.gen(function* () {
           if (version > certain) certain = version
           count++
         }
-        if (hole !== undefined && certain >= hole.highest) hole = undefined
+        if (hole !== undefined && certain >= hole.highest) {
+          hole = undefined
+          yield* Metric.update(heldSeconds, 0)
+        }
         if (certain > head) publish(count === rows.length ? rows : rows.slice(0, count), certain)
 
         if (count < rows.length) {
@@ -186,6 +194,7 @@ export const make = Effect.gen(function* () {
             hole = { highest: last, holders, wait: shortestWait, since: readAt, reported: false }
           } else if (hole.holders.size > 0) {
             const waited = readAt - hole.since
+            yield* Metric.update(heldSeconds, waited / 1000)
             if (waited >= Duration.toMillis(settleTimeout) && !hole.reported) {
               yield* report(query, hole.holders, certain + 1n)
               hole.reported = true
@@ -214,9 +223,11 @@ export const make = Effect.gen(function* () {
 
     const reader = (ear: Ear) =>
       Effect.suspend(() => {
-        const before = lost
-        lost = Deferred.makeUnsafe()
-        Deferred.doneUnsafe(before, Effect.fail(again))
+        if (connections++ > 0) {
+          const before = lost
+          lost = Deferred.makeUnsafe()
+          Deferred.doneUnsafe(before, Effect.fail(again))
+        }
         return Effect.andThen(untilBegun(ear), read(ear))
       })
 

@@ -91,6 +91,8 @@ const make = Effect.gen(function* () {
 
   // Announcing
 
+  // Who hears his own notification has been woken before it was sent.
+  const self = crypto.randomUUID()
   const unsaid = new Set<Table>()
   const due = yield* Latch.make()
 
@@ -99,7 +101,8 @@ const make = Effect.gen(function* () {
     unsaid.clear()
     due.closeUnsafe()
     return Effect.ignore(
-      query(sql`SELECT pg_notify(${Line.channel}, name::regclass::oid::text) FROM unnest(${announced}::text[]) AS name`)
+      query(sql`
+        SELECT pg_notify(${Line.channel}, name::regclass::oid || ${` ${self}`}) FROM unnest(${announced}::text[]) AS name`)
     )
   })
 
@@ -149,8 +152,9 @@ const make = Effect.gen(function* () {
         yield* line.heard.pipe(
           Effect.tap(({ payload }) =>
             Effect.sync(() => {
-              const table = byOid.get(payload)
-              if (table !== undefined) wake(table)
+              const [oid = "", from] = payload.split(" ")
+              const table = byOid.get(oid)
+              if (table !== undefined && from !== self) wake(table)
               else if (payload === token) Deferred.doneUnsafe(arrived, Effect.void)
             })
           ),

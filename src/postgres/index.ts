@@ -8,18 +8,21 @@ import { PgClient } from "@effect/sql-pg"
 import { type Config, Effect, Layer } from "effect"
 import { type SqlClient, type SqlError } from "effect/sql"
 import type { InvalidInput } from "../Input.ts"
+import type * as States from "../DurableStateStore.ts"
 import type * as Events from "../EventStore.ts"
 import type * as Offsets from "../OffsetStore.ts"
 import * as Operation from "../Operation.ts"
 import type { StoreError } from "../StoreError.ts"
 import { Transactor } from "../Transactor.ts"
 import * as EventSequence from "./EventSequence.ts"
+import * as DurableStateStore from "./DurableStateStore.ts"
 import * as EventStore from "./EventStore.ts"
 import * as Migrations from "./Migrations.ts"
 import * as OffsetStore from "./OffsetStore.ts"
 import * as PostgresConfig from "./PostgresConfig.ts"
 import * as PostgresDatabase from "./PostgresDatabase.ts"
 
+export * as DurableStateStore from "./DurableStateStore.ts"
 export * as EventStore from "./EventStore.ts"
 export * as Migrations from "./Migrations.ts"
 export * as OffsetStore from "./OffsetStore.ts"
@@ -29,7 +32,7 @@ export * as PostgresDatabase from "./PostgresDatabase.ts"
 export type { Options } from "./PostgresDatabase.ts"
 
 /** What every backend provides. */
-export type Stores = Events.EventStore | Offsets.OffsetStore | Transactor
+export type Stores = Events.EventStore | Offsets.OffsetStore | States.DurableStateStore | Transactor
 
 const layerTransactor = Layer.effect(
   Transactor,
@@ -38,6 +41,7 @@ const layerTransactor = Layer.effect(
 
 const layerStores: Layer.Layer<Stores, never, PostgresDatabase.PostgresDatabase> = Layer.mergeAll(
   layerTransactor,
+  DurableStateStore.layer,
   EventStore.layer,
   OffsetStore.layer
 )

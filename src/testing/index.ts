@@ -8,6 +8,7 @@
  * OffsetStore.suite("memory", Memory.layer)
  * ```
  */
+export * as DurableStateStore from "./DurableStateStore.ts"
 export * as EventStore from "./EventStore.ts"
 export * as OffsetStore from "./OffsetStore.ts"
 export * as Transactor from "./Transactor.ts"

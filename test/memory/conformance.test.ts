@@ -1,6 +1,7 @@
 import * as Memory from "effect-strata/memory"
-import { EventStore, OffsetStore, Transactor } from "effect-strata/testing"
+import { DurableStateStore, EventStore, OffsetStore, Transactor } from "effect-strata/testing"
 
+DurableStateStore.suite("memory", Memory.layer)
 EventStore.suite("memory", Memory.layer)
 OffsetStore.suite("memory", Memory.layer)
 Transactor.suite("memory", Memory.layer)

@@ -3,12 +3,13 @@
  * savepoints and the operations of the stores, driven in lockstep so that a program has one interleaving.
  */
 import { Arbitrary, Cause, Deferred, Effect, Exit, Option, Queue, Schema, Stream } from "effect"
-import { EventStore, OffsetStore, StoreError, Transactor } from "effect-strata"
+import { DurableStateStore, EventStore, OffsetStore, StateCodec, StoreError, Transactor } from "effect-strata"
 
 // Few rows and values, so that sessions meet.
 const Shard = Schema.Literals([0, 1])
 const Value = Schema.Literals([0, 1, 2])
 const Aggregate = Schema.Literals(["x", "y"])
+const Entity = Schema.Literals(["e", "f"])
 
 const command = <Name extends string, Fields extends Schema.Struct.Fields>(name: Name, fields: Fields) =>
   Schema.Struct({ command: Schema.Literal(name), ...fields })
@@ -26,7 +27,13 @@ const Command = Schema.Union([
   command("delete", {}),
   // `seen`: the version of the last event that this session has seen of the aggregate.
   command("append", { aggregate: Aggregate, expected: Schema.Literals(["any", "none", "some", "seen"]) }),
-  command("history", { aggregate: Aggregate })
+  command("history", { aggregate: Aggregate }),
+  command("put", { entity: Entity, version: Value, value: Value, onDuplicate: Schema.Literals(["ignore", "fail"]) }),
+  command("overwrite", { entity: Entity, version: Value, value: Value }),
+  command("modify", { entity: Entity }),
+  command("state", { entity: Entity }),
+  command("states", {}),
+  command("forget", { entity: Entity })
 ])
 type Command = typeof Command.Type
 
@@ -49,12 +56,28 @@ export interface Backend {
 
 class Rollback extends Schema.TaggedError<Rollback>("strata-test/Rollback")("Rollback", {}) {}
 
+const counters = DurableStateStore.typed({
+  codec: StateCodec.json(Schema.Int, { manifest: "count" }),
+  initial: () => 0
+})
+
+const shown = ({ payload, versionNumber }: DurableStateStore.DurableState) =>
+  `${versionNumber}: ${new TextDecoder().decode(payload)}`
+
+const stateOf = (persistenceId: string, { value, version }: { readonly value: number; readonly version: number }) => ({
+  persistenceId,
+  versionNumber: BigInt(version),
+  payload: new TextEncoder().encode(String(value)),
+  manifest: "count"
+})
+
 const describe = (exit: Exit.Exit<unknown, unknown>): string => {
   if (Exit.isSuccess(exit)) return String(exit.value)
   const error = Option.getOrUndefined(Exit.findErrorOption(exit))
   if (error instanceof Rollback) return "rolled back"
   if (error instanceof StoreError.StoreError) return error.reason._tag
   if (error instanceof EventStore.VersionConflict) return `conflict with ${error.aggregateId.slice(-1)}`
+  if (error instanceof DurableStateStore.StaleState) return `stale: ${shown(error.current)}`
   if (error instanceof OffsetStore.OffsetConflict)
     return `conflict with ${Option.getOrElse(error.actual, () => "none")}`
   return Cause.pretty(exit.cause)
@@ -76,6 +99,7 @@ const session = (run: string, id: number, requests: Queue.Dequeue<Request>) => {
 
   const operation = Effect.fnUntraced(function* (command: Command) {
     const offsets = yield* OffsetStore.OffsetStore
+    const states = yield* DurableStateStore.DurableStateStore
     switch (command.command) {
       case "write":
         return yield* offsets.writeOffset({
@@ -119,6 +143,25 @@ const session = (run: string, id: number, requests: Queue.Dequeue<Request>) => {
         for (const { version } of stored) seen.set(aggregateId, version)
         return stored.map(({ data }) => data).join(" ")
       }
+      case "put":
+        return yield* states.writeState(stateOf(`${run} ${command.entity}`, command), command)
+      case "overwrite":
+        return yield* states.overwriteState(stateOf(`${run} ${command.entity}`, command))
+      case "modify": {
+        const { modify } = yield* counters
+        const { value, versionNumber } = yield* modify(`${run} ${command.entity}`, (count) => count + 1)
+        return `${versionNumber}: ${value}`
+      }
+      case "state": {
+        const state = yield* states.getLatestState(`${run} ${command.entity}`)
+        return Option.match(state, { onNone: () => "none", onSome: shown })
+      }
+      case "states": {
+        const found = yield* states.getStates([`${run} f`, `${run} e`])
+        return found.map(shown).join(", ")
+      }
+      case "forget":
+        return yield* states.deleteState(`${run} ${command.entity}`)
       default:
         return "nothing to do"
     }
@@ -154,16 +197,28 @@ const session = (run: string, id: number, requests: Queue.Dequeue<Request>) => {
   return serve(0)
 }
 
-type Services = EventStore.EventStore | OffsetStore.OffsetStore | Transactor.Transactor
+type Services =
+  | DurableStateStore.DurableStateStore
+  | EventStore.EventStore
+  | OffsetStore.OffsetStore
+  | Transactor.Transactor
 
 /** What is there in the end. */
 const remaining = Effect.fnUntraced(function* (run: string) {
   const { listOffsets } = yield* OffsetStore.OffsetStore
   const { loadByAggregate } = yield* EventStore.EventStore
+  const { listStates } = yield* DurableStateStore.DurableStateStore
   const offsets = yield* Stream.runCollect(listOffsets(run))
   const histories = yield* Effect.forEach(["x", "y"], (aggregate) => loadByAggregate(`${run} ${aggregate}`))
+  const states = yield* listStates().pipe(
+    Stream.filter(({ persistenceId }) => persistenceId.startsWith(run)),
+    Stream.runCollect
+  )
   return [
     ...offsets.map(({ shardNumber, value }) => `${shardNumber} = ${value}`),
+    ...states.map(
+      ({ payload, persistenceId, versionNumber }) => `${persistenceId.slice(-1)} = ${versionNumber}: ${payload}`
+    ),
     ...histories.map((events) => events.map(({ data }) => data).join(" "))
   ]
 })

@@ -60,8 +60,8 @@ const runFull = (node: string) =>
     Effect.promise(() => run(node, ["full.js"], { cwd: full.directory, env: { DATABASE_URL: url } }))
   )
 
-const coreOutput = "core: 15\n"
-const fullOutput = "memory: 15\ninProcess: 15\nserver: 15\n"
+const coreOutput = "core: 15 4\n"
+const fullOutput = "memory: 15 4\ninProcess: 15 4\nserver: 15 4\n"
 
 beforeAll(async () => {
   const directory = await temporaryDirectory()

@@ -1,10 +1,11 @@
 import { Layer } from "effect"
 import * as Postgres from "effect-strata/postgres"
-import { EventStore, OffsetStore, Transactor } from "effect-strata/testing"
+import { DurableStateStore, EventStore, OffsetStore, Transactor } from "effect-strata/testing"
 import { layerSchema } from "../support/database.ts"
 
 const layer = Layer.provide(Postgres.layer(), layerSchema())
 
+DurableStateStore.suite("postgres", layer)
 EventStore.suite("postgres", layer)
 OffsetStore.suite("postgres", layer)
 Transactor.suite("postgres", layer)

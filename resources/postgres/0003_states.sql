@@ -1,0 +1,52 @@
+-- The latest state of each entity. eGo's durable state stores read and write the same table; one that eGo has created is
+-- left as it is, and gets the index if it has none.
+--
+-- By hand: psql -f 0003_states.sql, with -c 'SET search_path TO app' before it for a schema, and -v states=NAME for
+-- another table name.
+\if :{?states}
+\else
+\set states states_store
+\endif
+
+CREATE TABLE IF NOT EXISTS :"states"
+(
+    persistence_id VARCHAR(255) PRIMARY KEY,
+    version_number BIGINT       NOT NULL,
+    state_payload  BYTEA        NOT NULL,
+    state_manifest VARCHAR(255) NOT NULL,
+    timestamp      BIGINT       NOT NULL,
+    shard_number   BIGINT       NOT NULL
+);
+
+-- next
+-- psql replaces nothing inside a quoted body. A setting carries the name into the block below.
+SET strata.states TO :"states";
+
+-- next
+DO $do$
+DECLARE
+    states CONSTANT REGCLASS := quote_ident(current_setting('strata.states'))::regclass;
+    home   TEXT;
+    name   TEXT;
+BEGIN
+    -- By what it indexes, not by a name, which another table's may have. Where it can be it is eGo's, so that eGo does not
+    -- add it once more.
+    IF NOT EXISTS (
+        SELECT FROM pg_index JOIN pg_attribute ON attrelid = indrelid AND attnum = indkey[0]
+        WHERE indrelid = states AND indisvalid AND indpred IS NULL AND attname = 'version_number'
+    ) THEN
+        SELECT nspname, 'idx_' || relname || '_version_number' INTO home, name
+        FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace WHERE pg_class.oid = states;
+        EXECUTE format(
+            'CREATE INDEX %s ON %s (version_number)',
+            CASE
+                WHEN octet_length(name) <= 63 AND to_regclass(format('%I.%I', home, name)) IS NULL THEN quote_ident(name)
+            END,
+            states
+        );
+    END IF;
+END
+$do$;
+
+-- next
+RESET strata.states;

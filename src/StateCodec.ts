@@ -1,0 +1,122 @@
+/**
+ * How the value of a state becomes bytes with a manifest that says what they are, and back.
+ *
+ * `json` is here; `effect-strata/protobuf` has codecs of protobuf messages, as eGo stores them.
+ *
+ * ```ts
+ * import { Schema } from "effect"
+ * import { StateCodec } from "effect-strata"
+ *
+ * class AccountV1 extends Schema.Class<AccountV1>("Account")({ balance: Schema.Number }) {}
+ *
+ * class Account extends Schema.Class<Account>("Account.v2")({ cents: Schema.BigInt }) {}
+ *
+ * // Writes "Account.v2", and reads "Account" too.
+ * export const codec = StateCodec.upcast(StateCodec.json(Account), {
+ *   from: StateCodec.json(AccountV1),
+ *   with: ({ balance }) => new Account({ cents: BigInt(Math.round(balance * 100)) })
+ * })
+ * ```
+ */
+import { Effect, Schema, SchemaAST } from "effect"
+
+/** A value as it is stored. */
+export interface Encoded {
+  readonly manifest: string
+  readonly payload: Uint8Array
+}
+
+/** Nothing here knows this manifest, or the type that it stands for. */
+export class UnknownManifest extends Schema.TaggedError<UnknownManifest>("effect-strata/StateCodec/UnknownManifest")(
+  "UnknownManifest",
+  { manifest: Schema.String }
+) {
+  override get message(): string {
+    return `no codec for "${this.manifest}"`
+  }
+}
+
+/** The value, or the bytes, are not what the manifest says. */
+export class CodecError extends Schema.TaggedError<CodecError>("effect-strata/StateCodec/CodecError")("CodecError", {
+  manifest: Schema.String,
+  message: Schema.String,
+  cause: Schema.optionalKey(Schema.Defect())
+}) {}
+
+/** From values to what is stored, and back. `RD` and `RE` are the services that reading and writing need. */
+export interface StateCodec<A, RD = never, RE = never> {
+  readonly encode: (value: A) => Effect.Effect<Encoded, UnknownManifest | CodecError, RE>
+  /** Fails with `UnknownManifest` for what it does not read at all: then another codec may. */
+  readonly decode: (encoded: Encoded) => Effect.Effect<A, UnknownManifest | CodecError, RD>
+}
+
+/** The error for what was thrown, or failed, at the value or at the bytes of a manifest. */
+export const codecError = (manifest: string, cause: unknown): CodecError => {
+  const message = cause instanceof Error ? cause.message : String(cause)
+  return new CodecError({ manifest, message: `no "${manifest}": ${message.replaceAll(/\s*\n\s*/g, " ")}`, cause })
+}
+
+const encoder = new TextEncoder()
+const decoder = new TextDecoder("utf-8", { fatal: true })
+
+/**
+ * Values of any schema as JSON, under the schema's identifier: that of a class, or of the annotation `identifier`.
+ *
+ * **Details**
+ *
+ * What JSON has no notation for is written as `Schema.toCodecJson` does: dates, big integers, bytes and infinities as text,
+ * maps as pairs. `manifest` takes the place of the identifier. A schema without either can write nothing, and read nothing.
+ *
+ * **Gotchas**
+ *
+ * A class keeps its manifest when it is renamed, not when its identifier is. A field that is added needs a default for
+ * decoding, or a new identifier and `upcast`.
+ */
+export const json = <A, E, RD, RE>(
+  schema: Schema.Codec<A, E, RD, RE>,
+  options: { readonly manifest?: string } = {}
+): StateCodec<A, RD, RE> => {
+  const manifest = options.manifest ?? SchemaAST.resolveIdentifier(schema.ast)
+  if (manifest === undefined) {
+    const anonymous = new CodecError({
+      manifest: "",
+      message: "the schema has no identifier: annotate it with one, or give the codec a manifest"
+    })
+    return { encode: () => Effect.fail(anonymous), decode: () => Effect.fail(anonymous) }
+  }
+  const Json = Schema.fromJsonString(Schema.toCodecJson(schema))
+  const encode = Schema.encodeEffect(Json)
+  const decode = Schema.decodeEffect(Json)
+  // Transformations may throw, and so does whatever nests too deep.
+  const failing = <B, R>(effect: Effect.Effect<B, unknown, R>) =>
+    Effect.mapError(Effect.catchDefect(effect, Effect.fail), (cause) => codecError(manifest, cause))
+  return {
+    encode: (value) => failing(Effect.map(encode(value), (text) => ({ manifest, payload: encoder.encode(text) }))),
+    decode: (encoded) =>
+      encoded.manifest === manifest
+        ? failing(Effect.suspend(() => decode(decoder.decode(encoded.payload))))
+        : Effect.fail(new UnknownManifest({ manifest: encoded.manifest }))
+  }
+}
+
+/**
+ * Reads what an older codec has written, too, and makes today's value of it. It writes as the first codec does.
+ *
+ * **Details**
+ *
+ * Which of the two reads a state is decided by its manifest: the older one gets what the first does not know. So several
+ * versions, each on top of the one before, are read side by side; and the older one may be of another kind, such as
+ * protobuf.
+ */
+export const upcast = <A, RD, RE, B, RDB, REB>(
+  codec: StateCodec<A, RD, RE>,
+  older: { readonly from: StateCodec<B, RDB, REB>; readonly with: (value: B) => A }
+): StateCodec<A, RD | RDB, RE> => ({
+  encode: codec.encode,
+  decode: (encoded) =>
+    Effect.catchTag(codec.decode(encoded), "UnknownManifest", () =>
+      Effect.flatMap(older.from.decode(encoded), (value) =>
+        Effect.try({ try: () => older.with(value), catch: (cause) => codecError(encoded.manifest, cause) })
+      )
+    )
+})
