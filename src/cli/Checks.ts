@@ -69,6 +69,7 @@ export const make = Effect.gen(function* () {
   const context = yield* Effect.context<PostgresDatabase>()
   const events = qualify(schema, names.events)
   const offsets = qualify(schema, names.offsets)
+  const states = qualify(schema, names.states)
 
   const rows = <Row extends Schema.ConstraintDecoder<unknown>>(schema: Row, statement: Statement<unknown>) =>
     Effect.flatMap(query(statement), decodeRows(schema, "pg_catalog", []))
@@ -162,7 +163,11 @@ export const make = Effect.gen(function* () {
   const grants = Effect.map(
     texts(sql`
       SELECT format('GRANT %s ON %s TO %I', privilege, name::regclass, current_user) AS text
-      FROM (VALUES (${events}, 'SELECT, INSERT'), (${offsets}, 'SELECT, INSERT, UPDATE, DELETE')) AS needed (name, privileges)
+      FROM (VALUES
+        (${events}, 'SELECT, INSERT'),
+        (${offsets}, 'SELECT, INSERT, UPDATE, DELETE'),
+        (${states}, 'SELECT, INSERT, UPDATE, DELETE')
+      ) AS needed (name, privileges)
       CROSS JOIN LATERAL regexp_split_to_table(privileges, ', ') AS privilege
       WHERE NOT has_table_privilege(name::regclass, privilege)
       UNION ALL
@@ -223,7 +228,8 @@ export const make = Effect.gen(function* () {
       Trigger,
       sql`
         SELECT tgname::text AS name, prosrc ~ 'pg_notify' AS notifies,
-          prosrc ~ 'pg_notify' AND EXISTS (SELECT FROM ${table.events} WHERE octet_length(aggregate_id) > 56) AS long
+          prosrc ~ 'pg_notify.*(stream_name|aggregate_id)'
+            AND EXISTS (SELECT FROM ${table.events} WHERE octet_length(aggregate_id) > 56) AS long
         FROM pg_trigger JOIN pg_proc ON pg_proc.oid = tgfoid
         WHERE tgrelid = ${events}::regclass AND NOT tgisinternal AND tgenabled <> 'D'`
     ),
@@ -315,7 +321,7 @@ export const make = Effect.gen(function* () {
         SELECT relid::regclass::text AS name, n_live_tup::float8 AS rows, n_dead_tup::float8 AS dead,
           pg_size_pretty(pg_table_size(relid)) AS "tableSize", pg_size_pretty(pg_indexes_size(relid)) AS "indexSize",
           pg_indexes_size(relid)::float8 AS "indexBytes"
-        FROM pg_stat_user_tables WHERE relid IN (${events}::regclass, ${offsets}::regclass) ORDER BY relid`
+        FROM pg_stat_user_tables WHERE relid = ANY(${[events, offsets, states]}::text[]::regclass[]) ORDER BY relid`
     ),
     (found) =>
       found.flatMap(({ dead, indexBytes, indexSize, name, rows, tableSize }): ReadonlyArray<Finding> => {
@@ -349,7 +355,7 @@ export const make = Effect.gen(function* () {
 
   const missing = Effect.map(
     texts(sql`
-      SELECT name AS text FROM unnest(${[events, offsets]}::text[]) AS name WHERE to_regclass(name) IS NULL`),
+      SELECT name AS text FROM unnest(${[events, offsets, states]}::text[]) AS name WHERE to_regclass(name) IS NULL`),
     (names) => names.map((name) => problem(`there is no table ${name}`, "run: strata migrate"))
   )
 

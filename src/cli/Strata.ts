@@ -5,12 +5,13 @@ import { events } from "./Events.ts"
 import { migrate } from "./Migrate.ts"
 import { offsets } from "./Offsets.ts"
 import * as Settings from "./Settings.ts"
+import { states } from "./States.ts"
 import { status } from "./Status.ts"
 
 export const strata = Command.make("strata").pipe(
-  Command.withSubcommands([status, doctor, migrate, events, offsets]),
+  Command.withSubcommands([status, doctor, migrate, events, offsets, states]),
   Command.withGlobalFlags(Settings.all),
-  Command.withDescription("Durable stores for Effect: their tables, events and offsets, on Postgres or PGlite"),
+  Command.withDescription("Durable stores for Effect: events, offsets and states on Postgres or PGlite"),
   Command.withExamples([
     { command: "strata doctor --url postgres://app@localhost/app", description: "Is this server fit for it?" },
     { command: "strata migrate --pglite ./data", description: "A database in a directory, without a server" },

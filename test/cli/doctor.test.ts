@@ -49,7 +49,8 @@ it.layer(Server.layer, { excludeTestServices: true, timeout: "120 seconds" })("s
         [
           /^problem migrations: pending: 0001_offsets.sql, 0002_events.sql.* -> run: strata migrate$/,
           /^problem tables: there is no table .*events.* -> run: strata migrate$/,
-          /^problem tables: there is no table .*offsets_store.* -> run: strata migrate$/
+          /^problem tables: there is no table .*offsets_store.* -> run: strata migrate$/,
+          /^problem tables: there is no table .*states_store.* -> run: strata migrate$/
         ],
         "--schema",
         "elsewhere"
@@ -64,14 +65,13 @@ it.layer(Server.layer, { excludeTestServices: true, timeout: "120 seconds" })("s
         "INSERT INTO events (id, aggregate_id, event_type) VALUES ('a', 'a', 'T')",
         "INSERT INTO offsets_store VALUES ('p', 0, 1, 0), ('p', 1, 7, 0), ('ego', 0, 1763719200000000000, 0)",
         "ALTER SEQUENCE events_version_seq CACHE 10",
-        "CREATE FUNCTION tell() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_notify('x', ''); RETURN NEW; END $$",
-        "CREATE TRIGGER telling AFTER INSERT ON events FOR EACH ROW EXECUTE FUNCTION tell()",
         `ALTER DATABASE ${new URL(url).pathname.slice(1)} SET synchronous_commit = off`
       )
+      yield* succeeds(["migrate", "--notify", "rows"], { url })
       yield* complains({ url }, [
         /^warning durability: synchronous_commit is off: .* -> set synchronous_commit = on/,
         /^problem sequence: the sequence .*events_version_seq .*CACHE 10.* -> run ALTER SEQUENCE .* CACHE 1$/,
-        /^warning triggers: the trigger telling runs for each event and notifies.* -> drop it/,
+        /^warning triggers: the trigger events_notify_trigger runs for each event and notifies.* -> drop it/,
         /^problem offsets: shard 1 of 'p' is at 7, the log ends at 1: .* -> was a backup restored/
       ])
 
@@ -87,7 +87,7 @@ it.layer(Server.layer, { excludeTestServices: true, timeout: "120 seconds" })("s
       )
       yield* complains({ url }, [
         /^problem sequence: .*is behind the last event.* -> run: SELECT setval\('.*events_version_seq', 50\)$/,
-        /^problem triggers: the trigger telling .*more than 56 bytes -> appends to those fail/
+        /^problem triggers: the trigger events_notify_trigger .*more than 56 bytes -> appends to those fail/
       ])
     })
   )
@@ -127,7 +127,10 @@ it.layer(Server.layer, { excludeTestServices: true, timeout: "120 seconds" })("s
             "INSERT ON app.events",
             "INSERT ON app.offsets_store",
             "UPDATE ON app.offsets_store",
-            "DELETE ON app.offsets_store"
+            "DELETE ON app.offsets_store",
+            "INSERT ON app.states_store",
+            "UPDATE ON app.states_store",
+            "DELETE ON app.states_store"
           ].map((what) => new RegExp(`^problem grants: .* -> as the owner: GRANT ${what} TO ${role}$`)),
           new RegExp(`^problem grants: .* -> as the owner: GRANT USAGE ON SEQUENCE app.events_version_seq TO ${role}$`),
           /^warning sequence/
