@@ -90,7 +90,10 @@ const protobufOf = Effect.fnUntraced(function* (path: string) {
       const desc = types.getMessage(message.$typeName)
       return desc === undefined
         ? Effect.succeed(undefined)
-        : attempt(() => ({ "@type": message.$typeName, value: registry.toJson(desc, message, { registry: types }) }))
+        : attempt(() => ({
+            "@type": message.$typeName,
+            value: registry.toJson(desc, message, { registry: types, useProtoFieldName: true })
+          }))
     })
 })
 
