@@ -140,7 +140,11 @@ export const make = Effect.gen(function* () {
   )
 
   const durability = onServer(({ fsync, synchronous }) => [
-    ...(fsync === "off" ? [problem("fsync is off: a crash can destroy the database", "set fsync = on")] : []),
+    ...(fsync !== "off"
+      ? []
+      : sql.driver === "pglite"
+        ? [warning("an embedded database never flushes its files", "use a server for what must survive a power cut")]
+        : [problem("fsync is off: a crash can destroy the database", "set fsync = on")]),
     ...(synchronous === "off"
       ? [
           warning(

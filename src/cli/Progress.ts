@@ -35,8 +35,9 @@ export const make = (verb: string, total: number | undefined): Effect.Effect<Pro
       process.stderr.write(`${erase}${bar}${sentence()}, ${rate}`)
     }
 
-    // Ten lines where the end is known; where it is not, fewer and fewer, as it gets ever longer.
-    const isDue = () => (total === undefined ? done >= Math.max(told * 2, 10_000) : done - told >= total / 10)
+    // At most ten lines where the end is known; where it is not, fewer and fewer, as it gets ever longer.
+    const isDue = () =>
+      total === undefined ? done >= Math.max(told * 2, 10_000) : done - told >= Math.max(total / 10, 1000)
 
     if (terminal) yield* Effect.addFinalizer(() => Effect.sync(() => void process.stderr.write(erase)))
     return {
