@@ -25,7 +25,7 @@ export interface Entry {
   readonly id: string
   readonly aggregateId: string
   readonly eventType: string
-  /** For Postgres. */
+  /** For Postgres; without one it is the time of the import. */
   readonly createdAt: string | null
   /** The text of an object with its `data` and `metadata`, which only Postgres takes apart: no number is rounded. */
   readonly json: string
@@ -66,7 +66,7 @@ export const make = Effect.gen(function* () {
       ${entries.map(({ aggregateId }) => aggregateId)}::text[],
       ${entries.map(({ eventType }) => eventType)}::text[],
       ${entries.map(({ json }) => json)}::text[]::jsonb[],
-      ${entries.map(({ createdAt }) => createdAt)}::text[]::timestamptz[]
+      ${entries.map(({ createdAt }) => createdAt ?? "")}::text[]
     ) WITH ORDINALITY AS new (id, aggregate_id, event_type, json, created_at, place)`
 
   const select = (entries: ReadonlyArray<Entry>) => sql`
@@ -76,13 +76,14 @@ export const make = Effect.gen(function* () {
         event.aggregate_id = new.aggregate_id AND event.event_type = new.event_type
           AND coalesce(event.data, 'null') = new.json -> 'data'
           AND coalesce(event.metadata, 'null') = coalesce(new.json -> 'metadata', 'null') AS same,
-        event.created_at IS NOT DISTINCT FROM new.created_at AS "sameTime"
+        coalesce(event.created_at = nullif(new.created_at, '')::timestamptz, new.created_at = '') AS "sameTime"
       FROM ${events} AS event WHERE event.id = new.id OFFSET 0
     ) AS old`
 
   const insert = (entries: ReadonlyArray<Entry>) => sql`
     INSERT INTO ${events} AS event (id, aggregate_id, event_type, data, metadata, created_at)
-    SELECT id, aggregate_id, event_type, json -> 'data', coalesce(json -> 'metadata', 'null'), created_at
+    SELECT id, aggregate_id, event_type, json -> 'data', coalesce(json -> 'metadata', 'null'),
+      coalesce(nullif(created_at, '')::timestamptz, now())
     FROM ${entriesAs(entries)} ORDER BY place
     RETURNING event.id, event.version`
 

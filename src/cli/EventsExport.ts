@@ -124,14 +124,15 @@ export const exportEvents = Command.make("export", { file, after }, ({ after, fi
       : toStdout(Option.getOrElse(after, () => 0n))
     const { checksum, write } = target
     const before = checksum.events
-    const { advance } = yield* Progress.make("exported", yield* count(target.after))
-    yield* Stream.runForEach(pages(target.after), (rows) =>
-      Effect.gen(function* () {
-        const text = rows.map(EventFile.lineOf).join("")
-        yield* write(text)
-        checksum.add(text, rows.length)
-        yield* advance(rows.length)
-      })
+    yield* Progress.during("exported", yield* count(target.after), ({ advance }) =>
+      Stream.runForEach(pages(target.after), (rows) =>
+        Effect.gen(function* () {
+          const text = rows.map(EventFile.lineOf).join("")
+          yield* write(text)
+          checksum.add(text, rows.length)
+          yield* advance(rows.length)
+        })
+      )
     )
     yield* write(checksum.line)
     if (Option.isSome(file)) {

@@ -72,24 +72,23 @@ const mappingTo = Effect.fnUntraced(function* (path: string) {
 const run = Effect.fnUntraced(function* ({ entries, name, total }: Source, mapping: string | undefined) {
   const writer = yield* EventWriter.make
   const map = mapping === undefined ? undefined : yield* mappingTo(mapping)
-  const { advance } = yield* Progress.make("imported", total)
   let added = 0
   let seen = 0
-  yield* Stream.runForEach(Stream.grouped(entries, batchSize), (batch) =>
-    Effect.gen(function* () {
-      const written = yield* writer.write(batch)
-      seen += written.length
-      added += written.filter(({ isNew }) => isNew).length
-      if (map !== undefined) yield* map.add(written)
-      yield* advance(written.length)
-    })
-  ).pipe(
-    Effect.onInterrupt(() =>
-      Effect.sync(
-        () =>
-          void process.stderr.write(`strata: interrupted after ${Output.count(seen, "event")}; run it again to go on\n`)
-      )
+  yield* Progress.during("imported", total, ({ advance }) =>
+    Stream.runForEach(Stream.grouped(entries, batchSize), (batch) =>
+      Effect.gen(function* () {
+        const written = yield* writer.write(batch)
+        seen += written.length
+        added += written.filter(({ isNew }) => isNew).length
+        if (map !== undefined) yield* map.add(written)
+        yield* advance(written.length)
+      })
     )
+  ).pipe(
+    Effect.onInterrupt(() => {
+      const message = `strata: interrupted after ${Output.count(seen, "event")}; run it again to go on\n`
+      return Effect.sync(() => void process.stderr.write(message))
+    })
   )
   if (map !== undefined) yield* map.finish
   const already = seen - added
@@ -106,34 +105,33 @@ const named = 10
 
 const verify = Effect.fnUntraced(function* ({ entries, name, total }: Source) {
   const writer = yield* EventWriter.make
-  const { advance } = yield* Progress.make("compared", total)
   let events = 0
   let differences = 0
   let highest = 0n
-  const differs = (entry: EventWriter.Entry, how: string) => {
-    differences++
-    if (differences <= named) process.stderr.write(`${entry.where}: the event "${entry.id}" ${how}\n`)
-  }
-  yield* Stream.runForEach(Stream.grouped(entries, batchSize), (batch) =>
-    Effect.gen(function* () {
-      const stored = yield* writer.look(batch)
-      for (const entry of batch) {
-        const found = stored.get(entry.id)
-        if (found === undefined) differs(entry, "is not in the log")
-        else if (!found.same) differs(entry, "has another aggregate, type, data or metadata in the log")
-        else if (!found.sameTime && entry.createdAt !== null) differs(entry, "has another time in the log")
-        else if (found.version <= highest) differs(entry, "is in the log before one that it comes after")
-        if (found !== undefined && found.version > highest) highest = found.version
-      }
-      events += batch.length
-      yield* advance(batch.length)
-    })
-  )
-  if (differences > named) process.stderr.write(`and ${differences - named} more\n`)
+  yield* Progress.during("compared", total, ({ advance, say }) => {
+    const differs = (entry: EventWriter.Entry, how: string) => {
+      differences++
+      if (differences <= named) say(`${entry.where}: the event "${entry.id}" ${how}`)
+    }
+    return Stream.runForEach(Stream.grouped(entries, batchSize), (batch) =>
+      Effect.gen(function* () {
+        const stored = yield* writer.look(batch)
+        for (const entry of batch) {
+          const found = stored.get(entry.id)
+          if (found === undefined) differs(entry, "is not in the log")
+          else if (!found.same) differs(entry, "has another aggregate, type, data or metadata in the log")
+          else if (!found.sameTime) differs(entry, "has another time in the log")
+          else if (found.version <= highest) differs(entry, "is in the log before one that it comes after")
+          if (found !== undefined && found.version > highest) highest = found.version
+        }
+        events += batch.length
+        yield* advance(batch.length)
+      })
+    )
+  })
   if (differences > 0) {
-    return yield* new Failed({
-      message: `${Output.count(differences, "event")} of ${events} of ${name} differ from the log`
-    })
+    const differ = `${Output.count(differences, "event")} of ${events.toLocaleString("en-US")} of ${name} differ from the log`
+    return yield* new Failed({ message: differences > named ? `${differ}; the first ${named} are above` : differ })
   }
   yield* Output.done(`${Output.count(events, "event")} of ${name} are in the log as they are there`, { events })
 })

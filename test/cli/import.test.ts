@@ -5,7 +5,8 @@ import { appendFile, readFile, truncate, writeFile } from "node:fs/promises"
 import { join } from "node:path"
 import { DatabaseSync } from "node:sqlite"
 import { isDeepStrictEqual } from "node:util"
-import { execute, freshSchema, query } from "../postgres/harness.ts"
+import { plainInsert, serveEvents, session } from "../postgres/events.harness.ts"
+import { execute, freshSchema, open, query } from "../postgres/harness.ts"
 import { postgresUrl } from "../support/database.ts"
 import { fails, jsonLines, start, strata, succeeds, temporaryDirectory } from "./harness.ts"
 
@@ -163,7 +164,7 @@ describe("import --sqlite", () => {
       assert.match(stderr, /^version 5 of .* has another aggregate, type, data or metadata in the log$/m)
       assert.match(stderr, /^version 7 of .* is not in the log$/m)
       assert.match(stderr, /^version 10 of .* is in the log before one that it comes after$/m)
-      assert.match(stderr, /14 events of 20 of .* differ from the log$/m)
+      assert.match(stderr, /14 events of 20 of .* differ from the log; the first 10 are above$/m)
 
       // And an import leaves alone what is there under the same id, but is another event.
       yield* fails(["events", "import", "--sqlite", file], 1, /version 5 of .*: another event with the id/, options)
@@ -275,5 +276,71 @@ describe("export and import", () => {
       })
       assert.match(unchecked, /^2 events imported from stdin\n$/)
     }).pipe(Effect.scoped)
+  )
+})
+
+describe("beside other writers", () => {
+  it.live("an import waits for an append that expects something of an aggregate, as any append does", () =>
+    Effect.gen(function* () {
+      const file = join(yield* temporaryDirectory, "events.db")
+      yield* sqliteFile(file, 3)
+      const { events, schema, withTransaction } = yield* serveEvents()
+      const options = { url: postgresUrl, env: { DB_SCHEMA: schema } }
+      const first = { aggregateId: "user-1", eventType: "T", data: null, id: "first" }
+      const appending = yield* open(withTransaction, events.append(first, { expected: "none" }))
+      const importing = yield* start(["events", "import", "--sqlite", file], options)
+      const locks = `SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND pg_sleep(0.02) IS NOT NULL`
+      // The server sleeps between two looks.
+      while ((yield* query(locks)).length === 0) yield* query("SELECT 1 FROM pg_sleep(0.02)")
+      assert.isNull(importing.child.exitCode)
+      yield* appending.commit
+      assert.strictEqual((yield* importing.ended).status, 0)
+      const ids = (yield* storedRows(schema)).map(({ parts }) => parts[0])
+      assert.deepStrictEqual(ids, ["first", "event-7919", "event-15838", "event-23757"])
+    }).pipe(Effect.scoped)
+  )
+
+  it.live(
+    "an export ends before the place of an event that is still on its way, says who holds it up, and goes on",
+    () =>
+      Effect.gen(function* () {
+        const file = join(yield* temporaryDirectory, "events.jsonl")
+        const schema = yield* freshSchema()
+        const options = { url: postgresUrl, env: { DB_SCHEMA: schema } }
+        yield* succeeds(["migrate"], options)
+        const table = `${schema}.events`
+        yield* execute([plainInsert(table, "e1")])
+        const slow = yield* session()
+        yield* slow("BEGIN")
+        yield* slow(plainInsert(table, "e2"))
+        yield* execute([plainInsert(table, "e3")])
+        const { status, stderr, stdout } = yield* strata(["events", "export", file], options)
+        assert.deepStrictEqual([status, stdout], [0, `1 event in ${file}\n`])
+        assert.match(stderr, /^strata: warning: .* is held up at version 2 by pid \d+, idle in transaction/)
+        yield* slow("COMMIT")
+        assert.strictEqual(yield* succeeds(["events", "export", file], options), `3 events in ${file}, 2 of them new\n`)
+        const lines = jsonLines(yield* Effect.promise(() => readFile(file, "utf8")))
+        assert.deepStrictEqual(
+          lines.map(({ id }) => id),
+          ["e1", "e2", "e3", undefined]
+        )
+      }).pipe(Effect.scoped)
+  )
+})
+
+describe("import --sqlite without SQLite", () => {
+  it.live("says which Node has it", () =>
+    Effect.gen(function* () {
+      const env = { NODE_OPTIONS: "--no-experimental-sqlite" }
+      yield* fails(
+        ["events", "import", "--sqlite", "x"],
+        1,
+        /Node [\d.]+ has no SQLite; run this with Node 22.13 or later/,
+        {
+          url: postgresUrl,
+          env
+        }
+      )
+    })
   )
 })

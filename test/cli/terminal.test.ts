@@ -1,8 +1,10 @@
 /** What is different where somebody looks on. */
 import { assert, describe, it } from "@effect/vitest"
 import { Effect } from "effect"
+import { writeFile } from "node:fs/promises"
+import { join } from "node:path"
 import { withDatabase } from "../support/database.ts"
-import { noTerminal, startOnTerminal, succeeds } from "./harness.ts"
+import { noTerminal, startOnTerminal, succeeds, temporaryDirectory } from "./harness.ts"
 
 const onTerminal = (name: string, body: (url: string) => Effect.Effect<void, unknown, never>) =>
   it.live(name, ({ skip }) =>
@@ -76,5 +78,22 @@ describe("on a terminal", () => {
         assert.isAtMost(lines[1]?.length ?? 0, 80)
         assert.notInclude(stdout, "\u001b[31m")
       }).pipe(Effect.scoped)
+  )
+
+  onTerminal("long work has a bar, which is gone in the end", (url) =>
+    Effect.gen(function* () {
+      yield* succeeds(["migrate"], { url })
+      const file = join(yield* temporaryDirectory, "events.jsonl")
+      const line = (n: number) => `{"id":"e${n}","aggregateId":"a","eventType":"T","data":${n}}\n`
+      yield* Effect.promise(() => writeFile(file, Array.from({ length: 3000 }, (_, n) => line(n)).join("")))
+      const importing = yield* startOnTerminal(["events", "import", "--unchecked", file], { url })
+      const { status, stdout } = yield* importing.ended
+      assert.strictEqual(status, 0, stdout)
+      // What is on the screen in the end, and what was there before.
+      const [before = "", ...drawn] = stdout.split("\r\u001b[K")
+      assert.strictEqual(before, "")
+      assert.match(drawn[0] ?? "", /^\[#{10}\.{20}\] imported 1,000 of 3,000 events, [\d,]+\/s$/)
+      assert.match(drawn.at(-1) ?? "", /^3,000 events imported from .*\r\n$/)
+    }).pipe(Effect.scoped)
   )
 })
