@@ -20,6 +20,7 @@ import { EventLog } from "./EventLog.ts"
 import type { EventRow } from "./EventRow.ts"
 import { Listener } from "./Listener.ts"
 import { Locks } from "./Locks.ts"
+import type { SpoolRow } from "./SpoolRow.ts"
 import { Table } from "./Table.ts"
 import { Transaction } from "./Transaction.ts"
 
@@ -33,6 +34,7 @@ export class MemoryDatabase extends Context.Service<
       readonly events: Table<EventRow>
       /** The version of each event by its id. */
       readonly eventIds: Table<bigint>
+      readonly spool: Table<SpoolRow>
       readonly states: Table<DurableState>
     }
 
@@ -205,6 +207,7 @@ export const make: Effect.Effect<MemoryDatabase["Service"]> = Effect.gen(functio
       offsets: new Table("offsets_store"),
       events,
       eventIds: new Table("events_id"),
+      spool: new Table("retryspool_messages"),
       states: new Table("states_store")
     },
     log,

@@ -1,6 +1,6 @@
 /** What has to be known of the table of events: whether readers can rely on the sequence behind its versions. */
 import { Effect, Schema } from "effect"
-import { Unexpected } from "../StoreError.ts"
+import { Denied, Unexpected } from "../StoreError.ts"
 import { qualify } from "./Identifier.ts"
 import { decodeRows, PostgresDatabase } from "./PostgresDatabase.ts"
 
@@ -9,13 +9,14 @@ const Sequence = Schema.Struct({
   problem: Schema.NullOr(Schema.String),
   fix: Schema.NullOr(Schema.String),
   generated: Schema.Boolean,
-  notifies: Schema.Boolean
+  notifies: Schema.Boolean,
+  replicated: Schema.Boolean
 })
 
 /**
  * Fails with `Unexpected` if the sequence draws versions in blocks, in other steps than 1 or in a circle: then a lower one
- * can be drawn after a higher one has been seen, by a transaction that nobody could have waited for. Fails with
- * `SchemaMissing` if there is no table.
+ * can be drawn after a higher one has been seen, by a transaction that nobody could have waited for. Fails with `Denied` if
+ * the table is filled by logical replication, whose versions were drawn elsewhere; with `SchemaMissing` if there is none.
  */
 export const check = Effect.gen(function* () {
   const { names, query, schema, sql } = yield* PostgresDatabase
@@ -23,6 +24,10 @@ export const check = Effect.gen(function* () {
   const decode = decodeRows(Sequence, names.events, [])
   const rows = yield* query(sql`
     SELECT sequence.seqrelid::regclass::text AS name, attidentity = 'a' AS generated,
+      EXISTS (
+        SELECT FROM pg_subscription_rel
+        WHERE srrelid = attrelid OR srrelid IN (SELECT relid FROM pg_partition_tree(attrelid))
+      ) AS replicated,
       CASE
         WHEN seqcache > 1 THEN 'CACHE ' || seqcache
         WHEN seqincrement <> 1 THEN 'INCREMENT ' || seqincrement
@@ -52,6 +57,12 @@ export const check = Effect.gen(function* () {
       `the sequence ${sequence.name} of ${table} has ${sequence.problem}, with which readers would lose events; ` +
       `run ALTER SEQUENCE ${sequence.name} ${sequence.fix}`
     return yield* new Unexpected({ message })
+  }
+  if (sequence.replicated) {
+    const message =
+      `${table} is a copy that logical replication fills, in the order of commits: nobody can see here which events are ` +
+      "still on their way; use the log of the database that publishes it, or drop the subscription"
+    return yield* new Denied({ message })
   }
   return sequence
 })

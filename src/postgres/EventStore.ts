@@ -37,13 +37,13 @@ export const make = Effect.gen(function* () {
   const inspect: Effect.Effect<boolean, Reason> = Effect.suspend(() =>
     notifies === undefined
       ? EventSequence.checkAndWarn.pipe(
-          Effect.provideService(PostgresDatabase, database),
+          Effect.provideService(PostgresDatabase, { ...database, query: database.queryAlive }),
           Effect.tap((found) => Effect.sync(() => (notifies = found)))
         )
       : Effect.succeed(notifies)
   )
   const reading = yield* Reading.make
-  const follow = yield* Following.make(reading, inspect)
+  const follow = yield* Following.make(inspect)
   const appending = yield* Appending.make({ appended: announce("events"), inspect })
 
   const read = (input: Query) => Stream.unwrap(Effect.as(inspect, reading.read(input)))

@@ -35,10 +35,16 @@ const EventsName = Name.check(
   Schema.makeFilter((name) => (isName(`${name}_append`) ? undefined : "Expected a name of at most 56 bytes"))
 )
 
+/** The table of messages has a function and indexes named after it. */
+const SpoolName = Name.check(
+  Schema.makeFilter((name) => (isName(`${name}_claim`) ? undefined : "Expected a name of at most 57 bytes"))
+)
+
 /** The tables' names. The defaults are those of the Go originals. */
 const Tables = Schema.Struct({
   events: EventsName.pipe(Schema.withConstructorDefault(Effect.succeed("events"))),
   offsets: named("offsets_store"),
+  spool: SpoolName.pipe(Schema.withConstructorDefault(Effect.succeed("retryspool_messages"))),
   states: named("states_store"),
   migrations: named("strata_migrations")
 })
@@ -53,8 +59,8 @@ export interface Options {
   /** The schema of the tables. Without it they are where the connection's search path finds them. */
   readonly schema?: string
   /**
-   * Other names for the tables: `events` (`events`), `offsets` (`offsets_store`), `states` (`states_store`), `migrations`
-   * (`strata_migrations`).
+   * Other names for the tables: `events` (`events`), `offsets` (`offsets_store`), `states` (`states_store`), `spool`
+   * (`retryspool_messages`), `migrations` (`strata_migrations`).
    */
   readonly tables?: (typeof Tables)["~type.make.in"]
   /** How long an operation waits for a connection while the pool is exhausted: 10 seconds. Then it is `Unavailable`. */
@@ -108,6 +114,12 @@ export class PostgresDatabase extends Context.Service<
      */
     readonly query: Query
 
+    /**
+     * The same for whoever cannot say how long the answer may take: a connection out of the pool, which may have lain idle
+     * while the network forgot it, is asked for something that takes no time first. `Unavailable` if it does not answer.
+     */
+    readonly queryAlive: Query
+
     /** Whether the caller is in a transaction. */
     readonly inTransaction: Effect.Effect<boolean>
 
@@ -121,6 +133,13 @@ export class PostgresDatabase extends Context.Service<
     readonly transactor: Transactor.Transactor["Service"]
   }
 >()("effect-strata/postgres/PostgresDatabase") {}
+
+/** Without an answer for so long to what takes no time, nobody is there any more. */
+export const silence = Duration.seconds(5)
+
+const silent = new Unavailable({
+  message: "a connection of the pool has not answered for 5 seconds: it is taken for dead, and closed; call again"
+})
 
 const backOff = Schedule.jittered(Schedule.min([Schedule.exponential("100 millis"), Schedule.spaced("5 seconds")]))
 
@@ -158,16 +177,27 @@ export const make = (options: Options = {}) =>
       orElse: () => Effect.fail(sqlErrorOf(exhausted))
     })
 
-    const query = (statement: Statement.Statement<unknown>) =>
-      Effect.withFiber<ReadonlyArray<unknown>, Reason>((fiber) => {
-        const [text, parameters] = statement.compile()
-        const transaction = Context.getOrUndefined(fiber.context, sql.transactionService)
-        const rows =
-          transaction === undefined
-            ? Effect.scoped(Effect.flatMap(lease, (connection) => connection.execute(text, parameters, undefined)))
-            : transaction[0].execute(text, parameters, undefined)
-        return Effect.mapError(rows, reasonOf)
+    const queryOn =
+      (connected: typeof lease): Query =>
+      (statement) =>
+        Effect.withFiber<ReadonlyArray<unknown>, Reason>((fiber) => {
+          const [text, parameters] = statement.compile()
+          const transaction = Context.getOrUndefined(fiber.context, sql.transactionService)
+          const rows =
+            transaction === undefined
+              ? Effect.scoped(
+                  Effect.flatMap(connected, (connection) => connection.execute(text, parameters, undefined))
+                )
+              : transaction[0].execute(text, parameters, undefined)
+          return Effect.mapError(rows, reasonOf)
+        })
+
+    const alive = Effect.tap(lease, (connection) =>
+      Effect.timeoutOrElse(connection.execute("SELECT 1", [], undefined), {
+        duration: silence,
+        orElse: () => Effect.fail(sqlErrorOf(silent))
       })
+    )
 
     const inTransaction = Effect.map(Effect.serviceOption(sql.transactionService), Option.isSome)
 
@@ -206,10 +236,12 @@ export const make = (options: Options = {}) =>
       tables: {
         events: sql.literal(qualify(schema, names.events)),
         offsets: sql.literal(qualify(schema, names.offsets)),
+        spool: sql.literal(qualify(schema, names.spool)),
         states: sql.literal(qualify(schema, names.states)),
         migrations: sql.literal(qualify(schema, names.migrations))
       },
-      query,
+      query: queryOn(lease),
+      queryAlive: queryOn(alive),
       inTransaction,
       settleTimeout: settlePatience,
       reconnect,

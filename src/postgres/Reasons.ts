@@ -40,6 +40,7 @@ const bySqlState: Readonly<Record<string, (message: string, cause: unknown) => R
     new SchemaMissing({ message: `${message}: create it, or connect to another one`, cause }),
   "3F000": (message, cause) => new SchemaMissing({ message: `${message}: ${migrate}`, cause }),
   "42P01": (message, cause) => new SchemaMissing({ message: `${message}: ${migrate}`, cause }),
+  "42883": (message, cause) => new SchemaMissing({ message: `${message}: ${migrate}`, cause }),
   "42703": (message, cause) => new SchemaMissing({ message: `${message}: ${migrate}`, cause }),
   "53": (message, cause) =>
     new Unavailable({ message: `the server is out of resources: ${message}; call again once it has some`, cause }),

@@ -10,7 +10,7 @@
 import { Clock, Deferred, Duration, Effect, Fiber, Metric, Option, Predicate, RcRef } from "effect"
 import type { Scope } from "effect"
 import type { StoredEvent } from "../EventStore.ts"
-import { type CorruptRow, type Reason, Unavailable } from "../StoreError.ts"
+import { type Reason, Unavailable } from "../StoreError.ts"
 import { columns, eventDecoder } from "./EventRow.ts"
 import * as Holders from "./Holders.ts"
 import { PostgresDatabase } from "./PostgresDatabase.ts"
@@ -43,12 +43,12 @@ const heldSeconds = Metric.gauge("strata_events_held_seconds", {
   description: "For how long an open transaction has been holding up subscribers"
 })
 
-/** A row that somebody else wrote, and that is no event: those who would be given it fail, the others do not. */
+/** A row that somebody else wrote, and that is no event: those who may be meant read it themselves, and fail if they are. */
 export interface CorruptEvent {
   readonly version: bigint
   readonly aggregateId: string
   readonly eventType: string
-  readonly corrupt: CorruptRow
+  readonly corrupt: true
 }
 
 export type Item = StoredEvent | CorruptEvent
@@ -118,7 +118,7 @@ export const make = Effect.gen(function* () {
       version: versionOf(row),
       aggregateId: textOf(row, "aggregateId"),
       eventType: textOf(row, "eventType"),
-      corrupt
+      corrupt: true as const
     }
     return [...events, item, ...itemsOf(rows.slice(events.length + 1))]
   }
@@ -130,7 +130,6 @@ export const make = Effect.gen(function* () {
     let failure: Reason | undefined
     let grown = Deferred.makeUnsafe<void>()
     let lost = Deferred.makeUnsafe<never, Reason>()
-    let connections = 0
     const begun = Deferred.makeUnsafe<void>()
 
     const tellAll = () => {
@@ -217,13 +216,15 @@ export const make = Effect.gen(function* () {
 
     /** Nobody has come to the end of the log yet. Whether the connection lives matters to those who read there, too. */
     const untilBegun = ({ query }: Ear) =>
-      Effect.repeat(Effect.andThen(query(sql`SELECT 1`), Effect.timeoutOption(Deferred.await(begun), longestPoll)), {
-        until: Option.isSome
+      Effect.whileLoop({
+        while: () => !Deferred.isDoneUnsafe(begun),
+        body: () => Effect.andThen(query(sql`SELECT 1`), Effect.timeoutOption(Deferred.await(begun), longestPoll)),
+        step: () => {}
       })
 
     const reader = (ear: Ear) =>
       Effect.suspend(() => {
-        if (connections++ > 0) {
+        if (ear.again) {
           const before = lost
           lost = Deferred.makeUnsafe()
           Deferred.doneUnsafe(before, Effect.fail(again))

@@ -11,4 +11,6 @@
 export * as DurableStateStore from "./DurableStateStore.ts"
 export * as EventStore from "./EventStore.ts"
 export * as OffsetStore from "./OffsetStore.ts"
+export * as Spool from "./Spool.ts"
+export * as SpoolStore from "./SpoolStore.ts"
 export * as Transactor from "./Transactor.ts"

@@ -22,6 +22,13 @@ export const fibers =
       { concurrency: count, discard: true }
     )
 
+/** What is compared; `prepare` comes before each round and is not timed. */
+export interface Sides {
+  readonly prepare?: Load
+  readonly strata: Load
+  readonly other: Load
+}
+
 export interface Figure {
   readonly name: string
   readonly unit: string
@@ -29,7 +36,7 @@ export interface Figure {
   readonly conditions: string
   /** Operations in one round. */
   readonly operations: number
-  readonly sides: Effect.Effect<{ readonly strata: Load; readonly other: Load }, unknown, Services | Scope.Scope>
+  readonly sides: Effect.Effect<Sides, unknown, Services | Scope.Scope>
 }
 
 /** What the figures may use. */
@@ -113,9 +120,10 @@ export const measureLatency = Effect.fnUntraced(function* (figure: Latency, roun
 
 /** Measures one figure: two rounds to warm up, then `rounds` that count. */
 export const measure = Effect.fnUntraced(function* (figure: Figure, rounds: number) {
-  const { other, strata } = yield* figure.sides
+  const { other, prepare, strata } = yield* figure.sides
   const measured: Array<Round> = []
   for (let round = -2; round < rounds; round++) {
+    if (prepare !== undefined) yield* prepare(figure.operations)
     const result = { strata: yield* rate(strata, figure.operations), other: yield* rate(other, figure.operations) }
     if (round >= 0) measured.push(result)
   }

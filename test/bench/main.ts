@@ -15,6 +15,7 @@ import * as Events from "./events.ts"
 import { type Measurement, measure, measureLatency } from "./harness.ts"
 import * as Offsets from "./offsets.ts"
 import * as Reads from "./reads.ts"
+import * as Spool from "./spool.ts"
 import * as States from "./states.ts"
 import * as Subscriptions from "./subscriptions.ts"
 import * as Typed from "./typed.ts"
@@ -33,6 +34,7 @@ const figures = [
   ...Events.figures,
   ...Offsets.figures,
   ...States.figures,
+  ...Spool.figures,
   ...Subscriptions.figures,
   ...Subscriptions.latencies,
   ...Typed.figures,

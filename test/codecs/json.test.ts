@@ -17,11 +17,11 @@ class Account extends Schema.Class<Account>("Account.v3")({
 const v1 = StateCodec.json(AccountV1)
 const v2 = StateCodec.upcast(StateCodec.json(AccountV2), {
   from: v1,
-  with: ({ balance }) => new AccountV2({ cents: BigInt(Math.round(balance * 100)) })
+  map: ({ balance }) => new AccountV2({ cents: BigInt(Math.round(balance * 100)) })
 })
 const v3 = StateCodec.upcast(StateCodec.json(Account), {
   from: v2,
-  with: ({ cents }) => new Account({ cents, currency: "EUR" })
+  map: ({ cents }) => new Account({ cents, currency: "EUR" })
 })
 
 /** As many kinds of values as there are, and what JSON has no notation for. */
@@ -144,7 +144,7 @@ describe("StateCodec.json", () => {
 
       const throwing = StateCodec.upcast(v2, {
         from: StateCodec.json(Schema.String, { manifest: "old" }),
-        with: () => {
+        map: () => {
           throw new Error("thrown by the upcast")
         }
       })

@@ -1,7 +1,9 @@
 import * as Memory from "effect-strata/memory"
-import { DurableStateStore, EventStore, OffsetStore, Transactor } from "effect-strata/testing"
+import { DurableStateStore, EventStore, OffsetStore, Spool, SpoolStore, Transactor } from "effect-strata/testing"
 
 DurableStateStore.suite("memory", Memory.layer)
 EventStore.suite("memory", Memory.layer)
 OffsetStore.suite("memory", Memory.layer)
+Spool.suite("memory", Memory.layer)
+SpoolStore.suite("memory", Memory.layer)
 Transactor.suite("memory", Memory.layer)

@@ -20,7 +20,8 @@ interface Rule {
 const rules: ReadonlyMap<string, Rule> = new Map<string, Rule>([
   [contracts, { parts: [], packages: ["effect"] }],
   ["Projection", { parts: [contracts], packages: ["effect"] }],
-  ["Spool", { parts: [contracts], packages: ["effect"] }],
+  ["Spool", { parts: [contracts, "spool"], packages: ["effect"] }],
+  ["spool", { parts: [contracts], packages: ["effect"] }],
   ["index", { parts: [contracts, "Projection", "Spool"], packages: [] }],
   ["protobuf", { parts: [contracts], packages: ["effect", "@bufbuild/protobuf"] }],
   ["memory", { parts: [contracts], packages: ["effect"] }],

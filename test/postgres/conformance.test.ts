@@ -1,6 +1,6 @@
 import { Layer } from "effect"
 import * as Postgres from "effect-strata/postgres"
-import { DurableStateStore, EventStore, OffsetStore, Transactor } from "effect-strata/testing"
+import { DurableStateStore, EventStore, OffsetStore, Spool, SpoolStore, Transactor } from "effect-strata/testing"
 import { layerSchema } from "../support/database.ts"
 
 const layer = Layer.provide(Postgres.layer(), layerSchema())
@@ -8,4 +8,6 @@ const layer = Layer.provide(Postgres.layer(), layerSchema())
 DurableStateStore.suite("postgres", layer)
 EventStore.suite("postgres", layer)
 OffsetStore.suite("postgres", layer)
+Spool.suite("postgres", layer)
+SpoolStore.suite("postgres", layer)
 Transactor.suite("postgres", layer)

@@ -68,6 +68,7 @@ describe("starting at once", () => {
         "app",
         "app.events",
         "app.offsets_store",
+        "app.retryspool_messages",
         "app.states_store",
         "app.strata_migrations"
       ])
@@ -75,7 +76,8 @@ describe("starting at once", () => {
       assert.deepStrictEqual(yield* query(`SELECT id, table_name, file FROM app.strata_migrations ORDER BY id`, url), [
         [1, "offsets_store", "0001_offsets.sql"],
         [2, "events", "0002_events.sql"],
-        [3, "states_store", "0003_states.sql"]
+        [3, "states_store", "0003_states.sql"],
+        [4, "retryspool_messages", "0004_spool.sql"]
       ])
     })
   )
@@ -106,7 +108,7 @@ describe("starting at once", () => {
         yield* query("SELECT 1 FROM pg_sleep(0.2)", url)
         yield* release
         yield* Effect.forEach(starting, (fiber) => Fiber.join(fiber))
-        assert.deepStrictEqual(yield* query(`SELECT id FROM strata_migrations ORDER BY id`, url), [[1], [2], [3]])
+        assert.deepStrictEqual(yield* query(`SELECT id FROM strata_migrations ORDER BY id`, url), [[1], [2], [3], [4]])
       })
   )
 
@@ -116,10 +118,10 @@ describe("starting at once", () => {
       const release = yield* holdLock(url)
       const applicationName = yield* unique
       const sets = [
-        { offsets: "a_offsets", events: "a_events", states: "a_states", migrations: "a_migrations" },
-        { offsets: "b_offsets", events: "b_events", states: "b_states", migrations: "b_migrations" },
-        { offsets: "c_offsets", events: "c_events", states: "c_states" },
-        { offsets: "d_offsets", events: "d_events", states: "d_states" }
+        { offsets: "a_offsets", events: "a_events", states: "a_states", spool: "a_spool", migrations: "a_migrations" },
+        { offsets: "b_offsets", events: "b_events", states: "b_states", spool: "b_spool", migrations: "b_migrations" },
+        { offsets: "c_offsets", events: "c_events", states: "c_states", spool: "c_spool" },
+        { offsets: "d_offsets", events: "d_events", states: "d_states", spool: "d_spool" }
       ]
       const starting = yield* Effect.forEach(sets, (tables) =>
         Effect.forkChild(migrate(url, { schema: "both", tables }, { applicationName }))
@@ -133,9 +135,11 @@ describe("starting at once", () => {
       assert.deepStrictEqual(yield* query(`SELECT table_name FROM "both".strata_migrations ORDER BY 1`, url), [
         ["c_events"],
         ["c_offsets"],
+        ["c_spool"],
         ["c_states"],
         ["d_events"],
         ["d_offsets"],
+        ["d_spool"],
         ["d_states"]
       ])
     })
@@ -202,6 +206,7 @@ describe("a role", () => {
         "fresh",
         "fresh.events",
         "fresh.offsets_store",
+        "fresh.retryspool_messages",
         "fresh.states_store",
         "fresh.strata_migrations",
         "theirs"
@@ -229,6 +234,7 @@ describe("names", () => {
       const tables = {
         offsets: table,
         events: `${table.slice(0, 50)} log`,
+        spool: `${table.slice(0, 50)} mail`,
         states: `${table.slice(0, 50)} now`,
         migrations: `${table.slice(0, 55)} made`
       }
@@ -315,6 +321,7 @@ describe("tables that are there", () => {
         "app",
         "app.events",
         "app.offsets_store",
+        "app.retryspool_messages",
         "app.states_store",
         "app.strata_migrations"
       ])

@@ -1,53 +1,17 @@
-/** What states are on a server: adopted tables, racing writers, foreign writers, roles, names, one transaction with all. */
+/** What states are on a server: adopted tables, foreign writers, roles, names, one transaction with all. */
 import { assert, describe, it } from "@effect/vitest"
-import { Effect, Exit, Fiber, Option, Result, Stream } from "effect"
+import { Effect, Exit, Fiber, Option, Stream } from "effect"
 import { DurableStateStore } from "effect-strata"
 import * as Postgres from "effect-strata/postgres"
 import { protobuf } from "effect-strata/protobuf"
 import { spawnSync } from "node:child_process"
-import { connect } from "node:net"
 import { fileURLToPath } from "node:url"
 import { account, AccountSchema } from "../codecs/messages.ts"
 import { postgresUrl, scratchDatabase } from "../support/database.ts"
-import {
-  assertWhole,
-  execute,
-  failsWith,
-  freshRole,
-  freshSchema,
-  migrate,
-  open,
-  query,
-  serve,
-  type Settings,
-  shape
-} from "./harness.ts"
+import { assertWhole, execute, failsWith, freshRole, freshSchema, migrate, query, serve, shape } from "./harness.ts"
+import { served, show, state } from "./states.harness.ts"
 
 const file = fileURLToPath(new URL("../../resources/postgres/0003_states.sql", import.meta.url))
-
-/** The stores in a schema of their own. */
-const served = Effect.fnUntraced(function* (settings: Settings = {}) {
-  const schema = settings.options?.schema ?? (yield* freshSchema())
-  const stores = yield* serve({ ...settings, options: { ...settings.options, schema } })
-  return { ...stores, schema, table: `${schema}.states_store` }
-})
-
-const state = (persistenceId: string, versionNumber: bigint, text = "") =>
-  new DurableStateStore.DurableState({
-    persistenceId,
-    versionNumber,
-    payload: new TextEncoder().encode(text),
-    manifest: "text"
-  })
-
-const show = ({ states }: Pick<Effect.Success<ReturnType<typeof served>>, "states">, persistenceId: string) =>
-  Effect.map(
-    states.getLatestState(persistenceId),
-    Option.match({
-      onNone: () => "none",
-      onSome: ({ payload, versionNumber }) => `${versionNumber}: ${new TextDecoder().decode(payload)}`
-    })
-  )
 
 /** The table as eGo's own DDL makes it, with rows as eGo writes them. */
 const ego = (schema: string) => [
@@ -249,96 +213,6 @@ describe("the table", () => {
       assert.strictEqual(listed?.payload.length, payload.length)
       const stale = yield* Effect.flip(states.writeState(state(persistenceId, 0n)))
       assert.isTrue(stale._tag === "StaleState" && stale.current.payload.length === payload.length)
-    })
-  )
-})
-
-describe("a write", () => {
-  it.live("is one round trip, whatever comes of it", () =>
-    Effect.gen(function* () {
-      const { hostname, port } = new URL(postgresUrl)
-      let requests = 0
-      const stream = () => {
-        const socket = connect(Number(port), hostname)
-        const { write } = socket
-        return Object.assign(socket, {
-          write: (chunk: Uint8Array) => {
-            requests++
-            return write.call(socket, chunk)
-          }
-        })
-      }
-      const { states } = yield* served({ client: { maxConnections: 1, stream } })
-      // So that its statement is prepared.
-      yield* states.writeState(state("a", 1n, "1"))
-      const writes = [
-        states.writeState(state("b", 2n, "1")),
-        states.writeState(state("b", 3n, "2")),
-        states.writeState(state("b", 3n, "2")),
-        Effect.flip(states.writeState(state("b", 3n, "3"))),
-        Effect.flip(states.writeState(state("b", 1n, "1")))
-      ]
-      const before = requests
-      for (const write of writes) yield* write
-      assert.strictEqual(requests - before, writes.length)
-    })
-  )
-
-  it.live("of one version by many, from two pools: exactly one succeeds, and the others see what it wrote", () =>
-    Effect.gen(function* () {
-      const { schema, states } = yield* served()
-      const other = yield* served({ options: { schema }, layer: Postgres.layerStorage })
-      for (let version = 1n; version <= 20n; version++) {
-        const results = yield* Effect.forEach(
-          Array.from({ length: 20 }, (_, writer) => writer),
-          (writer) =>
-            Effect.result((writer % 2 === 0 ? states : other.states).writeState(state("a", version, `${writer}`))),
-          { concurrency: "unbounded" }
-        )
-        const winners = results.flatMap((result, writer) => (Result.isSuccess(result) ? [writer] : []))
-        assert.strictEqual(winners.length, 1)
-        assert.strictEqual(yield* show({ states }, "a"), `${version}: ${winners[0]}`)
-        for (const { failure } of results.filter(Result.isFailure)) {
-          assert.isTrue(failure._tag === "StaleState" && failure.current.versionNumber === version)
-        }
-      }
-    })
-  )
-
-  it.live("sees what took the place of the row that it waited for", () =>
-    Effect.gen(function* () {
-      const { states, transactor } = yield* served()
-      const held = yield* Effect.forEach(["replaced", "deleted", "newer", "older"], (id) =>
-        states.writeState(state(id, 5n, "5"))
-      ).pipe(
-        Effect.andThen(
-          open(
-            transactor.withTransaction,
-            Effect.gen(function* () {
-              for (const id of ["replaced", "deleted"]) yield* states.deleteState(id)
-              yield* states.writeState(state("replaced", 9n, "9"))
-              yield* states.overwriteState(state("newer", 8n, "8"))
-              yield* states.overwriteState(state("older", 1n, "1"))
-              yield* states.writeState(state("inserted", 9n, "9"))
-            })
-          )
-        )
-      )
-      const late = yield* Effect.forEach(["replaced", "deleted", "newer", "older", "inserted"], (id) =>
-        states.writeState(state(id, 7n, "7")).pipe(
-          Effect.as("written"),
-          Effect.catchTag("StaleState", ({ current }) => Effect.succeed(`stale: ${current.versionNumber}`)),
-          Effect.forkChild({ startImmediately: true })
-        )
-      )
-      yield* held.commit
-      assert.deepStrictEqual(yield* Effect.forEach(late, (fiber) => Fiber.join(fiber)), [
-        "stale: 9",
-        "written",
-        "stale: 8",
-        "written",
-        "stale: 9"
-      ])
     })
   )
 })
