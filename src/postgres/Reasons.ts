@@ -23,7 +23,7 @@ const messageOf = (cause: unknown): string | undefined =>
   textOf(cause, "message") ?? (cause instanceof AggregateError ? textOf(cause.errors[0], "message") : undefined)
 
 const migrate =
-  "run the migrations: provide Postgres.layer or Postgres.layerMigrations, or psql -f the files of resources/postgres"
+  "run the migrations: strata migrate, Postgres.layer or Postgres.layerMigrations, or psql -f the files of resources/postgres"
 
 const timeout = (message: string, cause: unknown) =>
   new Timeout({ message: `a time limit of the server ran out: ${message}; call again, or raise the limit`, cause })

@@ -35,8 +35,8 @@ const rules: ReadonlyMap<string, Rule> = new Map<string, Rule>([
   [
     "cli",
     {
-      parts: [contracts, "Projection", "Spool", "postgres", "pglite"],
-      packages: ["effect", "@effect/platform-node", "@effect/sql-pg", "node:"]
+      parts: [contracts, "Projection", "Spool", "postgres", "pglite", "protobuf"],
+      packages: ["effect", "@effect/platform-node", "@effect/sql-pg", "@bufbuild/protobuf", "node:"]
     }
   ]
 ])

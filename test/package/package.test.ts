@@ -162,6 +162,30 @@ describe("a project with the optional packages", () => {
   )
 })
 
+describe("the command", () => {
+  const strata = ({ directory }: Project, args: ReadonlyArray<string>, env: Readonly<Record<string, string>> = {}) =>
+    outcome(join(directory, "node_modules", ".bin", "strata"), args, { cwd: directory, env })
+
+  it.live("runs, with the migrations of the package", () =>
+    withDatabase((url) =>
+      Effect.promise(async () => {
+        const env = { DATABASE_URL: url }
+        const migrated = await strata(full, ["migrate"], env)
+        assert.deepInclude(migrated, { status: 0 })
+        assert.match(migrated.output, /^Run: 0001_offsets\.sql/)
+        const checked = await strata(full, ["migrate", "status", "--json"], env)
+        assert.match(checked.output, /^\{"file":"0001_offsets\.sql","appliedAt":"2/)
+      })
+    )
+  )
+
+  it("says what to install where its packages are missing", async () => {
+    const { output, status } = await strata(core, ["--version"])
+    assert.strictEqual(status, 1)
+    assert.match(output, /^strata: @effect\/[\w-]+ is not installed; run: npm install [^\n]*\n$/)
+  })
+})
+
 describe("the Node of this machine", () => {
   it.live("runs both", ({ skip }) =>
     Effect.gen(function* () {
