@@ -19,6 +19,7 @@ export const make = Effect.fnUntraced(function* (check: Effect.Effect<unknown, R
     query: database.queryAlive
   })
   const tailOf = yield* Tail.make
+  const atOnce = Schedule.while(Schedule.forever, ({ input }: { input: Reason }) => input === Tail.again)
   const patiently = Schedule.while(reconnect, ({ input }) => input.isRetryable)
 
   const mayBeMeant = (subscription: Subscription, item: Tail.Item): boolean =>
@@ -29,12 +30,14 @@ export const make = Effect.fnUntraced(function* (check: Effect.Effect<unknown, R
 
   const follow = Effect.fnUntraced(function* (subscription: Subscription) {
     const tail = yield* tailOf
-    yield* Effect.retry(check, patiently)
+    const ask = <A>(question: Effect.Effect<A, Reason>) =>
+      Effect.raceFirst(question, tail.lost).pipe(Effect.retry(atOnce), Effect.retry(patiently))
+    yield* ask(check)
     const { after, batchSize } = subscription
-    const { highestVersion } = reading
+    const highestVersion = ask(reading.highestVersion)
     /** Whether the next row is one that cannot be decoded. What it contains, and so whether it is meant, the server knows. */
     let isUnsure = false
-    let cursor = after === "start" ? 0n : after === "end" ? yield* Effect.retry(highestVersion, patiently) : after
+    let cursor = after === "start" ? 0n : after === "end" ? yield* highestVersion : after
 
     /** To the end of the log as it is now, however long that takes. */
     const fromTable = Stream.suspend(() =>
@@ -53,6 +56,7 @@ export const make = Effect.fnUntraced(function* (check: Effect.Effect<unknown, R
         cursor = events.at(-1)?.version ?? cursor
         return events
       }),
+      Stream.retry(atOnce),
       Stream.retry(patiently)
     )
 
@@ -60,7 +64,7 @@ export const make = Effect.fnUntraced(function* (check: Effect.Effect<unknown, R
     const join = Effect.gen(function* () {
       const before = cursor
       if (!tail.isBegun()) {
-        const highest = yield* Effect.retry(highestVersion, patiently)
+        const highest = yield* highestVersion
         tail.begin(cursor < highest ? cursor : highest)
       }
       if (cursor === before && !tail.covers(cursor)) yield* Effect.sleep(respite)

@@ -86,11 +86,15 @@ export interface Tail {
   readonly next: (
     version: bigint
   ) => Effect.Effect<{ readonly items: ReadonlyArray<Item>; readonly upTo: bigint }, Reason>
-  /** Fails when the connection has been lost: other connections are likely to be dead as well, and may not know it. */
+  /**
+   * Fails with `again` when the connection has been lost and there is a new one: other connections are likely to be dead as
+   * well, and may not know it.
+   */
   readonly lost: Effect.Effect<never, Reason>
 }
 
-const again = new Unavailable({ message: "the connection was lost; reading again from where it was" })
+/** Nothing that has to be waited out: there is a connection again. */
+export const again = new Unavailable({ message: "the connection was lost; reading again from where it was" })
 
 /** About how much memory they take. */
 const sizeOf = (rows: ReadonlyArray<unknown>): number =>

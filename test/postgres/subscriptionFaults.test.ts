@@ -243,6 +243,17 @@ describe("a server", () => {
   )
 })
 
+describe("a reconnect schedule without a second attempt", () => {
+  it.live("is not used up by connecting for the first time", () =>
+    Effect.gen(function* () {
+      const served = yield* serveEvents({ options: { reconnect: Schedule.recurs(0) } })
+      yield* served.events.append(Array.from({ length: 500 }, () => event("a")))
+      const follower = yield* follow(served, { after: "start", batchSize: 1 })
+      yield* assertComplete(served, [follower])
+    })
+  )
+})
+
 describe("what no retry mends", () => {
   const subscribe = ({ events }: ServedEvents) => Stream.runDrain(events.subscribe({ after: "start" }))
 
