@@ -7,7 +7,7 @@ import { Deferred, Effect, Queue, Scope } from "effect"
 import type { SqlError } from "effect/sql"
 import { type Reason, Unavailable } from "../StoreError.ts"
 import { PostgresDatabase, type Query, silence } from "./PostgresDatabase.ts"
-import { reasonOf } from "./Reasons.ts"
+import { isTooLarge, reasonOf } from "./Reasons.ts"
 
 /** On which processes wake each other up. */
 export const channel = "strata_wakeups"
@@ -23,7 +23,9 @@ export interface Line {
 }
 
 const lost = (reason: Reason) =>
-  new Unavailable({ message: `the connection that listens was lost: ${reason.message}`, cause: reason.cause })
+  isTooLarge(reason)
+    ? reason
+    : new Unavailable({ message: `the connection that listens was lost: ${reason.message}`, cause: reason.cause })
 
 const hear = (queue: Queue.Dequeue<PgConnection.Notification, SqlError.SqlError>): Line["heard"] =>
   Effect.mapError(Queue.take(queue), (error) => lost(reasonOf(error)))

@@ -50,12 +50,25 @@ const bySqlState: Readonly<Record<string, (message: string, cause: unknown) => R
     new Unavailable({ message: `the server closed the connection: ${message}; call again once it is back`, cause })
 }
 
+/** As the driver says it. */
+const messageLimit = "exceeds maxMessageSize"
+
+/** Whether the reason is a row that the driver does not take, on whatever connection. */
+export const isTooLarge = ({ message }: Reason): boolean => message.includes(messageLimit)
+
 /** What the error means. */
 export const reasonOf = ({ reason }: SqlError.SqlError): Reason => {
   if (isReason(reason.cause)) return reason.cause
   const { cause } = reason
   const code = textOf(cause, "code") ?? ""
   const message = messageOf(cause) ?? reason.message
+  // The connection is lost by it, but not for want of a server: the next one would be lost, too.
+  if (message.includes(messageLimit)) {
+    return new Unexpected({
+      message: `a row is larger than the driver takes: ${message}; raise maxMessageSize in the settings of the client`,
+      cause
+    })
+  }
   const known = bySqlState[code] ?? bySqlState[code.slice(0, 3)] ?? bySqlState[code.slice(0, 2)]
   if (known !== undefined) return known(message, cause)
   switch (reason._tag) {

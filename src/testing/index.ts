@@ -11,6 +11,7 @@
 export * as DurableStateStore from "./DurableStateStore.ts"
 export * as EventStore from "./EventStore.ts"
 export * as OffsetStore from "./OffsetStore.ts"
+export * as Projection from "./Projection.ts"
 export * as Spool from "./Spool.ts"
 export * as SpoolStore from "./SpoolStore.ts"
 export * as Transactor from "./Transactor.ts"

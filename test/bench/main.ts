@@ -14,6 +14,7 @@ import { acquire } from "../support/server.ts"
 import * as Events from "./events.ts"
 import { type Measurement, measure, measureLatency } from "./harness.ts"
 import * as Offsets from "./offsets.ts"
+import * as Projections from "./projection.ts"
 import * as Reads from "./reads.ts"
 import * as Spool from "./spool.ts"
 import * as States from "./states.ts"
@@ -38,6 +39,7 @@ const figures = [
   ...Subscriptions.figures,
   ...Subscriptions.latencies,
   ...Typed.figures,
+  ...Projections.figures,
   ...Reads.figures
 ].filter(({ name }) => options.only === undefined || name.includes(options.only))
 

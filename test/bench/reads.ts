@@ -13,7 +13,7 @@ const expect = (count: number) => (counted: number) =>
   counted === count ? Effect.void : Effect.fail(new Error(`${counted} events were read, not ${count}`))
 
 /** A log of its own, in which each event has another time, as if each had been appended alone. */
-const fill = Effect.fnUntraced(function* (count: number) {
+export const fill = Effect.fnUntraced(function* (count: number) {
   const sql = yield* PgClient.PgClient
   yield* sql`TRUNCATE events RESTART IDENTITY`
   yield* sql`

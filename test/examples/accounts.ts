@@ -4,8 +4,8 @@
  * Runs on a Postgres inside this process, or on the server of DATABASE_URL if that is set. Only the last lines know which.
  */
 import { NodeRuntime } from "@effect/platform-node"
-import { Config, Console, Effect, Layer, Option, Schema, Stream } from "effect"
-import { EventStore, OffsetStore, Transactor } from "effect-strata"
+import { Config, Console, Effect, Layer, Option, Schedule, Schema, Stream } from "effect"
+import { EventStore, Projection } from "effect-strata"
 import * as Pglite from "effect-strata/pglite"
 import * as Postgres from "effect-strata/postgres"
 import { SqlClient } from "effect/sql"
@@ -14,37 +14,30 @@ const Paid = Schema.Struct({ amount: Schema.Int })
 
 const pay = (account: string, amount: number) => ({ aggregateId: account, eventType: "Paid", data: { amount } })
 
-const shard = { projectionName: "balances", shardNumber: 0 }
-
 class PowerCut extends Schema.TaggedError<PowerCut>()("PowerCut", {}) {}
 
-/** Reads the log to its end. The balances are the application's own table, the offset is the store's. */
-const project = Effect.fn("project")(function* (options?: { readonly powerCutIn: string }) {
-  const sql = yield* SqlClient.SqlClient
-  const events = yield* EventStore.EventStore
-  const offsets = yield* OffsetStore.OffsetStore
-  const { withTransaction } = yield* Transactor.Transactor
-
-  const apply = Effect.fn("apply")(function* ({ aggregateId, data, id, version }: EventStore.StoredEvent) {
-    const { amount } = yield* Schema.decodeUnknownEffect(Paid)(data)
-    const seen = yield* offsets.getCurrentOffset(shard)
-    yield* Console.log(`  event ${version}: ${aggregateId} ${amount}`)
-    yield* sql`
-      INSERT INTO strata_example.balances AS b VALUES (${aggregateId}, ${amount})
-      ON CONFLICT (account) DO UPDATE SET balance = b.balance + excluded.balance`
-    if (id === options?.powerCutIn) return yield* new PowerCut()
-    yield* offsets.advanceOffset(shard, { from: Option.map(seen, (offset) => offset.value), to: version })
+/** The balances are the application's own table, the offset is the store's: they commit together. */
+const balances = (powerCutIn?: string) =>
+  Projection.make({
+    name: "balances",
+    eventTypes: ["Paid"],
+    batchSize: 2,
+    // The power does not come back by waiting.
+    retry: Schedule.recurs(0),
+    handler: Effect.fn("balances")(function* ({ aggregateId, data, id, version }) {
+      const sql = yield* SqlClient.SqlClient
+      const { amount } = yield* Schema.decodeUnknownEffect(Paid)(data)
+      yield* Console.log(`  event ${version}: ${aggregateId} ${amount}`)
+      yield* sql`
+        INSERT INTO strata_example.balances AS b VALUES (${aggregateId}, ${amount})
+        ON CONFLICT (account) DO UPDATE SET balance = b.balance + excluded.balance`
+      if (id === powerCutIn) return yield* new PowerCut()
+    })
   })
-
-  const seen = yield* offsets.getCurrentOffset(shard)
-  const after = Option.match(seen, { onNone: () => 0n, onSome: (offset) => offset.value })
-  yield* Stream.runForEach(events.read({ after, eventTypes: ["Paid"] }), (event) => withTransaction(apply(event)))
-})
 
 const program = Effect.gen(function* () {
   const sql = yield* SqlClient.SqlClient
   const events = yield* EventStore.EventStore
-  const offsets = yield* OffsetStore.OffsetStore
   yield* sql`CREATE TABLE IF NOT EXISTS strata_example.balances (account TEXT PRIMARY KEY, balance INTEGER NOT NULL)`
 
   yield* Console.log("Anna and Bert pay in, and Anna pays 30, if nobody else has touched her account meanwhile:")
@@ -55,20 +48,38 @@ const program = Effect.gen(function* () {
   yield* events.append(pay("bert", 25))
 
   yield* Console.log("A projection reads the log. The power fails in the third event, after its balance was written:")
-  yield* Effect.catchTag(project({ powerCutIn: spent?.id ?? "" }), "PowerCut", () => Console.log("  power cut!"))
-  const offset = Option.getOrThrow(yield* offsets.getCurrentOffset(shard))
-  yield* Console.log(`The balance and its offset went together: it is at ${offset.value}. It starts again from there:`)
-  yield* project()
+  const stopped = yield* Effect.flip(Projection.run(balances(spent?.id)))
+  yield* Console.log(
+    `  power cut! ${stopped._tag === "ProjectionFailed" ? `before event ${stopped.version}` : stopped}`
+  )
+  const [status] = yield* Projection.status("balances")
+  yield* Console.log(
+    `The balance and its offset went together: it is at ${status?.offset}. It starts again from there:`
+  )
+  yield* Effect.forkScoped(Projection.run(balances()))
+  const head = yield* events.latestVersion
+  yield* Projection.awaitVersion("balances", head, "30 seconds")
 
   yield* Console.log("Every event counts exactly once:")
-  const balances = yield* sql`SELECT account, balance FROM strata_example.balances ORDER BY account`
-  yield* Console.log(balances.map(({ account, balance }) => `  ${account} has ${balance}`).join("\n"))
+  const paid = sql`SELECT account, balance FROM strata_example.balances ORDER BY account`
+  const show = Effect.map(paid, (rows) => rows.map(({ account, balance }) => `  ${account} has ${balance}`).join("\n"))
+  yield* Console.log(yield* show)
 
-  yield* Console.log("To read it all again, the projection is reset:")
-  yield* offsets.resetOffset(shard.projectionName, 0n)
-  const reset = yield* Stream.runCollect(offsets.listOffsets())
-  yield* Console.log(reset.map((row) => `  ${row.projectionName}, shard ${row.shardNumber}: ${row.value}`).join("\n"))
-}).pipe(Effect.ensuring(Effect.ignore(SqlClient.SqlClient.use((sql) => sql`DROP SCHEMA strata_example CASCADE`))))
+  yield* Console.log("What is paid now is in the balances as soon as you ask for it:")
+  const [last] = yield* events.append(pay("anna", 5))
+  yield* Projection.awaitVersion("balances", last?.version ?? head, "30 seconds")
+  yield* Console.log(yield* show)
+
+  yield* Console.log("To read it all again, it is rebuilt:")
+  const clear = () => sql`DELETE FROM strata_example.balances`
+  yield* Stream.runForEach(Projection.rebuild(balances(), { mode: "in place", clear }), ({ done, total }) =>
+    Console.log(`  ${done} of ${total}`)
+  )
+  yield* Console.log(yield* show)
+}).pipe(
+  Effect.scoped,
+  Effect.ensuring(Effect.ignore(SqlClient.SqlClient.use((sql) => sql`DROP SCHEMA strata_example CASCADE`)))
+)
 
 const schema = "strata_example"
 const embedded = Layer.provideMerge(Postgres.layer({ schema }), Pglite.layer())

@@ -19,7 +19,8 @@ interface Rule {
 /** By folder of `src`, or by file at its top. */
 const rules: ReadonlyMap<string, Rule> = new Map<string, Rule>([
   [contracts, { parts: [], packages: ["effect"] }],
-  ["Projection", { parts: [contracts], packages: ["effect"] }],
+  ["Projection", { parts: [contracts, "projection"], packages: ["effect"] }],
+  ["projection", { parts: [contracts], packages: ["effect"] }],
   ["Spool", { parts: [contracts, "spool"], packages: ["effect"] }],
   ["spool", { parts: [contracts], packages: ["effect"] }],
   ["index", { parts: [contracts, "Projection", "Spool"], packages: [] }],

@@ -23,6 +23,7 @@ export const serveEvents = Effect.fnUntraced(function* ({
     Effect.provide(Logger.layer([logger]))
   )
   return {
+    context,
     schema,
     applicationName,
     table: `${schema}.${options?.tables?.events ?? "events"}`,

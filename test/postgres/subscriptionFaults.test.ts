@@ -89,9 +89,9 @@ describe("connections that are killed", () => {
       )
       yield* Effect.repeat(kill, Schedule.max([Schedule.spaced("100 millis"), Schedule.recurs(100)]))
       yield* stop
-      assert.isAbove(killed, 200)
+      assert.isAbove(killed, 100)
       const stored = yield* assertComplete(served, followers)
-      assert.deepStrictEqual(mistakes(acknowledged.toSorted(), stored).invented, 0)
+      assert.strictEqual(mistakes(acknowledged, stored).invented, 0)
     })
   )
 })
@@ -198,11 +198,7 @@ describe("a server", () => {
       const of1 = yield* versionsIn(served.table, "aggregate_id IN ('aggregate 1', 'last')", server.url)
       assert.deepStrictEqual(mistakes(followers[0].seen, stored), none)
       assert.deepStrictEqual(mistakes(followers[1].seen, of1), none)
-      const kept = new Set(stored)
-      assert.deepStrictEqual(
-        acknowledged.filter((version) => !kept.has(version)),
-        []
-      )
+      assert.strictEqual(mistakes(acknowledged, stored).invented, 0)
     })
   )
 

@@ -1,6 +1,6 @@
 /** What subscriptions take of a server and of a process, how they are woken, and what they do about rows and holes. */
 import { assert, describe, it } from "@effect/vitest"
-import { Duration, Effect, Exit, Fiber, Schema, Scope } from "effect"
+import { Duration, Effect, Exit, Fiber, Metric, Schema, Scope } from "effect"
 import { TestClock } from "effect/testing"
 import { execFile } from "node:child_process"
 import { fileURLToPath } from "node:url"
@@ -15,40 +15,60 @@ const Report = Schema.fromJsonString(Schema.Struct({ before: Schema.Int, most: S
 
 const latest = ({ events }: ServedEvents) => events.latestVersion
 
+/** Runs with a count of the fibers that have started and not ended, of this effect and of all that it builds. */
+const counting = <A, E, R>(use: (fibers: () => number) => Effect.Effect<A, E, R>) =>
+  Effect.suspend(() => {
+    let active = 0
+    return Effect.provideService(
+      use(() => active),
+      Metric.FiberRuntimeMetrics,
+      { recordFiberStart: () => active++, recordFiberEnd: () => active-- }
+    )
+  })
+
 describe("a thousand subscribers", () => {
-  it.live("use one connection beside the pool, and none once they are gone", () =>
-    Effect.gen(function* () {
-      const served = yield* serveEvents({ client: { maxConnections: 1 } })
-      const { applicationName, events } = served
-      yield* events.append(event("before"))
-      assert.lengthOf(yield* backends(applicationName), 1)
-      const scope = yield* Scope.make()
-      const followers = yield* Effect.forEach(Array.from({ length: 1000 }), () =>
-        Scope.provide(follow(served, { after: "start" }), scope)
-      )
-      const [last] = yield* events.append(event("live"))
-      for (const { until } of followers) yield* until(last?.version ?? 0n)
-      for (const { seen } of followers) assert.deepStrictEqual(seen, [1n, 2n])
-      assert.lengthOf(yield* backends(applicationName), 2)
-      assert.strictEqual(yield* events.listener.status, "connected")
-      yield* Scope.close(scope, Exit.void)
-      assert.strictEqual(yield* events.listener.status, "stopped")
-      const left = yield* waitForBackends(applicationName, (all) => all.length === 1)
-      assert.lengthOf(left, 1)
-      assert.strictEqual(left[0]?.state, "idle")
-    })
+  it.live("use one connection beside the pool, and nothing once they are gone", () =>
+    counting(
+      Effect.fnUntraced(function* (fibers) {
+        const served = yield* serveEvents({ client: { maxConnections: 1 } })
+        const { applicationName, events } = served
+        yield* events.append(event("before"))
+        assert.lengthOf(yield* backends(applicationName), 1)
+        const before = fibers()
+        const scope = yield* Scope.make()
+        const followers = yield* Effect.forEach(Array.from({ length: 1000 }), () =>
+          Scope.provide(follow(served, { after: "start" }), scope)
+        )
+        const [last] = yield* events.append(event("live"))
+        for (const { until } of followers) yield* until(last?.version ?? 0n)
+        for (const { seen } of followers) assert.deepStrictEqual(seen, [1n, 2n])
+        assert.lengthOf(yield* backends(applicationName), 2)
+        assert.strictEqual(yield* events.listener.status, "connected")
+        assert.isAbove(fibers(), before + 1000)
+        yield* Scope.close(scope, Exit.void)
+        assert.strictEqual(yield* events.listener.status, "stopped")
+        assert.strictEqual(fibers(), before)
+        const left = yield* waitForBackends(applicationName, (all) => all.length === 1)
+        assert.lengthOf(left, 1)
+        assert.strictEqual(left[0]?.state, "idle")
+      })
+    )
   )
 
   it.live("take nothing from the pool while they wait", () =>
     Effect.gen(function* () {
       const served = yield* serveEvents({ client: { maxConnections: 1 } })
       const follower = yield* follow(served, { after: "start" })
-      yield* follower.until((yield* served.events.append(event("first")))[0]?.version ?? 0n)
+      // The first may come from the table, and then it is at the end of the log.
+      for (const version of [1n, 2n]) {
+        yield* served.events.append(event("a"))
+        yield* follower.until(version)
+      }
       yield* served.withTransaction(
         Effect.gen(function* () {
           // The only connection is taken. Somebody else appends, and the subscriber hears of it.
           yield* execute([plainInsert(served.table, "meanwhile")])
-          yield* follower.until(2n)
+          yield* follower.until(3n)
         })
       )
     })
@@ -152,6 +172,30 @@ describe("a row that is no event", () => {
         yield* failsWith(Fiber.join(again.fiber), "EventStore.subscribe", "CorruptRow", /row 4 of events/)
         assert.deepStrictEqual(again.seen, [3n])
       })
+  )
+})
+
+describe("a row that is larger than the driver takes", () => {
+  it.live("is no lost connection: it fails whoever reads, and says which setting to raise", () =>
+    Effect.gen(function* () {
+      const served = yield* serveEvents()
+      const { events, schema, table } = served
+      const follower = yield* follow(served, { after: "start" })
+      for (const version of [1n, 2n]) {
+        yield* events.append(event("a"))
+        yield* follower.until(version)
+      }
+      yield* execute([
+        `INSERT INTO ${table} (id, aggregate_id, event_type, data)
+         VALUES ('large', 'large', 'Large', to_jsonb(repeat('x', 17000000)))`
+      ])
+      const says = /a row is larger than the driver takes: .*; raise maxMessageSize/
+      yield* failsWith(Fiber.join(follower.fiber), "EventStore.subscribe", "Unexpected", says)
+      yield* failsWith(events.load(), "EventStore.load", "Unexpected", says)
+      const raised = yield* serveEvents({ options: { schema }, client: { maxMessageSize: 64 * 1024 * 1024 } })
+      const another = yield* follow(raised, { after: "start" })
+      yield* another.until(3n)
+    })
   )
 })
 

@@ -1,0 +1,129 @@
+/**
+ * What a projection keeps in the database beside its offsets: states in the `DurableStateStore`, all under
+ * `strata/projection/`.
+ *
+ * **Details**
+ *
+ * Who changes a record that the handling of events depends on (everything but `runners` and `failure`) holds the offsets
+ * of the shards that it matters to, in the same transaction and before anything else. A batch holds its shard's offset
+ * from its start, too. So the two happen one after the other, and a batch that comes second sees the record as it is then.
+ */
+import { Effect, Option, Schema, Stream } from "effect"
+import { StaleState, typed } from "../DurableStateStore.ts"
+import type { InvalidInput } from "../Input.ts"
+import { type Offset, OffsetStore } from "../OffsetStore.ts"
+import * as StateCodec from "../StateCodec.ts"
+import { Contention, StoreError } from "../StoreError.ts"
+import { Failure, Slot, UnknownProjection } from "./Definition.ts"
+
+/** What all runners of a projection go by. */
+export class Control extends Schema.Class<Control>("effect-strata/Projection/Control")({
+  /** 0 once the projection has been removed: its versions are never counted again. */
+  shards: Schema.Int,
+  paused: Schema.Boolean,
+  /** The copy of the read model that is served. */
+  slot: Slot
+}) {}
+
+/** An aggregate whose events wait, from the one that failed on, until they are retried. */
+export class Parked extends Failure.extend<Parked>("effect-strata/Projection/Parked")({}) {}
+
+/** What a shard has not handled. */
+export class ShardRecord extends Schema.Class<ShardRecord>("effect-strata/Projection/ShardRecord")({
+  parked: Schema.Array(Parked),
+  /** How many events were skipped: each is a record of its own. */
+  skipped: Schema.Int
+}) {}
+
+/** The last failure of a shard, or that of an event which was skipped. */
+export class LastFailure extends Schema.Class<LastFailure>("effect-strata/Projection/LastFailure")({
+  failure: Schema.NullOr(Failure)
+}) {}
+
+/** A process that runs the projection. */
+export const Runner = Schema.Struct({
+  id: Schema.String,
+  /** How often it has said that it lives. */
+  beat: Schema.Int,
+  /** When it last did, in epoch milliseconds, by its own `Clock`: to be shown, not to be relied on. */
+  at: Schema.Int,
+  /** How often it means to, in milliseconds. */
+  every: Schema.Finite
+})
+export type Runner = typeof Runner.Type
+
+/** Those who share the work. */
+export class Runners extends Schema.Class<Runners>("effect-strata/Projection/Runners")({
+  runners: Schema.Array(Runner)
+}) {}
+
+export const controlId = (name: string) => `strata/projection/control/${name}`
+export const runnersId = (name: string) => `strata/projection/runners/${name}`
+export const shardId = (name: string, shard: number) => `strata/projection/shard/${shard}/${name}`
+export const failureId = (name: string, shard: number) => `strata/projection/failure/${shard}/${name}`
+export const skippedId = (name: string, shard: number, index: number) =>
+  `strata/projection/skipped/${shard}/${index}/${name}`
+
+/** A kind of record, as values. */
+const kind = <A, E>(schema: Schema.Codec<A, E>, manifest: string, initial: A) =>
+  Effect.map(typed({ codec: StateCodec.json(schema, { manifest }), initial: () => initial }), ({ modify, read }) => ({
+    read,
+    /** Who loses against all others, for seconds, may try again. */
+    modify: <E2 = never, R2 = never>(id: string, f: (value: A) => A | Effect.Effect<A, E2, R2>) =>
+      Effect.catchIf(
+        modify(id, f),
+        (error): error is StaleState & typeof error => error instanceof StaleState,
+        (error) => {
+          const reason = new Contention({
+            message: `too many write the record "${id}" at once; try again`,
+            cause: error
+          })
+          return Effect.fail(new StoreError({ store: "DurableStateStore", operation: "modify", reason }))
+        }
+      )
+  }))
+
+/** What is known of a projection that has not run, or has been removed. */
+export const unknown = new Control({ shards: 0, paused: false, slot: "blue" })
+
+/** Every kind of record. */
+export const records = Effect.all({
+  control: kind(Control, "strata.Projection.Control", unknown),
+  runners: kind(Runners, "strata.Projection.Runners", new Runners({ runners: [] })),
+  shard: kind(ShardRecord, "strata.Projection.Shard", new ShardRecord({ parked: [], skipped: 0 })),
+  failure: kind(LastFailure, "strata.Projection.Failure", new LastFailure({ failure: null }))
+})
+
+/** The control record of a projection that has run. */
+export const controlOf = Effect.fnUntraced(function* (name: string) {
+  const { control } = yield* records
+  const state = yield* control.read(controlId(name))
+  return state.value.shards === 0 ? yield* new UnknownProjection({ projectionName: name }) : state
+})
+
+/** Holds the offset of a shard until the end of the transaction, and returns where it is; nothing if it has none. */
+export const hold = (
+  offset: Pick<Offset, "projectionName" | "shardNumber" | "value">
+): Effect.Effect<Offset | undefined, InvalidInput | StoreError, OffsetStore> =>
+  OffsetStore.use((offsets) =>
+    offsets.advanceOffset(offset, { from: Option.some(offset.value), to: offset.value })
+  ).pipe(
+    // A conflict holds the offset, too, and says where it is.
+    Effect.catchTag("OffsetConflict", ({ actual }) =>
+      Option.match(actual, {
+        onNone: () => Effect.undefined,
+        onSome: (value) => hold({ ...offset, value })
+      })
+    )
+  )
+
+/** Holds every offset of a projection, so that none of its batches is under way until the transaction has ended. */
+export const holdAll = Effect.fnUntraced(function* (name: string) {
+  const offsets = yield* OffsetStore
+  const held: Array<Offset> = []
+  for (const offset of yield* Stream.runCollect(offsets.listOffsets(name))) {
+    const current = yield* hold(offset)
+    if (current !== undefined) held.push(current)
+  }
+  return held
+})

@@ -1,0 +1,242 @@
+/** What becomes of events that fail: a part of the projections' suite. */
+import { assert, it } from "@effect/vitest"
+import { Effect, Layer, Logger, Option, Schedule, Stream } from "effect"
+import { type StoredEvent } from "../EventStore.ts"
+import * as Projection from "../Projection.ts"
+import { append, ending, latestVersion, long, range, scene, start } from "./ProjectionScene.ts"
+
+/** Registers the suite. */
+export const suite = <E>(name: string, layer: Layer.Layer<Projection.Services, E>): void => {
+  // Failures are warned of, and many are meant here.
+  const quiet = Layer.merge(layer, Logger.layer([]))
+  it.layer(quiet, { timeout: "2 minutes", excludeTestServices: true })(`Projection, failures (${name})`, (it) => {
+    it.effect("commits what the handler writes with the offset, or neither", () =>
+      Effect.gen(function* () {
+        const { add, append, name, options, seen } = yield* scene()
+        const before = yield* append("a", 1)
+        const [bad] = yield* append("a", 2)
+        yield* append("a", 3)
+        const projection = (isMended: boolean) =>
+          Projection.make({
+            ...options,
+            handler: (event, slot) =>
+              Effect.andThen(
+                add(event, slot),
+                isMended || event.data !== 2 ? Effect.void : Effect.fail(new Error("no twos"))
+              )
+          })
+        const error = yield* ending(yield* start(projection(false)))
+        assert.strictEqual(error._tag, "ProjectionFailed")
+        if (error._tag !== "ProjectionFailed") return
+        assert.deepStrictEqual(
+          [error.projectionName, error.shardNumber, error.version, error.eventId, error.aggregateId, error.attempts],
+          [name, 0, bad?.version, bad?.id, "a", 2]
+        )
+        assert.strictEqual(error.cause instanceof Error ? error.cause.message : "", "no twos")
+        assert.include(error.message, `stopped before event ${bad?.version}`)
+        assert.deepStrictEqual(yield* seen("a"), [1])
+        const [status] = yield* Projection.status(name)
+        assert.strictEqual(status?.offset, before[0]?.version)
+        assert.strictEqual(status?.state, "failed")
+        assert.include(Option.getOrThrow(status?.failure ?? Option.none()).error, "no twos")
+
+        yield* start(projection(true))
+        yield* Effect.flatMap(latestVersion, (version) => Projection.awaitVersion(name, version, long))
+        assert.deepStrictEqual(yield* seen("a"), [1, 2, 3])
+        assert.notStrictEqual((yield* Projection.status(name))[0]?.state, "failed")
+      })
+    )
+
+    it.effect("stops before one event in a hundred, and goes on when that is mended", () =>
+      Effect.gen(function* () {
+        const { add, append, options, seen, settled } = yield* scene()
+        const stored = yield* append("a", ...range(300))
+        const mended = new Set<bigint>()
+        const run = Projection.run(
+          Projection.make({
+            ...options,
+            retry: Schedule.recurs(0),
+            handler: (event, slot) =>
+              Effect.andThen(
+                Number(event.data) % 100 === 50 && !mended.has(event.version) ? Effect.fail("50") : Effect.void,
+                add(event, slot)
+              )
+          })
+        )
+        for (const index of [50, 150, 250]) {
+          const error = yield* Effect.flip(run)
+          if (error._tag !== "ProjectionFailed") return assert.fail(error.message)
+          assert.strictEqual(error.version, stored[index]?.version)
+          assert.deepStrictEqual(yield* seen("a"), range(index))
+          mended.add(error.version)
+        }
+        yield* Effect.raceFirst(run, settled)
+        assert.deepStrictEqual(yield* seen("a"), range(300))
+      })
+    )
+
+    it.effect("tries again by the schedule before it gives up", () =>
+      Effect.gen(function* () {
+        const { add, append, options, seen, settled } = yield* scene()
+        let failures = 0
+        yield* append("a", 1)
+        yield* start(
+          Projection.make({
+            ...options,
+            retry: Schedule.recurs(3),
+            handler: (event, slot) =>
+              Effect.andThen(
+                add(event, slot),
+                Effect.suspend(() => (failures++ < 3 ? Effect.fail("not yet") : Effect.void))
+              )
+          })
+        )
+        yield* settled
+        assert.strictEqual(failures, 4)
+        assert.deepStrictEqual(yield* seen("a"), [1])
+      })
+    )
+
+    it.effect.each([
+      ["a defect", () => Effect.die(new Error("broken"))],
+      [
+        "what is thrown",
+        () => {
+          throw new Error("broken")
+        }
+      ],
+      ["an interruption of its own", () => Effect.interrupt]
+    ] as const)("takes failures for a failure of the event", ([, fail]) =>
+      Effect.gen(function* () {
+        const { add, append, name, options, seen, settled } = yield* scene()
+        yield* append("a", 1, 2, 3)
+        yield* start(
+          Projection.make({
+            ...options,
+            onFailure: "skip",
+            handler: (event, slot) => (event.data === 2 ? fail() : add(event, slot))
+          })
+        )
+        yield* settled
+        assert.deepStrictEqual(yield* seen("a"), [1, 3])
+        const skipped = yield* Stream.runCollect(Projection.skipped(name))
+        assert.strictEqual(skipped.length, 1)
+      })
+    )
+
+    it.effect.each([["handler"], ["batchHandler"]] as const)(
+      "skips one event in a hundred, and says which: failures",
+      ([kind]) =>
+        Effect.gen(function* () {
+          const { add, append, name, options, seen, settled } = yield* scene()
+          const stored = yield* append("a", ...range(300))
+          const handler = (event: StoredEvent, slot: Projection.Slot) =>
+            Effect.andThen(add(event, slot), Number(event.data) % 100 === 50 ? Effect.fail("50") : Effect.void)
+          yield* start(
+            Projection.make({
+              ...options,
+              retry: Schedule.recurs(0),
+              onFailure: "skip",
+              ...(kind === "handler"
+                ? { handler }
+                : { batchHandler: (events, slot) => Effect.forEach(events, (event) => handler(event, slot)) })
+            })
+          )
+          yield* settled
+          assert.deepStrictEqual(
+            yield* seen("a"),
+            range(300).filter((amount) => amount % 100 !== 50)
+          )
+          const skipped = yield* Stream.runCollect(Projection.skipped(name))
+          assert.deepStrictEqual(
+            skipped.map(({ eventId, version }) => [eventId, version]),
+            [50, 150, 250].map((index) => [stored[index]?.id, stored[index]?.version])
+          )
+          for (const { error } of skipped) assert.include(error, "50")
+          assert.deepStrictEqual((yield* Projection.status(name))[0]?.skipped, 3)
+        })
+    )
+
+    it.effect("parks an aggregate whose event fails, and retries it in order", () =>
+      Effect.gen(function* () {
+        const { add, append, name, options, seen, settled } = yield* scene()
+        let isMended = false
+        const projection = Projection.make({
+          ...options,
+          shards: 2,
+          onFailure: "park",
+          handler: (event, slot) =>
+            Effect.andThen(
+              add(event, slot),
+              Effect.suspend(() => (!isMended && event.data === 13 ? Effect.fail("unlucky") : Effect.void))
+            )
+        })
+        yield* append("a", 1)
+        const [bad] = yield* append("b", 13)
+        yield* append("b", 2)
+        yield* append("a", 3)
+        yield* start(projection)
+        yield* settled
+        yield* append("b", 4)
+        yield* append("a", 5)
+        yield* settled
+        assert.deepStrictEqual(yield* seen("a"), [1, 3, 5])
+        assert.deepStrictEqual(yield* seen("b"), [])
+        const parked = yield* Stream.runCollect(Projection.parked(name))
+        assert.deepStrictEqual(
+          parked.map(({ aggregateId, eventId, version }) => [aggregateId, eventId, version]),
+          [["b", bad?.id, bad?.version]]
+        )
+
+        const [again] = yield* Projection.retryParked(projection)
+        assert.deepStrictEqual([again?.aggregateId, again?.handled], ["b", 0])
+        assert.include(Option.getOrThrow(again?.error ?? Option.none()), "unlucky")
+        assert.deepStrictEqual(yield* seen("b"), [])
+
+        isMended = true
+        assert.deepStrictEqual(yield* Projection.retryParked(projection), [
+          new Projection.Retried({ aggregateId: "b", handled: 3, error: Option.none() })
+        ])
+        assert.deepStrictEqual(yield* seen("b"), [13, 2, 4])
+        assert.deepStrictEqual(yield* Stream.runCollect(Projection.parked(name)), [])
+        yield* append("b", 6)
+        yield* settled
+        assert.deepStrictEqual(yield* seen("b"), [13, 2, 4, 6])
+      })
+    )
+
+    it.effect("parks one event in a hundred, of many aggregates", () =>
+      Effect.gen(function* () {
+        const { add, name, options, seen, settled, type } = yield* scene()
+        for (const round of range(4)) {
+          yield* append(
+            range(50).map((index) => ({ aggregateId: `a${index}`, eventType: type, data: round * 50 + index }))
+          )
+        }
+        yield* start(
+          Projection.make({
+            ...options,
+            retry: Schedule.recurs(0),
+            onFailure: "park",
+            batchHandler: (events, slot) =>
+              Effect.forEach(events, (event) =>
+                Effect.andThen(Number(event.data) % 100 === 7 ? Effect.fail("7") : Effect.void, add(event, slot))
+              )
+          })
+        )
+        yield* settled
+        const parked = yield* Stream.runCollect(Projection.parked(name))
+        assert.deepStrictEqual(
+          parked.map(({ aggregateId }) => aggregateId),
+          ["a7"]
+        )
+        for (const index of range(50)) {
+          assert.deepStrictEqual(
+            yield* seen(`a${index}`),
+            index === 7 ? [] : range(4).map((round) => round * 50 + index)
+          )
+        }
+      })
+    )
+  })
+}

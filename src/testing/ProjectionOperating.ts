@@ -1,0 +1,204 @@
+/** What can be done to projections while they run: a part of the projections' suite. */
+import { assert, it } from "@effect/vitest"
+import { Deferred, Effect, Fiber, Layer, Logger, Option, Stream } from "effect"
+import { InvalidInput } from "../Input.ts"
+import * as Projection from "../Projection.ts"
+import { elsewhere, ending, fresh, latestVersion, range, scene, start, type SuiteOptions } from "./ProjectionScene.ts"
+
+/** Registers the suite. */
+export const suite = <E>(
+  name: string,
+  layer: Layer.Layer<Projection.Services, E>,
+  { interleaving }: SuiteOptions
+): void => {
+  // Failures are warned of, and many are meant here.
+  const quiet = Layer.merge(layer, Logger.layer([]))
+  it.layer(quiet, { timeout: "2 minutes", excludeTestServices: true })(`Projection, operating (${name})`, (it) => {
+    it.effect("handles nothing after a pause, until it is resumed", () =>
+      Effect.gen(function* () {
+        const { add, append, name, options, seen, settled } = yield* scene()
+        yield* start(Projection.make({ ...options, shards: 2, handler: add }))
+        yield* append("a", 1)
+        yield* settled
+        yield* elsewhere(Projection.pause(name))
+        yield* append("a", 2)
+        const late = yield* Effect.flip(Effect.flatMap(latestVersion, (at) => Projection.awaitVersion(name, at, 200)))
+        assert.strictEqual(late._tag, "AwaitTimeout")
+        assert.deepStrictEqual(yield* seen("a"), [1])
+        for (const { state } of yield* Projection.status(name)) assert.strictEqual(state, "paused")
+        yield* elsewhere(Projection.resume(name))
+        yield* settled
+        assert.deepStrictEqual(yield* seen("a"), [1, 2])
+      })
+    )
+
+    it.effect("pauses in the middle of it all, and loses nothing", () =>
+      Effect.gen(function* () {
+        const { add, append, name, options, seen, settled } = yield* scene()
+        yield* append("a", ...range(100))
+        yield* start(Projection.make({ ...options, batchSize: 3, handler: add }))
+        for (const _ of range(5)) {
+          yield* Effect.retry(Projection.pause(name), { while: ({ _tag }) => _tag === "UnknownProjection" })
+          const before = yield* seen("a")
+          yield* Effect.sleep(20)
+          assert.deepStrictEqual(yield* seen("a"), before)
+          yield* Projection.resume(name)
+        }
+        yield* settled
+        assert.deepStrictEqual(yield* seen("a"), range(100))
+      })
+    )
+
+    it.effect.runIf(interleaving)("waits for a batch that is under way before it is paused", () =>
+      Effect.gen(function* () {
+        const { add, append, name, options, seen } = yield* scene()
+        const entered = yield* Deferred.make<void>()
+        const leave = yield* Deferred.make<void>()
+        yield* append("a", 1)
+        yield* start(
+          Projection.make({
+            ...options,
+            heartbeat: "1 minute",
+            handler: (event, slot) =>
+              Effect.gen(function* () {
+                yield* add(event, slot)
+                yield* Deferred.succeed(entered, undefined)
+                yield* Deferred.await(leave)
+              })
+          })
+        )
+        yield* Deferred.await(entered)
+        const pausing = yield* Effect.forkScoped(Effect.andThen(Projection.pause(name), seen("a")))
+        // Long enough for a pause that waits for nobody.
+        yield* Effect.timeoutOption(Fiber.join(pausing), 200)
+        yield* Deferred.succeed(leave, undefined)
+        assert.deepStrictEqual(yield* Fiber.join(pausing), [1])
+      })
+    )
+
+    it.effect("handles everything again after a reset, or what comes after a version", () =>
+      Effect.gen(function* () {
+        const { add, append, name, options, seen, settled } = yield* scene()
+        const [first] = yield* append("a", 1)
+        yield* append("a", 2)
+        yield* start(Projection.make({ ...options, shards: 3, handler: add }))
+        yield* settled
+        yield* elsewhere(Projection.reset(name))
+        yield* settled
+        yield* elsewhere(Projection.reset(name, first?.version))
+        yield* settled
+        assert.deepStrictEqual(yield* seen("a"), [1, 2, 1, 2, 2])
+      })
+    )
+
+    it.effect("refuses a reset beyond the head", () =>
+      Effect.gen(function* () {
+        const { add, append, name, options, settled } = yield* scene()
+        yield* append("a", 1)
+        yield* start(Projection.make({ ...options, handler: add }))
+        yield* settled
+        const head = yield* latestVersion
+        for (const version of [head + 1n, -1n]) {
+          const error = yield* Effect.flip(Projection.reset(name, version))
+          assert.instanceOf(error, InvalidInput)
+          assert.deepStrictEqual(
+            error.issues.map(({ field }) => field),
+            ["version"]
+          )
+        }
+      })
+    )
+
+    it.effect("knows no projection that has never run", () =>
+      Effect.gen(function* () {
+        const name = fresh("unknown")
+        const tags = yield* Effect.forEach(
+          [
+            Projection.pause(name),
+            Projection.resume(name),
+            Projection.reset(name),
+            Effect.asVoid(Projection.status(name)),
+            Projection.remove(name),
+            Stream.runDrain(Projection.parked(name)),
+            Stream.runDrain(Projection.skipped(name))
+          ],
+          (operation) => Effect.map(Effect.flip(operation), ({ _tag }) => _tag)
+        )
+        assert.deepStrictEqual([...new Set(tags)], ["UnknownProjection"])
+      })
+    )
+
+    it.effect("keeps to the number of shards it began with, until it is removed", () =>
+      Effect.gen(function* () {
+        const { add, append, name, options, seen, settled } = yield* scene()
+        yield* append("a", 1)
+        const first = yield* start(Projection.make({ ...options, shards: 3, handler: add }))
+        yield* settled
+        yield* Fiber.interrupt(first)
+        const error = yield* Effect.flip(Projection.run(Projection.make({ ...options, shards: 2, handler: add })))
+        assert.strictEqual(error._tag, "ShardCountMismatch")
+        assert.include(error.message, "has 3 shards, not 2")
+        yield* Projection.remove(name)
+        yield* start(Projection.make({ ...options, shards: 2, handler: add }))
+        yield* settled
+        assert.strictEqual((yield* Projection.status(name)).length, 2)
+        assert.deepStrictEqual(yield* seen("a"), [1, 1])
+      })
+    )
+
+    it.effect("ends where it is removed while it runs", () =>
+      Effect.gen(function* () {
+        const { add, append, name, options, settled } = yield* scene()
+        const fiber = yield* start(Projection.make({ ...options, handler: add }))
+        yield* append("a", 1)
+        yield* settled
+        yield* Projection.remove(name)
+        assert.strictEqual((yield* ending(fiber))._tag, "UnknownProjection")
+      })
+    )
+
+    it.effect("says when a version was not handled in time", () =>
+      Effect.gen(function* () {
+        const { add, append, name, options, settled } = yield* scene()
+        const never = yield* Effect.flip(Projection.awaitVersion(name, 1n, 1))
+        assert.strictEqual(never._tag === "AwaitTimeout" ? never.message.includes("has not run yet") : never._tag, true)
+        yield* start(Projection.make({ ...options, handler: add }))
+        yield* append("a", 1)
+        yield* settled
+        const head = yield* latestVersion
+        const error = yield* Effect.flip(Projection.awaitVersion(name, head + 1000n, 1))
+        assert.strictEqual(error._tag, "AwaitTimeout")
+        if (error._tag === "AwaitTimeout") assert.isTrue(Option.exists(error.reached, (at) => at >= head))
+        const invalid = yield* Effect.flip(Projection.awaitVersion(name, -1n, 1))
+        assert.strictEqual(invalid._tag, "InvalidInput")
+      })
+    )
+
+    it.effect("says how each shard is", () =>
+      Effect.gen(function* () {
+        const { add, append, name, options, settled } = yield* scene()
+        yield* append("a", 1)
+        const fiber = yield* start(Projection.make({ ...options, shards: 2, heartbeat: "1 minute", handler: add }))
+        yield* settled
+        const running = yield* Projection.status(name)
+        assert.deepStrictEqual(
+          running.map(({ failure, parked, shardNumber, skipped, state }) => [
+            shardNumber,
+            state,
+            parked,
+            skipped,
+            Option.isNone(failure)
+          ]),
+          [
+            [0, "running", 0, 0, true],
+            [1, "running", 0, 0, true]
+          ]
+        )
+        yield* Fiber.interrupt(fiber)
+        yield* append("a", 2)
+        const idle = yield* Projection.status(name)
+        assert.isTrue(idle.every(({ behind, lag, state }) => state === "idle" && lag > 0n && behind !== undefined))
+      })
+    )
+  })
+}

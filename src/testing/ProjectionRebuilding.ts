@@ -1,0 +1,192 @@
+/** Read models anew, and state on demand: a part of the projections' suite. */
+import { assert, it } from "@effect/vitest"
+import { Deferred, Duration, Effect, Fiber, Layer, Logger, Option, Ref, Result, Stream } from "effect"
+import * as Projection from "../Projection.ts"
+import * as StateCodec from "../StateCodec.ts"
+import { fresh, latestVersion, long, range, scene, start, Sum } from "./ProjectionScene.ts"
+
+/** Registers the suite. */
+export const suite = <E>(name: string, layer: Layer.Layer<Projection.Services, E>): void => {
+  // Failures are warned of, and many are meant here.
+  const quiet = Layer.merge(layer, Logger.layer([]))
+  it.layer(quiet, { timeout: "2 minutes", excludeTestServices: true })(`Projection, rebuilding (${name})`, (it) => {
+    it.effect("is rebuilt in its place", () =>
+      Effect.gen(function* () {
+        const { add, append, clear, name, options, seen } = yield* scene()
+        const projection = Projection.make({ ...options, shards: 2, batchSize: 10, handler: add })
+        yield* start(projection)
+        yield* append("a", ...range(100))
+        yield* append("b", 1, 2)
+        const head = yield* latestVersion
+        yield* Projection.awaitVersion(name, head, long)
+        const progress = yield* Stream.runCollect(
+          Projection.rebuild(projection, { mode: "in place", clear: (slot) => clear(slot, ["a", "b"]) })
+        )
+        assert.strictEqual(progress.at(-1)?.done, head)
+        assert.deepStrictEqual(progress.at(-1)?.remaining, Option.some(Duration.zero))
+        assert.deepStrictEqual(yield* seen("a"), range(100))
+        assert.deepStrictEqual(yield* seen("b"), [1, 2])
+        assert.strictEqual(yield* Projection.slot(name), "blue")
+      })
+    )
+
+    it.effect("is rebuilt beside the one that is served, under live writes: readers find it complete at any time", () =>
+      Effect.gen(function* () {
+        const { add, append, clear, name, options, seen, settled } = yield* scene()
+        let isBroken = false
+        const projection = Projection.make({
+          ...options,
+          shards: 2,
+          batchSize: 20,
+          handler: (event, slot) =>
+            isBroken && slot === "green" && event.data === 50 ? Effect.die("interrupted") : add(event, slot)
+        })
+        yield* start(projection)
+        yield* append("a", ...range(100))
+        yield* settled
+        const rebuild = Projection.rebuild(projection, { mode: "beside", clear: (slot) => clear(slot, ["a"]) })
+
+        // It fails half-way, and goes on from there when it is run again.
+        isBroken = true
+        assert.strictEqual((yield* Effect.flip(Stream.runDrain(rebuild)))._tag, "ProjectionFailed")
+        assert.deepStrictEqual(yield* seen("a", "green"), range(50))
+        assert.strictEqual(yield* Projection.slot(name), "blue")
+        isBroken = false
+
+        let written = 100
+        const writer = yield* Effect.forkScoped(
+          Effect.forever(Effect.suspend(() => Effect.andThen(append("a", written++), Effect.sleep(2))))
+        )
+        const wrong = yield* Ref.make<ReadonlyArray<unknown>>([])
+        const reader = yield* Effect.forkScoped(
+          Effect.gen(function* () {
+            let longest = 0
+            while (true) {
+              const all = yield* seen("a", yield* Projection.slot(name))
+              const isWhole = all.length >= longest && all.every((amount, index) => amount === index)
+              if (!isWhole) yield* Ref.update(wrong, (found) => [...found, all])
+              longest = Math.max(longest, all.length)
+              yield* Effect.sleep(1)
+            }
+          })
+        )
+        yield* Stream.runDrain(rebuild)
+        assert.strictEqual(yield* Projection.slot(name), "green")
+        yield* Fiber.interrupt(writer)
+        yield* settled
+        assert.isUndefined(reader.pollUnsafe())
+        yield* Fiber.interrupt(reader)
+        assert.deepStrictEqual(yield* Ref.get(wrong), [])
+        const all = yield* seen("a", "green")
+        assert.deepStrictEqual(all, range(all.length))
+        assert.isAtLeast(all.length, written - 1)
+        assert.strictEqual(
+          (yield* Effect.flip(Projection.status(Projection.rebuildOf(name))))._tag,
+          "UnknownProjection"
+        )
+
+        // And back to the blue one, which is out of date by now.
+        yield* Stream.runDrain(rebuild)
+        assert.strictEqual(yield* Projection.slot(name), "blue")
+        assert.deepStrictEqual(yield* seen("a"), range(all.length))
+      })
+    )
+
+    it.effect("is not switched to a copy that is behind the one that is served", () =>
+      Effect.gen(function* () {
+        const { add, append, name, options, seen, settled } = yield* scene()
+        const projection = Projection.make({ ...options, handler: add })
+        const shadow = Projection.rebuildOf(name)
+        yield* start(projection)
+        yield* append("a", 1)
+        yield* settled
+        const held = yield* Deferred.make<void>()
+        const rebuilding = yield* Effect.forkScoped(
+          Stream.runForEach(
+            Projection.rebuild(projection, { mode: "beside", clear: () => Effect.void }),
+            Effect.fnUntraced(function* ({ done, total }) {
+              if (done < total) return
+              // It has come to where the head was: what happens from now on, it does not know.
+              yield* Projection.pause(shadow)
+              yield* append("a", 2)
+              yield* settled
+              yield* Deferred.succeed(held, undefined)
+            })
+          )
+        )
+        yield* Deferred.await(held)
+        yield* Effect.timeoutOption(Fiber.join(rebuilding), 500)
+        assert.strictEqual(yield* Projection.slot(name), "blue")
+        yield* Projection.resume(shadow)
+        yield* Fiber.join(rebuilding)
+        assert.strictEqual(yield* Projection.slot(name), "green")
+        assert.deepStrictEqual(yield* seen("a", "green"), [1, 2])
+      })
+    )
+
+    it.effect("folds the events of a query", () =>
+      Effect.gen(function* () {
+        const { append, type } = yield* scene()
+        yield* append("a", 1, 2)
+        yield* append("b", 3)
+        const sum = Projection.fold({ eventTypes: [type] }, 0, (total, { data }) => total + Number(data))
+        assert.strictEqual(yield* sum, 6)
+      })
+    )
+
+    it.effect("loads an entity from its last snapshot, and appends what it decides to the state that it saw", () =>
+      Effect.gen(function* () {
+        const { type } = yield* scene()
+        const id = fresh("entity")
+        const applied = yield* Ref.make(0)
+        const open = (manifest: string) =>
+          Projection.entity({
+            name: "counter",
+            codec: StateCodec.json(Sum, { manifest }),
+            initial: () => ({ sum: 0, seen: [] }),
+            apply: ({ seen, sum }, { data }) => {
+              Effect.runSync(Ref.update(applied, (count) => count + 1))
+              return { sum: sum + Number(data), seen: [...seen, Number(data)] }
+            },
+            snapshotEvery: 10
+          })
+        const counter = yield* open("Counter")
+        const add = (amount: number) => counter.append(id, () => [{ eventType: type, data: amount }])
+        assert.deepStrictEqual(yield* counter.load(id), { state: { sum: 0, seen: [] }, version: 0n })
+        for (const amount of range(25)) yield* add(amount)
+        yield* Ref.set(applied, 0)
+        const loaded = yield* counter.load(id)
+        assert.deepStrictEqual(loaded.state.seen, range(25))
+        assert.strictEqual(yield* Ref.get(applied), 5)
+
+        // Of those who decide by the same state, one is right.
+        const racing = yield* Effect.forEach(range(5), () => Effect.result(add(1)), { concurrency: "unbounded" })
+        const won = racing.filter(Result.isSuccess)
+        assert.isAtLeast(won.length, 1)
+        assert.strictEqual((yield* counter.load(id)).state.seen.length, 25 + won.length)
+        for (const lost of racing.filter(Result.isFailure)) assert.strictEqual(lost.failure._tag, "VersionConflict")
+        assert.deepStrictEqual((yield* counter.append(id, () => Effect.succeed([]))).events, [])
+        assert.strictEqual(yield* Effect.flip(counter.append(id, () => Effect.fail("no"))), "no")
+
+        // A snapshot that another codec wrote is none.
+        const renamed = yield* open("Counter.v2")
+        yield* Ref.set(applied, 0)
+        assert.strictEqual((yield* renamed.load(id)).state.seen.length, 25 + won.length)
+        assert.strictEqual(yield* Ref.get(applied), 25 + won.length)
+        const error = yield* Effect.flip(
+          Projection.entity({
+            name: "",
+            codec: StateCodec.json(Sum, { manifest: "Sum" }),
+            initial: () => ({ sum: 0, seen: [] }),
+            apply: (state) => state,
+            snapshotEvery: 0
+          })
+        )
+        assert.deepStrictEqual(
+          error.issues.map(({ field }) => field),
+          ["name", "snapshotEvery"]
+        )
+      })
+    )
+  })
+}

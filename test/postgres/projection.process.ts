@@ -1,0 +1,40 @@
+import { PgClient } from "@effect/sql-pg"
+import { Effect, Layer, Redacted, References } from "effect"
+import { Projection } from "effect-strata"
+import * as Postgres from "effect-strata/postgres"
+import { flushCompileCache } from "node:module"
+
+// What the tests run as a process of its own: `projection.process.ts <url> <schema> <name>` adds up the amounts of each
+// aggregate. Each line printed is a batch that has been handled, but not committed.
+
+const [, , url = "", schema = "", name = ""] = process.argv
+
+// Killed processes write no cache at their end, and the next one shall start quickly.
+flushCompileCache()
+
+const Database = PgClient.layer({ url: Redacted.make(url), maxConnections: 10 })
+
+const sums = Projection.make({
+  name,
+  shards: 6,
+  batchSize: 200,
+  heartbeat: "100 millis",
+  batchHandler: Effect.fnUntraced(function* (events) {
+    const sql = yield* PgClient.PgClient
+    yield* sql`
+      INSERT INTO ${sql(schema)}.sums AS s
+      SELECT id, sum(amount), count(*) FROM unnest(
+        ${events.map(({ aggregateId }) => aggregateId)}::text[], ${events.map(({ data }) => Number(data))}::int[]
+      ) AS new (id, amount)
+      GROUP BY id ORDER BY id
+      ON CONFLICT (id) DO UPDATE SET sum = s.sum + excluded.sum, count = s.count + excluded.count`
+    process.stdout.write(`${events.length}\n`)
+  })
+})
+
+await Effect.runPromise(
+  Projection.run(sums).pipe(
+    Effect.provide(Layer.provideMerge(Postgres.layerStorage({ schema }), Database)),
+    Effect.provideService(References.MinimumLogLevel, "None")
+  )
+)
