@@ -10,11 +10,12 @@ import { Settings } from "./Settings.ts"
 
 const { PostgresConfig, PostgresDatabase } = Postgres
 
-/** `--url` is DATABASE_URL, so that one place reads it. */
+/** The environment, where `--url` takes the place of DATABASE_URL: so one place reads it. */
 const settings = Effect.map(Settings.url, (url) =>
   Option.match(url, {
     onNone: () => ConfigProvider.fromEnv(),
-    onSome: (url) => ConfigProvider.fromUnknown({ DATABASE_URL: Redacted.value(url) })
+    onSome: (url) =>
+      ConfigProvider.orElse(ConfigProvider.fromUnknown({ DATABASE_URL: Redacted.value(url) }), ConfigProvider.fromEnv())
   })
 )
 

@@ -122,10 +122,9 @@ export const entryOf = (where: string, text: string): Entry | Failed => {
   const { aggregateId, createdAt = null, data, eventType, id, metadata = null, version } = value
   const excess = Object.keys(value).find((name) => !known.has(name))
   if (excess !== undefined) return wrong(`"${excess}" is no part of one`)
-  for (const [name, part] of Object.entries({ id, aggregateId, eventType })) {
-    if (!isKey(part)) return wrong(`"${name}" has to be a text of 1 to 512 characters`)
+  if (!isKey(id) || !isKey(aggregateId) || !isKey(eventType)) {
+    return wrong("its id, aggregateId and eventType have to be texts of 1 to 512 characters")
   }
-  if (!isKey(id) || !isKey(aggregateId) || !isKey(eventType)) return wrong("it has no id")
   if (data === undefined) return wrong('it has no "data"')
   if (metadata !== null && !isRecord(metadata)) return wrong('"metadata" has to be an object or null')
   const time = createdAt === null ? null : timestampOf(createdAt)
@@ -143,8 +142,8 @@ export const entryOf = (where: string, text: string): Entry | Failed => {
 }
 
 /**
- * The events of lines. Where they must be `checked`, the last line has to be right; the failure comes after the events,
- * so whoever can look at the file before does.
+ * The events of lines. A checksum at their end has to be right, and has to be there if they must be `checked`. That is
+ * found after the events: who can look through the file before does.
  */
 export const entriesOf = (
   name: string,
@@ -159,7 +158,7 @@ export const entriesOf = (
         const entries: Array<Entry> = []
         for (const { number, text } of chunk) {
           if (beginsLast(text)) {
-            if (checked && (`${text}\n` !== checksum.line || complete)) return yield* damaged(name)
+            if (`${text}\n` !== checksum.line || complete) return yield* damaged(name)
             complete = true
           } else if (text.trim() !== "") {
             const entry = entryOf(`line ${number} of ${name}`, text)

@@ -9,7 +9,7 @@ import * as Settling from "../postgres/Settling.ts"
 import * as Database from "./Database.ts"
 import * as EventFile from "./EventFile.ts"
 import { Failed, WrongUsage } from "./Failure.ts"
-import { fileError } from "./Lines.ts"
+import { fileError, type FileError } from "./Lines.ts"
 import * as Output from "./Output.ts"
 import * as Parameters from "./Parameters.ts"
 import * as Progress from "./Progress.ts"
@@ -64,19 +64,27 @@ const settled = Effect.gen(function* () {
   }
 })
 
+type Settled = Effect.Success<typeof settled>
+
 /** Where to write, and what is there already. */
 interface Target {
-  readonly write: (text: string) => Effect.Effect<void, Output.OutputClosed | ReturnType<typeof fileError>>
+  readonly write: (text: string) => Effect.Effect<void, Output.OutputClosed | FileError>
+  /** All of it is written: sees that it stays. */
+  readonly finish: Effect.Effect<void, FileError>
   readonly checksum: EventFile.Checksum
   readonly after: bigint
 }
 
-const toStdout = (after: bigint): Target => ({ write: Output.write, checksum: new EventFile.Checksum(), after })
+const toStdout = (after: bigint): Target => ({
+  write: Output.write,
+  finish: Effect.void,
+  checksum: new EventFile.Checksum(),
+  after
+})
 
 /** A file goes on after its last whole event: be it that it is not complete, or that there are more by now. */
-const toFile = Effect.fnUntraced(function* (path: string, after: Option.Option<bigint>) {
+const toFile = Effect.fnUntraced(function* (path: string, after: Option.Option<bigint>, { page }: Settled) {
   const attempt = <A>(f: () => Promise<A>) => Effect.tryPromise({ try: f, catch: (cause) => fileError(path, cause) })
-  const { page } = yield* settled
   const found = existsSync(path) ? yield* EventFile.scan(path) : undefined
   if (found?.lastEvent === undefined && found?.rest !== undefined && !EventFile.isBeginning(found.rest)) {
     return yield* new Failed({ message: `${path} is there already, and is no export; name another file` })
@@ -85,11 +93,10 @@ const toFile = Effect.fnUntraced(function* (path: string, after: Option.Option<b
     attempt(() => open(path, "a")),
     (file) => Effect.promise(() => file.close().catch(() => {}))
   )
-  yield* Effect.addFinalizer(() => Effect.promise(() => file.sync().catch(() => {})))
-  const write = (text: string) => Effect.asVoid(attempt(() => file.appendFile(text)))
+  const target = { write: (text: string) => attempt(() => file.appendFile(text)), finish: attempt(() => file.sync()) }
   if (found?.lastEvent === undefined) {
     yield* attempt(() => file.truncate(0))
-    return { write, checksum: new EventFile.Checksum(), after: Option.getOrElse(after, () => 0n) }
+    return { ...target, checksum: new EventFile.Checksum(), after: Option.getOrElse(after, () => 0n) }
   }
   if (Option.isSome(after)) {
     return yield* new WrongUsage({
@@ -106,7 +113,7 @@ const toFile = Effect.fnUntraced(function* (path: string, after: Option.Option<b
     })
   }
   yield* attempt(() => file.truncate(found.end))
-  return { write, checksum: found.checksum, after: version }
+  return { ...target, checksum: found.checksum, after: version }
 })
 
 const file = Argument.String("file").pipe(
@@ -118,14 +125,14 @@ const after = Parameters.version("after").pipe(Flag.optional, Flag.withDescripti
 
 export const exportEvents = Command.make("export", { file, after }, ({ after, file }) =>
   Effect.gen(function* () {
-    const { count, pages } = yield* settled
+    const log = yield* settled
     const target: Target = Option.isSome(file)
-      ? yield* toFile(file.value, after)
+      ? yield* toFile(file.value, after, log)
       : toStdout(Option.getOrElse(after, () => 0n))
-    const { checksum, write } = target
+    const { checksum, finish, write } = target
     const before = checksum.events
-    yield* Progress.during("exported", yield* count(target.after), ({ advance }) =>
-      Stream.runForEach(pages(target.after), (rows) =>
+    yield* Progress.during("exported", yield* log.count(target.after), ({ advance }) =>
+      Stream.runForEach(log.pages(target.after), (rows) =>
         Effect.gen(function* () {
           const text = rows.map(EventFile.lineOf).join("")
           yield* write(text)
@@ -135,6 +142,7 @@ export const exportEvents = Command.make("export", { file, after }, ({ after, fi
       )
     )
     yield* write(checksum.line)
+    yield* finish
     if (Option.isSome(file)) {
       const events = checksum.events
       const added = events - before

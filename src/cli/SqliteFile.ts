@@ -58,9 +58,9 @@ const entryOf = (path: string, row: typeof Row.Type): Entry | Failed => {
   const where = `version ${row.version} of ${path}`
   const wrong = (message: string) => new Failed({ message: `${where} cannot be imported: ${message}` })
   const { aggregate_id: aggregateId, event_type: eventType, id } = row
-  if (!isKey(id)) return wrong("id has to be a text of 1 to 512 characters")
-  if (!isKey(aggregateId)) return wrong("aggregate_id has to be a text of 1 to 512 characters")
-  if (!isKey(eventType)) return wrong("event_type has to be a text of 1 to 512 characters")
+  if (!isKey(id) || !isKey(aggregateId) || !isKey(eventType)) {
+    return wrong("its id, aggregate_id and event_type have to be texts of 1 to 512 characters")
+  }
   const createdAt = timestampOf(row.created_at)
   if (createdAt === undefined) return wrong(`created_at is no time: ${String(row.created_at)}`)
   const data = jsonOf(row.data)
