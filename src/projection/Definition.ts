@@ -4,6 +4,7 @@ import type { DurableStateStore } from "../DurableStateStore.ts"
 import { type EventStore, Key, type StoredEvent, Version } from "../EventStore.ts"
 import { Identifier, ShardNumber } from "../Input.ts"
 import type { OffsetStore } from "../OffsetStore.ts"
+import { StoreError } from "../StoreError.ts"
 import type { Transactor } from "../Transactor.ts"
 
 /** What a projection needs besides the services of its handler. */
@@ -121,6 +122,9 @@ export class UnknownProjection extends Schema.TaggedError<UnknownProjection>(
 export class Outdated {
   readonly _tag = "Outdated"
 }
+
+/** The database could not be used just now: to be waited for. */
+export const isTransient = (error: unknown): error is StoreError => error instanceof StoreError && error.isRetryable
 
 /** The projection has not handled the version in time. */
 export class AwaitTimeout extends Schema.TaggedError<AwaitTimeout>("effect-strata/Projection/AwaitTimeout")(

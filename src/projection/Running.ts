@@ -1,13 +1,14 @@
 /** Runs a projection in this process: as many of its shards as are this process's share. */
-import { Clock, Effect, Option, Stream } from "effect"
+import { Clock, Effect, Option, Schedule, Stream } from "effect"
 import type { State } from "../DurableStateStore.ts"
 import type { StoredEvent } from "../EventStore.ts"
 import { check, type InvalidInput } from "../Input.ts"
 import { OffsetStore } from "../OffsetStore.ts"
-import { StoreError } from "../StoreError.ts"
+import type { StoreError } from "../StoreError.ts"
 import { Transactor } from "../Transactor.ts"
 import {
   DuplicateProjection,
+  isTransient,
   type Projection,
   type ProjectionFailed,
   type Services,
@@ -85,10 +86,13 @@ const isSame = (a: Situation, b: Situation) =>
 /** Between two looks at what has changed. */
 const pace = "50 millis"
 
+/** Between two attempts to reach the database, in milliseconds. */
 const shortestPause = 100
 const longestPause = 5000
 
-const isTransient = (error: unknown): error is StoreError => error instanceof StoreError && error.isRetryable
+const patience = Schedule.min([Schedule.exponential(shortestPause), Schedule.spaced(longestPause)]).pipe(
+  Schedule.jittered
+)
 
 /** Runs the shards that `sharing` gives this process. */
 export const runBy =
@@ -99,7 +103,7 @@ export const runBy =
       const { batchSize, heartbeat, name } = settings
       const offsets = yield* OffsetStore
       yield* claim(name)
-      yield* register(settings)
+      yield* Effect.retry(register(settings), { schedule: patience, while: isTransient })
       const { keep, share } = yield* sharing(settings)
 
       const look = Effect.all({ control: controlOf(name), shards: share.shards })
