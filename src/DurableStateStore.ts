@@ -200,7 +200,8 @@ export interface State<A> {
   readonly shard: number
 }
 
-export interface Options<A, RD, RE> {
+/** What `typed` needs to know of the values. */
+export interface TypedOptions<A, RD, RE> {
   /** How values become bytes. */
   readonly codec: StateCodec<A, RD, RE>
   /** The value of an entity that has no state yet. */
@@ -233,6 +234,7 @@ export interface Typed<A, RD = never, RE = never> {
    * **Gotchas**
    *
    * The function may run several times: what it does besides should be harmless to repeat, or part of the same transaction.
+   * What others do in between with `overwriteState` or `deleteState` has no newer version, and is not noticed.
    */
   readonly modify: <E = never, R = never>(
     persistenceId: string,
@@ -281,7 +283,7 @@ const defaultRetry = Schedule.min([Schedule.exponential("5 millis"), Schedule.sp
  * ```
  */
 export const typed = <A, RD, RE>(
-  options: Options<A, RD, RE>
+  options: TypedOptions<A, RD, RE>
 ): Effect.Effect<Typed<A, RD, RE>, never, DurableStateStore> =>
   Effect.map(DurableStateStore, (states) => {
     const { codec, initial, retry = defaultRetry, shard: shardOf = () => 0 } = options
@@ -302,7 +304,7 @@ export const typed = <A, RD, RE>(
               onSuccess: (value) => ({ persistenceId, versionNumber: state.versionNumber, value, shard: state.shard }),
               onFailure: (cause) => {
                 const message = `the state of "${persistenceId}" does not decode: ${cause.message}; mend or delete it`
-                const reason = new CorruptRow({ table: "states", key: persistenceId, message, cause })
+                const reason = new CorruptRow({ table: "states_store", key: persistenceId, message, cause })
                 return new StoreError({ store, operation, reason })
               }
             })

@@ -30,6 +30,7 @@ import { SecureRandom } from "effect/crypto"
 import { Identifier, Int64, type InvalidInput } from "./Input.ts"
 import { SafeJson, SafeJsonObject } from "./Json.ts"
 import type { StoreError } from "./StoreError.ts"
+import * as TypedEvents from "./TypedEvents.ts"
 
 // Model
 
@@ -178,6 +179,19 @@ export class AggregateSince extends Schema.Class<AggregateSince>("effect-strata/
 /** The id of one event. */
 export class ById extends Schema.Class<ById>("effect-strata/EventStore/ById")({ id: Key }) {}
 
+/**
+ * What the store has in use. On Postgres connections are those to the server that have the pool's role, database and
+ * application name: of other processes, too, unless each has a name of its own. PGlite has none.
+ */
+export class Stats extends Schema.Class<Stats>("effect-strata/EventStore/Stats")({
+  openConnections: Schema.Int,
+  /** Running a statement, or in a transaction. */
+  inUse: Schema.Int,
+  idle: Schema.Int,
+  /** Subscriptions to this store that are running. */
+  subscribers: Schema.Int
+}) {}
+
 // Errors
 
 /** The aggregate is not as the append expected: somebody else appended to it. Nothing was written. */
@@ -235,10 +249,23 @@ export const parseVersion = (text: string): Effect.Effect<bigint, InvalidVersion
 
 // Ids
 
+/** Random bytes of the platform, drawn a few thousand at a time: a few of them would cost as much. */
+const platformRandom = () => {
+  const draw = (size: number) => globalThis.crypto.getRandomValues(new Uint8Array(size))
+  let drawn = new Uint8Array(0)
+  return (size: number): Uint8Array => {
+    if (size > 4096) return draw(size)
+    if (size > drawn.length) drawn = draw(4096)
+    const bytes = drawn.subarray(0, size)
+    drawn = drawn.subarray(size)
+    return bytes
+  }
+}
+
 /** What gives events their ids: the `SecureRandom` that is provided to a store's layer, else one on the platform's own. */
 export const idGenerator: Effect.Effect<SecureRandom.SecureRandom["Service"]> = Effect.map(
   Effect.serviceOption(SecureRandom.SecureRandom),
-  Option.getOrElse(() => SecureRandom.make((size) => globalThis.crypto.getRandomValues(new Uint8Array(size))))
+  Option.getOrElse(() => SecureRandom.make(platformRandom()))
 )
 
 // Service
@@ -259,7 +286,8 @@ export class EventStore extends Context.Service<
      * is that of no event, so it always conflicts. A conflict does not spoil the transaction it happens in.
      * With `onDuplicate: "ignore"` an event whose id is in the log already is returned as it is stored, and not compared
      * with `expected`: the same append can be tried again. The same id with other content is always `DuplicateEvent`.
-     * No events do nothing.
+     * No events do nothing. Appends that are made at once outside of a transaction can share a commit, but no result and no
+     * failure; to one aggregate they happen in the order in which they were made.
      *
      * **Gotchas**
      *
@@ -342,5 +370,56 @@ export class EventStore extends Context.Service<
 
     /** Succeeds if the store can be used now: the backend answers and the table can be read. */
     readonly ping: Effect.Effect<void, StoreError>
+
+    /** Connections and subscriptions, as they are now. In memory an open transaction counts as a connection in use. */
+    readonly stats: Effect.Effect<Stats, StoreError>
   }
 >()("effect-strata/EventStore") {}
+
+// The typed view
+
+export { type Tagged, type Upcast, upcast } from "./EventCodec.ts"
+export {
+  type NewTypedEvent,
+  type TypedEvent,
+  type TypedEvents,
+  type TypedQuery,
+  type TypedSubscription,
+  UnknownEvent
+} from "./TypedEvents.ts"
+
+/**
+ * The log as the events of some classes: what is appended is encoded by its schema, and what is read comes back as an
+ * instance of its class.
+ *
+ * ```ts
+ * import { Effect, Schema } from "effect"
+ * import { EventStore } from "effect-strata"
+ *
+ * class UserCreated extends Schema.TaggedClass<UserCreated>()("UserCreated", { name: Schema.String }) {}
+ * class UserRenamed extends Schema.TaggedClass<UserRenamed>()("UserRenamed", { name: Schema.String }) {}
+ * const Users = EventStore.typed({ events: [UserCreated, UserRenamed] })
+ *
+ * export const program = Effect.gen(function* () {
+ *   const users = yield* Users
+ *   yield* users.append("user-123", new UserCreated({ name: "John" }), { expected: "none" })
+ *   const history = yield* users.loadByAggregate("user-123")
+ *   return history.map(({ event, version }) => `${version}: ${event._tag} ${event.name}`)
+ * })
+ * ```
+ *
+ * **Details**
+ *
+ * The tag of a class is the event type, and its other fields, as JSON, are the data: whoever writes such data, in
+ * whatever language, writes such events. `upcast` says how older forms are read. An event of these types that does not
+ * decode is a `StoreError` whose `CorruptRow` has the version as its key. Services that the schemas need stay in `R`.
+ *
+ * `unknown` says what becomes of events of other types: `"fail"` fails with `CorruptRow` wherever it meets one, `"skip"`
+ * leaves them out (they are not asked for), `"raw"` gives each as an `UnknownEvent`. Unless it is given, what reads the
+ * log leaves them to other views, but what names its aggregates fails: a history is only right as a whole.
+ *
+ * **Gotchas**
+ *
+ * With `"skip"`, a process that does not know a new class yet takes an aggregate for what it would be without its events.
+ */
+export const typed = TypedEvents.over(EventStore)

@@ -2,7 +2,7 @@
  * Arguments are checked before any I/O, by schemas: the building blocks that the stores share, and the error that names
  * every field that is wrong.
  */
-import { Effect, Schema, SchemaIssue } from "effect"
+import { DateTime, Duration, Effect, Option, Schema, SchemaIssue } from "effect"
 
 /** One thing that is wrong with an argument. `field` is its path, empty for the argument as a whole. */
 export const Issue = Schema.Struct({ field: Schema.String, message: Schema.String })
@@ -38,6 +38,40 @@ export const Identifier = (max: number) =>
               : undefined
     )
   )
+
+/** Text for a `TEXT` column, which may be empty: no NUL, no lone surrogate. */
+export const Text = Schema.String.check(
+  Schema.makeFilter((text) =>
+    text.includes("\0")
+      ? "Expected a string without NUL characters"
+      : text.isWellFormed()
+        ? undefined
+        : "Expected a string without lone surrogates"
+  )
+)
+
+const latestYear = 9999
+
+/** A time that every backend can keep: from the year 1 to the year 9999. */
+export const Time = Schema.DateTimeUtc.check(
+  Schema.makeFilter((time) => {
+    const year = DateTime.getPartUtc(time, "year")
+    return year >= 1 && year <= latestYear ? undefined : `Expected a time from the year 1 to the year ${latestYear}`
+  })
+)
+
+const longest = Duration.days(100 * 366)
+
+// `Duration.fromInput` decides: it takes whatever a caller without a type checker sends.
+const mayBeDuration = (value: unknown): value is Duration.Input => value !== undefined
+
+/** How long something takes, as `Duration.Input`: not negative, at most a hundred years. */
+export const TimeSpan = Schema.declare(
+  (value): value is Duration.Input =>
+    mayBeDuration(value) &&
+    Option.exists(Duration.fromInput(value), Duration.between({ minimum: Duration.zero, maximum: longest })),
+  { expected: "a duration from 0 to 100 years" }
+)
 
 /** A value of a `BIGINT` column. */
 export const Int64 = Schema.BigInt.check(

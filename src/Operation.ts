@@ -10,7 +10,20 @@
  *
  * Adapters fail with a bare `Reason`: the operation adds which store and which operation it was.
  */
-import { Cause, Clock, Deferred, Duration, Effect, Exit, Metric, Option, type Scope, Stream, Tracer } from "effect"
+import {
+  Cause,
+  Clock,
+  Context,
+  Deferred,
+  Duration,
+  Effect,
+  Exit,
+  Metric,
+  Option,
+  type Scope,
+  Stream,
+  Tracer
+} from "effect"
 import { type Arguments, check, type InvalidInput } from "./Input.ts"
 import { Closed, isReason, type Reason, StoreError } from "./StoreError.ts"
 
@@ -20,6 +33,9 @@ const operations = Metric.counter("strata_operations", {
 })
 
 const durations = Metric.timer("strata_operation_duration", { description: "How long operations of the stores take" })
+
+/** What makes spans where nobody collects them. There an operation does without: a span costs as much as all the rest. */
+const noTracer = Context.get(Context.empty(), Tracer.Tracer)
 
 interface Tagged {
   readonly _tag: string
@@ -50,6 +66,9 @@ export interface Operations {
   /** The same for a stream that has no end of its own: the end of the scope is its end, with `Closed`. */
   readonly subscription: Operations["stream"]
 
+  /** How many of those are running. */
+  readonly running: () => number
+
   /** Such a stream without arguments. */
   readonly endless: <A, E extends Tagged>(operation: string, body: Stream.Stream<A, E>) => Stream.Stream<A, Failure<E>>
 }
@@ -67,6 +86,12 @@ const outcomeOf = (exit: Exit.Exit<unknown, Tagged>): string => {
 /** Makes the operations of one store on one backend. They fail with `Closed` once the scope has ended. */
 export const make = (store: string, backend: string): Effect.Effect<Operations, never, Scope.Scope> =>
   Effect.gen(function* () {
+    let running = 0
+    const run = Effect.acquireRelease(
+      Effect.sync(() => running++),
+      () => Effect.sync(() => running--)
+    )
+
     const closing = Deferred.makeUnsafe<void>()
     yield* Effect.addFinalizer(() => Deferred.succeed(closing, undefined))
 
@@ -106,14 +131,17 @@ export const make = (store: string, backend: string): Effect.Effect<Operations, 
       return {
         effect: <A, E extends Tagged>(body: Effect.Effect<A, E>): Effect.Effect<A, Failure<E>> => {
           const located = measured(Effect.andThen(open, Effect.catchIf(body, isReasonOf<E>, fail)))
-          return Effect.useSpan(span, { attributes }, (current) =>
+          const traced = Effect.useSpan(span, { attributes }, (current) =>
             Effect.provideService(located, Tracer.ParentSpan, current)
           )
+          return Effect.withFiber((fiber) => (fiber.getRef(Tracer.Tracer) === noTracer ? located : traced))
         },
         stream: <A, E extends Tagged>(body: Stream.Stream<A, E>, endless = false): Stream.Stream<A, Failure<E>> => {
           const located = Stream.catchIf(body, isReasonOf<E>, (reason) => Stream.fromEffect(fail(reason)))
           const ending = endless
-            ? Stream.interruptWhen(located, Effect.andThen(Deferred.await(closing), closed))
+            ? Stream.unwrap(
+                Effect.as(run, Stream.interruptWhen(located, Effect.andThen(Deferred.await(closing), closed)))
+              )
             : located
           return Stream.unwrap(Effect.as(open, ending)).pipe(
             (opened) => Stream.onExit(opened, (exit) => Metric.update(counterOf(outcomeOf(exit)), 1)),
@@ -137,6 +165,7 @@ export const make = (store: string, backend: string): Effect.Effect<Operations, 
         const { stream } = instrument(operation)
         return (input) => stream(Stream.unwrap(Effect.map(check(schema, store, operation, input), body)), true)
       },
+      running: () => running,
       endless: (operation, body) => instrument(operation).stream(body, true)
     }
   })

@@ -14,7 +14,7 @@
  * // Writes "Account.v2", and reads "Account" too.
  * export const codec = StateCodec.upcast(StateCodec.json(Account), {
  *   from: StateCodec.json(AccountV1),
- *   with: ({ balance }) => new Account({ cents: BigInt(Math.round(balance * 100)) })
+ *   map: ({ balance }) => new Account({ cents: BigInt(Math.round(balance * 100)) })
  * })
  * ```
  */
@@ -110,13 +110,13 @@ export const json = <A, E, RD, RE>(
  */
 export const upcast = <A, RD, RE, B, RDB, REB>(
   codec: StateCodec<A, RD, RE>,
-  older: { readonly from: StateCodec<B, RDB, REB>; readonly with: (value: B) => A }
+  older: { readonly from: StateCodec<B, RDB, REB>; readonly map: (value: B) => A }
 ): StateCodec<A, RD | RDB, RE> => ({
   encode: codec.encode,
   decode: (encoded) =>
     Effect.catchTag(codec.decode(encoded), "UnknownManifest", () =>
       Effect.flatMap(older.from.decode(encoded), (value) =>
-        Effect.try({ try: () => older.with(value), catch: (cause) => codecError(encoded.manifest, cause) })
+        Effect.try({ try: () => older.map(value), catch: (cause) => codecError(encoded.manifest, cause) })
       )
     )
 })

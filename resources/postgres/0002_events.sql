@@ -57,120 +57,142 @@ BEGIN
         EXECUTE format('CREATE INDEX ON %s (aggregate_id, version)', events);
     END IF;
 
-    -- One function, so that an append is one round trip, and each of its statements sees what was committed while the one
-    -- before waited for a lock. It names the table with its schema: the caller's search path does not matter. Its plans
-    -- are made once: for arrays the planner would make new ones at each call (16 at once: 3.3k appends/s, not 5.1k).
+    -- For the appends that expect something or bring ids, several at a time, which have no id and no aggregate of which
+    -- something is expected in common. One function, so that they are one round trip, and each of its statements sees what
+    -- was committed while the one before waited for a lock. It names the table with its schema: the caller's search path
+    -- does not matter. Its plans are made once: for arrays the planner would make new ones at each call (16 at once: 3.3k
+    -- appends/s, not 5.1k). Those that only take shared locks need no function: see `src/postgres/Appending.ts`.
     EXECUTE (
         SELECT replace($sql$
 CREATE OR REPLACE FUNCTION <append> (
+    requests      INTEGER[], -- for each event: the append that it belongs to
     ids           TEXT[],
     aggregate_ids TEXT[],
     event_types   TEXT[],
     datas         TEXT[],
     metadatas     TEXT[],
-    given         TEXT[],  -- those of the ids that the caller chose
-    anyhow        TEXT[],  -- the aggregates of which nothing is expected
-    expecting     TEXT[],  -- the other ones
-    expected      TEXT[],  -- what: none, some, or a version
-    ignoring      BOOLEAN  -- whether an event that is stored already is fine
-) RETURNS TABLE (outcome TEXT, event_id TEXT, event_version BIGINT, event_created_at TIMESTAMPTZ, event_stream TEXT)
+    given         BOOLEAN[], -- whether the caller chose the id
+    ignoring      BOOLEAN[], -- whether it is fine if the event is stored already
+    expected      TEXT[],    -- of the aggregate: any, none, some, or a version
+    patient       BOOLEAN    -- whether to wait for others; if not, appends that would have to are blocked
+) RETURNS TABLE (outcome TEXT, request INTEGER, key TEXT, version BIGINT, created_at TIMESTAMPTZ)
 LANGUAGE plpgsql SET plan_cache_mode = 'force_generic_plan' AS
         $sql$, '<append>', format('%I.%I', nspname, relname || '_append')) || quote_literal(replace(replace($body$
+#variable_conflict use_column
 DECLARE
     seed   CONSTANT BIGINT  := 2 * <name>::regclass::oid::bigint;
     -- Locks live in shared memory, room for some 6,400 by default. A larger batch takes one for everything.
     many   CONSTANT INTEGER := 250;
-    coarse CONSTANT BOOLEAN := cardinality(anyhow) + cardinality(expecting) > many;
+    coarse CONSTANT BOOLEAN := (SELECT count(DISTINCT name) FROM unnest(aggregate_ids) AS name) > many;
+    named  CONSTANT INTEGER := (SELECT count(*) FROM unnest(given) AS it WHERE it);
     lock   RECORD;
-    stored TEXT[];
-    wrong  TEXT;
-    actual BIGINT;
+    failed INTEGER[] := '{}'; -- the appends that write nothing
+    stored TEXT[]    := '{}'; -- the ids that are in the log already
+    wrong  INTEGER[];
+    names  TEXT[];
+    actual BIGINT[];
 BEGIN
-    IF cardinality(expecting) > 0 AND current_setting('transaction_isolation') NOT LIKE 'read %' THEN
-        RETURN QUERY SELECT 'isolation', NULL::text, NULL::bigint, NULL::timestamptz, NULL::text;
-        RETURN;
-    END IF;
-
     -- In one order for everybody, so that two appends cannot block each other in a circle.
     FOR lock IN
-        SELECT 0 AS level, hashtextextended('', seed) AS key, coarse AS exclusive
+        SELECT 0 AS level, hashtextextended('', seed) AS key, coarse AS exclusive, NULL AS aggregate_id, NULL AS id
         UNION ALL
-        SELECT 0, hashtextextended('', seed + 1), cardinality(given) > many WHERE cardinality(given) > 0
+        SELECT 0, hashtextextended('', seed + 1), named > many, NULL, NULL WHERE named > 0
         UNION ALL
-        SELECT 1, hashtextextended(name, seed), true FROM unnest(expecting) AS name WHERE NOT coarse
+        SELECT 1, hashtextextended(aggregate_id, seed), bool_or(expectation <> 'any'), aggregate_id, NULL
+        FROM unnest(aggregate_ids, expected) AS new (aggregate_id, expectation) WHERE NOT coarse GROUP BY aggregate_id
         UNION ALL
-        SELECT 1, hashtextextended(name, seed), false FROM unnest(anyhow) AS name WHERE NOT coarse
-        UNION ALL
-        SELECT 1, hashtextextended(name, seed + 1), true FROM unnest(given) AS name WHERE cardinality(given) <= many
+        SELECT 1, hashtextextended(id, seed + 1), true, NULL, id
+        FROM unnest(ids, given) AS new (id, given) WHERE new.given AND named <= many
         ORDER BY 1, 2, 3 DESC
     LOOP
-        IF lock.exclusive THEN
-            PERFORM pg_advisory_xact_lock(lock.key);
-        ELSE
-            PERFORM pg_advisory_xact_lock_shared(lock.key);
+        IF patient THEN
+            IF lock.exclusive THEN
+                PERFORM pg_advisory_xact_lock(lock.key);
+            ELSE
+                PERFORM pg_advisory_xact_lock_shared(lock.key);
+            END IF;
+        ELSIF lock.exclusive AND NOT pg_try_advisory_xact_lock(lock.key)
+            OR NOT lock.exclusive AND NOT pg_try_advisory_xact_lock_shared(lock.key)
+        THEN
+            failed := failed || ARRAY(
+                SELECT new.request FROM unnest(requests, ids, aggregate_ids) AS new (request, id, aggregate_id)
+                WHERE lock.level = 0 OR new.aggregate_id = lock.aggregate_id OR new.id = lock.id
+            );
         END IF;
     END LOOP;
+    IF cardinality(failed) > 0 THEN
+        RETURN QUERY
+        SELECT DISTINCT 'blocked', blocked, NULL, NULL::bigint, NULL::timestamptz FROM unnest(failed) AS blocked;
+    END IF;
 
-    IF cardinality(given) > 0 THEN
+    IF current_setting('transaction_isolation') NOT LIKE 'read %' THEN
+        wrong := ARRAY(
+            SELECT new.request FROM unnest(requests, expected) AS new (request, expectation) WHERE expectation <> 'any'
+        );
+        RETURN QUERY
+        SELECT DISTINCT 'isolation', unsure, NULL, NULL::bigint, NULL::timestamptz FROM unnest(wrong) AS unsure;
+        failed := failed || wrong;
+    END IF;
+
+    IF named > 0 THEN
         -- OFFSET 0 keeps it a look-up for each id: a plan made while the table was small would else read all of it.
-        SELECT array_agg(event.id),
-               (array_agg(event.id ORDER BY event.place) FILTER (WHERE NOT (ignoring AND event.same)))[1]
-        INTO stored, wrong
-        FROM (
-            SELECT new.id, new.place, old.same
-            FROM unnest(ids, aggregate_ids, event_types, datas, metadatas)
-                WITH ORDINALITY AS new (id, aggregate_id, event_type, data, metadata, place)
-            CROSS JOIN LATERAL (
-                SELECT event.aggregate_id = new.aggregate_id AND event.event_type = new.event_type
-                    AND coalesce(event.data, 'null') = new.data::jsonb
-                    AND coalesce(event.metadata, 'null') = new.metadata::jsonb AS same
-                FROM <events> AS event WHERE event.id = new.id OFFSET 0
-            ) AS old
-            WHERE new.id = ANY (given)
-        ) AS event;
-        IF wrong IS NOT NULL THEN
-            RETURN QUERY SELECT 'duplicate', wrong, NULL::bigint, NULL::timestamptz, NULL::text;
-            RETURN;
+        SELECT coalesce(array_agg(new.id), '{}'),
+               coalesce(array_agg(new.request ORDER BY new.place) FILTER (WHERE NOT (new.ignoring AND old.same)), '{}'),
+               coalesce(array_agg(new.id ORDER BY new.place) FILTER (WHERE NOT (new.ignoring AND old.same)), '{}')
+        INTO stored, wrong, names
+        FROM unnest(requests, ids, aggregate_ids, event_types, datas, metadatas, given, ignoring)
+            WITH ORDINALITY AS new (request, id, aggregate_id, event_type, data, metadata, given, ignoring, place)
+        CROSS JOIN LATERAL (
+            SELECT event.aggregate_id = new.aggregate_id AND event.event_type = new.event_type
+                AND coalesce(event.data, 'null') = new.data::jsonb
+                AND coalesce(event.metadata, 'null') = new.metadata::jsonb AS same
+            FROM <events> AS event WHERE event.id = new.id OFFSET 0
+        ) AS old
+        WHERE new.given AND new.request <> ALL (failed);
+        IF cardinality(names) > 0 THEN
+            RETURN QUERY
+            SELECT 'duplicate', repeated.request, repeated.id, NULL::bigint, NULL::timestamptz
+            FROM unnest(wrong, names) AS repeated (request, id);
+            failed := failed || wrong;
         END IF;
     END IF;
-    stored := coalesce(stored, '{}');
 
-    IF cardinality(expecting) > 0 THEN
-        SELECT expectation.aggregate_id, last.version INTO wrong, actual
-        FROM unnest(expecting, expected) WITH ORDINALITY AS expectation (aggregate_id, expected, place)
-        CROSS JOIN LATERAL (
-            SELECT max(event.version) AS version FROM <events> AS event
-            WHERE event.aggregate_id = expectation.aggregate_id
-        ) AS last
-        WHERE CASE expectation.expected
-                WHEN 'none' THEN last.version IS NOT NULL
-                WHEN 'some' THEN last.version IS NULL
-                ELSE last.version IS DISTINCT FROM expectation.expected::bigint
-            END
-            AND EXISTS (
-                SELECT FROM unnest(ids, aggregate_ids) AS new (id, aggregate_id)
-                WHERE new.aggregate_id = expectation.aggregate_id AND new.id <> ALL (stored)
-            )
-        ORDER BY expectation.place LIMIT 1;
-        IF wrong IS NOT NULL THEN
-            RETURN QUERY SELECT 'conflict', wrong, actual, NULL::timestamptz, NULL::text;
-            RETURN;
-        END IF;
+    SELECT array_agg(expectation.request), array_agg(expectation.aggregate_id), array_agg(last.version)
+    INTO wrong, names, actual
+    FROM (
+        SELECT DISTINCT new.request, new.aggregate_id, new.expected
+        FROM unnest(requests, ids, aggregate_ids, expected) AS new (request, id, aggregate_id, expected)
+        WHERE new.expected <> 'any' AND new.id <> ALL (stored) AND new.request <> ALL (failed)
+    ) AS expectation
+    CROSS JOIN LATERAL (
+        SELECT max(event.version) AS version FROM <events> AS event
+        WHERE event.aggregate_id = expectation.aggregate_id
+    ) AS last
+    WHERE CASE expectation.expected
+            WHEN 'none' THEN last.version IS NOT NULL
+            WHEN 'some' THEN last.version IS NULL
+            ELSE last.version IS DISTINCT FROM expectation.expected::bigint
+        END;
+    IF wrong IS NOT NULL THEN
+        RETURN QUERY
+        SELECT 'conflict', conflict.request, conflict.aggregate_id, conflict.version, NULL::timestamptz
+        FROM unnest(wrong, names, actual) AS conflict (request, aggregate_id, version);
+        failed := failed || wrong;
     END IF;
 
     -- Versions are drawn after the sort, so in the order of the batch, and after INSERT has locked the table.
     RETURN QUERY
     INSERT INTO <events> AS event (id, aggregate_id, event_type, data, metadata)
     SELECT new.id, new.aggregate_id, new.event_type, new.data::jsonb, new.metadata::jsonb
-    FROM unnest(ids, aggregate_ids, event_types, datas, metadatas)
-        WITH ORDINALITY AS new (id, aggregate_id, event_type, data, metadata, place)
-    WHERE new.id <> ALL (stored)
+    FROM unnest(requests, ids, aggregate_ids, event_types, datas, metadatas)
+        WITH ORDINALITY AS new (request, id, aggregate_id, event_type, data, metadata, place)
+    WHERE new.id <> ALL (stored) AND new.request <> ALL (failed)
     ORDER BY new.place
-    RETURNING 'stored', event.id, event.version, event.created_at, event.stream_name;
+    RETURNING 'stored', NULL::integer, event.id, event.version, event.created_at;
 
     IF cardinality(stored) > 0 THEN
         RETURN QUERY
-        SELECT 'stored', event.id, event.version, event.created_at, event.stream_name
+        SELECT 'known', NULL::integer, event.id, event.version, event.created_at
         FROM <events> AS event WHERE event.id = ANY (stored);
     END IF;
 END

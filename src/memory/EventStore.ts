@@ -15,6 +15,7 @@ import {
   notificationOf,
   Query,
   Since,
+  Stats,
   Subscription,
   subscriptionTo,
   Topic,
@@ -44,7 +45,7 @@ const holds = (expected: Exclude<Expected, "any">, actual: Option.Option<bigint>
 }
 
 export const make = Effect.gen(function* () {
-  const { listener, log, nextValue, statement, tables } = yield* MemoryDatabase
+  const { listener, log, nextValue, open, statement, tables } = yield* MemoryDatabase
   const { eventIds, events } = tables
   const operation = yield* Operation.make("EventStore", "memory")
   const random = yield* idGenerator
@@ -231,6 +232,13 @@ export const make = Effect.gen(function* () {
     ping: operation.effect(
       "ping",
       statement(() => Effect.void)
+    ),
+    stats: operation.effect(
+      "stats",
+      Effect.map(
+        open,
+        (inUse) => new Stats({ openConnections: inUse, inUse, idle: 0, subscribers: operation.running() })
+      )
     )
   })
 })

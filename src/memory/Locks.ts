@@ -27,24 +27,28 @@ export class Locks<O extends Owner> {
   private readonly locks = new Map<string, Lock<O>>()
   private readonly waitingFor = new Map<O, string>()
 
+  /** Takes the lock if nobody else holds it or waits for it, and returns whether the owner holds it now. */
+  tryAcquire(name: string, owner: O, mode: Mode): boolean {
+    const lock = this.lockOf(name)
+    const held = lock.holders.get(owner)
+    if (held === "exclusive" || held === mode) return true
+    // Nobody overtakes those who wait, but for one who holds a share already and would wait for himself.
+    if (!allows(lock, owner, mode) || (lock.queue.length > 0 && held === undefined)) return false
+    this.grant(name, lock, owner, mode)
+    return true
+  }
+
   /** Succeeds once the owner holds the lock; fails with `Contention` where waiting would be a deadlock. */
   acquire(name: string, owner: O, mode: Mode): Effect.Effect<void, Contention> {
     return Effect.suspend(() => {
-      const lock = this.lockOf(name)
-      const held = lock.holders.get(owner)
-      if (held === "exclusive" || held === mode) return Effect.void
-      // Nobody overtakes those who wait, but for one who holds a share already and would wait for himself.
-      if (allows(lock, owner, mode) && (lock.queue.length === 0 || held !== undefined)) {
-        this.grant(name, lock, owner, mode)
-        return Effect.void
-      }
+      if (this.tryAcquire(name, owner, mode)) return Effect.void
       return this.closesCircle(name, owner, mode)
         ? Effect.fail(
             new Contention({
               message: `deadlock on ${name}: another transaction waits for this one; run the transaction again`
             })
           )
-        : this.wait(name, lock, owner, mode)
+        : this.wait(name, this.lockOf(name), owner, mode)
     })
   }
 
@@ -55,6 +59,11 @@ export class Locks<O extends Owner> {
     if (before === undefined) lock.holders.delete(owner)
     else lock.holders.set(owner, before)
     this.admit(name, lock)
+  }
+
+  /** Those who hold the lock. */
+  holdersOf(name: string): ReadonlyArray<O> {
+    return [...(this.locks.get(name)?.holders.keys() ?? [])]
   }
 
   /** How many transactions wait for a lock right now. */

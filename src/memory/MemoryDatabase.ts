@@ -20,6 +20,7 @@ import { EventLog } from "./EventLog.ts"
 import type { EventRow } from "./EventRow.ts"
 import { Listener } from "./Listener.ts"
 import { Locks } from "./Locks.ts"
+import type { SpoolRow } from "./SpoolRow.ts"
 import { Table } from "./Table.ts"
 import { Transaction } from "./Transaction.ts"
 
@@ -33,6 +34,7 @@ export class MemoryDatabase extends Context.Service<
       readonly events: Table<EventRow>
       /** The version of each event by its id. */
       readonly eventIds: Table<bigint>
+      readonly spool: Table<SpoolRow>
       readonly states: Table<DurableState>
     }
 
@@ -63,7 +65,7 @@ export class MemoryDatabase extends Context.Service<
 
     /**
      * Cuts subscribers off from what is new, as a lost connection does, until it is restored: then they go on where they
-     * were. To be `"reconnecting"` meanwhile.
+     * were. Meanwhile they are `"reconnecting"`.
      */
     readonly cutListener: Effect.Effect<void>
 
@@ -71,6 +73,9 @@ export class MemoryDatabase extends Context.Service<
 
     /** Makes all subscriptions fail with this reason, as when their reconnect schedule ends. */
     readonly endListener: (reason: Reason) => Effect.Effect<void>
+
+    /** How many transactions are open right now. */
+    readonly open: Effect.Effect<number>
 
     /** How many transactions wait for a row of another one right now. */
     readonly waiting: Effect.Effect<number>
@@ -99,15 +104,16 @@ export const make: Effect.Effect<MemoryDatabase["Service"]> = Effect.gen(functio
   const log = new EventLog()
   const faults: Array<Reason> = []
   let commitDelay = Duration.zero
+  let open = 0
 
-  const begin = Effect.map(
-    Clock.currentTimeMillis,
-    (now) =>
-      new Transaction(locks, now, (transaction) => {
-        log.end(transaction, (version) => events.committedRow(String(version)))
-        listener.wake()
-      })
-  )
+  const begin = Effect.map(Clock.currentTimeMillis, (now) => {
+    open++
+    return new Transaction(locks, now, (transaction) => {
+      open--
+      log.end(transaction, (version) => events.committedRow(String(version)))
+      listener.wake()
+    })
+  })
 
   const commit = (transaction: Transaction) =>
     Effect.andThen(
@@ -201,6 +207,7 @@ export const make: Effect.Effect<MemoryDatabase["Service"]> = Effect.gen(functio
       offsets: new Table("offsets_store"),
       events,
       eventIds: new Table("events_id"),
+      spool: new Table("retryspool_messages"),
       states: new Table("states_store")
     },
     log,
@@ -224,6 +231,7 @@ export const make: Effect.Effect<MemoryDatabase["Service"]> = Effect.gen(functio
     cutListener: listener.cut,
     restoreListener: listener.restore,
     endListener: (reason) => listener.end(reason),
+    open: Effect.sync(() => open),
     waiting: Effect.sync(() => locks.waiting)
   })
 })

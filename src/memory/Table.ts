@@ -52,6 +52,14 @@ export class Table<Row> implements Merge {
     return this.committed.get(key)?.row
   }
 
+  /** Whether the transaction or savepoint, or one around it, has written this row. */
+  isWritten(level: Level, key: string): boolean {
+    for (let at: Level | undefined = level; at !== undefined; at = at.outer) {
+      if (this.pending.get(at)?.has(key)) return true
+    }
+    return false
+  }
+
   /** Every visible row, in no particular order. */
   entries(level: Level): Array<Entry<Row>> {
     const keys = new Set(this.committed.keys())

@@ -82,6 +82,33 @@ export class Transaction implements Owner {
     })
   }
 
+  /** Holds a row that is there unless another transaction does: what FOR UPDATE SKIP LOCKED does. */
+  tryHoldRow<Row>(table: Table<Row>, key: string): Row | undefined {
+    const row = this.get(table, key)
+    return row !== undefined && this.locks.tryAcquire(lockOf(table, key), this, "exclusive") ? row : undefined
+  }
+
+  /**
+   * Holds the place of a row if there is none in it, after waiting for the transaction that holds it, and returns whether
+   * it does: what an INSERT with ON CONFLICT DO NOTHING does.
+   */
+  holdFreePlace<Row>(table: Table<Row>, key: string): Effect.Effect<boolean, Contention> {
+    return Effect.suspend(() => {
+      const lock = lockOf(table, key)
+      // Whoever has only locked the row that is there, and not changed it, is not waited for.
+      const changing = this.locks.holdersOf(lock).some((holder) => table.isWritten(holder.level, key))
+      if (!changing && this.get(table, key) !== undefined) return Effect.succeed(false)
+      const held = this.holds(lock)
+      return Effect.map(this.holdPlace(table, key), (row) => {
+        if (row !== undefined && !held) {
+          this.level.locks.delete(lock)
+          this.locks.release(lock, this)
+        }
+        return row === undefined
+      })
+    })
+  }
+
   /** Takes a lock that is no row's, for what has to happen one after another. */
   lock(name: string, mode: Mode): Effect.Effect<void, Contention> {
     return this.locks.acquire(name, this, mode)
@@ -154,6 +181,13 @@ export class Transaction implements Owner {
       this.letGo(level.locks)
     }
     this.onEnd(this)
+  }
+
+  private holds(lock: string): boolean {
+    for (let level: Savepoint | undefined = this.level; level !== undefined; level = level.outer) {
+      if (level.locks.has(lock)) return true
+    }
+    return false
   }
 
   private letGo(locks: ReadonlyMap<string, Mode | undefined>): void {

@@ -3,19 +3,22 @@ import { Effect, Layer } from "effect"
 import type * as States from "../DurableStateStore.ts"
 import type * as Events from "../EventStore.ts"
 import type * as Offsets from "../OffsetStore.ts"
+import type * as Spools from "../SpoolStore.ts"
 import { Transactor } from "../Transactor.ts"
 import * as DurableStateStore from "./DurableStateStore.ts"
 import * as EventStore from "./EventStore.ts"
 import * as MemoryDatabase from "./MemoryDatabase.ts"
 import * as OffsetStore from "./OffsetStore.ts"
+import * as SpoolStore from "./SpoolStore.ts"
 
 export * as DurableStateStore from "./DurableStateStore.ts"
 export * as EventStore from "./EventStore.ts"
 export * as MemoryDatabase from "./MemoryDatabase.ts"
 export * as OffsetStore from "./OffsetStore.ts"
+export * as SpoolStore from "./SpoolStore.ts"
 
 /** What every backend provides. */
-export type Stores = Events.EventStore | Offsets.OffsetStore | States.DurableStateStore | Transactor
+export type Stores = Events.EventStore | Offsets.OffsetStore | Spools.SpoolStore | States.DurableStateStore | Transactor
 
 const layerTransactor = Layer.effect(
   Transactor,
@@ -26,7 +29,8 @@ const layerStores: Layer.Layer<Stores, never, MemoryDatabase.MemoryDatabase> = L
   layerTransactor,
   DurableStateStore.layer,
   EventStore.layer,
-  OffsetStore.layer
+  OffsetStore.layer,
+  SpoolStore.layer
 )
 
 /**

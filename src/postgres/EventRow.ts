@@ -137,7 +137,7 @@ export const columns = `version, id, aggregate_id AS "aggregateId", event_type A
 export const toStoredEvent = (row: typeof Row.Type): StoredEvent => Reflect.construct(Data.Class, [row], StoredEvent)
 
 /** The JSON of a column, or nothing if the schema has to say what is wrong with it. */
-const parseExact = (text: string | null): Schema.Json | undefined => {
+export const parseExact = (text: string | null): Schema.Json | undefined => {
   if (text === null) return null
   if (inexactNumber(text) !== undefined) return undefined
   try {

@@ -1,6 +1,6 @@
-/** Whether the sequence behind the versions of the events is one that readers can rely on. */
+/** What has to be known of the table of events: whether readers can rely on the sequence behind its versions. */
 import { Effect, Schema } from "effect"
-import { Unexpected } from "../StoreError.ts"
+import { Denied, Unexpected } from "../StoreError.ts"
 import { qualify } from "./Identifier.ts"
 import { decodeRows, PostgresDatabase } from "./PostgresDatabase.ts"
 
@@ -8,13 +8,15 @@ const Sequence = Schema.Struct({
   name: Schema.NullOr(Schema.String),
   problem: Schema.NullOr(Schema.String),
   fix: Schema.NullOr(Schema.String),
-  generated: Schema.Boolean
+  generated: Schema.Boolean,
+  notifies: Schema.Boolean,
+  replicated: Schema.Boolean
 })
 
 /**
  * Fails with `Unexpected` if the sequence draws versions in blocks, in other steps than 1 or in a circle: then a lower one
- * can be drawn after a higher one has been seen, by a transaction that nobody could have waited for. Fails with
- * `SchemaMissing` if there is no table.
+ * can be drawn after a higher one has been seen, by a transaction that nobody could have waited for. Fails with `Denied` if
+ * the table is filled by logical replication, whose versions were drawn elsewhere; with `SchemaMissing` if there is none.
  */
 export const check = Effect.gen(function* () {
   const { names, query, schema, sql } = yield* PostgresDatabase
@@ -22,12 +24,19 @@ export const check = Effect.gen(function* () {
   const decode = decodeRows(Sequence, names.events, [])
   const rows = yield* query(sql`
     SELECT sequence.seqrelid::regclass::text AS name, attidentity = 'a' AS generated,
+      EXISTS (
+        SELECT FROM pg_subscription_rel
+        WHERE srrelid = attrelid OR srrelid IN (SELECT relid FROM pg_partition_tree(attrelid))
+      ) AS replicated,
       CASE
         WHEN seqcache > 1 THEN 'CACHE ' || seqcache
         WHEN seqincrement <> 1 THEN 'INCREMENT ' || seqincrement
         WHEN seqcycle THEN 'CYCLE'
       END AS problem,
-      CASE WHEN seqcache > 1 THEN 'CACHE 1' WHEN seqincrement <> 1 THEN 'INCREMENT 1' ELSE 'NO CYCLE' END AS fix
+      CASE WHEN seqcache > 1 THEN 'CACHE 1' WHEN seqincrement <> 1 THEN 'INCREMENT 1' ELSE 'NO CYCLE' END AS fix,
+      EXISTS (
+        SELECT FROM pg_trigger WHERE tgrelid = attrelid AND tgname = 'events_notify_trigger' AND tgenabled <> 'D'
+      ) AS notifies
     FROM pg_attribute
     LEFT JOIN LATERAL (
       SELECT pg_sequence.* FROM pg_sequence JOIN pg_depend ON refclassid = 'pg_class'::regclass AND refobjid = seqrelid
@@ -49,15 +58,25 @@ export const check = Effect.gen(function* () {
       `run ALTER SEQUENCE ${sequence.name} ${sequence.fix}`
     return yield* new Unexpected({ message })
   }
+  if (sequence.replicated) {
+    const message =
+      `${table} is a copy that logical replication fills, in the order of commits: nobody can see here which events are ` +
+      "still on their way; use the log of the database that publishes it, or drop the subscription"
+    return yield* new Denied({ message })
+  }
   return sequence
 })
 
-/** The same, with a warning where clients may draw versions themselves. */
+/**
+ * The same, with a warning where clients may draw versions themselves. Returns whether the table notifies of each row, as
+ * go-sync-kit's does.
+ */
 export const checkAndWarn = Effect.gen(function* () {
-  const { generated, name } = yield* check
-  if (generated) return
+  const { generated, name, notifies } = yield* check
+  if (generated) return notifies
   yield* Effect.logWarning(
     `versions from the sequence ${name} are a default that clients can override (BIGSERIAL): readers can lose the events ` +
       "of one that calls nextval itself before it inserts"
   )
+  return notifies
 })

@@ -2,23 +2,26 @@
 import { Context, Effect, Option, Schedule, Stream } from "effect"
 import { matches } from "../EventFilter.ts"
 import type { StoredEvent, Subscription } from "../EventStore.ts"
-import type { CorruptRow, Reason } from "../StoreError.ts"
+import type { Reason } from "../StoreError.ts"
 import { PostgresDatabase } from "./PostgresDatabase.ts"
-import type * as Reading from "./Reading.ts"
+import * as Reading from "./Reading.ts"
 import * as Tail from "./Tail.ts"
 
 /** How long to wait, where an open transaction keeps both a reader of the table and the tail from getting on. */
 const respite = "100 millis"
 
-export const make = Effect.fnUntraced(function* (
-  reading: Effect.Success<typeof Reading.make>,
-  check: Effect.Effect<void, Reason>
-) {
-  const { reconnect, sql } = yield* PostgresDatabase
+export const make = Effect.fnUntraced(function* (check: Effect.Effect<unknown, Reason>) {
+  const database = yield* PostgresDatabase
+  const { reconnect, sql } = database
+  // A page may take long where few events are meant. Nobody but this notices when its connection is dead.
+  const reading = yield* Effect.provideService(Reading.make, PostgresDatabase, {
+    ...database,
+    query: database.queryAlive
+  })
   const tailOf = yield* Tail.make
   const patiently = Schedule.while(reconnect, ({ input }) => input.isRetryable)
 
-  const isMeant = (subscription: Subscription, item: Tail.Item): boolean =>
+  const mayBeMeant = (subscription: Subscription, item: Tail.Item): boolean =>
     "corrupt" in item
       ? (subscription.aggregateIds?.includes(item.aggregateId) ?? true) &&
         (subscription.eventTypes?.includes(item.eventType) ?? true)
@@ -29,6 +32,8 @@ export const make = Effect.fnUntraced(function* (
     yield* Effect.retry(check, patiently)
     const { after, batchSize } = subscription
     const { highestVersion } = reading
+    /** Whether the next row is one that cannot be decoded. What it contains, and so whether it is meant, the server knows. */
+    let isUnsure = false
     let cursor = after === "start" ? 0n : after === "end" ? yield* Effect.retry(highestVersion, patiently) : after
 
     /** To the end of the log as it is now, however long that takes. */
@@ -42,11 +47,12 @@ export const make = Effect.fnUntraced(function* (
         }
       })
     ).pipe(
+      Stream.interruptWhen(tail.lost),
+      // After the interruption, never before it: what it takes away has not been delivered.
       Stream.mapArray((events) => {
         cursor = events.at(-1)?.version ?? cursor
         return events
       }),
-      Stream.interruptWhen(tail.lost),
       Stream.retry(patiently)
     )
 
@@ -60,30 +66,29 @@ export const make = Effect.fnUntraced(function* (
       if (cursor === before && !tail.covers(cursor)) yield* Effect.sleep(respite)
     })
 
-    const fromTail = Stream.suspend(() => {
-      let corrupt: CorruptRow | undefined
-      return Stream.paginate<void, StoredEvent, Reason>(undefined, () => {
-        if (corrupt !== undefined) return Effect.fail(corrupt)
-        return Effect.map(tail.next(cursor), ({ items, upTo }) => {
-          const events: Array<StoredEvent> = []
-          for (const item of items) {
-            if (item.version <= cursor || !isMeant(subscription, item)) continue
-            if ("corrupt" in item) {
-              corrupt = item.corrupt
-              break
-            }
-            events.push(item)
+    const fromTail = Stream.paginate<void, StoredEvent, Reason>(undefined, () =>
+      Effect.map(tail.next(cursor), ({ items, upTo }) => {
+        const events: Array<StoredEvent> = []
+        for (const item of items) {
+          if (item.version <= cursor || !mayBeMeant(subscription, item)) continue
+          if ("corrupt" in item) {
+            isUnsure = true
+            cursor = item.version - 1n
+            return [events, Option.none()]
           }
-          cursor = upTo
-          return [events, tail.covers(cursor) || corrupt !== undefined ? Option.some(undefined) : Option.none()]
-        })
+          events.push(item)
+        }
+        cursor = upTo
+        return [events, tail.covers(cursor) ? Option.some(undefined) : Option.none()]
       })
-    })
+    )
 
     return Stream.forever(
-      Stream.suspend(() =>
-        tail.covers(cursor) ? fromTail : Stream.concat(fromTable, Stream.drain(Stream.fromEffect(join)))
-      )
+      Stream.suspend(() => {
+        if (!isUnsure && tail.covers(cursor)) return fromTail
+        isUnsure = false
+        return Stream.concat(fromTable, Stream.drain(Stream.fromEffect(join)))
+      })
     )
   })
 

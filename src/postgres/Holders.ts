@@ -105,5 +105,5 @@ export const make = Effect.gen(function* () {
       Effect.logWarning(`${table} is held up at version ${version} by ${description}: readers wait there`)
     )
 
-  return { look, report }
+  return { look, describe, report }
 })

@@ -25,3 +25,6 @@ export const quote = (name: string): string => `"${name.replaceAll('"', '""')}"`
 /** The quoted name, in its schema if one is given, else wherever the search path finds it. */
 export const qualify = (schema: string | undefined, name: string): string =>
   schema === undefined ? quote(name) : `${quote(schema)}.${quote(name)}`
+
+/** A text that stands for what the quoted name means: `'"app"."events"'`, to be cast to `regclass`. */
+export const reference = (qualified: string): string => `'${qualified.replaceAll("'", "''")}'`

@@ -8,7 +8,7 @@
  * by hand with `psql -f`. They adopt tables that a Go original created: they add what is missing, and never rewrite or
  * drop data. Where nothing is pending, no lock is taken and no right to create anything is needed.
  */
-import { Effect, Schema } from "effect"
+import { type DateTime, Effect, Option, Schema } from "effect"
 import { SqlClient } from "effect/sql"
 import { readdir, readFile } from "node:fs/promises"
 import * as Operation from "../Operation.ts"
@@ -17,7 +17,8 @@ import { qualify, quote } from "./Identifier.ts"
 import * as PostgresDatabase from "./PostgresDatabase.ts"
 import { reasonOf } from "./Reasons.ts"
 
-const directory = new URL("../../resources/postgres/", import.meta.url)
+/** Where the files are. */
+export const directory = new URL("../../resources/postgres/", import.meta.url)
 
 /** One file of `resources/postgres`. */
 interface Migration {
@@ -27,19 +28,21 @@ interface Migration {
   readonly table: string
   /** In psql's notation: `:"offsets"` stands for the name of that table. */
   readonly statements: ReadonlyArray<string>
+  /** The option that asks for it, if it does not run by itself: `notify_rows` stands for `notify: "rows"`. */
+  readonly option: string | undefined
 }
 
 const load = Effect.tryPromise({
   try: async () => {
     const migrations: Array<Migration> = []
     for (const file of (await readdir(directory)).toSorted()) {
-      const [, id, table] = /^(\d+)_([a-z]+)\w*\.sql$/.exec(file) ?? []
+      const [, id, table, option] = /^(\d+)_([a-z]+)(?:_(\w+))?\.sql$/.exec(file) ?? []
       if (id === undefined || table === undefined) continue
       const text = await readFile(new URL(file, directory), "utf8")
       // Lines that begin with a backslash are psql's: there they give the tables their default names. The driver refuses
       // several statements in one string, so a line of its own stands between them.
       const statements = text.replaceAll(/^\\.*$/gm, "").split(/^-- next$/m)
-      migrations.push({ id: Number(id), file, table, statements })
+      migrations.push({ id: Number(id), file, table, statements, option })
     }
     return migrations
   },
@@ -47,7 +50,75 @@ const load = Effect.tryPromise({
 })
 
 /** One row of `strata_migrations`. */
-const Applied = Schema.Struct({ id: Schema.Int, table_name: Schema.String })
+const Applied = Schema.Struct({
+  id: Schema.Int,
+  table_name: Schema.String,
+  applied_at: Schema.DateTimeUtcFromDate
+})
+
+/** What there is to run, and what has been run. */
+const survey = Effect.gen(function* () {
+  const { extras, names, query, schema, sql, tables } = yield* PostgresDatabase.PostgresDatabase
+  const decode = PostgresDatabase.decodeRows(Applied, names.migrations, ["id"])
+  const nameOf = new Map<string, string>(Object.entries(names))
+  // An option that is not given is one that no file is named after.
+  const wanted = Object.entries(extras).map(([option, value]) => `${option}_${value}`)
+  const record = qualify(schema, names.migrations)
+
+  const applied = Effect.gen(function* () {
+    const exists = yield* query(sql`SELECT WHERE to_regclass(${record}) IS NOT NULL`)
+    if (exists.length === 0) return []
+    return yield* decode(yield* query(sql`SELECT id, table_name, applied_at FROM ${tables.migrations}`))
+  })
+
+  /** Every migration of this version, with its record where it has been run: those that are asked for, or were once. */
+  const all = Effect.gen(function* () {
+    const migrations = yield* load
+    const done = yield* applied
+    const newest = Math.max(...migrations.map(({ id }) => id))
+    const beyond = done.find(({ id }) => id > newest)
+    if (beyond !== undefined) {
+      const message =
+        `${record} records migration ${beyond.id}, this version knows none above ${newest}: ` +
+        "a newer effect-strata has migrated these tables; use that version"
+      return yield* new SchemaMissing({ message })
+    }
+    return migrations.flatMap((migration) => {
+      const { id, option, table } = migration
+      const record = done.find((row) => row.id === id && row.table_name === nameOf.get(table))
+      return record !== undefined || option === undefined || wanted.includes(option) ? [{ migration, record }] : []
+    })
+  })
+
+  return { all, nameOf }
+})
+
+/** One migration of this version. */
+export interface Status {
+  /** Its file in `resources/postgres`. */
+  readonly file: string
+  /** When it was run; `None` if it is pending. */
+  readonly appliedAt: Option.Option<DateTime.Utc>
+}
+
+/** Every migration of this version in order, run or pending. Changes nothing. */
+export const status: Effect.Effect<
+  ReadonlyArray<Status>,
+  StoreError,
+  PostgresDatabase.PostgresDatabase
+> = Effect.scoped(
+  Effect.gen(function* () {
+    const operation = yield* Operation.make("Postgres", "postgres")
+    const { all } = yield* survey
+    const statuses = Effect.map(all, (found) =>
+      found.map(({ migration, record }) => ({
+        file: migration.file,
+        appliedAt: Option.map(Option.fromUndefinedOr(record), ({ applied_at }) => applied_at)
+      }))
+    )
+    return yield* operation.effect("migrationStatus", statuses)
+  })
+)
 
 /**
  * Runs what is pending and returns the names of the files it ran: none if the tables are up to date.
@@ -61,33 +132,12 @@ export const migrate: Effect.Effect<
   PostgresDatabase.PostgresDatabase
 > = Effect.scoped(
   Effect.gen(function* () {
-    const { names, query, schema, sql, tables } = yield* PostgresDatabase.PostgresDatabase
+    const { schema, sql, tables } = yield* PostgresDatabase.PostgresDatabase
     const operation = yield* Operation.make("Postgres", "postgres")
-    const decode = PostgresDatabase.decodeRows(Applied, names.migrations, ["id"])
-    const nameOf = new Map<string, string>(Object.entries(names))
-    const record = qualify(schema, names.migrations)
-
-    const applied = Effect.gen(function* () {
-      const exists = yield* query(sql`SELECT WHERE to_regclass(${record}) IS NOT NULL`)
-      if (exists.length === 0) return []
-      return yield* decode(yield* query(sql`SELECT id, table_name FROM ${tables.migrations}`))
-    })
-
-    const pending = Effect.gen(function* () {
-      const migrations = yield* load
-      const done = yield* applied
-      const newest = Math.max(...migrations.map(({ id }) => id))
-      const beyond = done.find(({ id }) => id > newest)
-      if (beyond !== undefined) {
-        const message =
-          `${record} records migration ${beyond.id}, this version knows none above ${newest}: ` +
-          "a newer effect-strata has migrated these tables; use that version"
-        return yield* new SchemaMissing({ message })
-      }
-      return migrations.filter(
-        ({ id, table }) => !done.some((row) => row.id === id && row.table_name === nameOf.get(table))
-      )
-    })
+    const { all, nameOf } = yield* survey
+    const pending = Effect.map(all, (found) =>
+      found.flatMap(({ migration, record }) => (record === undefined ? [migration] : []))
+    )
 
     const apply = Effect.fnUntraced(function* ({ file, id, statements, table }: Migration) {
       for (const statement of statements) {

@@ -35,10 +35,16 @@ const EventsName = Name.check(
   Schema.makeFilter((name) => (isName(`${name}_append`) ? undefined : "Expected a name of at most 56 bytes"))
 )
 
+/** The table of messages has a function and indexes named after it. */
+const SpoolName = Name.check(
+  Schema.makeFilter((name) => (isName(`${name}_claim`) ? undefined : "Expected a name of at most 57 bytes"))
+)
+
 /** The tables' names. The defaults are those of the Go originals. */
 const Tables = Schema.Struct({
   events: EventsName.pipe(Schema.withConstructorDefault(Effect.succeed("events"))),
   offsets: named("offsets_store"),
+  spool: SpoolName.pipe(Schema.withConstructorDefault(Effect.succeed("retryspool_messages"))),
   states: named("states_store"),
   migrations: named("strata_migrations")
 })
@@ -53,8 +59,8 @@ export interface Options {
   /** The schema of the tables. Without it they are where the connection's search path finds them. */
   readonly schema?: string
   /**
-   * Other names for the tables: `events` (`events`), `offsets` (`offsets_store`), `states` (`states_store`), `migrations`
-   * (`strata_migrations`).
+   * Other names for the tables: `events` (`events`), `offsets` (`offsets_store`), `states` (`states_store`), `spool`
+   * (`retryspool_messages`), `migrations` (`strata_migrations`).
    */
   readonly tables?: (typeof Tables)["~type.make.in"]
   /** How long an operation waits for a connection while the pool is exhausted: 10 seconds. Then it is `Unavailable`. */
@@ -69,6 +75,16 @@ export interface Options {
    * with jitter, for ever. Once it ends, they fail.
    */
   readonly reconnect?: Schedule.Schedule<unknown, Reason>
+  /**
+   * `"rows"` makes the migrations install go-sync-kit's trigger, for programs that listen to its channels: each event is
+   * notified in the transaction that appends it, and aggregate ids can have 56 bytes at most.
+   */
+  readonly notify?: "rows"
+  /**
+   * `"containment"` makes the migrations index what events contain, for those who query by `data` and `metadata`. It makes
+   * an append about twice as expensive, and queries work without it.
+   */
+  readonly index?: "containment"
 }
 
 /** Runs one statement on some connection, and returns its rows. */
@@ -98,6 +114,12 @@ export class PostgresDatabase extends Context.Service<
      */
     readonly query: Query
 
+    /**
+     * The same for whoever cannot say how long the answer may take: a connection out of the pool, which may have lain idle
+     * while the network forgot it, is asked for something that takes no time first. `Unavailable` if it does not answer.
+     */
+    readonly queryAlive: Query
+
     /** Whether the caller is in a transaction. */
     readonly inTransaction: Effect.Effect<boolean>
 
@@ -105,15 +127,32 @@ export class PostgresDatabase extends Context.Service<
 
     readonly reconnect: Schedule.Schedule<unknown, Reason>
 
+    /** Which of the migrations run that do not run unless they are asked for. */
+    readonly extras: { readonly index: Options["index"] | undefined; readonly notify: Options["notify"] | undefined }
+
     readonly transactor: Transactor.Transactor["Service"]
   }
 >()("effect-strata/postgres/PostgresDatabase") {}
+
+/** Without an answer for so long to what takes no time, nobody is there any more. */
+export const silence = Duration.seconds(5)
+
+const silent = new Unavailable({
+  message: "a connection of the pool has not answered for 5 seconds: it is taken for dead, and closed; call again"
+})
 
 const backOff = Schedule.jittered(Schedule.min([Schedule.exponential("100 millis"), Schedule.spaced("5 seconds")]))
 
 export const make = (options: Options = {}) =>
   Effect.gen(function* () {
-    const { acquireTimeout = "10 seconds", reconnect = backOff, settleTimeout = "2 seconds", ...where } = options
+    const {
+      acquireTimeout = "10 seconds",
+      index,
+      notify,
+      reconnect = backOff,
+      settleTimeout = "2 seconds",
+      ...where
+    } = options
     const { schema, tables: names } = yield* check(Names, "Postgres", "layer", where)
     const sql = (yield* PgClient.PgClient).withoutTransforms()
     const invalid = (field: string, message: string) =>
@@ -138,16 +177,27 @@ export const make = (options: Options = {}) =>
       orElse: () => Effect.fail(sqlErrorOf(exhausted))
     })
 
-    const query = (statement: Statement.Statement<unknown>) =>
-      Effect.withFiber<ReadonlyArray<unknown>, Reason>((fiber) => {
-        const [text, parameters] = statement.compile()
-        const transaction = Context.getOrUndefined(fiber.context, sql.transactionService)
-        const rows =
-          transaction === undefined
-            ? Effect.scoped(Effect.flatMap(lease, (connection) => connection.execute(text, parameters, undefined)))
-            : transaction[0].execute(text, parameters, undefined)
-        return Effect.mapError(rows, reasonOf)
+    const queryOn =
+      (connected: typeof lease): Query =>
+      (statement) =>
+        Effect.withFiber<ReadonlyArray<unknown>, Reason>((fiber) => {
+          const [text, parameters] = statement.compile()
+          const transaction = Context.getOrUndefined(fiber.context, sql.transactionService)
+          const rows =
+            transaction === undefined
+              ? Effect.scoped(
+                  Effect.flatMap(connected, (connection) => connection.execute(text, parameters, undefined))
+                )
+              : transaction[0].execute(text, parameters, undefined)
+          return Effect.mapError(rows, reasonOf)
+        })
+
+    const alive = Effect.tap(lease, (connection) =>
+      Effect.timeoutOrElse(connection.execute("SELECT 1", [], undefined), {
+        duration: silence,
+        orElse: () => Effect.fail(sqlErrorOf(silent))
       })
+    )
 
     const inTransaction = Effect.map(Effect.serviceOption(sql.transactionService), Option.isSome)
 
@@ -186,13 +236,16 @@ export const make = (options: Options = {}) =>
       tables: {
         events: sql.literal(qualify(schema, names.events)),
         offsets: sql.literal(qualify(schema, names.offsets)),
+        spool: sql.literal(qualify(schema, names.spool)),
         states: sql.literal(qualify(schema, names.states)),
         migrations: sql.literal(qualify(schema, names.migrations))
       },
-      query,
+      query: queryOn(lease),
+      queryAlive: queryOn(alive),
       inTransaction,
       settleTimeout: settlePatience,
       reconnect,
+      extras: { index, notify },
       transactor: Transactor.fromSqlClient({ withTransaction, afterCommit: sql.afterCommit }, reasonOf)
     })
   })

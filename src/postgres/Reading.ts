@@ -1,5 +1,5 @@
 /** The statements that read events, and how pages of them become a stream. */
-import { DateTime, Effect, Option, Stream } from "effect"
+import { DateTime, Effect, Option, type Schema, Stream } from "effect"
 import type { Fragment, Statement } from "effect/sql/Statement"
 import type { Filter, Query, StoredEvent } from "../EventStore.ts"
 import type { Reason } from "../StoreError.ts"
@@ -30,10 +30,13 @@ export const make = Effect.gen(function* () {
     SELECT ${selected} FROM ${tables.events} WHERE ${sql.and(filters)}
     ORDER BY version ${sql.literal(direction)} ${limit === undefined ? sql.literal("") : sql`LIMIT ${limit}`}`
 
+  // No data at all is JSON's null, and contains nothing else. The column itself can have an index.
+  const dataOf = (data: Schema.Json) => (data === null ? sql.literal("coalesce(data, 'null')") : sql.literal("data"))
+
   const filtersOf = ({ aggregateIds, createdAfter, data, eventTypes, metadata }: Filter): ReadonlyArray<Fragment> => [
     ...(aggregateIds === undefined ? [] : [sql`aggregate_id = ANY(${aggregateIds}::text[])`]),
     ...(eventTypes === undefined ? [] : [sql`event_type = ANY(${eventTypes}::text[])`]),
-    ...(data === undefined ? [] : [sql`coalesce(data, 'null') @> ${JSON.stringify(data)}::text::jsonb`]),
+    ...(data === undefined ? [] : [sql`${dataOf(data)} @> ${JSON.stringify(data)}::text::jsonb`]),
     ...(metadata === undefined ? [] : [sql`metadata @> ${JSON.stringify(metadata)}::text::jsonb`]),
     // As events are read, in milliseconds: one is not after the time at which it was itself.
     ...(createdAfter === undefined

@@ -23,7 +23,7 @@ const messageOf = (cause: unknown): string | undefined =>
   textOf(cause, "message") ?? (cause instanceof AggregateError ? textOf(cause.errors[0], "message") : undefined)
 
 const migrate =
-  "run the migrations: provide Postgres.layer or Postgres.layerMigrations, or psql -f the files of resources/postgres"
+  "run the migrations: strata migrate, Postgres.layer or Postgres.layerMigrations, or psql -f the files of resources/postgres"
 
 const timeout = (message: string, cause: unknown) =>
   new Timeout({ message: `a time limit of the server ran out: ${message}; call again, or raise the limit`, cause })
@@ -40,6 +40,7 @@ const bySqlState: Readonly<Record<string, (message: string, cause: unknown) => R
     new SchemaMissing({ message: `${message}: create it, or connect to another one`, cause }),
   "3F000": (message, cause) => new SchemaMissing({ message: `${message}: ${migrate}`, cause }),
   "42P01": (message, cause) => new SchemaMissing({ message: `${message}: ${migrate}`, cause }),
+  "42883": (message, cause) => new SchemaMissing({ message: `${message}: ${migrate}`, cause }),
   "42703": (message, cause) => new SchemaMissing({ message: `${message}: ${migrate}`, cause }),
   "53": (message, cause) =>
     new Unavailable({ message: `the server is out of resources: ${message}; call again once it has some`, cause }),
@@ -49,12 +50,25 @@ const bySqlState: Readonly<Record<string, (message: string, cause: unknown) => R
     new Unavailable({ message: `the server closed the connection: ${message}; call again once it is back`, cause })
 }
 
+/** As the driver says it. */
+const messageLimit = "exceeds maxMessageSize"
+
+/** Whether the reason is a row that the driver does not take, on whatever connection. */
+export const isTooLarge = ({ message }: Reason): boolean => message.includes(messageLimit)
+
 /** What the error means. */
 export const reasonOf = ({ reason }: SqlError.SqlError): Reason => {
   if (isReason(reason.cause)) return reason.cause
   const { cause } = reason
   const code = textOf(cause, "code") ?? ""
   const message = messageOf(cause) ?? reason.message
+  // The connection is lost by it, but not for want of a server: the next one would be lost, too.
+  if (message.includes(messageLimit)) {
+    return new Unexpected({
+      message: `a row is larger than the driver takes: ${message}; raise maxMessageSize in the settings of the client`,
+      cause
+    })
+  }
   const known = bySqlState[code] ?? bySqlState[code.slice(0, 3)] ?? bySqlState[code.slice(0, 2)]
   if (known !== undefined) return known(message, cause)
   switch (reason._tag) {
@@ -83,3 +97,10 @@ export const reasonOf = ({ reason }: SqlError.SqlError): Reason => {
 
 /** Whether the reason is a row that another one has the key of. */
 export const isUniqueViolation = ({ cause }: Reason): boolean => textOf(cause, "code") === "23505"
+
+/**
+ * Whether the server refused the statement and goes on: nothing of it was done, and another one may fare better. What ran
+ * out of time, or lost against another transaction, would so again.
+ */
+export const isRefusal = ({ cause, isRetryable }: Reason): boolean =>
+  !isRetryable && textOf(cause, "code") !== undefined

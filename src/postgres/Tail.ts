@@ -7,10 +7,10 @@
  * no longer `covered`, and reads the log itself: so a slow subscriber neither holds up the others nor makes anybody keep
  * more than the buffer. How holes are decided is told in `Holders`.
  */
-import { Clock, Deferred, Duration, Effect, Fiber, Option, Predicate, RcRef } from "effect"
+import { Clock, Deferred, Duration, Effect, Fiber, Metric, Option, Predicate, RcRef } from "effect"
 import type { Scope } from "effect"
 import type { StoredEvent } from "../EventStore.ts"
-import { type CorruptRow, type Reason, Unavailable } from "../StoreError.ts"
+import { type Reason, Unavailable } from "../StoreError.ts"
 import { columns, eventDecoder } from "./EventRow.ts"
 import * as Holders from "./Holders.ts"
 import { PostgresDatabase } from "./PostgresDatabase.ts"
@@ -30,7 +30,7 @@ const shortestWait = 1
 const longestWait = 25
 
 /** Between two readings, in milliseconds: what comes in quick succession is read together. */
-const pace = 2
+const pace = 4
 
 /**
  * How long to wait for a wake-up before looking without one, in milliseconds. Only writers that wake nobody are found that
@@ -39,12 +39,16 @@ const pace = 2
 const shortestPoll = 20
 const longestPoll = 1000
 
-/** A row that somebody else wrote, and that is no event: those who would be given it fail, the others do not. */
+const heldSeconds = Metric.gauge("strata_events_held_seconds", {
+  description: "For how long an open transaction has been holding up subscribers"
+})
+
+/** A row that somebody else wrote, and that is no event: those who may be meant read it themselves, and fail if they are. */
 export interface CorruptEvent {
   readonly version: bigint
   readonly aggregateId: string
   readonly eventType: string
-  readonly corrupt: CorruptRow
+  readonly corrupt: true
 }
 
 export type Item = StoredEvent | CorruptEvent
@@ -114,7 +118,7 @@ export const make = Effect.gen(function* () {
       version: versionOf(row),
       aggregateId: textOf(row, "aggregateId"),
       eventType: textOf(row, "eventType"),
-      corrupt
+      corrupt: true as const
     }
     return [...events, item, ...itemsOf(rows.slice(events.length + 1))]
   }
@@ -176,7 +180,10 @@ export const make = Effect.gen(function* () {
           if (version > certain) certain = version
           count++
         }
-        if (hole !== undefined && certain >= hole.highest) hole = undefined
+        if (hole !== undefined && certain >= hole.highest) {
+          hole = undefined
+          yield* Metric.update(heldSeconds, 0)
+        }
         if (certain > head) publish(count === rows.length ? rows : rows.slice(0, count), certain)
 
         if (count < rows.length) {
@@ -186,6 +193,7 @@ export const make = Effect.gen(function* () {
             hole = { highest: last, holders, wait: shortestWait, since: readAt, reported: false }
           } else if (hole.holders.size > 0) {
             const waited = readAt - hole.since
+            yield* Metric.update(heldSeconds, waited / 1000)
             if (waited >= Duration.toMillis(settleTimeout) && !hole.reported) {
               yield* report(query, hole.holders, certain + 1n)
               hole.reported = true
@@ -208,15 +216,19 @@ export const make = Effect.gen(function* () {
 
     /** Nobody has come to the end of the log yet. Whether the connection lives matters to those who read there, too. */
     const untilBegun = ({ query }: Ear) =>
-      Effect.repeat(Effect.andThen(query(sql`SELECT 1`), Effect.timeoutOption(Deferred.await(begun), longestPoll)), {
-        until: Option.isSome
+      Effect.whileLoop({
+        while: () => !Deferred.isDoneUnsafe(begun),
+        body: () => Effect.andThen(query(sql`SELECT 1`), Effect.timeoutOption(Deferred.await(begun), longestPoll)),
+        step: () => {}
       })
 
     const reader = (ear: Ear) =>
       Effect.suspend(() => {
-        const before = lost
-        lost = Deferred.makeUnsafe()
-        Deferred.doneUnsafe(before, Effect.fail(again))
+        if (ear.again) {
+          const before = lost
+          lost = Deferred.makeUnsafe()
+          Deferred.doneUnsafe(before, Effect.fail(again))
+        }
         return Effect.andThen(untilBegun(ear), read(ear))
       })
 

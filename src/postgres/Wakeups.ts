@@ -12,7 +12,20 @@
  * empty notification of a transaction of its own, at most one every few milliseconds. All listening is done on one
  * connection, which is there while somebody listens.
  */
-import { Context, Deferred, Duration, Effect, Fiber, Latch, Layer, Option, Queue, RcRef, Schema } from "effect"
+import {
+  Context,
+  Deferred,
+  Duration,
+  Effect,
+  Fiber,
+  Latch,
+  Layer,
+  Option,
+  Queue,
+  RcRef,
+  Schedule,
+  Schema
+} from "effect"
 import { type Scope, Stream, SubscriptionRef } from "effect"
 import type { ListenerStatus } from "../EventStore.ts"
 import type { Reason } from "../StoreError.ts"
@@ -21,7 +34,7 @@ import * as Line from "./Line.ts"
 import { decodeRows, PostgresDatabase, type Query } from "./PostgresDatabase.ts"
 
 /** The tables whose readers are woken. */
-type Table = "events" | "offsets"
+type Table = "events" | "offsets" | "spool"
 
 /** The time between two notifications of a process. */
 const interval = Duration.millis(5)
@@ -35,6 +48,8 @@ export interface Ear {
   readonly query: Query
   /** Waits for a wake-up, but not longer than this; one that has come since the last wait counts. Says whether it came. */
   readonly wait: (atMost: Duration.Input) => Effect.Effect<Option.Option<void>>
+  /** Whether a connection has been lost, or could not be had, since the reader ran last or first wanted to. */
+  readonly again: boolean
 }
 
 export class Wakeups extends Context.Service<
@@ -66,12 +81,16 @@ const Named = Schema.Struct({ name: Schema.String, oid: Schema.NullOr(Schema.Str
 interface Epoch {
   readonly query: Query
   readonly lost: Deferred.Deferred<never, Reason>
+  /** How many there were before it, those included that were never open. */
+  readonly before: number
 }
 
 /** Keeps a connection open while somebody listens. */
 interface Connector {
   /** The connection there is, or the next one, or why there will be none. */
   readonly epoch: Effect.Effect<Epoch, Reason>
+  /** How many connections there have been. */
+  readonly count: () => number
 }
 
 const make = Effect.gen(function* () {
@@ -81,7 +100,7 @@ const make = Effect.gen(function* () {
   const context = yield* Effect.context<never>()
   const status = yield* SubscriptionRef.make<ListenerStatus>("stopped")
   const decodeNamed = decodeRows(Named, "pg_class", [])
-  const tables: ReadonlyArray<Table> = ["events", "offsets"]
+  const tables: ReadonlyArray<Table> = ["events", "offsets", "spool"]
   const nameOf = (table: Table) => qualify(schema, names[table])
 
   const signals = new Map(tables.map((table) => [table, new Set<Latch.Latch>()]))
@@ -91,6 +110,8 @@ const make = Effect.gen(function* () {
 
   // Announcing
 
+  // Who hears his own notification has been woken before it was sent.
+  const self = crypto.randomUUID()
   const unsaid = new Set<Table>()
   const due = yield* Latch.make()
 
@@ -99,7 +120,8 @@ const make = Effect.gen(function* () {
     unsaid.clear()
     due.closeUnsafe()
     return Effect.ignore(
-      query(sql`SELECT pg_notify(${Line.channel}, name::regclass::oid::text) FROM unnest(${announced}::text[]) AS name`)
+      query(sql`
+        SELECT pg_notify(${Line.channel}, name::regclass::oid || ${` ${self}`}) FROM unnest(${announced}::text[]) AS name`)
     )
   })
 
@@ -118,11 +140,15 @@ const make = Effect.gen(function* () {
   let verified = false
   /** Whether what is notified through the pool arrives here: not behind a pooler that lends connections by transaction. */
   const verify = Effect.fnUntraced(function* (token: string, arrived: Deferred.Deferred<void>) {
-    yield* Effect.ignore(query(sql`SELECT pg_notify(${Line.channel}, ${token})`))
+    const sent = yield* query(sql`SELECT pg_notify(${Line.channel}, ${token})`).pipe(
+      Effect.retry({ schedule: Schedule.spaced("1 second"), while: ({ isRetryable }) => isRetryable }),
+      Effect.option
+    )
+    if (Option.isNone(sent)) return
     const arrival = yield* Effect.timeoutOption(Deferred.await(arrived), "5 seconds")
     if (verified) return
     verified = true
-    if (arrival._tag === "Some") return
+    if (Option.isSome(arrival)) return
     yield* Effect.logWarning(
       "notifications do not arrive (behind a pooler in transaction mode they cannot): " +
         "new events are found by looking for them once a second; connect to the server directly to hear of them at once"
@@ -133,6 +159,7 @@ const make = Effect.gen(function* () {
     acquire: Effect.gen(function* () {
       let current = Deferred.makeUnsafe<Epoch, Reason>()
       let ended = false
+      let count = 0
 
       const connection = Effect.gen(function* () {
         const line = yield* open
@@ -149,8 +176,9 @@ const make = Effect.gen(function* () {
         yield* line.heard.pipe(
           Effect.tap(({ payload }) =>
             Effect.sync(() => {
-              const table = byOid.get(payload)
-              if (table !== undefined) wake(table)
+              const [oid = "", from] = payload.split(" ")
+              const table = byOid.get(oid)
+              if (table !== undefined && from !== self) wake(table)
               else if (payload === token) Deferred.doneUnsafe(arrived, Effect.void)
             })
           ),
@@ -164,6 +192,7 @@ const make = Effect.gen(function* () {
         let worked = false
         const epoch: Epoch = {
           lost,
+          before: count,
           query: (statement) =>
             Effect.tap(line.query(statement), () =>
               Effect.sync(() => {
@@ -178,11 +207,12 @@ const make = Effect.gen(function* () {
             current = Deferred.makeUnsafe()
             yield* SubscriptionRef.set(status, "reconnecting")
             yield* Effect.logWarning(`${reason.message}; connecting again`)
-            // One that was of use once is opened again at once, and the schedule starts anew.
-            if (!worked) return yield* reason
+            // One that was of use once is opened again at once, and the schedule starts anew. But not for what would only
+            // fail again: a table that is gone.
+            if (!worked || !reason.isRetryable) return yield* reason
           })
         )
-      }).pipe(Effect.scoped)
+      }).pipe(Effect.scoped, Effect.ensuring(Effect.sync(() => count++)))
 
       const run = Effect.forever(
         Effect.retry(connection, { schedule: reconnect, while: ({ isRetryable }) => isRetryable })
@@ -206,7 +236,7 @@ const make = Effect.gen(function* () {
             Effect.suspend(() => (ended ? Effect.void : SubscriptionRef.set(status, "stopped")))
           )
       )
-      return { epoch: Effect.suspend(() => Deferred.await(current)) }
+      return { epoch: Effect.suspend(() => Deferred.await(current)), count: () => count }
     })
   })
 
@@ -214,7 +244,8 @@ const make = Effect.gen(function* () {
     table: Table,
     reader: (ear: Ear) => Effect.Effect<never, Reason>
   ): Effect.fn.Return<never, Reason, Scope.Scope> {
-    const { epoch } = yield* RcRef.get(connectors)
+    const { count, epoch } = yield* RcRef.get(connectors)
+    let known = count()
     const signal = yield* Effect.acquireRelease(
       Effect.tap(Latch.make(), (latch) => Effect.sync(() => signals.get(table)?.add(latch))),
       (latch) => Effect.sync(() => signals.get(table)?.delete(latch))
@@ -223,8 +254,10 @@ const make = Effect.gen(function* () {
       Effect.tap(Effect.timeoutOption(signal.await, atMost), () => Effect.sync(() => signal.closeUnsafe()))
     return yield* Effect.forever(
       Effect.gen(function* () {
-        const { lost, query } = yield* epoch
-        const reason = yield* Effect.flip(Effect.raceFirst(reader({ query, wait }), Deferred.await(lost)))
+        const { before, lost, query } = yield* epoch
+        const again = before > known
+        known = before
+        const reason = yield* Effect.flip(Effect.raceFirst(reader({ query, wait, again }), Deferred.await(lost)))
         yield* Deferred.fail(lost, reason)
       })
     )

@@ -13,6 +13,7 @@ import type * as Events from "../EventStore.ts"
 import type * as Offsets from "../OffsetStore.ts"
 import * as Operation from "../Operation.ts"
 import type { StoreError } from "../StoreError.ts"
+import type * as Spools from "../SpoolStore.ts"
 import { Transactor } from "../Transactor.ts"
 import * as EventSequence from "./EventSequence.ts"
 import * as DurableStateStore from "./DurableStateStore.ts"
@@ -21,6 +22,7 @@ import * as Migrations from "./Migrations.ts"
 import * as OffsetStore from "./OffsetStore.ts"
 import * as PostgresConfig from "./PostgresConfig.ts"
 import * as PostgresDatabase from "./PostgresDatabase.ts"
+import * as SpoolStore from "./SpoolStore.ts"
 
 export * as DurableStateStore from "./DurableStateStore.ts"
 export * as EventStore from "./EventStore.ts"
@@ -28,11 +30,12 @@ export * as Migrations from "./Migrations.ts"
 export * as OffsetStore from "./OffsetStore.ts"
 export * as PostgresConfig from "./PostgresConfig.ts"
 export * as PostgresDatabase from "./PostgresDatabase.ts"
+export * as SpoolStore from "./SpoolStore.ts"
 
 export type { Options } from "./PostgresDatabase.ts"
 
 /** What every backend provides. */
-export type Stores = Events.EventStore | Offsets.OffsetStore | States.DurableStateStore | Transactor
+export type Stores = Events.EventStore | Offsets.OffsetStore | Spools.SpoolStore | States.DurableStateStore | Transactor
 
 const layerTransactor = Layer.effect(
   Transactor,
@@ -43,7 +46,8 @@ const layerStores: Layer.Layer<Stores, never, PostgresDatabase.PostgresDatabase>
   layerTransactor,
   DurableStateStore.layer,
   EventStore.layer,
-  OffsetStore.layer
+  OffsetStore.layer,
+  SpoolStore.layer
 )
 
 /** Runs the migrations, and nothing else: for a role that owns the tables, in a deployment step. */

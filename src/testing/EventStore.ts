@@ -14,6 +14,7 @@ import {
 import { InvalidInput } from "../Input.ts"
 import { Transactor } from "../Transactor.ts"
 import * as Subscriptions from "./EventSubscriptions.ts"
+import * as TypedEvents from "./TypedEvents.ts"
 
 /** An aggregate that no other test uses: all tests of a suite share one log. */
 const fresh = () => `aggregate ${crypto.randomUUID()}`
@@ -225,6 +226,69 @@ export const suite = <E>(
         )
         assert.strictEqual(new Set(stored.flatMap(versions)).size, 1)
         assert.deepStrictEqual(yield* history(aggregateId), ["once"])
+      })
+    )
+
+    it.effect("gives each of many concurrent appends its own result, one after the other for each aggregate", () =>
+      Effect.gen(function* () {
+        const aggregates = Array.from({ length: 10 }, fresh)
+        const aggregateOf = (index: number) => aggregates[index % aggregates.length] ?? ""
+        const id = crypto.randomUUID()
+        const results = yield* Effect.forEach(
+          Array.from({ length: 100 }, (_, index) => index),
+          (index) => {
+            const one = event(aggregateOf(index), index)
+            if (index === 42) return Effect.result(append(one, { expected: "none" }))
+            if (index === 43 || index === 53) return Effect.result(append({ ...one, id }))
+            if (index === 44) return Effect.result(append([one, event(aggregateOf(5), index)], { expected: "some" }))
+            return Effect.result(append(one))
+          },
+          { concurrency: "unbounded" }
+        )
+        const stored = results.map((result) => (Result.isSuccess(result) ? result.success : []))
+        stored.forEach((events, index) => {
+          const expected = index === 42 || index === 53 ? [] : index === 44 ? [index, index] : [index]
+          assert.deepStrictEqual(dataOf(events), expected)
+        })
+        const actual = Option.fromUndefinedOr(stored[32]?.[0]?.version)
+        assert.deepStrictEqual(
+          results[42],
+          Result.fail(new VersionConflict({ aggregateId: aggregateOf(42), expected: "none", actual }))
+        )
+        assert.deepStrictEqual(results[53], Result.fail(new DuplicateEvent({ id })))
+        for (const aggregateId of aggregates) {
+          const submitted = stored.flat().filter((one) => one.aggregateId === aggregateId)
+          const log = yield* EventStore.use((events) => events.loadByAggregate(aggregateId))
+          assert.deepStrictEqual(log, submitted)
+        }
+      })
+    )
+
+    it.effect("lets each of many concurrent appends see what those before it wrote", () =>
+      Effect.gen(function* () {
+        const [a, b] = [fresh(), fresh()]
+        const once = { ...event(a, "once"), id: crypto.randomUUID() }
+        const results = yield* Effect.all(
+          [
+            append(event(b, "busy")),
+            append(event(a, 1), { expected: "none" }),
+            append(event(a, 2), { expected: "none" }),
+            append(event(a, 3), { expected: "some" }),
+            append(once, { expected: "some" }),
+            append(once, { expected: "none", onDuplicate: "ignore" }),
+            append({ ...once, data: "other" }, { onDuplicate: "ignore" }),
+            append(event(a, 4))
+          ].map(Effect.result),
+          { concurrency: "unbounded" }
+        )
+        const [, first, second, third, fourth, again, other, last] = results.map((result) =>
+          Result.isSuccess(result) ? dataOf(result.success) : result.failure._tag
+        )
+        assert.deepStrictEqual(
+          [first, second, third, fourth, again, other, last],
+          [[1], "VersionConflict", [3], ["once"], ["once"], "DuplicateEvent", [4]]
+        )
+        assert.deepStrictEqual(yield* history(a), [1, 3, "once", 4])
       })
     )
 
@@ -450,6 +514,7 @@ export const suite = <E>(
   })
 
   Subscriptions.suite(name, layer, { interleaving })
+  TypedEvents.suite(name, layer)
 
   it.effect("parses a version from text", () =>
     Effect.gen(function* () {

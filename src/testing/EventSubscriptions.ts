@@ -226,14 +226,25 @@ export const suite = <E>(
 
     it.effect("is connected while somebody subscribes, and stopped when nobody does", () =>
       Effect.gen(function* () {
-        const { listener } = yield* EventStore
+        const { listener, stats } = yield* EventStore
         yield* status("stopped")
+        assert.strictEqual((yield* stats).subscribers, 0)
         const scope = yield* Scope.make()
         yield* Scope.provide(follow({ after: "end" }), scope)
         yield* status("connected")
         assert.strictEqual(yield* listener.status, "connected")
+        assert.strictEqual((yield* stats).subscribers, 1)
         yield* Scope.close(scope, Exit.void)
         assert.strictEqual(yield* listener.status, "stopped")
+        assert.strictEqual((yield* stats).subscribers, 0)
+        yield* transaction(
+          Effect.gen(function* () {
+            yield* append(event(fresh(), 1))
+            const { idle, inUse, openConnections } = yield* stats
+            assert.isAtLeast(inUse, interleaving ? 1 : 0)
+            assert.strictEqual(idle + inUse, openConnections)
+          })
+        )
       })
     )
 

@@ -22,6 +22,13 @@ export const fibers =
       { concurrency: count, discard: true }
     )
 
+/** What is compared; `prepare` comes before each round and is not timed. */
+export interface Sides {
+  readonly prepare?: Load
+  readonly strata: Load
+  readonly other: Load
+}
+
 export interface Figure {
   readonly name: string
   readonly unit: string
@@ -29,7 +36,7 @@ export interface Figure {
   readonly conditions: string
   /** Operations in one round. */
   readonly operations: number
-  readonly sides: Effect.Effect<{ readonly strata: Load; readonly other: Load }, unknown, Services | Scope.Scope>
+  readonly sides: Effect.Effect<Sides, unknown, Services | Scope.Scope>
 }
 
 /** What the figures may use. */
@@ -58,28 +65,67 @@ const rate = Effect.fnUntraced(function* (load: Load, operations: number) {
   return operations / (Number((yield* Clock.currentTimeNanos) - start) / 1e9)
 })
 
-/** Measures one figure: two rounds to warm up, then `rounds` that count. */
-export const measure = Effect.fnUntraced(function* (
-  { conditions, name, operations, otherName, sides, unit }: Figure,
-  rounds: number
-) {
-  const { other, strata } = yield* sides
-  const measured: Array<{ readonly strata: number; readonly other: number }> = []
-  for (let round = -2; round < rounds; round++) {
-    const result = { strata: yield* rate(strata, operations), other: yield* rate(other, operations) }
-    if (round >= 0) measured.push(result)
-  }
-  const ratios = measured.map((result) => result.strata / result.other)
-  const measurement: Measurement = {
+/** What is timed one by one: each round gives the times of both sides, in milliseconds. */
+export interface Latency {
+  readonly name: string
+  readonly otherName: string
+  readonly conditions: string
+  readonly round: Effect.Effect<
+    { readonly strata: ReadonlyArray<number>; readonly other: ReadonlyArray<number> },
+    unknown,
+    Services | Scope.Scope
+  >
+}
+
+const percentile = (values: ReadonlyArray<number>, percent: number): number =>
+  values.toSorted((a, b) => a - b)[Math.floor((values.length * percent) / 100)] ?? Number.NaN
+
+interface Round {
+  readonly strata: number
+  readonly other: number
+}
+
+const summary = (
+  rounds: ReadonlyArray<Round>,
+  { conditions, name, otherName, unit }: Pick<Measurement, "conditions" | "name" | "otherName" | "unit">
+): Measurement => {
+  const ratios = rounds.map((round) => round.strata / round.other)
+  return {
     name,
     unit,
-    strata: median(measured.map((result) => result.strata)),
-    other: median(measured.map((result) => result.other)),
+    strata: median(rounds.map((round) => round.strata)),
+    other: median(rounds.map((round) => round.other)),
     otherName,
     ratio: median(ratios),
     min: Math.min(...ratios),
     max: Math.max(...ratios),
     conditions
   }
-  return measurement
+}
+
+/** Measures a latency in `rounds` rounds after one to warm up: a line for each percentile. */
+export const measureLatency = Effect.fnUntraced(function* (figure: Latency, rounds: number) {
+  const measured: Array<Effect.Success<typeof figure.round>> = []
+  for (let round = -1; round < rounds; round++) {
+    const result = yield* Effect.scoped(figure.round)
+    if (round >= 0) measured.push(result)
+  }
+  return [50, 99, 99.9].map((percent) =>
+    summary(
+      measured.map(({ other, strata }) => ({ strata: percentile(strata, percent), other: percentile(other, percent) })),
+      { ...figure, name: `${figure.name}-p${percent}`, unit: "ms" }
+    )
+  )
+})
+
+/** Measures one figure: two rounds to warm up, then `rounds` that count. */
+export const measure = Effect.fnUntraced(function* (figure: Figure, rounds: number) {
+  const { other, prepare, strata } = yield* figure.sides
+  const measured: Array<Round> = []
+  for (let round = -2; round < rounds; round++) {
+    if (prepare !== undefined) yield* prepare(figure.operations)
+    const result = { strata: yield* rate(strata, figure.operations), other: yield* rate(other, figure.operations) }
+    if (round >= 0) measured.push(result)
+  }
+  return [summary(measured, figure)]
 }, Effect.scoped)

@@ -12,10 +12,14 @@ import { parseArgs } from "node:util"
 import { withConnection } from "../support/connection.ts"
 import { acquire } from "../support/server.ts"
 import * as Events from "./events.ts"
-import { type Measurement, measure } from "./harness.ts"
+import { type Measurement, measure, measureLatency } from "./harness.ts"
 import * as Offsets from "./offsets.ts"
 import * as Projections from "./projection.ts"
 import * as Reads from "./reads.ts"
+import * as Spool from "./spool.ts"
+import * as States from "./states.ts"
+import * as Subscriptions from "./subscriptions.ts"
+import * as Typed from "./typed.ts"
 
 const { values: options } = parseArgs({
   options: {
@@ -26,13 +30,22 @@ const { values: options } = parseArgs({
   }
 })
 
-const figures = [...Events.figures, ...Offsets.figures, ...Projections.figures, ...Reads.figures].filter(
-  ({ name }) => options.only === undefined || name.includes(options.only)
-)
+// Those of reads last: they fill the log.
+const figures = [
+  ...Events.figures,
+  ...Offsets.figures,
+  ...States.figures,
+  ...Spool.figures,
+  ...Subscriptions.figures,
+  ...Subscriptions.latencies,
+  ...Typed.figures,
+  ...Projections.figures,
+  ...Reads.figures
+].filter(({ name }) => options.only === undefined || name.includes(options.only))
 
 const line = (cells: ReadonlyArray<string>) =>
   [
-    ...cells.slice(0, 1).map((cell) => cell.padEnd(20)),
+    ...cells.slice(0, 1).map((cell) => cell.padEnd(26)),
     ...cells.slice(1, 5).map((cell) => cell.padStart(14)),
     ...cells.slice(5)
   ].join("  ")
@@ -40,8 +53,8 @@ const line = (cells: ReadonlyArray<string>) =>
 const row = ({ conditions, max, min, name, other, otherName, ratio, strata, unit }: Measurement) =>
   line([
     name,
-    strata.toFixed(0),
-    other.toFixed(0),
+    strata.toFixed(unit === "ms" ? 2 : 0),
+    other.toFixed(unit === "ms" ? 2 : 0),
     ratio.toFixed(2),
     `${min.toFixed(2)}-${max.toFixed(2)}`,
     `${unit}, ${conditions}, against the ${otherName}`
@@ -65,9 +78,9 @@ const program = Effect.gen(function* () {
   yield* Effect.forEach(figures, (figure) =>
     Effect.gen(function* () {
       const rounds = options.quick ? 3 : 11
-      const measurement = yield* measure(figure, rounds)
-      measurements.push(measurement)
-      yield* Console.log(row(measurement))
+      const measured = yield* "round" in figure ? measureLatency(figure, rounds) : measure(figure, rounds)
+      measurements.push(...measured)
+      yield* Effect.forEach(measured, (measurement) => Console.log(row(measurement)))
     })
   ).pipe(Effect.provide(Layer.provideMerge(Postgres.layer({ schema }), client)))
 

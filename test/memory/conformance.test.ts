@@ -1,8 +1,18 @@
 import * as Memory from "effect-strata/memory"
-import { DurableStateStore, EventStore, OffsetStore, Projection, Transactor } from "effect-strata/testing"
+import {
+  DurableStateStore,
+  EventStore,
+  OffsetStore,
+  Projection,
+  Spool,
+  SpoolStore,
+  Transactor
+} from "effect-strata/testing"
 
 DurableStateStore.suite("memory", Memory.layer)
 EventStore.suite("memory", Memory.layer)
 OffsetStore.suite("memory", Memory.layer)
 Projection.suite("memory", Memory.layer)
+Spool.suite("memory", Memory.layer)
+SpoolStore.suite("memory", Memory.layer)
 Transactor.suite("memory", Memory.layer)

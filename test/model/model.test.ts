@@ -1,13 +1,18 @@
 import { PgClient } from "@effect/sql-pg"
 import { assert, it } from "@effect/vitest"
 import { Context, Effect, Layer, Redacted, Schema } from "effect"
-import type { EventStore, OffsetStore, Transactor } from "effect-strata"
+import type { DurableStateStore, EventStore, OffsetStore, SpoolStore, Transactor } from "effect-strata"
 import * as Memory from "effect-strata/memory"
 import * as Postgres from "effect-strata/postgres"
 import { layerSchema, postgresUrl, TestSchema } from "../support/database.ts"
 import { type Backend, observe, Program, sessions } from "./program.ts"
 
-type Stores = EventStore.EventStore | OffsetStore.OffsetStore | Transactor.Transactor
+type Stores =
+  | DurableStateStore.DurableStateStore
+  | EventStore.EventStore
+  | OffsetStore.OffsetStore
+  | SpoolStore.SpoolStore
+  | Transactor.Transactor
 
 class Backends extends Context.Service<Backends, { readonly memory: Backend; readonly postgres: Backend }>()(
   "strata-test/Backends"

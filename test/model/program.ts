@@ -3,12 +3,24 @@
  * savepoints and the operations of the stores, driven in lockstep so that a program has one interleaving.
  */
 import { Arbitrary, Cause, Deferred, Effect, Exit, Option, Queue, Schema, Stream } from "effect"
-import { EventStore, OffsetStore, StoreError, Transactor } from "effect-strata"
+import {
+  DurableStateStore,
+  EventStore,
+  OffsetStore,
+  SpoolStore,
+  StateCodec,
+  StoreError,
+  Transactor
+} from "effect-strata"
 
 // Few rows and values, so that sessions meet.
 const Shard = Schema.Literals([0, 1])
 const Value = Schema.Literals([0, 1, 2])
 const Aggregate = Schema.Literals(["x", "y"])
+const Entity = Schema.Literals(["e", "f"])
+
+const Message = Schema.Literals(["a", "b", "c"])
+const State = Schema.Literals(["incoming", "active", "deferred", "hold"])
 
 const command = <Name extends string, Fields extends Schema.Struct.Fields>(name: Name, fields: Fields) =>
   Schema.Struct({ command: Schema.Literal(name), ...fields })
@@ -26,7 +38,25 @@ const Command = Schema.Union([
   command("delete", {}),
   // `seen`: the version of the last event that this session has seen of the aggregate.
   command("append", { aggregate: Aggregate, expected: Schema.Literals(["any", "none", "some", "seen"]) }),
-  command("history", { aggregate: Aggregate })
+  command("history", { aggregate: Aggregate }),
+  command("store", { message: Message, priority: Schema.Literals([1, 2]), deferred: Schema.Boolean }),
+  command("store many", {}),
+  command("move", { message: Message, from: State, to: State }),
+  // `fresh`: if it is as this session has seen it last.
+  command("update", { message: Message, priority: Schema.Literals([1, 2]), fresh: Schema.Boolean }),
+  command("remove", { message: Message }),
+  command("look", { message: Message }),
+  command("claim", { limit: Schema.Literals([1, 2]), lasting: Schema.Boolean }),
+  command("settle", { outcome: Schema.Literals(["done", "archived", "deferred", "bounced", "held", "released"]) }),
+  command("heartbeat", {}),
+  command("recover", {}),
+  command("messages", {}),
+  command("put", { entity: Entity, version: Value, value: Value, onDuplicate: Schema.Literals(["ignore", "fail"]) }),
+  command("overwrite", { entity: Entity, version: Value, value: Value }),
+  command("modify", { entity: Entity }),
+  command("state", { entity: Entity }),
+  command("states", {}),
+  command("forget", { entity: Entity })
 ])
 type Command = typeof Command.Type
 
@@ -49,16 +79,46 @@ export interface Backend {
 
 class Rollback extends Schema.TaggedError<Rollback>("strata-test/Rollback")("Rollback", {}) {}
 
+const counters = DurableStateStore.typed({
+  codec: StateCodec.json(Schema.Int, { manifest: "count" }),
+  initial: () => 0
+})
+
+const shown = ({ payload, versionNumber }: DurableStateStore.DurableState) =>
+  `${versionNumber}: ${new TextDecoder().decode(payload)}`
+
+const stateOf = (persistenceId: string, { value, version }: { readonly value: number; readonly version: number }) => ({
+  persistenceId,
+  versionNumber: BigInt(version),
+  payload: new TextEncoder().encode(String(value)),
+  manifest: "count"
+})
+
 const describe = (exit: Exit.Exit<unknown, unknown>): string => {
   if (Exit.isSuccess(exit)) return String(exit.value)
   const error = Option.getOrUndefined(Exit.findErrorOption(exit))
   if (error instanceof Rollback) return "rolled back"
   if (error instanceof StoreError.StoreError) return error.reason._tag
+  if (error instanceof SpoolStore.StateConflict) return `is ${error.actual}`
+  if (error instanceof SpoolStore.UpdateConflict) return "has changed"
+  if (error instanceof SpoolStore.MessageNotFound) return "not found"
+  if (error instanceof SpoolStore.MessageExists) return "exists"
   if (error instanceof EventStore.VersionConflict) return `conflict with ${error.aggregateId.slice(-1)}`
+  if (error instanceof DurableStateStore.StaleState) return `stale: ${shown(error.current)}`
   if (error instanceof OffsetStore.OffsetConflict)
     return `conflict with ${Option.getOrElse(error.actual, () => "none")}`
   return Cause.pretty(exit.cause)
 }
+
+const describeMessage = ({ attempts, id, lastError, priority, state }: SpoolStore.SpoolMessage) =>
+  `${id.slice(-1)} ${state} ${attempts} ${priority} ${lastError.slice(0, 5)}`
+
+const describeMessages = Effect.fnUntraced(function* (queue: string) {
+  const spool = yield* SpoolStore.SpoolStore
+  const states = ["incoming", "active", "deferred", "hold", "bounce", "archived"] as const
+  const found = yield* Effect.forEach(states, (state) => Stream.runCollect(spool.iterate(state, { queue })))
+  return found.flat().map(describeMessage).join()
+})
 
 // Deeper, memory may let a waiter go earlier than Postgres, where a row written in a savepoint that was released into
 // another one, which is then undone, keeps those who wait for it until the end of the whole transaction.
@@ -73,9 +133,16 @@ interface Request {
 const session = (run: string, id: number, requests: Queue.Dequeue<Request>) => {
   const seen = new Map<string, bigint>()
   let appended = 0
+  const updated = new Map<string, SpoolStore.SpoolMessage["updated"]>()
+  let leases: ReadonlyArray<{ readonly id: string; readonly owner: string; readonly attempt: number }> = []
+  let claims = 0
+
+  const messageId = (message: string) => `${run} ${message}`
+  const nameOf = ({ id }: { readonly id: string }) => id.slice(-1)
 
   const operation = Effect.fnUntraced(function* (command: Command) {
     const offsets = yield* OffsetStore.OffsetStore
+    const states = yield* DurableStateStore.DurableStateStore
     switch (command.command) {
       case "write":
         return yield* offsets.writeOffset({
@@ -119,6 +186,77 @@ const session = (run: string, id: number, requests: Queue.Dequeue<Request>) => {
         for (const { version } of stored) seen.set(aggregateId, version)
         return stored.map(({ data }) => data).join(" ")
       }
+      case "put":
+        return yield* states.writeState(stateOf(`${run} ${command.entity}`, command), command)
+      case "overwrite":
+        return yield* states.overwriteState(stateOf(`${run} ${command.entity}`, command))
+      case "modify": {
+        const { modify } = yield* counters
+        const { value, versionNumber } = yield* modify(`${run} ${command.entity}`, (count) => count + 1)
+        return `${versionNumber}: ${value}`
+      }
+      case "state": {
+        const state = yield* states.getLatestState(`${run} ${command.entity}`)
+        return Option.match(state, { onNone: () => "none", onSome: shown })
+      }
+      case "states": {
+        const found = yield* states.getStates([`${run} f`, `${run} e`])
+        return found.map(shown).join(", ")
+      }
+      case "forget":
+        return yield* states.deleteState(`${run} ${command.entity}`)
+      default:
+        return yield* spoolOperation(command)
+    }
+  })
+
+  const spoolOperation = Effect.fnUntraced(function* (command: Command) {
+    const spool = yield* SpoolStore.SpoolStore
+    const messageOf = (message: string) => ({ id: messageId(message), queue: run, maxAttempts: 2 })
+    switch (command.command) {
+      case "store": {
+        const { deferred, message, priority } = command
+        return yield* spool.storeMeta({ ...messageOf(message), priority, ...(deferred ? { delay: 0 } : {}) })
+      }
+      case "store many":
+        return (yield* spool.storeMany([messageOf("b"), messageOf("c")])).map(nameOf).join()
+      case "move":
+        return yield* spool.moveToState(messageId(command.message), command.from, command.to)
+      case "update": {
+        const id = messageId(command.message)
+        const ifUpdated = updated.get(id)
+        const options = command.fresh && ifUpdated !== undefined ? { ifUpdated } : {}
+        const message = yield* spool.updateMeta(id, { priority: command.priority }, options)
+        updated.set(id, message.updated)
+        return describeMessage(message)
+      }
+      case "remove":
+        return yield* spool.deleteMeta(messageId(command.message))
+      case "look": {
+        const message = yield* spool.getMeta(messageId(command.message))
+        updated.set(message.id, message.updated)
+        return describeMessage(message)
+      }
+      case "claim": {
+        const owner = `${id}/${++claims}`
+        const lease = command.lasting ? "1 hour" : 0
+        const messages = yield* spool.claim({ queue: run, limit: command.limit, lease, owner })
+        leases = messages.map(({ attempts, id }) => ({ id, owner, attempt: attempts }))
+        return messages.map(describeMessage).join()
+      }
+      case "settle": {
+        const { outcome } = command
+        const lost = yield* spool.settle(
+          leases.map((lease) => Object.assign({ outcome, error: "no", delay: 0 }, lease))
+        )
+        return `${leases.map(nameOf).join()} lost ${lost.map(nameOf).join()}`
+      }
+      case "heartbeat":
+        return (yield* spool.heartbeat(leases, 0)).map(nameOf).join()
+      case "recover":
+        return (yield* spool.recover({ queue: run })).map(describeMessage).join()
+      case "messages":
+        return yield* describeMessages(run)
       default:
         return "nothing to do"
     }
@@ -154,17 +292,31 @@ const session = (run: string, id: number, requests: Queue.Dequeue<Request>) => {
   return serve(0)
 }
 
-type Services = EventStore.EventStore | OffsetStore.OffsetStore | Transactor.Transactor
+type Services =
+  | DurableStateStore.DurableStateStore
+  | EventStore.EventStore
+  | OffsetStore.OffsetStore
+  | SpoolStore.SpoolStore
+  | Transactor.Transactor
 
 /** What is there in the end. */
 const remaining = Effect.fnUntraced(function* (run: string) {
   const { listOffsets } = yield* OffsetStore.OffsetStore
   const { loadByAggregate } = yield* EventStore.EventStore
+  const { listStates } = yield* DurableStateStore.DurableStateStore
   const offsets = yield* Stream.runCollect(listOffsets(run))
   const histories = yield* Effect.forEach(["x", "y"], (aggregate) => loadByAggregate(`${run} ${aggregate}`))
+  const states = yield* listStates().pipe(
+    Stream.filter(({ persistenceId }) => persistenceId.startsWith(run)),
+    Stream.runCollect
+  )
   return [
     ...offsets.map(({ shardNumber, value }) => `${shardNumber} = ${value}`),
-    ...histories.map((events) => events.map(({ data }) => data).join(" "))
+    ...states.map(
+      ({ payload, persistenceId, versionNumber }) => `${persistenceId.slice(-1)} = ${versionNumber}: ${payload}`
+    ),
+    ...histories.map((events) => events.map(({ data }) => data).join(" ")),
+    yield* describeMessages(run)
   ]
 })
 

@@ -21,7 +21,8 @@ const rules: ReadonlyMap<string, Rule> = new Map<string, Rule>([
   [contracts, { parts: [], packages: ["effect"] }],
   ["Projection", { parts: [contracts, "projection"], packages: ["effect"] }],
   ["projection", { parts: [contracts], packages: ["effect"] }],
-  ["Spool", { parts: [contracts], packages: ["effect"] }],
+  ["Spool", { parts: [contracts, "spool"], packages: ["effect"] }],
+  ["spool", { parts: [contracts], packages: ["effect"] }],
   ["index", { parts: [contracts, "Projection", "Spool"], packages: [] }],
   ["protobuf", { parts: [contracts], packages: ["effect", "@bufbuild/protobuf"] }],
   ["memory", { parts: [contracts], packages: ["effect"] }],
@@ -34,8 +35,8 @@ const rules: ReadonlyMap<string, Rule> = new Map<string, Rule>([
   [
     "cli",
     {
-      parts: [contracts, "Projection", "Spool", "postgres", "pglite"],
-      packages: ["effect", "@effect/platform-node", "@effect/sql-pg", "node:"]
+      parts: [contracts, "Projection", "Spool", "postgres", "pglite", "protobuf"],
+      packages: ["effect", "@effect/platform-node", "@effect/sql-pg", "@bufbuild/protobuf", "node:"]
     }
   ]
 ])

@@ -60,8 +60,8 @@ const runFull = (node: string) =>
     Effect.promise(() => run(node, ["full.js"], { cwd: full.directory, env: { DATABASE_URL: url } }))
   )
 
-const coreOutput = "core: 15\n"
-const fullOutput = "memory: 15\ninProcess: 15\nserver: 15\n"
+const coreOutput = "core: 15 4\n"
+const fullOutput = "memory: 15 4\ninProcess: 15 4\nserver: 15 4\n"
 
 beforeAll(async () => {
   const directory = await temporaryDirectory()
@@ -160,6 +160,30 @@ describe("a project with the optional packages", () => {
       assert.strictEqual(yield* runFull(process.execPath), fullOutput)
     })
   )
+})
+
+describe("the command", () => {
+  const strata = ({ directory }: Project, args: ReadonlyArray<string>, env: Readonly<Record<string, string>> = {}) =>
+    outcome(join(directory, "node_modules", ".bin", "strata"), args, { cwd: directory, env })
+
+  it.live("runs, with the migrations of the package", () =>
+    withDatabase((url) =>
+      Effect.promise(async () => {
+        const env = { DATABASE_URL: url }
+        const migrated = await strata(full, ["migrate"], env)
+        assert.deepInclude(migrated, { status: 0 })
+        assert.match(migrated.output, /^Run: 0001_offsets\.sql/)
+        const checked = await strata(full, ["migrate", "status", "--json"], env)
+        assert.match(checked.output, /^\{"file":"0001_offsets\.sql","appliedAt":"2/)
+      })
+    )
+  )
+
+  it("says what to install where its packages are missing", async () => {
+    const { output, status } = await strata(core, ["--version"])
+    assert.strictEqual(status, 1)
+    assert.match(output, /^strata: @effect\/[\w-]+ is not installed; run: npm install [^\n]*\n$/)
+  })
 })
 
 describe("the Node of this machine", () => {

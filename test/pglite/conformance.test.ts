@@ -1,7 +1,15 @@
 import { Layer } from "effect"
 import * as Pglite from "effect-strata/pglite"
 import * as Postgres from "effect-strata/postgres"
-import { DurableStateStore, EventStore, OffsetStore, Projection, Transactor } from "effect-strata/testing"
+import {
+  DurableStateStore,
+  EventStore,
+  OffsetStore,
+  Projection,
+  Spool,
+  SpoolStore,
+  Transactor
+} from "effect-strata/testing"
 
 const layer = Layer.provide(Postgres.layer(), Pglite.layer())
 
@@ -9,4 +17,6 @@ DurableStateStore.suite("pglite", layer, { interleaving: false })
 EventStore.suite("pglite", layer, { interleaving: false })
 OffsetStore.suite("pglite", layer)
 Projection.suite("pglite", layer, { interleaving: false })
+Spool.suite("pglite", layer, { interleaving: false })
+SpoolStore.suite("pglite", layer, { interleaving: false })
 Transactor.suite("pglite", layer, { interleaving: false })

@@ -1,6 +1,14 @@
 import { Layer } from "effect"
 import * as Postgres from "effect-strata/postgres"
-import { DurableStateStore, EventStore, OffsetStore, Projection, Transactor } from "effect-strata/testing"
+import {
+  DurableStateStore,
+  EventStore,
+  OffsetStore,
+  Projection,
+  Spool,
+  SpoolStore,
+  Transactor
+} from "effect-strata/testing"
 import { layerSchema } from "../support/database.ts"
 
 const layer = Layer.provide(Postgres.layer(), layerSchema())
@@ -9,4 +17,6 @@ DurableStateStore.suite("postgres", layer)
 EventStore.suite("postgres", layer)
 OffsetStore.suite("postgres", layer)
 Projection.suite("postgres", layer)
+Spool.suite("postgres", layer)
+SpoolStore.suite("postgres", layer)
 Transactor.suite("postgres", layer)

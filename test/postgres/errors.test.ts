@@ -300,7 +300,7 @@ describe("what is not there", () => {
       const { schema, sql } = yield* served()
       const says = (what: string) =>
         new RegExp(
-          `${what}.* does not exist: run the migrations: provide Postgres.layer or Postgres.layerMigrations, or psql -f`
+          `${what}.* does not exist: run the migrations: strata migrate, Postgres.layer or Postgres.layerMigrations, or psql -f`
         )
       const elsewhere = yield* serve({ options: { schema: "strata_nowhere" }, layer: Postgres.layerStorage })
       yield* failsWith(

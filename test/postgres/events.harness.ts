@@ -1,11 +1,11 @@
 /** What the tests of the event store share: stores on pools of their own, and sessions that speak plain SQL. */
-import { PgClient } from "@effect/sql-pg"
-import { Context, Effect, Layer, Logger, Redacted } from "effect"
+import { PgClient, PgConnection } from "@effect/sql-pg"
+import { Context, Effect, Fiber, Latch, Layer, Logger, Queue, Redacted, Stream } from "effect"
 import { Reactivity } from "effect/reactivity"
 import { EventStore, Transactor } from "effect-strata"
 import * as Postgres from "effect-strata/postgres"
 import { postgresUrl } from "../support/database.ts"
-import { execute, freshSchema, type Settings } from "./harness.ts"
+import { execute, freshSchema, query, type Settings, unique } from "./harness.ts"
 
 /** The event store on a pool of its own, in a schema of its own unless `options` name one. */
 export const serveEvents = Effect.fnUntraced(function* ({
@@ -15,15 +15,17 @@ export const serveEvents = Effect.fnUntraced(function* ({
   url = postgresUrl
 }: Settings = {}) {
   const schema = options?.schema ?? (yield* freshSchema(url))
+  const applicationName = yield* unique
   const logged: Array<string> = []
   const logger = Logger.make(({ message }) => void logged.push(String(message)))
-  const pool = PgClient.layer({ url: Redacted.make(url), maxConnections: 20, ...client })
+  const pool = PgClient.layer({ url: Redacted.make(url), applicationName, maxConnections: 20, ...client })
   const context = yield* Layer.build(Layer.provideMerge(layer({ ...options, schema }), pool)).pipe(
     Effect.provide(Logger.layer([logger]))
   )
   return {
     context,
     schema,
+    applicationName,
     table: `${schema}.${options?.tables?.events ?? "events"}`,
     /** Runs with a logger that keeps what was logged. */
     watched: <A, E, R>(effect: Effect.Effect<A, E, R>) => Effect.provide(effect, Logger.layer([logger])),
@@ -35,6 +37,72 @@ export const serveEvents = Effect.fnUntraced(function* ({
 })
 
 export type ServedEvents = Effect.Success<ReturnType<typeof serveEvents>>
+
+/** Follows in the background until the scope closes, and keeps the versions of what has come. */
+export const follow = Effect.fnUntraced(function* (
+  { events }: Pick<ServedEvents, "events">,
+  subscription: Parameters<EventStore.EventStore["Service"]["subscribe"]>[0]
+) {
+  const seen: Array<bigint> = []
+  const more = yield* Latch.make()
+  const fiber = yield* Effect.forkScoped(
+    Stream.runForEachArray(events.subscribe(subscription), (page) =>
+      Effect.suspend(() => {
+        for (const { version } of page) seen.push(version)
+        return more.open
+      })
+    ),
+    { startImmediately: true }
+  )
+  const ended = Effect.flatMap(Fiber.join(fiber), () => Effect.die("it has ended"))
+  return {
+    seen,
+    fiber,
+    /** Waits until `version` has come, or a later one. */
+    until: (version: bigint) =>
+      Effect.whileLoop({
+        while: () => (seen.at(-1) ?? 0n) < version,
+        body: () => Effect.andThen(more.close, Effect.raceFirst(more.await, ended)),
+        step: () => {}
+      })
+  }
+})
+
+/** The versions that are in the table, in order. */
+export const versionsIn = (table: string, where = "true", server: string = postgresUrl) =>
+  Effect.map(query(`SELECT version FROM ${table} WHERE ${where} ORDER BY version`, server), (rows) =>
+    rows.map(([version]) => BigInt(String(version)))
+  )
+
+/** What a reader has made of what is in the table: nothing but zeros, if it is any good. */
+export const mistakes = (seen: ReadonlyArray<bigint>, stored: ReadonlyArray<bigint>) => {
+  const [distinct, real] = [new Set(seen), new Set(stored)]
+  return {
+    lost: stored.filter((version) => !distinct.has(version)).length,
+    duplicated: seen.length - distinct.size,
+    outOfOrder: seen.filter((version, index) => version < (seen[index - 1] ?? 0n)).length,
+    invented: [...distinct].filter((version) => !real.has(version)).length
+  }
+}
+
+export const none = { lost: 0, duplicated: 0, outOfOrder: 0, invented: 0 }
+
+/** Counts the wake-ups for a table from now on. What it gives is how many have come by the time it is asked. */
+export const listening = Effect.fnUntraced(function* (table: string) {
+  const [row] = yield* query(`SELECT '${table}'::regclass::oid::text`)
+  const connection = yield* PgConnection.make({ url: Redacted.make(postgresUrl) })
+  const queue = yield* connection.listen("strata_wakeups")
+  const end = yield* Effect.sync(() => `end ${crypto.randomUUID()}`)
+  return Effect.gen(function* () {
+    yield* execute([`SELECT pg_notify('strata_wakeups', '${end}')`])
+    let count = 0
+    while (true) {
+      const { payload } = yield* Queue.take(queue)
+      if (payload === end) return count
+      if (payload.split(" ")[0] === row?.[0]) count++
+    }
+  })
+})
 
 /** A connection of its own until the scope closes, to be told one statement after the other. */
 export const session = Effect.fnUntraced(function* (url: string = postgresUrl) {

@@ -1,6 +1,6 @@
 /** What appends and rows are on a server: adopted tables, racing writers, foreign writers, roles, names, guards. */
 import { assert, describe, it } from "@effect/vitest"
-import { Effect, Exit, Fiber, Option } from "effect"
+import { Effect, Exit, Fiber, Option, Stream } from "effect"
 import { EventStore } from "effect-strata"
 import * as Postgres from "effect-strata/postgres"
 import { event, goSyncKit, plainInsert, serveEvents, session } from "./events.harness.ts"
@@ -10,6 +10,63 @@ import { fileURLToPath } from "node:url"
 import { postgresUrl } from "../support/database.ts"
 
 const file = fileURLToPath(new URL("../../resources/postgres/0002_events.sql", import.meta.url))
+
+describe("the application's pool", () => {
+  it.live.each([{ prepare: false }, { multiplex: true, maxConnections: 2 }, { maxConnections: 1 }])(
+    "serves the store with %o",
+    (client) =>
+      Effect.gen(function* () {
+        const { events, sql, withTransaction } = yield* serveEvents({ client: { applicationName: "pool", ...client } })
+        const [first] = yield* events.append(event("a"), { expected: "none" })
+        const followed = yield* events
+          .subscribe({ after: "start" })
+          .pipe(Stream.take(5), Stream.runCollect, Effect.forkChild({ startImmediately: true }))
+        yield* withTransaction(Effect.andThen(sql`SELECT 1`, events.append([event("b"), event("a")])))
+        yield* Effect.all([events.append(event("c")), events.append(event("c"))], { concurrency: 2 })
+        assert.strictEqual((yield* Effect.flip(events.append(event("a"), { expected: 1n })))._tag, "VersionConflict")
+        assert.deepStrictEqual(yield* events.get(first?.id ?? ""), first)
+        assert.deepStrictEqual(yield* Fiber.join(followed), yield* events.load())
+      })
+  )
+})
+
+describe("queries by what events contain", () => {
+  it.live("use the indexes that were asked for, and find the same without them", () =>
+    Effect.gen(function* () {
+      const options = { index: "containment" as const }
+      const indexed = yield* serveEvents({ options, client: { maxConnections: 1 } })
+      const plain = yield* serveEvents()
+      const batch = Array.from({ length: 5_000 }, (_, n) => ({ ...event("a"), data: { n }, metadata: { n } }))
+      for (const { events, sql, table } of [indexed, plain]) {
+        yield* events.append([...batch, { ...event("b"), data: null }])
+        yield* sql.unsafe(`ANALYZE ${table}`)
+        for (const [filter, versions] of [
+          [{ data: { n: 7 } }, [8n]],
+          [{ metadata: { n: 9 } }, [10n]],
+          [{ data: { n: 7 }, metadata: { n: 8 } }, []],
+          [{ data: null }, [5_001n]]
+        ] as const) {
+          const found = yield* Stream.runCollect(events.read(filter))
+          assert.deepStrictEqual(
+            found.map(({ version }) => version),
+            [...versions]
+          )
+        }
+      }
+      const scans = (schema: string) =>
+        query(
+          `SELECT indexrelname, idx_scan > 0 FROM pg_stat_user_indexes
+           WHERE schemaname = '${schema}' AND indexrelname LIKE '%data_idx' ORDER BY 1`
+        )
+      yield* indexed.sql`SELECT pg_stat_force_next_flush()`
+      assert.deepStrictEqual(yield* scans(indexed.schema), [
+        ["events_data_idx", true],
+        ["events_metadata_idx", true]
+      ])
+      assert.deepStrictEqual(yield* scans(plain.schema), [])
+    })
+  )
+})
 
 describe("the table", () => {
   it.live("of go-sync-kit is adopted with its events, and goes on from there", () =>

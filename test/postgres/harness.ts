@@ -2,7 +2,7 @@
 import { PgClient } from "@effect/sql-pg"
 import { assert } from "@effect/vitest"
 import { Context, Deferred, Effect, Exit, Fiber, Layer, Option, Redacted } from "effect"
-import { OffsetStore, StoreError, Transactor } from "effect-strata"
+import { DurableStateStore, EventStore, OffsetStore, StoreError, Transactor } from "effect-strata"
 import * as Postgres from "effect-strata/postgres"
 import { randomBytes } from "node:crypto"
 import { withConnection } from "../support/connection.ts"
@@ -66,7 +66,9 @@ export const serve = Effect.fnUntraced(function* ({
   return {
     applicationName,
     maxConnections: client?.maxConnections ?? 4,
+    events: Context.get(context, EventStore.EventStore),
     offsets: Context.get(context, OffsetStore.OffsetStore),
+    states: Context.get(context, DurableStateStore.DurableStateStore),
     transactor: Context.get(context, Transactor.Transactor),
     sql
   }

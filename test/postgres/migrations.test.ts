@@ -64,11 +64,20 @@ describe("starting at once", () => {
         yield* Effect.promise(() => Promise.all(ends)),
         children.map(() => "0")
       )
-      assert.deepStrictEqual(yield* objects(url), ["app", "app.events", "app.offsets_store", "app.strata_migrations"])
+      assert.deepStrictEqual(yield* objects(url), [
+        "app",
+        "app.events",
+        "app.offsets_store",
+        "app.retryspool_messages",
+        "app.states_store",
+        "app.strata_migrations"
+      ])
       assert.deepStrictEqual(yield* query(`SELECT count(*)::int FROM app.offsets_store`, url), [[10]])
       assert.deepStrictEqual(yield* query(`SELECT id, table_name, file FROM app.strata_migrations ORDER BY id`, url), [
         [1, "offsets_store", "0001_offsets.sql"],
-        [2, "events", "0002_events.sql"]
+        [2, "events", "0002_events.sql"],
+        [3, "states_store", "0003_states.sql"],
+        [4, "retryspool_messages", "0004_spool.sql"]
       ])
     })
   )
@@ -99,7 +108,7 @@ describe("starting at once", () => {
         yield* query("SELECT 1 FROM pg_sleep(0.2)", url)
         yield* release
         yield* Effect.forEach(starting, (fiber) => Fiber.join(fiber))
-        assert.deepStrictEqual(yield* query(`SELECT id FROM strata_migrations ORDER BY id`, url), [[1], [2]])
+        assert.deepStrictEqual(yield* query(`SELECT id FROM strata_migrations ORDER BY id`, url), [[1], [2], [3], [4]])
       })
   )
 
@@ -109,10 +118,10 @@ describe("starting at once", () => {
       const release = yield* holdLock(url)
       const applicationName = yield* unique
       const sets = [
-        { offsets: "a_offsets", events: "a_events", migrations: "a_migrations" },
-        { offsets: "b_offsets", events: "b_events", migrations: "b_migrations" },
-        { offsets: "c_offsets", events: "c_events" },
-        { offsets: "d_offsets", events: "d_events" }
+        { offsets: "a_offsets", events: "a_events", states: "a_states", spool: "a_spool", migrations: "a_migrations" },
+        { offsets: "b_offsets", events: "b_events", states: "b_states", spool: "b_spool", migrations: "b_migrations" },
+        { offsets: "c_offsets", events: "c_events", states: "c_states", spool: "c_spool" },
+        { offsets: "d_offsets", events: "d_events", states: "d_states", spool: "d_spool" }
       ]
       const starting = yield* Effect.forEach(sets, (tables) =>
         Effect.forkChild(migrate(url, { schema: "both", tables }, { applicationName }))
@@ -126,8 +135,12 @@ describe("starting at once", () => {
       assert.deepStrictEqual(yield* query(`SELECT table_name FROM "both".strata_migrations ORDER BY 1`, url), [
         ["c_events"],
         ["c_offsets"],
+        ["c_spool"],
+        ["c_states"],
         ["d_events"],
-        ["d_offsets"]
+        ["d_offsets"],
+        ["d_spool"],
+        ["d_states"]
       ])
     })
   )
@@ -193,6 +206,8 @@ describe("a role", () => {
         "fresh",
         "fresh.events",
         "fresh.offsets_store",
+        "fresh.retryspool_messages",
+        "fresh.states_store",
         "fresh.strata_migrations",
         "theirs"
       ])
@@ -216,7 +231,13 @@ describe("names", () => {
   it.live.each(possible)("of a schema and its tables can be %s", ([, schema, table]) =>
     Effect.gen(function* () {
       const url = yield* scratchDatabase()
-      const tables = { offsets: table, events: `${table.slice(0, 50)} log`, migrations: `${table.slice(0, 55)} made` }
+      const tables = {
+        offsets: table,
+        events: `${table.slice(0, 50)} log`,
+        spool: `${table.slice(0, 50)} mail`,
+        states: `${table.slice(0, 50)} now`,
+        migrations: `${table.slice(0, 55)} made`
+      }
       const options = { schema, tables }
       for (let start = 0; start < 2; start++) {
         const stores = yield* serve({ url, options })
@@ -248,6 +269,7 @@ describe("names", () => {
         for (const [field, options] of [
           ["schema", { schema: name }],
           ["tables.offsets", { tables: { offsets: name } }],
+          ["tables.states", { tables: { states: name } }],
           ["tables.migrations", { tables: { migrations: name } }]
         ] as const) {
           // Before any I/O: nothing listens there.
@@ -295,7 +317,14 @@ describe("tables that are there", () => {
       assert.deepStrictEqual(yield* objects(url), ["app"])
       yield* execute([`DROP TYPE app.offsets_store`], url)
       yield* migrate(url, { schema: "app" })
-      assert.deepStrictEqual(yield* objects(url), ["app", "app.events", "app.offsets_store", "app.strata_migrations"])
+      assert.deepStrictEqual(yield* objects(url), [
+        "app",
+        "app.events",
+        "app.offsets_store",
+        "app.retryspool_messages",
+        "app.states_store",
+        "app.strata_migrations"
+      ])
     })
   )
 

@@ -223,7 +223,7 @@ export const make = Effect.fnUntraced(function* (options?: {
     watchdog.guard(started.pid)
     createInterface(child.stderr).on("line", (line) => {
       lines = [...lines.slice(-199), line]
-      if (line.includes("database system is ready to accept connections")) resume(Effect.void)
+      if (/database system is ready to accept (read-only )?connections/.test(line)) resume(Effect.void)
     })
     child.once("close", (code, name) => {
       running = undefined

@@ -31,6 +31,8 @@ export interface Proxy {
    * reset passes in either direction. All that was held back passes once it is off.
    */
   readonly stall: (on: boolean) => Effect.Effect<void>
+  /** The current connections are silently dead from now on, and for ever. New ones are fine. */
+  readonly blackhole: Effect.Effect<void>
   /** Adds this latency to every byte, in both directions, from now on. */
   readonly delay: (duration: Duration.Input) => Effect.Effect<void>
 }
@@ -103,7 +105,7 @@ export const make = Effect.fnUntraced(function* (target: {
 }): Effect.fn.Return<Proxy, ProxyError, Scope.Scope> {
   const host = "127.0.0.1"
   const port = yield* freePort
-  const network: Network = { gate: new Gate(), latency: 0 }
+  let network: Network = { gate: new Gate(), latency: 0 }
   // Two sets, as a stall can keep the server's side of a connection open when the client has long gone.
   const clients = new Set<Socket>()
   const servers = new Set<Socket>()
@@ -152,6 +154,10 @@ export const make = Effect.fnUntraced(function* (target: {
     cut,
     refuse: (on) => (on ? unlisten : listen),
     stall: (on) => Effect.sync(() => network.gate.set(on)),
+    blackhole: Effect.sync(() => {
+      network.gate.set(true)
+      network = { gate: new Gate(), latency: network.latency }
+    }),
     delay: (duration) =>
       Effect.sync(() => {
         network.latency = Duration.toMillis(duration)

@@ -195,6 +195,22 @@ describe("Proxy", () => {
     })
   )
 
+  it.live("never lets anything pass on connections that it has blackholed, and new ones work", () =>
+    Effect.gen(function* () {
+      const { proxy, sql } = yield* proxied("strata-test-blackhole")
+      const dead = yield* sql.reserve
+      yield* proxy.blackhole
+      const answer = yield* Effect.forkScoped(dead.execute("SELECT 1", [], undefined), { startImmediately: true })
+      const rows = yield* withConnection(proxy.url(postgresUrl), (another) => another`SELECT 1`.values)
+      assert.deepStrictEqual(rows, [[1]])
+      yield* proxy.stall(true)
+      yield* proxy.stall(false)
+      assert.isUndefined(answer.pollUnsafe())
+      yield* proxy.cut
+      assert.isTrue(Exit.isFailure(yield* Fiber.await(answer)))
+    })
+  )
+
   it.live("hides from the server, while stalled, that the client has gone", () =>
     Effect.gen(function* () {
       const scope = yield* Scope.make()

@@ -1,13 +1,16 @@
 /** Every entry point, with the optional packages installed. Compiled and run by `package.test.ts`. */
+import { create } from "@bufbuild/protobuf"
+import { TimestampSchema } from "@bufbuild/protobuf/wkt"
 import type { PgClient } from "@effect/sql-pg"
 import { Effect, Layer, Option } from "effect"
-import { type Input, OffsetStore, type StoreError, type Transactor } from "effect-strata"
+import { DurableStateStore, type Input, OffsetStore, type StoreError, type Transactor } from "effect-strata"
 import * as Memory from "effect-strata/memory"
 import * as Pglite from "effect-strata/pglite"
 import * as Postgres from "effect-strata/postgres"
+import { protobuf } from "effect-strata/protobuf"
 import * as Testing from "effect-strata/testing"
 
-type Stores = OffsetStore.OffsetStore | Transactor.Transactor
+type Stores = DurableStateStore.DurableStateStore | OffsetStore.OffsetStore | Transactor.Transactor
 
 const program = Effect.gen(function* () {
   const offsets = yield* OffsetStore.OffsetStore
@@ -18,7 +21,12 @@ const program = Effect.gen(function* () {
   })
   yield* written
   const offset = yield* offsets.getCurrentOffset(shard)
-  return Option.match(offset, { onNone: () => "none", onSome: ({ value }) => String(value) })
+  const clocks = yield* DurableStateStore.typed({
+    codec: protobuf(TimestampSchema),
+    initial: () => create(TimestampSchema)
+  })
+  const clock = yield* clocks.modify("clock", ({ seconds }) => create(TimestampSchema, { seconds: seconds + 4n }))
+  return `${Option.match(offset, { onNone: () => "none", onSome: ({ value }) => String(value) })} ${clock.value.seconds}`
 })
 
 const embedded: Layer.Layer<PgClient.PgClient, unknown> = Pglite.layer()

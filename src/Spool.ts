@@ -1,0 +1,293 @@
+/**
+ * A queue of messages that are retried until they are delivered, and the workers that deliver them.
+ *
+ * A message is stored by its sender, in the sender's transaction if there is one, and handled by one worker at a time, in
+ * whatever process, under a lease that is renewed while the handler runs. What fails is tried again by a policy, and bounces
+ * in the end. It runs on every backend of `SpoolStore`.
+ *
+ * ```ts
+ * import { Console, Effect, Schema } from "effect"
+ * import { Spool } from "effect-strata"
+ *
+ * class Mail extends Schema.Class<Mail>("Mail")({ to: Schema.String, subject: Schema.String }) {}
+ *
+ * const mails = Spool.make({ name: "mails", payload: Mail })
+ *
+ * export const send = mails.enqueue(new Mail({ to: "anna@example.org", subject: "Hello" }), { delay: "10 minutes" })
+ *
+ * export const worker = mails.run((mail) => Console.log(`delivering to ${mail.to}`), { concurrency: 10 })
+ * ```
+ *
+ * **How often a message is handled**
+ *
+ * At least once: a worker that dies after its handler's work and before it could say so leaves the message to be handled
+ * again. With `transactional: true` what the handler writes to the stores, and with the application's own SQL, commits
+ * together with the message's settlement: exactly once. What leaves the database, such as a mail, can still happen twice.
+ */
+import { type DateTime, Duration, Effect, Metric, Option, Schema } from "effect"
+import { SecureRandom } from "effect/crypto"
+import { check, type InvalidInput, invalidInput, TimeSpan } from "./Input.ts"
+import * as Handling from "./spool/Handling.ts"
+import type { Policy } from "./spool/Policy.ts"
+import { traceParent } from "./spool/Trace.ts"
+import * as Worker from "./spool/Worker.ts"
+import {
+  type MessageNotFound,
+  type NewMessage,
+  type SpoolMessage,
+  SpoolStore,
+  type State,
+  type StateConflict
+} from "./SpoolStore.ts"
+import type { StoreError } from "./StoreError.ts"
+import type { Transactor } from "./Transactor.ts"
+
+export { Permanent, permanent } from "./spool/Handling.ts"
+export { backoff, fixed, preview } from "./spool/Policy.ts"
+export type { Policy } from "./spool/Policy.ts"
+
+// Model
+
+export interface Options<A, RD, RE> {
+  /** Of the queue: at most 255 characters. Several queues share one table. */
+  readonly name: string
+  readonly payload: Schema.Codec<A, unknown, RD, RE>
+  /** By their names, which messages keep: `default` is for messages without one, `Spool.backoff()` unless given. */
+  readonly policies?: Readonly<Record<string, Policy>>
+  /** How often a message is tried before it bounces, unless it says otherwise: 10. */
+  readonly maxAttempts?: number
+  /** What becomes of messages that were delivered: they are deleted, unless they are to be archived. */
+  readonly onSuccess?: "delete" | "archive"
+  /** What becomes of messages that were not: they are kept in the state `bounce`, unless given. */
+  readonly onBounce?: "keep" | "archive" | "delete"
+  /** How long archived messages are kept: for ever, unless given. Workers delete older ones. */
+  readonly retention?: Duration.Input
+}
+
+export interface EnqueueOptions {
+  /** A message with an id is stored once, however often it is enqueued. Without one it gets a UUIDv7. */
+  readonly id?: string
+  readonly headers?: Readonly<Record<string, string>>
+  /** From 1, which goes first, to 10: 5 unless given. */
+  readonly priority?: number
+  /** When to handle it, by the store's clock: at once, unless given. */
+  readonly delay?: Duration.Input
+  readonly at?: DateTime.Utc
+  /** The name of its policy. */
+  readonly policy?: string
+  readonly maxAttempts?: number
+}
+
+export interface RunOptions<R = never> {
+  /** How many messages are handled at a time: 10. */
+  readonly concurrency?: number
+  /** How many more are claimed ahead: 4 for each of them. Larger ones make claims cheaper, and other workers idle. */
+  readonly buffer?: number
+  /** How long a message stays with a worker that does not answer any more: 30 seconds. */
+  readonly lease?: Duration.Input
+  /** Whether what the handler writes and the message's settlement are one transaction. */
+  readonly transactional?: boolean
+  /** How long handlers may take to finish once the worker is interrupted: 10 seconds. Then they are interrupted, too. */
+  readonly shutdownTimeout?: Duration.Input
+  /** What to do about a message that bounces, before it does. If it fails, that is logged, and the message bounces still. */
+  readonly bounced?: (message: SpoolMessage, reason: string) => Effect.Effect<unknown, unknown, R>
+}
+
+type Failure = InvalidInput | StoreError
+
+export interface Stats {
+  readonly counts: Readonly<Record<State, number>>
+  /** For how long the oldest message that could be handled has waited. */
+  readonly oldestReady: Option.Option<Duration.Duration>
+}
+
+/** One queue. */
+export interface Spool<A, RD = never, RE = never> {
+  readonly name: string
+
+  /**
+   * Stores a message, in the caller's transaction if there is one, and returns its id. Workers see it after the commit. One
+   * whose id is stored already is left as it is: the same message can be enqueued again.
+   */
+  readonly enqueue: (payload: A, options?: EnqueueOptions) => Effect.Effect<string, Failure, SpoolStore | RE>
+
+  /** Stores messages in one statement, and returns their ids in their order. */
+  readonly enqueueAll: (
+    messages: ReadonlyArray<EnqueueOptions & { readonly payload: A }>
+  ) => Effect.Effect<ReadonlyArray<string>, Failure, SpoolStore | RE>
+
+  /**
+   * Works until it is interrupted: claims messages, handles and settles them.
+   *
+   * **Details**
+   *
+   * A handler that fails, or dies, has made an attempt: the message is due again after the delay that its policy says, or
+   * bounces after the last attempt, at once after `Spool.permanent(error)`. A payload that does not fit the schema bounces,
+   * too. When the lease is lost, because somebody has moved the message or the store could not be reached for too long, the
+   * handler is interrupted. A process that is killed leaves messages that another worker gets after their lease; attempts
+   * count when they begin, so a message that kills its workers bounces in the end.
+   *
+   * It waits for the store to come back when that is gone. When interrupted, it stops claiming, gives back what has not
+   * begun and lets handlers finish, up to `shutdownTimeout`. An idle worker asks the store once a minute.
+   */
+  readonly run: <E, R, R2 = never>(
+    handler: (payload: A, message: SpoolMessage) => Effect.Effect<unknown, E, R>,
+    options?: RunOptions<R2>
+  ) => Effect.Effect<never, Failure, SpoolStore | Transactor | RD | R | R2>
+
+  /** Keeps a message from being handled, also one that is being handled now: that handler is interrupted. */
+  readonly hold: (
+    id: string,
+    reason: string
+  ) => Effect.Effect<void, MessageNotFound | StateConflict | Failure, SpoolStore>
+
+  /** Lets a message go that was on hold. */
+  readonly release: (
+    id: string,
+    reason?: string
+  ) => Effect.Effect<void, MessageNotFound | StateConflict | Failure, SpoolStore>
+
+  /** Gives a message that has bounced all its attempts again. */
+  readonly requeue: (id: string) => Effect.Effect<void, MessageNotFound | StateConflict | Failure, SpoolStore>
+
+  /** How many messages there are, and how old the oldest is. Sets the gauges of the metrics, too. */
+  readonly stats: Effect.Effect<Stats, Failure, SpoolStore>
+}
+
+// Metrics
+
+const depth = Metric.gauge("strata_spool_depth", { description: "Messages by queue and state" })
+const oldest = Metric.gauge("strata_spool_oldest_ready_seconds", {
+  description: "For how long the oldest message that could be handled has waited"
+})
+
+// Spool
+
+const ownRandom = SecureRandom.make((size) => globalThis.crypto.getRandomValues(new Uint8Array(size)))
+
+const newId = Effect.flatMap(Effect.serviceOption(SecureRandom.SecureRandom), (random) =>
+  Option.getOrElse(random, () => ownRandom).uuidV7()
+)
+
+class Settings extends Schema.Class<Settings>("effect-strata/Spool/Settings")({
+  concurrency: Schema.Int.check(Schema.isBetween({ minimum: 1, maximum: 5000 })),
+  buffer: Schema.Int.check(Schema.isBetween({ minimum: 0, maximum: 5000 })),
+  lease: TimeSpan.check(
+    Schema.makeFilter((lease) =>
+      Duration.isGreaterThanOrEqualTo(Duration.fromInputUnsafe(lease), Duration.seconds(1))
+        ? undefined
+        : "Expected at least 1 second"
+    )
+  ),
+  shutdownTimeout: TimeSpan
+}) {}
+
+/** Defines a queue. It does nothing by itself. */
+export const make = <A, RD = never, RE = never>(definition: Options<A, RD, RE>): Spool<A, RD, RE> => {
+  const { maxAttempts = 10, name, onBounce = "keep", onSuccess = "delete", policies = {}, retention } = definition
+  const codec = Schema.toCodecJson(definition.payload)
+  const encode = Schema.encodeEffect(codec)
+  const decode = Schema.decodeUnknownEffect(codec)
+  const attributes = { queue: name }
+
+  // Storing
+
+  const messageOf = Effect.fnUntraced(function* (payload: A, options: EnqueueOptions, trace: Record<string, string>) {
+    const { at, delay, headers, id, policy, priority } = options
+    const encoded = yield* Effect.mapError(encode(payload), ({ issue }) => invalidInput("Spool", "enqueue", issue))
+    const message: (typeof NewMessage)["~type.make.in"] = {
+      id: id ?? (yield* newId),
+      queue: name,
+      payload: encoded,
+      headers: { ...trace, ...headers },
+      maxAttempts: options.maxAttempts ?? maxAttempts,
+      retryPolicyName: policy ?? "",
+      ...(priority === undefined ? {} : { priority }),
+      ...(delay === undefined ? {} : { delay }),
+      ...(at === undefined ? {} : { nextRetry: at })
+    }
+    return message
+  })
+
+  const enqueue = Effect.fnUntraced(function* (payload: A, options: EnqueueOptions = {}) {
+    const spool = yield* SpoolStore
+    const message = yield* messageOf(payload, options, yield* traceParent)
+    yield* Effect.catchTag(spool.storeMeta(message), "MessageExists", () => Effect.void)
+    return message.id
+  })
+
+  const enqueueAll = Effect.fnUntraced(function* (messages: ReadonlyArray<EnqueueOptions & { readonly payload: A }>) {
+    const spool = yield* SpoolStore
+    const trace = yield* traceParent
+    const all = yield* Effect.forEach(messages, ({ payload, ...options }) => messageOf(payload, options, trace))
+    yield* spool.storeMany(all)
+    return all.map(({ id }) => id)
+  })
+
+  // Handling
+
+  const queue: Handling.Queue = { name, policies, onSuccess, onBounce }
+  const policyOf = Handling.policyFinder(queue)
+
+  const run = <E, R, R2>(
+    handler: (payload: A, message: SpoolMessage) => Effect.Effect<unknown, E, R>,
+    options: RunOptions<R2> = {}
+  ) =>
+    Effect.gen(function* () {
+      const { bounced, concurrency = 10, transactional = false } = options
+      const { buffer = concurrency * 4, lease = "30 seconds", shutdownTimeout = "10 seconds" } = options
+      yield* check(Settings, "Spool", "run", { concurrency, buffer, lease, shutdownTimeout })
+      const spool = yield* SpoolStore
+      const handling = yield* Handling.make({ ...queue, policyOf }, { decode, handler, bounced, transactional })
+
+      const limit = 1000
+      const purge =
+        retention === undefined
+          ? Effect.never
+          : spool.purge({ state: "archived", queue: name, olderThan: retention, limit }).pipe(
+              Effect.repeat({ until: (purged) => purged < limit }),
+              Effect.catch((error) => Effect.logWarning(error.message)),
+              Effect.andThen(Effect.sleep(Duration.min(Duration.fromInputUnsafe(retention), Duration.hours(1)))),
+              Effect.forever
+            )
+
+      const settings: Worker.Settings = {
+        queue: name,
+        name: yield* newId,
+        concurrency,
+        buffer,
+        lease: Duration.fromInputUnsafe(lease),
+        shutdownTimeout: Duration.fromInputUnsafe(shutdownTimeout)
+      }
+      return yield* Effect.raceFirst(Worker.run(settings, handling), purge)
+    })
+
+  // Administration
+
+  const stats = Effect.gen(function* () {
+    const spool = yield* SpoolStore
+    const counts = yield* spool.countByState(name)
+    const oldestReady = yield* spool.oldestReady(name)
+    for (const [state, messages] of Object.entries(counts)) {
+      yield* Metric.update(Metric.withAttributes(depth, { ...attributes, state }), messages)
+    }
+    const age = Option.match(oldestReady, { onNone: () => 0, onSome: Duration.toSeconds })
+    yield* Metric.update(Metric.withAttributes(oldest, attributes), age)
+    return { counts, oldestReady }
+  })
+
+  return {
+    name,
+    enqueue,
+    enqueueAll,
+    run,
+    hold: (id, reason) =>
+      SpoolStore.use((spool) =>
+        spool.moveToState(id, ["incoming", "deferred", "active"], "hold", { lastError: reason })
+      ),
+    release: (id, reason = "") =>
+      SpoolStore.use((spool) => spool.moveToState(id, "hold", "incoming", { lastError: reason })),
+    requeue: (id) => SpoolStore.use((spool) => spool.moveToState(id, "bounce", "incoming", { attempts: 0 })),
+    stats
+  }
+}

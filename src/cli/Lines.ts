@@ -1,0 +1,74 @@
+/** Lines of text as they come in, with their numbers and where they end. */
+import { Effect, Schema, Stream } from "effect"
+import { open } from "node:fs/promises"
+
+/** A file or stdin cannot be read or written. */
+export class FileError extends Schema.TaggedError<FileError>("effect-strata/cli/FileError")("FileError", {
+  message: Schema.String,
+  cause: Schema.optionalKey(Schema.Defect())
+}) {}
+
+/** The system's own words for what is wrong with a file. */
+export const fileError = (path: string, cause: unknown): FileError => {
+  const message = cause instanceof Error ? cause.message : String(cause)
+  return new FileError({ message: message.includes(path) ? message : `${path}: ${message}`, cause })
+}
+
+export interface Line {
+  readonly text: string
+  /** From 1. */
+  readonly number: number
+  /** How many bytes the file has up to its end, its line feed included. */
+  readonly end: number
+  /** Whether it has a line feed: if not, the file ends in its middle, maybe. */
+  readonly complete: boolean
+}
+
+export const stdin: Stream.Stream<Uint8Array, FileError> = Stream.fromAsyncIterable(
+  { [Symbol.asyncIterator]: () => process.stdin[Symbol.asyncIterator]() },
+  (cause) => fileError("stdin", cause)
+)
+
+/** The bytes of a file, from a place on. */
+export const bytesOf = (path: string): Stream.Stream<Uint8Array, FileError> =>
+  Stream.unwrap(
+    Effect.map(
+      Effect.acquireRelease(
+        Effect.tryPromise({ try: () => open(path), catch: (cause) => fileError(path, cause) }),
+        (file) => Effect.promise(() => file.close().catch(() => {}))
+      ),
+      (file) =>
+        Stream.fromAsyncIterable(file.createReadStream({ autoClose: false, highWaterMark: 256 * 1024 }), (cause) =>
+          fileError(path, cause)
+        )
+    )
+  )
+
+const lineFeed = 10
+
+/** Splits bytes into lines. A text that is not UTF-8 has U+FFFD in its place. */
+export const linesOf = <E>(bytes: Stream.Stream<Uint8Array, E>): Stream.Stream<Line, E> =>
+  Stream.suspend(() => {
+    let rest: Array<Uint8Array> = []
+    let number = 0
+    let end = 0
+    const lineOf = (parts: ReadonlyArray<Uint8Array>, complete: boolean): Line => {
+      const all = Buffer.concat(parts)
+      number++
+      end += all.length
+      return { text: all.toString("utf8", 0, all.length - (complete ? 1 : 0)), number, end, complete }
+    }
+    const split = (chunk: Uint8Array): Array<Line> => {
+      const lines: Array<Line> = []
+      let start = 0
+      for (let at = chunk.indexOf(lineFeed); at !== -1; at = chunk.indexOf(lineFeed, start)) {
+        lines.push(lineOf([...rest, chunk.subarray(start, at + 1)], true))
+        rest = []
+        start = at + 1
+      }
+      if (start < chunk.length) rest.push(chunk.subarray(start))
+      return lines
+    }
+    const last = Stream.suspend(() => (rest.length === 0 ? Stream.empty : Stream.succeed(lineOf(rest, false))))
+    return Stream.concat(Stream.flattenIterable(Stream.map(bytes, split)), last)
+  })

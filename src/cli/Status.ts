@@ -1,0 +1,134 @@
+/** `strata status`: one screen of all that is going on. */
+import { Clock, DateTime, Effect, Schema } from "effect"
+import { Command, Flag } from "effect/cli"
+import * as Holders from "../postgres/Holders.ts"
+import { decodeRows, PostgresDatabase } from "../postgres/PostgresDatabase.ts"
+import * as Database from "./Database.ts"
+import * as Output from "./Output.ts"
+import * as Parameters from "./Parameters.ts"
+import { Settings } from "./Settings.ts"
+
+/** So many shards fit on a screen: those that are the furthest behind. */
+const shards = 20
+
+const Log = Schema.Struct({
+  server: Schema.String,
+  latestVersion: Schema.BigInt,
+  latestAt: Schema.NullOr(Schema.DateTimeUtcFromDate),
+  connections: Schema.Int
+})
+
+const Shard = Schema.Struct({
+  projectionName: Schema.String,
+  shardNumber: Schema.Int,
+  value: Schema.BigInt,
+  behind: Schema.BigInt
+})
+
+const look = Effect.gen(function* () {
+  const { names, query, sql, tables } = yield* PostgresDatabase
+  const holders = yield* Holders.make
+  const decodeLog = decodeRows(Log, names.events, [])
+  const decodeShards = decodeRows(Shard, names.offsets, ["projectionName", "shardNumber"])
+
+  return Effect.gen(function* () {
+    const [log] = yield* Effect.flatMap(
+      query(sql`
+        SELECT format('PostgreSQL %s, database %s, role %s', split_part(current_setting('server_version'), ' ', 1),
+            current_database(), current_user) AS server,
+          (SELECT count(*)::int FROM pg_stat_activity WHERE datname = current_database()) AS connections,
+          coalesce(max(version), 0) AS "latestVersion",
+          (SELECT created_at FROM ${tables.events} ORDER BY version DESC LIMIT 1) AS "latestAt"
+        FROM ${tables.events}`),
+      decodeLog
+    )
+    const offsets = yield* Effect.flatMap(
+      query(sql`
+        SELECT projection_name AS "projectionName", shard_number::float8 AS "shardNumber", current_offset AS value,
+          ${log?.latestVersion ?? 0n}::bigint - current_offset AS behind
+        FROM ${tables.offsets} ORDER BY behind DESC, projection_name, shard_number LIMIT ${shards}`),
+      decodeShards
+    )
+    const { holders: now } = yield* holders.look(query)
+    const tail = now.size === 0 ? undefined : yield* holders.describe(query, now)
+    return { ...log, offsets, tail, at: yield* Clock.currentTimeMillis }
+  })
+})
+
+type Seen = Effect.Success<Effect.Success<typeof look>>
+
+/** Events a second since the look before. */
+const rateOf = (before: Seen | undefined, { at, latestVersion = 0n }: Seen): number | undefined =>
+  before === undefined || at <= before.at
+    ? undefined
+    : Math.round((Number(latestVersion - (before.latestVersion ?? 0n)) / (at - before.at)) * 1000)
+
+const columns: Output.Listing<typeof Shard.Type>["columns"] = [
+  { title: "PROJECTION", show: ({ projectionName }) => projectionName },
+  { title: "SHARD", show: ({ shardNumber }) => String(shardNumber), right: true },
+  { title: "OFFSET", show: ({ value }) => String(value), right: true },
+  { title: "BEHIND", show: ({ behind }) => behind.toLocaleString("en-US"), right: true }
+]
+
+const show = Effect.fnUntraced(function* (seen: Seen, before: Seen | undefined) {
+  const { connections, latestAt, latestVersion = 0n, offsets, server, tail } = seen
+  const rate = rateOf(before, seen)
+  const at = latestAt === null || latestAt === undefined ? null : DateTime.formatIso(latestAt)
+  if (yield* Settings.json) {
+    return yield* Output.json({
+      server,
+      connections,
+      latestVersion,
+      latestAt: at,
+      eventsPerSecond: rate,
+      tail: tail ?? null,
+      offsets
+    })
+  }
+  yield* Output.record({
+    server: `${server}, ${Output.count(connections ?? 0, "connection")}`,
+    events:
+      (at === null ? "none" : `up to version ${latestVersion}, the last of ${at}`) +
+      (rate === undefined ? "" : `, ${rate.toLocaleString("en-US")} a second`),
+    tail: tail === undefined ? "nobody is appending" : `being appended to by ${tail}`
+  })
+  if (offsets.length > 0) yield* Output.table(columns, offsets)
+})
+
+const clear = "\u001b[H\u001b[2J"
+
+const watch = Effect.fnUntraced(function* (interval: number) {
+  const looking = yield* look
+  let before: Seen | undefined
+  while (true) {
+    const seen = yield* looking
+    if (yield* Output.isTerminal) yield* Output.write(clear)
+    yield* show(seen, before)
+    before = seen
+    yield* Effect.sleep(interval)
+  }
+})
+
+const flags = {
+  watch: Flag.Boolean("watch").pipe(
+    Flag.withDefault(false),
+    Flag.withoutNegation,
+    Flag.withDescription("Again and again, until Ctrl-C")
+  ),
+  interval: Parameters.duration("interval").pipe(
+    Flag.withDefault(1000),
+    Flag.withDescription("The time between two looks; 1s unless given")
+  )
+}
+
+export const status = Command.make("status", flags, (input) =>
+  (input.watch ? watch(input.interval) : Effect.flatMap(Effect.flatten(look), (seen) => show(seen, undefined))).pipe(
+    Effect.provide(Database.layerTables())
+  )
+).pipe(
+  Command.withDescription("Shows the log, who appends to it, and how far projections are behind"),
+  Command.withExamples([
+    { command: "strata status", description: "Now" },
+    { command: "strata status --watch --interval 5s", description: "Every five seconds" }
+  ])
+)

@@ -1,0 +1,20 @@
+/** The `strata` command: all of its subcommands. */
+import { Command } from "effect/cli"
+import { doctor } from "./Doctor.ts"
+import { events } from "./Events.ts"
+import { migrate } from "./Migrate.ts"
+import { offsets } from "./Offsets.ts"
+import * as Settings from "./Settings.ts"
+import { states } from "./States.ts"
+import { status } from "./Status.ts"
+
+export const strata = Command.make("strata").pipe(
+  Command.withSubcommands([status, doctor, migrate, events, offsets, states]),
+  Command.withGlobalFlags(Settings.all),
+  Command.withDescription("Durable stores for Effect: events, offsets and states on Postgres or PGlite"),
+  Command.withExamples([
+    { command: "strata doctor --url postgres://app@localhost/app", description: "Is this server fit for it?" },
+    { command: "strata migrate --pglite ./data", description: "A database in a directory, without a server" },
+    { command: "source <(strata --completions bash)", description: "Completion in this shell" }
+  ])
+)

@@ -1,0 +1,354 @@
+/**
+ * How events get into the table.
+ *
+ * **Details**
+ *
+ * An append is one round trip, unless it has to wait. One that expects nothing and brings no ids needs only shared locks:
+ * it is an INSERT that does nothing if it cannot have them at once. All others, and that one then, go through the function
+ * of `resources/postgres/0002_events.sql`.
+ *
+ * Outside a transaction, appends that come at once are coalesced into one statement, so one commit. None of them waits
+ * there for a lock: if it did, it would keep the others from their results, and the locks of the others from those who
+ * hold what it waits for, in a circle.
+ */
+import { Context, DateTime, Effect, Exit, Option, Schema, type Scope } from "effect"
+import type { Statement } from "effect/sql/Statement"
+import {
+  type Append,
+  DuplicateEvent,
+  expectedOf,
+  idGenerator,
+  type StoredEvent,
+  VersionConflict
+} from "../EventStore.ts"
+import type { InvalidInput } from "../Input.ts"
+import { Closed, Contention, type Reason, Unexpected } from "../StoreError.ts"
+import * as Coalescing from "./Coalescing.ts"
+import { toStoredEvent } from "./EventRow.ts"
+import { qualify, reference } from "./Identifier.ts"
+import { decodeRows, PostgresDatabase } from "./PostgresDatabase.ts"
+import { isRefusal, isUniqueViolation } from "./Reasons.ts"
+import * as RowNotifications from "./RowNotifications.ts"
+
+const isTime = (value: unknown): value is Date => value instanceof Date && !Number.isNaN(value.getTime())
+
+const written = {
+  id: Schema.String,
+  version: Schema.BigInt,
+  createdAt: Schema.declare(isTime, { expected: "a time" })
+}
+
+/** What the database adds to an event. */
+const Written = Schema.Struct(written)
+
+/** What came of an event, or of an append. See `resources/postgres/0002_events.sql`. */
+const Outcome = Schema.Union([
+  Schema.Struct({ outcome: Schema.Literals(["stored", "known"]), ...written }),
+  Schema.Struct({ outcome: Schema.Literals(["blocked", "isolation"]), request: Schema.Int }),
+  Schema.Struct({ outcome: Schema.Literal("duplicate"), request: Schema.Int, id: Schema.String }),
+  Schema.Struct({
+    outcome: Schema.Literal("conflict"),
+    request: Schema.Int,
+    id: Schema.String,
+    version: Schema.NullOr(Schema.BigInt)
+  })
+])
+
+type Failure = VersionConflict | DuplicateEvent | InvalidInput | Reason
+type Result = Exit.Exit<ReadonlyArray<StoredEvent>, Failure>
+
+/** An append that is ready to be sent. Its kind says whether it needs the function. */
+interface Request extends Coalescing.Job {
+  readonly kind: "plain" | "checked"
+  readonly append: Append
+  readonly ids: ReadonlyArray<string>
+  readonly datas: ReadonlyArray<string>
+  readonly metadatas: ReadonlyArray<string>
+}
+
+/** No metadata, as go-sync-kit stores it. */
+const nothing = "null"
+
+const requestOf = (append: Append, ids: ReadonlyArray<string>): Request => {
+  const { events } = append
+  const datas = events.map(({ data }) => JSON.stringify(data))
+  const metadatas = events.map(({ metadata }) => (metadata === undefined ? nothing : JSON.stringify(metadata)))
+  const aggregateIds = [...new Set(events.map(({ aggregateId }) => aggregateId))]
+  const given = events.flatMap(({ id }) => (id === undefined ? [] : [`\0${id}`]))
+  const plain = given.length === 0 && aggregateIds.every((id) => expectedOf(append, id) === "any")
+  // Of several aggregates one can be free and another not: then nobody must overtake on the first.
+  const sharing = aggregateIds.length === 1 && expectedOf(append, aggregateIds[0] ?? "") === "any"
+  return {
+    kind: plain ? "plain" : "checked",
+    shared: sharing ? aggregateIds : [],
+    exclusive: sharing ? given : [...aggregateIds, ...given],
+    size: [...datas, ...metadatas].reduce((size, text) => size + text.length, 0),
+    append,
+    ids,
+    datas,
+    metadatas
+  }
+}
+
+/** The rows of one statement: what it did of each event, by id, and what came of the appends that failed. */
+interface Outcomes {
+  readonly events: ReadonlyMap<string, typeof Written.Type>
+  readonly failures: ReadonlyMap<number, Failure | "blocked">
+}
+
+/** The events as they are read: nobody shares their parts with the caller. */
+const storedEvents = ({ append, datas, ids, metadatas }: Request, { events }: Outcomes): ReadonlyArray<StoredEvent> => {
+  const stored: Array<StoredEvent> = []
+  let createdAt = DateTime.makeUnsafe(0)
+  append.events.forEach(({ aggregateId, eventType }, index) => {
+    const id = ids[index] ?? ""
+    const row = events.get(id)
+    if (row === undefined) return
+    const time = row.createdAt.getTime()
+    // The same one, as a rule: that of the transaction.
+    if (createdAt.epochMilliseconds !== time) createdAt = DateTime.makeUnsafe(time)
+    const data: Schema.Json = JSON.parse(datas[index] ?? nothing)
+    const text = metadatas[index] ?? nothing
+    const metadata: Schema.JsonObject | null = text === nothing ? null : JSON.parse(text)
+    const { version } = row
+    const event = {
+      version,
+      id,
+      aggregateId,
+      eventType,
+      data,
+      metadata,
+      createdAt,
+      streamName: `stream_${aggregateId}`
+    }
+    // Its parts have been checked as those of the input and of the row.
+    stored.push(toStoredEvent(event))
+  })
+  return stored
+}
+
+export const make = Effect.fnUntraced(function* ({
+  appended,
+  inspect
+}: {
+  /** Runs once after each commit that stored something. */
+  readonly appended: Effect.Effect<void>
+  /**
+   * Whether the table notifies of each row. Asked before each statement: in here, so that nobody who has the answer
+   * overtakes one who waits for it.
+   */
+  readonly inspect: Effect.Effect<boolean, Reason>
+}) {
+  const { inTransaction, names, query, schema, sql, tables } = yield* PostgresDatabase
+  const random = yield* idGenerator
+  const table = tables.events
+  const appendFunction = sql.literal(qualify(schema, `${names.events}_append`))
+  const seed = sql.literal(`2 * ${reference(qualify(schema, names.events))}::regclass::oid::bigint`)
+  const decodeWritten = decodeRows(Written, names.events, ["id"])
+  const decodeOutcomes = decodeRows(Outcome, names.events, ["id"])
+
+  // Statements
+
+  /** Without arrays: for these the planner would make a new plan each time. */
+  const insertOne = ({ append, datas, ids, metadatas }: Request) => {
+    const [event] = append.events
+    return sql`
+      INSERT INTO ${table} AS event (id, aggregate_id, event_type, data, metadata)
+      SELECT ${ids[0]}::text, ${event?.aggregateId}::text, ${event?.eventType}, ${datas[0]}::text::jsonb, ${metadatas[0]}::text::jsonb
+      WHERE pg_try_advisory_xact_lock_shared(hashtextextended('', ${seed}))
+        AND pg_try_advisory_xact_lock_shared(hashtextextended(${event?.aggregateId}, ${seed}))
+      RETURNING id, version, created_at AS "createdAt"`
+  }
+
+  const insertMany = (requests: ReadonlyArray<Request>) => {
+    const events = requests.flatMap(({ append }) => append.events)
+    // Versions are drawn after the sort, and the locks are taken before.
+    return sql`
+      INSERT INTO ${table} (id, aggregate_id, event_type, data, metadata)
+      SELECT new.id, new.aggregate_id, new.event_type, new.data::jsonb, new.metadata::jsonb
+      FROM unnest(
+        ${requests.flatMap(({ ids }) => ids)}::text[],
+        ${events.map(({ aggregateId }) => aggregateId)}::text[],
+        ${events.map(({ eventType }) => eventType)}::text[],
+        ${requests.flatMap(({ datas }) => datas)}::text[],
+        ${requests.flatMap(({ metadatas }) => metadatas)}::text[]
+      ) WITH ORDINALITY AS new (id, aggregate_id, event_type, data, metadata, place)
+      WHERE (
+        SELECT bool_and(pg_try_advisory_xact_lock_shared(hashtextextended(name, ${seed})))
+        FROM unnest(${["", ...new Set(events.map(({ aggregateId }) => aggregateId))]}::text[]) AS name
+      )
+      ORDER BY new.place
+      RETURNING id, version, created_at AS "createdAt"`
+  }
+
+  const call = (requests: ReadonlyArray<Request>, patient: boolean) => {
+    const events = requests.flatMap(({ append }, request) => append.events.map((event) => ({ append, event, request })))
+    return sql`
+      SELECT outcome, request, key AS id, version, created_at AS "createdAt"
+      FROM ${appendFunction}(
+        ${events.map(({ request }) => request)}::integer[],
+        ${requests.flatMap(({ ids }) => ids)}::text[],
+        ${events.map(({ event }) => event.aggregateId)}::text[],
+        ${events.map(({ event }) => event.eventType)}::text[],
+        ${requests.flatMap(({ datas }) => datas)}::text[],
+        ${requests.flatMap(({ metadatas }) => metadatas)}::text[],
+        ${events.map(({ event }) => event.id !== undefined)}::boolean[],
+        ${events.map(({ append }) => append.onDuplicate === "ignore")}::boolean[],
+        ${events.map(({ append, event }) => String(expectedOf(append, event.aggregateId)))}::text[],
+        ${patient}
+      )`
+  }
+
+  // What came of them
+
+  const announce = (outcomes: Outcomes, stored: boolean) =>
+    stored ? Effect.as(sql.afterCommit(appended), outcomes) : Effect.succeed(outcomes)
+
+  /** Does nothing, and has no outcomes, if somebody holds a lock. */
+  const insert = (requests: ReadonlyArray<Request>) => {
+    const [first] = requests
+    const one = first !== undefined && requests.length === 1 && first.ids.length === 1
+    return query(one ? insertOne(first) : insertMany(requests)).pipe(
+      Effect.flatMap(decodeWritten),
+      Effect.flatMap((rows) =>
+        announce({ events: new Map(rows.map((row) => [row.id, row])), failures: new Map() }, rows.length > 0)
+      )
+    )
+  }
+
+  const outcomesOf = (requests: ReadonlyArray<Request>, rows: ReadonlyArray<typeof Outcome.Type>) => {
+    const events = new Map<string, typeof Written.Type>()
+    const failures = new Map<number, Failure | "blocked">()
+    for (const row of rows) {
+      switch (row.outcome) {
+        case "stored":
+        case "known":
+          events.set(row.id, row)
+          break
+        case "duplicate":
+          if (!failures.has(row.request)) failures.set(row.request, new DuplicateEvent({ id: row.id }))
+          break
+        case "conflict": {
+          const append = requests[row.request]?.append
+          const before = failures.get(row.request)
+          if (append === undefined || (before instanceof VersionConflict && before.aggregateId < row.id)) break
+          const actual = Option.fromNullishOr(row.version)
+          const expected = expectedOf(append, row.id)
+          failures.set(row.request, new VersionConflict({ aggregateId: row.id, expected, actual }))
+          break
+        }
+        case "blocked":
+          failures.set(row.request, "blocked")
+          break
+        case "isolation":
+          failures.set(
+            row.request,
+            new Unexpected({
+              message:
+                "what an append expects cannot be checked against what others have committed meanwhile; " +
+                "run the transaction with isolation level READ COMMITTED"
+            })
+          )
+      }
+    }
+    return announce(
+      { events, failures },
+      rows.some(({ outcome }) => outcome === "stored")
+    )
+  }
+
+  /**
+   * Somebody who does not take the locks can still write an id between the function's look and its INSERT; the next
+   * attempt sees that event. Inside a transaction there is none: the error has ended it.
+   */
+  const retried = (statement: Statement<unknown>) =>
+    Effect.catchIf(
+      Effect.retry(query(statement), {
+        times: 2,
+        while: (reason: Reason) => Effect.map(inTransaction, (inside) => !inside && isUniqueViolation(reason))
+      }),
+      isUniqueViolation,
+      (reason) =>
+        Effect.flatMap(inTransaction, (inside) =>
+          inside
+            ? new Contention({
+                message: `another transaction has stored the same event: ${reason.message}; run the transaction again`,
+                cause: reason.cause
+              })
+            : Effect.fail(reason)
+        )
+    )
+
+  const check = (requests: ReadonlyArray<Request>, patient: boolean) =>
+    (requests.length === 1 ? retried(call(requests, patient)) : query(call(requests, patient))).pipe(
+      Effect.flatMap(decodeOutcomes),
+      Effect.flatMap((rows) => outcomesOf(requests, rows))
+    )
+
+  const resultOf = (request: Request, index: number, outcomes: Outcomes): Result | undefined => {
+    const failure = outcomes.failures.get(index)
+    return failure === "blocked"
+      ? undefined
+      : failure === undefined
+        ? Exit.succeed(storedEvents(request, outcomes))
+        : Exit.fail(failure)
+  }
+
+  const send = (requests: ReadonlyArray<Request>): Effect.Effect<ReadonlyArray<Result | undefined>, Reason> =>
+    (requests[0]?.kind === "plain"
+      ? Effect.flatMap(insert(requests), (outcomes) =>
+          outcomes.events.size === 0 && requests.length > 1 ? check(requests, false) : Effect.succeed(outcomes)
+        )
+      : check(requests, false)
+    ).pipe(
+      Effect.map((outcomes) =>
+        requests.map((request, index) =>
+          outcomes.events.size + outcomes.failures.size === 0 ? undefined : resultOf(request, index, outcomes)
+        )
+      )
+    )
+
+  /** Sends those that the table's notifications have room for. */
+  const sendFitting = (requests: ReadonlyArray<Request>) => {
+    const refusals = requests.map(({ append }) => RowNotifications.refusalOf(append))
+    const fitting = requests.filter((_, index) => refusals[index] === undefined)
+    return Effect.map(fitting.length === 0 ? Effect.succeed([]) : send(fitting), (results) => {
+      const rest = [...results]
+      return refusals.map((refusal) => (refusal === undefined ? rest.shift() : Exit.fail(refusal)))
+    })
+  }
+
+  const attempt = (requests: ReadonlyArray<Request>): Effect.Effect<ReadonlyArray<Result | undefined>> =>
+    Effect.flatMap(inspect, (notifies) => (notifies ? sendFitting(requests) : send(requests))).pipe(
+      Effect.catch((reason) => {
+        if (requests.length === 1 || !isRefusal(reason)) return Effect.succeed(requests.map(() => Exit.fail(reason)))
+        // Nothing was written. Whoever is to blame fails alone.
+        const middle = requests.length >> 1
+        return Effect.zipWith(attempt(requests.slice(0, middle)), attempt(requests.slice(middle)), (first, second) => [
+          ...first,
+          ...second
+        ])
+      })
+    )
+
+  const patiently = (request: Request) =>
+    Effect.flatMap(check([request], true), (outcomes) => resultOf(request, 0, outcomes) ?? Effect.succeed([]))
+
+  const coalesced = yield* Coalescing.make<Request, ReadonlyArray<StoredEvent>, Failure>(
+    { attempt, patiently },
+    new Closed({ message: "the scope of this EventStore has ended before the append had; keep its layer alive" })
+    // What is done for many is in nobody's transaction.
+  ).pipe(Effect.updateContext((context: Context.Context<Scope.Scope>) => Context.omit(sql.transactionService)(context)))
+
+  return {
+    append: Effect.fnUntraced(function* (append: Append): Effect.fn.Return<ReadonlyArray<StoredEvent>, Failure> {
+      if (append.events.length === 0) return []
+      const ids: Array<string> = []
+      for (const { id } of append.events) ids.push(id ?? (yield* random.uuidV7()))
+      const request = requestOf(append, ids)
+      if (!(yield* inTransaction)) return yield* coalesced(request)
+      const [result] = yield* attempt([request])
+      return yield* result ?? patiently(request)
+    })
+  }
+})

@@ -1,0 +1,178 @@
+/**
+ * How states get into the table.
+ *
+ * **Details**
+ *
+ * A write is one round trip. Outside a transaction, those that come at once are coalesced into one statement, so one
+ * commit, at most one of each entity. None of them waits there for a row: it would keep the others from their results, and
+ * the rows of the others from those who hold what it waits for, in a circle.
+ */
+import { Effect, Exit, Schema } from "effect"
+import { type DurableState, isSame, StaleState, type Write } from "../DurableStateStore.ts"
+import { Closed, type Reason } from "../StoreError.ts"
+import * as Coalescing from "./Coalescing.ts"
+import { decodeRows, PostgresDatabase } from "./PostgresDatabase.ts"
+import { isRefusal } from "./Reasons.ts"
+import { columns, content, replace, Row, stored, toDurableState } from "./StateRow.ts"
+
+type Failure = StaleState | Reason
+type Results = ReadonlyArray<Exit.Exit<void, Failure> | undefined>
+
+interface Request extends Coalescing.Job {
+  /** Whether what is stored has to be older. */
+  readonly kind: "write" | "overwrite"
+  readonly state: Write
+}
+
+const requestOf = (kind: Request["kind"], state: Write): Request => ({
+  kind,
+  shared: [],
+  exclusive: [state.persistenceId],
+  size: state.payload.length,
+  state
+})
+
+/** Somebody else has the row, or is about to. */
+const isBlocked = Schema.is(Schema.Struct({ versionNumber: Schema.Null }))
+
+const Key = Schema.Struct({ persistenceId: Schema.String })
+
+export const make = Effect.gen(function* () {
+  const { inTransaction, names, query, sql, tables } = yield* PostgresDatabase
+  const table = tables.states
+  const key = ["persistenceId"]
+  const decode = decodeRows(Row, names.states, key)
+  const decodeKeys = decodeRows(Key, names.states, key)
+
+  // Statements
+
+  const into = sql`INSERT INTO ${table} AS states (${sql.literal(stored)})`
+  const all = sql.literal(stored)
+
+  const overwriteOne = ({ manifest, payload, persistenceId, shard, timestamp, versionNumber }: Write) => sql`
+    ${into} VALUES (${persistenceId}, ${versionNumber}, ${payload}, ${manifest}, ${timestamp}, ${BigInt(shard)})
+    ON CONFLICT (persistence_id) DO UPDATE SET ${sql.literal(replace)}`
+
+  // The others return what is stored where nothing was written.
+
+  // A plain SELECT would not see what another transaction committed while this one waited for it. But the row that is in the
+  // way is locked by then, so a second INSERT is sure to meet it, and to return it, updated to itself.
+  const writeOne = ({ manifest, payload, persistenceId, shard, timestamp, versionNumber }: Write) => sql`
+    WITH new (${all}) AS MATERIALIZED (
+      VALUES (${persistenceId}, ${versionNumber}, ${payload}, ${manifest}, ${timestamp}, ${BigInt(shard)})
+    ), written AS (
+      ${into} SELECT ${all} FROM new
+      ON CONFLICT (persistence_id) DO UPDATE SET ${sql.literal(replace)}
+      WHERE states.version_number < excluded.version_number
+      RETURNING persistence_id
+    )
+    ${into} SELECT ${all} FROM new WHERE NOT EXISTS (SELECT FROM written)
+    ON CONFLICT (persistence_id) DO UPDATE SET version_number = states.version_number
+    RETURNING ${sql.literal(columns)}`
+
+  // Rows that somebody else has are left out. Whether somebody else is about to insert one cannot be known: `inserting` says
+  // whether to try, and not for long. In one order for everybody, so that two of these cannot block each other in a circle.
+  const writeMany = (kind: Request["kind"], states: ReadonlyArray<Write>, inserting: boolean) => sql`
+    WITH new (${all}) AS MATERIALIZED (
+      SELECT * FROM unnest(
+        ${states.map(({ persistenceId }) => persistenceId)}::text[],
+        ${states.map(({ versionNumber }) => versionNumber)}::bigint[],
+        ${states.map(({ payload }) => payload)}::bytea[],
+        ${states.map(({ manifest }) => manifest)}::text[],
+        ${states.map(({ timestamp }) => timestamp)}::bigint[],
+        ${states.map(({ shard }) => BigInt(shard))}::bigint[]
+      ) WHERE (SELECT set_config('lock_timeout', '20ms', true)) IS NOT NULL
+    ), held AS MATERIALIZED (
+      SELECT states.* FROM ${table} AS states JOIN new USING (persistence_id) FOR UPDATE OF states SKIP LOCKED
+    ), written AS (
+      ${into} SELECT new.* FROM new LEFT JOIN held USING (persistence_id)
+      WHERE ${sql.literal(kind === "write" ? "held.version_number < new.version_number" : "held.persistence_id IS NOT NULL")}
+        OR ${inserting} AND held.persistence_id IS NULL AND NOT EXISTS (
+        SELECT FROM ${table} AS known WHERE known.persistence_id = new.persistence_id
+      )
+      ORDER BY persistence_id
+      ON CONFLICT (persistence_id) DO UPDATE SET ${sql.literal(replace)}
+      WHERE ${sql.literal(kind === "write" ? "states.version_number < excluded.version_number" : "true")}
+      RETURNING persistence_id
+    )
+    SELECT rest.persistence_id AS "persistenceId", ${sql.literal(content)}
+    FROM (SELECT persistence_id FROM new EXCEPT SELECT persistence_id FROM written) AS rest
+    LEFT JOIN held USING (persistence_id)`
+
+  // What came of them
+
+  const resultOf = ({ onDuplicate = "ignore", ...state }: Write, rows: ReadonlyArray<unknown>) =>
+    Effect.flatMap(decode(rows), ([row]): Effect.Effect<void, StaleState> => {
+      if (row === undefined) return Effect.void
+      const current = toDurableState(row)
+      return onDuplicate === "ignore" && isSame(current, state)
+        ? Effect.void
+        : Effect.fail(new StaleState({ persistenceId: state.persistenceId, attempted: state.versionNumber, current }))
+    })
+
+  const patiently = ({ kind, state }: Request) =>
+    Effect.flatMap(query(kind === "write" ? writeOne(state) : overwriteOne(state)), (rows) => resultOf(state, rows))
+
+  const run = Effect.fnUntraced(function* (requests: ReadonlyArray<Request>, inserting: boolean) {
+    const states = requests.map(({ state }) => state)
+    const rows = yield* query(writeMany(requests[0]?.kind ?? "write", states, inserting))
+    const keys = yield* decodeKeys(rows)
+    const rest = new Map(keys.map(({ persistenceId }, index) => [persistenceId, rows[index]]))
+    return yield* Effect.forEach(states, (state): Effect.Effect<Results[number]> => {
+      if (!rest.has(state.persistenceId)) return Effect.succeed(Exit.void)
+      const row = rest.get(state.persistenceId)
+      return isBlocked(row) ? Effect.undefined : Effect.exit(resultOf(state, [row]))
+    })
+  })
+
+  /** Where the first half and the second are done one after the other. */
+  const halves = (requests: ReadonlyArray<Request>) => {
+    const middle = requests.length >> 1
+    return Effect.zipWith(together(requests.slice(0, middle)), together(requests.slice(middle)), (first, second) => [
+      ...first,
+      ...second
+    ])
+  }
+
+  const together = (requests: ReadonlyArray<Request>): Effect.Effect<Results> =>
+    Effect.catch(run(requests, true), (reason) =>
+      reason._tag === "Contention"
+        ? insertable(requests)
+        : requests.length > 1 && isRefusal(reason)
+          ? // Nothing was written. Whoever is to blame fails alone.
+            halves(requests)
+          : Effect.succeed(requests.map(() => Exit.fail(reason)))
+    )
+
+  /** Somebody else is about to insert one of these. The others that are not there either must not wait with it. */
+  const insertable = Effect.fnUntraced(function* (requests: ReadonlyArray<Request>) {
+    const results = yield* Effect.orElseSucceed(run(requests, false), (): Results => requests.map(() => undefined))
+    const rest = requests.filter((_, index) => results[index] === undefined)
+    if (rest.length < 2) return results
+    const inserted = (yield* halves(rest)).values()
+    return results.map((result) => result ?? inserted.next().value)
+  })
+
+  const attempt = (requests: ReadonlyArray<Request>): Effect.Effect<Results> => {
+    const [first] = requests
+    return first !== undefined && requests.length === 1
+      ? Effect.map(Effect.exit(patiently(first)), (result) => [result])
+      : together(requests)
+  }
+
+  const coalesced = yield* Coalescing.make<Request, void, Failure>(
+    { attempt, patiently },
+    new Closed({ message: "the scope of this DurableStateStore has ended before the write had; keep its layer alive" })
+  )
+
+  const done = (request: Request) =>
+    Effect.flatMap(inTransaction, (inside) => (inside ? patiently(request) : coalesced(request)))
+
+  return {
+    /** Writes a state, unless what is stored is newer or different. */
+    write: (state: Write): Effect.Effect<void, Failure> => done(requestOf("write", state)),
+    /** Writes a state, whatever is stored. */
+    overwrite: (state: DurableState): Effect.Effect<void, Reason> =>
+      Effect.catchTag(done(requestOf("overwrite", state)), "StaleState", () => Effect.void)
+  }
+})

@@ -1,0 +1,474 @@
+/** What `Spool` does on every backend, as a suite for Vitest. */
+import { assert, it } from "@effect/vitest"
+import {
+  DateTime,
+  Deferred,
+  Duration,
+  Effect,
+  Fiber,
+  type Layer,
+  Option,
+  Queue,
+  Schedule,
+  Schema,
+  type Tracer
+} from "effect"
+import { OffsetStore } from "../OffsetStore.ts"
+import * as Spool from "../Spool.ts"
+import { leaseExpired, type SpoolMessage, SpoolStore } from "../SpoolStore.ts"
+import { Transactor } from "../Transactor.ts"
+
+const fresh = (name = "queue") => `${name} ${crypto.randomUUID()}`
+
+class Mail extends Schema.Class<Mail>("Mail")({ to: Schema.String, size: Schema.BigInt, at: Schema.DateTimeUtc }) {}
+
+const mail = (to: string) => new Mail({ to, size: 2n ** 60n, at: DateTime.makeUnsafe(1_755_381_600_123) })
+
+type Options = Omit<Spool.Options<Mail, never, never>, "payload" | "name">
+
+/** A queue that no other test uses, whose messages are retried at once. */
+const queue = (options: Options = {}) =>
+  Spool.make({ name: fresh(), payload: Mail, policies: { default: Spool.fixed(0) }, ...options })
+
+const failure = (message: string) => Effect.fail(new Error(message))
+
+const getMeta = (id: string) => SpoolStore.use((spool) => spool.getMeta(id))
+
+const transaction = <A, E, R>(effect: Effect.Effect<A, E, R>) =>
+  Transactor.use(({ withTransaction }) => withTransaction(effect))
+
+/** Lets others run, and looks again, until it holds. */
+const until = <E, R>(holds: Effect.Effect<boolean, E, R>) =>
+  Effect.gen(function* () {
+    while (!(yield* holds)) yield* Effect.yieldNow
+  })
+
+/** Waits until no message of the queue is being handled or waits for it, and returns how many there are by state. */
+const settled = (spool: { readonly name: string }) =>
+  Effect.gen(function* () {
+    const { countByState } = yield* SpoolStore
+    let counts = yield* countByState(spool.name)
+    yield* until(
+      Effect.map(countByState(spool.name), (now) => {
+        counts = now
+        return now.active + now.incoming + now.deferred === 0
+      })
+    )
+    return Object.fromEntries(Object.entries(counts).filter(([, count]) => count > 0))
+  })
+
+/** Registers the suite. `interleaving: false` leaves out what takes two transactions open at once. */
+export const suite = <E>(
+  name: string,
+  layer: Layer.Layer<SpoolStore | Transactor | OffsetStore, E>,
+  { interleaving = true }: { readonly interleaving?: boolean } = {}
+): void => {
+  it.layer(layer, { timeout: "2 minutes", excludeTestServices: true })(`Spool (${name})`, (it) => {
+    it.effect("delivers what was enqueued, as it was, and deletes it", () =>
+      Effect.gen(function* () {
+        const mails = queue()
+        const received = yield* Queue.unbounded<readonly [Mail, SpoolMessage]>()
+        yield* Effect.forkScoped(mails.run((mail, message) => Queue.offer(received, [mail, message])))
+        const id = yield* mails.enqueue(mail("anna"), { headers: { tenant: "7" }, priority: 2 })
+        const [payload, message] = yield* Queue.take(received)
+        assert.deepStrictEqual(payload, mail("anna"))
+        assert.instanceOf(payload, Mail)
+        const { attempts, headers, priority } = message
+        assert.deepStrictEqual([message.id, attempts, priority, headers.tenant], [id, 1, 2, "7"])
+        assert.deepStrictEqual(yield* settled(mails), {})
+        assert.match(id, /^[0-9a-f]{8}-[0-9a-f]{4}-7/)
+      })
+    )
+
+    it.effect("delivers in order of priority, then age", () =>
+      Effect.gen(function* () {
+        const mails = queue()
+        yield* mails.enqueueAll([
+          { payload: mail("c"), priority: 9 },
+          { payload: mail("b") },
+          { payload: mail("a"), priority: 1 }
+        ])
+        yield* mails.enqueue(mail("b2"))
+        const received: Array<string> = []
+        yield* Effect.forkScoped(mails.run(({ to }) => Effect.sync(() => received.push(to)), { concurrency: 1 }))
+        yield* settled(mails)
+        assert.deepStrictEqual(received, ["a", "b", "b2", "c"])
+      })
+    )
+
+    it.effect("stores a message with an id once", () =>
+      Effect.gen(function* () {
+        const mails = queue()
+        const id = fresh("mail")
+        assert.strictEqual(yield* mails.enqueue(mail("first"), { id }), id)
+        assert.strictEqual(yield* mails.enqueue(mail("second"), { id }), id)
+        const ids = yield* mails.enqueueAll([{ payload: mail("third"), id }, { payload: mail("other") }])
+        assert.strictEqual(ids[0], id)
+        const { counts } = yield* mails.stats
+        assert.strictEqual(counts.incoming, 2)
+        const received: Array<string> = []
+        yield* Effect.forkScoped(mails.run(({ to }) => Effect.sync(() => received.push(to))))
+        yield* settled(mails)
+        assert.deepStrictEqual(received.toSorted(), ["first", "other"])
+      })
+    )
+
+    it.effect("delivers after the sender's commit, and never after its rollback", () =>
+      Effect.gen(function* () {
+        const mails = queue()
+        const received: Array<string> = []
+        yield* Effect.forkScoped(mails.run(({ to }) => Effect.sync(() => received.push(to))))
+        yield* Effect.exit(transaction(Effect.andThen(mails.enqueue(mail("undone")), failure("rolled back"))))
+        yield* transaction(mails.enqueue(mail("sent")))
+        yield* until(Effect.sync(() => received.length > 0))
+        yield* settled(mails)
+        assert.deepStrictEqual(received, ["sent"])
+      })
+    )
+
+    it.effect("tries again what fails or dies, and bounces it after its last attempt", () =>
+      Effect.gen(function* () {
+        const mails = queue({ maxAttempts: 3 })
+        const attempts: Array<string> = []
+        const bounced = yield* Queue.unbounded<string>()
+        const [flaky, broken, dying] = yield* mails.enqueueAll([
+          { payload: mail("flaky") },
+          { payload: mail("broken") },
+          { payload: mail("dying"), maxAttempts: 1 }
+        ])
+        yield* Effect.forkScoped(
+          mails.run(
+            ({ to }, { attempts: attempt }) =>
+              Effect.gen(function* () {
+                attempts.push(`${to} ${attempt}`)
+                if (to === "dying") return yield* Effect.die("of old age")
+                if (to === "broken" || attempt < 3) return yield* failure(`no ${attempt}`)
+              }),
+            { bounced: ({ id }, reason) => Queue.offer(bounced, `${id}: ${reason}`) }
+          )
+        )
+        assert.deepStrictEqual(yield* settled(mails), { bounce: 2 })
+        assert.deepStrictEqual(attempts.toSorted(), [
+          "broken 1",
+          "broken 2",
+          "broken 3",
+          "dying 1",
+          "flaky 1",
+          "flaky 2",
+          "flaky 3"
+        ])
+        assert.deepStrictEqual(
+          (yield* Queue.takeAll(bounced)).toSorted(),
+          [`${broken}: Error: no 3`, `${dying}: of old age`].toSorted()
+        )
+        const { attempts: made, lastError, state } = yield* getMeta(broken ?? "")
+        assert.deepStrictEqual([state, made, lastError], ["bounce", 3, "Error: no 3"])
+        assert.instanceOf(yield* Effect.flip(getMeta(flaky ?? "")), Error)
+      })
+    )
+
+    it.effect("bounces at once what is permanent, and what a policy gives up", () =>
+      Effect.gen(function* () {
+        const mails = queue({ policies: { default: Spool.fixed(0), never: Schedule.recurs(0) } })
+        const attempts: Array<string> = []
+        const id = yield* mails.enqueue(mail("permanent"))
+        yield* mails.enqueue(mail("given up"), { policy: "never" })
+        yield* Effect.forkScoped(
+          mails.run(({ to }) =>
+            Effect.gen(function* () {
+              attempts.push(to)
+              return yield* to === "permanent" ? Spool.permanent(new Error("no such user")) : failure("busy")
+            })
+          )
+        )
+        assert.deepStrictEqual(yield* settled(mails), { bounce: 2 })
+        assert.deepStrictEqual(attempts.toSorted(), ["given up", "permanent"])
+        assert.strictEqual((yield* getMeta(id)).lastError, "Error: no such user")
+      })
+    )
+
+    it.effect("bounces a payload that does not fit, with the reason, and goes on", () =>
+      Effect.gen(function* () {
+        const spool = yield* SpoolStore
+        const mails = queue()
+        const id = fresh("mail")
+        yield* spool.storeMeta({ id, queue: mails.name, payload: { to: 7 } })
+        yield* spool.storeMeta({ id: `${id} too`, queue: mails.name })
+        yield* mails.enqueue(mail("anna"))
+        const received: Array<string> = []
+        yield* Effect.forkScoped(mails.run(({ to }) => Effect.sync(() => received.push(to))))
+        assert.deepStrictEqual(yield* settled(mails), { bounce: 2 })
+        assert.deepStrictEqual(received, ["anna"])
+        assert.match((yield* getMeta(id)).lastError, /^the payload does not fit: .*Expected string/s)
+      })
+    )
+
+    it.effect("archives or deletes what was delivered and what bounced", () =>
+      Effect.gen(function* () {
+        const handle = ({ to }: Mail) => (to === "bad" ? Effect.fail(Spool.permanent("bad")) : Effect.void)
+        const both = [{ payload: mail("good") }, { payload: mail("bad") }]
+        const archiving = queue({ onSuccess: "archive", onBounce: "archive" })
+        const [, bad] = yield* archiving.enqueueAll(both)
+        yield* Effect.forkScoped(archiving.run(handle))
+        assert.deepStrictEqual(yield* settled(archiving), { archived: 2 })
+        assert.strictEqual((yield* getMeta(bad ?? "")).lastError, "bad")
+        const deleting = queue({ onBounce: "delete" })
+        yield* deleting.enqueueAll(both)
+        yield* Effect.forkScoped(deleting.run(handle))
+        assert.deepStrictEqual(yield* settled(deleting), {})
+        const forgetting = queue({ onSuccess: "archive", retention: 0 })
+        yield* SpoolStore.use((spool) =>
+          spool.storeMeta({ id: fresh("mail"), queue: forgetting.name, state: "archived" })
+        )
+        yield* Effect.forkScoped(forgetting.run(handle))
+        yield* until(Effect.map(forgetting.stats, ({ counts }) => counts.archived === 0))
+      })
+    )
+
+    it.effect("commits what a handler writes together with the message, or neither", () =>
+      Effect.gen(function* () {
+        const mails = queue({ maxAttempts: 5 })
+        const offsets = yield* OffsetStore
+        const id = { projectionName: mails.name, shardNumber: 0 }
+        const attempts: Array<number> = []
+        yield* mails.enqueueAll(["a", "b", "c"].map((to) => ({ payload: mail(to) })))
+        yield* Effect.forkScoped(
+          mails.run(
+            (_, { attempts: attempt }) =>
+              Effect.gen(function* () {
+                attempts.push(attempt)
+                const before = yield* offsets.getCurrentOffset(id)
+                const from = Option.map(before, ({ value }) => value)
+                yield* offsets.advanceOffset(id, { from, to: Option.getOrElse(from, () => 0n) + 1n })
+                if (attempt < 3) return yield* failure("after the write")
+              }),
+            { transactional: true, concurrency: 1 }
+          )
+        )
+        assert.deepStrictEqual(yield* settled(mails), {})
+        assert.strictEqual(attempts.length, 9)
+        const offset = yield* offsets.getCurrentOffset(id)
+        assert.deepStrictEqual(
+          Option.map(offset, ({ value }) => value),
+          Option.some(3n)
+        )
+      })
+    )
+
+    it.effect("undoes what a handler has written when it has lost the message meanwhile", () =>
+      Effect.gen(function* () {
+        const spool = yield* SpoolStore
+        const offsets = yield* OffsetStore
+        const mails = queue({ policies: { default: Spool.fixed("1 hour") } })
+        const id = yield* mails.enqueue(mail("anna"))
+        yield* Effect.forkScoped(
+          mails.run(
+            () =>
+              Effect.andThen(
+                offsets.writeOffset({ projectionName: mails.name, shardNumber: 0, value: 1n }),
+                // As an administrator would, but in this transaction, which has the only connection of some backends.
+                spool.moveToState(id, "active", "hold")
+              ),
+            { transactional: true }
+          )
+        )
+        yield* until(Effect.map(getMeta(id), ({ attempts, state }) => attempts === 1 && state !== "active"))
+        const { lastError, state } = yield* getMeta(id)
+        assert.strictEqual(state, "deferred")
+        assert.include(lastError, "is no longer held")
+        assert.isTrue(Option.isNone(yield* offsets.getCurrentOffset({ projectionName: mails.name, shardNumber: 0 })))
+      })
+    )
+
+    it.effect("interrupts the handler of a message that is put on hold, and the hold stays", () =>
+      Effect.gen(function* () {
+        const mails = queue()
+        const begun = yield* Deferred.make<void>()
+        const interrupted = yield* Deferred.make<void>()
+        const id = yield* mails.enqueue(mail("anna"))
+        yield* Effect.forkScoped(
+          mails.run(
+            () =>
+              Effect.andThen(Deferred.succeed(begun, undefined), Effect.never).pipe(
+                Effect.onInterrupt(() => Deferred.succeed(interrupted, undefined))
+              ),
+            { lease: "1 second", shutdownTimeout: 0 }
+          )
+        )
+        yield* Deferred.await(begun)
+        yield* mails.hold(id, "look at this")
+        yield* Deferred.await(interrupted)
+        const held = yield* getMeta(id)
+        assert.deepStrictEqual([held.state, held.lastError, held.attempts], ["hold", "look at this", 1])
+        yield* mails.release(id)
+        yield* until(Effect.map(getMeta(id), ({ attempts }) => attempts === 2))
+      })
+    )
+
+    it.effect("gives a bounced message all its attempts again", () =>
+      Effect.gen(function* () {
+        const mails = queue({ maxAttempts: 1 })
+        const id = yield* mails.enqueue(mail("anna"))
+        let down = true
+        yield* Effect.forkScoped(mails.run(() => (down ? failure("down") : Effect.void)))
+        assert.deepStrictEqual(yield* settled(mails), { bounce: 1 })
+        down = false
+        yield* mails.requeue(id)
+        assert.deepStrictEqual(yield* settled(mails), {})
+      })
+    )
+
+    it.effect("delivers what a dead worker has left, and bounces what has killed its last one", () =>
+      Effect.gen(function* () {
+        const spool = yield* SpoolStore
+        const mails = queue()
+        const [left, last] = yield* mails.enqueueAll([
+          { payload: mail("left"), priority: 1 },
+          { payload: mail("last"), maxAttempts: 1 }
+        ])
+        yield* spool.claim({ queue: mails.name, limit: 2, lease: 0, owner: "dead" })
+        const received: Array<string> = []
+        const bounced = yield* Queue.unbounded<string>()
+        yield* Effect.forkScoped(
+          mails.run(
+            ({ to }, { attempts, id }) => Effect.sync(() => received.push(`${id === left} ${to} ${attempts}`)),
+            {
+              bounced: ({ id }, reason) => Queue.offer(bounced, `${id}: ${reason}`)
+            }
+          )
+        )
+        assert.strictEqual(yield* Queue.take(bounced), `${last}: ${leaseExpired}`)
+        assert.deepStrictEqual(yield* settled(mails), { bounce: 1 })
+        assert.deepStrictEqual(received, ["true left 2"])
+      })
+    )
+
+    it.effect("finishes what it handles when it is interrupted, and gives the rest back", () =>
+      Effect.gen(function* () {
+        const mails = queue()
+        yield* mails.enqueueAll(Array.from({ length: 10 }, (_, n) => ({ payload: mail(`${n}`) })))
+        const begun = yield* Queue.unbounded<string>()
+        const finish = yield* Deferred.make<void>()
+        const finished: Array<string> = []
+        const worker = yield* Effect.forkScoped(
+          mails.run(
+            ({ to }) =>
+              Effect.gen(function* () {
+                yield* Queue.offer(begun, to)
+                yield* Deferred.await(finish)
+                finished.push(to)
+              }),
+            { concurrency: 2 }
+          )
+        )
+        yield* Effect.all([Queue.take(begun), Queue.take(begun)])
+        const stopping = yield* Effect.forkScoped(Fiber.interrupt(worker), { startImmediately: true })
+        yield* Deferred.succeed(finish, undefined)
+        yield* Fiber.join(stopping)
+        assert.deepStrictEqual(finished.toSorted(), ["0", "1"])
+        const { counts } = yield* mails.stats
+        assert.deepStrictEqual([counts.incoming, counts.active], [8, 0])
+        const messages = yield* SpoolStore.use((spool) => spool.listMessages("incoming", { queue: mails.name }))
+        assert.isTrue(messages.messages.every(({ attempts }) => attempts === 0))
+      })
+    )
+
+    it.effect("interrupts what does not finish in time, and gives it back", () =>
+      Effect.gen(function* () {
+        const mails = queue()
+        const id = yield* mails.enqueue(mail("slow"))
+        const begun = yield* Deferred.make<void>()
+        const worker = yield* Effect.forkScoped(
+          mails.run(() => Effect.andThen(Deferred.succeed(begun, undefined), Effect.never), { shutdownTimeout: 0 })
+        )
+        yield* Deferred.await(begun)
+        yield* Fiber.interrupt(worker)
+        const { attempts, state } = yield* getMeta(id)
+        assert.deepStrictEqual([state, attempts], ["incoming", 0])
+      })
+    )
+
+    it.effect("continues the trace of whoever has enqueued", () =>
+      Effect.gen(function* () {
+        const mails = queue()
+        const spans = yield* Queue.unbounded<Tracer.Span>()
+        yield* Effect.forkScoped(
+          mails.run(() => Effect.flatMap(Effect.currentSpan, (span) => Queue.offer(spans, span)))
+        )
+        const sender = yield* Effect.withSpan(
+          Effect.tap(Effect.currentSpan, () => mails.enqueue(mail("anna"))),
+          "sender"
+        )
+        const span = yield* Queue.take(spans)
+        assert.strictEqual(span.traceId, sender.traceId)
+        assert.strictEqual(Option.getOrUndefined(span.parent)?.spanId, sender.spanId)
+        assert.strictEqual(span.name, "Spool.handle")
+      })
+    )
+
+    it.effect("counts what there is", () =>
+      Effect.gen(function* () {
+        const mails = queue()
+        yield* mails.enqueueAll([{ payload: mail("now") }, { payload: mail("later"), delay: "1 hour" }])
+        const { counts, oldestReady } = yield* mails.stats
+        assert.deepStrictEqual([counts.incoming, counts.deferred], [1, 1])
+        assert.isTrue(Option.exists(oldestReady, Duration.isLessThan(Duration.minutes(1))))
+      })
+    )
+
+    it.effect("refuses what breaks the model, and stores nothing", () =>
+      Effect.gen(function* () {
+        const mails = queue()
+        for (const options of [
+          { id: "" },
+          { priority: 11 },
+          { delay: -1 },
+          { headers: { a: "\0" } },
+          { maxAttempts: -1 }
+        ]) {
+          const error = yield* Effect.flip(mails.enqueue(mail("anna"), options))
+          assert.strictEqual(error._tag, "InvalidInput")
+        }
+        assert.strictEqual((yield* mails.stats).counts.incoming, 0)
+        for (const options of [
+          { concurrency: 0 },
+          { buffer: -1 },
+          { lease: "1 milli" as const },
+          { shutdownTimeout: -1 }
+        ]) {
+          const error = yield* Effect.flip(mails.run(() => Effect.void, options))
+          assert.include(error.message, `Spool.run: invalid input: ${Object.keys(options)[0]}`)
+        }
+      })
+    )
+
+    if (interleaving) {
+      it.effect("handles each of many messages once, by many workers, with failures in between", () =>
+        Effect.gen(function* () {
+          const mails = queue({ maxAttempts: 1000 })
+          const count = 2000
+          yield* mails.enqueueAll(Array.from({ length: count }, (_, n) => ({ payload: mail(`${n}`) })))
+          const handled = new Map<string, number>()
+          const live = new Set<string>()
+          let overlaps = 0
+          const handle = ({ to }: Mail) =>
+            Effect.gen(function* () {
+              if (live.has(to)) overlaps++
+              live.add(to)
+              yield* Effect.yieldNow
+              live.delete(to)
+              if (Math.random() < 0.2) return yield* failure("by chance")
+              handled.set(to, (handled.get(to) ?? 0) + 1)
+            })
+          for (let worker = 0; worker < 8; worker++) {
+            yield* Effect.forkScoped(mails.run(handle, { concurrency: 20 }))
+          }
+          assert.deepStrictEqual(yield* settled(mails), {})
+          assert.strictEqual(handled.size, count)
+          assert.isTrue([...handled.values()].every((times) => times === 1))
+          assert.strictEqual(overlaps, 0)
+        })
+      )
+    }
+  })
+}

@@ -1,0 +1,430 @@
+/** What workers can rely on of every `SpoolStore`: the part of its suite about claims. */
+import { assert, it } from "@effect/vitest"
+import { DateTime, Duration, Effect, Fiber, type Layer, Option, Queue, Stream } from "effect"
+import {
+  leaseExpired,
+  LeaseLost,
+  MessageExists,
+  MessageNotFound,
+  type SpoolMessage,
+  SpoolStore
+} from "../SpoolStore.ts"
+import { type Transactor } from "../Transactor.ts"
+import {
+  bounced,
+  claim,
+  type ClaimInput,
+  deferred,
+  done,
+  fresh,
+  future,
+  getMeta,
+  type Lease,
+  numberOf,
+  numbersOf,
+  open,
+  past,
+  plain,
+  queueOf,
+  settle,
+  statesOf,
+  store,
+  transaction
+} from "./SpoolSupport.ts"
+
+/** Registers the suite. `interleaving: false` leaves out what takes two transactions open at once. */
+export const suite = <E>(
+  name: string,
+  layer: Layer.Layer<SpoolStore | Transactor, E>,
+  { interleaving = true }: { readonly interleaving?: boolean } = {}
+): void => {
+  // On the real clock: leases are the store's business, and its clock may be a server's.
+  it.layer(layer, { timeout: "2 minutes", excludeTestServices: true })(`SpoolStore (${name}): claims`, (it) => {
+    it.effect("claims in order of priority, then age, what is due", () =>
+      Effect.gen(function* () {
+        const queue = yield* queueOf([
+          { priority: 9 },
+          { priority: 1 },
+          { priority: 5, created: past },
+          { priority: 1 },
+          { priority: 5, created: DateTime.makeUnsafe(0) },
+          { state: "hold" },
+          { state: "archived" },
+          { nextRetry: future },
+          { nextRetry: past, priority: 2 },
+          { delay: "1 hour" },
+          { delay: 0, priority: 3 }
+        ])
+        const claimed = yield* claim(queue)
+        assert.deepStrictEqual(numbersOf(claimed), [1, 3, 8, 10, 4, 2, 0])
+        for (const { attempts, id, lease: _, ...message } of claimed) {
+          assert.deepStrictEqual([message.state, attempts], ["active", 1])
+          assert.deepStrictEqual({ ...(yield* getMeta(id)) }, { ...message, id, attempts })
+        }
+        assert.deepStrictEqual(yield* claim(queue), [])
+        assert.deepStrictEqual(yield* statesOf(queue), { active: 7, deferred: 2, hold: 1, archived: 1 })
+      })
+    )
+
+    it.effect("claims of one queue, or of those in none", () =>
+      Effect.gen(function* () {
+        const spool = yield* SpoolStore
+        const queue = yield* queueOf(plain(2))
+        const id = fresh()
+        yield* store({ id, priority: 1, created: DateTime.makeUnsafe(0) })
+        const claimed = yield* spool.claim({ limit: 10, lease: "1 minute", owner: "nobody" })
+        assert.include(
+          claimed.map((message) => message.id),
+          id
+        )
+        assert.isTrue(claimed.every((message) => message.queue === undefined))
+        assert.deepStrictEqual(numbersOf(yield* claim(queue)), [0, 1])
+      })
+    )
+
+    it.effect("claims deferred messages first, but for the share of incoming ones", () =>
+      Effect.gen(function* () {
+        const due = { delay: 0 }
+        const mixed = () => queueOf([...Array.from({ length: 10 }, () => due), ...plain(10)])
+        const shares = Effect.fnUntraced(function* (queue: string, options: Partial<ClaimInput>) {
+          const numbers = numbersOf(yield* claim(queue, options))
+          return [numbers.filter((number) => number < 10).length, numbers.filter((number) => number >= 10).length]
+        })
+        assert.deepStrictEqual(yield* shares(yield* mixed(), { limit: 8 }), [4, 4])
+        assert.deepStrictEqual(yield* shares(yield* mixed(), { limit: 8, reserved: 0 }), [8, 0])
+        assert.deepStrictEqual(yield* shares(yield* mixed(), { limit: 8, reserved: 2 }), [6, 2])
+        assert.deepStrictEqual(yield* shares(yield* mixed(), { limit: 8, reserved: 100 }), [0, 8])
+        assert.deepStrictEqual(yield* shares(yield* mixed(), { limit: 16, reserved: 1 }), [10, 6])
+        assert.deepStrictEqual(yield* shares(yield* mixed(), { limit: 16, reserved: 15 }), [6, 10])
+        assert.deepStrictEqual(
+          yield* shares(yield* queueOf(Array.from({ length: 9 }, () => due)), { limit: 8 }),
+          [8, 0]
+        )
+        // By priority, then by the time at which they were due.
+        const queue = yield* queueOf([
+          { nextRetry: past, priority: 6 },
+          { delay: 0, priority: 2 },
+          { nextRetry: past, priority: 2 },
+          { nextRetry: DateTime.makeUnsafe(0), priority: 6 }
+        ])
+        assert.deepStrictEqual(numbersOf(yield* claim(queue, { limit: 3 })), [1, 2, 3])
+      })
+    )
+
+    it.effect("gives each message to one of many claimers", () =>
+      Effect.gen(function* () {
+        const queue = yield* queueOf(plain(500))
+        const claimed = yield* Effect.forEach(Array.from({ length: 100 }), () => claim(queue, { limit: 7 }), {
+          concurrency: 8
+        })
+        const numbers = numbersOf(claimed.flat())
+        assert.strictEqual(numbers.length, 500)
+        assert.strictEqual(new Set(numbers).size, 500)
+      })
+    )
+
+    it.effect("settles a mixed batch, each message in its way", () =>
+      Effect.gen(function* () {
+        const queue = yield* queueOf(
+          Array.from({ length: 6 }, () => ({ headers: { a: "1", b: "2" }, lastError: "old" }))
+        )
+        const [done, archived, deferred, bounced, held, released] = (yield* claim(queue)).map(({ lease }) => lease)
+        if (!done || !archived || !deferred || !bounced || !held || !released) return assert.fail("not all claimed")
+        const lost = yield* settle([
+          { outcome: "released", ...released },
+          { outcome: "done", ...done },
+          { outcome: "archived", ...archived, headers: { b: "3", c: "4" } },
+          { outcome: "deferred", ...deferred, delay: "1 hour", error: "busy", headers: { a: "0" } },
+          { outcome: "bounced", ...bounced, error: "gone" },
+          { outcome: "held", ...held, error: "look at this" }
+        ])
+        assert.deepStrictEqual(lost, [])
+        assert.instanceOf(yield* Effect.flip(getMeta(done.id)), MessageNotFound)
+        const shown = (lease: Lease) =>
+          Effect.map(getMeta(lease.id), ({ attempts, headers, lastError, state }) => [
+            state,
+            attempts,
+            lastError,
+            headers
+          ])
+        assert.deepStrictEqual(yield* shown(archived), ["archived", 1, "old", { a: "1", b: "3", c: "4" }])
+        assert.deepStrictEqual(yield* shown(deferred), ["deferred", 1, "busy", { a: "0", b: "2" }])
+        assert.deepStrictEqual(yield* shown(bounced), ["bounce", 1, "gone", { a: "1", b: "2" }])
+        assert.deepStrictEqual(yield* shown(held), ["hold", 1, "look at this", { a: "1", b: "2" }])
+        assert.deepStrictEqual(yield* shown(released), ["incoming", 0, "old", { a: "1", b: "2" }])
+        const message = yield* getMeta(deferred.id)
+        const wait = message.nextRetry.epochMilliseconds - message.updated.epochMilliseconds
+        assert.isBelow(Math.abs(wait - 3_600_000), 1000)
+        assert.deepStrictEqual(numbersOf(yield* claim(queue)), [numberOf(released)])
+        assert.deepStrictEqual(yield* settle([]), [])
+      })
+    )
+
+    it.effect("settles thousands at once", () =>
+      Effect.gen(function* () {
+        const queue = yield* queueOf(plain(3000))
+        const leases = (yield* claim(queue, { limit: 3000 })).map(({ lease }) => lease)
+        assert.deepStrictEqual(yield* settle(leases.map(done)), [])
+        assert.deepStrictEqual(yield* statesOf(queue), {})
+      })
+    )
+
+    it.effect("keeps one who has lost a lease from changing anything, a hold included", () =>
+      Effect.gen(function* () {
+        const spool = yield* SpoolStore
+        const queue = yield* queueOf(plain(5))
+        const leases = (yield* claim(queue, { lease: 0 })).map(({ lease }) => lease)
+        const [mine, held, deleted, recounted, retaken] = leases
+        if (!mine || !held || !deleted || !recounted || !retaken) return assert.fail("not all claimed")
+        yield* spool.moveToState(held.id, "active", "hold", { lastError: "by an administrator" })
+        yield* spool.deleteMeta(deleted.id)
+        yield* spool.updateMeta(recounted.id, { attempts: 5 })
+        yield* spool.moveToState(retaken.id, "active", "incoming", { attempts: 0 })
+        yield* claim(queue, { limit: 1 })
+        const others = [held, deleted, recounted, retaken].map((lease) => new LeaseLost(lease))
+        assert.deepStrictEqual(yield* spool.heartbeat(leases, "1 minute"), others)
+        const before = yield* Effect.forEach([held, recounted, retaken], ({ id }) => getMeta(id))
+        assert.deepStrictEqual(yield* settle(leases.map(deferred)), others)
+        assert.deepStrictEqual(yield* settle(leases.map(done)), [new LeaseLost(mine), ...others])
+        const after = yield* Effect.forEach([held, recounted, retaken], ({ id }) => getMeta(id))
+        assert.deepStrictEqual(after, before)
+        assert.strictEqual(after[0]?.lastError, "by an administrator")
+        assert.strictEqual((yield* getMeta(mine.id)).lastError, "late")
+      })
+    )
+
+    it.effect("recovers messages whose lease has run out, and no others", () =>
+      Effect.gen(function* () {
+        const spool = yield* SpoolStore
+        const queue = yield* queueOf([
+          { maxAttempts: 2 },
+          { maxAttempts: 1 },
+          {},
+          {},
+          { state: "active" },
+          { delay: 0 }
+        ])
+        const [expired, exhausted] = [
+          yield* claim(queue, { limit: 1, reserved: 1, lease: 0 }),
+          yield* claim(queue, { limit: 1, reserved: 1, lease: 0 })
+        ]
+        const live = yield* claim(queue, { limit: 1, reserved: 1 })
+        const renewed = yield* claim(queue, { limit: 1, reserved: 1, lease: 0 })
+        yield* spool.heartbeat(
+          renewed.map(({ lease }) => lease),
+          "1 minute"
+        )
+        assert.deepStrictEqual(numbersOf([...expired, ...exhausted, ...live, ...renewed]), [0, 1, 2, 3])
+
+        const one = yield* spool.recover({ queue, limit: 1 })
+        assert.deepStrictEqual(numbersOf(one), [0])
+        const recovered = yield* spool.recover({ queue })
+        assert.deepStrictEqual(numbersOf(recovered), [1])
+        const shown = (message: SpoolMessage) => [message.state, message.attempts, message.lastError]
+        assert.deepStrictEqual([...one, ...recovered].map(shown), [
+          ["incoming", 1, leaseExpired],
+          ["bounce", 1, leaseExpired]
+        ])
+        for (const message of [...one, ...recovered]) assert.deepStrictEqual(yield* getMeta(message.id), message)
+        assert.deepStrictEqual(yield* spool.recover({ queue }), [])
+        // What RetrySpool has claimed has no lease.
+        assert.deepStrictEqual(numbersOf(yield* spool.recover({ queue, grace: 0 })), [4])
+        assert.deepStrictEqual(
+          yield* settle([...expired, ...exhausted].map(({ lease }) => done(lease))),
+          [...expired, ...exhausted].map(({ lease }) => new LeaseLost(lease))
+        )
+        const again = yield* claim(queue, { limit: 1, reserved: 1 })
+        assert.deepStrictEqual([numbersOf(again), again[0]?.attempts], [[0], 2])
+      })
+    )
+
+    it.effect("recovers of every queue unless one is given", () =>
+      Effect.gen(function* () {
+        const spool = yield* SpoolStore
+        const [a, b] = [yield* queueOf(plain(1)), yield* queueOf(plain(1))]
+        yield* claim(a, { lease: 0 })
+        yield* claim(b, { lease: 0 })
+        const queues = (yield* spool.recover()).map(({ queue }) => queue)
+        assert.includeMembers(queues, [a, b])
+      })
+    )
+
+    it.effect("purges old messages of a state", () =>
+      Effect.gen(function* () {
+        const spool = yield* SpoolStore
+        const queue = yield* queueOf([
+          ...Array.from({ length: 5 }, () => ({ state: "archived" as const, created: past })),
+          { created: past }
+        ])
+        assert.strictEqual(yield* spool.purge({ state: "archived", queue, olderThan: "1 hour" }), 0)
+        assert.strictEqual(yield* spool.purge({ state: "archived", queue, olderThan: 0, limit: 3 }), 3)
+        assert.strictEqual(yield* spool.purge({ state: "archived", queue, olderThan: 0, limit: 3 }), 2)
+        assert.deepStrictEqual(yield* statesOf(queue), { incoming: 1 })
+      })
+    )
+
+    it.effect("says how long until something is ready", () =>
+      Effect.gen(function* () {
+        const spool = yield* SpoolStore
+        const untilReady = (queue: string) =>
+          Effect.map(spool.untilReady(queue), (wait) => Option.getOrUndefined(Option.map(wait, Duration.toMillis)))
+        const expectAbout = (actual: number | undefined, expected: number) =>
+          assert.isTrue(actual !== undefined && Math.abs(actual - expected) < 60_000, `${actual}`)
+        assert.isUndefined(yield* untilReady(fresh("queue")))
+        assert.isUndefined(yield* untilReady(yield* queueOf([{ state: "hold" }, { state: "archived" }])))
+        assert.strictEqual(yield* untilReady(yield* queueOf([{ nextRetry: future }, {}])), 0)
+        assert.strictEqual(yield* untilReady(yield* queueOf([{ nextRetry: past }])), 0)
+        const queue = yield* queueOf([
+          { delay: "4 hours", priority: 1 },
+          { delay: "3 hours", priority: 9 },
+          { nextRetry: future }
+        ])
+        expectAbout(yield* untilReady(queue), 3 * 3_600_000)
+        yield* store({ id: fresh(), queue })
+        const [claimed] = yield* claim(queue, { lease: "2 hours" })
+        expectAbout(yield* untilReady(queue), 2 * 3_600_000)
+        yield* spool.heartbeat(claimed === undefined ? [] : [claimed.lease], "1 hour")
+        expectAbout(yield* untilReady(queue), 3_600_000)
+        expectAbout(yield* untilReady(yield* queueOf([{ state: "active" }])), 600_000)
+      })
+    )
+
+    it.effect("says for how long the oldest message has been ready", () =>
+      Effect.gen(function* () {
+        const spool = yield* SpoolStore
+        const oldest = (queue: string) =>
+          Effect.map(spool.oldestReady(queue), (age) => Option.getOrUndefined(Option.map(age, Duration.toHours)))
+        assert.isUndefined(yield* oldest(yield* queueOf([{ nextRetry: future }, { state: "hold", created: past }])))
+        const now = yield* DateTime.now
+        const ago = (hours: number) => DateTime.subtract(now, { hours })
+        const expectAbout = (actual: number | undefined, expected: number) =>
+          assert.isBelow(Math.abs((actual ?? 0) - expected), 0.1)
+        expectAbout(yield* oldest(yield* queueOf([{ created: ago(2) }, { created: ago(3) }])), 3)
+        expectAbout(yield* oldest(yield* queueOf([{ created: ago(2) }, { created: ago(9), nextRetry: ago(4) }])), 4)
+        const retried = yield* queueOf([{ created: ago(9), nextRetry: ago(1) }])
+        expectAbout(yield* oldest(retried), 1)
+      })
+    )
+
+    it.effect("tells of what may have become ready, after the commit", () =>
+      Effect.gen(function* () {
+        const spool = yield* SpoolStore
+        const queue = fresh("queue")
+        const heard = yield* Queue.unbounded<void>()
+        yield* Effect.forkScoped(Stream.runForEach(spool.changes, () => Queue.offer(heard, undefined)))
+        yield* Queue.take(heard)
+        /** Fails by its time limit if nothing is heard. */
+        const isHeard = Effect.fnUntraced(function* <A, E, R>(effect: Effect.Effect<A, E, R>) {
+          yield* Queue.clear(heard)
+          yield* effect
+          yield* Queue.take(heard)
+        })
+        const id = fresh()
+        yield* isHeard(store({ id, queue }))
+        yield* isHeard(store({ id: fresh(), queue, delay: "1 hour" }))
+        yield* isHeard(spool.storeMany([{ id: fresh(), queue }]))
+        yield* isHeard(spool.updateMeta(id, { priority: 1 }))
+        yield* isHeard(transaction(store({ id: fresh(), queue })))
+        const [first] = yield* claim(queue, { limit: 1 })
+        yield* isHeard(settle(first === undefined ? [] : [{ outcome: "released", ...first.lease }]))
+        yield* claim(queue, { limit: 1, lease: 0 })
+        yield* isHeard(spool.recover({ queue }))
+        yield* spool.moveToState(id, "incoming", "hold")
+        yield* isHeard(spool.moveToState(id, "hold", "incoming"))
+      })
+    )
+
+    if (interleaving) {
+      it.effect("shows a message to nobody before its sender has committed", () =>
+        Effect.gen(function* () {
+          const queue = yield* queueOf(plain(1))
+          const commit = yield* open(store({ id: `${queue} 1`, queue, priority: 1 }))
+          assert.deepStrictEqual(numbersOf(yield* claim(queue)), [0])
+          yield* commit
+          assert.deepStrictEqual(numbersOf(yield* claim(queue)), [1])
+        }).pipe(Effect.scoped)
+      )
+
+      it.effect("stores what arrives at once, while another transaction stores the id of one of them", () =>
+        Effect.gen(function* () {
+          const queue = yield* queueOf([])
+          const commit = yield* open(store({ id: `${queue} 0`, queue }))
+          const first = yield* Effect.forkScoped(Effect.flip(store({ id: `${queue} 0`, queue })))
+          const others = yield* Effect.forkScoped(
+            Effect.forEach(
+              Array.from({ length: 50 }, (_, n) => n + 1),
+              (n) => store({ id: `${queue} ${n}`, queue }),
+              { concurrency: "unbounded" }
+            )
+          )
+          yield* Fiber.join(others)
+          assert.strictEqual((yield* claim(queue)).length, 50)
+          yield* commit
+          assert.deepStrictEqual(yield* Fiber.join(first), new MessageExists({ id: `${queue} 0` }))
+        }).pipe(Effect.scoped)
+      )
+
+      it.effect("skips what another transaction holds, and does not wait for it", () =>
+        Effect.gen(function* () {
+          const spool = yield* SpoolStore
+          const queue = yield* queueOf([{}, {}, { delay: 0 }, { delay: 0 }, { state: "active" }, { state: "active" }])
+          const commit = yield* open(
+            Effect.gen(function* () {
+              yield* spool.updateMeta(`${queue} 0`, { priority: 1 })
+              yield* spool.updateMeta(`${queue} 2`, { priority: 1 })
+              yield* spool.updateMeta(`${queue} 4`, { priority: 1 })
+            })
+          )
+          assert.deepStrictEqual(numbersOf(yield* claim(queue)), [1, 3])
+          assert.deepStrictEqual(numbersOf(yield* spool.recover({ queue, grace: 0, limit: 1 })), [5])
+          yield* commit
+          assert.deepStrictEqual(numbersOf(yield* claim(queue)), [0, 2, 5])
+        }).pipe(Effect.scoped)
+      )
+
+      it.effect("renews leases without waiting for a transaction that changes their messages", () =>
+        Effect.gen(function* () {
+          const spool = yield* SpoolStore
+          const queue = yield* queueOf(plain(2))
+          const leases = (yield* claim(queue)).map(({ lease }) => lease)
+          const commit = yield* open(spool.moveToState(`${queue} 0`, "active", "hold"))
+          assert.deepStrictEqual(yield* spool.heartbeat(leases, "1 minute"), [])
+          yield* commit
+          assert.deepStrictEqual(
+            yield* spool.heartbeat(leases, "1 minute"),
+            leases.slice(0, 1).map((lease) => new LeaseLost(lease))
+          )
+        }).pipe(Effect.scoped)
+      )
+
+      it.effect("waits for the transaction that changes a message, and then looks again", () =>
+        Effect.gen(function* () {
+          const spool = yield* SpoolStore
+          const queue = yield* queueOf(plain(3))
+          const leases = (yield* claim(queue)).map(({ lease }) => lease)
+          const commit = yield* open(
+            Effect.gen(function* () {
+              yield* spool.moveToState(`${queue} 0`, "active", "hold")
+              yield* settle(leases.slice(1, 2).map(done))
+              yield* store({ id: `${queue} 9`, queue })
+            })
+          )
+          const waiting = yield* Effect.forkScoped(
+            Effect.all([settle(leases.map(bounced)), Effect.flip(store({ id: `${queue} 9`, queue }))], {
+              concurrency: 2
+            }),
+            { startImmediately: true }
+          )
+          yield* commit
+          const [lost, exists] = yield* Fiber.join(waiting)
+          assert.deepStrictEqual(
+            lost,
+            leases.slice(0, 2).map((lease) => new LeaseLost(lease))
+          )
+          assert.deepStrictEqual(exists, new MessageExists({ id: `${queue} 9` }))
+          assert.deepStrictEqual(yield* statesOf(queue), { hold: 1, bounce: 1, incoming: 1 })
+        }).pipe(Effect.scoped)
+      )
+    }
+  })
+}

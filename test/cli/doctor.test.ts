@@ -1,0 +1,169 @@
+/** Each thing that can be wrong with a server is found by `strata doctor`, with its remedy; and nothing else is. */
+import { assert, it } from "@effect/vitest"
+import { Effect, Layer, Context } from "effect"
+import { execute, urlWith } from "../postgres/harness.ts"
+import { goSyncKit, session } from "../postgres/events.harness.ts"
+import { scratchDatabase } from "../support/database.ts"
+import * as PostgresServer from "../support/PostgresServer.ts"
+import { fails, jsonLines, type Options, start, strata, succeeds } from "./harness.ts"
+
+/** A server on which nothing is wrong: the one that all tests share does without fsync. */
+class Server extends Context.Service<Server, { readonly url: string }>()("test/Server") {
+  static readonly layer = Layer.effect(Server, PostgresServer.make({ settings: { fsync: "on" } }))
+}
+
+/** What the doctor finds that is not well: `check: says -> remedy`. */
+const complaints = (options: Options, ...args: ReadonlyArray<string>) =>
+  Effect.map(strata(["doctor", "--json", ...args], options), ({ status, stderr, stdout }) => {
+    const found = jsonLines(stdout).filter(({ level }) => level !== "ok")
+    const problems = found.filter(({ level }) => level === "problem").length
+    assert.strictEqual(status, problems === 0 ? 0 : 1, stdout + stderr)
+    assert.strictEqual(stderr, problems === 0 ? "" : `strata: ${problems} problem${problems === 1 ? "" : "s"} found\n`)
+    return found.map(({ check, level, remedy, says }) => `${level} ${check}: ${says} -> ${remedy}`)
+  })
+
+/** Exactly these, in this order. */
+const complains = Effect.fnUntraced(function* (
+  options: Options,
+  expected: ReadonlyArray<RegExp>,
+  ...args: ReadonlyArray<string>
+) {
+  const found = yield* complaints(options, ...args)
+  assert.strictEqual(found.length, expected.length, found.join("\n"))
+  expected.forEach((pattern, index) => assert.match(found[index] ?? "", pattern))
+})
+
+it.layer(Server.layer, { excludeTestServices: true, timeout: "120 seconds" })("strata doctor", (it) => {
+  const prepared = Effect.gen(function* () {
+    const url = yield* scratchDatabase((yield* Server).url)
+    yield* succeeds(["migrate"], { url })
+    return { url, execute: (...statements: ReadonlyArray<string>) => execute(statements, url) }
+  })
+
+  it.effect("finds nothing where all is well, and says which tables are missing where they are", () =>
+    Effect.gen(function* () {
+      const { url } = yield* prepared
+      yield* complains({ url }, [])
+      yield* complains(
+        { url },
+        [
+          /^problem migrations: pending: 0001_offsets.sql, 0002_events.sql.* -> run: strata migrate$/,
+          /^problem tables: there is no table .*events.* -> run: strata migrate$/,
+          /^problem tables: there is no table .*offsets_store.* -> run: strata migrate$/,
+          /^problem tables: there is no table .*states_store.* -> run: strata migrate$/
+        ],
+        "--schema",
+        "elsewhere"
+      )
+    })
+  )
+
+  it.effect("the sequence, triggers, settings, grants and offsets", () =>
+    Effect.gen(function* () {
+      const { execute, url } = yield* prepared
+      yield* execute(
+        "INSERT INTO events (id, aggregate_id, event_type) VALUES ('a', 'a', 'T')",
+        "INSERT INTO offsets_store VALUES ('p', 0, 1, 0), ('p', 1, 7, 0), ('ego', 0, 1763719200000000000, 0)",
+        "ALTER SEQUENCE events_version_seq CACHE 10",
+        `ALTER DATABASE ${new URL(url).pathname.slice(1)} SET synchronous_commit = off`
+      )
+      yield* succeeds(["migrate", "--notify", "rows"], { url })
+      yield* complains({ url }, [
+        /^warning durability: synchronous_commit is off: .* -> set synchronous_commit = on/,
+        /^problem sequence: the sequence .*events_version_seq .*CACHE 10.* -> run ALTER SEQUENCE .* CACHE 1$/,
+        /^warning triggers: the trigger events_notify_trigger runs for each event and notifies.* -> drop it/,
+        /^problem offsets: shard 1 of 'p' is at 7, the log ends at 1: .* -> was a backup restored/
+      ])
+
+      // A restored backup whose sequence was left behind; and ids that the trigger of go-sync-kit cannot notify of.
+      yield* execute(
+        `ALTER DATABASE ${new URL(url).pathname.slice(1)} RESET synchronous_commit`,
+        "ALTER SEQUENCE events_version_seq CACHE 1 RESTART 1",
+        "DELETE FROM offsets_store",
+        "UPDATE events SET aggregate_id = repeat('x', 57)"
+      )
+      yield* execute(
+        "INSERT INTO events (version, id, aggregate_id, event_type) OVERRIDING SYSTEM VALUE VALUES (50, 'b', 'b', 'T')"
+      )
+      yield* complains({ url }, [
+        /^problem sequence: .*is behind the last event.* -> run: SELECT setval\('.*events_version_seq', 50\)$/,
+        /^problem triggers: the trigger events_notify_trigger .*more than 56 bytes -> appends to those fail/
+      ])
+    })
+  )
+
+  it.effect("a role without grants, and a table that go-sync-kit has created", () =>
+    Effect.gen(function* () {
+      const { url: server } = yield* Server
+      const url = yield* scratchDatabase(server)
+      yield* goSyncKit("app", url)
+      yield* succeeds(["migrate", "--schema", "app"], { url })
+      yield* complains(
+        { url },
+        [/^warning sequence: versions are a default that clients can override/],
+        "--schema",
+        "app"
+      )
+      const role = `reader_${new URL(url).pathname.slice(-6)}`
+      yield* Effect.acquireRelease(
+        execute(
+          [
+            `CREATE ROLE ${role} LOGIN PASSWORD 'secret'`,
+            `GRANT USAGE ON SCHEMA app TO ${role}`,
+            `GRANT SELECT ON ALL TABLES IN SCHEMA app TO ${role}`
+          ],
+          url
+        ),
+        () => Effect.orDie(execute([`DROP OWNED BY ${role}`, `DROP ROLE ${role}`], url))
+      )
+      const asReader = urlWith((parts) => {
+        parts.username = role
+        parts.password = "secret"
+      }, url)
+      yield* complains(
+        { url: asReader },
+        [
+          ...[
+            "INSERT ON app.events",
+            "INSERT ON app.offsets_store",
+            "UPDATE ON app.offsets_store",
+            "DELETE ON app.offsets_store",
+            "INSERT ON app.states_store",
+            "UPDATE ON app.states_store",
+            "DELETE ON app.states_store"
+          ].map((what) => new RegExp(`^problem grants: .* -> as the owner: GRANT ${what} TO ${role}$`)),
+          new RegExp(`^problem grants: .* -> as the owner: GRANT USAGE ON SEQUENCE app.events_version_seq TO ${role}$`),
+          /^warning sequence/
+        ],
+        "--schema",
+        "app"
+      )
+    })
+  )
+
+  it.effect("who holds up readers, and a proof that ends with Ctrl-C and leaves nothing behind", () =>
+    Effect.gen(function* () {
+      const { url } = yield* prepared
+      const other = yield* session(urlWith((parts) => parts.searchParams.set("application_name", "forgetful"), url))
+      yield* other("BEGIN")
+      yield* other("INSERT INTO events (id, aggregate_id, event_type) VALUES ('a', 'a', 'T')")
+      yield* complains({ url }, [
+        /^problem tail: readers may have to wait for pid \d+, idle in transaction .*'forgetful'/
+      ])
+      yield* other("ROLLBACK")
+      yield* fails(["doctor", "--prove", "--for", "5"], 2, /a duration such as/, { url })
+
+      const proving = yield* start(["doctor", "--prove", "--for", "60s", "--schema", "public"], { url })
+      const schemas = (sql: typeof other) =>
+        sql(
+          "SELECT 1 FROM pg_namespace WHERE nspname LIKE 'strata_prove_%' AND to_regclass(nspname || '.events') IS NOT NULL"
+        )
+      // The server sleeps between two looks.
+      while ((yield* schemas(other)).length === 0) yield* other("SELECT 1 FROM pg_sleep(0.05)")
+      yield* Effect.sync(() => proving.child.kill("SIGINT"))
+      const { status, stderr } = yield* proving.ended
+      assert.deepStrictEqual({ status, stderr }, { status: 130, stderr: "" })
+      assert.strictEqual((yield* other("SELECT 1 FROM pg_namespace WHERE nspname LIKE 'strata_prove_%'")).length, 0)
+    })
+  )
+})

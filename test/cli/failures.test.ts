@@ -1,0 +1,122 @@
+/** What goes wrong is said in a line or two, with what to do, and by the exit status. */
+import { assert, describe, it } from "@effect/vitest"
+import { Effect } from "effect"
+import { execute, freshRole, freshSchema, urlWith } from "../postgres/harness.ts"
+import { postgresUrl } from "../support/database.ts"
+import { freePort } from "../support/ports.ts"
+import { fails, start, strata, succeeds, temporaryDirectory } from "./harness.ts"
+
+describe("wrong usage ends with 2", () => {
+  it.live("and says what is wrong, and where to read more", () =>
+    Effect.gen(function* () {
+      yield* fails(["evnts"], 2, /Unknown subcommand "evnts".*\nRun strata --help to see how it is used\n$/s)
+      yield* fails(["events", "read", "--limit", "0"], 2, /--limit: "0".*\nRun strata events read --help/s)
+      yield* fails(["events", "read", "--data", "{a}"], 2, /--data.*\nRun strata events read --help/s)
+      yield* fails(["offsets", "get", "p", "1.5"], 2, /shard/)
+      yield* fails(["events", "read", "--url", "http://localhost"], 2, /Expected a postgres:\/\/ URL/)
+      yield* fails(["events", "read"], 2, /no database is named; give --url or --pglite DIR/)
+      yield* fails(["events", "import"], 2, /give a file/, { url: postgresUrl })
+      yield* fails(["offsets", "get", "p", "--url", postgresUrl, "--pglite", "x"], 2, /two databases/)
+    })
+  )
+
+  it.live("so does what a store finds wrong with its arguments", () =>
+    fails(["offsets", "get", ""], 2, /projectionName: Expected a non-empty string/, { url: postgresUrl })
+  )
+
+  it.live("so does what would have to be asked, where there is no terminal", () =>
+    Effect.gen(function* () {
+      const schema = yield* freshSchema()
+      const options = { url: postgresUrl, env: { DB_SCHEMA: schema } }
+      yield* succeeds(["migrate"], options)
+      yield* succeeds(["offsets", "set", "p", "0", "5", "--yes"], options)
+      for (const args of [
+        ["set", "p", "0", "1"],
+        ["reset", "p"],
+        ["delete", "p"]
+      ]) {
+        yield* fails(["offsets", ...args], 2, /There is no terminal to ask on; say --yes/, { ...options, input: "y\n" })
+      }
+      assert.include(yield* succeeds(["offsets", "list", "--json"], options), `"value":"5"`)
+    }).pipe(Effect.scoped)
+  )
+})
+
+describe("what the world does ends with 1", () => {
+  it.live("no server", () =>
+    Effect.gen(function* () {
+      const port = yield* freePort
+      yield* fails(["events", "read"], 1, /no connection to the server: .*ECONNREFUSED.*; check that it runs/, {
+        url: `postgres://app@127.0.0.1:${port}/app`
+      })
+    })
+  )
+
+  it.live("a wrong password, which is not repeated", () =>
+    Effect.gen(function* () {
+      const { url } = yield* freshRole()
+      const wrong = urlWith((parts) => (parts.password = "wrong-password"), url)
+      const { stderr } = yield* fails(["events", "read"], 1, /refuses the login.*check the user and the password/, {
+        url: wrong
+      })
+      assert.notInclude(stderr, "wrong-password")
+      const verbose = yield* strata(["events", "read", "--verbose"], { url: wrong })
+      assert.match(verbose.stderr, /^\s+at /m)
+      assert.notInclude(verbose.stderr, "wrong-password")
+    }).pipe(Effect.scoped)
+  )
+
+  it.live("missing tables, and pending migrations", () =>
+    Effect.gen(function* () {
+      const schema = yield* freshSchema()
+      const options = { url: postgresUrl }
+      const missing = /does not exist: .*strata migrate/
+      yield* fails(["events", "read", "--schema", schema], 1, missing, options)
+      yield* fails(["offsets", "list", "--schema", schema], 1, missing, options)
+      yield* fails(["migrate", "status", "--schema", schema], 1, /migrations? pending; run: strata migrate/, options)
+    }).pipe(Effect.scoped)
+  )
+
+  it.live("a role that may only read", () =>
+    Effect.gen(function* () {
+      const schema = yield* freshSchema()
+      const { role, url } = yield* freshRole()
+      yield* succeeds(["migrate", "--schema", schema], { url: postgresUrl })
+      yield* execute([
+        `GRANT USAGE ON SCHEMA ${schema} TO ${role}`,
+        `GRANT SELECT ON ALL TABLES IN SCHEMA ${schema} TO ${role}`
+      ])
+      const options = { url, env: { DB_SCHEMA: schema } }
+      assert.strictEqual(yield* succeeds(["events", "read", "--json"], options), "")
+      assert.include(yield* succeeds(["migrate", "status"], options), "run at")
+      assert.include(yield* succeeds(["migrate"], options), "Nothing is pending")
+      yield* fails(["events", "append", "--aggregate", "a", "--type", "T"], 1, /permission denied.*grant it/, options)
+      yield* fails(["offsets", "set", "p", "0", "1", "--yes"], 1, /permission denied.*grant it/, options)
+    }).pipe(Effect.scoped)
+  )
+
+  it.live("an embedded database that is not there, which is not made in passing", () =>
+    Effect.gen(function* () {
+      const directory = yield* temporaryDirectory
+      const says = /there is no database in .*; make one with: strata migrate --pglite/
+      yield* fails(["events", "read", "--pglite", directory], 1, says)
+    }).pipe(Effect.scoped)
+  )
+})
+
+describe("output that nobody reads any more", () => {
+  it.live("ends the command quietly", () =>
+    Effect.gen(function* () {
+      const schema = yield* freshSchema()
+      const options = { url: postgresUrl, env: { DB_SCHEMA: schema } }
+      yield* succeeds(["migrate"], options)
+      const many = `SELECT 'e' || n, 'a', 'T', to_jsonb(repeat('x', 1000)) FROM generate_series(1, 20000) AS n`
+      yield* execute([`INSERT INTO ${schema}.events (id, aggregate_id, event_type, data) ${many}`])
+      const reading = yield* start(["events", "read", "--json"], options)
+      yield* reading.says(`"version":"1"`)
+      yield* Effect.sync(() => reading.child.stdout?.destroy())
+      const { status, stderr } = yield* reading.ended
+      assert.deepStrictEqual({ status, stderr }, { status: 0, stderr: "" })
+    }).pipe(Effect.scoped)
+  )
+})

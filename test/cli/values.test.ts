@@ -1,0 +1,43 @@
+/** What is taken from elsewhere as a time, an id or JSON. */
+import { assert, describe, it } from "@effect/vitest"
+import { isStorable, timestampOf } from "../../src/cli/Values.ts"
+
+describe("a time", () => {
+  it.each([
+    // SQLite's own, which is UTC, and what Go's drivers write.
+    ["2025-08-16 22:00:00", "2025-08-16T22:00:00.000000Z"],
+    ["2025-08-16 22:00:00.1", "2025-08-16T22:00:00.100000Z"],
+    ["2025-08-16 22:00:00.123456789+10:00", "2025-08-16T22:00:00.123456+10:00"],
+    ["2025-08-16 22:00:00.123456789 +0000 UTC", "2025-08-16T22:00:00.123456Z"],
+    ["2025-08-16 22:00:00 -0330 -0330", "2025-08-16T22:00:00.000000-03:30"],
+    ["2025-08-16T22:00:00.123Z", "2025-08-16T22:00:00.123000Z"],
+    ["2025-08-16", "2025-08-16T00:00:00.000000Z"],
+    [1755381600n, "2025-08-16T22:00:00.000Z"],
+    [1755381600123n, "2025-08-16T22:00:00.123Z"]
+  ])("%s is %s", (text, expected) => {
+    const time = timestampOf(text)
+    assert.isDefined(time)
+    assert.strictEqual(time?.replace("+00:00", "Z"), expected)
+  })
+
+  it.each(["", "now", "infinity", "22:00:00", "2025-13-01", "2025-08-16 25:00:00", "16.08.2025", null, true, 1e300])(
+    "%s is none",
+    (value) => {
+      assert.isUndefined(timestampOf(value))
+    }
+  )
+})
+
+describe("JSON", () => {
+  it.each([
+    [String.raw`{"a":["\u0000"]}`, false],
+    [String.raw`{"\u0000":1}`, false],
+    [String.raw`["\ud800"]`, false],
+    [`["\ud800"]`, false],
+    [String.raw`["\ud83d\ude00"]`, true],
+    [String.raw`["\\u0000"]`, true],
+    [`["\u0001 😀"]`.replace("\u0001", String.raw`\u0001`), true]
+  ])("%s can be stored: %s", (text, expected) => {
+    assert.strictEqual(isStorable(text, JSON.parse(text)), expected)
+  })
+})

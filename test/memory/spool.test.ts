@@ -1,0 +1,176 @@
+/** What time does to a spool, by a clock that tests control. */
+import { assert, it } from "@effect/vitest"
+import { Duration, Effect, Fiber, Layer, Logger, Metric, Queue, Schedule, Schema, type Scope } from "effect"
+import { Spool, SpoolStore, StoreError } from "effect-strata"
+import * as Memory from "effect-strata/memory"
+import { TestClock } from "effect/testing"
+
+const Payload = Schema.String
+
+/** A test on a database of its own. */
+const test = <A, E>(
+  name: string,
+  effect: Effect.Effect<A, E, Memory.Stores | Memory.MemoryDatabase.MemoryDatabase | Scope.Scope>
+) => it.effect(name, () => Effect.scoped(Effect.provide(effect, Layer.fresh(Memory.layer))))
+
+const shown = (delays: ReadonlyArray<Duration.Duration>) => delays.map((delay) => Duration.format(delay))
+
+it.effect("the default policy begins with 15 minutes, doubles, and never exceeds a day, jitter included", () =>
+  Effect.gen(function* () {
+    assert.deepStrictEqual(shown(yield* Spool.preview(Spool.backoff())), [
+      "15m",
+      "30m",
+      "1h",
+      "2h",
+      "4h",
+      "8h",
+      "16h",
+      "1d",
+      "1d",
+      "1d"
+    ])
+    assert.deepStrictEqual(shown(yield* Spool.preview(Spool.fixed("5 minutes"), 3)), ["5m", "5m", "5m"])
+    assert.deepStrictEqual(shown(yield* Spool.preview(Schedule.recurs(2))), ["0", "0"])
+  })
+)
+
+const failing = (policies: Spool.Options<string, never, never>["policies"] = {}) =>
+  Spool.make({ name: "failing", payload: Payload, policies, maxAttempts: 4 })
+
+/** Runs a worker whose handler fails, and tells of each attempt at what time it was. */
+const watch = (spool: Spool.Spool<string>) =>
+  Effect.gen(function* () {
+    const attempts = yield* Queue.unbounded<number>()
+    const handler = () =>
+      Effect.gen(function* () {
+        yield* Queue.offer(
+          attempts,
+          Duration.toMinutes(Duration.millis(yield* Effect.clockWith((clock) => clock.currentTimeMillis)))
+        )
+        return yield* Effect.fail(new Error("no"))
+      })
+    yield* Effect.forkScoped(spool.run(handler))
+    return attempts
+  })
+
+test(
+  "a message is tried again after the delays of its policy",
+  Effect.gen(function* () {
+    const spool = failing({ default: Spool.fixed("5 minutes"), slow: Schedule.exponential("1 hour") })
+    yield* spool.enqueue("a")
+    yield* spool.enqueue("b", { policy: "slow", delay: "1 minute" })
+    const attempts = yield* watch(spool)
+    yield* TestClock.adjust("10 hours")
+    const made = yield* Queue.takeAll(attempts)
+    assert.deepStrictEqual(
+      made.map(Math.round).toSorted((a, b) => a - b),
+      [0, 1, 5, 10, 15, 61, 181, 421]
+    )
+    const { counts } = yield* spool.stats
+    assert.strictEqual(counts.bounce, 2)
+  })
+)
+
+test(
+  "jitter keeps retries apart",
+  Effect.gen(function* () {
+    const spool = failing()
+    yield* spool.enqueueAll(Array.from({ length: 20 }, (_, n) => ({ payload: `${n}` })))
+    const attempts = yield* watch(spool)
+    yield* TestClock.adjust("19 minutes")
+    const retries = (yield* Queue.takeAll(attempts)).filter((minute) => minute > 0)
+    assert.strictEqual(retries.length, 20)
+    assert.isAbove(new Set(retries).size, 10)
+    assert.isTrue(retries.every((minute) => minute >= 12 && minute <= 18.1))
+  })
+)
+
+test(
+  "an unknown policy is the default, and is warned of once",
+  Effect.gen(function* () {
+    const logged: Array<string> = []
+    const logger = Logger.make(({ message }) => void logged.push(String(message)))
+    const spool = failing({ default: Spool.fixed("5 minutes") })
+    yield* spool.enqueueAll(["a", "b"].map((payload) => ({ payload, policy: "unheard of" })))
+    const attempts = yield* Effect.provide(watch(spool), Logger.layer([logger]))
+    yield* TestClock.adjust("11 minutes")
+    assert.deepStrictEqual((yield* Queue.takeAll(attempts)).map(Math.round), [0, 0, 5, 5, 10, 10])
+    assert.deepStrictEqual(logged, [`queue "failing" has no policy "unheard of": its messages use the default`])
+  })
+)
+
+test(
+  "leases are renewed while a handler runs, and it is interrupted when the store is gone for longer than a lease",
+  Effect.gen(function* () {
+    const { failNext } = yield* Memory.MemoryDatabase.MemoryDatabase
+    const store = yield* SpoolStore.SpoolStore
+    const spool = failing()
+    const id = yield* spool.enqueue("a")
+    const events = yield* Queue.unbounded<string>()
+    yield* Effect.forkScoped(
+      spool.run(() =>
+        Effect.andThen(Queue.offer(events, "begun"), Effect.never).pipe(
+          Effect.onInterrupt(() => Queue.offer(events, "interrupted"))
+        )
+      )
+    )
+    assert.strictEqual(yield* Queue.take(events), "begun")
+    yield* TestClock.adjust("10 minutes")
+    assert.deepStrictEqual(yield* store.recover(), [])
+    assert.strictEqual((yield* store.getMeta(id)).attempts, 1)
+    yield* failNext(new StoreError.Unavailable({ message: "gone" }), { times: 1000 })
+    yield* TestClock.adjust("41 seconds")
+    assert.strictEqual(yield* Queue.take(events), "interrupted")
+  })
+)
+
+test(
+  "an idle worker asks the store no more than twice a minute",
+  Effect.gen(function* () {
+    const spool = failing()
+    const operations = Effect.gen(function* () {
+      let count = 0
+      for (const metric of yield* Metric.snapshot) {
+        if (metric.id === "strata_operations" && metric.type === "Counter") count += Number(metric.state.count)
+      }
+      return count
+    })
+    yield* spool.enqueue("later", { delay: "10 days" })
+    const worker = yield* Effect.forkScoped(spool.run(() => Effect.void))
+    yield* TestClock.adjust("1 minute")
+    const before = yield* operations
+    yield* TestClock.adjust("100 minutes")
+    const asked = (yield* operations) - before
+    assert.isAtLeast(asked, 50)
+    assert.isAtMost(asked, 200)
+    yield* Fiber.interrupt(worker)
+  }).pipe(Effect.provideService(Metric.MetricRegistry, new Map()))
+)
+
+test(
+  "a worker counts what it does, for whoever watches",
+  Effect.gen(function* () {
+    const spool = Spool.make({
+      name: "watched",
+      payload: Payload,
+      maxAttempts: 2,
+      policies: { default: Spool.fixed(0) }
+    })
+    yield* spool.enqueueAll([{ payload: "good" }, { payload: "bad" }, { payload: "later", delay: "1 day" }])
+    yield* Effect.forkScoped(spool.run((text) => (text === "bad" ? Effect.fail("no") : Effect.void)))
+    yield* Effect.repeat(TestClock.adjust("1 second"), { times: 4 })
+    yield* spool.stats
+    const found = new Map<string, unknown>()
+    for (const { attributes, id, state } of yield* Metric.snapshot) {
+      const { outcome = "", queue, state: of = "" } = { ...attributes }
+      if (queue === "watched") found.set(`${id} ${outcome}${of}`, "count" in state ? Number(state.count) : state)
+    }
+    assert.strictEqual(found.get("strata_spool_attempts delivered"), 1)
+    assert.strictEqual(found.get("strata_spool_attempts failed"), 1)
+    assert.strictEqual(found.get("strata_spool_attempts bounced"), 1)
+    assert.strictEqual(found.get("strata_spool_claim_latency "), 3)
+    assert.deepInclude(found.get("strata_spool_depth bounce"), { value: 1 })
+    assert.deepInclude(found.get("strata_spool_depth deferred"), { value: 1 })
+    assert.isTrue(found.has("strata_spool_oldest_ready_seconds "))
+  }).pipe(Effect.provideService(Metric.MetricRegistry, new Map()))
+)

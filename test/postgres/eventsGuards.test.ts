@@ -1,0 +1,185 @@
+/** Where the rule by which holes are decided does not hold by itself: it is refused, or has to see more than usual. */
+import { PgClient } from "@effect/sql-pg"
+import { assert, describe, it } from "@effect/vitest"
+import { Effect, Fiber, Layer, Redacted, Stream } from "effect"
+import * as Postgres from "effect-strata/postgres"
+import { execFile } from "node:child_process"
+import { rm } from "node:fs/promises"
+import { join } from "node:path"
+import { promisify } from "node:util"
+import { scratchDatabase } from "../support/database.ts"
+import * as PostgresServer from "../support/PostgresServer.ts"
+import { event, follow, plainInsert, serveEvents, session, versionsIn } from "./events.harness.ts"
+import { execute, failsWith, freshSchema, urlWith } from "./harness.ts"
+
+const run = promisify(execFile)
+
+/** A hot standby of the server, which was stopped to be copied, and runs again. */
+const standbyOf = Effect.fnUntraced(function* (primary: PostgresServer.PostgresServer) {
+  const { password, username } = new URL(primary.url)
+  const source = `host=127.0.0.1 port=${primary.port} user=${username} password=${password}`
+  const standby = yield* PostgresServer.make({ settings: { primary_conninfo: source } })
+  yield* Effect.all([standby.stop("fast"), primary.stop("fast")])
+  yield* Effect.promise(async () => {
+    await rm(standby.dataDir, { recursive: true })
+    await run("cp", ["-a", primary.dataDir, standby.dataDir])
+    // Any content will do, but not any owner.
+    await run("cp", ["-a", join(standby.dataDir, "PG_VERSION"), join(standby.dataDir, "standby.signal")])
+  })
+  yield* primary.start
+  yield* standby.start
+  return {
+    ...standby,
+    url: urlWith((url) => {
+      url.password = password
+    }, standby.url)
+  }
+})
+
+describe("a hot standby", () => {
+  it.live("refuses whoever reads across aggregates, and serves one aggregate", () =>
+    Effect.gen(function* () {
+      const primary = yield* PostgresServer.make()
+      const options = { schema: "public" }
+      const served = yield* serveEvents({ url: primary.url, options })
+      const stored = yield* served.events.append([event("a"), event("b")])
+      const { url } = yield* standbyOf(primary)
+      const { events } = yield* serveEvents({ url, options, layer: Postgres.layerStorage })
+      for (const [operation, reading] of [
+        ["load", events.load()],
+        ["read", Stream.runDrain(events.read())],
+        ["subscribe", Stream.runDrain(events.subscribe({ after: "start" }))],
+        ["notifications", Stream.runDrain(events.notifications())]
+      ] as const) {
+        yield* failsWith(reading, `EventStore.${operation}`, "Denied", /standby|read-only|during recovery/)
+      }
+      assert.deepStrictEqual(yield* events.loadByAggregate("b"), stored.slice(1))
+      assert.deepStrictEqual(yield* Stream.runCollect(events.read({ direction: "backward" })), stored.toReversed())
+      assert.deepStrictEqual(yield* events.get(stored[0]?.id ?? ""), stored[0])
+    })
+  )
+})
+
+describe("a subscriber of logical replication", () => {
+  it.live("is refused, until it is none any more", () =>
+    Effect.gen(function* () {
+      const server = yield* PostgresServer.make({ settings: { wal_level: "logical" } })
+      const [from, to] = [yield* scratchDatabase(server.url), yield* scratchDatabase(server.url)]
+      const options = { schema: "public" }
+      const publisher = yield* serveEvents({ url: from, options })
+      const subscriber = yield* serveEvents({ url: to, options })
+      const name = new URL(from).pathname.slice(1)
+      const { password, port, username } = new URL(from)
+      const source = `host=127.0.0.1 port=${port} user=${username} password=${password} dbname=${name}`
+      yield* execute(
+        [
+          "CREATE PUBLICATION log FOR TABLE public.events",
+          // Of its own, as the command that makes it with the subscription waits for itself on the same server.
+          "SELECT FROM pg_create_logical_replication_slot('log', 'pgoutput')"
+        ],
+        from
+      )
+      yield* execute(
+        [
+          `CREATE SUBSCRIPTION log CONNECTION '${source}' PUBLICATION log WITH (create_slot = false, slot_name = 'log')`
+        ],
+        to
+      )
+      const refused = /public\.?"?.*events.* is a copy that logical replication fills.*the database that publishes it/
+      yield* failsWith(subscriber.events.load(), "EventStore.load", "Denied", refused)
+      yield* failsWith(subscriber.events.append(event("a")), "EventStore.append", "Denied", refused)
+      yield* failsWith(
+        Stream.runDrain(subscriber.events.subscribe({ after: "end" })),
+        "EventStore.subscribe",
+        "Denied",
+        refused
+      )
+      const pool = PgClient.layer({ url: Redacted.make(to) })
+      yield* failsWith(Layer.build(Layer.provide(Postgres.layer(options), pool)), "Postgres.layer", "Denied", refused)
+      // What is published is a log like any other.
+      const stored = yield* publisher.events.append(event("a"))
+      assert.deepStrictEqual(yield* publisher.events.load(), stored)
+      yield* execute(
+        ["ALTER SUBSCRIPTION log DISABLE", "ALTER SUBSCRIPTION log SET (slot_name = NONE)", "DROP SUBSCRIPTION log"],
+        to
+      )
+      yield* execute(["SELECT FROM pg_drop_replication_slot('log')"], from)
+      // And so is what was a copy once.
+      assert.isArray(yield* subscriber.events.load())
+    })
+  )
+})
+
+describe("a table in partitions", () => {
+  it.live("waits for whoever inserts into one of them directly", () =>
+    Effect.gen(function* () {
+      const schema = yield* freshSchema()
+      yield* execute([
+        `CREATE SCHEMA ${schema}`,
+        `CREATE TABLE ${schema}.events (
+          version BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY, id TEXT NOT NULL, aggregate_id TEXT NOT NULL,
+          event_type TEXT NOT NULL, data JSONB, metadata JSONB, created_at TIMESTAMPTZ DEFAULT now(),
+          stream_name TEXT GENERATED ALWAYS AS ('stream_' || aggregate_id) STORED) PARTITION BY RANGE (version)`,
+        `CREATE TABLE ${schema}.events_1 PARTITION OF ${schema}.events FOR VALUES FROM (1) TO (1000)`,
+        `CREATE TABLE ${schema}.events_2 PARTITION OF ${schema}.events FOR VALUES FROM (1000) TO (2000)`
+      ])
+      const served = yield* serveEvents({ options: { schema } })
+      const { events } = served
+      const follower = yield* follow(served, { after: "start" })
+      yield* events.append(event("a"))
+      yield* follower.until(1n)
+      const t = yield* session()
+      yield* t("BEGIN")
+      yield* t(plainInsert(`${schema}.events_1`, "2"))
+      yield* events.append(event("a"))
+      const load = yield* Effect.forkChild(events.load(), { startImmediately: true })
+      yield* Effect.sleep(200)
+      assert.isUndefined(load.pollUnsafe())
+      assert.deepStrictEqual(follower.seen, [1n])
+      yield* t("COMMIT")
+      assert.deepStrictEqual(
+        (yield* Fiber.join(load)).map(({ version }) => version),
+        [1n, 2n, 3n]
+      )
+      yield* follower.until(3n)
+      assert.deepStrictEqual(follower.seen, [1n, 2n, 3n])
+    })
+  )
+})
+
+describe("a prepared transaction", () => {
+  it.live("is waited for through a crash of the server, and its event comes in order", () =>
+    Effect.gen(function* () {
+      const server = yield* PostgresServer.make()
+      const served = yield* serveEvents({ url: server.url, options: { schema: "public", settleTimeout: "100 millis" } })
+      const { events, watched } = served
+      const load = Effect.map(watched(events.load()), (all) => all.map(({ version }) => version))
+      const follower = yield* follow(served, { after: "start" })
+      yield* events.append(event("a"))
+      yield* follower.until(1n)
+      // In a scope of its own: its connection does not outlive the crash.
+      yield* Effect.scoped(
+        Effect.gen(function* () {
+          const t = yield* session(server.url)
+          yield* t("BEGIN")
+          yield* t(plainInsert("public.events", "prepared"))
+          yield* t("PREPARE TRANSACTION 'held'")
+        })
+      )
+      yield* events.append(event("a"))
+      // It is being waited for: somebody has said so.
+      assert.deepStrictEqual(yield* load, [1n])
+      yield* server.kill
+      yield* server.start
+      const [third] = yield* Effect.retry(events.append(event("a")), { times: 20 })
+      assert.deepStrictEqual(yield* load, [1n])
+      yield* Effect.sleep(300)
+      assert.deepStrictEqual(follower.seen, [1n])
+      yield* execute(["COMMIT PREPARED 'held'"], server.url)
+      yield* follower.until(third?.version ?? 0n)
+      const stored = yield* versionsIn("public.events", "true", server.url)
+      assert.lengthOf(stored, 4)
+      assert.deepStrictEqual(follower.seen, stored)
+    })
+  )
+})

@@ -1,0 +1,323 @@
+/** What the spool is on a server: adopted tables, plans, roles, names, connections, other processes. */
+import { assert, describe, it } from "@effect/vitest"
+import { DateTime, Effect, Fiber, Queue, Stream } from "effect"
+import { SpoolStore } from "effect-strata"
+import * as Postgres from "effect-strata/postgres"
+import { spawnSync } from "node:child_process"
+import { fileURLToPath } from "node:url"
+import { postgresUrl, waitForBackends } from "../support/database.ts"
+import { execute, failsWith, freshRole, freshSchema, query, shape, unique } from "./harness.ts"
+import { retrySpool, serveSpool } from "./spool.harness.ts"
+
+const file = fileURLToPath(new URL("../../resources/postgres/0004_spool.sql", import.meta.url))
+
+describe("the table", () => {
+  it.live.each([true, false])(
+    "of RetrySpool is adopted with its messages (policies: %s), and shared with it",
+    (policy) =>
+      Effect.gen(function* () {
+        const schema = yield* freshSchema()
+        yield* retrySpool(schema, policy)
+        const rows = query(
+          `SELECT id, state, attempts, next_retry::text, created::text, last_error, size, headers::text, ctid::text, xmin::text
+         FROM ${schema}.retryspool_messages ORDER BY 1`
+        )
+        const before = yield* rows
+        const { spool, sql, table } = yield* serveSpool({ options: { schema } })
+        assert.deepStrictEqual(yield* rows, before)
+        const { created, nextRetry, updated, ...fresh } = yield* spool.getMeta("go-new")
+        assert.deepStrictEqual(fresh, {
+          id: "go-new",
+          state: "incoming",
+          attempts: 0,
+          maxAttempts: 3,
+          lastError: "",
+          size: 42n,
+          priority: 0,
+          headers: {},
+          retryPolicyName: ""
+        })
+        assert.strictEqual(DateTime.formatIso(created), "2025-08-16T22:00:00.123Z")
+        assert.strictEqual(DateTime.formatIso(nextRetry), "0001-01-01T00:00:00.000Z")
+        assert.deepStrictEqual(updated, created)
+        // By what was read, to the millisecond, of a row with microseconds.
+        yield* spool.updateMeta("go-new", { lastError: "seen" }, { ifUpdated: updated })
+        const pages = yield* Stream.runCollect(spool.iterate("incoming", { batchSize: 1 }))
+        assert.deepStrictEqual(
+          pages.map(({ id }) => id),
+          ["go-new"]
+        )
+        assert.deepStrictEqual(
+          (yield* spool.recover()).map(({ id }) => id),
+          ["go-active"]
+        )
+        const claimed = yield* spool.claim({ limit: 10, lease: "1 minute", owner: "ts" })
+        assert.deepStrictEqual(
+          claimed.map(({ id, priority, state }) => [id, priority, state]),
+          [
+            ["go-new", 0, "active"],
+            ["go-due", 5, "active"],
+            ["go-active", 15, "active"]
+          ]
+        )
+        assert.deepStrictEqual(
+          yield* spool.settle([
+            {
+              outcome: "deferred",
+              id: "go-due",
+              owner: "ts",
+              attempt: 2,
+              delay: "1 hour",
+              error: "",
+              headers: { a: "b" }
+            }
+          ]),
+          []
+        )
+        yield* spool.storeMeta({ id: "ts-new", payload: { a: 1 }, headers: { b: "c" } })
+
+        // RetrySpool's own statements: no column that it scans into a Go string is NULL in what was written here.
+        const read = (id: string) =>
+          Effect.map(
+            sql.unsafe(
+              `SELECT state, attempts, max_attempts, last_error, size, priority, headers::text
+             FROM ${table} WHERE id = $1`,
+              [id]
+            ).values,
+            ([row]) => row
+          )
+        assert.deepStrictEqual(yield* read("ts-new"), [0, 0, 10, "", 7n, 5, `{"b": "c"}`])
+        assert.deepStrictEqual(yield* read("go-due"), [2, 2, 3, "", 7n, 5, `{"a": "b", "to": "anna"}`])
+        yield* sql.unsafe(
+          `INSERT INTO ${table} (id, state, attempts, max_attempts, next_retry, created, updated, last_error, size, priority, headers)
+         VALUES ('go-later', 0, 0, 3, now(), now(), now(), '', 0, 5, 'null')`
+        )
+        yield* sql.unsafe(`UPDATE ${table} SET state = 1, updated = now() WHERE id = 'ts-new' AND state = 0`)
+        const [later] = yield* spool.claim({ limit: 10, lease: "1 minute", owner: "ts" })
+        assert.strictEqual(later?.id, "go-later")
+        assert.strictEqual((yield* spool.getMeta("ts-new")).state, "active")
+      })
+  )
+
+  it.live("has the indexes and settings of a queue, and stays as it is when the migration runs again", () =>
+    Effect.gen(function* () {
+      const { schema, table } = yield* serveSpool()
+      const before = yield* shape(postgresUrl, table)
+      assert.strictEqual(before.filter(([, definition]) => String(definition).startsWith("CREATE")).length, 4)
+      const options = query(`SELECT reloptions::text FROM pg_class WHERE oid = '${table}'::regclass`)
+      assert.match(String((yield* options)[0]?.[0]), /fillfactor=70.*autovacuum_vacuum_scale_factor=0.01/)
+      yield* execute([`ALTER TABLE ${table} SET (fillfactor = 50)`, `DELETE FROM ${schema}.strata_migrations`])
+      yield* serveSpool({ options: { schema } })
+      assert.deepStrictEqual(yield* shape(postgresUrl, table), before)
+      assert.match(String((yield* options)[0]?.[0]), /fillfactor=50/)
+    })
+  )
+
+  it.live("that is something else is refused", () =>
+    Effect.gen(function* () {
+      const schema = yield* freshSchema()
+      yield* execute([`CREATE SCHEMA ${schema}`, `CREATE TABLE ${schema}.retryspool_messages (id TEXT, state INTEGER)`])
+      yield* failsWith(serveSpool({ options: { schema } }), "Postgres.migrate", "Unexpected", /is no spool of messages/)
+    })
+  )
+
+  it.live.each(["My messages", `we"ird'; DROP`, "é".repeat(28), "x".repeat(57), "a$do$b$body$"])(
+    "can have the name %s",
+    (name) =>
+      Effect.gen(function* () {
+        const { spool } = yield* serveSpool({ options: { schema: yield* freshSchema(), tables: { spool: name } } })
+        yield* spool.storeMeta({ id: "a" })
+        assert.strictEqual((yield* spool.claim({ limit: 1, lease: "1 minute", owner: "o" })).length, 1)
+      })
+  )
+
+  it.live("needs no more than SELECT, INSERT, UPDATE and DELETE from a role that only uses it", () =>
+    Effect.gen(function* () {
+      const { schema, table } = yield* serveSpool()
+      const { role, url } = yield* freshRole()
+      yield* execute([
+        `GRANT USAGE ON SCHEMA ${schema} TO ${role}`,
+        `GRANT SELECT, INSERT, UPDATE, DELETE ON ${table} TO ${role}`
+      ])
+      const client = { startupParameters: { search_path: "nowhere" } }
+      const { spool } = yield* serveSpool({ url, client, options: { schema }, layer: Postgres.layerStorage })
+      yield* spool.storeMeta({ id: "a" })
+      const [message] = yield* spool.claim({ limit: 1, lease: 0, owner: "o" })
+      assert.strictEqual(message?.id, "a")
+      yield* spool.recover()
+      yield* spool.deleteMeta("a")
+    })
+  )
+
+  it.live("that was never migrated is SchemaMissing, whatever is asked of it", () =>
+    Effect.gen(function* () {
+      const schema = yield* freshSchema()
+      const { spool } = yield* serveSpool({ options: { schema }, layer: Postgres.layerStorage })
+      yield* failsWith(spool.ping, "SpoolStore.ping", "SchemaMissing", /run the migrations/)
+      const claim = spool.claim({ limit: 1, lease: 0, owner: "o" })
+      yield* failsWith(claim, "SpoolStore.claim", "SchemaMissing", /run the migrations/)
+    })
+  )
+
+  it.live("with a row that somebody else has broken names it", () =>
+    Effect.gen(function* () {
+      const { spool, table } = yield* serveSpool()
+      yield* spool.storeMeta({ id: "broken", payload: 1 })
+      for (const [change, says] of [
+        ["state = 9", "state: Expected"],
+        [`state = 0, headers = '{"a": 1}'`, "headers.a: Expected string"],
+        [`headers = '{}', payload = '12345678901234567890'`, "JavaScript cannot hold the number 12345678901234567890"]
+      ] as const) {
+        yield* execute([`UPDATE ${table} SET ${change}`])
+        const says_ = new RegExp(`row broken of retryspool_messages does not fit the model .*${says}`)
+        yield* failsWith(spool.getMeta("broken"), "SpoolStore.getMeta", "CorruptRow", says_)
+      }
+    })
+  )
+
+  it.live.skipIf(spawnSync("psql", ["--version"]).status !== 0)("can be made by hand, with psql, twice", () =>
+    Effect.gen(function* () {
+      const schema = yield* freshSchema()
+      yield* execute([`CREATE SCHEMA ${schema}`])
+      for (const name of [undefined, undefined, `My "messages"`]) {
+        const given = name === undefined ? [] : ["-v", `spool=${name}`]
+        const args = ["-X", "-v", "ON_ERROR_STOP=1", ...given, "-c", `SET search_path TO ${schema}`, "-f", file]
+        const { status, stderr } = spawnSync("psql", [...args, postgresUrl], { encoding: "utf8" })
+        assert.strictEqual(status, 0, stderr)
+        const options = { schema, tables: { spool: name ?? "retryspool_messages" } }
+        const { spool } = yield* serveSpool({ options, layer: Postgres.layerStorage })
+        yield* spool.storeMeta({ id: crypto.randomUUID() })
+        assert.isAbove((yield* spool.claim({ limit: 1, lease: "1 minute", owner: "o" })).length, 0)
+      }
+    })
+  )
+})
+
+describe("statements", () => {
+  it.live("of a worker never read the whole table, whatever the statistics say", () =>
+    Effect.gen(function* () {
+      const { spool, sql, table } = yield* serveSpool({ client: { maxConnections: 1 } })
+      const scans = Effect.gen(function* () {
+        yield* sql`SELECT pg_stat_force_next_flush()`
+        const rows = yield* query(`SELECT seq_scan FROM pg_stat_user_tables WHERE relid = '${table}'::regclass`)
+        return rows[0]?.[0]
+      })
+      // Plans of an empty table are those that would go wrong.
+      const work = Effect.gen(function* () {
+        const owner = crypto.randomUUID()
+        const messages = yield* spool.claim({ limit: 20, lease: "1 minute", owner })
+        const leases = messages.map(({ attempts, id }) => ({ id, owner, attempt: attempts }))
+        yield* spool.heartbeat(leases, "1 minute")
+        const [first, ...rest] = leases
+        if (first !== undefined) {
+          yield* spool.settle([{ outcome: "deferred", ...first, delay: 0, error: "" }])
+          yield* spool.settle(rest.map((lease) => Object.assign({ outcome: "done" as const }, lease)))
+        }
+        yield* spool.untilReady()
+        yield* spool.recover()
+      })
+      yield* Effect.repeat(work, { times: 9 })
+      yield* spool.storeMany(Array.from({ length: 20_000 }, (_, n) => ({ id: `${n}`, ...(n % 2 ? { delay: 0 } : {}) })))
+      const before = yield* scans
+      yield* Effect.repeat(work, { times: 9 })
+      assert.strictEqual(yield* scans, before)
+    })
+  )
+
+  it.live("that renew leases touch no index", () =>
+    Effect.gen(function* () {
+      const { spool, sql, table } = yield* serveSpool({ client: { maxConnections: 1 } })
+      yield* spool.storeMany(Array.from({ length: 100 }, (_, n) => ({ id: `${n}` })))
+      const messages = yield* spool.claim({ limit: 100, lease: "1 minute", owner: "o" })
+      const leases = messages.map(({ id }) => ({ id, owner: "o", attempt: 1 }))
+      const updates = Effect.gen(function* () {
+        yield* sql`SELECT pg_stat_force_next_flush()`
+        const [row] = yield* query(
+          `SELECT n_tup_upd::int, n_tup_hot_upd::int FROM pg_stat_user_tables WHERE relid = '${table}'::regclass`
+        )
+        return row?.map(Number) ?? []
+      })
+      const [all = 0, hot = 0] = yield* updates
+      yield* spool.heartbeat(leases, "1 minute")
+      const [allAfter = 0, hotAfter = 0] = yield* updates
+      assert.strictEqual(allAfter - all, 100)
+      // All but those whose page is full. With an index on the lease it would be none.
+      assert.isAtLeast(hotAfter - hot, 50)
+    })
+  )
+
+  it.live("that find nothing to change leave no connection behind", () =>
+    Effect.gen(function* () {
+      const applicationName = yield* unique
+      const { spool } = yield* serveSpool({ client: { maxConnections: 2, applicationName } })
+      yield* spool.storeMeta({ id: "a" })
+      yield* Effect.forEach(
+        Array.from({ length: 100 }, (_, n) => n),
+        (n) =>
+          Effect.all([
+            Effect.flip(spool.moveToState("a", "hold", "bounce")),
+            Effect.flip(spool.updateMeta("a", {}, { ifUpdated: DateTime.makeUnsafe(n) })),
+            Effect.flip(spool.updateMeta("b", {})),
+            Effect.flip(spool.deleteMeta("b")),
+            Effect.flip(spool.storeMeta({ id: "a" }))
+          ]),
+        { concurrency: 10 }
+      )
+      assert.strictEqual((yield* spool.getMeta("a")).state, "incoming")
+      const isIdle = (all: ReadonlyArray<{ readonly state: string }>) => all.every(({ state }) => state === "idle")
+      const backends = yield* waitForBackends(applicationName, isIdle)
+      assert.isAtMost(backends.length, 2)
+      assert.isTrue(isIdle(backends))
+    })
+  )
+})
+
+describe("another process", () => {
+  it.live("hears of what was stored here", () =>
+    Effect.gen(function* () {
+      const here = yield* serveSpool()
+      const there = yield* serveSpool({ options: { schema: here.schema } })
+      const heard = yield* Queue.unbounded<void>()
+      yield* Effect.forkScoped(Stream.runForEach(there.spool.changes, () => Queue.offer(heard, undefined)))
+      yield* Queue.take(heard)
+      yield* here.withTransaction(here.spool.storeMeta({ id: "a" }))
+      yield* Queue.take(heard)
+      assert.strictEqual((yield* there.spool.getMeta("a")).id, "a")
+    })
+  )
+
+  it.live("that moves a message by plain SQL takes its lease away", () =>
+    Effect.gen(function* () {
+      const { spool, table } = yield* serveSpool()
+      yield* spool.storeMany([{ id: "a" }, { id: "b" }])
+      yield* spool.claim({ limit: 2, lease: "1 minute", owner: "o" })
+      yield* execute([`UPDATE ${table} SET state = 3 WHERE id = 'a'`])
+      const lease = { id: "a", owner: "o", attempt: 1 }
+      assert.deepStrictEqual(
+        yield* spool.settle([
+          { outcome: "done", ...lease },
+          { outcome: "done", ...lease, id: "b" }
+        ]),
+        [new SpoolStore.LeaseLost(lease)]
+      )
+      assert.strictEqual((yield* spool.getMeta("a")).state, "hold")
+    })
+  )
+})
+
+describe("two settlements", () => {
+  it.live("of the same messages in different orders do not block each other in a circle", () =>
+    Effect.gen(function* () {
+      const { spool } = yield* serveSpool({ client: { maxConnections: 10 } })
+      const ids = Array.from({ length: 200 }, (_, n) => `${n}`)
+      yield* spool.storeMany(ids.map((id) => ({ id })))
+      yield* spool.claim({ limit: 200, lease: "1 minute", owner: "o" })
+      const outcomes = ids.map((id) => ({ outcome: "bounced" as const, id, owner: "o", attempt: 1, error: "" }))
+      const fibers = yield* Effect.forEach([outcomes, outcomes.toReversed(), outcomes, outcomes.toReversed()], (some) =>
+        Effect.forkChild(spool.settle(some))
+      )
+      const lost = yield* Effect.forEach(fibers, (fiber) => Fiber.join(fiber))
+      assert.deepStrictEqual(lost.map((all) => all.length).toSorted(), [0, 200, 200, 200].toSorted())
+    })
+  )
+})

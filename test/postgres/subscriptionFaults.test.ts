@@ -1,0 +1,276 @@
+/** What the network and the server can do to a subscription: it goes on, and nobody loses an event or gets one twice. */
+import { assert, describe, it } from "@effect/vitest"
+import { Deferred, Effect, Fiber, Schedule, Stream } from "effect"
+import type { EventStore } from "effect-strata"
+import * as Postgres from "effect-strata/postgres"
+import { postgresUrl, waitForBackends } from "../support/database.ts"
+import * as PostgresServer from "../support/PostgresServer.ts"
+import * as Proxy from "../support/Proxy.ts"
+import { event, follow, mistakes, none, serveEvents, type ServedEvents, versionsIn } from "./events.harness.ts"
+import { execute, failsWith, freshRole, query, type Settings } from "./harness.ts"
+
+type Status = EventStore.ListenerStatus
+
+/** Waits until the listener has this status. */
+const status = ({ events }: Pick<ServedEvents, "events">, wanted: Status) =>
+  events.listener.changes.pipe(
+    Stream.filter((current) => current === wanted),
+    Stream.take(1),
+    Stream.runDrain
+  )
+
+/** Appends, whatever happens, until the scope closes or it is told to stop. Says which appends were acknowledged. */
+const writing = Effect.fnUntraced(function* ({ events }: Pick<ServedEvents, "events">, writers = 4) {
+  const acknowledged: Array<bigint> = []
+  const stopping = yield* Deferred.make<void>()
+  const writer = Effect.fnUntraced(function* (number: number) {
+    while (!(yield* Deferred.isDone(stopping))) {
+      const stored = yield* Effect.catch(events.append(event(`aggregate ${number}`)), () =>
+        Effect.as(Effect.sleep(5), [])
+      )
+      acknowledged.push(...stored.map(({ version }) => version))
+      yield* Effect.sleep(1)
+    }
+  })
+  const numbers = Array.from({ length: writers }, (_, number) => number)
+  const fiber = yield* Effect.forkScoped(Effect.forEach(numbers, writer, { concurrency: "unbounded" }))
+  return { acknowledged, stop: Effect.andThen(Deferred.succeed(stopping, undefined), Fiber.join(fiber)) }
+})
+
+/** What was written has come, all of it, once and in order; and so does what is written now. */
+const assertComplete = Effect.fnUntraced(function* (
+  { events, table }: Pick<ServedEvents, "events" | "table">,
+  followers: ReadonlyArray<Effect.Success<ReturnType<typeof follow>>>,
+  server: string = postgresUrl
+) {
+  const [last] = yield* events.append(event("last"))
+  for (const { until } of followers) yield* until(last?.version ?? 0n)
+  const stored = yield* versionsIn(table, "true", server)
+  for (const { seen } of followers) assert.deepStrictEqual(mistakes(seen, stored), none)
+  return stored
+})
+
+/** A store behind a proxy, and one that is not, for the same table. */
+const proxied = Effect.fnUntraced(function* (settings: Settings = {}) {
+  const { hostname, port } = new URL(postgresUrl)
+  const proxy = yield* Proxy.make({ host: hostname, port: Number(port || 5432) })
+  const direct = yield* serveEvents()
+  const options = { ...settings.options, schema: direct.schema }
+  return { proxy, direct, behind: yield* serveEvents({ ...settings, options, url: proxy.url(postgresUrl) }) }
+})
+
+/** Opens all connections of the pool, so that they lie there idle. */
+const fill = ({ sql }: ServedEvents, maxConnections: number) =>
+  Effect.forEach(
+    Array.from({ length: maxConnections }, () => sql`SELECT pg_sleep(0.1)`),
+    (statement) => statement,
+    { concurrency: "unbounded" }
+  )
+
+describe("connections that are killed", () => {
+  it.live("every 100 ms for 10 s, under writes", () =>
+    Effect.gen(function* () {
+      const served = yield* serveEvents()
+      const { stop, acknowledged } = yield* writing(served)
+      const followers = [
+        yield* follow(served, { after: "start" }),
+        // Reads the table most of the time: more than its pages come in between.
+        yield* follow(served, { after: "start", batchSize: 1 }),
+        yield* follow(served, { after: "start", eventTypes: ["Happened"] })
+      ]
+      let killed = 0
+      const kill = Effect.map(
+        query(
+          `SELECT count(pg_terminate_backend(pid))::int FROM pg_stat_activity WHERE application_name = '${served.applicationName}'`
+        ),
+        ([row]) => {
+          killed += Number(row?.[0])
+        }
+      )
+      yield* Effect.repeat(kill, Schedule.max([Schedule.spaced("100 millis"), Schedule.recurs(100)]))
+      yield* stop
+      assert.isAbove(killed, 100)
+      const stored = yield* assertComplete(served, followers)
+      assert.strictEqual(mistakes(acknowledged, stored).invented, 0)
+    })
+  )
+})
+
+// At the same time, as they wait for what takes seconds to notice.
+describe.concurrent("a network that is silently dead", () => {
+  it.live("for a while and then goes on", () =>
+    Effect.gen(function* () {
+      const { behind, direct, proxy } = yield* proxied()
+      const follower = yield* follow(behind, { after: "start" })
+      const { stop } = yield* writing(direct)
+      yield* follower.until(50n)
+      // Shorter than anybody notices, and long enough for the connection to be given up and opened again.
+      for (const duration of [300, 6500]) {
+        yield* proxy.stall(true)
+        yield* Effect.sleep(duration)
+        yield* proxy.stall(false)
+        const latest = yield* direct.events.latestVersion
+        yield* follower.until(latest)
+      }
+      yield* stop
+      yield* assertComplete(direct, [follower])
+      yield* status(behind, "connected")
+    })
+  )
+
+  it.live("for ever on the connections there are, is found out, and new ones are opened", () =>
+    Effect.gen(function* () {
+      const { behind, direct, proxy } = yield* proxied()
+      const follower = yield* follow(behind, { after: "start" })
+      const { stop } = yield* writing(direct)
+      yield* follower.until(50n)
+      yield* proxy.blackhole
+      yield* status(behind, "reconnecting")
+      yield* status(behind, "connected")
+      yield* follower.until(yield* direct.events.latestVersion)
+      yield* stop
+      yield* assertComplete(direct, [follower])
+    })
+  )
+
+  it.live(
+    "is found out by those who catch up through the pool, too, however many of its connections are dead",
+    () =>
+      Effect.gen(function* () {
+        const maxConnections = 2
+        const { behind, direct, proxy } = yield* proxied({ client: { maxConnections } })
+        yield* direct.events.append(Array.from({ length: 3000 }, (_, number) => event(`aggregate ${number}`)))
+        const follower = yield* follow(behind, { after: "start", batchSize: 1 })
+        yield* fill(behind, maxConnections)
+        yield* follower.until(100n)
+        yield* proxy.blackhole
+        assert.isBelow(follower.seen.length, 3000)
+        yield* assertComplete(direct, [follower])
+      }),
+    { timeout: 120_000 }
+  )
+
+  it.live("from the moment on when the connection begins to listen", () =>
+    Effect.gen(function* () {
+      const { behind, direct, proxy } = yield* proxied()
+      yield* proxy.delay(400)
+      const follower = yield* follow(behind, { after: "start" })
+      // Its answer is on the way.
+      yield* waitForBackends(behind.applicationName, (all) => all.some((backend) => backend.query.startsWith("LISTEN")))
+      yield* proxy.blackhole
+      yield* proxy.delay(0)
+      yield* assertComplete(direct, [follower])
+      yield* status(behind, "connected")
+    })
+  )
+})
+
+/** A store on a server of its own, whose tables are there. */
+const onServer = Effect.fnUntraced(function* (options: Postgres.Options = {}) {
+  const server = yield* PostgresServer.make()
+  return { server, served: yield* serveEvents({ url: server.url, options: { ...options, schema: "public" } }) }
+})
+
+describe("a server", () => {
+  it.live.each([
+    ["by default", {}],
+    ["soon", { reconnect: Schedule.spaced("50 millis") }]
+  ] as const)("that stops and crashes under writes, reached again %s", ([, options]) =>
+    Effect.gen(function* () {
+      const { served, server } = yield* onServer(options)
+      const followers = [
+        yield* follow(served, { after: "start" }),
+        yield* follow(served, { after: "start", batchSize: 1, aggregateIds: ["aggregate 1", "last"] })
+      ] as const
+      const { acknowledged, stop } = yield* writing(served)
+      for (const outage of [server.stop("immediate"), server.kill, server.stop("fast")]) {
+        yield* followers[0].until((yield* served.events.latestVersion) + 50n)
+        yield* outage
+        yield* status(served, "reconnecting")
+        yield* server.start
+        const before = followers[0].seen.at(-1) ?? 0n
+        yield* followers[0].until(before + 1n)
+      }
+      yield* stop
+      const [last] = yield* served.events.append(event("last"))
+      for (const { until } of followers) yield* until(last?.version ?? 0n)
+      const stored = yield* versionsIn(served.table, "true", server.url)
+      const of1 = yield* versionsIn(served.table, "aggregate_id IN ('aggregate 1', 'last')", server.url)
+      assert.deepStrictEqual(mistakes(followers[0].seen, stored), none)
+      assert.deepStrictEqual(mistakes(followers[1].seen, of1), none)
+      assert.strictEqual(mistakes(acknowledged, stored).invented, 0)
+    })
+  )
+
+  it.live("that is not there when the subscription begins is waited for", () =>
+    Effect.gen(function* () {
+      const { served, server } = yield* onServer()
+      yield* server.stop("fast")
+      const follower = yield* follow(served, { after: "start" })
+      yield* status(served, "reconnecting")
+      // More than one attempt.
+      yield* Effect.sleep(400)
+      assert.strictEqual(yield* served.events.listener.status, "reconnecting")
+      yield* server.start
+      yield* status(served, "connected")
+      yield* assertComplete(served, [follower], server.url)
+    })
+  )
+
+  it.live("that does not come back within the reconnect schedule fails the stream; the next one tries anew", () =>
+    Effect.gen(function* () {
+      const reconnect = Schedule.max([Schedule.spaced("20 millis"), Schedule.recurs(3)])
+      const { served, server } = yield* onServer({ reconnect })
+      const [live, another] = [yield* follow(served, { after: "start" }), yield* follow(served, { after: 0n })]
+      const [first] = yield* served.events.append(event("a"))
+      for (const { until } of [live, another]) yield* until(first?.version ?? 0n)
+      yield* server.stop("immediate")
+      for (const { fiber } of [live, another]) {
+        yield* failsWith(Fiber.join(fiber), "EventStore.subscribe", "Unavailable", /no connection to the server/)
+      }
+      yield* status(served, "stopped")
+      yield* failsWith(
+        Stream.runDrain(served.events.subscribe({ after: "start" })),
+        "EventStore.subscribe",
+        "Unavailable",
+        /no connection to the server/
+      )
+      yield* server.start
+      const next = yield* follow(served, { after: "start" })
+      yield* status(served, "connected")
+      yield* assertComplete(served, [next], server.url)
+    })
+  )
+})
+
+describe("what no retry mends", () => {
+  const subscribe = ({ events }: ServedEvents) => Stream.runDrain(events.subscribe({ after: "start" }))
+
+  it.live("fails a stream at once: a table that is not there", () =>
+    Effect.gen(function* () {
+      const served = yield* serveEvents()
+      const follower = yield* follow(served, { after: "start" })
+      const [first] = yield* served.events.append(event("a"))
+      yield* follower.until(first?.version ?? 0n)
+      yield* execute([`DROP TABLE ${served.table}`])
+      yield* failsWith(Fiber.join(follower.fiber), "EventStore.subscribe", "SchemaMissing", /run the migrations/)
+      yield* failsWith(subscribe(served), "EventStore.subscribe", "SchemaMissing", /run the migrations/)
+      yield* status(served, "stopped")
+    })
+  )
+
+  it.live("fails a stream at once: a right that is taken away", () =>
+    Effect.gen(function* () {
+      const { schema, table } = yield* serveEvents()
+      const { role, url } = yield* freshRole()
+      yield* execute([`GRANT USAGE ON SCHEMA ${schema} TO ${role}`, `GRANT SELECT, INSERT ON ${table} TO ${role}`])
+      const served = yield* serveEvents({ url, layer: Postgres.layerStorage, options: { schema } })
+      const follower = yield* follow(served, { after: "start" })
+      const [first] = yield* served.events.append(event("a"))
+      yield* follower.until(first?.version ?? 0n)
+      yield* execute([`REVOKE SELECT ON ${table} FROM ${role}`])
+      yield* failsWith(Fiber.join(follower.fiber), "EventStore.subscribe", "Denied", /permission denied/)
+      yield* failsWith(subscribe(served), "EventStore.subscribe", "Denied", /permission denied/)
+    })
+  )
+})

@@ -1,0 +1,307 @@
+/** What subscriptions take of a server and of a process, how they are woken, and what they do about rows and holes. */
+import { assert, describe, it } from "@effect/vitest"
+import { Duration, Effect, Exit, Fiber, Metric, Schema, Scope } from "effect"
+import { TestClock } from "effect/testing"
+import { execFile } from "node:child_process"
+import { fileURLToPath } from "node:url"
+import { promisify } from "node:util"
+import { backends, postgresUrl, waitForBackends } from "../support/database.ts"
+import { event, follow, listening, plainInsert, serveEvents, type ServedEvents, session } from "./events.harness.ts"
+import { execute, failsWith, open, query } from "./harness.ts"
+
+const run = promisify(execFile)
+
+const Report = Schema.fromJsonString(Schema.Struct({ before: Schema.Int, most: Schema.Int, slow: Schema.Int }))
+
+const latest = ({ events }: ServedEvents) => events.latestVersion
+
+/** Runs with a count of the fibers that have started and not ended, of this effect and of all that it builds. */
+const counting = <A, E, R>(use: (fibers: () => number) => Effect.Effect<A, E, R>) =>
+  Effect.suspend(() => {
+    let active = 0
+    return Effect.provideService(
+      use(() => active),
+      Metric.FiberRuntimeMetrics,
+      { recordFiberStart: () => active++, recordFiberEnd: () => active-- }
+    )
+  })
+
+describe("a thousand subscribers", () => {
+  it.live("use one connection beside the pool, and nothing once they are gone", () =>
+    counting(
+      Effect.fnUntraced(function* (fibers) {
+        const served = yield* serveEvents({ client: { maxConnections: 1 } })
+        const { applicationName, events } = served
+        yield* events.append(event("before"))
+        assert.lengthOf(yield* backends(applicationName), 1)
+        const before = fibers()
+        const scope = yield* Scope.make()
+        const followers = yield* Effect.forEach(Array.from({ length: 1000 }), () =>
+          Scope.provide(follow(served, { after: "start" }), scope)
+        )
+        const [last] = yield* events.append(event("live"))
+        for (const { until } of followers) yield* until(last?.version ?? 0n)
+        for (const { seen } of followers) assert.deepStrictEqual(seen, [1n, 2n])
+        assert.lengthOf(yield* backends(applicationName), 2)
+        assert.strictEqual(yield* events.listener.status, "connected")
+        assert.isAbove(fibers(), before + 1000)
+        yield* Scope.close(scope, Exit.void)
+        assert.strictEqual(yield* events.listener.status, "stopped")
+        assert.strictEqual(fibers(), before)
+        const left = yield* waitForBackends(applicationName, (all) => all.length === 1)
+        assert.lengthOf(left, 1)
+        assert.strictEqual(left[0]?.state, "idle")
+      })
+    )
+  )
+
+  it.live("take nothing from the pool while they wait", () =>
+    Effect.gen(function* () {
+      const served = yield* serveEvents({ client: { maxConnections: 1 } })
+      const follower = yield* follow(served, { after: "start" })
+      // The first may come from the table, and then it is at the end of the log.
+      for (const version of [1n, 2n]) {
+        yield* served.events.append(event("a"))
+        yield* follower.until(version)
+      }
+      yield* served.withTransaction(
+        Effect.gen(function* () {
+          // The only connection is taken. Somebody else appends, and the subscriber hears of it.
+          yield* execute([plainInsert(served.table, "meanwhile")])
+          yield* follower.until(3n)
+        })
+      )
+    })
+  )
+
+  it.live("end when the layer is closed, with all connections", () =>
+    Effect.gen(function* () {
+      const scope = yield* Scope.make()
+      const served = yield* Scope.provide(serveEvents(), scope)
+      const followers = yield* Effect.forEach(Array.from({ length: 1000 }), () => follow(served, { after: "start" }))
+      yield* served.events.append(event("a"))
+      for (const { until } of followers) yield* until(1n)
+      yield* Scope.close(scope, Exit.void)
+      for (const { fiber } of followers) {
+        yield* failsWith(Fiber.join(fiber), "EventStore.subscribe", "Closed", /scope/)
+      }
+      assert.deepStrictEqual(yield* waitForBackends(served.applicationName, (all) => all.length === 0), [])
+    })
+  )
+})
+
+describe("a subscriber that does not read", () => {
+  it.live("costs no more memory than the buffer that all share, and gets everything when it goes on", () =>
+    Effect.gen(function* () {
+      const { schema } = yield* serveEvents()
+      const script = fileURLToPath(new URL("fixtures/slowSubscriber.ts", import.meta.url))
+      // In a process of its own, as nothing else uses memory there.
+      const output = yield* Effect.promise(() =>
+        run(process.execPath, ["--expose-gc", "--conditions=@effect-strata/source", script, postgresUrl, schema])
+      )
+      const { before, most, slow } = yield* Schema.decodeEffect(Report)(output.stdout)
+      assert.strictEqual(slow, 2001)
+      // The 200 MB that have passed would show.
+      assert.isBelow(most - before, 96 * 1024 * 1024)
+    })
+  )
+})
+
+describe("interruption", () => {
+  it.live("frees everything while a statement of the subscriber waits for a lock", () =>
+    Effect.gen(function* () {
+      const served = yield* serveEvents()
+      const { applicationName, table } = served
+      yield* latest(served)
+      const locked = yield* session()
+      yield* locked("BEGIN")
+      yield* locked(`LOCK TABLE ${table}`)
+      const follower = yield* follow(served, { after: "start" })
+      const blocked = yield* waitForBackends(applicationName, (all) => all.some(({ state }) => state === "active"))
+      assert.isTrue(blocked.some(({ state }) => state === "active"))
+      yield* Fiber.interrupt(follower.fiber)
+      const left = yield* waitForBackends(applicationName, (all) => all.every(({ state }) => state === "idle"))
+      assert.isTrue(left.every(({ state }) => state === "idle"))
+      assert.strictEqual(yield* served.events.listener.status, "stopped")
+    })
+  )
+})
+
+describe("a row that is no event", () => {
+  it.live(
+    "fails those who would be given it, after what comes before it; the others go on, and so does who skips it",
+    () =>
+      Effect.gen(function* () {
+        const served = yield* serveEvents()
+        const { events, table } = served
+        const everything = yield* follow(served, { after: "start" })
+        const meant = yield* follow(served, { after: "start", aggregateIds: ["corrupt"] })
+        const other = yield* follow(served, { after: "start", aggregateIds: ["fine"] })
+        const byType = yield* follow(served, { after: "start", eventTypes: ["Happened"] })
+        const byData = yield* follow(served, { after: "start", data: { text: "fine" } })
+        yield* events.append([event("fine"), event("corrupt")])
+        yield* byData.until(1n)
+        for (const { until } of [everything, meant, byType]) yield* until(2n)
+        // In one page: what comes before it, the row, and what comes after it.
+        yield* execute([
+          `INSERT INTO ${table} (id, aggregate_id, event_type, data) VALUES
+          ('3', 'corrupt', 'Plain', '{}'), ('4', 'corrupt', 'Plain', '{"n": 9007199254740993}'),
+          ('5', 'corrupt', 'Plain', '{}'), ('6', 'fine', 'Plain', '{}')`
+        ])
+        for (const { fiber, seen } of [everything, meant]) {
+          yield* failsWith(
+            Fiber.join(fiber),
+            "EventStore.subscribe",
+            "CorruptRow",
+            /row 4 of events .*9007199254740993/
+          )
+          assert.strictEqual(seen.at(-1), 3n)
+        }
+        yield* other.until(6n)
+        assert.deepStrictEqual(other.seen, [1n, 6n])
+        const after = yield* follow(served, { after: 4n })
+        const [last] = yield* events.append(event("fine"))
+        yield* after.until(last?.version ?? 0n)
+        assert.deepStrictEqual(after.seen, [5n, 6n, 7n])
+        yield* byData.until(7n)
+        assert.deepStrictEqual(byData.seen, [1n, 7n])
+        yield* byType.until(7n)
+        assert.deepStrictEqual(byType.seen, [1n, 2n, 7n])
+        // Who meets it while catching up learns the same.
+        const again = yield* follow(served, { after: 2n })
+        yield* failsWith(Fiber.join(again.fiber), "EventStore.subscribe", "CorruptRow", /row 4 of events/)
+        assert.deepStrictEqual(again.seen, [3n])
+      })
+  )
+})
+
+describe("a row that is larger than the driver takes", () => {
+  it.live("is no lost connection: it fails whoever reads, and says which setting to raise", () =>
+    Effect.gen(function* () {
+      const served = yield* serveEvents()
+      const { events, schema, table } = served
+      const follower = yield* follow(served, { after: "start" })
+      for (const version of [1n, 2n]) {
+        yield* events.append(event("a"))
+        yield* follower.until(version)
+      }
+      yield* execute([
+        `INSERT INTO ${table} (id, aggregate_id, event_type, data)
+         VALUES ('large', 'large', 'Large', to_jsonb(repeat('x', 17000000)))`
+      ])
+      const says = /a row is larger than the driver takes: .*; raise maxMessageSize/
+      yield* failsWith(Fiber.join(follower.fiber), "EventStore.subscribe", "Unexpected", says)
+      yield* failsWith(events.load(), "EventStore.load", "Unexpected", says)
+      const raised = yield* serveEvents({ options: { schema }, client: { maxMessageSize: 64 * 1024 * 1024 } })
+      const another = yield* follow(raised, { after: "start" })
+      yield* another.until(3n)
+    })
+  )
+})
+
+describe("wake-ups", () => {
+  it.live("are not sent in the transaction that appends", () =>
+    Effect.gen(function* () {
+      const { events, sql, table, withTransaction } = yield* serveEvents()
+      const gid = table
+      yield* Effect.addFinalizer(() => Effect.ignore(execute([`ROLLBACK PREPARED '${gid}'`])))
+      yield* withTransaction(
+        Effect.gen(function* () {
+          yield* events.append(event("a"))
+          // Refused to a transaction that has run NOTIFY.
+          yield* sql.unsafe(`PREPARE TRANSACTION '${gid}'`).unprepared
+        })
+      )
+      assert.lengthOf(yield* query(`SELECT FROM pg_prepared_xacts WHERE gid = '${gid}'`), 1)
+    })
+  )
+
+  it.live("of a thousand appends are few, and those of what is rolled back none", () =>
+    Effect.gen(function* () {
+      const served = yield* serveEvents()
+      const { events, table, withTransaction } = served
+      const heard = yield* listening(table)
+      yield* Effect.exit(withTransaction(Effect.andThen(events.append(event("never")), Effect.fail("no"))))
+      yield* Effect.sleep(50)
+      assert.strictEqual(yield* heard, 0)
+      const [duration] = yield* Effect.timed(Effect.replicateEffect(events.append(event("a")), 1000))
+      const count = yield* heard
+      assert.isAtLeast(count, 1)
+      // At most one in 5 ms, and one for the last of them.
+      assert.isAtMost(count, Duration.toMillis(duration) / 5 + 2)
+    })
+  )
+
+  it.effect("reach the subscribers of other processes, without their looking; plain SQL is found by looking", () =>
+    Effect.gen(function* () {
+      const served = yield* serveEvents()
+      const other = yield* serveEvents({ options: { schema: served.schema } })
+      const follower = yield* follow(other, { after: "start" })
+      let passed = 0
+      /** Lets time pass as it is needed, and counts it. */
+      const until = Effect.fnUntraced(function* (version: bigint) {
+        const coming = yield* Effect.forkChild(follower.until(version), { startImmediately: true })
+        for (; passed < 3000 && coming.pollUnsafe() === undefined; passed += 2) {
+          yield* TestClock.adjust(2)
+          yield* TestClock.withLive(Effect.sleep(2))
+        }
+        yield* Fiber.join(coming)
+      })
+      for (let version = 1n; version <= 5n; version++) {
+        yield* served.events.append(event("a"))
+        yield* until(version)
+      }
+      // So nobody has looked without being woken.
+      assert.isBelow(passed, 1000)
+      yield* execute([plainInsert(served.table, "plain")])
+      yield* until(6n)
+    })
+  )
+
+  it.live("are not said to be lost where the pool was exhausted, and none could be sent", () =>
+    Effect.gen(function* () {
+      const served = yield* serveEvents({ client: { maxConnections: 1 }, options: { acquireTimeout: "50 millis" } })
+      const held = yield* open(served.withTransaction, Effect.void)
+      const follower = yield* follow(served, { after: "start" })
+      // Longer than a wake-up is waited for.
+      yield* Effect.sleep(5500)
+      assert.strictEqual(yield* served.events.listener.status, "connected")
+      yield* held.commit
+      const [first] = yield* served.events.append(event("a"))
+      yield* follower.until(first?.version ?? 0n)
+      assert.deepStrictEqual(served.logged, [])
+    })
+  )
+})
+
+describe("a hole that stays", () => {
+  it.live("is reported once, with who holds it, and what comes after it comes when that ends", () =>
+    Effect.gen(function* () {
+      const served = yield* serveEvents({ options: { settleTimeout: "200 millis" } })
+      const { events, logged, table } = served
+      const followers = [yield* follow(served, { after: "start" }), yield* follow(served, { after: "start" })]
+      yield* events.append(event("a"))
+      for (const { until } of followers) yield* until(1n)
+      const url = new URL(postgresUrl)
+      url.searchParams.set("application_name", "forgetful")
+      const holder = yield* session(url.href)
+      yield* holder("BEGIN")
+      yield* holder(plainInsert(table, "2"))
+      yield* events.append([event("a"), event("b")])
+      yield* Effect.repeat(Effect.sleep(20), { until: () => logged.length > 0 })
+      yield* Effect.sleep(500)
+      assert.lengthOf(logged, 1)
+      assert.match(
+        logged[0] ?? "",
+        /events" is held up at version 2 by pid \d+, idle in transaction for \d+ s, application 'forgetful', query: INSERT INTO .*: readers wait there/
+      )
+      for (const { seen } of followers) assert.deepStrictEqual(seen, [1n])
+      yield* holder("COMMIT")
+      for (const { seen, until } of followers) {
+        yield* until(4n)
+        assert.deepStrictEqual(seen, [1n, 2n, 3n, 4n])
+      }
+      assert.lengthOf(logged, 1)
+    })
+  )
+})
