@@ -143,12 +143,11 @@ export class AwaitTimeout extends Schema.TaggedError<AwaitTimeout>("effect-strat
 }
 
 /** The handler failed. `index` is that of the event among those it was given, if that is known. */
-export class HandlerFailed extends Error {
+export class HandlerFailed {
   readonly _tag = "HandlerFailed"
+  readonly cause: Cause.Cause<unknown>
   readonly index: number | undefined
-  override readonly cause: Cause.Cause<unknown>
   constructor(cause: Cause.Cause<unknown>, index: number | undefined) {
-    super("The handler failed")
     this.cause = cause
     this.index = index
   }

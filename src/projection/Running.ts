@@ -14,6 +14,7 @@ import {
   type Services,
   Settings,
   ShardCountMismatch,
+  type Slot,
   type UnknownProjection
 } from "./Definition.ts"
 import * as Feed from "./Feed.ts"
@@ -58,18 +59,22 @@ const begin = (projectionName: string, shardNumber: number) =>
     )
   )
 
-/** Records the projection where it has never run. */
-export const register = Effect.fnUntraced(function* ({ name, shards }: Settings) {
+/** A projection keeps to the number of shards that it began with. */
+export const expectShards = (projectionName: string, { shards: recorded }: Control, requested: number) =>
+  recorded === requested ? Effect.void : Effect.fail(new ShardCountMismatch({ projectionName, recorded, requested }))
+
+/** Records the projection where it has never run, as one that fills this copy of its read model. */
+export const register = Effect.fnUntraced(function* ({ name, shards }: Settings, slot: Slot = "blue") {
   const { withTransaction } = yield* Transactor
   const { control } = yield* records
-  const mismatch = (recorded: number) =>
-    Effect.fail(new ShardCountMismatch({ projectionName: name, recorded, requested: shards }))
   const { value } = yield* control.read(controlId(name))
-  if (value.shards > 0) return value.shards === shards ? undefined : yield* mismatch(value.shards)
+  if (value.shards > 0) return yield* expectShards(name, value, shards)
   yield* Effect.gen(function* () {
     for (let shard = 0; shard < shards; shard++) yield* begin(name, shard)
     yield* control.modify(controlId(name), (now) =>
-      now.shards === 0 || now.shards === shards ? Effect.succeed(new Control({ ...now, shards })) : mismatch(now.shards)
+      now.shards === 0
+        ? Effect.succeed(new Control({ ...now, shards, slot }))
+        : Effect.as(expectShards(name, now, shards), now)
     )
   }).pipe(withTransaction)
 })
