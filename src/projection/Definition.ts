@@ -4,6 +4,7 @@ import type { DurableStateStore } from "../DurableStateStore.ts"
 import { type EventStore, Key, type StoredEvent, Version } from "../EventStore.ts"
 import { Identifier, ShardNumber } from "../Input.ts"
 import type { OffsetStore } from "../OffsetStore.ts"
+import { StoreError } from "../StoreError.ts"
 import type { Transactor } from "../Transactor.ts"
 
 /** What a projection needs besides the services of its handler. */
@@ -122,6 +123,9 @@ export class Outdated {
   readonly _tag = "Outdated"
 }
 
+/** The database could not be used just now: to be waited for. */
+export const isTransient = (error: unknown): error is StoreError => error instanceof StoreError && error.isRetryable
+
 /** The projection has not handled the version in time. */
 export class AwaitTimeout extends Schema.TaggedError<AwaitTimeout>("effect-strata/Projection/AwaitTimeout")(
   "AwaitTimeout",
@@ -139,12 +143,11 @@ export class AwaitTimeout extends Schema.TaggedError<AwaitTimeout>("effect-strat
 }
 
 /** The handler failed. `index` is that of the event among those it was given, if that is known. */
-export class HandlerFailed extends Error {
+export class HandlerFailed {
   readonly _tag = "HandlerFailed"
+  readonly cause: Cause.Cause<unknown>
   readonly index: number | undefined
-  override readonly cause: Cause.Cause<unknown>
   constructor(cause: Cause.Cause<unknown>, index: number | undefined) {
-    super("The handler failed")
     this.cause = cause
     this.index = index
   }

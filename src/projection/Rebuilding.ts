@@ -9,7 +9,7 @@ import { ByName, otherSlot, type Projection, type Services, Settings, type Slot 
 import { forget, remove, reset } from "./Operating.ts"
 import { Control, controlId, controlOf, failureId, holdAll, records, shardId, skippedId } from "./Records.ts"
 import { lowest } from "./Reporting.ts"
-import { register, runBy, type RunError } from "./Running.ts"
+import { expectShards, register, runBy, type RunError } from "./Running.ts"
 import { evenly } from "./Sharing.ts"
 
 /** How far a projection has come on its way to the version that was the last one when it was asked. */
@@ -94,7 +94,7 @@ const switchOver = Effect.fnUntraced(function* (name: string, shadow: string) {
   return yield* Effect.gen(function* () {
     const live = yield* holdAll(name)
     const built = new Map((yield* holdAll(shadow)).map(({ shardNumber, value }) => [shardNumber, value]))
-    yield* controlOf(shadow)
+    const { value: target } = yield* controlOf(shadow)
     if (live.some(({ shardNumber, value }) => (built.get(shardNumber) ?? -1n) < value)) return false
     yield* forget(name, live.length)
     for (const offset of live) {
@@ -110,10 +110,7 @@ const switchOver = Effect.fnUntraced(function* (name: string, shadow: string) {
         yield* record.failure.modify(skippedId(name, shardNumber, index), () => skipped.value)
       }
     }
-    yield* record.control.modify(
-      controlId(name),
-      (control) => new Control({ ...control, slot: otherSlot(control.slot) })
-    )
+    yield* record.control.modify(controlId(name), (control) => new Control({ ...control, slot: target.slot }))
     yield* remove(shadow)
     return true
   }).pipe(
@@ -135,24 +132,21 @@ const beside = Effect.fnUntraced(function* <R, E, R2>(
   const { withTransaction } = yield* Transactor
   const record = yield* records
   const shadow = rebuildOf(name)
-  const { value: live } = yield* controlOf(name)
-  const target = otherSlot(live.slot)
   const shadowSettings = new Settings({ ...settings, name: shadow })
 
   // One that has begun before, here or elsewhere, goes on where it was.
   yield* Effect.gen(function* () {
-    const { value } = yield* record.control.read(controlId(shadow))
-    if (value.shards > 0) return
-    yield* register(shadowSettings)
+    // Nobody switches the copies meanwhile.
+    yield* holdAll(name)
+    const { value: live } = yield* controlOf(name)
+    yield* expectShards(name, live, settings.shards)
+    const target = otherSlot(live.slot)
+    if ((yield* record.control.read(controlId(shadow))).value.shards > 0) return
+    yield* register(shadowSettings, target)
     yield* clear(target)
   }).pipe(withTransaction)
 
-  const run = runBy(evenly)({
-    name: shadow,
-    settings: shadowSettings,
-    retry: projection.retry,
-    handle: (events) => projection.handle(events, target)
-  })
+  const run = runBy(evenly)({ ...projection, name: shadow, settings: shadowSettings })
   const finish = Stream.merge(offsets.changes, Stream.tick("1 second")).pipe(
     Stream.mapEffect(() => Effect.delay(switchOver(name, shadow), pace)),
     Stream.takeUntil((isDone) => isDone),

@@ -1,18 +1,20 @@
 /** Runs a projection in this process: as many of its shards as are this process's share. */
-import { Clock, Effect, Option, Stream } from "effect"
+import { Clock, Effect, Option, Schedule, Stream } from "effect"
 import type { State } from "../DurableStateStore.ts"
 import type { StoredEvent } from "../EventStore.ts"
 import { check, type InvalidInput } from "../Input.ts"
 import { OffsetStore } from "../OffsetStore.ts"
-import { StoreError } from "../StoreError.ts"
+import type { StoreError } from "../StoreError.ts"
 import { Transactor } from "../Transactor.ts"
 import {
   DuplicateProjection,
+  isTransient,
   type Projection,
   type ProjectionFailed,
   type Services,
   Settings,
   ShardCountMismatch,
+  type Slot,
   type UnknownProjection
 } from "./Definition.ts"
 import * as Feed from "./Feed.ts"
@@ -57,18 +59,22 @@ const begin = (projectionName: string, shardNumber: number) =>
     )
   )
 
-/** Records the projection where it has never run. */
-export const register = Effect.fnUntraced(function* ({ name, shards }: Settings) {
+/** A projection keeps to the number of shards that it began with. */
+export const expectShards = (projectionName: string, { shards: recorded }: Control, requested: number) =>
+  recorded === requested ? Effect.void : Effect.fail(new ShardCountMismatch({ projectionName, recorded, requested }))
+
+/** Records the projection where it has never run, as one that fills this copy of its read model. */
+export const register = Effect.fnUntraced(function* ({ name, shards }: Settings, slot: Slot = "blue") {
   const { withTransaction } = yield* Transactor
   const { control } = yield* records
-  const mismatch = (recorded: number) =>
-    Effect.fail(new ShardCountMismatch({ projectionName: name, recorded, requested: shards }))
   const { value } = yield* control.read(controlId(name))
-  if (value.shards > 0) return value.shards === shards ? undefined : yield* mismatch(value.shards)
+  if (value.shards > 0) return yield* expectShards(name, value, shards)
   yield* Effect.gen(function* () {
     for (let shard = 0; shard < shards; shard++) yield* begin(name, shard)
     yield* control.modify(controlId(name), (now) =>
-      now.shards === 0 || now.shards === shards ? Effect.succeed(new Control({ ...now, shards })) : mismatch(now.shards)
+      now.shards === 0
+        ? Effect.succeed(new Control({ ...now, shards, slot }))
+        : Effect.as(expectShards(name, now, shards), now)
     )
   }).pipe(withTransaction)
 })
@@ -85,10 +91,13 @@ const isSame = (a: Situation, b: Situation) =>
 /** Between two looks at what has changed. */
 const pace = "50 millis"
 
+/** Between two attempts to reach the database, in milliseconds. */
 const shortestPause = 100
 const longestPause = 5000
 
-const isTransient = (error: unknown): error is StoreError => error instanceof StoreError && error.isRetryable
+const patience = Schedule.min([Schedule.exponential(shortestPause), Schedule.spaced(longestPause)]).pipe(
+  Schedule.jittered
+)
 
 /** Runs the shards that `sharing` gives this process. */
 export const runBy =
@@ -99,7 +108,7 @@ export const runBy =
       const { batchSize, heartbeat, name } = settings
       const offsets = yield* OffsetStore
       yield* claim(name)
-      yield* register(settings)
+      yield* Effect.retry(register(settings), { schedule: patience, while: isTransient })
       const { keep, share } = yield* sharing(settings)
 
       const look = Effect.all({ control: controlOf(name), shards: share.shards })

@@ -15,6 +15,7 @@ import type { DurableStateStore } from "../DurableStateStore.ts"
 import { idGenerator } from "../EventStore.ts"
 import type { InvalidInput } from "../Input.ts"
 import type { StoreError } from "../StoreError.ts"
+import { isTransient } from "./Definition.ts"
 import { records, type Runner, Runners, runnersId } from "./Records.ts"
 
 /** For how many beats of the others a runner may be silent. */
@@ -89,7 +90,6 @@ export const evenly: Sharing = Effect.fnUntraced(function* ({ heartbeat, name, s
   )
   // Who cannot say goodbye is missed soon enough.
   yield* Effect.addFinalizer(() => leave.pipe(Effect.timeoutOption("1 second"), Effect.ignore))
-  yield* beat
 
   return {
     share: {
@@ -99,11 +99,8 @@ export const evenly: Sharing = Effect.fnUntraced(function* ({ heartbeat, name, s
     },
     // The next beat is soon enough where the database cannot be reached: until then the shards are as they were.
     keep: beat.pipe(
-      Effect.catchIf(
-        (error) => error._tag === "StoreError" && error.isRetryable,
-        () => Effect.void
-      ),
-      Effect.delay(heartbeat),
+      Effect.catchIf(isTransient, () => Effect.void),
+      Effect.andThen(Effect.sleep(heartbeat)),
       Effect.forever
     )
   }

@@ -5,6 +5,7 @@ import { EventStore, type StoredEvent } from "../EventStore.ts"
 import { InvalidInput } from "../Input.ts"
 import { OffsetStore } from "../OffsetStore.ts"
 import * as Projection from "../Projection.ts"
+import { Transactor } from "../Transactor.ts"
 import * as Failures from "./ProjectionFailures.ts"
 import * as Operating from "./ProjectionOperating.ts"
 import * as Rebuilding from "./ProjectionRebuilding.ts"
@@ -213,6 +214,7 @@ export const suite = <E>(
     it.effect.runIf(interleaving)("does not let a slow shard stall the others", () =>
       Effect.gen(function* () {
         const { add, options, seen, settled, type } = yield* scene()
+        const { afterCommit } = yield* Transactor
         const stuck = yield* Deferred.make<void>()
         const handled = yield* Queue.unbounded<string>()
         const slow =
@@ -242,7 +244,7 @@ export const suite = <E>(
                 } else {
                   for (const event of events) yield* add(event, slot)
                 }
-                yield* Queue.offer(handled, first?.aggregateId ?? "")
+                yield* afterCommit(Effect.asVoid(Queue.offer(handled, first?.aggregateId ?? "")))
               })
           })
         )

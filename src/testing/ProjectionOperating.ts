@@ -138,6 +138,11 @@ export const suite = <E>(
         const error = yield* Effect.flip(Projection.run(Projection.make({ ...options, shards: 2, handler: add })))
         assert.strictEqual(error._tag, "ShardCountMismatch")
         assert.include(error.message, "has 3 shards, not 2")
+        const rebuild = Projection.rebuild(Projection.make({ ...options, shards: 2, handler: add }), {
+          mode: "beside",
+          clear: () => Effect.void
+        })
+        assert.strictEqual((yield* Effect.flip(Stream.runDrain(rebuild)))._tag, "ShardCountMismatch")
         yield* Projection.remove(name)
         yield* start(Projection.make({ ...options, shards: 2, handler: add }))
         yield* settled
