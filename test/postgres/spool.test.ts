@@ -224,6 +224,32 @@ describe("statements", () => {
     })
   )
 
+  it.live("look messages up by their ids, also where statistics say that none is active", () =>
+    Effect.gen(function* () {
+      const { spool, sql, table } = yield* serveSpool({ client: { maxConnections: 1 } })
+      yield* spool.storeMany(Array.from({ length: 2000 }, (_, n) => ({ id: `${n}` })))
+      yield* sql.unsafe(`ANALYZE ${table}`).unprepared
+      const scans = Effect.gen(function* () {
+        yield* sql`SELECT pg_stat_force_next_flush()`
+        return yield* query(
+          `SELECT idx_scan FROM pg_stat_user_indexes
+           WHERE relid = '${table}'::regclass AND indexrelname = 'retryspool_messages_state'`
+        )
+      })
+      const before = yield* scans
+      for (let round = 0; round < 8; round++) {
+        const owner = `${round}`
+        const messages = yield* spool.claim({ limit: 20, lease: "1 minute", owner })
+        const leases = messages.map(({ attempts, id }) => ({ id, owner, attempt: attempts }))
+        yield* spool.heartbeat(leases, "1 minute")
+        const [first, ...rest] = leases.map((lease) => Object.assign({ outcome: "done" as const }, lease))
+        yield* spool.settle(rest)
+        if (first !== undefined) yield* spool.settle([{ ...first, outcome: "archived" }])
+      }
+      assert.deepStrictEqual(yield* scans, before)
+    })
+  )
+
   it.live("that renew leases touch no index", () =>
     Effect.gen(function* () {
       const { spool, sql, table } = yield* serveSpool({ client: { maxConnections: 1 } })
