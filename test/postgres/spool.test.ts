@@ -175,6 +175,31 @@ describe("the table", () => {
     })
   )
 
+  it.live("with a row that somebody else has broken does not keep workers from the others: that one bounces", () =>
+    Effect.gen(function* () {
+      const { spool, table } = yield* serveSpool()
+      yield* spool.storeMany([{ id: "broken" }, { id: "whole" }])
+      yield* execute([`UPDATE ${table} SET headers = '{"a": 1}' WHERE id = 'broken'`])
+      const claim = spool.claim({ limit: 10, lease: 0, owner: "o" })
+      assert.deepStrictEqual(
+        (yield* claim).map(({ id }) => id),
+        ["whole"]
+      )
+      const [row] = yield* query(`SELECT state, last_error FROM ${table} WHERE id = 'broken'`)
+      assert.strictEqual(row?.[0], 4)
+      assert.match(String(row?.[1]), /row broken of retryspool_messages does not fit the model .*headers.a/)
+      yield* execute([`UPDATE ${table} SET state = 1 WHERE id = 'broken'`])
+      assert.deepStrictEqual(
+        (yield* spool.recover({ grace: 0 })).map(({ id }) => id),
+        ["whole"]
+      )
+      assert.deepStrictEqual(
+        (yield* claim).map(({ id }) => id),
+        ["whole"]
+      )
+    })
+  )
+
   it.live.skipIf(spawnSync("psql", ["--version"]).status !== 0)("can be made by hand, with psql, twice", () =>
     Effect.gen(function* () {
       const schema = yield* freshSchema()
