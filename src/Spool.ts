@@ -179,7 +179,8 @@ class Settings extends Schema.Class<Settings>("effect-strata/Spool/Settings")({
         : "Expected at least 1 second"
     )
   ),
-  shutdownTimeout: TimeSpan
+  shutdownTimeout: TimeSpan,
+  retention: Schema.optionalKey(TimeSpan)
 }) {}
 
 /** Defines a queue. It does nothing by itself. */
@@ -236,7 +237,8 @@ export const make = <A, RD = never, RE = never>(definition: Options<A, RD, RE>):
     Effect.gen(function* () {
       const { bounced, concurrency = 10, transactional = false } = options
       const { buffer = concurrency * 4, lease = "30 seconds", shutdownTimeout = "10 seconds" } = options
-      yield* check(Settings, "Spool", "run", { concurrency, buffer, lease, shutdownTimeout })
+      const kept = retention === undefined ? {} : { retention }
+      yield* check(Settings, "Spool", "run", { concurrency, buffer, lease, shutdownTimeout, ...kept })
       const spool = yield* SpoolStore
       const handling = yield* Handling.make({ ...queue, policyOf }, { decode, handler, bounced, transactional })
 

@@ -244,7 +244,8 @@ export class SpoolStore extends Context.Service<
      *
      * **Gotchas**
      *
-     * A message is claimed however many attempts it has had: settle it as `bounced` if they are too many.
+     * A message is claimed however many attempts it has had: settle it as `bounced` if they are too many. One that
+     * somebody else has written, and that does not fit the model, bounces with the reason, and is not among the claimed.
      */
     readonly claim: (
       options: (typeof Claim)["~type.make.in"]

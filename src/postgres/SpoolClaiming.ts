@@ -12,13 +12,12 @@ import {
   Purge,
   Recover,
   Selection,
-  Settle,
-  type SpoolMessage
+  Settle
 } from "../SpoolStore.ts"
-import type { Reason } from "../StoreError.ts"
+import type { CorruptRow } from "../StoreError.ts"
 import { qualify } from "./Identifier.ts"
 import { decodeRows, PostgresDatabase } from "./PostgresDatabase.ts"
-import { codeOf, columns, nullable } from "./SpoolRow.ts"
+import { codeOf, columns, type messageDecoder, nullable } from "./SpoolRow.ts"
 
 const Id = Schema.Struct({ id: Schema.String })
 
@@ -51,11 +50,11 @@ const stateAfter = (outcome: Outcome): number | null => {
 interface Parts {
   readonly operation: Operations
   readonly announce: Effect.Effect<void>
-  readonly messagesOf: (statement: Statement<unknown>) => Effect.Effect<Array<SpoolMessage>, Reason>
+  readonly decodeEach: ReturnType<typeof messageDecoder>
   readonly touched: Fragment
 }
 
-export const make = Effect.fnUntraced(function* ({ announce, messagesOf, operation, touched }: Parts) {
+export const make = Effect.fnUntraced(function* ({ announce, decodeEach, operation, touched }: Parts) {
   const { names, query, schema, sql, tables } = yield* PostgresDatabase
   const table = tables.spool
   const claimFunction = sql.literal(qualify(schema, `${names.spool}_claim`))
@@ -70,6 +69,16 @@ export const make = Effect.fnUntraced(function* ({ announce, messagesOf, operati
     SELECT ${selected} FROM ${claimFunction}(
       ${queue}, ${limit}, ${Math.min(reserved, limit)}, ${owner}, ${millisOf(lease)}
     ) AS message ORDER BY priority, message.created, id COLLATE "C"`
+
+  // Nobody can handle these, and whoever claims has to go on.
+  const putAside = ({ owner }: Claim, corrupt: ReadonlyArray<CorruptRow>) => sql`
+    UPDATE ${table} AS message SET
+      ${touched}, state = 4, lease_owner = NULL, lease_until = NULL, last_error = corrupt.reason
+    FROM unnest(
+      ${corrupt.map(({ key }) => key)}::text[],
+      ${corrupt.map(({ message }) => message)}::text[]
+    ) AS corrupt (id, reason)
+    WHERE message.id = corrupt.id AND state + 0 = 1 AND lease_owner = ${owner}`
 
   const unnested = (leases: ReadonlyArray<typeof Lease.Type>) => sql`
     unnest(
@@ -196,7 +205,21 @@ export const make = Effect.fnUntraced(function* ({ announce, messagesOf, operati
 
   // Operations
 
-  const claim = operation.fn("claim", Claim, (input) => messagesOf(select(input)))
+  const warn = (corrupt: ReadonlyArray<CorruptRow>) =>
+    Effect.forEach(corrupt, ({ message }) => Effect.logWarning(message), { discard: true })
+
+  const claim = operation.fn(
+    "claim",
+    Claim,
+    Effect.fnUntraced(function* (input) {
+      const { corrupt, messages } = decodeEach(yield* query(select(input)))
+      if (corrupt.length > 0) {
+        yield* query(putAside(input, corrupt))
+        yield* warn(corrupt)
+      }
+      return messages
+    })
+  )
 
   const byId = (a: typeof Lease.Type, b: typeof Lease.Type) => (a.id < b.id ? -1 : 1)
 
@@ -226,7 +249,9 @@ export const make = Effect.fnUntraced(function* ({ announce, messagesOf, operati
     "recover",
     Recover,
     Effect.fnUntraced(function* (input) {
-      const messages = yield* messagesOf(giveUp(input))
+      // What does not fit the model is put aside by whoever claims it.
+      const { corrupt, messages } = decodeEach(yield* query(giveUp(input)))
+      yield* warn(corrupt)
       if (messages.some(({ state }) => state === "incoming")) yield* announce
       return messages
     })

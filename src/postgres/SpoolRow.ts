@@ -1,5 +1,5 @@
 /** How a row of the table of messages becomes a message. */
-import { Data, DateTime, Effect, Predicate, Result, Schema, SchemaTransformation } from "effect"
+import { Data, DateTime, Predicate, Result, Schema, SchemaTransformation } from "effect"
 import { SpoolMessage, State } from "../SpoolMessage.ts"
 import type { CorruptRow } from "../StoreError.ts"
 import { ExactJson, parseExact } from "./EventRow.ts"
@@ -113,25 +113,33 @@ const plainMessage = (row: unknown): SpoolMessage | undefined => {
   )
 }
 
-/** Decodes rows of the table with this name, up to the first that does not fit the model. */
-export const messageDecoder = (table: string) => {
+/** What rows have become: messages, and what is wrong with those that do not fit the model. */
+interface Decoded {
+  readonly messages: Array<SpoolMessage>
+  readonly corrupt: Array<CorruptRow>
+}
+
+/** Decodes rows of the table with this name, each by itself. */
+export const messageDecoder = (table: string): ((rows: ReadonlyArray<unknown>) => Decoded) => {
   const decode = decodeRow(Row, table, ["id"])
-  return (rows: ReadonlyArray<unknown>): Effect.Effect<Array<SpoolMessage>, CorruptRow> =>
-    Effect.suspend(() => {
-      const messages: Array<SpoolMessage> = []
-      for (const row of rows) {
-        const plain = plainMessage(row)
-        if (plain !== undefined) {
-          messages.push(plain)
-          continue
-        }
-        const result = decode(row)
-        if (Result.isFailure(result)) return Effect.fail(result.failure)
-        const { payload, queue, ...parts } = result.success
-        messages.push(toMessage(parts, queue, payload ?? undefined))
+  return (rows) => {
+    const decoded: Decoded = { messages: [], corrupt: [] }
+    for (const row of rows) {
+      const plain = plainMessage(row)
+      if (plain !== undefined) {
+        decoded.messages.push(plain)
+        continue
       }
-      return Effect.succeed(messages)
-    })
+      const result = decode(row)
+      if (Result.isFailure(result)) {
+        decoded.corrupt.push(result.failure)
+        continue
+      }
+      const { payload, queue, ...parts } = result.success
+      decoded.messages.push(toMessage(parts, queue, payload ?? undefined))
+    }
+    return decoded
+  }
 }
 
 /** An array to be cast to that of another type. The driver takes no array of nothing but nulls, but that as a literal. */

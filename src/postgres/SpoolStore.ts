@@ -39,7 +39,7 @@ export const make = Effect.gen(function* () {
   const operation = yield* Operation.make("SpoolStore", "postgres")
   const wakeups = yield* Wakeups.Wakeups
   const table = tables.spool
-  const decodeMessages = messageDecoder(names.spool)
+  const decodeEach = messageDecoder(names.spool)
   const decodeMoves = decodeRows(MoveOutcome, names.spool, [])
   const decodeCounts = decodeRows(Count, names.spool, [])
   const decodeTotal = decodeRows(Total, names.spool, [])
@@ -123,6 +123,12 @@ export const make = Effect.gen(function* () {
     ORDER BY created, id COLLATE "C" LIMIT ${batchSize}`
 
   // Operations
+
+  const decodeMessages = (rows: ReadonlyArray<unknown>) =>
+    Effect.suspend(() => {
+      const { corrupt, messages } = decodeEach(rows)
+      return corrupt[0] === undefined ? Effect.succeed(messages) : Effect.fail(corrupt[0])
+    })
 
   const messagesOf = (statement: Statement<unknown>) => Effect.flatMap(query(statement), decodeMessages)
 
@@ -208,7 +214,7 @@ export const make = Effect.gen(function* () {
   )
 
   const storing = yield* SpoolStoring.make({ announce, operation })
-  const claiming = yield* SpoolClaiming.make({ announce, messagesOf, operation, touched })
+  const claiming = yield* SpoolClaiming.make({ announce, decodeEach, operation, touched })
 
   const ofName = (queue: string | undefined) => (queue === undefined ? {} : { queue })
 

@@ -54,10 +54,13 @@ export interface Settings {
   readonly name: string
 }
 
-type Held = {
+/** A message that is claimed and not settled. */
+interface Held {
   readonly lease: typeof Lease.Type
   readonly message: SpoolMessage
   fiber: Fiber.Fiber<unknown> | undefined
+  /** What is to become of it, once that is known. */
+  outcome: Outcome | undefined
   lost: boolean
 }
 
@@ -83,8 +86,6 @@ const persistent = <A, R>(effect: Effect.Effect<A, Failure, R>): Effect.Effect<A
     Effect.retry({ schedule: backOff, while: isRetryable })
   )
 
-const keyOf = ({ id, owner }: { readonly id: string; readonly owner: string }) => `${owner} ${id}`
-
 /** Works until it is interrupted; then it finishes or releases what it holds. */
 export const run = <R>(
   settings: Settings,
@@ -99,12 +100,12 @@ export const run = <R>(
       const latency = Metric.withAttributes(claimLatency, attributes)
       const lostLeases = Metric.withAttributes(leasesLost, attributes)
 
-      /** Everything that is claimed and not settled, by its lease. */
+      /** Everything that is claimed and not settled, by its id. */
       const held = new Map<string, Held>()
       /** What has not begun. */
       const waiting: Array<Held> = []
-      /** What is to be settled. */
-      const outcomes: Array<Outcome> = []
+      /** What is to be settled: one outcome for each id. */
+      const outcomes = new Set<Outcome>()
       let running = 0
       let stopping = false
       /** Open when something may have become ready. */
@@ -119,12 +120,15 @@ export const run = <R>(
       // Half of the buffer at a time: batches are what makes claims cheap.
       const hasRoom = () => waiting.length <= buffer / 2 && running + waiting.length < concurrency + buffer
 
-      const settle = (outcome: Outcome) => {
-        outcomes.push(outcome)
+      const settle = (one: Held, outcome: Outcome) => {
+        one.outcome = outcome
+        outcomes.add(outcome)
         unsettled.openUnsafe()
       }
 
-      const forget = (one: Held) => held.delete(keyOf(one.lease))
+      const forget = (one: Held) => {
+        if (held.get(one.lease.id) === one) held.delete(one.lease.id)
+      }
 
       const begin = () => {
         const take = () => (stopping || running === concurrency ? undefined : waiting.shift())
@@ -143,7 +147,7 @@ export const run = <R>(
         // Nothing interrupts a handler but the loss of its lease and the end of the worker.
         const outcome: Outcome | undefined = Exit.isSuccess(exit) ? exit.value : { outcome: "released", ...one.lease }
         if (outcome === undefined || one.lost) forget(one)
-        else settle(outcome)
+        else settle(one, outcome)
         begin()
         // Last, as whoever waits for it goes on at once.
         if (running === 0) quiet.openUnsafe()
@@ -151,20 +155,32 @@ export const run = <R>(
 
       // Leases
 
+      const warn = ({ id }: { readonly id: string }) =>
+        Effect.andThen(
+          Metric.update(lostLeases, 1),
+          Effect.logWarning(
+            `message "${id}" of queue "${queue}" is no longer ours: somebody has moved it, or its lease ran out`
+          )
+        )
+
+      /** Stops handling what somebody else may handle. */
+      const drop = (one: Held) => {
+        one.lost = true
+        const place = waiting.indexOf(one)
+        if (place !== -1) waiting.splice(place, 1)
+        if (one.outcome !== undefined) outcomes.delete(one.outcome)
+        forget(one)
+        one.fiber?.interruptUnsafe()
+      }
+
+      /** Gives up leases that are lost. What is to be settled is not given up: settling will tell. */
       const lose = (lost: ReadonlyArray<{ readonly id: string; readonly owner: string }>) =>
         Effect.gen(function* () {
-          for (const lease of lost) {
-            const one = held.get(keyOf(lease))
-            if (one === undefined || one.lost) continue
-            one.lost = true
-            yield* Metric.update(lostLeases, 1)
-            yield* Effect.logWarning(
-              `message "${one.lease.id}" of queue "${queue}" is no longer ours: somebody has moved it, or its lease ran out`
-            )
-            const place = waiting.indexOf(one)
-            if (place !== -1) waiting.splice(place, 1)
-            if (one.fiber === undefined) forget(one)
-            else one.fiber.interruptUnsafe()
+          for (const { id, owner } of lost) {
+            const one = held.get(id)
+            if (one === undefined || one.lease.owner !== owner || one.outcome !== undefined) continue
+            drop(one)
+            yield* warn(one.lease)
           }
           begin()
         })
@@ -183,7 +199,7 @@ export const run = <R>(
           const result = yield* Effect.result(Effect.timeout(spool.heartbeat(mine, lease), interval))
           if (result._tag === "Success") {
             renewed = now
-            yield* lose(result.success.filter((lease) => outcomes.every(({ id }) => id !== lease.id)))
+            yield* lose(result.success)
           } else if (now - renewed >= Duration.toMillis(lease)) {
             // By now others may have them, as far as anybody can tell from here.
             yield* lose(mine)
@@ -194,13 +210,15 @@ export const run = <R>(
       // Settling
 
       const settleSome = Effect.gen(function* () {
-        const some = outcomes.slice(0, batch)
-        if (some.length === 0) return
+        const some = [...outcomes].slice(0, batch)
         const lost = yield* persistent(spool.settle(some))
-        outcomes.splice(0, some.length)
+        for (const outcome of some) {
+          outcomes.delete(outcome)
+          const one = held.get(outcome.id)
+          if (one?.outcome === outcome) forget(one)
+        }
         // While stopping, what was under way when the worker was interrupted is settled again.
-        if (!stopping) yield* lose(lost)
-        for (const outcome of some) held.delete(keyOf(outcome))
+        if (!stopping) yield* Effect.forEach(lost, warn)
       })
 
       const settleAll = Effect.forever(
@@ -208,7 +226,7 @@ export const run = <R>(
           unsettled.await,
           Effect.suspend(() => {
             unsettled.closeUnsafe()
-            return Effect.whileLoop({ while: () => outcomes.length > 0, body: () => settleSome, step: () => {} })
+            return Effect.whileLoop({ while: () => outcomes.size > 0, body: () => settleSome, step: () => {} })
           })
         )
       )
@@ -231,8 +249,11 @@ export const run = <R>(
         const messages = yield* persistent(spool.claim({ queue, limit, lease, owner, reserved }))
         for (const message of messages) {
           const lease = { id: message.id, owner, attempt: message.attempts }
-          const one: Held = { lease, message, fiber: undefined, lost: false }
-          held.set(keyOf(lease), one)
+          const one: Held = { lease, message, fiber: undefined, outcome: undefined, lost: false }
+          // We have lost it ourselves, without knowing, and got it again.
+          const former = held.get(message.id)
+          if (former !== undefined) drop(former)
+          held.set(message.id, one)
           waiting.push(one)
           const since = message.attempts > 1 ? message.nextRetry : message.created
           const ready = Math.max(0, message.updated.epochMilliseconds - since.epochMilliseconds)
@@ -278,12 +299,11 @@ export const run = <R>(
       // Stopping
 
       const stop = Effect.gen(function* () {
-        stopping = true
-        for (const one of waiting.splice(0)) settle({ outcome: "released", ...one.lease })
+        for (const one of waiting.splice(0)) settle(one, { outcome: "released", ...one.lease })
         yield* Effect.timeoutOption(Effect.raceFirst(quiet.await, renew), shutdownTimeout)
         for (const { fiber } of held.values()) fiber?.interruptUnsafe()
         yield* quiet.await
-        while (outcomes.length > 0) yield* settleSome
+        while (outcomes.size > 0) yield* settleSome
       })
 
       yield* Effect.addFinalizer(() =>
@@ -296,6 +316,12 @@ export const run = <R>(
       const failed = yield* Deferred.make<never, Failure>()
       yield* Effect.forEach([claimAll, settleAll, renew, listen], (loop) =>
         Effect.forkScoped(Effect.tapCause(loop, (cause) => Deferred.failCause(failed, cause)))
+      )
+      // First of all, before the loops have ended: nothing more is begun.
+      yield* Effect.addFinalizer(() =>
+        Effect.sync(() => {
+          stopping = true
+        })
       )
       return yield* Deferred.await(failed)
     })

@@ -305,6 +305,33 @@ export const suite = <E>(
       })
     )
 
+    it.effect("interrupts the handler of a message that it gets once more, and settles it once", () =>
+      Effect.gen(function* () {
+        const spool = yield* SpoolStore
+        const mails = queue()
+        const id = yield* mails.enqueue(mail("anna"))
+        const events = yield* Queue.unbounded<string>()
+        const finish = yield* Deferred.make<void>()
+        yield* Effect.forkScoped(
+          mails.run(
+            (_, { attempts }) =>
+              Queue.offer(events, `begun ${attempts}`).pipe(
+                Effect.andThen(attempts === 1 ? Effect.never : Deferred.await(finish)),
+                Effect.onInterrupt(() => Queue.offer(events, `interrupted ${attempts}`))
+              ),
+            { shutdownTimeout: 0 }
+          )
+        )
+        assert.strictEqual(yield* Queue.take(events), "begun 1")
+        yield* spool.moveToState(id, "active", "incoming")
+        assert.sameMembers(yield* Effect.all([Queue.take(events), Queue.take(events)]), ["begun 2", "interrupted 1"])
+        yield* Deferred.succeed(finish, undefined)
+        assert.deepStrictEqual(yield* settled(mails), {})
+        yield* mails.enqueue(mail("bert"))
+        assert.strictEqual(yield* Queue.take(events), "begun 1")
+      })
+    )
+
     it.effect("gives a bounced message all its attempts again", () =>
       Effect.gen(function* () {
         const mails = queue({ maxAttempts: 1 })

@@ -175,6 +175,31 @@ describe("the table", () => {
     })
   )
 
+  it.live("with a row that somebody else has broken does not keep workers from the others: that one bounces", () =>
+    Effect.gen(function* () {
+      const { spool, table } = yield* serveSpool()
+      yield* spool.storeMany([{ id: "broken" }, { id: "whole" }])
+      yield* execute([`UPDATE ${table} SET headers = '{"a": 1}' WHERE id = 'broken'`])
+      const claim = spool.claim({ limit: 10, lease: 0, owner: "o" })
+      assert.deepStrictEqual(
+        (yield* claim).map(({ id }) => id),
+        ["whole"]
+      )
+      const [row] = yield* query(`SELECT state, last_error FROM ${table} WHERE id = 'broken'`)
+      assert.strictEqual(row?.[0], 4)
+      assert.match(String(row?.[1]), /row broken of retryspool_messages does not fit the model .*headers.a/)
+      yield* execute([`UPDATE ${table} SET state = 1 WHERE id = 'broken'`])
+      assert.deepStrictEqual(
+        (yield* spool.recover({ grace: 0 })).map(({ id }) => id),
+        ["whole"]
+      )
+      assert.deepStrictEqual(
+        (yield* claim).map(({ id }) => id),
+        ["whole"]
+      )
+    })
+  )
+
   it.live.skipIf(spawnSync("psql", ["--version"]).status !== 0)("can be made by hand, with psql, twice", () =>
     Effect.gen(function* () {
       const schema = yield* freshSchema()
@@ -221,6 +246,32 @@ describe("statements", () => {
       const before = yield* scans
       yield* Effect.repeat(work, { times: 9 })
       assert.strictEqual(yield* scans, before)
+    })
+  )
+
+  it.live("look messages up by their ids, also where statistics say that none is active", () =>
+    Effect.gen(function* () {
+      const { spool, sql, table } = yield* serveSpool({ client: { maxConnections: 1 } })
+      yield* spool.storeMany(Array.from({ length: 2000 }, (_, n) => ({ id: `${n}` })))
+      yield* sql.unsafe(`ANALYZE ${table}`).unprepared
+      const scans = Effect.gen(function* () {
+        yield* sql`SELECT pg_stat_force_next_flush()`
+        return yield* query(
+          `SELECT idx_scan FROM pg_stat_user_indexes
+           WHERE relid = '${table}'::regclass AND indexrelname = 'retryspool_messages_state'`
+        )
+      })
+      const before = yield* scans
+      for (let round = 0; round < 8; round++) {
+        const owner = `${round}`
+        const messages = yield* spool.claim({ limit: 20, lease: "1 minute", owner })
+        const leases = messages.map(({ attempts, id }) => ({ id, owner, attempt: attempts }))
+        yield* spool.heartbeat(leases, "1 minute")
+        const [first, ...rest] = leases.map((lease) => Object.assign({ outcome: "done" as const }, lease))
+        yield* spool.settle(rest)
+        if (first !== undefined) yield* spool.settle([{ ...first, outcome: "archived" }])
+      }
+      assert.deepStrictEqual(yield* scans, before)
     })
   )
 
