@@ -41,20 +41,13 @@ export const make = Effect.fnUntraced(function* (check: Effect.Effect<unknown, R
 
     /** To the end of the log as it is now, however long that takes. */
     const fromTable = Stream.suspend(() =>
-      reading.settled(subscription, {
-        after: cursor,
-        batchSize,
-        forever: true,
-        onMark: (mark) => {
-          cursor = mark
-        }
-      })
+      reading.settled(subscription, { after: cursor, batchSize, forever: true })
     ).pipe(
       Stream.interruptWhen(tail.lost),
       // After the interruption, never before it: what it takes away has not been delivered.
-      Stream.mapArray((events) => {
-        cursor = events.at(-1)?.version ?? cursor
-        return events
+      Stream.flatMap(({ events, upTo }) => {
+        cursor = upTo
+        return Stream.fromArray(events)
       }),
       Stream.retry(atOnce),
       Stream.retry(patiently)

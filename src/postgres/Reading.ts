@@ -17,6 +17,12 @@ interface Range {
   readonly batchSize: number
 }
 
+/** All events that are meant, from where the step before ended up to a version. */
+export interface Step {
+  readonly events: ReadonlyArray<StoredEvent>
+  readonly upTo: bigint
+}
+
 export const make = Effect.gen(function* () {
   const { names, query, sql, tables } = yield* PostgresDatabase
   const settling = yield* Settling.make
@@ -73,34 +79,26 @@ export const make = Effect.gen(function* () {
   /** Whether no event can be meant. */
   const isNothing = ({ aggregateIds, eventTypes }: Filter) => aggregateIds?.length === 0 || eventTypes?.length === 0
 
-  /**
-   * The events above a version that nothing can come before any more, each time up to a mark, of which `onMark` hears once
-   * they have been read.
-   */
+  /** The events above a version that nothing can come before any more, in steps that say how far they go. */
   const settled = (
     filter: Filter,
     {
       after,
       batchSize = pageSize,
-      forever,
-      onMark
-    }: {
-      readonly after: bigint
-      readonly batchSize?: number | undefined
-      readonly forever: boolean
-      readonly onMark: (mark: bigint) => void
-    }
-  ): Stream.Stream<StoredEvent, Reason> => {
+      forever
+    }: { readonly after: bigint; readonly batchSize?: number | undefined; readonly forever: boolean }
+  ): Stream.Stream<Step, Reason> => {
     const filters = filtersOf(filter)
     let from = after
     return Stream.flatMap(settling.marks(after, forever), (last) => {
       const range = { after: from, last, batchSize, limit: Number.POSITIVE_INFINITY }
       from = last
-      const page = isNothing(filter) ? Stream.empty : pages(filters, "ASC", range)
-      return Stream.onEnd(
-        page,
-        Effect.sync(() => onMark(last))
-      )
+      const end = Stream.succeed<Step>({ events: [], upTo: last })
+      if (isNothing(filter)) return end
+      const steps = Stream.mapArray(pages(filters, "ASC", range), (events) => [
+        { events, upTo: events[events.length - 1]?.version ?? last }
+      ])
+      return Stream.concat(steps, end)
     })
   }
 
@@ -115,12 +113,8 @@ export const make = Effect.gen(function* () {
       if (direction === "backward") {
         return pages(filtersOf(input), "DESC", { after, last: 2n ** 63n - 1n, batchSize, limit })
       }
-      const forward = settled(input, {
-        after,
-        batchSize: Math.min(batchSize, limit),
-        forever: false,
-        onMark: () => {}
-      })
+      const steps = settled(input, { after, batchSize: Math.min(batchSize, limit), forever: false })
+      const forward = Stream.flatMap(steps, ({ events }) => Stream.fromArray(events))
       return limit === Number.POSITIVE_INFINITY ? forward : Stream.take(forward, limit)
     },
 
