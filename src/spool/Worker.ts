@@ -136,7 +136,10 @@ export const run = <R>(
           running++
           quiet.closeUnsafe()
           const one = next
-          one.fiber = fork(Effect.onExit(attempt(one.message, one.lease), (exit) => Effect.sync(() => end(one, exit))))
+          const fiber = fork(attempt(one.message, one.lease))
+          one.fiber = fiber
+          // Not in the fiber itself: one that is interrupted before its first step does not come to its own end.
+          fiber.addObserver((exit) => end(one, exit))
         }
         if (hasRoom()) room.openUnsafe()
         else room.closeUnsafe()
