@@ -130,14 +130,22 @@ export const run = <R>(
         if (held.get(one.lease.id) === one) held.delete(one.lease.id)
       }
 
+      let beginning = false
       const begin = () => {
+        // A handler that ends at once comes back here: the loop below goes on with the next one.
+        if (beginning) return
+        beginning = true
         const take = () => (stopping || running === concurrency ? undefined : waiting.shift())
         for (let next = take(); next !== undefined; next = take()) {
           running++
           quiet.closeUnsafe()
           const one = next
-          one.fiber = fork(Effect.onExit(attempt(one.message, one.lease), (exit) => Effect.sync(() => end(one, exit))))
+          const fiber = fork(attempt(one.message, one.lease))
+          one.fiber = fiber
+          // Not in the fiber itself: one that is interrupted before its first step does not come to its own end.
+          fiber.addObserver((exit) => end(one, exit))
         }
+        beginning = false
         if (hasRoom()) room.openUnsafe()
         else room.closeUnsafe()
       }
