@@ -70,6 +70,7 @@ export const make = Effect.gen(function* () {
   const events = qualify(schema, names.events)
   const offsets = qualify(schema, names.offsets)
   const states = qualify(schema, names.states)
+  const spool = qualify(schema, names.spool)
 
   const rows = <Row extends Schema.ConstraintDecoder<unknown>>(schema: Row, statement: Statement<unknown>) =>
     Effect.flatMap(query(statement), decodeRows(schema, "pg_catalog", []))
@@ -170,7 +171,8 @@ export const make = Effect.gen(function* () {
       FROM (VALUES
         (${events}, 'SELECT, INSERT'),
         (${offsets}, 'SELECT, INSERT, UPDATE, DELETE'),
-        (${states}, 'SELECT, INSERT, UPDATE, DELETE')
+        (${states}, 'SELECT, INSERT, UPDATE, DELETE'),
+        (${spool}, 'SELECT, INSERT, UPDATE, DELETE')
       ) AS needed (name, privileges)
       CROSS JOIN LATERAL regexp_split_to_table(privileges, ', ') AS privilege
       WHERE NOT has_table_privilege(name::regclass, privilege)
@@ -325,7 +327,7 @@ export const make = Effect.gen(function* () {
         SELECT relid::regclass::text AS name, n_live_tup::float8 AS rows, n_dead_tup::float8 AS dead,
           pg_size_pretty(pg_table_size(relid)) AS "tableSize", pg_size_pretty(pg_indexes_size(relid)) AS "indexSize",
           pg_indexes_size(relid)::float8 AS "indexBytes"
-        FROM pg_stat_user_tables WHERE relid = ANY(${[events, offsets, states]}::text[]::regclass[]) ORDER BY relid`
+        FROM pg_stat_user_tables WHERE relid = ANY(${[events, offsets, states, spool]}::text[]::regclass[]) ORDER BY relid`
     ),
     (found) =>
       found.flatMap(({ dead, indexBytes, indexSize, name, rows, tableSize }): ReadonlyArray<Finding> => {
@@ -357,9 +359,25 @@ export const make = Effect.gen(function* () {
       )
   )
 
+  const stranded = Effect.map(
+    texts(sql`
+      SELECT count(*)::text AS text FROM ${table.spool}
+      WHERE state = 1 AND coalesce(lease_until, updated + interval '10 minutes') < now() HAVING count(*) > 0`),
+    (found) =>
+      orOk(
+        found.map((count) =>
+          warning(
+            `${count} active messages are held by nobody any more: their workers have died, and none has recovered them`,
+            "start a worker, or run: strata spool recover"
+          )
+        ),
+        "no message is stranded"
+      )
+  )
+
   const missing = Effect.map(
     texts(sql`
-      SELECT name AS text FROM unnest(${[events, offsets, states]}::text[]) AS name WHERE to_regclass(name) IS NULL`),
+      SELECT name AS text FROM unnest(${[events, offsets, states, spool]}::text[]) AS name WHERE to_regclass(name) IS NULL`),
     (names) => names.map((name) => problem(`there is no table ${name}`, "run: strata migrate"))
   )
 
@@ -379,7 +397,8 @@ export const make = Effect.gen(function* () {
     check("replication", subscriber),
     check("tail", tail),
     check("tables", bloat),
-    check("offsets", ahead)
+    check("offsets", ahead),
+    check("spool", stranded)
   ]
   return { server, missing: check("tables", missing), tables }
 })

@@ -1,12 +1,12 @@
 /** `strata status`: one screen of all that is going on. */
 import { Clock, DateTime, Effect, Schema } from "effect"
-import { Command, Flag } from "effect/cli"
+import { Command } from "effect/cli"
 import * as Holders from "../postgres/Holders.ts"
 import { decodeRows, PostgresDatabase } from "../postgres/PostgresDatabase.ts"
 import * as Database from "./Database.ts"
 import * as Output from "./Output.ts"
-import * as Parameters from "./Parameters.ts"
 import { Settings } from "./Settings.ts"
+import { watched, watchFlags } from "./Watch.ts"
 
 /** So many shards fit on a screen: those that are the furthest behind. */
 const shards = 20
@@ -95,36 +95,17 @@ const show = Effect.fnUntraced(function* (seen: Seen, before: Seen | undefined) 
   if (offsets.length > 0) yield* Output.table(columns, offsets)
 })
 
-const clear = "\u001b[H\u001b[2J"
-
-const watch = Effect.fnUntraced(function* (interval: number) {
-  const looking = yield* look
-  let before: Seen | undefined
-  while (true) {
-    const seen = yield* looking
-    if (yield* Output.isTerminal) yield* Output.write(clear)
-    yield* show(seen, before)
-    before = seen
-    yield* Effect.sleep(interval)
-  }
-})
-
-const flags = {
-  watch: Flag.Boolean("watch").pipe(
-    Flag.withDefault(false),
-    Flag.withoutNegation,
-    Flag.withDescription("Again and again, until Ctrl-C")
-  ),
-  interval: Parameters.duration("interval").pipe(
-    Flag.withDefault(1000),
-    Flag.withDescription("The time between two looks; 1s unless given")
-  )
-}
-
-export const status = Command.make("status", flags, (input) =>
-  (input.watch ? watch(input.interval) : Effect.flatMap(Effect.flatten(look), (seen) => show(seen, undefined))).pipe(
-    Effect.provide(Database.layerTables())
-  )
+export const status = Command.make("status", watchFlags, (input) =>
+  Effect.gen(function* () {
+    const looking = yield* look
+    let before: Seen | undefined
+    const next = Effect.gen(function* () {
+      const seen = yield* looking
+      yield* show(seen, before)
+      before = seen
+    })
+    yield* watched(input, next)
+  }).pipe(Effect.provide(Database.layerTables()))
 ).pipe(
   Command.withDescription("Shows the log, who appends to it, and how far projections are behind"),
   Command.withExamples([

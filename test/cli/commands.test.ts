@@ -49,7 +49,6 @@ describe.each([
         assert.strictEqual(first?.["file"], "0001_offsets.sql")
         assert.match(String(first?.["appliedAt"]), isoTime)
 
-        assert.strictEqual(yield* run("offsets", "list"), "")
         const large = 2n ** 62n
         yield* run("offsets", "set", "accounts", "0", String(large), "--yes")
         yield* run("offsets", "set", "accounts", "3", "7", "--yes")
@@ -135,7 +134,6 @@ describe.each([
           { name: "T", events: 3 },
           { name: "UserCreated", events: 1 }
         ])
-        assert.match(yield* run("events", "stats"), /\nTYPE +EVENTS\nT +3\n(.*\n)*.* 3 {2}█{40}\n/)
 
         const file = join(yield* temporaryDirectory, "events.jsonl")
         assert.match(yield* run("events", "export", file), /^4 events in /)
@@ -191,8 +189,8 @@ describe("events append and show", () => {
         /line 2 of stdin is no event: version/
       )
       yield* refused("nonsense", /line 2 of stdin is no event/)
-      const [stats] = jsonLines(yield* succeeds(["events", "stats", "--json"], options))
-      assert.deepInclude(stats, { events: 1 })
+      const stats = yield* succeeds(["events", "stats"], options)
+      assert.match(stats, /^events +1\n(.*\n)*TYPE +EVENTS\nT +1\n(.*\n)*.* 1 {2}█{40}\n/)
     }).pipe(Effect.scoped)
   )
 })

@@ -50,7 +50,8 @@ it.layer(Server.layer, { excludeTestServices: true, timeout: "120 seconds" })("s
           /^problem migrations: pending: 0001_offsets.sql, 0002_events.sql.* -> run: strata migrate$/,
           /^problem tables: there is no table .*events.* -> run: strata migrate$/,
           /^problem tables: there is no table .*offsets_store.* -> run: strata migrate$/,
-          /^problem tables: there is no table .*states_store.* -> run: strata migrate$/
+          /^problem tables: there is no table .*states_store.* -> run: strata migrate$/,
+          /^problem tables: there is no table .*retryspool_messages.* -> run: strata migrate$/
         ],
         "--schema",
         "elsewhere"
@@ -130,7 +131,10 @@ it.layer(Server.layer, { excludeTestServices: true, timeout: "120 seconds" })("s
             "DELETE ON app.offsets_store",
             "INSERT ON app.states_store",
             "UPDATE ON app.states_store",
-            "DELETE ON app.states_store"
+            "DELETE ON app.states_store",
+            "INSERT ON app.retryspool_messages",
+            "UPDATE ON app.retryspool_messages",
+            "DELETE ON app.retryspool_messages"
           ].map((what) => new RegExp(`^problem grants: .* -> as the owner: GRANT ${what} TO ${role}$`)),
           new RegExp(`^problem grants: .* -> as the owner: GRANT USAGE ON SEQUENCE app.events_version_seq TO ${role}$`),
           /^warning sequence/
