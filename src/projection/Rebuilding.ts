@@ -5,7 +5,7 @@ import { check, type InvalidInput } from "../Input.ts"
 import { OffsetStore } from "../OffsetStore.ts"
 import type { StoreError } from "../StoreError.ts"
 import { Transactor } from "../Transactor.ts"
-import { ByName, otherSlot, type Projection, type Services, Settings, type Slot } from "./Definition.ts"
+import { ByName, isTransient, otherSlot, type Projection, type Services, Settings, type Slot } from "./Definition.ts"
 import { forget, remove, reset } from "./Operating.ts"
 import { Control, controlId, controlOf, failureId, holdAll, records, shardId, skippedId } from "./Records.ts"
 import { lowest } from "./Reporting.ts"
@@ -116,6 +116,8 @@ const switchOver = Effect.fnUntraced(function* (name: string, shadow: string) {
   }).pipe(
     withTransaction,
     Effect.catchTag("OffsetConflict", () => Effect.succeed(false)),
+    // The next attempt is soon enough.
+    Effect.catchIf(isTransient, () => Effect.succeed(false)),
     // Somebody else has done it.
     Effect.catchTag("UnknownProjection", () => Effect.succeed(true))
   )
