@@ -10,7 +10,7 @@
 import { Clock, Deferred, Duration, Effect, Fiber, Metric, Option, Predicate, RcRef } from "effect"
 import type { Scope } from "effect"
 import type { StoredEvent } from "../EventStore.ts"
-import { type Reason, Unavailable } from "../StoreError.ts"
+import { type Reason, Unavailable, Unexpected } from "../StoreError.ts"
 import { columns, eventDecoder } from "./EventRow.ts"
 import * as Holders from "./Holders.ts"
 import { PostgresDatabase } from "./PostgresDatabase.ts"
@@ -237,12 +237,16 @@ export const make = Effect.gen(function* () {
       })
 
     return {
-      run: Effect.tapError(listen("events", reader), (reason) =>
-        Effect.sync(() => {
-          failure = reason
-          Deferred.doneUnsafe(lost, Effect.fail(reason))
-          tellAll()
-        })
+      run: listen("events", reader).pipe(
+        // Whatever ends it ends those who wait for it.
+        Effect.catchDefect((cause) => new Unexpected({ message: "the reader of the log has broken down", cause })),
+        Effect.tapError((reason) =>
+          Effect.sync(() => {
+            failure = reason
+            Deferred.doneUnsafe(lost, Effect.fail(reason))
+            tellAll()
+          })
+        )
       ),
       begin: (version) => {
         if (Deferred.isDoneUnsafe(begun)) return

@@ -39,6 +39,9 @@ type Table = "events" | "offsets" | "spool"
 /** The time between two notifications of a process. */
 const interval = Duration.millis(5)
 
+/** How long to wait for the end of one notification before the next. */
+const patience = "1 second"
+
 /** How long to hear nothing before asking whether the connection still lives. */
 const heartbeat = "1 minute"
 
@@ -129,7 +132,9 @@ const make = Effect.gen(function* () {
     Effect.suspend(() => (unsaid.size === 0 ? Effect.void : Effect.timeoutOption(notify, "1 second")))
   )
   yield* due.await.pipe(
-    Effect.andThen(notify),
+    // Apart, as one that is sent on a dead connection waits for its answer: the next ones go on others.
+    Effect.andThen(Effect.forkDetach(notify, { startImmediately: true })),
+    Effect.flatMap((fiber) => Effect.timeoutOption(Fiber.await(fiber), patience)),
     Effect.andThen(Effect.sleep(interval)),
     Effect.forever,
     Effect.forkScoped
