@@ -4,20 +4,35 @@ import { Effect } from "effect"
 import * as Postgres from "effect-strata/postgres"
 import { spawn, spawnSync } from "node:child_process"
 import { once } from "node:events"
-import { readFileSync } from "node:fs"
+import { readdirSync, readFileSync } from "node:fs"
 import { fileURLToPath } from "node:url"
 import { scratchDatabase } from "../support/database.ts"
 import { assertWhole, execute, migrate, serve, shape } from "./harness.ts"
 
-const file = fileURLToPath(new URL("../../resources/postgres/0001_offsets.sql", import.meta.url))
+const directory = new URL("../../resources/postgres/", import.meta.url)
+
+/** The files, with the variable that names their table and the name it has by default. */
+const files = readdirSync(directory)
+  .filter((name) => name.endsWith(".sql"))
+  .toSorted()
+  .map((name) => {
+    const path = fileURLToPath(new URL(name, directory))
+    const [, variable = "", table = ""] = /^\\set (\w+) (\w+)$/m.exec(readFileSync(path, "utf8")) ?? []
+    return { path, variable, table }
+  })
+
+const tables = new Map(files.map(({ table, variable }) => [variable, table]))
 
 const hasPsql = spawnSync("psql", ["--version"]).status === 0
 
+/** Other names for the tables, if any are given. */
+type Names = Readonly<Record<string, string>>
+
 /** `psql -v ON_ERROR_STOP=1 -c 'SET search_path ..' -v offsets=.. -f` of the file. */
-const psql = (url: string, schema: string, offsets: string | undefined) =>
+const psql = (url: string, schema: string, path: string, names: Names) =>
   Effect.gen(function* () {
-    const given = offsets === undefined ? [] : ["-v", `offsets=${offsets}`]
-    const args = ["-X", "-v", "ON_ERROR_STOP=1", ...given, "-c", `SET search_path TO ${schema}`, "-f", file, url]
+    const given = Object.entries(names).flatMap(([variable, name]) => ["-v", `${variable}=${name}`])
+    const args = ["-X", "-v", "ON_ERROR_STOP=1", ...given, "-c", `SET search_path TO ${schema}`, "-f", path, url]
     const child = spawn("psql", args, { stdio: ["ignore", "ignore", "pipe"] })
     let errors = ""
     child.stderr.on("data", (chunk: Buffer) => (errors += chunk.toString()))
@@ -26,18 +41,18 @@ const psql = (url: string, schema: string, offsets: string | undefined) =>
   })
 
 /** The part of psql's language that the files use: `\if :{?name}`, `\else`, `\endif`, `\set name value`, `:"name"`. */
-const interpret = (url: string, schema: string, offsets: string | undefined) => {
-  const variables = new Map(offsets === undefined ? [] : [["offsets", offsets]])
+const interpret = (url: string, schema: string, path: string, names: Names) => {
+  const variables = new Map(Object.entries(names))
   const branches: Array<boolean> = []
   const text: Array<string> = []
-  for (const line of readFileSync(file, "utf8").split("\n")) {
+  for (const line of readFileSync(path, "utf8").split("\n")) {
     const [command, name = "", value = ""] = line.startsWith("\\") ? line.slice(1).split(/\s+/) : []
     if (command === "if") branches.push(variables.has(/^:\{\?(\w+)\}$/.exec(name)?.[1] ?? assert.fail(line)))
     else if (command === "else") branches.push(!branches.pop())
     else if (command === "endif") branches.pop()
     else if (branches.includes(false)) continue
     else if (command === "set") variables.set(name, value)
-    else if (command === undefined) text.push(line.replaceAll(/^\s*--.*$/g, ""))
+    else if (command === undefined) text.push(line)
     else assert.fail(line)
   }
   const statements = text
@@ -46,9 +61,10 @@ const interpret = (url: string, schema: string, offsets: string | undefined) => 
       /:"(\w+)"/g,
       (_, name: string) => `"${(variables.get(name) ?? assert.fail(name)).replaceAll(`"`, `""`)}"`
     )
-    .split(/;\s*$/m)
-    .filter((statement) => statement.trim() !== "")
-  return serve({ url, client: { startupParameters: { search_path: schema } }, layer: Postgres.layerStorage }).pipe(
+    .split(/^-- next$/m)
+  // On one connection, as some of them are settings.
+  const client = { maxConnections: 1, startupParameters: { search_path: schema } }
+  return serve({ url, client, layer: Postgres.layerStorage }).pipe(
     Effect.flatMap(({ sql }) => Effect.forEach(statements, (statement) => sql.unsafe(statement).unprepared)),
     Effect.scoped
   )
@@ -65,9 +81,10 @@ describe("the files of resources/postgres, by hand", () => {
     ([, run]) =>
       Effect.gen(function* () {
         const url = yield* scratchDatabase()
+        const extras = { notify: "rows", index: "containment" } as const
         yield* execute([`CREATE SCHEMA app`], url)
-        yield* migrate(url)
-        // The parts, without the names that tables give to their indexes and constraints.
+        yield* migrate(url, extras)
+        // The parts, without the names that tables give to their indexes, constraints and functions.
         const made = (table: string) =>
           Effect.map(shape(url, table), (parts) =>
             parts
@@ -78,20 +95,22 @@ describe("the files of resources/postgres, by hand", () => {
               )
               .toSorted()
           )
-        const expected = yield* made("public.offsets_store")
-        for (const [offsets, table] of [
-          [undefined, "app.offsets_store"],
-          ["My offsets", `app."My offsets"`]
-        ] as const) {
-          for (let times = 0; times < 2; times++) yield* run(url, "app", offsets)
-          assert.deepStrictEqual(yield* made(table), expected)
-          const options = { schema: "app", tables: { offsets: offsets ?? "offsets_store" } }
+        for (const names of [{}, Object.fromEntries([...tables.keys()].map((key) => [key, `My ${key}`]))]) {
+          for (let times = 0; times < 2; times++) {
+            yield* Effect.forEach(files, ({ path }) => run(url, "app", path, names))
+          }
+          const options = { schema: "app", tables: names, ...extras }
+          const shapes = Effect.forEach(tables, ([variable, table]) => shape(url, `app."${names[variable] ?? table}"`))
+          for (const [variable, table] of tables) {
+            const expected = yield* made(`public.${table}`)
+            assert.deepStrictEqual(yield* made(`app."${names[variable] ?? table}"`), expected)
+          }
           const stores = yield* serve({ url, options, layer: Postgres.layerStorage })
           yield* assertWhole(stores, url)
           // The migrations find nothing to change, and record that.
-          const before = yield* shape(url, table)
+          const before = yield* shapes
           yield* migrate(url, options)
-          assert.deepStrictEqual(yield* shape(url, table), before)
+          assert.deepStrictEqual(yield* shapes, before)
         }
       })
   )
