@@ -78,7 +78,8 @@ export { shardOf } from "./projection/Shards.ts"
  * **Gotchas**
  *
  * What a handler does beside its transaction (mail, other databases) can happen more often than once: a batch that fails
- * is handled again. Events of other types are read, too, to know that they are none of its own.
+ * is handled again. Events of other types are read, too, to know that they are none of its own: a row of the log that is
+ * no event ends the projection with `CorruptRow`, whatever its type.
  */
 export const run: <R>(projection: Projection<R>) => Effect.Effect<never, RunError, R | Services> = runBy(evenly)
 

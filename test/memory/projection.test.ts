@@ -1,0 +1,47 @@
+import { assert, describe, it } from "@effect/vitest"
+import { Effect, Fiber, Layer, Logger } from "effect"
+import { EventStore, Projection, StoreError } from "effect-strata"
+import * as Memory from "effect-strata/memory"
+
+const event = { aggregateId: "a", eventType: "Happened", data: 1 }
+
+/** It is warned of every loss. */
+const quiet = Layer.merge(Layer.fresh(Memory.layer), Logger.layer([]))
+
+describe("a projection whose database goes away", () => {
+  it.live("waits for it when it begins, and while it runs", () =>
+    Effect.gen(function* () {
+      const events = yield* EventStore.EventStore
+      const { failNext } = yield* Memory.MemoryDatabase.MemoryDatabase
+      const lost = new StoreError.Unavailable({ message: "pulled the plug" })
+      const handled: Array<bigint> = []
+      const projection = Projection.make({
+        name: "patient",
+        heartbeat: "20 millis",
+        handler: ({ version }) => Effect.sync(() => handled.push(version))
+      })
+      const [first] = yield* events.append(event)
+      yield* failNext(lost, { times: 3 })
+      yield* Effect.forkScoped(Projection.run(projection), { startImmediately: true })
+      const settled = (version = 0n) =>
+        Effect.retry(Projection.awaitVersion("patient", version, "30 seconds"), {
+          while: ({ _tag }) => _tag === "StoreError"
+        })
+      yield* settled(first?.version)
+      const [second] = yield* events.append(event)
+      yield* failNext(lost, { times: 5 })
+      yield* settled(second?.version)
+      assert.deepStrictEqual([...new Set(handled)], [first?.version, second?.version])
+    }).pipe(Effect.provide(quiet))
+  )
+
+  it.live("ends with what no waiting mends", () =>
+    Effect.gen(function* () {
+      const { failNext } = yield* Memory.MemoryDatabase.MemoryDatabase
+      yield* failNext(new StoreError.Denied({ message: "not for you" }))
+      const fiber = yield* Effect.forkScoped(Projection.run(Projection.make({ name: "x", handler: () => Effect.void })))
+      const error = yield* Effect.flip(Fiber.join(fiber))
+      assert.strictEqual(error._tag === "StoreError" ? error.reason._tag : error._tag, "Denied")
+    }).pipe(Effect.provide(quiet))
+  )
+})
