@@ -2,6 +2,7 @@
 import { Clock, DateTime, Effect, Schema } from "effect"
 import { Command } from "effect/cli"
 import * as Holders from "../postgres/Holders.ts"
+import { qualify } from "../postgres/Identifier.ts"
 import { decodeRows, PostgresDatabase } from "../postgres/PostgresDatabase.ts"
 import * as Database from "./Database.ts"
 import * as Output from "./Output.ts"
@@ -18,6 +19,15 @@ const Log = Schema.Struct({
   connections: Schema.Int
 })
 
+const Rest = Schema.Struct({
+  states: Schema.BigInt,
+  incoming: Schema.BigInt,
+  active: Schema.BigInt,
+  deferred: Schema.BigInt,
+  hold: Schema.BigInt,
+  bounce: Schema.BigInt
+})
+
 const Shard = Schema.Struct({
   projectionName: Schema.String,
   shardNumber: Schema.Int,
@@ -26,9 +36,10 @@ const Shard = Schema.Struct({
 })
 
 const look = Effect.gen(function* () {
-  const { names, query, sql, tables } = yield* PostgresDatabase
+  const { names, query, schema, sql, tables } = yield* PostgresDatabase
   const holders = yield* Holders.make
   const decodeLog = decodeRows(Log, names.events, [])
+  const decodeRest = decodeRows(Rest, names.spool, [])
   const decodeShards = decodeRows(Shard, names.offsets, ["projectionName", "shardNumber"])
 
   return Effect.gen(function* () {
@@ -49,9 +60,23 @@ const look = Effect.gen(function* () {
         FROM ${tables.offsets} ORDER BY behind DESC, projection_name, shard_number LIMIT ${shards}`),
       decodeShards
     )
+    // Archived messages are left out, and states estimated: there can be any number of them.
+    const [rest] = yield* Effect.flatMap(
+      query(sql`
+        SELECT (
+            SELECT greatest(reltuples, 0)::bigint FROM pg_class WHERE oid = ${qualify(schema, names.states)}::regclass
+          ) AS states,
+          (SELECT count(*) FROM ${tables.spool} WHERE state = 0) AS incoming,
+          (SELECT count(*) FROM ${tables.spool} WHERE state = 1) AS active,
+          (SELECT count(*) FROM ${tables.spool} WHERE state = 2) AS deferred,
+          (SELECT count(*) FROM ${tables.spool} WHERE state = 3) AS hold,
+          (SELECT count(*) FROM ${tables.spool} WHERE state = 4) AS bounce`),
+      decodeRest
+    )
     const { holders: now } = yield* holders.look(query)
     const tail = now.size === 0 ? undefined : yield* holders.describe(query, now)
-    return { ...log, offsets, tail, at: yield* Clock.currentTimeMillis }
+    const { states = 0n, ...messages } = rest ?? {}
+    return { ...log, offsets, messages, states, tail, at: yield* Clock.currentTimeMillis }
   })
 })
 
@@ -71,7 +96,7 @@ const columns: Output.Listing<typeof Shard.Type>["columns"] = [
 ]
 
 const show = Effect.fnUntraced(function* (seen: Seen, before: Seen | undefined) {
-  const { connections, latestAt, latestVersion = 0n, offsets, server, tail } = seen
+  const { connections, latestAt, latestVersion = 0n, messages, offsets, server, states, tail } = seen
   const rate = rateOf(before, seen)
   const at = latestAt === null || latestAt === undefined ? null : DateTime.formatIso(latestAt)
   if (yield* Settings.json) {
@@ -82,6 +107,8 @@ const show = Effect.fnUntraced(function* (seen: Seen, before: Seen | undefined) 
       latestAt: at,
       eventsPerSecond: rate,
       tail: tail ?? null,
+      states,
+      messages,
       offsets
     })
   }
@@ -90,7 +117,11 @@ const show = Effect.fnUntraced(function* (seen: Seen, before: Seen | undefined) 
     events:
       (at === null ? "none" : `up to version ${latestVersion}, the last of ${at}`) +
       (rate === undefined ? "" : `, ${rate.toLocaleString("en-US")} a second`),
-    tail: tail === undefined ? "nobody is appending" : `being appended to by ${tail}`
+    tail: tail === undefined ? "nobody is appending" : `being appended to by ${tail}`,
+    states: `about ${states.toLocaleString("en-US")}`,
+    messages: Object.entries(messages)
+      .map(([state, count]) => `${count.toLocaleString("en-US")} ${state}`)
+      .join(", ")
   })
   if (offsets.length > 0) yield* Output.table(columns, offsets)
 })
@@ -107,7 +138,7 @@ export const status = Command.make("status", watchFlags, (input) =>
     yield* watched(input, next)
   }).pipe(Effect.provide(Database.layerTables()))
 ).pipe(
-  Command.withDescription("Shows the log, who appends to it, and how far projections are behind"),
+  Command.withDescription("Shows the log, who appends to it, how far projections are behind, states and messages"),
   Command.withExamples([
     { command: "strata status", description: "Now" },
     { command: "strata status --watch --interval 5s", description: "Every five seconds" }

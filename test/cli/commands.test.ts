@@ -146,13 +146,18 @@ describe.each([
 
         yield* run("offsets", "set", "users", "0", "1", "--yes")
         const [status] = jsonLines(yield* run("status", "--json"))
-        assert.deepInclude(status, { latestVersion: "4", tail: null })
+        assert.deepInclude(status, {
+          latestVersion: "4",
+          tail: null,
+          states: "0",
+          messages: { incoming: "0", active: "0", deferred: "0", hold: "0", bounce: "0" }
+        })
         assert.deepStrictEqual(status?.["offsets"], [
           { projectionName: "users", shardNumber: 0, value: "1", behind: "3" }
         ])
         assert.match(
           yield* run("status"),
-          /^server .*\nevents  up to version 4.*\ntail    nobody is appending\n\nPROJECTION/
+          /^server .*\nevents +up to version 4.*\ntail +nobody is appending\nstates +about 0\nmessages +0 incoming, .*\n\nPROJECTION/
         )
 
         // The tests' server may run without fsync, which is all that may be wrong.
