@@ -79,7 +79,7 @@ export const fromSqlClient = (
           body = exit
         })
       )
-      return Effect.catchCause(client.withTransaction(observed), (cause): Effect.Effect<never, E | StoreError> => {
+      const explained = (cause: Cause.Cause<E | SqlError.SqlError>): Effect.Effect<never, E | StoreError> => {
         // The effect's own failure is the answer, also when the ROLLBACK after it fails, which the client reports as a
         // defect: the connection is gone then, and the server rolls back by itself.
         if (body !== undefined && Exit.isFailure(body)) return Effect.failCause(body.cause)
@@ -93,7 +93,11 @@ export const fromSqlClient = (
             : reason
         })
         return Effect.failCause(Cause.fromReasons(reasons))
-      })
+      }
+      // Where it was interrupted, too: what is interruptible is not asked what to make of its end.
+      return Effect.uninterruptibleMask((restore) =>
+        Effect.catchCause(restore(client.withTransaction(observed)), explained)
+      )
     })
 
   return Transactor.of({ withTransaction, afterCommit: client.afterCommit })

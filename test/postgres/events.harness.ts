@@ -74,19 +74,6 @@ export const versionsIn = (table: string, where = "true", server: string = postg
     rows.map(([version]) => BigInt(String(version)))
   )
 
-/** What a reader has made of what is in the table: nothing but zeros, if it is any good. */
-export const mistakes = (seen: ReadonlyArray<bigint>, stored: ReadonlyArray<bigint>) => {
-  const [distinct, real] = [new Set(seen), new Set(stored)]
-  return {
-    lost: stored.filter((version) => !distinct.has(version)).length,
-    duplicated: seen.length - distinct.size,
-    outOfOrder: seen.filter((version, index) => version < (seen[index - 1] ?? 0n)).length,
-    invented: [...distinct].filter((version) => !real.has(version)).length
-  }
-}
-
-export const none = { lost: 0, duplicated: 0, outOfOrder: 0, invented: 0 }
-
 /** Counts the wake-ups for a table from now on. What it gives is how many have come by the time it is asked. */
 export const listening = Effect.fnUntraced(function* (table: string) {
   const [row] = yield* query(`SELECT '${table}'::regclass::oid::text`)

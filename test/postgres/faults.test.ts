@@ -175,6 +175,29 @@ describe("a connection that is lost", () => {
     })
   )
 
+  it.live.each(losses)("(%s) leaves an interruption what it is, and no defect", ([, lose]) =>
+    Effect.gen(function* () {
+      const stores = yield* proxied()
+      const a = shard(stores, "a")
+      const waiting = yield* Deferred.make<void>()
+      const fiber = yield* a
+        .write(1n)
+        .pipe(
+          Effect.andThen(lose(stores)),
+          Effect.andThen(Deferred.succeed(waiting, undefined)),
+          Effect.andThen(Effect.never),
+          stores.transactor.withTransaction,
+          Effect.forkChild
+        )
+      yield* Deferred.await(waiting)
+      yield* Fiber.interrupt(fiber)
+      const exit = yield* Fiber.await(fiber)
+      assert.isTrue(Exit.isFailure(exit) && Cause.hasInterruptsOnly(exit.cause))
+      assert.strictEqual(yield* a.read, -1n)
+      yield* assertWhole(stores)
+    })
+  )
+
   it.live("before the COMMIT reaches the server is Unavailable, and nothing is written", () =>
     Effect.gen(function* () {
       const { proxy, ...stores } = yield* proxied()

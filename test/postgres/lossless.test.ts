@@ -5,7 +5,8 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Fiber, Predicate, Stream } from "effect"
 import { randomInt } from "node:crypto"
-import { event, follow, mistakes, none, serveEvents, type ServedEvents, session, versionsIn } from "./events.harness.ts"
+import { mistakes, none } from "../support/histories.ts"
+import { event, follow, serveEvents, type ServedEvents, session, versionsIn } from "./events.harness.ts"
 import { execute, query } from "./harness.ts"
 
 const pause = Effect.suspend(() => {

@@ -4,9 +4,10 @@ import { Deferred, Effect, Fiber, Schedule, Stream } from "effect"
 import type { EventStore } from "effect-strata"
 import * as Postgres from "effect-strata/postgres"
 import { postgresUrl, waitForBackends } from "../support/database.ts"
+import { mistakes, none } from "../support/histories.ts"
 import * as PostgresServer from "../support/PostgresServer.ts"
 import * as Proxy from "../support/Proxy.ts"
-import { event, follow, mistakes, none, serveEvents, type ServedEvents, versionsIn } from "./events.harness.ts"
+import { event, follow, serveEvents, type ServedEvents, versionsIn } from "./events.harness.ts"
 import { execute, failsWith, freshRole, query, type Settings } from "./harness.ts"
 
 type Status = EventStore.ListenerStatus

@@ -1,0 +1,62 @@
+/** What the processes share that are run by `main.ts`: their arguments, their stores, their history, and their end. */
+import { PgClient } from "@effect/sql-pg"
+import { Deferred, Effect, Layer, Redacted, Schema } from "effect"
+import { Spool } from "effect-strata"
+import * as Postgres from "effect-strata/postgres"
+import { appendFileSync } from "node:fs"
+import { flushCompileCache } from "node:module"
+import { join } from "node:path"
+
+const [, , url = "", ownSchema = "", ownName = "", ownDirectory = ""] = process.argv
+export const name = ownName
+export const schema = ownSchema
+export const directory = ownDirectory
+
+// Killed processes write no cache at their end, and the next one shall start quickly.
+flushCompileCache()
+
+/** Adds a line to a history. It is written when this returns: a process that is killed then has said it. */
+export const note = (history: string, entry: unknown) =>
+  appendFileSync(join(directory, `${history}.jsonl`), `${JSON.stringify(entry)}\n`)
+
+// Archived messages keep their ids, so that one can be enqueued again, and is handled once.
+export const jobs = Spool.make({
+  name: "jobs",
+  payload: Schema.Literals(["fine", "stubborn", "hopeless"]),
+  maxAttempts: 1000,
+  onSuccess: "archive",
+  policies: { default: Spool.fixed("300 millis") }
+})
+
+const told = Deferred.makeUnsafe<void>()
+process.once("SIGTERM", () => Deferred.doneUnsafe(told, Effect.void))
+
+/** Done when this process is to end. */
+export const stop = Deferred.await(told)
+export const isStopping = () => Deferred.isDoneUnsafe(told)
+
+/** Runs until it ends, with the stores on a pool of this size. */
+export const main = (
+  program: Effect.Effect<unknown, unknown, Postgres.Stores | PgClient.PgClient>,
+  connections: number
+) => {
+  const Database = PgClient.layer({
+    url: Redacted.make(url),
+    applicationName: name,
+    maxConnections: connections,
+    connectTimeout: "3 seconds"
+  })
+  Effect.sync(() => console.log("ready"))
+    .pipe(
+      Effect.andThen(program),
+      Effect.provide(Layer.provideMerge(Postgres.layerStorage({ schema }), Database)),
+      Effect.runPromise
+    )
+    .then(
+      () => process.exit(0),
+      (error) => {
+        console.error(error)
+        process.exit(1)
+      }
+    )
+}

@@ -1,0 +1,120 @@
+/** What each fault does. Every one of them is over when its effect ends. */
+import { Effect, Schema, Semaphore } from "effect"
+import { appendFileSync } from "node:fs"
+import { join } from "node:path"
+import { withConnection } from "../support/connection.ts"
+import type { PostgresServer } from "../support/PostgresServer.ts"
+import type { Proxy } from "../support/Proxy.ts"
+import type { Process } from "./processes.ts"
+import type { Fault, Kind } from "./schedule.ts"
+
+interface World {
+  readonly server: PostgresServer
+  readonly proxy: Proxy
+  readonly processes: ReadonlyArray<Process>
+  readonly schema: string
+  readonly directory: string
+}
+
+/** Returns whom it has met. */
+type Inflict = (fault: Fault) => Effect.Effect<string, unknown>
+
+const chosen = <A>(all: ReadonlyArray<A>, pick: number) => all[Math.floor(pick * all.length)]
+
+export const make = Effect.fnUntraced(function* ({ directory, processes, proxy, schema, server }: World) {
+  const serving = yield* Semaphore.make(1)
+  const writers = processes.filter(({ name }) => name.startsWith("writer"))
+
+  const toServer =
+    (down: Effect.Effect<void>): Inflict =>
+    ({ millis }) =>
+      down.pipe(
+        Effect.andThen(Effect.sleep(millis)),
+        Effect.andThen(server.start),
+        Effect.as(`down for ${millis} ms`),
+        serving.withPermit
+      )
+
+  const toProcess =
+    (among: ReadonlyArray<Process>, inflict: (one: Process, millis: number) => Effect.Effect<void>): Inflict =>
+    ({ millis, pick }) => {
+      const one = chosen(among, pick)
+      return one === undefined ? Effect.succeed("nobody") : Effect.as(inflict(one, millis), `${one.name}, ${millis} ms`)
+    }
+
+  const Terminated = Schema.Array(Schema.Struct({ name: Schema.String }))
+  const killBackend: Inflict = ({ pick }) =>
+    withConnection(
+      server.url,
+      (sql) =>
+        sql`
+        WITH victims AS (
+          SELECT pid, application_name, row_number() OVER (ORDER BY pid) - 1 AS place, count(*) OVER () AS count
+          FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()
+        )
+        SELECT application_name AS name, pg_terminate_backend(pid) FROM victims WHERE place = floor(${pick}::float8 * count)`
+    ).pipe(
+      Effect.flatMap(Schema.decodeUnknownEffect(Terminated)),
+      Effect.map(([victim]) => `of ${victim?.name || "somebody"}`)
+    )
+
+  /** Connects until the server has no room for another one. */
+  const fillServer: Inflict = ({ millis }) => {
+    let count = 0
+    const another: Effect.Effect<void, unknown> = withConnection(server.url, () =>
+      Effect.suspend(() => (++count > 200 ? Effect.void : another))
+    ).pipe(Effect.catch(() => Effect.sleep(millis)))
+    return Effect.map(another, () => `${count} connections for ${millis} ms`)
+  }
+
+  /** A transaction of plain SQL that appends, and takes its time. */
+  const holdTransaction: Inflict = ({ at, millis, pick }) =>
+    Effect.gen(function* () {
+      const write = `foreign-${at}`
+      const note = (entry: unknown) =>
+        appendFileSync(join(directory, "foreign.jsonl"), `${JSON.stringify({ write, ...Object(entry) })}\n`)
+      note({ events: [write], undone: [], messages: [] })
+      const commits = pick < 0.5
+      yield* withConnection(server.url, (sql) => {
+        const run = (statement: string) => sql.unsafe(statement).unprepared
+        return Effect.gen(function* () {
+          yield* run("BEGIN")
+          yield* run(`INSERT INTO ${schema}.events (id, aggregate_id, event_type, data)
+            VALUES ('${write}', 'foreign', 'Added', '7')`)
+          yield* Effect.sleep(millis)
+          yield* run(commits ? "COMMIT" : "ROLLBACK")
+        })
+      })
+      note({ end: commits ? "acknowledged" : "rolled back" })
+      return `${millis} ms, ${commits ? "committed" : "rolled back"}`
+    })
+
+  const network =
+    (begin: Effect.Effect<void, unknown>, end: Effect.Effect<void, unknown>): Inflict =>
+    ({ millis }) =>
+      begin.pipe(Effect.andThen(Effect.sleep(millis)), Effect.andThen(end), Effect.as(`${millis} ms`))
+
+  const inflict: Readonly<Record<Kind, Inflict>> = {
+    "kill a backend": killBackend,
+    "kill a process": toProcess(processes, (one, millis) => one.kill(millis)),
+    "pause a process": toProcess(processes, (one, millis) => one.pause(millis)),
+    "stop the server fast": toServer(server.stop("fast")),
+    "stop the server immediately": toServer(server.stop("immediate")),
+    "kill the server": toServer(server.kill),
+    "stall the network": network(proxy.stall(true), proxy.stall(false)),
+    "cut the network": () => Effect.as(proxy.cut, "once"),
+    // Nothing passes on these connections any more, but their ends are told at last, as by keepalives.
+    "silence the network": network(proxy.blackhole, proxy.cut),
+    "refuse connections": network(proxy.refuse(true), proxy.refuse(false)),
+    "fill the server": fillServer,
+    "fill a pool": toProcess(writers, (one) => one.tell("SIGUSR2")),
+    "hold a transaction": holdTransaction
+  }
+
+  return {
+    /** What has come of it. A fault can come too late to meet anybody. */
+    inflict: (fault: Fault) =>
+      Effect.catch(inflict[fault.kind](fault), (error) => Effect.succeed(`in vain: ${String(error).split("\n")[0]}`)),
+    heal: Effect.all([proxy.refuse(false), proxy.stall(false), server.start], { discard: true })
+  }
+})

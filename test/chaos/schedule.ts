@@ -1,0 +1,49 @@
+/** When which fault comes: the same for the same seed, as long as it lasts. */
+import { Effect, Random } from "effect"
+
+export const kinds = [
+  "kill a backend",
+  "kill a process",
+  "pause a process",
+  "stop the server fast",
+  "stop the server immediately",
+  "kill the server",
+  "stall the network",
+  "cut the network",
+  "silence the network",
+  "refuse connections",
+  "fill the server",
+  "fill a pool",
+  "hold a transaction"
+] as const
+export type Kind = (typeof kinds)[number]
+
+export interface Fault {
+  readonly kind: Kind
+  /** Milliseconds from the start. */
+  readonly at: number
+  /** How long it lasts. */
+  readonly millis: number
+  /** From 0 to 1: whom it meets, or how it ends. */
+  readonly pick: number
+}
+
+/** Every kind comes once before one comes again, in an order of its own each time. They may overlap. */
+export const schedule = (seed: number, millis: number): Effect.Effect<ReadonlyArray<Fault>> =>
+  Effect.gen(function* () {
+    const faults: Array<Fault> = []
+    let at = 1000
+    while (true) {
+      for (const kind of yield* Random.shuffle(kinds)) {
+        const fault = {
+          kind,
+          at,
+          millis: yield* Random.nextIntBetween(200, 4000),
+          pick: yield* Random.next
+        }
+        if (at > millis) return faults
+        faults.push(fault)
+        at += yield* Random.nextIntBetween(500, 4000)
+      }
+    }
+  }).pipe(Random.withSeed(seed))

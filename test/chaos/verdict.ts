@@ -1,0 +1,157 @@
+/** What has come of it all: the histories of the processes against what the server has. */
+import { Effect, Schema } from "effect"
+import type { SqlError } from "effect/sql"
+import { existsSync, readFileSync } from "node:fs"
+import { join } from "node:path"
+import { withConnection } from "../support/connection.ts"
+import { Began, Ended, mishandled, misplaced, mistakes, overlaps, Transition } from "../support/histories.ts"
+import { followed } from "./followed.ts"
+
+/** The tables beside the stores': what handlers write, and what happens to leases, by the server's clock. */
+export const tables = (schema: string) => [
+  `CREATE TABLE ${schema}.sums (id text PRIMARY KEY, sum bigint NOT NULL, count bigint NOT NULL)`,
+  `CREATE TABLE ${schema}.handled (id text NOT NULL)`,
+  `CREATE TABLE ${schema}.transitions (
+    place bigserial, id text, "from" int, "to" int, early boolean, attempts int, "attemptsBefore" int)`,
+  `CREATE FUNCTION ${schema}.note_transition() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+      INSERT INTO ${schema}.transitions (id, "from", "to", early, attempts, "attemptsBefore")
+      VALUES (NEW.id, OLD.state, NEW.state, coalesce(OLD.lease_until > clock_timestamp(), false), NEW.attempts, OLD.attempts);
+      RETURN NULL;
+    END $$`,
+  `CREATE TRIGGER note_transition AFTER UPDATE ON ${schema}.retryspool_messages FOR EACH ROW
+    WHEN (OLD.state <> NEW.state OR OLD.lease_owner IS DISTINCT FROM NEW.lease_owner)
+    EXECUTE FUNCTION ${schema}.note_transition()`
+]
+
+const Id = Schema.Struct({ id: Schema.String })
+const Version = Schema.Struct({ version: Schema.String })
+const Message = Schema.Struct({ id: Schema.String, state: Schema.Int })
+const Offset = Schema.Struct({ shard: Schema.Int, value: Schema.String })
+
+const linesOf = <A>(directory: string, history: string, line: Schema.Codec<A, string>) => {
+  const file = join(directory, `${history}.jsonl`)
+  const lines = existsSync(file) ? readFileSync(file, "utf8").trimEnd().split("\n") : []
+  return Schema.decodeUnknownEffect(Schema.Array(line))(lines)
+}
+
+const Entry = Schema.fromJsonString(Schema.Union([Ended, Began]))
+const Page = Schema.fromJsonString(Schema.Array(Schema.String))
+
+/** One line of the verdict: what was looked at, and what is wrong with it. */
+export interface Finding {
+  readonly about: string
+  readonly found: string
+  readonly wrong: ReadonlyArray<string>
+}
+
+interface Run {
+  readonly url: string
+  readonly schema: string
+  readonly directory: string
+  readonly writers: ReadonlyArray<string>
+  readonly projection: string
+}
+
+const asker =
+  (url: string) =>
+  <A>(row: Schema.Codec<A, unknown>, statement: string) =>
+    withConnection(url, (sql): Effect.Effect<ReadonlyArray<unknown>, SqlError.SqlError> => sql.unsafe(statement)).pipe(
+      Effect.flatMap(Schema.decodeUnknownEffect(Schema.Array(row)))
+    )
+
+/** Whether something is still on its way. */
+export const isBusy = Effect.fnUntraced(function* ({ directory, projection, schema, url }: Run) {
+  const ask = asker(url)
+  const heads = yield* Effect.forEach(followed, ({ where }) =>
+    ask(Version, `SELECT coalesce(max(version), 0)::text AS version FROM ${schema}.events WHERE ${where}`)
+  )
+  const pages = yield* Effect.forEach(followed, ({ history }) => linesOf(directory, history, Page))
+  const isBehind = heads.some(([head], index) => head?.version !== (pages[index]?.at(-1)?.at(-1) ?? "0"))
+  const waiting = yield* ask(
+    Id,
+    `SELECT id FROM ${schema}.retryspool_messages WHERE state IN (0, 1, 2)
+     UNION ALL
+     SELECT projection_name FROM ${schema}.offsets_store
+     WHERE projection_name = '${projection}' AND current_offset < (SELECT max(version) FROM ${schema}.events) LIMIT 1`
+  )
+  return isBehind || waiting.length > 0
+})
+
+/** Every finding, the good ones, too. */
+export const findings = Effect.fnUntraced(function* ({ directory, projection, schema, url, writers }: Run) {
+  const ask = asker(url)
+  const history = (yield* Effect.forEach(writers, (name) => linesOf(directory, name, Entry))).flat()
+  const events = yield* ask(Id, `SELECT id FROM ${schema}.events`)
+  const messages = yield* ask(Message, `SELECT id, state FROM ${schema}.retryspool_messages`)
+  const handled = yield* ask(Id, `SELECT id FROM ${schema}.handled`)
+  const transitions = yield* ask(Transition, `SELECT * FROM ${schema}.transitions ORDER BY place`)
+  const sums = yield* ask(
+    Id,
+    `SELECT coalesce(sums.id, log.id) AS id FROM ${schema}.sums
+     FULL JOIN (
+       SELECT aggregate_id AS id, sum(data::text::bigint) AS sum, count(*) FROM ${schema}.events GROUP BY 1
+     ) AS log USING (id)
+     WHERE sums.sum IS DISTINCT FROM log.sum OR sums.count IS DISTINCT FROM log.count`
+  )
+  const offsets = yield* ask(
+    Offset,
+    `SELECT shard_number::int AS shard, current_offset::text AS value FROM ${schema}.offsets_store
+     WHERE projection_name = '${projection}' ORDER BY 1`
+  )
+  const [head] = yield* ask(Version, `SELECT max(version)::text AS version FROM ${schema}.events`)
+
+  const ids = (rows: ReadonlyArray<{ readonly id: string }>) => rows.map(({ id }) => id)
+  const written = misplaced(history, { events: ids(events), messages: ids(messages) })
+  const ends = Object.entries(written.counts).map(([end, count]) => `${count} ${end}`)
+  const readers = yield* Effect.forEach(
+    followed,
+    Effect.fnUntraced(function* ({ history: reader, where }) {
+      const stored = yield* ask(
+        Version,
+        `SELECT version::text FROM ${schema}.events WHERE ${where} ORDER BY events.version`
+      )
+      const seen = (yield* linesOf(directory, reader, Page)).flat()
+      const made = mistakes(
+        seen.map(BigInt),
+        stored.map(({ version }) => BigInt(version))
+      )
+      return {
+        about: reader,
+        found: `${seen.length} events seen, ${stored.length} stored`,
+        wrong: Object.entries(made).flatMap(([mistake, count]) => (count > 0 ? [`${mistake}: ${count}`] : []))
+      }
+    })
+  )
+  const behind = offsets.filter(({ value }) => value !== head?.version)
+  const checks: ReadonlyArray<Finding> = [
+    { about: "writes", found: `${ends.join(", ")}; ${events.length} events stored`, wrong: written.wrong },
+    ...readers,
+    {
+      about: "projection",
+      found: `${offsets.length} shards at version ${head?.version}`,
+      wrong: [
+        ...ids(sums).map((id) => `the sum of ${id} is wrong`),
+        ...behind.map(({ shard, value }) => `shard ${shard} is at ${value}`),
+        ...(offsets.length === 0 ? ["it has never run"] : [])
+      ]
+    },
+    {
+      about: "messages",
+      found: `${messages.length} enqueued, ${handled.length} handled`,
+      wrong: mishandled(messages, ids(handled))
+    },
+    { about: "leases", found: `${transitions.length} changes`, wrong: overlaps(transitions) }
+  ]
+  return checks
+})
+
+/** What is left connected or locked after everybody has gone. */
+export const leftovers = Effect.fnUntraced(function* (url: string) {
+  const left = yield* asker(url)(
+    Id,
+    `SELECT concat_ws(' ', application_name, state, query) AS id FROM pg_stat_activity
+     WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()`
+  )
+  return left.map(({ id }) => `still connected: ${id}`)
+})

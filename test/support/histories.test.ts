@@ -1,0 +1,93 @@
+/** What the checks of histories find: each of these has one thing wrong with it. */
+import { assert, describe, it } from "@effect/vitest"
+import { type Entry, mishandled, misplaced, mistakes, none, overlaps } from "./histories.ts"
+
+describe("mistakes of a reader", () => {
+  const stored = [1n, 2n, 4n]
+
+  it("are none where it has seen what is stored", () => assert.deepStrictEqual(mistakes([1n, 2n, 4n], stored), none))
+
+  it.each([
+    ["lost", [1n, 4n]],
+    ["duplicated", [1n, 2n, 2n, 4n]],
+    ["outOfOrder", [1n, 4n, 2n]],
+    ["invented", [1n, 2n, 3n, 4n]]
+  ] as const)("are counted: %s", (mistake, seen) =>
+    assert.deepStrictEqual(mistakes(seen, stored), { ...none, [mistake]: 1 })
+  )
+})
+
+describe("writes", () => {
+  const began = { write: "w", events: ["a", "b"], undone: ["u"], messages: ["m"] }
+  const ended = (end: "acknowledged" | "rolled back" | "in doubt"): Entry => ({ write: "w", end })
+  const all = { events: ["a", "b"], messages: ["m"] }
+  const nothing = { events: [], messages: [] }
+  const half = { events: ["a", "b"], messages: [] }
+
+  it.each([
+    ["acknowledged and there", [began, ended("acknowledged")], all],
+    ["rolled back and gone", [began, ended("rolled back")], nothing],
+    ["in doubt and there", [began, ended("in doubt")], all],
+    ["in doubt and gone", [began, ended("in doubt")], nothing],
+    ["of a process that was killed", [began], all]
+  ] as const)("are right: %s", (_, history, stored) => assert.deepStrictEqual(misplaced(history, stored).wrong, []))
+
+  it.each([
+    ["acknowledged and lost", [began, ended("acknowledged")], nothing, "w was acknowledged: 0 of 3"],
+    ["acknowledged and half there", [began, ended("acknowledged")], half, "w was acknowledged: 2 of 3"],
+    ["rolled back and there", [began, ended("rolled back")], all, "w was rolled back: 3 of 3"],
+    ["in doubt and half there", [began, ended("in doubt")], half, "w is half there: 2 of 3"],
+    ["of a killed process, half there", [began], half, "w is half there: 2 of 3"],
+    [
+      "with an undone savepoint that is there",
+      [began],
+      { ...all, events: ["a", "b", "u"] },
+      "w has undone 1 that are there"
+    ],
+    ["stored twice", [began], { ...all, events: ["a", "b", "b"] }, "1 ids are stored more than once"],
+    ["of nobody", [], { events: ["x"], messages: [] }, "nobody has written x"],
+    ["that failed as no fault explains", [began, { write: "w", end: "in doubt", surprise: "Odd" }], nothing, "w: Odd"]
+  ] as const)("are wrong: %s", (_, history, stored, wrong) =>
+    assert.deepStrictEqual(misplaced(history, stored).wrong, [wrong])
+  )
+})
+
+describe("leases", () => {
+  const claimed = { id: "m", from: 0, to: 1, early: false, attemptsBefore: 0, attempts: 1 }
+  const released = { id: "m", from: 1, to: 0, early: true, attemptsBefore: 1, attempts: 0 }
+  const recovered = { id: "m", from: 1, to: 0, early: false, attemptsBefore: 1, attempts: 1 }
+
+  it("may be settled, released, and recovered once they have ended", () =>
+    assert.deepStrictEqual(
+      overlaps([claimed, released, claimed, recovered, claimed, { ...claimed, from: 1, to: 5 }]),
+      []
+    ))
+
+  it("must not be taken from somebody who has one", () => {
+    const stolen = { ...claimed, from: 1, attemptsBefore: 1, attempts: 2 }
+    assert.deepStrictEqual(overlaps([claimed, stolen]), ["m was claimed while it was active"])
+  })
+
+  it("must not be recovered before they have ended", () =>
+    assert.deepStrictEqual(overlaps([claimed, { ...recovered, early: true }]), [
+      "m was recovered before its lease had ended"
+    ]))
+})
+
+describe("messages", () => {
+  const messages = [
+    { id: "a:fine", state: 5 },
+    { id: "b:hopeless", state: 4 }
+  ]
+
+  it("are handled once, or bounce without a trace", () => assert.deepStrictEqual(mishandled(messages, ["a:fine"]), []))
+
+  it.each([
+    ["never handled", messages, [], "a:fine is in state 5, and was handled 0 times"],
+    ["handled twice", messages, ["a:fine", "a:fine"], "a:fine is in state 5, and was handled 2 times"],
+    ["half undone", messages, ["a:fine", "b:hopeless"], "b:hopeless is in state 4, and was handled 1 times"],
+    ["not settled", [{ id: "a:fine", state: 1 }], ["a:fine"], "a:fine is in state 1, and was handled 1 times"]
+  ] as const)("are wrong: %s", (_, stored, handled, wrong) =>
+    assert.deepStrictEqual(mishandled(stored, handled), [wrong])
+  )
+})
