@@ -45,10 +45,11 @@ export const make = Effect.fnUntraced(function* (check: Effect.Effect<unknown, R
     ).pipe(
       Stream.interruptWhen(tail.lost),
       // After the interruption, never before it: what it takes away has not been delivered.
-      Stream.flatMap(({ events, upTo }) => {
+      Stream.map(({ events, upTo }) => {
         cursor = upTo
-        return Stream.fromArray(events)
+        return events
       }),
+      Reading.eventsIn,
       Stream.retry(atOnce),
       Stream.retry(patiently)
     )

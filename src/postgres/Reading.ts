@@ -1,5 +1,5 @@
 /** The statements that read events, and how pages of them become a stream. */
-import { DateTime, Effect, Option, type Schema, Stream } from "effect"
+import { Array, DateTime, Effect, Option, type Schema, Stream } from "effect"
 import type { Fragment, Statement } from "effect/sql/Statement"
 import type { Filter, Query, StoredEvent } from "../EventStore.ts"
 import type { Reason } from "../StoreError.ts"
@@ -22,6 +22,10 @@ export interface Step {
   readonly events: ReadonlyArray<StoredEvent>
   readonly upTo: bigint
 }
+
+/** The events of pages, some of which may be empty. No stream for each: what that keeps grows with their number. */
+export const eventsIn = <E>(pages: Stream.Stream<Step["events"], E>): Stream.Stream<StoredEvent, E> =>
+  Stream.flattenArray(Stream.filter(pages, Array.isReadonlyArrayNonEmpty))
 
 export const make = Effect.gen(function* () {
   const { names, query, sql, tables } = yield* PostgresDatabase
@@ -114,7 +118,7 @@ export const make = Effect.gen(function* () {
         return pages(filtersOf(input), "DESC", { after, last: 2n ** 63n - 1n, batchSize, limit })
       }
       const steps = settled(input, { after, batchSize: Math.min(batchSize, limit), forever: false })
-      const forward = Stream.flatMap(steps, ({ events }) => Stream.fromArray(events))
+      const forward = eventsIn(Stream.map(steps, ({ events }) => events))
       return limit === Number.POSITIVE_INFINITY ? forward : Stream.take(forward, limit)
     },
 
