@@ -194,7 +194,10 @@ export const run = <R>(
       // Settling
 
       const settleSome = Effect.gen(function* () {
-        const some = outcomes.slice(0, batch)
+        // A message that was claimed again can be in there under two leases: one of them at a time.
+        const ids = new Set<string>()
+        const repeated = outcomes.findIndex(({ id }, index) => index === batch || ids.size === ids.add(id).size)
+        const some = outcomes.slice(0, repeated === -1 ? batch : repeated)
         if (some.length === 0) return
         const lost = yield* persistent(spool.settle(some))
         outcomes.splice(0, some.length)
