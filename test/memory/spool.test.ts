@@ -1,6 +1,6 @@
 /** What time does to a spool, by a clock that tests control. */
 import { assert, it } from "@effect/vitest"
-import { Duration, Effect, Fiber, Layer, Logger, Metric, Queue, Schedule, Schema, type Scope } from "effect"
+import { Duration, Effect, Fiber, Latch, Layer, Logger, Metric, Queue, Schedule, Schema, type Scope } from "effect"
 import { Spool, SpoolStore, StoreError } from "effect-strata"
 import * as Memory from "effect-strata/memory"
 import { TestClock } from "effect/testing"
@@ -121,6 +121,38 @@ test(
     yield* failNext(new StoreError.Unavailable({ message: "gone" }), { times: 1000 })
     yield* TestClock.adjust("41 seconds")
     assert.strictEqual(yield* Queue.take(events), "interrupted")
+  })
+)
+
+test(
+  "a message that a worker claims again before it could settle it does not end the worker",
+  Effect.gen(function* () {
+    const store = yield* SpoolStore.SpoolStore
+    const settling = yield* Latch.make()
+    const free = yield* Latch.make()
+    const slow = SpoolStore.SpoolStore.of({
+      ...store,
+      settle: (outcomes) => settling.open.pipe(Effect.andThen(free.await), Effect.andThen(store.settle(outcomes)))
+    })
+    const spool = failing()
+    const handled = yield* Queue.unbounded<string>()
+    const worker = yield* spool
+      .run((text) => Queue.offer(handled, text))
+      .pipe(Effect.provideService(SpoolStore.SpoolStore, slow), Effect.forkScoped)
+    yield* spool.enqueue("first")
+    assert.strictEqual(yield* Queue.take(handled), "first")
+    yield* settling.await
+    const id = yield* spool.enqueue("again")
+    assert.strictEqual(yield* Queue.take(handled), "again")
+    yield* TestClock.adjust("1 second")
+    yield* store.moveToState(id, "active", "incoming")
+    assert.strictEqual(yield* Queue.take(handled), "again")
+    yield* TestClock.adjust("1 second")
+    yield* free.open
+    yield* TestClock.adjust("1 second")
+    assert.isUndefined(worker.pollUnsafe())
+    const { counts } = yield* spool.stats
+    assert.isTrue(Object.values(counts).every((count) => count === 0))
   })
 )
 
