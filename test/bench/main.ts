@@ -39,6 +39,7 @@ const figures = [
   ...Subscriptions.figures,
   ...Subscriptions.latencies,
   ...Typed.figures,
+  ...Projections.latencies,
   ...Projections.figures,
   ...Reads.figures
 ].filter(({ name }) => options.only === undefined || name.includes(options.only))

@@ -1,8 +1,8 @@
 /** The figure of projections, beside a loop on the bare driver that does the same reads and upserts. */
 import { PgClient } from "@effect/sql-pg"
-import { Effect } from "effect"
+import { Clock, Effect } from "effect"
 import { EventStore, Projection } from "effect-strata"
-import type { Figure, Services } from "./harness.ts"
+import type { Figure, Latency, Services } from "./harness.ts"
 import { fill } from "./reads.ts"
 
 const batchSize = 500
@@ -87,6 +87,70 @@ const sides = (count: number) =>
       other: () => other
     }
   })
+
+let lagged = 0
+
+/** Appends at a steady rate; until the handler has the event, in the transaction that writes what comes of it. */
+const lag: Latency = {
+  name: "projection/lag",
+  otherName: "append itself",
+  conditions: "from the call of append, 1,000 events/s of 16 fibers, one shard that writes a row for each account",
+  round: Effect.gen(function* () {
+    const events = yield* EventStore.EventStore
+    const sql = yield* PgClient.PgClient
+    const context = yield* Effect.context<Services>()
+    const [count, writers, rate] = [5_000, 16, 1_000]
+    const now = Effect.map(Clock.currentTimeNanos, (nanos) => Number(nanos) / 1e6)
+    const called = new Map<string, number>()
+    const strata: Array<number> = []
+    const other: Array<number> = []
+    const name = `lag ${lagged++}`
+    yield* sql`CREATE TABLE IF NOT EXISTS lag_balances (account text PRIMARY KEY, balance bigint NOT NULL)`
+    const projection = Projection.make({
+      name,
+      batchSize,
+      eventTypes: [name],
+      batchHandler: Effect.fnUntraced(function* (batch: ReadonlyArray<EventStore.StoredEvent>) {
+        yield* upsert(
+          sql,
+          "lag_balances",
+          batch.map(({ aggregateId }) => aggregateId),
+          batch.map(({ data }) => amountOf(data))
+        )
+        const time = yield* now
+        for (const { id } of batch) strata.push(time - (called.get(id) ?? Number.NaN))
+      })
+    })
+    yield* Effect.forkScoped(Effect.provide(Projection.run(projection), context))
+    const append = Effect.fnUntraced(function* (index: number) {
+      const id = crypto.randomUUID()
+      const before = yield* now
+      called.set(id, before)
+      yield* events.append({ id, aggregateId: `account-${index % 100}`, eventType: name, data: { amount: 1 } })
+      other.push((yield* now) - before)
+    })
+    // The first ones find it running.
+    yield* append(0)
+    yield* Projection.awaitVersion(name, yield* events.latestVersion, "1 minute")
+    strata.length = 0
+    other.length = 0
+    const start = yield* now
+    yield* Effect.forEach(
+      Array.from({ length: count }, (_, index) => index),
+      Effect.fnUntraced(function* (index) {
+        const wait = start + (index * 1000) / rate - (yield* now)
+        if (wait > 1) yield* Effect.sleep(wait)
+        yield* append(index)
+      }),
+      { concurrency: writers, discard: true }
+    )
+    yield* Projection.awaitVersion(name, yield* events.latestVersion, "1 minute")
+    if (strata.length !== count) yield* Effect.fail(new Error(`${strata.length} of ${count} events were handled`))
+    return { strata, other }
+  })
+}
+
+export const latencies: ReadonlyArray<Latency> = [lag]
 
 export const figures: ReadonlyArray<Figure> = [
   {

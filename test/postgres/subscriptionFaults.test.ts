@@ -44,7 +44,10 @@ const assertComplete = Effect.fnUntraced(function* (
   followers: ReadonlyArray<Effect.Success<ReturnType<typeof follow>>>,
   server: string = postgresUrl
 ) {
-  const [last] = yield* events.append(event("last"))
+  // The first one may get a connection of which nobody knows yet that it has just been killed.
+  const [last] = yield* Effect.retry(events.append(event("last")), {
+    while: (error) => error._tag === "StoreError" && error.isRetryable
+  })
   for (const { until } of followers) yield* until(last?.version ?? 0n)
   const stored = yield* versionsIn(table, "true", server)
   for (const { seen } of followers) assert.deepStrictEqual(mistakes(seen, stored), none)
