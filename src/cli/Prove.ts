@@ -2,6 +2,7 @@
 import { PgClient } from "@effect/sql-pg"
 import { Cause, Clock, Context, Duration, Effect, Exit, Fiber, Latch, Layer, Random, Schema, Stream } from "effect"
 import { EventStore } from "../EventStore.ts"
+import { reasonOf } from "../postgres/Reasons.ts"
 import { quote } from "../postgres/Identifier.ts"
 import * as Postgres from "../postgres/index.ts"
 import { decodeRows, PostgresDatabase } from "../postgres/PostgresDatabase.ts"
@@ -22,7 +23,9 @@ const scratch = Effect.gen(function* () {
   const name = `strata_prove_${crypto.randomUUID().slice(0, 8)}`
   const run = (statement: string) => sql.unsafe(statement).unprepared
   yield* Effect.acquireRelease(run(`CREATE SCHEMA ${quote(name)}`), () =>
-    Effect.orDie(run(`DROP SCHEMA ${quote(name)} CASCADE`))
+    Effect.catch(run(`DROP SCHEMA ${quote(name)} CASCADE`), (error) =>
+      Effect.logWarning(`the schema ${name} is left behind: ${reasonOf(error).message}`)
+    )
   )
   return name
 })

@@ -124,7 +124,8 @@ const make = Effect.gen(function* () {
     due.closeUnsafe()
     return Effect.ignore(
       query(sql`
-        SELECT pg_notify(${Line.channel}, name::regclass::oid || ${` ${self}`}) FROM unnest(${announced}::text[]) AS name`)
+        SELECT pg_notify(${Line.channel}, name::regclass::oid || ${` ${self}`}) FROM unnest(${announced}::text[]) AS name`),
+      { log: "Debug" }
     )
   })
 

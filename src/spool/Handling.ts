@@ -180,14 +180,19 @@ export const make = <A, E, RD, R, R2>(
           yield* Effect.catch(withTransaction(onBounced(message, message.lastError)), (error) =>
             Effect.logError(error.message)
           )
-          if (onBounce === "archive") yield* spool.moveToState(message.id, "bounce", "archived")
-          if (onBounce === "delete") yield* spool.deleteMeta(message.id)
+          // Unless the handler has seen to it: requeued it, or deleted it.
+          const dispose = Effect.gen(function* () {
+            if (onBounce === "archive") yield* spool.moveToState(message.id, "bounce", "archived")
+            if (onBounce === "delete") {
+              // Only if it is one still.
+              yield* spool.moveToState(message.id, "bounce", "bounce")
+              yield* spool.deleteMeta(message.id)
+            }
+          })
+          yield* Effect.catchTag(dispose, ["MessageNotFound", "StateConflict"], () => Effect.void)
         }
         return recovered.length
       })
-    ).pipe(
-      // Nobody else can have them: they were changed in this transaction.
-      Effect.catchTag(["MessageNotFound", "StateConflict"], (error) => Effect.die(error))
     )
 
     return { attempt, recover }

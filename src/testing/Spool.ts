@@ -370,6 +370,29 @@ export const suite = <E>(
       })
     )
 
+    it.effect("leaves alone what the handler of bounces has seen to itself, and goes on", () =>
+      Effect.gen(function* () {
+        const spool = yield* SpoolStore
+        for (const onBounce of ["archive", "delete"] as const) {
+          const mails = queue({ onBounce })
+          const [, deleted] = yield* mails.enqueueAll([
+            { payload: mail("requeued"), maxAttempts: 1 },
+            { payload: mail("deleted"), maxAttempts: 1 }
+          ])
+          yield* spool.claim({ queue: mails.name, limit: 2, lease: 0, owner: "dead" })
+          const received = yield* Queue.unbounded<string>()
+          const worker = yield* Effect.forkScoped(
+            mails.run(({ to }) => Queue.offer(received, to), {
+              bounced: ({ id }) => Effect.orDie(id === deleted ? spool.deleteMeta(id) : mails.requeue(id))
+            })
+          )
+          assert.strictEqual(yield* Queue.take(received), "requeued")
+          assert.deepStrictEqual(yield* settled(mails), {})
+          assert.strictEqual(worker.pollUnsafe(), undefined)
+        }
+      })
+    )
+
     it.effect("finishes what it handles when it is interrupted, and gives the rest back", () =>
       Effect.gen(function* () {
         const mails = queue()
