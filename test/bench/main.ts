@@ -78,6 +78,12 @@ const changes = (earlier: Report, now: Report) =>
       new Refused({ message: [`${options.compare} was measured under other settings:`, ...different].join("\n  ") })
   )
 
+const read = (file: string) =>
+  Effect.tryPromise(() => readFile(file, "utf8")).pipe(
+    Effect.flatMap(Schema.decodeEffect(ReportFile)),
+    Effect.mapError(() => new Refused({ message: `${file} is no file that --json has written` }))
+  )
+
 const write = (file: string | undefined, text: string | undefined) =>
   file === undefined || text === undefined ? Effect.void : Effect.promise(() => writeFile(file, text))
 
@@ -89,13 +95,7 @@ const program = Effect.gen(function* () {
   if (options.chart !== undefined && !figures.some(({ name }) => Writers.writersOf(name) !== undefined)) {
     yield* new Refused({ message: "The chart is made of append/writers, which are not among these figures" })
   }
-  const earlier =
-    file === undefined
-      ? undefined
-      : yield* Effect.flatMap(
-          Effect.promise(() => readFile(file, "utf8")),
-          Schema.decodeEffect(ReportFile)
-        )
+  const earlier = file === undefined ? undefined : yield* read(file)
 
   const server = options.url === undefined ? yield* acquire : { url: options.url, description: "--url" }
   const schema = `strata_bench_${process.pid}`

@@ -17,15 +17,16 @@ const columns = (cells: ReadonlyArray<string>) =>
 
 export const header = columns(["figure", "strata", "other", "ratio", "min-max"])
 
-export const row = ({ conditions, max, min, name, other, otherName, ratio, strata, unit }: Measurement): string =>
-  columns([
-    name,
-    amount(strata),
-    amount(other),
-    factor(ratio),
-    `${factor(min)}-${factor(max)}`,
-    `${unit}, ${conditions}, against the ${otherName}`
-  ])
+const cellsOf = ({ conditions, max, min, name, other, otherName, ratio, strata, unit }: Measurement) => [
+  name,
+  amount(strata),
+  amount(other),
+  factor(ratio),
+  `${factor(min)}-${factor(max)}`,
+  `${unit}, ${conditions}, against the ${otherName}`
+]
+
+export const row = (measurement: Measurement): string => columns(cellsOf(measurement))
 
 export const settings = (library: string, settings: Settings): ReadonlyArray<string> =>
   [["effect-strata", library], ...Object.entries(settings)].map(([name, value]) => `  ${name}: ${value}`)
@@ -37,29 +38,32 @@ export const change = ({ earlier, name, now, verdict }: Change): string =>
 const origin = ({ settings }: Report): string =>
   `${settings["machine"]}; PostgreSQL ${settings["server_version"]}, fsync ${settings["fsync"]}, synchronous_commit ${settings["synchronous_commit"]}; Node ${settings["node"]}`
 
+/** What the README tells. The writers are in its chart. */
+const told = [
+  /^append\/(1|256|batch-1000|with-10+-subscribers|size-(100k|5m))$/,
+  /^read\/(catch-up-1m|size-(100k|5m))$/,
+  /^subscribe\/(latency-|1000-p99$)/,
+  /^offset\/write-1$/,
+  /^state\/(write-1|write-256|read)$/,
+  /^spool\/(claim-100|end-to-end|backlog|latency-p(50|99))$/,
+  /^projection\/(batch-500|lag-p(50|99))$/,
+  /^memory-backend\//,
+  /^(memory|start|size)\//
+]
+
 /** The table of the README. */
 export const markdown = (report: Report): string =>
   [
-    `${origin(report)}; effect ${report.settings["effect"]}, ${report.settings["driver"]}; effect-strata ${report.library}.`,
+    "| figure | Strata | other | ratio | min-max | |",
+    "|---|--:|--:|--:|--:|---|",
+    ...report.measurements
+      .filter(({ name }) => told.some((pattern) => pattern.test(name)))
+      .map((measurement) => {
+        const [name = "", ...cells] = cellsOf(measurement)
+        return `| ${[`\`${name}\``, ...cells].join(" | ")} |`
+      }),
     "",
-    "| figure | Strata | other | | ratio | min-max | measured | other |",
-    "|---|--:|--:|---|--:|--:|---|---|",
-    ...report.measurements.map(({ conditions, max, min, name, other, otherName, ratio, strata, unit }) =>
-      [
-        "",
-        `\`${name}\``,
-        amount(strata),
-        amount(other),
-        unit,
-        factor(ratio),
-        `${factor(min)}-${factor(max)}`,
-        conditions,
-        otherName,
-        ""
-      ]
-        .join(" | ")
-        .trim()
-    ),
+    `${origin(report)}; effect ${report.settings["effect"]}, ${report.settings["driver"]}; Strata ${report.library}; ${report.settings["mode"]} run.`,
     ""
   ].join("\n")
 
