@@ -1,39 +1,55 @@
 /** The figures of subscriptions: what they cost those who append, and how soon they give what was appended. */
 import { PgClient } from "@effect/sql-pg"
-import { Deferred, Effect, Fiber, Option, Stream } from "effect"
+import { Context, Deferred, Effect, Fiber, Layer, Option, Stream } from "effect"
 import { EventStore, Transactor } from "effect-strata"
+import * as Postgres from "effect-strata/postgres"
 import { event } from "./events.ts"
 import { fibers, type Figure, type Latency, now, steadily } from "./harness.ts"
 
-const listening = EventStore.EventStore.use((events) =>
+const listening = (events: EventStore.EventStore["Service"]) =>
   events.listener.changes.pipe(
     Stream.filter((status) => status === "connected"),
     Stream.take(1),
     Stream.runDrain
   )
-)
 
-/** The same appends, with and without subscribers. */
+/**
+ * The same appends with and without subscribers, until each of them has got all. On tables of their own, so that they are
+ * there for the whole figure, and have nothing to do while the other side appends.
+ */
 const appends = (count: number, operations: number, quick: number): Figure => ({
   name: `append/with-${count}-subscribers`,
   operations,
   quick,
   unit: "events/s",
   otherName: "same without them",
-  conditions: "1 fiber",
+  conditions: "1 fiber, until each subscriber has got all",
   sides: Effect.gen(function* () {
     const events = yield* EventStore.EventStore
-    const load = fibers(1, (fiber) => events.append(event(fiber)))
-    const following = (operations: number) =>
-      Effect.gen(function* () {
-        const after = yield* events.latestVersion
-        yield* Effect.forEach(Array.from({ length: count }), () =>
-          events.subscribe({ after }).pipe(Stream.take(operations), Stream.runDrain, Effect.forkScoped)
-        )
-        yield* listening
-        yield* load(operations)
-      }).pipe(Effect.scoped, Effect.provideService(EventStore.EventStore, events))
-    return { strata: following, other: load }
+    const tables = { events: `events_with_${count}`, offsets: `offsets_with_${count}`, spool: `spool_with_${count}` }
+    const stores = yield* Layer.build(Layer.fresh(Postgres.layer({ tables })))
+    const followed = Context.get(stores, EventStore.EventStore)
+    const load = (store: typeof events) => fibers(1, (fiber) => store.append(event(fiber)))
+    let missing = 0
+    let done = yield* Deferred.make<void>()
+    const got = Effect.suspend(() => (--missing === 0 ? Deferred.succeed(done, undefined) : Effect.void))
+    yield* Effect.forEach(Array.from({ length: count }), () =>
+      followed.subscribe({ after: "start" }).pipe(
+        Stream.runForEach(() => got),
+        Effect.forkScoped
+      )
+    )
+    yield* listening(followed)
+    return {
+      strata: (operations: number) =>
+        Effect.gen(function* () {
+          missing = count * operations
+          done = yield* Deferred.make<void>()
+          yield* load(followed)(operations)
+          yield* Deferred.await(done)
+        }),
+      other: load(events)
+    }
   })
 })
 
@@ -60,7 +76,7 @@ const followers = Effect.fnUntraced(function* (count: number, called: ReadonlyMa
       Effect.forkScoped
     )
   )
-  yield* listening
+  yield* listening(events)
   yield* events.append({ ...event(0), id: first })
   yield* Deferred.await(running)
   const end = Effect.gen(function* () {
@@ -140,7 +156,7 @@ const many = (copies: number, rate: number, seconds: number): Latency => ({
 export const figures: ReadonlyArray<Figure> = [
   appends(1, 3_000, 300),
   appends(10, 3_000, 300),
-  appends(100, 1_000, 100),
+  appends(100, 1_000, 50),
   appends(1_000, 100, 10)
 ]
 
