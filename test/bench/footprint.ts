@@ -44,7 +44,7 @@ const size = (name: string, specifier: string): Amount => ({
 export const figures: ReadonlyArray<Amount> = [
   starts("memory", "effect", "import of effect alone", "an empty database"),
   starts("postgres", "driver", "bare driver", "migrations have been run"),
-  starts("pglite", "pglite itself", "PGlite itself", "a new database, with its migrations"),
+  starts("pglite", "pglite itself", "same of PGlite itself", "a new database, with its migrations"),
   size("index", "effect-strata"),
   ...["memory", "postgres", "pglite", "protobuf", "testing"].map((name) => size(name, `effect-strata/${name}`))
 ]

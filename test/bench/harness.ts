@@ -162,7 +162,7 @@ export const measureLatency = Effect.fnUntraced(function* (figure: Latency, roun
   )
   const arrived = summary(
     measured.map(({ other, strata }) => ({ strata: strata.length, other: other.length * copies })),
-    { ...figure, name: `${name}-arrived`, unit: "in all rounds", otherName: "number that had to" },
+    { ...figure, name: `${name}-arrived`, unit: "arrived in all rounds", otherName: "number that had to" },
     sum
   )
   return [...percentiles, arrived]
@@ -184,14 +184,13 @@ const measureAmount = Effect.fnUntraced(function* (figure: Amount, quick: boolea
   return [summary(yield* repeat(Effect.scoped(figure.amount), warmUp, rounds), figure)]
 })
 
-/** Measures whatever it is. */
+/** Measures whatever it is. What is quick has no rounds to warm up: of three, a slow first one is not the median. */
 export const measureAny = (
   figure: Amount | Figure | Latency,
   quick: boolean
 ): Effect.Effect<ReadonlyArray<Measurement>, unknown, Services> => {
-  const rounds = quick ? 3 : 11
-  if ("round" in figure) return measureLatency(figure, rounds, quick ? 0 : 1)
   if ("amount" in figure) return measureAmount(figure, quick)
-  if (!quick) return measure(figure, rounds)
-  return measure({ ...figure, operations: figure.quick ?? Math.ceil(figure.operations / 4) }, rounds, 1)
+  if ("round" in figure) return quick ? measureLatency(figure, 3, 0) : measureLatency(figure, 11)
+  if (!quick) return measure(figure, 11)
+  return measure({ ...figure, operations: figure.quick ?? Math.ceil(figure.operations / 4) }, 3, 0)
 }

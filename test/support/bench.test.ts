@@ -4,6 +4,7 @@ import { Effect, Result, Schema } from "effect"
 import { readFile, rm, writeFile } from "node:fs/promises"
 import { join } from "node:path"
 import { inject } from "vitest"
+import * as Printing from "../bench/printing.ts"
 import { compare, differences, type Measurement, type Report, ReportFile } from "../bench/report.ts"
 import { temporaryDirectory } from "../package/project.ts"
 import { outcome, root } from "../package/run.ts"
@@ -66,6 +67,30 @@ describe("a comparison", () => {
 
   it("leaves out what only one of them has", () =>
     assert.deepStrictEqual(verdict(measured(1), measured(2, { name: "append/256" })), Result.succeed([])))
+})
+
+describe("what is printed of a report", () => {
+  const writers = (count: number, strata: number, other: number) =>
+    measured(strata / other, { name: `append/writers-${count}`, strata, other })
+
+  it("has a chart of the writers, if they were measured", () => {
+    assert.isUndefined(Printing.writersChart(report(measured(1))))
+    const drawn = Printing.writersChart(report(writers(1, 10, 20), writers(16, 40, 41), measured(1))) ?? ""
+    assert.lengthOf(drawn.match(/<circle /g) ?? [], 4)
+    // Both lines end at nearly the same place.
+    const [strata = 0, bare = 0] = ["Strata", "bare driver"].map((name) =>
+      Number(new RegExp(`<text x="[^"]+" y="([^"]+)" [^>]*>${name}</text>`).exec(drawn)?.[1])
+    )
+    assert.isAtLeast(strata - bare, 16)
+  })
+
+  it("has a table for the README, without what the chart shows", () => {
+    const lines = Printing.markdown(report(measured(1), writers(1, 10, 20))).split("\n")
+    assert.deepStrictEqual(
+      lines.filter((line) => line.includes("append/")),
+      ["| `append/1` | 1,000 | 1,000 | 1.00 | 0.90-1.10 | events/s, 1 fiber, against the bare driver |"]
+    )
+  })
 })
 
 describe("npm run bench", () => {
