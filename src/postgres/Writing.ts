@@ -13,7 +13,7 @@ import { Closed, type Reason } from "../StoreError.ts"
 import * as Coalescing from "./Coalescing.ts"
 import { decodeRows, PostgresDatabase } from "./PostgresDatabase.ts"
 import { isRefusal } from "./Reasons.ts"
-import { columns, content, replace, Row, stored, toDurableState } from "./StateRow.ts"
+import { columns, content, replace, stateDecoder, stored } from "./StateRow.ts"
 
 type Failure = StaleState | Reason
 type Results = ReadonlyArray<Exit.Exit<void, Failure> | undefined>
@@ -40,9 +40,8 @@ const Key = Schema.Struct({ persistenceId: Schema.String })
 export const make = Effect.gen(function* () {
   const { inTransaction, names, query, sql, tables } = yield* PostgresDatabase
   const table = tables.states
-  const key = ["persistenceId"]
-  const decode = decodeRows(Row, names.states, key)
-  const decodeKeys = decodeRows(Key, names.states, key)
+  const decode = stateDecoder(names.states)
+  const decodeKeys = decodeRows(Key, names.states, ["persistenceId"])
 
   // Statements
 
@@ -102,9 +101,8 @@ export const make = Effect.gen(function* () {
   // What came of them
 
   const resultOf = ({ onDuplicate = "ignore", ...state }: Write, rows: ReadonlyArray<unknown>) =>
-    Effect.flatMap(decode(rows), ([row]): Effect.Effect<void, StaleState> => {
-      if (row === undefined) return Effect.void
-      const current = toDurableState(row)
+    Effect.flatMap(decode(rows), ([current]): Effect.Effect<void, StaleState> => {
+      if (current === undefined) return Effect.void
       return onDuplicate === "ignore" && isSame(current, state)
         ? Effect.void
         : Effect.fail(new StaleState({ persistenceId: state.persistenceId, attempted: state.versionNumber, current }))
