@@ -70,15 +70,9 @@ export const make = Effect.fnUntraced(function* (sql: PgClient.PgClient, patienc
   const idle: Array<Lease> = []
   let ending = false
 
-  const release = () => {
-    for (const { scope } of idle.splice(0)) fork(Scope.close(scope, Exit.void))
-  }
-
-  yield* Effect.addFinalizer(() => Effect.sync(release))
-
   const endOfTurn = () => {
     ending = false
-    release()
+    for (const { scope } of idle.splice(0)) fork(Scope.close(scope, Exit.void))
   }
 
   const leave = (lease: Lease, exit: Exit.Exit<unknown, unknown>) => {
@@ -106,9 +100,7 @@ export const make = Effect.fnUntraced(function* (sql: PgClient.PgClient, patienc
     exhausted,
     /** Uses a connection for one statement. */
     borrow: borrow(reserve),
-    /** The same for one that has answered before. */
-    borrowAlive: borrow(alive),
-    /** Puts back at once what would be put back at the end of the turn. */
-    release: Effect.sync(release)
+    /** The same for one that answers: it has a moment ago, or it is asked. */
+    borrowAlive: borrow(alive)
   }
 })

@@ -160,7 +160,7 @@ export const make = (options: Options = {}) =>
     const settlePatience = Option.getOrUndefined(Duration.fromInput(settleTimeout))
     if (settlePatience === undefined) return yield* invalid("settleTimeout", "Expected a duration")
 
-    const { borrow, borrowAlive, exhausted, release } = yield* Leasing.make(sql, patience)
+    const { borrow, borrowAlive, exhausted } = yield* Leasing.make(sql, patience)
 
     const queryOn =
       (lend: typeof borrow): Query =>
@@ -187,7 +187,7 @@ export const make = (options: Options = {}) =>
           const body = Effect.contextWith((context: Context.Context<R>) =>
             Effect.andThen(Deferred.succeed(begun, context), Deferred.await(ended))
           )
-          const transaction = yield* restore(Effect.andThen(release, sql.withTransaction(body))).pipe(
+          const transaction = yield* restore(sql.withTransaction(body)).pipe(
             Effect.tapCause((cause) => Deferred.failCause(begun, cause)),
             Effect.forkDetach
           )
