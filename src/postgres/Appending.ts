@@ -144,7 +144,7 @@ export const make = Effect.fnUntraced(function* ({
    */
   readonly inspect: Effect.Effect<boolean, Reason>
 }) {
-  const { inTransaction, names, query, schema, sql, tables } = yield* PostgresDatabase
+  const { fixed, inTransaction, names, query, schema, sql, tables } = yield* PostgresDatabase
   const random = yield* idGenerator
   const table = tables.events
   const appendFunction = sql.literal(qualify(schema, `${names.events}_append`))
@@ -158,7 +158,7 @@ export const make = Effect.fnUntraced(function* ({
   /** Without arrays: for these the planner would make a new plan each time. */
   const insertOne = ({ append, datas, ids, metadatas }: Request) => {
     const [event] = append.events
-    return sql`
+    return fixed`
       INSERT INTO ${table} AS event (id, aggregate_id, event_type, data, metadata)
       SELECT ${ids[0]}::text, ${event?.aggregateId}::text, ${event?.eventType}, ${datas[0]}::text::jsonb, ${metadatas[0]}::text::jsonb
       WHERE pg_try_advisory_xact_lock_shared(hashtextextended('', ${seed}))

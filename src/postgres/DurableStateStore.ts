@@ -13,7 +13,7 @@ const pageSize = 500
 const pageBytes = 4 * 1024 * 1024
 
 export const make = Effect.gen(function* () {
-  const { names, query, sql, tables } = yield* PostgresDatabase
+  const { fixed, names, query, sql, tables } = yield* PostgresDatabase
   const operation = yield* Operation.make("DurableStateStore", "postgres")
   const table = tables.states
   const decode = stateDecoder(names.states)
@@ -24,7 +24,7 @@ export const make = Effect.gen(function* () {
 
   const selected = sql.literal(columns)
 
-  const select = ({ persistenceId }: ById) => sql`
+  const select = ({ persistenceId }: ById) => fixed`
     SELECT ${selected} FROM ${table} WHERE persistence_id = ${persistenceId}`
 
   const selectAll = ({ persistenceIds }: ByIds) => sql`

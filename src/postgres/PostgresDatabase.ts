@@ -17,7 +17,7 @@ import {
   Schema,
   SchemaTransformation
 } from "effect"
-import type { SqlError, Statement } from "effect/sql"
+import { type SqlError, Statement } from "effect/sql"
 import type { Connection } from "effect/sql/SqlConnection"
 import { check, InvalidInput, invalidInput } from "../Input.ts"
 import { CorruptRow, type Reason } from "../StoreError.ts"
@@ -105,6 +105,12 @@ export class PostgresDatabase extends Context.Service<
     readonly tables: { readonly [Table in keyof typeof Tables.Type]: Statement.Fragment }
 
     /**
+     * `sql` for a statement whose text is the same each time, as all fragments in it are: put together once, where that
+     * would take a tenth of the time for a short one.
+     */
+    readonly fixed: (strings: TemplateStringsArray, ...parts: ReadonlyArray<unknown>) => Statement.Statement<unknown>
+
+    /**
      * Runs one statement, in the caller's transaction if there is one, and returns its rows.
      *
      * **Details**
@@ -177,6 +183,19 @@ export const make = (options: Options = {}) =>
       Effect.succeed(transactionOf(context) !== undefined)
     )
 
+    const texts = new WeakMap<TemplateStringsArray, string>()
+    const fixed = (strings: TemplateStringsArray, ...parts: ReadonlyArray<unknown>) => {
+      let text = texts.get(strings)
+      if (text === undefined) {
+        text = sql(strings, ...parts).compile()[0]
+        texts.set(strings, text)
+      }
+      return sql.unsafe(
+        text,
+        parts.filter((part) => !Statement.isFragment(part))
+      )
+    }
+
     // Only the outermost transaction waits for a connection, in a fiber of its own, to be interrupted when that takes too
     // long. The effect stays in the caller's fiber: what it forks there may outlive the transaction.
     const outermost = <A, E, R>(effect: Effect.Effect<A, E, R>) =>
@@ -216,6 +235,7 @@ export const make = (options: Options = {}) =>
         states: sql.literal(qualify(schema, names.states)),
         migrations: sql.literal(qualify(schema, names.migrations))
       },
+      fixed,
       query: queryOn(borrow),
       queryAlive: queryOn(borrowAlive),
       inTransaction,

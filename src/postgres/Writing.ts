@@ -38,7 +38,7 @@ const isBlocked = Schema.is(Schema.Struct({ versionNumber: Schema.Null }))
 const Key = Schema.Struct({ persistenceId: Schema.String })
 
 export const make = Effect.gen(function* () {
-  const { inTransaction, names, query, sql, tables } = yield* PostgresDatabase
+  const { fixed, inTransaction, names, query, sql, tables } = yield* PostgresDatabase
   const table = tables.states
   const decode = stateDecoder(names.states)
   const decodeKeys = decodeRows(Key, names.states, ["persistenceId"])
@@ -48,7 +48,7 @@ export const make = Effect.gen(function* () {
   const into = sql`INSERT INTO ${table} AS states (${sql.literal(stored)})`
   const all = sql.literal(stored)
 
-  const overwriteOne = ({ manifest, payload, persistenceId, shard, timestamp, versionNumber }: Write) => sql`
+  const overwriteOne = ({ manifest, payload, persistenceId, shard, timestamp, versionNumber }: Write) => fixed`
     ${into} VALUES (${persistenceId}, ${versionNumber}, ${payload}, ${manifest}, ${timestamp}, ${BigInt(shard)})
     ON CONFLICT (persistence_id) DO UPDATE SET ${sql.literal(replace)}`
 
@@ -56,7 +56,7 @@ export const make = Effect.gen(function* () {
 
   // A plain SELECT would not see what another transaction committed while this one waited for it. But the row that is in the
   // way is locked by then, so a second INSERT is sure to meet it, and to return it, updated to itself.
-  const writeOne = ({ manifest, payload, persistenceId, shard, timestamp, versionNumber }: Write) => sql`
+  const writeOne = ({ manifest, payload, persistenceId, shard, timestamp, versionNumber }: Write) => fixed`
     WITH new (${all}) AS MATERIALIZED (
       VALUES (${persistenceId}, ${versionNumber}, ${payload}, ${manifest}, ${timestamp}, ${BigInt(shard)})
     ), written AS (
