@@ -63,14 +63,17 @@ export interface Operations {
     body: (input: S["Type"]) => Stream.Stream<A, E>
   ) => (input: S["~type.make.in"]) => Stream.Stream<A, Failure<E | InvalidInput>>
 
-  /** The same for a stream that has no end of its own: the end of the scope is its end, with `Closed`. */
+  /** The same for a stream that has no end of its own. */
   readonly subscription: Operations["stream"]
 
   /** How many of those are running. */
   readonly running: () => number
 
-  /** Such a stream without arguments. */
-  readonly endless: <A, E extends Tagged>(operation: string, body: Stream.Stream<A, E>) => Stream.Stream<A, Failure<E>>
+  /** Such a stream without arguments, which the end of the scope ends. */
+  readonly endless: <A>(operation: string, body: Stream.Stream<A, Reason>) => Stream.Stream<A, StoreError>
+
+  /** Ends a stream with `Closed` when the scope ends. It is read by a fiber of its own, at twice the cost. */
+  readonly untilClosed: <A>(body: Stream.Stream<A, Reason>) => Stream.Stream<A, Reason>
 }
 
 const isReasonOf = <E>(error: E): error is Extract<E, Reason> => isReason(error)
@@ -95,6 +98,13 @@ export const make = (store: string, backend: string): Effect.Effect<Operations, 
     const closing = Deferred.makeUnsafe<void>()
     yield* Effect.addFinalizer(() => Deferred.succeed(closing, undefined))
 
+    const closed = () => new Closed({ message: `the scope of this ${store} has ended; keep its layer alive` })
+    const untilClosed: Operations["untilClosed"] = (body) =>
+      Stream.interruptWhen(
+        body,
+        Effect.flatMap(Deferred.await(closing), () => Effect.fail(closed()))
+      )
+
     const instrument = (operation: string) => {
       const span = `${store}.${operation}`
       const attributes = { store, operation, backend }
@@ -110,11 +120,8 @@ export const make = (store: string, backend: string): Effect.Effect<Operations, 
         return counter
       }
 
+      const open = Effect.suspend(() => (Deferred.isDoneUnsafe(closing) ? fail(closed()) : Effect.void))
       const fail = (reason: Reason) => Effect.fail(new StoreError({ store, operation, reason }))
-      const closed = Effect.suspend(() =>
-        fail(new Closed({ message: `the scope of this ${store} has ended; keep its layer alive` }))
-      )
-      const open = Effect.suspend(() => (Deferred.isDoneUnsafe(closing) ? closed : Effect.void))
 
       /** Counts and times. Straight to the metrics: as effects these would cost more than all the rest in here. */
       const measured = <A, E extends Tagged, R>(body: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
@@ -136,14 +143,9 @@ export const make = (store: string, backend: string): Effect.Effect<Operations, 
           )
           return Effect.withFiber((fiber) => (fiber.getRef(Tracer.Tracer) === noTracer ? located : traced))
         },
-        stream: <A, E extends Tagged>(body: Stream.Stream<A, E>, endless = false): Stream.Stream<A, Failure<E>> => {
+        stream: <A, E extends Tagged>(body: Stream.Stream<A, E>): Stream.Stream<A, Failure<E>> => {
           const located = Stream.catchIf(body, isReasonOf<E>, (reason) => Stream.fromEffect(fail(reason)))
-          const ending = endless
-            ? Stream.unwrap(
-                Effect.as(run, Stream.interruptWhen(located, Effect.andThen(Deferred.await(closing), closed)))
-              )
-            : located
-          return Stream.unwrap(Effect.as(open, ending)).pipe(
+          return Stream.unwrap(Effect.as(open, located)).pipe(
             (opened) => Stream.onExit(opened, (exit) => Metric.update(counterOf(outcomeOf(exit)), 1)),
             Stream.withSpan(span, { attributes })
           )
@@ -163,9 +165,12 @@ export const make = (store: string, backend: string): Effect.Effect<Operations, 
       },
       subscription: (operation, schema, body) => {
         const { stream } = instrument(operation)
-        return (input) => stream(Stream.unwrap(Effect.map(check(schema, store, operation, input), body)), true)
+        const counted = (input: (typeof schema)["~type.make.in"]) =>
+          Effect.andThen(run, Effect.map(check(schema, store, operation, input), body))
+        return (input) => stream(Stream.unwrap(counted(input)))
       },
       running: () => running,
-      endless: (operation, body) => instrument(operation).stream(body, true)
+      endless: (operation, body) => instrument(operation).stream(untilClosed(body)),
+      untilClosed
     }
   })

@@ -182,21 +182,23 @@ export const make = Effect.gen(function* () {
   })
 
   const follow = (subscription: Subscription) =>
-    Stream.unwrap(
-      Effect.map(listener.attach, () => {
-        const { after, batchSize = pageSize } = subscription
-        const first = after === "start" ? 0n : after === "end" ? log.latest : after
-        return Stream.paginate(first, (cursor) => {
-          const page = listener.await(() => {
-            const rows = log.settledAfter(cursor, batchSize)
-            return rows.length === 0 ? undefined : rows
+    operation.untilClosed(
+      Stream.unwrap(
+        Effect.map(listener.attach, () => {
+          const { after, batchSize = pageSize } = subscription
+          const first = after === "start" ? 0n : after === "end" ? log.latest : after
+          return Stream.paginate(first, (cursor) => {
+            const page = listener.await(() => {
+              const rows = log.settledAfter(cursor, batchSize)
+              return rows.length === 0 ? undefined : rows
+            })
+            return Effect.map(page, (rows) => [
+              rows.filter((row) => matches(subscription, row)).map(toStoredEvent),
+              Option.some(rows.at(-1)?.version ?? cursor)
+            ])
           })
-          return Effect.map(page, (rows) => [
-            rows.filter((row) => matches(subscription, row)).map(toStoredEvent),
-            Option.some(rows.at(-1)?.version ?? cursor)
-          ])
         })
-      })
+      )
     )
 
   const subscribe = operation.subscription("subscribe", Subscription, follow)

@@ -28,7 +28,6 @@ const Connections = Schema.Struct({ open: Schema.Int, idle: Schema.Int })
 export const make = Effect.gen(function* () {
   const database = yield* PostgresDatabase
   const { inTransaction, query, sql, tables } = database
-  const operation = yield* Operation.make("EventStore", "postgres")
   const { announce, status } = yield* Wakeups.Wakeups
   const decodeConnections = decodeRows(Connections, "pg_stat_activity", [])
 
@@ -45,6 +44,8 @@ export const make = Effect.gen(function* () {
   const reading = yield* Reading.make
   const follow = yield* Following.make(inspect)
   const appending = yield* Appending.make({ appended: announce("events"), inspect })
+  // The last, as it is the first to end: nobody begins anything that has ended already.
+  const operation = yield* Operation.make("EventStore", "postgres")
 
   const read = (input: Query) => Stream.unwrap(Effect.as(inspect, reading.read(input)))
 

@@ -12,7 +12,7 @@ const respite = "100 millis"
 
 export const make = Effect.fnUntraced(function* (check: Effect.Effect<unknown, Reason>) {
   const database = yield* PostgresDatabase
-  const { reconnect, sql } = database
+  const { inTransaction, reconnect, sql } = database
   // A page may take long where few events are meant. Nobody but this notices when its connection is dead.
   const reading = yield* Effect.provideService(Reading.make, PostgresDatabase, {
     ...database,
@@ -91,8 +91,11 @@ export const make = Effect.fnUntraced(function* (check: Effect.Effect<unknown, R
   })
 
   // What is committed, also inside of a transaction: that one's connection is not for those who stay for ever.
-  return (subscription: Subscription): Stream.Stream<StoredEvent, Reason> =>
-    Stream.updateContext(Stream.unwrap(follow(subscription)), (context: Context.Context<never>) =>
+  return (subscription: Subscription): Stream.Stream<StoredEvent, Reason> => {
+    const events = Stream.unwrap(follow(subscription))
+    const outside = Stream.updateContext(events, (context: Context.Context<never>) =>
       Context.makeUnsafe<never>(Context.omit(sql.transactionService)(context).mapUnsafe)
     )
+    return Stream.unwrap(Effect.map(inTransaction, (inside) => (inside ? outside : events)))
+  }
 })

@@ -10,7 +10,7 @@
 import { Clock, Deferred, Duration, Effect, Fiber, Metric, Option, Predicate, RcRef } from "effect"
 import type { Scope } from "effect"
 import type { StoredEvent } from "../EventStore.ts"
-import { type Reason, Unavailable, Unexpected } from "../StoreError.ts"
+import { Closed, type Reason, Unavailable, Unexpected } from "../StoreError.ts"
 import { columns, eventDecoder } from "./EventRow.ts"
 import * as Holders from "./Holders.ts"
 import { PostgresDatabase } from "./PostgresDatabase.ts"
@@ -91,10 +91,14 @@ export interface Tail {
    * well, and may not know it.
    */
   readonly lost: Effect.Effect<never, Reason>
+  /** Ends it for all who have it. */
+  readonly end: (reason: Reason) => void
 }
 
 /** Nothing that has to be waited out: there is a connection again. */
 export const again = new Unavailable({ message: "the connection was lost; reading again from where it was" })
+
+const closed = () => new Closed({ message: "the scope of this EventStore has ended; keep its layer alive" })
 
 /** About how much memory they take. */
 const sizeOf = (rows: ReadonlyArray<unknown>): number =>
@@ -226,6 +230,12 @@ export const make = Effect.gen(function* () {
         step: () => {}
       })
 
+    const end = (reason: Reason) => {
+      failure = reason
+      Deferred.doneUnsafe(lost, Effect.fail(reason))
+      tellAll()
+    }
+
     const reader = (ear: Ear) =>
       Effect.suspend(() => {
         if (ear.again) {
@@ -240,14 +250,9 @@ export const make = Effect.gen(function* () {
       run: listen("events", reader).pipe(
         // Whatever ends it ends those who wait for it.
         Effect.catchDefect((cause) => new Unexpected({ message: "the reader of the log has broken down", cause })),
-        Effect.tapError((reason) =>
-          Effect.sync(() => {
-            failure = reason
-            Deferred.doneUnsafe(lost, Effect.fail(reason))
-            tellAll()
-          })
-        )
+        Effect.tapError((reason) => Effect.sync(() => end(reason)))
       ),
+      end,
       begin: (version) => {
         if (Deferred.isDoneUnsafe(begun)) return
         head = version
@@ -282,7 +287,12 @@ export const make = Effect.gen(function* () {
         const run = Effect.tapError(Effect.scoped(tail.run), () => RcRef.invalidate(tails))
         return { tail, fiber: Effect.runForkWith(context)(run) }
       }),
-      ({ fiber }) => Fiber.interrupt(fiber)
+      // There is somebody who still has it only where the scope of the layer ends.
+      ({ fiber, tail }) =>
+        Effect.andThen(
+          Effect.sync(() => tail.end(closed())),
+          Fiber.interrupt(fiber)
+        )
     ).pipe(Effect.map(({ tail }) => tail))
   })
 
