@@ -103,6 +103,7 @@ const program = Effect.gen(function* () {
   yield* Effect.forEach(faults, meet, { concurrency: "unbounded", discard: true })
   yield* heal
   yield* say(`${faults.length} faults are over`)
+  yield* Effect.forEach(processes, ({ works }) => works, { concurrency: "unbounded" })
 
   const isWriter = ({ name }: Processes.Process) => name.startsWith("writer")
   const writers = processes.filter(isWriter)
@@ -121,13 +122,15 @@ const program = Effect.gen(function* () {
   yield* Effect.forEach(processes, ({ end }) => end, { concurrency: "unbounded" })
 
   const starts = processes.reduce((sum, one) => sum + one.starts(), 0)
+  const left = yield* leftovers(server.url)
   const all: ReadonlyArray<Finding> = [
     ...(yield* findings(run)),
     {
       about: "processes",
-      found: `${starts} starts`,
-      wrong: [...processes.flatMap((one) => one.mistakes), ...(yield* leftovers(server.url))]
-    }
+      found: `${processes.length} at work after ${starts} starts`,
+      wrong: processes.flatMap(({ mistakes }) => mistakes)
+    },
+    { about: "server", found: `${left.length} left connected, locked or prepared`, wrong: left }
   ]
   yield* Effect.forEach(all, report)
   const isGood = all.every(({ wrong }) => wrong.length === 0)

@@ -3,7 +3,7 @@ import { PgClient } from "@effect/sql-pg"
 import { Effect, Random, Schedule, Schema, Stream } from "effect"
 import { EventStore, type StoreError, Transactor } from "effect-strata"
 import type { Began, Ended, Fate } from "../support/histories.ts"
-import { isStopping, jobs, main, name, note } from "./child.ts"
+import { isStopping, jobs, main, name, note, worked } from "./child.ts"
 
 const connections = 4
 const begun = Date.now().toString(36)
@@ -54,6 +54,7 @@ const recorded = Effect.fnUntraced(function* <R>(
     onFailure: endOf
   })
   note(name, { write: id, ...ended })
+  if (ended.end === "acknowledged") worked()
 })
 
 /** Tries again until it works: with ids, that stores nothing twice. */

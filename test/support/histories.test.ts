@@ -53,25 +53,42 @@ describe("writes", () => {
 })
 
 describe("leases", () => {
-  const claimed = { id: "m", from: 0, to: 1, early: false, attemptsBefore: 0, attempts: 1 }
-  const released = { id: "m", from: 1, to: 0, early: true, attemptsBefore: 1, attempts: 0 }
-  const recovered = { id: "m", from: 1, to: 0, early: false, attemptsBefore: 1, attempts: 1 }
+  const lease = 3000
+  const base = { id: "m", early: false, attemptsBefore: 0, attempts: 1 }
+  const claimed = { ...base, from: 0, to: 1, began: 10_000, at: 10_010 }
+  const released = { ...base, from: 1, to: 0, early: true, attemptsBefore: 1, attempts: 0, began: 10_020, at: 10_030 }
+  const recovered = { ...base, from: 1, to: 0, attemptsBefore: 1, began: 13_005, at: 13_010 }
+  const archived = { ...base, from: 1, to: 5, attemptsBefore: 1, began: 11_000, at: 11_000 }
+  const failed = { ...archived, to: 2 }
 
   it("may be settled, released, and recovered once they have ended", () =>
     assert.deepStrictEqual(
-      overlaps([claimed, released, claimed, recovered, claimed, { ...claimed, from: 1, to: 5 }]),
+      overlaps([claimed, released, claimed, recovered, claimed, failed, { ...claimed, from: 2 }, archived], lease),
       []
     ))
 
-  it("must not be taken from somebody who has one", () => {
-    const stolen = { ...claimed, from: 1, attemptsBefore: 1, attempts: 2 }
-    assert.deepStrictEqual(overlaps([claimed, stolen]), ["m was claimed while it was active"])
-  })
-
-  it("must not be recovered before they have ended", () =>
-    assert.deepStrictEqual(overlaps([claimed, { ...recovered, early: true }]), [
+  it.each([
+    [
+      "taken from somebody who has one",
+      [claimed, { ...claimed, from: 1, attemptsBefore: 1, attempts: 2 }],
+      "m was claimed while it was active"
+    ],
+    [
+      "recovered while they have time left",
+      [claimed, { ...recovered, early: true }],
       "m was recovered before its lease had ended"
-    ]))
+    ],
+    [
+      "recovered before their time, by an end that is wrong",
+      [claimed, { ...recovered, at: 12_990 }],
+      "m was recovered before its lease had ended"
+    ],
+    ["given for what has been settled", [claimed, archived, { ...claimed, from: 5 }], "m went from 5 to 1 after 5"],
+    ["given twice, one after the other", [claimed, claimed], "m went from 0 to 1 after 1"],
+    ["settled by nobody who had one", [{ ...archived, from: 0 }], "m went from 0 to 5 after 0"]
+  ] as const)("must not be %s", (_, transitions, wrong) =>
+    assert.deepStrictEqual(overlaps(transitions, lease), [wrong])
+  )
 })
 
 describe("messages", () => {

@@ -72,33 +72,53 @@ export const Transition = Schema.Struct({
   id: Schema.String,
   from: Schema.Int,
   to: Schema.Int,
-  /** Whether a lease ended that had time left. */
+  /** Whether a lease ended that had time left, as its owner and the store see it. */
   early: Schema.Boolean,
   attempts: Schema.Int,
-  attemptsBefore: Schema.Int
+  attemptsBefore: Schema.Int,
+  /** When its statement began, and when it had happened, in milliseconds. */
+  began: Schema.Number,
+  at: Schema.Number
 })
 
-const active = 1
-const incoming = 0
+const [incoming, active, deferred, bounced, archived] = [0, 1, 2, 4, 5]
 
-/** Leases that began or were given up while another one was alive. They are in the order in which they happened. */
-export const overlaps = (transitions: ReadonlyArray<typeof Transition.Type>) =>
-  transitions.flatMap(({ attempts, attemptsBefore, early, from, id, to }) => {
+const ways = new Set(
+  [
+    [incoming, active],
+    [deferred, active],
+    [active, incoming],
+    [active, deferred],
+    [active, bounced],
+    [active, archived]
+  ].map(String)
+)
+
+/**
+ * Leases that began or were given up while another one was alive, and changes that are none of a message's ways. They are
+ * in the order in which they happened. No lease is shorter than `lease`, in milliseconds, whatever its end is said to be.
+ */
+export const overlaps = (transitions: ReadonlyArray<typeof Transition.Type>, lease: number) => {
+  const claims = new Map<string, number>()
+  const places = new Map<string, number>()
+  return transitions.flatMap(({ at, attempts, attemptsBefore, began, early, from, id, to }) => {
+    const [claimed = began, place = from] = [claims.get(id), places.get(id)]
+    places.set(id, to)
+    if (to === active) claims.set(id, began)
     if (from === active && to === active && attempts !== attemptsBefore)
       return [`${id} was claimed while it was active`]
+    if (from !== place || !ways.has(String([from, to]))) return [`${id} went from ${from} to ${to} after ${place}`]
     // Its owner takes the attempt back when it releases a message; whoever recovers one does not.
-    return from === active && to === incoming && attempts === attemptsBefore && early
+    return from === active && to === incoming && attempts === attemptsBefore && (early || at - claimed < lease)
       ? [`${id} was recovered before its lease had ended`]
       : []
   })
+}
 
 // Messages
 
 /** What shall become of a message is the end of its id. */
 export type Fate = "fine" | "stubborn" | "hopeless"
-
-const archived = 5
-const bounced = 4
 
 /** Messages that are not where they belong, or were not handled as often as they should be. */
 export const mishandled = (
