@@ -1,4 +1,5 @@
 /** What the verdict knows of what the processes do. */
+import { Schema } from "effect"
 
 /** How long workers have a message for, in milliseconds. */
 export const leaseMillis = 3000
@@ -12,3 +13,17 @@ export const followed = [
     where: "aggregate_id IN ('shared', 'foreign', 'account 3')"
   }
 ] as const
+
+/** What the processes of a lossless run are told, and what they say. */
+export const Command = Schema.Struct({ pace: Schema.Literals(["wait", "go", "end"]) })
+export type Pace = (typeof Command.Type)["pace"]
+
+export const Said = Schema.Struct({
+  /** Events that are acknowledged. */
+  written: Schema.optionalKey(Schema.Int),
+  /** The last version that a reader has. */
+  at: Schema.optionalKey(Schema.String),
+  findings: Schema.optionalKey(
+    Schema.Array(Schema.Struct({ about: Schema.String, found: Schema.String, wrong: Schema.Array(Schema.String) }))
+  )
+})

@@ -7,7 +7,8 @@ import { appendFileSync } from "node:fs"
 import { flushCompileCache } from "node:module"
 import { join } from "node:path"
 
-const [, , url = "", ownSchema = "", ownName = "", ownDirectory = ""] = process.argv
+const [, , ownUrl = "", ownSchema = "", ownName = "", ownDirectory = ""] = process.argv
+export const url = ownUrl
 export const name = ownName
 export const schema = ownSchema
 export const directory = ownDirectory

@@ -32,7 +32,7 @@ const Version = Schema.Struct({ version: Schema.String })
 const Message = Schema.Struct({ id: Schema.String, state: Schema.Int })
 const Offset = Schema.Struct({ shard: Schema.Int, value: Schema.String })
 
-const linesOf = <A>(directory: string, history: string, line: Schema.Codec<A, string>) => {
+export const linesOf = <A>(directory: string, history: string, line: Schema.Codec<A, string>) => {
   const file = join(directory, `${history}.jsonl`)
   const lines = existsSync(file) ? readFileSync(file, "utf8").trimEnd().split("\n") : []
   return Schema.decodeUnknownEffect(Schema.Array(line))(lines)
@@ -56,7 +56,7 @@ interface Run {
   readonly projection: string
 }
 
-const asker =
+export const asker =
   (url: string) =>
   <A>(row: Schema.Codec<A, unknown>, statement: string) =>
     withConnection(url, (sql): Effect.Effect<ReadonlyArray<unknown>, SqlError.SqlError> => sql.unsafe(statement)).pipe(

@@ -1,8 +1,9 @@
 /** Appends and enqueues, in every way there is, and writes down what it is about to do and how that has ended. */
 import { PgClient } from "@effect/sql-pg"
-import { Effect, Random, Schedule, Schema, Stream } from "effect"
-import { EventStore, type StoreError, Transactor } from "effect-strata"
-import type { Began, Ended, Fate } from "../support/histories.ts"
+import { Effect, Random, Schedule, Stream } from "effect"
+import { EventStore, Transactor } from "effect-strata"
+import type { Began, Fate } from "../support/histories.ts"
+import { endOf, type Failure, isRetryable, RolledBack } from "./ends.ts"
 import { isStopping, jobs, main, name, note, worked } from "./child.ts"
 
 const connections = 4
@@ -10,17 +11,6 @@ const begun = Date.now().toString(36)
 let writes = 0
 
 type Plan = Omit<typeof Began.Type, "write">
-
-class RolledBack extends Schema.TaggedError<RolledBack>()("RolledBack", {}) {}
-
-type Failure = Effect.Error<ReturnType<EventStore.EventStore["Service"]["append"]>> | RolledBack
-
-const isRetryable = (error: Failure): error is StoreError.StoreError => error._tag === "StoreError" && error.isRetryable
-
-const endOf = (error: Failure): Omit<typeof Ended.Type, "write"> => {
-  if (error._tag === "RolledBack" || error._tag === "VersionConflict") return { end: "rolled back" }
-  return isRetryable(error) ? { end: "in doubt" } : { end: "in doubt", surprise: `${error._tag}: ${error.message}` }
-}
 
 const range = (count: number) => Array.from({ length: count }, (_, index) => index)
 

@@ -1,6 +1,6 @@
 /** What the checks of histories find: each of these has one thing wrong with it. */
 import { assert, describe, it } from "@effect/vitest"
-import { type Entry, mishandled, misplaced, mistakes, none, overlaps } from "./histories.ts"
+import { type Entry, makeTally, miscounted, mishandled, misplaced, mistakes, none, overlaps } from "./histories.ts"
 
 describe("mistakes of a reader", () => {
   const stored = [1n, 2n, 4n]
@@ -15,6 +15,56 @@ describe("mistakes of a reader", () => {
   ] as const)("are counted: %s", (mistake, seen) =>
     assert.deepStrictEqual(mistakes(seen, stored), { ...none, [mistake]: 1 })
   )
+})
+
+describe("a tally", () => {
+  it("knows each of many versions", () => {
+    const tally = makeTally()
+    const versions = Array.from({ length: 50_000 }, (_, index) => BigInt(index * 3 + 1))
+    for (const version of versions) if (version !== 90_001n) tally.see(version)
+    for (const version of versions) tally.store(version)
+    assert.deepStrictEqual(tally.mistakes(), { ...none, lost: 1 })
+    assert.deepStrictEqual([tally.seen(), tally.last()], [49_999, 149_998n])
+  })
+})
+
+describe("writes, by their numbers of events", () => {
+  it("are right", () =>
+    assert.deepStrictEqual(
+      miscounted(
+        [
+          { write: "a", events: 3, end: "acknowledged" },
+          { write: "b", events: 3, end: "rolled back" },
+          { write: "c", events: 3, end: "in doubt" },
+          { write: "d", events: 3, end: "in doubt" }
+        ],
+        new Map([
+          ["a", 3],
+          ["d", 3]
+        ])
+      ),
+      { counts: { acknowledged: 1, "rolled back": 1, "in doubt": 2 }, wrong: [] }
+    ))
+
+  it.each([
+    ["lost", "acknowledged", 0],
+    ["half there", "acknowledged", 2],
+    ["stored twice", "acknowledged", 6],
+    ["there in spite of a rollback", "rolled back", 1],
+    ["half there, and in doubt", "in doubt", 2]
+  ] as const)("are wrong: %s", (_, end, found) =>
+    assert.deepStrictEqual(miscounted([{ write: "a", events: 3, end }], new Map([["a", found]])).wrong, [
+      `a is ${end}: ${found} of 3`
+    ])
+  )
+
+  it("are wrong: that failed as no fault explains", () =>
+    assert.deepStrictEqual(miscounted([{ write: "a", events: 3, end: "in doubt", surprise: "Odd" }], new Map()).wrong, [
+      "a: Odd"
+    ]))
+
+  it("are wrong: of nobody", () =>
+    assert.deepStrictEqual(miscounted([], new Map([["x", 1]])).wrong, ["nobody has written x"]))
 })
 
 describe("writes", () => {

@@ -3,15 +3,50 @@ import { Schema } from "effect"
 
 // Readers
 
-/** What a reader has made of what is in the table: nothing but zeros, if it is any good. */
-export const mistakes = (seen: ReadonlyArray<bigint>, stored: ReadonlyArray<bigint>) => {
-  const [distinct, real] = [new Set(seen), new Set(stored)]
-  return {
-    lost: stored.filter((version) => !distinct.has(version)).length,
-    duplicated: seen.length - distinct.size,
-    outOfOrder: seen.filter((version, index) => version < (seen[index - 1] ?? 0n)).length,
-    invented: [...distinct].filter((version) => !real.has(version)).length
+/** What a reader has seen, as one bit for each version, however many there are; then what is stored, each version once. */
+export const makeTally = () => {
+  let bits = new Uint8Array(1024)
+  let last = 0n
+  let [seen, duplicated, outOfOrder, lost, real] = [0, 0, 0, 0, 0]
+
+  const placeOf = (version: bigint) => {
+    const number = Number(version)
+    const [place, bit] = [Math.floor(number / 8), 1 << (number % 8)]
+    if (place >= bits.length) {
+      const more = new Uint8Array(2 * place)
+      more.set(bits)
+      bits = more
+    }
+    return { place, bit, isSeen: ((bits[place] ?? 0) & bit) !== 0 }
   }
+
+  return {
+    see: (version: bigint) => {
+      const { bit, isSeen, place } = placeOf(version)
+      seen++
+      if (isSeen) duplicated++
+      if (version < last) outOfOrder++
+      bits[place] = (bits[place] ?? 0) | bit
+      last = version
+    },
+    store: (version: bigint) => {
+      if (placeOf(version).isSeen) real++
+      else lost++
+    },
+    /** Where the reader is, and how much it has seen. */
+    last: () => last,
+    seen: () => seen,
+    /** Nothing but zeros, if the reader is any good. */
+    mistakes: () => ({ lost, duplicated, outOfOrder, invented: seen - duplicated - real })
+  }
+}
+
+/** What a reader has made of what is in the table. */
+export const mistakes = (seen: ReadonlyArray<bigint>, stored: ReadonlyArray<bigint>) => {
+  const tally = makeTally()
+  for (const version of seen) tally.see(version)
+  for (const version of stored) tally.store(version)
+  return tally.mistakes()
 }
 
 export const none = { lost: 0, duplicated: 0, outOfOrder: 0, invented: 0 }
@@ -33,6 +68,10 @@ export const Ended = Schema.Struct({
   /** An error that no fault explains. */
   surprise: Schema.optionalKey(Schema.String)
 })
+
+/** A write that stores so many events, and has ended. */
+export const Counted = Schema.Struct({ ...Ended.fields, events: Schema.Int })
+type Counted = typeof Counted.Type
 
 export type Entry = typeof Began.Type | typeof Ended.Type
 
@@ -62,6 +101,23 @@ export const misplaced = (
     for (const id of [...ids, ...undone]) unexplained.delete(id)
   }
   for (const id of unexplained) wrong.push(`nobody has written ${id}`)
+  return { counts, wrong }
+}
+
+/** The same of writes that store so many events, all or nothing: by how many there are of each. */
+export const miscounted = (history: ReadonlyArray<Counted>, stored: ReadonlyMap<string, number>) => {
+  const counts = { acknowledged: 0, "rolled back": 0, "in doubt": 0 }
+  const known = new Set<string>()
+  const wrong: Array<string> = []
+  for (const { end, events, surprise, write } of history) {
+    counts[end]++
+    known.add(write)
+    const found = stored.get(write) ?? 0
+    const allowed = { acknowledged: [events], "rolled back": [0], "in doubt": [0, events] }[end]
+    if (!allowed.includes(found)) wrong.push(`${write} is ${end}: ${found} of ${events}`)
+    if (surprise !== undefined) wrong.push(`${write}: ${surprise}`)
+  }
+  for (const write of stored.keys()) if (!known.has(write)) wrong.push(`nobody has written ${write}`)
   return { counts, wrong }
 }
 
