@@ -3,16 +3,16 @@
  * up. Whatever is kept of it grows with the writes, or by a bit with each event.
  */
 import { PgClient } from "@effect/sql-pg"
-import { Deferred, Effect, Fiber, Layer, Redacted, Schema } from "effect"
+import { Deferred, Effect, Fiber, Redacted, Schema } from "effect"
 import { Reactivity } from "effect/reactivity"
-import * as Postgres from "effect-strata/postgres"
 import { type ChildProcess, spawn } from "node:child_process"
 import { withConnection } from "../support/connection.ts"
 import { Counted, miscounted } from "../support/histories.ts"
 import * as PostgresServer from "../support/PostgresServer.ts"
 import { type Command, type Pace, Said } from "./agreed.ts"
 import type { Report } from "./report.ts"
-import { asker, type Finding, linesOf, tables } from "./verdict.ts"
+import { migrate } from "./tables.ts"
+import { asker, type Finding, linesOf } from "./verdict.ts"
 
 const schema = "chaos"
 
@@ -62,12 +62,6 @@ const start = (role: string, name: string, url: string, directory: string) =>
     ({ child }) => Effect.sync(() => void child.kill("SIGKILL"))
   )
 
-const migrate = (url: string) =>
-  Effect.gen(function* () {
-    const sql = yield* PgClient.PgClient
-    for (const statement of tables(schema)) yield* sql.unsafe(statement).unprepared
-  }).pipe(Effect.provide(Layer.provideMerge(Postgres.layer({ schema }), PgClient.layer({ url: Redacted.make(url) }))))
-
 /** One transaction that is open all the time, and has written elsewhere. */
 const unrelated = (url: string) =>
   withConnection(url, (sql) =>
@@ -106,7 +100,7 @@ const headOf = (sql: PgClient.PgClient) =>
 export const lossless = Effect.fnUntraced(function* ({ conclude, directory, say }: Report, total: number) {
   yield* say(`npm run chaos -- --events ${total}; histories in ${directory}`)
   const { url, version } = yield* PostgresServer.make({ settings: { shared_buffers: "512MB", max_wal_size: "4GB" } })
-  yield* migrate(url)
+  yield* migrate(url, schema)
   const sql = yield* PgClient.makeClient({ url: Redacted.make(url) }).pipe(Effect.provide(Reactivity.layer))
   const begin = (role: string) => (name: string) => start(role, name, url, directory)
   const names = ["writer-1", "writer-2"]

@@ -76,16 +76,19 @@ export const supervise = Effect.fnUntraced(function* (options: {
       const hasWorked = /^\d+$/.test(line)
       if (line !== "ready" && !hasWorked) return void log.write(`${line}\n`)
       isReady = true
+      // First of all, as whoever waits goes on at once: it is no sign for those who wait from now on.
+      const before = sign
+      if (hasWorked) sign = Deferred.makeUnsafe()
       Deferred.doneUnsafe(first, Effect.void)
-      if (hasWorked) {
-        Deferred.doneUnsafe(sign, Effect.void)
-        sign = Deferred.makeUnsafe()
-      }
+      if (hasWorked) Deferred.doneUnsafe(before, Effect.void)
       return undefined
     })
     started.once("close", (code, signal) => {
       child = undefined
-      if (ending) return void Deferred.doneUnsafe(over, Effect.void)
+      if (ending) {
+        if (code !== null && code !== 0) mistakes.push(`${name} has failed at its end: ${code}`)
+        return void Deferred.doneUnsafe(over, Effect.void)
+      }
       // One that finds no server when it starts may give up; later on it has to wait.
       if (!killed && isReady) mistakes.push(`${name} has ended by itself: ${signal ?? code}`)
       timer = setTimeout(start, killed ? downtime : 500)

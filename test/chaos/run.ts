@@ -1,26 +1,19 @@
 /** Processes of every kind on a server of their own, a seeded schedule of faults, and a verdict from the histories. */
-import { PgClient } from "@effect/sql-pg"
-import { Clock, Effect, Layer, Redacted, Schedule } from "effect"
-import * as Postgres from "effect-strata/postgres"
+import { Clock, Effect, Schedule } from "effect"
 import * as PostgresServer from "../support/PostgresServer.ts"
 import * as Proxy from "../support/Proxy.ts"
 import * as Faults from "./faults.ts"
 import * as Processes from "./processes.ts"
 import type { Report } from "./report.ts"
 import { type Fault, schedule } from "./schedule.ts"
-import { type Finding, findings, isBusy, leftovers, tables } from "./verdict.ts"
+import { migrate } from "./tables.ts"
+import { type Finding, findings, isBusy, leftovers } from "./verdict.ts"
 
 const schema = "chaos"
 const projection = "sums"
 
 /** How long what is on its way may take to arrive, after the last fault. */
 const patience = "60 seconds"
-
-const migrate = (url: string) =>
-  Effect.gen(function* () {
-    const sql = yield* PgClient.PgClient
-    for (const statement of tables(schema)) yield* sql.unsafe(statement).unprepared
-  }).pipe(Effect.provide(Layer.provideMerge(Postgres.layer({ schema }), PgClient.layer({ url: Redacted.make(url) }))))
 
 const startProcesses = (url: string, directory: string) => {
   const own = (role: string, name: string) => ({
@@ -56,7 +49,7 @@ export const run = Effect.fnUntraced(function* (
   yield* say(`npm run chaos -- --minutes ${minutes} --seed ${seed}; histories and logs in ${directory}`)
   // Few connections, so that they can be used up.
   const server = yield* PostgresServer.make({ settings: { max_connections: "80" } })
-  yield* migrate(server.url)
+  yield* migrate(server.url, schema)
   const proxy = yield* Proxy.make({ host: "127.0.0.1", port: server.port })
   const processes = yield* startProcesses(proxy.url(server.url), directory)
   yield* Effect.all(processes.map(({ ready }) => ready)).pipe(Effect.timeout(patience))
