@@ -16,7 +16,7 @@ import { asker, type Finding, linesOf } from "./verdict.ts"
 
 const schema = "chaos"
 
-/** Readers that are further behind, in versions, would see no holes: writers wait for them. */
+/** Readers that are further behind, in versions, see no holes any more: writers wait for them. */
 const furthest = 20_000n
 
 /** How long a transaction that has appended stays open, now and then. */
@@ -135,12 +135,12 @@ export const lossless = Effect.fnUntraced(function* ({ conclude, directory, say 
     }
   }
   yield* tellWriters("end")
-  yield* Effect.forEach(writers, ({ ended }) => ended)
+  for (const { ended } of writers) yield* ended
   yield* Fiber.interrupt(holding)
   const seconds = Math.round((performance.now() - began) / 1000)
   yield* say(`${written()} events written, ${rate()} a second; now everything is compared`)
   yield* Effect.forEach(readers, ({ tell }) => tell({ pace: "end" }))
-  yield* Effect.forEach(readers, ({ ended }) => ended)
+  const codes = yield* Effect.forEach([...writers, ...readers], ({ ended }) => ended)
 
   const histories = yield* Effect.forEach(names, (name) => linesOf(directory, name, History))
   const foreign: typeof Counted.Type = { write: "held", events: holds, end: "acknowledged" }
@@ -163,7 +163,12 @@ export const lossless = Effect.fnUntraced(function* ({ conclude, directory, say 
     },
     ...readers.flatMap(
       ({ said }) => said().findings ?? [{ about: "reader", found: "nothing", wrong: ["it did not come to its end"] }]
-    )
+    ),
+    {
+      about: "processes",
+      found: `${codes.length} have ended`,
+      wrong: codes.flatMap((code) => (code === 0 ? [] : [`one has failed: ${code}`]))
+    }
   ]
   yield* conclude(all, "Nothing was lost, repeated or reordered.")
 })
