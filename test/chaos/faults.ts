@@ -47,10 +47,13 @@ export const make = Effect.fnUntraced(function* ({ directory, processes, proxy, 
       return one === undefined ? Effect.succeed("nobody") : Effect.as(inflict(one, millis), `${one.name}, ${millis} ms`)
     }
 
-  const stepClock: Inflict = (fault) => {
-    const step = chosen(steps, fault.extent) ?? 0
-    const inflict = toProcess(processes, (one, millis) => one.step(step * minute, millis))
-    return Effect.map(inflict(fault), (whom) => `${whom}, by ${step} minutes, and back, again and again`)
+  /** Of one process, or of the machine. */
+  const stepClock: Inflict = ({ extent, millis, pick }) => {
+    const step = chosen(steps, extent) ?? 0
+    const whom = pick < 0.3 ? processes : processes.filter((one) => one === chosen(processes, pick))
+    const all = Effect.forEach(whom, (one) => one.step(step * minute, millis), { concurrency: "unbounded" })
+    const who = whom.length > 1 ? "everybody" : (whom[0]?.name ?? "nobody")
+    return Effect.as(all, `of ${who}, ${millis} ms, by ${step} minutes, and back, again and again`)
   }
 
   const Terminated = Schema.Array(Schema.Struct({ name: Schema.String }))

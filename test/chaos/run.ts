@@ -5,7 +5,7 @@ import * as Proxy from "../support/Proxy.ts"
 import * as Faults from "./faults.ts"
 import * as Processes from "./processes.ts"
 import type { Report } from "./report.ts"
-import { type Fault, schedule } from "./schedule.ts"
+import { type Fault, last, schedule } from "./schedule.ts"
 import { migrate } from "./tables.ts"
 import { type Finding, findings, isBusy, leftovers } from "./verdict.ts"
 
@@ -67,7 +67,8 @@ export const run = Effect.fnUntraced(function* (
   })
   yield* Effect.forEach(faults, meet, { concurrency: "unbounded", discard: true })
   yield* heal
-  yield* say(`${faults.length} faults are over`)
+  yield* meet(last(minutes * 60_000))
+  yield* say(`${faults.length + 1} faults are over`)
   yield* Effect.forEach(processes, ({ works }) => works, { concurrency: "unbounded" })
 
   const isWriter = ({ name }: Processes.Process) => name.startsWith("writer")

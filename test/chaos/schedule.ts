@@ -52,3 +52,6 @@ export const schedule = (seed: number, millis: number): Effect.Effect<ReadonlyAr
       }
     }
   }).pipe(Random.withSeed(seed))
+
+/** What comes when all is over: a wait that a clock has made too long is ended by any fault that breaks connections. */
+export const last = (at: number): Fault => ({ kind: "step a clock", at, millis: 3000, pick: 0, extent: 0 })

@@ -8,17 +8,18 @@ const statements = (schema: string) => [
   `CREATE TABLE ${schema}.handled (id text NOT NULL)`,
   `CREATE TABLE ${schema}.unrelated (id text NOT NULL)`,
   `CREATE TABLE ${schema}.transitions (
-    place bigserial, id text, "from" int, "to" int, early boolean, attempts int, "attemptsBefore" int,
+    place bigserial, id text, "from" int, "to" int, early boolean, attempts int, "attemptsBefore" int, kept boolean,
     began float8 DEFAULT extract(epoch FROM statement_timestamp()) * 1000,
     at float8 DEFAULT extract(epoch FROM clock_timestamp()) * 1000)`,
   `CREATE FUNCTION ${schema}.note_transition() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN
-      INSERT INTO ${schema}.transitions (id, "from", "to", early, attempts, "attemptsBefore")
-      VALUES (NEW.id, OLD.state, NEW.state, coalesce(OLD.lease_until > clock_timestamp(), false), NEW.attempts, OLD.attempts);
+      INSERT INTO ${schema}.transitions (id, "from", "to", early, attempts, "attemptsBefore", kept)
+      VALUES (NEW.id, OLD.state, NEW.state, coalesce(OLD.lease_until > clock_timestamp(), false), NEW.attempts, OLD.attempts,
+        coalesce(NEW.lease_owner = OLD.lease_owner, false));
       RETURN NULL;
     END $$`,
   `CREATE TRIGGER note_transition AFTER UPDATE ON ${schema}.retryspool_messages FOR EACH ROW
-    WHEN (OLD.state <> NEW.state OR OLD.lease_owner IS DISTINCT FROM NEW.lease_owner)
+    WHEN (OLD.state <> NEW.state OR OLD.lease_owner IS DISTINCT FROM NEW.lease_owner OR OLD.lease_until IS DISTINCT FROM NEW.lease_until)
     EXECUTE FUNCTION ${schema}.note_transition()`
 ]
 

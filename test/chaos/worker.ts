@@ -11,7 +11,9 @@ const work = jobs.run(
       const sql = yield* PgClient.PgClient
       yield* sql`INSERT INTO ${sql(schema)}.handled (id) VALUES (${id})`
       worked()
-      yield* Effect.sleep(yield* Random.nextIntBetween(0, 60))
+      // Some take longer than a lease lasts.
+      const isSlow = (yield* Random.next) < 0.03
+      yield* Effect.sleep(isSlow ? 1.5 * leaseMillis : yield* Random.nextIntBetween(0, 60))
       if (fate === "stubborn" && (yield* Random.nextBoolean)) return yield* Effect.fail(new Error("not yet"))
       if (fate === "hopeless") return yield* Effect.fail(Spool.permanent("never"))
       return

@@ -104,12 +104,18 @@ describe("writes", () => {
 
 describe("leases", () => {
   const lease = 3000
-  const base = { id: "m", early: false, attemptsBefore: 0, attempts: 1 }
+  const base = { id: "m", early: false, attemptsBefore: 0, attempts: 1, kept: false }
   const claimed = { ...base, from: 0, to: 1, began: 10_000, at: 10_010 }
   const released = { ...base, from: 1, to: 0, early: true, attemptsBefore: 1, attempts: 0, began: 10_020, at: 10_030 }
   const recovered = { ...base, from: 1, to: 0, attemptsBefore: 1, began: 13_005, at: 13_010 }
   const archived = { ...base, from: 1, to: 5, attemptsBefore: 1, began: 11_000, at: 11_000 }
+  const renewed = { ...base, from: 1, to: 1, attemptsBefore: 1, kept: true, began: 12_000, at: 12_010 }
   const failed = { ...archived, to: 2 }
+
+  it("may be renewed, and last longer then", () => {
+    const later = { ...recovered, began: 15_005, at: 15_010 }
+    assert.deepStrictEqual(overlaps([claimed, renewed, later], lease), [])
+  })
 
   it("may be settled, released, and recovered once they have ended", () =>
     assert.deepStrictEqual(
@@ -122,6 +128,12 @@ describe("leases", () => {
       "taken from somebody who has one",
       [claimed, { ...claimed, from: 1, attemptsBefore: 1, attempts: 2 }],
       "m was claimed while it was active"
+    ],
+    ["taken over by somebody else", [claimed, { ...renewed, kept: false }], "m was claimed while it was active"],
+    [
+      "recovered too soon after they were renewed",
+      [claimed, renewed, { ...recovered, at: 14_990 }],
+      "m was recovered before its lease had ended"
     ],
     [
       "recovered while they have time left",

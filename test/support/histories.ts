@@ -123,7 +123,7 @@ export const miscounted = (history: ReadonlyArray<Counted>, stored: ReadonlyMap<
 
 // Leases
 
-/** A change of a message from one state to another, or from one lease to another, by the server's clock. */
+/** A change of a message from one state to another, or of its lease, by the server's clock. */
 export const Transition = Schema.Struct({
   id: Schema.String,
   from: Schema.Int,
@@ -132,6 +132,8 @@ export const Transition = Schema.Struct({
   early: Schema.Boolean,
   attempts: Schema.Int,
   attemptsBefore: Schema.Int,
+  /** Whether its lease is the same owner's as before. */
+  kept: Schema.Boolean,
   /** When its statement began, and when it had happened, in milliseconds. */
   began: Schema.Number,
   at: Schema.Number
@@ -152,17 +154,18 @@ const ways = new Set(
 
 /**
  * Leases that began or were given up while another one was alive, and changes that are none of a message's ways. They are
- * in the order in which they happened. No lease is shorter than `lease`, in milliseconds, whatever its end is said to be.
+ * in the order in which they happened. No lease ends sooner than `lease` milliseconds after it was given or renewed, whatever
+ * its end is said to be.
  */
 export const overlaps = (transitions: ReadonlyArray<typeof Transition.Type>, lease: number) => {
   const claims = new Map<string, number>()
   const places = new Map<string, number>()
-  return transitions.flatMap(({ at, attempts, attemptsBefore, began, early, from, id, to }) => {
+  return transitions.flatMap(({ at, attempts, attemptsBefore, began, early, from, id, kept, to }) => {
     const [claimed = began, place = from] = [claims.get(id), places.get(id)]
     places.set(id, to)
     if (to === active) claims.set(id, began)
-    if (from === active && to === active && attempts !== attemptsBefore)
-      return [`${id} was claimed while it was active`]
+    if (from === active && to === active)
+      return kept && attempts === attemptsBefore ? [] : [`${id} was claimed while it was active`]
     if (from !== place || !ways.has(String([from, to]))) return [`${id} went from ${from} to ${to} after ${place}`]
     // Its owner takes the attempt back when it releases a message; whoever recovers one does not.
     return from === active && to === incoming && attempts === attemptsBefore && (early || at - claimed < lease)
