@@ -29,6 +29,15 @@ export const jobs = Spool.make({
   policies: { default: Spool.fixed("300 millis") }
 })
 
+/** Handlers of these take longer than a lease lasts, outside of a transaction: only renewals keep their messages. */
+export const errands = Spool.make({
+  name: "errands",
+  payload: Schema.Literal("slow"),
+  maxAttempts: 1000,
+  onSuccess: "archive",
+  policies: { default: Spool.fixed("300 millis") }
+})
+
 /** Says that something has been done: whoever is alive comes back to it after each fault. */
 export const worked = () => process.stdout.write("1\n")
 

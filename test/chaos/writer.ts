@@ -4,7 +4,7 @@ import { Effect, Random, Schedule, Stream } from "effect"
 import { EventStore, Transactor } from "effect-strata"
 import type { Began, Fate } from "../support/histories.ts"
 import { endOf, type Failure, isRetryable, RolledBack } from "./ends.ts"
-import { isStopping, jobs, main, name, note, worked } from "./child.ts"
+import { errands, isStopping, jobs, main, name, note, worked } from "./child.ts"
 
 const connections = 4
 const begun = Date.now().toString(36)
@@ -30,6 +30,9 @@ const fates = ["fine", "fine", "stubborn", "hopeless"] as const satisfies Readon
 
 const enqueue = (messages: ReadonlyArray<string>) =>
   jobs.enqueueAll(messages.map((id) => ({ id, payload: fates.find((fate) => id.endsWith(`:${fate}`)) ?? "fine" })))
+
+const enqueueOne = (id: string) =>
+  id.endsWith(":slow") ? errands.enqueueAll([{ id, payload: "slow" }]) : enqueue([id])
 
 /** Writes the plan down, carries it out, and writes down how it has ended. */
 const recorded = Effect.fnUntraced(function* <R>(
@@ -70,7 +73,7 @@ const batch = Effect.gen(function* () {
 const transaction = Effect.gen(function* () {
   const events = yield* EventStore.EventStore
   const { withTransaction } = yield* Transactor.Transactor
-  const fate = yield* Random.choice(fates)
+  const fate = yield* Random.choice([...fates, "slow"])
   const undo = yield* Random.nextBoolean
   const rollBack = (yield* Random.next) < 0.2
   yield* recorded(
@@ -91,7 +94,7 @@ const transaction = Effect.gen(function* () {
           yield* withTransaction(undo ? Effect.andThen(nested, Effect.fail(new RolledBack())) : nested).pipe(
             Effect.catchTag("RolledBack", () => Effect.void)
           )
-          yield* enqueue(messages)
+          yield* Effect.forEach(messages, enqueueOne)
           yield* pause
           yield* events.append(yield* newEvents(last))
           if (rollBack) return yield* new RolledBack()

@@ -161,7 +161,11 @@ describe("messages", () => {
 
   it("are handled once, or bounce without a trace", () => assert.deepStrictEqual(mishandled(messages, ["a:fine"]), []))
 
+  it("are handled again outside of transactions, where they have to", () =>
+    assert.deepStrictEqual(mishandled([{ id: "a:slow", state: 5 }], ["a:slow", "a:slow"]), []))
+
   it.each([
+    ["never handled, and slow", [{ id: "a:slow", state: 5 }], [], "a:slow is in state 5, and was handled 0 times"],
     ["never handled", messages, [], "a:fine is in state 5, and was handled 0 times"],
     ["handled twice", messages, ["a:fine", "a:fine"], "a:fine is in state 5, and was handled 2 times"],
     ["half undone", messages, ["a:fine", "b:hopeless"], "b:hopeless is in state 4, and was handled 1 times"],
