@@ -44,6 +44,9 @@ export const worked = () => process.stdout.write("1\n")
 const told = Deferred.makeUnsafe<void>()
 process.once("SIGTERM", () => Deferred.doneUnsafe(told, Effect.void))
 
+// Nobody outlives the parent.
+process.once("disconnect", () => process.exit(1))
+
 /** Done when this process is to end. */
 export const stop = Deferred.await(told)
 export const isStopping = () => Deferred.isDoneUnsafe(told)
