@@ -11,7 +11,7 @@
  * there for a lock: if it did, it would keep the others from their results, and the locks of the others from those who
  * hold what it waits for, in a circle.
  */
-import { Context, DateTime, Effect, Exit, Option, Schema, type Scope } from "effect"
+import { Context, DateTime, Effect, Exit, Option, Predicate, Schema, type Scope } from "effect"
 import type { Statement } from "effect/sql/Statement"
 import {
   type Append,
@@ -40,6 +40,10 @@ const written = {
 
 /** What the database adds to an event. */
 const Written = Schema.Struct(written)
+
+/** Whether a row is that, as nearly all are. The schema takes ten times as long, and says what is wrong with one. */
+const isWritten = (row: unknown): row is typeof Written.Type =>
+  Predicate.isObject(row) && typeof row.id === "string" && typeof row.version === "bigint" && isTime(row.createdAt)
 
 /** What came of an event, or of an append. See `resources/postgres/0002_events.sql`. */
 const Outcome = Schema.Union([
@@ -70,19 +74,29 @@ interface Request extends Coalescing.Job {
 const nothing = "null"
 
 const requestOf = (append: Append, ids: ReadonlyArray<string>): Request => {
-  const { events } = append
-  const datas = events.map(({ data }) => JSON.stringify(data))
-  const metadatas = events.map(({ metadata }) => (metadata === undefined ? nothing : JSON.stringify(metadata)))
-  const aggregateIds = [...new Set(events.map(({ aggregateId }) => aggregateId))]
-  const given = events.flatMap(({ id }) => (id === undefined ? [] : [`\0${id}`]))
-  const plain = given.length === 0 && aggregateIds.every((id) => expectedOf(append, id) === "any")
+  const datas: Array<string> = []
+  const metadatas: Array<string> = []
+  const aggregates = new Set<string>()
+  const given: Array<string> = []
+  let size = 0
+  for (const { aggregateId, data, id, metadata } of append.events) {
+    const dataText = JSON.stringify(data)
+    const metadataText = metadata === undefined ? nothing : JSON.stringify(metadata)
+    datas.push(dataText)
+    metadatas.push(metadataText)
+    aggregates.add(aggregateId)
+    if (id !== undefined) given.push(`\0${id}`)
+    size += dataText.length + metadataText.length
+  }
+  const aggregateIds = [...aggregates]
+  const unconditional = aggregateIds.every((id) => expectedOf(append, id) === "any")
   // Of several aggregates one can be free and another not: then nobody must overtake on the first.
-  const sharing = aggregateIds.length === 1 && expectedOf(append, aggregateIds[0] ?? "") === "any"
+  const sharing = unconditional && aggregateIds.length === 1
   return {
-    kind: plain ? "plain" : "checked",
+    kind: unconditional && given.length === 0 ? "plain" : "checked",
     shared: sharing ? aggregateIds : [],
     exclusive: sharing ? given : [...aggregateIds, ...given],
-    size: [...datas, ...metadatas].reduce((size, text) => size + text.length, 0),
+    size,
     append,
     ids,
     datas,
@@ -99,31 +113,22 @@ interface Outcomes {
 /** The events as they are read: nobody shares their parts with the caller. */
 const storedEvents = ({ append, datas, ids, metadatas }: Request, { events }: Outcomes): ReadonlyArray<StoredEvent> => {
   const stored: Array<StoredEvent> = []
-  let createdAt = DateTime.makeUnsafe(0)
-  append.events.forEach(({ aggregateId, eventType }, index) => {
+  let createdAt: DateTime.Utc | undefined
+  for (const [index, { aggregateId, eventType }] of append.events.entries()) {
     const id = ids[index] ?? ""
     const row = events.get(id)
-    if (row === undefined) return
-    const time = row.createdAt.getTime()
-    // The same one, as a rule: that of the transaction.
-    if (createdAt.epochMilliseconds !== time) createdAt = DateTime.makeUnsafe(time)
+    if (row === undefined) continue
+    // The same for all of them, as a rule: that of the transaction.
+    if (createdAt?.epochMilliseconds !== row.createdAt.getTime()) createdAt = DateTime.fromDateUnsafe(row.createdAt)
     const data: Schema.Json = JSON.parse(datas[index] ?? nothing)
     const text = metadatas[index] ?? nothing
     const metadata: Schema.JsonObject | null = text === nothing ? null : JSON.parse(text)
-    const { version } = row
-    const event = {
-      version,
-      id,
-      aggregateId,
-      eventType,
-      data,
-      metadata,
-      createdAt,
-      streamName: `stream_${aggregateId}`
-    }
+    const streamName = `stream_${aggregateId}`
     // Its parts have been checked as those of the input and of the row.
-    stored.push(toStoredEvent(event))
-  })
+    stored.push(
+      toStoredEvent({ version: row.version, id, aggregateId, eventType, data, metadata, createdAt, streamName })
+    )
+  }
   return stored
 }
 
@@ -139,12 +144,13 @@ export const make = Effect.fnUntraced(function* ({
    */
   readonly inspect: Effect.Effect<boolean, Reason>
 }) {
-  const { inTransaction, names, query, schema, sql, tables } = yield* PostgresDatabase
+  const { fixed, inTransaction, names, query, schema, sql, tables } = yield* PostgresDatabase
   const random = yield* idGenerator
   const table = tables.events
   const appendFunction = sql.literal(qualify(schema, `${names.events}_append`))
   const seed = sql.literal(`2 * ${reference(qualify(schema, names.events))}::regclass::oid::bigint`)
-  const decodeWritten = decodeRows(Written, names.events, ["id"])
+  const decode = decodeRows(Written, names.events, ["id"])
+  const decodeWritten = (rows: ReadonlyArray<unknown>) => (rows.every(isWritten) ? Effect.succeed(rows) : decode(rows))
   const decodeOutcomes = decodeRows(Outcome, names.events, ["id"])
 
   // Statements
@@ -152,7 +158,7 @@ export const make = Effect.fnUntraced(function* ({
   /** Without arrays: for these the planner would make a new plan each time. */
   const insertOne = ({ append, datas, ids, metadatas }: Request) => {
     const [event] = append.events
-    return sql`
+    return fixed`
       INSERT INTO ${table} AS event (id, aggregate_id, event_type, data, metadata)
       SELECT ${ids[0]}::text, ${event?.aggregateId}::text, ${event?.eventType}, ${datas[0]}::text::jsonb, ${metadatas[0]}::text::jsonb
       WHERE pg_try_advisory_xact_lock_shared(hashtextextended('', ${seed}))

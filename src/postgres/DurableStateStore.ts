@@ -3,8 +3,8 @@ import { Effect, Layer, Option, Stream } from "effect"
 import type { Statement } from "effect/sql/Statement"
 import { ById, ByIds, DurableState, DurableStateStore, Selection, Write } from "../DurableStateStore.ts"
 import * as Operation from "../Operation.ts"
-import { decodeRows, PostgresDatabase } from "./PostgresDatabase.ts"
-import { columns, Row, toDurableState } from "./StateRow.ts"
+import { PostgresDatabase } from "./PostgresDatabase.ts"
+import { columns, stateDecoder } from "./StateRow.ts"
 import * as Writing from "./Writing.ts"
 
 /** How many states `listStates` reads at a time, */
@@ -13,10 +13,10 @@ const pageSize = 500
 const pageBytes = 4 * 1024 * 1024
 
 export const make = Effect.gen(function* () {
-  const { names, query, sql, tables } = yield* PostgresDatabase
+  const { fixed, names, query, sql, tables } = yield* PostgresDatabase
   const operation = yield* Operation.make("DurableStateStore", "postgres")
   const table = tables.states
-  const decodeStates = decodeRows(Row, names.states, ["persistenceId"])
+  const decode = stateDecoder(names.states)
   const { overwrite, write } = yield* Writing.make
   const writeState = operation.fn("writeState", Write, write)
 
@@ -24,7 +24,7 @@ export const make = Effect.gen(function* () {
 
   const selected = sql.literal(columns)
 
-  const select = ({ persistenceId }: ById) => sql`
+  const select = ({ persistenceId }: ById) => fixed`
     SELECT ${selected} FROM ${table} WHERE persistence_id = ${persistenceId}`
 
   const selectAll = ({ persistenceIds }: ByIds) => sql`
@@ -51,8 +51,7 @@ export const make = Effect.gen(function* () {
 
   // Operations
 
-  const statesOf = (statement: Statement<unknown>) =>
-    Effect.map(Effect.flatMap(query(statement), decodeStates), (rows) => rows.map(toDurableState))
+  const statesOf = (statement: Statement<unknown>) => Effect.flatMap(query(statement), decode)
 
   const get = operation.fn("getLatestState", ById, (id) =>
     Effect.map(statesOf(select(id)), (states) => Option.fromUndefinedOr(states[0]))

@@ -6,7 +6,8 @@ import { PgConnection } from "@effect/sql-pg"
 import { Deferred, Effect, Queue, Scope } from "effect"
 import type { SqlError } from "effect/sql"
 import { type Reason, Unavailable } from "../StoreError.ts"
-import { PostgresDatabase, type Query, silence } from "./PostgresDatabase.ts"
+import { silence } from "./Leasing.ts"
+import { PostgresDatabase, type Query } from "./PostgresDatabase.ts"
 import { isTooLarge, reasonOf } from "./Reasons.ts"
 
 /** On which processes wake each other up. */

@@ -33,7 +33,7 @@ const Outcome = Schema.Struct({ stored: Schema.NullOr(Offset.fields.value), move
 const Count = Schema.Struct({ count: NumberFromBigInt })
 
 export const make = Effect.gen(function* () {
-  const { names, query, sql, tables } = yield* PostgresDatabase
+  const { fixed, names, query, sql, tables } = yield* PostgresDatabase
   const operation = yield* Operation.make("OffsetStore", "postgres")
   const wakeups = yield* Wakeups.Wakeups
   const table = tables.offsets
@@ -48,7 +48,7 @@ export const make = Effect.gen(function* () {
     `projection_name AS "projectionName", shard_number AS "shardNumber", current_offset AS value, timestamp`
   )
 
-  const upsert = ({ projectionName, shardNumber, timestamp, value }: Offset) => sql`
+  const upsert = ({ projectionName, shardNumber, timestamp, value }: Offset) => fixed`
     INSERT INTO ${table} (projection_name, shard_number, current_offset, timestamp)
     VALUES (${projectionName}, ${shardNumber}, ${value}, ${timestamp})
     ON CONFLICT (projection_name, shard_number)
@@ -56,14 +56,14 @@ export const make = Effect.gen(function* () {
 
   // RETURNING shows a row that was there already only if it is updated, so it is, to itself. Its xmax gives it away: in
   // a row that this statement inserted it is 0.
-  const insert = ({ projectionName, shardNumber, timestamp, to }: Step) => sql`
+  const insert = ({ projectionName, shardNumber, timestamp, to }: Step) => fixed`
     INSERT INTO ${table} AS offsets (projection_name, shard_number, current_offset, timestamp)
     VALUES (${projectionName}, ${shardNumber}, ${to}, ${timestamp})
     ON CONFLICT (projection_name, shard_number) DO UPDATE SET current_offset = offsets.current_offset
     RETURNING current_offset AS stored, xmax = 0 AS moved`
 
   // The step of a runner that is alone with its shard: half the cost of `update`, which finds out what is there.
-  const move = (from: bigint, { projectionName, shardNumber, timestamp, to }: Step) => sql`
+  const move = (from: bigint, { projectionName, shardNumber, timestamp, to }: Step) => fixed`
     UPDATE ${table} SET current_offset = ${to}, timestamp = ${timestamp}
     WHERE projection_name = ${projectionName} AND shard_number = ${shardNumber} AND current_offset = ${from}
     RETURNING current_offset AS stored, true AS moved`
@@ -84,7 +84,7 @@ export const make = Effect.gen(function* () {
       SELECT FROM ${table} WHERE projection_name = ${projectionName} AND shard_number = ${shardNumber}
     ) AS seen LEFT JOIN held ON true LEFT JOIN moved ON true`
 
-  const select = ({ projectionName, shardNumber }: ProjectionId) => sql`
+  const select = ({ projectionName, shardNumber }: ProjectionId) => fixed`
     SELECT ${columns} FROM ${table} WHERE projection_name = ${projectionName} AND shard_number = ${shardNumber}`
 
   const selectPage = ({ projectionName }: Selection, after: ProjectionId | undefined) => {

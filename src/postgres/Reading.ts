@@ -28,7 +28,7 @@ export const eventsIn = <E>(pages: Stream.Stream<Step["events"], E>): Stream.Str
   Stream.flattenArray(Stream.filter(pages, Array.isReadonlyArrayNonEmpty))
 
 export const make = Effect.gen(function* () {
-  const { names, query, sql, tables } = yield* PostgresDatabase
+  const { fixed, names, query, sql, tables } = yield* PostgresDatabase
   const settling = yield* Settling.make
   const decode = eventDecoder(names.events)
 
@@ -36,9 +36,9 @@ export const make = Effect.gen(function* () {
 
   const selected = sql.literal(columns)
 
-  const select = (filters: ReadonlyArray<Fragment>, direction: "ASC" | "DESC", limit?: number) => sql`
+  const select = (filters: ReadonlyArray<Fragment>, direction: "ASC" | "DESC", limit: number) => sql`
     SELECT ${selected} FROM ${tables.events} WHERE ${sql.and(filters)}
-    ORDER BY version ${sql.literal(direction)} ${limit === undefined ? sql.literal("") : sql`LIMIT ${limit}`}`
+    ORDER BY version ${sql.literal(direction)} LIMIT ${limit}`
 
   // No data at all is JSON's null, and contains nothing else. The column itself can have an index.
   const dataOf = (data: Schema.Json) => (data === null ? sql.literal("coalesce(data, 'null')") : sql.literal("data"))
@@ -123,8 +123,10 @@ export const make = Effect.gen(function* () {
     },
 
     byAggregate: (aggregateId: string, since: bigint) =>
-      eventsOf(select([sql`aggregate_id = ${aggregateId}`, sql`version > ${since}`], "ASC")),
+      eventsOf(fixed`
+        SELECT ${selected} FROM ${tables.events} WHERE aggregate_id = ${aggregateId} AND version > ${since}
+        ORDER BY version`),
 
-    byId: (id: string) => eventsOf(sql`SELECT ${selected} FROM ${tables.events} WHERE id = ${id}`)
+    byId: (id: string) => eventsOf(fixed`SELECT ${selected} FROM ${tables.events} WHERE id = ${id}`)
   }
 })

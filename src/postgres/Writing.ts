@@ -13,7 +13,7 @@ import { Closed, type Reason } from "../StoreError.ts"
 import * as Coalescing from "./Coalescing.ts"
 import { decodeRows, PostgresDatabase } from "./PostgresDatabase.ts"
 import { isRefusal } from "./Reasons.ts"
-import { columns, content, replace, Row, stored, toDurableState } from "./StateRow.ts"
+import { columns, content, replace, stateDecoder, stored } from "./StateRow.ts"
 
 type Failure = StaleState | Reason
 type Results = ReadonlyArray<Exit.Exit<void, Failure> | undefined>
@@ -38,18 +38,17 @@ const isBlocked = Schema.is(Schema.Struct({ versionNumber: Schema.Null }))
 const Key = Schema.Struct({ persistenceId: Schema.String })
 
 export const make = Effect.gen(function* () {
-  const { inTransaction, names, query, sql, tables } = yield* PostgresDatabase
+  const { fixed, inTransaction, names, query, sql, tables } = yield* PostgresDatabase
   const table = tables.states
-  const key = ["persistenceId"]
-  const decode = decodeRows(Row, names.states, key)
-  const decodeKeys = decodeRows(Key, names.states, key)
+  const decode = stateDecoder(names.states)
+  const decodeKeys = decodeRows(Key, names.states, ["persistenceId"])
 
   // Statements
 
   const into = sql`INSERT INTO ${table} AS states (${sql.literal(stored)})`
   const all = sql.literal(stored)
 
-  const overwriteOne = ({ manifest, payload, persistenceId, shard, timestamp, versionNumber }: Write) => sql`
+  const overwriteOne = ({ manifest, payload, persistenceId, shard, timestamp, versionNumber }: Write) => fixed`
     ${into} VALUES (${persistenceId}, ${versionNumber}, ${payload}, ${manifest}, ${timestamp}, ${BigInt(shard)})
     ON CONFLICT (persistence_id) DO UPDATE SET ${sql.literal(replace)}`
 
@@ -57,7 +56,7 @@ export const make = Effect.gen(function* () {
 
   // A plain SELECT would not see what another transaction committed while this one waited for it. But the row that is in the
   // way is locked by then, so a second INSERT is sure to meet it, and to return it, updated to itself.
-  const writeOne = ({ manifest, payload, persistenceId, shard, timestamp, versionNumber }: Write) => sql`
+  const writeOne = ({ manifest, payload, persistenceId, shard, timestamp, versionNumber }: Write) => fixed`
     WITH new (${all}) AS MATERIALIZED (
       VALUES (${persistenceId}, ${versionNumber}, ${payload}, ${manifest}, ${timestamp}, ${BigInt(shard)})
     ), written AS (
@@ -102,9 +101,8 @@ export const make = Effect.gen(function* () {
   // What came of them
 
   const resultOf = ({ onDuplicate = "ignore", ...state }: Write, rows: ReadonlyArray<unknown>) =>
-    Effect.flatMap(decode(rows), ([row]): Effect.Effect<void, StaleState> => {
-      if (row === undefined) return Effect.void
-      const current = toDurableState(row)
+    Effect.flatMap(decode(rows), ([current]): Effect.Effect<void, StaleState> => {
+      if (current === undefined) return Effect.void
       return onDuplicate === "ignore" && isSame(current, state)
         ? Effect.void
         : Effect.fail(new StaleState({ persistenceId: state.persistenceId, attempted: state.versionNumber, current }))

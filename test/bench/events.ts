@@ -4,13 +4,13 @@ import { Effect } from "effect"
 import { EventStore } from "effect-strata"
 import { fibers, type Figure } from "./harness.ts"
 
-const event = (aggregate: number) => ({
+export const event = (aggregate: number) => ({
   aggregateId: `account-${aggregate}`,
   eventType: "Deposited",
   data: { amount: 100, currency: "EUR", note: "a payment like any other" }
 })
 
-const appends = (count: number) =>
+export const appends = (count: number) =>
   Effect.gen(function* () {
     const events = yield* EventStore.EventStore
     const sql = yield* PgClient.PgClient
@@ -50,11 +50,20 @@ const batches = Effect.gen(function* () {
 const otherName = "bare driver"
 
 export const figures: ReadonlyArray<Figure> = [
-  { name: "append/1", operations: 2_000, otherName, unit: "events/s", conditions: "1 fiber", sides: appends(1) },
+  {
+    name: "append/1",
+    operations: 2_000,
+    quick: 300,
+    otherName,
+    unit: "events/s",
+    conditions: "1 fiber",
+    sides: appends(1)
+  },
   { name: "append/256", operations: 5_120, otherName, unit: "events/s", conditions: "256 fibers", sides: appends(256) },
   {
     name: "append/batch-1000",
     operations: 10_000,
+    quick: 4_000,
     otherName,
     unit: "events/s",
     conditions: "1 fiber, 1,000 events at a time",

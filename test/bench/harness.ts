@@ -1,10 +1,12 @@
 /**
- * Rates of two sides on one server, in alternating rounds: the machine's speed drifts, so only the ratio within a round
- * means something, and the median over rounds is what is reported.
+ * Two sides on one server, in alternating rounds: the machine's speed drifts, so only the ratio within a round means
+ * something, and the median over rounds is what is reported.
  */
 import type { PgClient } from "@effect/sql-pg"
 import { Clock, Effect, type Scope } from "effect"
 import type * as Postgres from "effect-strata/postgres"
+import type { Built } from "./built.ts"
+import type { Measurement } from "./report.ts"
 
 /** Something that can be repeated: runs the given number of operations. Whatever fails ends the bench. */
 export type Load = (operations: number) => Effect.Effect<unknown, unknown>
@@ -22,6 +24,32 @@ export const fibers =
       { concurrency: count, discard: true }
     )
 
+/** In milliseconds, and finer than that. */
+export const now = Effect.map(Clock.currentTimeNanos, (nanos) => Number(nanos) / 1e6)
+
+/** Operations that begin at a steady rate per second, as far as `writers` fibers keep up. */
+export const steadily = Effect.fnUntraced(function* <E, R>(
+  { count, rate, writers }: { readonly count: number; readonly rate: number; readonly writers: number },
+  operation: (index: number) => Effect.Effect<unknown, E, R>
+) {
+  const start = yield* now
+  yield* Effect.forEach(
+    Array.from({ length: count }, (_, index) => index),
+    Effect.fnUntraced(function* (index) {
+      const wait = start + (index * 1000) / rate - (yield* now)
+      if (wait > 1) yield* Effect.sleep(wait)
+      yield* operation(index)
+    }),
+    { concurrency: writers, discard: true }
+  )
+})
+
+/** Numbers from 0 to 1, the same ones in each run. */
+export const seeded = (seed: number) => () => {
+  seed = (Math.imul(seed, 1_664_525) + 1_013_904_223) >>> 0
+  return seed / 2 ** 32
+}
+
 /** What is compared; `prepare` comes before each round and is not timed. */
 export interface Sides {
   readonly prepare?: Load
@@ -29,6 +57,7 @@ export interface Sides {
   readonly other: Load
 }
 
+/** A rate: operations per second. */
 export interface Figure {
   readonly name: string
   readonly unit: string
@@ -36,40 +65,21 @@ export interface Figure {
   readonly conditions: string
   /** Operations in one round. */
   readonly operations: number
+  /** Operations in a round of `--quick`: a fourth, unless given. */
+  readonly quick?: number
   readonly sides: Effect.Effect<Sides, unknown, Services | Scope.Scope>
 }
 
 /** What the figures may use. */
-export type Services = Postgres.Stores | PgClient.PgClient
-
-/** One line of the report. `min` and `max` are those of the ratio. */
-export interface Measurement {
-  readonly name: string
-  readonly unit: string
-  readonly strata: number
-  readonly other: number
-  readonly otherName: string
-  readonly ratio: number
-  readonly min: number
-  readonly max: number
-  readonly conditions: string
-}
-
-const median = (values: ReadonlyArray<number>): number =>
-  values.toSorted((a, b) => a - b)[values.length >> 1] ?? Number.NaN
-
-/** Operations per second. */
-const rate = Effect.fnUntraced(function* (load: Load, operations: number) {
-  const start = yield* Clock.currentTimeNanos
-  yield* load(operations)
-  return operations / (Number((yield* Clock.currentTimeNanos) - start) / 1e9)
-})
+export type Services = Postgres.Stores | PgClient.PgClient | Built
 
 /** What is timed one by one: each round gives the times of both sides, in milliseconds. */
 export interface Latency {
   readonly name: string
   readonly otherName: string
   readonly conditions: string
+  /** How many times on the side of Strata there have to be for each on the other: 1, unless given. */
+  readonly copies?: number
   readonly round: Effect.Effect<
     { readonly strata: ReadonlyArray<number>; readonly other: ReadonlyArray<number> },
     unknown,
@@ -77,24 +87,44 @@ export interface Latency {
   >
 }
 
-const percentile = (values: ReadonlyArray<number>, percent: number): number =>
-  values.toSorted((a, b) => a - b)[Math.floor((values.length * percent) / 100)] ?? Number.NaN
-
+/** One amount of each side. */
 interface Round {
   readonly strata: number
   readonly other: number
 }
 
+/** What is no rate: each round gives an amount of both sides. */
+export interface Amount {
+  readonly name: string
+  readonly unit: string
+  readonly otherName: string
+  readonly conditions: string
+  /** Whether it is the same in every round, so that one is enough. */
+  readonly constant?: boolean
+  readonly amount: Effect.Effect<Round, unknown, Services | Scope.Scope>
+}
+
+const median = (values: ReadonlyArray<number>): number =>
+  values.toSorted((a, b) => a - b)[values.length >> 1] ?? Number.NaN
+
+const percentile = (values: ReadonlyArray<number>, percent: number): number =>
+  values.toSorted((a, b) => a - b)[Math.floor((values.length * percent) / 100)] ?? Number.NaN
+
+const sum = (values: ReadonlyArray<number>): number => values.reduce((total, value) => total + value, 0)
+
+type Description = Pick<Measurement, "conditions" | "name" | "otherName" | "unit">
+
 const summary = (
   rounds: ReadonlyArray<Round>,
-  { conditions, name, otherName, unit }: Pick<Measurement, "conditions" | "name" | "otherName" | "unit">
+  { conditions, name, otherName, unit }: Description,
+  middle: (values: ReadonlyArray<number>) => number = median
 ): Measurement => {
   const ratios = rounds.map((round) => round.strata / round.other)
   return {
     name,
     unit,
-    strata: median(rounds.map((round) => round.strata)),
-    other: median(rounds.map((round) => round.other)),
+    strata: middle(rounds.map((round) => round.strata)),
+    other: middle(rounds.map((round) => round.other)),
     otherName,
     ratio: median(ratios),
     min: Math.min(...ratios),
@@ -103,29 +133,64 @@ const summary = (
   }
 }
 
-/** Measures a latency in `rounds` rounds after one to warm up: a line for each percentile. */
-export const measureLatency = Effect.fnUntraced(function* (figure: Latency, rounds: number) {
-  const measured: Array<Effect.Success<typeof figure.round>> = []
-  for (let round = -1; round < rounds; round++) {
-    const result = yield* Effect.scoped(figure.round)
-    if (round >= 0) measured.push(result)
+/** As many rounds of which the first ones do not count. */
+const repeat = Effect.fnUntraced(function* <A, E, R>(round: Effect.Effect<A, E, R>, warmUp: number, rounds: number) {
+  const measured: Array<A> = []
+  for (let index = -warmUp; index < rounds; index++) {
+    const result = yield* round
+    if (index >= 0) measured.push(result)
   }
-  return [50, 99, 99.9].map((percent) =>
-    summary(
-      measured.map(({ other, strata }) => ({ strata: percentile(strata, percent), other: percentile(other, percent) })),
-      { ...figure, name: `${figure.name}-p${percent}`, unit: "ms" }
-    )
-  )
+  return measured
 })
 
-/** Measures one figure: two rounds to warm up, then `rounds` that count. */
-export const measure = Effect.fnUntraced(function* (figure: Figure, rounds: number) {
+/** Operations per second. */
+const rate = Effect.fnUntraced(function* (load: Load, operations: number) {
+  const start = yield* now
+  yield* load(operations)
+  return operations / (((yield* now) - start) / 1000)
+})
+
+/** Measures a latency in `rounds` rounds: a line for each percentile, and one for what has arrived in all of them. */
+export const measureLatency = Effect.fnUntraced(function* (figure: Latency, rounds: number, warmUp = 1) {
+  const { copies = 1, name } = figure
+  const measured = yield* repeat(Effect.scoped(figure.round), warmUp, rounds)
+  const percentiles = [50, 99, 99.9].map((percent) =>
+    summary(
+      measured.map(({ other, strata }) => ({ strata: percentile(strata, percent), other: percentile(other, percent) })),
+      { ...figure, name: `${name}-p${percent}`, unit: "ms" }
+    )
+  )
+  const arrived = summary(
+    measured.map(({ other, strata }) => ({ strata: strata.length, other: other.length * copies })),
+    { ...figure, name: `${name}-arrived`, unit: "arrived in all rounds", otherName: "number that had to" },
+    sum
+  )
+  return [...percentiles, arrived]
+})
+
+/** Measures a rate in `rounds` rounds. */
+export const measure = Effect.fnUntraced(function* (figure: Figure, rounds: number, warmUp = 2) {
+  const { operations } = figure
   const { other, prepare, strata } = yield* figure.sides
-  const measured: Array<Round> = []
-  for (let round = -2; round < rounds; round++) {
-    if (prepare !== undefined) yield* prepare(figure.operations)
-    const result = { strata: yield* rate(strata, figure.operations), other: yield* rate(other, figure.operations) }
-    if (round >= 0) measured.push(result)
-  }
-  return [summary(measured, figure)]
+  const round = Effect.gen(function* () {
+    if (prepare !== undefined) yield* prepare(operations)
+    return { strata: yield* rate(strata, operations), other: yield* rate(other, operations) }
+  })
+  return [summary(yield* repeat(round, warmUp, rounds), figure)]
 }, Effect.scoped)
+
+const measureAmount = Effect.fnUntraced(function* (figure: Amount, quick: boolean) {
+  const [warmUp, rounds] = quick || figure.constant === true ? [0, 1] : [1, 5]
+  return [summary(yield* repeat(Effect.scoped(figure.amount), warmUp, rounds), figure)]
+})
+
+/** Measures whatever it is. What is quick has no rounds to warm up: of three, a slow first one is not the median. */
+export const measureAny = (
+  figure: Amount | Figure | Latency,
+  quick: boolean
+): Effect.Effect<ReadonlyArray<Measurement>, unknown, Services> => {
+  if ("amount" in figure) return measureAmount(figure, quick)
+  if ("round" in figure) return quick ? measureLatency(figure, 3, 0) : measureLatency(figure, 11)
+  if (!quick) return measure(figure, 11)
+  return measure({ ...figure, operations: figure.quick ?? Math.ceil(figure.operations / 4) }, 3, 0)
+}

@@ -1,67 +1,102 @@
 /**
  * What the stores cost, measured against the bare driver.
  *
- * `npm run bench -- [--only NAME] [--quick] [--json FILE] [--url DSN]`
+ * `npm run bench -- [--only NAME] [--quick] [--url DSN] [--compare FILE] [--json FILE] [--chart FILE] [--markdown FILE]`
+ *
+ * `--only` takes the figures with that name, or else those whose names contain it. `--compare` takes a file of `--json`,
+ * and refuses it at once if that run took place under other settings.
  */
 import { NodeRuntime } from "@effect/platform-node"
 import { PgClient } from "@effect/sql-pg"
-import { Console, Effect, Layer, Redacted } from "effect"
+import { Console, Effect, Layer, Redacted, Schema } from "effect"
 import * as Postgres from "effect-strata/postgres"
-import { writeFile } from "node:fs/promises"
+import { readFile, writeFile } from "node:fs/promises"
 import { parseArgs } from "node:util"
 import { withConnection } from "../support/connection.ts"
 import { acquire } from "../support/server.ts"
+import * as Backends from "./backends.ts"
+import * as Built from "./built.ts"
 import * as Events from "./events.ts"
-import { type Measurement, measure, measureLatency } from "./harness.ts"
+import * as Footprint from "./footprint.ts"
+import { measureAny } from "./harness.ts"
+import * as Memory from "./memory.ts"
 import * as Offsets from "./offsets.ts"
+import * as Printing from "./printing.ts"
 import * as Projections from "./projection.ts"
+import * as Queueing from "./queueing.ts"
 import * as Reads from "./reads.ts"
+import { compare, type Measurement, type Report, ReportFile } from "./report.ts"
+import * as Settings from "./settings.ts"
+import * as Sizes from "./sizes.ts"
 import * as Spool from "./spool.ts"
 import * as States from "./states.ts"
 import * as Subscriptions from "./subscriptions.ts"
 import * as Typed from "./typed.ts"
+import * as Writers from "./writers.ts"
 
 const { values: options } = parseArgs({
   options: {
     only: { type: "string" },
     quick: { type: "boolean", default: false },
+    url: { type: "string" },
+    compare: { type: "string" },
     json: { type: "string" },
-    url: { type: "string" }
+    chart: { type: "string" },
+    markdown: { type: "string" }
   }
 })
+const { quick } = options
 
-// Those of reads last: they fill the log.
-const figures = [
+// Those of reads and sizes last: they fill the log.
+const all = [
   ...Events.figures,
+  ...Writers.figures,
   ...Offsets.figures,
   ...States.figures,
   ...Spool.figures,
+  ...Queueing.latencies(quick),
   ...Subscriptions.figures,
-  ...Subscriptions.latencies,
+  ...Subscriptions.latencies(quick),
   ...Typed.figures,
-  ...Projections.latencies,
-  ...Projections.figures,
-  ...Reads.figures
-].filter(({ name }) => options.only === undefined || name.includes(options.only))
+  ...Backends.figures,
+  ...Memory.figures,
+  ...Footprint.figures,
+  ...Projections.latencies(quick),
+  ...Projections.figures(quick),
+  ...Reads.figures(quick),
+  ...Sizes.figures(quick)
+]
 
-const line = (cells: ReadonlyArray<string>) =>
-  [
-    ...cells.slice(0, 1).map((cell) => cell.padEnd(26)),
-    ...cells.slice(1, 5).map((cell) => cell.padStart(14)),
-    ...cells.slice(5)
-  ].join("  ")
+/** A run that cannot be, or a comparison that means nothing. */
+class Refused extends Schema.TaggedError<Refused>("strata-bench/Refused")("Refused", { message: Schema.String }) {}
 
-const row = ({ conditions, max, min, name, other, otherName, ratio, strata, unit }: Measurement) =>
-  line([
-    name,
-    strata.toFixed(unit === "ms" ? 2 : 0),
-    other.toFixed(unit === "ms" ? 2 : 0),
-    ratio.toFixed(2),
-    `${min.toFixed(2)}-${max.toFixed(2)}`,
-    `${unit}, ${conditions}, against the ${otherName}`
-  ])
+/** What is compared has to have been measured under the same settings. */
+const changes = (earlier: Report, now: Report) =>
+  Effect.mapError(
+    Effect.fromResult(compare(earlier, now)),
+    (different) =>
+      new Refused({ message: [`${options.compare} was measured under other settings:`, ...different].join("\n  ") })
+  )
+
+const read = (file: string) =>
+  Effect.tryPromise(() => readFile(file, "utf8")).pipe(
+    Effect.flatMap(Schema.decodeEffect(ReportFile)),
+    Effect.mapError(() => new Refused({ message: `${file} is no file that --json has written` }))
+  )
+
+const write = (file: string | undefined, text: string | undefined) =>
+  file === undefined || text === undefined ? Effect.void : Effect.promise(() => writeFile(file, text))
 
 const program = Effect.gen(function* () {
+  const { only, compare: file } = options
+  const named = all.filter(({ name }) => name === only)
+  const figures = named.length > 0 ? named : all.filter(({ name }) => name.includes(only ?? ""))
+  if (figures.length === 0) yield* new Refused({ message: `No figure is called ${only}` })
+  if (options.chart !== undefined && !figures.some(({ name }) => Writers.writersOf(name) !== undefined)) {
+    yield* new Refused({ message: "The chart is made of append/writers, which are not among these figures" })
+  }
+  const earlier = file === undefined ? undefined : yield* read(file)
+
   const server = options.url === undefined ? yield* acquire : { url: options.url, description: "--url" }
   const schema = `strata_bench_${process.pid}`
   yield* Effect.addFinalizer(() =>
@@ -72,21 +107,30 @@ const program = Effect.gen(function* () {
     maxConnections: 25,
     startupParameters: { search_path: schema }
   })
-  yield* Console.log(`${server.description}; Node ${process.versions.node}; medians of alternating rounds`)
-  yield* Console.log(line(["figure", "strata", "other", "ratio", "min-max"]))
 
-  const measurements: Array<Measurement> = []
-  yield* Effect.forEach(figures, (figure) =>
-    Effect.gen(function* () {
-      const rounds = options.quick ? 3 : 11
-      const measured = yield* "round" in figure ? measureLatency(figure, rounds) : measure(figure, rounds)
+  yield* Effect.gen(function* () {
+    const library = yield* Settings.library
+    const settings = yield* Settings.read(server.description, quick)
+    if (earlier !== undefined) yield* changes(earlier, { library, settings, measurements: [] })
+    yield* Console.log("Medians of alternating rounds. Settings:")
+    yield* Console.log([...Printing.settings(library, settings), "", Printing.header].join("\n"))
+
+    const measurements: Array<Measurement> = []
+    for (const figure of figures) {
+      const measured = yield* measureAny(figure, quick)
       measurements.push(...measured)
-      yield* Effect.forEach(measured, (measurement) => Console.log(row(measurement)))
-    })
-  ).pipe(Effect.provide(Layer.provideMerge(Postgres.layer({ schema }), client)))
+      yield* Console.log(measured.map(Printing.row).join("\n"))
+    }
 
-  const { json } = options
-  if (json !== undefined) yield* Effect.promise(() => writeFile(json, `${JSON.stringify(measurements, null, 2)}\n`))
+    const report: Report = { library, settings, measurements }
+    yield* write(options.json, yield* Schema.encodeEffect(ReportFile)(report))
+    yield* write(options.markdown, Printing.markdown(report))
+    yield* write(options.chart, Printing.writersChart(report))
+    if (earlier !== undefined) {
+      yield* Console.log(`\nRatios then (${earlier.library}) and now (${library}):`)
+      for (const change of yield* changes(earlier, report)) yield* Console.log(Printing.change(change))
+    }
+  }).pipe(Effect.provide(Layer.provideMerge(Layer.merge(Postgres.layer({ schema }), Built.layer), client)))
 })
 
 NodeRuntime.runMain(Effect.scoped(program))

@@ -49,14 +49,31 @@ const advances = Effect.gen(function* () {
 const otherName = "bare driver"
 
 export const figures: ReadonlyArray<Figure> = [
-  { name: "offset/write-1", operations: 3_000, otherName, unit: "writes/s", conditions: "1 fiber", sides: writes(1) },
+  {
+    name: "offset/write-1",
+    operations: 3_000,
+    quick: 300,
+    otherName,
+    unit: "writes/s",
+    conditions: "1 fiber",
+    sides: writes(1)
+  },
   {
     name: "offset/write-16",
     operations: 6_000,
+    quick: 800,
     otherName,
     unit: "writes/s",
     conditions: "16 fibers",
     sides: writes(16)
   },
-  { name: "offset/advance-1", operations: 3_000, otherName, unit: "steps/s", conditions: "1 fiber", sides: advances }
+  {
+    name: "offset/advance-1",
+    operations: 3_000,
+    quick: 300,
+    otherName,
+    unit: "steps/s",
+    conditions: "1 fiber",
+    sides: advances
+  }
 ]

@@ -1,8 +1,8 @@
 /** The figure of projections, beside a loop on the bare driver that does the same reads and upserts. */
 import { PgClient } from "@effect/sql-pg"
-import { Clock, Effect } from "effect"
+import { Effect } from "effect"
 import { EventStore, Projection } from "effect-strata"
-import type { Figure, Latency, Services } from "./harness.ts"
+import { type Figure, type Latency, now, type Services, steadily } from "./harness.ts"
 import { fill } from "./reads.ts"
 
 const batchSize = 500
@@ -91,7 +91,7 @@ const sides = (count: number) =>
 let lagged = 0
 
 /** Appends at a steady rate; until the handler has the event, in the transaction that writes what comes of it. */
-const lag: Latency = {
+const lag = (count: number): Latency => ({
   name: "projection/lag",
   otherName: "append itself",
   conditions: "from the call of append, 1,000 events/s of 16 fibers, one shard that writes a row for each account",
@@ -99,8 +99,6 @@ const lag: Latency = {
     const events = yield* EventStore.EventStore
     const sql = yield* PgClient.PgClient
     const context = yield* Effect.context<Services>()
-    const [count, writers, rate] = [5_000, 16, 1_000]
-    const now = Effect.map(Clock.currentTimeNanos, (nanos) => Number(nanos) / 1e6)
     const called = new Map<string, number>()
     const strata: Array<number> = []
     const other: Array<number> = []
@@ -134,31 +132,25 @@ const lag: Latency = {
     yield* Projection.awaitVersion(name, yield* events.latestVersion, "1 minute")
     strata.length = 0
     other.length = 0
-    const start = yield* now
-    yield* Effect.forEach(
-      Array.from({ length: count }, (_, index) => index),
-      Effect.fnUntraced(function* (index) {
-        const wait = start + (index * 1000) / rate - (yield* now)
-        if (wait > 1) yield* Effect.sleep(wait)
-        yield* append(index)
-      }),
-      { concurrency: writers, discard: true }
-    )
+    yield* steadily({ count, rate: 1_000, writers: 16 }, append)
     yield* Projection.awaitVersion(name, yield* events.latestVersion, "1 minute")
-    if (strata.length !== count) yield* Effect.fail(new Error(`${strata.length} of ${count} events were handled`))
     return { strata, other }
   })
+})
+
+export const latencies = (quick: boolean): ReadonlyArray<Latency> => [lag(quick ? 300 : 5_000)]
+
+export const figures = (quick: boolean): ReadonlyArray<Figure> => {
+  const operations = quick ? 10_000 : 100_000
+  return [
+    {
+      name: "projection/batch-500",
+      operations,
+      quick: operations,
+      otherName: "bare driver",
+      unit: "events/s",
+      conditions: `${operations.toLocaleString("en")} events of 1,000 accounts, into one row each, in batches of 500`,
+      sides: sides(operations)
+    }
+  ]
 }
-
-export const latencies: ReadonlyArray<Latency> = [lag]
-
-export const figures: ReadonlyArray<Figure> = [
-  {
-    name: "projection/batch-500",
-    operations: 100_000,
-    otherName: "bare driver",
-    unit: "events/s",
-    conditions: "100,000 events of 1,000 accounts, into one row each, in batches of 500",
-    sides: sides(100_000)
-  }
-]

@@ -1,49 +1,95 @@
 /** The figures of subscriptions: what they cost those who append, and how soon they give what was appended. */
-import { Clock, Deferred, Effect, Fiber, Option, Stream } from "effect"
-import { EventStore, Transactor } from "effect-strata"
 import { PgClient } from "@effect/sql-pg"
-import { fibers, type Figure, type Latency } from "./harness.ts"
+import { Context, Deferred, Effect, Fiber, Layer, Option, Stream } from "effect"
+import { EventStore, Transactor } from "effect-strata"
+import * as Postgres from "effect-strata/postgres"
+import { event } from "./events.ts"
+import { fibers, type Figure, type Latency, now, steadily } from "./harness.ts"
 
-const event = (aggregate: number) => ({
-  aggregateId: `account-${aggregate}`,
-  eventType: "Deposited",
-  data: { amount: 100, currency: "EUR", note: "a payment like any other" }
-})
+const listening = (events: EventStore.EventStore["Service"]) =>
+  events.listener.changes.pipe(
+    Stream.filter((status) => status === "connected"),
+    Stream.take(1),
+    Stream.runDrain
+  )
 
-const append = (fiber: number) => EventStore.EventStore.use((events) => events.append(event(fiber)))
-
-/** The same appends, with and without subscribers. */
-const subscribers = (count: number): Figure => ({
+/**
+ * The same appends with and without subscribers, until each of them has got all. On tables of their own, so that they are
+ * there for the whole figure, and have nothing to do while the other side appends.
+ */
+const appends = (count: number, operations: number, quick: number): Figure => ({
   name: `append/with-${count}-subscribers`,
-  operations: 3_000,
+  operations,
+  quick,
   unit: "events/s",
   otherName: "same without them",
-  conditions: "1 fiber",
+  conditions: "1 fiber, until each subscriber has got all",
   sides: Effect.gen(function* () {
     const events = yield* EventStore.EventStore
-    const load = fibers(1, (fiber) => Effect.provideService(append(fiber), EventStore.EventStore, events))
-    const following = (operations: number) =>
-      Effect.scoped(
-        Effect.gen(function* () {
-          const after = yield* events.latestVersion
-          const followers = yield* Effect.forEach(Array.from({ length: count }), () =>
-            events.subscribe({ after }).pipe(Stream.take(operations), Stream.runCount, Effect.forkScoped)
-          )
-          yield* events.listener.changes.pipe(
-            Stream.filter((status) => status === "connected"),
-            Stream.take(1),
-            Stream.runDrain
-          )
-          yield* load(operations)
-          return followers
-        })
+    const tables = { events: `events_with_${count}`, offsets: `offsets_with_${count}`, spool: `spool_with_${count}` }
+    const stores = yield* Layer.build(Layer.fresh(Postgres.layer({ tables })))
+    const followed = Context.get(stores, EventStore.EventStore)
+    const load = (store: typeof events) => fibers(1, (fiber) => store.append(event(fiber)))
+    let missing = 0
+    let done = yield* Deferred.make<void>()
+    const got = Effect.suspend(() => (--missing === 0 ? Deferred.succeed(done, undefined) : Effect.void))
+    yield* Effect.forEach(Array.from({ length: count }), () =>
+      followed.subscribe({ after: "start" }).pipe(
+        Stream.runForEach(() => got),
+        Effect.forkScoped
       )
-    return { strata: following, other: load }
+    )
+    yield* listening(followed)
+    return {
+      strata: (operations: number) =>
+        Effect.gen(function* () {
+          missing = count * operations
+          done = yield* Deferred.make<void>()
+          yield* load(followed)(operations)
+          yield* Deferred.await(done)
+        }),
+      other: load(events)
+    }
   })
 })
 
+/**
+ * Subscribers from now on, which note when they were given an event, and end at the one that `end` appends. Events come
+ * in their order: one that is missing by then never came.
+ */
+const followers = Effect.fnUntraced(function* (count: number, called: ReadonlyMap<string, number>) {
+  const events = yield* EventStore.EventStore
+  const times: Array<number> = []
+  const [first, last] = [crypto.randomUUID(), crypto.randomUUID()]
+  const after = yield* events.latestVersion
+  const running = yield* Deferred.make<void>()
+  let begun = 0
+  const note = Effect.fnUntraced(function* ({ id }: EventStore.StoredEvent) {
+    const before = called.get(id)
+    if (before !== undefined) times.push((yield* now) - before)
+    if (id === first && ++begun === count) yield* Deferred.succeed(running, undefined)
+  })
+  const fibers = yield* Effect.forEach(Array.from({ length: count }), () =>
+    events.subscribe({ after }).pipe(
+      Stream.takeUntil(({ id }) => id === last),
+      Stream.runForEach(note),
+      Effect.forkScoped
+    )
+  )
+  yield* listening(events)
+  yield* events.append({ ...event(0), id: first })
+  yield* Deferred.await(running)
+  const end = Effect.gen(function* () {
+    yield* events.append({ ...event(0), id: last })
+    const ended = yield* Effect.timeoutOption(Fiber.joinAll(fibers), "1 minute")
+    if (Option.isNone(ended)) yield* Effect.fail(new Error("a subscriber has not come to the end"))
+    return times
+  })
+  return { end }
+})
+
 /** Appends at a steady rate, 15% of them rolled back, beside a long transaction that writes elsewhere. */
-const latency: Latency = {
+const contended = (count: number): Latency => ({
   name: "subscribe/latency",
   otherName: "append itself",
   conditions: "from the call of append, 1,000 transactions/s of 16 fibers, 15% rolled back, a long foreign transaction",
@@ -51,62 +97,76 @@ const latency: Latency = {
     const events = yield* EventStore.EventStore
     const { withTransaction } = yield* Transactor.Transactor
     const sql = yield* PgClient.PgClient
-    const [count, writers, rate] = [3_000, 16, 1_000]
-    const now = Effect.map(Clock.currentTimeNanos, (nanos) => Number(nanos) / 1e6)
     const called = new Map<string, number>()
     const other: Array<number> = []
-    const strata: Array<number> = []
-    const expected = count - Math.floor(count * 0.15)
 
     yield* sql`CREATE TABLE IF NOT EXISTS foreign_writes (n INT)`
-    const end = yield* Deferred.make<void>()
+    const release = yield* Deferred.make<void>()
     const foreign = yield* sql`INSERT INTO foreign_writes VALUES (1)`.pipe(
-      Effect.andThen(Deferred.await(end)),
+      Effect.andThen(Deferred.await(release)),
       sql.withTransaction,
       Effect.forkScoped
     )
-    const subscriber = yield* events.subscribe({ after: yield* events.latestVersion }).pipe(
-      Stream.take(expected),
-      Stream.runForEach(({ id }) =>
-        Effect.map(now, (time) => {
-          strata.push(time - (called.get(id) ?? Number.NaN))
-        })
-      ),
-      Effect.forkScoped
+    const { end } = yield* followers(1, called)
+    yield* steadily(
+      { count, rate: 1_000, writers: 16 },
+      Effect.fnUntraced(function* (index) {
+        const id = crypto.randomUUID()
+        const before = yield* now
+        called.set(id, before)
+        const stored = events.append({ ...event(index % 100), id })
+        // 3 of 20, and no two of them next to each other.
+        const fails = index % 20 === 5 || index % 20 === 11 || index % 20 === 17
+        yield* Effect.option(withTransaction(fails ? Effect.andThen(stored, Effect.fail("no")) : stored))
+        if (!fails) other.push((yield* now) - before)
+      })
     )
-    yield* events.listener.changes.pipe(
-      Stream.filter((status) => status === "connected"),
-      Stream.take(1),
-      Stream.runDrain
-    )
-    const start = yield* now
-    let rolledBack = 0
-    const write = Effect.fnUntraced(function* (index: number) {
-      const wait = start + (index * 1000) / rate - (yield* now)
-      if (wait > 1) yield* Effect.sleep(wait)
-      const id = crypto.randomUUID()
-      const before = yield* now
-      called.set(id, before)
-      // Every seventh or so, and in all exactly as many as are not expected.
-      const fails = rolledBack < count - expected && index % 6 === 5
-      if (fails) rolledBack++
-      const stored = events.append({ ...event(index % 100), id })
-      yield* Effect.option(withTransaction(fails ? Effect.andThen(stored, Effect.fail("no")) : stored))
-      if (!fails) other.push((yield* now) - before)
-    })
-    yield* Effect.forEach(
-      Array.from({ length: count }, (_, index) => index),
-      write,
-      { concurrency: writers }
-    )
-    const joined = yield* Effect.timeoutOption(Fiber.join(subscriber), "30 seconds")
-    if (Option.isNone(joined)) yield* Effect.fail(new Error(`${strata.length} of ${expected} events have come`))
-    yield* Deferred.succeed(end, undefined)
+    const strata = yield* end
+    yield* Deferred.succeed(release, undefined)
     yield* Fiber.join(foreign)
     return { strata, other }
   })
+})
+
+/** Until each of many subscribers has it. */
+const many = (copies: number, rate: number, seconds: number): Latency => ({
+  name: `subscribe/${copies}`,
+  otherName: "append itself",
+  conditions: `from the call of append, ${rate} events/s of 16 fibers, to ${copies === 1 ? "1 subscriber" : `each of ${copies.toLocaleString("en")} subscribers`}`,
+  copies,
+  round: Effect.gen(function* () {
+    const events = yield* EventStore.EventStore
+    const called = new Map<string, number>()
+    const other: Array<number> = []
+    const { end } = yield* followers(copies, called)
+    yield* steadily(
+      { count: rate * seconds, rate, writers: 16 },
+      Effect.fnUntraced(function* (index) {
+        const id = crypto.randomUUID()
+        const before = yield* now
+        called.set(id, before)
+        yield* events.append({ ...event(index % 100), id })
+        other.push((yield* now) - before)
+      })
+    )
+    return { strata: yield* end, other }
+  })
+})
+
+export const figures: ReadonlyArray<Figure> = [
+  appends(1, 3_000, 300),
+  appends(10, 3_000, 300),
+  appends(100, 1_000, 50),
+  appends(1_000, 100, 10)
+]
+
+export const latencies = (quick: boolean): ReadonlyArray<Latency> => {
+  const seconds = quick ? 0.3 : 3
+  return [
+    contended(seconds * 1_000),
+    many(1, 400, seconds),
+    many(10, 400, seconds),
+    many(100, 100, seconds),
+    many(1_000, 10, seconds)
+  ]
 }
-
-export const figures: ReadonlyArray<Figure> = [subscribers(10)]
-
-export const latencies: ReadonlyArray<Latency> = [latency]

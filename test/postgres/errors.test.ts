@@ -57,10 +57,13 @@ describe("a limit of the server", () => {
 
   it.live("on idle transactions is a Timeout, and nothing is written", () =>
     Effect.gen(function* () {
-      const stores = yield* served({ client: { startupParameters: { idle_in_transaction_session_timeout: "50" } } })
+      const stores = yield* served()
       const { read, write } = shard(stores, "row")
-      const error = yield* write(1n).pipe(
-        Effect.andThen(waitForBackends(stores.applicationName, (all) => all.length === 0)),
+      const error = yield* stores.sql`SET LOCAL idle_in_transaction_session_timeout = 50`.pipe(
+        Effect.andThen(write(1n)),
+        Effect.andThen(
+          waitForBackends(stores.applicationName, (all) => all.every(({ state }) => !state.includes("transaction")))
+        ),
         Effect.andThen(write(2n)),
         stores.transactor.withTransaction,
         storeError

@@ -1,0 +1,84 @@
+/** How a report looks: in a terminal, in the README, and as a chart. */
+import { chart } from "./chart.ts"
+import type { Change, Measurement, Report, Settings } from "./report.ts"
+import { writersOf } from "./writers.ts"
+
+const amount = (value: number): string =>
+  value < 100 && !Number.isInteger(value) ? value.toFixed(2) : Math.round(value).toLocaleString("en")
+
+const factor = (value: number): string => (value < 0.1 ? value.toPrecision(2) : value.toFixed(2))
+
+const columns = (cells: ReadonlyArray<string>) =>
+  [
+    ...cells.slice(0, 1).map((cell) => cell.padEnd(28)),
+    ...cells.slice(1, 5).map((cell) => cell.padStart(12)),
+    ...cells.slice(5)
+  ].join("  ")
+
+export const header = columns(["figure", "strata", "other", "ratio", "min-max"])
+
+const cellsOf = ({ conditions, max, min, name, other, otherName, ratio, strata, unit }: Measurement) => [
+  name,
+  amount(strata),
+  amount(other),
+  factor(ratio),
+  `${factor(min)}-${factor(max)}`,
+  `${unit}, ${conditions}, against the ${otherName}`
+]
+
+export const row = (measurement: Measurement): string => columns(cellsOf(measurement))
+
+export const settings = (library: string, settings: Settings): ReadonlyArray<string> =>
+  [["effect-strata", library], ...Object.entries(settings)].map(([name, value]) => `  ${name}: ${value}`)
+
+export const change = ({ earlier, name, now, verdict }: Change): string =>
+  columns([name, factor(earlier), factor(now), "", "", verdict])
+
+/** Where a report comes from, in one line. */
+const origin = ({ settings }: Report): string =>
+  `${settings["machine"]}; PostgreSQL ${settings["server_version"]}, fsync ${settings["fsync"]}, synchronous_commit ${settings["synchronous_commit"]}; Node ${settings["node"]}`
+
+/** What the README tells. The writers are in its chart. */
+const told = [
+  /^append\/(1|256|batch-1000|with-10+-subscribers|size-(100k|5m))$/,
+  /^read\/(catch-up-1m|size-(100k|5m))$/,
+  /^subscribe\/(latency-|1000-p99$)/,
+  /^offset\/write-1$/,
+  /^state\/(write-1|write-256|read)$/,
+  /^spool\/(claim-100|end-to-end|backlog|latency-p(50|99))$/,
+  /^projection\/(batch-500|lag-p(50|99))$/,
+  /^memory-backend\//,
+  /^(memory|start|size)\//
+]
+
+/** The table of the README. */
+export const markdown = (report: Report): string =>
+  [
+    "| figure | Strata | other | ratio | min-max | |",
+    "|---|--:|--:|--:|--:|---|",
+    ...report.measurements
+      .filter(({ name }) => told.some((pattern) => pattern.test(name)))
+      .map((measurement) => {
+        const [name = "", ...cells] = cellsOf(measurement)
+        return `| ${[`\`${name}\``, ...cells].join(" | ")} |`
+      }),
+    "",
+    `${origin(report)}; effect ${report.settings["effect"]}, ${report.settings["driver"]}; Strata ${report.library}; ${report.settings["mode"]} run.`,
+    ""
+  ].join("\n")
+
+/** The chart of appends against writers; undefined if a report has none of them. */
+export const writersChart = (report: Report): string | undefined => {
+  const measured = report.measurements.flatMap((measurement) => {
+    const writers = writersOf(measurement.name)
+    return writers === undefined ? [] : [{ ...measurement, writers }]
+  })
+  if (measured.length === 0) return undefined
+  return chart(
+    [
+      { name: "Strata", colour: "#0969da", points: measured.map(({ strata, writers }) => [writers, strata]) },
+      { name: "bare driver", colour: "#bc4c00", points: measured.map(({ other, writers }) => [writers, other]) }
+    ],
+    { title: "Events appended per second, one at a time by each writer", subtitle: origin(report) }
+  )
+}

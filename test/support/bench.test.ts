@@ -1,0 +1,131 @@
+/** What the bench says of two runs: nothing, if they took place under different settings. */
+import { assert, describe, it } from "@effect/vitest"
+import { Effect, Result, Schema } from "effect"
+import { readFile, rm, writeFile } from "node:fs/promises"
+import { join } from "node:path"
+import { inject } from "vitest"
+import * as Printing from "../bench/printing.ts"
+import { compare, differences, type Measurement, type Report, ReportFile } from "../bench/report.ts"
+import { temporaryDirectory } from "../package/project.ts"
+import { outcome, root } from "../package/run.ts"
+
+const settings = { mode: "full", fsync: "on", shared_buffers: "128MB" }
+
+const measured = (ratio: number, changed: Partial<Measurement> = {}): Measurement => ({
+  name: "append/1",
+  unit: "events/s",
+  strata: ratio * 1000,
+  other: 1000,
+  otherName: "bare driver",
+  ratio,
+  min: ratio - 0.1,
+  max: ratio + 0.1,
+  conditions: "1 fiber",
+  ...changed
+})
+
+const report = (...measurements: ReadonlyArray<Measurement>): Report => ({ library: "1", settings, measurements })
+
+describe("settings", () => {
+  it("that are the same do not differ", () => assert.deepStrictEqual(differences(settings, { ...settings }), []))
+
+  it("differ in their values, and where one is not told", () =>
+    assert.deepStrictEqual(differences({ ...settings, jit: "on" }, { ...settings, fsync: "off", node: "24" }), [
+      "fsync: on then, off now",
+      "jit: on then, not told now",
+      "node: not told then, 24 now"
+    ]))
+})
+
+describe("a comparison", () => {
+  const verdict = (earlier: Measurement, now: Measurement) =>
+    Result.map(compare(report(earlier), report(now)), (changes) => changes.map(({ verdict }) => verdict))
+
+  it("of runs under different settings says only which", () =>
+    assert.deepStrictEqual(
+      compare(report(measured(1)), { ...report(measured(2)), settings: { ...settings, fsync: "off" } }),
+      Result.fail(["fsync: on then, off now"])
+    ))
+
+  it("is about the library, so that may differ", () =>
+    assert.deepStrictEqual(
+      compare(report(measured(1)), { ...report(measured(2)), library: "2" }),
+      Result.succeed([{ name: "append/1", earlier: 1, now: 2, verdict: "higher" as const }])
+    ))
+
+  it.each([
+    ["higher", measured(1.21)],
+    ["lower", measured(0.79)],
+    ["within the range", measured(1.19)],
+    ["within the range", measured(0.81)],
+    ["other conditions", measured(2, { conditions: "2 fibers" })],
+    ["other conditions", measured(2, { otherName: "same without them" })],
+    ["other conditions", measured(2, { unit: "ms" })]
+  ] as const)("says %s of a ratio", (expected, now) =>
+    assert.deepStrictEqual(verdict(measured(1), now), Result.succeed([expected]))
+  )
+
+  it("leaves out what only one of them has", () =>
+    assert.deepStrictEqual(verdict(measured(1), measured(2, { name: "append/256" })), Result.succeed([])))
+})
+
+describe("what is printed of a report", () => {
+  const writers = (count: number, strata: number, other: number) =>
+    measured(strata / other, { name: `append/writers-${count}`, strata, other })
+
+  it("has a chart of the writers, if they were measured", () => {
+    assert.isUndefined(Printing.writersChart(report(measured(1))))
+    const drawn = Printing.writersChart(report(writers(1, 10, 20), writers(16, 40, 41), measured(1))) ?? ""
+    assert.lengthOf(drawn.match(/<circle /g) ?? [], 4)
+    // Both lines end at nearly the same place.
+    const [strata = 0, bare = 0] = ["Strata", "bare driver"].map((name) =>
+      Number(new RegExp(`<text x="[^"]+" y="([^"]+)" [^>]*>${name}</text>`).exec(drawn)?.[1])
+    )
+    assert.isAtLeast(strata - bare, 16)
+  })
+
+  it("has a table for the README, without what the chart shows", () => {
+    const lines = Printing.markdown(report(measured(1), writers(1, 10, 20))).split("\n")
+    assert.deepStrictEqual(
+      lines.filter((line) => line.includes("append/")),
+      ["| `append/1` | 1,000 | 1,000 | 1.00 | 0.90-1.10 | events/s, 1 fiber, against the bare driver |"]
+    )
+  })
+})
+
+describe("npm run bench", () => {
+  const main = join(root, "test", "bench", "main.ts")
+  const bench = (...args: ReadonlyArray<string>) => {
+    const all = [main, "--quick", "--only", "offset/advance-1", "--url", inject("postgresUrl"), ...args]
+    return outcome(process.execPath, ["--conditions=@effect-strata/source", ...all], { cwd: root })
+  }
+
+  it.live("writes what it compares, and refuses what was measured under other settings", () =>
+    Effect.gen(function* () {
+      const directory = yield* Effect.acquireRelease(Effect.promise(temporaryDirectory), (directory) =>
+        Effect.promise(() => rm(directory, { recursive: true }))
+      )
+      const file = join(directory, "report.json")
+      const first = yield* Effect.promise(() => bench("--json", file))
+      assert.strictEqual(first.status, 0, first.output)
+      const written = yield* Schema.decodeEffect(ReportFile)(yield* Effect.promise(() => readFile(file, "utf8")))
+      assert.deepStrictEqual(
+        written.measurements.map(({ name }) => name),
+        ["offset/advance-1"]
+      )
+      assert.containsAllKeys(written.settings, ["machine", "node", "effect", "driver", "fsync", "synchronous_commit"])
+
+      const second = yield* Effect.promise(() => bench("--compare", file))
+      assert.strictEqual(second.status, 0, second.output)
+      assert.match(second.output, /offset\/advance-1 .* (higher|lower|within the range)\n/)
+
+      const other = { ...written, settings: { ...written.settings, work_mem: "1GB" } }
+      const text = yield* Schema.encodeEffect(ReportFile)(other)
+      yield* Effect.promise(() => writeFile(file, text))
+      const third = yield* Effect.promise(() => bench("--compare", file))
+      assert.strictEqual(third.status, 1, third.output)
+      assert.include(third.output, `work_mem: 1GB then, ${written.settings["work_mem"]} now`)
+      assert.notInclude(third.output, "offset/advance-1")
+    })
+  )
+})
