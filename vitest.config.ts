@@ -6,7 +6,7 @@ export default defineConfig({
   test: {
     include: ["test/**/*.test.ts"],
     globalSetup: "test/support/globalSetup.ts",
-    exclude: ["test/bench/**", "test/chaos/**"],
+    exclude: ["test/bench/**"],
     testTimeout: 60_000,
     hookTimeout: 120_000
   }

@@ -4,7 +4,8 @@
  * A version is drawn from a sequence before the commit that makes its event visible. So a number that is missing among
  * those that can be seen is either in flight, and must not be passed, or dead: rolled back, and must not be waited for.
  */
-import { Clock, Duration, Effect, Option, Schema, Stream } from "effect"
+import { Duration, Effect, Option, Schema, Stream } from "effect"
+import { monotonicMillis } from "../Monotonic.ts"
 import type { Reason } from "../StoreError.ts"
 import * as Holders from "./Holders.ts"
 import { decodeRows, PostgresDatabase } from "./PostgresDatabase.ts"
@@ -73,7 +74,7 @@ export const make = Effect.gen(function* () {
       if (!(yield* inTransaction) && holders.size === 0) final = { version: highest, server }
       return done(after, highest)
     }
-    const since = yield* Clock.currentTimeMillis
+    const since = yield* monotonicMillis
     const settled = known > after ? known : after
     const waiting = { settled, highest, holders, wait: shortestWait, since, reported: false }
     return [known > after ? [known] : [], Option.some(waiting)]
@@ -88,7 +89,7 @@ export const make = Effect.gen(function* () {
       if (!(yield* inTransaction)) final = { version: highest, server }
       return done(settled, highest)
     }
-    const waited = (yield* Clock.currentTimeMillis) - since
+    const waited = (yield* monotonicMillis) - since
     const next = { ...waiting, holders, wait: Math.min(waiting.wait * 2, longestWait) }
     if (waited < Math.min(patience, limit)) return [[], Option.some(next)]
     // Whoever is left may have drawn higher versions only. What is before the first hole does not wait for them.

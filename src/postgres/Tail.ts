@@ -7,9 +7,10 @@
  * no longer `covered`, and reads the log itself: so a slow subscriber neither holds up the others nor makes anybody keep
  * more than the buffer. How holes are decided is told in `Holders`.
  */
-import { Clock, Deferred, Duration, Effect, Fiber, Metric, Option, Predicate, RcRef } from "effect"
+import { Deferred, Duration, Effect, Fiber, Metric, Option, Predicate, RcRef } from "effect"
 import type { Scope } from "effect"
 import type { StoredEvent } from "../EventStore.ts"
+import { monotonicMillis } from "../Monotonic.ts"
 import { Closed, type Reason, Unavailable, Unexpected } from "../StoreError.ts"
 import { columns, eventDecoder } from "./EventRow.ts"
 import * as Holders from "./Holders.ts"
@@ -169,7 +170,7 @@ export const make = Effect.gen(function* () {
       let poll = longestPoll
       let woken = true
       while (true) {
-        const readAt = yield* Clock.currentTimeMillis
+        const readAt = yield* monotonicMillis
         if (hole !== undefined && hole.holders.size > 0) {
           hole.holders = Holders.remaining(hole.holders, (yield* look(query)).holders)
         }
@@ -216,7 +217,7 @@ export const make = Effect.gen(function* () {
         else if (isFull) limit = Math.min(largestPage, limit * 2)
         if (isFull) continue
         if (!woken) poll = rows.length > 0 ? shortestPoll : Math.min(poll * 2, longestPoll)
-        const elapsed = (yield* Clock.currentTimeMillis) - readAt
+        const elapsed = (yield* monotonicMillis) - readAt
         if (elapsed < pace) yield* Effect.sleep(pace - elapsed)
         woken = Option.isSome(yield* wait(poll))
       }

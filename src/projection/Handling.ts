@@ -11,6 +11,7 @@ import { Cause, Clock, Effect, Exit, Option, Schedule } from "effect"
 import { DurableStateStore, type State } from "../DurableStateStore.ts"
 import type { StoredEvent } from "../EventStore.ts"
 import type { InvalidInput } from "../Input.ts"
+import { monotonicMillis } from "../Monotonic.ts"
 import { OffsetStore } from "../OffsetStore.ts"
 import { StoreError } from "../StoreError.ts"
 import { Transactor } from "../Transactor.ts"
@@ -73,7 +74,7 @@ export const run = Effect.fnUntraced(function* <R>(
   const { slot } = start.control.value
   let offset = start.offset
   let parked = parkedIn((yield* record.shard.read(shardId(name, shard))).value)
-  let movedAt = 0
+  let movedAt = Number.NEGATIVE_INFINITY
 
   const unchanged = Effect.flatMap(states.getLatestState(controlId(name)), (stored) =>
     Option.exists(stored, ({ versionNumber }) => versionNumber === start.control.versionNumber)
@@ -88,7 +89,7 @@ export const run = Effect.fnUntraced(function* <R>(
 
   const moved = Effect.fnUntraced(function* (to: bigint) {
     offset = to
-    movedAt = yield* Clock.currentTimeMillis
+    movedAt = yield* monotonicMillis
   })
 
   /** The events and the offset, or nothing. */
@@ -182,7 +183,7 @@ export const run = Effect.fnUntraced(function* <R>(
       continue
     }
     // Nothing for this shard: its offset follows the log, at once if it has rested, but not with every event.
-    const wait = movedAt + paceOf(shards) - (yield* Clock.currentTimeMillis)
+    const wait = movedAt + paceOf(shards) - (yield* monotonicMillis)
     if (wait > 0) yield* Effect.timeoutOption(feed.untilEvent, wait)
     if (feed.isEmpty) yield* Effect.andThen(move(feed.upTo), moved(feed.upTo))
   }

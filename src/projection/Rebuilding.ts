@@ -1,7 +1,8 @@
 /** A read model anew: in its place, or beside the one that is served. */
-import { Clock, Duration, Effect, Option, Schema, Stream } from "effect"
+import { Duration, Effect, Option, Schema, Stream } from "effect"
 import { EventStore, Version } from "../EventStore.ts"
 import { check, type InvalidInput } from "../Input.ts"
+import { monotonicMillis } from "../Monotonic.ts"
 import { OffsetStore } from "../OffsetStore.ts"
 import type { StoreError } from "../StoreError.ts"
 import { Transactor } from "../Transactor.ts"
@@ -35,10 +36,10 @@ const follow = (name: string, total: bigint): Stream.Stream<Progress, InvalidInp
         Option.getOrElse(lowest(all), () => total)
       )
       const begin = yield* place
-      const began = yield* Clock.currentTimeMillis
+      const began = yield* monotonicMillis
       const look = Effect.gen(function* () {
         const done = yield* place
-        const elapsed = ((yield* Clock.currentTimeMillis) - began) / 1000
+        const elapsed = ((yield* monotonicMillis) - began) / 1000
         const rate = elapsed === 0 ? 0 : Number(done - begin) / elapsed
         const left = done < total ? Number(total - done) : 0
         const remaining =

@@ -1,8 +1,9 @@
 /** Runs a projection in this process: as many of its shards as are this process's share. */
-import { Clock, Effect, Option, Schedule, Stream } from "effect"
+import { Effect, Option, Schedule, Stream } from "effect"
 import type { State } from "../DurableStateStore.ts"
 import type { StoredEvent } from "../EventStore.ts"
 import { check, type InvalidInput } from "../Input.ts"
+import { monotonicMillis } from "../Monotonic.ts"
 import { OffsetStore } from "../OffsetStore.ts"
 import type { StoreError } from "../StoreError.ts"
 import { Transactor } from "../Transactor.ts"
@@ -152,13 +153,13 @@ export const runBy =
 
       let pause = shortestPause
       const rounds = Effect.gen(function* () {
-        const began = yield* Clock.currentTimeMillis
+        const began = yield* monotonicMillis
         yield* round.pipe(
           Effect.catchTag("Outdated", () => Effect.delay(share.refresh, pace)),
           Effect.catchIf(
             isTransient,
             Effect.fnUntraced(function* (error) {
-              const lasted = (yield* Clock.currentTimeMillis) - began
+              const lasted = (yield* monotonicMillis) - began
               pause = lasted > longestPause ? shortestPause : Math.min(pause * 2, longestPause)
               yield* Effect.logWarning(`projection "${name}" goes on in ${pause} ms: ${error.message}`)
               yield* Effect.sleep(pause)

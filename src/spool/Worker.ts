@@ -3,7 +3,6 @@
  * renews their leases.
  */
 import {
-  Clock,
   Deferred,
   Duration,
   Effect,
@@ -18,6 +17,7 @@ import {
   Stream
 } from "effect"
 import type { InvalidInput } from "../Input.ts"
+import { monotonicMillis } from "../Monotonic.ts"
 import { type Lease, type Outcome, type SpoolMessage, SpoolStore } from "../SpoolStore.ts"
 import type { StoreError } from "../StoreError.ts"
 
@@ -194,11 +194,11 @@ export const run = <R>(
         })
 
       const renew = Effect.gen(function* () {
-        let renewed = yield* Clock.currentTimeMillis
+        let renewed = yield* monotonicMillis
         const interval = Duration.times(lease, 1 / 3)
         while (true) {
           yield* Effect.sleep(interval)
-          const now = yield* Clock.currentTimeMillis
+          const now = yield* monotonicMillis
           const mine = [...held.values()].map((one) => one.lease)
           if (mine.length === 0) {
             renewed = now
@@ -244,7 +244,7 @@ export const run = <R>(
       let claims = 0
       let recovered = Number.NEGATIVE_INFINITY
       const recoverNow = Effect.gen(function* () {
-        recovered = yield* Clock.currentTimeMillis
+        recovered = yield* monotonicMillis
         return yield* persistent(recover)
       })
 
@@ -291,7 +291,7 @@ export const run = <R>(
         Effect.gen(function* () {
           yield* room.await
           news.closeUnsafe()
-          if ((yield* Clock.currentTimeMillis) - recovered >= Duration.toMillis(lease)) yield* recoverNow
+          if ((yield* monotonicMillis) - recovered >= Duration.toMillis(lease)) yield* recoverNow
           const { claimed, more } = yield* claim
           if (more) return
           const woken = claimed === 0 ? Option.none() : yield* Effect.timeoutOption(news.await, lull)

@@ -7,7 +7,8 @@ import { appendFileSync } from "node:fs"
 import { flushCompileCache } from "node:module"
 import { join } from "node:path"
 
-const [, , url = "", ownSchema = "", ownName = "", ownDirectory = ""] = process.argv
+const [, , ownUrl = "", ownSchema = "", ownName = "", ownDirectory = ""] = process.argv
+export const url = ownUrl
 export const name = ownName
 export const schema = ownSchema
 export const directory = ownDirectory
@@ -28,8 +29,23 @@ export const jobs = Spool.make({
   policies: { default: Spool.fixed("300 millis") }
 })
 
+/** Handlers of these take longer than a lease lasts, outside of a transaction: only renewals keep their messages. */
+export const errands = Spool.make({
+  name: "errands",
+  payload: Schema.Literal("slow"),
+  maxAttempts: 1000,
+  onSuccess: "archive",
+  policies: { default: Spool.fixed("300 millis") }
+})
+
+/** Says that something has been done: whoever is alive comes back to it after each fault. */
+export const worked = () => process.stdout.write("1\n")
+
 const told = Deferred.makeUnsafe<void>()
 process.once("SIGTERM", () => Deferred.doneUnsafe(told, Effect.void))
+
+// Nobody outlives the parent.
+process.once("disconnect", () => process.exit(1))
 
 /** Done when this process is to end. */
 export const stop = Deferred.await(told)

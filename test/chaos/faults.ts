@@ -1,5 +1,5 @@
 /** What each fault does. Every one of them is over when its effect ends. */
-import { Effect, Schema, Semaphore } from "effect"
+import { Effect, Schedule, Schema, Semaphore } from "effect"
 import { appendFileSync } from "node:fs"
 import { join } from "node:path"
 import { withConnection } from "../support/connection.ts"
@@ -18,6 +18,11 @@ interface World {
 
 /** Returns whom it has met. */
 type Inflict = (fault: Fault) => Effect.Effect<string, unknown>
+
+const minute = 60_000
+
+/** How far clocks are set, in minutes. */
+const steps = [-24 * 60, -60, -2, 2, 60, 24 * 60]
 
 const chosen = <A>(all: ReadonlyArray<A>, pick: number) => all[Math.floor(pick * all.length)]
 
@@ -41,6 +46,15 @@ export const make = Effect.fnUntraced(function* ({ directory, processes, proxy, 
       const one = chosen(among, pick)
       return one === undefined ? Effect.succeed("nobody") : Effect.as(inflict(one, millis), `${one.name}, ${millis} ms`)
     }
+
+  /** Of one process, or of the machine. */
+  const stepClock: Inflict = ({ extent, millis, pick }) => {
+    const step = chosen(steps, extent) ?? 0
+    const whom = pick < 0.3 ? processes : processes.filter((one) => one === chosen(processes, pick))
+    const all = Effect.forEach(whom, (one) => one.step(step * minute, millis), { concurrency: "unbounded" })
+    const who = whom.length > 1 ? "everybody" : (whom[0]?.name ?? "nobody")
+    return Effect.as(all, `of ${who}, ${millis} ms, by ${step} minutes, and back, again and again`)
+  }
 
   const Terminated = Schema.Array(Schema.Struct({ name: Schema.String }))
   const killBackend: Inflict = ({ pick }) =>
@@ -67,27 +81,49 @@ export const make = Effect.fnUntraced(function* ({ directory, processes, proxy, 
     return Effect.map(another, () => `${count} connections for ${millis} ms`)
   }
 
-  /** A transaction of plain SQL that appends, and takes its time. */
-  const holdTransaction: Inflict = ({ at, millis, pick }) =>
-    Effect.gen(function* () {
-      const write = `foreign-${at}`
-      const note = (entry: unknown) =>
-        appendFileSync(join(directory, "foreign.jsonl"), `${JSON.stringify({ write, ...Object(entry) })}\n`)
-      note({ events: [write], undone: [], messages: [] })
-      const commits = pick < 0.5
-      yield* withConnection(server.url, (sql) => {
-        const run = (statement: string) => sql.unsafe(statement).unprepared
-        return Effect.gen(function* () {
-          yield* run("BEGIN")
-          yield* run(`INSERT INTO ${schema}.events (id, aggregate_id, event_type, data)
-            VALUES ('${write}', 'foreign', 'Added', '7')`)
-          yield* Effect.sleep(millis)
-          yield* run(commits ? "COMMIT" : "ROLLBACK")
-        })
+  /** Ends a prepared transaction, however often it takes: nobody else does, so one that is gone has ended so. */
+  const endPrepared = (name: string, end: string) =>
+    withConnection(server.url, (sql) =>
+      Effect.gen(function* () {
+        const left = yield* sql`SELECT FROM pg_prepared_xacts WHERE gid = ${name}`
+        if (left.length > 0) yield* sql.unsafe(`${end} PREPARED '${name}'`).unprepared
       })
-      note({ end: commits ? "acknowledged" : "rolled back" })
-      return `${millis} ms, ${commits ? "committed" : "rolled back"}`
-    })
+    ).pipe(Effect.retry(Schedule.spaced("200 millis")))
+
+  /**
+   * A transaction of plain SQL that takes its time, and appends in the middle of it: its own number is lower, and the
+   * versions of its events are higher, than those of others that are committed long before. One in two phases outlives its
+   * connection, and the server.
+   */
+  const foreign =
+    (phases: 1 | 2): Inflict =>
+    ({ at, extent, millis }) =>
+      Effect.gen(function* () {
+        const write = `foreign-${at}`
+        const note = (entry: unknown) =>
+          appendFileSync(join(directory, "foreign.jsonl"), `${JSON.stringify({ write, ...Object(entry) })}\n`)
+        const end = extent < 0.5 ? "COMMIT" : "ROLLBACK"
+        const wait = Effect.sleep(millis / 2)
+        note({ events: [write], undone: [], messages: [] })
+        const written = yield* Effect.exit(
+          withConnection(server.url, (sql) =>
+            Effect.gen(function* () {
+              const run = (statement: string) => sql.unsafe(statement).unprepared
+              yield* run("BEGIN")
+              yield* run(`INSERT INTO ${schema}.unrelated VALUES ('${write}')`)
+              yield* wait
+              yield* run(`INSERT INTO ${schema}.events (id, aggregate_id, event_type, data)
+                VALUES ('${write}', 'foreign', 'Added', '7')`)
+              if (phases === 1) yield* wait
+              yield* run(phases === 1 ? end : `PREPARE TRANSACTION '${write}'`)
+            })
+          )
+        )
+        if (phases === 2) yield* Effect.andThen(wait, endPrepared(write, end))
+        yield* written
+        note({ end: end === "COMMIT" ? "acknowledged" : "rolled back" })
+        return `${millis} ms, ${end}`
+      })
 
   const network =
     (begin: Effect.Effect<void, unknown>, end: Effect.Effect<void, unknown>): Inflict =>
@@ -98,6 +134,7 @@ export const make = Effect.fnUntraced(function* ({ directory, processes, proxy, 
     "kill a backend": killBackend,
     "kill a process": toProcess(processes, (one, millis) => one.kill(millis)),
     "pause a process": toProcess(processes, (one, millis) => one.pause(millis)),
+    "step a clock": stepClock,
     "stop the server fast": toServer(server.stop("fast")),
     "stop the server immediately": toServer(server.stop("immediate")),
     "kill the server": toServer(server.kill),
@@ -108,7 +145,8 @@ export const make = Effect.fnUntraced(function* ({ directory, processes, proxy, 
     "refuse connections": network(proxy.refuse(true), proxy.refuse(false)),
     "fill the server": fillServer,
     "fill a pool": toProcess(writers, (one) => one.tell("SIGUSR2")),
-    "hold a transaction": holdTransaction
+    "hold a transaction": foreign(1),
+    "prepare a transaction": foreign(2)
   }
 
   return {

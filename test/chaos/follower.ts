@@ -3,8 +3,8 @@ import { Effect, Schema, Stream } from "effect"
 import { EventStore } from "effect-strata"
 import { existsSync, readFileSync } from "node:fs"
 import { join } from "node:path"
-import { directory, main, note, stop } from "./child.ts"
-import { followed } from "./followed.ts"
+import { directory, main, note, stop, worked } from "./child.ts"
+import { followed } from "./agreed.ts"
 
 const Page = Schema.fromJsonString(Schema.Array(Schema.String))
 
@@ -20,12 +20,13 @@ const follow = Effect.fnUntraced(function* ({ history, subscription }: (typeof f
   const events = yield* EventStore.EventStore
   const after = yield* cursorOf(history)
   yield* Stream.runForEachArray(events.subscribe({ ...subscription, after }), (page) =>
-    Effect.sync(() =>
+    Effect.sync(() => {
       note(
         history,
         page.map(({ version }) => String(version))
       )
-    )
+      worked()
+    })
   )
   return yield* Effect.die(`${history} has ended`)
 })

@@ -1,140 +1,30 @@
 /**
- * What is left of the guarantees while everything fails: processes of every kind on a server of its own, a seeded schedule
- * of faults, and a verdict from the histories.
+ * What is left of the guarantees while everything fails, or while 10^7 events come.
  *
- * `npm run chaos -- [--minutes N] [--seed N]`
+ * `npm run chaos -- [--minutes N] [--seed N]`, or `npm run chaos -- --events N`
  */
 import { NodeRuntime } from "@effect/platform-node"
-import { PgClient } from "@effect/sql-pg"
-import { Clock, Effect, Layer, Redacted, Schedule } from "effect"
-import * as Postgres from "effect-strata/postgres"
-import { appendFileSync, mkdirSync, rmSync } from "node:fs"
+import { Effect } from "effect"
 import { join } from "node:path"
 import { parseArgs } from "node:util"
-import * as PostgresServer from "../support/PostgresServer.ts"
-import * as Proxy from "../support/Proxy.ts"
-import * as Faults from "./faults.ts"
-import * as Processes from "./processes.ts"
-import { type Fault, schedule } from "./schedule.ts"
-import { type Finding, findings, isBusy, leftovers, tables } from "./verdict.ts"
+import { lossless } from "./lossless.ts"
+import * as Report from "./report.ts"
+import { run } from "./run.ts"
 
 const { values: options } = parseArgs({
   options: {
     minutes: { type: "string", default: "3" },
-    seed: { type: "string", default: String(Math.floor(Math.random() * 1e9)) }
+    seed: { type: "string", default: String(Math.floor(Math.random() * 1e9)) },
+    events: { type: "string" }
   }
 })
-const minutes = Number(options.minutes)
-const seed = Number(options.seed)
-const schema = "chaos"
-const projection = "sums"
+const { events, minutes, seed } = options
 
-const directory = join(".strata", "chaos", String(seed))
+const reportIn = (name: string) => Report.make(join(".strata", "chaos", name))
 
-/** How long what is on its way may take to arrive, after the last fault. */
-const patience = "60 seconds"
+const program =
+  events === undefined
+    ? run(reportIn(seed), { minutes: Number(minutes), seed: Number(seed) })
+    : lossless(reportIn(`events-${events}`), Number(events))
 
-/** Prints, and keeps, with the seconds since the start. */
-const say = Effect.fnUntraced(function* (line: string) {
-  const seconds = (performance.now() / 1000).toFixed(1).padStart(6)
-  console.log(`${seconds}  ${line}`)
-  appendFileSync(join(directory, "run.log"), `${seconds}  ${line}\n`)
-})
-
-const migrate = (url: string) =>
-  Effect.gen(function* () {
-    const sql = yield* PgClient.PgClient
-    for (const statement of tables(schema)) yield* sql.unsafe(statement).unprepared
-  }).pipe(Effect.provide(Layer.provideMerge(Postgres.layer({ schema }), PgClient.layer({ url: Redacted.make(url) }))))
-
-const startProcesses = (url: string) => {
-  const own = (role: string, name: string) => ({
-    name,
-    script: new URL(`${role}.ts`, import.meta.url),
-    arguments: [url, schema, name, directory],
-    directory
-  })
-  const projector = (name: string) => ({
-    name,
-    script: new URL("../postgres/projection.process.ts", import.meta.url),
-    arguments: [url, schema, projection],
-    directory
-  })
-  return Effect.forEach(
-    [
-      own("writer", "writer-1"),
-      own("writer", "writer-2"),
-      own("follower", "follower"),
-      projector("projection-1"),
-      projector("projection-2"),
-      own("worker", "worker-1"),
-      own("worker", "worker-2")
-    ],
-    Processes.supervise
-  )
-}
-
-const report = Effect.fnUntraced(function* ({ about, found, wrong }: Finding) {
-  yield* say(`${wrong.length === 0 ? "ok   " : "WRONG"}  ${about.padEnd(14)}  ${found}`)
-  for (const line of wrong.slice(0, 10)) yield* say(`         ${line}`)
-  if (wrong.length > 10) yield* say(`         and ${wrong.length - 10} more`)
-})
-
-const program = Effect.gen(function* () {
-  yield* say(`npm run chaos -- --minutes ${minutes} --seed ${seed}; histories and logs in ${directory}`)
-  // Few connections, so that they can be used up.
-  const server = yield* PostgresServer.make({ settings: { max_connections: "80" } })
-  yield* migrate(server.url)
-  const proxy = yield* Proxy.make({ host: "127.0.0.1", port: server.port })
-  const processes = yield* startProcesses(proxy.url(server.url))
-  yield* Effect.all(processes.map(({ ready }) => ready)).pipe(Effect.timeout(patience))
-  yield* say(
-    `PostgreSQL ${server.version}, ${processes.length} processes: ${processes.map(({ name }) => name).join(", ")}`
-  )
-
-  const { heal, inflict } = yield* Faults.make({ server, proxy, processes, schema, directory })
-  const start = yield* Clock.currentTimeMillis
-  const faults = yield* schedule(seed, minutes * 60_000)
-  const meet = Effect.fnUntraced(function* (fault: Fault) {
-    yield* Effect.sleep(start + fault.at - (yield* Clock.currentTimeMillis))
-    yield* say(fault.kind)
-    yield* say(`  ${fault.kind}: ${yield* inflict(fault)}`)
-  })
-  yield* Effect.forEach(faults, meet, { concurrency: "unbounded", discard: true })
-  yield* heal
-  yield* say(`${faults.length} faults are over`)
-
-  const isWriter = ({ name }: Processes.Process) => name.startsWith("writer")
-  const writers = processes.filter(isWriter)
-  yield* Effect.forEach(writers, ({ end }) => end, { concurrency: "unbounded" })
-  const run = {
-    url: server.url,
-    schema,
-    directory,
-    projection,
-    writers: [...writers.map(({ name }) => name), "foreign"]
-  }
-  yield* isBusy(run).pipe(
-    Effect.repeat({ while: (busy) => busy, schedule: Schedule.spaced("500 millis") }),
-    Effect.timeoutOrElse({ duration: patience, orElse: () => say(`something is still on its way after ${patience}`) })
-  )
-  yield* Effect.forEach(processes, ({ end }) => end, { concurrency: "unbounded" })
-
-  const starts = processes.reduce((sum, one) => sum + one.starts(), 0)
-  const all: ReadonlyArray<Finding> = [
-    ...(yield* findings(run)),
-    {
-      about: "processes",
-      found: `${starts} starts`,
-      wrong: [...processes.flatMap((one) => one.mistakes), ...(yield* leftovers(server.url))]
-    }
-  ]
-  yield* Effect.forEach(all, report)
-  const isGood = all.every(({ wrong }) => wrong.length === 0)
-  yield* say(isGood ? "Nothing was lost, repeated, reordered or half done." : "The guarantees did not hold.")
-  process.exitCode = isGood ? 0 : 1
-})
-
-rmSync(directory, { recursive: true, force: true })
-mkdirSync(directory, { recursive: true })
 NodeRuntime.runMain(Effect.scoped(program))

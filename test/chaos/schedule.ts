@@ -5,6 +5,7 @@ export const kinds = [
   "kill a backend",
   "kill a process",
   "pause a process",
+  "step a clock",
   "stop the server fast",
   "stop the server immediately",
   "kill the server",
@@ -14,7 +15,8 @@ export const kinds = [
   "refuse connections",
   "fill the server",
   "fill a pool",
-  "hold a transaction"
+  "hold a transaction",
+  "prepare a transaction"
 ] as const
 export type Kind = (typeof kinds)[number]
 
@@ -26,6 +28,8 @@ export interface Fault {
   readonly millis: number
   /** From 0 to 1: whom it meets, or how it ends. */
   readonly pick: number
+  /** From 0 to 1: how far it goes. */
+  readonly extent: number
 }
 
 /** Every kind comes once before one comes again, in an order of its own each time. They may overlap. */
@@ -39,7 +43,8 @@ export const schedule = (seed: number, millis: number): Effect.Effect<ReadonlyAr
           kind,
           at,
           millis: yield* Random.nextIntBetween(200, 4000),
-          pick: yield* Random.next
+          pick: yield* Random.next,
+          extent: yield* Random.next
         }
         if (at > millis) return faults
         faults.push(fault)
@@ -47,3 +52,6 @@ export const schedule = (seed: number, millis: number): Effect.Effect<ReadonlyAr
       }
     }
   }).pipe(Random.withSeed(seed))
+
+/** What comes when all is over: a wait that a clock has made too long is ended by any fault that breaks connections. */
+export const last = (at: number): Fault => ({ kind: "step a clock", at, millis: 3000, pick: 0, extent: 0 })

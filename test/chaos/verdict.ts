@@ -5,31 +5,14 @@ import { existsSync, readFileSync } from "node:fs"
 import { join } from "node:path"
 import { withConnection } from "../support/connection.ts"
 import { Began, Ended, mishandled, misplaced, mistakes, overlaps, Transition } from "../support/histories.ts"
-import { followed } from "./followed.ts"
-
-/** The tables beside the stores': what handlers write, and what happens to leases, by the server's clock. */
-export const tables = (schema: string) => [
-  `CREATE TABLE ${schema}.sums (id text PRIMARY KEY, sum bigint NOT NULL, count bigint NOT NULL)`,
-  `CREATE TABLE ${schema}.handled (id text NOT NULL)`,
-  `CREATE TABLE ${schema}.transitions (
-    place bigserial, id text, "from" int, "to" int, early boolean, attempts int, "attemptsBefore" int)`,
-  `CREATE FUNCTION ${schema}.note_transition() RETURNS trigger LANGUAGE plpgsql AS $$
-    BEGIN
-      INSERT INTO ${schema}.transitions (id, "from", "to", early, attempts, "attemptsBefore")
-      VALUES (NEW.id, OLD.state, NEW.state, coalesce(OLD.lease_until > clock_timestamp(), false), NEW.attempts, OLD.attempts);
-      RETURN NULL;
-    END $$`,
-  `CREATE TRIGGER note_transition AFTER UPDATE ON ${schema}.retryspool_messages FOR EACH ROW
-    WHEN (OLD.state <> NEW.state OR OLD.lease_owner IS DISTINCT FROM NEW.lease_owner)
-    EXECUTE FUNCTION ${schema}.note_transition()`
-]
+import { followed, leaseMillis } from "./agreed.ts"
 
 const Id = Schema.Struct({ id: Schema.String })
 const Version = Schema.Struct({ version: Schema.String })
 const Message = Schema.Struct({ id: Schema.String, state: Schema.Int })
 const Offset = Schema.Struct({ shard: Schema.Int, value: Schema.String })
 
-const linesOf = <A>(directory: string, history: string, line: Schema.Codec<A, string>) => {
+export const linesOf = <A>(directory: string, history: string, line: Schema.Codec<A, string>) => {
   const file = join(directory, `${history}.jsonl`)
   const lines = existsSync(file) ? readFileSync(file, "utf8").trimEnd().split("\n") : []
   return Schema.decodeUnknownEffect(Schema.Array(line))(lines)
@@ -53,7 +36,7 @@ interface Run {
   readonly projection: string
 }
 
-const asker =
+export const asker =
   (url: string) =>
   <A>(row: Schema.Codec<A, unknown>, statement: string) =>
     withConnection(url, (sql): Effect.Effect<ReadonlyArray<unknown>, SqlError.SqlError> => sql.unsafe(statement)).pipe(
@@ -141,17 +124,24 @@ export const findings = Effect.fnUntraced(function* ({ directory, projection, sc
       found: `${messages.length} enqueued, ${handled.length} handled`,
       wrong: mishandled(messages, ids(handled))
     },
-    { about: "leases", found: `${transitions.length} changes`, wrong: overlaps(transitions) }
+    { about: "leases", found: `${transitions.length} changes`, wrong: overlaps(transitions, leaseMillis) }
   ]
   return checks
 })
 
-/** What is left connected or locked after everybody has gone. */
+/** What is left connected, locked or prepared after everybody has gone, and the server has had a moment to notice. */
 export const leftovers = Effect.fnUntraced(function* (url: string) {
-  const left = yield* asker(url)(
+  const look = asker(url)(
     Id,
-    `SELECT concat_ws(' ', application_name, state, query) AS id FROM pg_stat_activity
-     WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()`
+    `WITH session AS (SELECT * FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND backend_type = 'client backend')
+     SELECT concat_ws(' ', 'still connected:', application_name, state, query) AS id FROM session
+     UNION ALL
+     SELECT concat_ws(' ', 'still locked:', locktype, mode, relation::regclass, objid) FROM pg_locks
+     WHERE pid IS NULL OR pid IN (SELECT pid FROM session)
+     UNION ALL
+     SELECT concat_ws(' ', 'still prepared:', gid) FROM pg_prepared_xacts`
   )
-  return left.map(({ id }) => `still connected: ${id}`)
+  let left = yield* look
+  for (let looks = 0; left.length > 0 && looks < 25; looks++) left = yield* Effect.delay(look, "200 millis")
+  return left.map(({ id }) => id)
 })

@@ -1,26 +1,16 @@
 /** Appends and enqueues, in every way there is, and writes down what it is about to do and how that has ended. */
 import { PgClient } from "@effect/sql-pg"
-import { Effect, Random, Schedule, Schema, Stream } from "effect"
-import { EventStore, type StoreError, Transactor } from "effect-strata"
-import type { Began, Ended, Fate } from "../support/histories.ts"
-import { isStopping, jobs, main, name, note } from "./child.ts"
+import { Effect, Random, Schedule, Stream } from "effect"
+import { EventStore, Transactor } from "effect-strata"
+import type { Began, Fate } from "../support/histories.ts"
+import { endOf, type Failure, isRetryable, RolledBack } from "./ends.ts"
+import { errands, isStopping, jobs, main, name, note, worked } from "./child.ts"
 
 const connections = 4
 const begun = Date.now().toString(36)
 let writes = 0
 
 type Plan = Omit<typeof Began.Type, "write">
-
-class RolledBack extends Schema.TaggedError<RolledBack>()("RolledBack", {}) {}
-
-type Failure = Effect.Error<ReturnType<EventStore.EventStore["Service"]["append"]>> | RolledBack
-
-const isRetryable = (error: Failure): error is StoreError.StoreError => error._tag === "StoreError" && error.isRetryable
-
-const endOf = (error: Failure): Omit<typeof Ended.Type, "write"> => {
-  if (error._tag === "RolledBack" || error._tag === "VersionConflict") return { end: "rolled back" }
-  return isRetryable(error) ? { end: "in doubt" } : { end: "in doubt", surprise: `${error._tag}: ${error.message}` }
-}
 
 const range = (count: number) => Array.from({ length: count }, (_, index) => index)
 
@@ -41,6 +31,9 @@ const fates = ["fine", "fine", "stubborn", "hopeless"] as const satisfies Readon
 const enqueue = (messages: ReadonlyArray<string>) =>
   jobs.enqueueAll(messages.map((id) => ({ id, payload: fates.find((fate) => id.endsWith(`:${fate}`)) ?? "fine" })))
 
+const enqueueOne = (id: string) =>
+  id.endsWith(":slow") ? errands.enqueueAll([{ id, payload: "slow" }]) : enqueue([id])
+
 /** Writes the plan down, carries it out, and writes down how it has ended. */
 const recorded = Effect.fnUntraced(function* <R>(
   planned: (id: string) => Plan,
@@ -54,6 +47,7 @@ const recorded = Effect.fnUntraced(function* <R>(
     onFailure: endOf
   })
   note(name, { write: id, ...ended })
+  if (ended.end === "acknowledged") worked()
 })
 
 /** Tries again until it works: with ids, that stores nothing twice. */
@@ -79,7 +73,7 @@ const batch = Effect.gen(function* () {
 const transaction = Effect.gen(function* () {
   const events = yield* EventStore.EventStore
   const { withTransaction } = yield* Transactor.Transactor
-  const fate = yield* Random.choice(fates)
+  const fate = yield* Random.choice([...fates, "slow"])
   const undo = yield* Random.nextBoolean
   const rollBack = (yield* Random.next) < 0.2
   yield* recorded(
@@ -100,7 +94,7 @@ const transaction = Effect.gen(function* () {
           yield* withTransaction(undo ? Effect.andThen(nested, Effect.fail(new RolledBack())) : nested).pipe(
             Effect.catchTag("RolledBack", () => Effect.void)
           )
-          yield* enqueue(messages)
+          yield* Effect.forEach(messages, enqueueOne)
           yield* pause
           yield* events.append(yield* newEvents(last))
           if (rollBack) return yield* new RolledBack()

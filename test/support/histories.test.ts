@@ -1,6 +1,6 @@
 /** What the checks of histories find: each of these has one thing wrong with it. */
 import { assert, describe, it } from "@effect/vitest"
-import { type Entry, mishandled, misplaced, mistakes, none, overlaps } from "./histories.ts"
+import { type Entry, makeTally, miscounted, mishandled, misplaced, mistakes, none, overlaps } from "./histories.ts"
 
 describe("mistakes of a reader", () => {
   const stored = [1n, 2n, 4n]
@@ -15,6 +15,56 @@ describe("mistakes of a reader", () => {
   ] as const)("are counted: %s", (mistake, seen) =>
     assert.deepStrictEqual(mistakes(seen, stored), { ...none, [mistake]: 1 })
   )
+})
+
+describe("a tally", () => {
+  it("knows each of many versions", () => {
+    const tally = makeTally()
+    const versions = Array.from({ length: 50_000 }, (_, index) => BigInt(index * 3 + 1))
+    for (const version of versions) if (version !== 90_001n) tally.see(version)
+    for (const version of versions) tally.store(version)
+    assert.deepStrictEqual(tally.mistakes(), { ...none, lost: 1 })
+    assert.deepStrictEqual([tally.seen(), tally.last()], [49_999, 149_998n])
+  })
+})
+
+describe("writes, by their numbers of events", () => {
+  it("are right", () =>
+    assert.deepStrictEqual(
+      miscounted(
+        [
+          { write: "a", events: 3, end: "acknowledged" },
+          { write: "b", events: 3, end: "rolled back" },
+          { write: "c", events: 3, end: "in doubt" },
+          { write: "d", events: 3, end: "in doubt" }
+        ],
+        new Map([
+          ["a", 3],
+          ["d", 3]
+        ])
+      ),
+      { counts: { acknowledged: 1, "rolled back": 1, "in doubt": 2 }, wrong: [] }
+    ))
+
+  it.each([
+    ["lost", "acknowledged", 0],
+    ["half there", "acknowledged", 2],
+    ["stored twice", "acknowledged", 6],
+    ["there in spite of a rollback", "rolled back", 1],
+    ["half there, and in doubt", "in doubt", 2]
+  ] as const)("are wrong: %s", (_, end, found) =>
+    assert.deepStrictEqual(miscounted([{ write: "a", events: 3, end }], new Map([["a", found]])).wrong, [
+      `a is ${end}: ${found} of 3`
+    ])
+  )
+
+  it("are wrong: that failed as no fault explains", () =>
+    assert.deepStrictEqual(miscounted([{ write: "a", events: 3, end: "in doubt", surprise: "Odd" }], new Map()).wrong, [
+      "a: Odd"
+    ]))
+
+  it("are wrong: of nobody", () =>
+    assert.deepStrictEqual(miscounted([], new Map([["x", 1]])).wrong, ["nobody has written x"]))
 })
 
 describe("writes", () => {
@@ -53,25 +103,54 @@ describe("writes", () => {
 })
 
 describe("leases", () => {
-  const claimed = { id: "m", from: 0, to: 1, early: false, attemptsBefore: 0, attempts: 1 }
-  const released = { id: "m", from: 1, to: 0, early: true, attemptsBefore: 1, attempts: 0 }
-  const recovered = { id: "m", from: 1, to: 0, early: false, attemptsBefore: 1, attempts: 1 }
+  const lease = 3000
+  const base = { id: "m", early: false, attemptsBefore: 0, attempts: 1, kept: false }
+  const claimed = { ...base, from: 0, to: 1, began: 10_000, at: 10_010 }
+  const released = { ...base, from: 1, to: 0, early: true, attemptsBefore: 1, attempts: 0, began: 10_020, at: 10_030 }
+  const recovered = { ...base, from: 1, to: 0, attemptsBefore: 1, began: 13_005, at: 13_010 }
+  const archived = { ...base, from: 1, to: 5, attemptsBefore: 1, began: 11_000, at: 11_000 }
+  const renewed = { ...base, from: 1, to: 1, attemptsBefore: 1, kept: true, began: 12_000, at: 12_010 }
+  const failed = { ...archived, to: 2 }
+
+  it("may be renewed, and last longer then", () => {
+    const later = { ...recovered, began: 15_005, at: 15_010 }
+    assert.deepStrictEqual(overlaps([claimed, renewed, later], lease), [])
+  })
 
   it("may be settled, released, and recovered once they have ended", () =>
     assert.deepStrictEqual(
-      overlaps([claimed, released, claimed, recovered, claimed, { ...claimed, from: 1, to: 5 }]),
+      overlaps([claimed, released, claimed, recovered, claimed, failed, { ...claimed, from: 2 }, archived], lease),
       []
     ))
 
-  it("must not be taken from somebody who has one", () => {
-    const stolen = { ...claimed, from: 1, attemptsBefore: 1, attempts: 2 }
-    assert.deepStrictEqual(overlaps([claimed, stolen]), ["m was claimed while it was active"])
-  })
-
-  it("must not be recovered before they have ended", () =>
-    assert.deepStrictEqual(overlaps([claimed, { ...recovered, early: true }]), [
+  it.each([
+    [
+      "taken from somebody who has one",
+      [claimed, { ...claimed, from: 1, attemptsBefore: 1, attempts: 2 }],
+      "m was claimed while it was active"
+    ],
+    ["taken over by somebody else", [claimed, { ...renewed, kept: false }], "m was claimed while it was active"],
+    [
+      "recovered too soon after they were renewed",
+      [claimed, renewed, { ...recovered, at: 14_990 }],
       "m was recovered before its lease had ended"
-    ]))
+    ],
+    [
+      "recovered while they have time left",
+      [claimed, { ...recovered, early: true }],
+      "m was recovered before its lease had ended"
+    ],
+    [
+      "recovered before their time, by an end that is wrong",
+      [claimed, { ...recovered, at: 12_990 }],
+      "m was recovered before its lease had ended"
+    ],
+    ["given for what has been settled", [claimed, archived, { ...claimed, from: 5 }], "m went from 5 to 1 after 5"],
+    ["given twice, one after the other", [claimed, claimed], "m went from 0 to 1 after 1"],
+    ["settled by nobody who had one", [{ ...archived, from: 0 }], "m went from 0 to 5 after 0"]
+  ] as const)("must not be %s", (_, transitions, wrong) =>
+    assert.deepStrictEqual(overlaps(transitions, lease), [wrong])
+  )
 })
 
 describe("messages", () => {
@@ -82,7 +161,11 @@ describe("messages", () => {
 
   it("are handled once, or bounce without a trace", () => assert.deepStrictEqual(mishandled(messages, ["a:fine"]), []))
 
+  it("are handled again outside of transactions, where they have to", () =>
+    assert.deepStrictEqual(mishandled([{ id: "a:slow", state: 5 }], ["a:slow", "a:slow"]), []))
+
   it.each([
+    ["never handled, and slow", [{ id: "a:slow", state: 5 }], [], "a:slow is in state 5, and was handled 0 times"],
     ["never handled", messages, [], "a:fine is in state 5, and was handled 0 times"],
     ["handled twice", messages, ["a:fine", "a:fine"], "a:fine is in state 5, and was handled 2 times"],
     ["half undone", messages, ["a:fine", "b:hopeless"], "b:hopeless is in state 4, and was handled 1 times"],

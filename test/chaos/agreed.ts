@@ -1,0 +1,29 @@
+/** What the verdict knows of what the processes do. */
+import { Schema } from "effect"
+
+/** How long workers have a message for, in milliseconds. */
+export const leaseMillis = 3000
+
+/** What is followed, where it is written down, and what of the log it is. */
+export const followed = [
+  { history: "follower-all", subscription: {}, where: "true" },
+  {
+    history: "follower-some",
+    subscription: { aggregateIds: ["shared", "foreign", "account 3"], batchSize: 7 },
+    where: "aggregate_id IN ('shared', 'foreign', 'account 3')"
+  }
+] as const
+
+/** What the processes of a lossless run are told, and what they say. */
+export const Command = Schema.Struct({ pace: Schema.Literals(["wait", "go", "end"]) })
+export type Pace = (typeof Command.Type)["pace"]
+
+export const Said = Schema.Struct({
+  /** Events that are acknowledged. */
+  written: Schema.optionalKey(Schema.Int),
+  /** The last version that a reader has. */
+  at: Schema.optionalKey(Schema.String),
+  findings: Schema.optionalKey(
+    Schema.Array(Schema.Struct({ about: Schema.String, found: Schema.String, wrong: Schema.Array(Schema.String) }))
+  )
+})

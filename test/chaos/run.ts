@@ -1,0 +1,102 @@
+/** Processes of every kind on a server of their own, a seeded schedule of faults, and a verdict from the histories. */
+import { Clock, Effect, Schedule } from "effect"
+import * as PostgresServer from "../support/PostgresServer.ts"
+import * as Proxy from "../support/Proxy.ts"
+import * as Faults from "./faults.ts"
+import * as Processes from "./processes.ts"
+import type { Report } from "./report.ts"
+import { type Fault, last, schedule } from "./schedule.ts"
+import { migrate } from "./tables.ts"
+import { type Finding, findings, isBusy, leftovers } from "./verdict.ts"
+
+const schema = "chaos"
+const projection = "sums"
+
+/** How long what is on its way may take to arrive, after the last fault. */
+const patience = "60 seconds"
+
+const startProcesses = (url: string, directory: string) => {
+  const own = (role: string, name: string) => ({
+    name,
+    script: new URL(`${role}.ts`, import.meta.url),
+    arguments: [url, schema, name, directory],
+    directory
+  })
+  const projector = (name: string) => ({
+    name,
+    script: new URL("../postgres/projection.process.ts", import.meta.url),
+    arguments: [url, schema, projection],
+    directory
+  })
+  return Effect.forEach(
+    [
+      own("writer", "writer-1"),
+      own("writer", "writer-2"),
+      own("follower", "follower"),
+      projector("projection-1"),
+      projector("projection-2"),
+      own("worker", "worker-1"),
+      own("worker", "worker-2")
+    ],
+    Processes.supervise
+  )
+}
+
+export const run = Effect.fnUntraced(function* (
+  { conclude, directory, say }: Report,
+  { minutes, seed }: { readonly minutes: number; readonly seed: number }
+) {
+  yield* say(`npm run chaos -- --minutes ${minutes} --seed ${seed}; histories and logs in ${directory}`)
+  // Few connections, so that they can be used up.
+  const server = yield* PostgresServer.make({ settings: { max_connections: "80" } })
+  yield* migrate(server.url, schema)
+  const proxy = yield* Proxy.make({ host: "127.0.0.1", port: server.port })
+  const processes = yield* startProcesses(proxy.url(server.url), directory)
+  yield* Effect.all(processes.map(({ ready }) => ready)).pipe(Effect.timeout(patience))
+  yield* say(
+    `PostgreSQL ${server.version}, ${processes.length} processes: ${processes.map(({ name }) => name).join(", ")}`
+  )
+
+  const { heal, inflict } = yield* Faults.make({ server, proxy, processes, schema, directory })
+  const start = yield* Clock.currentTimeMillis
+  const faults = yield* schedule(seed, minutes * 60_000)
+  const meet = Effect.fnUntraced(function* (fault: Fault) {
+    yield* Effect.sleep(start + fault.at - (yield* Clock.currentTimeMillis))
+    yield* say(fault.kind)
+    yield* say(`  ${fault.kind}: ${yield* inflict(fault)}`)
+  })
+  yield* Effect.forEach(faults, meet, { concurrency: "unbounded", discard: true })
+  yield* heal
+  yield* meet(last(minutes * 60_000))
+  yield* say(`${faults.length + 1} faults are over`)
+  yield* Effect.forEach(processes, ({ works }) => works, { concurrency: "unbounded" })
+
+  const isWriter = ({ name }: Processes.Process) => name.startsWith("writer")
+  const writers = processes.filter(isWriter)
+  yield* Effect.forEach(writers, ({ end }) => end, { concurrency: "unbounded" })
+  const run = {
+    url: server.url,
+    schema,
+    directory,
+    projection,
+    writers: [...writers.map(({ name }) => name), "foreign"]
+  }
+  yield* isBusy(run).pipe(
+    Effect.repeat({ while: (busy) => busy, schedule: Schedule.spaced("500 millis") }),
+    Effect.timeoutOrElse({ duration: patience, orElse: () => say(`something is still on its way after ${patience}`) })
+  )
+  yield* Effect.forEach(processes, ({ end }) => end, { concurrency: "unbounded" })
+
+  const starts = processes.reduce((sum, one) => sum + one.starts(), 0)
+  const left = yield* leftovers(server.url)
+  const all: ReadonlyArray<Finding> = [
+    ...(yield* findings(run)),
+    {
+      about: "processes",
+      found: `${processes.length} at work after ${starts} starts`,
+      wrong: processes.flatMap(({ mistakes }) => mistakes)
+    },
+    { about: "server", found: `${left.length} left connected, locked or prepared`, wrong: left }
+  ]
+  yield* conclude(all, "Nothing was lost, repeated, reordered or half done.")
+})

@@ -1,0 +1,150 @@
+/** The verdict on what real stores have made of real writes, and on the same with one thing wrong. */
+import { PgClient } from "@effect/sql-pg"
+import { assert, it } from "@effect/vitest"
+import { Effect, Layer, Redacted } from "effect"
+import { EventStore, OffsetStore, SpoolStore } from "effect-strata"
+import * as Postgres from "effect-strata/postgres"
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
+import { withConnection } from "../support/connection.ts"
+import * as PostgresServer from "../support/PostgresServer.ts"
+import { migrate } from "./tables.ts"
+import { findings, leftovers } from "./verdict.ts"
+
+const schema = "chaos"
+
+const run = (url: string, ...statements: ReadonlyArray<string>) =>
+  withConnection(url, (sql) => Effect.forEach(statements, (statement) => sql.unsafe(statement).unprepared))
+
+/** Four events and two messages, written, followed, added up and handled as they should be. */
+const scene = Effect.gen(function* () {
+  const { url } = yield* PostgresServer.make()
+  const directory = yield* Effect.acquireRelease(
+    Effect.sync(() => mkdtempSync(join(tmpdir(), "strata-chaos-"))),
+    (path) => Effect.sync(() => rmSync(path, { recursive: true }))
+  )
+  yield* migrate(url, schema)
+  const history = (name: string, ...lines: ReadonlyArray<unknown>) =>
+    writeFileSync(join(directory, `${name}.jsonl`), lines.map((line) => `${JSON.stringify(line)}\n`).join(""))
+  const write = { write: "w", events: ["1", "2", "3", "4"], undone: ["undone"], messages: ["a:fine", "b:hopeless"] }
+  yield* Effect.gen(function* () {
+    const events = yield* EventStore.EventStore
+    const spool = yield* SpoolStore.SpoolStore
+    const offsets = yield* OffsetStore.OffsetStore
+    const aggregates = ["account 1", "shared", "account 3", "account 1"]
+    yield* events.append(
+      aggregates.map((aggregateId, index) => ({ id: `${index + 1}`, aggregateId, eventType: "Added", data: index }))
+    )
+    yield* spool.storeMany(write.messages.map((id) => ({ id })))
+    yield* spool.claim({ limit: 2, lease: "1 minute", owner: "worker" })
+    const lease = { owner: "worker", attempt: 1 }
+    yield* spool.settle([
+      { outcome: "archived", id: "a:fine", ...lease },
+      { outcome: "bounced", id: "b:hopeless", error: "never", ...lease }
+    ])
+    yield* offsets.writeOffset({ projectionName: "sums", shardNumber: 0, value: 4n })
+  }).pipe(Effect.provide(Layer.provide(Postgres.layerStorage({ schema }), PgClient.layer({ url: Redacted.make(url) }))))
+  yield* run(
+    url,
+    `INSERT INTO ${schema}.sums SELECT aggregate_id, sum(data::text::bigint), count(*) FROM ${schema}.events GROUP BY 1`,
+    `INSERT INTO ${schema}.handled VALUES ('a:fine')`
+  )
+  history("writer", write, { write: "w", end: "acknowledged" })
+  history("follower-all", ["1"], ["2", "3", "4"])
+  history("follower-some", ["2", "3"])
+  const wrong = Effect.map(findings({ url, schema, directory, writers: ["writer"], projection: "sums" }), (all) =>
+    all.flatMap(({ about, wrong }) => wrong.map((line) => `${about}: ${line}`))
+  )
+  return { url, history, wrong }
+})
+
+it.live("finds nothing wrong where nothing is, and each thing that is", () =>
+  Effect.gen(function* () {
+    const { history, url, wrong } = yield* scene
+    assert.deepStrictEqual(yield* wrong, [])
+
+    history("follower-all", ["1"], ["3", "4"])
+    assert.deepStrictEqual(yield* wrong, ["follower-all: lost: 1"])
+    history("follower-all", ["1"], ["2", "3"], ["3", "4"])
+    assert.deepStrictEqual(yield* wrong, ["follower-all: duplicated: 1"])
+    history("follower-all", ["1"], ["2", "4", "3"])
+    assert.deepStrictEqual(yield* wrong, ["follower-all: outOfOrder: 1"])
+    history("follower-all", ["1"], ["2", "3", "4"])
+    history("follower-some", ["2"], ["3", "4"])
+    assert.deepStrictEqual(yield* wrong, ["follower-some: invented: 1"])
+    history("follower-some", ["2", "3"])
+
+    const events = `${schema}.events`
+    yield* run(url, `UPDATE ${events} SET id = 'undone' WHERE id = '3'`)
+    assert.deepStrictEqual(yield* wrong, [
+      "writes: w was acknowledged: 5 of 6",
+      "writes: w has undone 1 that are there"
+    ])
+    yield* run(
+      url,
+      `UPDATE ${events} SET id = '3' WHERE id = 'undone'`,
+      `UPDATE ${schema}.sums SET count = 2 WHERE id = 'shared'`
+    )
+    assert.deepStrictEqual(yield* wrong, ["projection: the sum of shared is wrong"])
+    yield* run(
+      url,
+      `UPDATE ${schema}.sums SET count = 1 WHERE id = 'shared'`,
+      `UPDATE ${schema}.offsets_store SET current_offset = 3`
+    )
+    assert.deepStrictEqual(yield* wrong, ["projection: shard 0 is at 3"])
+    yield* run(
+      url,
+      `UPDATE ${schema}.offsets_store SET current_offset = 4`,
+      `INSERT INTO ${schema}.handled VALUES ('a:fine')`
+    )
+    assert.deepStrictEqual(yield* wrong, ["messages: a:fine is in state 5, and was handled 2 times"])
+    yield* run(url, `DELETE FROM ${schema}.handled WHERE ctid = (SELECT min(ctid) FROM ${schema}.handled)`)
+    assert.deepStrictEqual(yield* wrong, [])
+
+    // What a store would do that gives a message to two, and one that takes it away too soon.
+    const messages = `${schema}.retryspool_messages`
+    yield* run(
+      url,
+      `UPDATE ${messages} SET state = 0 WHERE id = 'a:fine'`,
+      `DELETE FROM ${schema}.transitions WHERE id = 'a:fine'`,
+      `UPDATE ${messages} SET state = 1, attempts = 2, lease_owner = 'one', lease_until = now() WHERE id = 'a:fine'`,
+      `UPDATE ${messages} SET attempts = 3, lease_owner = 'two' WHERE id = 'a:fine'`,
+      `UPDATE ${messages} SET state = 0, lease_owner = NULL WHERE id = 'a:fine'`
+    )
+    assert.deepStrictEqual(yield* wrong, [
+      "messages: a:fine is in state 0, and was handled 1 times",
+      "leases: a:fine was claimed while it was active",
+      "leases: a:fine was recovered before its lease had ended"
+    ])
+  })
+)
+
+it.live("finds what is left connected, locked or prepared", () =>
+  Effect.gen(function* () {
+    const { url } = yield* PostgresServer.make()
+    yield* run(url, "CREATE TABLE prepared (id int)", "CREATE TABLE locked (id int)")
+    assert.deepStrictEqual(yield* leftovers(url), [])
+    yield* run(url, "BEGIN", "INSERT INTO prepared VALUES (1)", "PREPARE TRANSACTION 'forgotten'")
+    const left = yield* withConnection(url, (sql) =>
+      Effect.gen(function* () {
+        yield* sql`BEGIN`.unprepared
+        yield* sql`LOCK TABLE locked`.unprepared
+        return yield* leftovers(url)
+      })
+    )
+    for (const what of [
+      /^still connected: .* idle in transaction LOCK TABLE locked/,
+      /^still locked: relation AccessExclusiveLock locked/,
+      /^still locked: relation RowExclusiveLock prepared/,
+      /^still prepared: forgotten/
+    ]) {
+      assert.isTrue(
+        left.some((line) => what.test(line)),
+        `${String(what)} in ${left.join("\n")}`
+      )
+    }
+    yield* run(url, "ROLLBACK PREPARED 'forgotten'")
+    assert.deepStrictEqual(yield* leftovers(url), [])
+  })
+)

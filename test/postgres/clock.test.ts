@@ -1,0 +1,132 @@
+/** What is measured does not depend on the wall clock: whoever sets it back holds up nobody, and prolongs no lease. */
+import { assert, describe, it } from "@effect/vitest"
+import { Clock, Deferred, Effect, Schedule, Schema, Stream } from "effect"
+import { OffsetStore, Projection, Spool } from "effect-strata"
+import { event, follow, plainInsert, serveEvents, session } from "./events.harness.ts"
+import { serveSpool } from "./spool.harness.ts"
+
+/** It is an hour earlier each time that somebody looks. Time that is measured goes on. */
+const setBack = Effect.map(Clock.Clock, (clock): Clock.Clock => {
+  let hours = 0
+  const millis = () => clock.currentTimeMillisUnsafe() - ++hours * 3_600_000
+  const nanos = () => BigInt(millis()) * 1_000_000n
+  return {
+    currentTimeMillisUnsafe: millis,
+    currentTimeMillis: Effect.sync(millis),
+    currentTimeNanosUnsafe: nanos,
+    currentTimeNanos: Effect.sync(nanos),
+    monotonicTimeNanosUnsafe: () => clock.monotonicTimeNanosUnsafe(),
+    monotonicTimeNanos: clock.monotonicTimeNanos,
+    sleep: (duration) => clock.sleep(duration)
+  }
+})
+
+const test = <A, E>(name: string, body: Effect.Effect<A, E, never>) =>
+  it.live(name, () => Effect.flatMap(setBack, (clock) => Effect.provideService(body, Clock.Clock, clock)), {
+    timeout: 20_000
+  })
+
+describe("while the clock is set back again and again", () => {
+  test(
+    "subscribers get what comes",
+    Effect.gen(function* () {
+      const { events } = yield* serveEvents()
+      const live = yield* follow({ events }, { after: "start" })
+      for (const version of [1n, 2n, 3n]) {
+        yield* events.append(event("a"))
+        yield* live.until(version)
+      }
+    }).pipe(Effect.scoped)
+  )
+
+  test(
+    "a read does not wait for longer than settleTimeout",
+    Effect.gen(function* () {
+      const { events, table } = yield* serveEvents({ options: { settleTimeout: "100 millis" } })
+      const run = yield* session()
+      yield* run("BEGIN")
+      yield* run(plainInsert(table, "open"))
+      yield* events.append(event("a"))
+      assert.deepStrictEqual(yield* events.load(), [])
+    }).pipe(Effect.scoped)
+  )
+
+  test(
+    "the offsets of all shards follow the log",
+    Effect.gen(function* () {
+      const { context, events } = yield* serveEvents()
+      const idle = Projection.make({
+        name: "idle",
+        shards: 2,
+        batchSize: 10,
+        heartbeat: "100 millis",
+        handler: () => Effect.void
+      })
+      yield* Effect.forkScoped(Effect.provide(Projection.run(idle), context))
+      const offsets = Effect.provide(
+        OffsetStore.OffsetStore.use((store) => Stream.runCollect(store.listOffsets("idle"))),
+        context
+      )
+      for (const version of [1n, 2n, 3n]) {
+        yield* events.append(event("a"))
+        yield* Effect.repeat(offsets, {
+          until: (all) => all.length === 2 && all.every(({ value }) => value === version),
+          schedule: Schedule.spaced("20 millis")
+        })
+      }
+    }).pipe(Effect.scoped)
+  )
+
+  const jobs = Spool.make({ name: "jobs", payload: Schema.String })
+
+  test(
+    "a worker that cannot renew its lease gives it up",
+    Effect.gen(function* () {
+      const { context, table } = yield* serveSpool()
+      const begun = yield* Deferred.make<void>()
+      const lost = yield* Deferred.make<void>()
+      const handler = Effect.andThen(Deferred.succeed(begun, undefined), Effect.never).pipe(
+        Effect.onInterrupt(() => Deferred.succeed(lost, undefined))
+      )
+      const lock = Effect.gen(function* () {
+        const run = yield* session()
+        yield* Deferred.await(begun)
+        yield* run("BEGIN")
+        yield* run(`LOCK TABLE ${table}`)
+        yield* Deferred.await(lost)
+        yield* run("ROLLBACK")
+      })
+      yield* Effect.provide(jobs.enqueue("one"), context)
+      yield* Effect.provide(
+        Effect.raceFirst(
+          lock,
+          jobs.run(() => handler, { lease: "1 second" })
+        ),
+        context
+      )
+    }).pipe(Effect.scoped)
+  )
+
+  test(
+    "a worker that always has something to do finds what a dead one has left",
+    Effect.gen(function* () {
+      const { context, spool } = yield* serveSpool()
+      const found = yield* Deferred.make<void>()
+      const handle = Effect.fnUntraced(function* (payload: string) {
+        if (payload === "left") yield* Deferred.succeed(found, undefined)
+        else yield* jobs.enqueue("next")
+      })
+      yield* Effect.gen(function* () {
+        yield* jobs.enqueue("left")
+        assert.lengthOf(yield* spool.claim({ queue: "jobs", limit: 1, lease: "1 second", owner: "dead" }), 1)
+        yield* jobs.enqueue("next")
+        const work = jobs.run(handle, {
+          concurrency: 1,
+          buffer: 0,
+          lease: "1 second"
+        })
+        yield* Effect.raceFirst(Deferred.await(found), work)
+      }).pipe(Effect.provide(context))
+    }).pipe(Effect.scoped)
+  )
+})
