@@ -29,7 +29,7 @@ const serverWith = Effect.gen(function* () {
   const url = (change: (url: URL) => void) => ({ url: Redacted.make(urlWith(change, server.url)) })
   const elsewhere = (parameters: Record<string, string>) =>
     url((url) => {
-      url.port = "1"
+      url.host = "elsewhere.invalid:1"
       for (const [name, value] of Object.entries(parameters)) url.searchParams.set(name, value)
     })
   const settings: Record<string, Partial<PgClient.PgPoolConfig>> = {
@@ -44,7 +44,7 @@ const serverWith = Effect.gen(function* () {
     "parameters of a URL": elsewhere({ host: "127.0.0.1", port }),
     "the directory of a socket": { ...parts, host: server.dataDir },
     "the directory of a socket in a URL": elsewhere({ host: server.dataDir, port }),
-    "a socket": { ...parts, path },
+    "a socket": { ...parts, host: "elsewhere.invalid", path },
     "a socket of one's own": { ...elsewhere({}), stream: () => connect(path) },
     "a stream of one's own": {
       ...elsewhere({}),
@@ -58,35 +58,32 @@ const serverWith = Effect.gen(function* () {
   return { proxy, server, settings }
 })
 
-it.live(
-  "it is found by",
-  () =>
-    Effect.gen(function* () {
-      const { proxy, server, settings } = yield* serverWith
-      const options = { schema: "public" }
-      const direct = yield* serveEvents({ url: server.url, options })
-      const followers = yield* Effect.forEach(Object.entries(settings), ([name, client]) =>
-        Effect.gen(function* () {
-          const served = yield* serveEvents({ client: { ...client, maxConnections: 2 }, options })
-          const { until } = yield* follow(served, { after: "start" })
-          const lost = served.events.listener.changes.pipe(
-            Stream.dropWhile((status) => status !== "connected"),
-            Stream.filter((status) => status !== "connected"),
-            Stream.take(1),
-            Stream.runDrain,
-            Effect.andThen(Effect.die(`${name}: the connection was given up`))
-          )
-          return { until: (version: bigint) => Effect.raceFirst(until(version), lost) }
-        })
-      )
-      const all = (version: bigint) =>
-        Effect.forEach(followers, ({ until }) => until(version), { concurrency: "unbounded", discard: true })
-      yield* direct.events.append(event("small"))
-      yield* all(1n)
-      yield* proxy.throttle(bytesPerSecond)
-      yield* direct.events.append(large)
-      yield* all(2n)
-      assert.strictEqual(yield* direct.events.latestVersion, 2n)
-    }),
-  { timeout: 120_000 }
+it.live("it is found and watched, wherever the server is and whatever lies between", () =>
+  Effect.gen(function* () {
+    const { proxy, server, settings } = yield* serverWith
+    const options = { schema: "public" }
+    const direct = yield* serveEvents({ url: server.url, options })
+    const followers = yield* Effect.forEach(Object.entries(settings), ([name, client]) =>
+      Effect.gen(function* () {
+        const served = yield* serveEvents({ client: { ...client, maxConnections: 2 }, options })
+        const { until } = yield* follow(served, { after: "start" })
+        const lost = served.events.listener.changes.pipe(
+          Stream.dropWhile((status) => status !== "connected"),
+          Stream.filter((status) => status !== "connected"),
+          Stream.take(1),
+          Stream.runDrain,
+          Effect.andThen(Effect.die(`${name}: the connection was given up`))
+        )
+        return { until: (version: bigint) => Effect.raceFirst(until(version), lost) }
+      })
+    )
+    const all = (version: bigint) =>
+      Effect.forEach(followers, ({ until }) => until(version), { concurrency: "unbounded", discard: true })
+    yield* direct.events.append(event("small"))
+    yield* all(1n)
+    yield* proxy.throttle(bytesPerSecond)
+    yield* direct.events.append(large)
+    yield* all(2n)
+    assert.strictEqual(yield* direct.events.latestVersion, 2n)
+  })
 )
