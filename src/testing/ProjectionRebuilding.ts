@@ -1,8 +1,10 @@
 /** Read models anew, and state on demand: a part of the projections' suite. */
 import { assert, it } from "@effect/vitest"
 import { Deferred, Duration, Effect, Fiber, Layer, Logger, Option, Ref, Result, Stream } from "effect"
+import { DurableStateStore } from "../DurableStateStore.ts"
 import * as Projection from "../Projection.ts"
 import * as StateCodec from "../StateCodec.ts"
+import { Denied, StoreError } from "../StoreError.ts"
 import { fresh, latestVersion, long, range, scene, start, Sum } from "./ProjectionScene.ts"
 
 /** Registers the suite. */
@@ -121,6 +123,41 @@ export const suite = <E>(name: string, layer: Layer.Layer<Projection.Services, E
         yield* Fiber.join(rebuilding)
         assert.strictEqual(yield* Projection.slot(name), "green")
         assert.deepStrictEqual(yield* seen("a", "green"), [1, 2])
+      })
+    )
+
+    it.effect("is switched as a whole, or not at all", () =>
+      Effect.gen(function* () {
+        const { add, append, clear, name, options, seen, settled } = yield* scene()
+        const projection = Projection.make({ ...options, handler: add })
+        const rebuild = Projection.rebuild(projection, { mode: "beside", clear: (slot) => clear(slot, ["a"]) })
+        yield* start(projection)
+        yield* append("a", 1)
+        yield* settled
+        // The other copy gets further than the one that is served.
+        yield* Projection.pause(name)
+        yield* append("a", 2, 3)
+        const states = yield* DurableStateStore
+        const denied = new StoreError({
+          store: "DurableStateStore",
+          operation: "writeState",
+          reason: new Denied({ message: "not now" })
+        })
+        // The last thing that is written says which copy is served.
+        const failing = DurableStateStore.of({
+          ...states,
+          writeState: (state) =>
+            state.persistenceId === `strata/projection/control/${name}` ? Effect.fail(denied) : states.writeState(state)
+        })
+        const error = yield* Effect.flip(Effect.provideService(Stream.runDrain(rebuild), DurableStateStore, failing))
+        assert.strictEqual(error, denied)
+        assert.strictEqual(yield* Projection.slot(name), "blue")
+        yield* Projection.resume(name)
+        yield* settled
+        assert.deepStrictEqual(yield* seen("a"), [1, 2, 3])
+        yield* Stream.runDrain(rebuild)
+        assert.strictEqual(yield* Projection.slot(name), "green")
+        assert.deepStrictEqual(yield* seen("a", "green"), [1, 2, 3])
       })
     )
 
