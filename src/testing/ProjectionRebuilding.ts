@@ -180,7 +180,9 @@ export const suite = <E>(name: string, layer: Layer.Layer<Projection.Services, E
           )
           yield* append("a", 4)
           yield* settled
-          const left = yield* Stream.runCollect(Projection[onFailure === "park" ? "parked" : "skipped"](name))
+          const left = yield* Stream.runCollect(
+            onFailure === "park" ? Projection.parked(name) : Projection.skipped(name)
+          )
           assert.deepStrictEqual(
             left.map(({ aggregateId, error }) => [aggregateId, error.includes("not in green")]),
             [["a", true]]
