@@ -1,7 +1,7 @@
 /** A read model that is built anew while its database goes away: it is completed without being told to. */
 import { PgClient } from "@effect/sql-pg"
 import { assert, describe, it } from "@effect/vitest"
-import { Context, Deferred, Effect, Fiber, Layer, Logger, Redacted, Schedule, Stream } from "effect"
+import { Context, Deferred, Duration, Effect, Fiber, Layer, Logger, Option, Redacted, Schedule, Stream } from "effect"
 import { EventStore, Projection } from "effect-strata"
 import * as Postgres from "effect-strata/postgres"
 import * as PostgresServer from "../support/PostgresServer.ts"
@@ -71,6 +71,10 @@ const watch = <E, R, R2>(
       [...new Set(done)].sort((a, b) => (a < b ? -1 : 1))
     )
     assert.strictEqual(seen.at(-1)?.done, BigInt(count))
+    // On the way there is a rate, and so a time that is left.
+    const isOnTheWay = ({ rate, remaining }: Projection.Progress) =>
+      rate > 0 && Option.exists(remaining, (left) => Duration.isGreaterThan(left, Duration.zero))
+    assert.isTrue(seen.some(isOnTheWay))
     return done.length
   })
 
