@@ -91,7 +91,11 @@ CREATE OR REPLACE FUNCTION <claim> (
     wanted    INTEGER,
     reserved  INTEGER,  -- how many of them are for incoming messages first, if there are so many
     new_owner TEXT,
-    lease     DOUBLE PRECISION  -- in milliseconds
+    lease     DOUBLE PRECISION, -- in milliseconds
+    -- Where the incoming messages that wait probably begin: what has gone before them is not looked at, as it may have to stay
+    -- in the index for as long as anybody's snapshot lasts. Unless there is not enough from there on.
+    low_priority INTEGER,
+    low_created  TIMESTAMPTZ
 ) RETURNS SETOF <spool> LANGUAGE plpgsql
 SET plan_cache_mode = 'force_generic_plan'
 SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off AS
@@ -102,8 +106,17 @@ DECLARE
     level    INTEGER := -2147483648;
     due      TEXT[] := '{}';
     incoming TEXT[];
+    waiting  INTEGER := 0;
 BEGIN
     IF reserved > 0 THEN
+        SELECT count(*) INTO waiting
+        FROM (
+            SELECT FROM <spool> WHERE state = 0 AND coalesce(queue, '') = of_queue
+                AND priority = low_priority AND created >= low_created
+            ORDER BY created, id COLLATE "C" LIMIT reserved
+        ) AS waiting;
+    END IF;
+    IF waiting < reserved THEN
         SELECT count(*) INTO reserved
         FROM (
             SELECT FROM <spool> WHERE state = 0 AND coalesce(queue, '') = of_queue
@@ -123,10 +136,23 @@ BEGIN
         );
     END LOOP;
 
+    wanted := wanted - cardinality(due);
     incoming := ARRAY(
-        SELECT id FROM <spool> WHERE state = 0 AND coalesce(queue, '') = of_queue
-        ORDER BY priority, created, id COLLATE "C" LIMIT wanted - cardinality(due) FOR UPDATE SKIP LOCKED
+        SELECT id FROM <spool> WHERE state = 0 AND coalesce(queue, '') = of_queue AND priority < low_priority
+        ORDER BY priority, created, id COLLATE "C" LIMIT wanted FOR UPDATE SKIP LOCKED
     );
+    incoming := incoming || ARRAY(
+        SELECT id FROM <spool> WHERE state = 0 AND coalesce(queue, '') = of_queue
+            AND priority = low_priority AND created >= low_created
+        ORDER BY created, id COLLATE "C" LIMIT wanted - cardinality(incoming) FOR UPDATE SKIP LOCKED
+    );
+    -- Those that are locked already are among them.
+    IF cardinality(incoming) < wanted THEN
+        incoming := ARRAY(
+            SELECT id FROM <spool> WHERE state = 0 AND coalesce(queue, '') = of_queue
+            ORDER BY priority, created, id COLLATE "C" LIMIT wanted FOR UPDATE SKIP LOCKED
+        );
+    END IF;
 
     RETURN QUERY
     UPDATE <spool> SET

@@ -1,5 +1,5 @@
 /** The part of `SpoolStore` on Postgres that workers use: claims and what becomes of them. */
-import { Duration, Effect, Option, Schema } from "effect"
+import { Clock, DateTime, Duration, Effect, Option, Schema } from "effect"
 import type { Fragment, Statement } from "effect/sql/Statement"
 import type { Operations } from "../Operation.ts"
 import {
@@ -46,16 +46,38 @@ const stateAfter = (outcome: Outcome): number | null => {
   }
 }
 
+/** Where the incoming messages of a queue begin, as far as this process knows. */
+export interface Low {
+  readonly priority: number
+  readonly created: DateTime.Utc
+  /** Others do not say when they make older messages ready again: from now on those are looked for. In epoch milliseconds. */
+  readonly until: number
+}
+
+/** For how long a claim may begin where the one before has found the first message. */
+const trust = 1000
+
 /** What the rest of the store lends. */
 interface Parts {
+  /** By queue. Cleared by whatever makes messages ready that may be older than others. */
+  readonly lows: Map<string, Low>
   readonly operation: Operations
   readonly announce: Effect.Effect<void>
+  /** For what makes none ready that may be older than others. */
+  readonly announceNew: Effect.Effect<void>
   readonly decodeEach: ReturnType<typeof messageDecoder>
   readonly touched: Fragment
 }
 
-export const make = Effect.fnUntraced(function* ({ announce, decodeEach, operation, touched }: Parts) {
-  const { names, query, schema, sql, tables } = yield* PostgresDatabase
+export const make = Effect.fnUntraced(function* ({
+  announce,
+  announceNew,
+  decodeEach,
+  lows,
+  operation,
+  touched
+}: Parts) {
+  const { inTransaction, names, query, schema, sql, tables } = yield* PostgresDatabase
   const table = tables.spool
   const claimFunction = sql.literal(qualify(schema, `${names.spool}_claim`))
   const decodeIds = decodeRows(Id, names.spool, ["id"])
@@ -65,9 +87,13 @@ export const make = Effect.fnUntraced(function* ({ announce, decodeEach, operati
 
   const selected = sql.literal(columns)
 
-  const select = ({ lease, limit, owner, queue = "", reserved = Math.floor(limit / 2) }: Claim) => sql`
+  const select = (
+    { lease, limit, owner, queue = "", reserved = Math.floor(limit / 2) }: Claim,
+    low: Low | undefined
+  ) => sql`
     SELECT ${selected} FROM ${claimFunction}(
-      ${queue}, ${limit}, ${Math.min(reserved, limit)}, ${owner}, ${millisOf(lease)}
+      ${queue}, ${limit}, ${Math.min(reserved, limit)}, ${owner}, ${millisOf(lease)},
+      ${low?.priority ?? null}, ${low === undefined ? null : DateTime.formatIso(low.created)}::timestamptz
     ) AS message ORDER BY priority, message.created, id COLLATE "C"`
 
   // Nobody can handle these, and whoever claims has to go on.
@@ -212,7 +238,16 @@ export const make = Effect.fnUntraced(function* ({ announce, decodeEach, operati
     "claim",
     Claim,
     Effect.fnUntraced(function* (input) {
-      const { corrupt, messages } = decodeEach(yield* query(select(input)))
+      const { limit, queue = "" } = input
+      const now = yield* Clock.currentTimeMillis
+      const known = lows.get(queue)
+      const low = known !== undefined && now < known.until ? known : undefined
+      const { corrupt, messages } = decodeEach(yield* query(select(input, low)))
+      // One that waited for its time says nothing of those that come in. Where it has been claimed before, it may be such a one.
+      const first = messages.find(({ attempts }) => attempts === 1)
+      // What a transaction has claimed waits again if it is rolled back.
+      if (first === undefined || messages.length < limit || (yield* inTransaction)) lows.delete(queue)
+      else lows.set(queue, { priority: first.priority, created: first.created, until: low?.until ?? now + trust })
       if (corrupt.length > 0) {
         yield* query(putAside(input, corrupt))
         yield* warn(corrupt)
@@ -237,7 +272,11 @@ export const make = Effect.fnUntraced(function* ({ announce, decodeEach, operati
   const settle = operation.fn("settle", Settle, ({ outcomes }) =>
     // The usual case has a statement of its own: half the cost.
     Effect.tap(withLeases(outcomes, outcomes.every(({ outcome }) => outcome === "done") ? remove : apply), () =>
-      outcomes.some(({ outcome }) => outcome === "deferred" || outcome === "released") ? announce : Effect.void
+      outcomes.some(({ outcome }) => outcome === "released")
+        ? announce
+        : outcomes.some(({ outcome }) => outcome === "deferred")
+          ? announceNew
+          : Effect.void
     )
   )
 

@@ -45,7 +45,14 @@ export const make = Effect.gen(function* () {
   const decodeTotal = decodeRows(Total, names.spool, [])
   const decodePlaces = decodeRows(Place, names.spool, ["id"])
 
-  const announce = sql.afterCommit(wakeups.announce("spool"))
+  const lows = new Map<string, SpoolClaiming.Low>()
+  const announceNew = sql.afterCommit(wakeups.announce("spool"))
+  const announce = sql.afterCommit(
+    Effect.suspend(() => {
+      lows.clear()
+      return wakeups.announce("spool")
+    })
+  )
 
   // Statements
 
@@ -213,8 +220,8 @@ export const make = Effect.gen(function* () {
     })
   )
 
-  const storing = yield* SpoolStoring.make({ announce, operation })
-  const claiming = yield* SpoolClaiming.make({ announce, decodeEach, operation, touched })
+  const storing = yield* SpoolStoring.make({ announce, announceNew, operation })
+  const claiming = yield* SpoolClaiming.make({ announce, announceNew, decodeEach, lows, operation, touched })
 
   const ofName = (queue: string | undefined) => (queue === undefined ? {} : { queue })
 

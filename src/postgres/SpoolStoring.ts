@@ -35,9 +35,12 @@ interface Job extends Coalescing.Job, Prepared {}
 
 export const make = Effect.fnUntraced(function* ({
   announce,
+  announceNew,
   operation
 }: {
   readonly announce: Effect.Effect<void>
+  /** For messages that are the last of those that are ready. */
+  readonly announceNew: Effect.Effect<void>
   readonly operation: Operations
 }) {
   const { inTransaction, names, query, sql, tables } = yield* PostgresDatabase
@@ -86,7 +89,9 @@ export const make = Effect.fnUntraced(function* ({
   const store = Effect.fnUntraced(function* (messages: ReadonlyArray<Prepared>, limited = false) {
     if (messages.length === 0) return []
     const stored = new Set((yield* Effect.flatMap(query(insert(messages, limited)), decodeIds)).map(({ id }) => id))
-    if (messages.some(({ message }) => stored.has(message.id) && isWaiting(message))) yield* announce
+    const waiting = messages.filter(({ message }) => stored.has(message.id) && isWaiting(message))
+    if (waiting.length > 0)
+      yield* waiting.every(({ message }) => message.created === undefined) ? announceNew : announce
     return messages.map(({ message: { id } }) => (stored.has(id) ? undefined : new MessageExists({ id })))
   })
 

@@ -160,9 +160,9 @@ export interface Options {
   readonly name: string
   /** Into how many parts the events are divided, by their aggregates: 1 unless given. It is recorded at the first run. */
   readonly shards?: number
-  /** Only events of these types; others are passed. */
+  /** Only events of these types; others are read and passed. */
   readonly eventTypes?: ReadonlyArray<string>
-  /** Only events of these aggregates; others are passed. */
+  /** Only events of these aggregates; others are read and passed. */
   readonly aggregateIds?: ReadonlyArray<string>
   /** How many events are handled in one transaction, at most: 500 unless given. */
   readonly batchSize?: number

@@ -7,6 +7,10 @@
  * slow is left behind, and the others go on. Once it has worked off its buffer, reading starts again from the lowest place
  * that a shard has got to, and those who are further pass over what they have had. A shard that has been left behind once
  * is not waited for again, until it keeps up.
+ *
+ * Everything is read, and what is meant is picked out here: a subscription to some types or aggregates tells of those
+ * events alone, and not how far it has come between them. Then the offset of a projection for a rare type would stay at the
+ * last event of that type: it would be read from there at each start, and `awaitVersion` would wait for the next one.
  */
 import { Deferred, Effect, Stream } from "effect"
 import { EventStore, type StoredEvent } from "../EventStore.ts"

@@ -1,5 +1,5 @@
 /** A read model anew: in its place, or beside the one that is served. */
-import { Duration, Effect, Option, Schema, Stream } from "effect"
+import { Duration, Effect, Option, Schedule, Schema, Stream } from "effect"
 import { EventStore, Version } from "../EventStore.ts"
 import { check, type InvalidInput } from "../Input.ts"
 import { monotonicMillis } from "../Monotonic.ts"
@@ -10,7 +10,7 @@ import { ByName, isTransient, otherSlot, type Projection, type Services, Setting
 import { forget, remove, reset } from "./Operating.ts"
 import { Control, controlId, controlOf, failureId, holdAll, records, shardId, skippedId } from "./Records.ts"
 import { lowest } from "./Reporting.ts"
-import { expectShards, register, runBy, type RunError } from "./Running.ts"
+import { expectShards, patience, register, runBy, type RunError } from "./Running.ts"
 import { evenly } from "./Sharing.ts"
 
 /** How far a projection has come on its way to the version that was the last one when it was asked. */
@@ -27,13 +27,32 @@ export class Progress extends Schema.Class<Progress>("effect-strata/Projection/P
 /** How often progress is told, at most. */
 const pace = "100 millis"
 
+/** Waits for a database that cannot be reached, as those do who run the projection. */
+const persistent = <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
+  Effect.retry(effect, { schedule: patience, while: isTransient })
+
+/** Whenever offsets may have moved. */
+const hints = Stream.unwrap(
+  OffsetStore.use((offsets) =>
+    Effect.succeed(
+      Stream.merge(
+        Stream.retry(
+          offsets.changes,
+          Schedule.while(patience, ({ input }) => isTransient(input))
+        ),
+        Stream.tick("1 second")
+      )
+    )
+  )
+)
+
 /** Ends when all shards have passed the version, or where there is none any more. */
 const follow = (name: string, total: bigint): Stream.Stream<Progress, InvalidInput | StoreError, OffsetStore> =>
   Stream.unwrap(
     Effect.gen(function* () {
       const offsets = yield* OffsetStore
-      const place = Effect.map(Stream.runCollect(offsets.listOffsets(name)), (all) =>
-        Option.getOrElse(lowest(all), () => total)
+      const place = persistent(
+        Effect.map(Stream.runCollect(offsets.listOffsets(name)), (all) => Option.getOrElse(lowest(all), () => total))
       )
       const begin = yield* place
       const began = yield* monotonicMillis
@@ -50,7 +69,7 @@ const follow = (name: string, total: bigint): Stream.Stream<Progress, InvalidInp
               : Option.none<Duration.Duration>()
         return new Progress({ done: done < total ? done : total, total, rate, remaining })
       })
-      return Stream.merge(offsets.changes, Stream.tick("1 second")).pipe(
+      return hints.pipe(
         Stream.mapEffect(() => Effect.delay(look, pace)),
         Stream.changesWith((a, b) => a.done === b.done),
         Stream.takeUntil(({ done }) => done >= total)
@@ -63,8 +82,8 @@ export const progress = (name: string) =>
   Stream.unwrap(
     Effect.gen(function* () {
       yield* check(ByName, "Projection", "progress", { name })
-      yield* controlOf(name)
-      return follow(name, yield* (yield* EventStore).latestVersion)
+      yield* persistent(controlOf(name))
+      return follow(name, yield* persistent((yield* EventStore).latestVersion))
     })
   )
 
@@ -131,7 +150,6 @@ const beside = Effect.fnUntraced(function* <R, E, R2>(
 ) {
   const { name } = settings
   const { latestVersion } = yield* EventStore
-  const offsets = yield* OffsetStore
   const { withTransaction } = yield* Transactor
   const record = yield* records
   const shadow = rebuildOf(name)
@@ -147,15 +165,15 @@ const beside = Effect.fnUntraced(function* <R, E, R2>(
     if ((yield* record.control.read(controlId(shadow))).value.shards > 0) return
     yield* register(shadowSettings, target)
     yield* clear(target)
-  }).pipe(withTransaction)
+  }).pipe(withTransaction, persistent)
 
   const run = runBy(evenly)({ ...projection, name: shadow, settings: shadowSettings })
-  const finish = Stream.merge(offsets.changes, Stream.tick("1 second")).pipe(
+  const finish = hints.pipe(
     Stream.mapEffect(() => Effect.delay(switchOver(name, shadow), pace)),
     Stream.takeUntil((isDone) => isDone),
     Stream.runDrain
   )
-  return Stream.concat(follow(shadow, yield* latestVersion), Stream.drain(Stream.fromEffect(finish))).pipe(
+  return Stream.concat(follow(shadow, yield* persistent(latestVersion)), Stream.drain(Stream.fromEffect(finish))).pipe(
     // It is removed when it has taken the place of the live one.
     Stream.interruptWhen(Effect.catchTag(run, "UnknownProjection", () => Effect.never))
   )
@@ -164,7 +182,7 @@ const beside = Effect.fnUntraced(function* <R, E, R2>(
 const inPlace = Effect.fnUntraced(function* <E, R>(name: string, clear: Rebuild<E, R>["clear"]) {
   const { withTransaction } = yield* Transactor
   // First what holds the offsets: whoever fills the model holds them before it writes.
-  yield* withTransaction(Effect.andThen(reset(name), Effect.flatMap(slot(name), clear)))
+  yield* persistent(withTransaction(Effect.andThen(reset(name), Effect.flatMap(slot(name), clear))))
   return progress(name)
 })
 
@@ -177,7 +195,8 @@ const inPlace = Effect.fnUntraced(function* <E, R>(name: string, clear: Rebuild<
  * is. Beside the live one, the handler is given the other `slot`, in this process, and in every other one that runs this
  * stream meanwhile. It begins where it was if it has been interrupted, also in another process. At the end the new copy has
  * handled all that the live one has, and both `slot` and the offsets change in one transaction: from then on the live
- * projection keeps the new one up to date. Bounded memory, however many events there are.
+ * projection keeps the new one up to date. Bounded memory, however many events there are. A connection that is lost is
+ * waited for, as by `run`.
  *
  * **Gotchas**
  *

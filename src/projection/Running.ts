@@ -96,7 +96,8 @@ const pace = "50 millis"
 const shortestPause = 100
 const longestPause = 5000
 
-const patience = Schedule.min([Schedule.exponential(shortestPause), Schedule.spaced(longestPause)]).pipe(
+/** For how long a database that cannot be reached is waited for, each time. */
+export const patience = Schedule.min([Schedule.exponential(shortestPause), Schedule.spaced(longestPause)]).pipe(
   Schedule.jittered
 )
 

@@ -269,6 +269,9 @@ export const suite = <E>(
         assert.strictEqual(Projection.shardOf("", 1000), 261)
         assert.strictEqual(Projection.shardOf("a", 1000), 220)
         assert.strictEqual(Projection.shardOf("foobar", 1000), 720)
+        // Of UTF-8, wherever that is: 513665217, 337892798.
+        assert.strictEqual(Projection.shardOf("é", 1000), 217)
+        assert.strictEqual(Projection.shardOf("user-日本-🙂", 1000), 798)
         assert.strictEqual(Projection.shardOf("user-123", 1), 0)
       })
     )

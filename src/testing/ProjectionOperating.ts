@@ -91,6 +91,37 @@ export const suite = <E>(
       })
     )
 
+    it.effect("forgets with a reset what was parked and skipped, and handles it again", () =>
+      Effect.gen(function* () {
+        for (const onFailure of ["park", "skip"] as const) {
+          const { add, append, name, options, seen, settled } = yield* scene()
+          let isBroken = true
+          yield* start(
+            Projection.make({
+              ...options,
+              onFailure,
+              handler: (event, slot) => (isBroken && event.data === 2 ? Effect.die("broken") : add(event, slot))
+            })
+          )
+          yield* append("a", 1, 2)
+          yield* settled
+          const unhandled = Effect.map(Projection.status(name), ([shard]) => [
+            shard?.parked,
+            shard?.skipped,
+            Option.isSome(shard?.failure ?? Option.none())
+          ])
+          assert.deepStrictEqual(yield* unhandled, onFailure === "park" ? [1, 0, true] : [0, 1, true])
+          isBroken = false
+          yield* Projection.reset(name)
+          yield* settled
+          assert.deepStrictEqual(yield* unhandled, [0, 0, false])
+          assert.deepStrictEqual(yield* Stream.runCollect(Projection.skipped(name)), [])
+          assert.deepStrictEqual(yield* Stream.runCollect(Projection.parked(name)), [])
+          assert.deepStrictEqual(yield* seen("a"), [1, 1, 2])
+        }
+      })
+    )
+
     it.effect("refuses a reset beyond the head", () =>
       Effect.gen(function* () {
         const { add, append, name, options, settled } = yield* scene()

@@ -1,8 +1,10 @@
 /** Read models anew, and state on demand: a part of the projections' suite. */
 import { assert, it } from "@effect/vitest"
-import { Deferred, Duration, Effect, Fiber, Layer, Logger, Option, Ref, Result, Stream } from "effect"
+import { Deferred, Duration, Effect, Fiber, Latch, Layer, Logger, Option, Ref, Result, Stream } from "effect"
+import { DurableStateStore } from "../DurableStateStore.ts"
 import * as Projection from "../Projection.ts"
 import * as StateCodec from "../StateCodec.ts"
+import { Denied, StoreError } from "../StoreError.ts"
 import { fresh, latestVersion, long, range, scene, start, Sum } from "./ProjectionScene.ts"
 
 /** Registers the suite. */
@@ -124,6 +126,75 @@ export const suite = <E>(name: string, layer: Layer.Layer<Projection.Services, E
       })
     )
 
+    it.effect("is switched as a whole, or not at all", () =>
+      Effect.gen(function* () {
+        const { add, append, clear, name, options, seen, settled } = yield* scene()
+        const projection = Projection.make({ ...options, handler: add })
+        const rebuild = Projection.rebuild(projection, { mode: "beside", clear: (slot) => clear(slot, ["a"]) })
+        yield* start(projection)
+        yield* append("a", 1)
+        yield* settled
+        // The other copy gets further than the one that is served.
+        yield* Projection.pause(name)
+        yield* append("a", 2, 3)
+        const states = yield* DurableStateStore
+        const denied = new StoreError({
+          store: "DurableStateStore",
+          operation: "writeState",
+          reason: new Denied({ message: "not now" })
+        })
+        // The last thing that is written says which copy is served.
+        const failing = DurableStateStore.of({
+          ...states,
+          writeState: (state) =>
+            state.persistenceId === `strata/projection/control/${name}` ? Effect.fail(denied) : states.writeState(state)
+        })
+        const error = yield* Effect.flip(Effect.provideService(Stream.runDrain(rebuild), DurableStateStore, failing))
+        assert.strictEqual(error, denied)
+        assert.strictEqual(yield* Projection.slot(name), "blue")
+        yield* Projection.resume(name)
+        yield* settled
+        assert.deepStrictEqual(yield* seen("a"), [1, 2, 3])
+        yield* Stream.runDrain(rebuild)
+        assert.strictEqual(yield* Projection.slot(name), "green")
+        assert.deepStrictEqual(yield* seen("a", "green"), [1, 2, 3])
+      })
+    )
+
+    it.effect("brings what the new copy has parked and skipped", () =>
+      Effect.gen(function* () {
+        for (const onFailure of ["park", "skip"] as const) {
+          const { add, append, clear, name, options, seen, settled } = yield* scene()
+          const projection = Projection.make({
+            ...options,
+            onFailure,
+            handler: (event, slot) =>
+              slot === "green" && event.data === 2 ? Effect.die("not in green") : add(event, slot)
+          })
+          yield* start(projection)
+          yield* append("a", 1, 2)
+          yield* append("b", 3)
+          yield* settled
+          yield* Stream.runDrain(
+            Projection.rebuild(projection, { mode: "beside", clear: (slot) => clear(slot, ["a", "b"]) })
+          )
+          yield* append("a", 4)
+          yield* settled
+          const left = yield* Stream.runCollect(
+            onFailure === "park" ? Projection.parked(name) : Projection.skipped(name)
+          )
+          assert.deepStrictEqual(
+            left.map(({ aggregateId, error }) => [aggregateId, error.includes("not in green")]),
+            [["a", true]]
+          )
+          const [shard] = yield* Projection.status(name)
+          assert.include(Option.getOrThrow(shard?.failure ?? Option.none()).error, "not in green")
+          assert.deepStrictEqual(yield* seen("a", "green"), onFailure === "park" ? [1] : [1, 4])
+          assert.deepStrictEqual(yield* seen("b", "green"), [3])
+        }
+      })
+    )
+
     it.effect("folds the events of a query", () =>
       Effect.gen(function* () {
         const { append, type } = yield* scene()
@@ -160,19 +231,34 @@ export const suite = <E>(name: string, layer: Layer.Layer<Projection.Services, E
         assert.strictEqual(yield* Ref.get(applied), 5)
 
         // Of those who decide by the same state, one is right.
-        const racing = yield* Effect.forEach(range(5), () => Effect.result(add(1)), { concurrency: "unbounded" })
-        const won = racing.filter(Result.isSuccess)
-        assert.isAtLeast(won.length, 1)
-        assert.strictEqual((yield* counter.load(id)).state.seen.length, 25 + won.length)
-        for (const lost of racing.filter(Result.isFailure)) assert.strictEqual(lost.failure._tag, "VersionConflict")
+        const all = yield* Latch.make()
+        let deciding = 0
+        const racing = yield* Effect.forEach(
+          range(5),
+          (amount) =>
+            Effect.result(
+              counter.append(id, () =>
+                Effect.suspend(() => (++deciding === 5 ? all.open : all.await)).pipe(
+                  Effect.as([{ eventType: type, data: amount }])
+                )
+              )
+            ),
+          { concurrency: "unbounded" }
+        )
+        const lost = racing.filter(Result.isFailure)
+        assert.deepStrictEqual(
+          lost.map(({ failure }) => failure._tag),
+          range(4).map(() => "VersionConflict")
+        )
+        assert.strictEqual((yield* counter.load(id)).state.seen.length, 26)
         assert.deepStrictEqual((yield* counter.append(id, () => Effect.succeed([]))).events, [])
         assert.strictEqual(yield* Effect.flip(counter.append(id, () => Effect.fail("no"))), "no")
 
         // A snapshot that another codec wrote is none.
         const renamed = yield* open("Counter.v2")
         yield* Ref.set(applied, 0)
-        assert.strictEqual((yield* renamed.load(id)).state.seen.length, 25 + won.length)
-        assert.strictEqual(yield* Ref.get(applied), 25 + won.length)
+        assert.strictEqual((yield* renamed.load(id)).state.seen.length, 26)
+        assert.strictEqual(yield* Ref.get(applied), 26)
         const error = yield* Effect.flip(
           Projection.entity({
             name: "",

@@ -1,6 +1,6 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Fiber, Layer, Logger } from "effect"
-import { EventStore, Projection, StoreError } from "effect-strata"
+import { DurableStateStore, EventStore, OffsetStore, Projection, StoreError } from "effect-strata"
 import * as Memory from "effect-strata/memory"
 
 const event = { aggregateId: "a", eventType: "Happened", data: 1 }
@@ -42,6 +42,49 @@ describe("a projection whose database goes away", () => {
       const fiber = yield* Effect.forkScoped(Projection.run(Projection.make({ name: "x", handler: () => Effect.void })))
       const error = yield* Effect.flip(Fiber.join(fiber))
       assert.strictEqual(error._tag === "StoreError" ? error.reason._tag : error._tag, "Denied")
+    }).pipe(Effect.provide(quiet))
+  )
+})
+
+describe("a process that says nothing any more", () => {
+  it.live("loses its shards to the others", () =>
+    Effect.gen(function* () {
+      const events = yield* EventStore.EventStore
+      const offsets = yield* OffsetStore.OffsetStore
+      const states = yield* DurableStateStore.DurableStateStore
+      const handledBy = new Set<string>()
+      const runner = (name: string) =>
+        Projection.run(
+          Projection.make({
+            name: "shared",
+            shards: 4,
+            heartbeat: "20 millis",
+            handler: () => Effect.sync(() => handledBy.add(name))
+          })
+        ).pipe(Effect.provideService(OffsetStore.OffsetStore, { ...offsets }))
+      let isFrozen = false
+      const gate = <A, E>(effect: Effect.Effect<A, E>) => Effect.suspend(() => (isFrozen ? Effect.never : effect))
+      /** Not even a goodbye comes through. */
+      const frozen = DurableStateStore.DurableStateStore.of({
+        ...states,
+        getLatestState: (id) => gate(states.getLatestState(id)),
+        writeState: (...args) => gate(states.writeState(...args))
+      })
+      const first = yield* Effect.forkScoped(
+        Effect.provideService(runner("first"), DurableStateStore.DurableStateStore, frozen)
+      )
+      const round = Effect.gen(function* () {
+        handledBy.clear()
+        const stored = yield* events.append(Array.from({ length: 40 }, (_, n) => ({ ...event, aggregateId: `a${n}` })))
+        yield* Projection.awaitVersion("shared", stored.at(-1)?.version ?? 0n, "30 seconds")
+        return [...handledBy].sort().join()
+      })
+      assert.strictEqual(yield* round, "first")
+      yield* Effect.forkScoped(runner("second"))
+      yield* Effect.repeat(round, { until: (names) => names === "first,second" })
+      isFrozen = true
+      yield* Fiber.interrupt(first)
+      yield* Effect.repeat(round, { until: (names) => names === "second" })
     }).pipe(Effect.provide(quiet))
   )
 })

@@ -108,10 +108,13 @@ test(
     const id = yield* spool.enqueue("a")
     const events = yield* Queue.unbounded<string>()
     yield* Effect.forkScoped(
-      spool.run(() =>
-        Effect.andThen(Queue.offer(events, "begun"), Effect.never).pipe(
-          Effect.onInterrupt(() => Queue.offer(events, "interrupted"))
-        )
+      spool.run(
+        () =>
+          Effect.andThen(Queue.offer(events, "begun"), Effect.never).pipe(
+            Effect.onInterrupt(() => Queue.offer(events, "interrupted"))
+          ),
+        // Else a failure of this test would wait for a handler that never ends, by a clock that stands still.
+        { shutdownTimeout: 0 }
       )
     )
     assert.strictEqual(yield* Queue.take(events), "begun")
@@ -121,6 +124,50 @@ test(
     yield* failNext(new StoreError.Unavailable({ message: "gone" }), { times: 1000 })
     yield* TestClock.adjust("41 seconds")
     assert.strictEqual(yield* Queue.take(events), "interrupted")
+  })
+)
+
+/** Who gets a message whose handler takes five minutes, of two workers with leases of 30 seconds and room for just one. */
+const deliveries = Effect.gen(function* () {
+  const spool = failing({ default: Spool.fixed(0) })
+  const begun: Array<string> = []
+  const ended: Array<string> = []
+  const work = (worker: string) =>
+    Effect.forkScoped(
+      spool.run(
+        () =>
+          Effect.sync(() => begun.push(worker)).pipe(
+            Effect.andThen(Effect.sleep("5 minutes")),
+            Effect.andThen(Effect.sync(() => ended.push(worker)))
+          ),
+        { concurrency: 1, buffer: 0, lease: "30 seconds", shutdownTimeout: 0 }
+      )
+    )
+  yield* work("first")
+  yield* spool.enqueue("a")
+  yield* TestClock.adjust("1 second")
+  assert.deepStrictEqual(begun, ["first"])
+  yield* work("second")
+  // Second by second, so that everybody sees each of them.
+  yield* Effect.repeat(TestClock.adjust("1 second"), { times: 310 })
+  const { counts } = yield* spool.stats
+  return { begun, ended, left: Object.values(counts).reduce((sum, count) => sum + count, 0) }
+})
+
+test(
+  "a handler that runs for several leases keeps its message: no other worker gets it",
+  Effect.gen(function* () {
+    assert.deepStrictEqual(yield* deliveries, { begun: ["first"], ended: ["first"], left: 0 })
+  })
+)
+
+test(
+  "a message whose lease is not renewed goes to another worker while the first one still has it",
+  Effect.gen(function* () {
+    const store = yield* SpoolStore.SpoolStore
+    const forgetful = SpoolStore.SpoolStore.of({ ...store, heartbeat: () => Effect.succeed([]) })
+    const { begun } = yield* Effect.provideService(deliveries, SpoolStore.SpoolStore, forgetful)
+    assert.deepStrictEqual(begun.slice(0, 2), ["first", "second"])
   })
 )
 

@@ -4,13 +4,11 @@ import { assert, describe, it } from "@effect/vitest"
 import { ConfigProvider, Context, Deferred, Effect, Layer, Redacted, type Scope } from "effect"
 import { OffsetStore } from "effect-strata"
 import * as Postgres from "effect-strata/postgres"
-import { chown, readFile, stat, writeFile } from "node:fs/promises"
 import { createServer, type Socket } from "node:net"
-import { join } from "node:path"
 import { backends, postgresUrl, waitForBackends } from "../support/database.ts"
 import * as PostgresServer from "../support/PostgresServer.ts"
 import * as Proxy from "../support/Proxy.ts"
-import { execute, failsWith, freshSchema, query, unique, urlWith } from "./harness.ts"
+import { encrypt, failsWith, freshSchema, query, unique, urlWith } from "./harness.ts"
 
 /** `Postgres.layerConfig` in an environment that has these variables and no others. */
 const configured = Effect.fnUntraced(function* (env: Record<string, string>, options?: Postgres.Options) {
@@ -257,21 +255,7 @@ describe("sslmode", () => {
     () =>
       Effect.gen(function* () {
         const server = yield* PostgresServer.make()
-        const fixture = (name: string) => Effect.promise(() => readFile(new URL(`fixtures/${name}`, import.meta.url)))
-        const [certificate, key] = [yield* fixture("certificate.pem"), yield* fixture("key.pem")]
-        yield* Effect.promise(async () => {
-          const { gid, uid } = await stat(server.dataDir)
-          for (const [name, content] of [
-            ["server.crt", certificate],
-            ["server.key", key]
-          ] as const) {
-            const path = join(server.dataDir, name)
-            await writeFile(path, content, { mode: 0o600 })
-            await chown(path, uid, gid)
-          }
-        })
-        yield* execute(["ALTER SYSTEM SET ssl = on"], server.url)
-        yield* server.restart("fast")
+        const certificate = yield* encrypt(server)
 
         for (const mode of ["require", "verify-full", "prefer"]) {
           yield* failsWith(

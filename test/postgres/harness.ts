@@ -5,8 +5,11 @@ import { Context, Deferred, Effect, Exit, Fiber, Layer, Option, Redacted } from 
 import { DurableStateStore, EventStore, OffsetStore, StoreError, Transactor } from "effect-strata"
 import * as Postgres from "effect-strata/postgres"
 import { randomBytes } from "node:crypto"
+import { chown, readFile, stat, writeFile } from "node:fs/promises"
+import { join } from "node:path"
 import { withConnection } from "../support/connection.ts"
 import { postgresUrl, waitForBackends } from "../support/database.ts"
+import type * as PostgresServer from "../support/PostgresServer.ts"
 
 /** A name that no other test has, of a schema, a role or an application. */
 export const unique = Effect.sync(() => `strata_test_${randomBytes(6).toString("hex")}`)
@@ -35,6 +38,26 @@ export const freshRole = Effect.fnUntraced(function* (options = "") {
   url.username = role
   url.password = "secret"
   return { role, url: url.href }
+})
+
+/** Lets a server speak TLS, and gives the certificate to trust. */
+export const encrypt = Effect.fnUntraced(function* (server: PostgresServer.PostgresServer) {
+  const fixture = (name: string) => Effect.promise(() => readFile(new URL(`fixtures/${name}`, import.meta.url)))
+  const [certificate, key] = [yield* fixture("certificate.pem"), yield* fixture("key.pem")]
+  yield* Effect.promise(async () => {
+    const { gid, uid } = await stat(server.dataDir)
+    for (const [name, content] of [
+      ["server.crt", certificate],
+      ["server.key", key]
+    ] as const) {
+      const path = join(server.dataDir, name)
+      await writeFile(path, content, { mode: 0o600 })
+      await chown(path, uid, gid)
+    }
+  })
+  yield* execute(["ALTER SYSTEM SET ssl = on"], server.url)
+  yield* server.restart("fast")
+  return certificate
 })
 
 /** The DSN with parts of it changed. */

@@ -169,6 +169,44 @@ describe.concurrent("a network that is silently dead", () => {
   )
 })
 
+// No limit on how long an answer takes: what is on its way shows that somebody is there.
+describe.concurrent("a line on which one event takes longer than a silence that means death", () => {
+  const bytesPerSecond = 1_000_000
+  const large = { ...event("large"), data: "x".repeat(8 * bytesPerSecond) }
+
+  it.live("is not given up, neither by the reader of the end of the log nor by one who catches up", () =>
+    Effect.gen(function* () {
+      const { behind, direct, proxy } = yield* proxied()
+      yield* direct.events.append(large)
+      yield* proxy.throttle(bytesPerSecond)
+      const follower = yield* follow(behind, { after: "start" })
+      yield* follower.until(1n)
+      yield* direct.events.append([large, event("next")])
+      const given = Effect.andThen(status(behind, "reconnecting"), Effect.die("the connection was given up"))
+      yield* Effect.raceFirst(follower.until(3n), given)
+      yield* proxy.throttle(Number.POSITIVE_INFINITY)
+      yield* assertComplete(direct, [follower])
+    })
+  )
+
+  it.live("and dies in the middle of it, is found out", () =>
+    Effect.gen(function* () {
+      const { behind, direct, proxy } = yield* proxied()
+      const follower = yield* follow(behind, { after: "start" })
+      const [first] = yield* direct.events.append(event("first"))
+      yield* follower.until(first?.version ?? 0n)
+      yield* proxy.throttle(bytesPerSecond)
+      yield* direct.events.append(large)
+      // Longer than the silence, so that it has been seen to be alive.
+      yield* Effect.sleep("6 seconds")
+      assert.deepStrictEqual(follower.seen, [1n])
+      yield* proxy.blackhole
+      yield* proxy.throttle(Number.POSITIVE_INFINITY)
+      yield* assertComplete(direct, [follower])
+    })
+  )
+})
+
 /** A store on a server of its own, whose tables are there. */
 const onServer = Effect.fnUntraced(function* (options: Postgres.Options = {}) {
   const server = yield* PostgresServer.make()

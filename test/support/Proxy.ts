@@ -35,6 +35,8 @@ export interface Proxy {
   readonly blackhole: Effect.Effect<void>
   /** Adds this latency to every byte, in both directions, from now on. */
   readonly delay: (duration: Duration.Input) => Effect.Effect<void>
+  /** No more bytes than this pass in a second, on each connection in each direction, from now on. */
+  readonly throttle: (bytesPerSecond: number) => Effect.Effect<void>
 }
 
 /** What is asked to pass while the gate is closed passes when it opens. */
@@ -56,6 +58,7 @@ class Gate {
 interface Network {
   readonly gate: Gate
   latency: number
+  bytesPerSecond: number
 }
 
 interface Stamped {
@@ -71,19 +74,23 @@ const stamp = (network: Network) =>
     transform: (chunk: Buffer, _, done) => done(null, { chunk, due: performance.now() + network.latency })
   })
 
-/** Holds chunks, and the end, until they are due and the gate is open. */
-const hold = (network: Network) =>
-  new Transform({
+/** Holds chunks, and the end, until they are due, there is room for them on the line, and the gate is open. */
+const hold = (network: Network) => {
+  let free = 0
+  return new Transform({
     writableObjectMode: true,
     writableHighWaterMark: 1,
     transform: ({ chunk, due }: Stamped, _, done) => {
       const pass = () => network.gate.pass(() => done(null, chunk))
-      const wait = due - performance.now()
+      const now = performance.now()
+      free = Math.max(free, now) + (chunk.length / network.bytesPerSecond) * 1000
+      const wait = Math.max(due, free) - now
       if (wait > 0) setTimeout(pass, wait)
       else pass()
     },
     flush: (done) => network.gate.pass(done)
   })
+}
 
 /** `pipe` for backpressure and the end of the stream; errors go on as a reset, and also wait for the gate. */
 const link = (from: Socket, to: Socket, network: Network) => {
@@ -105,7 +112,7 @@ export const make = Effect.fnUntraced(function* (target: {
 }): Effect.fn.Return<Proxy, ProxyError, Scope.Scope> {
   const host = "127.0.0.1"
   const port = yield* freePort
-  let network: Network = { gate: new Gate(), latency: 0 }
+  let network: Network = { gate: new Gate(), latency: 0, bytesPerSecond: Number.POSITIVE_INFINITY }
   // Two sets, as a stall can keep the server's side of a connection open when the client has long gone.
   const clients = new Set<Socket>()
   const servers = new Set<Socket>()
@@ -156,11 +163,15 @@ export const make = Effect.fnUntraced(function* (target: {
     stall: (on) => Effect.sync(() => network.gate.set(on)),
     blackhole: Effect.sync(() => {
       network.gate.set(true)
-      network = { gate: new Gate(), latency: network.latency }
+      network = { ...network, gate: new Gate() }
     }),
     delay: (duration) =>
       Effect.sync(() => {
         network.latency = Duration.toMillis(duration)
+      }),
+    throttle: (bytesPerSecond) =>
+      Effect.sync(() => {
+        network.bytesPerSecond = bytesPerSecond
       })
   }
 })

@@ -245,6 +245,17 @@ describe("Proxy", () => {
     })
   )
 
+  it.live("lets no more than so many bytes pass in a second", () =>
+    Effect.gen(function* () {
+      const { proxy, sql } = yield* proxied()
+      yield* proxy.throttle(100_000)
+      const start = yield* Clock.currentTimeMillis
+      yield* sql`SELECT repeat('x', 50000)`
+      assert.isAtLeast((yield* Clock.currentTimeMillis) - start, 490)
+      yield* proxy.throttle(Number.POSITIVE_INFINITY)
+    })
+  )
+
   it.live("closes everything with its scope", () =>
     Effect.gen(function* () {
       const scope = yield* Scope.make()

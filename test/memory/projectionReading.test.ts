@@ -1,0 +1,81 @@
+/** How a projection reads, and how it is waited for. */
+import { assert, it } from "@effect/vitest"
+import { Effect, Layer, Stream } from "effect"
+import { EventStore, Projection } from "effect-strata"
+import * as Memory from "effect-strata/memory"
+import { TestClock } from "effect/testing"
+
+const event = (aggregateId: string, eventType = "Happened") => ({ aggregateId, eventType, data: 1 })
+
+const fresh = Layer.fresh(Memory.layer)
+
+/** What is read of the log, through subscriptions that are counted. */
+const counted = (events: EventStore.EventStore["Service"]) => {
+  const read = { subscriptions: 0, events: 0 }
+  const store = EventStore.EventStore.of({
+    ...events,
+    subscribe: (subscription) => {
+      read.subscriptions++
+      return Stream.tap(events.subscribe(subscription), () =>
+        Effect.sync(() => {
+          read.events++
+        })
+      )
+    }
+  })
+  return { read, store }
+}
+
+it.live("the log is read once for all shards of a process", () =>
+  Effect.gen(function* () {
+    const events = yield* EventStore.EventStore
+    const stored = yield* events.append(Array.from({ length: 1000 }, (_, number) => event(`a${number}`)))
+    const handled: Array<bigint> = []
+    const projection = Projection.make({
+      name: "reading",
+      shards: 16,
+      handler: ({ version }) => Effect.sync(() => handled.push(version))
+    })
+    const { read, store } = counted(events)
+    yield* Effect.raceFirst(
+      Effect.provideService(Projection.run(projection), EventStore.EventStore, store),
+      Projection.awaitVersion("reading", stored.at(-1)?.version ?? 0n, "30 seconds")
+    )
+    assert.strictEqual(handled.length, 1000)
+    assert.deepStrictEqual(read, { subscriptions: 1, events: 1000 })
+  }).pipe(Effect.provide(fresh))
+)
+
+it.live("a projection of events that are rare does not read again what it has passed", () =>
+  Effect.gen(function* () {
+    const events = yield* EventStore.EventStore
+    const projection = Projection.make({ name: "rare", eventTypes: ["Rare"], shards: 3, handler: () => Effect.void })
+    const { read, store } = counted(events)
+    const runUntil = (version: bigint) =>
+      Effect.raceFirst(
+        Effect.provideService(Projection.run(projection), EventStore.EventStore, store),
+        Projection.awaitVersion("rare", version, "30 seconds")
+      )
+    const first = yield* events.append([event("a", "Rare"), ...Array.from({ length: 500 }, () => event("a"))])
+    yield* runUntil(first.at(-1)?.version ?? 0n)
+    const second = yield* events.append([event("a"), event("a")])
+    yield* runUntil(second.at(-1)?.version ?? 0n)
+    assert.deepStrictEqual(read, { subscriptions: 2, events: 503 })
+  }).pipe(Effect.provide(fresh))
+)
+
+it.effect("whoever awaits a version is woken, and does not look for it", () =>
+  Effect.gen(function* () {
+    const events = yield* EventStore.EventStore
+    const waiting: Projection.Options = { name: "awaited", heartbeat: "1 hour" }
+    yield* Effect.forkScoped(Projection.run(Projection.make({ ...waiting, handler: () => Effect.void })))
+    const pass = Effect.repeat(TestClock.adjust("10 millis"), { times: 39 })
+    yield* pass
+    const fiber = yield* Effect.forkScoped(Projection.awaitVersion("awaited", 1n, "1 hour"))
+    yield* TestClock.adjust("10 millis")
+    yield* events.append(event("a"))
+    yield* pass
+    // It looks every second, by a clock that has not come to that.
+    assert.isDefined(fiber.pollUnsafe())
+  }).pipe(Effect.provide(fresh))
+)

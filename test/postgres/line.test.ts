@@ -1,0 +1,89 @@
+/** The connection that listens is opened wherever the pool's are, and what arrives on it is seen whatever carries it. */
+import type { PgClient } from "@effect/sql-pg"
+import { assert, it } from "@effect/vitest"
+import { Effect, Redacted, Stream } from "effect"
+import { connect } from "node:net"
+import { Duplex } from "node:stream"
+import * as PostgresServer from "../support/PostgresServer.ts"
+import * as Proxy from "../support/Proxy.ts"
+import { event, follow, serveEvents } from "./events.harness.ts"
+import { encrypt, urlWith } from "./harness.ts"
+
+/** More than 5 seconds on a line that lets `bytesPerSecond` pass. */
+const bytesPerSecond = 1_000_000
+const large = { ...event("large"), data: "x".repeat(7 * bytesPerSecond) }
+
+const serverWith = Effect.gen(function* () {
+  const server = yield* PostgresServer.make({ settings: { unix_socket_directories: "." } })
+  const ca = yield* encrypt(server)
+  const { password, pathname, port, username } = new URL(server.url)
+  const proxy = yield* Proxy.make({ host: "127.0.0.1", port: Number(port) })
+  const parts = {
+    url: undefined,
+    port: Number(port),
+    database: pathname.slice(1),
+    username: decodeURIComponent(username),
+    password: Redacted.make(decodeURIComponent(password))
+  }
+  const path = `${server.dataDir}/.s.PGSQL.${port}`
+  const url = (change: (url: URL) => void) => ({ url: Redacted.make(urlWith(change, server.url)) })
+  const elsewhere = (parameters: Record<string, string>) =>
+    url((url) => {
+      url.host = "elsewhere.invalid:1"
+      for (const [name, value] of Object.entries(parameters)) url.searchParams.set(name, value)
+    })
+  const settings: Record<string, Partial<PgClient.PgPoolConfig>> = {
+    "a host and a port": { ...parts, host: "127.0.0.1" },
+    "a host and a port beside a URL": {
+      ...elsewhere({}),
+      host: "127.0.0.1",
+      port: Number(port),
+      keepAlive: "30 seconds"
+    },
+    "no host": parts,
+    "parameters of a URL": elsewhere({ host: "127.0.0.1", port }),
+    "the directory of a socket": { ...parts, host: server.dataDir },
+    "the directory of a socket in a URL": elsewhere({ host: server.dataDir, port }),
+    "a socket": { ...parts, host: "elsewhere.invalid", path },
+    "a socket of one's own": { ...elsewhere({}), stream: () => connect(path) },
+    "a stream of one's own": {
+      ...elsewhere({}),
+      stream: () => {
+        const socket = connect(proxy.port, "127.0.0.1")
+        return Duplex.from({ readable: socket, writable: socket })
+      }
+    },
+    TLS: { url: Redacted.make(`${proxy.url(server.url)}?sslmode=require`), ssl: { ca } }
+  }
+  return { proxy, server, settings }
+})
+
+it.live("it is found and watched, wherever the server is and whatever lies between", () =>
+  Effect.gen(function* () {
+    const { proxy, server, settings } = yield* serverWith
+    const options = { schema: "public" }
+    const direct = yield* serveEvents({ url: server.url, options })
+    const followers = yield* Effect.forEach(Object.entries(settings), ([name, client]) =>
+      Effect.gen(function* () {
+        const served = yield* serveEvents({ client: { ...client, maxConnections: 2 }, options })
+        const { until } = yield* follow(served, { after: "start" })
+        const lost = served.events.listener.changes.pipe(
+          Stream.dropWhile((status) => status !== "connected"),
+          Stream.filter((status) => status !== "connected"),
+          Stream.take(1),
+          Stream.runDrain,
+          Effect.andThen(Effect.die(`${name}: the connection was given up`))
+        )
+        return { until: (version: bigint) => Effect.raceFirst(until(version), lost) }
+      })
+    )
+    const all = (version: bigint) =>
+      Effect.forEach(followers, ({ until }) => until(version), { concurrency: "unbounded", discard: true })
+    yield* direct.events.append(event("small"))
+    yield* all(1n)
+    yield* proxy.throttle(bytesPerSecond)
+    yield* direct.events.append(large)
+    yield* all(2n)
+    assert.strictEqual(yield* direct.events.latestVersion, 2n)
+  })
+)
