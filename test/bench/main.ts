@@ -1,7 +1,7 @@
 /**
  * What the stores cost, measured against the bare driver.
  *
- * `npm run bench -- [--only NAME] [--quick] [--json FILE] [--url DSN]`
+ * `npm run bench -- [--only NAME] [--quick] [--json FILE] [--url DSN] [--peers]`
  */
 import { NodeRuntime } from "@effect/platform-node"
 import { PgClient } from "@effect/sql-pg"
@@ -14,6 +14,7 @@ import { acquire } from "../support/server.ts"
 import * as Events from "./events.ts"
 import { type Measurement, measure, measureLatency } from "./harness.ts"
 import * as Offsets from "./offsets.ts"
+import * as Peers from "./peers.ts"
 import * as Projections from "./projection.ts"
 import * as Reads from "./reads.ts"
 import * as Spool from "./spool.ts"
@@ -26,7 +27,8 @@ const { values: options } = parseArgs({
     only: { type: "string" },
     quick: { type: "boolean", default: false },
     json: { type: "string" },
-    url: { type: "string" }
+    url: { type: "string" },
+    peers: { type: "boolean", default: false }
   }
 })
 
@@ -41,7 +43,8 @@ const figures = [
   ...Typed.figures,
   ...Projections.latencies,
   ...Projections.figures,
-  ...Reads.figures
+  ...Reads.figures,
+  ...(options.peers ? await Peers.load() : [])
 ].filter(({ name }) => options.only === undefined || name.includes(options.only))
 
 const line = (cells: ReadonlyArray<string>) =>
