@@ -50,7 +50,12 @@ const spool = (
       send: send(jobs.enqueue(payload)),
       sendMany: (count: number) => send(jobs.enqueueAll(Array.from({ length: count }, () => ({ payload })))),
       work: (handled: () => void) =>
-        Effect.provideContext(Effect.forkScoped(jobs.run(() => Effect.sync(handled), options)), context)
+        Effect.forkScoped(
+          Effect.provideContext(
+            jobs.run(() => Effect.sync(handled), options),
+            context
+          )
+        )
     }
   })
 

@@ -32,7 +32,8 @@ const open: Open = Effect.gen(function* () {
       Effect.gen(function* () {
         const consumer = yield* Effect.acquireRelease(
           Effect.sync(() => store.consumer({ pulling: { batchSize: 1_000, pullingFrequencyInMs: 1 } })),
-          (consumer) => Effect.promise(() => consumer.close())
+          // Not closed: that ends the pool of the store, which it shares.
+          (consumer) => Effect.promise(() => consumer.stop())
         )
         consumer.reactor({ processorId: crypto.randomUUID(), startFrom: "BEGINNING", eachMessage: seen })
         yield* Effect.forkScoped(Effect.tryPromise(() => consumer.start()))

@@ -68,8 +68,6 @@ declare module "pg-boss" {
         readonly batchSize?: number
         readonly localConcurrency?: number
         readonly burstWhenBatchFull?: boolean
-        readonly priority?: boolean
-        readonly orderByCreatedOn?: boolean
         readonly pollingIntervalSeconds?: number
       },
       handler: (jobs: ReadonlyArray<unknown>) => Promise<void>
@@ -91,7 +89,7 @@ declare module "@event-driven-io/emmett-postgresql" {
       readonly eachMessage: (message: object) => Promise<void> | void
     }) => unknown
     readonly start: () => Promise<void>
-    readonly close: () => Promise<void>
+    readonly stop: () => Promise<void>
   }
 
   interface EventStore {

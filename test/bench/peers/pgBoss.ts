@@ -29,9 +29,7 @@ const open = (notify: boolean): Open =>
       (boss) => Effect.promise(() => boss.stop({ graceful: false }))
     )
     yield* Effect.tryPromise(() => boss.createQueue(queue, { notify }))
-    const options = notify
-      ? {}
-      : { batchSize: 500, localConcurrency: 4, burstWhenBatchFull: true, priority: false, orderByCreatedOn: false }
+    const options = notify ? {} : { batchSize: 500, localConcurrency: 4, burstWhenBatchFull: true }
     return {
       send: Effect.tryPromise(() => boss.send(queue, payload)),
       sendMany: (count) =>
@@ -59,7 +57,7 @@ export const figures = [
       name: "pg-boss/end-to-end",
       peer,
       open: open(false),
-      settings: "4 workers, batches of 500, without a pause while they are full, without an order"
+      settings: "4 workers, batches of 500, without a pause while they are full"
     },
     20_000
   )
