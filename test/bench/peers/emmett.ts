@@ -15,6 +15,7 @@ const open: Open = Effect.gen(function* () {
     Effect.sync(() => getPostgreSQLEventStore(own.href)),
     (store) => Effect.promise(() => store.close())
   )
+  yield* Effect.tryPromise(() => store.schema.migrate())
   return {
     append: (stream, count) =>
       Effect.tryPromise(() =>
@@ -42,7 +43,8 @@ const open: Open = Effect.gen(function* () {
 })
 
 const pool = "its own pool"
-const consumer = "batches of 1,000, a look each millisecond while there is more"
+const consumer =
+  "a reactor with batches of 1,000 and 1 ms between them, and a checkpoint after each event, which Strata's subscribe leaves to the caller"
 
 export const figures = [
   appends(1, 1, { name: "emmett/append-1", peer, open, settings: pool }),

@@ -98,6 +98,7 @@ declare module "@event-driven-io/emmett-postgresql" {
     readonly consumer: (options: {
       readonly pulling: { readonly batchSize: number; readonly pullingFrequencyInMs: number }
     }) => Consumer
+    readonly schema: { readonly migrate: () => Promise<unknown> }
     readonly close: () => Promise<void>
   }
 
