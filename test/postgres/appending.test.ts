@@ -45,6 +45,19 @@ describe("appends that arrive at once", () => {
     })
   )
 
+  it.live("come back as many, and share their next commit", () =>
+    Effect.gen(function* () {
+      const { events, table } = yield* serveEvents()
+      yield* Effect.forEach(numbers(16), (n) => Effect.repeat(events.append(event(`aggregate ${n}`)), { times: 9 }), {
+        concurrency: "unbounded"
+      })
+      const [row] = yield* query(`SELECT count(DISTINCT xmin::text)::int, count(*)::int FROM ${table}`)
+      assert.strictEqual(row?.[1], 160)
+      // The first one goes alone, and the other fifteen together. Both come back so, or as sixteen: nothing divides them.
+      assert.isAtMost(Number(row?.[0]), 20)
+    })
+  )
+
   it.live("fail alone for what the server refuses of one of them", () =>
     Effect.gen(function* () {
       const { events, schema, table } = yield* serveEvents()
