@@ -17,7 +17,7 @@ import { Cause, Effect, Exit, FiberSet, Semaphore } from "effect"
 /** How many runs may be under way. */
 const lanes = 2
 
-/** So many jobs are not divided among runs: each run costs as much by itself as some ten messages. */
+/** So many jobs are not divided among runs: each run costs as much by itself as several jobs. */
 const handful = 32
 
 /** How many jobs may wait for somebody else at a time, each on a connection; and how many runs, beside those two. */

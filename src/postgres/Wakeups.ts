@@ -44,7 +44,7 @@ const patience = "1 second"
 
 /**
  * Lets what can go on now go on. The server has no more than a few cores: what the readers of this process ask it, who were
- * woken at once, shall not stand behind their own wake-up of others. 0.5 ms less to the start of a message.
+ * woken at once, shall not stand behind their own wake-up of others.
  */
 const readersFirst = Effect.callback<void>((resume) => {
   setImmediate(() => setImmediate(() => resume(Effect.void)))

@@ -97,7 +97,7 @@ export const run = <R>(
       const spool = yield* SpoolStore
       const fork = yield* FiberSet.makeRuntime<R>()
       const attributes = { queue }
-      // Straight to the metric: as an effect for each message it would cost more than the message.
+      // Straight to the metric, without an effect for each message.
       const metrics = yield* Effect.context<never>()
       const latency = Metric.withAttributes(claimLatency, attributes)
       const lostLeases = Metric.withAttributes(leasesLost, attributes)
