@@ -3,7 +3,7 @@
  *
  * **Details**
  *
- * A job that finds nothing under way is done at once, in the caller's own fiber. Others queue, and go in one run as soon as
+ * A job that finds nothing under way is done at once, in the caller's own fiber, unless there was a crowd just now. Others queue, and go in one run as soon as
  * one of two may start, so that the server does one while this process prepares the other. Jobs name what they touch by
  * keys. Those that have a key in common are done in the order of their submission: in one run if both share it, else one
  * after the other. So the jobs of one run never depend on each other.
@@ -16,6 +16,9 @@ import { Cause, Effect, Exit, FiberSet, Semaphore } from "effect"
 
 /** How many runs may be under way. */
 const lanes = 2
+
+/** So many jobs are not divided among runs: each run costs as much by itself as several jobs. */
+const handful = 32
 
 /** How many jobs may wait for somebody else at a time, each on a connection; and how many runs, beside those two. */
 const waiters = 4
@@ -78,6 +81,8 @@ export const make = Effect.fnUntraced(function* <J extends Job, A, E>(work: Work
   let running = 0
   let slow = 0
   let scheduled = false
+  /** Whether the last run was of several jobs: those who come now are the same fibers, probably, and will be several. */
+  let crowded = false
   let watched = false
   let open = true
   yield* Effect.addFinalizer(() =>
@@ -101,7 +106,7 @@ export const make = Effect.fnUntraced(function* <J extends Job, A, E>(work: Work
   /** Takes from the queue what can be done in one run. Nobody overtakes a job with which it has a key in common. */
   const take = (): ReadonlyArray<Entry<J, A, E>> => {
     const taken: Array<Entry<J, A, E>> = []
-    const share = Math.min(most.jobs, Math.ceil(queue.size / (lanes - running)))
+    const share = Math.min(most.jobs, Math.max(handful, Math.ceil(queue.size / (lanes - running))))
     // By the jobs that are taken; and by those, too, that are left.
     const shared = new Set<string>()
     const exclusive = new Set<string>()
@@ -141,6 +146,7 @@ export const make = Effect.fnUntraced(function* <J extends Job, A, E>(work: Work
     const results = Exit.isSuccess(exit) ? exit.value : undefined
     // All of them, before anybody goes on: that may be with the next job, which goes with the next run.
     scheduled = true
+    crowded = entries.length > 1
     for (const { job } of entries) end(job)
     const blocked =
       results === undefined ? [] : entries.filter((entry, index) => results[index] === undefined && !entry.gone)
@@ -260,6 +266,6 @@ export const make = Effect.fnUntraced(function* <J extends Job, A, E>(work: Work
 
   return (job: J): Effect.Effect<A, E> =>
     Effect.suspend(() =>
-      !open ? Effect.fail(closed) : busy.size === 0 && queue.size === 0 ? alone(job) : together(job)
+      !open ? Effect.fail(closed) : busy.size === 0 && queue.size === 0 && !crowded ? alone(job) : together(job)
     )
 })

@@ -76,8 +76,11 @@ export const make = <A, E, RD, R, R2>(
     const { withTransaction } = yield* Transactor
     const counters = new Map<string, Metric.Metric<number, unknown>>()
     const count = (outcome: string) => {
-      const counter = counters.get(outcome) ?? Metric.withAttributes(attemptsMade, { queue: name, outcome })
-      counters.set(outcome, counter)
+      let counter = counters.get(outcome)
+      if (counter === undefined) {
+        counter = Metric.withAttributes(attemptsMade, { queue: name, outcome })
+        counters.set(outcome, counter)
+      }
       return Metric.update(counter, 1)
     }
 
@@ -157,16 +160,12 @@ export const make = <A, E, RD, R, R2>(
         return yield* bounce(message, lease, `the payload does not fit: ${textOf(Cause.squash(payload.cause))}`)
       }
       const handled = handle(payload.value, message)
-      if (!transactional) {
-        const exit = yield* Effect.exit(handled)
-        if (Exit.isFailure(exit)) return yield* fail(message, lease, exit.cause)
-        yield* count("delivered")
-        return delivered(lease)
-      }
-      const exit = yield* Effect.exit(withTransaction(Effect.andThen(handled, settleHere(delivered(lease)))))
+      const exit = yield* Effect.exit(
+        transactional ? withTransaction(Effect.andThen(handled, settleHere(delivered(lease)))) : handled
+      )
       if (Exit.isFailure(exit)) return yield* fail(message, lease, exit.cause)
       yield* count("delivered")
-      return undefined
+      return transactional ? undefined : delivered(lease)
     })
 
     // What bounces because its last worker has died: in one transaction, so that nobody forgets to tell of it.

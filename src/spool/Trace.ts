@@ -3,7 +3,7 @@ import { Effect, Option, Tracer } from "effect"
 import type { SpoolMessage } from "../SpoolStore.ts"
 
 /** The header for the span that encloses the caller, if there is one. */
-export const traceParent = Effect.map(Effect.option(Effect.currentParentSpan), (span): Record<string, string> =>
+export const traceParent = Effect.map(Effect.serviceOption(Tracer.ParentSpan), (span): Record<string, string> =>
   Option.match(span, {
     onNone: () => ({}),
     onSome: ({ sampled, spanId, traceId }) => ({ traceparent: `00-${traceId}-${spanId}-${sampled ? "01" : "00"}` })

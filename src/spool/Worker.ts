@@ -97,6 +97,8 @@ export const run = <R>(
       const spool = yield* SpoolStore
       const fork = yield* FiberSet.makeRuntime<R>()
       const attributes = { queue }
+      // Straight to the metric, without an effect for each message.
+      const metrics = yield* Effect.context<never>()
       const latency = Metric.withAttributes(claimLatency, attributes)
       const lostLeases = Metric.withAttributes(leasesLost, attributes)
 
@@ -265,7 +267,7 @@ export const run = <R>(
           waiting.push(one)
           const since = message.attempts > 1 ? message.nextRetry : message.created
           const ready = Math.max(0, message.updated.epochMilliseconds - since.epochMilliseconds)
-          yield* Metric.update(latency, Duration.millis(ready))
+          latency.updateUnsafe(Duration.millis(ready), metrics)
         }
         begin()
         return { claimed: messages.length, more: messages.length === limit }

@@ -451,6 +451,17 @@ export const suite = <E>(
           "lease"
         ])
         assert.isNotEmpty(yield* fieldsOf(spool.settle([{ outcome: "deferred", ...lease, delay: -1, error: "" }])))
+        const delivered = done({ id: "a", owner: "b", attempt: 1 })
+        assert.deepStrictEqual(yield* fieldsOf(spool.settle([delivered, delivered])), ["outcomes"])
+        for (const wrong of [
+          ...["", "a\0", "\ud800", "x".repeat(256)].flatMap((text) => [{ id: text }, { owner: text }]),
+          ...[-1, 0.5, Number.NaN, 2 ** 31].map((attempt) => ({ attempt }))
+        ]) {
+          const field = `outcomes.0.${Object.keys(wrong).join()}`
+          // More than one thing can be wrong with it.
+          const fields = yield* fieldsOf(spool.settle([{ ...delivered, ...wrong }]))
+          assert.deepStrictEqual(Array.isArray(fields) ? [...new Set(fields)] : fields, [field])
+        }
         assert.deepStrictEqual(yield* fieldsOf(spool.recover({ limit: 0, grace: -1 })), ["limit", "grace"])
         assert.deepStrictEqual(yield* fieldsOf(spool.purge({ state: unknown, olderThan: -1 })), ["state", "olderThan"])
         assert.deepStrictEqual(yield* fieldsOf(spool.untilReady("")), ["queue"])

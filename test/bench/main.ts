@@ -1,10 +1,11 @@
 /**
  * What the stores cost, measured against the bare driver.
  *
- * `npm run bench -- [--only NAME] [--quick] [--url DSN] [--compare FILE] [--json FILE] [--chart FILE] [--markdown FILE]`
+ * `npm run bench -- [--only NAME] [--quick] [--peers] [--url DSN] [--compare FILE] [--json FILE] [--chart FILE] [--markdown FILE]`
  *
- * `--only` takes the figures with that name, or else those whose names contain it. `--compare` takes a file of `--json`,
- * and refuses it at once if that run took place under other settings.
+ * `--only` takes the figures with that name, or else those whose names contain it. `--peers` installs what others have built
+ * for the same purpose, and measures it, too. `--compare` takes a file of `--json`, and refuses it at once if that run took
+ * place under other settings.
  */
 import { NodeRuntime } from "@effect/platform-node"
 import { PgClient } from "@effect/sql-pg"
@@ -21,6 +22,7 @@ import * as Footprint from "./footprint.ts"
 import { measureAny } from "./harness.ts"
 import * as Memory from "./memory.ts"
 import * as Offsets from "./offsets.ts"
+import * as Peers from "./peers.ts"
 import * as Printing from "./printing.ts"
 import * as Projections from "./projection.ts"
 import * as Queueing from "./queueing.ts"
@@ -42,7 +44,8 @@ const { values: options } = parseArgs({
     compare: { type: "string" },
     json: { type: "string" },
     chart: { type: "string" },
-    markdown: { type: "string" }
+    markdown: { type: "string" },
+    peers: { type: "boolean", default: false }
   }
 })
 const { quick } = options
@@ -63,6 +66,7 @@ const all = [
   ...Footprint.figures,
   ...Projections.latencies(quick),
   ...Projections.figures(quick),
+  ...(options.peers ? await Peers.load() : []),
   ...Reads.figures(quick),
   ...Sizes.figures(quick)
 ]

@@ -45,6 +45,19 @@ describe("appends that arrive at once", () => {
     })
   )
 
+  it.live("come back as many, and share their next commit", () =>
+    Effect.gen(function* () {
+      const { events, table } = yield* serveEvents()
+      yield* Effect.forEach(numbers(16), (n) => Effect.repeat(events.append(event(`aggregate ${n}`)), { times: 9 }), {
+        concurrency: "unbounded"
+      })
+      const [row] = yield* query(`SELECT count(DISTINCT xmin::text)::int, count(*)::int FROM ${table}`)
+      assert.strictEqual(row?.[1], 160)
+      // The first one goes alone, and the other fifteen together. Both come back so, or as sixteen: nothing divides them.
+      assert.isAtMost(Number(row?.[0]), 20)
+    })
+  )
+
   it.live("fail alone for what the server refuses of one of them", () =>
     Effect.gen(function* () {
       const { events, schema, table } = yield* serveEvents()
@@ -204,15 +217,15 @@ describe("interruption", () => {
       const { events, table } = yield* serveEvents()
       yield* events.append(event("a"))
       const goOn = yield* stopWriters(table)
-      const fibers = yield* Effect.forEach(numbers(20), (n) =>
+      const fibers = yield* Effect.forEach(numbers(80), (n) =>
         Effect.forkChild(events.append(event(`aggregate ${n}`)), { startImmediately: true })
       )
-      // The first alone, the others in two statements.
+      // The first alone, the others, which are too many for one, in two statements.
       yield* waitUntilBlocked(table, 3)
-      yield* Fiber.interruptAll([0, 1, 19].flatMap((n) => fibers[n] ?? []))
+      yield* Fiber.interruptAll([0, 1, 79].flatMap((n) => fibers[n] ?? []))
       yield* goOn
-      const stored = yield* Fiber.joinAll(fibers.slice(2, 19))
-      assert.strictEqual(stored.flat().length, 17)
+      const stored = yield* Fiber.joinAll(fibers.slice(2, 79))
+      assert.strictEqual(stored.flat().length, 77)
     })
   )
 
