@@ -3,10 +3,10 @@
  *
  * **Details**
  *
- * A job that finds nothing under way is done at once, in the caller's own fiber, unless there was a crowd just now. Others queue, and go in one run as soon as
- * one of two may start, so that the server does one while this process prepares the other. Jobs name what they touch by
- * keys. Those that have a key in common are done in the order of their submission: in one run if both share it, else one
- * after the other. So the jobs of one run never depend on each other.
+ * A job that finds nothing under way is done at once, in the caller's own fiber, unless there was a crowd just now. Others
+ * queue, and go in one run as soon as one of two may start, so that the server does one while this process prepares the
+ * other. Jobs name what they touch by keys. Those that have a key in common are done in the order of their submission: in one
+ * run if both share it, else one after the other. So the jobs of one run never depend on each other.
  *
  * A run leaves out the jobs that would have to wait for somebody else, as far as that can be known. Each of these is then
  * done alone, waiting, beside the runs: nobody queues behind it but those with a key in common. A run that waits all the

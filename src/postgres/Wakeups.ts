@@ -42,14 +42,6 @@ const interval = Duration.millis(5)
 /** How long to wait for the end of one notification before the next. */
 const patience = "1 second"
 
-/**
- * Lets what can go on now go on. The server has no more than a few cores: what the readers of this process ask it, who were
- * woken at once, shall not stand behind their own wake-up of others.
- */
-const readersFirst = Effect.callback<void>((resume) => {
-  setImmediate(() => setImmediate(() => resume(Effect.void)))
-})
-
 /** How long to hear nothing before asking whether the connection still lives. */
 const heartbeat = "1 minute"
 
@@ -141,7 +133,6 @@ const make = Effect.gen(function* () {
     Effect.suspend(() => (unsaid.size === 0 ? Effect.void : Effect.timeoutOption(notify, "1 second")))
   )
   yield* due.await.pipe(
-    Effect.andThen(readersFirst),
     // Apart, as one that is sent on a dead connection waits for its answer: the next ones go on others.
     Effect.andThen(Effect.forkDetach(notify, { startImmediately: true })),
     Effect.flatMap((fiber) => Effect.timeoutOption(Fiber.await(fiber), patience)),
