@@ -202,7 +202,7 @@ const retry = Command.make("retry", { name, aggregates, timeout }, ({ aggregates
     }
     const failed = results.filter(({ state }) => state === "parked").length
     if (failed > 0) {
-      return yield* new Failed({ message: `${Output.count(failed, "aggregate")} failed again, and remain parked` })
+      return yield* new Failed({ message: `${Output.count(failed, "aggregate")} failed again: parked from there on` })
     }
   }).pipe(Effect.provide(Database.layer))
 ).pipe(
