@@ -214,10 +214,17 @@ it.layer(Server.layer, { excludeTestServices: true, timeout: "120 seconds" })("s
       const session = yield* makePgbouncer("session", url)
       yield* complains({ url: session }, [])
       assert.deepStrictEqual(yield* mode(session), ["one in session mode"])
-      yield* complains({ url: yield* makePgbouncer("transaction", url) }, [
-        /^warning pooler: a pooler in transaction mode, .* -> build the PgClient with prepare: false, or connect/,
-        /^warning listen: notifications do not arrive.* once a second -> connect to the server directly/
-      ])
+      // The proof has many writers, so that their transactions change connections: nothing is lost there, either.
+      yield* complains(
+        { url: yield* makePgbouncer("transaction", url) },
+        [
+          /^warning pooler: a pooler in transaction mode, .* -> build the PgClient with prepare: false, or connect/,
+          /^warning listen: notifications do not arrive.* once a second -> connect to the server directly/
+        ],
+        "--prove",
+        "--for",
+        "1s"
+      )
     })
   )
 })
