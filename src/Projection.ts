@@ -62,7 +62,7 @@ export { type Decided, type Entity, entity, type EntityOptions, fold, type Loade
 export { parked, pause, remove, reset, resume, skipped } from "./projection/Operating.ts"
 export { Progress, progress, type Rebuild, rebuild, rebuildOf, slot } from "./projection/Rebuilding.ts"
 export { Parked } from "./projection/Records.ts"
-export { awaitVersion, ShardStatus, status } from "./projection/Reporting.ts"
+export { awaitVersion, names, ShardStatus, status } from "./projection/Reporting.ts"
 export { Retried, retryParked } from "./projection/Retrying.ts"
 export type { RunError } from "./projection/Running.ts"
 export { shardOf } from "./projection/Shards.ts"

@@ -6,6 +6,7 @@
  * A `problem` loses events, fails operations, or holds up readers for good; a `warning` may be meant so, or costs speed. A
  * check that fails by itself is a problem with what that says: a role may not see what the check needs, for instance.
  */
+import { PgConnection } from "@effect/sql-pg"
 import { Effect, Option, Queue, Schema } from "effect"
 import type { Statement } from "effect/sql/Statement"
 import * as EventSequence from "../postgres/EventSequence.ts"
@@ -106,6 +107,12 @@ export const make = Effect.gen(function* () {
   const onServer = (find: (server: typeof Server.Type) => ReadonlyArray<Finding>) =>
     Effect.map(found, Option.match({ onNone: () => [], onSome: find }))
 
+  /** Nothing where it is a standby: that has been said, and what to do. */
+  const onPrimary = <E, R>(body: Effect.Effect<ReadonlyArray<Finding>, E, R>) =>
+    Effect.flatMap(found, (server) =>
+      Option.exists(server, ({ standby }) => standby) ? Effect.succeed<ReadonlyArray<Finding>>([]) : body
+    )
+
   const version = onServer(({ database, number, role, version }) => {
     const says = `PostgreSQL ${version}, database ${database}, role ${role}`
     return number < 120_000
@@ -194,6 +201,8 @@ export const make = Effect.gen(function* () {
   )
 
   const sequence = Effect.gen(function* () {
+    // Which is what the sequence of a copy would be refused for, too.
+    if ((yield* subscriber).some(({ level }) => level === "problem")) return []
     const found = yield* Effect.result(EventSequence.check)
     if (found._tag === "Failure") {
       const [says = "", remedy = "see the README"] = found.failure.message.split("; ")
@@ -269,6 +278,29 @@ export const make = Effect.gen(function* () {
             "connect to the server directly, or to a pooler in session mode"
           )
         ]
+  }).pipe(
+    Effect.scoped,
+    Effect.catchTag("SqlError", (error) => Effect.fail(reasonOf(error)))
+  )
+
+  const pooler = Effect.gen(function* () {
+    if (sql.driver === "pglite") return ok("none, in this process")
+    const [one, another] = [yield* PgConnection.make(sql.config), yield* PgConnection.make(sql.config)]
+    const serving = (connection: PgConnection.PgConnection) =>
+      Effect.map(connection.queryValues("SELECT pg_backend_pid()"), ([row]) => Number(row?.[0]))
+    const first = yield* serving(one)
+    // A pooler names itself where the server would name the process that serves the connection.
+    if (first === one.processId) return ok("none, this is the server itself")
+    yield* another.query("BEGIN")
+    const shared = (yield* serving(another)) === first || (yield* serving(one)) !== first
+    return shared
+      ? [
+          warning(
+            "a pooler in transaction mode, which gives every transaction another connection of the server",
+            "build the PgClient with prepare: false, or connect to the server, or to a pooler in session mode"
+          )
+        ]
+      : ok("one in session mode")
   }).pipe(
     Effect.scoped,
     Effect.catchTag("SqlError", (error) => Effect.fail(reasonOf(error)))
@@ -385,7 +417,8 @@ export const make = Effect.gen(function* () {
     check("server", version),
     check("primary", primary),
     check("durability", durability),
-    check("listen", listen),
+    check("pooler", pooler),
+    check("listen", onPrimary(listen)),
     check("prepared", prepared),
     check("transactions", transactions),
     check("migrations", migrations)
@@ -395,7 +428,7 @@ export const make = Effect.gen(function* () {
     check("sequence", sequence),
     check("triggers", triggers),
     check("replication", subscriber),
-    check("tail", tail),
+    check("tail", onPrimary(tail)),
     check("tables", bloat),
     check("offsets", ahead),
     check("spool", stranded)

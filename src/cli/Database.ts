@@ -25,7 +25,9 @@ const server = Effect.gen(function* () {
     return yield* new WrongUsage({ message: "no database is named; give --url or --pglite DIR, or set DATABASE_URL" })
   }
   // Opened as they are needed: the most by the proof of the doctor, which has many writers.
-  return PgClient.layer({ ...pool, maxConnections: Math.min(pool.maxConnections ?? 20, 20), minConnections: 1 })
+  const maxConnections = Math.min(pool.maxConnections ?? 20, 20)
+  // A pooler in transaction mode may not know what was prepared on another connection: this is to work there, too.
+  return PgClient.layer({ ...pool, maxConnections, minConnections: 1, prepare: false })
 })
 
 const embedded = Effect.fnUntraced(function* (dataDir: string, create: boolean) {

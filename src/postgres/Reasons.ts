@@ -28,6 +28,12 @@ const migrate =
 const timeout = (message: string, cause: unknown) =>
   new Timeout({ message: `a time limit of the server ran out: ${message}; call again, or raise the limit`, cause })
 
+const otherSession = (message: string, cause: unknown) =>
+  new Unexpected({
+    message: `another session of the server was asked: ${message}; behind a pooler in transaction mode build the PgClient with prepare: false`,
+    cause
+  })
+
 /** By SQLSTATE, where the driver's own classes are too coarse; a key of two characters is a whole class. */
 const bySqlState: Readonly<Record<string, (message: string, cause: unknown) => Reason>> = {
   "25006": (message, cause) =>
@@ -38,6 +44,8 @@ const bySqlState: Readonly<Record<string, (message: string, cause: unknown) => R
   "25P04": timeout,
   "3D000": (message, cause) =>
     new SchemaMissing({ message: `${message}: create it, or connect to another one`, cause }),
+  "26000": otherSession,
+  "42P05": otherSession,
   "3F000": (message, cause) => new SchemaMissing({ message: `${message}: ${migrate}`, cause }),
   "42P01": (message, cause) => new SchemaMissing({ message: `${message}: ${migrate}`, cause }),
   "42883": (message, cause) => new SchemaMissing({ message: `${message}: ${migrate}`, cause }),

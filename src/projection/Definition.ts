@@ -46,6 +46,12 @@ export class Settings extends Schema.Class<Settings>("effect-strata/Projection/S
 /** One projection, by its name. */
 export class ByName extends Schema.Class<ByName>("effect-strata/Projection/ByName")({ name: Name }) {}
 
+/** Which of its parked aggregates are to be retried: all unless given. */
+export class Retry extends Schema.Class<Retry>("effect-strata/Projection/Retry")({
+  name: Name,
+  aggregateIds: Schema.optionalKey(Schema.Array(Key))
+}) {}
+
 /** The version that a projection is to be at. */
 export class At extends Schema.Class<At>("effect-strata/Projection/At")({ name: Name, version: Version }) {}
 

@@ -1,15 +1,22 @@
 /** What is kept of events that could not be handled. */
-import { Cause, Clock, Effect } from "effect"
+import { Cause, Clock, Effect, Option } from "effect"
 import type { StoredEvent } from "../EventStore.ts"
-import { Failure } from "./Definition.ts"
+import { Failure, HandlerFailed } from "./Definition.ts"
 import { failureId, LastFailure, Parked, records, ShardRecord, shardId, skippedId } from "./Records.ts"
 
 /** As much of an error as is kept. */
 const longest = 4000
 
+/** What the handler itself failed with, where it was that. */
+const innermost = (cause: Cause.Cause<unknown>): Cause.Cause<unknown> =>
+  Option.match(Cause.findErrorOption(cause), {
+    onNone: () => cause,
+    onSome: (error) => (error instanceof HandlerFailed ? error.cause : cause)
+  })
+
 /** Text that every database takes. */
 const textOf = (cause: Cause.Cause<unknown>): string =>
-  Cause.pretty(cause).replaceAll("\0", "\uFFFD").toWellFormed().slice(0, longest).toWellFormed()
+  Cause.pretty(innermost(cause)).replaceAll("\0", "\uFFFD").toWellFormed().slice(0, longest).toWellFormed()
 
 /** The records of one shard. */
 export const make = Effect.fnUntraced(function* (name: string, shard: number) {

@@ -19,7 +19,8 @@ import { type HandlerFailed, Outdated, type Projection, ProjectionFailed, type S
 import * as Failures from "./Failures.ts"
 import type { Feed } from "./Feed.ts"
 import * as Observed from "./Observed.ts"
-import { type Control, controlId, records, type ShardRecord, shardId } from "./Records.ts"
+import { type Control, controlId, type ShardRecord } from "./Records.ts"
+import * as Retrying from "./Retrying.ts"
 
 /**
  * The least time between two moves of an offset past events that do not concern the shard, in milliseconds: longer where
@@ -59,21 +60,21 @@ const split = ({ events, upTo }: Part, failed: number | undefined): ReadonlyArra
 /** Runs the shard for ever, from the offset on. */
 export const run = Effect.fnUntraced(function* <R>(
   { handle, retry }: Pick<Projection<R>, "handle" | "retry">,
-  { batchSize, name, onFailure, shards }: Settings,
+  settings: Settings,
   shard: number,
   start: { readonly offset: bigint; readonly control: State<Control> },
   feed: Feed
 ) {
+  const { batchSize, name, onFailure, shards } = settings
   const offsets = yield* OffsetStore
   const states = yield* DurableStateStore
   const { withTransaction } = yield* Transactor
-  const record = yield* records
   const failures = yield* Failures.make(name, shard)
   const observed = Observed.make(name, shard)
   const id = { projectionName: name, shardNumber: shard }
   const { slot } = start.control.value
   let offset = start.offset
-  let parked = parkedIn((yield* record.shard.read(shardId(name, shard))).value)
+  let parked: ReadonlySet<string> = new Set()
   let movedAt = Number.NEGATIVE_INFINITY
 
   const unchanged = Effect.flatMap(states.getLatestState(controlId(name)), (stored) =>
@@ -175,6 +176,8 @@ export const run = Effect.fnUntraced(function* <R>(
     }
   })
 
+  const held = <A, E, R2>(body: Effect.Effect<A, E, R2>) => transaction(start.offset, body)
+  parked = parkedIn(yield* Retrying.serve({ settings, shard, slot, offset, handle, failures, held }))
   while (true) {
     yield* feed.untilBeyond(offset)
     const { events, upTo } = feed.take(batchSize)

@@ -20,7 +20,7 @@ import {
 } from "./Records.ts"
 
 /** Changes what runners go by, while no batch is under way. */
-const change = <E = never, R = never>(name: string, f: (control: Control) => Effect.Effect<Control, E, R>) =>
+export const change = <E = never, R = never>(name: string, f: (control: Control) => Effect.Effect<Control, E, R>) =>
   Effect.gen(function* () {
     const { withTransaction } = yield* Transactor
     const { control } = yield* records

@@ -26,7 +26,10 @@ export class Control extends Schema.Class<Control>("effect-strata/Projection/Con
 }) {}
 
 /** An aggregate whose events wait, from the one that failed on, until they are retried. */
-export class Parked extends Failure.extend<Parked>("effect-strata/Projection/Parked")({}) {}
+export class Parked extends Failure.extend<Parked>("effect-strata/Projection/Parked")({
+  /** When a retry was asked for, in epoch milliseconds, by `Clock`: until it has been tried. */
+  retryAskedAt: Schema.optionalKey(Schema.Int)
+}) {}
 
 /** What a shard has not handled. */
 export class ShardRecord extends Schema.Class<ShardRecord>("effect-strata/Projection/ShardRecord")({

@@ -3,8 +3,8 @@ import { Clock, Duration, Effect, Option, Schema, Stream } from "effect"
 import { EventStore, Version } from "../EventStore.ts"
 import { check, ShardNumber } from "../Input.ts"
 import { type Offset, OffsetStore } from "../OffsetStore.ts"
-import { At, AwaitTimeout, ByName, Failure } from "./Definition.ts"
-import { controlOf, failureId, records, runnersId, shardId } from "./Records.ts"
+import { At, AwaitTimeout, ByName, Failure, Name } from "./Definition.ts"
+import { controlId, controlOf, failureId, records, runnersId, shardId } from "./Records.ts"
 import { sharedAmong } from "./Sharing.ts"
 
 /** How one shard of a projection is. */
@@ -27,6 +27,23 @@ export class ShardStatus extends Schema.Class<ShardStatus>("effect-strata/Projec
   /** How many events it has skipped. */
   skipped: Schema.Int
 }) {}
+
+const isName = Schema.is(Name)
+
+/** The names of all projections that have run on this database and have not been removed. */
+export const names = Stream.unwrap(
+  Effect.gen(function* () {
+    const offsets = yield* OffsetStore
+    const record = yield* records
+    // Not all who keep offsets here are projections of this kind.
+    const found = new Set(
+      (yield* Stream.runCollect(offsets.listOffsets())).map(({ projectionName }) => projectionName).filter(isName)
+    )
+    return Stream.fromIterable(found).pipe(
+      Stream.filterEffect((name) => Effect.map(record.control.read(controlId(name)), ({ value }) => value.shards > 0))
+    )
+  })
+)
 
 /** Everybody has been silent for so many beats: nobody runs it. */
 const silences = 5

@@ -1,9 +1,12 @@
 /** What becomes of events that fail: a part of the projections' suite. */
 import { assert, it } from "@effect/vitest"
-import { Effect, Layer, Logger, Option, Schedule, Stream } from "effect"
+import { Effect, Fiber, Layer, Logger, Option, Schedule, Stream } from "effect"
 import { type StoredEvent } from "../EventStore.ts"
 import * as Projection from "../Projection.ts"
-import { append, ending, latestVersion, long, range, scene, start } from "./ProjectionScene.ts"
+import { append, elsewhere, ending, latestVersion, long, range, scene, start } from "./ProjectionScene.ts"
+
+/** What a retry says of an aggregate that is parked no more. */
+const handled = (aggregateId: string) => new Projection.Retried({ aggregateId, state: "handled", error: Option.none() })
 
 /** Registers the suite. */
 export const suite = <E>(name: string, layer: Layer.Layer<Projection.Services, E>): void => {
@@ -188,20 +191,152 @@ export const suite = <E>(name: string, layer: Layer.Layer<Projection.Services, E
           [["b", bad?.id, bad?.version]]
         )
 
-        const [again] = yield* Projection.retryParked(projection)
-        assert.deepStrictEqual([again?.aggregateId, again?.handled], ["b", 0])
+        const [again] = yield* elsewhere(Projection.retryParked(name, long))
+        assert.deepStrictEqual([again?.aggregateId, again?.state], ["b", "parked"])
         assert.include(Option.getOrThrow(again?.error ?? Option.none()), "unlucky")
         assert.deepStrictEqual(yield* seen("b"), [])
 
         isMended = true
-        assert.deepStrictEqual(yield* Projection.retryParked(projection), [
-          new Projection.Retried({ aggregateId: "b", handled: 3, error: Option.none() })
-        ])
+        assert.deepStrictEqual(yield* elsewhere(Projection.retryParked(name, long)), [handled("b")])
         assert.deepStrictEqual(yield* seen("b"), [13, 2, 4])
         assert.deepStrictEqual(yield* Stream.runCollect(Projection.parked(name)), [])
         yield* append("b", 6)
         yield* settled
         assert.deepStrictEqual(yield* seen("b"), [13, 2, 4, 6])
+      })
+    )
+
+    it.effect(
+      "keeps a request for whoever runs it next, unless it is paused, and takes in what has come meanwhile",
+      () =>
+        Effect.gen(function* () {
+          const { add, append, name, options, seen, settled } = yield* scene()
+          const projection = (isMended: boolean) =>
+            Projection.make({
+              ...options,
+              shards: 3,
+              onFailure: "park",
+              handler: (event, slot) =>
+                Effect.andThen(add(event, slot), isMended ? Effect.void : Effect.fail(new Error("not mended")))
+            })
+          yield* append("a", 1)
+          const first = yield* start(projection(false))
+          yield* settled
+          yield* Fiber.interrupt(first)
+          yield* append("a", 2)
+          const [waiting] = yield* Projection.retryParked(name, 0)
+          assert.deepStrictEqual([waiting?.aggregateId, waiting?.state], ["a", "waiting"])
+          assert.match(Option.getOrThrow(waiting?.error ?? Option.none()), /^Error: not mended\n +at /)
+          const [request] = yield* Stream.runCollect(Projection.parked(name))
+          assert.isDefined(request?.retryAskedAt)
+          assert.deepStrictEqual(yield* Projection.retryParked(name, 0, ["nobody"]), [])
+
+          yield* Projection.pause(name)
+          yield* start(projection(true))
+          yield* append("a", 3)
+          const [paused] = yield* Projection.retryParked(name, 200)
+          assert.strictEqual(paused?.state, "waiting")
+          assert.deepStrictEqual(yield* seen("a"), [])
+          const [again] = yield* Stream.runCollect(Projection.parked(name))
+          assert.strictEqual(again?.retryAskedAt, request?.retryAskedAt)
+          yield* Projection.resume(name)
+          yield* settled
+          assert.deepStrictEqual(yield* seen("a"), [1, 2, 3])
+          assert.deepStrictEqual(yield* Stream.runCollect(Projection.parked(name)), [])
+          assert.deepStrictEqual(yield* Projection.retryParked(name, long), [])
+        })
+    )
+
+    it.effect.each([["handler"], ["batchHandler"]] as const)(
+      "retries what it is told to, in as many batches as it takes, up to the event that fails again: %s",
+      ([kind]) =>
+        Effect.gen(function* () {
+          const { add, append, name, options, seen, settled } = yield* scene()
+          const failing = new Set<unknown>([0, 100])
+          const handler = (event: StoredEvent, slot: Projection.Slot) =>
+            Effect.andThen(
+              add(event, slot),
+              Effect.suspend(() => (failing.has(event.data) ? Effect.fail(`no ${event.data}`) : Effect.void))
+            )
+          yield* start(
+            Projection.make({
+              ...options,
+              batchSize: 4,
+              retry: Schedule.recurs(0),
+              onFailure: "park",
+              ...(kind === "handler"
+                ? { handler }
+                : { batchHandler: (events, slot) => Effect.forEach(events, (event) => handler(event, slot)) })
+            })
+          )
+          const stored = yield* append("a", ...range(30))
+          yield* append("b", 100, 101)
+          yield* settled
+          failing.clear()
+          failing.add(21)
+          const [a, ...others] = yield* Projection.retryParked(name, long, ["a", "c"])
+          assert.deepStrictEqual([a?.aggregateId, a?.state, others.length], ["a", "parked", 0])
+          assert.deepStrictEqual(yield* seen("a"), range(21))
+          assert.deepStrictEqual(yield* seen("b"), [])
+          const parked = yield* Stream.runCollect(Projection.parked(name))
+          assert.deepStrictEqual(
+            parked.map(({ aggregateId, eventId, retryAskedAt }) => [aggregateId, eventId, retryAskedAt]),
+            [
+              ["a", stored[21]?.id, undefined],
+              ["b", parked[1]?.eventId, undefined]
+            ]
+          )
+          assert.include(parked[0]?.error, "no 21")
+          assert.include(parked[1]?.error, "no 100")
+
+          failing.clear()
+          assert.deepStrictEqual(yield* Projection.retryParked(name, long), [handled("a"), handled("b")])
+          yield* append("a", 30)
+          yield* settled
+          assert.deepStrictEqual(yield* seen("a"), range(31))
+          assert.deepStrictEqual(yield* seen("b"), [100, 101])
+        })
+    )
+
+    it.effect("retries once, whoever asks and whoever runs it meanwhile", () =>
+      Effect.gen(function* () {
+        const { add, append, name, options, seen, settled } = yield* scene()
+        const ids = range(6).map((index) => `a${index}`)
+        let isMended = false
+        const projection = Projection.make({
+          ...options,
+          shards: 4,
+          batchSize: 3,
+          retry: Schedule.recurs(0),
+          onFailure: "park",
+          handler: (event, slot) =>
+            Effect.andThen(
+              add(event, slot),
+              Effect.suspend(() => (isMended || event.data !== 0 ? Effect.void : Effect.fail("not mended")))
+            )
+        })
+        yield* start(projection)
+        for (const id of ids) yield* append(id, ...range(5))
+        yield* settled
+        isMended = true
+        const writing = yield* Effect.forkScoped(
+          Effect.forEach(range(10), (round) =>
+            Effect.forEach(ids, (id) => append(id, 5 + round), { concurrency: "unbounded" })
+          )
+        )
+        // Others take shards over, and give them back, while everybody asks.
+        const moving = yield* Effect.forkScoped(
+          Effect.forEach(range(3), () => Effect.timeoutOption(elsewhere(Projection.run(projection)), 150))
+        )
+        yield* Effect.all(
+          range(4).map(() => elsewhere(Projection.retryParked(name, long))),
+          { concurrency: "unbounded" }
+        )
+        yield* Effect.all([Fiber.join(writing), Fiber.join(moving)])
+        yield* Projection.retryParked(name, long)
+        yield* settled
+        for (const id of ids) assert.deepStrictEqual(yield* seen(id), range(15), id)
+        assert.deepStrictEqual(yield* Stream.runCollect(Projection.parked(name)), [])
       })
     )
 

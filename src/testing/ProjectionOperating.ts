@@ -2,6 +2,7 @@
 import { assert, it } from "@effect/vitest"
 import { Deferred, Effect, Fiber, Layer, Logger, Option, Stream } from "effect"
 import { InvalidInput } from "../Input.ts"
+import { OffsetStore } from "../OffsetStore.ts"
 import * as Projection from "../Projection.ts"
 import { elsewhere, ending, fresh, latestVersion, range, scene, start, type SuiteOptions } from "./ProjectionScene.ts"
 
@@ -140,6 +141,26 @@ export const suite = <E>(
       })
     )
 
+    it.effect("names those that have run, until they are removed, and nobody else's offsets", () =>
+      Effect.gen(function* () {
+        const { add, append, name, options, settled } = yield* scene()
+        const foreign = ["x".repeat(255), fresh("foreign")]
+        yield* OffsetStore.use(({ writeOffset }) =>
+          Effect.forEach(foreign, (projectionName) => writeOffset({ projectionName, shardNumber: 0, value: 1n }))
+        )
+        const fiber = yield* start(Projection.make({ ...options, shards: 2, handler: add }))
+        yield* append("a", 1)
+        yield* settled
+        const ours = Effect.map(Stream.runCollect(Projection.names), (names) =>
+          names.filter((found) => found === name || foreign.includes(found))
+        )
+        assert.deepStrictEqual(yield* ours, [name])
+        yield* Fiber.interrupt(fiber)
+        yield* Projection.remove(name)
+        assert.deepStrictEqual(yield* ours, [])
+      })
+    )
+
     it.effect("knows no projection that has never run", () =>
       Effect.gen(function* () {
         const name = fresh("unknown")
@@ -151,6 +172,7 @@ export const suite = <E>(
             Effect.asVoid(Projection.status(name)),
             Projection.remove(name),
             Stream.runDrain(Projection.parked(name)),
+            Effect.asVoid(Projection.retryParked(name, 0)),
             Stream.runDrain(Projection.skipped(name))
           ],
           (operation) => Effect.map(Effect.flip(operation), ({ _tag }) => _tag)

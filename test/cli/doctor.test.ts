@@ -4,7 +4,9 @@ import { Effect, Layer, Context } from "effect"
 import { execute, urlWith } from "../postgres/harness.ts"
 import { goSyncKit, session } from "../postgres/events.harness.ts"
 import { scratchDatabase } from "../support/database.ts"
+import { make as makePgbouncer, noPgbouncer } from "../support/Pgbouncer.ts"
 import * as PostgresServer from "../support/PostgresServer.ts"
+import { detach, replicate, standbyOf } from "../support/Replicas.ts"
 import { fails, jsonLines, type Options, start, strata, succeeds } from "./harness.ts"
 
 /** A server on which nothing is wrong: the one that all tests share does without fsync. */
@@ -168,6 +170,61 @@ it.layer(Server.layer, { excludeTestServices: true, timeout: "120 seconds" })("s
       const { status, stderr } = yield* proving.ended
       assert.deepStrictEqual({ status, stderr }, { status: 130, stderr: "" })
       assert.strictEqual((yield* other("SELECT 1 FROM pg_namespace WHERE nspname LIKE 'strata_prove_%'")).length, 0)
+    })
+  )
+
+  it.effect("a standby", () =>
+    Effect.gen(function* () {
+      const primary = yield* PostgresServer.make({ settings: { fsync: "on" } })
+      yield* succeeds(["migrate"], { url: primary.url })
+      const { url } = yield* standbyOf(primary)
+      yield* complains({ url }, [
+        /^problem primary: a standby, where nobody can see .* -> connect to the primary to append/,
+        // Which is so of those that the tests start.
+        /^problem durability: fsync is off/
+      ])
+    })
+  )
+
+  it.effect("a copy that logical replication fills, until it is none any more", () =>
+    Effect.gen(function* () {
+      const server = yield* PostgresServer.make({ settings: { fsync: "on", wal_level: "logical" } })
+      const [from, to] = [yield* scratchDatabase(server.url), yield* scratchDatabase(server.url)]
+      yield* succeeds(["migrate"], { url: from })
+      yield* succeeds(["migrate"], { url: to })
+      yield* replicate(from, to)
+      yield* complains({ url: from }, [])
+      yield* complains({ url: to }, [
+        /^problem replication: .*events.* is filled by logical replication.* -> read the log where it is written$/
+      ])
+      yield* detach(from, to)
+      yield* complains({ url: to }, [])
+    })
+  )
+
+  it.effect("a pooler, and in which mode it is", ({ skip }) =>
+    Effect.gen(function* () {
+      if (noPgbouncer !== undefined) return skip(noPgbouncer)
+      const { url } = yield* prepared
+      const mode = (url: string) =>
+        Effect.map(strata(["doctor", "--json"], { url }), ({ stdout }) =>
+          jsonLines(stdout).flatMap(({ check, says }) => (check === "pooler" ? [says] : []))
+        )
+      assert.deepStrictEqual(yield* mode(url), ["none, this is the server itself"])
+      const session = yield* makePgbouncer("session", url)
+      yield* complains({ url: session }, [])
+      assert.deepStrictEqual(yield* mode(session), ["one in session mode"])
+      // The proof has many writers, so that their transactions change connections: nothing is lost there, either.
+      yield* complains(
+        { url: yield* makePgbouncer("transaction", url) },
+        [
+          /^warning pooler: a pooler in transaction mode, .* -> build the PgClient with prepare: false, or connect/,
+          /^warning listen: notifications do not arrive.* once a second -> connect to the server directly/
+        ],
+        "--prove",
+        "--for",
+        "1s"
+      )
     })
   )
 })

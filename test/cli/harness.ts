@@ -9,7 +9,15 @@ import { fileURLToPath } from "node:url"
 
 const bin = fileURLToPath(new URL("../../src/cli/bin.ts", import.meta.url))
 
-const command = (args: ReadonlyArray<string>) => [process.execPath, "--conditions=@effect-strata/source", bin, ...args]
+/** A program of this project, from its sources. */
+export const node = (path: string, args: ReadonlyArray<string>) => [
+  process.execPath,
+  "--conditions=@effect-strata/source",
+  path,
+  ...args
+]
+
+const command = (args: ReadonlyArray<string>) => node(bin, args)
 
 /** What a command left behind. */
 export interface Ended {
@@ -37,7 +45,8 @@ const environmentOf = ({ env, url }: Options) => {
   return { ...inherited, NO_COLOR: "1", ...(url === undefined ? {} : { DATABASE_URL: url }), ...env }
 }
 
-const launch = (argv: ReadonlyArray<string>, options: Options) =>
+/** Starts a program, which ends with the scope. */
+export const launch = (argv: ReadonlyArray<string>, options: Options) =>
   Effect.acquireRelease(
     Effect.sync((): Running => {
       const [program = "", ...args] = argv

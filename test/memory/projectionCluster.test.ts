@@ -1,5 +1,5 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Effect, Layer } from "effect"
+import { Deferred, Effect, Fiber, Layer, Schedule } from "effect"
 import { TestRunner } from "effect/cluster"
 import { EventStore, OffsetStore, Projection } from "effect-strata"
 import * as Memory from "effect-strata/memory"
@@ -37,5 +37,51 @@ describe("Projection.layerCluster", () => {
       const { resetOffset } = yield* OffsetStore.OffsetStore
       assert.strictEqual(yield* resetOffset("clustered", 0n), 5)
     }).pipe(Effect.provide(Memory.layer))
+  )
+
+  it.live("retries what is parked once, where two clusters take the shard for theirs", () =>
+    Effect.gen(function* () {
+      const handled: Array<unknown> = []
+      const entered = yield* Deferred.make<void>()
+      const leave = yield* Deferred.make<void>()
+      let isMended = false
+      const projection = Projection.make({
+        name: "twice",
+        retry: Schedule.recurs(0),
+        onFailure: "park",
+        handler: ({ data }) =>
+          Effect.gen(function* () {
+            if (!isMended) return yield* Effect.fail("not mended")
+            yield* Deferred.succeed(entered, undefined)
+            yield* Deferred.await(leave)
+            handled.push(data)
+          })
+      })
+      const offsets = yield* OffsetStore.OffsetStore
+      for (const _ of [1, 2]) {
+        const elsewhere = Layer.succeed(OffsetStore.OffsetStore, { ...offsets })
+        yield* Layer.build(
+          Projection.layerCluster(projection).pipe(Layer.provide([Layer.fresh(TestRunner.layer), elsewhere]))
+        )
+      }
+      const events = yield* EventStore.EventStore
+      const append = Effect.fnUntraced(function* (data: number) {
+        const [stored] = yield* events.append({ aggregateId: "a", eventType: "Happened", data })
+        yield* Projection.awaitVersion("twice", stored?.version ?? 0n, "30 seconds")
+      })
+      yield* append(1)
+      isMended = true
+      const retrying = yield* Effect.forkScoped(Projection.retryParked("twice", "30 seconds"))
+      yield* Deferred.await(entered)
+      // Long enough for the other one to wait for the shard.
+      yield* Effect.sleep(200)
+      yield* Deferred.succeed(leave, undefined)
+      assert.deepStrictEqual(
+        (yield* Fiber.join(retrying)).map(({ state }) => state),
+        ["handled"]
+      )
+      yield* append(2)
+      assert.deepStrictEqual(handled, [1, 2])
+    }).pipe(Effect.scoped, Effect.provide(Memory.layer))
   )
 })

@@ -3,38 +3,11 @@ import { PgClient } from "@effect/sql-pg"
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Fiber, Layer, Redacted, Stream } from "effect"
 import * as Postgres from "effect-strata/postgres"
-import { execFile } from "node:child_process"
-import { rm } from "node:fs/promises"
-import { join } from "node:path"
-import { promisify } from "node:util"
 import { scratchDatabase } from "../support/database.ts"
 import * as PostgresServer from "../support/PostgresServer.ts"
+import { detach, replicate, standbyOf } from "../support/Replicas.ts"
 import { event, follow, plainInsert, serveEvents, session, versionsIn } from "./events.harness.ts"
-import { execute, failsWith, freshSchema, urlWith } from "./harness.ts"
-
-const run = promisify(execFile)
-
-/** A hot standby of the server, which was stopped to be copied, and runs again. */
-const standbyOf = Effect.fnUntraced(function* (primary: PostgresServer.PostgresServer) {
-  const { password, username } = new URL(primary.url)
-  const source = `host=127.0.0.1 port=${primary.port} user=${username} password=${password}`
-  const standby = yield* PostgresServer.make({ settings: { primary_conninfo: source } })
-  yield* Effect.all([standby.stop("fast"), primary.stop("fast")])
-  yield* Effect.promise(async () => {
-    await rm(standby.dataDir, { recursive: true })
-    await run("cp", ["-a", primary.dataDir, standby.dataDir])
-    // Any content will do, but not any owner.
-    await run("cp", ["-a", join(standby.dataDir, "PG_VERSION"), join(standby.dataDir, "standby.signal")])
-  })
-  yield* primary.start
-  yield* standby.start
-  return {
-    ...standby,
-    url: urlWith((url) => {
-      url.password = password
-    }, standby.url)
-  }
-})
+import { execute, failsWith, freshSchema } from "./harness.ts"
 
 describe("a hot standby", () => {
   it.live("refuses whoever reads across aggregates, and serves one aggregate", () =>
@@ -68,23 +41,7 @@ describe("a subscriber of logical replication", () => {
       const options = { schema: "public" }
       const publisher = yield* serveEvents({ url: from, options })
       const subscriber = yield* serveEvents({ url: to, options })
-      const name = new URL(from).pathname.slice(1)
-      const { password, port, username } = new URL(from)
-      const source = `host=127.0.0.1 port=${port} user=${username} password=${password} dbname=${name}`
-      yield* execute(
-        [
-          "CREATE PUBLICATION log FOR TABLE public.events",
-          // Of its own, as the command that makes it with the subscription waits for itself on the same server.
-          "SELECT FROM pg_create_logical_replication_slot('log', 'pgoutput')"
-        ],
-        from
-      )
-      yield* execute(
-        [
-          `CREATE SUBSCRIPTION log CONNECTION '${source}' PUBLICATION log WITH (create_slot = false, slot_name = 'log')`
-        ],
-        to
-      )
+      yield* replicate(from, to)
       const refused = /public\.?"?.*events.* is a copy that logical replication fills.*the database that publishes it/
       yield* failsWith(subscriber.events.load(), "EventStore.load", "Denied", refused)
       yield* failsWith(subscriber.events.append(event("a")), "EventStore.append", "Denied", refused)
@@ -99,11 +56,7 @@ describe("a subscriber of logical replication", () => {
       // What is published is a log like any other.
       const stored = yield* publisher.events.append(event("a"))
       assert.deepStrictEqual(yield* publisher.events.load(), stored)
-      yield* execute(
-        ["ALTER SUBSCRIPTION log DISABLE", "ALTER SUBSCRIPTION log SET (slot_name = NONE)", "DROP SUBSCRIPTION log"],
-        to
-      )
-      yield* execute(["SELECT FROM pg_drop_replication_slot('log')"], from)
+      yield* detach(from, to)
       // And so is what was a copy once.
       assert.isArray(yield* subscriber.events.load())
     })

@@ -1,0 +1,122 @@
+/** Every subcommand there is, as a process: on a terminal and a server, and piped and on PGlite; and its help. */
+import * as NodeServices from "@effect/platform-node/NodeServices"
+import { assert, describe, it } from "@effect/vitest"
+import { Effect } from "effect"
+import { Command } from "effect/cli"
+import { TestConsole } from "effect/testing"
+import { join } from "node:path"
+import { strata as strataCommand } from "../../src/cli/Strata.ts"
+import { noTerminal, start, startOnTerminal, temporaryDirectory } from "./harness.ts"
+import { embedded, onServer, prepared } from "./places.ts"
+
+/** What stands after `strata` for a command, and for all below it. */
+const pathsOf = (command: Command.Command.Any, path = ""): ReadonlyArray<string> => [
+  path,
+  ...command.subcommands.flatMap(({ commands }) =>
+    commands.flatMap((child) => pathsOf(child, `${path} ${child.name}`.trim()))
+  )
+]
+const paths = pathsOf(strataCommand)
+/** Those that do something. */
+const doing = paths.filter(
+  (path) => path === "migrate" || (path !== "" && !paths.some((other) => other.startsWith(`${path} `)))
+)
+
+interface Use {
+  readonly path: string
+  readonly args?: ReadonlyArray<string>
+  readonly says: RegExp
+  /** 0 unless given. */
+  readonly status?: number
+}
+
+const yes = "--yes"
+
+/** One use of each, in an order that makes sense. */
+const uses = (file: string): ReadonlyArray<Use> => [
+  { path: "migrate", says: /^Nothing is pending$/m },
+  { path: "migrate status", says: /^0001_offsets\.sql +run at/m },
+  { path: "events append", args: ["--aggregate", "a", "--type", "T", "--id", "e1"], says: /^ +\d+ .* a +T +null$/m },
+  { path: "events read", args: ["--limit", "1"], says: /^ +1 .* anna +Paid +1$/m },
+  { path: "events show", args: ["e1"], says: /^aggregateId +a$/m },
+  { path: "events stats", says: /^events +3$/m },
+  { path: "events export", args: [file], says: /3 events in / },
+  { path: "events import", args: [file], says: /0 events imported from .*, 3 were there already/ },
+  { path: "events tail", args: ["--after", "start"], says: /^VERSION/m, status: 130 },
+  { path: "offsets set", args: ["p", "0", "7", yes], says: /^.*"p".* 7$/m },
+  { path: "offsets get", args: ["p"], says: /^p +0 +7/m },
+  { path: "offsets list", args: ["p"], says: /^p +0 +7/m },
+  { path: "offsets reset", args: ["p", "3", yes], says: /^1 shard of .* set to 3$/m },
+  { path: "offsets delete", args: ["p", yes], says: /"p"/ },
+  { path: "states list", args: ["--shard", "7"], says: /^s1 +1 +7/m },
+  { path: "states show", args: ["s1"], says: /^persistenceId +s1$/m },
+  { path: "states delete", args: ["s1", yes], says: /^The state of "s1" is deleted$/m },
+  { path: "spool stats", says: /^incoming +1$/m },
+  { path: "spool list", args: ["incoming"], says: /^m1 +incoming/m },
+  { path: "spool show", args: ["m1"], says: /^id +m1$/m },
+  { path: "spool hold", args: ["m1"], says: /^Message "m1" is hold$/m },
+  { path: "spool release", args: ["m1"], says: /^Message "m1" is incoming$/m },
+  { path: "spool bounce", args: ["m1"], says: /^Message "m1" is bounce$/m },
+  { path: "spool requeue", args: ["m1"], says: /^Message "m1" is incoming$/m },
+  { path: "spool delete", args: ["m1", yes], says: /^Message "m1" is deleted$/m },
+  { path: "spool recover", says: /^(no lease has run out)?$/m },
+  { path: "spool preview", args: ["fixed", "--attempts", "1"], says: /^ +1 +15m +15m$/m },
+  { path: "projections list", says: /^balances +2 +idle /m },
+  { path: "projections status", args: ["balances"], says: /^ +1 +idle /m },
+  { path: "projections parked", args: ["balances"], says: /^bert +2 +Paid .*Error: no account bert/m },
+  { path: "projections retry", args: ["balances", "--timeout", "10ms"], says: /^bert +waiting/m, status: 1 },
+  { path: "projections pause", args: ["balances"], says: /^"balances" is paused$/m },
+  { path: "projections resume", args: ["balances"], says: /^"balances" goes on$/m },
+  { path: "projections reset", args: ["balances", yes], says: /^"balances" goes on after version 0$/m },
+  { path: "status", says: /^tail +nobody is appending$/m },
+  { path: "doctor", says: /^ok +triggers +no foreign triggers$/m }
+]
+
+const ways = [
+  ["on a terminal, on a server", onServer, startOnTerminal],
+  ["piped, on PGlite", embedded, start]
+] as const
+
+describe("every subcommand", () => {
+  it.live.each(ways)(
+    "%s",
+    ([, backend, launch], { skip }) =>
+      Effect.gen(function* () {
+        if (launch === startOnTerminal && noTerminal !== undefined) return skip(noTerminal)
+        const place = yield* prepared(yield* backend)
+        yield* place.pay("anna", 1)
+        yield* place.pay("bert", 2)
+        yield* place.once
+        yield* place.rows(`INSERT INTO ${place.schema}.states_store VALUES ('s1', 1, '{}'::text::bytea, 'json', 0, 7)`)
+        yield* place.rows(
+          `INSERT INTO ${place.schema}.retryspool_messages (id, state, attempts, max_attempts, next_retry, created, updated, last_error, headers)
+           VALUES ('m1', 0, 0, 5, now(), now(), now(), '', '{}')`
+        )
+        const file = join(yield* temporaryDirectory, "events.jsonl")
+        const all = uses(file)
+        assert.deepStrictEqual(all.map(({ path }) => path).toSorted(), doing.toSorted())
+        const wrong: Array<string> = []
+        for (const { args = [], path, says, status = 0 } of all) {
+          const running = yield* launch([...path.split(" "), ...args, ...place.flags], place.options)
+          if (status === 130) {
+            yield* running.says(says)
+            yield* launch === start ? Effect.sync(() => running.child.kill("SIGINT")) : running.type("\u0003")
+          } else if (launch === start) running.child.stdin?.end()
+          const ended = yield* running.ended
+          // What is told of work that goes on is told on stderr; and the tests' server may run without fsync.
+          const said = (ended.stdout + ended.stderr).replaceAll("\r", "")
+          if (!says.test(said) || (ended.status !== status && path !== "doctor")) wrong.push(`${path}: ${said}`)
+        }
+        assert.deepStrictEqual(wrong, [])
+      }).pipe(Effect.scoped),
+    600_000
+  )
+
+  it.effect.each(paths)("%s has help with an example of it", (path) =>
+    Effect.gen(function* () {
+      yield* Command.runWith(strataCommand, { version: "0.0.0" })([...path.split(" ").filter(Boolean), "--help"])
+      const [, examples = ""] = (yield* TestConsole.logLines).join("\n").split("EXAMPLES")
+      assert.include(examples, `strata ${path}`.trim())
+    }).pipe(Effect.provide(NodeServices.layer))
+  )
+})

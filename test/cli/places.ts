@@ -1,0 +1,86 @@
+/** Where the tests of the command run it: on tables of their own of a server, and of a Postgres inside of the process. */
+import { PgClient } from "@effect/sql-pg"
+import { assert } from "@effect/vitest"
+import { Context, Effect, Layer, Redacted } from "effect"
+import * as Pglite from "effect-strata/pglite"
+import { join } from "node:path"
+import { fileURLToPath } from "node:url"
+import { freshSchema } from "../postgres/harness.ts"
+import { postgresUrl } from "../support/database.ts"
+import { jsonLines, launch, node, type Options, strata, succeeds, temporaryDirectory } from "./harness.ts"
+
+const program = fileURLToPath(new URL("projection.process.ts", import.meta.url))
+
+export interface Place {
+  readonly database: string
+  readonly schema: string
+  readonly flags: ReadonlyArray<string>
+  readonly options: Options
+  /** Where only one process at a time can have the database open. */
+  readonly alone: boolean
+}
+
+export const onServer = Effect.map(freshSchema(), (schema): Place => ({
+  database: postgresUrl,
+  schema,
+  flags: ["--schema", schema],
+  options: { url: postgresUrl },
+  alone: false
+}))
+export const embedded = Effect.map(temporaryDirectory, (directory): Place => {
+  const database = join(directory, "data")
+  return { database, schema: "app", flags: ["--schema", "app", "--pglite", database], options: {}, alone: true }
+})
+
+/** The tables, a table of accounts, and what the tests do with them. */
+export const prepared = Effect.fnUntraced(function* ({ alone, database, flags, options, schema }: Place) {
+  const run = (...args: ReadonlyArray<string>) => succeeds([...args, ...flags], options)
+  yield* run("migrate")
+  const client = alone ? Pglite.layer({ dataDir: database }) : PgClient.layer({ url: Redacted.make(database) })
+  const rows = (statement: string) =>
+    Effect.scoped(
+      Effect.flatMap(
+        Layer.build(Layer.fresh(client)),
+        (context) => Context.get(context, PgClient.PgClient).unsafe(statement).values
+      )
+    )
+  yield* rows(
+    `CREATE TABLE ${schema}.accounts (id TEXT PRIMARY KEY, balance INT NOT NULL DEFAULT 0, payments INT[] NOT NULL DEFAULT '{}')`
+  )
+  const open = (id: string) => rows(`INSERT INTO ${schema}.accounts VALUES ('${id}')`)
+  yield* open("anna")
+  const pay = (aggregate: string, ...amounts: ReadonlyArray<number>) =>
+    succeeds(["events", "append", ...flags], {
+      ...options,
+      input: amounts.map((data) => `${JSON.stringify({ aggregateId: aggregate, eventType: "Paid", data })}\n`).join("")
+    })
+  return {
+    run,
+    schema,
+    rows,
+    open,
+    pay,
+    flags,
+    options,
+    /** A process that runs the projection until the scope closes; and one that ends when it has caught up. */
+    process: launch(node(program, [database, schema]), options),
+    once: Effect.scoped(
+      Effect.gen(function* () {
+        const { status, stderr } = yield* (yield* launch(node(program, [database, schema, "once"]), options)).ended
+        assert.strictEqual(status, 0, stderr)
+      })
+    ),
+    /** What the accounts have been paid, in order. */
+    model: Effect.map(rows(`SELECT id, balance, payments FROM ${schema}.accounts ORDER BY id`), (all) =>
+      Object.fromEntries(all.map(([id, balance, payments]) => [id, [balance, payments]]))
+    ),
+    /** Waits until every shard has handled everything, and says how they are. */
+    caughtUp: Effect.gen(function* () {
+      while (true) {
+        const listed = yield* strata(["projections", "status", "balances", "--json", ...flags], options)
+        const shards = jsonLines(listed.stdout)
+        if (shards.length > 0 && shards.every(({ lag }) => lag === "0")) return shards
+      }
+    })
+  }
+})
