@@ -11,6 +11,7 @@
  * | `DB_MAX_LIFETIME` | `1 hour` | any connection is replaced after this |
  * | `DB_CONNECT_TIMEOUT` | `5 seconds` | |
  * | `DB_STATEMENT_TIMEOUT` | none | the server cancels a statement after this |
+ * | `DB_PREPARE` | `true` | `false` behind a pooler that lends connections by transaction and knows no prepared statements |
  *
  * **Details**
  *
@@ -69,7 +70,8 @@ export const pool: Config.Config<PgClient.PgPoolConfig> = Config.map(
     idleTimeout: Config.withDefault(Config.schema(TimeLimit, "DB_IDLE_TIMEOUT"), Duration.minutes(15)),
     connectionTTL: Config.withDefault(Config.schema(TimeLimit, "DB_MAX_LIFETIME"), Duration.hours(1)),
     connectTimeout: optional(Config.schema(TimeLimit, "DB_CONNECT_TIMEOUT")),
-    statementTimeout: optional(Config.schema(TimeLimit, "DB_STATEMENT_TIMEOUT"))
+    statementTimeout: optional(Config.schema(TimeLimit, "DB_STATEMENT_TIMEOUT")),
+    prepare: Config.withDefault(Config.Boolean("DB_PREPARE"), true)
   }),
   ({ database, host, password, port, sslMode, statementTimeout, url, username, ...limits }) => ({
     ...limits,

@@ -72,6 +72,24 @@ describe("layerConfig", () => {
     })
   )
 
+  it.live("prepares statements unless DB_PREPARE is false", () =>
+    Effect.gen(function* () {
+      const DB_SCHEMA = yield* freshSchema()
+      const env = { DATABASE_URL: postgresUrl, DB_SCHEMA, DB_POOL_SIZE: "1" }
+      for (const [DB_PREPARE, prepared] of [
+        ["true", 1],
+        ["false", 0]
+      ] as const) {
+        const { offsets, sql } = yield* configured({ ...env, DB_PREPARE })
+        yield* offsets.ping
+        const rows = yield* sql`
+          SELECT count(*)::int FROM pg_prepared_statements WHERE statement LIKE ${`%${DB_SCHEMA}%offsets_store%LIMIT 1`}`
+          .values
+        assert.deepStrictEqual(rows, [[prepared]])
+      }
+    })
+  )
+
   it.live("brings the settings of the session with it, those of the URL and DB_STATEMENT_TIMEOUT", () =>
     Effect.gen(function* () {
       const DB_SCHEMA = yield* freshSchema()
