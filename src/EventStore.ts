@@ -26,7 +26,6 @@
  * ```
  */
 import { Context, Effect, Option, Schema, type Stream } from "effect"
-import { SecureRandom } from "effect/crypto"
 import { Identifier, Int64, type InvalidInput } from "./Input.ts"
 import { SafeJson, SafeJsonObject } from "./Json.ts"
 import type { StoreError } from "./StoreError.ts"
@@ -246,27 +245,6 @@ export const parseVersion = (text: string): Effect.Effect<bigint, InvalidVersion
     const version = /^\d{1,19}$/.test(text) ? BigInt(text) : -1n
     return Schema.is(Version)(version) ? Effect.succeed(version) : Effect.fail(new InvalidVersion({ text }))
   })
-
-// Ids
-
-/** Random bytes of the platform, drawn a few thousand at a time: a few of them would cost as much. */
-const platformRandom = () => {
-  const draw = (size: number) => globalThis.crypto.getRandomValues(new Uint8Array(size))
-  let drawn = new Uint8Array(0)
-  return (size: number): Uint8Array => {
-    if (size > 4096) return draw(size)
-    if (size > drawn.length) drawn = draw(4096)
-    const bytes = drawn.subarray(0, size)
-    drawn = drawn.subarray(size)
-    return bytes
-  }
-}
-
-/** What gives events their ids: the `SecureRandom` that is provided to a store's layer, else one on the platform's own. */
-export const idGenerator: Effect.Effect<SecureRandom.SecureRandom["Service"]> = Effect.map(
-  Effect.serviceOption(SecureRandom.SecureRandom),
-  Option.getOrElse(() => SecureRandom.make(platformRandom()))
-)
 
 // Service
 

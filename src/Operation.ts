@@ -34,8 +34,14 @@ const operations = Metric.counter("strata_operations", {
 
 const durations = Metric.timer("strata_operation_duration", { description: "How long operations of the stores take" })
 
-/** What makes spans where nobody collects them. There an operation does without: a span costs as much as all the rest. */
+/** What makes spans where nobody collects them. */
 const noTracer = Context.get(Context.empty(), Tracer.Tracer)
+
+/** Does without a span where nobody collects it: it would cost as much as all the rest of an operation. */
+export const ifTraced = <A, E, R>(
+  traced: Effect.Effect<A, E, R>,
+  untraced: Effect.Effect<A, E, R>
+): Effect.Effect<A, E, R> => Effect.withFiber((fiber) => (fiber.getRef(Tracer.Tracer) === noTracer ? untraced : traced))
 
 interface Tagged {
   readonly _tag: string
@@ -141,7 +147,7 @@ export const make = (store: string, backend: string): Effect.Effect<Operations, 
           const traced = Effect.useSpan(span, { attributes }, (current) =>
             Effect.provideService(located, Tracer.ParentSpan, current)
           )
-          return Effect.withFiber((fiber) => (fiber.getRef(Tracer.Tracer) === noTracer ? located : traced))
+          return ifTraced(traced, located)
         },
         stream: <A, E extends Tagged>(body: Stream.Stream<A, E>): Stream.Stream<A, Failure<E>> => {
           const located = Stream.catchIf(body, isReasonOf<E>, (reason) => Stream.fromEffect(fail(reason)))

@@ -25,7 +25,7 @@
  * together with the message's settlement: exactly once. What leaves the database, such as a mail, can still happen twice.
  */
 import { type DateTime, Duration, Effect, Metric, Option, Schema } from "effect"
-import { SecureRandom } from "effect/crypto"
+import { idGenerator } from "./Ids.ts"
 import { check, type InvalidInput, invalidInput, TimeSpan } from "./Input.ts"
 import * as Handling from "./spool/Handling.ts"
 import type { Policy } from "./spool/Policy.ts"
@@ -163,11 +163,7 @@ const oldest = Metric.gauge("strata_spool_oldest_ready_seconds", {
 
 // Spool
 
-const ownRandom = SecureRandom.make((size) => globalThis.crypto.getRandomValues(new Uint8Array(size)))
-
-const newId = Effect.flatMap(Effect.serviceOption(SecureRandom.SecureRandom), (random) =>
-  Option.getOrElse(random, () => ownRandom).uuidV7()
-)
+const newId = Effect.flatMap(idGenerator, (random) => random.uuidV7())
 
 class Settings extends Schema.Class<Settings>("effect-strata/Spool/Settings")({
   concurrency: Schema.Int.check(Schema.isBetween({ minimum: 1, maximum: 5000 })),

@@ -10,7 +10,6 @@ import {
   EventStore,
   type Expected,
   expectedOf,
-  idGenerator,
   type NewEvent,
   notificationOf,
   Query,
@@ -21,6 +20,7 @@ import {
   Topic,
   VersionConflict
 } from "../EventStore.ts"
+import { idGenerator } from "../Ids.ts"
 import * as Operation from "../Operation.ts"
 import { EventRow, toStoredEvent } from "./EventRow.ts"
 import { MemoryDatabase } from "./MemoryDatabase.ts"

@@ -13,14 +13,8 @@
  */
 import { Context, DateTime, Effect, Exit, Option, Predicate, Schema, type Scope } from "effect"
 import type { Statement } from "effect/sql/Statement"
-import {
-  type Append,
-  DuplicateEvent,
-  expectedOf,
-  idGenerator,
-  type StoredEvent,
-  VersionConflict
-} from "../EventStore.ts"
+import { type Append, DuplicateEvent, expectedOf, type StoredEvent, VersionConflict } from "../EventStore.ts"
+import { idGenerator } from "../Ids.ts"
 import type { InvalidInput } from "../Input.ts"
 import { Closed, Contention, type Reason, Unexpected } from "../StoreError.ts"
 import * as Coalescing from "./Coalescing.ts"

@@ -12,7 +12,7 @@
  */
 import { Clock, Duration, Effect, type Scope, type Stream, SubscriptionRef } from "effect"
 import type { DurableStateStore } from "../DurableStateStore.ts"
-import { idGenerator } from "../EventStore.ts"
+import { idGenerator } from "../Ids.ts"
 import type { InvalidInput } from "../Input.ts"
 import type { StoreError } from "../StoreError.ts"
 import { isTransient } from "./Definition.ts"
