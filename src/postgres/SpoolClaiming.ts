@@ -1,6 +1,7 @@
 /** The part of `SpoolStore` on Postgres that workers use: claims and what becomes of them. */
-import { Clock, DateTime, Duration, Effect, Option, Schema } from "effect"
+import { DateTime, Duration, Effect, Option, Schema } from "effect"
 import type { Fragment, Statement } from "effect/sql/Statement"
+import { monotonicMillis } from "../Monotonic.ts"
 import type { Operations } from "../Operation.ts"
 import {
   Claim,
@@ -50,7 +51,7 @@ const stateAfter = (outcome: Outcome): number | null => {
 export interface Low {
   readonly priority: number
   readonly created: DateTime.Utc
-  /** Others do not say when they make older messages ready again: from now on those are looked for. In epoch milliseconds. */
+  /** Others do not say when they make older messages ready again: from then on those are looked for. By the monotonic clock. */
   readonly until: number
 }
 
@@ -239,7 +240,7 @@ export const make = Effect.fnUntraced(function* ({
     Claim,
     Effect.fnUntraced(function* (input) {
       const { limit, queue = "" } = input
-      const now = yield* Clock.currentTimeMillis
+      const now = yield* monotonicMillis
       const known = lows.get(queue)
       const low = known !== undefined && now < known.until ? known : undefined
       const { corrupt, messages } = decodeEach(yield* query(select(input, low)))
