@@ -80,7 +80,7 @@ export const make = Effect.fnUntraced(function* (sql: PgClient.PgClient, patienc
     idle.push(lease)
     if (!ending) {
       ending = true
-      setImmediate(endOfTurn)
+      queueMicrotask(endOfTurn)
     }
     return undefined
   }

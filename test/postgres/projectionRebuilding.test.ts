@@ -25,14 +25,20 @@ const scene = Effect.gen(function* () {
   yield* sql`CREATE TABLE model (slot text, id text, sum bigint NOT NULL, count bigint NOT NULL, PRIMARY KEY (slot, id))`
   const numbers = Array.from({ length: count }, (_, number) => number)
   yield* events.append(numbers.map((data) => ({ aggregateId: `a${data % aggregates}`, eventType: "Added", data })))
+  /** Runs before an event is handled. */
+  const before: { event: (number: number) => Effect.Effect<unknown> } = { event: () => Effect.void }
   const projection = Projection.make({
     name: "sums",
     shards: 2,
     batchSize: 10,
     heartbeat: "200 millis",
-    handler: ({ aggregateId, data }, slot) => sql`
-      INSERT INTO model VALUES (${slot}, ${aggregateId}, ${Number(data)}, 1)
-      ON CONFLICT (slot, id) DO UPDATE SET sum = model.sum + excluded.sum, count = model.count + 1`
+    handler: ({ aggregateId, data }, slot) =>
+      Effect.andThen(
+        before.event(Number(data)),
+        sql`
+          INSERT INTO model VALUES (${slot}, ${aggregateId}, ${Number(data)}, 1)
+          ON CONFLICT (slot, id) DO UPDATE SET sum = model.sum + excluded.sum, count = model.count + 1`
+      )
   })
   const clear = (slot: Projection.Slot) => sql`DELETE FROM model WHERE slot = ${slot}`
   const assertExact = Effect.fnUntraced(function* (slot: Projection.Slot) {
@@ -51,7 +57,7 @@ const scene = Effect.gen(function* () {
     [`SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = '${applicationName}'`],
     server.url
   )
-  return { assertExact, clear, context, killAll, outage, projection, server }
+  return { assertExact, before, clear, context, killAll, outage, projection, server }
 })
 
 /** How far it has come at each step: it never goes back. */
@@ -84,7 +90,7 @@ describe.concurrent("a rebuild goes on by itself", () => {
     "when connections are killed, and the server is stopped and crashes: %s",
     (mode) =>
       Effect.gen(function* () {
-        const { assertExact, clear, context, killAll, outage, projection, server } = yield* scene
+        const { assertExact, before, clear, context, killAll, outage, projection, server } = yield* scene
         yield* Effect.gen(function* () {
           yield* Effect.forkScoped(Projection.run(projection))
           yield* Projection.awaitVersion("sums", BigInt(count), "30 seconds")
@@ -95,16 +101,17 @@ describe.concurrent("a rebuild goes on by itself", () => {
             [0.6, outage(server.kill)]
           ] as const
           let injected = 0
+          before.event = (number) => {
+            const next = faults[injected]
+            if (next === undefined || number < next[0] * count) return Effect.void
+            injected++
+            // Beside it, so that it happens while this event, and those after it, are handled.
+            return Effect.forkDetach(next[1], { startImmediately: true })
+          }
           // It is not there as the rebuild begins, either.
           yield* server.stop("fast")
           yield* Effect.forkScoped(Effect.delay(server.start, "1 second"))
-          const steps = yield* watch(Projection.rebuild(projection, { mode, clear }), (share) => {
-            const next = faults[injected]
-            if (next === undefined || share < next[0]) return Effect.void
-            injected++
-            // Beside it, so that it happens while progress is looked for.
-            return Effect.forkScoped(next[1], { startImmediately: true })
-          })
+          const steps = yield* watch(Projection.rebuild(projection, { mode, clear }), () => Effect.void)
           assert.isAbove(steps, 4)
           assert.strictEqual(injected, faults.length)
           yield* assertExact(mode === "beside" ? "green" : "blue")
