@@ -1,5 +1,5 @@
 /** The statements that read events, and how pages of them become a stream. */
-import { Array, DateTime, Effect, Option, type Schema, Stream } from "effect"
+import { Array, DateTime, Effect, Option, Predicate, type Schema, Stream } from "effect"
 import type { Fragment, Statement } from "effect/sql/Statement"
 import type { Filter, Query, StoredEvent } from "../EventStore.ts"
 import type { Reason } from "../StoreError.ts"
@@ -9,6 +9,8 @@ import * as Settling from "./Settling.ts"
 
 /** How many events are read at a time, unless a query says otherwise. */
 const pageSize = 1000
+/** And about how many bytes, as they are stored: compressed, where they are many. */
+const pageBytes = 1024 * 1024
 
 interface Range {
   readonly after: bigint
@@ -36,15 +38,33 @@ export const make = Effect.gen(function* () {
 
   const selected = sql.literal(columns)
 
-  const select = (filters: ReadonlyArray<Fragment>, direction: "ASC" | "DESC", limit: number) => sql`
-    SELECT ${selected} FROM ${tables.events} WHERE ${sql.and(filters)}
-    ORDER BY version ${sql.literal(direction)} LIMIT ${limit}`
+  // What is large is left to the next page: how much space an event takes is known without reading it.
+  const select = (filters: ReadonlyArray<Fragment>, direction: "ASC" | "DESC", limit: number) => {
+    const order = sql.literal(`ORDER BY version ${direction}`)
+    return sql`
+      SELECT ${selected}, total >= ${pageBytes} AS cut FROM (
+        SELECT *, sum(size) OVER (${order} ROWS UNBOUNDED PRECEDING) AS total FROM (
+          SELECT *, coalesce(pg_column_size(data), 0) + coalesce(pg_column_size(metadata), 0) AS size
+          FROM ${tables.events} WHERE ${sql.and(filters)} ${order} LIMIT ${limit}
+        ) AS page
+      ) AS sized
+      WHERE total - size < ${pageBytes} ${order}`
+  }
+
+  /** Whether there may be more after this row, the last one of a page that is not full. */
+  const isCut = (row: unknown) => Predicate.hasProperty(row, "cut") && row.cut === true
 
   // No data at all is JSON's null, and contains nothing else. The column itself can have an index.
   const dataOf = (data: Schema.Json) => (data === null ? sql.literal("coalesce(data, 'null')") : sql.literal("data"))
 
+  // The index has the events of one aggregate in their order. Of several it has not, and the whole log may be walked.
+  const among = (aggregateIds: ReadonlyArray<string>) =>
+    aggregateIds.length === 1
+      ? sql`aggregate_id = ${aggregateIds[0]}`
+      : sql`aggregate_id = ANY(${aggregateIds}::text[])`
+
   const filtersOf = ({ aggregateIds, createdAfter, data, eventTypes, metadata }: Filter): ReadonlyArray<Fragment> => [
-    ...(aggregateIds === undefined ? [] : [sql`aggregate_id = ANY(${aggregateIds}::text[])`]),
+    ...(aggregateIds === undefined ? [] : [among(aggregateIds)]),
     ...(eventTypes === undefined ? [] : [sql`event_type = ANY(${eventTypes}::text[])`]),
     ...(data === undefined ? [] : [sql`${dataOf(data)} @> ${JSON.stringify(data)}::text::jsonb`]),
     ...(metadata === undefined ? [] : [sql`metadata @> ${JSON.stringify(metadata)}::text::jsonb`]),
@@ -74,9 +94,9 @@ export const make = Effect.gen(function* () {
         // What comes before a row that cannot be read is delivered first.
         if (corrupt !== undefined) return [events, Option.some(corrupt)]
         const end = events.at(-1)?.version
-        if (end === undefined || events.length < size) return [events, Option.none()]
+        if (end === undefined || (events.length < size && !isCut(rows.at(-1)))) return [events, Option.none()]
         const rest = direction === "ASC" ? { after: end } : { last: end - 1n }
-        return [events, Option.some({ ...state, ...rest, limit: state.limit - size })]
+        return [events, Option.some({ ...state, ...rest, limit: state.limit - events.length })]
       })
     })
 

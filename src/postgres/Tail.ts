@@ -30,7 +30,10 @@ const keptSize = 8 * 1024 * 1024
 const shortestWait = 1
 const longestWait = 25
 
-/** Between two readings, in milliseconds: what comes in quick succession is read together. */
+/**
+ * Between two readings, in milliseconds: what comes in quick succession is read together. Where subscribers are so many that
+ * a page keeps the process busy for longer, it is as long again: half of the time is for others.
+ */
 const pace = 4
 
 /**
@@ -193,7 +196,13 @@ export const make = Effect.gen(function* () {
           hole = undefined
           yield* Metric.update(heldSeconds, 0)
         }
-        if (certain > head) publish(count === rows.length ? rows : rows.slice(0, count), certain)
+        let busy = 0
+        if (certain > head) {
+          publish(count === rows.length ? rows : rows.slice(0, count), certain)
+          const published = yield* monotonicMillis
+          yield* Effect.yieldNow
+          busy = (yield* monotonicMillis) - published
+        }
 
         if (count < rows.length) {
           if (hole === undefined) {
@@ -218,7 +227,8 @@ export const make = Effect.gen(function* () {
         if (isFull) continue
         if (!woken) poll = rows.length > 0 ? shortestPoll : Math.min(poll * 2, longestPoll)
         const elapsed = (yield* monotonicMillis) - readAt
-        if (elapsed < pace) yield* Effect.sleep(pace - elapsed)
+        const rest = Math.max(pace - elapsed, busy)
+        if (rest > 0) yield* Effect.sleep(rest)
         woken = Option.isSome(yield* wait(poll))
       }
     })
