@@ -21,6 +21,7 @@ it.live("a page holds as many events as fit, and what is left comes with the nex
     for (const [query, expected] of [
       [{}, versions(1, 24)],
       [{ limit: 14 }, versions(1, 14)],
+      [{ batchSize: 5 }, versions(1, 24)],
       [{ aggregateIds: ["a"] }, versions(1, 16)],
       [{ direction: "backward", after: 2n }, versions(3, 24).toReversed()],
       [{ direction: "backward", limit: 12 }, versions(13, 24).toReversed()]
