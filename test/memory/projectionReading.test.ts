@@ -1,6 +1,6 @@
 /** How a projection reads, and how it is waited for. */
 import { assert, it } from "@effect/vitest"
-import { Effect, Layer, Stream } from "effect"
+import { Deferred, Effect, Latch, Layer, Stream } from "effect"
 import { EventStore, Projection } from "effect-strata"
 import * as Memory from "effect-strata/memory"
 import { TestClock } from "effect/testing"
@@ -77,5 +77,41 @@ it.effect("whoever awaits a version is woken, and does not look for it", () =>
     yield* pass
     // It looks every second, by a clock that has not come to that.
     assert.isDefined(fiber.pollUnsafe())
+  }).pipe(Effect.provide(fresh))
+)
+
+it.live("what a slow shard does not work off is not kept for it: it is left behind, and reads that again", () =>
+  Effect.gen(function* () {
+    const events = yield* EventStore.EventStore
+    const shards = 2
+    const shardOf = (aggregateId: string) => Projection.shardOf(aggregateId, shards)
+    const fast = ["a", "b", "c", "d", "e", "f"].find((id) => shardOf(id) !== shardOf("slow")) ?? ""
+    const stored = yield* events.append([...Array.from({ length: 5000 }, () => event("slow")), event(fast)])
+    const gate = yield* Latch.make()
+    const passed = yield* Deferred.make<void>()
+    const handled: Array<bigint> = []
+    const projection = Projection.make({
+      name: "slow",
+      shards,
+      batchSize: 10,
+      handler: ({ aggregateId, version }) =>
+        aggregateId === fast
+          ? Deferred.succeed(passed, undefined)
+          : Effect.andThen(
+              gate.await,
+              Effect.sync(() => handled.push(version))
+            )
+    })
+    const { read, store } = counted(events)
+    yield* Effect.forkScoped(Effect.provideService(Projection.run(projection), EventStore.EventStore, store))
+    yield* Deferred.await(passed)
+    assert.strictEqual(read.subscriptions, 1)
+    yield* gate.open
+    yield* Projection.awaitVersion("slow", stored.at(-1)?.version ?? 0n, "30 seconds")
+    assert.isAbove(read.subscriptions, 1)
+    assert.deepStrictEqual(
+      handled,
+      stored.slice(0, 5000).map(({ version }) => version)
+    )
   }).pipe(Effect.provide(fresh))
 )
