@@ -45,16 +45,20 @@ describe("appends that arrive at once", () => {
     })
   )
 
-  it.live("come back as many, and share their next commit", () =>
+  it.live("while there is one under way are not divided, if they are few", () =>
     Effect.gen(function* () {
       const { events, table } = yield* serveEvents()
-      yield* Effect.forEach(numbers(16), (n) => Effect.repeat(events.append(event(`aggregate ${n}`)), { times: 9 }), {
-        concurrency: "unbounded"
-      })
-      const [row] = yield* query(`SELECT count(DISTINCT xmin::text)::int, count(*)::int FROM ${table}`)
-      assert.strictEqual(row?.[1], 160)
-      // The first one goes alone, and the other fifteen together. Both come back so, or as sixteen: nothing divides them.
-      assert.isAtMost(Number(row?.[0]), 20)
+      yield* events.append(event("before"))
+      const goOn = yield* stopWriters(table)
+      const first = yield* Effect.forkChild(events.append(event("first")))
+      yield* waitUntilBlocked(table, 1)
+      const others = yield* Effect.forEach(numbers(16), (n) => Effect.forkChild(events.append(event(`other ${n}`))))
+      yield* waitUntilBlocked(table, 2)
+      yield* goOn
+      yield* Effect.forEach([first, ...others], (fiber) => Fiber.join(fiber))
+      assert.deepStrictEqual(yield* query(`SELECT count(DISTINCT xmin::text)::int, count(*)::int FROM ${table}`), [
+        [3, 18]
+      ])
     })
   )
 
