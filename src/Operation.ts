@@ -69,7 +69,7 @@ export interface Operations {
     body: (input: S["Type"]) => Stream.Stream<A, E>
   ) => (input: S["~type.make.in"]) => Stream.Stream<A, Failure<E | InvalidInput>>
 
-  /** The same for a stream that has no end of its own. */
+  /** The same for a stream that has no end of its own: the end of the scope is its end, with `Closed`, which its body sees to. */
   readonly subscription: Operations["stream"]
 
   /** How many of those are running. */
@@ -92,6 +92,10 @@ const outcomeOf = (exit: Exit.Exit<unknown, Tagged>): string => {
   return error.value instanceof StoreError ? error.value.reason._tag : error.value._tag
 }
 
+/** Why an operation of this store fails once the scope has ended. */
+export const closed = (store: string) =>
+  new Closed({ message: `the scope of this ${store} has ended; keep its layer alive` })
+
 /** Makes the operations of one store on one backend. They fail with `Closed` once the scope has ended. */
 export const make = (store: string, backend: string): Effect.Effect<Operations, never, Scope.Scope> =>
   Effect.gen(function* () {
@@ -104,11 +108,10 @@ export const make = (store: string, backend: string): Effect.Effect<Operations, 
     const closing = Deferred.makeUnsafe<void>()
     yield* Effect.addFinalizer(() => Deferred.succeed(closing, undefined))
 
-    const closed = () => new Closed({ message: `the scope of this ${store} has ended; keep its layer alive` })
     const untilClosed: Operations["untilClosed"] = (body) =>
       Stream.interruptWhen(
         body,
-        Effect.flatMap(Deferred.await(closing), () => Effect.fail(closed()))
+        Effect.flatMap(Deferred.await(closing), () => Effect.fail(closed(store)))
       )
 
     const instrument = (operation: string) => {
@@ -126,7 +129,7 @@ export const make = (store: string, backend: string): Effect.Effect<Operations, 
         return counter
       }
 
-      const open = Effect.suspend(() => (Deferred.isDoneUnsafe(closing) ? fail(closed()) : Effect.void))
+      const open = Effect.suspend(() => (Deferred.isDoneUnsafe(closing) ? fail(closed(store)) : Effect.void))
       const fail = (reason: Reason) => Effect.fail(new StoreError({ store, operation, reason }))
 
       /** Counts and times. Straight to the metrics: as effects these would cost more than all the rest in here. */

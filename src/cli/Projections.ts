@@ -39,16 +39,23 @@ const summaryOf = (projectionName: string, shards: ReadonlyArray<Projection.Shar
   skipped: shards.reduce((sum, { skipped }) => sum + skipped, 0)
 })
 
+/** What a projection and each of its shards have in common. */
+const progress: Output.Listing<
+  Pick<Projection.ShardStatus, "behind" | "lag" | "offset" | "parked" | "skipped" | "state">
+>["columns"] = [
+  { title: "STATE", show: ({ state }) => state },
+  { title: "OFFSET", show: ({ offset }) => String(offset), right: true },
+  { title: "LAG", show: ({ lag }) => lag.toLocaleString("en-US"), right: true },
+  { title: "BEHIND", show: ({ behind }) => Duration.format(behind), right: true },
+  { title: "PARKED", show: ({ parked }) => String(parked), right: true },
+  { title: "SKIPPED", show: ({ skipped }) => String(skipped), right: true }
+]
+
 const all: Output.Listing<Summary> = {
   columns: [
     { title: "PROJECTION", show: ({ projectionName }) => projectionName },
     { title: "SHARDS", show: ({ shards }) => String(shards), right: true },
-    { title: "STATE", show: ({ state }) => state },
-    { title: "OFFSET", show: ({ offset }) => String(offset), right: true },
-    { title: "LAG", show: ({ lag }) => lag.toLocaleString("en-US"), right: true },
-    { title: "BEHIND", show: ({ behind }) => Duration.format(behind), right: true },
-    { title: "PARKED", show: ({ parked }) => String(parked), right: true },
-    { title: "SKIPPED", show: ({ skipped }) => String(skipped), right: true }
+    ...progress
   ],
   toJson: ({ behind, ...summary }) => ({ ...summary, behindMillis: Duration.toMillis(behind) }),
   nothing: "no projection has run on this database yet"
@@ -81,12 +88,7 @@ const name = Argument.String("name").pipe(Argument.withDescription("The projecti
 const shards: Output.Listing<Projection.ShardStatus> = {
   columns: [
     { title: "SHARD", show: ({ shardNumber }) => String(shardNumber), right: true },
-    { title: "STATE", show: ({ state }) => state },
-    { title: "OFFSET", show: ({ offset }) => String(offset), right: true },
-    { title: "LAG", show: ({ lag }) => lag.toLocaleString("en-US"), right: true },
-    { title: "BEHIND", show: ({ behind }) => Duration.format(behind), right: true },
-    { title: "PARKED", show: ({ parked }) => String(parked), right: true },
-    { title: "SKIPPED", show: ({ skipped }) => String(skipped), right: true },
+    ...progress,
     {
       title: "LAST FAILURE",
       show: ({ failure }) => Option.match(failure, { onNone: () => "", onSome: ({ error }) => firstLine(error) })

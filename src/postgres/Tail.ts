@@ -11,7 +11,8 @@ import { Deferred, Duration, Effect, Fiber, Metric, Option, Predicate, RcRef } f
 import type { Scope } from "effect"
 import type { StoredEvent } from "../EventStore.ts"
 import { monotonicMillis } from "../Monotonic.ts"
-import { Closed, type Reason, Unavailable, Unexpected } from "../StoreError.ts"
+import { closed } from "../Operation.ts"
+import { type Reason, Unavailable, Unexpected } from "../StoreError.ts"
 import { columns, eventDecoder } from "./EventRow.ts"
 import * as Holders from "./Holders.ts"
 import { PostgresDatabase } from "./PostgresDatabase.ts"
@@ -101,8 +102,6 @@ export interface Tail {
 
 /** Nothing that has to be waited out: there is a connection again. */
 export const again = new Unavailable({ message: "the connection was lost; reading again from where it was" })
-
-const closed = () => new Closed({ message: "the scope of this EventStore has ended; keep its layer alive" })
 
 /** About how much memory they take. */
 const sizeOf = (rows: ReadonlyArray<unknown>): number =>
@@ -301,7 +300,7 @@ export const make = Effect.gen(function* () {
       // There is somebody who still has it only where the scope of the layer ends.
       ({ fiber, tail }) =>
         Effect.andThen(
-          Effect.sync(() => tail.end(closed())),
+          Effect.sync(() => tail.end(closed("EventStore"))),
           Fiber.interrupt(fiber)
         )
     ).pipe(Effect.map(({ tail }) => tail))
