@@ -22,16 +22,17 @@
  * ```
  */
 import { Clock, Context, Effect, Option, Schedule, Schema, type Stream } from "effect"
-import { Identifier, Int64, InvalidInput, ShardNumber } from "./Input.ts"
+import { Identifier, Int64, InvalidInput, isIdentifier, isLiteral, ShardNumber } from "./Input.ts"
 import type { StateCodec } from "./StateCodec.ts"
 import { CorruptRow, StoreError } from "./StoreError.ts"
 
 // Model
 
-export const PersistenceId = Identifier(255)
+const longestId = 255
+export const PersistenceId = Identifier(longestId)
 
 /** What the bytes of a state are: for a protobuf message its full name, or `google.protobuf.Any`. */
-export const Manifest = Identifier(255)
+export const Manifest = Identifier(longestId)
 
 /** How often an entity has changed. eGo counts from 1. */
 export const VersionNumber = Int64.check(Schema.isGreaterThanOrEqualToBigInt(0n))
@@ -74,12 +75,40 @@ export const isSame = (a: DurableState, b: DurableState): boolean =>
 export class Write extends Schema.Class<Write>("effect-strata/DurableStateStore/Write")({
   ...DurableState.fields,
   onDuplicate: Schema.optionalKey(Schema.Literals(["ignore", "fail"]))
-}) {}
+}) {
+  /** Of a state that says neither its time nor its shard. */
+  static plain(input: unknown): Effect.Effect<Write> | undefined {
+    if (!isLiteral(input) || "timestamp" in input || "shard" in input || "onDuplicate" in input) return undefined
+    const { manifest, payload, persistenceId, versionNumber } = input
+    return isIdentifier(persistenceId, longestId) &&
+      isIdentifier(manifest, longestId) &&
+      typeof versionNumber === "bigint" &&
+      versionNumber >= 0n &&
+      versionNumber < 2n ** 63n &&
+      payload instanceof Uint8Array &&
+      payload.length <= maxPayloadBytes
+      ? Effect.map(Clock.currentTimeNanos, (timestamp) => ({
+          persistenceId,
+          versionNumber,
+          payload,
+          manifest,
+          timestamp,
+          shard: 0
+        }))
+      : undefined
+  }
+}
 
 /** One entity. */
 export class ById extends Schema.Class<ById>("effect-strata/DurableStateStore/ById")({
   persistenceId: PersistenceId
-}) {}
+}) {
+  static plain(input: unknown): Effect.Effect<ById> | undefined {
+    return isLiteral(input) && isIdentifier(input.persistenceId, longestId)
+      ? Effect.succeed({ persistenceId: input.persistenceId })
+      : undefined
+  }
+}
 
 /** Several entities. */
 export class ByIds extends Schema.Class<ByIds>("effect-strata/DurableStateStore/ByIds")({

@@ -26,15 +26,16 @@
  * ```
  */
 import { Context, Effect, Option, Schema, type Stream } from "effect"
-import { Identifier, Int64, type InvalidInput } from "./Input.ts"
-import { SafeJson, SafeJsonObject } from "./Json.ts"
+import { Identifier, Int64, type InvalidInput, isIdentifier, isLiteral } from "./Input.ts"
+import { isSafeJson, isSafeJsonObject, SafeJson, SafeJsonObject } from "./Json.ts"
 import type { StoreError } from "./StoreError.ts"
 import * as TypedEvents from "./TypedEvents.ts"
 
 // Model
 
 /** An id, aggregate id or event type. All three are indexed as text, and an index entry has room for 512 characters. */
-export const Key = Identifier(512)
+const longestKey = 512
+export const Key = Identifier(longestKey)
 
 /** A place in the log; 0 is before the first event. */
 export const Version = Int64.check(Schema.isGreaterThanOrEqualToBigInt(0n))
@@ -81,7 +82,23 @@ export class Append extends Schema.Class<Append>("effect-strata/EventStore/Appen
   /** For every aggregate among the events, or for each by its id: those that are not named are `"any"`. */
   expected: Schema.optionalKey(Schema.Union([Expected, Schema.Record(Key, Expected)])),
   onDuplicate: Schema.optionalKey(Schema.Literals(["fail", "ignore"]))
-}) {}
+}) {
+  /** Of one event without an id. */
+  static plain(input: unknown): Effect.Effect<Append> | undefined {
+    if (!isLiteral(input) || "expected" in input || "onDuplicate" in input) return undefined
+    const { events } = input
+    if (!Array.isArray(events) || events.length !== 1) return undefined
+    const event: unknown = events[0]
+    if (!isLiteral(event) || "id" in event) return undefined
+    const { aggregateId, data, eventType, metadata } = event
+    if (!isIdentifier(aggregateId, longestKey) || !isIdentifier(eventType, longestKey) || !isSafeJson(data))
+      return undefined
+    if (!("metadata" in event)) return Effect.succeed({ events: [{ aggregateId, eventType, data }] })
+    return isSafeJsonObject(metadata)
+      ? Effect.succeed({ events: [{ aggregateId, eventType, data, metadata }] })
+      : undefined
+  }
+}
 
 /** What an append expects of one of its aggregates. */
 export const expectedOf = ({ expected = "any" }: Append, aggregateId: string): Expected =>
@@ -176,7 +193,11 @@ export class AggregateSince extends Schema.Class<AggregateSince>("effect-strata/
 }) {}
 
 /** The id of one event. */
-export class ById extends Schema.Class<ById>("effect-strata/EventStore/ById")({ id: Key }) {}
+export class ById extends Schema.Class<ById>("effect-strata/EventStore/ById")({ id: Key }) {
+  static plain(input: unknown): Effect.Effect<ById> | undefined {
+    return isLiteral(input) && isIdentifier(input.id, longestKey) ? Effect.succeed({ id: input.id }) : undefined
+  }
+}
 
 /**
  * What the store has in use. On Postgres connections are those to the server that have the pool's role, database and

@@ -1,7 +1,6 @@
 /** JSON that comes back as it went in: from Postgres's `jsonb`, and through `JSON.parse`. */
 import { Predicate, Schema } from "effect"
-
-const isText = (text: string): boolean => !text.includes("\0") && text.isWellFormed()
+import { isText } from "./Input.ts"
 
 // Postgres parses `jsonb` by recursion, and so do most who read it: nobody needs more, and the stack ends somewhere.
 const deepest = 500
@@ -42,10 +41,12 @@ const expected =
  * `JSON.stringify` drops, rewrites or refuses; no integers beyond 2^53, which `JSON.parse` rounds; no NUL characters or lone
  * surrogates, which `jsonb` refuses; at most 500 levels.
  */
-export const SafeJson = Schema.declare((value): value is Schema.Json => isSafe(value, new Set()), { expected })
+export const isSafeJson = (value: unknown): value is Schema.Json => isSafe(value, new Set())
+
+export const SafeJson = Schema.declare(isSafeJson, { expected })
 
 /** A JSON object of the same kind. */
-export const SafeJsonObject = Schema.declare(
-  (value): value is Schema.JsonObject => Predicate.isObject(value) && !Array.isArray(value) && isSafe(value, new Set()),
-  { expected: expected.replace("JSON", "a JSON object") }
-)
+export const isSafeJsonObject = (value: unknown): value is Schema.JsonObject =>
+  Predicate.isObject(value) && !Array.isArray(value) && isSafe(value, new Set())
+
+export const SafeJsonObject = Schema.declare(isSafeJsonObject, { expected: expected.replace("JSON", "a JSON object") })

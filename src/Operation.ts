@@ -18,6 +18,7 @@ import {
   Duration,
   Effect,
   Exit,
+  type Fiber,
   Metric,
   Option,
   type Scope,
@@ -37,11 +38,8 @@ const durations = Metric.timer("strata_operation_duration", { description: "How 
 /** What makes spans where nobody collects them. */
 const noTracer = Context.get(Context.empty(), Tracer.Tracer)
 
-/** Does without a span where nobody collects it: it would cost as much as all the rest of an operation. */
-export const ifTraced = <A, E, R>(
-  traced: Effect.Effect<A, E, R>,
-  untraced: Effect.Effect<A, E, R>
-): Effect.Effect<A, E, R> => Effect.withFiber((fiber) => (fiber.getRef(Tracer.Tracer) === noTracer ? untraced : traced))
+/** Whether somebody collects spans. Where nobody does, one would cost as much as all the rest of an operation. */
+export const isTraced = (fiber: Fiber.Fiber<unknown, unknown>): boolean => fiber.getRef(Tracer.Tracer) !== noTracer
 
 interface Tagged {
   readonly _tag: string
@@ -129,28 +127,29 @@ export const make = (store: string, backend: string): Effect.Effect<Operations, 
         return counter
       }
 
-      const open = Effect.suspend(() => (Deferred.isDoneUnsafe(closing) ? fail(closed(store)) : Effect.void))
       const fail = (reason: Reason) => Effect.fail(new StoreError({ store, operation, reason }))
-
-      /** Counts and times. Straight to the metrics: as effects these would cost more than all the rest in here. */
-      const measured = <A, E extends Tagged, R>(body: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
-        Effect.withFiber((fiber) => {
-          const clock = fiber.getRef(Clock.Clock)
-          const start = clock.monotonicTimeNanosUnsafe()
-          return Effect.onExitPrimitive(body, (exit) => {
-            counterOf(outcomeOf(exit)).updateUnsafe(1, fiber.context)
-            duration.updateUnsafe(Duration.nanos(clock.monotonicTimeNanosUnsafe() - start), fiber.context)
-            return undefined
-          })
-        })
+      const open = Effect.suspend(() => (Deferred.isDoneUnsafe(closing) ? fail(closed(store)) : Effect.void))
 
       return {
+        /** Counts and times. Straight to the metrics: as effects these would cost more than all the rest in here. */
         effect: <A, E extends Tagged>(body: Effect.Effect<A, E>): Effect.Effect<A, Failure<E>> => {
-          const located = measured(Effect.andThen(open, Effect.catchIf(body, isReasonOf<E>, fail)))
-          const traced = Effect.useSpan(span, { attributes }, (current) =>
-            Effect.provideService(located, Tracer.ParentSpan, current)
+          const located = Effect.catchIf(body, isReasonOf<E>, fail)
+          const measured = (fiber: Fiber.Fiber<unknown, unknown>) => {
+            const clock = fiber.getRef(Clock.Clock)
+            const start = clock.monotonicTimeNanosUnsafe()
+            return Effect.onExitPrimitive(Deferred.isDoneUnsafe(closing) ? fail(closed(store)) : located, (exit) => {
+              counterOf(outcomeOf(exit)).updateUnsafe(1, fiber.context)
+              duration.updateUnsafe(Duration.nanos(clock.monotonicTimeNanosUnsafe() - start), fiber.context)
+              return undefined
+            })
+          }
+          return Effect.withFiber((fiber) =>
+            isTraced(fiber)
+              ? Effect.useSpan(span, { attributes }, (current) =>
+                  Effect.provideService(Effect.withFiber(measured), Tracer.ParentSpan, current)
+                )
+              : measured(fiber)
           )
-          return ifTraced(traced, located)
         },
         stream: <A, E extends Tagged>(body: Stream.Stream<A, E>): Stream.Stream<A, Failure<E>> => {
           const located = Stream.catchIf(body, isReasonOf<E>, (reason) => Stream.fromEffect(fail(reason)))

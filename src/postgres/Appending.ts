@@ -54,6 +54,8 @@ const Outcome = Schema.Union([
 
 type Failure = VersionConflict | DuplicateEvent | InvalidInput | Reason
 type Result = Exit.Exit<ReadonlyArray<StoredEvent>, Failure>
+/** `undefined` stands for one that would have to wait for somebody else. */
+type Results = ReadonlyArray<Result | undefined>
 
 /** An append that is ready to be sent. Its kind says whether it needs the function. */
 interface Request extends Coalescing.Job {
@@ -98,19 +100,16 @@ const requestOf = (append: Append, ids: ReadonlyArray<string>): Request => {
   }
 }
 
-/** The rows of one statement: what it did of each event, by id, and what came of the appends that failed. */
-interface Outcomes {
-  readonly events: ReadonlyMap<string, typeof Written.Type>
-  readonly failures: ReadonlyMap<number, Failure | "blocked">
-}
-
 /** The events as they are read: nobody shares their parts with the caller. */
-const storedEvents = ({ append, datas, ids, metadatas }: Request, { events }: Outcomes): ReadonlyArray<StoredEvent> => {
+const storedEvents = (
+  { append, datas, ids, metadatas }: Request,
+  rowOf: (id: string) => typeof Written.Type | undefined
+): ReadonlyArray<StoredEvent> => {
   const stored: Array<StoredEvent> = []
   let createdAt: DateTime.Utc | undefined
   for (const [index, { aggregateId, eventType }] of append.events.entries()) {
     const id = ids[index] ?? ""
-    const row = events.get(id)
+    const row = rowOf(id)
     if (row === undefined) continue
     // The same for all of them, as a rule: that of the transaction.
     if (createdAt?.epochMilliseconds !== row.createdAt.getTime()) createdAt = DateTime.fromDateUnsafe(row.createdAt)
@@ -138,7 +137,7 @@ export const make = Effect.fnUntraced(function* ({
    */
   readonly inspect: Effect.Effect<boolean, Reason>
 }) {
-  const { fixed, inTransaction, names, query, schema, sql, tables } = yield* PostgresDatabase
+  const { fixed, inTransaction, names, query, schema, sql, tables, whether } = yield* PostgresDatabase
   const random = yield* idGenerator
   const table = tables.events
   const appendFunction = sql.literal(qualify(schema, `${names.events}_append`))
@@ -201,22 +200,27 @@ export const make = Effect.fnUntraced(function* ({
 
   // What came of them
 
-  const announce = (outcomes: Outcomes, stored: boolean) =>
-    stored ? Effect.as(sql.afterCommit(appended), outcomes) : Effect.succeed(outcomes)
+  const announced = <A>(result: A) => Effect.as(sql.afterCommit(appended), result)
 
-  /** Does nothing, and has no outcomes, if somebody holds a lock. */
-  const insert = (requests: ReadonlyArray<Request>) => {
-    const [first] = requests
-    const one = first !== undefined && requests.length === 1 && first.ids.length === 1
-    return query(one ? insertOne(first) : insertMany(requests)).pipe(
-      Effect.flatMap(decodeWritten),
-      Effect.flatMap((rows) =>
-        announce({ events: new Map(rows.map((row) => [row.id, row])), failures: new Map() }, rows.length > 0)
-      )
-    )
-  }
+  /** Stores nothing if somebody holds a lock. */
+  const insert = (requests: ReadonlyArray<Request>): Effect.Effect<Results, Reason> =>
+    Effect.flatMap(Effect.flatMap(query(insertMany(requests)), decodeWritten), (rows): Effect.Effect<Results> => {
+      if (rows.length === 0) return Effect.succeed(requests.map(() => undefined))
+      const byId = new Map(rows.map((row) => [row.id, row]))
+      return announced(requests.map((request) => Exit.succeed(storedEvents(request, (id) => byId.get(id)))))
+    })
 
-  const outcomesOf = (requests: ReadonlyArray<Request>, rows: ReadonlyArray<typeof Outcome.Type>) => {
+  /** The same for one event. */
+  const insertAlone = (request: Request): Effect.Effect<ReadonlyArray<StoredEvent> | undefined, Reason> =>
+    Effect.flatMap(query(insertOne(request)), (rows) => {
+      const [row] = rows
+      if (row === undefined) return Effect.undefined
+      return isWritten(row)
+        ? announced(storedEvents(request, () => row))
+        : Effect.flatMap(decode(rows), ([row]) => announced(storedEvents(request, () => row)))
+    })
+
+  const resultsOf = (requests: ReadonlyArray<Request>, rows: ReadonlyArray<typeof Outcome.Type>) => {
     const events = new Map<string, typeof Written.Type>()
     const failures = new Map<number, Failure | "blocked">()
     for (const row of rows) {
@@ -251,10 +255,12 @@ export const make = Effect.fnUntraced(function* ({
           )
       }
     }
-    return announce(
-      { events, failures },
-      rows.some(({ outcome }) => outcome === "stored")
-    )
+    const results = requests.map((request, index): Result | undefined => {
+      const failure = failures.get(index)
+      if (failure === "blocked") return undefined
+      return failure === undefined ? Exit.succeed(storedEvents(request, (id) => events.get(id))) : Exit.fail(failure)
+    })
+    return rows.some(({ outcome }) => outcome === "stored") ? announced(results) : Effect.succeed(results)
   }
 
   /**
@@ -279,34 +285,18 @@ export const make = Effect.fnUntraced(function* ({
         )
     )
 
-  const check = (requests: ReadonlyArray<Request>, patient: boolean) =>
+  const check = (requests: ReadonlyArray<Request>, patient: boolean): Effect.Effect<Results, Reason> =>
     (requests.length === 1 ? retried(call(requests, patient)) : query(call(requests, patient))).pipe(
       Effect.flatMap(decodeOutcomes),
-      Effect.flatMap((rows) => outcomesOf(requests, rows))
+      Effect.flatMap((rows) => resultsOf(requests, rows))
     )
 
-  const resultOf = (request: Request, index: number, outcomes: Outcomes): Result | undefined => {
-    const failure = outcomes.failures.get(index)
-    return failure === "blocked"
-      ? undefined
-      : failure === undefined
-        ? Exit.succeed(storedEvents(request, outcomes))
-        : Exit.fail(failure)
-  }
-
-  const send = (requests: ReadonlyArray<Request>): Effect.Effect<ReadonlyArray<Result | undefined>, Reason> =>
-    (requests[0]?.kind === "plain"
-      ? Effect.flatMap(insert(requests), (outcomes) =>
-          outcomes.events.size === 0 && requests.length > 1 ? check(requests, false) : Effect.succeed(outcomes)
+  const send = (requests: ReadonlyArray<Request>): Effect.Effect<Results, Reason> =>
+    requests[0]?.kind !== "plain"
+      ? check(requests, false)
+      : Effect.flatMap(insert(requests), (results) =>
+          requests.length > 1 && results[0] === undefined ? check(requests, false) : Effect.succeed(results)
         )
-      : check(requests, false)
-    ).pipe(
-      Effect.map((outcomes) =>
-        requests.map((request, index) =>
-          outcomes.events.size + outcomes.failures.size === 0 ? undefined : resultOf(request, index, outcomes)
-        )
-      )
-    )
 
   /** Sends those that the table's notifications have room for. */
   const sendFitting = (requests: ReadonlyArray<Request>) => {
@@ -318,7 +308,7 @@ export const make = Effect.fnUntraced(function* ({
     })
   }
 
-  const attempt = (requests: ReadonlyArray<Request>): Effect.Effect<ReadonlyArray<Result | undefined>> =>
+  const attempt = (requests: ReadonlyArray<Request>): Effect.Effect<Results> =>
     Effect.flatMap(inspect, (notifies) => (notifies ? sendFitting(requests) : send(requests))).pipe(
       Effect.catch((reason) => {
         if (requests.length === 1 || !isRefusal(reason)) return Effect.succeed(requests.map(() => Exit.fail(reason)))
@@ -332,23 +322,38 @@ export const make = Effect.fnUntraced(function* ({
     )
 
   const patiently = (request: Request) =>
-    Effect.flatMap(check([request], true), (outcomes) => resultOf(request, 0, outcomes) ?? Effect.succeed([]))
+    Effect.flatMap(check([request], true), ([result]) => result ?? Effect.succeed([]))
+
+  /** Does without the arrays of the others: nearly all come one at a time. */
+  const alone = (request: Request, blocked: () => Effect.Effect<ReadonlyArray<StoredEvent>, Failure>) =>
+    Effect.flatMap(inspect, (notifies) => {
+      const refusal = notifies ? RowNotifications.refusalOf(request.append) : undefined
+      if (refusal !== undefined) return Effect.fail(refusal)
+      return request.kind === "plain" && request.ids.length === 1
+        ? Effect.flatMap(insertAlone(request), (events) => (events === undefined ? blocked() : Effect.succeed(events)))
+        : Effect.flatMap(send([request]), ([result]) => result ?? blocked())
+    })
 
   const coalesced = yield* Coalescing.make<Request, ReadonlyArray<StoredEvent>, Failure>(
-    { attempt, patiently },
+    { alone, attempt, patiently },
     new Closed({ message: "the scope of this EventStore has ended before the append had; keep its layer alive" })
     // What is done for many is in nobody's transaction.
   ).pipe(Effect.updateContext((context: Context.Context<Scope.Scope>) => Context.omit(sql.transactionService)(context)))
 
+  const idsOf = ({ events }: Append): Effect.Effect<ReadonlyArray<string>> =>
+    events.length === 1 && events[0]?.id === undefined
+      ? Effect.map(random.uuidV7(), (id) => [id])
+      : Effect.forEach(events, ({ id }) => (id === undefined ? random.uuidV7() : Effect.succeed(id)))
+
   return {
-    append: Effect.fnUntraced(function* (append: Append): Effect.fn.Return<ReadonlyArray<StoredEvent>, Failure> {
-      if (append.events.length === 0) return []
-      const ids: Array<string> = []
-      for (const { id } of append.events) ids.push(id ?? (yield* random.uuidV7()))
-      const request = requestOf(append, ids)
-      if (!(yield* inTransaction)) return yield* coalesced(request)
-      const [result] = yield* attempt([request])
-      return yield* result ?? patiently(request)
-    })
+    append: (append: Append): Effect.Effect<ReadonlyArray<StoredEvent>, Failure> =>
+      Effect.flatMap(idsOf(append), (ids) => {
+        if (ids.length === 0) return Effect.succeed([])
+        const request = requestOf(append, ids)
+        return whether({
+          inside: () => alone(request, () => patiently(request)),
+          outside: () => coalesced(request)
+        })
+      })
   }
 })

@@ -41,6 +41,8 @@ export interface Job {
 
 /** How jobs are done. */
 export interface Work<J, A, E> {
+  /** Does one, and `blocked` if it would have to wait for somebody else. */
+  readonly alone: (job: J, blocked: () => Effect.Effect<A, E>) => Effect.Effect<A, E>
   /** Does them in one run. `undefined` stands for one that would have to wait for somebody else. */
   readonly attempt: (jobs: ReadonlyArray<J>) => Effect.Effect<ReadonlyArray<Exit.Exit<A, E> | undefined>>
   /** Does one, and waits if it has to. */
@@ -223,8 +225,7 @@ export const make = Effect.fnUntraced(function* <J extends Job, A, E>(work: Work
     fork(Effect.andThen(Effect.yieldNow, Effect.sync(flush)))
   }
 
-  const settle = (job: J, result: Effect.Effect<Exit.Exit<A, E> | undefined, E>) =>
-    Effect.flatMap(result, (done): Effect.Effect<A, E> => done ?? waiting.withPermit(work.patiently(job)))
+  const patiently = (job: J) => waiting.withPermit(work.patiently(job))
 
   const over = (job: J) => {
     end(job)
@@ -240,7 +241,8 @@ export const make = Effect.fnUntraced(function* <J extends Job, A, E>(work: Work
         if (running < lanes) schedule()
         else watchRuns()
       })
-      return Effect.onExitPrimitive(settle(job, result), () => {
+      const settled = Effect.flatMap(result, (done): Effect.Effect<A, E> => done ?? patiently(job))
+      return Effect.onExitPrimitive(settled, () => {
         if (entry === undefined) return undefined
         entry.gone = true
         queue.delete(entry)
@@ -249,23 +251,15 @@ export const make = Effect.fnUntraced(function* <J extends Job, A, E>(work: Work
       })
     })
 
-  const alone = (job: J) =>
-    Effect.suspend(() => {
-      begin(job)
-      return Effect.onExitPrimitive(
-        settle(
-          job,
-          Effect.map(work.attempt([job]), ([result]) => result)
-        ),
-        () => {
-          over(job)
-          return undefined
-        }
-      )
-    })
-
   return (job: J): Effect.Effect<A, E> =>
-    Effect.suspend(() =>
-      !open ? Effect.fail(closed) : busy.size === 0 && queue.size === 0 && !crowded ? alone(job) : together(job)
-    )
+    // Nobody can interrupt it in between, and leave its keys busy for ever.
+    Effect.uninterruptibleMask((restore) => {
+      if (!open) return Effect.fail(closed)
+      if (busy.size > 0 || queue.size > 0 || crowded) return restore(together(job))
+      begin(job)
+      return Effect.onExitPrimitive(restore(work.alone(job, () => patiently(job))), () => {
+        over(job)
+        return undefined
+      })
+    })
 })

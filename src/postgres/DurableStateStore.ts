@@ -1,9 +1,8 @@
 /** `DurableStateStore` on Postgres. */
 import { Effect, Layer, Option, Stream } from "effect"
-import type { Statement } from "effect/sql/Statement"
 import { ById, ByIds, DurableState, DurableStateStore, Selection, Write } from "../DurableStateStore.ts"
 import * as Operation from "../Operation.ts"
-import { PostgresDatabase } from "./PostgresDatabase.ts"
+import { PostgresDatabase, type Runnable } from "./PostgresDatabase.ts"
 import { columns, stateDecoder } from "./StateRow.ts"
 import * as Writing from "./Writing.ts"
 
@@ -51,7 +50,7 @@ export const make = Effect.gen(function* () {
 
   // Operations
 
-  const statesOf = (statement: Statement<unknown>) => Effect.flatMap(query(statement), decode)
+  const statesOf = (statement: Runnable) => Effect.flatMap(query(statement), decode)
 
   const get = operation.fn("getLatestState", ById, (id) =>
     Effect.map(statesOf(select(id)), (states) => Option.fromUndefinedOr(states[0]))

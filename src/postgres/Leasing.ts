@@ -18,7 +18,7 @@ import { type Reason, Unavailable } from "../StoreError.ts"
 export const silence = Duration.seconds(5)
 
 /** How many milliseconds a connection stays out of the pool, if not for one statement that takes longer. */
-const turn = 1
+const turn = 5
 
 const sqlErrorOf = (cause: Reason) => new SqlError.SqlError({ reason: new SqlError.UnknownError({ cause }) })
 
@@ -89,11 +89,10 @@ export const make = Effect.fnUntraced(function* (sql: PgClient.PgClient, patienc
     (reserving: typeof reserve) =>
     <A>(use: Use<A>): Effect.Effect<A, SqlError.SqlError> =>
       Effect.uninterruptibleMask((restore) => {
-        const left = idle.pop()
-        const lease = left === undefined ? fresh(restore(reserving)) : Effect.succeed(left)
-        return Effect.flatMap(lease, (lease) =>
+        const using = (lease: Lease) =>
           Effect.onExitPrimitive(restore(use(lease.connection)), (exit) => leave(lease, exit))
-        )
+        const left = idle.pop()
+        return left === undefined ? Effect.flatMap(fresh(restore(reserving)), using) : using(left)
       })
 
   return {

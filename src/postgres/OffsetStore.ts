@@ -1,6 +1,5 @@
 /** `OffsetStore` on Postgres. */
 import { Effect, Layer, Option, Schema, Stream } from "effect"
-import type { Statement } from "effect/sql/Statement"
 import {
   Offset,
   OffsetConflict,
@@ -12,7 +11,7 @@ import {
   Step
 } from "../OffsetStore.ts"
 import * as Operation from "../Operation.ts"
-import { decodeRows, NumberFromBigInt, PostgresDatabase } from "./PostgresDatabase.ts"
+import { decodeRows, NumberFromBigInt, PostgresDatabase, type Runnable } from "./PostgresDatabase.ts"
 import * as Wakeups from "./Wakeups.ts"
 
 /** How many offsets `listOffsets` reads at a time. */
@@ -125,7 +124,7 @@ export const make = Effect.gen(function* () {
 
   const announce = sql.afterCommit(wakeups.announce("offsets"))
 
-  const offsetsOf = (statement: Statement<unknown>) =>
+  const offsetsOf = (statement: Runnable) =>
     Effect.map(Effect.flatMap(query(statement), decodeOffsets), (rows) => rows.map((row) => new Offset(row)))
 
   const advance = operation.fn(
@@ -133,7 +132,7 @@ export const make = Effect.gen(function* () {
     Step,
     Effect.fnUntraced(function* (step) {
       const { from, projectionName, shardNumber, timestamp, to } = step
-      const attempt = (statement: Statement<unknown>) => Effect.flatMap(query(statement), decodeOutcome)
+      const attempt = (statement: Runnable) => Effect.flatMap(query(statement), decodeOutcome)
       let [outcome] = yield* attempt(
         Option.match(from, { onNone: () => insert(step), onSome: (value) => move(value, step) })
       )
@@ -152,7 +151,7 @@ export const make = Effect.gen(function* () {
     })
   )
 
-  const counted = (statement: Statement<unknown>) =>
+  const counted = (statement: Runnable) =>
     Effect.flatMap(query(statement), decodeCount).pipe(
       Effect.map((rows) => rows[0]?.count ?? 0),
       Effect.tap((count) => (count === 0 ? Effect.void : announce))

@@ -87,8 +87,12 @@ export interface Options {
   readonly index?: "containment"
 }
 
+/** A statement, as far as it takes one to run it. */
+export type Runnable = Pick<Statement.Statement<unknown>, "compile">
+type Compiled = ReturnType<Runnable["compile"]>
+
 /** Runs one statement on some connection, and returns its rows. */
-export type Query = (statement: Statement.Statement<unknown>) => Effect.Effect<ReadonlyArray<unknown>, Reason>
+export type Query = (statement: Runnable) => Effect.Effect<ReadonlyArray<unknown>, Reason>
 
 /** The Postgres backend's database: see the module's documentation. */
 export class PostgresDatabase extends Context.Service<
@@ -108,7 +112,7 @@ export class PostgresDatabase extends Context.Service<
      * `sql` for a statement whose text is the same each time, as all fragments in it are: put together once, where that
      * would take a tenth of the time for a short one.
      */
-    readonly fixed: (strings: TemplateStringsArray, ...parts: ReadonlyArray<unknown>) => Statement.Statement<unknown>
+    readonly fixed: (strings: TemplateStringsArray, ...parts: ReadonlyArray<unknown>) => Runnable
 
     /**
      * Runs one statement, in the caller's transaction if there is one, and returns its rows.
@@ -126,8 +130,17 @@ export class PostgresDatabase extends Context.Service<
      */
     readonly queryAlive: Query
 
+    /** The same for one that returns none: how many it has written. That is told by the way, and a row is not. */
+    readonly write: (statement: Runnable) => Effect.Effect<number, Reason>
+
     /** Whether the caller is in a transaction. */
     readonly inTransaction: Effect.Effect<boolean>
+
+    /** What to do in a transaction of the caller's, and what without one. */
+    readonly whether: <A, E, R>(cases: {
+      readonly inside: () => Effect.Effect<A, E, R>
+      readonly outside: () => Effect.Effect<A, E, R>
+    }) => Effect.Effect<A, E, R>
 
     readonly settleTimeout: Duration.Duration
 
@@ -168,32 +181,47 @@ export const make = (options: Options = {}) =>
 
     const { borrow, borrowAlive, exhausted } = yield* Leasing.make(sql, patience)
 
-    const queryOn =
-      (lend: typeof borrow): Query =>
-      (statement) =>
-        Effect.withFiber<ReadonlyArray<unknown>, Reason>((fiber) => {
-          const [text, parameters] = statement.compile()
+    const runOn =
+      <A>(
+        lend: typeof borrow,
+        use: (connection: Connection, ...statement: Compiled) => Effect.Effect<A, SqlError.SqlError>
+      ) =>
+      (statement: Runnable) =>
+        Effect.withFiber<A, Reason>((fiber) => {
+          const compiled = statement.compile()
           const transaction = transactionOf(fiber.context)
-          const run = (connection: Connection) => connection.execute(text, parameters, undefined)
+          const run = (connection: Connection) => use(connection, ...compiled)
           return Effect.mapError(transaction === undefined ? lend(run) : run(transaction[0]), reasonOf)
         })
+
+    const queryOn = (lend: typeof borrow): Query =>
+      runOn(lend, (connection, text, parameters) => connection.execute(text, parameters, undefined))
+
+    const write = runOn(borrow, (connection, text, parameters) =>
+      Effect.map(connection.executeRaw(text, parameters), (result) =>
+        Predicate.hasProperty(result, "rowCount") ? Number(result.rowCount) : 0
+      )
+    )
 
     const transactionOf = (context: Context.Context<never>) => Context.getOrUndefined(context, sql.transactionService)
     const inTransaction = Effect.contextWith((context: Context.Context<never>) =>
       Effect.succeed(transactionOf(context) !== undefined)
     )
 
-    const texts = new WeakMap<TemplateStringsArray, string>()
-    const fixed = (strings: TemplateStringsArray, ...parts: ReadonlyArray<unknown>) => {
-      let text = texts.get(strings)
-      if (text === undefined) {
-        text = sql(strings, ...parts).compile()[0]
-        texts.set(strings, text)
+    const fixedOnes = new WeakMap<TemplateStringsArray, { readonly text: string; readonly places: Array<number> }>()
+    const fixed = (strings: TemplateStringsArray, ...parts: ReadonlyArray<unknown>): Runnable => {
+      let known = fixedOnes.get(strings)
+      if (known === undefined) {
+        const [text] = sql(strings, ...parts).compile()
+        // The driver finds what it has prepared by the text, and goes through it each time.
+        known = {
+          text: text.trim().replaceAll(/\s+/g, " "),
+          places: [...parts.keys()].filter((place) => !Statement.isFragment(parts[place]))
+        }
+        fixedOnes.set(strings, known)
       }
-      return sql.unsafe(
-        text,
-        parts.filter((part) => !Statement.isFragment(part))
-      )
+      const { places, text } = known
+      return { compile: () => [text, places.map((place) => parts[place])] }
     }
 
     // Only the outermost transaction waits for a connection, in a fiber of its own, to be interrupted when that takes too
@@ -238,7 +266,10 @@ export const make = (options: Options = {}) =>
       fixed,
       query: queryOn(borrow),
       queryAlive: queryOn(borrowAlive),
+      write,
       inTransaction,
+      whether: ({ inside, outside }) =>
+        Effect.withFiber((fiber) => (transactionOf(fiber.context) === undefined ? outside() : inside())),
       settleTimeout: settlePatience,
       reconnect,
       extras: { index, notify },

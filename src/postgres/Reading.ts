@@ -1,11 +1,11 @@
 /** The statements that read events, and how pages of them become a stream. */
 import { Array, DateTime, Effect, Option, Predicate, type Schema, Stream } from "effect"
-import type { Fragment, Statement } from "effect/sql/Statement"
+import type { Fragment } from "effect/sql/Statement"
 import type { Filter, Query, StoredEvent } from "../EventStore.ts"
 import type { Reason } from "../StoreError.ts"
 import { columns, eventDecoder } from "./EventRow.ts"
 import { qualify, reference } from "./Identifier.ts"
-import { PostgresDatabase } from "./PostgresDatabase.ts"
+import { PostgresDatabase, type Runnable } from "./PostgresDatabase.ts"
 import * as Settling from "./Settling.ts"
 
 /** How many events are read at a time, unless a query says otherwise. */
@@ -86,7 +86,7 @@ export const make = Effect.gen(function* () {
 
   // Reads
 
-  const eventsOf = (statement: Statement<unknown>): Effect.Effect<Array<StoredEvent>, Reason> =>
+  const eventsOf = (statement: Runnable): Effect.Effect<Array<StoredEvent>, Reason> =>
     Effect.flatMap(query(statement), (rows) => {
       const { corrupt, events } = decode(rows)
       return corrupt === undefined ? Effect.succeed(events) : Effect.fail(corrupt)

@@ -114,7 +114,7 @@ export const make = Effect.fnUntraced(function* ({
   const alone = (message: Prepared) => Effect.flatMap(store([message]), ([exists]) => resultOf(exists))
 
   const coalesced = yield* Coalescing.make<Job, void, MessageExists | Reason>(
-    { attempt, patiently: alone },
+    { alone, attempt, patiently: alone },
     new Closed({
       message: "the scope of this SpoolStore has ended before the message was stored; keep its layer alive"
     })

@@ -39,7 +39,7 @@ type Table = "events" | "offsets" | "spool"
 /** The time between two notifications of a process. */
 const interval = Duration.millis(5)
 
-/** How long to wait for the end of one notification before the next. */
+/** How long to wait for the end of one notification before the next, if it has not ended by then. */
 const patience = "1 second"
 
 /** How long to hear nothing before asking whether the connection still lives. */
@@ -97,7 +97,7 @@ interface Connector {
 }
 
 const make = Effect.gen(function* () {
-  const { names, query, reconnect, schema, sql } = yield* PostgresDatabase
+  const { fixed, names, query, reconnect, schema, sql } = yield* PostgresDatabase
   const { open } = yield* Line.make
   // What readers share runs in the context of the layer, not in that of whoever comes first.
   const context = yield* Effect.context<never>()
@@ -123,7 +123,7 @@ const make = Effect.gen(function* () {
     unsaid.clear()
     due.closeUnsafe()
     return Effect.ignore(
-      query(sql`
+      query(fixed`
         SELECT pg_notify(${Line.channel}, name::regclass::oid || ${` ${self}`}) FROM unnest(${announced}::text[]) AS name`),
       { log: "Debug" }
     )
@@ -135,8 +135,10 @@ const make = Effect.gen(function* () {
   yield* due.await.pipe(
     // Apart, as one that is sent on a dead connection waits for its answer: the next ones go on others.
     Effect.andThen(Effect.forkDetach(notify, { startImmediately: true })),
-    Effect.flatMap((fiber) => Effect.timeoutOption(Fiber.await(fiber), patience)),
-    Effect.andThen(Effect.sleep(interval)),
+    Effect.tap(Effect.sleep(interval)),
+    Effect.flatMap((fiber) =>
+      fiber.pollUnsafe() === undefined ? Effect.timeoutOption(Fiber.await(fiber), patience) : Effect.void
+    ),
     Effect.forever,
     Effect.forkScoped
   )

@@ -1,6 +1,6 @@
 /** What becomes of a message: how it is handed to its handler, and what follows when that fails. */
 import { Cause, Data, Effect, Exit, Metric, Option, Tracer } from "effect"
-import { ifTraced } from "../Operation.ts"
+import { isTraced } from "../Operation.ts"
 import { type Lease, type Outcome, type SpoolMessage, SpoolStore } from "../SpoolStore.ts"
 import { Transactor } from "../Transactor.ts"
 import { backoff, delayAfter, type Policy } from "./Policy.ts"
@@ -149,16 +149,17 @@ export const make = <A, E, RD, R, R2>(
     const handle = (payload: A, message: SpoolMessage) => {
       const { parent } = parentOf(message)
       const handling = Effect.suspend(() => handler(payload, message))
-      const spanned = Effect.useSpan(
-        "Spool.handle",
-        {
-          ...(parent === undefined ? {} : { parent }),
-          kind: "consumer",
-          attributes: { queue: name, attempt: message.attempts }
-        },
-        (span) => Effect.provideService(handling, Tracer.ParentSpan, span)
-      )
-      return parent === undefined ? ifTraced(spanned, handling) : spanned
+      const spanned = () =>
+        Effect.useSpan(
+          "Spool.handle",
+          {
+            ...(parent === undefined ? {} : { parent }),
+            kind: "consumer",
+            attributes: { queue: name, attempt: message.attempts }
+          },
+          (span) => Effect.provideService(handling, Tracer.ParentSpan, span)
+        )
+      return Effect.withFiber((fiber) => (parent === undefined && !isTraced(fiber) ? handling : spanned()))
     }
 
     const attempt = Effect.fnUntraced(function* (message: SpoolMessage, lease: typeof Lease.Type) {
