@@ -1,7 +1,7 @@
 /** Appends that go together: what each of them gets, whom they wait for, and what ends them. */
 import { PgClient } from "@effect/sql-pg"
 import { assert, describe, it } from "@effect/vitest"
-import { Context, Deferred, Effect, Exit, Fiber, Layer, Option, Redacted, Scope } from "effect"
+import { Context, Deferred, Effect, Exit, Fiber, Layer, Option, Redacted, References, Scope } from "effect"
 import { EventStore } from "effect-strata"
 import * as Postgres from "effect-strata/postgres"
 import * as Appending from "../../src/postgres/Appending.ts"
@@ -366,6 +366,26 @@ describe("what is told of a commit", () => {
       yield* many
       assert.isAtLeast(told - before, 1)
       assert.isAtMost(told - before, 101)
+    })
+  )
+})
+
+describe("an append that is interrupted", () => {
+  it.live("wherever it is, leaves nothing behind that holds up the next ones", () =>
+    Effect.gen(function* () {
+      const { events } = yield* serveEvents({ client: { maxConnections: 2 } })
+      const append = events.append(event("a"))
+      yield* append
+      let interrupted = 0
+      for (let step = 0; step < 150; step++) {
+        // It lets others run after every few of its steps.
+        const fiber = yield* Effect.forkChild(Effect.provideService(append, References.MaxOpsBeforeYield, 3))
+        for (let turn = 0; turn < step; turn++) yield* Effect.yieldNow
+        yield* Fiber.interrupt(fiber)
+        if (Exit.hasInterrupts(yield* Fiber.await(fiber))) interrupted++
+        yield* Effect.timeout(append, "9 seconds")
+      }
+      assert.isAbove(interrupted, 40)
     })
   )
 })
