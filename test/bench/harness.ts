@@ -168,13 +168,15 @@ export const measureLatency = Effect.fnUntraced(function* (figure: Latency, roun
   return [...percentiles, arrived]
 })
 
-/** Measures a rate in `rounds` rounds. */
+/** Measures a rate in `rounds` rounds. Who comes first takes turns, too: what a round leaves behind is the same for both. */
 export const measure = Effect.fnUntraced(function* (figure: Figure, rounds: number, warmUp = 2) {
   const { operations } = figure
   const { other, prepare, strata } = yield* figure.sides
+  let turn = 0
   const round = Effect.gen(function* () {
     if (prepare !== undefined) yield* prepare(operations)
-    return { strata: yield* rate(strata, operations), other: yield* rate(other, operations) }
+    if (turn++ % 2 === 0) return { strata: yield* rate(strata, operations), other: yield* rate(other, operations) }
+    return { other: yield* rate(other, operations), strata: yield* rate(strata, operations) }
   })
   return [summary(yield* repeat(round, warmUp, rounds), figure)]
 }, Effect.scoped)
