@@ -30,7 +30,8 @@ const isSafe = (value: unknown, within: Set<object>): boolean => {
 const isSafeObject = (value: object, within: Set<object>): boolean => {
   const prototype: unknown = Object.getPrototypeOf(value)
   if (prototype !== Object.prototype && prototype !== null) return false
-  return Object.entries(value).every(([key, item]) => isText(key) && isSafe(item, within))
+  for (const [key, item] of Object.entries(value)) if (!isText(key) || !isSafe(item, within)) return false
+  return true
 }
 
 const expected =

@@ -53,17 +53,25 @@ const Outcome = Schema.Union([
 ])
 
 type Failure = VersionConflict | DuplicateEvent | InvalidInput | Reason
+type Stored = Effect.Effect<ReadonlyArray<StoredEvent>, Failure>
 type Result = Exit.Exit<ReadonlyArray<StoredEvent>, Failure>
 /** `undefined` stands for one that would have to wait for somebody else. */
 type Results = ReadonlyArray<Result | undefined>
 
+interface Texts {
+  readonly datas: ReadonlyArray<string>
+  readonly metadatas: ReadonlyArray<string>
+}
+
+type Content = Pick<StoredEvent, "data" | "metadata">
+
 /** An append that is ready to be sent. Its kind says whether it needs the function. */
-interface Request extends Coalescing.Job {
+interface Request extends Coalescing.Job, Texts {
   readonly kind: "plain" | "checked"
   readonly append: Append
   readonly ids: ReadonlyArray<string>
-  readonly datas: ReadonlyArray<string>
-  readonly metadatas: ReadonlyArray<string>
+  /** Parsed when first asked for. */
+  readonly content: () => ReadonlyArray<Content>
 }
 
 /** No metadata, as go-sync-kit stores it. */
@@ -88,6 +96,7 @@ const requestOf = (append: Append, ids: ReadonlyArray<string>): Request => {
   const unconditional = aggregateIds.every((id) => expectedOf(append, id) === "any")
   // Of several aggregates one can be free and another not: then nobody must overtake on the first.
   const sharing = unconditional && aggregateIds.length === 1
+  let content: ReadonlyArray<Content> | undefined
   return {
     kind: unconditional && given.length === 0 ? "plain" : "checked",
     shared: sharing ? aggregateIds : [],
@@ -96,26 +105,35 @@ const requestOf = (append: Append, ids: ReadonlyArray<string>): Request => {
     append,
     ids,
     datas,
-    metadatas
+    metadatas,
+    content: () => (content ??= contentOf({ datas, metadatas }))
   }
 }
 
-/** The events as they are read: nobody shares their parts with the caller. */
+/** The content of events, parsed from what is sent: nobody shares its parts with the caller. */
+const contentOf = ({ datas, metadatas }: Texts): ReadonlyArray<Content> =>
+  datas.map((text, index) => {
+    const data: Schema.Json = JSON.parse(text)
+    const metadataText = metadatas[index] ?? nothing
+    const metadata: Schema.JsonObject | null = metadataText === nothing ? null : JSON.parse(metadataText)
+    return { data, metadata }
+  })
+
+/** The events as they are read. */
 const storedEvents = (
-  { append, datas, ids, metadatas }: Request,
+  { append, content, ids }: Request,
   rowOf: (id: string) => typeof Written.Type | undefined
 ): ReadonlyArray<StoredEvent> => {
   const stored: Array<StoredEvent> = []
   let createdAt: DateTime.Utc | undefined
-  for (const [index, { aggregateId, eventType }] of append.events.entries()) {
+  for (const [index, { data, metadata }] of content().entries()) {
+    const event = append.events[index]
     const id = ids[index] ?? ""
     const row = rowOf(id)
-    if (row === undefined) continue
+    if (row === undefined || event === undefined) continue
+    const { aggregateId, eventType } = event
     // The same for all of them, as a rule: that of the transaction.
     if (createdAt?.epochMilliseconds !== row.createdAt.getTime()) createdAt = DateTime.fromDateUnsafe(row.createdAt)
-    const data: Schema.Json = JSON.parse(datas[index] ?? nothing)
-    const text = metadatas[index] ?? nothing
-    const metadata: Schema.JsonObject | null = text === nothing ? null : JSON.parse(text)
     const streamName = `stream_${aggregateId}`
     // Its parts have been checked as those of the input and of the row.
     stored.push(
@@ -129,8 +147,8 @@ export const make = Effect.fnUntraced(function* ({
   appended,
   inspect
 }: {
-  /** Runs once after each commit that stored something. */
-  readonly appended: Effect.Effect<void>
+  /** Called once after each commit that stored something. */
+  readonly appended: () => void
   /**
    * Whether the table notifies of each row. Asked before each statement: in here, so that nobody who has the answer
    * overtakes one who waits for it.
@@ -200,7 +218,14 @@ export const make = Effect.fnUntraced(function* ({
 
   // What came of them
 
-  const announced = <A>(result: A) => Effect.as(sql.afterCommit(appended), result)
+  const announcement = sql.afterCommit(Effect.sync(appended))
+  const announced = <A>(result: A) => Effect.as(announcement, result)
+
+  /** The same for what is in no transaction: its commit is behind it. */
+  const announcedNow = <A>(result: A) => {
+    appended()
+    return Effect.succeed(result)
+  }
 
   /** Stores nothing if somebody holds a lock. */
   const insert = (requests: ReadonlyArray<Request>): Effect.Effect<Results, Reason> =>
@@ -210,15 +235,16 @@ export const make = Effect.fnUntraced(function* ({
       return announced(requests.map((request) => Exit.succeed(storedEvents(request, (id) => byId.get(id)))))
     })
 
-  /** The same for one event. */
-  const insertAlone = (request: Request): Effect.Effect<ReadonlyArray<StoredEvent> | undefined, Reason> =>
-    Effect.flatMap(query(insertOne(request)), (rows) => {
+  /** The same for one event. What can be done before the answer is done while the server works. */
+  const insertAlone = (request: Request, blocked: () => Stored, announced: typeof announcedNow): Stored => {
+    queueMicrotask(request.content)
+    return Effect.flatMap(query(insertOne(request)), (rows): Stored => {
       const [row] = rows
-      if (row === undefined) return Effect.undefined
-      return isWritten(row)
-        ? announced(storedEvents(request, () => row))
-        : Effect.flatMap(decode(rows), ([row]) => announced(storedEvents(request, () => row)))
+      if (row === undefined) return blocked()
+      if (isWritten(row)) return announced(storedEvents(request, () => row))
+      return Effect.flatMap(decode(rows), ([row]) => announced(storedEvents(request, () => row)))
     })
+  }
 
   const resultsOf = (requests: ReadonlyArray<Request>, rows: ReadonlyArray<typeof Outcome.Type>) => {
     const events = new Map<string, typeof Written.Type>()
@@ -325,17 +351,17 @@ export const make = Effect.fnUntraced(function* ({
     Effect.flatMap(check([request], true), ([result]) => result ?? Effect.succeed([]))
 
   /** Does without the arrays of the others: nearly all come one at a time. */
-  const alone = (request: Request, blocked: () => Effect.Effect<ReadonlyArray<StoredEvent>, Failure>) =>
+  const alone = (request: Request, blocked: () => Stored, announced: typeof announcedNow): Stored =>
     Effect.flatMap(inspect, (notifies) => {
       const refusal = notifies ? RowNotifications.refusalOf(request.append) : undefined
       if (refusal !== undefined) return Effect.fail(refusal)
       return request.kind === "plain" && request.ids.length === 1
-        ? Effect.flatMap(insertAlone(request), (events) => (events === undefined ? blocked() : Effect.succeed(events)))
+        ? insertAlone(request, blocked, announced)
         : Effect.flatMap(send([request]), ([result]) => result ?? blocked())
     })
 
   const coalesced = yield* Coalescing.make<Request, ReadonlyArray<StoredEvent>, Failure>(
-    { alone, attempt, patiently },
+    { alone: (request, blocked) => alone(request, blocked, announcedNow), attempt, patiently },
     new Closed({ message: "the scope of this EventStore has ended before the append had; keep its layer alive" })
     // What is done for many is in nobody's transaction.
   ).pipe(Effect.updateContext((context: Context.Context<Scope.Scope>) => Context.omit(sql.transactionService)(context)))
@@ -346,12 +372,12 @@ export const make = Effect.fnUntraced(function* ({
       : Effect.forEach(events, ({ id }) => (id === undefined ? random.uuidV7() : Effect.succeed(id)))
 
   return {
-    append: (append: Append): Effect.Effect<ReadonlyArray<StoredEvent>, Failure> =>
+    append: (append: Append): Stored =>
       Effect.flatMap(idsOf(append), (ids) => {
         if (ids.length === 0) return Effect.succeed([])
         const request = requestOf(append, ids)
         return whether({
-          inside: () => alone(request, () => patiently(request)),
+          inside: () => alone(request, () => patiently(request), announced),
           outside: () => coalesced(request)
         })
       })

@@ -43,7 +43,7 @@ export const make = Effect.gen(function* () {
   )
   const reading = yield* Reading.make
   const follow = yield* Following.make(inspect)
-  const appending = yield* Appending.make({ appended: announce("events"), inspect })
+  const appending = yield* Appending.make({ appended: () => announce("events"), inspect })
   // The last, as it is the first to end: nobody begins anything that has ended already.
   const operation = yield* Operation.make("EventStore", "postgres")
 

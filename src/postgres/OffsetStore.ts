@@ -122,7 +122,7 @@ export const make = Effect.gen(function* () {
 
   // Operations
 
-  const announce = sql.afterCommit(wakeups.announce("offsets"))
+  const announce = sql.afterCommit(Effect.sync(() => wakeups.announce("offsets")))
 
   const offsetsOf = (statement: Runnable) =>
     Effect.map(Effect.flatMap(query(statement), decodeOffsets), (rows) => rows.map((row) => new Offset(row)))

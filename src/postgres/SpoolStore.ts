@@ -46,11 +46,11 @@ export const make = Effect.gen(function* () {
   const decodePlaces = decodeRows(Place, names.spool, ["id"])
 
   const lows = new Map<string, SpoolClaiming.Low>()
-  const announceNew = sql.afterCommit(wakeups.announce("spool"))
+  const announceNew = sql.afterCommit(Effect.sync(() => wakeups.announce("spool")))
   const announce = sql.afterCommit(
-    Effect.suspend(() => {
+    Effect.sync(() => {
       lows.clear()
-      return wakeups.announce("spool")
+      wakeups.announce("spool")
     })
   )
 

@@ -59,7 +59,7 @@ export class Wakeups extends Context.Service<
   Wakeups,
   {
     /** Wakes all readers of the table, at once and without waiting for anything. For after the commit. */
-    readonly announce: (table: Table) => Effect.Effect<void>
+    readonly announce: (table: Table) => void
 
     /**
      * Runs the reader on a connection that listens, from its start again on the next one after each loss, until the
@@ -293,17 +293,13 @@ const make = Effect.gen(function* () {
       })
     )
 
-  return Wakeups.of({
-    status,
-    listen,
-    changes,
-    announce: (table) =>
-      Effect.sync(() => {
-        wake(table)
-        unsaid.add(table)
-        due.openUnsafe()
-      })
-  })
+  const announce = (table: Table) => {
+    wake(table)
+    unsaid.add(table)
+    due.openUnsafe()
+  }
+
+  return Wakeups.of({ status, listen, changes, announce })
 })
 
 export const layer: Layer.Layer<Wakeups, never, PostgresDatabase> = Layer.effect(Wakeups, make)

@@ -340,7 +340,7 @@ describe("what is told of a commit", () => {
       const { transactor } = Context.get(context, Postgres.PostgresDatabase.PostgresDatabase)
       let told = 0
       const { append } = yield* Appending.make({
-        appended: Effect.sync(() => void told++),
+        appended: () => void told++,
         inspect: Effect.succeed(false)
       }).pipe(Effect.provideContext(context))
       const one = (id: string, onDuplicate: "fail" | "ignore" = "fail") =>
