@@ -26,18 +26,20 @@ import * as RowNotifications from "./RowNotifications.ts"
 
 const isTime = (value: unknown): value is Date => value instanceof Date && !Number.isNaN(value.getTime())
 
-const written = {
-  id: Schema.String,
-  version: Schema.BigInt,
-  createdAt: Schema.declare(isTime, { expected: "a time" })
-}
-
 /** What the database adds to an event. */
+const stamp = { version: Schema.BigInt, createdAt: Schema.declare(isTime, { expected: "a time" }) }
+const Stamp = Schema.Struct(stamp)
+
+const written = { id: Schema.String, ...stamp }
 const Written = Schema.Struct(written)
 
-/** Whether a row is that, as nearly all are. The schema takes ten times as long, and says what is wrong with one. */
+// Whether a row is that, as nearly all are. The schemas take ten times as long, and say what is wrong with one.
+
+const isStamp = (row: unknown): row is typeof Stamp.Type =>
+  Predicate.isObject(row) && typeof row.version === "bigint" && isTime(row.createdAt)
+
 const isWritten = (row: unknown): row is typeof Written.Type =>
-  Predicate.isObject(row) && typeof row.id === "string" && typeof row.version === "bigint" && isTime(row.createdAt)
+  isStamp(row) && "id" in row && typeof row.id === "string"
 
 /** What came of an event, or of an append. See `resources/postgres/0002_events.sql`. */
 const Outcome = Schema.Union([
@@ -122,7 +124,7 @@ const contentOf = ({ datas, metadatas }: Texts): ReadonlyArray<Content> =>
 /** The events as they are read. */
 const storedEvents = (
   { append, content, ids }: Request,
-  rowOf: (id: string) => typeof Written.Type | undefined
+  rowOf: (id: string) => typeof Stamp.Type | undefined
 ): ReadonlyArray<StoredEvent> => {
   const stored: Array<StoredEvent> = []
   let createdAt: DateTime.Utc | undefined
@@ -161,6 +163,7 @@ export const make = Effect.fnUntraced(function* ({
   const appendFunction = sql.literal(qualify(schema, `${names.events}_append`))
   const seed = sql.literal(`2 * ${reference(qualify(schema, names.events))}::regclass::oid::bigint`)
   const decode = decodeRows(Written, names.events, ["id"])
+  const decodeStamp = decodeRows(Stamp, names.events, ["version"])
   const decodeWritten = (rows: ReadonlyArray<unknown>) => (rows.every(isWritten) ? Effect.succeed(rows) : decode(rows))
   const decodeOutcomes = decodeRows(Outcome, names.events, ["id"])
 
@@ -174,7 +177,7 @@ export const make = Effect.fnUntraced(function* ({
       SELECT ${ids[0]}::text, ${event?.aggregateId}::text, ${event?.eventType}, ${datas[0]}::text::jsonb, ${metadatas[0]}::text::jsonb
       WHERE pg_try_advisory_xact_lock_shared(hashtextextended('', ${seed}))
         AND pg_try_advisory_xact_lock_shared(hashtextextended(${event?.aggregateId}, ${seed}))
-      RETURNING id, version, created_at AS "createdAt"`
+      RETURNING version, created_at AS "createdAt"`
   }
 
   const insertMany = (requests: ReadonlyArray<Request>) => {
@@ -241,8 +244,8 @@ export const make = Effect.fnUntraced(function* ({
     return Effect.flatMap(query(insertOne(request)), (rows): Stored => {
       const [row] = rows
       if (row === undefined) return blocked()
-      if (isWritten(row)) return announced(storedEvents(request, () => row))
-      return Effect.flatMap(decode(rows), ([row]) => announced(storedEvents(request, () => row)))
+      if (isStamp(row)) return announced(storedEvents(request, () => row))
+      return Effect.flatMap(decodeStamp(rows), ([row]) => announced(storedEvents(request, () => row)))
     })
   }
 

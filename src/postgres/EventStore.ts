@@ -83,7 +83,10 @@ export const make = Effect.gen(function* () {
   )
 
   return EventStore.of({
-    append: (events, options) => appendAll({ events: Array.isArray(events) ? events : [events], ...options }),
+    append: (input, options) => {
+      const events = Array.isArray(input) ? input : [input]
+      return appendAll(options === undefined ? { events } : { events, ...options })
+    },
     load: (since = 0n) => load({ since }),
     loadByAggregate: (aggregateId, since = 0n) => loadByAggregate({ aggregateId, since }),
     read: (input = {}) => readAll(input),
