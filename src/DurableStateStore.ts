@@ -29,6 +29,7 @@ import { CorruptRow, StoreError } from "./StoreError.ts"
 // Model
 
 const longestId = 255
+
 export const PersistenceId = Identifier(longestId)
 
 /** What the bytes of a state are: for a protobuf message its full name, or `google.protobuf.Any`. */

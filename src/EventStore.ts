@@ -33,8 +33,9 @@ import * as TypedEvents from "./TypedEvents.ts"
 
 // Model
 
-/** An id, aggregate id or event type. All three are indexed as text, and an index entry has room for 512 characters. */
 const longestKey = 512
+
+/** An id, aggregate id or event type. All three are indexed as text, and an index entry has room for 512 characters. */
 export const Key = Identifier(longestKey)
 
 /** A place in the log; 0 is before the first event. */

@@ -212,12 +212,10 @@ export const make = (options: Options = {}) =>
     const fixed = (strings: TemplateStringsArray, ...parts: ReadonlyArray<unknown>): Runnable => {
       let known = fixedOnes.get(strings)
       if (known === undefined) {
-        const [text] = sql(strings, ...parts).compile()
         // The driver finds what it has prepared by the text, and goes through it each time.
-        known = {
-          text: text.trim().replaceAll(/\s+/g, " "),
-          places: [...parts.keys()].filter((place) => !Statement.isFragment(parts[place]))
-        }
+        const short = strings.map((string) => string.replaceAll(/\s+/g, " "))
+        const [text] = sql(Object.assign(short, { raw: strings.raw }), ...parts).compile()
+        known = { text, places: [...parts.keys()].filter((place) => !Statement.isFragment(parts[place])) }
         fixedOnes.set(strings, known)
       }
       const { places, text } = known

@@ -116,7 +116,7 @@ describe("the table", () => {
     })
   )
 
-  it.live.each(["My events", `we"ird'; DROP`, "é".repeat(28), "x".repeat(56), "a$do$b$body$"])(
+  it.live.each(["My events", "My  own\n  events", `we"ird'; DROP`, "é".repeat(28), "x".repeat(56), "a$do$b$body$"])(
     "can have the name %s",
     (name) =>
       Effect.gen(function* () {

@@ -220,6 +220,7 @@ describe("names", () => {
     ["a plain one", "plain", "offsets"],
     ["quotes", `a"b'c`, `o"f'f`],
     ["spaces and dots", "my schema.x", "my table.y"],
+    ["many spaces, and lines", "my  schema\n  x", "my  table\n  y"],
     ["upper case", "App", "Offsets"],
     ["unicode", "схема 🐘", "таблица"],
     ["reserved words", "select", "table"],

@@ -104,7 +104,7 @@ describe("the table", () => {
     })
   )
 
-  it.live.each(["My states", `we"ird'; DROP`, "é".repeat(31), "x".repeat(63), "a$do$b$1"])(
+  it.live.each(["My states", "My  own\n  states", `we"ird'; DROP`, "é".repeat(31), "x".repeat(63), "a$do$b$1"])(
     "can have the name %s, with its index",
     (name) =>
       Effect.gen(function* () {
