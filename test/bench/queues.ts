@@ -78,7 +78,7 @@ export const sends = ({ name, open, peer, settings }: Comparison): Figure => ({
   name: `peers/${name}`,
   otherName: peer,
   unit: "messages/s",
-  operations: 1_600,
+  operations: 6_400,
   conditions: `16 fibers, 1 at a time; ${peer}: ${settings}`,
   sides: Effect.gen(function* () {
     const { other, strata, tidy } = yield* both(spool({}, sameProcess), open)
