@@ -5,8 +5,8 @@
  *
  * A write is one round trip, and one that is refused another, for what is stored: to ask for that together costs each
  * write a quarter of the server's time. Outside a transaction, those that come at once are coalesced into one statement,
- * so one commit, at most one of each entity. None of them waits there for a row: it would keep the others from their results, and
- * the rows of the others from those who hold what it waits for, in a circle.
+ * so one commit, at most one of each entity. None of them waits there for a row: it would keep the others from their
+ * results, and the rows of the others from those who hold what it waits for, in a circle.
  */
 import { Effect, Exit, Schema } from "effect"
 import { type DurableState, isSame, StaleState, type Write } from "../DurableStateStore.ts"
