@@ -78,7 +78,7 @@ export class Write extends Schema.Class<Write>("effect-strata/DurableStateStore/
   onDuplicate: Schema.optionalKey(Schema.Literals(["ignore", "fail"]))
 }) {
   /** Of a state that says neither its time nor its shard. */
-  static plain(input: unknown): Effect.Effect<Write> | undefined {
+  static plain(input: unknown, clock: Clock.Clock): Write | undefined {
     if (!isLiteral(input) || "timestamp" in input || "shard" in input || "onDuplicate" in input) return undefined
     const { manifest, payload, persistenceId, versionNumber } = input
     return isIdentifier(persistenceId, longestId) &&
@@ -88,14 +88,7 @@ export class Write extends Schema.Class<Write>("effect-strata/DurableStateStore/
       versionNumber < 2n ** 63n &&
       payload instanceof Uint8Array &&
       payload.length <= maxPayloadBytes
-      ? Effect.map(Clock.currentTimeNanos, (timestamp) => ({
-          persistenceId,
-          versionNumber,
-          payload,
-          manifest,
-          timestamp,
-          shard: 0
-        }))
+      ? { persistenceId, versionNumber, payload, manifest, timestamp: clock.currentTimeNanosUnsafe(), shard: 0 }
       : undefined
   }
 }
@@ -104,9 +97,9 @@ export class Write extends Schema.Class<Write>("effect-strata/DurableStateStore/
 export class ById extends Schema.Class<ById>("effect-strata/DurableStateStore/ById")({
   persistenceId: PersistenceId
 }) {
-  static plain(input: unknown): Effect.Effect<ById> | undefined {
+  static plain(input: unknown): ById | undefined {
     return isLiteral(input) && isIdentifier(input.persistenceId, longestId)
-      ? Effect.succeed({ persistenceId: input.persistenceId })
+      ? { persistenceId: input.persistenceId }
       : undefined
   }
 }

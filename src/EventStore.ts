@@ -85,7 +85,7 @@ export class Append extends Schema.Class<Append>("effect-strata/EventStore/Appen
   onDuplicate: Schema.optionalKey(Schema.Literals(["fail", "ignore"]))
 }) {
   /** Of one event without an id. */
-  static plain(input: unknown): Effect.Effect<Append> | undefined {
+  static plain(input: unknown): Append | undefined {
     if (!isLiteral(input) || "expected" in input || "onDuplicate" in input) return undefined
     const { events } = input
     if (!Array.isArray(events) || events.length !== 1) return undefined
@@ -94,10 +94,8 @@ export class Append extends Schema.Class<Append>("effect-strata/EventStore/Appen
     const { aggregateId, data, eventType, metadata } = event
     if (!isIdentifier(aggregateId, longestKey) || !isIdentifier(eventType, longestKey) || !isSafeJson(data))
       return undefined
-    if (!("metadata" in event)) return Effect.succeed({ events: [{ aggregateId, eventType, data }] })
-    return isSafeJsonObject(metadata)
-      ? Effect.succeed({ events: [{ aggregateId, eventType, data, metadata }] })
-      : undefined
+    if (!("metadata" in event)) return { events: [{ aggregateId, eventType, data }] }
+    return isSafeJsonObject(metadata) ? { events: [{ aggregateId, eventType, data, metadata }] } : undefined
   }
 }
 
@@ -195,8 +193,8 @@ export class AggregateSince extends Schema.Class<AggregateSince>("effect-strata/
 
 /** The id of one event. */
 export class ById extends Schema.Class<ById>("effect-strata/EventStore/ById")({ id: Key }) {
-  static plain(input: unknown): Effect.Effect<ById> | undefined {
-    return isLiteral(input) && isIdentifier(input.id, longestKey) ? Effect.succeed({ id: input.id }) : undefined
+  static plain(input: unknown): ById | undefined {
+    return isLiteral(input) && isIdentifier(input.id, longestKey) ? { id: input.id } : undefined
   }
 }
 

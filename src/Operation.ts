@@ -28,12 +28,17 @@ import {
 import { type Arguments, check, type InvalidInput } from "./Input.ts"
 import { Closed, isReason, type Reason, StoreError } from "./StoreError.ts"
 
-const operations = Metric.counter("strata_operations", {
-  description: "Operations of the stores, by outcome",
-  incremental: true
-})
+// Each series is a metric of its own: attributes that are added to one make a new context of the caller's, at each update.
 
-const durations = Metric.timer("strata_operation_duration", { description: "How long operations of the stores take" })
+const countOf = (attributes: Readonly<Record<string, string>>) =>
+  Metric.counter("strata_operations", {
+    description: "Operations of the stores, by outcome",
+    incremental: true,
+    attributes
+  })
+
+const durationOf = (attributes: Readonly<Record<string, string>>) =>
+  Metric.timer("strata_operation_duration", { description: "How long operations of the stores take", attributes })
 
 /** What makes spans where nobody collects them. */
 const noTracer = Context.get(Context.empty(), Tracer.Tracer)
@@ -115,13 +120,12 @@ export const make = (store: string, backend: string): Effect.Effect<Operations, 
     const instrument = (operation: string) => {
       const span = `${store}.${operation}`
       const attributes = { store, operation, backend }
-      const duration = Metric.withAttributes(durations, attributes)
-      // Adding attributes to a metric builds its key anew: once per outcome, not once per call.
+      const duration = durationOf(attributes)
       const counters = new Map<string, Metric.Metric<number, unknown>>()
       const counterOf = (outcome: string) => {
         let counter = counters.get(outcome)
         if (counter === undefined) {
-          counter = Metric.withAttributes(operations, { ...attributes, outcome })
+          counter = countOf({ ...attributes, outcome })
           counters.set(outcome, counter)
         }
         return counter
@@ -132,12 +136,16 @@ export const make = (store: string, backend: string): Effect.Effect<Operations, 
 
       return {
         /** Counts and times. Straight to the metrics: as effects these would cost more than all the rest in here. */
-        effect: <A, E extends Tagged>(body: Effect.Effect<A, E>): Effect.Effect<A, Failure<E>> => {
-          const located = Effect.catchIf(body, isReasonOf<E>, fail)
+        effect: <A, E extends Tagged>(
+          body: (clock: Clock.Clock) => Effect.Effect<A, E>
+        ): Effect.Effect<A, Failure<E>> => {
           const measured = (fiber: Fiber.Fiber<unknown, unknown>) => {
             const clock = fiber.getRef(Clock.Clock)
             const start = clock.monotonicTimeNanosUnsafe()
-            return Effect.onExitPrimitive(Deferred.isDoneUnsafe(closing) ? fail(closed(store)) : located, (exit) => {
+            const located = Deferred.isDoneUnsafe(closing)
+              ? fail(closed(store))
+              : Effect.catchIf(body(clock), isReasonOf<E>, fail)
+            return Effect.onExitPrimitive(located, (exit) => {
               counterOf(outcomeOf(exit)).updateUnsafe(1, fiber.context)
               duration.updateUnsafe(Duration.nanos(clock.monotonicTimeNanosUnsafe() - start), fiber.context)
               return undefined
@@ -162,10 +170,14 @@ export const make = (store: string, backend: string): Effect.Effect<Operations, 
     }
 
     return {
-      effect: (operation, body) => instrument(operation).effect(body),
+      effect: (operation, body) => instrument(operation).effect(() => body),
       fn: (operation, schema, body) => {
         const { effect } = instrument(operation)
-        return (input) => effect(Effect.flatMap(check(schema, store, operation, input), body))
+        return (input) =>
+          effect((clock) => {
+            const plain = schema.plain?.(input, clock)
+            return plain === undefined ? Effect.flatMap(check(schema, store, operation, input), body) : body(plain)
+          })
       },
       stream: (operation, schema, body) => {
         const { stream } = instrument(operation)

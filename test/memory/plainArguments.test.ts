@@ -1,6 +1,6 @@
 /** Arguments that are checked by hand: never otherwise than their schemas check them. */
 import { assert, describe, it } from "@effect/vitest"
-import { Arbitrary, Effect, Schema } from "effect"
+import { Arbitrary, Clock, Effect, Schema } from "effect"
 import { DurableStateStore, EventStore } from "effect-strata"
 
 /** What may be given for any part, for better or worse. */
@@ -67,16 +67,16 @@ const states = spoiled(
 
 /** A schema of arguments that has a way around itself. */
 interface Checked {
-  plain(input: unknown): Effect.Effect<object> | undefined
+  plain(input: unknown, clock: Clock.Clock): object | undefined
   makeEffect(input: unknown): Effect.Effect<object, unknown>
 }
 
 /** Whether the input went the short way, which must end where the schema's does. */
 const agreed = Effect.fnUntraced(function* (schema: Checked, input: unknown) {
-  const plain = schema.plain(input)
+  const plain = schema.plain(input, yield* Clock.Clock)
   if (plain === undefined) return false
   // Of which class they are does not matter.
-  const [short, long] = structuredClone([yield* plain, yield* Effect.orDie(schema.makeEffect(input))])
+  const [short, long] = structuredClone([plain, yield* Effect.orDie(schema.makeEffect(input))])
   assert.deepStrictEqual(short, long)
   return true
 })
