@@ -190,9 +190,10 @@ export const make = Effect.gen(function* () {
         AND NOT has_sequence_privilege(seqrelid, 'USAGE')
       UNION ALL
       SELECT format('GRANT EXECUTE ON FUNCTION %s TO %I', procedure.oid::regprocedure, current_user)
-      FROM pg_proc AS procedure JOIN pg_class AS class ON class.relnamespace = procedure.pronamespace
-      WHERE class.oid = ${events}::regclass AND proname = relname || '_append'
-        AND NOT has_function_privilege(procedure.oid, 'EXECUTE')`),
+      FROM (VALUES (${events}, '_append'), (${states}, '_write'), (${spool}, '_claim')) AS named (name, ending)
+      JOIN pg_class AS class ON class.oid = name::regclass
+      JOIN pg_proc AS procedure ON pronamespace = relnamespace AND proname = relname || ending
+      WHERE NOT has_function_privilege(procedure.oid, 'EXECUTE')`),
     (missing) =>
       orOk(
         missing.map((grant) => problem("this role may not do all that the stores do", `as the owner: ${grant}`)),

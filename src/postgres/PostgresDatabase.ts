@@ -28,24 +28,20 @@ import { reasonOf } from "./Reasons.ts"
 
 const isName = Schema.is(Name)
 
-const named = (name: string) => Name.pipe(Schema.withConstructorDefault(Effect.succeed(name)))
-
-/** The table of events has a function named after it, with `_append` at the end. */
-const EventsName = Name.check(
-  Schema.makeFilter((name) => (isName(`${name}_append`) ? undefined : "Expected a name of at most 56 bytes"))
-)
-
-/** The table of messages has a function and indexes named after it. */
-const SpoolName = Name.check(
-  Schema.makeFilter((name) => (isName(`${name}_claim`) ? undefined : "Expected a name of at most 57 bytes"))
-)
+/** The name of a table, and with an ending of a function that is named after it. */
+const named = (name: string, ending = "") =>
+  Name.check(
+    Schema.makeFilter((name) =>
+      isName(`${name}${ending}`) ? undefined : `Expected a name of at most ${63 - ending.length} bytes`
+    )
+  ).pipe(Schema.withConstructorDefault(Effect.succeed(name)))
 
 /** The tables' names. The defaults are those of the Go originals. */
 const Tables = Schema.Struct({
-  events: EventsName.pipe(Schema.withConstructorDefault(Effect.succeed("events"))),
+  events: named("events", "_append"),
   offsets: named("offsets_store"),
-  spool: SpoolName.pipe(Schema.withConstructorDefault(Effect.succeed("retryspool_messages"))),
-  states: named("states_store"),
+  spool: named("retryspool_messages", "_claim"),
+  states: named("states_store", "_write"),
   migrations: named("strata_migrations")
 })
 
@@ -89,7 +85,6 @@ export interface Options {
 
 /** A statement, as far as it takes one to run it. */
 export type Runnable = Pick<Statement.Statement<unknown>, "compile">
-type Compiled = ReturnType<Runnable["compile"]>
 
 /** Runs one statement on some connection, and returns its rows. */
 export type Query = (statement: Runnable) => Effect.Effect<ReadonlyArray<unknown>, Reason>
@@ -129,9 +124,6 @@ export class PostgresDatabase extends Context.Service<
      * while the network forgot it, is asked for something that takes no time first. `Unavailable` if it does not answer.
      */
     readonly queryAlive: Query
-
-    /** The same for one that returns none: how many it has written. That is told by the way, and a row is not. */
-    readonly write: (statement: Runnable) => Effect.Effect<number, Reason>
 
     /** Whether the caller is in a transaction. */
     readonly inTransaction: Effect.Effect<boolean>
@@ -181,27 +173,15 @@ export const make = (options: Options = {}) =>
 
     const { borrow, borrowAlive, exhausted } = yield* Leasing.make(sql, patience)
 
-    const runOn =
-      <A>(
-        lend: typeof borrow,
-        use: (connection: Connection, ...statement: Compiled) => Effect.Effect<A, SqlError.SqlError>
-      ) =>
-      (statement: Runnable) =>
-        Effect.withFiber<A, Reason>((fiber) => {
-          const compiled = statement.compile()
+    const queryOn =
+      (lend: typeof borrow): Query =>
+      (statement) =>
+        Effect.withFiber((fiber) => {
+          const [text, parameters] = statement.compile()
           const transaction = transactionOf(fiber.context)
-          const run = (connection: Connection) => use(connection, ...compiled)
+          const run = (connection: Connection) => connection.execute(text, parameters, undefined)
           return Effect.mapError(transaction === undefined ? lend(run) : run(transaction[0]), reasonOf)
         })
-
-    const queryOn = (lend: typeof borrow): Query =>
-      runOn(lend, (connection, text, parameters) => connection.execute(text, parameters, undefined))
-
-    const write = runOn(borrow, (connection, text, parameters) =>
-      Effect.map(connection.executeRaw(text, parameters), (result) =>
-        Predicate.hasProperty(result, "rowCount") ? Number(result.rowCount) : 0
-      )
-    )
 
     const transactionOf = (context: Context.Context<never>) => Context.getOrUndefined(context, sql.transactionService)
     const inTransaction = Effect.contextWith((context: Context.Context<never>) =>
@@ -264,7 +244,6 @@ export const make = (options: Options = {}) =>
       fixed,
       query: queryOn(borrow),
       queryAlive: queryOn(borrowAlive),
-      write,
       inTransaction,
       whether: ({ inside, outside }) =>
         Effect.withFiber((fiber) => (transactionOf(fiber.context) === undefined ? outside() : inside())),

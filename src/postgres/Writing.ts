@@ -3,18 +3,19 @@
  *
  * **Details**
  *
- * A write is one round trip, and one that is refused another, for what is stored: to ask for that together costs each
- * write a quarter of the server's time. Outside a transaction, those that come at once are coalesced into one statement,
- * so one commit, at most one of each entity. None of them waits there for a row: it would keep the others from their
- * results, and the rows of the others from those who hold what it waits for, in a circle.
+ * A write is one round trip, whatever comes of it: `0007_states.sql` has the function. Outside a transaction, those that
+ * come at once are coalesced into one statement, so one commit, at most one of each entity. None of them waits there for a
+ * row: it would keep the others from their results, and the rows of the others from those who hold what it waits for, in a
+ * circle.
  */
 import { Effect, Exit, Schema } from "effect"
 import { type DurableState, isSame, StaleState, type Write } from "../DurableStateStore.ts"
 import { Closed, type Reason } from "../StoreError.ts"
 import * as Coalescing from "./Coalescing.ts"
+import { qualify } from "./Identifier.ts"
 import { decodeRows, PostgresDatabase } from "./PostgresDatabase.ts"
 import { isRefusal } from "./Reasons.ts"
-import { columns, content, replace, stateDecoder, stored } from "./StateRow.ts"
+import { content, replace, stateDecoder, stored } from "./StateRow.ts"
 
 type Failure = StaleState | Reason
 type Results = ReadonlyArray<Exit.Exit<void, Failure> | undefined>
@@ -39,7 +40,7 @@ const isBlocked = Schema.is(Schema.Struct({ versionNumber: Schema.Null }))
 const Key = Schema.Struct({ persistenceId: Schema.String })
 
 export const make = Effect.gen(function* () {
-  const { fixed, names, query, sql, tables, whether, write } = yield* PostgresDatabase
+  const { fixed, names, query, schema, sql, tables, whether } = yield* PostgresDatabase
   const table = tables.states
   const decode = stateDecoder(names.states)
   const decodeKeys = decodeRows(Key, names.states, ["persistenceId"])
@@ -48,33 +49,18 @@ export const make = Effect.gen(function* () {
 
   const into = sql`INSERT INTO ${table} AS states (${sql.literal(stored)})`
   const all = sql.literal(stored)
+  const writeFunction = sql.literal(qualify(schema, `${names.states}_write`))
 
   const overwriteOne = ({ manifest, payload, persistenceId, shard, timestamp, versionNumber }: Write) => fixed`
     ${into} VALUES (${persistenceId}, ${versionNumber}, ${payload}, ${manifest}, ${timestamp}, ${BigInt(shard)})
     ON CONFLICT (persistence_id) DO UPDATE SET ${sql.literal(replace)}`
 
-  /** Writes nothing unless what is stored is older. */
-  const writeNewer = ({ manifest, payload, persistenceId, shard, timestamp, versionNumber }: Write) => fixed`
-    ${into} VALUES (${persistenceId}, ${versionNumber}, ${payload}, ${manifest}, ${timestamp}, ${BigInt(shard)})
-    ON CONFLICT (persistence_id) DO UPDATE SET ${sql.literal(replace)}
-    WHERE states.version_number < excluded.version_number`
-
   // The others return what is stored where nothing was written.
 
-  // A plain SELECT would not see what another transaction committed while this one waited for it. But the row that is in the
-  // way is locked by then, so a second INSERT is sure to meet it, and to return it, updated to itself.
   const writeOne = ({ manifest, payload, persistenceId, shard, timestamp, versionNumber }: Write) => fixed`
-    WITH new (${all}) AS MATERIALIZED (
-      VALUES (${persistenceId}, ${versionNumber}, ${payload}, ${manifest}, ${timestamp}, ${BigInt(shard)})
-    ), written AS (
-      ${into} SELECT ${all} FROM new
-      ON CONFLICT (persistence_id) DO UPDATE SET ${sql.literal(replace)}
-      WHERE states.version_number < excluded.version_number
-      RETURNING persistence_id
-    )
-    ${into} SELECT ${all} FROM new WHERE NOT EXISTS (SELECT FROM written)
-    ON CONFLICT (persistence_id) DO UPDATE SET version_number = states.version_number
-    RETURNING ${sql.literal(columns)}`
+    SELECT * FROM ${writeFunction}(
+      ${persistenceId}, ${versionNumber}, ${payload}, ${manifest}, ${timestamp}, ${BigInt(shard)}
+    )`
 
   // Rows that somebody else has are left out. Whether somebody else is about to insert one cannot be known: `inserting` says
   // whether to try, and not for long. In one order for everybody, so that two of these cannot block each other in a circle.
@@ -117,10 +103,8 @@ export const make = Effect.gen(function* () {
 
   const patiently = ({ kind, state }: Request): Effect.Effect<void, Failure> =>
     kind === "overwrite"
-      ? Effect.asVoid(write(overwriteOne(state)))
-      : Effect.flatMap(write(writeNewer(state)), (written) =>
-          written > 0 ? Effect.void : Effect.flatMap(query(writeOne(state)), (rows) => resultOf(state, rows))
-        )
+      ? Effect.asVoid(query(overwriteOne(state)))
+      : Effect.flatMap(query(writeOne(state)), (rows) => (rows.length === 0 ? Effect.void : resultOf(state, rows)))
 
   const run = Effect.fnUntraced(function* (requests: ReadonlyArray<Request>, inserting: boolean) {
     const states = requests.map(({ state }) => state)

@@ -77,7 +77,8 @@ describe("starting at once", () => {
         [1, "offsets_store", "0001_offsets.sql"],
         [2, "events", "0002_events.sql"],
         [3, "states_store", "0003_states.sql"],
-        [4, "retryspool_messages", "0004_spool.sql"]
+        [4, "retryspool_messages", "0004_spool.sql"],
+        [7, "states_store", "0007_states.sql"]
       ])
     })
   )
@@ -108,7 +109,13 @@ describe("starting at once", () => {
         yield* query("SELECT 1 FROM pg_sleep(0.2)", url)
         yield* release
         yield* Effect.forEach(starting, (fiber) => Fiber.join(fiber))
-        assert.deepStrictEqual(yield* query(`SELECT id FROM strata_migrations ORDER BY id`, url), [[1], [2], [3], [4]])
+        assert.deepStrictEqual(yield* query(`SELECT id FROM strata_migrations ORDER BY id`, url), [
+          [1],
+          [2],
+          [3],
+          [4],
+          [7]
+        ])
       })
   )
 
@@ -132,7 +139,7 @@ describe("starting at once", () => {
       const stores = yield* Effect.forEach(sets, (tables) => serve({ url, options: { schema: "both", tables } }))
       yield* Effect.forEach(stores, (store, n) => shard(store, "row").write(BigInt(n)))
       assert.deepStrictEqual(yield* Effect.forEach(stores, (store) => shard(store, "row").read), [0n, 1n, 2n, 3n])
-      assert.deepStrictEqual(yield* query(`SELECT table_name FROM "both".strata_migrations ORDER BY 1`, url), [
+      assert.deepStrictEqual(yield* query(`SELECT DISTINCT table_name FROM "both".strata_migrations ORDER BY 1`, url), [
         ["c_events"],
         ["c_offsets"],
         ["c_spool"],

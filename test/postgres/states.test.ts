@@ -11,7 +11,9 @@ import { postgresUrl, scratchDatabase } from "../support/database.ts"
 import { assertWhole, execute, failsWith, freshRole, freshSchema, migrate, query, serve, shape } from "./harness.ts"
 import { served, show, state } from "./states.harness.ts"
 
-const file = fileURLToPath(new URL("../../resources/postgres/0003_states.sql", import.meta.url))
+const files = ["0003_states.sql", "0007_states.sql"].map((file) =>
+  fileURLToPath(new URL(`../../resources/postgres/${file}`, import.meta.url))
+)
 
 /** The table as eGo's own DDL makes it, with rows as eGo writes them. */
 const ego = (schema: string) => [
@@ -104,7 +106,7 @@ describe("the table", () => {
     })
   )
 
-  it.live.each(["My states", "My  own\n  states", `we"ird'; DROP`, "é".repeat(31), "x".repeat(63), "a$do$b$1"])(
+  it.live.each(["My states", "My  own\n  states", `we"ird'; DROP`, "é".repeat(28), "x".repeat(57), "a$do$b$1%s"])(
     "can have the name %s, with its index",
     (name) =>
       Effect.gen(function* () {
@@ -131,6 +133,7 @@ describe("the table", () => {
       yield* states.ping
       yield* states.writeState(state("a", 1n, "1"))
       yield* states.writeState(state("a", 1n, "1"))
+      assert.instanceOf(yield* Effect.flip(states.writeState(state("a", 1n, "2"))), DurableStateStore.StaleState)
       yield* states.overwriteState(state("a", 1n, "2"))
       assert.strictEqual((yield* Stream.runCollect(states.listStates({ shard: 0 }))).length, 1)
       assert.isTrue(yield* states.deleteState("a"))
@@ -151,7 +154,16 @@ describe("the table", () => {
         const given = name === undefined ? [] : ["-v", `states=${name}`]
         const { status, stderr } = spawnSync(
           "psql",
-          ["-X", "-v", "ON_ERROR_STOP=1", ...given, "-c", `SET search_path TO app`, "-f", file, url],
+          [
+            "-X",
+            "-v",
+            "ON_ERROR_STOP=1",
+            ...given,
+            "-c",
+            `SET search_path TO app`,
+            ...files.flatMap((file) => ["-f", file]),
+            url
+          ],
           { encoding: "utf8" }
         )
         assert.strictEqual(status, 0, stderr)
