@@ -17,11 +17,9 @@ const Row = Schema.Struct({
   shard: NumberFromBigInt.pipe(Schema.decodeTo(DurableState.fields.shard))
 })
 
-/** The parts of a row, but for its key. */
-export const content = `version_number AS "versionNumber", state_payload AS payload, state_manifest AS manifest, timestamp,
-  shard_number AS shard`
-
-export const columns = `persistence_id AS "persistenceId", ${content}`
+/** The parts of a row. */
+export const columns = `persistence_id AS "persistenceId", version_number AS "versionNumber", state_payload AS payload,
+  state_manifest AS manifest, timestamp, shard_number AS shard`
 
 /** The columns, in the order in which they are written, */
 export const stored = "persistence_id, version_number, state_payload, state_manifest, timestamp, shard_number"

@@ -3,7 +3,7 @@
  *
  * **Details**
  *
- * A write is one round trip, whatever comes of it: `0007_states.sql` has the function. Outside a transaction, those that
+ * By the functions of `0007_states.sql`: a write is one round trip, whatever comes of it. Outside a transaction, those that
  * come at once are coalesced into one statement, so one commit, at most one of each entity. None of them waits there for a
  * row: it would keep the others from their results, and the rows of the others from those who hold what it waits for, in a
  * circle.
@@ -15,7 +15,7 @@ import * as Coalescing from "./Coalescing.ts"
 import { qualify } from "./Identifier.ts"
 import { decodeRows, PostgresDatabase } from "./PostgresDatabase.ts"
 import { isRefusal } from "./Reasons.ts"
-import { content, replace, stateDecoder, stored } from "./StateRow.ts"
+import { replace, stateDecoder, stored } from "./StateRow.ts"
 
 type Failure = StaleState | Reason
 type Results = ReadonlyArray<Exit.Exit<void, Failure> | undefined>
@@ -41,18 +41,16 @@ const Key = Schema.Struct({ persistenceId: Schema.String })
 
 export const make = Effect.gen(function* () {
   const { fixed, names, query, schema, sql, tables, whether } = yield* PostgresDatabase
-  const table = tables.states
   const decode = stateDecoder(names.states)
   const decodeKeys = decodeRows(Key, names.states, ["persistenceId"])
 
   // Statements
 
-  const into = sql`INSERT INTO ${table} AS states (${sql.literal(stored)})`
-  const all = sql.literal(stored)
   const writeFunction = sql.literal(qualify(schema, `${names.states}_write`))
 
   const overwriteOne = ({ manifest, payload, persistenceId, shard, timestamp, versionNumber }: Write) => fixed`
-    ${into} VALUES (${persistenceId}, ${versionNumber}, ${payload}, ${manifest}, ${timestamp}, ${BigInt(shard)})
+    INSERT INTO ${tables.states} (${sql.literal(stored)})
+    VALUES (${persistenceId}, ${versionNumber}, ${payload}, ${manifest}, ${timestamp}, ${BigInt(shard)})
     ON CONFLICT (persistence_id) DO UPDATE SET ${sql.literal(replace)}`
 
   // The others return what is stored where nothing was written.
@@ -62,34 +60,17 @@ export const make = Effect.gen(function* () {
       ${persistenceId}, ${versionNumber}, ${payload}, ${manifest}, ${timestamp}, ${BigInt(shard)}
     )`
 
-  // Rows that somebody else has are left out. Whether somebody else is about to insert one cannot be known: `inserting` says
-  // whether to try, and not for long. In one order for everybody, so that two of these cannot block each other in a circle.
+  // Those that somebody else has are left out.
   const writeMany = (kind: Request["kind"], states: ReadonlyArray<Write>, inserting: boolean) => sql`
-    WITH new (${all}) AS MATERIALIZED (
-      SELECT * FROM unnest(
-        ${states.map(({ persistenceId }) => persistenceId)}::text[],
-        ${states.map(({ versionNumber }) => versionNumber)}::bigint[],
-        ${states.map(({ payload }) => payload)}::bytea[],
-        ${states.map(({ manifest }) => manifest)}::text[],
-        ${states.map(({ timestamp }) => timestamp)}::bigint[],
-        ${states.map(({ shard }) => BigInt(shard))}::bigint[]
-      ) WHERE (SELECT set_config('lock_timeout', '20ms', true)) IS NOT NULL
-    ), held AS MATERIALIZED (
-      SELECT states.* FROM ${table} AS states JOIN new USING (persistence_id) FOR UPDATE OF states SKIP LOCKED
-    ), written AS (
-      ${into} SELECT new.* FROM new LEFT JOIN held USING (persistence_id)
-      WHERE ${sql.literal(kind === "write" ? "held.version_number < new.version_number" : "held.persistence_id IS NOT NULL")}
-        OR ${inserting} AND held.persistence_id IS NULL AND NOT EXISTS (
-        SELECT FROM ${table} AS known WHERE known.persistence_id = new.persistence_id
-      )
-      ORDER BY persistence_id
-      ON CONFLICT (persistence_id) DO UPDATE SET ${sql.literal(replace)}
-      WHERE ${sql.literal(kind === "write" ? "states.version_number < excluded.version_number" : "true")}
-      RETURNING persistence_id
-    )
-    SELECT rest.persistence_id AS "persistenceId", ${sql.literal(content)}
-    FROM (SELECT persistence_id FROM new EXCEPT SELECT persistence_id FROM written) AS rest
-    LEFT JOIN held USING (persistence_id)`
+    SELECT * FROM ${writeFunction}(
+      ${states.map(({ persistenceId }) => persistenceId)}::text[],
+      ${states.map(({ versionNumber }) => versionNumber)}::bigint[],
+      ${states.map(({ payload }) => payload)}::bytea[],
+      ${states.map(({ manifest }) => manifest)}::text[],
+      ${states.map(({ timestamp }) => timestamp)}::bigint[],
+      ${states.map(({ shard }) => BigInt(shard))}::bigint[],
+      ${kind === "write"}, ${inserting}
+    )`
 
   // What came of them
 

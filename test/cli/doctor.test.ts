@@ -140,7 +140,8 @@ it.layer(Server.layer, { excludeTestServices: true, timeout: "120 seconds" })("s
             "DELETE ON app.retryspool_messages",
             "USAGE ON SEQUENCE app.events_version_seq",
             "EXECUTE ON FUNCTION app.events_append\\(.*\\)",
-            "EXECUTE ON FUNCTION app.states_store_write\\(.*\\)",
+            "EXECUTE ON FUNCTION app.states_store_write\\(character.*\\)",
+            "EXECUTE ON FUNCTION app.states_store_write\\(text.*\\)",
             "EXECUTE ON FUNCTION app.retryspool_messages_claim\\(.*\\)"
           ].map((what) => new RegExp(`^problem grants: .* -> as the owner: GRANT ${what} TO ${role}$`)),
           /^warning sequence/
