@@ -22,9 +22,9 @@ RETURNS TABLE (
     $sql$; -- The columns, not the table's type: the table can be renamed or dropped.
 BEGIN
     -- One state, unless what is stored is newer, or of the same version: then it says what. As a function it is one round
-    -- trip, whatever comes of it. That costs a write some 6 us, and as one statement 13. The row that is in the way is locked
-    -- by the first statement, so the second one sees what others had committed until then. The table is named with its
-    -- schema: the caller's search path does not matter.
+    -- trip, whatever comes of it. That costs a write some 6 us, and as one statement 13. The row that is in the way is
+    -- locked by the first statement, so the second one sees what others had committed until then. The table is named with
+    -- its schema: the caller's search path does not matter.
     EXECUTE (
         SELECT format('CREATE OR REPLACE FUNCTION %I.%I (VARCHAR, BIGINT, BYTEA, VARCHAR, BIGINT, BIGINT) %s ROWS 1 AS %L',
             nspname, relname || '_write', result, format($body$
@@ -48,8 +48,8 @@ END
 
     -- Several, of as many entities: those that are not written are returned, with what is stored, or without where somebody
     -- else has the row. Whether somebody else is about to insert one cannot be known: `inserting` says whether to try, and
-    -- that is not for long. In one order for everybody, so that two of these cannot block each other in a circle. The plan is
-    -- made once, and looks up each row, whatever the statistics say: to make it costs 300 us, three times what it takes to run it.
+    -- not for long. In one order for everybody, so that two of these cannot block each other in a circle. The plan is made
+    -- once, and looks up each row, whatever the statistics say: to make it takes 300 us, three times as long as to run it.
     EXECUTE (
         SELECT format($sql$
 CREATE OR REPLACE FUNCTION %I.%I (
