@@ -3,21 +3,24 @@ import { Schema } from "effect"
 
 const bytes = new TextEncoder()
 
-/**
- * A name that Postgres stores as it is: not empty, no NUL, valid UTF-8, at most 63 bytes. Anything longer would be cut
- * off in silence, and two names could become one.
- */
-export const Name = Schema.String.check(
-  Schema.makeFilter((name) =>
-    name === ""
-      ? "Expected a non-empty name"
-      : name.includes("\0") || !name.isWellFormed()
-        ? "Expected a name without NUL characters or lone surrogates"
-        : bytes.encode(name).length > 63
-          ? "Expected a name of at most 63 bytes"
-          : undefined
+/** How many bytes a name can have. Anything longer would be cut off in silence, and two names could become one. */
+const longest = 63
+
+/** A name that Postgres stores as it is, also with this ending: not empty, no NUL, valid UTF-8, and not too long. */
+export const nameBefore = (ending: string) =>
+  Schema.String.check(
+    Schema.makeFilter((name) =>
+      name === ""
+        ? "Expected a non-empty name"
+        : name.includes("\0") || !name.isWellFormed()
+          ? "Expected a name without NUL characters or lone surrogates"
+          : bytes.encode(name + ending).length > longest
+            ? `Expected a name of at most ${longest - ending.length} bytes`
+            : undefined
+    )
   )
-)
+
+export const Name = nameBefore("")
 
 /** The name in double quotes, safe in any statement. */
 export const quote = (name: string): string => `"${name.replaceAll('"', '""')}"`

@@ -22,19 +22,13 @@ import type { Connection } from "effect/sql/SqlConnection"
 import { check, InvalidInput, invalidInput } from "../Input.ts"
 import { CorruptRow, type Reason } from "../StoreError.ts"
 import * as Transactor from "../Transactor.ts"
-import { Name, qualify } from "./Identifier.ts"
+import { Name, nameBefore, qualify } from "./Identifier.ts"
 import * as Leasing from "./Leasing.ts"
 import { reasonOf } from "./Reasons.ts"
 
-const isName = Schema.is(Name)
-
 /** The name of a table, and with an ending of a function that is named after it. */
 const named = (name: string, ending = "") =>
-  Name.check(
-    Schema.makeFilter((name) =>
-      isName(`${name}${ending}`) ? undefined : `Expected a name of at most ${63 - ending.length} bytes`
-    )
-  ).pipe(Schema.withConstructorDefault(Effect.succeed(name)))
+  nameBefore(ending).pipe(Schema.withConstructorDefault(Effect.succeed(name)))
 
 /** The tables' names. The defaults are those of the Go originals. */
 const Tables = Schema.Struct({

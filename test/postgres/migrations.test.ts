@@ -283,9 +283,24 @@ describe("names", () => {
           // Before any I/O: nothing listens there.
           const error = yield* Effect.flip(serve({ url: "postgres://127.0.0.1:1/none", options, layer }))
           assert.strictEqual(error._tag, "InvalidInput")
-          assert.match(error.message, new RegExp(`^Postgres.layer: invalid input: ${field}: Expected a`))
+          assert.match(error.message, new RegExp(`^Postgres.layer: invalid input: ${field}: Expected a[^;]+$`))
         }
       }
+    })
+  )
+
+  it.live.each([
+    ["events", 56],
+    ["states", 57],
+    ["spool", 57]
+  ] as const)("leave room for that of a function, of %s %i bytes", ([table, bytes]) =>
+    Effect.gen(function* () {
+      const options = { tables: { [table]: "t".repeat(bytes + 1) } }
+      const error = yield* Effect.flip(serve({ url: "postgres://127.0.0.1:1/none", options, layer: Postgres.layer }))
+      assert.strictEqual(
+        error.message,
+        `Postgres.layer: invalid input: tables.${table}: Expected a name of at most ${bytes} bytes`
+      )
     })
   )
 })
