@@ -165,6 +165,30 @@ describe("writes that come at once", () => {
     })
   )
 
+  it.live("never read the whole table, whatever the statistics say", () =>
+    Effect.gen(function* () {
+      // One connection, whose counts can be asked for.
+      const { sql, states, table } = yield* served({ client: { maxConnections: 1 } })
+      yield* states.writeState(state("first", 1n))
+      yield* execute([`ANALYZE ${table}`])
+      const scans = Effect.andThen(
+        sql`SELECT pg_stat_force_next_flush()`,
+        query(`SELECT seq_scan, idx_scan FROM pg_stat_user_tables WHERE relid = '${table}'::regclass`)
+      )
+      const before = yield* scans
+      const ids = Array.from({ length: 50 }, (_, n) => `entity ${n}`)
+      for (const version of [1n, 2n, 1n]) {
+        yield* Effect.forEach(ids, (id) => Effect.exit(states.writeState(state(id, version))), {
+          concurrency: "unbounded"
+        })
+      }
+      const [[wholeBefore, byIndexBefore] = []] = before
+      const [[whole, byIndex] = []] = yield* scans
+      assert.strictEqual(whole, wholeBefore)
+      assert.isAtLeast(Number(byIndex), Number(byIndexBefore) + 100)
+    })
+  )
+
   it.live("do not wait for those whose rows a transaction holds, or is about to insert", () =>
     Effect.gen(function* () {
       const { states, transactor } = yield* served()
