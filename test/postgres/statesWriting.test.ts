@@ -177,8 +177,8 @@ describe("writes that come at once", () => {
       )
       const before = yield* scans
       const ids = Array.from({ length: 50 }, (_, n) => `entity ${n}`)
-      for (const version of [1n, 2n, 1n]) {
-        yield* Effect.forEach(ids, (id) => Effect.exit(states.writeState(state(id, version))), {
+      for (const version of [1n, 2n, 3n]) {
+        yield* Effect.forEach(ids, (id) => states.writeState(state(id, version)), {
           concurrency: "unbounded"
         })
       }
