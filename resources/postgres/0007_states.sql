@@ -20,14 +20,19 @@ RETURNS TABLE (
     "persistenceId" VARCHAR, "versionNumber" BIGINT, payload BYTEA, manifest VARCHAR, "timestamp" BIGINT, shard BIGINT
 ) LANGUAGE plpgsql
     $sql$; -- The columns, not the table's type: the table can be renamed or dropped.
+    home NAME;
+    name NAME;
 BEGIN
+    SELECT nspname, relname INTO home, name
+    FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace WHERE pg_class.oid = states;
+
     -- One state, unless what is stored is newer, or of the same version: then it says what. As a function it is one round
     -- trip, whatever comes of it. That costs a write some 6 us, and as one statement 13. The row that is in the way is
     -- locked by the first statement, so the second one sees what others had committed until then. The table is named with
     -- its schema: the caller's search path does not matter.
-    EXECUTE (
-        SELECT format('CREATE OR REPLACE FUNCTION %I.%I (VARCHAR, BIGINT, BYTEA, VARCHAR, BIGINT, BIGINT) %s ROWS 1 AS %L',
-            nspname, relname || '_write', result, format($body$
+    EXECUTE format(
+        'CREATE OR REPLACE FUNCTION %I.%I (VARCHAR, BIGINT, BYTEA, VARCHAR, BIGINT, BIGINT) %s ROWS 1 AS %L',
+        home, name || '_write', result, format($body$
 BEGIN
     INSERT INTO %1$I.%2$I AS states
         (persistence_id, version_number, state_payload, state_manifest, timestamp, shard_number)
@@ -42,16 +47,15 @@ BEGIN
         FROM %1$I.%2$I AS states WHERE persistence_id = $1;
     END IF;
 END
-            $body$, nspname, relname))
-        FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace WHERE pg_class.oid = states
+        $body$, home, name)
     );
 
     -- Several, of as many entities: those that are not written are returned, with what is stored, or without where somebody
     -- else has the row. Whether somebody else is about to insert one cannot be known: `inserting` says whether to try, and
-    -- not for long. In one order for everybody, so that two of these cannot block each other in a circle. The plan is made
-    -- once, and looks up each row, whatever the statistics say: to make it takes 300 us, three times as long as to run it.
-    EXECUTE (
-        SELECT format($sql$
+    -- not for long. In one order for everybody: two of these would else wait for each other until that time is over. The plan
+    -- is made once, and looks up each row, whatever the statistics say: to make it takes 300 us, three times as long as to
+    -- run it.
+    EXECUTE format($sql$
 CREATE OR REPLACE FUNCTION %I.%I (
     ids        TEXT[],
     versions   BIGINT[],
@@ -62,7 +66,7 @@ CREATE OR REPLACE FUNCTION %I.%I (
     newer      BOOLEAN, -- whether what is stored has to be older
     inserting  BOOLEAN
 ) %s SET plan_cache_mode = 'force_generic_plan' SET enable_seqscan = off SET lock_timeout = '20ms' AS %L
-            $sql$, nspname, relname || '_write', result, format($body$
+        $sql$, home, name || '_write', result, format($body$
 BEGIN
     RETURN QUERY
     WITH new (id, version, payload, manifest, time, shard) AS MATERIALIZED (
@@ -88,8 +92,7 @@ BEGIN
     FROM (SELECT new.id FROM new EXCEPT SELECT written.persistence_id FROM written) AS rest
     LEFT JOIN held ON held.persistence_id = rest.id;
 END
-            $body$, nspname, relname))
-        FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace WHERE pg_class.oid = states
+        $body$, home, name)
     );
 END
 $do$;

@@ -186,6 +186,22 @@ describe("the table", () => {
     })
   )
 
+  it.live("of an earlier version gets its functions by the migrations, and is SchemaMissing without them", () =>
+    Effect.gen(function* () {
+      const { schema, states } = yield* served()
+      yield* states.writeState(state("a", 1n))
+      const gone = `SELECT format('DROP FUNCTION %s', oid::regprocedure) FROM pg_proc
+        WHERE pronamespace = '${schema}'::regnamespace AND proname = 'states_store_write'`
+      yield* execute((yield* query(gone)).map(([statement]) => String(statement)))
+      yield* execute([`DELETE FROM ${schema}.strata_migrations WHERE id = 7`])
+      const write = states.writeState(state("a", 2n))
+      yield* failsWith(write, "DurableStateStore.writeState", "SchemaMissing", /run the migrations/)
+      yield* migrate(postgresUrl, { schema })
+      yield* write
+      assert.strictEqual(yield* show({ states }, "a"), "2: ")
+    })
+  )
+
   it.live("can hold rows that do not fit: they are CorruptRow, by id, and the others are read", () =>
     Effect.gen(function* () {
       const { states, table } = yield* served()

@@ -189,6 +189,34 @@ describe("writes that come at once", () => {
     })
   )
 
+  it.live("are divided neither for rows that a transaction holds, nor for one that it is about to insert", () =>
+    Effect.gen(function* () {
+      const { requests, stream } = counted()
+      const { schema, states } = yield* served({ client: { maxConnections: 10, stream } })
+      const other = yield* served({ options: { schema }, layer: Postgres.layerStorage })
+      const ids = Array.from({ length: 100 }, (_, n) => `entity ${n}`)
+      const writeAll = (version: bigint, some: ReadonlyArray<string>) =>
+        Effect.forEach(some, (id) => states.writeState(state(id, version)), { concurrency: "unbounded" })
+      yield* writeAll(1n, ids)
+      for (const [held, version] of [
+        [["entity 7", "entity 70"], 2n],
+        [["new"], 3n]
+      ] as const) {
+        const holding = yield* open(
+          other.transactor.withTransaction,
+          Effect.forEach(held, (id) => other.states.overwriteState(state(id, 1n)))
+        )
+        const before = requests()
+        const waiting = yield* Effect.forkChild(writeAll(version, held), { startImmediately: true })
+        const others = ids.filter((id) => held.every((other) => other !== id))
+        yield* writeAll(version, others)
+        assert.isBelow(requests() - before, 15)
+        yield* holding.commit
+        yield* Fiber.join(waiting)
+      }
+    })
+  )
+
   it.live("do not wait for those whose rows a transaction holds, or is about to insert", () =>
     Effect.gen(function* () {
       const { states, transactor } = yield* served()
