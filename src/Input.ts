@@ -109,7 +109,7 @@ export interface Arguments extends Schema.Constraint {
     input: this["~type.make.in"],
     options?: Schema.MakeOptions
   ) => Effect.Effect<this["Type"], SchemaIssue.Issue>
-  /** The value of an input as nearly all are, in a tenth of the time; the schema decides about all others. */
+  /** The value of an input as nearly all are, in a fifth of the time or less; the schema decides about all others. */
   readonly plain?: (input: unknown, clock: Clock.Clock) => this["Type"] | undefined
 }
 
