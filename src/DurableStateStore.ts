@@ -22,7 +22,8 @@
  * ```
  */
 import { Clock, Context, Effect, Option, Schedule, Schema, type Stream } from "effect"
-import { Identifier, Int64, InvalidInput, isIdentifier, isLiteral, ShardNumber } from "./Input.ts"
+import { Identifier, Int64, isIdentifier, isLiteral, ShardNumber } from "./internal/Fields.ts"
+import { InvalidInput } from "./InvalidInput.ts"
 import type { StateCodec } from "./StateCodec.ts"
 import { CorruptRow, StoreError } from "./StoreError.ts"
 

@@ -25,250 +25,27 @@
  * })
  * ```
  */
-import { Context, Effect, Option, Schema, type Stream } from "effect"
-import { Identifier, Int64, type InvalidInput, isIdentifier, isLiteral } from "./Input.ts"
-import { isSafeJson, isSafeJsonObject, SafeJson, SafeJsonObject } from "./Json.ts"
+import { Context, type Effect, type Stream } from "effect"
+import type {
+  AppendError,
+  AppendOptions,
+  EventNotFound,
+  EventNotification,
+  ListenerStatus,
+  NewEventInput,
+  Query,
+  Stats,
+  StoredEvent,
+  Subscription,
+  Topic
+} from "./Event.ts"
+import * as TypedEvents from "./events/TypedEvents.ts"
+import type { InvalidInput } from "./InvalidInput.ts"
 import type { StoreError } from "./StoreError.ts"
-import * as TypedEvents from "./TypedEvents.ts"
 
-// Model
-
-const longestKey = 512
-
-/** An id, aggregate id or event type. All three are indexed as text, and an index entry has room for 512 characters. */
-export const Key = Identifier(longestKey)
-
-/** A place in the log; 0 is before the first event. */
-export const Version = Int64.check(Schema.isGreaterThanOrEqualToBigInt(0n))
-
-/** An event to append. Without an `id` it gets a UUIDv7; with one, appending it again can be recognised. */
-export class NewEvent extends Schema.Class<NewEvent>("effect-strata/EventStore/NewEvent")({
-  id: Schema.optionalKey(Key),
-  aggregateId: Key,
-  eventType: Key,
-  data: SafeJson,
-  /** What is known of the event beside its data, for queries and tracing. */
-  metadata: Schema.optionalKey(SafeJsonObject)
-}) {}
-
-/** An event in the log. `metadata` is null if it was appended without. */
-export class StoredEvent extends Schema.Class<StoredEvent>("effect-strata/EventStore/StoredEvent")({
-  version: Version,
-  id: Schema.String,
-  aggregateId: Schema.String,
-  eventType: Schema.String,
-  data: Schema.Json,
-  metadata: Schema.NullOr(Schema.JsonObject),
-  /** When the transaction that appended it began, by the database's clock. */
-  createdAt: Schema.DateTimeUtc,
-  /** `stream_` and the aggregate id, as go-sync-kit names it. */
-  streamName: Schema.String
-}) {}
-
-/**
- * What must be true of an aggregate for an append to happen: nothing, that it has no events, that it has some, or the
- * version of its last one.
- */
-export const Expected = Schema.Union([Schema.Literals(["any", "none", "some"]), Version])
-export type Expected = typeof Expected.Type
-
-const distinctIds = Schema.makeFilter((events: ReadonlyArray<NewEvent>) => {
-  const ids = events.flatMap(({ id }) => (id === undefined ? [] : [id]))
-  return new Set(ids).size === ids.length ? undefined : "Expected each id once"
-})
-
-/** Events to append together. */
-export class Append extends Schema.Class<Append>("effect-strata/EventStore/Append")({
-  events: Schema.Array(NewEvent).check(distinctIds),
-  /** For every aggregate among the events, or for each by its id: those that are not named are `"any"`. */
-  expected: Schema.optionalKey(Schema.Union([Expected, Schema.Record(Key, Expected)])),
-  onDuplicate: Schema.optionalKey(Schema.Literals(["fail", "ignore"]))
-}) {
-  /** Of one event without an id. */
-  static plain(input: unknown): Append | undefined {
-    if (!isLiteral(input) || "expected" in input || "onDuplicate" in input) return undefined
-    const { events } = input
-    if (!Array.isArray(events) || events.length !== 1) return undefined
-    const event: unknown = events[0]
-    if (!isLiteral(event) || "id" in event) return undefined
-    const { aggregateId, data, eventType, metadata } = event
-    if (!isIdentifier(aggregateId, longestKey) || !isIdentifier(eventType, longestKey) || !isSafeJson(data))
-      return undefined
-    if (!("metadata" in event)) return { events: [{ aggregateId, eventType, data }] }
-    return isSafeJsonObject(metadata) ? { events: [{ aggregateId, eventType, data, metadata }] } : undefined
-  }
-}
-
-/** What an append expects of one of its aggregates. */
-export const expectedOf = ({ expected = "any" }: Append, aggregateId: string): Expected =>
-  typeof expected !== "object"
-    ? expected
-    : Object.hasOwn(expected, aggregateId)
-      ? (expected[aggregateId] ?? "any")
-      : "any"
-
-/** Which events are meant. Everything given must hold. */
-export class Filter extends Schema.Class<Filter>("effect-strata/EventStore/Filter")({
-  aggregateIds: Schema.optionalKey(Schema.Array(Key)),
-  eventTypes: Schema.optionalKey(Schema.Array(Key)),
-  /** Contained in the event's data, as `jsonb @>` defines it. */
-  data: Schema.optionalKey(SafeJson),
-  /** Contained in the event's metadata. */
-  metadata: Schema.optionalKey(SafeJsonObject),
-  createdAfter: Schema.optionalKey(Schema.DateTimeUtc)
-}) {}
-
-/** How many events to read at a time: 1,000. */
-const BatchSize = Schema.Int.check(Schema.isBetween({ minimum: 1, maximum: 100_000 }))
-
-/** Which events to read. */
-export class Query extends Filter.extend<Query>("effect-strata/EventStore/Query")({
-  /** Only versions above this one. */
-  after: Schema.optionalKey(Version),
-  /** `"forward"` unless given. `"backward"` begins with the last event, and sees what is committed, holes or not. */
-  direction: Schema.optionalKey(Schema.Literals(["forward", "backward"])),
-  /** How many events at most. */
-  limit: Schema.optionalKey(Schema.Int.check(Schema.isGreaterThanOrEqualTo(0))),
-  batchSize: Schema.optionalKey(BatchSize)
-}) {}
-
-/** Which events to follow, and from where. */
-export class Subscription extends Filter.extend<Subscription>("effect-strata/EventStore/Subscription")({
-  /**
-   * The version to begin after, `"start"` for every event there is, or `"end"` for none of those: only versions above the
-   * `latestVersion` of the moment when the stream starts.
-   */
-  after: Schema.Union([Schema.Literals(["start", "end"]), Version]),
-  batchSize: Schema.optionalKey(BatchSize)
-}) {}
-
-/** What a notification tells of an event: all but its data. The fields are those of go-sync-kit's payload. */
-export class EventNotification extends Schema.Class<EventNotification>("effect-strata/EventStore/EventNotification")({
-  version: Version,
-  id: Schema.String,
-  aggregateId: Schema.String,
-  eventType: Schema.String,
-  streamName: Schema.String,
-  createdAt: Schema.DateTimeUtc
-}) {}
-
-export const notificationOf = ({
-  aggregateId,
-  createdAt,
-  eventType,
-  id,
-  streamName,
-  version
-}: StoredEvent): EventNotification =>
-  new EventNotification({ version, id, aggregateId, eventType, streamName, createdAt }, { disableChecks: true })
-
-/** Which events to be notified of: of all, unless an aggregate or a type is given. */
-export class Topic extends Schema.Class<Topic>("effect-strata/EventStore/Topic")({
-  aggregateId: Schema.optionalKey(Key),
-  eventType: Schema.optionalKey(Key)
-}) {}
-
-/** The subscription that has the events of a topic. */
-export const subscriptionTo = ({ aggregateId, eventType }: Topic): Subscription =>
-  new Subscription({
-    after: "end",
-    ...(aggregateId === undefined ? {} : { aggregateIds: [aggregateId] }),
-    ...(eventType === undefined ? {} : { eventTypes: [eventType] })
-  })
-
-/**
- * Whether subscribers hear of new events at once. `"stopped"` where there are none, or after their reconnect schedule has
- * ended.
- */
-export type ListenerStatus = "connected" | "reconnecting" | "stopped"
-
-/** A cursor of `load`. */
-export class Since extends Schema.Class<Since>("effect-strata/EventStore/Since")({ since: Version }) {}
-
-/** One aggregate, from a version on. */
-export class AggregateSince extends Schema.Class<AggregateSince>("effect-strata/EventStore/AggregateSince")({
-  aggregateId: Key,
-  since: Version
-}) {}
-
-/** The id of one event. */
-export class ById extends Schema.Class<ById>("effect-strata/EventStore/ById")({ id: Key }) {
-  static plain(input: unknown): ById | undefined {
-    return isLiteral(input) && isIdentifier(input.id, longestKey) ? { id: input.id } : undefined
-  }
-}
-
-/**
- * What the store has in use. On Postgres connections are those to the server that have the pool's role, database and
- * application name: of other processes, too, unless each has a name of its own. PGlite has none.
- */
-export class Stats extends Schema.Class<Stats>("effect-strata/EventStore/Stats")({
-  openConnections: Schema.Int,
-  /** Running a statement, or in a transaction. */
-  inUse: Schema.Int,
-  idle: Schema.Int,
-  /** Subscriptions to this store that are running. */
-  subscribers: Schema.Int
-}) {}
-
-// Errors
-
-/** The aggregate is not as the append expected: somebody else appended to it. Nothing was written. */
-export class VersionConflict extends Schema.TaggedError<VersionConflict>("effect-strata/EventStore/VersionConflict")(
-  "VersionConflict",
-  {
-    aggregateId: Schema.String,
-    expected: Expected,
-    /** The version of the aggregate's last event. */
-    actual: Schema.Option(Version)
-  }
-) {
-  override get message(): string {
-    const actual = Option.match(this.actual, { onNone: () => "no events", onSome: (version) => `version ${version}` })
-    return `Aggregate "${this.aggregateId}" has ${actual}, where ${this.expected} was expected`
-  }
-}
-
-/** An event with this id is in the log already. Nothing was written. */
-export class DuplicateEvent extends Schema.TaggedError<DuplicateEvent>("effect-strata/EventStore/DuplicateEvent")(
-  "DuplicateEvent",
-  { id: Schema.String }
-) {
-  override get message(): string {
-    return `An event with the id "${this.id}" is in the log already`
-  }
-}
-
-/** No event has this id. */
-export class EventNotFound extends Schema.TaggedError<EventNotFound>("effect-strata/EventStore/EventNotFound")(
-  "EventNotFound",
-  { id: Schema.String }
-) {
-  override get message(): string {
-    return `No event has the id "${this.id}"`
-  }
-}
-
-/** The text is not a version: not a whole number from 0 to 2^63 - 1. */
-export class InvalidVersion extends Schema.TaggedError<InvalidVersion>("effect-strata/EventStore/InvalidVersion")(
-  "InvalidVersion",
-  { text: Schema.String }
-) {
-  override get message(): string {
-    return `"${this.text}" is not a version: expected a whole number from 0 to 9223372036854775807`
-  }
-}
-
-/** The version that a text stands for. */
-export const parseVersion = (text: string): Effect.Effect<bigint, InvalidVersion> =>
-  Effect.suspend(() => {
-    const version = /^\d{1,19}$/.test(text) ? BigInt(text) : -1n
-    return Schema.is(Version)(version) ? Effect.succeed(version) : Effect.fail(new InvalidVersion({ text }))
-  })
+export * from "./Event.ts"
 
 // Service
-
-type NewEventInput = (typeof NewEvent)["~type.make.in"]
 
 /** The log of events: see the module's documentation. */
 export class EventStore extends Context.Service<
@@ -294,11 +71,8 @@ export class EventStore extends Context.Service<
      */
     readonly append: (
       events: NewEventInput | ReadonlyArray<NewEventInput>,
-      options?: {
-        readonly expected?: Expected | Readonly<Record<string, Expected>>
-        readonly onDuplicate?: "fail" | "ignore"
-      }
-    ) => Effect.Effect<ReadonlyArray<StoredEvent>, VersionConflict | DuplicateEvent | InvalidInput | StoreError>
+      options?: AppendOptions
+    ) => Effect.Effect<ReadonlyArray<StoredEvent>, AppendError | InvalidInput | StoreError>
 
     /**
      * Every event above the version, 0 unless given, in order, and none that another one could still come before.
@@ -376,7 +150,7 @@ export class EventStore extends Context.Service<
 
 // The typed view
 
-export { type Tagged, type Upcast, upcast } from "./EventCodec.ts"
+export { type Tagged, type Upcast, upcast } from "./events/EventCodec.ts"
 export {
   type NewTypedEvent,
   type TypedEvent,
@@ -384,7 +158,7 @@ export {
   type TypedQuery,
   type TypedSubscription,
   UnknownEvent
-} from "./TypedEvents.ts"
+} from "./events/TypedEvents.ts"
 
 /**
  * The log as the events of some classes: what is appended is encoded by its schema, and what is read comes back as an

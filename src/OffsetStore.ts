@@ -17,7 +17,8 @@
  * ```
  */
 import { Clock, Context, Effect, Option, Schema, type Stream } from "effect"
-import { Identifier, Int64, type InvalidInput, ShardNumber } from "./Input.ts"
+import { Identifier, Int64, ShardNumber } from "./internal/Fields.ts"
+import type { InvalidInput } from "./InvalidInput.ts"
 import type { StoreError } from "./StoreError.ts"
 
 // Model

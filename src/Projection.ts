@@ -38,10 +38,10 @@
  */
 import { Effect } from "effect"
 import type { Projection, Services } from "./projection/Definition.ts"
-import { runBy, type RunError } from "./projection/Running.ts"
-import { evenly } from "./projection/Sharing.ts"
+import { runBy, type RunError } from "./projection/run/Running.ts"
+import { evenly } from "./projection/run/Sharing.ts"
 
-export { layerCluster } from "./projection/Clustering.ts"
+export { layerCluster } from "./projection/run/Clustering.ts"
 export {
   AwaitTimeout,
   type BatchHandler,
@@ -58,13 +58,13 @@ export {
   type Slot,
   UnknownProjection
 } from "./projection/Definition.ts"
-export { type Decided, type Entity, entity, type EntityOptions, fold, type Loaded } from "./projection/Entity.ts"
-export { parked, pause, remove, reset, resume, skipped } from "./projection/Operating.ts"
-export { Progress, progress, type Rebuild, rebuild, rebuildOf, slot } from "./projection/Rebuilding.ts"
+export { type Decided, type Entity, entity, type EntityOptions, fold, type Loaded } from "./Entity.ts"
+export { parked, pause, remove, reset, resume, skipped } from "./projection/admin/Operating.ts"
+export { Progress, progress, type Rebuild, rebuild, rebuildOf, slot } from "./projection/admin/Rebuilding.ts"
 export { Parked } from "./projection/Records.ts"
-export { awaitVersion, names, ShardStatus, status } from "./projection/Reporting.ts"
-export { Retried, retryParked } from "./projection/Retrying.ts"
-export type { RunError } from "./projection/Running.ts"
+export { awaitVersion, names, ShardStatus, status } from "./projection/admin/Status.ts"
+export { Retried, retryParked } from "./projection/admin/Retrying.ts"
+export type { RunError } from "./projection/run/Running.ts"
 export { shardOf } from "./projection/Shards.ts"
 
 /**

@@ -25,8 +25,10 @@
  * together with the message's settlement: exactly once. What leaves the database, such as a mail, can still happen twice.
  */
 import { type DateTime, Duration, Effect, Metric, Option, Schema } from "effect"
-import { idGenerator } from "./Ids.ts"
-import { check, type InvalidInput, invalidInput, TimeSpan } from "./Input.ts"
+import { check } from "./internal/Arguments.ts"
+import { TimeSpan } from "./internal/Fields.ts"
+import { idGenerator } from "./internal/Ids.ts"
+import { type InvalidInput, invalidInput } from "./InvalidInput.ts"
 import * as Handling from "./spool/Handling.ts"
 import type { Policy } from "./spool/Policy.ts"
 import { traceParent } from "./spool/Trace.ts"

@@ -1,7 +1,7 @@
 /** What `SpoolStore` keeps, and what can be wrong with it. */
 import { DateTime, Effect, Schema } from "effect"
-import { Identifier, Int64, Text, Time, TimeSpan } from "./Input.ts"
-import { SafeJson } from "./Json.ts"
+import { Identifier, Int64, Text, Time, TimeSpan } from "./internal/Fields.ts"
+import { SafeJson } from "./internal/SafeJson.ts"
 
 // Model
 

@@ -24,7 +24,8 @@
  * ```
  */
 import { Context, type Duration, Effect, type Option, Predicate, Schema, SchemaParser, type Stream } from "effect"
-import { type InvalidInput, Time, TimeSpan } from "./Input.ts"
+import { Time, TimeSpan } from "./internal/Fields.ts"
+import type { InvalidInput } from "./InvalidInput.ts"
 import {
   Changes,
   Count,

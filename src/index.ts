@@ -4,9 +4,8 @@
  */
 export * as DurableStateStore from "./DurableStateStore.ts"
 export * as EventStore from "./EventStore.ts"
-export * as Input from "./Input.ts"
+export * as InvalidInput from "./InvalidInput.ts"
 export * as OffsetStore from "./OffsetStore.ts"
-export * as Operation from "./Operation.ts"
 export * as Projection from "./Projection.ts"
 export * as Spool from "./Spool.ts"
 export * as SpoolStore from "./SpoolStore.ts"

@@ -61,7 +61,7 @@ BEGIN
     -- something is expected in common. One function, so that they are one round trip, and each of its statements sees what
     -- was committed while the one before waited for a lock. It names the table with its schema: the caller's search path
     -- does not matter. Its plans are made once: for arrays the planner would make new ones at each call (16 at once: 3.3k
-    -- appends/s, not 5.1k). Those that only take shared locks need no function: see `src/postgres/Appending.ts`.
+    -- appends/s, not 5.1k). Those that only take shared locks need no function: see `src/postgres/events/Appending.ts`.
     EXECUTE (
         SELECT replace($sql$
 CREATE OR REPLACE FUNCTION <append> (

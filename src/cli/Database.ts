@@ -5,8 +5,8 @@ import { existsSync } from "node:fs"
 import { join } from "node:path"
 import * as Pglite from "../pglite/index.ts"
 import * as Postgres from "../postgres/index.ts"
-import { Failed, WrongUsage } from "./Failure.ts"
-import { Settings } from "./Settings.ts"
+import { Settings } from "./arguments/GlobalFlags.ts"
+import { Failed, WrongUsage } from "./terminal/Failure.ts"
 
 const { PostgresConfig, PostgresDatabase } = Postgres
 

@@ -1,14 +1,14 @@
 /** The `strata` command: all of its subcommands. */
 import { Command } from "effect/cli"
-import { doctor } from "./Doctor.ts"
-import { events } from "./Events.ts"
-import { migrate } from "./Migrate.ts"
-import { offsets } from "./Offsets.ts"
-import { projections } from "./Projections.ts"
-import * as Settings from "./Settings.ts"
-import { spool } from "./Spool.ts"
-import { states } from "./States.ts"
-import { status } from "./Status.ts"
+import * as Settings from "./arguments/GlobalFlags.ts"
+import { doctor } from "./commands/Doctor.ts"
+import { events } from "./commands/events/Events.ts"
+import { migrate } from "./commands/Migrate.ts"
+import { offsets } from "./commands/Offsets.ts"
+import { projections } from "./commands/Projections.ts"
+import { spool } from "./commands/Spool.ts"
+import { states } from "./commands/States.ts"
+import { status } from "./commands/Status.ts"
 
 export const strata = Command.make("strata").pipe(
   Command.withSubcommands([status, doctor, migrate, events, offsets, states, spool, projections]),

@@ -10,7 +10,7 @@ import {
   StaleState,
   Write
 } from "../DurableStateStore.ts"
-import * as Operation from "../Operation.ts"
+import * as Operation from "../internal/Operation.ts"
 import { MemoryDatabase } from "./MemoryDatabase.ts"
 import { byCodePoint, type Entry } from "./Table.ts"
 import type { Transaction } from "./Transaction.ts"

@@ -1,6 +1,6 @@
 /** An event as the memory backend keeps it. */
 import { type DateTime, Schema } from "effect"
-import type { Filterable } from "../EventFilter.ts"
+import type { Filterable } from "../events/EventFilter.ts"
 import { type NewEvent, StoredEvent } from "../EventStore.ts"
 
 const parse = Schema.decodeSync(Schema.fromJsonString(Schema.Json))

@@ -1,6 +1,6 @@
 /** `EventStore` in memory. */
 import { DateTime, Duration, Effect, Equal, Layer, Option, Order, Stream, SubscriptionRef } from "effect"
-import { matches } from "../EventFilter.ts"
+import { matches } from "../events/EventFilter.ts"
 import {
   AggregateSince,
   Append,
@@ -20,8 +20,8 @@ import {
   Topic,
   VersionConflict
 } from "../EventStore.ts"
-import { idGenerator } from "../Ids.ts"
-import * as Operation from "../Operation.ts"
+import { idGenerator } from "../internal/Ids.ts"
+import * as Operation from "../internal/Operation.ts"
 import { EventRow, toStoredEvent } from "./EventRow.ts"
 import { MemoryDatabase } from "./MemoryDatabase.ts"
 import type { Transaction } from "./Transaction.ts"

@@ -1,5 +1,6 @@
 /** `OffsetStore` in memory. */
 import { Effect, Equal, Layer, Option, Order, Stream } from "effect"
+import * as Operation from "../internal/Operation.ts"
 import {
   Offset,
   OffsetConflict,
@@ -10,7 +11,6 @@ import {
   Selection,
   Step
 } from "../OffsetStore.ts"
-import * as Operation from "../Operation.ts"
 import { MemoryDatabase } from "./MemoryDatabase.ts"
 import { byCodePoint, type Entry } from "./Table.ts"
 import type { Transaction } from "./Transaction.ts"

@@ -1,6 +1,6 @@
 /** `SpoolStore` in memory. */
 import { Clock, Duration, Effect, Layer, Option, type Order, Stream } from "effect"
-import * as Operation from "../Operation.ts"
+import * as Operation from "../internal/Operation.ts"
 import {
   ById,
   Claim,

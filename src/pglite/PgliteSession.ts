@@ -1,10 +1,10 @@
-import type { PGlite } from "@electric-sql/pglite"
 import type { PgConnection } from "@effect/sql-pg"
+import type { PGlite } from "@electric-sql/pglite"
 import { Cause, Queue } from "effect"
 import type { SqlError } from "effect/sql/SqlError"
 import { randomInt } from "node:crypto"
-import { quote } from "../postgres/Identifier.ts"
-import { PgliteSocket } from "./PgliteSocket.ts"
+import { quote } from "../postgres/database/Identifier.ts"
+import { PgliteSocket, type Role } from "./PgliteSocket.ts"
 import * as Wire from "./PgliteWire.ts"
 
 type Listener = Queue.Queue<PgConnection.Notification, SqlError>
@@ -24,9 +24,6 @@ const leave = (queue: Array<Waiter>, socket: PgliteSocket): void => {
   const index = queue.findIndex((waiter) => waiter.socket === socket)
   if (index !== -1) queue.splice(index, 1)
 }
-
-/** Which of its two kinds a connection is: see {@link PgliteSession.connect}. */
-export type Role = "main" | "stream"
 
 /**
  * Shares the one session PGlite has between the wire connections of a client, as a server would see them.

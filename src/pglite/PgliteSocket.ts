@@ -1,8 +1,22 @@
 import { Duplex } from "node:stream"
-import type { PgliteSession, Role } from "./PgliteSession.ts"
 import * as Wire from "./PgliteWire.ts"
 
 type Callback = (error?: Error | null) => void
+
+/** Which of its two kinds a connection is: see `PgliteSession.connect`. */
+export type Role = "main" | "stream"
+
+/** What a connection asks of the session behind it. */
+export interface Session {
+  /** Answers a startup packet. */
+  readonly start: (socket: PgliteSocket, parameters: ReadonlyMap<string, string>) => Promise<Buffer>
+  /** Answers whole messages. */
+  readonly run: (socket: PgliteSocket, messages: Buffer) => Promise<Buffer>
+  /** Cancels what the connection with this secret waits for. */
+  readonly cancel: (secret: number) => void
+  /** Ends the connection. */
+  readonly disconnect: (socket: PgliteSocket) => void
+}
 
 const cancelRequest = 80877102
 const sslRequest = 80877103
@@ -18,14 +32,14 @@ const refused = Buffer.from("N")
 export class PgliteSocket extends Duplex {
   readonly role: Role
   readonly secret: number
-  private readonly session: PgliteSession
+  private readonly session: Session
   private parts: Array<Buffer> = []
   private size = 0
   private needed = 8
   private started = false
   private resumeWriting: Callback | undefined
 
-  constructor(session: PgliteSession, role: Role, secret: number) {
+  constructor(session: Session, role: Role, secret: number) {
     super({ allowHalfOpen: false })
     this.session = session
     this.role = role

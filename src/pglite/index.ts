@@ -1,5 +1,5 @@
-import type { PGlite } from "@electric-sql/pglite"
 import { PgClient } from "@effect/sql-pg"
+import type { PGlite } from "@electric-sql/pglite"
 import { Effect, type Layer, type Scope } from "effect"
 import type { Reactivity } from "effect/reactivity"
 import type { SqlClient, SqlError } from "effect/sql"

@@ -1,10 +1,10 @@
 /** `DurableStateStore` on Postgres. */
 import { Effect, Layer, Option, Stream } from "effect"
 import { ById, ByIds, DurableState, DurableStateStore, Selection, Write } from "../DurableStateStore.ts"
-import * as Operation from "../Operation.ts"
-import { PostgresDatabase, type Runnable } from "./PostgresDatabase.ts"
-import { columns, stateDecoder } from "./StateRow.ts"
-import * as Writing from "./Writing.ts"
+import * as Operation from "../internal/Operation.ts"
+import { PostgresDatabase, type Runnable } from "./database/PostgresDatabase.ts"
+import { columns, stateDecoder } from "./states/StateRow.ts"
+import * as Writing from "./states/Writing.ts"
 
 /** How many states `listStates` reads at a time, */
 const pageSize = 500

@@ -14,14 +14,15 @@ import {
   subscriptionTo,
   Topic
 } from "../EventStore.ts"
-import * as Operation from "../Operation.ts"
+import * as Operation from "../internal/Operation.ts"
 import type { Reason } from "../StoreError.ts"
-import * as Appending from "./Appending.ts"
-import * as EventSequence from "./EventSequence.ts"
-import * as Following from "./Following.ts"
-import { decodeRows, PostgresDatabase } from "./PostgresDatabase.ts"
-import * as Reading from "./Reading.ts"
-import * as Wakeups from "./Wakeups.ts"
+import { decodeRows } from "./database/DecodeRows.ts"
+import { PostgresDatabase } from "./database/PostgresDatabase.ts"
+import * as Appending from "./events/Appending.ts"
+import * as EventTable from "./events/EventTable.ts"
+import * as Reading from "./events/Reading.ts"
+import * as Subscribing from "./events/Subscribing.ts"
+import * as Wakeups from "./wakeups/Wakeups.ts"
 
 const Connections = Schema.Struct({ open: Schema.Int, idle: Schema.Int })
 
@@ -35,14 +36,14 @@ export const make = Effect.gen(function* () {
   let notifies: boolean | undefined
   const inspect: Effect.Effect<boolean, Reason> = Effect.suspend(() =>
     notifies === undefined
-      ? EventSequence.checkAndWarn.pipe(
+      ? EventTable.checkAndWarn.pipe(
           Effect.provideService(PostgresDatabase, { ...database, query: database.queryAlive }),
           Effect.tap((found) => Effect.sync(() => (notifies = found)))
         )
       : Effect.succeed(notifies)
   )
   const reading = yield* Reading.make
-  const follow = yield* Following.make(inspect)
+  const follow = yield* Subscribing.make(inspect)
   const appending = yield* Appending.make({ appended: () => announce("events"), inspect })
   // The last, as it is the first to end: nobody begins anything that has ended already.
   const operation = yield* Operation.make("EventStore", "postgres")

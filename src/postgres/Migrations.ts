@@ -11,11 +11,12 @@
 import { type DateTime, Effect, Option, Schema } from "effect"
 import { SqlClient } from "effect/sql"
 import { readdir, readFile } from "node:fs/promises"
-import * as Operation from "../Operation.ts"
+import * as Operation from "../internal/Operation.ts"
 import { SchemaMissing, type StoreError, Unexpected } from "../StoreError.ts"
-import { qualify, quote } from "./Identifier.ts"
-import * as PostgresDatabase from "./PostgresDatabase.ts"
-import { reasonOf } from "./Reasons.ts"
+import { decodeRows } from "./database/DecodeRows.ts"
+import { qualify, quote } from "./database/Identifier.ts"
+import * as PostgresDatabase from "./database/PostgresDatabase.ts"
+import { reasonOf } from "./database/Reasons.ts"
 
 /** Where the files are. */
 export const directory = new URL("../../resources/postgres/", import.meta.url)
@@ -59,7 +60,7 @@ const Applied = Schema.Struct({
 /** What there is to run, and what has been run. */
 const survey = Effect.gen(function* () {
   const { extras, names, query, schema, sql, tables } = yield* PostgresDatabase.PostgresDatabase
-  const decode = PostgresDatabase.decodeRows(Applied, names.migrations, ["id"])
+  const decode = decodeRows(Applied, names.migrations, ["id"])
   const nameOf = new Map<string, string>(Object.entries(names))
   // An option that is not given is one that no file is named after.
   const wanted = Object.entries(extras).map(([option, value]) => `${option}_${value}`)

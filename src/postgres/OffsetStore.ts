@@ -1,5 +1,6 @@
 /** `OffsetStore` on Postgres. */
 import { Effect, Layer, Option, Schema, Stream } from "effect"
+import * as Operation from "../internal/Operation.ts"
 import {
   Offset,
   OffsetConflict,
@@ -10,9 +11,9 @@ import {
   Selection,
   Step
 } from "../OffsetStore.ts"
-import * as Operation from "../Operation.ts"
-import { decodeRows, NumberFromBigInt, PostgresDatabase, type Runnable } from "./PostgresDatabase.ts"
-import * as Wakeups from "./Wakeups.ts"
+import { decodeRows, NumberFromBigInt } from "./database/DecodeRows.ts"
+import { PostgresDatabase, type Runnable } from "./database/PostgresDatabase.ts"
+import * as Wakeups from "./wakeups/Wakeups.ts"
 
 /** How many offsets `listOffsets` reads at a time. */
 const pageSize = 500

@@ -1,7 +1,7 @@
 /** `SpoolStore` on Postgres. */
 import { DateTime, Effect, Layer, Option, Schema, Stream } from "effect"
 import type { Fragment, Statement } from "effect/sql/Statement"
-import * as Operation from "../Operation.ts"
+import * as Operation from "../internal/Operation.ts"
 import {
   ById,
   type Changes,
@@ -16,11 +16,12 @@ import {
   Update,
   UpdateConflict
 } from "../SpoolStore.ts"
-import { decodeRows, PostgresDatabase } from "./PostgresDatabase.ts"
-import * as SpoolClaiming from "./SpoolClaiming.ts"
-import * as SpoolStoring from "./SpoolStoring.ts"
-import { codeOf, columns, columnsWithoutPayload, messageDecoder, StateCode } from "./SpoolRow.ts"
-import * as Wakeups from "./Wakeups.ts"
+import { decodeRows } from "./database/DecodeRows.ts"
+import { PostgresDatabase } from "./database/PostgresDatabase.ts"
+import * as Claiming from "./spool/Claiming.ts"
+import { codeOf, columns, columnsWithoutPayload, messageDecoder, StateCode } from "./spool/MessageRow.ts"
+import * as Storing from "./spool/Storing.ts"
+import * as Wakeups from "./wakeups/Wakeups.ts"
 
 const isWaiting = (state: State) => state === "incoming" || state === "deferred"
 
@@ -45,7 +46,7 @@ export const make = Effect.gen(function* () {
   const decodeTotal = decodeRows(Total, names.spool, [])
   const decodePlaces = decodeRows(Place, names.spool, ["id"])
 
-  const lows = new Map<string, SpoolClaiming.Low>()
+  const lows = new Map<string, Claiming.Low>()
   const announceNew = sql.afterCommit(Effect.sync(() => wakeups.announce("spool")))
   const announce = sql.afterCommit(
     Effect.sync(() => {
@@ -220,8 +221,8 @@ export const make = Effect.gen(function* () {
     })
   )
 
-  const storing = yield* SpoolStoring.make({ announce, announceNew, operation })
-  const claiming = yield* SpoolClaiming.make({ announce, announceNew, decodeEach, lows, operation, touched })
+  const storing = yield* Storing.make({ announce, announceNew, operation })
+  const claiming = yield* Claiming.make({ announce, announceNew, decodeEach, lows, operation, touched })
 
   const ofName = (queue: string | undefined) => (queue === undefined ? {} : { queue })
 

@@ -7,21 +7,21 @@
 import { PgClient } from "@effect/sql-pg"
 import { type Config, Effect, Layer } from "effect"
 import { type SqlClient, type SqlError } from "effect/sql"
-import type { InvalidInput } from "../Input.ts"
 import type * as States from "../DurableStateStore.ts"
 import type * as Events from "../EventStore.ts"
+import * as Operation from "../internal/Operation.ts"
+import type { InvalidInput } from "../InvalidInput.ts"
 import type * as Offsets from "../OffsetStore.ts"
-import * as Operation from "../Operation.ts"
-import type { StoreError } from "../StoreError.ts"
 import type * as Spools from "../SpoolStore.ts"
+import type { StoreError } from "../StoreError.ts"
 import { Transactor } from "../Transactor.ts"
-import * as EventSequence from "./EventSequence.ts"
+import * as PostgresDatabase from "./database/PostgresDatabase.ts"
 import * as DurableStateStore from "./DurableStateStore.ts"
+import * as EventTable from "./events/EventTable.ts"
 import * as EventStore from "./EventStore.ts"
 import * as Migrations from "./Migrations.ts"
 import * as OffsetStore from "./OffsetStore.ts"
 import * as PostgresConfig from "./PostgresConfig.ts"
-import * as PostgresDatabase from "./PostgresDatabase.ts"
 import * as SpoolStore from "./SpoolStore.ts"
 
 export * as DurableStateStore from "./DurableStateStore.ts"
@@ -29,10 +29,10 @@ export * as EventStore from "./EventStore.ts"
 export * as Migrations from "./Migrations.ts"
 export * as OffsetStore from "./OffsetStore.ts"
 export * as PostgresConfig from "./PostgresConfig.ts"
-export * as PostgresDatabase from "./PostgresDatabase.ts"
+export * as PostgresDatabase from "./database/PostgresDatabase.ts"
 export * as SpoolStore from "./SpoolStore.ts"
 
-export type { Options } from "./PostgresDatabase.ts"
+export type { Options } from "./database/PostgresDatabase.ts"
 
 /** What every backend provides. */
 export type Stores = Events.EventStore | Offsets.OffsetStore | Spools.SpoolStore | States.DurableStateStore | Transactor
@@ -68,7 +68,7 @@ const migrateAndCheck = Effect.gen(function* () {
   const database = yield* PostgresDatabase.PostgresDatabase
   yield* operation.effect(
     "layer",
-    EventSequence.check.pipe(
+    EventTable.check.pipe(
       Effect.provideService(PostgresDatabase.PostgresDatabase, database),
       // Who has so little time finds out when it is needed.
       Effect.catchTag("Timeout", () => Effect.void)

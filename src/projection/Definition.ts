@@ -2,7 +2,7 @@
 import { type Cause, Duration, Effect, Option, Schedule, Schema } from "effect"
 import type { DurableStateStore } from "../DurableStateStore.ts"
 import { type EventStore, Key, type StoredEvent, Version } from "../EventStore.ts"
-import { Identifier, ShardNumber } from "../Input.ts"
+import { Identifier, ShardNumber } from "../internal/Fields.ts"
 import type { OffsetStore } from "../OffsetStore.ts"
 import { StoreError } from "../StoreError.ts"
 import type { Transactor } from "../Transactor.ts"

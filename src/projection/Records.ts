@@ -10,7 +10,7 @@
  */
 import { Effect, Option, Schema, Stream } from "effect"
 import { StaleState, typed } from "../DurableStateStore.ts"
-import type { InvalidInput } from "../Input.ts"
+import type { InvalidInput } from "../InvalidInput.ts"
 import { type Offset, OffsetStore } from "../OffsetStore.ts"
 import * as StateCodec from "../StateCodec.ts"
 import { Contention, StoreError } from "../StoreError.ts"

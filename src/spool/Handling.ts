@@ -1,6 +1,6 @@
 /** What becomes of a message: how it is handed to its handler, and what follows when that fails. */
 import { Cause, Data, Effect, Exit, Metric, Option, Tracer } from "effect"
-import { isTraced } from "../Operation.ts"
+import { isTraced } from "../internal/Operation.ts"
 import { type Lease, type Outcome, type SpoolMessage, SpoolStore } from "../SpoolStore.ts"
 import { Transactor } from "../Transactor.ts"
 import { backoff, delayAfter, type Policy } from "./Policy.ts"

@@ -16,8 +16,8 @@ import {
   type Scope,
   Stream
 } from "effect"
-import type { InvalidInput } from "../Input.ts"
-import { monotonicMillis } from "../Monotonic.ts"
+import { monotonicMillis } from "../internal/Monotonic.ts"
+import type { InvalidInput } from "../InvalidInput.ts"
 import { type Lease, type Outcome, type SpoolMessage, SpoolStore } from "../SpoolStore.ts"
 import type { StoreError } from "../StoreError.ts"
 

@@ -3,7 +3,7 @@ import { assert, it } from "@effect/vitest"
 import { Context, Effect, Exit, Layer, Option, Scope, Stream } from "effect"
 import { TestClock } from "effect/testing"
 import { DurableState, DurableStateStore, maxPayloadBytes, StaleState } from "../DurableStateStore.ts"
-import { InvalidInput } from "../Input.ts"
+import { InvalidInput } from "../InvalidInput.ts"
 import { Transactor } from "../Transactor.ts"
 import * as Writers from "./StateWriters.ts"
 

@@ -11,7 +11,7 @@ import {
   type StoredEvent,
   VersionConflict
 } from "../EventStore.ts"
-import { InvalidInput } from "../Input.ts"
+import { InvalidInput } from "../InvalidInput.ts"
 import { Transactor } from "../Transactor.ts"
 import * as Subscriptions from "./EventSubscriptions.ts"
 import * as TypedEvents from "./TypedEvents.ts"

@@ -2,7 +2,7 @@
 import { assert, it } from "@effect/vitest"
 import { Context, Deferred, Effect, Exit, Fiber, Layer, Queue, Scope, Stream } from "effect"
 import { EventNotification, EventStore, type StoredEvent } from "../EventStore.ts"
-import { InvalidInput } from "../Input.ts"
+import { InvalidInput } from "../InvalidInput.ts"
 import { StoreError } from "../StoreError.ts"
 import { Transactor } from "../Transactor.ts"
 

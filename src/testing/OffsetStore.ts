@@ -2,7 +2,7 @@
 import { assert, it } from "@effect/vitest"
 import { Context, Effect, Equal, Exit, Layer, Option, Queue, Result, Scope, Stream } from "effect"
 import { TestClock } from "effect/testing"
-import { InvalidInput } from "../Input.ts"
+import { InvalidInput } from "../InvalidInput.ts"
 import { Offset, OffsetConflict, OffsetStore } from "../OffsetStore.ts"
 import { Transactor } from "../Transactor.ts"
 

@@ -2,7 +2,7 @@
 import { assert, it } from "@effect/vitest"
 import { Deferred, Effect, Fiber, Layer, Logger, Queue, Ref, Stream } from "effect"
 import { EventStore, type StoredEvent } from "../EventStore.ts"
-import { InvalidInput } from "../Input.ts"
+import { InvalidInput } from "../InvalidInput.ts"
 import { OffsetStore } from "../OffsetStore.ts"
 import * as Projection from "../Projection.ts"
 import { Transactor } from "../Transactor.ts"

@@ -1,7 +1,7 @@
 /** What can be done to projections while they run: a part of the projections' suite. */
 import { assert, it } from "@effect/vitest"
 import { Deferred, Effect, Fiber, Layer, Logger, Option, Stream } from "effect"
-import { InvalidInput } from "../Input.ts"
+import { InvalidInput } from "../InvalidInput.ts"
 import { OffsetStore } from "../OffsetStore.ts"
 import * as Projection from "../Projection.ts"
 import { elsewhere, ending, fresh, latestVersion, range, scene, start, type SuiteOptions } from "./ProjectionScene.ts"

@@ -1,7 +1,7 @@
 /** What every `SpoolStore` does, as a suite for Vitest. */
 import { assert, it } from "@effect/vitest"
 import { DateTime, Duration, Effect, Exit, type Layer, Option, Result, Stream } from "effect"
-import { InvalidInput } from "../Input.ts"
+import { InvalidInput } from "../InvalidInput.ts"
 import {
   MessageExists,
   MessageNotFound,

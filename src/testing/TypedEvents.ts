@@ -10,7 +10,7 @@ import {
   UnknownEvent,
   upcast
 } from "../EventStore.ts"
-import { InvalidInput } from "../Input.ts"
+import { InvalidInput } from "../InvalidInput.ts"
 import { CorruptRow, StoreError } from "../StoreError.ts"
 
 class UserCreated extends Schema.TaggedClass<UserCreated>()("UserCreated", {

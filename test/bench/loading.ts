@@ -1,9 +1,9 @@
+import { statSync } from "node:fs"
 /**
  * Run in a process of its own: `loading.ts SPECIFIER` imports an entry point, and prints the bytes of the modules that
  * are loaded with it: those of this package, and all of them.
  */
 import { registerHooks } from "node:module"
-import { statSync } from "node:fs"
 import process from "node:process"
 import { fileURLToPath } from "node:url"
 

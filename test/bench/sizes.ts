@@ -3,8 +3,8 @@ import { PgClient } from "@effect/sql-pg"
 import { Effect, Stream } from "effect"
 import { EventStore } from "effect-strata"
 import { SecureRandom } from "effect/crypto"
-import { fibers, type Figure, seeded } from "./harness.ts"
 import { event } from "./events.ts"
+import { fibers, type Figure, seeded } from "./harness.ts"
 import { fill } from "./reads.ts"
 
 const pageSize = 1_000

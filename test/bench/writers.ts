@@ -1,6 +1,6 @@
+import { appends } from "./events.ts"
 /** The rate of appends against the number of writers: what the chart shows. */
 import type { Figure } from "./harness.ts"
-import { appends } from "./events.ts"
 
 const prefix = "append/writers-"
 

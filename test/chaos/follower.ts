@@ -3,8 +3,8 @@ import { Effect, Schema, Stream } from "effect"
 import { EventStore } from "effect-strata"
 import { existsSync, readFileSync } from "node:fs"
 import { join } from "node:path"
-import { directory, main, note, stop, worked } from "./child.ts"
 import { followed } from "./agreed.ts"
+import { directory, main, note, stop, worked } from "./child.ts"
 
 const Page = Schema.fromJsonString(Schema.Array(Schema.String))
 

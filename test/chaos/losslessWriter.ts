@@ -4,8 +4,8 @@
  */
 import { Effect, Random, Schema, Stream } from "effect"
 import { EventStore, Transactor } from "effect-strata"
-import type { Counted } from "../support/histories.ts"
 import { withConnection } from "../support/connection.ts"
+import type { Counted } from "../support/histories.ts"
 import { Command, type Pace, type Said } from "./agreed.ts"
 import { main, name, note, schema, url } from "./child.ts"
 import { endOf, type Failure, RolledBack } from "./ends.ts"

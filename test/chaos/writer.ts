@@ -3,8 +3,8 @@ import { PgClient } from "@effect/sql-pg"
 import { Effect, Random, Schedule, Stream } from "effect"
 import { EventStore, Transactor } from "effect-strata"
 import type { Began, Fate } from "../support/histories.ts"
-import { endOf, type Failure, isRetryable, RolledBack } from "./ends.ts"
 import { errands, isStopping, jobs, main, name, note, worked } from "./child.ts"
+import { endOf, type Failure, isRetryable, RolledBack } from "./ends.ts"
 
 const connections = 4
 const begun = Date.now().toString(36)

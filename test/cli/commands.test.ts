@@ -1,9 +1,9 @@
 /** Every subcommand as a process of its own, on a server and on a Postgres inside of it: the same words on both. */
 import { assert, describe, it } from "@effect/vitest"
 import { Effect } from "effect"
+import type { Command } from "effect/cli"
 import { readFile } from "node:fs/promises"
 import { join } from "node:path"
-import type { Command } from "effect/cli"
 import { strata as strataCommand } from "../../src/cli/Strata.ts"
 import { execute, freshSchema } from "../postgres/harness.ts"
 import { postgresUrl } from "../support/database.ts"

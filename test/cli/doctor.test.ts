@@ -1,8 +1,8 @@
 /** Each thing that can be wrong with a server is found by `strata doctor`, with its remedy; and nothing else is. */
 import { assert, it } from "@effect/vitest"
 import { Effect, Layer, Context } from "effect"
-import { execute, urlWith } from "../postgres/harness.ts"
 import { goSyncKit, session } from "../postgres/events.harness.ts"
+import { execute, urlWith } from "../postgres/harness.ts"
 import { scratchDatabase } from "../support/database.ts"
 import { make as makePgbouncer, noPgbouncer } from "../support/Pgbouncer.ts"
 import * as PostgresServer from "../support/PostgresServer.ts"

@@ -1,6 +1,6 @@
 /** What is taken from elsewhere as a time, an id or JSON. */
 import { assert, describe, it } from "@effect/vitest"
-import { isStorable, timestampOf } from "../../src/cli/Values.ts"
+import { isStorable, timestampOf } from "../../src/cli/transfer/StorableValues.ts"
 
 describe("a time", () => {
   it.each([

@@ -1,7 +1,7 @@
+import { PgClient } from "@effect/sql-pg"
 /** Messages and projections, looked at and moved from a shell while their workers are elsewhere. */
 import { assert, describe, it } from "@effect/vitest"
 import { Context, Deferred, Effect, Layer, Redacted } from "effect"
-import { PgClient } from "@effect/sql-pg"
 import { EventStore, Projection, SpoolStore } from "effect-strata"
 import * as Postgres from "effect-strata/postgres"
 import { execute, freshSchema } from "../postgres/harness.ts"

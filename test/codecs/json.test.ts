@@ -1,8 +1,8 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Context, Effect, Equal, Fiber, Layer, Option, Result, Schema, SchemaTransformation } from "effect"
-import { TestClock } from "effect/testing"
 import { DurableStateStore, StateCodec, StoreError } from "effect-strata"
 import * as Memory from "effect-strata/memory"
+import { TestClock } from "effect/testing"
 
 const utf8 = (text: string) => new TextEncoder().encode(text)
 const textOf = ({ payload }: StateCodec.Encoded) => new TextDecoder().decode(payload)

@@ -1,8 +1,8 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Deferred, Effect, Fiber, Layer, Schedule } from "effect"
-import { TestRunner } from "effect/cluster"
 import { EventStore, OffsetStore, Projection } from "effect-strata"
 import * as Memory from "effect-strata/memory"
+import { TestRunner } from "effect/cluster"
 
 const cluster = (handled: Array<string>) =>
   Projection.layerCluster(

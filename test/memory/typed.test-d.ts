@@ -1,6 +1,6 @@
 /** What the typed view infers, checked by the compiler (`npm run check`); there is nothing to run. */
 import { Context, Effect, Schema, SchemaGetter, type Stream } from "effect"
-import { EventStore, type Input, type StoreError } from "effect-strata"
+import { EventStore, type InvalidInput, type StoreError } from "effect-strata"
 import { expectTypeOf } from "vitest"
 
 class UserCreated extends Schema.TaggedClass<UserCreated>()("UserCreated", {
@@ -32,7 +32,7 @@ const Packed = Schema.String.pipe(
 )
 
 const Users = EventStore.typed({ events })
-expectTypeOf<Effect.Error<typeof Users>>().toEqualTypeOf<Input.InvalidInput>()
+expectTypeOf<Effect.Error<typeof Users>>().toEqualTypeOf<InvalidInput.InvalidInput>()
 expectTypeOf<Effect.Services<typeof Users>>().toEqualTypeOf<EventStore.EventStore>()
 
 export const views = Effect.gen(function* () {
@@ -40,7 +40,7 @@ export const views = Effect.gen(function* () {
 
   // Reading
 
-  type Failure = Input.InvalidInput | StoreError.StoreError
+  type Failure = InvalidInput.InvalidInput | StoreError.StoreError
   expectTypeOf(users.load()).toEqualTypeOf<Effect.Effect<ReadonlyArray<EventStore.TypedEvent<User>>, Failure>>()
   expectTypeOf(users.loadByAggregate("a", 1n)).toEqualTypeOf<
     Effect.Effect<ReadonlyArray<EventStore.TypedEvent<User>>, Failure>

@@ -1,5 +1,5 @@
 import { assert, describe, it } from "@effect/vitest"
-import { sources, violations } from "./dependencies.ts"
+import { sources, upwardRules, violations } from "./dependencies.ts"
 
 const violationsOf = (file: string, text: string) => violations([[file, text]])
 
@@ -7,6 +7,10 @@ describe("the dependency rule", () => {
   it("holds for src", () => {
     assert.isAbove(sources().size, 10)
     assert.deepStrictEqual(violations(sources()), [])
+  })
+
+  it("allows no import that runs upwards", () => {
+    assert.deepStrictEqual(upwardRules(), [])
   })
 
   it.each([
@@ -42,9 +46,31 @@ describe("the dependency rule", () => {
     ["postgres does not import memory", "postgres/Rows.ts", `import "../memory/Table.ts"`],
     ["postgres does not import pglite", "postgres/Rows.ts", `import "../pglite/index.ts"`],
     ["testing imports no implementation", "testing/Spool.ts", `import "../memory/index.ts"`],
-    ["nothing imports test", "testing/Spool.ts", `import "../../test/support/server.ts"`],
+    ["nothing imports test", "testing/Spool.ts", `import "../support/server.ts"`],
     ["nothing imports its own package by name", "memory/Table.ts", `import "effect-strata"`],
-    ["a new part needs a rule", "redis/index.ts", `import "effect"`]
+    ["a new room needs a rule", "redis/index.ts", `import "effect"`],
+    [
+      "a contract's model does not import the contract",
+      "events/TypedEvents.ts",
+      `import type {} from "../EventStore.ts"`
+    ],
+    ["internal imports no contract", "internal/Operation.ts", `import "../Transactor.ts"`],
+    ["the database imports no store", "postgres/database/Reasons.ts", `import "../events/EventRow.ts"`],
+    ["wake-ups know no store", "postgres/wakeups/Wakeups.ts", `import "../spool/Claiming.ts"`],
+    [
+      "the parts of one store do not import another's",
+      "postgres/spool/MessageRow.ts",
+      `import "../events/EventRow.ts"`
+    ],
+    ["parts of a store do not import the store", "postgres/events/Tail.ts", `import "../EventStore.ts"`],
+    ["postgres does not import the command", "postgres/events/Importing.ts", `import "../../cli/terminal/Failure.ts"`],
+    [
+      "what runs a projection does not import what administers it",
+      "projection/run/ShardRunner.ts",
+      `import "../admin/Retrying.ts"`
+    ],
+    ["the terminal does not import the commands", "cli/terminal/Output.ts", `import "../commands/Status.ts"`],
+    ["the arguments do not import the terminal", "cli/arguments/Lines.ts", `import "../terminal/Output.ts"`]
   ])("%s", (_, file, text) => {
     assert.lengthOf(violationsOf(file, text), 1)
   })
@@ -61,6 +87,22 @@ describe("the dependency rule", () => {
     `export const a = /"/, b = await import(/* " */ "../postgres/index.ts")`
   ])("sees %s", (text) => {
     assert.lengthOf(violationsOf("memory/Table.ts", text), 1)
+  })
+
+  it.each([
+    ["EventStore.ts", "events/TypedEvents.ts", "events/EventCodec.ts"],
+    ["pglite/PgliteSession.ts", "pglite/PgliteSocket.ts"]
+  ])("finds the circle of %s, also if it is of types", (...files) => {
+    const found = violations(
+      files.map((file, index) => {
+        const next = `${file.includes("/") ? "../" : "./"}${files[(index + 1) % files.length] ?? ""}`
+        return [file, `import type {} from "${next}"`]
+      })
+    )
+    assert.lengthOf(
+      found.filter((violation) => violation.includes("imports itself by way of")),
+      1
+    )
   })
 
   it("names the file, the line and the reason", () => {

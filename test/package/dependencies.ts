@@ -1,52 +1,82 @@
 /**
- * The dependency rule: which part of `src` may import which other part, and which packages. Run by node it prints what
- * breaks the rule and fails; `dependencies.test.ts` shows that it does.
+ * The dependency rule: which room of `src` may import which other room, and which packages. A room is a folder, or a file
+ * that has a rule of its own. Run by node, this file prints what breaks the rule and fails; `dependencies.test.ts` shows
+ * that it finds what it should.
  */
 import { readdirSync, readFileSync } from "node:fs"
 import { posix } from "node:path"
 import { parseAst } from "vitest/node"
 
-/** The contracts: every file at the top of `src` that has no rule of its own. */
-const contracts = "contracts"
-
 interface Rule {
-  /** The other parts of `src` that it may import. */
-  readonly parts: ReadonlyArray<string>
-  /** Packages with all their entry points. "node:" stands for what Node brings. */
+  /** The other rooms that this one may import. */
+  readonly rooms: ReadonlyArray<string>
+  /** The packages that it may import, with all their entry points. "node:" stands for what Node brings. */
   readonly packages: ReadonlyArray<string>
 }
 
-/** By folder of `src`, or by file at its top. */
+/** The files at the top of `src` that have no rule of their own: the services that everything else is about. */
+const contracts = "contracts"
+
+/** What a contract is made of, and so what every room above the contracts may import. */
+const errors = ["StoreError", "InvalidInput"]
+const models = ["Event", "SpoolMessage", "StateCodec"]
+const upToInternal = [...errors, "internal"]
+const upToModels = [...upToInternal, ...models]
+const upToContracts = [...upToModels, "events", contracts]
+const upToWakeups = [...upToContracts, "postgres/database", "postgres/wakeups"]
+const upToPostgres = [...upToWakeups, "postgres/events", "postgres/states", "postgres/spool", "postgres"]
+const upToConcepts = [...upToContracts, "Entity", "Projection", "Spool"]
+const upToDatabase = [...upToPostgres, ...upToConcepts, "protobuf", "cli/arguments", "cli/terminal", "cli/Database"]
+
+const effect = ["effect"]
+const driver = ["effect", "@effect/sql-pg", "node:"]
+const command = ["effect", "@effect/platform-node", "@effect/sql-pg", "@bufbuild/protobuf", "node:"]
+
+/** By path in `src`, from the ground up: a room may only import rooms that stand above it in this list. */
 const rules: ReadonlyMap<string, Rule> = new Map<string, Rule>([
-  [contracts, { parts: [], packages: ["effect"] }],
-  ["Projection", { parts: [contracts, "projection"], packages: ["effect"] }],
-  ["projection", { parts: [contracts], packages: ["effect"] }],
-  ["Spool", { parts: [contracts, "spool"], packages: ["effect"] }],
-  ["spool", { parts: [contracts], packages: ["effect"] }],
-  ["index", { parts: [contracts, "Projection", "Spool"], packages: [] }],
-  ["protobuf", { parts: [contracts], packages: ["effect", "@bufbuild/protobuf"] }],
-  ["memory", { parts: [contracts], packages: ["effect"] }],
-  ["postgres", { parts: [contracts], packages: ["effect", "@effect/sql-pg", "node:"] }],
+  ["StoreError", { rooms: [], packages: effect }],
+  ["InvalidInput", { rooms: [], packages: effect }],
+  ["internal", { rooms: errors, packages: effect }],
+  ["Event", { rooms: upToInternal, packages: effect }],
+  ["SpoolMessage", { rooms: upToInternal, packages: effect }],
+  ["StateCodec", { rooms: upToInternal, packages: effect }],
+  ["events", { rooms: upToModels, packages: effect }],
+  [contracts, { rooms: [...upToModels, "events"], packages: effect }],
+  ["Entity", { rooms: upToContracts, packages: effect }],
+  ["projection", { rooms: upToContracts, packages: effect }],
+  ["projection/run", { rooms: [...upToContracts, "projection"], packages: effect }],
+  ["projection/admin", { rooms: [...upToContracts, "projection", "projection/run"], packages: effect }],
   [
-    "pglite",
-    { parts: [contracts, "postgres"], packages: ["effect", "@effect/sql-pg", "@electric-sql/pglite", "node:"] }
+    "Projection",
+    { rooms: [...upToContracts, "Entity", "projection", "projection/run", "projection/admin"], packages: effect }
   ],
-  ["testing", { parts: [contracts, "Projection", "Spool"], packages: ["effect", "@effect/vitest"] }],
-  [
-    "cli",
-    {
-      parts: [contracts, "Projection", "Spool", "postgres", "pglite", "protobuf"],
-      packages: ["effect", "@effect/platform-node", "@effect/sql-pg", "@bufbuild/protobuf", "node:"]
-    }
-  ]
+  ["spool", { rooms: upToContracts, packages: effect }],
+  ["Spool", { rooms: [...upToContracts, "spool"], packages: effect }],
+  ["index", { rooms: upToConcepts, packages: [] }],
+  ["protobuf", { rooms: upToContracts, packages: ["effect", "@bufbuild/protobuf"] }],
+  ["memory", { rooms: upToContracts, packages: effect }],
+  ["postgres/database", { rooms: upToContracts, packages: driver }],
+  ["postgres/wakeups", { rooms: [...upToContracts, "postgres/database"], packages: driver }],
+  ["postgres/events", { rooms: upToWakeups, packages: driver }],
+  ["postgres/states", { rooms: upToWakeups, packages: driver }],
+  ["postgres/spool", { rooms: upToWakeups, packages: driver }],
+  ["postgres", { rooms: upToPostgres, packages: driver }],
+  ["pglite", { rooms: upToPostgres, packages: [...driver, "@electric-sql/pglite"] }],
+  ["testing", { rooms: upToConcepts, packages: ["effect", "@effect/vitest"] }],
+  ["cli/arguments", { rooms: upToPostgres, packages: command }],
+  ["cli/terminal", { rooms: [...upToPostgres, "cli/arguments"], packages: command }],
+  ["cli/transfer", { rooms: [...upToPostgres, "cli/arguments", "cli/terminal"], packages: command }],
+  ["cli/Database", { rooms: [...upToPostgres, "pglite", "cli/arguments", "cli/terminal"], packages: command }],
+  ["cli/doctor", { rooms: upToDatabase, packages: command }],
+  ["cli/commands/events", { rooms: [...upToDatabase, "cli/transfer"], packages: command }],
+  ["cli/commands", { rooms: [...upToDatabase, "cli/doctor", "cli/commands/events"], packages: command }],
+  ["cli", { rooms: [...upToDatabase, "cli/commands", "cli/commands/events"], packages: command }]
 ])
 
-/** The part of `src` that a file belongs to; its path is relative to `src`. */
-const partOf = (file: string): string => {
-  const [first = "", ...rest] = file.split("/")
-  if (rest.length > 0) return first
-  const name = first.replace(/\.ts$/, "")
-  return rules.has(name) ? name : contracts
+/** The room that a file belongs to: the nearest one with a rule. Its path is relative to `src`. */
+const roomOf = (file: string): string => {
+  for (let path = file.replace(/\.ts$/, ""); path !== "."; path = posix.dirname(path)) if (rules.has(path)) return path
+  return file.includes("/") ? posix.dirname(file) : contracts
 }
 
 const packageOf = (specifier: string): string => {
@@ -103,32 +133,65 @@ const importsOf = (file: string, text: string): ReadonlyArray<Import> => {
 
 /** Why a file may not import this; nothing if it may. */
 const objection = (file: string, specifier: string | undefined): string | undefined => {
-  const part = partOf(file)
-  const rule = rules.get(part)
-  if (rule === undefined) return `src/${part} has no rule yet: add it in test/package/dependencies.ts`
+  const room = roomOf(file)
+  const rule = rules.get(room)
+  if (rule === undefined) return `src/${room} has no rule yet: add it in test/package/dependencies.ts`
   if (specifier === undefined) return "imports something computed"
   if (!specifier.startsWith(".")) {
     const name = packageOf(specifier)
-    return rule.packages.includes(name) ? undefined : `imports ${specifier}, but ${part} may not import ${name}`
+    return rule.packages.includes(name) ? undefined : `imports ${specifier}, but ${room} may not import ${name}`
   }
   const target = posix.join(posix.dirname(file), specifier)
   if (target.startsWith("..")) return `imports ${specifier}, which is not in src`
-  const other = partOf(target)
-  return other === part || rule.parts.includes(other)
+  const other = roomOf(target)
+  return other === room || rule.rooms.includes(other)
     ? undefined
-    : `imports ${specifier}, but ${part} may not import ${other}`
+    : `imports ${specifier}, but ${room} may not import ${other}`
+}
+
+/** The circles among files that import each other, type imports included, each as the way around it. */
+const circles = (imported: ReadonlyMap<string, ReadonlyArray<string>>): ReadonlyArray<ReadonlyArray<string>> => {
+  const found: Array<ReadonlyArray<string>> = []
+  const done = new Set<string>()
+  const visit = (file: string, way: ReadonlyArray<string>): void => {
+    const start = way.indexOf(file)
+    if (start !== -1) return void found.push(way.slice(start))
+    if (done.has(file)) return
+    for (const next of imported.get(file) ?? []) visit(next, [...way, file])
+    done.add(file)
+  }
+  for (const file of imported.keys()) visit(file, [])
+  return found
 }
 
 /** What breaks the rule, one sentence each. Takes the text of each file by its path relative to `src`. */
 export const violations = (files: Iterable<readonly [file: string, text: string]>): ReadonlyArray<string> => {
   const found: Array<string> = []
+  const imported = new Map<string, ReadonlyArray<string>>()
   for (const [file, text] of files) {
-    for (const { specifier, start } of importsOf(file, text)) {
+    const imports = importsOf(file, text)
+    for (const { specifier, start } of imports) {
       const reason = objection(file, specifier)
       if (reason !== undefined) found.push(`src/${file}:${text.slice(0, start).split("\n").length} ${reason}`)
     }
+    const own = imports.flatMap(({ specifier }) => (specifier?.startsWith(".") === true ? [specifier] : []))
+    imported.set(
+      file,
+      own.map((specifier) => posix.join(posix.dirname(file), specifier))
+    )
+  }
+  for (const circle of circles(imported)) {
+    found.push(`src/${circle[0]} imports itself by way of ${[...circle.slice(1), circle[0]].join(", ")}`)
   }
   return found
+}
+
+/** The rooms whose rule allows an import of a room that is not above it in the list: an import that runs upwards. */
+export const upwardRules = (): ReadonlyArray<string> => {
+  const floors = [...rules.keys()]
+  return floors.filter((room, floor) =>
+    rules.get(room)?.rooms.some((other) => other !== room && floors.indexOf(other) >= floor)
+  )
 }
 
 /** The text of each file of `src`, by its path. */

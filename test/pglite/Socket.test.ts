@@ -1,11 +1,11 @@
-import { PGlite } from "@electric-sql/pglite"
 import { assert, describe, it } from "@effect/vitest"
+import { PGlite } from "@electric-sql/pglite"
 import { once } from "node:events"
 import { afterAll, beforeAll } from "vitest"
 import { PgliteSession } from "../../src/pglite/PgliteSession.ts"
 import type { PgliteSocket } from "../../src/pglite/PgliteSocket.ts"
 import * as Wire from "../../src/pglite/PgliteWire.ts"
-import { quote } from "../../src/postgres/Identifier.ts"
+import { quote } from "../../src/postgres/database/Identifier.ts"
 
 const packet = (code: number, ...rest: ReadonlyArray<number>): Buffer => {
   const bytes = Buffer.alloc(8 + 4 * rest.length)

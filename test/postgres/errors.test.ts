@@ -1,8 +1,8 @@
 /** What the server refuses, and what somebody else has written: which reason each SQLSTATE becomes, and in which words. */
 import { assert, describe, it } from "@effect/vitest"
 import { Deferred, Effect, Fiber, Option, Schedule, Stream } from "effect"
-import { SqlClient } from "effect/sql"
 import * as Postgres from "effect-strata/postgres"
+import { SqlClient } from "effect/sql"
 import { Duplex } from "node:stream"
 import { waitForBackends } from "../support/database.ts"
 import { freePort } from "../support/ports.ts"

@@ -2,7 +2,7 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Arbitrary, DateTime, Effect, Equal, Hash, Result, Schema } from "effect"
 import { EventStore, StoreError } from "effect-strata"
-import { eventDecoder, Row } from "../../src/postgres/EventRow.ts"
+import { eventDecoder, Row } from "../../src/postgres/events/EventRow.ts"
 
 const decode = eventDecoder("events")
 const decodeRow = Schema.decodeUnknownResult(Row)

@@ -1,9 +1,9 @@
 /** What the tests of the event store share: stores on pools of their own, and sessions that speak plain SQL. */
 import { PgClient, PgConnection } from "@effect/sql-pg"
 import { Context, Effect, Fiber, Latch, Layer, Logger, Queue, Redacted, Stream } from "effect"
-import { Reactivity } from "effect/reactivity"
 import { EventStore, Transactor } from "effect-strata"
 import * as Postgres from "effect-strata/postgres"
+import { Reactivity } from "effect/reactivity"
 import { postgresUrl } from "../support/database.ts"
 import { execute, freshSchema, query, type Settings, unique } from "./harness.ts"
 

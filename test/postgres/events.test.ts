@@ -3,11 +3,11 @@ import { assert, describe, it } from "@effect/vitest"
 import { Effect, Exit, Fiber, Option, Stream } from "effect"
 import { EventStore } from "effect-strata"
 import * as Postgres from "effect-strata/postgres"
-import { event, goSyncKit, plainInsert, serveEvents, session } from "./events.harness.ts"
-import { execute, failsWith, freshRole, freshSchema, query, shape } from "./harness.ts"
 import { spawnSync } from "node:child_process"
 import { fileURLToPath } from "node:url"
 import { postgresUrl } from "../support/database.ts"
+import { event, goSyncKit, plainInsert, serveEvents, session } from "./events.harness.ts"
+import { execute, failsWith, freshRole, freshSchema, query, shape } from "./harness.ts"
 
 const file = fileURLToPath(new URL("../../resources/postgres/0002_events.sql", import.meta.url))
 

@@ -2,7 +2,7 @@
 import { PgConnection } from "@effect/sql-pg"
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Queue, Redacted } from "effect"
-import { Input } from "effect-strata"
+import { InvalidInput } from "effect-strata"
 import { postgresUrl } from "../support/database.ts"
 import { event, goSyncKit, plainInsert, serveEvents } from "./events.harness.ts"
 import { execute, freshSchema, query } from "./harness.ts"
@@ -60,7 +60,7 @@ describe(`notify: "rows"`, () => {
       const fits = "é".repeat(28)
       yield* events.append(event(fits))
       const error = yield* Effect.flip(events.append([event("ok"), event(`${fits}x`), event("x".repeat(57))]))
-      assert.instanceOf(error, Input.InvalidInput)
+      assert.instanceOf(error, InvalidInput.InvalidInput)
       assert.deepStrictEqual(
         error.issues.map(({ field }) => field),
         ["events.1.aggregateId", "events.2.aggregateId"]
@@ -93,7 +93,7 @@ describe(`notify: "rows"`, () => {
 
       // Without the option its trigger stays, and what it has no room for is found all the same.
       const { events, table } = yield* serveEvents({ options: { schema } })
-      assert.instanceOf(yield* Effect.flip(events.append(event("x".repeat(57)))), Input.InvalidInput)
+      assert.instanceOf(yield* Effect.flip(events.append(event("x".repeat(57)))), InvalidInput.InvalidInput)
       yield* events.append(event(aggregateId))
       assert.strictEqual((yield* Queue.take(stream)).payload, "foreign")
 

@@ -4,9 +4,9 @@ import { assert, it } from "@effect/vitest"
 import { Context, Effect, Latch, Layer, Queue, Redacted, References, Stream } from "effect"
 import { EventStore } from "effect-strata"
 import * as Postgres from "effect-strata/postgres"
-import * as Following from "../../src/postgres/Following.ts"
-import { PostgresDatabase } from "../../src/postgres/PostgresDatabase.ts"
-import * as Wakeups from "../../src/postgres/Wakeups.ts"
+import { PostgresDatabase } from "../../src/postgres/database/PostgresDatabase.ts"
+import * as Subscribing from "../../src/postgres/events/Subscribing.ts"
+import * as Wakeups from "../../src/postgres/wakeups/Wakeups.ts"
 import { postgresUrl } from "../support/database.ts"
 import { event } from "./events.harness.ts"
 import { freshSchema } from "./harness.ts"
@@ -54,7 +54,7 @@ const serve = Effect.gen(function* () {
           ? Queue.offer(losses, undefined).pipe(Effect.andThen(wait(turns)), Effect.andThen(read.open))
           : Effect.void
       )
-    const following = yield* Following.make(Effect.void).pipe(
+    const following = yield* Subscribing.make(Effect.void).pipe(
       Effect.provideService(PostgresDatabase, { ...database, queryAlive }),
       Effect.provideService(Wakeups.Wakeups, { ...rest, listen: lossy })
     )

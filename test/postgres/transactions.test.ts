@@ -2,8 +2,8 @@
 import type { PgClient } from "@effect/sql-pg"
 import { assert, describe, it } from "@effect/vitest"
 import { Deferred, Effect, Exit, Fiber, Option, Ref, Stream } from "effect"
-import { SqlClient, type SqlError } from "effect/sql"
 import type { StoreError } from "effect-strata"
+import { SqlClient, type SqlError } from "effect/sql"
 import { waitForBackends } from "../support/database.ts"
 import { assertWhole, freshSchema, open, serve, type Served, shard, unique } from "./harness.ts"
 

@@ -4,8 +4,8 @@ import { spawn, spawnSync } from "node:child_process"
 import { chown, mkdtemp, rm, writeFile } from "node:fs/promises"
 import { join } from "node:path"
 import { createInterface } from "node:readline"
-import { attempt, environment, install, PostgresServerError } from "./PostgresBinaries.ts"
 import { freePort } from "./ports.ts"
+import { attempt, environment, install, PostgresServerError } from "./PostgresBinaries.ts"
 
 // Debian has it where only root's PATH leads.
 const [found] = ["pgbouncer", "/usr/sbin/pgbouncer"].flatMap((program) => {

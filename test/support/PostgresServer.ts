@@ -4,9 +4,9 @@ import { randomBytes } from "node:crypto"
 import { chown, mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises"
 import { join } from "node:path"
 import { createInterface } from "node:readline"
+import { freePort } from "./ports.ts"
 import * as PostgresBinaries from "./PostgresBinaries.ts"
 import { attempt, environment, PostgresServerError, type User } from "./PostgresBinaries.ts"
-import { freePort } from "./ports.ts"
 
 export { PostgresServerError } from "./PostgresBinaries.ts"
 

@@ -3,7 +3,7 @@ import { create } from "@bufbuild/protobuf"
 import { TimestampSchema } from "@bufbuild/protobuf/wkt"
 import type { PgClient } from "@effect/sql-pg"
 import { Effect, Layer, Option } from "effect"
-import { DurableStateStore, type Input, OffsetStore, type StoreError, type Transactor } from "effect-strata"
+import { DurableStateStore, type InvalidInput, OffsetStore, type StoreError, type Transactor } from "effect-strata"
 import * as Memory from "effect-strata/memory"
 import * as Pglite from "effect-strata/pglite"
 import * as Postgres from "effect-strata/postgres"
@@ -15,7 +15,7 @@ type Stores = DurableStateStore.DurableStateStore | OffsetStore.OffsetStore | Tr
 const program = Effect.gen(function* () {
   const offsets = yield* OffsetStore.OffsetStore
   const shard = { projectionName: "accounts", shardNumber: 0 }
-  const written: Effect.Effect<void, Input.InvalidInput | StoreError.StoreError> = offsets.writeOffset({
+  const written: Effect.Effect<void, InvalidInput.InvalidInput | StoreError.StoreError> = offsets.writeOffset({
     ...shard,
     value: 15n
   })

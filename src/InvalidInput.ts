@@ -1,0 +1,28 @@
+/** The error of an argument that breaks the model: it names every field that is wrong. */
+import { Schema, SchemaIssue } from "effect"
+
+/** One thing that is wrong with an argument. `field` is its path, empty for the argument as a whole. */
+export const Issue = Schema.Struct({ field: Schema.String, message: Schema.String })
+export type Issue = typeof Issue.Type
+
+/** An argument breaks the model. Nothing was read or written, and calling again cannot help. */
+export class InvalidInput extends Schema.TaggedError<InvalidInput>("effect-strata/InvalidInput")("InvalidInput", {
+  store: Schema.String,
+  operation: Schema.String,
+  issues: Schema.Array(Issue)
+}) {
+  override get message(): string {
+    const issues = this.issues.map(({ field, message }) => (field === "" ? message : `${field}: ${message}`))
+    return `${this.store}.${this.operation}: invalid input: ${issues.join("; ")}`
+  }
+}
+
+const format = SchemaIssue.makeFormatterStandardSchemaV1()
+
+/** The `InvalidInput` for what a schema found. */
+export const invalidInput = (store: string, operation: string, issue: SchemaIssue.Issue): InvalidInput =>
+  new InvalidInput({
+    store,
+    operation,
+    issues: format(issue).issues.map(({ message, path }) => ({ field: (path ?? []).map(String).join("."), message }))
+  })

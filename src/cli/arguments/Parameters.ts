@@ -1,0 +1,91 @@
+/** What the arguments and flags of several subcommands are made of. */
+import { Effect, Result, Schema } from "effect"
+import { Argument, CliError, Flag } from "effect/cli"
+import { Key, Version } from "../../EventStore.ts"
+import { Int64 } from "../../internal/Fields.ts"
+import { SafeJson, SafeJsonObject } from "../../internal/SafeJson.ts"
+import { invalidInput } from "../../InvalidInput.ts"
+import { ExactJson } from "../../postgres/database/ExactJson.ts"
+
+const isInt64 = Schema.is(Int64)
+const isVersion = Schema.is(Version)
+
+const invalid = (option: string, value: string, expected: string, kind: "flag" | "argument" = "flag") =>
+  Effect.fail(new CliError.InvalidValue({ option, value, expected, kind }))
+
+const toBigInt = (text: string): bigint | undefined => (/^-?\d{1,19}$/.test(text) ? BigInt(text) : undefined)
+
+/** An argument that is a whole number of 64 bits. */
+export const int64 = (name: string) =>
+  Argument.mapEffect(Argument.String(name), (text) => {
+    const value = toBigInt(text)
+    return isInt64(value) ? Effect.succeed(value) : invalid(name, text, "a whole number of 64 bits", "argument")
+  })
+
+/** A flag that is a version of an event, or one of some words. */
+export const version = <const Word extends string = never>(name: string, words: ReadonlyArray<Word> = []) =>
+  Flag.String(name).pipe(
+    Flag.withMetavar(["VERSION", ...words].join("|")),
+    Flag.mapEffect((text): Effect.Effect<bigint | Word, CliError.CliError> => {
+      const word = words.find((word) => word === text)
+      if (word !== undefined) return Effect.succeed(word)
+      const value = toBigInt(text)
+      return isVersion(value)
+        ? Effect.succeed(value)
+        : invalid(name, text, [...words.map((word) => `"${word}"`), "a version: a whole number from 0"].join(" or "))
+    })
+  )
+
+/** A flag whose value a schema makes of its text. */
+const decoded = <A>(name: string, schema: Schema.Codec<A, string>) => {
+  const decode = Schema.decodeUnknownResult(schema)
+  return Flag.String(name).pipe(
+    Flag.mapEffect((text) => {
+      const result = decode(text)
+      if (Result.isSuccess(result)) return Effect.succeed(result.success)
+      const { issues } = invalidInput("", "", result.failure.issue)
+      return invalid(name, text, issues.map(({ message }) => message).join("; "))
+    })
+  )
+}
+
+/** A flag that is JSON, none of whose numbers would be rounded. */
+export const json = (name: string) =>
+  decoded(name, ExactJson.pipe(Schema.decodeTo(SafeJson))).pipe(Flag.withMetavar("JSON"))
+
+/** A flag that is a JSON object of the same kind. */
+export const jsonObject = (name: string) =>
+  decoded(name, ExactJson.pipe(Schema.decodeTo(SafeJsonObject))).pipe(Flag.withMetavar("JSON"))
+
+/** A flag that is an id, aggregate id or event type. */
+export const key = (name: string) => decoded(name, Key).pipe(Flag.withMetavar("TEXT"))
+
+/** A flag that is a time. */
+export const time = (name: string) => decoded(name, Schema.DateTimeUtcFromString).pipe(Flag.withMetavar("TIME"))
+
+/** A flag that is a whole number from 1. */
+export const positive = (name: string) =>
+  Flag.Int(name).pipe(
+    Flag.withMetavar("N"),
+    Flag.mapEffect((number) =>
+      number > 0 ? Effect.succeed(number) : invalid(name, String(number), "a whole number from 1")
+    )
+  )
+
+const units: ReadonlyMap<string, number> = new Map([
+  ["ms", 1],
+  ["s", 1000],
+  ["m", 60_000],
+  ["h", 3_600_000]
+])
+
+/** A flag that is a duration such as `30s`, in milliseconds. */
+export const duration = (name: string) =>
+  Flag.String(name).pipe(
+    Flag.withMetavar("DURATION"),
+    Flag.mapEffect((text) => {
+      const [, amount, unit = ""] = /^(\d+(?:\.\d+)?)\s*(ms|s|m|h)$/.exec(text) ?? []
+      const millis = Number(amount) * (units.get(unit) ?? 0)
+      return millis > 0 ? Effect.succeed(millis) : invalid(name, text, "a duration such as 500ms, 30s or 5m")
+    })
+  )

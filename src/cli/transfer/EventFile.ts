@@ -1,0 +1,180 @@
+/**
+ * Files of events: what `strata events export` writes, and `import` reads.
+ *
+ * **Details**
+ *
+ * One event per line, as JSON, in the order of the log, and then a last line with their number and the SHA-256 of all that
+ * is before it. A file without that line is not complete. JSON goes from `jsonb` to `jsonb` as text: numbers that
+ * JavaScript would round, and the microseconds of a time, survive.
+ */
+import { Effect, Schema, Stream } from "effect"
+import { createHash, type Hash } from "node:crypto"
+import type { Entry } from "../../postgres/events/Importing.ts"
+import { bytesOf, type FileError, type Line, linesOf } from "../arguments/Lines.ts"
+import { Failed } from "../terminal/Failure.ts"
+import { isKey, isStorable, timestampOf } from "./StorableValues.ts"
+
+/** A row of the log, its JSON as text. */
+export const Row = Schema.Struct({
+  version: Schema.BigInt,
+  id: Schema.String,
+  aggregateId: Schema.String,
+  eventType: Schema.String,
+  data: Schema.String,
+  metadata: Schema.String,
+  createdAt: Schema.NullOr(Schema.String)
+})
+
+/** The line of an event. */
+export const lineOf = ({ aggregateId, createdAt, data, eventType, id, metadata, version }: typeof Row.Type): string => {
+  const parts = { version: String(version), id, aggregateId, eventType, createdAt }
+  return `${JSON.stringify(parts).slice(0, -1)},"data":${data},"metadata":${metadata}}\n`
+}
+
+/** Counts lines and hashes them, and knows the last line that belongs to them. */
+export class Checksum {
+  events = 0
+  readonly hash: Hash
+
+  constructor() {
+    this.hash = createHash("sha256")
+  }
+
+  add(lines: string, count: number): void {
+    this.hash.update(lines)
+    this.events += count
+  }
+
+  /** The last line of a file with what was added. */
+  get line(): string {
+    return `${JSON.stringify({ events: this.events, sha256: this.hash.copy().digest("hex") })}\n`
+  }
+}
+
+const parse = (text: string): unknown => {
+  try {
+    return JSON.parse(text)
+  } catch {
+    return undefined
+  }
+}
+
+const beginsLast = (text: string) => text.startsWith('{"events":')
+
+/** Whether this can be the first line of an export, or the beginning of it. */
+export const isBeginning = (text: string) => '{"version":"'.startsWith(text.slice(0, 12))
+
+/** What a look through a file has found. */
+export interface Scan {
+  readonly checksum: Checksum
+  /** The bytes up to the end of its last whole event. */
+  readonly end: number
+  readonly lastEvent: string | undefined
+  /** What is after the last line feed. */
+  readonly rest: string | undefined
+  /** Whether it has its last line, and that is right. */
+  readonly complete: boolean
+}
+
+const damaged = (path: string) =>
+  new Failed({ message: `${path} is damaged: its checksum is not that of its events; export it again` })
+
+/** Looks through a file. One whose checksum is wrong is damaged. */
+export const scan = Effect.fnUntraced(function* (path: string): Effect.fn.Return<Scan, Failed | FileError> {
+  const checksum = new Checksum()
+  let end = 0
+  let lastEvent: string | undefined
+  let rest: string | undefined
+  let complete = false
+  yield* Stream.runForEachArray(linesOf(bytesOf(path)), (lines) =>
+    Effect.gen(function* () {
+      for (const { complete: whole, end: to, text } of lines) {
+        if (complete) return yield* damaged(path)
+        // What is cut off in its middle, as the machine went down maybe, will be written again.
+        if (!whole) {
+          rest = text
+          break
+        }
+        if (beginsLast(text)) {
+          if (`${text}\n` !== checksum.line) return yield* damaged(path)
+          complete = true
+        } else {
+          checksum.add(`${text}\n`, 1)
+          lastEvent = text
+          end = to
+        }
+      }
+    })
+  )
+  return { checksum, end, lastEvent, rest, complete }
+})
+
+const isRecord = (value: unknown): value is Readonly<Record<string, unknown>> =>
+  typeof value === "object" && value !== null && !Array.isArray(value)
+
+const known = new Set(["version", "id", "aggregateId", "eventType", "createdAt", "data", "metadata", "streamName"])
+
+/** The event of a line, or what is wrong with it. */
+export const entryOf = (where: string, text: string): Entry | Failed => {
+  const wrong = (message: string) => new Failed({ message: `${where} is no event: ${message}` })
+  const value = parse(text)
+  if (!isRecord(value)) return wrong("it is no JSON object")
+  const { aggregateId, createdAt = null, data, eventType, id, metadata = null, version } = value
+  const excess = Object.keys(value).find((name) => !known.has(name))
+  if (excess !== undefined) return wrong(`"${excess}" is no part of one`)
+  if (!isKey(id) || !isKey(aggregateId) || !isKey(eventType)) {
+    return wrong("its id, aggregateId and eventType have to be texts of 1 to 512 characters")
+  }
+  if (data === undefined) return wrong('it has no "data"')
+  if (metadata !== null && !isRecord(metadata)) return wrong('"metadata" has to be an object or null')
+  const time = createdAt === null ? null : timestampOf(createdAt)
+  if (time === undefined) return wrong('"createdAt" has to be a time such as 2026-01-31T12:00:00Z')
+  if (!isStorable(text, value)) return wrong("it has NUL characters or lone surrogates, which jsonb cannot hold")
+  return {
+    where,
+    from: typeof version === "string" ? version : undefined,
+    id,
+    aggregateId,
+    eventType,
+    createdAt: time,
+    json: text
+  }
+}
+
+/**
+ * The events of lines. A checksum at their end has to be right, and has to be there if they must be `checked`. That is
+ * found after the events: who can look through the file before does.
+ */
+export const entriesOf = (
+  name: string,
+  lines: Stream.Stream<Line, FileError>,
+  { checked }: { readonly checked: boolean }
+): Stream.Stream<Entry, FileError | Failed> =>
+  Stream.suspend(() => {
+    const checksum = new Checksum()
+    let complete = false
+    const take = (chunk: ReadonlyArray<Line>): Effect.Effect<ReadonlyArray<Entry>, Failed> =>
+      Effect.gen(function* () {
+        const entries: Array<Entry> = []
+        for (const { number, text } of chunk) {
+          if (beginsLast(text)) {
+            if (`${text}\n` !== checksum.line || complete) return yield* damaged(name)
+            complete = true
+          } else if (text.trim() !== "") {
+            const entry = entryOf(`line ${number} of ${name}`, text)
+            if (entry instanceof Failed) return yield* entry
+            checksum.add(`${text}\n`, 1)
+            entries.push(entry)
+          }
+        }
+        return entries
+      })
+    const whole = Effect.suspend(() => (checked && !complete ? Effect.fail(incomplete(name)) : Effect.void))
+    return Stream.flattenIterable(Stream.mapEffect(Stream.chunks(lines), take)).pipe(Stream.onEnd(whole))
+  })
+
+/** The file ends before its checksum. */
+export const incomplete = (name: string) =>
+  new Failed({
+    message: `${name} is not complete: it does not end with its checksum; export it again, or say --unchecked`
+  })

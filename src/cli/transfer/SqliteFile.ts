@@ -1,0 +1,114 @@
+/** The SQLite store of go-sync-kit: its table of events, in its order. */
+import { Effect, Option, Schema, type Scope, Stream } from "effect"
+import { existsSync } from "node:fs"
+import type { DatabaseSync } from "node:sqlite"
+import type { Entry } from "../../postgres/events/Importing.ts"
+import { Failed } from "../terminal/Failure.ts"
+import { isKey, isStorable, timestampOf } from "./StorableValues.ts"
+
+const pageSize = 1000
+
+const Row = Schema.Struct({
+  version: Schema.BigInt,
+  id: Schema.Unknown,
+  aggregate_id: Schema.Unknown,
+  event_type: Schema.Unknown,
+  data: Schema.Unknown,
+  metadata: Schema.Unknown,
+  created_at: Schema.Unknown
+})
+const decodeRows = Schema.decodeUnknownSync(Schema.Array(Row))
+const decodeCount = Schema.decodeUnknownSync(Schema.Struct({ count: Schema.BigInt }))
+
+const open = (path: string): Effect.Effect<DatabaseSync, Failed, Scope.Scope> =>
+  Effect.gen(function* () {
+    const { DatabaseSync } = yield* Effect.tryPromise({
+      try: () => import("node:sqlite"),
+      catch: (cause) =>
+        new Failed({
+          message: `Node ${process.versions.node} has no SQLite; run this with Node 22.13 or later`,
+          cause
+        })
+    })
+    // SQLite would make it.
+    if (!existsSync(path)) return yield* new Failed({ message: `there is no file ${path}` })
+    return yield* Effect.acquireRelease(
+      Effect.try({
+        try: () => new DatabaseSync(path, { readOnly: true, readBigInts: true }),
+        catch: (cause) => unreadable(path, cause)
+      }),
+      (database) => Effect.sync(() => database.close())
+    )
+  })
+
+const unreadable = (path: string, cause: unknown) =>
+  new Failed({
+    message: `${path} is no SQLite file of go-sync-kit: ${cause instanceof Error ? cause.message : String(cause)}`,
+    cause
+  })
+
+/** Go writes `null` where there is nothing; another hand may have left the column empty. */
+const jsonOf = (value: unknown): string | undefined => {
+  if (value === null) return "null"
+  return typeof value === "string" ? value : undefined
+}
+
+/** The event of a row, or what is wrong with it. */
+const entryOf = (path: string, row: typeof Row.Type): Entry | Failed => {
+  const where = `version ${row.version} of ${path}`
+  const wrong = (message: string) => new Failed({ message: `${where} cannot be imported: ${message}` })
+  const { aggregate_id: aggregateId, event_type: eventType, id } = row
+  if (!isKey(id) || !isKey(aggregateId) || !isKey(eventType)) {
+    return wrong("its id, aggregate_id and event_type have to be texts of 1 to 512 characters")
+  }
+  const createdAt = timestampOf(row.created_at)
+  if (createdAt === undefined) return wrong(`created_at is no time: ${String(row.created_at)}`)
+  const data = jsonOf(row.data)
+  const metadata = jsonOf(row.metadata)
+  const json = `{"data":${data},"metadata":${metadata}}`
+  if (data === undefined || metadata === undefined || !isJson(data) || !isJson(metadata)) {
+    return wrong("data and metadata have to be JSON")
+  }
+  if (!isStorable(json, JSON.parse(json))) {
+    return wrong("its JSON has NUL characters or lone surrogates, which jsonb cannot hold")
+  }
+  return { where, from: String(row.version), id, aggregateId, eventType, createdAt, json }
+}
+
+const isJson = (text: string): boolean => {
+  try {
+    JSON.parse(text)
+    return true
+  } catch {
+    return false
+  }
+}
+
+/** How many events a file has, and they themselves. */
+export const read = Effect.fnUntraced(function* (path: string) {
+  const database = yield* open(path)
+  const attempt = <A>(f: () => A) => Effect.try({ try: f, catch: (cause) => unreadable(path, cause) })
+  const total = yield* attempt(() =>
+    Number(decodeCount(database.prepare("SELECT count(*) AS count FROM events").get()).count)
+  )
+  const page = yield* attempt(() =>
+    database.prepare(
+      `SELECT version, id, aggregate_id, event_type, data, metadata, created_at FROM events
+       WHERE version > ? ORDER BY version LIMIT ${pageSize}`
+    )
+  )
+  const entries = Stream.paginate(-(2n ** 63n), (after: bigint) =>
+    Effect.gen(function* () {
+      const rows = yield* attempt(() => decodeRows(page.all(after)))
+      const found: Array<Entry> = []
+      for (const row of rows) {
+        const entry = entryOf(path, row)
+        if (entry instanceof Failed) return yield* entry
+        found.push(entry)
+      }
+      const last = rows.at(-1)
+      return [found, rows.length < pageSize || last === undefined ? Option.none() : Option.some(last.version)] as const
+    })
+  )
+  return { total, entries }
+})

@@ -1,0 +1,237 @@
+/**
+ * Between the classes of a typed view and what is stored.
+ *
+ * What is stored stays plain: the tag of a class is the event type, and its fields, as JSON, are the data. Nothing in the
+ * table says that a typed view wrote it, but `schemaVersion` in the metadata of an event whose class has changed.
+ */
+import { Effect, Exit, Predicate, Result, Schema, type SchemaIssue, SchemaParser } from "effect"
+import type { NewEvent, StoredEvent } from "../Event.ts"
+import type { Arguments } from "../internal/Arguments.ts"
+import { invalidInput, type Issue } from "../InvalidInput.ts"
+import { CorruptRow } from "../StoreError.ts"
+
+// Model
+
+/** A class that `Schema.TaggedClass` made, or a struct of `Schema.TaggedStruct`. */
+export interface Tagged extends Schema.Constraint {
+  readonly Type: { readonly _tag: string }
+  readonly fields: { readonly _tag: { readonly schema: { readonly literal: string } } }
+}
+
+interface Makable extends Tagged, Arguments {
+  readonly Type: Tagged["Type"]
+}
+
+/** How events of one type, with one version of its payload, become events of a class: see `upcast`. */
+export interface Upcast<out Event, out R = never> {
+  readonly eventType: string
+  readonly version: number
+  /** The tag of what they become. */
+  readonly to: string
+  readonly decode: (data: Schema.Json) => Effect.Effect<Event, SchemaIssue.Issue, R>
+}
+
+// Upcasting
+
+/** The event type of a class. */
+export const tagOf = (schema: Tagged): string => schema.fields._tag.schema.literal
+
+const isObject = (json: Schema.Json): json is Schema.JsonObject => Predicate.isObject(json) && !Array.isArray(json)
+
+/** The decoder of a class from data that does not name it. No data is that of a class without fields. */
+const decoderOf = <Class extends Tagged>(schema: Class) => {
+  const _tag = tagOf(schema)
+  const decode = SchemaParser.decodeUnknownEffect(Schema.toCodecJson(schema))
+  return (data: Schema.Json) => decode(data === null ? { _tag } : isObject(data) ? { ...data, _tag } : data)
+}
+
+/**
+ * Says how events that were stored in an old form become events of a class of today.
+ *
+ * **Details**
+ *
+ * `from` is a tagged class of what was stored. If it has another tag than `to`, the event type was renamed. If it has the
+ * same, it is an old version of the payload, which `version` names: 1, unless given. The version of what is appended is one
+ * above the highest that is upcast, and kept as `schemaVersion` in the metadata of the event; without it, an event has
+ * version 1.
+ *
+ * **Gotchas**
+ *
+ * Whoever else writes events of this type has to write `schemaVersion` too. Deploy the upcasts to those who read before
+ * anybody appends the new form: an event with a version above the view's own is a `CorruptRow`. An append that was made in
+ * the old form and is tried again in the new one, with the same id, is a `DuplicateEvent`.
+ *
+ * ```ts
+ * import { Schema } from "effect"
+ * import { EventStore } from "effect-strata"
+ *
+ * class UserRegistered extends Schema.TaggedClass<UserRegistered>()("UserRegistered", { fullName: Schema.String }) {}
+ * class UserCreatedV1 extends Schema.TaggedClass<UserCreatedV1>()("UserCreated", { name: Schema.String }) {}
+ * class UserCreated extends Schema.TaggedClass<UserCreated>()("UserCreated", {
+ *   name: Schema.String,
+ *   locale: Schema.String
+ * }) {}
+ *
+ * export const Users = EventStore.typed({
+ *   events: [UserCreated],
+ *   upcast: [
+ *     EventStore.upcast({ from: UserRegistered, to: UserCreated, map: (old) => ({ name: old.fullName, locale: "en" }) }),
+ *     EventStore.upcast({ from: UserCreatedV1, version: 1, to: UserCreated, map: ({ name }) => ({ name, locale: "en" }) })
+ *   ]
+ * })
+ * ```
+ */
+export const upcast = <From extends Tagged, To extends Makable>({
+  from,
+  map,
+  to,
+  version = 1
+}: {
+  readonly from: From
+  readonly version?: number
+  readonly to: To
+  /** What `to` is made from. */
+  readonly map: (old: From["Type"]) => To["~type.make.in"]
+}): Upcast<To["Type"], From["DecodingServices"]> => {
+  const decode = decoderOf(from)
+  return {
+    eventType: tagOf(from),
+    version,
+    to: tagOf(to),
+    decode: (data) => Effect.flatMapEager(decode(data), (old) => to.makeEffect(map(old)))
+  }
+}
+
+// The codec
+
+/** Where the metadata of an event says which version of its payload it has. */
+const versionKey = "schemaVersion"
+
+/** How the events of some classes are decoded and encoded. `R` is what upcasts need beside the classes. */
+export interface EventCodec<Class extends Tagged, R> {
+  /** What is wrong with the classes and upcasts. */
+  readonly issues: ReadonlyArray<Issue>
+
+  /** Whether events of this stored type become events of the classes. */
+  readonly has: (eventType: string) => boolean
+
+  /** The stored types whose events become events of some of the classes. */
+  readonly typesOf: (classes: ReadonlyArray<Class>) => ReadonlyArray<string>
+
+  /** The event, or why it is none. */
+  readonly decode: (stored: StoredEvent) => Effect.Effect<Class["Type"], CorruptRow, Class["DecodingServices"] | R>
+
+  /** What is stored of an event, or what is wrong with it. */
+  readonly encode: (
+    event: unknown,
+    metadata: Schema.JsonObject | undefined
+  ) => Effect.Effect<Encoded, ReadonlyArray<Issue>, Class["EncodingServices"]>
+}
+
+type Encoded = Pick<(typeof NewEvent)["~type.make.in"], "eventType" | "data" | "metadata">
+
+/** How events of one stored type are decoded. */
+interface StoredType<Event, R> {
+  /** The tag of what they become. */
+  readonly to: string
+  /** The version that is appended; none of an old type. */
+  current: number | undefined
+  readonly decoders: Map<unknown, Upcast<Event, R>["decode"]>
+}
+
+const isDone = <A, E, R>(effect: Effect.Effect<A, E, R>): effect is Exit.Success<A> =>
+  Exit.isExit(effect) && Exit.isSuccess(effect)
+
+/** The result of an effect. Most schemas are done at once: going through the fiber would cost more than they do. */
+export const resultOf = <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<Result.Result<A, E>, never, R> =>
+  isDone(effect) ? Exit.succeed(Result.succeed(effect.value)) : Effect.result(effect)
+
+const issuesOf = (issue: SchemaIssue.Issue): ReadonlyArray<Issue> => invalidInput("", "", issue).issues
+
+/** The `CorruptRow` of an event, by its version. */
+const corruptRow = (stored: StoredEvent, message: string): CorruptRow =>
+  new CorruptRow({
+    table: "events",
+    key: String(stored.version),
+    message: `event ${stored.version} of aggregate "${stored.aggregateId}" ${message}`
+  })
+
+/** Compiles the schemas, once for all events. */
+export const make = <Class extends Tagged, R>(
+  classes: ReadonlyArray<Class>,
+  upcasts: ReadonlyArray<Upcast<Class["Type"], R>>
+): EventCodec<Class, R> => {
+  const types = new Map<string, StoredType<Class["Type"], Class["DecodingServices"] | R>>()
+  const encoders = new Map(
+    classes.map((schema) => [tagOf(schema), SchemaParser.encodeUnknownEffect(Schema.toCodecJson(schema))])
+  )
+  const issues: Array<Issue> = []
+  if (encoders.size < classes.length) issues.push({ field: "events", message: "Expected each tag once" })
+  for (const to of encoders.keys()) types.set(to, { to, current: 1, decoders: new Map() })
+  for (const [index, { decode, eventType, to, version }] of upcasts.entries()) {
+    const wrong = (message: string) => issues.push({ field: `upcast.${index}`, message })
+    const type = types.get(eventType) ?? { to, current: undefined, decoders: new Map() }
+    if (!encoders.has(to)) wrong(`Expected ${to} to be among the events`)
+    if (type.to !== to) wrong(`Expected all events of the type ${eventType} to become ${type.to}`)
+    if (!Number.isSafeInteger(version) || version < 1) wrong("Expected a version that is a whole number from 1 on")
+    if (type.decoders.has(version)) wrong(`Expected version ${version} of ${eventType} once`)
+    type.decoders.set(version, decode)
+    if (type.current !== undefined) type.current = Math.max(type.current, version + 1)
+    types.set(eventType, type)
+  }
+  for (const schema of classes) {
+    const type = types.get(tagOf(schema))
+    type?.decoders.set(type.current, decoderOf(schema))
+  }
+
+  return {
+    issues,
+    has: (eventType) => types.has(eventType),
+    typesOf: (some) => {
+      const tags = new Set(some.map(tagOf))
+      return [...types].flatMap(([eventType, { to }]) => (tags.has(to) ? [eventType] : []))
+    },
+    decode: (stored) => {
+      const { data, eventType, metadata } = stored
+      const type = types.get(eventType)
+      if (type === undefined) {
+        const help = `add its class or an upcast, or choose with "unknown" what becomes of it`
+        return Effect.fail(corruptRow(stored, `has the type "${eventType}", which is not of this view; ${help}`))
+      }
+      const version = metadata?.[versionKey] ?? 1
+      const decode = type.decoders.get(version)
+      if (decode === undefined) {
+        const unknown = `${versionKey} ${JSON.stringify(version)}, which this view does not know of "${eventType}"`
+        return Effect.fail(corruptRow(stored, `has ${unknown}; add an upcast, or run a newer version of the program`))
+      }
+      return Effect.mapErrorEager(decode(data), (issue) => {
+        const wrong = issuesOf(issue).map(({ field, message }) => (field === "" ? message : `${field}: ${message}`))
+        return corruptRow(stored, `does not fit "${type.to}" (${wrong.join(", ")}); mend it, or upcast it`)
+      })
+    },
+    encode: (event, metadata) => {
+      const eventType = Predicate.hasProperty(event, "_tag") ? String(event._tag) : ""
+      const encode = encoders.get(eventType)
+      if (encode === undefined) return Effect.fail([{ field: "event", message: "Expected an event of this view" }])
+      if (Predicate.hasProperty(metadata, versionKey)) {
+        return Effect.fail([{ field: `metadata.${versionKey}`, message: "Expected none: the view keeps it" }])
+      }
+      const version = types.get(eventType)?.current ?? 1
+      const added = version === 1 ? metadata : { ...metadata, [versionKey]: version }
+      // What fails is done again, to find everything that is wrong: it costs, and hardly ever happens.
+      return Effect.catchEager(encode(event), () => encode(event, { errors: "all" })).pipe(
+        Effect.mapBothEager({
+          onSuccess: (json) => {
+            const { _tag, ...data } = isObject(json) ? json : {}
+            return added === undefined ? { eventType, data } : { eventType, data, metadata: added }
+          },
+          onFailure: (issue) =>
+            issuesOf(issue).map(({ field, message }) => ({
+              field: field === "" ? "event" : `event.${field}`,
+              message
+            }))
+        })
+      )
+    }
+  }
+}

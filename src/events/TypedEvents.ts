@@ -1,0 +1,347 @@
+/** The typed view of the event store: what `EventStore.typed` gives. */
+import { Array as Arr, Effect, Result, Schema, Stream } from "effect"
+import type {
+  AppendError,
+  AppendOptions,
+  EventNotFound,
+  Expected,
+  NewEventInput,
+  Query,
+  StoredEvent,
+  Subscription
+} from "../Event.ts"
+import { InvalidInput, type Issue } from "../InvalidInput.ts"
+import { type CorruptRow, StoreError } from "../StoreError.ts"
+import * as EventCodec from "./EventCodec.ts"
+
+// Model
+
+/** An event as it is stored, its data decoded. `eventType` is an old one where the event was upcast. */
+export interface TypedEvent<out Event> extends Pick<StoredEvent, Exclude<keyof StoredEvent, "data">> {
+  readonly event: Event
+}
+
+/** What a view with `unknown: "raw"` gives for an event of a type that is not its own. */
+export class UnknownEvent extends Schema.TaggedClass<UnknownEvent>("effect-strata/EventStore/UnknownEvent")(
+  "UnknownEvent",
+  { eventType: Schema.String, data: Schema.Json }
+) {}
+
+/** An event to append to one of several aggregates, with an id and metadata of its own. */
+export interface NewTypedEvent<out Event> extends Pick<NewEventInput, "aggregateId" | "id" | "metadata"> {
+  readonly event: Event
+}
+
+type QueryInput = Exclude<(typeof Query)["~type.make.in"], void>
+type SubscriptionInput = (typeof Subscription)["~type.make.in"]
+
+interface ByClass<Class> {
+  /** Only events of these classes, whatever their types were when they were stored. */
+  readonly events?: ReadonlyArray<Class>
+}
+
+/** Which events to read: a query by classes instead of event types. */
+export interface TypedQuery<Class> extends Pick<QueryInput, Exclude<keyof QueryInput, "eventTypes">>, ByClass<Class> {}
+
+/** Which events to follow, and from where: a subscription by classes instead of event types. */
+export interface TypedSubscription<Class>
+  extends Pick<SubscriptionInput, Exclude<keyof SubscriptionInput, "eventTypes">>, ByClass<Class> {}
+
+/** The events of some classes in the log. `Class` is the union of the classes, `Other` what else it gives. */
+export interface TypedEvents<Class extends EventCodec.Tagged, Other = never, R = never> {
+  /**
+   * Appends one event, or several, to one aggregate, all or none, and returns them as stored, in their order. What
+   * `expected` promises is said at `EventStore.append`.
+   *
+   * **Details**
+   *
+   * `metadata` goes with each of the events; its key `schemaVersion` is the view's own. An event that its schema cannot
+   * encode is `InvalidInput`.
+   */
+  readonly append: (
+    aggregateId: string,
+    events: Class["Type"] | ReadonlyArray<Class["Type"]>,
+    options?: { readonly expected?: Expected; readonly metadata?: Schema.JsonObject }
+  ) => Appended<Class>
+
+  /** The same for several aggregates, and for events with an id or metadata of their own. */
+  readonly appendAll: (events: ReadonlyArray<NewTypedEvent<Class["Type"]>>, options?: AppendOptions) => Appended<Class>
+
+  /** As `EventStore.load`, of the view's events. */
+  readonly load: (
+    since?: bigint
+  ) => Effect.Effect<ReadonlyArray<TypedEvent<Class["Type"] | Other>>, Failure, Class["DecodingServices"] | R>
+
+  /** The events of one aggregate above the version, in order. */
+  readonly loadByAggregate: (
+    aggregateId: string,
+    since?: bigint
+  ) => Effect.Effect<ReadonlyArray<TypedEvent<Class["Type"] | Other>>, Failure, Class["DecodingServices"] | R>
+
+  /**
+   * The state of an aggregate: what `step` makes of its events, one after the other. `expected` is what to append with, so
+   * that nobody else can have appended meanwhile.
+   *
+   * ```ts
+   * import { Effect, Schema } from "effect"
+   * import { EventStore } from "effect-strata"
+   *
+   * class Deposited extends Schema.TaggedClass<Deposited>()("Deposited", { amount: Schema.Int }) {}
+   * class Withdrawn extends Schema.TaggedClass<Withdrawn>()("Withdrawn", { amount: Schema.Int }) {}
+   * const Accounts = EventStore.typed({ events: [Deposited, Withdrawn] })
+   *
+   * export const withdraw = Effect.fn(function* (id: string, amount: number) {
+   *   const accounts = yield* Accounts
+   *   const { expected, state } = yield* accounts.fold(id, 0, (balance, event) =>
+   *     event._tag === "Deposited" ? balance + event.amount : balance - event.amount
+   *   )
+   *   if (state >= amount) yield* accounts.append(id, new Withdrawn({ amount }), { expected })
+   * })
+   * ```
+   */
+  readonly fold: <State>(
+    aggregateId: string,
+    initial: State,
+    step: (state: State, event: Class["Type"] | Other) => State
+  ) => Effect.Effect<
+    { readonly state: State; readonly expected: bigint | "none" },
+    Failure,
+    Class["DecodingServices"] | R
+  >
+
+  /**
+   * As `EventStore.read`, of the view's events or of some of its classes.
+   *
+   * **Details**
+   *
+   * Where an event does not decode, those before it are given, then the stream fails. The version is the `key` of the
+   * `CorruptRow`: one can go on after it. `data` is compared with what is stored.
+   */
+  readonly read: <Only extends Class = Class>(
+    query?: TypedQuery<Only>
+  ) => Stream.Stream<TypedEvent<Only["Type"] | Other>, Failure, Class["DecodingServices"] | R>
+
+  /** As `EventStore.subscribe`, of the view's events or of some of its classes. It fails as `read` does. */
+  readonly subscribe: <Only extends Class = Class>(
+    subscription: TypedSubscription<Only>
+  ) => Stream.Stream<TypedEvent<Only["Type"] | Other>, Failure, Class["DecodingServices"] | R>
+
+  /** The event with this id. One of another type is a `CorruptRow`, unless the view gives it raw. */
+  readonly get: (
+    id: string
+  ) => Effect.Effect<TypedEvent<Class["Type"] | Other>, EventNotFound | Failure, Class["DecodingServices"] | R>
+}
+
+type Failure = InvalidInput | StoreError
+
+type Appended<Class extends EventCodec.Tagged> = Effect.Effect<
+  ReadonlyArray<TypedEvent<Class["Type"]>>,
+  AppendError | Failure,
+  Class["EncodingServices"]
+>
+
+// The view
+
+const store = "EventStore"
+
+type Unknown = "fail" | "skip" | "raw"
+
+type ServicesOf<Upcasts> = Upcasts extends EventCodec.Upcast<unknown, infer R> ? R : never
+
+/** What a view needs of the store: `EventStore` has it, which makes its views with this module. */
+export interface UntypedEvents {
+  readonly append: (
+    events: ReadonlyArray<NewEventInput>,
+    options?: AppendOptions
+  ) => Effect.Effect<ReadonlyArray<StoredEvent>, AppendError | Failure>
+  readonly loadByAggregate: (aggregateId: string, since?: bigint) => Effect.Effect<ReadonlyArray<StoredEvent>, Failure>
+  readonly read: (query: QueryInput) => Stream.Stream<StoredEvent, Failure>
+  readonly subscribe: (subscription: SubscriptionInput) => Stream.Stream<StoredEvent, Failure>
+  readonly get: (id: string) => Effect.Effect<StoredEvent, EventNotFound | Failure>
+}
+
+/** Makes `EventStore.typed` for the store that `events` gives. */
+export const over = <Id>(events: Effect.Effect<UntypedEvents, never, Id>) => {
+  function typed<
+    const Classes extends ReadonlyArray<EventCodec.Tagged>,
+    const Upcasts extends ReadonlyArray<EventCodec.Upcast<Classes[number]["Type"], unknown>> = [],
+    Other extends Unknown = "fail"
+  >(options: {
+    readonly events: Classes
+    readonly upcast?: Upcasts
+    readonly unknown?: Other
+  }): Effect.Effect<
+    TypedEvents<Classes[number], Other extends "raw" ? UnknownEvent : never, ServicesOf<Upcasts[number]>>,
+    InvalidInput,
+    Id
+  >
+  function typed<Class extends EventCodec.Tagged>(options: {
+    readonly events: ReadonlyArray<Class>
+    readonly upcast?: ReadonlyArray<EventCodec.Upcast<Class["Type"], unknown>>
+    readonly unknown?: Unknown
+  }): Effect.Effect<TypedEvents<Class, UnknownEvent, unknown>, InvalidInput, Id> {
+    const codec = EventCodec.make(options.events, options.upcast ?? [])
+    return codec.issues.length > 0
+      ? Effect.fail(new InvalidInput({ store, operation: "typed", issues: codec.issues }))
+      : Effect.map(events, (events) => make(events, codec, options))
+  }
+  return typed
+}
+
+const make = <Class extends EventCodec.Tagged, R>(
+  events: UntypedEvents,
+  codec: EventCodec.EventCodec<Class, R>,
+  { events: classes, unknown }: { readonly events: ReadonlyArray<Class>; readonly unknown?: Unknown }
+): TypedEvents<Class, UnknownEvent, R> => {
+  type Decoded = TypedEvent<Class["Type"] | UnknownEvent>
+
+  // Decoding
+
+  // Part by part, which takes a third of the time of a spread.
+  const withEvent = <Event>(stored: StoredEvent, event: Event): TypedEvent<Event> => ({
+    version: stored.version,
+    id: stored.id,
+    aggregateId: stored.aggregateId,
+    eventType: stored.eventType,
+    event,
+    metadata: stored.metadata,
+    createdAt: stored.createdAt,
+    streamName: stored.streamName
+  })
+
+  const decode = (
+    stored: StoredEvent
+  ): Effect.Effect<Class["Type"] | UnknownEvent, CorruptRow, Class["DecodingServices"] | R> =>
+    unknown === "raw" && !codec.has(stored.eventType)
+      ? Effect.succeed(new UnknownEvent({ eventType: stored.eventType, data: stored.data }, { disableChecks: true }))
+      : codec.decode(stored)
+
+  /** What decodes, up to what does not. */
+  const decodePage = Effect.fnUntraced(function* (operation: string, page: ReadonlyArray<StoredEvent>) {
+    const decoded: Array<Decoded> = []
+    for (const stored of page) {
+      if (unknown === "skip" && !codec.has(stored.eventType)) continue
+      const result = yield* EventCodec.resultOf(decode(stored))
+      if (Result.isFailure(result)) {
+        return { decoded, error: new StoreError({ store, operation, reason: result.failure }) }
+      }
+      decoded.push(withEvent(stored, result.success))
+    }
+    return { decoded, error: undefined }
+  })
+
+  const decodeAll = Effect.fnUntraced(function* (operation: string, all: ReadonlyArray<StoredEvent>) {
+    const { decoded, error } = yield* decodePage(operation, all)
+    return error === undefined ? decoded : yield* error
+  })
+
+  const decodeStream = <E>(operation: string, stream: Stream.Stream<StoredEvent, E>) =>
+    Stream.transformPull(stream, (pull) =>
+      Effect.sync(() => {
+        let failed: StoreError | undefined
+        return Effect.gen(function* () {
+          while (true) {
+            if (failed !== undefined) return yield* failed
+            const { decoded, error } = yield* decodePage(operation, yield* pull)
+            failed = error
+            if (Arr.isReadonlyArrayNonEmpty(decoded)) return decoded
+          }
+        })
+      })
+    )
+
+  // Reading
+
+  /**
+   * The types to ask the store for: all, where it is for the view to object to others or to give them raw. What names its
+   * aggregates is their history.
+   */
+  const typesOf = ({ aggregateIds, events: only }: Pick<TypedQuery<Class>, "aggregateIds" | "events">) =>
+    only === undefined && unknown !== "skip" && (unknown !== undefined || aggregateIds !== undefined)
+      ? {}
+      : { eventTypes: codec.typesOf(only ?? classes) }
+
+  /** The store has left out all others: this is for the compiler to see it. */
+  const isOf = <Only extends Class>(only: ReadonlyArray<Only> | undefined) => {
+    const tags = new Set(only?.map(EventCodec.tagOf))
+    return (decoded: Decoded): decoded is TypedEvent<Only["Type"] | UnknownEvent> =>
+      only === undefined || tags.has(decoded.event._tag)
+  }
+
+  const read = <Only extends Class = Class>(input: TypedQuery<Only> = {}) => {
+    const { events: only, ...query } = input
+    return decodeStream("read", events.read({ ...query, ...typesOf(input) })).pipe(Stream.filter(isOf(only)))
+  }
+
+  const subscribe = <Only extends Class = Class>(input: TypedSubscription<Only>) => {
+    const { events: only, ...subscription } = input
+    return decodeStream("subscribe", events.subscribe({ ...subscription, ...typesOf(input) })).pipe(
+      Stream.filter(isOf(only))
+    )
+  }
+
+  const loadByAggregate = (aggregateId: string, since?: bigint) =>
+    Effect.flatMap(events.loadByAggregate(aggregateId, since), (all) => decodeAll("loadByAggregate", all))
+
+  const fold = <State>(
+    aggregateId: string,
+    initial: State,
+    step: (state: State, event: Class["Type"] | UnknownEvent) => State
+  ) =>
+    Effect.gen(function* () {
+      const all = yield* events.loadByAggregate(aggregateId)
+      const decoded = yield* decodeAll("fold", all)
+      return {
+        state: decoded.reduce((state, { event }) => step(state, event), initial),
+        // Of the last event that there is, of this view or not.
+        expected: all.at(-1)?.version ?? ("none" as const)
+      }
+    })
+
+  // Appending
+
+  const appendAll = Effect.fnUntraced(function* (
+    added: ReadonlyArray<NewTypedEvent<Class["Type"]>>,
+    options?: AppendOptions
+  ) {
+    const encoded: Array<NewEventInput> = []
+    const issues: Array<Issue> = []
+    for (const [index, { event, ...envelope }] of added.entries()) {
+      const result = yield* EventCodec.resultOf(codec.encode(event, envelope.metadata))
+      if (Result.isSuccess(result)) {
+        encoded.push({ ...envelope, ...result.success })
+      } else {
+        issues.push(...result.failure.map(({ field, message }) => ({ field: `events.${index}.${field}`, message })))
+      }
+    }
+    if (issues.length > 0) return yield* new InvalidInput({ store, operation: "append", issues })
+    const stored = yield* events.append(encoded, options)
+    return added.flatMap(({ event }, index) => {
+      const envelope = stored[index]
+      return envelope === undefined ? [] : [withEvent(envelope, event)]
+    })
+  })
+
+  return {
+    append: (aggregateId, added, { metadata, ...rest } = {}) => {
+      const envelope = metadata === undefined ? { aggregateId } : { aggregateId, metadata }
+      return appendAll(
+        (Array.isArray(added) ? added : [added]).map((event) => Object.assign({ event }, envelope)),
+        rest
+      )
+    },
+    appendAll,
+    load: (since = 0n) => Stream.runCollect(read({ after: since })),
+    loadByAggregate,
+    fold,
+    read,
+    subscribe,
+    get: (id) =>
+      Effect.flatMap(events.get(id), (stored) =>
+        Effect.mapBoth(decode(stored), {
+          onSuccess: (event) => withEvent(stored, event),
+          onFailure: (reason) => new StoreError({ store, operation: "get", reason })
+        })
+      )
+  }
+}

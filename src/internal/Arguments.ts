@@ -1,0 +1,24 @@
+/** How the arguments of an operation become a checked value before any I/O. */
+import { type Clock, Effect, type Schema, type SchemaIssue } from "effect"
+import { type InvalidInput, invalidInput } from "../InvalidInput.ts"
+
+/** What a schema of arguments must be: it makes its value from plain input and needs no services. */
+export interface Arguments extends Schema.Constraint {
+  readonly makeEffect: (
+    input: this["~type.make.in"],
+    options?: Schema.MakeOptions
+  ) => Effect.Effect<this["Type"], SchemaIssue.Issue>
+  /** The value of an input as nearly all are, in a fifth of the time or less; the schema decides about all others. */
+  readonly plain?: (input: unknown, clock: Clock.Clock) => this["Type"] | undefined
+}
+
+const everything: Schema.MakeOptions = { parseOptions: { errors: "all" } }
+
+/** Makes the value, or fails with every issue at once. */
+export const check = <S extends Arguments>(
+  schema: S,
+  store: string,
+  operation: string,
+  input: S["~type.make.in"]
+): Effect.Effect<S["Type"], InvalidInput> =>
+  Effect.mapError(schema.makeEffect(input, everything), (issue) => invalidInput(store, operation, issue))

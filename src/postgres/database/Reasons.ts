@@ -1,0 +1,114 @@
+/** What Postgres's errors mean to a store. */
+import { Predicate } from "effect"
+import type { SqlError } from "effect/sql"
+import {
+  Contention,
+  Denied,
+  isReason,
+  type Reason,
+  SchemaMissing,
+  Timeout,
+  Unavailable,
+  Unexpected
+} from "../../StoreError.ts"
+
+/** The text of a property, on one line. */
+const textOf = (value: unknown, property: string): string | undefined => {
+  const text = Predicate.hasProperty(value, property) ? value[property] : undefined
+  return typeof text === "string" && text !== "" ? text.replaceAll(/\s+/g, " ") : undefined
+}
+
+/** A host with several addresses is refused by each of them, in an error that has no message of its own. */
+const messageOf = (cause: unknown): string | undefined =>
+  textOf(cause, "message") ?? (cause instanceof AggregateError ? textOf(cause.errors[0], "message") : undefined)
+
+const migrate =
+  "run the migrations: strata migrate, Postgres.layer or Postgres.layerMigrations, or psql -f the files of resources/postgres"
+
+const timeout = (message: string, cause: unknown) =>
+  new Timeout({ message: `a time limit of the server ran out: ${message}; call again, or raise the limit`, cause })
+
+const otherSession = (message: string, cause: unknown) =>
+  new Unexpected({
+    message: `another session of the server was asked: ${message}; behind a pooler in transaction mode build the PgClient with prepare: false`,
+    cause
+  })
+
+/** By SQLSTATE, where the driver's own classes are too coarse; a key of two characters is a whole class. */
+const bySqlState: Readonly<Record<string, (message: string, cause: unknown) => Reason>> = {
+  "25006": (message, cause) =>
+    new Denied({ message: `the server or the session is read-only: ${message}; connect to one that can write`, cause }),
+  "25P02": (_, cause) =>
+    new Unexpected({ message: "an earlier error ended this transaction; roll it back and start again", cause }),
+  "25P03": timeout,
+  "25P04": timeout,
+  "3D000": (message, cause) =>
+    new SchemaMissing({ message: `${message}: create it, or connect to another one`, cause }),
+  "26000": otherSession,
+  "42P05": otherSession,
+  "3F000": (message, cause) => new SchemaMissing({ message: `${message}: ${migrate}`, cause }),
+  "42P01": (message, cause) => new SchemaMissing({ message: `${message}: ${migrate}`, cause }),
+  "42883": (message, cause) => new SchemaMissing({ message: `${message}: ${migrate}`, cause }),
+  "42703": (message, cause) => new SchemaMissing({ message: `${message}: ${migrate}`, cause }),
+  "53": (message, cause) =>
+    new Unavailable({ message: `the server is out of resources: ${message}; call again once it has some`, cause }),
+  "53300": (message, cause) =>
+    new Unavailable({ message: `${message}; use smaller pools, or raise the server's limit`, cause }),
+  "57P": (message, cause) =>
+    new Unavailable({ message: `the server closed the connection: ${message}; call again once it is back`, cause })
+}
+
+/** As the driver says it. */
+const messageLimit = "exceeds maxMessageSize"
+
+/** Whether the reason is a row that the driver does not take, on whatever connection. */
+export const isTooLarge = ({ message }: Reason): boolean => message.includes(messageLimit)
+
+/** What the error means. */
+export const reasonOf = ({ reason }: SqlError.SqlError): Reason => {
+  if (isReason(reason.cause)) return reason.cause
+  const { cause } = reason
+  const code = textOf(cause, "code") ?? ""
+  const message = messageOf(cause) ?? reason.message
+  // The connection is lost by it, but not for want of a server: the next one would be lost, too.
+  if (message.includes(messageLimit)) {
+    return new Unexpected({
+      message: `a row is larger than the driver takes: ${message}; raise maxMessageSize in the settings of the client`,
+      cause
+    })
+  }
+  const known = bySqlState[code] ?? bySqlState[code.slice(0, 3)] ?? bySqlState[code.slice(0, 2)]
+  if (known !== undefined) return known(message, cause)
+  switch (reason._tag) {
+    case "ConnectionError":
+      return new Unavailable({
+        message: `no connection to the server: ${message}; check that it runs and can be reached`,
+        cause
+      })
+    case "AuthenticationError":
+      return new Denied({ message: `the server refuses the login: ${message}; check the user and the password`, cause })
+    case "AuthorizationError":
+      return new Denied({ message: `${message}: grant it to the role of this connection`, cause })
+    case "DeadlockError":
+    case "SerializationError":
+    case "LockTimeoutError":
+      return new Contention({
+        message: `lost against a concurrent transaction: ${message}; run the transaction again`,
+        cause
+      })
+    case "StatementTimeoutError":
+      return timeout(message, cause)
+    default:
+      return new Unexpected({ message, cause })
+  }
+}
+
+/** Whether the reason is a row that another one has the key of. */
+export const isUniqueViolation = ({ cause }: Reason): boolean => textOf(cause, "code") === "23505"
+
+/**
+ * Whether the server refused the statement and goes on: nothing of it was done, and another one may fare better. What ran
+ * out of time, or lost against another transaction, would so again.
+ */
+export const isRefusal = ({ cause, isRetryable }: Reason): boolean =>
+  !isRetryable && textOf(cause, "code") !== undefined

@@ -1,0 +1,147 @@
+/**
+ * Events from elsewhere, written as they were: with their ids and times, in their order.
+ *
+ * **Details**
+ *
+ * `append` of the store gives an event the time of its transaction, so these are written with plain SQL that keeps its
+ * rules: it takes the locks that stand for every aggregate and every id, as an append of many events does, looks for what
+ * is stored already, and lets the INSERT draw the versions, after it has locked the table.
+ */
+import { Effect, Schema } from "effect"
+import { SqlClient } from "effect/sql"
+import type { Reason } from "../../StoreError.ts"
+import { decodeRows } from "../database/DecodeRows.ts"
+import { qualify } from "../database/Identifier.ts"
+import { PostgresDatabase } from "../database/PostgresDatabase.ts"
+import { isUniqueViolation, reasonOf } from "../database/Reasons.ts"
+import * as EventTable from "./EventTable.ts"
+
+/** An event cannot be imported as it is: two have one id, or the log has another one under it. Nothing was written. */
+export class ImportRefused extends Schema.TaggedError<ImportRefused>("effect-strata/postgres/ImportRefused")(
+  "ImportRefused",
+  { message: Schema.String }
+) {}
+
+/** An event to be written. */
+export interface Entry {
+  /** Where it is from, for people: `line 12 of events.jsonl`. */
+  readonly where: string
+  /** Its version there. */
+  readonly from: string | undefined
+  readonly id: string
+  readonly aggregateId: string
+  readonly eventType: string
+  /** For Postgres; without one it is the time of the import. */
+  readonly createdAt: string | null
+  /** The text of an object with its `data` and `metadata`, which only Postgres takes apart: no number is rounded. */
+  readonly json: string
+}
+
+/** What has become of an entry. */
+export interface Written {
+  readonly entry: Entry
+  readonly version: bigint
+  readonly isNew: boolean
+}
+
+const Known = Schema.Struct({
+  id: Schema.String,
+  version: Schema.BigInt,
+  same: Schema.Boolean,
+  sameTime: Schema.Boolean
+})
+const Inserted = Schema.Struct({ id: Schema.String, version: Schema.BigInt })
+
+export const make = Effect.gen(function* () {
+  const { names, query, schema, sql, tables } = yield* PostgresDatabase
+  const table = qualify(schema, names.events)
+  const events = tables.events
+  const decodeKnown = decodeRows(Known, names.events, ["id"])
+  const decodeInserted = decodeRows(Inserted, names.events, ["id"])
+  yield* EventTable.check
+
+  // Those of `resources/postgres/0002_events.sql`, in its order.
+  const lock = sql`
+    SELECT pg_advisory_xact_lock(key) FROM (
+      SELECT hashtextextended('', 2 * ${table}::regclass::oid::bigint + each) AS key FROM generate_series(0, 1) AS each
+      ORDER BY key OFFSET 0
+    ) AS locks`
+
+  const entriesAs = (entries: ReadonlyArray<Entry>) => sql`unnest(
+      ${entries.map(({ id }) => id)}::text[],
+      ${entries.map(({ aggregateId }) => aggregateId)}::text[],
+      ${entries.map(({ eventType }) => eventType)}::text[],
+      ${entries.map(({ json }) => json)}::text[]::jsonb[],
+      ${entries.map(({ createdAt }) => createdAt ?? "")}::text[]
+    ) WITH ORDINALITY AS new (id, aggregate_id, event_type, json, created_at, place)`
+
+  const select = (entries: ReadonlyArray<Entry>) => sql`
+    SELECT old.* FROM ${entriesAs(entries)}
+    CROSS JOIN LATERAL (
+      SELECT event.id, event.version,
+        event.aggregate_id = new.aggregate_id AND event.event_type = new.event_type
+          AND coalesce(event.data, 'null') = new.json -> 'data'
+          AND coalesce(event.metadata, 'null') = coalesce(new.json -> 'metadata', 'null') AS same,
+        coalesce(event.created_at = nullif(new.created_at, '')::timestamptz, new.created_at = '') AS "sameTime"
+      FROM ${events} AS event WHERE event.id = new.id OFFSET 0
+    ) AS old`
+
+  const insert = (entries: ReadonlyArray<Entry>) => sql`
+    INSERT INTO ${events} AS event (id, aggregate_id, event_type, data, metadata, created_at)
+    SELECT id, aggregate_id, event_type, json -> 'data', coalesce(json -> 'metadata', 'null'),
+      coalesce(nullif(created_at, '')::timestamptz, now())
+    FROM ${entriesAs(entries)} ORDER BY place
+    RETURNING event.id, event.version`
+
+  /** What is stored under the ids of these entries, by id. */
+  const look = (entries: ReadonlyArray<Entry>) =>
+    Effect.map(Effect.flatMap(query(select(entries)), decodeKnown), (rows) => new Map(rows.map((row) => [row.id, row])))
+
+  const distinct = Effect.fnUntraced(function* (entries: ReadonlyArray<Entry>) {
+    const seen = new Map<string, Entry>()
+    for (const entry of entries) {
+      const other = seen.get(entry.id)
+      if (other !== undefined) {
+        return yield* new ImportRefused({ message: `${entry.where} has the id of ${other.where}: "${entry.id}"` })
+      }
+      seen.set(entry.id, entry)
+    }
+  })
+
+  const attempt = Effect.fnUntraced(function* (entries: ReadonlyArray<Entry>) {
+    yield* query(lock)
+    const stored = yield* look(entries)
+    const changed = entries.find(({ id }) => stored.get(id)?.same === false)
+    if (changed !== undefined) {
+      return yield* new ImportRefused({
+        message: `${changed.where}: another event with the id "${changed.id}" is in the log`
+      })
+    }
+    const missing = entries.filter(({ id }) => !stored.has(id))
+    const inserted = missing.length === 0 ? [] : yield* Effect.flatMap(query(insert(missing)), decodeInserted)
+    const added = new Map(inserted.map(({ id, version }) => [id, version]))
+    return entries.map((entry) => {
+      const version = added.get(entry.id)
+      return { entry, version: version ?? stored.get(entry.id)?.version ?? 0n, isNew: version !== undefined }
+    })
+  })
+
+  return {
+    /** Writes those that are not there yet, all or none, and says which version each of them has. */
+    write: (entries: ReadonlyArray<Entry>): Effect.Effect<ReadonlyArray<Written>, ImportRefused | Reason> =>
+      Effect.andThen(
+        distinct(entries),
+        sql.withTransaction(attempt(entries)).pipe(
+          // What is stored must be looked for after the locks are there, whatever the session's default is.
+          Effect.provideService(SqlClient.BeginTransaction, "BEGIN ISOLATION LEVEL READ COMMITTED"),
+          Effect.catchTag("SqlError", (error) => Effect.fail(reasonOf(error))),
+          // Somebody who does not take the locks may have written the same id meanwhile.
+          Effect.retry({ times: 2, while: (error) => error._tag !== "ImportRefused" && isUniqueViolation(error) })
+        )
+      ),
+
+    look
+  }
+})
+
+export type EventWriter = Effect.Success<typeof make>

@@ -1,0 +1,145 @@
+/**
+ * How states get into the table.
+ *
+ * **Details**
+ *
+ * By the functions of `0007_states.sql`: a write is one round trip, whatever comes of it. Outside a transaction, those that
+ * come at once are coalesced into one statement, so one commit, at most one of each entity. None of them waits there for a
+ * row: it would keep the others from their results, and the rows of the others from those who hold what it waits for, in a
+ * circle.
+ */
+import { Effect, Exit, Schema } from "effect"
+import { type DurableState, isSame, StaleState, type Write } from "../../DurableStateStore.ts"
+import { Closed, type Reason } from "../../StoreError.ts"
+import * as Coalescing from "../database/Coalescing.ts"
+import { decodeRows } from "../database/DecodeRows.ts"
+import { qualify } from "../database/Identifier.ts"
+import { PostgresDatabase } from "../database/PostgresDatabase.ts"
+import { isRefusal } from "../database/Reasons.ts"
+import { replace, stateDecoder, stored } from "./StateRow.ts"
+
+type Failure = StaleState | Reason
+type Results = ReadonlyArray<Exit.Exit<void, Failure> | undefined>
+
+interface Request extends Coalescing.Job {
+  /** Whether what is stored has to be older. */
+  readonly kind: "write" | "overwrite"
+  readonly state: Write
+}
+
+const requestOf = (kind: Request["kind"], state: Write): Request => ({
+  kind,
+  shared: [],
+  exclusive: [state.persistenceId],
+  size: state.payload.length,
+  state
+})
+
+/** Somebody else has the row, or is about to. */
+const isBlocked = Schema.is(Schema.Struct({ versionNumber: Schema.Null }))
+
+const Key = Schema.Struct({ persistenceId: Schema.String })
+
+export const make = Effect.gen(function* () {
+  const { fixed, names, query, schema, sql, tables, whether } = yield* PostgresDatabase
+  const decode = stateDecoder(names.states)
+  const decodeKeys = decodeRows(Key, names.states, ["persistenceId"])
+
+  // Statements
+
+  const writeFunction = sql.literal(qualify(schema, `${names.states}_write`))
+
+  const overwriteOne = ({ manifest, payload, persistenceId, shard, timestamp, versionNumber }: Write) => fixed`
+    INSERT INTO ${tables.states} (${sql.literal(stored)})
+    VALUES (${persistenceId}, ${versionNumber}, ${payload}, ${manifest}, ${timestamp}, ${BigInt(shard)})
+    ON CONFLICT (persistence_id) DO UPDATE SET ${sql.literal(replace)}`
+
+  // The others return what is stored where nothing was written.
+
+  const writeOne = ({ manifest, payload, persistenceId, shard, timestamp, versionNumber }: Write) => fixed`
+    SELECT * FROM ${writeFunction}(
+      ${persistenceId}, ${versionNumber}, ${payload}, ${manifest}, ${timestamp}, ${BigInt(shard)}
+    )`
+
+  // Those that somebody else has are left out.
+  const writeMany = (kind: Request["kind"], states: ReadonlyArray<Write>, inserting: boolean) => sql`
+    SELECT * FROM ${writeFunction}(
+      ${states.map(({ persistenceId }) => persistenceId)}::text[],
+      ${states.map(({ versionNumber }) => versionNumber)}::bigint[],
+      ${states.map(({ payload }) => payload)}::bytea[],
+      ${states.map(({ manifest }) => manifest)}::text[],
+      ${states.map(({ timestamp }) => timestamp)}::bigint[],
+      ${states.map(({ shard }) => BigInt(shard))}::bigint[],
+      ${kind === "write"}, ${inserting}
+    )`
+
+  // What came of them
+
+  const resultOf = ({ onDuplicate = "ignore", ...state }: Write, rows: ReadonlyArray<unknown>) =>
+    Effect.flatMap(decode(rows), ([current]): Effect.Effect<void, StaleState> => {
+      if (current === undefined) return Effect.void
+      return onDuplicate === "ignore" && isSame(current, state)
+        ? Effect.void
+        : Effect.fail(new StaleState({ persistenceId: state.persistenceId, attempted: state.versionNumber, current }))
+    })
+
+  const patiently = ({ kind, state }: Request): Effect.Effect<void, Failure> =>
+    kind === "overwrite"
+      ? Effect.asVoid(query(overwriteOne(state)))
+      : Effect.flatMap(query(writeOne(state)), (rows) => (rows.length === 0 ? Effect.void : resultOf(state, rows)))
+
+  const run = Effect.fnUntraced(function* (requests: ReadonlyArray<Request>, inserting: boolean) {
+    const states = requests.map(({ state }) => state)
+    const rows = yield* query(writeMany(requests[0]?.kind ?? "write", states, inserting))
+    const keys = yield* decodeKeys(rows)
+    const rest = new Map(keys.map(({ persistenceId }, index) => [persistenceId, rows[index]]))
+    return yield* Effect.forEach(states, (state): Effect.Effect<Results[number]> => {
+      if (!rest.has(state.persistenceId)) return Effect.succeed(Exit.void)
+      const row = rest.get(state.persistenceId)
+      return isBlocked(row) ? Effect.undefined : Effect.exit(resultOf(state, [row]))
+    })
+  })
+
+  /** Where the first half and the second are done one after the other. */
+  const halves = (requests: ReadonlyArray<Request>) => {
+    const middle = requests.length >> 1
+    return Effect.zipWith(together(requests.slice(0, middle)), together(requests.slice(middle)), (first, second) => [
+      ...first,
+      ...second
+    ])
+  }
+
+  const together = (requests: ReadonlyArray<Request>): Effect.Effect<Results> =>
+    Effect.catch(run(requests, true), (reason) =>
+      reason._tag === "Contention"
+        ? insertable(requests)
+        : requests.length > 1 && isRefusal(reason)
+          ? // Nothing was written. Whoever is to blame fails alone.
+            halves(requests)
+          : Effect.succeed(requests.map(() => Exit.fail(reason)))
+    )
+
+  /** Somebody else is about to insert one of these. The others that are not there either must not wait with it. */
+  const insertable = Effect.fnUntraced(function* (requests: ReadonlyArray<Request>) {
+    const results = yield* Effect.orElseSucceed(run(requests, false), (): Results => requests.map(() => undefined))
+    const rest = requests.filter((_, index) => results[index] === undefined)
+    if (rest.length < 2) return results
+    const inserted = (yield* halves(rest)).values()
+    return results.map((result) => result ?? inserted.next().value)
+  })
+
+  const coalesced = yield* Coalescing.make<Request, void, Failure>(
+    { alone: patiently, attempt: together, patiently },
+    new Closed({ message: "the scope of this DurableStateStore has ended before the write had; keep its layer alive" })
+  )
+
+  const done = (request: Request) => whether({ inside: () => patiently(request), outside: () => coalesced(request) })
+
+  return {
+    /** Writes a state, unless what is stored is newer or different. */
+    write: (state: Write): Effect.Effect<void, Failure> => done(requestOf("write", state)),
+    /** Writes a state, whatever is stored. */
+    overwrite: (state: DurableState): Effect.Effect<void, Reason> =>
+      Effect.catchTag(done(requestOf("overwrite", state)), "StaleState", () => Effect.void)
+  }
+})

@@ -1,0 +1,76 @@
+/** How projections can be watched: a span for each batch, and metrics. */
+import { Clock, Duration, Effect, Metric, Tracer } from "effect"
+import type { StoredEvent } from "../../EventStore.ts"
+
+const handled = Metric.counter("strata_projection_events", {
+  description: "Events that projections have handled",
+  incremental: true
+})
+
+const failures = Metric.counter("strata_projection_failures", {
+  description: "Failures of projections' handlers",
+  incremental: true
+})
+
+const batchTime = Metric.timer("strata_projection_batch_duration", {
+  description: "How long batches of projections take, with their commit"
+})
+
+const lag = Metric.gauge("strata_projection_lag_seconds", {
+  description: "How old the last event was when a shard of a projection had handled it"
+})
+
+/** More links say nothing that these do not. */
+const mostLinks = 128
+
+const traceparent = /^00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})$/
+
+/** The traces that events come from: W3C `traceparent` in their metadata. */
+export const linksOf = (events: ReadonlyArray<StoredEvent>): Array<Tracer.SpanLink> => {
+  const parents = new Set<string>()
+  for (const { metadata } of events) {
+    const parent = metadata?.["traceparent"]
+    if (typeof parent === "string" && parents.size < mostLinks) parents.add(parent)
+  }
+  return [...parents].flatMap((parent) => {
+    const [, traceId, spanId, flags] = traceparent.exec(parent) ?? []
+    if (traceId === undefined || spanId === undefined || flags === undefined) return []
+    const sampled = (Number.parseInt(flags, 16) & 1) === 1
+    return [{ span: Tracer.externalSpan({ traceId, spanId, sampled }), attributes: {} }]
+  })
+}
+
+/** Watches the batches of one shard. */
+export const make = (projection: string, shard: number) => {
+  const attributes = { projection, shard: String(shard) }
+  const counter = Metric.withAttributes(handled, attributes)
+  const failed = Metric.withAttributes(failures, attributes)
+  const timer = Metric.withAttributes(batchTime, attributes)
+  const gauge = Metric.withAttributes(lag, attributes)
+  return {
+    failed: Metric.update(failed, 1),
+    /** A batch, which results in its failure, or in nothing. */
+    batch:
+      (events: ReadonlyArray<StoredEvent>) =>
+      <F, E, R>(body: Effect.Effect<F | undefined, E, R>): Effect.Effect<F | undefined, E, R> =>
+        Effect.gen(function* () {
+          const start = yield* Clock.monotonicTimeNanos
+          const failure = yield* body
+          if (failure !== undefined) return failure
+          yield* Metric.update(timer, Duration.nanos((yield* Clock.monotonicTimeNanos) - start))
+          yield* Metric.update(counter, events.length)
+          const last = events.at(-1)?.createdAt.epochMilliseconds
+          if (last !== undefined) {
+            yield* Metric.update(gauge, Math.max(0, (yield* Clock.currentTimeMillis) - last) / 1000)
+          }
+          return undefined
+        }).pipe(
+          Effect.withSpan("Projection.batch", {
+            // A projection never ends, and a trace should.
+            root: true,
+            attributes: { ...attributes, events: events.length },
+            links: linksOf(events)
+          })
+        )
+  }
+}
