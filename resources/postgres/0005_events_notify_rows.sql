@@ -1,5 +1,5 @@
--- Optional, by notify: "rows": the notifications of go-sync-kit, for programs that listen to its channels. Each inserted row
--- is notified twice, on "stream_" with its aggregate's id, and on "events_global".
+-- Optional, by notify: "rows": the notifications of go-sync-kit, for programs that listen to its channels. Each inserted
+-- row is notified twice, on "stream_" with its aggregate's id, and on "events_global".
 --
 -- Notifying is expensive: a transaction that notifies takes a lock of the whole instance for its commit (23k commits/s
 -- became 6.4k). And an INSERT fails where the aggregate's id has more than 56 bytes, as no channel can have its name.

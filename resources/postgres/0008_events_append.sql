@@ -1,5 +1,8 @@
--- Runs appends that expect something of an aggregate or bring ids of events, several appends in one call. Such a call never
--- has two appends with an id in common, or with an aggregate of which one of them expects something.
+-- Runs appends that expect something of an aggregate or bring ids of events, several appends in one call. No two appends of
+-- a call have an id in common, or an aggregate of which one of them expects something.
+--
+-- A row of the result says what came of an append that writes nothing (blocked, isolation, duplicate with the id, conflict
+-- with the aggregate and its version), or of an event (stored, or known if it was stored already).
 --
 -- As a function a call is one round trip, and each of its statements sees what others committed while the statement before
 -- waited for a lock. The plans are made once: for arrays the planner would make new ones at each call (16 calls at once:
@@ -34,32 +37,33 @@ SET plan_cache_mode = force_generic_plan
 AS $body$
 #variable_conflict use_column
 DECLARE
-    -- The key of an aggregate's lock is the hash of its id by this seed, the key of an event's lock the hash of its id by
-    -- the next seed. The empty text stands for all aggregates, or all ids. src/postgres/events/AppendLocks.ts makes the same
-    -- keys for the statements of TypeScript: change both or none.
-    seed   CONSTANT BIGINT  := 2 * :'events'::regclass::oid::bigint;
-    -- Locks live in shared memory, which has room for some 6,400 by default. A larger call locks all aggregates, or all ids.
-    many   CONSTANT INTEGER := 250;
-    coarse CONSTANT BOOLEAN := (SELECT count(DISTINCT name) FROM unnest(aggregate_ids) AS name) > many;
-    named  CONSTANT INTEGER := (SELECT count(*) FROM unnest(given) AS it WHERE it);
-    lock   RECORD;
-    failed INTEGER[] := '{}'; -- the appends that write nothing
-    stored TEXT[]    := '{}'; -- the ids that are in the log already
-    wrong  INTEGER[];
-    names  TEXT[];
-    actual BIGINT[];
+    -- The key of an aggregate's lock is the hash of its id by this seed, and the key of an event's lock the hash of its id by
+    -- the next seed. The empty text stands for all aggregates, or for all events. The same keys are made for statements of
+    -- TypeScript by src/postgres/events/AppendLocks.ts: change both or none.
+    seed      CONSTANT BIGINT  := 2 * :'events'::regclass::oid::bigint;
+    -- Locks live in shared memory, which has room for some 6,400 by default. A call with more aggregates than this number
+    -- locks all aggregates, and a call with more ids locks all events.
+    max_locks CONSTANT INTEGER := 250;
+    coarse    CONSTANT BOOLEAN := (SELECT count(DISTINCT name) FROM unnest(aggregate_ids) AS name) > max_locks;
+    named     CONSTANT INTEGER := (SELECT count(*) FROM unnest(given) AS it WHERE it);
+    lock      RECORD;
+    failed    INTEGER[] := '{}'; -- the appends that write nothing
+    stored    TEXT[]    := '{}'; -- the ids that are in the log already
+    wrong     INTEGER[];
+    names     TEXT[];
+    actual    BIGINT[];
 BEGIN
-    -- All calls take their locks in the order of level and key, so that no two of them wait for each other in a circle.
+    -- The locks. All calls take them in the order of level and key, so that no two calls wait for each other in a circle.
     FOR lock IN
         SELECT 0 AS level, hashtextextended('', seed) AS key, coarse AS exclusive, NULL AS aggregate_id, NULL AS id
         UNION ALL
-        SELECT 0, hashtextextended('', seed + 1), named > many, NULL, NULL WHERE named > 0
+        SELECT 0, hashtextextended('', seed + 1), named > max_locks, NULL, NULL WHERE named > 0
         UNION ALL
         SELECT 1, hashtextextended(aggregate_id, seed), bool_or(expectation <> 'any'), aggregate_id, NULL
         FROM unnest(aggregate_ids, expected) AS new (aggregate_id, expectation) WHERE NOT coarse GROUP BY aggregate_id
         UNION ALL
         SELECT 1, hashtextextended(id, seed + 1), true, NULL, id
-        FROM unnest(ids, given) AS new (id, given) WHERE new.given AND named <= many
+        FROM unnest(ids, given) AS new (id, given) WHERE new.given AND named <= max_locks
         ORDER BY 1, 2, 3 DESC
     LOOP
         IF patient THEN
@@ -82,6 +86,7 @@ BEGIN
         SELECT DISTINCT 'blocked', blocked, NULL, NULL::bigint, NULL::timestamptz FROM unnest(failed) AS blocked;
     END IF;
 
+    -- A transaction that reads its first snapshot again cannot see what others have appended since.
     IF current_setting('transaction_isolation') NOT LIKE 'read %' THEN
         wrong := ARRAY(
             SELECT new.request FROM unnest(requests, expected) AS new (request, expectation) WHERE expectation <> 'any'
@@ -91,6 +96,7 @@ BEGIN
         failed := failed || wrong;
     END IF;
 
+    -- The ids that the log has already: fine where the append ignores duplicates and the stored event is the same.
     IF named > 0 THEN
         -- OFFSET 0 makes the planner look up each id: a plan made while the table was small would else read all of it.
         SELECT coalesce(array_agg(new.id), '{}'),
@@ -114,6 +120,7 @@ BEGIN
         END IF;
     END IF;
 
+    -- The expectations, compared with the last version of each aggregate.
     SELECT array_agg(expectation.request), array_agg(expectation.aggregate_id), array_agg(last.version)
     INTO wrong, names, actual
     FROM (
@@ -137,7 +144,7 @@ BEGIN
         failed := failed || wrong;
     END IF;
 
-    -- INSERT locks the table before it draws a version, and draws versions after the sort, so in the order of the call.
+    -- The events. INSERT locks the table before it draws a version, and draws versions after the sort: in the call's order.
     RETURN QUERY
     INSERT INTO :"events" AS event (id, aggregate_id, event_type, data, metadata)
     SELECT new.id, new.aggregate_id, new.event_type, new.data::jsonb, new.metadata::jsonb

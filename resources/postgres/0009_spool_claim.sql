@@ -39,6 +39,7 @@ DECLARE
     incoming TEXT[];
     waiting  INTEGER := 0;
 BEGIN
+    -- How many of the reserved places there are incoming messages for: the other places are for due messages.
     IF reserved > 0 THEN
         SELECT count(*) INTO waiting
         FROM (
@@ -55,7 +56,7 @@ BEGIN
         ) AS waiting;
     END IF;
 
-    -- Due messages: from each priority that deferred messages have to the next one.
+    -- The due messages, from each priority that deferred messages have to the next one.
     WHILE cardinality(due) < wanted - reserved LOOP
         SELECT priority INTO level FROM :"spool"
         WHERE state = 2 AND coalesce(queue, '') = of_queue AND priority > level ORDER BY priority LIMIT 1;
@@ -67,6 +68,7 @@ BEGIN
         );
     END LOOP;
 
+    -- The incoming messages.
     wanted := wanted - cardinality(due);
     incoming := ARRAY(
         SELECT id FROM :"spool" WHERE state = 0 AND coalesce(queue, '') = of_queue AND priority < low_priority
@@ -77,7 +79,8 @@ BEGIN
             AND priority = low_priority AND created >= low_created
         ORDER BY created, id COLLATE "C" LIMIT wanted - cardinality(incoming) FOR UPDATE SKIP LOCKED
     );
-    -- Too few: all incoming messages, in the order of claims. That finds the ones again that are locked already.
+    -- Too few of them: some may have come in before the place where they probably begin. This statement looks at all, and
+    -- finds those again that this claim has locked already.
     IF cardinality(incoming) < wanted THEN
         incoming := ARRAY(
             SELECT id FROM :"spool" WHERE state = 0 AND coalesce(queue, '') = of_queue

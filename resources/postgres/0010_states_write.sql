@@ -1,8 +1,9 @@
 -- Writes one state if the stored one is older, or if there is none. Otherwise writes nothing and returns the stored one.
 --
--- As a function a write is one round trip, whatever comes of it. That costs a write some 6 us, and one statement that does the
--- same would cost it 13. The first statement locks the row that is in the way, so the second statement sees what others had
--- committed until then. The result names columns instead of the table's type, since the table can be dropped and made again.
+-- As a function a write is one round trip, whatever comes of it. The function costs a write some 6 us; one statement that
+-- does the same would cost it 13. The first statement locks the row that is in the way, so the second statement sees what
+-- others had committed until then. The result names columns instead of the table's type, since the table can be dropped and
+-- made again.
 \if :{?states}
 \else
 \set states states_store

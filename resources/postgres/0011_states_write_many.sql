@@ -1,12 +1,12 @@
--- Writes several states, each of another entity. Returns a row for each state that it did not write: with the stored state, or
--- with the entity's id alone where another transaction has locked the row.
+-- Writes several states, each of another entity. Returns a row for each state that it did not write: with the stored state,
+-- or with the entity's id alone where another transaction has locked the row.
 --
 -- It never waits for a row that is there. But nobody can see whether another transaction is about to insert an entity: the
--- parameter inserting says whether to try, and lock_timeout how long to wait then. All calls insert in the order of the ids,
--- as two calls would else wait for each other until that time is over.
+-- parameter inserting says whether to try, and lock_timeout how long to wait then. All calls insert in the order of the
+-- ids, as two calls would else wait for each other until that time is over.
 --
--- The plan is made once, since making it takes 300 us, three times as long as running it. Without sequential scans it looks up
--- each row, whatever the statistics say. The result names columns instead of the table's type, as in 0010.
+-- The plan is made once, since making it takes 300 us, three times as long as running it. Without sequential scans it looks
+-- up each row, whatever the statistics say. The result names columns instead of the table's type, as in 0010.
 \if :{?states}
 \else
 \set states states_store
