@@ -1,4 +1,4 @@
-/** How the tables come about: who may make them, who makes them first, and which ones are left as they are. */
+/** How tables and their functions are made: by which role and process, from which earlier state, and what stays as it is. */
 import { assert, describe, it } from "@effect/vitest"
 import { Deferred, Effect, Fiber, Option, Stream } from "effect"
 import { DurableStateStore, OffsetStore } from "effect-strata"
@@ -11,7 +11,7 @@ import { scratchDatabase, waitForBackends } from "../support/database.ts"
 import { assertWhole, execute, failsWith, freshRole, migrate, query, serve, shape, shard, unique } from "./harness.ts"
 import { show, state } from "./states.harness.ts"
 
-/** All tables and schemas of ours, so that a test can tell that nothing was left behind. */
+/** All tables and schemas that do not belong to Postgres, so that a test can tell that nothing was left behind. */
 const objects = (url: string) =>
   query(
     `SELECT nspname || '.' || relname FROM pg_class JOIN pg_namespace n ON n.oid = relnamespace
@@ -99,7 +99,8 @@ describe("starting at once", () => {
         const url = yield* scratchDatabase()
         const release = yield* holdLock(url)
         const applicationName = yield* unique
-        const session = { statement_timeout: "50", lock_timeout: "50", idle_in_transaction_session_timeout: "50" }
+        // Milliseconds, long enough for the statements before the lock on a busy machine.
+        const session = { statement_timeout: "500", lock_timeout: "500", idle_in_transaction_session_timeout: "500" }
         const starting = yield* Effect.forEach(
           [
             migrate(url, {}, { applicationName, startupParameters: session }),
@@ -115,7 +116,7 @@ describe("starting at once", () => {
         )
         assert.isTrue(isLocking(yield* waitForBackends(applicationName, (all) => isLocking(all, 4), url), 4))
         // By the server's clock, longer than the limits of those sessions.
-        yield* query("SELECT 1 FROM pg_sleep(0.2)", url)
+        yield* query("SELECT 1 FROM pg_sleep(0.7)", url)
         yield* release
         yield* Effect.forEach(starting, (fiber) => Fiber.join(fiber))
         assert.deepStrictEqual(yield* query(`SELECT id FROM strata_migrations ORDER BY id`, url), [
@@ -194,7 +195,7 @@ describe("a role", () => {
       assert.strictEqual(yield* offsets.deleteOffsets("row"), 1)
       yield* assertWhole(stores, url)
 
-      // To find that nothing is pending, `layer` reads the record: that, and no more, is what it needs beside.
+      // To find that nothing is pending, `layer` reads the records, and needs no other right for it.
       const whole = serve({ url: asRole.href, options: { schema: "app" } })
       yield* failsWith(whole, "Postgres.migrate", "Denied", /permission denied for table strata_migrations: grant it/)
       yield* execute([`GRANT SELECT ON app.strata_migrations TO ${role}`], url)
@@ -313,7 +314,7 @@ describe("names", () => {
     ["events", 56],
     ["states", 57],
     ["spool", 57]
-  ] as const)("leave room for that of a function, of %s %i bytes", ([table, bytes]) =>
+  ] as const)("leave room for the ending of a function's name: that of %s can have %i bytes", ([table, bytes]) =>
     Effect.gen(function* () {
       const options = { tables: { [table]: "t".repeat(bytes + 1) } }
       const error = yield* Effect.flip(serve({ url: "postgres://127.0.0.1:1/none", options, layer: Postgres.layer }))
@@ -380,7 +381,7 @@ describe("a database of migrations 1 to 7", () => {
         run.map((id) => [id])
       )
 
-      // Nothing is pending: whoever starts does not wait for the lock.
+      // Nothing is pending, so a process that starts does not wait for the lock.
       const release = yield* holdLock(url)
       const stores = yield* serve({ url, options })
       yield* release
@@ -481,7 +482,7 @@ describe("tables that are there", () => {
   it.live("are left as they are when a migration fails, with all that went before it undone", () =>
     Effect.gen(function* () {
       const url = yield* scratchDatabase()
-      // A type of this name keeps the table from being made, after its schema and the record have been.
+      // A type of this name keeps the table from being made, after the schema and the table of records have been made.
       yield* execute([`CREATE SCHEMA app`, `CREATE TYPE app.offsets_store AS ENUM ('x')`], url)
       yield* failsWith(
         migrate(url, { schema: "app" }),
