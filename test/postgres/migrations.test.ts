@@ -245,6 +245,8 @@ describe("names", () => {
     ["unicode", "схема 🐘", "таблица"],
     ["reserved words", "select", "table"],
     ["psql's variables", `:"offsets"`, `:"migrations"`],
+    ["psql's variables as texts", `:'events'`, `:'states'`],
+    ["quotes of a body", "$body$", "$function$"],
     ["an attack", `x"; DROP TABLE y; --`, `$1 \\`],
     ["63 bytes", "é".repeat(31) + "s", "t".repeat(63)]
   ]
