@@ -1,8 +1,5 @@
--- Projection offsets: one row per projection and shard. eGo's offset stores read and write the same table; one that eGo
--- has created is left as it is.
---
--- By hand: psql -f 0001_offsets.sql, with -c 'SET search_path TO app' before it for a schema, and -v offsets=NAME for
--- another table name.
+-- Projection offsets: one row per projection and shard. eGo's offset stores read and write the same table. A table that eGo
+-- has created stays as it is.
 \if :{?offsets}
 \else
 \set offsets offsets_store

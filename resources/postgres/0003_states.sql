@@ -1,8 +1,5 @@
--- The latest state of each entity. eGo's durable state stores read and write the same table; one that eGo has created is
--- left as it is, and gets the index if it has none.
---
--- By hand: psql -f 0003_states.sql, with -c 'SET search_path TO app' before it for a schema, and -v states=NAME for
--- another table name.
+-- The latest state of each entity. eGo's durable state stores read and write the same table. A table that eGo has created
+-- stays as it is, and gets the index if it has none.
 \if :{?states}
 \else
 \set states states_store
@@ -19,7 +16,6 @@ CREATE TABLE IF NOT EXISTS :"states"
 );
 
 -- next
--- psql replaces nothing inside a quoted body. A setting carries the name into the block below.
 SET strata.states TO :"states";
 
 -- next
@@ -29,8 +25,8 @@ DECLARE
     home   TEXT;
     name   TEXT;
 BEGIN
-    -- By what it indexes, not by a name, which another table's may have. Where it can be it is eGo's, so that eGo does not
-    -- add it once more.
+    -- The index is looked for by its column, since an index of another table may have any name. It gets the name that eGo
+    -- gives it, so that eGo does not add it once more, unless that name is too long or is taken.
     IF NOT EXISTS (
         SELECT FROM pg_index JOIN pg_attribute ON attrelid = indrelid AND attnum = indkey[0]
         WHERE indrelid = states AND indisvalid AND indpred IS NULL AND attname = 'version_number'

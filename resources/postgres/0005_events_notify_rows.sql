@@ -1,20 +1,21 @@
--- Optional: notifications of go-sync-kit, for programs that listen to its channels. Each inserted row is told of twice, on
--- "stream_" and its aggregate's id and on "events_global". Runs with the option notify: "rows" only.
+-- Optional, by notify: "rows": the notifications of go-sync-kit, for programs that listen to its channels. Each inserted
+-- row is notified twice, on "stream_" with its aggregate's id, and on "events_global".
 --
--- It costs: a transaction that notifies takes a lock of the whole instance for its commit (23k commits/s became 6.4k), and
--- an aggregate id of more than 56 bytes makes the INSERT fail, as no channel can have its name.
+-- Notifying is expensive: a transaction that notifies takes a lock of the whole instance for its commit (23k commits/s
+-- became 6.4k). And an INSERT fails where the aggregate's id has more than 56 bytes, as no channel can have its name.
 --
--- By hand: psql -f 0005_events_notify_rows.sql, with -c 'SET search_path TO app' before it for a schema, and
--- -v events=NAME for another table name. To undo it: DROP TRIGGER events_notify_trigger ON events.
+-- To undo it: DROP TRIGGER events_notify_trigger ON events.
 \if :{?events}
 \else
 \set events events
 \endif
 
--- Function and trigger have the names that go-sync-kit gives them: whoever comes second replaces them, and nobody is told
--- twice. Its listeners parse the payload: what json_build_object makes of these keys in this order, byte for byte.
-CREATE OR REPLACE FUNCTION notify_event_inserted() RETURNS TRIGGER LANGUAGE plpgsql AS
-$body$
+-- Function and trigger have the names that go-sync-kit gives them: whichever program comes second replaces them, and no
+-- listener is told twice. Listeners parse the payload, so it must be, byte for byte, what json_build_object makes of these
+-- keys in this order.
+CREATE OR REPLACE FUNCTION notify_event_inserted() RETURNS TRIGGER
+LANGUAGE plpgsql
+AS $body$
 BEGIN
     PERFORM
         pg_notify(NEW.stream_name, json_build_object('version', NEW.version, 'id', NEW.id,

@@ -1,15 +1,13 @@
--- Optional: indexes for queries by what events contain. Runs with the option index: "containment" only, as each append
--- then costs about twice as much.
+-- Optional, by index: "containment": indexes for queries by what events contain. With them an append costs about twice as
+-- much.
 --
--- By hand: psql -f 0006_events_index_containment.sql, with -c 'SET search_path TO app' before it for a schema, and
--- -v events=NAME for another table name. On a large table, first: CREATE INDEX CONCURRENTLY ON events USING GIN (data
--- jsonb_path_ops), and the same for metadata; then there is nothing left to do here.
+-- On a large table, first run CREATE INDEX CONCURRENTLY ON events USING GIN (data jsonb_path_ops), and the same for
+-- metadata: then this file finds nothing to do, and does not keep appends waiting.
 \if :{?events}
 \else
 \set events events
 \endif
 
--- psql replaces nothing inside a quoted body. A setting carries the name into the block below.
 SET strata.events TO :"events";
 
 -- next
@@ -18,7 +16,8 @@ DECLARE
     events CONSTANT REGCLASS := quote_ident(current_setting('strata.events'))::regclass;
     part   RECORD;
 BEGIN
-    -- Those that go-sync-kit has made will do. These are smaller, and know containment only, which is all that is asked for.
+    -- GIN indexes that go-sync-kit has made will do. Those made here are smaller, and answer containment only, which is all
+    -- that queries ask for.
     FOR part IN
         SELECT attname FROM pg_attribute
         WHERE attrelid = events AND attname IN ('data', 'metadata') AND NOT EXISTS (

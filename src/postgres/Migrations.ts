@@ -1,54 +1,79 @@
 /**
- * Brings the tables to what this version needs, once, whoever asks first.
+ * Brings the tables and their functions to what this version needs: the process that starts first migrates, the others wait.
  *
  * **Details**
  *
- * The files of `resources/postgres` are the single source: `NNNN_table.sql`, run in the order of their numbers under an
- * advisory lock, in one transaction, and recorded by table and number in `strata_migrations`. Each can be run again, and
- * by hand with `psql -f`. They adopt tables that a Go original created: they add what is missing, and never rewrite or
- * drop data. Where nothing is pending, no lock is taken and no right to create anything is needed.
+ * The files of `resources/postgres` are the single source; its README.md says how they are named and written. They run in
+ * the order of their numbers, under an advisory lock, in one transaction, and are recorded by table and number in
+ * `strata_migrations`. Each can be run again, and by hand with `psql -f`. They adopt tables that a Go original created: they
+ * add what is missing, and never rewrite or drop data. Where nothing is pending, a process takes no lock and needs no right
+ * to create anything.
  */
 import { type DateTime, Effect, Option, Schema } from "effect"
 import { SqlClient } from "effect/sql"
 import { readdir, readFile } from "node:fs/promises"
 import * as Operation from "../internal/Operation.ts"
-import { SchemaMissing, type StoreError, Unexpected } from "../StoreError.ts"
+import { type Reason, SchemaMissing, type StoreError, Unexpected } from "../StoreError.ts"
 import { decodeRows } from "./database/DecodeRows.ts"
 import { qualify, quote } from "./database/Identifier.ts"
-import * as PostgresDatabase from "./database/PostgresDatabase.ts"
+import { PostgresDatabase } from "./database/PostgresDatabase.ts"
 import { reasonOf } from "./database/Reasons.ts"
+
+type Database = PostgresDatabase["Service"]
 
 /** Where the files are. */
 export const directory = new URL("../../resources/postgres/", import.meta.url)
 
-/** One file of `resources/postgres`. */
+// The files
+
+/** One numbered file of `resources/postgres`. */
 interface Migration {
   readonly id: number
   readonly file: string
-  /** Which table it is about. */
+  /** The table that the file is about: a key of the option `tables`. */
   readonly table: string
+  /** What the file makes beside the table: a function (`append`), or something optional (`notify_rows`). */
+  readonly part: string
   /** In psql's notation: `:"offsets"` stands for the name of that table. */
   readonly statements: ReadonlyArray<string>
-  /** The option that asks for it, if it does not run by itself: `notify_rows` stands for `notify: "rows"`. */
-  readonly option: string | undefined
 }
 
-const load = Effect.tryPromise({
+/** The text of a file without psql's commands: `\ir` includes another file, the others give the names their defaults. */
+const read = async (file: string): Promise<string> => {
+  const text = await readFile(new URL(file, directory), "utf8")
+  const lines = text.split("\n").map((line) => {
+    const [, included] = /^\\ir (\S+)$/.exec(line) ?? []
+    return included === undefined ? (line.startsWith("\\") ? "" : line) : read(included)
+  })
+  return (await Promise.all(lines)).join("\n")
+}
+
+const load: Effect.Effect<ReadonlyArray<Migration>, Unexpected> = Effect.tryPromise({
   try: async () => {
     const migrations: Array<Migration> = []
     for (const file of (await readdir(directory)).toSorted()) {
-      const [, id, table, option] = /^(\d+)_([a-z]+)(?:_(\w+))?\.sql$/.exec(file) ?? []
+      const [, id, table, part = ""] = /^(\d+)_([a-z]+)(?:_(\w+))?\.sql$/.exec(file) ?? []
       if (id === undefined || table === undefined) continue
-      const text = await readFile(new URL(file, directory), "utf8")
-      // Lines that begin with a backslash are psql's: there they give the tables their default names. The driver refuses
-      // several statements in one string, so a line of its own stands between them.
-      const statements = text.replaceAll(/^\\.*$/gm, "").split(/^-- next$/m)
-      migrations.push({ id: Number(id), file, table, statements, option })
+      // The driver refuses several statements in one string, so a line of its own stands between them.
+      const statements = (await read(file)).split(/^-- next$/m)
+      migrations.push({ id: Number(id), file, table, part, statements })
     }
     return migrations
   },
   catch: (cause) => new Unexpected({ message: "the files of resources/postgres cannot be read", cause })
 })
+
+/** Where psql replaces nothing, a comment or a quoted text; or else the name of a table, or of a function beside it. */
+const quotedOrName = /--.*|'(?:[^']|'')*'|\$(\w*)\$[^]*?\$\1\$|:"([a-z]+)(_[a-z]+)?"/g
+
+/** Puts the names of the tables and their functions into a statement in psql's notation, where psql would. */
+const withNames = (names: ReadonlyMap<string, string>, statement: string): string =>
+  statement.replaceAll(quotedOrName, (found: string, _tag, table: string, ending = "") => {
+    const name = names.get(table)
+    return name === undefined ? found : quote(name + ending)
+  })
+
+// What has been run
 
 /** One row of `strata_migrations`. */
 const Applied = Schema.Struct({
@@ -57,42 +82,47 @@ const Applied = Schema.Struct({
   applied_at: Schema.DateTimeUtcFromDate
 })
 
-/** What there is to run, and what has been run. */
-const survey = Effect.gen(function* () {
-  const { extras, names, query, schema, sql, tables } = yield* PostgresDatabase.PostgresDatabase
-  const decode = decodeRows(Applied, names.migrations, ["id"])
-  const nameOf = new Map<string, string>(Object.entries(names))
-  // An option that is not given is one that no file is named after.
-  const wanted = Object.entries(extras).map(([option, value]) => `${option}_${value}`)
-  const record = qualify(schema, names.migrations)
+/** A migration of this version, with its record if it has been run. */
+interface Known {
+  readonly migration: Migration
+  readonly record: typeof Applied.Type | undefined
+}
 
-  const applied = Effect.gen(function* () {
-    const exists = yield* query(sql`SELECT WHERE to_regclass(${record}) IS NOT NULL`)
-    if (exists.length === 0) return []
-    return yield* decode(yield* query(sql`SELECT id, table_name, applied_at FROM ${tables.migrations}`))
-  })
+const isPending = ({ record }: Known): boolean => record === undefined
 
-  /** Every migration of this version, with its record where it has been run: those that are asked for, or were once. */
-  const all = Effect.gen(function* () {
+const namesOf = ({ names }: Database): ReadonlyMap<string, string> => new Map(Object.entries(names))
+
+const readRecords = Effect.fnUntraced(function* ({ names, query, schema, sql, tables }: Database) {
+  const exists = yield* query(sql`SELECT WHERE to_regclass(${qualify(schema, names.migrations)}) IS NOT NULL`)
+  if (exists.length === 0) return []
+  const rows = yield* query(sql`SELECT id, table_name, applied_at FROM ${tables.migrations}`)
+  return yield* decodeRows(Applied, names.migrations, ["id"])(rows)
+})
+
+/** Every migration of this version that this database needs: what is optional only if it is asked for, or was once. */
+const survey = (database: Database): Effect.Effect<ReadonlyArray<Known>, Reason> =>
+  Effect.gen(function* () {
     const migrations = yield* load
-    const done = yield* applied
+    const records = yield* readRecords(database)
     const newest = Math.max(...migrations.map(({ id }) => id))
-    const beyond = done.find(({ id }) => id > newest)
+    const beyond = records.find(({ id }) => id > newest)
     if (beyond !== undefined) {
       const message =
-        `${record} records migration ${beyond.id}, this version knows none above ${newest}: ` +
-        "a newer effect-strata has migrated these tables; use that version"
+        `${qualify(database.schema, database.names.migrations)} records migration ${beyond.id}, this version knows none ` +
+        `above ${newest}: a newer effect-strata has migrated these tables; use that version`
       return yield* new SchemaMissing({ message })
     }
-    return migrations.flatMap((migration) => {
-      const { id, option, table } = migration
-      const record = done.find((row) => row.id === id && row.table_name === nameOf.get(table))
-      return record !== undefined || option === undefined || wanted.includes(option) ? [{ migration, record }] : []
-    })
+    const options = Object.entries(database.extras)
+    const isNeeded = ({ part }: Migration) =>
+      options.every(([option, value]) => !part.startsWith(`${option}_`) || part === `${option}_${value}`)
+    const names = namesOf(database)
+    return migrations
+      .map((migration) => {
+        const name = names.get(migration.table)
+        return { migration, record: records.find((row) => row.id === migration.id && row.table_name === name) }
+      })
+      .filter(({ migration, record }) => record !== undefined || isNeeded(migration))
   })
-
-  return { all, nameOf }
-})
 
 /** One migration of this version. */
 export interface Status {
@@ -103,16 +133,12 @@ export interface Status {
 }
 
 /** Every migration of this version in order, run or pending. Changes nothing. */
-export const status: Effect.Effect<
-  ReadonlyArray<Status>,
-  StoreError,
-  PostgresDatabase.PostgresDatabase
-> = Effect.scoped(
+export const status: Effect.Effect<ReadonlyArray<Status>, StoreError, PostgresDatabase> = Effect.scoped(
   Effect.gen(function* () {
+    const database = yield* PostgresDatabase
     const operation = yield* Operation.make("Postgres", "postgres")
-    const { all } = yield* survey
-    const statuses = Effect.map(all, (found) =>
-      found.map(({ migration, record }) => ({
+    const statuses = Effect.map(survey(database), (known) =>
+      known.map(({ migration, record }) => ({
         file: migration.file,
         appliedAt: Option.map(Option.fromUndefinedOr(record), ({ applied_at }) => applied_at)
       }))
@@ -121,77 +147,65 @@ export const status: Effect.Effect<
   })
 )
 
+// Running what is pending
+
+/** The first statements of the transaction: its limits, the lock, the schema, and the table of records. */
+const prepare = Effect.fnUntraced(function* ({ schema, sql, tables }: Database) {
+  // A migration may take as long as it must, whatever the limits of the session are, and so may the wait for another one.
+  yield* sql`
+    SELECT set_config(name, '0', true) FROM pg_settings
+    WHERE name IN ('statement_timeout', 'lock_timeout', 'idle_in_transaction_session_timeout', 'transaction_timeout')`
+  // One lock for all tables of the database: the same table can go by two names, with its schema and without.
+  yield* sql`SELECT pg_advisory_xact_lock(hashtextextended('effect-strata', 0))`
+  if (schema !== undefined) {
+    // IF NOT EXISTS would ask for the right to create schemas even where there is nothing to create.
+    const missing = yield* sql`SELECT WHERE to_regnamespace(${quote(schema)}) IS NULL`
+    if (missing.length > 0) yield* sql.unsafe(`CREATE SCHEMA ${quote(schema)}`).unprepared
+    yield* sql.unsafe(`SET LOCAL search_path TO ${quote(schema)}`).unprepared
+  }
+  yield* sql`CREATE TABLE IF NOT EXISTS ${tables.migrations} (
+    id         INTEGER     NOT NULL,
+    table_name TEXT        NOT NULL,
+    file       TEXT        NOT NULL,
+    applied_at TIMESTAMPTZ NOT NULL DEFAULT now(),
+    PRIMARY KEY (table_name, id)
+  )`.unprepared
+})
+
+/** Runs one migration and records it. */
+const apply = Effect.fnUntraced(function* (database: Database, { file, id, statements, table }: Migration) {
+  const { sql, tables } = database
+  const names = namesOf(database)
+  for (const statement of statements) yield* sql.unsafe(withNames(names, statement)).unprepared
+  yield* sql`INSERT INTO ${tables.migrations} (id, table_name, file) VALUES (${id}, ${names.get(table)}, ${file})`
+  return file
+})
+
+const migrateWith = Effect.fnUntraced(function* (database: Database) {
+  if (!(yield* survey(database)).some(isPending)) return []
+  const transaction = Effect.gen(function* () {
+    yield* prepare(database)
+    // Another process may have migrated while this one waited for the lock.
+    const pending = (yield* survey(database)).filter(isPending)
+    return yield* Effect.forEach(pending, ({ migration }) => apply(database, migration))
+  })
+  return yield* database.sql.withTransaction(transaction).pipe(
+    // Each statement must see what was committed while this process waited for the lock, whatever the session's default is.
+    Effect.provideService(SqlClient.BeginTransaction, "BEGIN ISOLATION LEVEL READ COMMITTED"),
+    Effect.catchTag("SqlError", (error) => Effect.fail(reasonOf(error)))
+  )
+})
+
 /**
  * Runs what is pending and returns the names of the files it ran: none if the tables are up to date.
  *
  * Any number of processes may start at once: one migrates, the others wait for it and find nothing to do. Tables that a
  * newer version has migrated are refused as `SchemaMissing`.
  */
-export const migrate: Effect.Effect<
-  ReadonlyArray<string>,
-  StoreError,
-  PostgresDatabase.PostgresDatabase
-> = Effect.scoped(
+export const migrate: Effect.Effect<ReadonlyArray<string>, StoreError, PostgresDatabase> = Effect.scoped(
   Effect.gen(function* () {
-    const { schema, sql, tables } = yield* PostgresDatabase.PostgresDatabase
+    const database = yield* PostgresDatabase
     const operation = yield* Operation.make("Postgres", "postgres")
-    const { all, nameOf } = yield* survey
-    const pending = Effect.map(all, (found) =>
-      found.flatMap(({ migration, record }) => (record === undefined ? [migration] : []))
-    )
-
-    const apply = Effect.fnUntraced(function* ({ file, id, statements, table }: Migration) {
-      for (const statement of statements) {
-        yield* sql.unsafe(
-          statement.replaceAll(/:"(\w+)"/g, (reference, key) => {
-            const name = nameOf.get(key)
-            return name === undefined ? reference : quote(name)
-          })
-        ).unprepared
-      }
-      yield* sql`INSERT INTO ${tables.migrations} (id, table_name, file) VALUES (${id}, ${nameOf.get(table)}, ${file})`
-      return file
-    })
-
-    const prepare = Effect.gen(function* () {
-      // It may take as long as it must, whatever the limits of the session are: so may the one that this waits for.
-      yield* sql`
-        SELECT set_config(name, '0', true) FROM pg_settings
-        WHERE name IN ('statement_timeout', 'lock_timeout', 'idle_in_transaction_session_timeout', 'transaction_timeout')`
-      // One lock for all tables of the database: the same one can go by two names, with its schema and without.
-      yield* sql`SELECT pg_advisory_xact_lock(hashtextextended('effect-strata', 0))`
-      if (schema !== undefined) {
-        // Not IF NOT EXISTS, which asks for the right to create schemas even where there is nothing to create.
-        const missing = yield* sql`SELECT WHERE to_regnamespace(${quote(schema)}) IS NULL`
-        if (missing.length > 0) yield* sql.unsafe(`CREATE SCHEMA ${quote(schema)}`).unprepared
-        yield* sql.unsafe(`SET LOCAL search_path TO ${quote(schema)}`).unprepared
-      }
-      yield* sql`CREATE TABLE IF NOT EXISTS ${tables.migrations} (
-        id         INTEGER     NOT NULL,
-        table_name TEXT        NOT NULL,
-        file       TEXT        NOT NULL,
-        applied_at TIMESTAMPTZ NOT NULL DEFAULT now(),
-        PRIMARY KEY (table_name, id)
-      )`.unprepared
-    })
-
-    return yield* operation.effect(
-      "migrate",
-      Effect.gen(function* () {
-        if ((yield* pending).length === 0) return []
-        return yield* sql
-          .withTransaction(
-            Effect.gen(function* () {
-              yield* prepare
-              return yield* Effect.forEach(yield* pending, apply)
-            })
-          )
-          .pipe(
-            // Each statement must see what was committed while this waited for the lock, whatever the session's default is.
-            Effect.provideService(SqlClient.BeginTransaction, "BEGIN ISOLATION LEVEL READ COMMITTED"),
-            Effect.catchTag("SqlError", (error) => Effect.fail(reasonOf(error)))
-          )
-      })
-    )
+    return yield* operation.effect("migrate", migrateWith(database))
   })
 )

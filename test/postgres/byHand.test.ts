@@ -5,15 +5,16 @@ import * as Postgres from "effect-strata/postgres"
 import { spawn, spawnSync } from "node:child_process"
 import { once } from "node:events"
 import { readdirSync, readFileSync } from "node:fs"
+import { dirname, join } from "node:path"
 import { fileURLToPath } from "node:url"
 import { scratchDatabase } from "../support/database.ts"
-import { assertWhole, execute, migrate, serve, shape } from "./harness.ts"
+import { assertWhole, execute, migrate, query, serve, shape } from "./harness.ts"
 
 const directory = new URL("../../resources/postgres/", import.meta.url)
 
 /** The files, with the variable that names their table and the name it has by default. */
 const files = readdirSync(directory)
-  .filter((name) => name.endsWith(".sql"))
+  .filter((name) => /^\d+_.*\.sql$/.test(name))
   .toSorted()
   .map((name) => {
     const path = fileURLToPath(new URL(name, directory))
@@ -40,26 +41,34 @@ const psql = (url: string, schema: string, path: string, names: Names) =>
     assert.strictEqual(code, 0, errors)
   })
 
-/** The part of psql's language that the files use: `\if :{?name}`, `\else`, `\endif`, `\set name value`, `:"name"`. */
+/**
+ * The part of psql's language that the files use: `\if :{?name}`, `\else`, `\endif`, `\set name value ..`, `\ir file`, and
+ * `:"name"`, which psql leaves alone in comments and quotes.
+ */
 const interpret = (url: string, schema: string, path: string, names: Names) => {
   const variables = new Map(Object.entries(names))
   const branches: Array<boolean> = []
   const text: Array<string> = []
-  for (const line of readFileSync(path, "utf8").split("\n")) {
-    const [command, name = "", value = ""] = line.startsWith("\\") ? line.slice(1).split(/\s+/) : []
-    if (command === "if") branches.push(variables.has(/^:\{\?(\w+)\}$/.exec(name)?.[1] ?? assert.fail(line)))
-    else if (command === "else") branches.push(!branches.pop())
-    else if (command === "endif") branches.pop()
-    else if (branches.includes(false)) continue
-    else if (command === "set") variables.set(name, value)
-    else if (command === undefined) text.push(line)
-    else assert.fail(line)
+  const readLines = (path: string) => {
+    for (const line of readFileSync(path, "utf8").split("\n")) {
+      const [command, name = "", ...values] = line.startsWith("\\") ? line.slice(1).split(/\s+/) : []
+      if (command === "if") branches.push(variables.has(/^:\{\?(\w+)\}$/.exec(name)?.[1] ?? assert.fail(line)))
+      else if (command === "else") branches.push(!branches.pop())
+      else if (command === "endif") branches.pop()
+      else if (branches.includes(false)) continue
+      else if (command === "set") {
+        const value = values.map((value) => (value.startsWith(":") ? variables.get(value.slice(1)) : value)).join("")
+        variables.set(name, value)
+      } else if (command === "ir") readLines(join(dirname(path), name))
+      else if (command === undefined) text.push(line)
+      else assert.fail(line)
+    }
   }
+  readLines(path)
   const statements = text
     .join("\n")
-    .replaceAll(
-      /:"(\w+)"/g,
-      (_, name: string) => `"${(variables.get(name) ?? assert.fail(name)).replaceAll(`"`, `""`)}"`
+    .replaceAll(/--.*|'[^']*'|(\$\w*\$)[^]*?\1|:"(\w+)"/g, (found: string, _, name?: string) =>
+      name === undefined ? found : `"${(variables.get(name) ?? assert.fail(name)).replaceAll(`"`, `""`)}"`
     )
     .split(/^-- next$/m)
   // On one connection, as some of them are settings.
@@ -95,6 +104,18 @@ describe("the files of resources/postgres, by hand", () => {
               )
               .toSorted()
           )
+        // The functions beside a table, with one name for all tables.
+        const functions = (schema: string, table: string) =>
+          Effect.map(
+            query(
+              `SELECT regexp_replace(
+                 replace(pg_get_functiondef(oid), '"', ''), '(SETOF |SETOF ${schema}\\.|${schema}\\.)${table}', 'TABLE', 'g'
+               ) FROM pg_proc
+               WHERE pronamespace = '${schema}'::regnamespace AND starts_with(proname, '${table}_')`,
+              url
+            ),
+            (rows) => rows.map(([definition]) => definition).toSorted()
+          )
         for (const names of [{}, Object.fromEntries([...tables.keys()].map((key) => [key, `My ${key}`]))]) {
           for (let times = 0; times < 2; times++) {
             yield* Effect.forEach(files, ({ path }) => run(url, "app", path, names))
@@ -104,6 +125,9 @@ describe("the files of resources/postgres, by hand", () => {
           for (const [variable, table] of tables) {
             const expected = yield* made(`public.${table}`)
             assert.deepStrictEqual(yield* made(`app."${names[variable] ?? table}"`), expected)
+            const definitions = yield* functions("app", names[variable] ?? table)
+            assert.strictEqual(definitions.length, { events: 1, offsets: 0, spool: 1, states: 2 }[variable])
+            assert.deepStrictEqual(definitions, yield* functions("public", table))
           }
           const stores = yield* serve({ url, options, layer: Postgres.layerStorage })
           yield* assertWhole(stores, url)

@@ -9,7 +9,9 @@ import { postgresUrl } from "../support/database.ts"
 import { event, goSyncKit, plainInsert, serveEvents, session } from "./events.harness.ts"
 import { execute, failsWith, freshRole, freshSchema, query, shape } from "./harness.ts"
 
-const file = fileURLToPath(new URL("../../resources/postgres/0002_events.sql", import.meta.url))
+const files = ["0002_events.sql", "0008_events_append.sql"].map((file) =>
+  fileURLToPath(new URL(`../../resources/postgres/${file}`, import.meta.url))
+)
 
 describe("the application's pool", () => {
   it.live.each([{ prepare: false }, { multiplex: true, maxConnections: 2 }, { maxConnections: 1 }])(
@@ -165,7 +167,16 @@ describe("the table", () => {
         const given = name === undefined ? [] : ["-v", `events=${name}`]
         const { status, stderr } = spawnSync(
           "psql",
-          ["-X", "-v", "ON_ERROR_STOP=1", ...given, "-c", `SET search_path TO ${schema}`, "-f", file, postgresUrl],
+          [
+            "-X",
+            "-v",
+            "ON_ERROR_STOP=1",
+            ...given,
+            "-c",
+            `SET search_path TO ${schema}`,
+            ...files.flatMap((file) => ["-f", file]),
+            postgresUrl
+          ],
           { encoding: "utf8" }
         )
         assert.strictEqual(status, 0, stderr)

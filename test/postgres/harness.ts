@@ -2,7 +2,7 @@
 import { PgClient } from "@effect/sql-pg"
 import { assert } from "@effect/vitest"
 import { Context, Deferred, Effect, Exit, Fiber, Layer, Option, Redacted } from "effect"
-import { DurableStateStore, EventStore, OffsetStore, StoreError, Transactor } from "effect-strata"
+import { DurableStateStore, EventStore, OffsetStore, SpoolStore, StoreError, Transactor } from "effect-strata"
 import * as Postgres from "effect-strata/postgres"
 import { randomBytes } from "node:crypto"
 import { chown, readFile, stat, writeFile } from "node:fs/promises"
@@ -91,6 +91,7 @@ export const serve = Effect.fnUntraced(function* ({
     maxConnections: client?.maxConnections ?? 4,
     events: Context.get(context, EventStore.EventStore),
     offsets: Context.get(context, OffsetStore.OffsetStore),
+    spool: Context.get(context, SpoolStore.SpoolStore),
     states: Context.get(context, DurableStateStore.DurableStateStore),
     transactor: Context.get(context, Transactor.Transactor),
     sql

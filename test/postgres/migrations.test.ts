@@ -1,15 +1,17 @@
-/** How the tables come about: who may make them, who makes them first, and which ones are left as they are. */
+/** How tables and their functions are made: by which role and process, from which earlier state, and what stays as it is. */
 import { assert, describe, it } from "@effect/vitest"
 import { Deferred, Effect, Fiber, Option, Stream } from "effect"
-import { OffsetStore } from "effect-strata"
+import { DurableStateStore, OffsetStore } from "effect-strata"
 import * as Postgres from "effect-strata/postgres"
 import { spawn } from "node:child_process"
 import { once } from "node:events"
+import { readFile } from "node:fs/promises"
 import { fileURLToPath } from "node:url"
 import { scratchDatabase, waitForBackends } from "../support/database.ts"
 import { assertWhole, execute, failsWith, freshRole, migrate, query, serve, shape, shard, unique } from "./harness.ts"
+import { show, state } from "./states.harness.ts"
 
-/** All tables and schemas of ours, so that a test can tell that nothing was left behind. */
+/** All tables and schemas that do not belong to Postgres, so that a test can tell that nothing was left behind. */
 const objects = (url: string) =>
   query(
     `SELECT nspname || '.' || relname FROM pg_class JOIN pg_namespace n ON n.oid = relnamespace
@@ -32,6 +34,10 @@ const holdLock = Effect.fnUntraced(function* (url: string) {
   yield* Deferred.await(held)
   return Effect.andThen(Deferred.succeed(end, undefined), Fiber.join(fiber))
 })
+
+/** The functions in a schema, as they are defined. */
+const functions = (url: string, schema: string) =>
+  query(`SELECT pg_get_functiondef(oid) FROM pg_proc WHERE pronamespace = '"${schema}"'::regnamespace ORDER BY 1`, url)
 
 const isLocking = (all: ReadonlyArray<{ readonly query: string; readonly state: string }>, count: number) =>
   all.filter(({ query, state }) => state === "active" && query.includes("pg_advisory_xact_lock")).length === count
@@ -78,7 +84,10 @@ describe("starting at once", () => {
         [2, "events", "0002_events.sql"],
         [3, "states_store", "0003_states.sql"],
         [4, "retryspool_messages", "0004_spool.sql"],
-        [7, "states_store", "0007_states.sql"]
+        [8, "events", "0008_events_append.sql"],
+        [9, "retryspool_messages", "0009_spool_claim.sql"],
+        [10, "states_store", "0010_states_write.sql"],
+        [11, "states_store", "0011_states_write_many.sql"]
       ])
     })
   )
@@ -90,7 +99,8 @@ describe("starting at once", () => {
         const url = yield* scratchDatabase()
         const release = yield* holdLock(url)
         const applicationName = yield* unique
-        const session = { statement_timeout: "50", lock_timeout: "50", idle_in_transaction_session_timeout: "50" }
+        // Milliseconds, long enough for the statements before the lock on a busy machine.
+        const session = { statement_timeout: "500", lock_timeout: "500", idle_in_transaction_session_timeout: "500" }
         const starting = yield* Effect.forEach(
           [
             migrate(url, {}, { applicationName, startupParameters: session }),
@@ -106,7 +116,7 @@ describe("starting at once", () => {
         )
         assert.isTrue(isLocking(yield* waitForBackends(applicationName, (all) => isLocking(all, 4), url), 4))
         // By the server's clock, longer than the limits of those sessions.
-        yield* query("SELECT 1 FROM pg_sleep(0.2)", url)
+        yield* query("SELECT 1 FROM pg_sleep(0.7)", url)
         yield* release
         yield* Effect.forEach(starting, (fiber) => Fiber.join(fiber))
         assert.deepStrictEqual(yield* query(`SELECT id FROM strata_migrations ORDER BY id`, url), [
@@ -114,7 +124,10 @@ describe("starting at once", () => {
           [2],
           [3],
           [4],
-          [7]
+          [8],
+          [9],
+          [10],
+          [11]
         ])
       })
   )
@@ -182,7 +195,7 @@ describe("a role", () => {
       assert.strictEqual(yield* offsets.deleteOffsets("row"), 1)
       yield* assertWhole(stores, url)
 
-      // To find that nothing is pending, `layer` reads the record: that, and no more, is what it needs beside.
+      // To find that nothing is pending, `layer` reads the records, and needs no other right for it.
       const whole = serve({ url: asRole.href, options: { schema: "app" } })
       yield* failsWith(whole, "Postgres.migrate", "Denied", /permission denied for table strata_migrations: grant it/)
       yield* execute([`GRANT SELECT ON app.strata_migrations TO ${role}`], url)
@@ -232,6 +245,8 @@ describe("names", () => {
     ["unicode", "схема 🐘", "таблица"],
     ["reserved words", "select", "table"],
     ["psql's variables", `:"offsets"`, `:"migrations"`],
+    ["psql's variables as texts", `:'events'`, `:'states'`],
+    ["quotes of a body", "$body$", "$function$"],
     ["an attack", `x"; DROP TABLE y; --`, `$1 \\`],
     ["63 bytes", "é".repeat(31) + "s", "t".repeat(63)]
   ]
@@ -255,6 +270,14 @@ describe("names", () => {
         yield* stores.offsets.advanceOffset(id, { from: Option.some(1n), to: 2n })
         assert.strictEqual(yield* stores.offsets.resetOffset("row", 2n), 1)
         yield* stores.offsets.ping
+        // Each function has the table's name in its body.
+        const event = { aggregateId: "a", eventType: "T", data: null, id: `e${start}` }
+        yield* stores.events.append(event, { expected: start === 0 ? "none" : BigInt(start) })
+        const states = ["a", "b"].map((id) => state(id, BigInt(start)))
+        yield* Effect.forEach(states, (one) => stores.states.writeState(one), { concurrency: "unbounded" })
+        yield* stores.states.writeState(state("c", BigInt(start)))
+        yield* stores.spool.storeMeta({ id: `m${start}` })
+        assert.strictEqual((yield* stores.spool.claim({ limit: 9, lease: "1 minute", owner: "o" })).length, 1)
       }
       assert.sameMembers(
         [...(yield* objects(url))],
@@ -293,7 +316,7 @@ describe("names", () => {
     ["events", 56],
     ["states", 57],
     ["spool", 57]
-  ] as const)("leave room for that of a function, of %s %i bytes", ([table, bytes]) =>
+  ] as const)("leave room for the ending of a function's name: that of %s can have %i bytes", ([table, bytes]) =>
     Effect.gen(function* () {
       const options = { tables: { [table]: "t".repeat(bytes + 1) } }
       const error = yield* Effect.flip(serve({ url: "postgres://127.0.0.1:1/none", options, layer: Postgres.layer }))
@@ -301,6 +324,138 @@ describe("names", () => {
         error.message,
         `Postgres.layer: invalid input: tables.${table}: Expected a name of at most ${bytes} bytes`
       )
+    })
+  )
+})
+
+/** A database as an earlier version has left it: see the first lines of the fixture. */
+const restore = Effect.fnUntraced(function* (fixture: string) {
+  const url = yield* scratchDatabase()
+  const text = yield* Effect.promise(() => readFile(new URL(`fixtures/${fixture}`, import.meta.url), "utf8"))
+  yield* execute(text.split(/^-- next$/m), url)
+  return url
+})
+
+describe("a database of migrations 1 to 7", () => {
+  const tables = {
+    events: "My events",
+    offsets: "My offsets",
+    states: "My states",
+    spool: "My spool",
+    migrations: "My migrations"
+  }
+  const sets = [
+    {
+      what: "with the tables' own names",
+      schema: "public",
+      options: {},
+      names: ["events", "offsets_store", "states_store", "retryspool_messages", "strata_migrations"],
+      run: [1, 2, 3, 4, 8, 9, 10, 11]
+    },
+    {
+      what: "with a schema, other names and all that is optional",
+      schema: "My schema",
+      options: { schema: "My schema", tables, notify: "rows", index: "containment" },
+      names: Object.values(tables),
+      run: [1, 2, 3, 4, 5, 6, 8, 9, 10, 11]
+    }
+  ] as const
+
+  it.live.each(sets)("$what has what a new one has once it is migrated, keeps its rows, and works", (set) =>
+    Effect.gen(function* () {
+      const { names, options, run, schema } = set
+      const migrations = `"${schema}"."${names[4]}"`
+      const url = yield* restore("migrations1to7.sql")
+      const fresh = yield* scratchDatabase()
+      yield* migrate(fresh, options)
+      assert.notDeepEqual(yield* functions(url, schema), yield* functions(fresh, schema))
+
+      yield* migrate(url, options)
+      assert.deepStrictEqual(yield* functions(url, schema), yield* functions(fresh, schema))
+      for (const name of names) {
+        const parts = (url: string) =>
+          Effect.map(shape(url, `"${schema}"."${name}"`), (rows) => rows.map((row) => row.slice(0, 3)))
+        assert.deepStrictEqual(yield* parts(url), yield* parts(fresh))
+      }
+      const recorded = query(`SELECT DISTINCT id FROM ${migrations} WHERE id <> 7 ORDER BY 1`, url)
+      assert.deepStrictEqual(
+        yield* recorded,
+        run.map((id) => [id])
+      )
+
+      // Nothing is pending, so a process that starts does not wait for the lock.
+      const release = yield* holdLock(url)
+      const stores = yield* serve({ url, options })
+      yield* release
+
+      const { events, offsets, spool, states } = stores
+      assert.deepStrictEqual(
+        (yield* events.load()).map(({ aggregateId, data, eventType, metadata, version }) => [
+          version,
+          aggregateId,
+          eventType,
+          data,
+          metadata
+        ]),
+        [
+          [1n, "a", "Made", { n: 1 }, null],
+          [2n, "a", "Changed", { n: 2 }, { by: "anna" }],
+          [3n, "b", "Made", null, null]
+        ]
+      )
+      const again = { id: "first", aggregateId: "a", eventType: "Made", data: { n: 1 } }
+      assert.strictEqual((yield* events.append(again, { onDuplicate: "ignore" }))[0]?.version, 1n)
+      const conflict = yield* Effect.flip(
+        events.append({ aggregateId: "a", eventType: "T", data: 0 }, { expected: 1n })
+      )
+      assert.strictEqual(conflict._tag, "VersionConflict")
+      const next = yield* events.append({ aggregateId: "a", eventType: "T", data: 0 }, { expected: 2n })
+      assert.strictEqual(next[0]?.version, 4n)
+
+      assert.strictEqual(yield* shard(stores, "p").read, 3n)
+      yield* offsets.advanceOffset({ projectionName: "p", shardNumber: 0 }, { from: Option.some(3n), to: 4n })
+
+      assert.strictEqual(yield* show(stores, "s"), "4: \u0001\u0002")
+      yield* Effect.forEach([state("s", 5n, "five"), state("t", 1n)], (one) => states.writeState(one), {
+        concurrency: "unbounded"
+      })
+      yield* states.writeState(state("s", 6n, "six"))
+      assert.instanceOf(yield* Effect.flip(states.writeState(state("s", 5n))), DurableStateStore.StaleState)
+      assert.strictEqual(yield* show(stores, "s"), "6: six")
+
+      const messages = yield* spool.claim({ limit: 9, lease: "1 minute", owner: "new" })
+      assert.deepStrictEqual(
+        messages.map(({ id, payload }) => [id, payload]),
+        [["waits", { to: "anna" }]]
+      )
+      assert.strictEqual((yield* spool.getMeta("active")).state, "active")
+      assert.deepStrictEqual(
+        (yield* spool.recover({ grace: 0 })).map(({ id }) => id),
+        ["active"]
+      )
+    })
+  )
+})
+
+describe("functions", () => {
+  it.live("are made beside their tables, wherever on the search path these are", () =>
+    Effect.gen(function* () {
+      const url = yield* restore("migrations1to7.sql")
+      yield* execute([`CREATE SCHEMA app`], url)
+      yield* migrate(url, {}, { startupParameters: { search_path: "app, public" } })
+      const fresh = yield* scratchDatabase()
+      yield* migrate(fresh)
+      assert.deepStrictEqual(yield* functions(url, "public"), yield* functions(fresh, "public"))
+      assert.deepStrictEqual(yield* functions(url, "app"), [])
+    })
+  )
+
+  it.live("leave no setting in the session that has made them", () =>
+    Effect.gen(function* () {
+      const url = yield* scratchDatabase()
+      const { sql } = yield* serve({ url, client: { maxConnections: 1 } })
+      const settings = sql`SELECT current_setting('check_function_bodies'), current_setting('strata.function', true)`
+      assert.deepStrictEqual(yield* settings.values, [["on", ""]])
     })
   )
 })
@@ -329,7 +484,7 @@ describe("tables that are there", () => {
   it.live("are left as they are when a migration fails, with all that went before it undone", () =>
     Effect.gen(function* () {
       const url = yield* scratchDatabase()
-      // A type of this name keeps the table from being made, after its schema and the record have been.
+      // A type of this name keeps the table from being made, after the schema and the table of records have been made.
       yield* execute([`CREATE SCHEMA app`, `CREATE TYPE app.offsets_store AS ENUM ('x')`], url)
       yield* failsWith(
         migrate(url, { schema: "app" }),

@@ -9,7 +9,9 @@ import { postgresUrl, waitForBackends } from "../support/database.ts"
 import { execute, failsWith, freshRole, freshSchema, query, shape, unique } from "./harness.ts"
 import { retrySpool, serveSpool } from "./spool.harness.ts"
 
-const file = fileURLToPath(new URL("../../resources/postgres/0004_spool.sql", import.meta.url))
+const files = ["0004_spool.sql", "0009_spool_claim.sql"].map((file) =>
+  fileURLToPath(new URL(`../../resources/postgres/${file}`, import.meta.url))
+)
 
 describe("the table", () => {
   it.live.each([true, false])(
@@ -206,8 +208,9 @@ describe("the table", () => {
       yield* execute([`CREATE SCHEMA ${schema}`])
       for (const name of [undefined, undefined, `My "messages"`]) {
         const given = name === undefined ? [] : ["-v", `spool=${name}`]
-        const args = ["-X", "-v", "ON_ERROR_STOP=1", ...given, "-c", `SET search_path TO ${schema}`, "-f", file]
-        const { status, stderr } = spawnSync("psql", [...args, postgresUrl], { encoding: "utf8" })
+        const args = ["-X", "-v", "ON_ERROR_STOP=1", ...given, "-c", `SET search_path TO ${schema}`]
+        const inOrder = files.flatMap((file) => ["-f", file])
+        const { status, stderr } = spawnSync("psql", [...args, ...inOrder, postgresUrl], { encoding: "utf8" })
         assert.strictEqual(status, 0, stderr)
         const options = { schema, tables: { spool: name ?? "retryspool_messages" } }
         const { spool } = yield* serveSpool({ options, layer: Postgres.layerStorage })

@@ -1,0 +1,52 @@
+-- Ends each file of a function: puts the name of the table into the function's body, where psql replaces nothing.
+--
+-- The file has just created the function that the setting strata.function names, in the first schema of the search path.
+-- In its body, :"events" (or :"spool", :"states") stands for the table, and :'events' for the table's name as a text. This
+-- statement makes the function once more, in the schema of the table, with the table's name and schema in these places.
+DO $do$
+DECLARE
+    name       CONSTANT NAME := current_setting('strata.function');
+    events     TEXT; -- the table: "My schema"."My events"
+    complete   TEXT; -- the function beside it: "My schema"."My events_append"
+    draft      RECORD;
+    definition TEXT;
+    opening    TEXT;
+    closing    TEXT;
+    variable   TEXT;
+BEGIN
+    SELECT format('%I.%I', nspname, relname), format('%I.%I', nspname, name) INTO STRICT events, complete
+    FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
+    WHERE pg_class.oid = quote_ident(regexp_replace(name, '_[a-z]+$', ''))::regclass;
+
+    -- A function of the same name with other parameters has no such variable left, as it has been completed before.
+    SELECT pg_proc.oid, format('%I.%I', nspname, proname) AS name, prosrc AS body INTO STRICT draft
+    FROM pg_proc JOIN pg_namespace ON pg_namespace.oid = pronamespace
+    WHERE nspname = current_schema() AND proname = name AND prosrc ~ ':"[a-z]+"';
+
+    definition := pg_get_functiondef(draft.oid);
+    opening := 'CREATE OR REPLACE FUNCTION ' || draft.name;
+    closing := 'AS $function$' || draft.body || E'$function$\n';
+    IF NOT starts_with(definition, opening) OR right(definition, length(closing)) <> closing THEN
+        RAISE EXCEPTION 'this server writes definitions of functions in an unknown way: %', definition;
+    END IF;
+
+    -- The file has switched the check off, as the body of a draft is no SQL. The body that it gets now has to be.
+    PERFORM set_config('check_function_bodies', 'on', true);
+    variable := substring(draft.body FROM ':"([a-z]+)"');
+    EXECUTE 'CREATE OR REPLACE FUNCTION ' || complete
+        || substr(definition, length(opening) + 1, length(definition) - length(opening) - length(closing))
+        -- In this order, since a quoted name can contain :'events', and never contains :"events".
+        || 'AS ' || quote_literal(replace(
+            replace(draft.body, format(':''%s''', variable), quote_literal(events)), format(':"%s"', variable), events
+        ));
+    IF complete <> draft.name THEN
+        EXECUTE format('DROP FUNCTION %s', draft.oid::regprocedure);
+    END IF;
+END
+$do$;
+
+-- next
+RESET strata.function;
+
+-- next
+RESET check_function_bodies;
