@@ -30,8 +30,8 @@ import { TimeSpan } from "./internal/Fields.ts"
 import { idGenerator } from "./internal/Ids.ts"
 import { type InvalidInput, invalidInput } from "./InvalidInput.ts"
 import * as Handling from "./spool/Handling.ts"
-import type { Policy } from "./spool/Policy.ts"
-import { traceParent } from "./spool/Trace.ts"
+import { type Policy, policyFinder } from "./spool/Policy.ts"
+import { traceHeaders } from "./spool/Trace.ts"
 import * as Worker from "./spool/Worker.ts"
 import {
   type MessageNotFound,
@@ -44,7 +44,7 @@ import {
 import type { StoreError } from "./StoreError.ts"
 import type { Transactor } from "./Transactor.ts"
 
-export { Permanent, permanent } from "./spool/Handling.ts"
+export { Permanent, permanent } from "./spool/Permanent.ts"
 export { backoff, fixed, preview } from "./spool/Policy.ts"
 export type { Policy } from "./spool/Policy.ts"
 
@@ -95,8 +95,6 @@ export interface RunOptions<R = never> {
   readonly bounced?: (message: SpoolMessage, reason: string) => Effect.Effect<unknown, unknown, R>
 }
 
-type Failure = InvalidInput | StoreError
-
 export interface Stats {
   readonly counts: Readonly<Record<State, number>>
   /** For how long the oldest message that could be handled has waited. */
@@ -111,12 +109,15 @@ export interface Spool<A, RD = never, RE = never> {
    * Stores a message, in the caller's transaction if there is one, and returns its id. Workers see it after the commit. One
    * whose id is stored already is left as it is: the same message can be enqueued again.
    */
-  readonly enqueue: (payload: A, options?: EnqueueOptions) => Effect.Effect<string, Failure, SpoolStore | RE>
+  readonly enqueue: (
+    payload: A,
+    options?: EnqueueOptions
+  ) => Effect.Effect<string, InvalidInput | StoreError, SpoolStore | RE>
 
   /** Stores messages in one statement, and returns their ids in their order. */
   readonly enqueueAll: (
     messages: ReadonlyArray<EnqueueOptions & { readonly payload: A }>
-  ) => Effect.Effect<ReadonlyArray<string>, Failure, SpoolStore | RE>
+  ) => Effect.Effect<ReadonlyArray<string>, InvalidInput | StoreError, SpoolStore | RE>
 
   /**
    * Works until it is interrupted: claims messages, handles and settles them.
@@ -135,25 +136,27 @@ export interface Spool<A, RD = never, RE = never> {
   readonly run: <E, R, R2 = never>(
     handler: (payload: A, message: SpoolMessage) => Effect.Effect<unknown, E, R>,
     options?: RunOptions<R2>
-  ) => Effect.Effect<never, Failure, SpoolStore | Transactor | RD | R | R2>
+  ) => Effect.Effect<never, InvalidInput | StoreError, SpoolStore | Transactor | RD | R | R2>
 
   /** Keeps a message from being handled, also one that is being handled now: that handler is interrupted. */
   readonly hold: (
     id: string,
     reason: string
-  ) => Effect.Effect<void, MessageNotFound | StateConflict | Failure, SpoolStore>
+  ) => Effect.Effect<void, MessageNotFound | StateConflict | InvalidInput | StoreError, SpoolStore>
 
   /** Lets a message go that was on hold. */
   readonly release: (
     id: string,
     reason?: string
-  ) => Effect.Effect<void, MessageNotFound | StateConflict | Failure, SpoolStore>
+  ) => Effect.Effect<void, MessageNotFound | StateConflict | InvalidInput | StoreError, SpoolStore>
 
   /** Gives a message that has bounced all its attempts again. */
-  readonly requeue: (id: string) => Effect.Effect<void, MessageNotFound | StateConflict | Failure, SpoolStore>
+  readonly requeue: (
+    id: string
+  ) => Effect.Effect<void, MessageNotFound | StateConflict | InvalidInput | StoreError, SpoolStore>
 
   /** How many messages there are, and how old the oldest is. Sets the gauges of the metrics, too. */
-  readonly stats: Effect.Effect<Stats, Failure, SpoolStore>
+  readonly stats: Effect.Effect<Stats, InvalidInput | StoreError, SpoolStore>
 }
 
 // Metrics
@@ -163,9 +166,19 @@ const oldest = Metric.gauge("strata_spool_oldest_ready_seconds", {
   description: "For how long the oldest message that could be handled has waited"
 })
 
-// Spool
+const statsOf = Effect.fnUntraced(function* (queue: string) {
+  const spool = yield* SpoolStore
+  const counts = yield* spool.countByState(queue)
+  const oldestReady = yield* spool.oldestReady(queue)
+  for (const [state, messages] of Object.entries(counts)) {
+    yield* Metric.update(Metric.withAttributes(depth, { queue, state }), messages)
+  }
+  const age = Option.match(oldestReady, { onNone: () => 0, onSome: Duration.toSeconds })
+  yield* Metric.update(Metric.withAttributes(oldest, { queue }), age)
+  return { counts, oldestReady }
+})
 
-const newId = Effect.flatMap(idGenerator, (random) => random.uuidV7())
+// Working
 
 class Settings extends Schema.Class<Settings>("effect-strata/Spool/Settings")({
   concurrency: Schema.Int.check(Schema.isBetween({ minimum: 1, maximum: 5000 })),
@@ -181,15 +194,34 @@ class Settings extends Schema.Class<Settings>("effect-strata/Spool/Settings")({
   retention: Schema.optionalKey(TimeSpan)
 }) {}
 
+/** How many archived messages are deleted in one statement. */
+const purgeBatchSize = 1000
+
+/** The longest time between two looks for archived messages that have been kept for long enough. */
+const longestPurgeInterval = Duration.hours(1)
+
+/** Deletes archived messages of the queue once they are older than `retention`, for ever. A failure is logged. */
+const purgeForever = (queue: string, retention: Duration.Input): Effect.Effect<never, never, SpoolStore> =>
+  SpoolStore.use((spool) =>
+    spool.purge({ state: "archived", queue, olderThan: retention, limit: purgeBatchSize }).pipe(
+      Effect.repeat({ until: (purged) => purged < purgeBatchSize }),
+      Effect.catch((error) => Effect.logWarning(error.message)),
+      Effect.andThen(Effect.sleep(Duration.min(Duration.fromInputUnsafe(retention), longestPurgeInterval))),
+      Effect.forever
+    )
+  )
+
+// Spool
+
+const newId = Effect.flatMap(idGenerator, (random) => random.uuidV7())
+
 /** Defines a queue. It does nothing by itself. */
 export const make = <A, RD = never, RE = never>(definition: Options<A, RD, RE>): Spool<A, RD, RE> => {
   const { maxAttempts = 10, name, onBounce = "keep", onSuccess = "delete", policies = {}, retention } = definition
   const codec = Schema.toCodecJson(definition.payload)
   const encode = Schema.encodeEffect(codec)
   const decode = Schema.decodeUnknownEffect(codec)
-  const attributes = { queue: name }
-
-  // Storing
+  const policyOf = policyFinder(name, policies)
 
   const messageOf = Effect.fnUntraced(function* (payload: A, options: EnqueueOptions, trace: Record<string, string>) {
     const { at, delay, headers, id, policy, priority } = options
@@ -210,23 +242,18 @@ export const make = <A, RD = never, RE = never>(definition: Options<A, RD, RE>):
 
   const enqueue = Effect.fnUntraced(function* (payload: A, options: EnqueueOptions = {}) {
     const spool = yield* SpoolStore
-    const message = yield* messageOf(payload, options, yield* traceParent)
+    const message = yield* messageOf(payload, options, yield* traceHeaders)
     yield* Effect.catchTag(spool.storeMeta(message), "MessageExists", () => Effect.void)
     return message.id
   })
 
   const enqueueAll = Effect.fnUntraced(function* (messages: ReadonlyArray<EnqueueOptions & { readonly payload: A }>) {
     const spool = yield* SpoolStore
-    const trace = yield* traceParent
+    const trace = yield* traceHeaders
     const all = yield* Effect.forEach(messages, ({ payload, ...options }) => messageOf(payload, options, trace))
     yield* spool.storeMany(all)
     return all.map(({ id }) => id)
   })
-
-  // Handling
-
-  const queue: Handling.Queue = { name, policies, onSuccess, onBounce }
-  const policyOf = Handling.policyFinder(queue)
 
   const run = <E, R, R2>(
     handler: (payload: A, message: SpoolMessage) => Effect.Effect<unknown, E, R>,
@@ -237,20 +264,8 @@ export const make = <A, RD = never, RE = never>(definition: Options<A, RD, RE>):
       const { buffer = concurrency * 4, lease = "30 seconds", shutdownTimeout = "10 seconds" } = options
       const kept = retention === undefined ? {} : { retention }
       yield* check(Settings, "Spool", "run", { concurrency, buffer, lease, shutdownTimeout, ...kept })
-      const spool = yield* SpoolStore
-      const handling = yield* Handling.make({ ...queue, policyOf }, { decode, handler, bounced, transactional })
-
-      const limit = 1000
-      const purge =
-        retention === undefined
-          ? Effect.never
-          : spool.purge({ state: "archived", queue: name, olderThan: retention, limit }).pipe(
-              Effect.repeat({ until: (purged) => purged < limit }),
-              Effect.catch((error) => Effect.logWarning(error.message)),
-              Effect.andThen(Effect.sleep(Duration.min(Duration.fromInputUnsafe(retention), Duration.hours(1)))),
-              Effect.forever
-            )
-
+      const outcomes = { onSuccess, onBounce, policyOf, bounced, transactional }
+      const handling = yield* Handling.make({ queue: name, decode, handler, ...outcomes })
       const settings: Worker.Settings = {
         queue: name,
         name: yield* newId,
@@ -259,35 +274,25 @@ export const make = <A, RD = never, RE = never>(definition: Options<A, RD, RE>):
         lease: Duration.fromInputUnsafe(lease),
         shutdownTimeout: Duration.fromInputUnsafe(shutdownTimeout)
       }
-      return yield* Effect.raceFirst(Worker.run(settings, handling), purge)
+      const worker = Worker.run(settings, handling)
+      return yield* retention === undefined ? worker : Effect.raceFirst(worker, purgeForever(name, retention))
     })
 
-  // Administration
-
-  const stats = Effect.gen(function* () {
-    const spool = yield* SpoolStore
-    const counts = yield* spool.countByState(name)
-    const oldestReady = yield* spool.oldestReady(name)
-    for (const [state, messages] of Object.entries(counts)) {
-      yield* Metric.update(Metric.withAttributes(depth, { ...attributes, state }), messages)
-    }
-    const age = Option.match(oldestReady, { onNone: () => 0, onSome: Duration.toSeconds })
-    yield* Metric.update(Metric.withAttributes(oldest, attributes), age)
-    return { counts, oldestReady }
-  })
+  const move = (
+    id: string,
+    from: State | ReadonlyArray<State>,
+    to: State,
+    changes: { readonly lastError?: string; readonly attempts?: number }
+  ) => SpoolStore.use((spool) => spool.moveToState(id, from, to, changes))
 
   return {
     name,
     enqueue,
     enqueueAll,
     run,
-    hold: (id, reason) =>
-      SpoolStore.use((spool) =>
-        spool.moveToState(id, ["incoming", "deferred", "active"], "hold", { lastError: reason })
-      ),
-    release: (id, reason = "") =>
-      SpoolStore.use((spool) => spool.moveToState(id, "hold", "incoming", { lastError: reason })),
-    requeue: (id) => SpoolStore.use((spool) => spool.moveToState(id, "bounce", "incoming", { attempts: 0 })),
-    stats
+    hold: (id, reason) => move(id, ["incoming", "deferred", "active"], "hold", { lastError: reason }),
+    release: (id, reason = "") => move(id, "hold", "incoming", { lastError: reason }),
+    requeue: (id) => move(id, "bounce", "incoming", { attempts: 0 }),
+    stats: statsOf(name)
   }
 }

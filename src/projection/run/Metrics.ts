@@ -1,6 +1,7 @@
 /** How projections can be watched: a span for each batch, and metrics. */
-import { Clock, Duration, Effect, Metric, Tracer } from "effect"
+import { Clock, Duration, Effect, Metric, type Tracer } from "effect"
 import type { StoredEvent } from "../../EventStore.ts"
+import * as TraceParent from "../../internal/TraceParent.ts"
 
 const handled = Metric.counter("strata_projection_events", {
   description: "Events that projections have handled",
@@ -23,8 +24,6 @@ const lag = Metric.gauge("strata_projection_lag_seconds", {
 /** More links say nothing that these do not. */
 const mostLinks = 128
 
-const traceparent = /^00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})$/
-
 /** The traces that events come from: W3C `traceparent` in their metadata. */
 export const linksOf = (events: ReadonlyArray<StoredEvent>): Array<Tracer.SpanLink> => {
   const parents = new Set<string>()
@@ -33,10 +32,8 @@ export const linksOf = (events: ReadonlyArray<StoredEvent>): Array<Tracer.SpanLi
     if (typeof parent === "string" && parents.size < mostLinks) parents.add(parent)
   }
   return [...parents].flatMap((parent) => {
-    const [, traceId, spanId, flags] = traceparent.exec(parent) ?? []
-    if (traceId === undefined || spanId === undefined || flags === undefined) return []
-    const sampled = (Number.parseInt(flags, 16) & 1) === 1
-    return [{ span: Tracer.externalSpan({ traceId, spanId, sampled }), attributes: {} }]
+    const span = TraceParent.parse(parent)
+    return span === undefined ? [] : [{ span, attributes: {} }]
   })
 }
 
