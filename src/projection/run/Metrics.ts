@@ -1,4 +1,4 @@
-/** How projections can be watched: a span for each batch, and metrics. */
+/** A span for each batch of a projection, and metrics. */
 import { Clock, Duration, Effect, Metric, type Tracer } from "effect"
 import type { StoredEvent } from "../../EventStore.ts"
 import * as TraceParent from "../../internal/TraceParent.ts"
@@ -21,10 +21,10 @@ const lag = Metric.gauge("strata_projection_lag_seconds", {
   description: "How old the last event was when a shard of a projection had handled it"
 })
 
-/** More links say nothing that these do not. */
+/** The most links of a span: more of them would only make it larger. */
 const mostLinks = 128
 
-/** The traces that events come from: W3C `traceparent` in their metadata. */
+/** Links to the spans that have appended the events: each event names its span by `traceparent` in its metadata. */
 export const linksOf = (events: ReadonlyArray<StoredEvent>): Array<Tracer.SpanLink> => {
   const parents = new Set<string>()
   for (const { metadata } of events) {
@@ -37,7 +37,7 @@ export const linksOf = (events: ReadonlyArray<StoredEvent>): Array<Tracer.SpanLi
   })
 }
 
-/** Watches the batches of one shard. */
+/** The metrics and spans of one shard. */
 export const make = (projection: string, shard: number) => {
   const attributes = { projection, shard: String(shard) }
   const counter = Metric.withAttributes(handled, attributes)
@@ -45,8 +45,9 @@ export const make = (projection: string, shard: number) => {
   const timer = Metric.withAttributes(batchTime, attributes)
   const gauge = Metric.withAttributes(lag, attributes)
   return {
+    /** Counts a failure of the handler. */
     failed: Metric.update(failed, 1),
-    /** A batch, which results in its failure, or in nothing. */
+    /** Measures a batch, whose result is the failure of its handler, or nothing. */
     batch:
       (events: ReadonlyArray<StoredEvent>) =>
       <F, E, R>(body: Effect.Effect<F | undefined, E, R>): Effect.Effect<F | undefined, E, R> =>
@@ -63,7 +64,7 @@ export const make = (projection: string, shard: number) => {
           return undefined
         }).pipe(
           Effect.withSpan("Projection.batch", {
-            // A projection never ends, and a trace should.
+            // A trace of its own for each batch: a projection never ends, and a trace should.
             root: true,
             attributes: { ...attributes, events: events.length },
             links: linksOf(events)
