@@ -17,10 +17,10 @@ export const suite = <E>(
   it.layer(quiet, { timeout: "2 minutes", excludeTestServices: true })(`Projection, operating (${name})`, (it) => {
     it.effect("handles nothing after a pause, until it is resumed", () =>
       Effect.gen(function* () {
-        const { add, append, name, options, seen, settled } = yield* scene()
+        const { add, append, caughtUp, name, options, seen } = yield* scene()
         yield* start(Projection.make({ ...options, shards: 2, handler: add }))
         yield* append("a", 1)
-        yield* settled
+        yield* caughtUp
         yield* elsewhere(Projection.pause(name))
         yield* append("a", 2)
         const late = yield* Effect.flip(Effect.flatMap(latestVersion, (at) => Projection.awaitVersion(name, at, 200)))
@@ -28,14 +28,14 @@ export const suite = <E>(
         assert.deepStrictEqual(yield* seen("a"), [1])
         for (const { state } of yield* Projection.status(name)) assert.strictEqual(state, "paused")
         yield* elsewhere(Projection.resume(name))
-        yield* settled
+        yield* caughtUp
         assert.deepStrictEqual(yield* seen("a"), [1, 2])
       })
     )
 
     it.effect("pauses in the middle of it all, and loses nothing", () =>
       Effect.gen(function* () {
-        const { add, append, name, options, seen, settled } = yield* scene()
+        const { add, append, caughtUp, name, options, seen } = yield* scene()
         yield* append("a", ...range(100))
         yield* start(Projection.make({ ...options, batchSize: 3, handler: add }))
         for (const _ of range(5)) {
@@ -45,7 +45,7 @@ export const suite = <E>(
           assert.deepStrictEqual(yield* seen("a"), before)
           yield* Projection.resume(name)
         }
-        yield* settled
+        yield* caughtUp
         assert.deepStrictEqual(yield* seen("a"), range(100))
       })
     )
@@ -79,15 +79,15 @@ export const suite = <E>(
 
     it.effect("handles everything again after a reset, or what comes after a version", () =>
       Effect.gen(function* () {
-        const { add, append, name, options, seen, settled } = yield* scene()
+        const { add, append, caughtUp, name, options, seen } = yield* scene()
         const [first] = yield* append("a", 1)
         yield* append("a", 2)
         yield* start(Projection.make({ ...options, shards: 3, handler: add }))
-        yield* settled
+        yield* caughtUp
         yield* elsewhere(Projection.reset(name))
-        yield* settled
+        yield* caughtUp
         yield* elsewhere(Projection.reset(name, first?.version))
-        yield* settled
+        yield* caughtUp
         assert.deepStrictEqual(yield* seen("a"), [1, 2, 1, 2, 2])
       })
     )
@@ -95,7 +95,7 @@ export const suite = <E>(
     it.effect("forgets with a reset what was parked and skipped, and handles it again", () =>
       Effect.gen(function* () {
         for (const onFailure of ["park", "skip"] as const) {
-          const { add, append, name, options, seen, settled } = yield* scene()
+          const { add, append, caughtUp, name, options, seen } = yield* scene()
           let isBroken = true
           yield* start(
             Projection.make({
@@ -105,7 +105,7 @@ export const suite = <E>(
             })
           )
           yield* append("a", 1, 2)
-          yield* settled
+          yield* caughtUp
           const unhandled = Effect.map(Projection.status(name), ([shard]) => [
             shard?.parked,
             shard?.skipped,
@@ -114,7 +114,7 @@ export const suite = <E>(
           assert.deepStrictEqual(yield* unhandled, onFailure === "park" ? [1, 0, true] : [0, 1, true])
           isBroken = false
           yield* Projection.reset(name)
-          yield* settled
+          yield* caughtUp
           assert.deepStrictEqual(yield* unhandled, [0, 0, false])
           assert.deepStrictEqual(yield* Stream.runCollect(Projection.skipped(name)), [])
           assert.deepStrictEqual(yield* Stream.runCollect(Projection.parked(name)), [])
@@ -125,10 +125,10 @@ export const suite = <E>(
 
     it.effect("refuses a reset beyond the head", () =>
       Effect.gen(function* () {
-        const { add, append, name, options, settled } = yield* scene()
+        const { add, append, caughtUp, name, options } = yield* scene()
         yield* append("a", 1)
         yield* start(Projection.make({ ...options, handler: add }))
-        yield* settled
+        yield* caughtUp
         const head = yield* latestVersion
         for (const version of [head + 1n, -1n]) {
           const error = yield* Effect.flip(Projection.reset(name, version))
@@ -143,14 +143,14 @@ export const suite = <E>(
 
     it.effect("names those that have run, until they are removed, and nobody else's offsets", () =>
       Effect.gen(function* () {
-        const { add, append, name, options, settled } = yield* scene()
+        const { add, append, caughtUp, name, options } = yield* scene()
         const foreign = ["x".repeat(255), fresh("foreign")]
         yield* OffsetStore.use(({ writeOffset }) =>
           Effect.forEach(foreign, (projectionName) => writeOffset({ projectionName, shardNumber: 0, value: 1n }))
         )
         const fiber = yield* start(Projection.make({ ...options, shards: 2, handler: add }))
         yield* append("a", 1)
-        yield* settled
+        yield* caughtUp
         const ours = Effect.map(Stream.runCollect(Projection.names), (names) =>
           names.filter((found) => found === name || foreign.includes(found))
         )
@@ -183,10 +183,10 @@ export const suite = <E>(
 
     it.effect("keeps to the number of shards it began with, until it is removed", () =>
       Effect.gen(function* () {
-        const { add, append, name, options, seen, settled } = yield* scene()
+        const { add, append, caughtUp, name, options, seen } = yield* scene()
         yield* append("a", 1)
         const first = yield* start(Projection.make({ ...options, shards: 3, handler: add }))
-        yield* settled
+        yield* caughtUp
         yield* Fiber.interrupt(first)
         const error = yield* Effect.flip(Projection.run(Projection.make({ ...options, shards: 2, handler: add })))
         assert.strictEqual(error._tag, "ShardCountMismatch")
@@ -198,7 +198,7 @@ export const suite = <E>(
         assert.strictEqual((yield* Effect.flip(Stream.runDrain(rebuild)))._tag, "ShardCountMismatch")
         yield* Projection.remove(name)
         yield* start(Projection.make({ ...options, shards: 2, handler: add }))
-        yield* settled
+        yield* caughtUp
         assert.strictEqual((yield* Projection.status(name)).length, 2)
         assert.deepStrictEqual(yield* seen("a"), [1, 1])
       })
@@ -206,10 +206,10 @@ export const suite = <E>(
 
     it.effect("ends where it is removed while it runs", () =>
       Effect.gen(function* () {
-        const { add, append, name, options, settled } = yield* scene()
+        const { add, append, caughtUp, name, options } = yield* scene()
         const fiber = yield* start(Projection.make({ ...options, handler: add }))
         yield* append("a", 1)
-        yield* settled
+        yield* caughtUp
         yield* Projection.remove(name)
         assert.strictEqual((yield* ending(fiber))._tag, "UnknownProjection")
       })
@@ -217,12 +217,12 @@ export const suite = <E>(
 
     it.effect("says when a version was not handled in time", () =>
       Effect.gen(function* () {
-        const { add, append, name, options, settled } = yield* scene()
+        const { add, append, caughtUp, name, options } = yield* scene()
         const never = yield* Effect.flip(Projection.awaitVersion(name, 1n, 1))
         assert.strictEqual(never._tag === "AwaitTimeout" ? never.message.includes("has not run yet") : never._tag, true)
         yield* start(Projection.make({ ...options, handler: add }))
         yield* append("a", 1)
-        yield* settled
+        yield* caughtUp
         const head = yield* latestVersion
         const error = yield* Effect.flip(Projection.awaitVersion(name, head + 1000n, 1))
         assert.strictEqual(error._tag, "AwaitTimeout")
@@ -234,10 +234,10 @@ export const suite = <E>(
 
     it.effect("says how each shard is", () =>
       Effect.gen(function* () {
-        const { add, append, name, options, settled } = yield* scene()
+        const { add, append, caughtUp, name, options } = yield* scene()
         yield* append("a", 1)
         const fiber = yield* start(Projection.make({ ...options, shards: 2, heartbeat: "1 minute", handler: add }))
-        yield* settled
+        yield* caughtUp
         const running = yield* Projection.status(name)
         assert.deepStrictEqual(
           running.map(({ failure, parked, shardNumber, skipped, state }) => [

@@ -4,7 +4,7 @@ import { Deferred, Duration, Effect, Fiber, Layer, Logger, Option, Ref, Stream }
 import { DurableStateStore } from "../DurableStateStore.ts"
 import * as Projection from "../Projection.ts"
 import { Denied, StoreError } from "../StoreError.ts"
-import { latestVersion, long, range, scene, start } from "./ProjectionScene.ts"
+import { latestVersion, range, scene, start, untilHandled } from "./ProjectionScene.ts"
 
 /** Registers the suite. */
 export const suite = <E>(name: string, layer: Layer.Layer<Projection.Services, E>): void => {
@@ -19,7 +19,7 @@ export const suite = <E>(name: string, layer: Layer.Layer<Projection.Services, E
         yield* append("a", ...range(100))
         yield* append("b", 1, 2)
         const head = yield* latestVersion
-        yield* Projection.awaitVersion(name, head, long)
+        yield* untilHandled(name, head)
         const progress = yield* Stream.runCollect(
           Projection.rebuild(projection, { mode: "in place", clear: (slot) => clear(slot, ["a", "b"]) })
         )
@@ -33,7 +33,7 @@ export const suite = <E>(name: string, layer: Layer.Layer<Projection.Services, E
 
     it.effect("is rebuilt beside the one that is served, under live writes: readers find it complete at any time", () =>
       Effect.gen(function* () {
-        const { add, append, clear, name, options, seen, settled } = yield* scene()
+        const { add, append, caughtUp, clear, name, options, seen } = yield* scene()
         let isBroken = false
         const projection = Projection.make({
           ...options,
@@ -44,7 +44,7 @@ export const suite = <E>(name: string, layer: Layer.Layer<Projection.Services, E
         })
         yield* start(projection)
         yield* append("a", ...range(100))
-        yield* settled
+        yield* caughtUp
         const rebuild = Projection.rebuild(projection, { mode: "beside", clear: (slot) => clear(slot, ["a"]) })
 
         // It fails half-way, and goes on from there when it is run again.
@@ -74,7 +74,7 @@ export const suite = <E>(name: string, layer: Layer.Layer<Projection.Services, E
         yield* Stream.runDrain(rebuild)
         assert.strictEqual(yield* Projection.slot(name), "green")
         yield* Fiber.interrupt(writer)
-        yield* settled
+        yield* caughtUp
         assert.isUndefined(reader.pollUnsafe())
         yield* Fiber.interrupt(reader)
         assert.deepStrictEqual(yield* Ref.get(wrong), [])
@@ -95,12 +95,12 @@ export const suite = <E>(name: string, layer: Layer.Layer<Projection.Services, E
 
     it.effect("is not switched to a copy that is behind the one that is served", () =>
       Effect.gen(function* () {
-        const { add, append, name, options, seen, settled } = yield* scene()
+        const { add, append, caughtUp, name, options, seen } = yield* scene()
         const projection = Projection.make({ ...options, handler: add })
         const shadow = Projection.rebuildOf(name)
         yield* start(projection)
         yield* append("a", 1)
-        yield* settled
+        yield* caughtUp
         const held = yield* Deferred.make<void>()
         const rebuilding = yield* Effect.forkScoped(
           Stream.runForEach(
@@ -110,7 +110,7 @@ export const suite = <E>(name: string, layer: Layer.Layer<Projection.Services, E
               // It has come to where the head was: what happens from now on, it does not know.
               yield* Projection.pause(shadow)
               yield* append("a", 2)
-              yield* settled
+              yield* caughtUp
               yield* Deferred.succeed(held, undefined)
             })
           )
@@ -127,12 +127,12 @@ export const suite = <E>(name: string, layer: Layer.Layer<Projection.Services, E
 
     it.effect("is switched as a whole, or not at all", () =>
       Effect.gen(function* () {
-        const { add, append, clear, name, options, seen, settled } = yield* scene()
+        const { add, append, caughtUp, clear, name, options, seen } = yield* scene()
         const projection = Projection.make({ ...options, handler: add })
         const rebuild = Projection.rebuild(projection, { mode: "beside", clear: (slot) => clear(slot, ["a"]) })
         yield* start(projection)
         yield* append("a", 1)
-        yield* settled
+        yield* caughtUp
         // The other copy gets further than the one that is served.
         yield* Projection.pause(name)
         yield* append("a", 2, 3)
@@ -152,7 +152,7 @@ export const suite = <E>(name: string, layer: Layer.Layer<Projection.Services, E
         assert.strictEqual(error, denied)
         assert.strictEqual(yield* Projection.slot(name), "blue")
         yield* Projection.resume(name)
-        yield* settled
+        yield* caughtUp
         assert.deepStrictEqual(yield* seen("a"), [1, 2, 3])
         yield* Stream.runDrain(rebuild)
         assert.strictEqual(yield* Projection.slot(name), "green")
@@ -163,7 +163,7 @@ export const suite = <E>(name: string, layer: Layer.Layer<Projection.Services, E
     it.effect("brings what the new copy has parked and skipped", () =>
       Effect.gen(function* () {
         for (const onFailure of ["park", "skip"] as const) {
-          const { add, append, clear, name, options, seen, settled } = yield* scene()
+          const { add, append, caughtUp, clear, name, options, seen } = yield* scene()
           const projection = Projection.make({
             ...options,
             onFailure,
@@ -173,12 +173,12 @@ export const suite = <E>(name: string, layer: Layer.Layer<Projection.Services, E
           yield* start(projection)
           yield* append("a", 1, 2)
           yield* append("b", 3)
-          yield* settled
+          yield* caughtUp
           yield* Stream.runDrain(
             Projection.rebuild(projection, { mode: "beside", clear: (slot) => clear(slot, ["a", "b"]) })
           )
           yield* append("a", 4)
-          yield* settled
+          yield* caughtUp
           const left = yield* Stream.runCollect(
             onFailure === "park" ? Projection.parked(name) : Projection.skipped(name)
           )

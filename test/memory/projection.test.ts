@@ -2,6 +2,7 @@ import { assert, describe, it } from "@effect/vitest"
 import { Effect, Fiber, Layer, Logger } from "effect"
 import { DurableStateStore, EventStore, OffsetStore, Projection, StoreError } from "effect-strata"
 import * as Memory from "effect-strata/memory"
+import { untilHandled } from "../../src/testing/ProjectionScene.ts"
 
 const event = { aggregateId: "a", eventType: "Happened", data: 1 }
 
@@ -24,7 +25,7 @@ describe("a projection whose database goes away", () => {
       yield* failNext(lost, { times: 3 })
       yield* Effect.forkScoped(Projection.run(projection), { startImmediately: true })
       const settled = (version = 0n) =>
-        Effect.retry(Projection.awaitVersion("patient", version, "30 seconds"), {
+        Effect.retry(untilHandled("patient", version), {
           while: ({ _tag }) => _tag === "StoreError"
         })
       yield* settled(first?.version)
@@ -76,7 +77,7 @@ describe("a process that says nothing any more", () => {
       const round = Effect.gen(function* () {
         handledBy.clear()
         const stored = yield* events.append(Array.from({ length: 40 }, (_, n) => ({ ...event, aggregateId: `a${n}` })))
-        yield* Projection.awaitVersion("shared", stored.at(-1)?.version ?? 0n, "30 seconds")
+        yield* untilHandled("shared", stored.at(-1)?.version ?? 0n)
         return [...handledBy].sort().join()
       })
       assert.strictEqual(yield* round, "first")

@@ -4,6 +4,7 @@ import { Deferred, Effect, Latch, Layer, Stream } from "effect"
 import { EventStore, Projection } from "effect-strata"
 import * as Memory from "effect-strata/memory"
 import { TestClock } from "effect/testing"
+import { untilHandled } from "../../src/testing/ProjectionScene.ts"
 
 const event = (aggregateId: string, eventType = "Happened") => ({ aggregateId, eventType, data: 1 })
 
@@ -39,7 +40,7 @@ it.live("the log is read once for all shards of a process", () =>
     const { read, store } = counted(events)
     yield* Effect.raceFirst(
       Effect.provideService(Projection.run(projection), EventStore.EventStore, store),
-      Projection.awaitVersion("reading", stored.at(-1)?.version ?? 0n, "30 seconds")
+      untilHandled("reading", stored.at(-1)?.version ?? 0n)
     )
     assert.strictEqual(handled.length, 1000)
     assert.deepStrictEqual(read, { subscriptions: 1, events: 1000 })
@@ -54,7 +55,7 @@ it.live("a projection of events that are rare does not read again what it has pa
     const runUntil = (version: bigint) =>
       Effect.raceFirst(
         Effect.provideService(Projection.run(projection), EventStore.EventStore, store),
-        Projection.awaitVersion("rare", version, "30 seconds")
+        untilHandled("rare", version)
       )
     const first = yield* events.append([event("a", "Rare"), ...Array.from({ length: 500 }, () => event("a"))])
     yield* runUntil(first.at(-1)?.version ?? 0n)
@@ -107,7 +108,7 @@ it.live("what a slow shard does not work off is not kept for it: it is left behi
     yield* Deferred.await(passed)
     assert.strictEqual(read.subscriptions, 1)
     yield* gate.open
-    yield* Projection.awaitVersion("slow", stored.at(-1)?.version ?? 0n, "30 seconds")
+    yield* untilHandled("slow", stored.at(-1)?.version ?? 0n)
     assert.isAbove(read.subscriptions, 1)
     assert.deepStrictEqual(
       handled,
