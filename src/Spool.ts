@@ -1,9 +1,9 @@
 /**
  * A queue of messages that are retried until they are delivered, and the workers that deliver them.
  *
- * A message is stored by its sender, in the sender's transaction if there is one, and handled by one worker at a time, in
- * whatever process, under a lease that is renewed while the handler runs. What fails is tried again by a policy, and bounces
- * in the end. It runs on every backend of `SpoolStore`.
+ * A sender stores a message, in its transaction if there is one. One worker at a time handles it, in whatever process, under a
+ * lease that is renewed while the handler runs. A message whose handler fails is tried again by a policy, and bounces in the
+ * end. The queue runs on every backend of `SpoolStore`.
  *
  * ```ts
  * import { Console, Effect, Schema } from "effect"
@@ -20,9 +20,9 @@
  *
  * **How often a message is handled**
  *
- * At least once: a worker that dies after its handler's work and before it could say so leaves the message to be handled
- * again. With `transactional: true` what the handler writes to the stores, and with the application's own SQL, commits
- * together with the message's settlement: exactly once. What leaves the database, such as a mail, can still happen twice.
+ * At least once: the message of a worker that dies between the handler's end and the settlement is handled again. With
+ * `transactional: true` what the handler writes to the stores, and with the application's own SQL, commits together with the
+ * message's settlement: exactly once. What leaves the database, such as a mail, can still happen twice.
  */
 import { type DateTime, Duration, Effect, Metric, Option, Schema } from "effect"
 import { check } from "./internal/Arguments.ts"
@@ -51,53 +51,56 @@ export type { Policy } from "./spool/Policy.ts"
 // Model
 
 export interface Options<A, RD, RE> {
-  /** Of the queue: at most 255 characters. Several queues share one table. */
+  /** The name of the queue, at most 255 characters. Several queues share one table. */
   readonly name: string
   readonly payload: Schema.Codec<A, unknown, RD, RE>
-  /** By their names, which messages keep: `default` is for messages without one, `Spool.backoff()` unless given. */
+  /** Policies by the names that messages keep. `default` is for messages without a name: `Spool.backoff()` unless given. */
   readonly policies?: Readonly<Record<string, Policy>>
-  /** How often a message is tried before it bounces, unless it says otherwise: 10. */
+  /** How often a message without `maxAttempts` is tried before it bounces: 10 unless given. */
   readonly maxAttempts?: number
-  /** What becomes of messages that were delivered: they are deleted, unless they are to be archived. */
+  /** What becomes of messages that were delivered: they are deleted unless given. */
   readonly onSuccess?: "delete" | "archive"
-  /** What becomes of messages that were not: they are kept in the state `bounce`, unless given. */
+  /** What becomes of messages that bounce: they are kept in the state `bounce` unless given. */
   readonly onBounce?: "keep" | "archive" | "delete"
-  /** How long archived messages are kept: for ever, unless given. Workers delete older ones. */
+  /** How long archived messages are kept: for ever unless given. Workers delete older ones. */
   readonly retention?: Duration.Input
 }
 
 export interface EnqueueOptions {
-  /** A message with an id is stored once, however often it is enqueued. Without one it gets a UUIDv7. */
+  /** A message with an id is stored once, however often it is enqueued. A message without one gets a UUIDv7. */
   readonly id?: string
   readonly headers?: Readonly<Record<string, string>>
-  /** From 1, which goes first, to 10: 5 unless given. */
+  /** From 1, the most urgent, to 10: 5 unless given. */
   readonly priority?: number
-  /** When to handle it, by the store's clock: at once, unless given. */
+  /** When the message is handled, by the store's clock, after a delay or at a time: at once unless given. */
   readonly delay?: Duration.Input
   readonly at?: DateTime.Utc
-  /** The name of its policy. */
+  /** The name of the policy by which the message is tried again. */
   readonly policy?: string
   readonly maxAttempts?: number
 }
 
 export interface RunOptions<R = never> {
-  /** How many messages are handled at a time: 10. */
+  /** How many messages are handled at a time: 10 unless given. */
   readonly concurrency?: number
-  /** How many more are claimed ahead: 4 for each of them. Larger ones make claims cheaper, and other workers idle. */
+  /**
+   * How many more are claimed ahead: 4 for each that is handled at a time, unless given. A larger buffer makes claims cheaper,
+   * and leaves less to other workers.
+   */
   readonly buffer?: number
-  /** How long a message stays with a worker that does not answer any more: 30 seconds. */
+  /** How long a message stays with a worker that has died: 30 seconds unless given. */
   readonly lease?: Duration.Input
-  /** Whether what the handler writes and the message's settlement are one transaction. */
+  /** Whether what the handler writes and the message's settlement are one transaction: they are not unless given. */
   readonly transactional?: boolean
-  /** How long handlers may take to finish once the worker is interrupted: 10 seconds. Then they are interrupted, too. */
+  /** How long handlers may go on once the worker is interrupted: 10 seconds unless given. Then they are interrupted, too. */
   readonly shutdownTimeout?: Duration.Input
-  /** What to do about a message that bounces, before it does. If it fails, that is logged, and the message bounces still. */
+  /** Runs before a message bounces. If it fails, the failure is logged, and the message bounces all the same. */
   readonly bounced?: (message: SpoolMessage, reason: string) => Effect.Effect<unknown, unknown, R>
 }
 
 export interface Stats {
   readonly counts: Readonly<Record<State, number>>
-  /** For how long the oldest message that could be handled has waited. */
+  /** For how long the oldest message that could be handled has waited; none if there is no such message. */
   readonly oldestReady: Option.Option<Duration.Duration>
 }
 
@@ -106,8 +109,8 @@ export interface Spool<A, RD = never, RE = never> {
   readonly name: string
 
   /**
-   * Stores a message, in the caller's transaction if there is one, and returns its id. Workers see it after the commit. One
-   * whose id is stored already is left as it is: the same message can be enqueued again.
+   * Stores a message, in the caller's transaction if there is one, and returns its id. Workers see it after the commit. A
+   * message whose id is stored already is left as it is: so the same message can be enqueued again.
    */
   readonly enqueue: (
     payload: A,
@@ -124,38 +127,38 @@ export interface Spool<A, RD = never, RE = never> {
    *
    * **Details**
    *
-   * A handler that fails, or dies, has made an attempt: the message is due again after the delay that its policy says, or
-   * bounces after the last attempt, at once after `Spool.permanent(error)`. A payload that does not fit the schema bounces,
-   * too. When the lease is lost, because somebody has moved the message or the store could not be reached for too long, the
-   * handler is interrupted. A process that is killed leaves messages that another worker gets after their lease; attempts
-   * count when they begin, so a message that kills its workers bounces in the end.
+   * A handler that fails, or dies, has made an attempt: the message is due again after the delay that its policy says. It
+   * bounces after the last attempt, and at once after `Spool.permanent(error)` or if its payload does not fit the schema. When
+   * the lease is lost, because somebody has moved the message or the store could not be reached for too long, the handler is
+   * interrupted. Another worker gets the messages of a process that was killed, after their lease. Attempts count when they
+   * begin, so a message that kills its workers bounces in the end.
    *
-   * It waits for the store to come back when that is gone. When interrupted, it stops claiming, gives back what has not
-   * begun and lets handlers finish, up to `shutdownTimeout`. An idle worker asks the store once a minute.
+   * A worker waits for a store that is gone. A worker that is interrupted claims no more, gives back messages whose handlers
+   * have not begun, and lets the others finish, up to `shutdownTimeout`. An idle worker asks the store once a minute.
    */
   readonly run: <E, R, R2 = never>(
     handler: (payload: A, message: SpoolMessage) => Effect.Effect<unknown, E, R>,
     options?: RunOptions<R2>
   ) => Effect.Effect<never, InvalidInput | StoreError, SpoolStore | Transactor | RD | R | R2>
 
-  /** Keeps a message from being handled, also one that is being handled now: that handler is interrupted. */
+  /** Puts a message on hold: it is not handled. A handler that has begun with it is interrupted. */
   readonly hold: (
     id: string,
     reason: string
   ) => Effect.Effect<void, MessageNotFound | StateConflict | InvalidInput | StoreError, SpoolStore>
 
-  /** Lets a message go that was on hold. */
+  /** Lets a message that was on hold be handled. */
   readonly release: (
     id: string,
     reason?: string
   ) => Effect.Effect<void, MessageNotFound | StateConflict | InvalidInput | StoreError, SpoolStore>
 
-  /** Gives a message that has bounced all its attempts again. */
+  /** Lets a message that has bounced be handled, with all its attempts again. */
   readonly requeue: (
     id: string
   ) => Effect.Effect<void, MessageNotFound | StateConflict | InvalidInput | StoreError, SpoolStore>
 
-  /** How many messages there are, and how old the oldest is. Sets the gauges of the metrics, too. */
+  /** How many messages there are in each state, and how old the oldest ready one is. Sets the gauges of the metrics, too. */
   readonly stats: Effect.Effect<Stats, InvalidInput | StoreError, SpoolStore>
 }
 

@@ -9,8 +9,8 @@ import type { OnBounce } from "./Bounces.ts"
 /**
  * Recovers messages of the queue whose leases have run out, and returns how many.
  *
- * Those that bounce and what `tellOfBounce` does are one transaction: the application is told of every such message, however
- * often a worker dies here.
+ * The recovery and what `tellOfBounce` does for messages that bounce are one transaction: the application is told of every such
+ * message, however often a worker dies here.
  */
 export const recover = <R>(
   queue: string,

@@ -17,9 +17,9 @@ export interface Settlements {
   readonly add: (leased: Leased, outcome: Outcome) => void
   /** Takes back what `add` has decided, unless it is stored already. */
   readonly withdraw: (leased: Leased) => void
-  /** Settles what is added, for ever. A lease that turns out to be lost is warned of. */
+  /** Settles the outcomes as they are added, for ever. A lease that turns out to be lost is warned of. */
   readonly settleForever: Effect.Effect<never, InvalidInput | StoreError>
-  /** Settles what is left, after `settleForever` was interrupted. */
+  /** Settles the outcomes that are left, after `settleForever` was interrupted. */
   readonly settleRest: Effect.Effect<void, InvalidInput | StoreError>
 }
 

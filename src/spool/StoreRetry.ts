@@ -4,7 +4,7 @@ import { isTransient, transientDelays } from "../internal/Transient.ts"
 import type { InvalidInput } from "../InvalidInput.ts"
 import type { StoreError } from "../StoreError.ts"
 
-/** Makes the call until it succeeds, or fails with what no waiting mends. Each attempt that fails is logged. */
+/** Makes the call until it succeeds, or fails with an error that no waiting mends. Each attempt that fails is logged. */
 export const untilStoreAnswers = <A, R>(
   call: Effect.Effect<A, InvalidInput | StoreError, R>
 ): Effect.Effect<A, InvalidInput | StoreError, R> =>

@@ -21,7 +21,7 @@ export interface Settings extends Limits, Claims.Settings {
 /** How much longer than `shutdownTimeout` the end of a worker may take, to settle what was handled. */
 const longestSettling = Duration.seconds(5)
 
-/** Works until it is interrupted, or fails with what no waiting mends; then it finishes or releases what is leased to it. */
+/** Works until it is interrupted, or fails with an error that no waiting mends; then it finishes or releases its messages. */
 export const run = <R>(
   settings: Settings,
   { attempt, recover }: Handling<R>

@@ -30,17 +30,18 @@ const invalid: ReadonlyArray<readonly [what: string, part: object]> = [
 /**
  * Registers the suite.
  *
- * `interleaving: false` is for a backend whose transactions run one after another: it leaves out what takes two at once.
+ * `interleaving: false` is for a backend whose transactions run one after another: it leaves out the tests that have two
+ * transactions open at once.
  */
 export const suite = <E>(
   name: string,
   layer: Layer.Layer<Projection.Services, E>,
   { interleaving = true }: { readonly interleaving?: boolean } = {}
 ): void => {
-  // Failures are warned of, and many are meant here.
+  // Failures are warned of, and these tests bring about many.
   const quiet = Layer.merge(layer, Logger.layer([]))
   it.layer(quiet, { timeout: "2 minutes", excludeTestServices: true })(`Projection (${name})`, (it) => {
-    it.effect("handles what is there and what comes, in order, each event once", () =>
+    it.effect("handles the events that are there and those that come, in order, each once", () =>
       Effect.gen(function* () {
         const { add, append, caughtUp, options, seen } = yield* scene()
         const aggregates = range(20).map((index) => `a${index}`)
@@ -66,7 +67,7 @@ export const suite = <E>(
       })
     )
 
-    it.effect("gives a batch handler what there is, up to the size of a batch", () =>
+    it.effect("gives a batch handler all events that are there, up to the size of a batch", () =>
       Effect.gen(function* () {
         const { add, append, caughtUp, options, seen } = yield* scene()
         const sizes = yield* Ref.make<ReadonlyArray<number>>([])
@@ -131,7 +132,7 @@ export const suite = <E>(
         yield* Effect.forEach(aggregates, (id) => append(id, 1))
         yield* caughtUp
         yield* runner("second")
-        /** Rounds of events until one was shared as expected. */
+        /** Appends rounds of events until the runners have shared one as expected. */
         let amount = 1
         const until = (expected: ReadonlyArray<string>) =>
           Effect.gen(function* () {
@@ -153,7 +154,7 @@ export const suite = <E>(
       })
     )
 
-    it.effect("notices that its offset was moved, and goes by that", () =>
+    it.effect("notices that its offset was moved, and goes on from there", () =>
       Effect.gen(function* () {
         const { add, append, caughtUp, name, options, seen } = yield* scene()
         const offsets = yield* OffsetStore
@@ -239,7 +240,7 @@ export const suite = <E>(
                 if (first !== undefined && isSlow(first)) {
                   yield* Deferred.await(stuck)
                   const last = events.at(-1)
-                  // In short: only that none is left out or comes twice.
+                  // The ends of a batch show whether an event was left out or has come twice.
                   for (const event of [first, last]) if (event !== undefined) yield* add(event, slot)
                 } else {
                   for (const event of events) yield* add(event, slot)

@@ -1,16 +1,16 @@
-/** What becomes of events that fail: a part of the projections' suite. */
+/** What becomes of events whose handler fails: a part of the projections' suite. */
 import { assert, it } from "@effect/vitest"
 import { Effect, Fiber, Layer, Logger, Option, Schedule, Stream } from "effect"
 import { type StoredEvent } from "../EventStore.ts"
 import * as Projection from "../Projection.ts"
 import { append, elsewhere, ending, latestVersion, long, range, scene, start, untilHandled } from "./ProjectionScene.ts"
 
-/** What a retry says of an aggregate that is parked no more. */
+/** The result of a retry for an aggregate that is not parked any more. */
 const handled = (aggregateId: string) => new Projection.Retried({ aggregateId, state: "handled", error: Option.none() })
 
 /** Registers the suite. */
 export const suite = <E>(name: string, layer: Layer.Layer<Projection.Services, E>): void => {
-  // Failures are warned of, and many are meant here.
+  // Failures are warned of, and these tests bring about many.
   const quiet = Layer.merge(layer, Logger.layer([]))
   it.layer(quiet, { timeout: "2 minutes", excludeTestServices: true })(`Projection, failures (${name})`, (it) => {
     it.effect("commits what the handler writes with the offset, or neither", () =>
@@ -207,7 +207,7 @@ export const suite = <E>(name: string, layer: Layer.Layer<Projection.Services, E
     )
 
     it.effect(
-      "keeps a request for whoever runs it next, unless it is paused, and takes in what has come meanwhile",
+      "keeps a request until it runs and is not paused, and then handles the events that have come meanwhile, too",
       () =>
         Effect.gen(function* () {
           const { add, append, caughtUp, name, options, seen } = yield* scene()
@@ -248,7 +248,7 @@ export const suite = <E>(name: string, layer: Layer.Layer<Projection.Services, E
     )
 
     it.effect.each([["handler"], ["batchHandler"]] as const)(
-      "retries what it is told to, in as many batches as it takes, up to the event that fails again: %s",
+      "retries the aggregates that were asked for, in batches, up to the event that fails again: %s",
       ([kind]) =>
         Effect.gen(function* () {
           const { add, append, caughtUp, name, options, seen } = yield* scene()
@@ -298,7 +298,7 @@ export const suite = <E>(name: string, layer: Layer.Layer<Projection.Services, E
         })
     )
 
-    it.effect("retries once, whoever asks and whoever runs it meanwhile", () =>
+    it.effect("retries each event once, however many processes ask for it and run the projection", () =>
       Effect.gen(function* () {
         const { add, append, caughtUp, name, options, seen } = yield* scene()
         const ids = range(6).map((index) => `a${index}`)
@@ -324,7 +324,7 @@ export const suite = <E>(name: string, layer: Layer.Layer<Projection.Services, E
             Effect.forEach(ids, (id) => append(id, 5 + round), { concurrency: "unbounded" })
           )
         )
-        // Others take shards over, and give them back, while everybody asks.
+        // Other processes take shards over, and give them back, while retries are asked for.
         const moving = yield* Effect.forkScoped(
           Effect.forEach(range(3), () => Effect.timeoutOption(elsewhere(Projection.run(projection)), 150))
         )

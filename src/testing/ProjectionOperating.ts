@@ -1,4 +1,4 @@
-/** What can be done to projections while they run: a part of the projections' suite. */
+/** Orders to projections while they run: a part of the projections' suite. */
 import { assert, it } from "@effect/vitest"
 import { Deferred, Effect, Fiber, Layer, Logger, Option, Stream } from "effect"
 import { InvalidInput } from "../InvalidInput.ts"
@@ -12,7 +12,7 @@ export const suite = <E>(
   layer: Layer.Layer<Projection.Services, E>,
   { interleaving }: SuiteOptions
 ): void => {
-  // Failures are warned of, and many are meant here.
+  // Failures are warned of, and these tests bring about many.
   const quiet = Layer.merge(layer, Logger.layer([]))
   it.layer(quiet, { timeout: "2 minutes", excludeTestServices: true })(`Projection, operating (${name})`, (it) => {
     it.effect("handles nothing after a pause, until it is resumed", () =>
@@ -33,7 +33,7 @@ export const suite = <E>(
       })
     )
 
-    it.effect("pauses in the middle of it all, and loses nothing", () =>
+    it.effect("pauses between batches, and loses nothing", () =>
       Effect.gen(function* () {
         const { add, append, caughtUp, name, options, seen } = yield* scene()
         yield* append("a", ...range(100))
@@ -70,14 +70,14 @@ export const suite = <E>(
         )
         yield* Deferred.await(entered)
         const pausing = yield* Effect.forkScoped(Effect.andThen(Projection.pause(name), seen("a")))
-        // Long enough for a pause that waits for nobody.
+        // Long enough for a pause that does not wait for the batch.
         yield* Effect.timeoutOption(Fiber.join(pausing), 200)
         yield* Deferred.succeed(leave, undefined)
         assert.deepStrictEqual(yield* Fiber.join(pausing), [1])
       })
     )
 
-    it.effect("handles everything again after a reset, or what comes after a version", () =>
+    it.effect("handles every event again after a reset, or those after a version", () =>
       Effect.gen(function* () {
         const { add, append, caughtUp, name, options, seen } = yield* scene()
         const [first] = yield* append("a", 1)
@@ -92,7 +92,7 @@ export const suite = <E>(
       })
     )
 
-    it.effect("forgets with a reset what was parked and skipped, and handles it again", () =>
+    it.effect("forgets with a reset the events that were parked and skipped, and handles them again", () =>
       Effect.gen(function* () {
         for (const onFailure of ["park", "skip"] as const) {
           const { add, append, caughtUp, name, options, seen } = yield* scene()
@@ -141,24 +141,26 @@ export const suite = <E>(
       })
     )
 
-    it.effect("names those that have run, until they are removed, and nobody else's offsets", () =>
-      Effect.gen(function* () {
-        const { add, append, caughtUp, name, options } = yield* scene()
-        const foreign = ["x".repeat(255), fresh("foreign")]
-        yield* OffsetStore.use(({ writeOffset }) =>
-          Effect.forEach(foreign, (projectionName) => writeOffset({ projectionName, shardNumber: 0, value: 1n }))
-        )
-        const fiber = yield* start(Projection.make({ ...options, shards: 2, handler: add }))
-        yield* append("a", 1)
-        yield* caughtUp
-        const ours = Effect.map(Stream.runCollect(Projection.names), (names) =>
-          names.filter((found) => found === name || foreign.includes(found))
-        )
-        assert.deepStrictEqual(yield* ours, [name])
-        yield* Fiber.interrupt(fiber)
-        yield* Projection.remove(name)
-        assert.deepStrictEqual(yield* ours, [])
-      })
+    it.effect(
+      "names the projections that have run, until they are removed, and not the offsets of other programs",
+      () =>
+        Effect.gen(function* () {
+          const { add, append, caughtUp, name, options } = yield* scene()
+          const foreign = ["x".repeat(255), fresh("foreign")]
+          yield* OffsetStore.use(({ writeOffset }) =>
+            Effect.forEach(foreign, (projectionName) => writeOffset({ projectionName, shardNumber: 0, value: 1n }))
+          )
+          const fiber = yield* start(Projection.make({ ...options, shards: 2, handler: add }))
+          yield* append("a", 1)
+          yield* caughtUp
+          const ours = Effect.map(Stream.runCollect(Projection.names), (names) =>
+            names.filter((found) => found === name || foreign.includes(found))
+          )
+          assert.deepStrictEqual(yield* ours, [name])
+          yield* Fiber.interrupt(fiber)
+          yield* Projection.remove(name)
+          assert.deepStrictEqual(yield* ours, [])
+        })
     )
 
     it.effect("knows no projection that has never run", () =>
@@ -204,7 +206,7 @@ export const suite = <E>(
       })
     )
 
-    it.effect("ends where it is removed while it runs", () =>
+    it.effect("ends when it is removed while it runs", () =>
       Effect.gen(function* () {
         const { add, append, caughtUp, name, options } = yield* scene()
         const fiber = yield* start(Projection.make({ ...options, handler: add }))
@@ -232,7 +234,7 @@ export const suite = <E>(
       })
     )
 
-    it.effect("says how each shard is", () =>
+    it.effect("says what each shard is doing", () =>
       Effect.gen(function* () {
         const { add, append, caughtUp, name, options } = yield* scene()
         yield* append("a", 1)

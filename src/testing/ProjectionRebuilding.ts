@@ -1,4 +1,4 @@
-/** Read models anew, and state on demand: a part of the projections' suite. */
+/** Read models that are built anew, or on demand: a part of the projections' suite. */
 import { assert, it } from "@effect/vitest"
 import { Deferred, Duration, Effect, Fiber, Layer, Logger, Option, Ref, Stream } from "effect"
 import { DurableStateStore } from "../DurableStateStore.ts"
@@ -8,10 +8,10 @@ import { latestVersion, range, scene, start, untilHandled } from "./ProjectionSc
 
 /** Registers the suite. */
 export const suite = <E>(name: string, layer: Layer.Layer<Projection.Services, E>): void => {
-  // Failures are warned of, and many are meant here.
+  // Failures are warned of, and these tests bring about many.
   const quiet = Layer.merge(layer, Logger.layer([]))
   it.layer(quiet, { timeout: "2 minutes", excludeTestServices: true })(`Projection, rebuilding (${name})`, (it) => {
-    it.effect("is rebuilt in its place", () =>
+    it.effect("is rebuilt in place", () =>
       Effect.gen(function* () {
         const { add, append, clear, name, options, seen } = yield* scene()
         const projection = Projection.make({ ...options, shards: 2, batchSize: 10, handler: add })
@@ -31,69 +31,71 @@ export const suite = <E>(name: string, layer: Layer.Layer<Projection.Services, E
       })
     )
 
-    it.effect("is rebuilt beside the one that is served, under live writes: readers find it complete at any time", () =>
-      Effect.gen(function* () {
-        const { add, append, caughtUp, clear, name, options, seen } = yield* scene()
-        let isBroken = false
-        const projection = Projection.make({
-          ...options,
-          shards: 2,
-          batchSize: 20,
-          handler: (event, slot) =>
-            isBroken && slot === "green" && event.data === 50 ? Effect.die("interrupted") : add(event, slot)
-        })
-        yield* start(projection)
-        yield* append("a", ...range(100))
-        yield* caughtUp
-        const rebuild = Projection.rebuild(projection, { mode: "beside", clear: (slot) => clear(slot, ["a"]) })
-
-        // It fails half-way, and goes on from there when it is run again.
-        isBroken = true
-        assert.strictEqual((yield* Effect.flip(Stream.runDrain(rebuild)))._tag, "ProjectionFailed")
-        assert.deepStrictEqual(yield* seen("a", "green"), range(50))
-        assert.strictEqual(yield* Projection.slot(name), "blue")
-        isBroken = false
-
-        let written = 100
-        const writer = yield* Effect.forkScoped(
-          Effect.forever(Effect.suspend(() => Effect.andThen(append("a", written++), Effect.sleep(2))))
-        )
-        const wrong = yield* Ref.make<ReadonlyArray<unknown>>([])
-        const reader = yield* Effect.forkScoped(
-          Effect.gen(function* () {
-            let longest = 0
-            while (true) {
-              const all = yield* seen("a", yield* Projection.slot(name))
-              const isWhole = all.length >= longest && all.every((amount, index) => amount === index)
-              if (!isWhole) yield* Ref.update(wrong, (found) => [...found, all])
-              longest = Math.max(longest, all.length)
-              yield* Effect.sleep(1)
-            }
+    it.effect(
+      "is rebuilt beside the copy that is served, under live writes: readers find a complete copy at any time",
+      () =>
+        Effect.gen(function* () {
+          const { add, append, caughtUp, clear, name, options, seen } = yield* scene()
+          let isBroken = false
+          const projection = Projection.make({
+            ...options,
+            shards: 2,
+            batchSize: 20,
+            handler: (event, slot) =>
+              isBroken && slot === "green" && event.data === 50 ? Effect.die("interrupted") : add(event, slot)
           })
-        )
-        yield* Stream.runDrain(rebuild)
-        assert.strictEqual(yield* Projection.slot(name), "green")
-        yield* Fiber.interrupt(writer)
-        yield* caughtUp
-        assert.isUndefined(reader.pollUnsafe())
-        yield* Fiber.interrupt(reader)
-        assert.deepStrictEqual(yield* Ref.get(wrong), [])
-        const all = yield* seen("a", "green")
-        assert.deepStrictEqual(all, range(all.length))
-        assert.isAtLeast(all.length, written - 1)
-        assert.strictEqual(
-          (yield* Effect.flip(Projection.status(Projection.rebuildOf(name))))._tag,
-          "UnknownProjection"
-        )
+          yield* start(projection)
+          yield* append("a", ...range(100))
+          yield* caughtUp
+          const rebuild = Projection.rebuild(projection, { mode: "beside", clear: (slot) => clear(slot, ["a"]) })
 
-        // And back to the blue one, which is out of date by now.
-        yield* Stream.runDrain(rebuild)
-        assert.strictEqual(yield* Projection.slot(name), "blue")
-        assert.deepStrictEqual(yield* seen("a"), range(all.length))
-      })
+          // The rebuild fails half-way, and goes on from there when it is run again.
+          isBroken = true
+          assert.strictEqual((yield* Effect.flip(Stream.runDrain(rebuild)))._tag, "ProjectionFailed")
+          assert.deepStrictEqual(yield* seen("a", "green"), range(50))
+          assert.strictEqual(yield* Projection.slot(name), "blue")
+          isBroken = false
+
+          let written = 100
+          const writer = yield* Effect.forkScoped(
+            Effect.forever(Effect.suspend(() => Effect.andThen(append("a", written++), Effect.sleep(2))))
+          )
+          const wrong = yield* Ref.make<ReadonlyArray<unknown>>([])
+          const reader = yield* Effect.forkScoped(
+            Effect.gen(function* () {
+              let longest = 0
+              while (true) {
+                const all = yield* seen("a", yield* Projection.slot(name))
+                const isWhole = all.length >= longest && all.every((amount, index) => amount === index)
+                if (!isWhole) yield* Ref.update(wrong, (found) => [...found, all])
+                longest = Math.max(longest, all.length)
+                yield* Effect.sleep(1)
+              }
+            })
+          )
+          yield* Stream.runDrain(rebuild)
+          assert.strictEqual(yield* Projection.slot(name), "green")
+          yield* Fiber.interrupt(writer)
+          yield* caughtUp
+          assert.isUndefined(reader.pollUnsafe())
+          yield* Fiber.interrupt(reader)
+          assert.deepStrictEqual(yield* Ref.get(wrong), [])
+          const all = yield* seen("a", "green")
+          assert.deepStrictEqual(all, range(all.length))
+          assert.isAtLeast(all.length, written - 1)
+          assert.strictEqual(
+            (yield* Effect.flip(Projection.status(Projection.rebuildOf(name))))._tag,
+            "UnknownProjection"
+          )
+
+          // And back to the blue copy, which is out of date by now.
+          yield* Stream.runDrain(rebuild)
+          assert.strictEqual(yield* Projection.slot(name), "blue")
+          assert.deepStrictEqual(yield* seen("a"), range(all.length))
+        })
     )
 
-    it.effect("is not switched to a copy that is behind the one that is served", () =>
+    it.effect("is not switched to a copy that is behind the served one", () =>
       Effect.gen(function* () {
         const { add, append, caughtUp, name, options, seen } = yield* scene()
         const projection = Projection.make({ ...options, handler: add })
@@ -107,7 +109,7 @@ export const suite = <E>(name: string, layer: Layer.Layer<Projection.Services, E
             Projection.rebuild(projection, { mode: "beside", clear: () => Effect.void }),
             Effect.fnUntraced(function* ({ done, total }) {
               if (done < total) return
-              // It has come to where the head was: what happens from now on, it does not know.
+              // The copy has come to where the head was: it does not get the events from now on.
               yield* Projection.pause(shadow)
               yield* append("a", 2)
               yield* caughtUp
@@ -133,7 +135,7 @@ export const suite = <E>(name: string, layer: Layer.Layer<Projection.Services, E
         yield* start(projection)
         yield* append("a", 1)
         yield* caughtUp
-        // The other copy gets further than the one that is served.
+        // The other copy gets further than the copy that is served.
         yield* Projection.pause(name)
         yield* append("a", 2, 3)
         const states = yield* DurableStateStore
@@ -142,7 +144,7 @@ export const suite = <E>(name: string, layer: Layer.Layer<Projection.Services, E
           operation: "writeState",
           reason: new Denied({ message: "not now" })
         })
-        // The last thing that is written says which copy is served.
+        // The last write of the switch says which copy is served.
         const failing = DurableStateStore.of({
           ...states,
           writeState: (state) =>
@@ -160,7 +162,7 @@ export const suite = <E>(name: string, layer: Layer.Layer<Projection.Services, E
       })
     )
 
-    it.effect("brings what the new copy has parked and skipped", () =>
+    it.effect("takes over the events that the new copy has parked and skipped", () =>
       Effect.gen(function* () {
         for (const onFailure of ["park", "skip"] as const) {
           const { add, append, caughtUp, clear, name, options, seen } = yield* scene()

@@ -31,7 +31,7 @@ describe("Projection.layerCluster", () => {
       const expected = yield* Effect.provide(append(1), cluster(first))
       assert.deepStrictEqual(first.sort(), expected)
 
-      // The next cluster goes on where that one was.
+      // The next cluster goes on where the first one was.
       const next = yield* Effect.provide(append(2), cluster(second))
       assert.deepStrictEqual(second.sort(), next)
       assert.strictEqual(first.length, 20)
@@ -40,7 +40,7 @@ describe("Projection.layerCluster", () => {
     }).pipe(Effect.provide(Memory.layer))
   )
 
-  it.live("retries what is parked once, where two clusters take the shard for theirs", () =>
+  it.live("retries a parked event once, where two clusters run the same shard", () =>
     Effect.gen(function* () {
       const handled: Array<unknown> = []
       const entered = yield* Deferred.make<void>()
@@ -74,7 +74,7 @@ describe("Projection.layerCluster", () => {
       isMended = true
       const retrying = yield* Effect.forkScoped(Projection.retryParked("twice", "10 minutes"))
       yield* Deferred.await(entered)
-      // Long enough for the other one to wait for the shard.
+      // Long enough for the other cluster to wait for the shard.
       yield* Effect.sleep(200)
       yield* Deferred.succeed(leave, undefined)
       assert.deepStrictEqual(

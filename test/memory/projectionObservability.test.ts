@@ -14,7 +14,7 @@ const event = (metadata: EventStore.StoredEvent["metadata"]) => ({
   ...(metadata === null ? {} : { metadata })
 })
 
-describe("a projection can be watched", () => {
+describe("a projection is observed", () => {
   it.live("by a span for each batch, linked to the traces of its events", () =>
     Effect.gen(function* () {
       const spans: Array<Tracer.NativeSpan> = []

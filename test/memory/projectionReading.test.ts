@@ -1,4 +1,4 @@
-/** How a projection reads, and how it is waited for. */
+/** How a projection reads the log, and how its progress is awaited. */
 import { assert, it } from "@effect/vitest"
 import { Deferred, Effect, Latch, Layer, Stream } from "effect"
 import { EventStore, Projection } from "effect-strata"
@@ -10,7 +10,7 @@ const event = (aggregateId: string, eventType = "Happened") => ({ aggregateId, e
 
 const fresh = Layer.fresh(Memory.layer)
 
-/** What is read of the log, through subscriptions that are counted. */
+/** A store that counts the subscriptions, and the events that they read. */
 const counted = (events: EventStore.EventStore["Service"]) => {
   const read = { subscriptions: 0, events: 0 }
   const store = EventStore.EventStore.of({
@@ -47,7 +47,7 @@ it.live("the log is read once for all shards of a process", () =>
   }).pipe(Effect.provide(fresh))
 )
 
-it.live("a projection of events that are rare does not read again what it has passed", () =>
+it.live("a projection of a rare type does not read the events again that it has passed", () =>
   Effect.gen(function* () {
     const events = yield* EventStore.EventStore
     const projection = Projection.make({ name: "rare", eventTypes: ["Rare"], shards: 3, handler: () => Effect.void })
@@ -65,7 +65,7 @@ it.live("a projection of events that are rare does not read again what it has pa
   }).pipe(Effect.provide(fresh))
 )
 
-it.effect("whoever awaits a version is woken, and does not look for it", () =>
+it.effect("awaitVersion returns at a wake-up, before it looks again", () =>
   Effect.gen(function* () {
     const events = yield* EventStore.EventStore
     const waiting: Projection.Options = { name: "awaited", heartbeat: "1 hour" }
@@ -76,12 +76,12 @@ it.effect("whoever awaits a version is woken, and does not look for it", () =>
     yield* TestClock.adjust("10 millis")
     yield* events.append(event("a"))
     yield* pass
-    // It looks every second, by a clock that has not come to that.
+    // It looks each second, and less than a second has passed by this clock.
     assert.isDefined(fiber.pollUnsafe())
   }).pipe(Effect.provide(fresh))
 )
 
-it.live("what a slow shard does not work off is not kept for it: it is left behind, and reads that again", () =>
+it.live("a slow shard is left behind: events beyond its buffer are not kept for it, but read again", () =>
   Effect.gen(function* () {
     const events = yield* EventStore.EventStore
     const shards = 2
