@@ -2,8 +2,8 @@
  * Read models that follow the log: each event takes effect exactly once.
  *
  * A projection hands events to a handler, in order of their versions. What the handler writes, with the stores or with SQL
- * of its own, commits in one transaction with the offset of how far it has read, so they can never disagree, whatever
- * crashes and whoever runs it twice.
+ * of its own, commits in one transaction with the offset up to which the projection has read. So the two can never disagree,
+ * whatever crashes, and however many processes run the same projection.
  *
  * ```ts
  * import { Effect } from "effect"
@@ -32,57 +32,73 @@
  *
  * **Details**
  *
- * The events of an aggregate always belong to the same shard, `shardOf` says to which; each shard has its own offset, in
- * the `OffsetStore`, and runs by itself. The log is read once per process for all of them. Several processes may run the
- * same projection: they divide the shards, and take over those of one that has died within seconds.
+ * The events of an aggregate always belong to the same shard: `shardOf` says to which. Each shard has its own offset, in the
+ * `OffsetStore`, and runs by itself. The log is read once per process for all of them. Several processes may run the same
+ * projection: they divide the shards, and take over the shards of a process that has died within seconds.
  */
-import { Effect } from "effect"
+import { Effect, Stream } from "effect"
+import { EventStore, type Query, type StoredEvent } from "./EventStore.ts"
 import type { Projection, Services } from "./projection/Definition.ts"
-import { runBy, type RunError } from "./projection/run/Running.ts"
-import { evenly } from "./projection/run/Sharing.ts"
+import { runBy, type RunError } from "./projection/run/ProjectionRunner.ts"
+import { evenly } from "./projection/run/ShardDivision.ts"
 
-export { layerCluster } from "./projection/run/Clustering.ts"
+export { pause, remove, reset, resume } from "./projection/admin/Operating.ts"
+export { awaitVersion, Progress, progress } from "./projection/admin/Progress.ts"
+export { type Rebuild, rebuild, rebuildOf, slot } from "./projection/admin/Rebuilding.ts"
+export { Retried, retryParked } from "./projection/admin/Retrying.ts"
+export { names, ShardStatus, status } from "./projection/admin/Status.ts"
+export { parked, skipped } from "./projection/admin/Unhandled.ts"
 export {
-  AwaitTimeout,
   type BatchHandler,
-  DuplicateProjection,
   Failure,
   type Handler,
-  HandlerFailed,
   make,
   type Options,
   type Projection,
-  ProjectionFailed,
   type Services,
-  ShardCountMismatch,
-  type Slot,
-  UnknownProjection
+  type Slot
 } from "./projection/Definition.ts"
-export { type Decided, type Entity, entity, type EntityOptions, fold, type Loaded } from "./Entity.ts"
-export { parked, pause, remove, reset, resume, skipped } from "./projection/admin/Operating.ts"
-export { Progress, progress, type Rebuild, rebuild, rebuildOf, slot } from "./projection/admin/Rebuilding.ts"
+export {
+  AwaitTimeout,
+  DuplicateProjection,
+  HandlerFailed,
+  ProjectionFailed,
+  ShardCountMismatch,
+  UnknownProjection
+} from "./projection/Errors.ts"
 export { Parked } from "./projection/Records.ts"
-export { awaitVersion, names, ShardStatus, status } from "./projection/admin/Status.ts"
-export { Retried, retryParked } from "./projection/admin/Retrying.ts"
-export type { RunError } from "./projection/run/Running.ts"
+export { layerCluster } from "./projection/run/ClusterDivision.ts"
+export type { RunError } from "./projection/run/ProjectionRunner.ts"
 export { shardOf } from "./projection/Shards.ts"
 
 /**
- * Runs the projection for ever: the events that are there, then those to come. Each takes effect exactly once.
+ * Runs the projection for ever: it handles the events that are there, then those to come. Each takes effect exactly once.
  *
  * **Details**
  *
- * A connection that is lost is waited for. Interrupting it is safe at any time: a batch that is under way is rolled back.
- * It ends with `ProjectionFailed` where an event cannot be handled and `onFailure` is `"stop"`.
+ * A connection that is lost is waited for. Interrupting the run is safe at any time: a batch that is under way is rolled
+ * back. The run ends with `ProjectionFailed` where an event cannot be handled and `onFailure` is `"stop"`.
  *
  * **Gotchas**
  *
  * What a handler does beside its transaction (mail, other databases) can happen more often than once: a batch that fails
- * is handled again. Events of other types are read, too, to know that they are none of its own: a row of the log that is
- * no event ends the projection with `CorruptRow`, whatever its type.
+ * is handled again. Events of other types are read, too, and passed: a row of the log that is no event ends the projection
+ * with `CorruptRow`, whatever its type.
  */
 export const run: <R>(projection: Projection<R>) => Effect.Effect<never, RunError, R | Services> = runBy(evenly)
 
 /** Runs several projections, until one of them ends. */
 export const runAll = <R>(projections: ReadonlyArray<Projection<R>>): Effect.Effect<never, RunError, R | Services> =>
   Effect.andThen(Effect.forEach(projections, run, { concurrency: "unbounded", discard: true }), Effect.never)
+
+/**
+ * What the events of a query come to, in order of their versions, with bounded memory: a read model on demand.
+ *
+ * ```ts
+ * import { Projection } from "effect-strata"
+ *
+ * export const payments = Projection.fold({ eventTypes: ["Paid"] }, 0, (count) => count + 1)
+ * ```
+ */
+export const fold = <S>(query: (typeof Query)["~type.make.in"], initial: S, f: (state: S, event: StoredEvent) => S) =>
+  EventStore.use((events) => Stream.runFold(events.read(query), () => initial, f))

@@ -1,9 +1,9 @@
 /**
  * A queue of messages that are retried until they are delivered, and the workers that deliver them.
  *
- * A message is stored by its sender, in the sender's transaction if there is one, and handled by one worker at a time, in
- * whatever process, under a lease that is renewed while the handler runs. What fails is tried again by a policy, and bounces
- * in the end. It runs on every backend of `SpoolStore`.
+ * A sender stores a message, in its transaction if there is one. One worker at a time handles it, in whatever process, under a
+ * lease that is renewed while the handler runs. A message whose handler fails is tried again by a policy, and bounces in the
+ * end. The queue runs on every backend of `SpoolStore`.
  *
  * ```ts
  * import { Console, Effect, Schema } from "effect"
@@ -20,9 +20,9 @@
  *
  * **How often a message is handled**
  *
- * At least once: a worker that dies after its handler's work and before it could say so leaves the message to be handled
- * again. With `transactional: true` what the handler writes to the stores, and with the application's own SQL, commits
- * together with the message's settlement: exactly once. What leaves the database, such as a mail, can still happen twice.
+ * At least once: the message of a worker that dies between the handler's end and the settlement is handled again. With
+ * `transactional: true` what the handler writes to the stores, and with the application's own SQL, commits together with the
+ * message's settlement: exactly once. What leaves the database, such as a mail, can still happen twice.
  */
 import { type DateTime, Duration, Effect, Metric, Option, Schema } from "effect"
 import { check } from "./internal/Arguments.ts"
@@ -30,8 +30,8 @@ import { TimeSpan } from "./internal/Fields.ts"
 import { idGenerator } from "./internal/Ids.ts"
 import { type InvalidInput, invalidInput } from "./InvalidInput.ts"
 import * as Handling from "./spool/Handling.ts"
-import type { Policy } from "./spool/Policy.ts"
-import { traceParent } from "./spool/Trace.ts"
+import { type Policy, policyFinder } from "./spool/Policy.ts"
+import { traceHeaders } from "./spool/Trace.ts"
 import * as Worker from "./spool/Worker.ts"
 import {
   type MessageNotFound,
@@ -44,62 +44,63 @@ import {
 import type { StoreError } from "./StoreError.ts"
 import type { Transactor } from "./Transactor.ts"
 
-export { Permanent, permanent } from "./spool/Handling.ts"
+export { Permanent, permanent } from "./spool/Permanent.ts"
 export { backoff, fixed, preview } from "./spool/Policy.ts"
 export type { Policy } from "./spool/Policy.ts"
 
 // Model
 
 export interface Options<A, RD, RE> {
-  /** Of the queue: at most 255 characters. Several queues share one table. */
+  /** The name of the queue, at most 255 characters. Several queues share one table. */
   readonly name: string
   readonly payload: Schema.Codec<A, unknown, RD, RE>
-  /** By their names, which messages keep: `default` is for messages without one, `Spool.backoff()` unless given. */
+  /** Policies by the names that messages keep. `default` is for messages without a name: `Spool.backoff()` unless given. */
   readonly policies?: Readonly<Record<string, Policy>>
-  /** How often a message is tried before it bounces, unless it says otherwise: 10. */
+  /** How often a message without `maxAttempts` is tried before it bounces: 10 unless given. */
   readonly maxAttempts?: number
-  /** What becomes of messages that were delivered: they are deleted, unless they are to be archived. */
+  /** What becomes of messages that were delivered: they are deleted unless given. */
   readonly onSuccess?: "delete" | "archive"
-  /** What becomes of messages that were not: they are kept in the state `bounce`, unless given. */
+  /** What becomes of messages that bounce: they are kept in the state `bounce` unless given. */
   readonly onBounce?: "keep" | "archive" | "delete"
-  /** How long archived messages are kept: for ever, unless given. Workers delete older ones. */
+  /** How long archived messages are kept: for ever unless given. Workers delete older ones. */
   readonly retention?: Duration.Input
 }
 
 export interface EnqueueOptions {
-  /** A message with an id is stored once, however often it is enqueued. Without one it gets a UUIDv7. */
+  /** A message with an id is stored once, however often it is enqueued. A message without one gets a UUIDv7. */
   readonly id?: string
   readonly headers?: Readonly<Record<string, string>>
-  /** From 1, which goes first, to 10: 5 unless given. */
+  /** From 1, the most urgent, to 10: 5 unless given. */
   readonly priority?: number
-  /** When to handle it, by the store's clock: at once, unless given. */
+  /** When the message is handled, by the store's clock, after a delay or at a time: at once unless given. */
   readonly delay?: Duration.Input
   readonly at?: DateTime.Utc
-  /** The name of its policy. */
+  /** The name of the policy by which the message is tried again. */
   readonly policy?: string
   readonly maxAttempts?: number
 }
 
 export interface RunOptions<R = never> {
-  /** How many messages are handled at a time: 10. */
+  /** How many messages are handled at a time: 10 unless given. */
   readonly concurrency?: number
-  /** How many more are claimed ahead: 4 for each of them. Larger ones make claims cheaper, and other workers idle. */
+  /**
+   * How many more are claimed ahead: 4 for each that is handled at a time, unless given. A larger buffer makes claims cheaper,
+   * and leaves less to other workers.
+   */
   readonly buffer?: number
-  /** How long a message stays with a worker that does not answer any more: 30 seconds. */
+  /** How long a message stays with a worker that has died: 30 seconds unless given. */
   readonly lease?: Duration.Input
-  /** Whether what the handler writes and the message's settlement are one transaction. */
+  /** Whether what the handler writes and the message's settlement are one transaction: they are not unless given. */
   readonly transactional?: boolean
-  /** How long handlers may take to finish once the worker is interrupted: 10 seconds. Then they are interrupted, too. */
+  /** How long handlers may go on once the worker is interrupted: 10 seconds unless given. Then they are interrupted, too. */
   readonly shutdownTimeout?: Duration.Input
-  /** What to do about a message that bounces, before it does. If it fails, that is logged, and the message bounces still. */
+  /** Runs before a message bounces. If it fails, the failure is logged, and the message bounces all the same. */
   readonly bounced?: (message: SpoolMessage, reason: string) => Effect.Effect<unknown, unknown, R>
 }
 
-type Failure = InvalidInput | StoreError
-
 export interface Stats {
   readonly counts: Readonly<Record<State, number>>
-  /** For how long the oldest message that could be handled has waited. */
+  /** For how long the oldest message that could be handled has waited; none if there is no such message. */
   readonly oldestReady: Option.Option<Duration.Duration>
 }
 
@@ -108,52 +109,57 @@ export interface Spool<A, RD = never, RE = never> {
   readonly name: string
 
   /**
-   * Stores a message, in the caller's transaction if there is one, and returns its id. Workers see it after the commit. One
-   * whose id is stored already is left as it is: the same message can be enqueued again.
+   * Stores a message, in the caller's transaction if there is one, and returns its id. Workers see it after the commit. A
+   * message whose id is stored already is left as it is: so the same message can be enqueued again.
    */
-  readonly enqueue: (payload: A, options?: EnqueueOptions) => Effect.Effect<string, Failure, SpoolStore | RE>
+  readonly enqueue: (
+    payload: A,
+    options?: EnqueueOptions
+  ) => Effect.Effect<string, InvalidInput | StoreError, SpoolStore | RE>
 
   /** Stores messages in one statement, and returns their ids in their order. */
   readonly enqueueAll: (
     messages: ReadonlyArray<EnqueueOptions & { readonly payload: A }>
-  ) => Effect.Effect<ReadonlyArray<string>, Failure, SpoolStore | RE>
+  ) => Effect.Effect<ReadonlyArray<string>, InvalidInput | StoreError, SpoolStore | RE>
 
   /**
    * Works until it is interrupted: claims messages, handles and settles them.
    *
    * **Details**
    *
-   * A handler that fails, or dies, has made an attempt: the message is due again after the delay that its policy says, or
-   * bounces after the last attempt, at once after `Spool.permanent(error)`. A payload that does not fit the schema bounces,
-   * too. When the lease is lost, because somebody has moved the message or the store could not be reached for too long, the
-   * handler is interrupted. A process that is killed leaves messages that another worker gets after their lease; attempts
-   * count when they begin, so a message that kills its workers bounces in the end.
+   * A handler that fails, or dies, has made an attempt: the message is due again after the delay that its policy says. It
+   * bounces after the last attempt, and at once after `Spool.permanent(error)` or if its payload does not fit the schema. When
+   * the lease is lost, because somebody has moved the message or the store could not be reached for too long, the handler is
+   * interrupted. Another worker gets the messages of a process that was killed, after their lease. Attempts count when they
+   * begin, so a message that kills its workers bounces in the end.
    *
-   * It waits for the store to come back when that is gone. When interrupted, it stops claiming, gives back what has not
-   * begun and lets handlers finish, up to `shutdownTimeout`. An idle worker asks the store once a minute.
+   * A worker waits for a store that is gone. A worker that is interrupted claims no more, gives back messages whose handlers
+   * have not begun, and lets the others finish, up to `shutdownTimeout`. An idle worker asks the store once a minute.
    */
   readonly run: <E, R, R2 = never>(
     handler: (payload: A, message: SpoolMessage) => Effect.Effect<unknown, E, R>,
     options?: RunOptions<R2>
-  ) => Effect.Effect<never, Failure, SpoolStore | Transactor | RD | R | R2>
+  ) => Effect.Effect<never, InvalidInput | StoreError, SpoolStore | Transactor | RD | R | R2>
 
-  /** Keeps a message from being handled, also one that is being handled now: that handler is interrupted. */
+  /** Puts a message on hold: it is not handled. A handler that has begun with it is interrupted. */
   readonly hold: (
     id: string,
     reason: string
-  ) => Effect.Effect<void, MessageNotFound | StateConflict | Failure, SpoolStore>
+  ) => Effect.Effect<void, MessageNotFound | StateConflict | InvalidInput | StoreError, SpoolStore>
 
-  /** Lets a message go that was on hold. */
+  /** Lets a message that was on hold be handled. */
   readonly release: (
     id: string,
     reason?: string
-  ) => Effect.Effect<void, MessageNotFound | StateConflict | Failure, SpoolStore>
+  ) => Effect.Effect<void, MessageNotFound | StateConflict | InvalidInput | StoreError, SpoolStore>
 
-  /** Gives a message that has bounced all its attempts again. */
-  readonly requeue: (id: string) => Effect.Effect<void, MessageNotFound | StateConflict | Failure, SpoolStore>
+  /** Lets a message that has bounced be handled, with all its attempts again. */
+  readonly requeue: (
+    id: string
+  ) => Effect.Effect<void, MessageNotFound | StateConflict | InvalidInput | StoreError, SpoolStore>
 
-  /** How many messages there are, and how old the oldest is. Sets the gauges of the metrics, too. */
-  readonly stats: Effect.Effect<Stats, Failure, SpoolStore>
+  /** How many messages there are in each state, and how old the oldest ready one is. Sets the gauges of the metrics, too. */
+  readonly stats: Effect.Effect<Stats, InvalidInput | StoreError, SpoolStore>
 }
 
 // Metrics
@@ -163,9 +169,19 @@ const oldest = Metric.gauge("strata_spool_oldest_ready_seconds", {
   description: "For how long the oldest message that could be handled has waited"
 })
 
-// Spool
+const statsOf = Effect.fnUntraced(function* (queue: string) {
+  const spool = yield* SpoolStore
+  const counts = yield* spool.countByState(queue)
+  const oldestReady = yield* spool.oldestReady(queue)
+  for (const [state, messages] of Object.entries(counts)) {
+    yield* Metric.update(Metric.withAttributes(depth, { queue, state }), messages)
+  }
+  const age = Option.match(oldestReady, { onNone: () => 0, onSome: Duration.toSeconds })
+  yield* Metric.update(Metric.withAttributes(oldest, { queue }), age)
+  return { counts, oldestReady }
+})
 
-const newId = Effect.flatMap(idGenerator, (random) => random.uuidV7())
+// Working
 
 class Settings extends Schema.Class<Settings>("effect-strata/Spool/Settings")({
   concurrency: Schema.Int.check(Schema.isBetween({ minimum: 1, maximum: 5000 })),
@@ -181,15 +197,34 @@ class Settings extends Schema.Class<Settings>("effect-strata/Spool/Settings")({
   retention: Schema.optionalKey(TimeSpan)
 }) {}
 
+/** How many archived messages are deleted in one statement. */
+const purgeBatchSize = 1000
+
+/** The longest time between two looks for archived messages that have been kept for long enough. */
+const longestPurgeInterval = Duration.hours(1)
+
+/** Deletes archived messages of the queue once they are older than `retention`, for ever. A failure is logged. */
+const purgeForever = (queue: string, retention: Duration.Input): Effect.Effect<never, never, SpoolStore> =>
+  SpoolStore.use((spool) =>
+    spool.purge({ state: "archived", queue, olderThan: retention, limit: purgeBatchSize }).pipe(
+      Effect.repeat({ until: (purged) => purged < purgeBatchSize }),
+      Effect.catch((error) => Effect.logWarning(error.message)),
+      Effect.andThen(Effect.sleep(Duration.min(Duration.fromInputUnsafe(retention), longestPurgeInterval))),
+      Effect.forever
+    )
+  )
+
+// Spool
+
+const newId = Effect.flatMap(idGenerator, (random) => random.uuidV7())
+
 /** Defines a queue. It does nothing by itself. */
 export const make = <A, RD = never, RE = never>(definition: Options<A, RD, RE>): Spool<A, RD, RE> => {
   const { maxAttempts = 10, name, onBounce = "keep", onSuccess = "delete", policies = {}, retention } = definition
   const codec = Schema.toCodecJson(definition.payload)
   const encode = Schema.encodeEffect(codec)
   const decode = Schema.decodeUnknownEffect(codec)
-  const attributes = { queue: name }
-
-  // Storing
+  const policyOf = policyFinder(name, policies)
 
   const messageOf = Effect.fnUntraced(function* (payload: A, options: EnqueueOptions, trace: Record<string, string>) {
     const { at, delay, headers, id, policy, priority } = options
@@ -210,23 +245,18 @@ export const make = <A, RD = never, RE = never>(definition: Options<A, RD, RE>):
 
   const enqueue = Effect.fnUntraced(function* (payload: A, options: EnqueueOptions = {}) {
     const spool = yield* SpoolStore
-    const message = yield* messageOf(payload, options, yield* traceParent)
+    const message = yield* messageOf(payload, options, yield* traceHeaders)
     yield* Effect.catchTag(spool.storeMeta(message), "MessageExists", () => Effect.void)
     return message.id
   })
 
   const enqueueAll = Effect.fnUntraced(function* (messages: ReadonlyArray<EnqueueOptions & { readonly payload: A }>) {
     const spool = yield* SpoolStore
-    const trace = yield* traceParent
+    const trace = yield* traceHeaders
     const all = yield* Effect.forEach(messages, ({ payload, ...options }) => messageOf(payload, options, trace))
     yield* spool.storeMany(all)
     return all.map(({ id }) => id)
   })
-
-  // Handling
-
-  const queue: Handling.Queue = { name, policies, onSuccess, onBounce }
-  const policyOf = Handling.policyFinder(queue)
 
   const run = <E, R, R2>(
     handler: (payload: A, message: SpoolMessage) => Effect.Effect<unknown, E, R>,
@@ -237,20 +267,8 @@ export const make = <A, RD = never, RE = never>(definition: Options<A, RD, RE>):
       const { buffer = concurrency * 4, lease = "30 seconds", shutdownTimeout = "10 seconds" } = options
       const kept = retention === undefined ? {} : { retention }
       yield* check(Settings, "Spool", "run", { concurrency, buffer, lease, shutdownTimeout, ...kept })
-      const spool = yield* SpoolStore
-      const handling = yield* Handling.make({ ...queue, policyOf }, { decode, handler, bounced, transactional })
-
-      const limit = 1000
-      const purge =
-        retention === undefined
-          ? Effect.never
-          : spool.purge({ state: "archived", queue: name, olderThan: retention, limit }).pipe(
-              Effect.repeat({ until: (purged) => purged < limit }),
-              Effect.catch((error) => Effect.logWarning(error.message)),
-              Effect.andThen(Effect.sleep(Duration.min(Duration.fromInputUnsafe(retention), Duration.hours(1)))),
-              Effect.forever
-            )
-
+      const outcomes = { onSuccess, onBounce, policyOf, bounced, transactional }
+      const handling = yield* Handling.make({ queue: name, decode, handler, ...outcomes })
       const settings: Worker.Settings = {
         queue: name,
         name: yield* newId,
@@ -259,35 +277,25 @@ export const make = <A, RD = never, RE = never>(definition: Options<A, RD, RE>):
         lease: Duration.fromInputUnsafe(lease),
         shutdownTimeout: Duration.fromInputUnsafe(shutdownTimeout)
       }
-      return yield* Effect.raceFirst(Worker.run(settings, handling), purge)
+      const worker = Worker.run(settings, handling)
+      return yield* retention === undefined ? worker : Effect.raceFirst(worker, purgeForever(name, retention))
     })
 
-  // Administration
-
-  const stats = Effect.gen(function* () {
-    const spool = yield* SpoolStore
-    const counts = yield* spool.countByState(name)
-    const oldestReady = yield* spool.oldestReady(name)
-    for (const [state, messages] of Object.entries(counts)) {
-      yield* Metric.update(Metric.withAttributes(depth, { ...attributes, state }), messages)
-    }
-    const age = Option.match(oldestReady, { onNone: () => 0, onSome: Duration.toSeconds })
-    yield* Metric.update(Metric.withAttributes(oldest, attributes), age)
-    return { counts, oldestReady }
-  })
+  const move = (
+    id: string,
+    from: State | ReadonlyArray<State>,
+    to: State,
+    changes: { readonly lastError?: string; readonly attempts?: number }
+  ) => SpoolStore.use((spool) => spool.moveToState(id, from, to, changes))
 
   return {
     name,
     enqueue,
     enqueueAll,
     run,
-    hold: (id, reason) =>
-      SpoolStore.use((spool) =>
-        spool.moveToState(id, ["incoming", "deferred", "active"], "hold", { lastError: reason })
-      ),
-    release: (id, reason = "") =>
-      SpoolStore.use((spool) => spool.moveToState(id, "hold", "incoming", { lastError: reason })),
-    requeue: (id) => SpoolStore.use((spool) => spool.moveToState(id, "bounce", "incoming", { attempts: 0 })),
-    stats
+    hold: (id, reason) => move(id, ["incoming", "deferred", "active"], "hold", { lastError: reason }),
+    release: (id, reason = "") => move(id, "hold", "incoming", { lastError: reason }),
+    requeue: (id) => move(id, "bounce", "incoming", { attempts: 0 }),
+    stats: statsOf(name)
   }
 }

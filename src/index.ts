@@ -3,6 +3,7 @@
  * `effect-strata/postgres` and `effect-strata/pglite`, their conformance suites in `effect-strata/testing`.
  */
 export * as DurableStateStore from "./DurableStateStore.ts"
+export * as Entity from "./Entity.ts"
 export * as EventStore from "./EventStore.ts"
 export * as InvalidInput from "./InvalidInput.ts"
 export * as OffsetStore from "./OffsetStore.ts"

@@ -4,9 +4,9 @@
  *
  * **Details**
  *
- * Who changes a record that the handling of events depends on (everything but `runners` and `failure`) holds the offsets
- * of the shards that it matters to, in the same transaction and before anything else. A batch holds its shard's offset
- * from its start, too. So the two happen one after the other, and a batch that comes second sees the record as it is then.
+ * The handling of events depends on every record but `runners` and `failure`. A transaction that changes such a record first
+ * holds the offsets of the shards that the record matters to. A batch holds the offset of its shard from its start, too. So
+ * the change and the batch happen one after the other, and a batch that comes second sees the changed record.
  */
 import { Effect, Option, Schema, Stream } from "effect"
 import { StaleState, typed } from "../DurableStateStore.ts"
@@ -14,9 +14,10 @@ import type { InvalidInput } from "../InvalidInput.ts"
 import { type Offset, OffsetStore } from "../OffsetStore.ts"
 import * as StateCodec from "../StateCodec.ts"
 import { Contention, StoreError } from "../StoreError.ts"
-import { Failure, Slot, UnknownProjection } from "./Definition.ts"
+import { Failure, Slot } from "./Definition.ts"
+import { UnknownProjection } from "./Errors.ts"
 
-/** What all runners of a projection go by. */
+/** What every runner of a projection obeys. */
 export class Control extends Schema.Class<Control>("effect-strata/Projection/Control")({
   /** 0 once the projection has been removed: its versions are never counted again. */
   shards: Schema.Int,
@@ -25,20 +26,20 @@ export class Control extends Schema.Class<Control>("effect-strata/Projection/Con
   slot: Slot
 }) {}
 
-/** An aggregate whose events wait, from the one that failed on, until they are retried. */
+/** An aggregate that is parked: its events wait, from the failed event on, until they are retried. */
 export class Parked extends Failure.extend<Parked>("effect-strata/Projection/Parked")({
-  /** When a retry was asked for, in epoch milliseconds, by `Clock`: until it has been tried. */
+  /** When a retry was asked for, in epoch milliseconds, by `Clock`. Absent once the retry was made. */
   retryAskedAt: Schema.optionalKey(Schema.Int)
 }) {}
 
-/** What a shard has not handled. */
+/** The events that a shard has not handled. */
 export class ShardRecord extends Schema.Class<ShardRecord>("effect-strata/Projection/ShardRecord")({
   parked: Schema.Array(Parked),
-  /** How many events were skipped: each is a record of its own. */
+  /** How many events were skipped: each has a record of its own. */
   skipped: Schema.Int
 }) {}
 
-/** The last failure of a shard, or that of an event which was skipped. */
+/** The last failure of a shard, or the failure of an event that was skipped. */
 export class LastFailure extends Schema.Class<LastFailure>("effect-strata/Projection/LastFailure")({
   failure: Schema.NullOr(Failure)
 }) {}
@@ -48,14 +49,14 @@ export const Runner = Schema.Struct({
   id: Schema.String,
   /** How often it has said that it lives. */
   beat: Schema.Int,
-  /** When it last did, in epoch milliseconds, by its own `Clock`: to be shown, not to be relied on. */
+  /** When it last said so, in epoch milliseconds, by its own `Clock`: to be shown, not to be relied on. */
   at: Schema.Int,
-  /** How often it means to, in milliseconds. */
+  /** How often it says so, in milliseconds. */
   every: Schema.Finite
 })
 export type Runner = typeof Runner.Type
 
-/** Those who share the work. */
+/** The processes that run the projection, and divide its shards among them. */
 export class Runners extends Schema.Class<Runners>("effect-strata/Projection/Runners")({
   runners: Schema.Array(Runner)
 }) {}
@@ -67,11 +68,11 @@ export const failureId = (name: string, shard: number) => `strata/projection/fai
 export const skippedId = (name: string, shard: number, index: number) =>
   `strata/projection/skipped/${shard}/${index}/${name}`
 
-/** A kind of record, as values. */
+/** Reads and writes one kind of record as values of its schema. */
 const kind = <A, E>(schema: Schema.Codec<A, E>, manifest: string, initial: A) =>
   Effect.map(typed({ codec: StateCodec.json(schema, { manifest }), initial: () => initial }), ({ modify, read }) => ({
     read,
-    /** Who loses against all others, for seconds, may try again. */
+    /** A write that loses against others for seconds fails with `Contention`: it may be tried again. */
     modify: <E2 = never, R2 = never>(id: string, f: (value: A) => A | Effect.Effect<A, E2, R2>) =>
       Effect.catchIf(
         modify(id, f),
@@ -86,7 +87,7 @@ const kind = <A, E>(schema: Schema.Codec<A, E>, manifest: string, initial: A) =>
       )
   }))
 
-/** What is known of a projection that has not run, or has been removed. */
+/** The control record of a projection that has not run, or was removed. */
 export const unknown = new Control({ shards: 0, paused: false, slot: "blue" })
 
 /** Every kind of record. */
@@ -104,7 +105,7 @@ export const controlOf = Effect.fnUntraced(function* (name: string) {
   return state.value.shards === 0 ? yield* new UnknownProjection({ projectionName: name }) : state
 })
 
-/** Holds the offset of a shard until the end of the transaction, and returns where it is; nothing if it has none. */
+/** Holds the offset of a shard until the end of the transaction, and returns it; nothing if the shard has none. */
 export const hold = (
   offset: Pick<Offset, "projectionName" | "shardNumber" | "value">
 ): Effect.Effect<Offset | undefined, InvalidInput | StoreError, OffsetStore> =>

@@ -1,4 +1,5 @@
-/** Which shard an aggregate belongs to. */
+/** Which shard an aggregate belongs to, and which runner a shard. */
+import type { Runner } from "./Records.ts"
 
 const encoder = new TextEncoder()
 
@@ -19,3 +20,14 @@ export const fnv1a = (text: string): number => {
  * ```
  */
 export const shardOf = (aggregateId: string, shards: number): number => (shards === 1 ? 0 : fnv1a(aggregateId) % shards)
+
+/** The id of the runner of each shard: every process that knows the same runners comes to the same result. */
+export const runnersOfShards = (runners: ReadonlyArray<Runner>, shards: number): ReadonlyMap<number, string> => {
+  const ids = runners.map(({ id }) => id).sort()
+  return new Map(
+    Array.from({ length: shards }, (_, shard) => shard).flatMap((shard) => {
+      const id = ids[shard % ids.length]
+      return id === undefined ? [] : [[shard, id] as const]
+    })
+  )
+}

@@ -1,13 +1,13 @@
-/** When a message is tried again: policies are schedules, and the delay after an attempt is the schedule's step of that number. */
+/** When a message is tried again: a policy is a schedule, whose n-th step is the delay after the n-th attempt. */
 import { Clock, Duration, Effect, Option, Random, Schedule } from "effect"
 
-/** Nothing is known of an attempt but its number: what came before may have been in another process. */
+/** A policy is only asked by the number of an attempt: the attempts before may have been made in another process. */
 export type Policy = Schedule.Schedule<unknown>
 
-/** No store keeps a message for longer. */
-const longest = Duration.days(365 * 100)
+/** The longest delay: no store keeps a message for longer. */
+const longestDelay = Duration.days(365 * 100)
 
-/** The delays after the first attempts, each if there is to be another one. */
+/** The delays after so many attempts, fewer if the policy gives up before. */
 const delays = Effect.fnUntraced(function* (policy: Policy, attempts: number) {
   const step = yield* Schedule.toStep(policy)
   const found: Array<Duration.Duration> = []
@@ -15,7 +15,7 @@ const delays = Effect.fnUntraced(function* (policy: Policy, attempts: number) {
   while (found.length < attempts) {
     const next = yield* Effect.option(step(now, undefined))
     if (Option.isNone(next)) break
-    const delay = Duration.clamp(next.value[1], { minimum: Duration.zero, maximum: longest })
+    const delay = Duration.clamp(next.value[1], { minimum: Duration.zero, maximum: longestDelay })
     found.push(delay)
     now += Duration.toMillis(delay)
   }
@@ -26,12 +26,12 @@ const delays = Effect.fnUntraced(function* (policy: Policy, attempts: number) {
 export const delayAfter = (policy: Policy, attempt: number): Effect.Effect<Option.Option<Duration.Duration>> =>
   Effect.map(delays(policy, attempt), (found) => Option.fromUndefinedOr(found[attempt - 1]))
 
-/** Every other draw of a jitter is above this, every other one below. */
-const middle: Random.Random = { nextIntUnsafe: () => 0, nextDoubleUnsafe: () => 0.5 }
+/** Draws the middle of every range: jitter neither adds nor takes anything. */
+const withoutJitter: Random.Random = { nextIntUnsafe: () => 0, nextDoubleUnsafe: () => 0.5 }
 
-/** The delays after the first attempts, without jitter: 10 of them unless told, fewer if the policy gives up before. */
+/** The delays after the first 10 attempts, or after so many, without jitter: fewer if the policy gives up before. */
 export const preview = (policy: Policy, attempts = 10): Effect.Effect<ReadonlyArray<Duration.Duration>> =>
-  Effect.provideService(delays(policy, attempts), Random.Random, middle)
+  Effect.provideService(delays(policy, attempts), Random.Random, withoutJitter)
 
 /** Twice the delay after each attempt, with jitter, and never more than `cap`, jitter included. */
 export const backoff = (options: { readonly base?: Duration.Input; readonly cap?: Duration.Input } = {}): Policy => {
@@ -41,3 +41,24 @@ export const backoff = (options: { readonly base?: Duration.Input; readonly cap?
 
 /** Always the same delay. */
 export const fixed = (delay: Duration.Input): Policy => Schedule.spaced(delay)
+
+/** Finds the policies of a queue by their names. A name that is not known is warned of once, and the default takes its place. */
+export const policyFinder = (
+  queue: string,
+  policies: Readonly<Record<string, Policy>>
+): ((name: string) => Effect.Effect<Policy>) => {
+  const warned = new Set<string>()
+  const fallback = policies["default"] ?? backoff()
+  return (name) =>
+    Effect.suspend(() => {
+      if (name === "" || name === "default") return Effect.succeed(fallback)
+      const found = Object.hasOwn(policies, name) ? policies[name] : undefined
+      if (found !== undefined) return Effect.succeed(found)
+      if (warned.has(name)) return Effect.succeed(fallback)
+      warned.add(name)
+      return Effect.as(
+        Effect.logWarning(`queue "${queue}" has no policy "${name}": its messages use the default`),
+        fallback
+      )
+    })
+}

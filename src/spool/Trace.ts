@@ -1,19 +1,13 @@
-/** Trace context in the headers of messages: the `traceparent` of W3C. */
+/** Passes the trace on from the span that enqueues a message to the span that handles it, by a header of the message. */
 import { Effect, Option, Tracer } from "effect"
+import * as TraceParent from "../internal/TraceParent.ts"
 import type { SpoolMessage } from "../SpoolStore.ts"
 
-/** The header for the span that encloses the caller, if there is one. */
-export const traceParent = Effect.map(Effect.serviceOption(Tracer.ParentSpan), (span): Record<string, string> =>
-  Option.match(span, {
-    onNone: () => ({}),
-    onSome: ({ sampled, spanId, traceId }) => ({ traceparent: `00-${traceId}-${spanId}-${sampled ? "01" : "00"}` })
-  })
+/** The header that names the span around the caller. There is none without such a span. */
+export const traceHeaders = Effect.map(Effect.serviceOption(Tracer.ParentSpan), (span): Record<string, string> =>
+  Option.match(span, { onNone: () => ({}), onSome: (parent) => ({ traceparent: TraceParent.format(parent) }) })
 )
 
-/** The span of whoever has enqueued the message. */
-export const parentOf = ({ headers }: SpoolMessage): { readonly parent?: Tracer.ExternalSpan } => {
-  const [, traceId, spanId, flags] = /^00-(\w+)-(\w+)-(\w\w)$/.exec(headers.traceparent ?? "") ?? []
-  return traceId === undefined || spanId === undefined
-    ? {}
-    : { parent: Tracer.externalSpan({ traceId, spanId, sampled: flags === "01" }) }
-}
+/** The span that has enqueued the message; nothing if the message names none. */
+export const enqueuedBy = ({ headers }: SpoolMessage): Tracer.ExternalSpan | undefined =>
+  headers.traceparent === undefined ? undefined : TraceParent.parse(headers.traceparent)

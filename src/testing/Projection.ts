@@ -30,45 +30,46 @@ const invalid: ReadonlyArray<readonly [what: string, part: object]> = [
 /**
  * Registers the suite.
  *
- * `interleaving: false` is for a backend whose transactions run one after another: it leaves out what takes two at once.
+ * `interleaving: false` is for a backend whose transactions run one after another: it leaves out the tests that have two
+ * transactions open at once.
  */
 export const suite = <E>(
   name: string,
   layer: Layer.Layer<Projection.Services, E>,
   { interleaving = true }: { readonly interleaving?: boolean } = {}
 ): void => {
-  // Failures are warned of, and many are meant here.
+  // Failures are warned of, and these tests bring about many.
   const quiet = Layer.merge(layer, Logger.layer([]))
   it.layer(quiet, { timeout: "2 minutes", excludeTestServices: true })(`Projection (${name})`, (it) => {
-    it.effect("handles what is there and what comes, in order, each event once", () =>
+    it.effect("handles the events that are there and those that come, in order, each once", () =>
       Effect.gen(function* () {
-        const { add, append, options, seen, settled } = yield* scene()
+        const { add, append, caughtUp, options, seen } = yield* scene()
         const aggregates = range(20).map((index) => `a${index}`)
         yield* Effect.forEach(aggregates, (id) => append(id, 1, 2, 3))
         yield* start(Projection.make({ ...options, shards: 4, batchSize: 7, handler: add }))
-        yield* settled
+        yield* caughtUp
         yield* Effect.forEach(aggregates, (id) => append(id, 4, 5))
-        yield* settled
+        yield* caughtUp
         for (const id of aggregates) assert.deepStrictEqual(yield* seen(id), [1, 2, 3, 4, 5])
       })
     )
 
     it.effect("goes on where it was when it is interrupted and run again", () =>
       Effect.gen(function* () {
-        const { add, append, options, seen, settled } = yield* scene()
+        const { add, append, caughtUp, options, seen } = yield* scene()
         for (const round of range(5)) {
           yield* append("a", round)
           const fiber = yield* start(Projection.make({ ...options, shards: 2, handler: add }))
-          yield* settled
+          yield* caughtUp
           yield* Fiber.interrupt(fiber)
         }
         assert.deepStrictEqual(yield* seen("a"), range(5))
       })
     )
 
-    it.effect("gives a batch handler what there is, up to the size of a batch", () =>
+    it.effect("gives a batch handler all events that are there, up to the size of a batch", () =>
       Effect.gen(function* () {
-        const { add, append, options, seen, settled } = yield* scene()
+        const { add, append, caughtUp, options, seen } = yield* scene()
         const sizes = yield* Ref.make<ReadonlyArray<number>>([])
         yield* append("a", ...range(25))
         yield* start(
@@ -82,7 +83,7 @@ export const suite = <E>(
               )
           })
         )
-        yield* settled
+        yield* caughtUp
         assert.deepStrictEqual(yield* seen("a"), range(25))
         assert.deepStrictEqual(yield* Ref.get(sizes), [10, 10, 5])
       })
@@ -90,14 +91,14 @@ export const suite = <E>(
 
     it.effect("passes other types and aggregates, and its offsets follow the log", () =>
       Effect.gen(function* () {
-        const { add, append, name, options, seen, settled, type } = yield* scene()
+        const { add, append, caughtUp, name, options, seen, type } = yield* scene()
         yield* start(Projection.make({ ...options, aggregateIds: ["a", "b"], shards: 3, handler: add }))
         yield* append("a", 1)
         yield* append("c", 2)
         yield* EventStore.use((events) => events.append({ aggregateId: "a", eventType: `not ${type}`, data: 3 }))
         yield* append("b", 4)
         yield* EventStore.use((events) => events.append({ aggregateId: "a", eventType: `not ${type}`, data: 5 }))
-        yield* settled
+        yield* caughtUp
         assert.deepStrictEqual(yield* seen("a"), [1])
         assert.deepStrictEqual(yield* seen("b"), [4])
         assert.deepStrictEqual(yield* seen("c"), [])
@@ -110,7 +111,7 @@ export const suite = <E>(
 
     it.effect("divides the shards among processes, which take over from one that has gone", () =>
       Effect.gen(function* () {
-        const { add, append, options, seen, settled } = yield* scene()
+        const { add, append, caughtUp, options, seen } = yield* scene()
         const handledBy = yield* Ref.make<ReadonlyArray<readonly [runner: string, aggregateId: string]>>([])
         const aggregates = range(40).map((index) => `a${index}`)
         const runner = (id: string) =>
@@ -129,16 +130,16 @@ export const suite = <E>(
           )
         const first = yield* runner("first")
         yield* Effect.forEach(aggregates, (id) => append(id, 1))
-        yield* settled
+        yield* caughtUp
         yield* runner("second")
-        /** Rounds of events until one was shared as expected. */
+        /** Appends rounds of events until the runners have shared one as expected. */
         let amount = 1
         const until = (expected: ReadonlyArray<string>) =>
           Effect.gen(function* () {
             yield* Ref.set(handledBy, [])
             amount++
             yield* Effect.forEach(aggregates, (id) => append(id, amount))
-            yield* settled
+            yield* caughtUp
             return [...new Set((yield* Ref.get(handledBy)).map(([id]) => id))].sort()
           }).pipe(Effect.repeat({ until: (ids) => ids.join() === expected.join() }))
         yield* until(["first", "second"])
@@ -153,28 +154,28 @@ export const suite = <E>(
       })
     )
 
-    it.effect("notices that its offset was moved, and goes by that", () =>
+    it.effect("notices that its offset was moved, and goes on from there", () =>
       Effect.gen(function* () {
-        const { add, append, name, options, seen, settled } = yield* scene()
+        const { add, append, caughtUp, name, options, seen } = yield* scene()
         const offsets = yield* OffsetStore
         yield* start(Projection.make({ ...options, handler: add }))
         yield* append("a", 1)
-        yield* settled
+        yield* caughtUp
         const [first] = yield* EventStore.use((events) => Stream.runCollect(events.read({ ...options, limit: 1 })))
         yield* offsets.resetOffset(name, (first?.version ?? 1n) - 1n)
         yield* append("a", 2)
         yield* Effect.repeat(seen("a"), { until: (all) => all.length === 3 })
-        yield* settled
+        yield* caughtUp
         assert.deepStrictEqual(yield* seen("a"), [1, 1, 2])
       })
     )
 
     it.effect("runs a projection once in a process", () =>
       Effect.gen(function* () {
-        const { add, options, settled } = yield* scene()
+        const { add, caughtUp, options } = yield* scene()
         const projection = Projection.make({ ...options, handler: add })
         const fiber = yield* start(projection)
-        yield* settled
+        yield* caughtUp
         assert.strictEqual((yield* Effect.flip(Projection.run(projection)))._tag, "DuplicateProjection")
         yield* Fiber.interrupt(fiber)
         assert.strictEqual(
@@ -195,8 +196,8 @@ export const suite = <E>(
         )
         yield* one.append("a", 1)
         yield* two.append("a", 2)
-        yield* one.settled
-        yield* two.settled
+        yield* one.caughtUp
+        yield* two.caughtUp
         assert.deepStrictEqual([yield* one.seen("a"), yield* two.seen("a")], [[1], [2]])
       })
     )
@@ -213,7 +214,7 @@ export const suite = <E>(
 
     it.effect.runIf(interleaving)("does not let a slow shard stall the others", () =>
       Effect.gen(function* () {
-        const { add, options, seen, settled, type } = yield* scene()
+        const { add, caughtUp, options, seen, type } = yield* scene()
         const { afterCommit } = yield* Transactor
         const stuck = yield* Deferred.make<void>()
         const handled = yield* Queue.unbounded<string>()
@@ -239,7 +240,7 @@ export const suite = <E>(
                 if (first !== undefined && isSlow(first)) {
                   yield* Deferred.await(stuck)
                   const last = events.at(-1)
-                  // In short: only that none is left out or comes twice.
+                  // The ends of a batch show whether an event was left out or has come twice.
                   for (const event of [first, last]) if (event !== undefined) yield* add(event, slot)
                 } else {
                   for (const event of events) yield* add(event, slot)
@@ -253,7 +254,7 @@ export const suite = <E>(
         assert.strictEqual(yield* Queue.take(handled), fast)
         assert.deepStrictEqual(yield* seen(fast), [1, 2])
         yield* Deferred.succeed(stuck, undefined)
-        yield* settled
+        yield* caughtUp
         const ends = yield* seen(slow)
         assert.strictEqual(ends[0], 0)
         assert.strictEqual(ends.at(-1), 2999)

@@ -1,16 +1,16 @@
-/** What becomes of events that fail: a part of the projections' suite. */
+/** What becomes of events whose handler fails: a part of the projections' suite. */
 import { assert, it } from "@effect/vitest"
 import { Effect, Fiber, Layer, Logger, Option, Schedule, Stream } from "effect"
 import { type StoredEvent } from "../EventStore.ts"
 import * as Projection from "../Projection.ts"
-import { append, elsewhere, ending, latestVersion, long, range, scene, start } from "./ProjectionScene.ts"
+import { append, elsewhere, ending, latestVersion, long, range, scene, start, untilHandled } from "./ProjectionScene.ts"
 
-/** What a retry says of an aggregate that is parked no more. */
+/** The result of a retry for an aggregate that is not parked any more. */
 const handled = (aggregateId: string) => new Projection.Retried({ aggregateId, state: "handled", error: Option.none() })
 
 /** Registers the suite. */
 export const suite = <E>(name: string, layer: Layer.Layer<Projection.Services, E>): void => {
-  // Failures are warned of, and many are meant here.
+  // Failures are warned of, and these tests bring about many.
   const quiet = Layer.merge(layer, Logger.layer([]))
   it.layer(quiet, { timeout: "2 minutes", excludeTestServices: true })(`Projection, failures (${name})`, (it) => {
     it.effect("commits what the handler writes with the offset, or neither", () =>
@@ -44,7 +44,7 @@ export const suite = <E>(name: string, layer: Layer.Layer<Projection.Services, E
         assert.include(Option.getOrThrow(status?.failure ?? Option.none()).error, "no twos")
 
         yield* start(projection(true))
-        yield* Effect.flatMap(latestVersion, (version) => Projection.awaitVersion(name, version, long))
+        yield* Effect.flatMap(latestVersion, (version) => untilHandled(name, version))
         assert.deepStrictEqual(yield* seen("a"), [1, 2, 3])
         assert.notStrictEqual((yield* Projection.status(name))[0]?.state, "failed")
       })
@@ -52,7 +52,7 @@ export const suite = <E>(name: string, layer: Layer.Layer<Projection.Services, E
 
     it.effect("stops before one event in a hundred, and goes on when that is mended", () =>
       Effect.gen(function* () {
-        const { add, append, options, seen, settled } = yield* scene()
+        const { add, append, caughtUp, options, seen } = yield* scene()
         const stored = yield* append("a", ...range(300))
         const mended = new Set<bigint>()
         const run = Projection.run(
@@ -73,14 +73,14 @@ export const suite = <E>(name: string, layer: Layer.Layer<Projection.Services, E
           assert.deepStrictEqual(yield* seen("a"), range(index))
           mended.add(error.version)
         }
-        yield* Effect.raceFirst(run, settled)
+        yield* Effect.raceFirst(run, caughtUp)
         assert.deepStrictEqual(yield* seen("a"), range(300))
       })
     )
 
     it.effect("tries again by the schedule before it gives up", () =>
       Effect.gen(function* () {
-        const { add, append, options, seen, settled } = yield* scene()
+        const { add, append, caughtUp, options, seen } = yield* scene()
         let failures = 0
         yield* append("a", 1)
         yield* start(
@@ -94,7 +94,7 @@ export const suite = <E>(name: string, layer: Layer.Layer<Projection.Services, E
               )
           })
         )
-        yield* settled
+        yield* caughtUp
         assert.strictEqual(failures, 4)
         assert.deepStrictEqual(yield* seen("a"), [1])
       })
@@ -111,7 +111,7 @@ export const suite = <E>(name: string, layer: Layer.Layer<Projection.Services, E
       ["an interruption of its own", () => Effect.interrupt]
     ] as const)("takes failures for a failure of the event", ([, fail]) =>
       Effect.gen(function* () {
-        const { add, append, name, options, seen, settled } = yield* scene()
+        const { add, append, caughtUp, name, options, seen } = yield* scene()
         yield* append("a", 1, 2, 3)
         yield* start(
           Projection.make({
@@ -120,7 +120,7 @@ export const suite = <E>(name: string, layer: Layer.Layer<Projection.Services, E
             handler: (event, slot) => (event.data === 2 ? fail() : add(event, slot))
           })
         )
-        yield* settled
+        yield* caughtUp
         assert.deepStrictEqual(yield* seen("a"), [1, 3])
         const skipped = yield* Stream.runCollect(Projection.skipped(name))
         assert.strictEqual(skipped.length, 1)
@@ -131,7 +131,7 @@ export const suite = <E>(name: string, layer: Layer.Layer<Projection.Services, E
       "skips one event in a hundred, and says which: failures",
       ([kind]) =>
         Effect.gen(function* () {
-          const { add, append, name, options, seen, settled } = yield* scene()
+          const { add, append, caughtUp, name, options, seen } = yield* scene()
           const stored = yield* append("a", ...range(300))
           const handler = (event: StoredEvent, slot: Projection.Slot) =>
             Effect.andThen(add(event, slot), Number(event.data) % 100 === 50 ? Effect.fail("50") : Effect.void)
@@ -145,7 +145,7 @@ export const suite = <E>(name: string, layer: Layer.Layer<Projection.Services, E
                 : { batchHandler: (events, slot) => Effect.forEach(events, (event) => handler(event, slot)) })
             })
           )
-          yield* settled
+          yield* caughtUp
           assert.deepStrictEqual(
             yield* seen("a"),
             range(300).filter((amount) => amount % 100 !== 50)
@@ -162,7 +162,7 @@ export const suite = <E>(name: string, layer: Layer.Layer<Projection.Services, E
 
     it.effect("parks an aggregate whose event fails, and retries it in order", () =>
       Effect.gen(function* () {
-        const { add, append, name, options, seen, settled } = yield* scene()
+        const { add, append, caughtUp, name, options, seen } = yield* scene()
         let isMended = false
         const projection = Projection.make({
           ...options,
@@ -179,10 +179,10 @@ export const suite = <E>(name: string, layer: Layer.Layer<Projection.Services, E
         yield* append("b", 2)
         yield* append("a", 3)
         yield* start(projection)
-        yield* settled
+        yield* caughtUp
         yield* append("b", 4)
         yield* append("a", 5)
-        yield* settled
+        yield* caughtUp
         assert.deepStrictEqual(yield* seen("a"), [1, 3, 5])
         assert.deepStrictEqual(yield* seen("b"), [])
         const parked = yield* Stream.runCollect(Projection.parked(name))
@@ -201,16 +201,16 @@ export const suite = <E>(name: string, layer: Layer.Layer<Projection.Services, E
         assert.deepStrictEqual(yield* seen("b"), [13, 2, 4])
         assert.deepStrictEqual(yield* Stream.runCollect(Projection.parked(name)), [])
         yield* append("b", 6)
-        yield* settled
+        yield* caughtUp
         assert.deepStrictEqual(yield* seen("b"), [13, 2, 4, 6])
       })
     )
 
     it.effect(
-      "keeps a request for whoever runs it next, unless it is paused, and takes in what has come meanwhile",
+      "keeps a request until it runs and is not paused, and then handles the events that have come meanwhile, too",
       () =>
         Effect.gen(function* () {
-          const { add, append, name, options, seen, settled } = yield* scene()
+          const { add, append, caughtUp, name, options, seen } = yield* scene()
           const projection = (isMended: boolean) =>
             Projection.make({
               ...options,
@@ -221,7 +221,7 @@ export const suite = <E>(name: string, layer: Layer.Layer<Projection.Services, E
             })
           yield* append("a", 1)
           const first = yield* start(projection(false))
-          yield* settled
+          yield* caughtUp
           yield* Fiber.interrupt(first)
           yield* append("a", 2)
           const [waiting] = yield* Projection.retryParked(name, 0)
@@ -240,7 +240,7 @@ export const suite = <E>(name: string, layer: Layer.Layer<Projection.Services, E
           const [again] = yield* Stream.runCollect(Projection.parked(name))
           assert.strictEqual(again?.retryAskedAt, request?.retryAskedAt)
           yield* Projection.resume(name)
-          yield* settled
+          yield* caughtUp
           assert.deepStrictEqual(yield* seen("a"), [1, 2, 3])
           assert.deepStrictEqual(yield* Stream.runCollect(Projection.parked(name)), [])
           assert.deepStrictEqual(yield* Projection.retryParked(name, long), [])
@@ -248,10 +248,10 @@ export const suite = <E>(name: string, layer: Layer.Layer<Projection.Services, E
     )
 
     it.effect.each([["handler"], ["batchHandler"]] as const)(
-      "retries what it is told to, in as many batches as it takes, up to the event that fails again: %s",
+      "retries the aggregates that were asked for, in batches, up to the event that fails again: %s",
       ([kind]) =>
         Effect.gen(function* () {
-          const { add, append, name, options, seen, settled } = yield* scene()
+          const { add, append, caughtUp, name, options, seen } = yield* scene()
           const failing = new Set<unknown>([0, 100])
           const handler = (event: StoredEvent, slot: Projection.Slot) =>
             Effect.andThen(
@@ -271,7 +271,7 @@ export const suite = <E>(name: string, layer: Layer.Layer<Projection.Services, E
           )
           const stored = yield* append("a", ...range(30))
           yield* append("b", 100, 101)
-          yield* settled
+          yield* caughtUp
           failing.clear()
           failing.add(21)
           const [a, ...others] = yield* Projection.retryParked(name, long, ["a", "c"])
@@ -292,15 +292,15 @@ export const suite = <E>(name: string, layer: Layer.Layer<Projection.Services, E
           failing.clear()
           assert.deepStrictEqual(yield* Projection.retryParked(name, long), [handled("a"), handled("b")])
           yield* append("a", 30)
-          yield* settled
+          yield* caughtUp
           assert.deepStrictEqual(yield* seen("a"), range(31))
           assert.deepStrictEqual(yield* seen("b"), [100, 101])
         })
     )
 
-    it.effect("retries once, whoever asks and whoever runs it meanwhile", () =>
+    it.effect("retries each event once, however many processes ask for it and run the projection", () =>
       Effect.gen(function* () {
-        const { add, append, name, options, seen, settled } = yield* scene()
+        const { add, append, caughtUp, name, options, seen } = yield* scene()
         const ids = range(6).map((index) => `a${index}`)
         let isMended = false
         const projection = Projection.make({
@@ -317,14 +317,14 @@ export const suite = <E>(name: string, layer: Layer.Layer<Projection.Services, E
         })
         yield* start(projection)
         for (const id of ids) yield* append(id, ...range(5))
-        yield* settled
+        yield* caughtUp
         isMended = true
         const writing = yield* Effect.forkScoped(
           Effect.forEach(range(10), (round) =>
             Effect.forEach(ids, (id) => append(id, 5 + round), { concurrency: "unbounded" })
           )
         )
-        // Others take shards over, and give them back, while everybody asks.
+        // Other processes take shards over, and give them back, while retries are asked for.
         const moving = yield* Effect.forkScoped(
           Effect.forEach(range(3), () => Effect.timeoutOption(elsewhere(Projection.run(projection)), 150))
         )
@@ -334,7 +334,7 @@ export const suite = <E>(name: string, layer: Layer.Layer<Projection.Services, E
         )
         yield* Effect.all([Fiber.join(writing), Fiber.join(moving)])
         yield* Projection.retryParked(name, long)
-        yield* settled
+        yield* caughtUp
         for (const id of ids) assert.deepStrictEqual(yield* seen(id), range(15), id)
         assert.deepStrictEqual(yield* Stream.runCollect(Projection.parked(name)), [])
       })
@@ -342,7 +342,7 @@ export const suite = <E>(name: string, layer: Layer.Layer<Projection.Services, E
 
     it.effect("parks one event in a hundred, of many aggregates", () =>
       Effect.gen(function* () {
-        const { add, name, options, seen, settled, type } = yield* scene()
+        const { add, caughtUp, name, options, seen, type } = yield* scene()
         for (const round of range(4)) {
           yield* append(
             range(50).map((index) => ({ aggregateId: `a${index}`, eventType: type, data: round * 50 + index }))
@@ -359,7 +359,7 @@ export const suite = <E>(name: string, layer: Layer.Layer<Projection.Services, E
               )
           })
         )
-        yield* settled
+        yield* caughtUp
         const parked = yield* Stream.runCollect(Projection.parked(name))
         assert.deepStrictEqual(
           parked.map(({ aggregateId }) => aggregateId),

@@ -1,4 +1,4 @@
-/** What can be done to projections while they run: a part of the projections' suite. */
+/** Orders to projections while they run: a part of the projections' suite. */
 import { assert, it } from "@effect/vitest"
 import { Deferred, Effect, Fiber, Layer, Logger, Option, Stream } from "effect"
 import { InvalidInput } from "../InvalidInput.ts"
@@ -12,15 +12,15 @@ export const suite = <E>(
   layer: Layer.Layer<Projection.Services, E>,
   { interleaving }: SuiteOptions
 ): void => {
-  // Failures are warned of, and many are meant here.
+  // Failures are warned of, and these tests bring about many.
   const quiet = Layer.merge(layer, Logger.layer([]))
   it.layer(quiet, { timeout: "2 minutes", excludeTestServices: true })(`Projection, operating (${name})`, (it) => {
     it.effect("handles nothing after a pause, until it is resumed", () =>
       Effect.gen(function* () {
-        const { add, append, name, options, seen, settled } = yield* scene()
+        const { add, append, caughtUp, name, options, seen } = yield* scene()
         yield* start(Projection.make({ ...options, shards: 2, handler: add }))
         yield* append("a", 1)
-        yield* settled
+        yield* caughtUp
         yield* elsewhere(Projection.pause(name))
         yield* append("a", 2)
         const late = yield* Effect.flip(Effect.flatMap(latestVersion, (at) => Projection.awaitVersion(name, at, 200)))
@@ -28,14 +28,14 @@ export const suite = <E>(
         assert.deepStrictEqual(yield* seen("a"), [1])
         for (const { state } of yield* Projection.status(name)) assert.strictEqual(state, "paused")
         yield* elsewhere(Projection.resume(name))
-        yield* settled
+        yield* caughtUp
         assert.deepStrictEqual(yield* seen("a"), [1, 2])
       })
     )
 
-    it.effect("pauses in the middle of it all, and loses nothing", () =>
+    it.effect("pauses between batches, and loses nothing", () =>
       Effect.gen(function* () {
-        const { add, append, name, options, seen, settled } = yield* scene()
+        const { add, append, caughtUp, name, options, seen } = yield* scene()
         yield* append("a", ...range(100))
         yield* start(Projection.make({ ...options, batchSize: 3, handler: add }))
         for (const _ of range(5)) {
@@ -45,7 +45,7 @@ export const suite = <E>(
           assert.deepStrictEqual(yield* seen("a"), before)
           yield* Projection.resume(name)
         }
-        yield* settled
+        yield* caughtUp
         assert.deepStrictEqual(yield* seen("a"), range(100))
       })
     )
@@ -70,32 +70,32 @@ export const suite = <E>(
         )
         yield* Deferred.await(entered)
         const pausing = yield* Effect.forkScoped(Effect.andThen(Projection.pause(name), seen("a")))
-        // Long enough for a pause that waits for nobody.
+        // Long enough for a pause that does not wait for the batch.
         yield* Effect.timeoutOption(Fiber.join(pausing), 200)
         yield* Deferred.succeed(leave, undefined)
         assert.deepStrictEqual(yield* Fiber.join(pausing), [1])
       })
     )
 
-    it.effect("handles everything again after a reset, or what comes after a version", () =>
+    it.effect("handles every event again after a reset, or those after a version", () =>
       Effect.gen(function* () {
-        const { add, append, name, options, seen, settled } = yield* scene()
+        const { add, append, caughtUp, name, options, seen } = yield* scene()
         const [first] = yield* append("a", 1)
         yield* append("a", 2)
         yield* start(Projection.make({ ...options, shards: 3, handler: add }))
-        yield* settled
+        yield* caughtUp
         yield* elsewhere(Projection.reset(name))
-        yield* settled
+        yield* caughtUp
         yield* elsewhere(Projection.reset(name, first?.version))
-        yield* settled
+        yield* caughtUp
         assert.deepStrictEqual(yield* seen("a"), [1, 2, 1, 2, 2])
       })
     )
 
-    it.effect("forgets with a reset what was parked and skipped, and handles it again", () =>
+    it.effect("forgets with a reset the events that were parked and skipped, and handles them again", () =>
       Effect.gen(function* () {
         for (const onFailure of ["park", "skip"] as const) {
-          const { add, append, name, options, seen, settled } = yield* scene()
+          const { add, append, caughtUp, name, options, seen } = yield* scene()
           let isBroken = true
           yield* start(
             Projection.make({
@@ -105,7 +105,7 @@ export const suite = <E>(
             })
           )
           yield* append("a", 1, 2)
-          yield* settled
+          yield* caughtUp
           const unhandled = Effect.map(Projection.status(name), ([shard]) => [
             shard?.parked,
             shard?.skipped,
@@ -114,7 +114,7 @@ export const suite = <E>(
           assert.deepStrictEqual(yield* unhandled, onFailure === "park" ? [1, 0, true] : [0, 1, true])
           isBroken = false
           yield* Projection.reset(name)
-          yield* settled
+          yield* caughtUp
           assert.deepStrictEqual(yield* unhandled, [0, 0, false])
           assert.deepStrictEqual(yield* Stream.runCollect(Projection.skipped(name)), [])
           assert.deepStrictEqual(yield* Stream.runCollect(Projection.parked(name)), [])
@@ -125,10 +125,10 @@ export const suite = <E>(
 
     it.effect("refuses a reset beyond the head", () =>
       Effect.gen(function* () {
-        const { add, append, name, options, settled } = yield* scene()
+        const { add, append, caughtUp, name, options } = yield* scene()
         yield* append("a", 1)
         yield* start(Projection.make({ ...options, handler: add }))
-        yield* settled
+        yield* caughtUp
         const head = yield* latestVersion
         for (const version of [head + 1n, -1n]) {
           const error = yield* Effect.flip(Projection.reset(name, version))
@@ -141,24 +141,26 @@ export const suite = <E>(
       })
     )
 
-    it.effect("names those that have run, until they are removed, and nobody else's offsets", () =>
-      Effect.gen(function* () {
-        const { add, append, name, options, settled } = yield* scene()
-        const foreign = ["x".repeat(255), fresh("foreign")]
-        yield* OffsetStore.use(({ writeOffset }) =>
-          Effect.forEach(foreign, (projectionName) => writeOffset({ projectionName, shardNumber: 0, value: 1n }))
-        )
-        const fiber = yield* start(Projection.make({ ...options, shards: 2, handler: add }))
-        yield* append("a", 1)
-        yield* settled
-        const ours = Effect.map(Stream.runCollect(Projection.names), (names) =>
-          names.filter((found) => found === name || foreign.includes(found))
-        )
-        assert.deepStrictEqual(yield* ours, [name])
-        yield* Fiber.interrupt(fiber)
-        yield* Projection.remove(name)
-        assert.deepStrictEqual(yield* ours, [])
-      })
+    it.effect(
+      "names the projections that have run, until they are removed, and not the offsets of other programs",
+      () =>
+        Effect.gen(function* () {
+          const { add, append, caughtUp, name, options } = yield* scene()
+          const foreign = ["x".repeat(255), fresh("foreign")]
+          yield* OffsetStore.use(({ writeOffset }) =>
+            Effect.forEach(foreign, (projectionName) => writeOffset({ projectionName, shardNumber: 0, value: 1n }))
+          )
+          const fiber = yield* start(Projection.make({ ...options, shards: 2, handler: add }))
+          yield* append("a", 1)
+          yield* caughtUp
+          const ours = Effect.map(Stream.runCollect(Projection.names), (names) =>
+            names.filter((found) => found === name || foreign.includes(found))
+          )
+          assert.deepStrictEqual(yield* ours, [name])
+          yield* Fiber.interrupt(fiber)
+          yield* Projection.remove(name)
+          assert.deepStrictEqual(yield* ours, [])
+        })
     )
 
     it.effect("knows no projection that has never run", () =>
@@ -183,10 +185,10 @@ export const suite = <E>(
 
     it.effect("keeps to the number of shards it began with, until it is removed", () =>
       Effect.gen(function* () {
-        const { add, append, name, options, seen, settled } = yield* scene()
+        const { add, append, caughtUp, name, options, seen } = yield* scene()
         yield* append("a", 1)
         const first = yield* start(Projection.make({ ...options, shards: 3, handler: add }))
-        yield* settled
+        yield* caughtUp
         yield* Fiber.interrupt(first)
         const error = yield* Effect.flip(Projection.run(Projection.make({ ...options, shards: 2, handler: add })))
         assert.strictEqual(error._tag, "ShardCountMismatch")
@@ -198,18 +200,18 @@ export const suite = <E>(
         assert.strictEqual((yield* Effect.flip(Stream.runDrain(rebuild)))._tag, "ShardCountMismatch")
         yield* Projection.remove(name)
         yield* start(Projection.make({ ...options, shards: 2, handler: add }))
-        yield* settled
+        yield* caughtUp
         assert.strictEqual((yield* Projection.status(name)).length, 2)
         assert.deepStrictEqual(yield* seen("a"), [1, 1])
       })
     )
 
-    it.effect("ends where it is removed while it runs", () =>
+    it.effect("ends when it is removed while it runs", () =>
       Effect.gen(function* () {
-        const { add, append, name, options, settled } = yield* scene()
+        const { add, append, caughtUp, name, options } = yield* scene()
         const fiber = yield* start(Projection.make({ ...options, handler: add }))
         yield* append("a", 1)
-        yield* settled
+        yield* caughtUp
         yield* Projection.remove(name)
         assert.strictEqual((yield* ending(fiber))._tag, "UnknownProjection")
       })
@@ -217,12 +219,12 @@ export const suite = <E>(
 
     it.effect("says when a version was not handled in time", () =>
       Effect.gen(function* () {
-        const { add, append, name, options, settled } = yield* scene()
+        const { add, append, caughtUp, name, options } = yield* scene()
         const never = yield* Effect.flip(Projection.awaitVersion(name, 1n, 1))
         assert.strictEqual(never._tag === "AwaitTimeout" ? never.message.includes("has not run yet") : never._tag, true)
         yield* start(Projection.make({ ...options, handler: add }))
         yield* append("a", 1)
-        yield* settled
+        yield* caughtUp
         const head = yield* latestVersion
         const error = yield* Effect.flip(Projection.awaitVersion(name, head + 1000n, 1))
         assert.strictEqual(error._tag, "AwaitTimeout")
@@ -232,12 +234,12 @@ export const suite = <E>(
       })
     )
 
-    it.effect("says how each shard is", () =>
+    it.effect("says what each shard is doing", () =>
       Effect.gen(function* () {
-        const { add, append, name, options, settled } = yield* scene()
+        const { add, append, caughtUp, name, options } = yield* scene()
         yield* append("a", 1)
         const fiber = yield* start(Projection.make({ ...options, shards: 2, heartbeat: "1 minute", handler: add }))
-        yield* settled
+        yield* caughtUp
         const running = yield* Projection.status(name)
         assert.deepStrictEqual(
           running.map(({ failure, parked, shardNumber, skipped, state }) => [

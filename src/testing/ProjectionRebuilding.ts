@@ -1,18 +1,17 @@
-/** Read models anew, and state on demand: a part of the projections' suite. */
+/** Read models that are built anew, or on demand: a part of the projections' suite. */
 import { assert, it } from "@effect/vitest"
-import { Deferred, Duration, Effect, Fiber, Latch, Layer, Logger, Option, Ref, Result, Stream } from "effect"
+import { Deferred, Duration, Effect, Fiber, Layer, Logger, Option, Ref, Stream } from "effect"
 import { DurableStateStore } from "../DurableStateStore.ts"
 import * as Projection from "../Projection.ts"
-import * as StateCodec from "../StateCodec.ts"
 import { Denied, StoreError } from "../StoreError.ts"
-import { fresh, latestVersion, long, range, scene, start, Sum } from "./ProjectionScene.ts"
+import { latestVersion, range, scene, start, untilHandled } from "./ProjectionScene.ts"
 
 /** Registers the suite. */
 export const suite = <E>(name: string, layer: Layer.Layer<Projection.Services, E>): void => {
-  // Failures are warned of, and many are meant here.
+  // Failures are warned of, and these tests bring about many.
   const quiet = Layer.merge(layer, Logger.layer([]))
   it.layer(quiet, { timeout: "2 minutes", excludeTestServices: true })(`Projection, rebuilding (${name})`, (it) => {
-    it.effect("is rebuilt in its place", () =>
+    it.effect("is rebuilt in place", () =>
       Effect.gen(function* () {
         const { add, append, clear, name, options, seen } = yield* scene()
         const projection = Projection.make({ ...options, shards: 2, batchSize: 10, handler: add })
@@ -20,7 +19,7 @@ export const suite = <E>(name: string, layer: Layer.Layer<Projection.Services, E
         yield* append("a", ...range(100))
         yield* append("b", 1, 2)
         const head = yield* latestVersion
-        yield* Projection.awaitVersion(name, head, long)
+        yield* untilHandled(name, head)
         const progress = yield* Stream.runCollect(
           Projection.rebuild(projection, { mode: "in place", clear: (slot) => clear(slot, ["a", "b"]) })
         )
@@ -32,86 +31,88 @@ export const suite = <E>(name: string, layer: Layer.Layer<Projection.Services, E
       })
     )
 
-    it.effect("is rebuilt beside the one that is served, under live writes: readers find it complete at any time", () =>
-      Effect.gen(function* () {
-        const { add, append, clear, name, options, seen, settled } = yield* scene()
-        let isBroken = false
-        const projection = Projection.make({
-          ...options,
-          shards: 2,
-          batchSize: 20,
-          handler: (event, slot) =>
-            isBroken && slot === "green" && event.data === 50 ? Effect.die("interrupted") : add(event, slot)
-        })
-        yield* start(projection)
-        yield* append("a", ...range(100))
-        yield* settled
-        const rebuild = Projection.rebuild(projection, { mode: "beside", clear: (slot) => clear(slot, ["a"]) })
-
-        // It fails half-way, and goes on from there when it is run again.
-        isBroken = true
-        assert.strictEqual((yield* Effect.flip(Stream.runDrain(rebuild)))._tag, "ProjectionFailed")
-        assert.deepStrictEqual(yield* seen("a", "green"), range(50))
-        assert.strictEqual(yield* Projection.slot(name), "blue")
-        isBroken = false
-
-        let written = 100
-        const writer = yield* Effect.forkScoped(
-          Effect.forever(Effect.suspend(() => Effect.andThen(append("a", written++), Effect.sleep(2))))
-        )
-        const wrong = yield* Ref.make<ReadonlyArray<unknown>>([])
-        const reader = yield* Effect.forkScoped(
-          Effect.gen(function* () {
-            let longest = 0
-            while (true) {
-              const all = yield* seen("a", yield* Projection.slot(name))
-              const isWhole = all.length >= longest && all.every((amount, index) => amount === index)
-              if (!isWhole) yield* Ref.update(wrong, (found) => [...found, all])
-              longest = Math.max(longest, all.length)
-              yield* Effect.sleep(1)
-            }
+    it.effect(
+      "is rebuilt beside the copy that is served, under live writes: readers find a complete copy at any time",
+      () =>
+        Effect.gen(function* () {
+          const { add, append, caughtUp, clear, name, options, seen } = yield* scene()
+          let isBroken = false
+          const projection = Projection.make({
+            ...options,
+            shards: 2,
+            batchSize: 20,
+            handler: (event, slot) =>
+              isBroken && slot === "green" && event.data === 50 ? Effect.die("interrupted") : add(event, slot)
           })
-        )
-        yield* Stream.runDrain(rebuild)
-        assert.strictEqual(yield* Projection.slot(name), "green")
-        yield* Fiber.interrupt(writer)
-        yield* settled
-        assert.isUndefined(reader.pollUnsafe())
-        yield* Fiber.interrupt(reader)
-        assert.deepStrictEqual(yield* Ref.get(wrong), [])
-        const all = yield* seen("a", "green")
-        assert.deepStrictEqual(all, range(all.length))
-        assert.isAtLeast(all.length, written - 1)
-        assert.strictEqual(
-          (yield* Effect.flip(Projection.status(Projection.rebuildOf(name))))._tag,
-          "UnknownProjection"
-        )
+          yield* start(projection)
+          yield* append("a", ...range(100))
+          yield* caughtUp
+          const rebuild = Projection.rebuild(projection, { mode: "beside", clear: (slot) => clear(slot, ["a"]) })
 
-        // And back to the blue one, which is out of date by now.
-        yield* Stream.runDrain(rebuild)
-        assert.strictEqual(yield* Projection.slot(name), "blue")
-        assert.deepStrictEqual(yield* seen("a"), range(all.length))
-      })
+          // The rebuild fails half-way, and goes on from there when it is run again.
+          isBroken = true
+          assert.strictEqual((yield* Effect.flip(Stream.runDrain(rebuild)))._tag, "ProjectionFailed")
+          assert.deepStrictEqual(yield* seen("a", "green"), range(50))
+          assert.strictEqual(yield* Projection.slot(name), "blue")
+          isBroken = false
+
+          let written = 100
+          const writer = yield* Effect.forkScoped(
+            Effect.forever(Effect.suspend(() => Effect.andThen(append("a", written++), Effect.sleep(2))))
+          )
+          const wrong = yield* Ref.make<ReadonlyArray<unknown>>([])
+          const reader = yield* Effect.forkScoped(
+            Effect.gen(function* () {
+              let longest = 0
+              while (true) {
+                const all = yield* seen("a", yield* Projection.slot(name))
+                const isWhole = all.length >= longest && all.every((amount, index) => amount === index)
+                if (!isWhole) yield* Ref.update(wrong, (found) => [...found, all])
+                longest = Math.max(longest, all.length)
+                yield* Effect.sleep(1)
+              }
+            })
+          )
+          yield* Stream.runDrain(rebuild)
+          assert.strictEqual(yield* Projection.slot(name), "green")
+          yield* Fiber.interrupt(writer)
+          yield* caughtUp
+          assert.isUndefined(reader.pollUnsafe())
+          yield* Fiber.interrupt(reader)
+          assert.deepStrictEqual(yield* Ref.get(wrong), [])
+          const all = yield* seen("a", "green")
+          assert.deepStrictEqual(all, range(all.length))
+          assert.isAtLeast(all.length, written - 1)
+          assert.strictEqual(
+            (yield* Effect.flip(Projection.status(Projection.rebuildOf(name))))._tag,
+            "UnknownProjection"
+          )
+
+          // And back to the blue copy, which is out of date by now.
+          yield* Stream.runDrain(rebuild)
+          assert.strictEqual(yield* Projection.slot(name), "blue")
+          assert.deepStrictEqual(yield* seen("a"), range(all.length))
+        })
     )
 
-    it.effect("is not switched to a copy that is behind the one that is served", () =>
+    it.effect("is not switched to a copy that is behind the served one", () =>
       Effect.gen(function* () {
-        const { add, append, name, options, seen, settled } = yield* scene()
+        const { add, append, caughtUp, name, options, seen } = yield* scene()
         const projection = Projection.make({ ...options, handler: add })
         const shadow = Projection.rebuildOf(name)
         yield* start(projection)
         yield* append("a", 1)
-        yield* settled
+        yield* caughtUp
         const held = yield* Deferred.make<void>()
         const rebuilding = yield* Effect.forkScoped(
           Stream.runForEach(
             Projection.rebuild(projection, { mode: "beside", clear: () => Effect.void }),
             Effect.fnUntraced(function* ({ done, total }) {
               if (done < total) return
-              // It has come to where the head was: what happens from now on, it does not know.
+              // The copy has come to where the head was: it does not get the events from now on.
               yield* Projection.pause(shadow)
               yield* append("a", 2)
-              yield* settled
+              yield* caughtUp
               yield* Deferred.succeed(held, undefined)
             })
           )
@@ -128,13 +129,13 @@ export const suite = <E>(name: string, layer: Layer.Layer<Projection.Services, E
 
     it.effect("is switched as a whole, or not at all", () =>
       Effect.gen(function* () {
-        const { add, append, clear, name, options, seen, settled } = yield* scene()
+        const { add, append, caughtUp, clear, name, options, seen } = yield* scene()
         const projection = Projection.make({ ...options, handler: add })
         const rebuild = Projection.rebuild(projection, { mode: "beside", clear: (slot) => clear(slot, ["a"]) })
         yield* start(projection)
         yield* append("a", 1)
-        yield* settled
-        // The other copy gets further than the one that is served.
+        yield* caughtUp
+        // The other copy gets further than the copy that is served.
         yield* Projection.pause(name)
         yield* append("a", 2, 3)
         const states = yield* DurableStateStore
@@ -143,7 +144,7 @@ export const suite = <E>(name: string, layer: Layer.Layer<Projection.Services, E
           operation: "writeState",
           reason: new Denied({ message: "not now" })
         })
-        // The last thing that is written says which copy is served.
+        // The last write of the switch says which copy is served.
         const failing = DurableStateStore.of({
           ...states,
           writeState: (state) =>
@@ -153,7 +154,7 @@ export const suite = <E>(name: string, layer: Layer.Layer<Projection.Services, E
         assert.strictEqual(error, denied)
         assert.strictEqual(yield* Projection.slot(name), "blue")
         yield* Projection.resume(name)
-        yield* settled
+        yield* caughtUp
         assert.deepStrictEqual(yield* seen("a"), [1, 2, 3])
         yield* Stream.runDrain(rebuild)
         assert.strictEqual(yield* Projection.slot(name), "green")
@@ -161,10 +162,10 @@ export const suite = <E>(name: string, layer: Layer.Layer<Projection.Services, E
       })
     )
 
-    it.effect("brings what the new copy has parked and skipped", () =>
+    it.effect("takes over the events that the new copy has parked and skipped", () =>
       Effect.gen(function* () {
         for (const onFailure of ["park", "skip"] as const) {
-          const { add, append, clear, name, options, seen, settled } = yield* scene()
+          const { add, append, caughtUp, clear, name, options, seen } = yield* scene()
           const projection = Projection.make({
             ...options,
             onFailure,
@@ -174,12 +175,12 @@ export const suite = <E>(name: string, layer: Layer.Layer<Projection.Services, E
           yield* start(projection)
           yield* append("a", 1, 2)
           yield* append("b", 3)
-          yield* settled
+          yield* caughtUp
           yield* Stream.runDrain(
             Projection.rebuild(projection, { mode: "beside", clear: (slot) => clear(slot, ["a", "b"]) })
           )
           yield* append("a", 4)
-          yield* settled
+          yield* caughtUp
           const left = yield* Stream.runCollect(
             onFailure === "park" ? Projection.parked(name) : Projection.skipped(name)
           )
@@ -202,76 +203,6 @@ export const suite = <E>(name: string, layer: Layer.Layer<Projection.Services, E
         yield* append("b", 3)
         const sum = Projection.fold({ eventTypes: [type] }, 0, (total, { data }) => total + Number(data))
         assert.strictEqual(yield* sum, 6)
-      })
-    )
-
-    it.effect("loads an entity from its last snapshot, and appends what it decides to the state that it saw", () =>
-      Effect.gen(function* () {
-        const { type } = yield* scene()
-        const id = fresh("entity")
-        const applied = yield* Ref.make(0)
-        const open = (manifest: string) =>
-          Projection.entity({
-            name: "counter",
-            codec: StateCodec.json(Sum, { manifest }),
-            initial: () => ({ sum: 0, seen: [] }),
-            apply: ({ seen, sum }, { data }) => {
-              Effect.runSync(Ref.update(applied, (count) => count + 1))
-              return { sum: sum + Number(data), seen: [...seen, Number(data)] }
-            },
-            snapshotEvery: 10
-          })
-        const counter = yield* open("Counter")
-        const add = (amount: number) => counter.append(id, () => [{ eventType: type, data: amount }])
-        assert.deepStrictEqual(yield* counter.load(id), { state: { sum: 0, seen: [] }, version: 0n })
-        for (const amount of range(25)) yield* add(amount)
-        yield* Ref.set(applied, 0)
-        const loaded = yield* counter.load(id)
-        assert.deepStrictEqual(loaded.state.seen, range(25))
-        assert.strictEqual(yield* Ref.get(applied), 5)
-
-        // Of those who decide by the same state, one is right.
-        const all = yield* Latch.make()
-        let deciding = 0
-        const racing = yield* Effect.forEach(
-          range(5),
-          (amount) =>
-            Effect.result(
-              counter.append(id, () =>
-                Effect.suspend(() => (++deciding === 5 ? all.open : all.await)).pipe(
-                  Effect.as([{ eventType: type, data: amount }])
-                )
-              )
-            ),
-          { concurrency: "unbounded" }
-        )
-        const lost = racing.filter(Result.isFailure)
-        assert.deepStrictEqual(
-          lost.map(({ failure }) => failure._tag),
-          range(4).map(() => "VersionConflict")
-        )
-        assert.strictEqual((yield* counter.load(id)).state.seen.length, 26)
-        assert.deepStrictEqual((yield* counter.append(id, () => Effect.succeed([]))).events, [])
-        assert.strictEqual(yield* Effect.flip(counter.append(id, () => Effect.fail("no"))), "no")
-
-        // A snapshot that another codec wrote is none.
-        const renamed = yield* open("Counter.v2")
-        yield* Ref.set(applied, 0)
-        assert.strictEqual((yield* renamed.load(id)).state.seen.length, 26)
-        assert.strictEqual(yield* Ref.get(applied), 26)
-        const error = yield* Effect.flip(
-          Projection.entity({
-            name: "",
-            codec: StateCodec.json(Sum, { manifest: "Sum" }),
-            initial: () => ({ sum: 0, seen: [] }),
-            apply: (state) => state,
-            snapshotEvery: 0
-          })
-        )
-        assert.deepStrictEqual(
-          error.issues.map(({ field }) => field),
-          ["name", "snapshotEvery"]
-        )
       })
     )
   })

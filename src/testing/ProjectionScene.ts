@@ -1,5 +1,5 @@
 /** What the parts of the projections' suite share. */
-import { Effect, Fiber, Schedule, Schema } from "effect"
+import { Duration, Effect, Fiber, Result, Schedule, Schema, Stream } from "effect"
 import { typed } from "../DurableStateStore.ts"
 import { EventStore, type StoredEvent } from "../EventStore.ts"
 import { OffsetStore } from "../OffsetStore.ts"
@@ -9,10 +9,37 @@ import * as StateCodec from "../StateCodec.ts"
 /** A name that no other test uses: all tests of a suite share one log. */
 export const fresh = (what: string) => `${what} ${crypto.randomUUID()}`
 
-/** So that others take over at once, and failures are final at once. */
+/** Other processes take over at once, and failures are final at once. */
 export const quick = { heartbeat: "50 millis", retry: Schedule.recurs(1) } as const
 
-export const long = "30 seconds"
+/** More than anything may take that a test waits for: the limit is the time of the test. */
+export const long = "10 minutes"
+
+/** How long a projection may stand still, on a busy machine, before a test stops waiting for it. */
+const longestStandstill = Duration.seconds(45)
+
+/** How often it is looked whether the projection stands still. */
+const lookInterval = Duration.seconds(5)
+
+/**
+ * Waits until the projection has handled the version, for as long as it takes: it fails with `AwaitTimeout` only where no
+ * offset of the projection has moved for 45 seconds.
+ */
+export const untilHandled = Effect.fnUntraced(function* (name: string, version: bigint) {
+  const offsets = yield* OffsetStore
+  const look = Effect.map(Stream.runCollect(offsets.listOffsets(name)), (all) => all.map(({ value }) => value).join())
+  const mostLooks = Duration.toMillis(longestStandstill) / Duration.toMillis(lookInterval)
+  let seen = yield* look
+  let looksWithoutMove = 0
+  while (true) {
+    const handled = yield* Effect.result(Projection.awaitVersion(name, version, lookInterval))
+    if (Result.isSuccess(handled)) return
+    const now = yield* look
+    looksWithoutMove = now === seen ? looksWithoutMove + 1 : 0
+    seen = now
+    if (handled.failure._tag !== "AwaitTimeout" || looksWithoutMove === mostLooks) return yield* handled.failure
+  }
+})
 
 export const append = (...args: Parameters<EventStore["Service"]["append"]>) =>
   EventStore.use((events) => events.append(...args))
@@ -25,7 +52,7 @@ export const elsewhere = <A, E, R>(effect: Effect.Effect<A, E, R>) =>
 
 export const Sum = Schema.Struct({ sum: Schema.Int, seen: Schema.Array(Schema.Int) })
 
-/** A read model that shows what was handled twice, left out or out of order: per aggregate a sum, and what it is made of. */
+/** A read model that shows events that were handled twice, left out or out of order: per aggregate a sum, and its amounts. */
 const model = Effect.fnUntraced(function* (name: string) {
   const sums = yield* typed({
     codec: StateCodec.json(Sum, { manifest: "Sum" }),
@@ -45,7 +72,7 @@ const model = Effect.fnUntraced(function* (name: string) {
   }
 })
 
-/** A log of its own, as far as one type of events makes one, and a projection of it. */
+/** A projection, its read model, and a type of events that no other test uses: as if the test had a log of its own. */
 export const scene = Effect.fnUntraced(function* (what = "projection") {
   const name = fresh(what)
   const type = fresh("type")
@@ -59,8 +86,8 @@ export const scene = Effect.fnUntraced(function* (what = "projection") {
     options: { ...quick, name, eventTypes: [type] },
     append: (aggregateId: string, ...amounts: ReadonlyArray<number>) =>
       append(amounts.map((data) => ({ aggregateId, eventType: type, data }))),
-    /** Everything that is in the log now has been handled. */
-    settled: Effect.flatMap(latestVersion, (version) => Projection.awaitVersion(name, version, long))
+    /** Waits until every event that is in the log now was handled. */
+    caughtUp: Effect.flatMap(latestVersion, (version) => untilHandled(name, version))
   }
 })
 

@@ -37,7 +37,7 @@ const getMeta = (id: string) => SpoolStore.use((spool) => spool.getMeta(id))
 const transaction = <A, E, R>(effect: Effect.Effect<A, E, R>) =>
   Transactor.use(({ withTransaction }) => withTransaction(effect))
 
-/** Lets others run, and looks again, until it holds. */
+/** Lets other fibers run, and looks again, until the condition holds. */
 const until = <E, R>(holds: Effect.Effect<boolean, E, R>) =>
   Effect.gen(function* () {
     while (!(yield* holds)) yield* Effect.yieldNow
@@ -57,14 +57,14 @@ const settled = (spool: { readonly name: string }) =>
     return Object.fromEntries(Object.entries(counts).filter(([, count]) => count > 0))
   })
 
-/** Registers the suite. `interleaving: false` leaves out what takes two transactions open at once. */
+/** Registers the suite. `interleaving: false` leaves out the tests that have two transactions open at once. */
 export const suite = <E>(
   name: string,
   layer: Layer.Layer<SpoolStore | Transactor | OffsetStore, E>,
   { interleaving = true }: { readonly interleaving?: boolean } = {}
 ): void => {
   it.layer(layer, { timeout: "2 minutes", excludeTestServices: true })(`Spool (${name})`, (it) => {
-    it.effect("delivers what was enqueued, as it was, and deletes it", () =>
+    it.effect("delivers a message as it was enqueued, and deletes it", () =>
       Effect.gen(function* () {
         const mails = queue()
         const received = yield* Queue.unbounded<readonly [Mail, SpoolMessage]>()
@@ -126,7 +126,7 @@ export const suite = <E>(
       })
     )
 
-    it.effect("tries again what fails or dies, and bounces it after its last attempt", () =>
+    it.effect("tries a message again whose handler fails or dies, and bounces it after its last attempt", () =>
       Effect.gen(function* () {
         const mails = queue({ maxAttempts: 3 })
         const attempts: Array<string> = []
@@ -167,7 +167,7 @@ export const suite = <E>(
       })
     )
 
-    it.effect("bounces at once what is permanent, and what a policy gives up", () =>
+    it.effect("bounces a message at once after a permanent error, or when its policy gives up", () =>
       Effect.gen(function* () {
         const mails = queue({ policies: { default: Spool.fixed(0), never: Schedule.recurs(0) } })
         const attempts: Array<string> = []
@@ -203,7 +203,7 @@ export const suite = <E>(
       })
     )
 
-    it.effect("archives or deletes what was delivered and what bounced", () =>
+    it.effect("archives or deletes messages that were delivered or have bounced", () =>
       Effect.gen(function* () {
         const handle = ({ to }: Mail) => (to === "bad" ? Effect.fail(Spool.permanent("bad")) : Effect.void)
         const both = [{ payload: mail("good") }, { payload: mail("bad") }]
@@ -255,7 +255,7 @@ export const suite = <E>(
       })
     )
 
-    it.effect("undoes what a handler has written when it has lost the message meanwhile", () =>
+    it.effect("rolls back what a handler has written when its lease was lost meanwhile", () =>
       Effect.gen(function* () {
         const spool = yield* SpoolStore
         const offsets = yield* OffsetStore
@@ -305,7 +305,7 @@ export const suite = <E>(
       })
     )
 
-    it.effect("interrupts the handler of a message that it gets once more, and settles it once", () =>
+    it.effect("interrupts the handler of a message that the worker claims again, and settles the message once", () =>
       Effect.gen(function* () {
         const spool = yield* SpoolStore
         const mails = queue()
@@ -345,7 +345,7 @@ export const suite = <E>(
       })
     )
 
-    it.effect("delivers what a dead worker has left, and bounces what has killed its last one", () =>
+    it.effect("delivers a message that a dead worker has left, and bounces one that has had its last attempt", () =>
       Effect.gen(function* () {
         const spool = yield* SpoolStore
         const mails = queue()
@@ -370,7 +370,7 @@ export const suite = <E>(
       })
     )
 
-    it.effect("leaves alone what the handler of bounces has seen to itself, and goes on", () =>
+    it.effect("leaves a message alone that the handler of bounces has requeued or deleted, and goes on", () =>
       Effect.gen(function* () {
         const spool = yield* SpoolStore
         for (const onBounce of ["archive", "delete"] as const) {
@@ -393,37 +393,39 @@ export const suite = <E>(
       })
     )
 
-    it.effect("finishes what it handles when it is interrupted, and gives the rest back", () =>
-      Effect.gen(function* () {
-        const mails = queue()
-        yield* mails.enqueueAll(Array.from({ length: 10 }, (_, n) => ({ payload: mail(`${n}`) })))
-        const begun = yield* Queue.unbounded<string>()
-        const finish = yield* Deferred.make<void>()
-        const finished: Array<string> = []
-        const worker = yield* Effect.forkScoped(
-          mails.run(
-            ({ to }) =>
-              Effect.gen(function* () {
-                yield* Queue.offer(begun, to)
-                yield* Deferred.await(finish)
-                finished.push(to)
-              }),
-            { concurrency: 2 }
+    it.effect(
+      "lets handlers finish when it is interrupted, and gives back messages that no handler has begun with",
+      () =>
+        Effect.gen(function* () {
+          const mails = queue()
+          yield* mails.enqueueAll(Array.from({ length: 10 }, (_, n) => ({ payload: mail(`${n}`) })))
+          const begun = yield* Queue.unbounded<string>()
+          const finish = yield* Deferred.make<void>()
+          const finished: Array<string> = []
+          const worker = yield* Effect.forkScoped(
+            mails.run(
+              ({ to }) =>
+                Effect.gen(function* () {
+                  yield* Queue.offer(begun, to)
+                  yield* Deferred.await(finish)
+                  finished.push(to)
+                }),
+              { concurrency: 2 }
+            )
           )
-        )
-        yield* Effect.all([Queue.take(begun), Queue.take(begun)])
-        const stopping = yield* Effect.forkScoped(Fiber.interrupt(worker), { startImmediately: true })
-        yield* Deferred.succeed(finish, undefined)
-        yield* Fiber.join(stopping)
-        assert.deepStrictEqual(finished.toSorted(), ["0", "1"])
-        const { counts } = yield* mails.stats
-        assert.deepStrictEqual([counts.incoming, counts.active], [8, 0])
-        const messages = yield* SpoolStore.use((spool) => spool.listMessages("incoming", { queue: mails.name }))
-        assert.isTrue(messages.messages.every(({ attempts }) => attempts === 0))
-      })
+          yield* Effect.all([Queue.take(begun), Queue.take(begun)])
+          const stopping = yield* Effect.forkScoped(Fiber.interrupt(worker), { startImmediately: true })
+          yield* Deferred.succeed(finish, undefined)
+          yield* Fiber.join(stopping)
+          assert.deepStrictEqual(finished.toSorted(), ["0", "1"])
+          const { counts } = yield* mails.stats
+          assert.deepStrictEqual([counts.incoming, counts.active], [8, 0])
+          const messages = yield* SpoolStore.use((spool) => spool.listMessages("incoming", { queue: mails.name }))
+          assert.isTrue(messages.messages.every(({ attempts }) => attempts === 0))
+        })
     )
 
-    it.effect("interrupts what does not finish in time, and gives it back", () =>
+    it.effect("interrupts a handler that does not finish in time, and gives its message back", () =>
       Effect.gen(function* () {
         const mails = queue()
         const id = yield* mails.enqueue(mail("slow"))
@@ -438,7 +440,7 @@ export const suite = <E>(
       })
     )
 
-    it.effect("continues the trace of whoever has enqueued", () =>
+    it.effect("continues the trace of the sender", () =>
       Effect.gen(function* () {
         const mails = queue()
         const spans = yield* Queue.unbounded<Tracer.Span>()
@@ -456,7 +458,7 @@ export const suite = <E>(
       })
     )
 
-    it.effect("counts what there is", () =>
+    it.effect("counts the messages of each state", () =>
       Effect.gen(function* () {
         const mails = queue()
         yield* mails.enqueueAll([{ payload: mail("now") }, { payload: mail("later"), delay: "1 hour" }])
@@ -466,7 +468,7 @@ export const suite = <E>(
       })
     )
 
-    it.effect("refuses what breaks the model, and stores nothing", () =>
+    it.effect("refuses options that break the model, and stores nothing", () =>
       Effect.gen(function* () {
         const mails = queue()
         for (const options of [

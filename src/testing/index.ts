@@ -9,6 +9,7 @@
  * ```
  */
 export * as DurableStateStore from "./DurableStateStore.ts"
+export * as Entity from "./Entity.ts"
 export * as EventStore from "./EventStore.ts"
 export * as OffsetStore from "./OffsetStore.ts"
 export * as Projection from "./Projection.ts"

@@ -1,6 +1,7 @@
 import * as Memory from "effect-strata/memory"
 import {
   DurableStateStore,
+  Entity,
   EventStore,
   OffsetStore,
   Projection,
@@ -10,6 +11,7 @@ import {
 } from "effect-strata/testing"
 
 DurableStateStore.suite("memory", Memory.layer)
+Entity.suite("memory", Memory.layer)
 EventStore.suite("memory", Memory.layer)
 OffsetStore.suite("memory", Memory.layer)
 Projection.suite("memory", Memory.layer)

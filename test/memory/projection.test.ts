@@ -2,14 +2,15 @@ import { assert, describe, it } from "@effect/vitest"
 import { Effect, Fiber, Layer, Logger } from "effect"
 import { DurableStateStore, EventStore, OffsetStore, Projection, StoreError } from "effect-strata"
 import * as Memory from "effect-strata/memory"
+import { untilHandled } from "../../src/testing/ProjectionScene.ts"
 
 const event = { aggregateId: "a", eventType: "Happened", data: 1 }
 
-/** It is warned of every loss. */
+/** Without a logger: every loss is warned of. */
 const quiet = Layer.merge(Layer.fresh(Memory.layer), Logger.layer([]))
 
 describe("a projection whose database goes away", () => {
-  it.live("waits for it when it begins, and while it runs", () =>
+  it.live("waits for the database when it begins, and while it runs", () =>
     Effect.gen(function* () {
       const events = yield* EventStore.EventStore
       const { failNext } = yield* Memory.MemoryDatabase.MemoryDatabase
@@ -23,19 +24,19 @@ describe("a projection whose database goes away", () => {
       const [first] = yield* events.append(event)
       yield* failNext(lost, { times: 3 })
       yield* Effect.forkScoped(Projection.run(projection), { startImmediately: true })
-      const settled = (version = 0n) =>
-        Effect.retry(Projection.awaitVersion("patient", version, "30 seconds"), {
+      const caughtUp = (version = 0n) =>
+        Effect.retry(untilHandled("patient", version), {
           while: ({ _tag }) => _tag === "StoreError"
         })
-      yield* settled(first?.version)
+      yield* caughtUp(first?.version)
       const [second] = yield* events.append(event)
       yield* failNext(lost, { times: 5 })
-      yield* settled(second?.version)
+      yield* caughtUp(second?.version)
       assert.deepStrictEqual([...new Set(handled)], [first?.version, second?.version])
     }).pipe(Effect.provide(quiet))
   )
 
-  it.live("ends with what no waiting mends", () =>
+  it.live("ends with an error that no waiting mends", () =>
     Effect.gen(function* () {
       const { failNext } = yield* Memory.MemoryDatabase.MemoryDatabase
       yield* failNext(new StoreError.Denied({ message: "not for you" }))
@@ -46,8 +47,8 @@ describe("a projection whose database goes away", () => {
   )
 })
 
-describe("a process that says nothing any more", () => {
-  it.live("loses its shards to the others", () =>
+describe("a process that is silent", () => {
+  it.live("loses its shards to the other processes", () =>
     Effect.gen(function* () {
       const events = yield* EventStore.EventStore
       const offsets = yield* OffsetStore.OffsetStore
@@ -64,7 +65,7 @@ describe("a process that says nothing any more", () => {
         ).pipe(Effect.provideService(OffsetStore.OffsetStore, { ...offsets }))
       let isFrozen = false
       const gate = <A, E>(effect: Effect.Effect<A, E>) => Effect.suspend(() => (isFrozen ? Effect.never : effect))
-      /** Not even a goodbye comes through. */
+      /** The states of a frozen process: it cannot even remove itself from the runners. */
       const frozen = DurableStateStore.DurableStateStore.of({
         ...states,
         getLatestState: (id) => gate(states.getLatestState(id)),
@@ -76,7 +77,7 @@ describe("a process that says nothing any more", () => {
       const round = Effect.gen(function* () {
         handledBy.clear()
         const stored = yield* events.append(Array.from({ length: 40 }, (_, n) => ({ ...event, aggregateId: `a${n}` })))
-        yield* Projection.awaitVersion("shared", stored.at(-1)?.version ?? 0n, "30 seconds")
+        yield* untilHandled("shared", stored.at(-1)?.version ?? 0n)
         return [...handledBy].sort().join()
       })
       assert.strictEqual(yield* round, "first")

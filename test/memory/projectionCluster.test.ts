@@ -3,6 +3,7 @@ import { Deferred, Effect, Fiber, Layer, Schedule } from "effect"
 import { EventStore, OffsetStore, Projection } from "effect-strata"
 import * as Memory from "effect-strata/memory"
 import { TestRunner } from "effect/cluster"
+import { untilHandled } from "../../src/testing/ProjectionScene.ts"
 
 const cluster = (handled: Array<string>) =>
   Projection.layerCluster(
@@ -18,7 +19,7 @@ const append = (data: number) =>
     const events = yield* EventStore.EventStore
     const aggregates = Array.from({ length: 20 }, (_, index) => `a${index}`)
     const stored = yield* events.append(aggregates.map((aggregateId) => ({ aggregateId, eventType: "Happened", data })))
-    yield* Projection.awaitVersion("clustered", stored.at(-1)?.version ?? 0n, "30 seconds")
+    yield* untilHandled("clustered", stored.at(-1)?.version ?? 0n)
     return aggregates.map((aggregateId) => `${aggregateId} ${data}`).sort()
   })
 
@@ -30,7 +31,7 @@ describe("Projection.layerCluster", () => {
       const expected = yield* Effect.provide(append(1), cluster(first))
       assert.deepStrictEqual(first.sort(), expected)
 
-      // The next cluster goes on where that one was.
+      // The next cluster goes on where the first one was.
       const next = yield* Effect.provide(append(2), cluster(second))
       assert.deepStrictEqual(second.sort(), next)
       assert.strictEqual(first.length, 20)
@@ -39,7 +40,7 @@ describe("Projection.layerCluster", () => {
     }).pipe(Effect.provide(Memory.layer))
   )
 
-  it.live("retries what is parked once, where two clusters take the shard for theirs", () =>
+  it.live("retries a parked event once, where two clusters run the same shard", () =>
     Effect.gen(function* () {
       const handled: Array<unknown> = []
       const entered = yield* Deferred.make<void>()
@@ -67,13 +68,13 @@ describe("Projection.layerCluster", () => {
       const events = yield* EventStore.EventStore
       const append = Effect.fnUntraced(function* (data: number) {
         const [stored] = yield* events.append({ aggregateId: "a", eventType: "Happened", data })
-        yield* Projection.awaitVersion("twice", stored?.version ?? 0n, "30 seconds")
+        yield* untilHandled("twice", stored?.version ?? 0n)
       })
       yield* append(1)
       isMended = true
-      const retrying = yield* Effect.forkScoped(Projection.retryParked("twice", "30 seconds"))
+      const retrying = yield* Effect.forkScoped(Projection.retryParked("twice", "10 minutes"))
       yield* Deferred.await(entered)
-      // Long enough for the other one to wait for the shard.
+      // Long enough for the other cluster to wait for the shard.
       yield* Effect.sleep(200)
       yield* Deferred.succeed(leave, undefined)
       assert.deepStrictEqual(

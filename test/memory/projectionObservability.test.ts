@@ -2,6 +2,7 @@ import { assert, describe, it } from "@effect/vitest"
 import { Effect, Metric, Schedule, Tracer } from "effect"
 import { EventStore, Projection } from "effect-strata"
 import * as Memory from "effect-strata/memory"
+import { untilHandled } from "../../src/testing/ProjectionScene.ts"
 
 const traceId = "4bf92f3577b34da6a3ce929d0e0e4736"
 const traceparent = (spanId: string) => `00-${traceId}-${spanId}-01`
@@ -13,7 +14,7 @@ const event = (metadata: EventStore.StoredEvent["metadata"]) => ({
   ...(metadata === null ? {} : { metadata })
 })
 
-describe("a projection can be watched", () => {
+describe("a projection is observed", () => {
   it.live("by a span for each batch, linked to the traces of its events", () =>
     Effect.gen(function* () {
       const spans: Array<Tracer.NativeSpan> = []
@@ -34,10 +35,9 @@ describe("a projection can be watched", () => {
         event(null)
       ])
       const projection = Projection.make({ name: "watched", handler: () => Effect.void })
-      yield* Effect.raceFirst(
-        Projection.run(projection),
-        Projection.awaitVersion("watched", stored.at(-1)?.version ?? 0n, "30 seconds")
-      ).pipe(Effect.provideService(Tracer.Tracer, tracer))
+      yield* Effect.raceFirst(Projection.run(projection), untilHandled("watched", stored.at(-1)?.version ?? 0n)).pipe(
+        Effect.provideService(Tracer.Tracer, tracer)
+      )
       const [batch, ...others] = spans.filter(({ name }) => name === "Projection.batch")
       assert.deepStrictEqual(others, [])
       assert.deepStrictEqual(
@@ -64,7 +64,7 @@ describe("a projection can be watched", () => {
         handler: ({ version }) =>
           Effect.suspend(() => (version === head && failures++ < 2 ? Effect.fail("not yet") : Effect.void))
       })
-      yield* Effect.raceFirst(Projection.run(projection), Projection.awaitVersion("measured", head, "30 seconds"))
+      yield* Effect.raceFirst(Projection.run(projection), untilHandled("measured", head))
       const snapshot = (yield* Metric.snapshot).filter(({ attributes }) => attributes?.["projection"] === "measured")
       const stateOf = (id: string) => snapshot.find((metric) => metric.id === id)?.state
       assert.deepInclude(stateOf("strata_projection_events"), { count: 3 })

@@ -1,15 +1,16 @@
-/** How a projection reads, and how it is waited for. */
+/** How a projection reads the log, and how its progress is awaited. */
 import { assert, it } from "@effect/vitest"
 import { Deferred, Effect, Latch, Layer, Stream } from "effect"
 import { EventStore, Projection } from "effect-strata"
 import * as Memory from "effect-strata/memory"
 import { TestClock } from "effect/testing"
+import { untilHandled } from "../../src/testing/ProjectionScene.ts"
 
 const event = (aggregateId: string, eventType = "Happened") => ({ aggregateId, eventType, data: 1 })
 
 const fresh = Layer.fresh(Memory.layer)
 
-/** What is read of the log, through subscriptions that are counted. */
+/** A store that counts the subscriptions, and the events that they read. */
 const counted = (events: EventStore.EventStore["Service"]) => {
   const read = { subscriptions: 0, events: 0 }
   const store = EventStore.EventStore.of({
@@ -39,14 +40,14 @@ it.live("the log is read once for all shards of a process", () =>
     const { read, store } = counted(events)
     yield* Effect.raceFirst(
       Effect.provideService(Projection.run(projection), EventStore.EventStore, store),
-      Projection.awaitVersion("reading", stored.at(-1)?.version ?? 0n, "30 seconds")
+      untilHandled("reading", stored.at(-1)?.version ?? 0n)
     )
     assert.strictEqual(handled.length, 1000)
     assert.deepStrictEqual(read, { subscriptions: 1, events: 1000 })
   }).pipe(Effect.provide(fresh))
 )
 
-it.live("a projection of events that are rare does not read again what it has passed", () =>
+it.live("a projection of a rare type does not read the events again that it has passed", () =>
   Effect.gen(function* () {
     const events = yield* EventStore.EventStore
     const projection = Projection.make({ name: "rare", eventTypes: ["Rare"], shards: 3, handler: () => Effect.void })
@@ -54,7 +55,7 @@ it.live("a projection of events that are rare does not read again what it has pa
     const runUntil = (version: bigint) =>
       Effect.raceFirst(
         Effect.provideService(Projection.run(projection), EventStore.EventStore, store),
-        Projection.awaitVersion("rare", version, "30 seconds")
+        untilHandled("rare", version)
       )
     const first = yield* events.append([event("a", "Rare"), ...Array.from({ length: 500 }, () => event("a"))])
     yield* runUntil(first.at(-1)?.version ?? 0n)
@@ -64,7 +65,7 @@ it.live("a projection of events that are rare does not read again what it has pa
   }).pipe(Effect.provide(fresh))
 )
 
-it.effect("whoever awaits a version is woken, and does not look for it", () =>
+it.effect("awaitVersion returns at a wake-up, before it looks again", () =>
   Effect.gen(function* () {
     const events = yield* EventStore.EventStore
     const waiting: Projection.Options = { name: "awaited", heartbeat: "1 hour" }
@@ -75,12 +76,12 @@ it.effect("whoever awaits a version is woken, and does not look for it", () =>
     yield* TestClock.adjust("10 millis")
     yield* events.append(event("a"))
     yield* pass
-    // It looks every second, by a clock that has not come to that.
+    // It looks each second, and less than a second has passed by this clock.
     assert.isDefined(fiber.pollUnsafe())
   }).pipe(Effect.provide(fresh))
 )
 
-it.live("what a slow shard does not work off is not kept for it: it is left behind, and reads that again", () =>
+it.live("a slow shard is left behind: events beyond its buffer are not kept for it, but read again", () =>
   Effect.gen(function* () {
     const events = yield* EventStore.EventStore
     const shards = 2
@@ -107,7 +108,7 @@ it.live("what a slow shard does not work off is not kept for it: it is left behi
     yield* Deferred.await(passed)
     assert.strictEqual(read.subscriptions, 1)
     yield* gate.open
-    yield* Projection.awaitVersion("slow", stored.at(-1)?.version ?? 0n, "30 seconds")
+    yield* untilHandled("slow", stored.at(-1)?.version ?? 0n)
     assert.isAbove(read.subscriptions, 1)
     assert.deepStrictEqual(
       handled,

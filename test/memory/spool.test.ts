@@ -37,7 +37,7 @@ it.effect("the default policy begins with 15 minutes, doubles, and never exceeds
 const failing = (policies: Spool.Options<string, never, never>["policies"] = {}) =>
   Spool.make({ name: "failing", payload: Payload, policies, maxAttempts: 4 })
 
-/** Runs a worker whose handler fails, and tells of each attempt at what time it was. */
+/** Runs a worker whose handler fails. Returns a queue of the times of its attempts, in minutes. */
 const watch = (spool: Spool.Spool<string>) =>
   Effect.gen(function* () {
     const attempts = yield* Queue.unbounded<number>()
@@ -113,7 +113,7 @@ test(
           Effect.andThen(Queue.offer(events, "begun"), Effect.never).pipe(
             Effect.onInterrupt(() => Queue.offer(events, "interrupted"))
           ),
-        // Else a failure of this test would wait for a handler that never ends, by a clock that stands still.
+        // With a timeout, a failure of this test would wait for a handler that never ends, by a clock that stands still.
         { shutdownTimeout: 0 }
       )
     )
@@ -127,7 +127,7 @@ test(
   })
 )
 
-/** Who gets a message whose handler takes five minutes, of two workers with leases of 30 seconds and room for just one. */
+/** Two workers with leases of 30 seconds and room for one message, whose handler takes five minutes: which one gets it. */
 const deliveries = Effect.gen(function* () {
   const spool = failing({ default: Spool.fixed(0) })
   const begun: Array<string> = []
@@ -148,7 +148,7 @@ const deliveries = Effect.gen(function* () {
   yield* TestClock.adjust("1 second")
   assert.deepStrictEqual(begun, ["first"])
   yield* work("second")
-  // Second by second, so that everybody sees each of them.
+  // Second by second, so that both workers see each of them.
   yield* Effect.repeat(TestClock.adjust("1 second"), { times: 310 })
   const { counts } = yield* spool.stats
   return { begun, ended, left: Object.values(counts).reduce((sum, count) => sum + count, 0) }
@@ -227,7 +227,7 @@ test(
 )
 
 test(
-  "a worker counts what it does, for whoever watches",
+  "a worker counts its attempts, its claims and the messages of its queue in metrics",
   Effect.gen(function* () {
     const spool = Spool.make({
       name: "watched",

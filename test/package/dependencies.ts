@@ -46,10 +46,7 @@ const rules: ReadonlyMap<string, Rule> = new Map<string, Rule>([
   ["projection", { rooms: upToContracts, packages: effect }],
   ["projection/run", { rooms: [...upToContracts, "projection"], packages: effect }],
   ["projection/admin", { rooms: [...upToContracts, "projection", "projection/run"], packages: effect }],
-  [
-    "Projection",
-    { rooms: [...upToContracts, "Entity", "projection", "projection/run", "projection/admin"], packages: effect }
-  ],
+  ["Projection", { rooms: [...upToContracts, "projection", "projection/run", "projection/admin"], packages: effect }],
   ["spool", { rooms: upToContracts, packages: effect }],
   ["Spool", { rooms: [...upToContracts, "spool"], packages: effect }],
   ["index", { rooms: upToConcepts, packages: [] }],

@@ -3,6 +3,7 @@ import * as Pglite from "effect-strata/pglite"
 import * as Postgres from "effect-strata/postgres"
 import {
   DurableStateStore,
+  Entity,
   EventStore,
   OffsetStore,
   Projection,
@@ -14,6 +15,7 @@ import {
 const layer = Layer.provide(Postgres.layer(), Pglite.layer())
 
 DurableStateStore.suite("pglite", layer, { interleaving: false })
+Entity.suite("pglite", layer)
 EventStore.suite("pglite", layer, { interleaving: false })
 OffsetStore.suite("pglite", layer)
 Projection.suite("pglite", layer, { interleaving: false })

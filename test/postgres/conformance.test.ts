@@ -2,6 +2,7 @@ import { Layer } from "effect"
 import * as Postgres from "effect-strata/postgres"
 import {
   DurableStateStore,
+  Entity,
   EventStore,
   OffsetStore,
   Projection,
@@ -14,6 +15,7 @@ import { layerSchema } from "../support/database.ts"
 const layer = Layer.provide(Postgres.layer(), layerSchema())
 
 DurableStateStore.suite("postgres", layer)
+Entity.suite("postgres", layer)
 EventStore.suite("postgres", layer)
 OffsetStore.suite("postgres", layer)
 Projection.suite("postgres", layer)

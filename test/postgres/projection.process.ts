@@ -4,12 +4,12 @@ import { Projection } from "effect-strata"
 import * as Postgres from "effect-strata/postgres"
 import { flushCompileCache } from "node:module"
 
-// What the tests run as a process of its own: `projection.process.ts <url> <schema> <name>` adds up the amounts of each
-// aggregate. Each line printed is a batch that has been handled, but not committed.
+// The tests run this file as a process: `projection.process.ts <url> <schema> <name>` adds up the amounts of each aggregate.
+// Each printed line is a batch that was handled, and is not committed yet.
 
 const [, , url = "", schema = "", name = ""] = process.argv
 
-// Killed processes write no cache at their end, and the next one shall start quickly.
+// A process that is killed writes no cache at its end, and the next process shall start quickly.
 flushCompileCache()
 
 const Database = PgClient.layer({ url: Redacted.make(url), maxConnections: 10 })

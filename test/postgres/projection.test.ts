@@ -9,6 +9,7 @@ import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { createInterface } from "node:readline"
 import { fileURLToPath } from "node:url"
+import { untilHandled } from "../../src/testing/ProjectionScene.ts"
 import * as PostgresServer from "../support/PostgresServer.ts"
 import { event, serveEvents } from "./events.harness.ts"
 import { freshSchema } from "./harness.ts"
@@ -18,7 +19,7 @@ const cache = join(tmpdir(), "strata-compile-cache")
 const schema = "projected"
 const aggregates = 500
 
-/** Three processes that run the projection, and a way to kill one while it handles a batch. */
+/** Starts three processes that run the projection. One of them can be killed while it handles a batch. */
 const runners = Effect.fnUntraced(function* (url: string, name: string) {
   let onBatch = (_runner: Runner): void => {}
   interface Runner {
@@ -45,7 +46,7 @@ const runners = Effect.fnUntraced(function* (url: string, name: string) {
   )
   yield* Effect.replicateEffect(begin, 3)
   return {
-    /** Kills whoever handles the batch that comes after so many others, and starts another one. */
+    /** Kills the process that handles the batch after so many others, and starts another process. */
     killOne: Effect.fnUntraced(function* (batches: number, delay: number) {
       const chosen = Deferred.makeUnsafe<Runner>()
       let left = batches
@@ -53,7 +54,7 @@ const runners = Effect.fnUntraced(function* (url: string, name: string) {
         if (left-- === 0) Deferred.doneUnsafe(chosen, Effect.succeed(runner))
       }
       const { kill } = yield* Deferred.await(chosen)
-      // Before, in and after the commit of the batch.
+      // So that it dies before, in or after the commit of the batch.
       if (delay > 0) yield* Effect.sleep(delay)
       yield* kill
       yield* begin
@@ -91,7 +92,7 @@ describe("a projection in three processes", () => {
           if (round === 35) yield* Effect.andThen(server.kill, server.start)
         }
         const head = yield* events.latestVersion
-        yield* Projection.awaitVersion("sums", head, "30 seconds").pipe(Effect.provide(context))
+        yield* Effect.provide(untilHandled("sums", head), context)
         const status = yield* Effect.provide(Projection.status("sums"), context)
         assert.deepStrictEqual(
           status.map(({ offset }) => offset),
@@ -107,7 +108,8 @@ describe("a projection in three processes", () => {
           WHERE sums.sum IS DISTINCT FROM log.sum OR sums.count IS DISTINCT FROM log.count`
         assert.deepStrictEqual(wrong, [])
       }),
-    180_000
+    // In some 30 seconds on two quiet cores.
+    { timeout: 600_000 }
   )
 })
 
@@ -117,7 +119,7 @@ describe("a projection that skips what fails", () => {
       const { events, sql, ...served } = yield* serveEvents({ options: { schema: yield* freshSchema() } })
       const stored = yield* events.append(["a", "b", "c"].map((aggregateId) => event(aggregateId)))
       const handled: Array<string> = []
-      // In the batch, by itself, and in the transaction that would record it.
+      // The event fails in the batch, by itself, and in the transaction that would record its failure.
       let losses = 4
       const projection = Projection.make({
         name: "skipping",
@@ -132,7 +134,7 @@ describe("a projection that skips what fails", () => {
       })
       yield* Effect.gen(function* () {
         const version = stored.at(-1)?.version ?? 0n
-        yield* Effect.raceFirst(Projection.run(projection), Projection.awaitVersion("skipping", version, "30 seconds"))
+        yield* Effect.raceFirst(Projection.run(projection), untilHandled("skipping", version))
         assert.deepStrictEqual(yield* Stream.runCollect(Projection.skipped("skipping")), [])
       }).pipe(served.watched, Effect.provide(served.context))
       assert.deepStrictEqual(handled, ["a", "b", "c"])

@@ -1,21 +1,22 @@
-/** A read model that is built anew while its database goes away: it is completed without being told to. */
+/** A read model that is built anew while its database goes away: the rebuild goes on by itself, and completes it. */
 import { PgClient } from "@effect/sql-pg"
 import { assert, describe, it } from "@effect/vitest"
 import { Context, Deferred, Duration, Effect, Fiber, Layer, Logger, Option, Redacted, Schedule, Stream } from "effect"
 import { EventStore, Projection } from "effect-strata"
 import * as Postgres from "effect-strata/postgres"
+import { untilHandled } from "../../src/testing/ProjectionScene.ts"
 import * as PostgresServer from "../support/PostgresServer.ts"
 import { execute } from "./harness.ts"
 
 const aggregates = 50
 const count = 5000
 
-/** A server of its own with a log, a model of it in two copies, and the projection that keeps it. */
+/** A server of its own with a log, a read model in two copies, and the projection that keeps it. */
 const scene = Effect.gen(function* () {
   const server = yield* PostgresServer.make()
   const applicationName = "rebuilding"
   const pool = PgClient.layer({ url: Redacted.make(server.url), applicationName, maxConnections: 10 })
-  // Whoever listens gives up soon: what goes on does so by itself.
+  // The listening connection gives up soon: the rebuild goes on without wake-ups.
   const reconnect = Schedule.recurs(1)
   const context = yield* Layer.build(Layer.provideMerge(Postgres.layer({ reconnect }), pool)).pipe(
     Effect.provide(Logger.layer([]))
@@ -50,7 +51,7 @@ const scene = Effect.gen(function* () {
       WHERE model.sum IS DISTINCT FROM log.sum OR model.count IS DISTINCT FROM log.count`
     assert.deepStrictEqual(wrong, [])
   })
-  /** Long enough for everybody to notice. */
+  /** An outage that is long enough for every connection to notice. */
   const outage = (stop: Effect.Effect<void, PostgresServer.PostgresServerError>) =>
     Effect.andThen(stop, Effect.andThen(Effect.sleep("2500 millis"), server.start))
   const killAll = execute(
@@ -60,7 +61,7 @@ const scene = Effect.gen(function* () {
   return { assertExact, before, clear, context, killAll, outage, projection, server }
 })
 
-/** How far it has come at each step: it never goes back. */
+/** Follows the progress, which never goes back, and returns the number of its steps. */
 const watch = <E, R, R2>(
   rebuild: Stream.Stream<Projection.Progress, E, R>,
   onProgress: (share: number) => Effect.Effect<unknown, unknown, R2>
@@ -77,14 +78,14 @@ const watch = <E, R, R2>(
       [...new Set(done)].sort((a, b) => (a < b ? -1 : 1))
     )
     assert.strictEqual(seen.at(-1)?.done, BigInt(count))
-    // On the way there is a rate, and so a time that is left.
+    // At some step before the last there is a rate, and so a time that is left.
     const isOnTheWay = ({ rate, remaining }: Projection.Progress) =>
       rate > 0 && Option.exists(remaining, (left) => Duration.isGreaterThan(left, Duration.zero))
     assert.isTrue(seen.some(isOnTheWay))
     return done.length
   })
 
-// At the same time, as they wait for servers.
+// At the same time, as they mostly wait for servers.
 describe.concurrent("a rebuild goes on by itself", () => {
   it.live.each(["beside", "in place"] as const)(
     "when connections are killed, and the server is stopped and crashes: %s",
@@ -93,7 +94,7 @@ describe.concurrent("a rebuild goes on by itself", () => {
         const { assertExact, before, clear, context, killAll, outage, projection, server } = yield* scene
         yield* Effect.gen(function* () {
           yield* Effect.forkScoped(Projection.run(projection))
-          yield* Projection.awaitVersion("sums", BigInt(count), "30 seconds")
+          yield* untilHandled("sums", BigInt(count))
           const faults = [
             [0.1, killAll],
             [0.3, outage(server.stop("immediate"))],
@@ -105,10 +106,10 @@ describe.concurrent("a rebuild goes on by itself", () => {
             const next = faults[injected]
             if (next === undefined || number < next[0] * count) return Effect.void
             injected++
-            // Beside it, so that it happens while this event, and those after it, are handled.
+            // In a fiber of its own, so that it happens while this event, and those after it, are handled.
             return Effect.forkDetach(next[1], { startImmediately: true })
           }
-          // It is not there as the rebuild begins, either.
+          // The server is not there as the rebuild begins, either.
           yield* server.stop("fast")
           yield* Effect.forkScoped(Effect.delay(server.start, "1 second"))
           const steps = yield* watch(Projection.rebuild(projection, { mode, clear }), () => Effect.void)
@@ -117,7 +118,7 @@ describe.concurrent("a rebuild goes on by itself", () => {
           yield* assertExact(mode === "beside" ? "green" : "blue")
         }).pipe(Effect.provide(context), Effect.provide(Logger.layer([])))
       }),
-    { timeout: 120_000 }
+    { timeout: 600_000 }
   )
 
   it.live(
@@ -127,7 +128,7 @@ describe.concurrent("a rebuild goes on by itself", () => {
         const { assertExact, clear, context, outage, projection, server } = yield* scene
         yield* Effect.gen(function* () {
           yield* Effect.forkScoped(Projection.run(projection))
-          yield* Projection.awaitVersion("sums", BigInt(count), "30 seconds")
+          yield* untilHandled("sums", BigInt(count))
           const built = yield* Deferred.make<void>()
           const shadow = Projection.rebuildOf("sums")
           yield* server.stop("fast")
@@ -136,11 +137,11 @@ describe.concurrent("a rebuild goes on by itself", () => {
               share < 1
                 ? Effect.void
                 : Effect.gen(function* () {
-                    // What is written now, the other copy has not seen when it is to take the place of the live one.
+                    // The other copy has not handled this event when it is to take the place of the live one.
                     yield* Projection.pause(shadow)
                     const events = yield* EventStore.EventStore
                     const [last] = yield* events.append({ aggregateId: "a0", eventType: "Added", data: 7 })
-                    yield* Projection.awaitVersion("sums", last?.version ?? 0n, "30 seconds")
+                    yield* untilHandled("sums", last?.version ?? 0n)
                     yield* Deferred.succeed(built, undefined)
                   })
             )
@@ -155,6 +156,6 @@ describe.concurrent("a rebuild goes on by itself", () => {
           yield* assertExact("green")
         }).pipe(Effect.provide(context), Effect.provide(Logger.layer([])))
       }),
-    { timeout: 120_000 }
+    { timeout: 600_000 }
   )
 })

@@ -1,42 +1,42 @@
-/** How far a projection is. */
+/** What a projection is doing: how far each of its shards is, and whether it runs. */
 import { Clock, Duration, Effect, Option, Schema, Stream } from "effect"
 import { EventStore, Version } from "../../EventStore.ts"
 import { check } from "../../internal/Arguments.ts"
 import { ShardNumber } from "../../internal/Fields.ts"
-import { type Offset, OffsetStore } from "../../OffsetStore.ts"
-import { At, AwaitTimeout, ByName, Failure, Name } from "../Definition.ts"
+import { OffsetStore } from "../../OffsetStore.ts"
+import { ByName, Failure, Name } from "../Definition.ts"
 import { controlId, controlOf, failureId, records, runnersId, shardId } from "../Records.ts"
-import { sharedAmong } from "../run/Sharing.ts"
+import { runnersOfShards } from "../Shards.ts"
 
-/** How one shard of a projection is. */
+/** What one shard of a projection is doing. */
 export class ShardStatus extends Schema.Class<ShardStatus>("effect-strata/Projection/ShardStatus")({
   shardNumber: ShardNumber,
-  /** Everything up to this version has been handled. */
+  /** Every event up to this version was handled. */
   offset: Version,
   /** The highest version in the log. */
   head: Version,
-  /** How many versions it has not passed yet: its own events, and those of other shards. */
+  /** How many versions the shard has not passed yet: its own events, and those of other shards. */
   lag: Schema.BigInt,
-  /** How old the first event is that it has not passed. */
+  /** How old the first event is that the shard has not passed. */
   behind: Schema.Duration,
-  /** `"failed"` where the last failure is of an event that it has not passed, `"idle"` where no process runs it. */
+  /** `"failed"` where the last failure is of an event that the shard has not passed, `"idle"` where no process runs it. */
   state: Schema.Literals(["running", "paused", "failed", "idle"]),
-  /** The last failure, which may have been overcome. */
+  /** The last failure. The shard may have overcome it. */
   failure: Schema.Option(Failure),
-  /** How many of its aggregates are parked. */
+  /** How many aggregates of the shard are parked. */
   parked: Schema.Int,
-  /** How many events it has skipped. */
+  /** How many events the shard has skipped. */
   skipped: Schema.Int
 }) {}
 
 const isName = Schema.is(Name)
 
-/** The names of all projections that have run on this database and have not been removed. */
+/** The names of all projections that have run on this database and were not removed. */
 export const names = Stream.unwrap(
   Effect.gen(function* () {
     const offsets = yield* OffsetStore
     const record = yield* records
-    // Not all who keep offsets here are projections of this kind.
+    // Other programs may keep offsets in the same table.
     const found = new Set(
       (yield* Stream.runCollect(offsets.listOffsets())).map(({ projectionName }) => projectionName).filter(isName)
     )
@@ -46,10 +46,10 @@ export const names = Stream.unwrap(
   })
 )
 
-/** Everybody has been silent for so many beats: nobody runs it. */
-const silences = 5
+/** A process that has been silent for so many of its beats does not run the projection. */
+const mostSilentBeats = 5
 
-/** How each shard of the projection is, in the order of their numbers. */
+/** The status of each shard, in the order of their numbers. */
 export const status = Effect.fnUntraced(function* (name: string) {
   yield* check(ByName, "Projection", "status", { name })
   const events = yield* EventStore
@@ -60,8 +60,8 @@ export const status = Effect.fnUntraced(function* (name: string) {
   const stored = yield* Stream.runCollect(offsets.listOffsets(name))
   const head = yield* events.latestVersion
   const now = yield* Clock.currentTimeMillis
-  const alive = runners.runners.filter(({ at, every }) => now - at < silences * every)
-  const shared = sharedAmong(alive, control.shards)
+  const alive = runners.runners.filter(({ at, every }) => now - at < mostSilentBeats * every)
+  const runnerOf = runnersOfShards(alive, control.shards)
   return yield* Effect.forEach(
     stored.filter(({ shardNumber }) => shardNumber < control.shards),
     Effect.fnUntraced(function* ({ shardNumber, value: offset }) {
@@ -79,7 +79,7 @@ export const status = Effect.fnUntraced(function* (name: string) {
           ? "paused"
           : Option.exists(failure, ({ version }) => version > offset)
             ? "failed"
-            : shared.has(shardNumber)
+            : runnerOf.has(shardNumber)
               ? "running"
               : "idle",
         failure,
@@ -89,35 +89,4 @@ export const status = Effect.fnUntraced(function* (name: string) {
     }),
     { concurrency: 4 }
   )
-})
-
-/** How far the slowest shard is, if there is one. */
-export const lowest = (offsets: ReadonlyArray<Offset>): Option.Option<bigint> =>
-  Option.fromUndefinedOr(
-    offsets.reduce<bigint | undefined>((low, { value }) => (low === undefined || value < low ? value : low), undefined)
-  )
-
-/**
- * Waits until the projection has handled everything up to this version, in whichever process: what is read from its read
- * model then contains it.
- *
- * **Details**
- *
- * Woken when offsets change, in any process; a slow look now and then finds what has woken nobody. A version that is not
- * there yet is waited for, and so is a projection that has not run yet. What was skipped or parked counts as handled.
- */
-export const awaitVersion = Effect.fnUntraced(function* (name: string, version: bigint, timeout: Duration.Input) {
-  yield* check(At, "Projection", "awaitVersion", { name, version })
-  const offsets = yield* OffsetStore
-  const reached = Effect.map(Stream.runCollect(offsets.listOffsets(name)), lowest)
-  const done = yield* Stream.merge(offsets.changes, Stream.tick("1 second")).pipe(
-    Stream.mapEffect(() => reached),
-    Stream.filter(Option.exists((at) => at >= version)),
-    Stream.take(1),
-    Stream.runDrain,
-    Effect.timeoutOption(timeout)
-  )
-  if (Option.isNone(done)) {
-    return yield* new AwaitTimeout({ projectionName: name, version, reached: yield* reached })
-  }
 })

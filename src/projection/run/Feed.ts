@@ -1,41 +1,41 @@
 /**
- * The log, read once for all shards of a projection in this process, and handed out to them.
+ * Reads the log once for all shards of a projection in this process, and hands the events out to them.
  *
  * **Details**
  *
- * Each shard has a buffer of bounded size. When one is full the reading waits for it, but not for long: a shard that is
- * slow is left behind, and the others go on. Once it has worked off its buffer, reading starts again from the lowest place
- * that a shard has got to, and those who are further pass over what they have had. A shard that has been left behind once
- * is not waited for again, until it keeps up.
+ * Each shard has a buffer of bounded size. When a buffer is full, the reading waits for it, but not for long: then the slow
+ * shard is left behind, and the others go on. Once the shard has worked off its buffer, reading starts again from the lowest
+ * version that a shard has got to, and the shards that are further pass over what they have had. A shard that was left
+ * behind once is not waited for again, until it keeps up.
  *
- * Everything is read, and what is meant is picked out here: a subscription to some types or aggregates tells of those
- * events alone, and not how far it has come between them. Then the offset of a projection for a rare type would stay at the
- * last event of that type: it would be read from there at each start, and `awaitVersion` would wait for the next one.
+ * Everything is read, and the projection's events are picked out here: a subscription to some types or aggregates emits their
+ * events alone, and does not say how far it has come between them. The offset of a projection for a rare type would stay at
+ * the last event of that type: it would be read from there at each start, and `awaitVersion` would wait for the next one.
  */
-import { Deferred, Effect, Stream } from "effect"
+import { Deferred, Duration, Effect, Stream } from "effect"
 import { EventStore, type StoredEvent } from "../../EventStore.ts"
 
-/** How long everybody waits for a shard whose buffer is full. */
-const patience = "500 millis"
+/** How long the reading waits for a shard whose buffer is full. */
+const longestWaitForRoom = Duration.millis(500)
 
 export interface Batch {
   readonly events: ReadonlyArray<StoredEvent>
-  /** The shard has no other events up to this version than these, and those it has been given before. */
+  /** Up to this version the shard has no other events than these and those of earlier batches. */
   readonly upTo: bigint
 }
 
-/** What one shard has before it. */
+/** The events that one shard is to handle next. */
 export class Feed {
   /** How far the log has been read for this shard. */
   upTo: bigint
-  /** Whether it has been left behind: then nothing is put into its buffer. */
+  /** Whether the shard was left behind: then nothing is put into its buffer. */
   isBehind = false
-  /** Whether it is waited for. */
+  /** Whether the reading does not wait for the shard. */
   isSlow = false
   private readonly capacity: number
   private readonly onEmpty: () => void
   private events: Array<StoredEvent> = []
-  private news = Deferred.makeUnsafe<void>()
+  private progress = Deferred.makeUnsafe<void>()
   private room = Deferred.makeUnsafe<void>()
 
   constructor(after: bigint, capacity: number, onEmpty: () => void) {
@@ -48,11 +48,11 @@ export class Feed {
     if (!this.isBehind && event.version > this.upTo) this.events.push(event)
   }
 
-  /** Everything up to this version has been put. */
+  /** Says that every event up to this version was put. */
   mark(version: bigint): void {
     if (this.isBehind || version <= this.upTo) return
     this.upTo = version
-    Deferred.doneUnsafe(this.news, Effect.void)
+    Deferred.doneUnsafe(this.progress, Effect.void)
   }
 
   get isFull(): boolean {
@@ -63,7 +63,7 @@ export class Feed {
     return this.events.length === 0
   }
 
-  /** Waits until it is not full. */
+  /** Waits until the buffer is not full. */
   get untilRoom(): Effect.Effect<void> {
     return Effect.suspend(() => {
       if (!this.isFull) return Effect.void
@@ -72,12 +72,12 @@ export class Feed {
     })
   }
 
-  /** Waits until there is something beyond this version: an event, or that there is none. */
+  /** Waits until the log was read beyond this version, whether that has brought an event or not. */
   untilBeyond(version: bigint): Effect.Effect<void> {
     return Effect.suspend(() => {
       if (!this.isEmpty || this.upTo > version) return Effect.void
-      this.news = Deferred.makeUnsafe()
-      return Deferred.await(this.news)
+      this.progress = Deferred.makeUnsafe()
+      return Deferred.await(this.progress)
     })
   }
 
@@ -86,7 +86,7 @@ export class Feed {
     return Effect.whileLoop({ while: () => this.isEmpty, body: () => this.untilBeyond(this.upTo), step: () => {} })
   }
 
-  /** The next events, at most so many: none if there are none. */
+  /** Takes the next events, at most so many: none if there are none. */
   take(count: number): Batch {
     const events = this.events.splice(0, count)
     if (!this.isFull) Deferred.doneUnsafe(this.room, Effect.void)
@@ -95,23 +95,23 @@ export class Feed {
   }
 }
 
-/** Reads for all feeds, for ever. `feedOf` says whose an event is, if it is anybody's. */
+/** The feeds of the shards, and the reading that fills them for ever. `shardOf` says which shard an event belongs to, if any. */
 export const make = (
   starts: ReadonlyMap<number, bigint>,
   capacity: number,
   shardOf: (event: StoredEvent) => number | undefined
 ) => {
-  let wanted = Deferred.makeUnsafe<void>()
+  let restart = Deferred.makeUnsafe<void>()
   const feeds = new Map(
     [...starts].map(([shard, after]) => [
       shard,
-      new Feed(after, capacity, () => Deferred.doneUnsafe(wanted, Effect.void))
+      new Feed(after, capacity, () => Deferred.doneUnsafe(restart, Effect.void))
     ])
   )
   const all = [...feeds.values()]
 
   const waitFor = (feed: Feed) =>
-    Effect.map(Effect.timeoutOption(feed.untilRoom, feed.isSlow ? 0 : patience), () => {
+    Effect.map(Effect.timeoutOption(feed.untilRoom, feed.isSlow ? Duration.zero : longestWaitForRoom), () => {
       if (!feed.isFull) return
       feed.isBehind = true
       feed.isSlow = true
@@ -126,7 +126,7 @@ export const make = (
       const last = events.at(-1)?.version ?? 0n
       for (const feed of all) {
         feed.mark(last)
-        // It has come as far as everybody else.
+        // The shard has come as far as all others.
         if (feed.isSlow && feed.upTo === last && !feed.isFull && all.every(({ upTo }) => upTo <= last)) {
           feed.isSlow = false
         }
@@ -140,18 +140,18 @@ export const make = (
 
   const read = EventStore.use((events) =>
     Effect.suspend(() => {
-      wanted = Deferred.makeUnsafe()
+      restart = Deferred.makeUnsafe()
       for (const feed of all) {
-        // One that has not worked off its buffer yet will ask for more when it has.
+        // A shard that has not worked off its buffer yet asks for more when it has.
         if (feed.isBehind && feed.isEmpty) feed.isBehind = false
       }
-      const places = all.filter(({ isBehind }) => !isBehind).map(({ upTo }) => upTo)
-      // Everybody is behind: the first who is not any more says where to go on.
-      if (places.length === 0) return Deferred.await(wanted)
-      const after = places.reduce((lowest, place) => (place < lowest ? place : lowest))
+      const versions = all.filter(({ isBehind }) => !isBehind).map(({ upTo }) => upTo)
+      // All shards are behind: the first one that is not any more says where to go on.
+      if (versions.length === 0) return Deferred.await(restart)
+      const after = versions.reduce((lowest, version) => (version < lowest ? version : lowest))
       return events
         .subscribe({ after })
-        .pipe(Stream.interruptWhen(Deferred.await(wanted)), Stream.runForEachArray(deliver))
+        .pipe(Stream.interruptWhen(Deferred.await(restart)), Stream.runForEachArray(deliver))
     })
   )
 

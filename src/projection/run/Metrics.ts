@@ -1,6 +1,7 @@
-/** How projections can be watched: a span for each batch, and metrics. */
-import { Clock, Duration, Effect, Metric, Tracer } from "effect"
+/** A span for each batch of a projection, and metrics. */
+import { Clock, Duration, Effect, Metric, type Tracer } from "effect"
 import type { StoredEvent } from "../../EventStore.ts"
+import * as TraceParent from "../../internal/TraceParent.ts"
 
 const handled = Metric.counter("strata_projection_events", {
   description: "Events that projections have handled",
@@ -20,12 +21,10 @@ const lag = Metric.gauge("strata_projection_lag_seconds", {
   description: "How old the last event was when a shard of a projection had handled it"
 })
 
-/** More links say nothing that these do not. */
+/** The most links of a span: more of them would only make it larger. */
 const mostLinks = 128
 
-const traceparent = /^00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})$/
-
-/** The traces that events come from: W3C `traceparent` in their metadata. */
+/** Links to the spans that have appended the events: each event names its span by `traceparent` in its metadata. */
 export const linksOf = (events: ReadonlyArray<StoredEvent>): Array<Tracer.SpanLink> => {
   const parents = new Set<string>()
   for (const { metadata } of events) {
@@ -33,14 +32,12 @@ export const linksOf = (events: ReadonlyArray<StoredEvent>): Array<Tracer.SpanLi
     if (typeof parent === "string" && parents.size < mostLinks) parents.add(parent)
   }
   return [...parents].flatMap((parent) => {
-    const [, traceId, spanId, flags] = traceparent.exec(parent) ?? []
-    if (traceId === undefined || spanId === undefined || flags === undefined) return []
-    const sampled = (Number.parseInt(flags, 16) & 1) === 1
-    return [{ span: Tracer.externalSpan({ traceId, spanId, sampled }), attributes: {} }]
+    const span = TraceParent.parse(parent)
+    return span === undefined ? [] : [{ span, attributes: {} }]
   })
 }
 
-/** Watches the batches of one shard. */
+/** The metrics and spans of one shard. */
 export const make = (projection: string, shard: number) => {
   const attributes = { projection, shard: String(shard) }
   const counter = Metric.withAttributes(handled, attributes)
@@ -48,8 +45,9 @@ export const make = (projection: string, shard: number) => {
   const timer = Metric.withAttributes(batchTime, attributes)
   const gauge = Metric.withAttributes(lag, attributes)
   return {
+    /** Counts a failure of the handler. */
     failed: Metric.update(failed, 1),
-    /** A batch, which results in its failure, or in nothing. */
+    /** Measures a batch, whose result is the failure of its handler, or nothing. */
     batch:
       (events: ReadonlyArray<StoredEvent>) =>
       <F, E, R>(body: Effect.Effect<F | undefined, E, R>): Effect.Effect<F | undefined, E, R> =>
@@ -66,7 +64,7 @@ export const make = (projection: string, shard: number) => {
           return undefined
         }).pipe(
           Effect.withSpan("Projection.batch", {
-            // A projection never ends, and a trace should.
+            // A trace of its own for each batch: a projection never ends, and a trace should.
             root: true,
             attributes: { ...attributes, events: events.length },
             links: linksOf(events)

@@ -1,95 +1,83 @@
-/** How the runner of a shard retries its parked events, in answer to a request: see `admin/Retrying.ts`. */
+/** How the run of a shard retries its parked events, as somebody has asked: `admin/Retrying.ts` asks. */
 import { Cause, Effect, Exit, Option } from "effect"
-import { EventStore } from "../../EventStore.ts"
-import type { InvalidInput } from "../../InvalidInput.ts"
-import type { StoreError } from "../../StoreError.ts"
+import { EventStore, type StoredEvent } from "../../EventStore.ts"
 import { Transactor } from "../../Transactor.ts"
-import { HandlerFailed, type Outdated, type Projection, type Settings, type Slot } from "../Definition.ts"
+import { HandlerFailed } from "../Errors.ts"
 import { Parked, records, ShardRecord, shardId } from "../Records.ts"
-import type * as Failures from "./Failures.ts"
+import type { ShardRun } from "./ShardRun.ts"
 
-/** What a shard is run with. */
-interface Run<R> {
-  readonly settings: Settings
-  readonly shard: number
-  readonly slot: Slot
-  /** Where the shard is. */
-  readonly offset: bigint
-  readonly handle: Projection<R>["handle"]
-  readonly failures: Effect.Success<ReturnType<typeof Failures.make>>
-  /** A transaction that holds the shard where it is. */
-  readonly held: <A, E, R2>(
-    body: Effect.Effect<A, E, R2>
-  ) => Effect.Effect<A, E | Outdated | InvalidInput | StoreError, R2>
-}
-
-/** Retries what has been asked for, one aggregate after the other, and returns what is parked then. */
-export const serve = Effect.fnUntraced(function* <R>({
-  failures,
-  handle,
-  held,
-  offset,
-  settings,
-  shard,
-  slot
-}: Run<R>) {
-  const { batchSize, name } = settings
-  const events = yield* EventStore
-  const { withTransaction } = yield* Transactor
-  const { shard: record } = yield* records
-  const id = shardId(name, shard)
-  const types = settings.eventTypes && new Set(settings.eventTypes)
-
-  /** What the aggregate becomes: another entry in its place, or none. */
-  const replace = (aggregateId: string, entry: Parked | undefined) =>
-    record.modify(
-      id,
-      ({ parked, skipped }) =>
-        new ShardRecord({
-          skipped,
-          parked: parked.flatMap((current) =>
-            current.aggregateId !== aggregateId ? [current] : entry === undefined ? [] : [entry]
-          )
-        })
-    )
-
-  /** Some of its events, at most so many: says how many to try next, if there is more to do, or how it has failed. */
-  const some = (aggregateId: string, count: number) =>
-    held(
-      Effect.gen(function* () {
-        const { value } = yield* record.read(id)
-        const current = value.parked.find((entry) => entry.aggregateId === aggregateId)
-        if (current?.retryAskedAt === undefined) return undefined
-        // What has been read up to here is what waits: later ones are again as they come.
-        const waiting = (yield* events.loadByAggregate(aggregateId, current.version - 1n)).filter(
-          ({ eventType, version }) => version <= offset && (types?.has(eventType) ?? true)
-        )
-        const batch = waiting.slice(0, count)
-        const [event] = batch
-        const exit = yield* Effect.exit(event === undefined ? Effect.void : withTransaction(handle(batch, slot)))
-        if (Exit.isSuccess(exit)) {
-          const next = waiting[count]
-          yield* replace(
-            aggregateId,
-            next && new Parked({ ...current, version: next.version, eventId: next.id, eventType: next.eventType })
-          )
-          return next && count
-        }
-        const failed = Option.getOrUndefined(Cause.findErrorOption(exit.cause))
-        const index = failed instanceof HandlerFailed ? failed.index : undefined
-        // Those before the one that fails are handled all the same.
-        if (event === undefined || batch.length > 1) return Math.max(1, index ?? batch.length >> 1)
-        const failure = yield* failures.describe(event, exit.cause)
-        yield* replace(aggregateId, new Parked(failure))
-        return failure
+/** Replaces what is recorded of a parked aggregate, or removes it: then the aggregate is not parked any more. */
+const replace = Effect.fnUntraced(function* (id: string, aggregateId: string, entry: Parked | undefined) {
+  const record = yield* records
+  const others = entry === undefined ? [] : [entry]
+  yield* record.shard.modify(
+    id,
+    ({ parked, skipped }) =>
+      new ShardRecord({
+        skipped,
+        parked: parked.flatMap((current) => (current.aggregateId === aggregateId ? others : [current]))
       })
-    )
+  )
+})
 
-  const asked = (yield* record.read(id)).value.parked.filter(({ retryAskedAt }) => retryAskedAt !== undefined)
-  for (const { aggregateId } of asked) {
-    let next = yield* some(aggregateId, batchSize)
-    while (typeof next === "number") next = yield* some(aggregateId, next)
-    if (next !== undefined) yield* failures.report(next)
+/** The events of a parked aggregate that wait: the run has passed them. Later ones come to it with the next batches. */
+const waitingEvents = Effect.fnUntraced(function* <R>(
+  { offset, settings }: ShardRun<R>,
+  { aggregateId, version }: Parked
+) {
+  const events = yield* EventStore
+  const types = settings.eventTypes && new Set(settings.eventTypes)
+  const stored = yield* events.loadByAggregate(aggregateId, version - 1n)
+  return stored.filter((event) => event.version <= offset() && (types?.has(event.eventType) ?? true))
+})
+
+/**
+ * Retries the first events of a parked aggregate, at most so many, in one transaction. Returns how many to retry next, if
+ * there is more to do, or the failure with which the aggregate remains parked.
+ */
+const retrySome = Effect.fnUntraced(function* <R>(run: ShardRun<R>, aggregateId: string, count: number) {
+  const { withTransaction } = yield* Transactor
+  const record = yield* records
+  const id = shardId(run.settings.name, run.shard)
+  const { value } = yield* record.shard.read(id)
+  const parked = value.parked.find((entry) => entry.aggregateId === aggregateId)
+  if (parked?.retryAskedAt === undefined) return undefined
+  const waiting = yield* waitingEvents(run, parked)
+  const events: ReadonlyArray<StoredEvent> = waiting.slice(0, count)
+  const [event] = events
+  const exit = yield* Effect.exit(event === undefined ? Effect.void : withTransaction(run.handle(events)))
+  if (Exit.isSuccess(exit)) {
+    const next = waiting[count]
+    yield* replace(
+      id,
+      aggregateId,
+      next && new Parked({ ...parked, version: next.version, eventId: next.id, eventType: next.eventType })
+    )
+    return next && count
   }
-  return (yield* record.read(id)).value
+  const failed = Option.getOrUndefined(Cause.findErrorOption(exit.cause))
+  const index = failed instanceof HandlerFailed ? failed.index : undefined
+  // The events before the failed one are handled all the same.
+  if (event === undefined || events.length > 1) return Math.max(1, index ?? events.length >> 1)
+  const failure = yield* run.failures.describe(event, exit.cause)
+  yield* replace(id, aggregateId, new Parked(failure))
+  return failure
+})
+
+/** Retries the aggregates for which somebody has asked, one after the other. Returns the shard's record as it is then. */
+export const retryParked = Effect.fnUntraced(function* <R>(run: ShardRun<R>) {
+  const { batchSize, name } = run.settings
+  const record = yield* records
+  const id = shardId(name, run.shard)
+  /** The offset stays where it is: the transaction only holds it. */
+  const retry = (aggregateId: string, count: number) =>
+    run.transaction(run.offset(), retrySome(run, aggregateId, count))
+
+  const asked = (yield* record.shard.read(id)).value.parked.filter(({ retryAskedAt }) => retryAskedAt !== undefined)
+  for (const { aggregateId } of asked) {
+    let next = yield* retry(aggregateId, batchSize)
+    while (typeof next === "number") next = yield* retry(aggregateId, next)
+    if (next !== undefined) yield* run.failures.report(next)
+  }
+  return (yield* record.shard.read(id)).value
 })

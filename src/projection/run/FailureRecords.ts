@@ -1,13 +1,14 @@
-/** What is kept of events that could not be handled. */
+/** The records of events that a shard could not handle. */
 import { Cause, Clock, Effect, Option } from "effect"
 import type { StoredEvent } from "../../EventStore.ts"
-import { Failure, HandlerFailed } from "../Definition.ts"
+import { Failure } from "../Definition.ts"
+import { HandlerFailed } from "../Errors.ts"
 import { failureId, LastFailure, Parked, records, ShardRecord, shardId, skippedId } from "../Records.ts"
 
-/** As much of an error as is kept. */
-const longest = 4000
+/** As much of an error as is kept, in characters. */
+const longestText = 4000
 
-/** What the handler itself failed with, where it was that. */
+/** The handler's own failure, where it was the handler that failed. */
 const innermost = (cause: Cause.Cause<unknown>): Cause.Cause<unknown> =>
   Option.match(Cause.findErrorOption(cause), {
     onNone: () => cause,
@@ -16,7 +17,9 @@ const innermost = (cause: Cause.Cause<unknown>): Cause.Cause<unknown> =>
 
 /** Text that every database takes. */
 const textOf = (cause: Cause.Cause<unknown>): string =>
-  Cause.pretty(innermost(cause)).replaceAll("\0", "\uFFFD").toWellFormed().slice(0, longest).toWellFormed()
+  Cause.pretty(innermost(cause)).replaceAll("\0", "\uFFFD").toWellFormed().slice(0, longestText).toWellFormed()
+
+export type FailureRecords = Effect.Success<ReturnType<typeof make>>
 
 /** The records of one shard. */
 export const make = Effect.fnUntraced(function* (name: string, shard: number) {
@@ -32,7 +35,7 @@ export const make = Effect.fnUntraced(function* (name: string, shard: number) {
         (at) => new Failure({ shardNumber: shard, version, eventId, aggregateId, eventType, error: textOf(cause), at })
       ),
 
-    /** The last failure, for `status`. Whatever happens, the newer one stays. */
+    /** Keeps the last failure of the shard, for `status`: in any case the newer one replaces the older. */
     report: (failure: Failure) =>
       Effect.andThen(
         record.failure.modify(failureId(name, shard), () => new LastFailure({ failure })),
@@ -41,17 +44,17 @@ export const make = Effect.fnUntraced(function* (name: string, shard: number) {
         )
       ),
 
-    /** Inside the transaction that passes the event. Returns the shard's record as it is then. */
-    record: Effect.fnUntraced(function* (failure: Failure, policy: "skip" | "park") {
-      const written = yield* record.shard.modify(shardId(name, shard), ({ parked, skipped }) =>
+    /** Records that the event is skipped or parked, in the transaction that passes it. Returns the shard's record. */
+    pass: Effect.fnUntraced(function* (failure: Failure, policy: "skip" | "park") {
+      const { value } = yield* record.shard.modify(shardId(name, shard), ({ parked, skipped }) =>
         policy === "skip"
           ? new ShardRecord({ parked, skipped: skipped + 1 })
           : new ShardRecord({ parked: [...parked, new Parked(failure)], skipped })
       )
-      if (policy === "park") return written.value
-      const place = skippedId(name, shard, written.value.skipped - 1)
-      yield* record.failure.modify(place, () => new LastFailure({ failure }))
-      return written.value
+      if (policy === "skip") {
+        yield* record.failure.modify(skippedId(name, shard, value.skipped - 1), () => new LastFailure({ failure }))
+      }
+      return value
     })
   }
 })

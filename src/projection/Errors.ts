@@ -1,0 +1,93 @@
+/** What can go wrong with a projection. */
+import { type Cause, Option, Schema } from "effect"
+import { Version } from "../EventStore.ts"
+import { ShardNumber } from "../internal/Fields.ts"
+
+/** The projection has stopped before an event that could not be handled. */
+export class ProjectionFailed extends Schema.TaggedError<ProjectionFailed>("effect-strata/Projection/ProjectionFailed")(
+  "ProjectionFailed",
+  {
+    projectionName: Schema.String,
+    shardNumber: ShardNumber,
+    version: Version,
+    eventId: Schema.String,
+    aggregateId: Schema.String,
+    eventType: Schema.String,
+    attempts: Schema.Int,
+    /** What the handler failed with. */
+    cause: Schema.Defect()
+  }
+) {
+  override get message(): string {
+    return (
+      `Projection "${this.projectionName}" stopped before event ${this.version} ("${this.eventType}" of ` +
+      `"${this.aggregateId}", shard ${this.shardNumber}): the handler failed ${this.attempts} times; nothing of it is ` +
+      "stored: mend the handler and run it again, or let it skip or park such events"
+    )
+  }
+}
+
+/** The projection has run with another number of shards before: with this one its offsets would mean other events. */
+export class ShardCountMismatch extends Schema.TaggedError<ShardCountMismatch>(
+  "effect-strata/Projection/ShardCountMismatch"
+)("ShardCountMismatch", { projectionName: Schema.String, recorded: Schema.Int, requested: Schema.Int }) {
+  override get message(): string {
+    return (
+      `Projection "${this.projectionName}" has ${this.recorded} shards, not ${this.requested}: run it with ` +
+      `${this.recorded}, or let Projection.remove forget its offsets and build the read model anew`
+    )
+  }
+}
+
+/** A projection of the same name runs in this process already. */
+export class DuplicateProjection extends Schema.TaggedError<DuplicateProjection>(
+  "effect-strata/Projection/DuplicateProjection"
+)("DuplicateProjection", { projectionName: Schema.String }) {
+  override get message(): string {
+    return `Projection "${this.projectionName}" runs in this process already: give each one a name of its own`
+  }
+}
+
+/** No projection of the name has run on this database, or it was removed. */
+export class UnknownProjection extends Schema.TaggedError<UnknownProjection>(
+  "effect-strata/Projection/UnknownProjection"
+)("UnknownProjection", { projectionName: Schema.String }) {
+  override get message(): string {
+    return `No projection "${this.projectionName}" has run on this database yet`
+  }
+}
+
+/** The projection has not handled the version within the time that the caller gave it. */
+export class AwaitTimeout extends Schema.TaggedError<AwaitTimeout>("effect-strata/Projection/AwaitTimeout")(
+  "AwaitTimeout",
+  {
+    projectionName: Schema.String,
+    version: Version,
+    /** The offset of its slowest shard; none where the projection has never run. */
+    reached: Schema.Option(Version)
+  }
+) {
+  override get message(): string {
+    const reached = Option.match(this.reached, { onNone: () => "has not run yet", onSome: (at) => `is at ${at}` })
+    return `Projection "${this.projectionName}" has not handled version ${this.version} in time: it ${reached}`
+  }
+}
+
+/** The handler has failed. `index` is the place of the event among those that the handler was given, if it is known. */
+export class HandlerFailed {
+  readonly _tag = "HandlerFailed"
+  readonly cause: Cause.Cause<unknown>
+  readonly index: number | undefined
+  constructor(cause: Cause.Cause<unknown>, index: number | undefined) {
+    this.cause = cause
+    this.index = index
+  }
+}
+
+/**
+ * Another process has moved the offset of a shard, or an order has changed the projection's control record: the runner reads
+ * both again. It never leaves this package.
+ */
+export class Outdated {
+  readonly _tag = "Outdated"
+}

@@ -1,0 +1,130 @@
+/** How far a projection has come, and how to wait for it. */
+import { Duration, Effect, Option, Schedule, Schema, Stream } from "effect"
+import { EventStore, Version } from "../../EventStore.ts"
+import { check } from "../../internal/Arguments.ts"
+import { monotonicMillis } from "../../internal/Monotonic.ts"
+import { isTransient, transientDelays } from "../../internal/Transient.ts"
+import type { InvalidInput } from "../../InvalidInput.ts"
+import { OffsetStore } from "../../OffsetStore.ts"
+import type { StoreError } from "../../StoreError.ts"
+import { At, ByName } from "../Definition.ts"
+import { AwaitTimeout } from "../Errors.ts"
+import { controlOf } from "../Records.ts"
+
+/** Waits for a database that cannot be used, as a run of the projection does. */
+export const untilDatabaseAnswers = <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
+  Effect.retry(effect, { schedule: transientDelays, while: isTransient })
+
+/** The longest time between two looks at offsets, for changes that no wake-up has told of. */
+const longestWait = Duration.seconds(1)
+
+/** Emits whenever offsets may have moved, in any process: at a wake-up, and each second. */
+export const offsetsMoved = Stream.unwrap(
+  OffsetStore.use((offsets) => Effect.succeed(Stream.merge(offsets.changes, Stream.tick(longestWait))))
+)
+
+/** The same, and a database that cannot be used is waited for. */
+export const offsetsMovedForever = Stream.unwrap(
+  OffsetStore.use(({ changes }) => {
+    const retried = Stream.retry(
+      changes,
+      Schedule.while(transientDelays, ({ input }) => isTransient(input))
+    )
+    return Effect.succeed(Stream.merge(retried, Stream.tick(longestWait)))
+  })
+)
+
+/** Between a wake-up and the look at the offsets: so it is also the least time between two steps of a progress. */
+export const delayBeforeLook = Duration.millis(100)
+
+/** The offset of the slowest shard, if there is one. */
+const lowestOffset = (name: string) =>
+  OffsetStore.use((offsets) =>
+    Effect.map(Stream.runCollect(offsets.listOffsets(name)), (all) =>
+      Option.fromUndefinedOr(
+        all.reduce<bigint | undefined>((low, { value }) => (low === undefined || value < low ? value : low), undefined)
+      )
+    )
+  )
+
+/**
+ * Waits until the projection has handled every event up to this version, in whichever process: what is read from its read
+ * model after that contains them.
+ *
+ * **Details**
+ *
+ * A wake-up follows each move of an offset, in any process; a look each second finds a move without one. A version that is
+ * not there yet is waited for, and so is a projection that has not run yet. Events that were skipped or parked count as
+ * handled.
+ */
+export const awaitVersion = Effect.fnUntraced(function* (name: string, version: bigint, timeout: Duration.Input) {
+  yield* check(At, "Projection", "awaitVersion", { name, version })
+  const done = yield* offsetsMoved.pipe(
+    Stream.mapEffect(() => lowestOffset(name)),
+    Stream.filter(Option.exists((at) => at >= version)),
+    Stream.take(1),
+    Stream.runDrain,
+    Effect.timeoutOption(timeout)
+  )
+  if (Option.isNone(done)) {
+    return yield* new AwaitTimeout({ projectionName: name, version, reached: yield* lowestOffset(name) })
+  }
+})
+
+/** How far a projection has come on its way to the version that was the last one when somebody asked. */
+export class Progress extends Schema.Class<Progress>("effect-strata/Projection/Progress")({
+  /** The version that every shard has passed. */
+  done: Version,
+  total: Version,
+  /** Versions in a second, since somebody asked. */
+  rate: Schema.Finite,
+  /** The time that is left at that rate; none where nothing has moved yet. */
+  remaining: Schema.Option(Schema.Duration)
+}) {}
+
+/** The progress from one version to another, after so many milliseconds. */
+const progressOf = (range: { readonly from: bigint; readonly to: bigint }, at: bigint, elapsed: number): Progress => {
+  const { from, to: total } = range
+  const rate = elapsed === 0 ? 0 : Number(at - from) / (elapsed / 1000)
+  const done = at < total ? at : total
+  const left = Number(total - done)
+  const isKnown = left === 0 || rate > 0
+  const remaining = isKnown ? Option.some(Duration.seconds(left === 0 ? 0 : left / rate)) : Option.none()
+  return new Progress({ done, total, rate, remaining })
+}
+
+/** The progress of a projection to this version. It ends when all shards have passed it, or when there is no shard any more. */
+export const progressTo = (
+  name: string,
+  total: bigint
+): Stream.Stream<Progress, InvalidInput | StoreError, OffsetStore> =>
+  Stream.unwrap(
+    Effect.gen(function* () {
+      const offset = untilDatabaseAnswers(
+        Effect.map(
+          lowestOffset(name),
+          Option.getOrElse(() => total)
+        )
+      )
+      const range = { from: yield* offset, to: total }
+      const began = yield* monotonicMillis
+      const look = Effect.gen(function* () {
+        return progressOf(range, yield* offset, (yield* monotonicMillis) - began)
+      })
+      return offsetsMovedForever.pipe(
+        Stream.mapEffect(() => Effect.delay(look, delayBeforeLook)),
+        Stream.changesWith((a, b) => a.done === b.done),
+        Stream.takeUntil(({ done }) => done >= total)
+      )
+    })
+  )
+
+/** How far the projection is on its way to the event that is the last one now. It ends there. */
+export const progress = (name: string) =>
+  Stream.unwrap(
+    Effect.gen(function* () {
+      yield* check(ByName, "Projection", "progress", { name })
+      yield* untilDatabaseAnswers(controlOf(name))
+      return progressTo(name, yield* untilDatabaseAnswers((yield* EventStore).latestVersion))
+    })
+  )

@@ -1,0 +1,154 @@
+/** Runs a projection in this process: the log is read once for the shards that are this process's share. */
+import { Duration, Effect, Stream } from "effect"
+import type { State } from "../../DurableStateStore.ts"
+import type { StoredEvent } from "../../EventStore.ts"
+import { check } from "../../internal/Arguments.ts"
+import { monotonicMillis } from "../../internal/Monotonic.ts"
+import { isTransient, transientDelays } from "../../internal/Transient.ts"
+import type { InvalidInput } from "../../InvalidInput.ts"
+import { OffsetStore } from "../../OffsetStore.ts"
+import type { StoreError } from "../../StoreError.ts"
+import { type Projection, type Services, Settings } from "../Definition.ts"
+import {
+  DuplicateProjection,
+  type ProjectionFailed,
+  type ShardCountMismatch,
+  type UnknownProjection
+} from "../Errors.ts"
+import { type Control, controlOf } from "../Records.ts"
+import { addShard, register } from "../Registration.ts"
+import { shardOf } from "../Shards.ts"
+import * as Feed from "./Feed.ts"
+import type { Share, ShardDivision } from "./ShardDivision.ts"
+import * as ShardRunner from "./ShardRunner.ts"
+
+/** What ends a projection, unless it is interrupted. */
+export type RunError =
+  | ProjectionFailed
+  | ShardCountMismatch
+  | DuplicateProjection
+  | UnknownProjection
+  | InvalidInput
+  | StoreError
+
+/** The names of the projections that run in this process, by the store of their offsets. */
+const running = new WeakMap<OffsetStore["Service"], Set<string>>()
+
+/** Keeps every other run of the same projection out of this process until the scope is closed. */
+const runOnce = Effect.fnUntraced(function* (name: string) {
+  const offsets = yield* OffsetStore
+  yield* Effect.acquireRelease(
+    Effect.suspend(() => {
+      const names = running.get(offsets) ?? new Set()
+      if (names.has(name)) return Effect.fail(new DuplicateProjection({ projectionName: name }))
+      running.set(offsets, names.add(name))
+      return Effect.succeed(names)
+    }),
+    (names) => Effect.sync(() => names.delete(name))
+  )
+})
+
+/** What a session obeys: it ends when this has changed. */
+interface Assignment {
+  readonly control: State<Control>
+  readonly shards: ReadonlyArray<number>
+}
+
+const isSame = (a: Assignment, b: Assignment) =>
+  a.control.versionNumber === b.control.versionNumber && a.shards.join() === b.shards.join()
+
+/** Between a wake-up and the look at what has changed: wake-ups that come together cost one look. */
+const delayBeforeLook = Duration.millis(50)
+
+/** How many batches of events are read ahead for each shard, and how many events at least. */
+const batchesAhead = 2
+const leastEventsAhead = 1000
+
+/** The shard of an event; nothing if the projection does not handle the event. */
+const shardOfEvent = ({ aggregateIds, eventTypes, shards }: Settings) => {
+  const types = eventTypes && new Set(eventTypes)
+  const aggregates = aggregateIds && new Set(aggregateIds)
+  return ({ aggregateId, eventType }: StoredEvent) =>
+    (types?.has(eventType) ?? true) && (aggregates?.has(aggregateId) ?? true) ? shardOf(aggregateId, shards) : undefined
+}
+
+/** Runs the shards of the assignment, from their offsets on, until one fails. */
+const session = Effect.fnUntraced(function* <R>(
+  projection: Projection<R>,
+  settings: Settings,
+  { control, shards }: Assignment
+) {
+  const { batchSize, name } = settings
+  const offsets = yield* OffsetStore
+  const stored = yield* Stream.runCollect(offsets.listOffsets(name))
+  const known = new Map(stored.map(({ shardNumber, value }) => [shardNumber, value]))
+  const starts = new Map(shards.map((shard) => [shard, known.get(shard) ?? 0n]))
+  for (const shard of shards) if (!known.has(shard)) yield* addShard(name, shard)
+  const { feeds, read } = Feed.make(
+    starts,
+    Math.max(batchesAhead * batchSize, leastEventsAhead),
+    shardOfEvent(settings)
+  )
+  const runs = [...feeds].map(([shard, feed]) =>
+    ShardRunner.run(projection, settings, shard, { offset: feed.upTo, control }, feed)
+  )
+  return yield* Effect.all([read, ...runs], { concurrency: "unbounded", discard: true })
+})
+
+/** One session, until its assignment has changed. A projection that is paused, or has no shard here, waits for that only. */
+const untilChanged = Effect.fnUntraced(function* <R>(projection: Projection<R>, settings: Settings, share: Share) {
+  const offsets = yield* OffsetStore
+  const look = Effect.all({ control: controlOf(settings.name), shards: share.shards })
+  const now: Assignment = yield* look
+  const changed = Stream.mergeAll([offsets.changes, share.changes, Stream.tick(settings.heartbeat)], {
+    concurrency: "unbounded"
+  }).pipe(
+    Stream.mapEffect(() => Effect.delay(look, delayBeforeLook)),
+    Stream.filter((next) => !isSame(now, next)),
+    Stream.take(1),
+    Stream.runDrain
+  )
+  const isResting = now.control.value.paused || now.shards.length === 0
+  yield* isResting ? changed : Effect.raceFirst(session(projection, settings, now), changed)
+})
+
+/** How long to wait, in milliseconds, after a session has ended because the database could not be used. */
+const shortestPauseMillis = 100
+const longestPauseMillis = 5000
+
+/** Session after session, for ever. A database that cannot be used is waited for. */
+const runSessions = <R>(projection: Projection<R>, settings: Settings, share: Share) => {
+  let pause = shortestPauseMillis
+  const round = Effect.gen(function* () {
+    const began = yield* monotonicMillis
+    yield* untilChanged(projection, settings, share).pipe(
+      Effect.catchTag("Outdated", () => Effect.delay(share.refresh, delayBeforeLook)),
+      Effect.catchIf(
+        isTransient,
+        Effect.fnUntraced(function* (error) {
+          const lasted = (yield* monotonicMillis) - began
+          pause = lasted > longestPauseMillis ? shortestPauseMillis : Math.min(pause * 2, longestPauseMillis)
+          yield* Effect.logWarning(`projection "${settings.name}" goes on in ${pause} ms: ${error.message}`)
+          yield* Effect.sleep(pause)
+        })
+      )
+    )
+  })
+  return Effect.forever(round)
+}
+
+/** Runs the shards that the division gives to this process. */
+export const runBy =
+  (division: ShardDivision) =>
+  <R>(projection: Projection<R>): Effect.Effect<never, RunError, R | Services> =>
+    Effect.gen(function* () {
+      const settings = yield* check(Settings, "Projection", "run", projection.settings)
+      yield* runOnce(settings.name)
+      yield* Effect.retry(register(settings), { schedule: transientDelays, while: isTransient })
+      const share = yield* division(settings)
+      return yield* Effect.raceFirst(share.keep, runSessions(projection, settings, share))
+    }).pipe(
+      Effect.scoped,
+      // A caller that forks the projection may never look at its end.
+      Effect.tapErrorTag("ProjectionFailed", ({ cause, message }) => Effect.logError(message, cause))
+    )

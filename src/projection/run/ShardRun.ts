@@ -1,0 +1,115 @@
+/**
+ * The run of a shard: one process that runs one shard, and the transactions in which it moves the shard's offset.
+ *
+ * **Details**
+ *
+ * A transaction first moves the offset. That is the fence: a run fails there with `Outdated` if the offset is not where the
+ * run has left it, and another run that wants to move it waits for the end of the transaction. Then the transaction checks
+ * that the control record is the one with which the run began. Only then events are handled.
+ */
+import { Effect, Option, Schedule } from "effect"
+import { DurableStateStore, type State } from "../../DurableStateStore.ts"
+import type { StoredEvent } from "../../EventStore.ts"
+import { monotonicMillis } from "../../internal/Monotonic.ts"
+import type { InvalidInput } from "../../InvalidInput.ts"
+import { OffsetStore } from "../../OffsetStore.ts"
+import { StoreError } from "../../StoreError.ts"
+import { Transactor } from "../../Transactor.ts"
+import type { Projection, Settings, Slot } from "../Definition.ts"
+import { type HandlerFailed, Outdated } from "../Errors.ts"
+import { type Control, controlId } from "../Records.ts"
+import * as FailureRecords from "./FailureRecords.ts"
+import type { Batch } from "./Feed.ts"
+import * as Metrics from "./Metrics.ts"
+
+/** Between two attempts at a transaction that another one was in the way of. */
+const contentionDelays = Schedule.jittered(
+  Schedule.min([Schedule.exponential("10 millis"), Schedule.spaced("2 seconds")])
+)
+
+/** Whether other transactions were in the way: the same again may succeed, and it is certain that nothing was stored. */
+const isContention = (error: unknown): boolean =>
+  error instanceof StoreError && (error.reason._tag === "Contention" || error.reason._tag === "Timeout")
+
+type RunFailure = Outdated | InvalidInput | StoreError
+
+export interface ShardRun<R> {
+  readonly settings: Settings
+  readonly shard: number
+  /** The copy of the read model that the handler fills. */
+  readonly slot: Slot
+  readonly failures: FailureRecords.FailureRecords
+  readonly handle: (events: ReadonlyArray<StoredEvent>) => Effect.Effect<void, HandlerFailed, R>
+  /** The offset of the shard, as this run has left it. */
+  readonly offset: () => bigint
+  /** When this run has moved it, by `monotonicMillis`. */
+  readonly movedAt: () => number
+  /** Moves the offset past versions that do not concern the shard. */
+  readonly pass: (to: bigint) => Effect.Effect<void, RunFailure>
+  /** Moves the offset and runs `body`, both or neither. */
+  readonly transaction: <A, E, R2>(to: bigint, body: Effect.Effect<A, E, R2>) => Effect.Effect<A, E | RunFailure, R2>
+  /** Handles the events of a batch and moves the offset, or returns the failure of the handler: then nothing has happened. */
+  readonly attempt: (batch: Batch) => Effect.Effect<HandlerFailed | undefined, RunFailure, R>
+}
+
+/** A run that begins at the offset, under the control record. */
+export const make = Effect.fnUntraced(function* <R>(
+  projection: Pick<Projection<R>, "handle">,
+  settings: Settings,
+  shard: number,
+  start: { readonly offset: bigint; readonly control: State<Control> }
+) {
+  const { name } = settings
+  const offsets = yield* OffsetStore
+  const states = yield* DurableStateStore
+  const { withTransaction } = yield* Transactor
+  const metrics = Metrics.make(name, shard)
+  const id = { projectionName: name, shardNumber: shard }
+  const { slot } = start.control.value
+  let offset = start.offset
+  let movedAt = Number.NEGATIVE_INFINITY
+
+  const checkControl = Effect.flatMap(states.getLatestState(controlId(name)), (stored) =>
+    Option.exists(stored, ({ versionNumber }) => versionNumber === start.control.versionNumber)
+      ? Effect.void
+      : Effect.fail(new Outdated())
+  )
+
+  const move = (to: bigint) =>
+    Effect.catchTag(offsets.advanceOffset(id, { from: Option.some(offset), to }), "OffsetConflict", () =>
+      Effect.fail(new Outdated())
+    )
+
+  const moved = (to: bigint) =>
+    Effect.map(monotonicMillis, (now) => {
+      offset = to
+      movedAt = now
+    })
+
+  const handle: ShardRun<R>["handle"] = (events) => projection.handle(events, slot)
+
+  const transaction: ShardRun<R>["transaction"] = (to, body) =>
+    withTransaction(move(to).pipe(Effect.andThen(checkControl), Effect.andThen(body))).pipe(
+      Effect.retry({ schedule: contentionDelays, while: (error) => isContention(error) }),
+      Effect.tap(() => moved(to))
+    )
+
+  const run: ShardRun<R> = {
+    settings,
+    shard,
+    slot,
+    failures: yield* FailureRecords.make(name, shard),
+    handle,
+    offset: () => offset,
+    movedAt: () => movedAt,
+    pass: (to) => Effect.andThen(move(to), moved(to)),
+    transaction,
+    attempt: ({ events, upTo }) =>
+      transaction(upTo, handle(events)).pipe(
+        Effect.as(undefined),
+        Effect.catchTag("HandlerFailed", (failure) => Effect.as(metrics.failed, failure)),
+        metrics.batch(events)
+      )
+  }
+  return run
+})

@@ -1,0 +1,37 @@
+/** What happens when a message bounces: it is counted, the application is told, and the message is kept, archived or deleted. */
+import { Effect } from "effect"
+import type { Outcome, SpoolMessage } from "../SpoolStore.ts"
+import type { Lease } from "./Leased.ts"
+
+export type OnBounce = "keep" | "archive" | "delete"
+
+/** The application's handler of messages that bounce. */
+export type Bounced<R> = (message: SpoolMessage, reason: string) => Effect.Effect<unknown, unknown, R>
+
+/** Counts a message that bounces, and tells the application before it does. A failure of that is logged. */
+export const tellerOf =
+  <R>(queue: string, count: Effect.Effect<void>, bounced: Bounced<R> | undefined) =>
+  (message: SpoolMessage, reason: string): Effect.Effect<void, never, R> =>
+    Effect.andThen(
+      count,
+      bounced === undefined
+        ? Effect.void
+        : bounced(message, reason).pipe(
+            Effect.asVoid,
+            Effect.catchCause((cause) =>
+              Effect.logError(`the handler of bounced messages of queue "${queue}" has failed`, cause)
+            )
+          )
+    )
+
+/** The outcome with which a leased message bounces. */
+export const outcomeOf = (onBounce: OnBounce, lease: Lease, error: string): Outcome => {
+  switch (onBounce) {
+    case "keep":
+      return { outcome: "bounced", ...lease, error }
+    case "archive":
+      return { outcome: "archived", ...lease, error }
+    case "delete":
+      return { outcome: "done", ...lease }
+  }
+}

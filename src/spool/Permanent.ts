@@ -1,0 +1,21 @@
+/** Errors of handlers as text, and the error that no further attempt can mend. */
+import { Data } from "effect"
+
+/** As much of an error as is stored, in characters. */
+const longestText = 2000
+
+/** An error in a few words, fit for a column of text. */
+export const textOf = (error: unknown): string => {
+  const text = error instanceof Error ? `${error.name}: ${error.message}` : String(error)
+  return text.replaceAll("\0", "").slice(0, longestText).toWellFormed()
+}
+
+/** An error that no further attempt can mend: see `permanent`. */
+export class Permanent extends Data.TaggedError("Permanent")<{ readonly cause: unknown }> {
+  override get message(): string {
+    return textOf(this.cause)
+  }
+}
+
+/** Makes a message bounce at once, when its handler fails with this. */
+export const permanent = (error: unknown): Permanent => new Permanent({ cause: error })

@@ -1,0 +1,48 @@
+/** Gives up the claims of workers that have died: their messages are handled again, or bounce after their last attempt. */
+import { Effect } from "effect"
+import type { InvalidInput } from "../InvalidInput.ts"
+import { type SpoolMessage, SpoolStore } from "../SpoolStore.ts"
+import type { StoreError } from "../StoreError.ts"
+import { Transactor } from "../Transactor.ts"
+import type { OnBounce } from "./Bounces.ts"
+
+/**
+ * Recovers messages of the queue whose leases have run out, and returns how many.
+ *
+ * The recovery and what `tellOfBounce` does for messages that bounce are one transaction: the application is told of every such
+ * message, however often a worker dies here.
+ */
+export const recover = <R>(
+  queue: string,
+  onBounce: OnBounce,
+  tellOfBounce: (message: SpoolMessage, reason: string) => Effect.Effect<void, never, R>
+): Effect.Effect<number, InvalidInput | StoreError, SpoolStore | Transactor | R> =>
+  Effect.gen(function* () {
+    const spool = yield* SpoolStore
+    const { withTransaction } = yield* Transactor
+
+    const dispose = Effect.fnUntraced(function* (id: string) {
+      if (onBounce === "archive") yield* spool.moveToState(id, "bounce", "archived")
+      if (onBounce === "delete") {
+        // Fails where the message is in another state by now.
+        yield* spool.moveToState(id, "bounce", "bounce")
+        yield* spool.deleteMeta(id)
+      }
+    })
+
+    return yield* withTransaction(
+      Effect.gen(function* () {
+        const recovered = yield* spool.recover({ queue })
+        for (const message of recovered) {
+          if (message.state !== "bounce") continue
+          // A savepoint: where the application's SQL fails, only what the application did is rolled back.
+          yield* Effect.catch(withTransaction(tellOfBounce(message, message.lastError)), (error) =>
+            Effect.logError(error.message)
+          )
+          // The application may have requeued or deleted the message.
+          yield* Effect.catchTag(dispose(message.id), ["MessageNotFound", "StateConflict"], () => Effect.void)
+        }
+        return recovered.length
+      })
+    )
+  })

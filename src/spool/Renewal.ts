@@ -1,0 +1,37 @@
+/**
+ * Keeps the leases of a worker while handlers run: a lease is renewed each third of its time. A message whose lease is lost
+ * is given up at once; where the store does not answer, when a lease would have run out since the last renewal.
+ */
+import { Duration, Effect, Result } from "effect"
+import { monotonicMillis } from "../internal/Monotonic.ts"
+import { SpoolStore } from "../SpoolStore.ts"
+import type { Lease, LeasedMessages } from "./Leased.ts"
+
+/** Renews the leases for ever. `giveUp` is told of the leases that are lost. */
+export const renewForever = (
+  lease: Duration.Duration,
+  messages: LeasedMessages,
+  giveUp: (lost: ReadonlyArray<Pick<Lease, "id" | "owner">>) => Effect.Effect<void>
+): Effect.Effect<never, never, SpoolStore> =>
+  Effect.gen(function* () {
+    const spool = yield* SpoolStore
+    const interval = Duration.times(lease, 1 / 3)
+    let renewedAt = yield* monotonicMillis
+    while (true) {
+      yield* Effect.sleep(interval)
+      const now = yield* monotonicMillis
+      const leases = Array.from(messages.values(), (leased) => leased.lease)
+      if (leases.length === 0) {
+        renewedAt = now
+        continue
+      }
+      const renewal = yield* Effect.result(Effect.timeout(spool.heartbeat(leases, lease), interval))
+      if (Result.isSuccess(renewal)) {
+        renewedAt = now
+        yield* giveUp(renewal.success)
+      } else if (now - renewedAt >= Duration.toMillis(lease)) {
+        // By now other workers may have recovered the messages: from here nobody can tell.
+        yield* giveUp(leases)
+      }
+    }
+  })
