@@ -339,19 +339,19 @@ const cutOff = (rule: Rule, reader: Reader): Reader => {
 
 // What must be true
 
-/** How far a reader comes that nobody disturbs any more, and what is wrong on its way. */
-const alone = (rule: Rule, world: World, reader: Reader): Step => {
-  let now = reader
-  let reached = reader.cursor
+/** Lets the reader ask, while nothing else happens, until it has come so far, or has asked far more often than it needs. */
+const alone = (rule: Rule, world: World, start: Reader, wanted: number): Step => {
+  let now = start
+  let reached = start.cursor
   const labels: Array<string> = []
-  // Far more than it needs.
-  for (let asked = 0; asked < 40; asked++) {
-    const { state } = now
-    if (state === undefined) break
-    const isEarly = rule.holdersFirst === true && state.ask === "page" && now.early === undefined
+  for (let asked = 0; asked < 40 && reached < wanted && now.state !== undefined; asked++) {
+    const { ask } = now.state
+    const isEarly = rule.holdersFirst === true && ask === "page" && now.early === undefined
     const before = isEarly ? { ...now, early: holdersOf(world, now) } : now
-    const ask = state.ask === "holders" || (state.ask === "wait" && asked % 2 === 0) ? askHolders : pageOf
-    const step = ask(rule, world, before, 2)
+    const step =
+      ask === "holders" || (ask === "wait" && asked % 2 === 0)
+        ? askHolders(rule, world, before)
+        : pageOf(rule, world, before, 2)
     labels.push(step.label)
     now = step.reader
     reached = Math.max(reached, step.reached ?? 0)
@@ -360,24 +360,27 @@ const alone = (rule: Rule, world: World, reader: Reader): Step => {
   return { label: labels.join("; "), reader: now, reached }
 }
 
-/** What a reader has not been given although nothing is in its way any more. */
+/** The version up to which a reader must come if nothing happens any more: nothing that may still come is in its way. */
+const reachable = (world: World, reader: Reader, state: Hole.State): number => {
+  const seen = state.ask === "page" ? world.last : Number(state.highest)
+  const visible = visibleTo(world, reader)
+  // A bounded read ends at the highest version that it saw first.
+  const wanted = reader.name === "tail" ? visible : visible & upTo(Math.min(seen, reader.bound ?? world.last))
+  let end = reader.cursor
+  while ((wanted & bit(end + 1)) !== 0) end++
+  const others = holding(world) & ~ownBit(reader)
+  if (others === 0) return Math.max(end, highestIn(wanted))
+  const isSameHole = state.ask === "wait" && state.server === world.server && !hasRecovered(world)
+  return isSameHole && (reader.mayWaitFor & others) === 0 ? Math.max(end, highestIn(wanted & upTo(seen))) : end
+}
+
+/** What a reader is not given although nothing is in its way. */
 const stall = (rule: Rule, world: World, reader: Reader): string | undefined => {
   if (reader.state === undefined) return undefined
-  const { label, reached = 0, wrong } = alone(rule, world, reader)
+  const wanted = reachable(world, reader, reader.state)
+  const { label, reached = 0, wrong } = alone(rule, world, reader, wanted)
   if (wrong !== undefined) return `${label}: ${wrong}`
-  const { state } = reader
-  const highest = state.ask === "page" ? world.last : Number(state.highest)
-  // A bounded read ends at the highest version that it saw first.
-  const visible = visibleTo(world, reader) & upTo(reader.name === "tail" ? world.last : (reader.bound ?? world.last))
-  const wanted = reader.name === "tail" ? visible : visible & upTo(highest)
-  let free = reader.cursor
-  while ((wanted & bit(free + 1)) !== 0) free++
-  if ((holding(world) & ~ownBit(reader)) === 0) free = Math.max(free, highestIn(wanted))
-  const isSameHole = state.ask === "wait" && state.server === world.server
-  if (isSameHole && (reader.mayWaitFor & holding(world)) === 0 && !hasRecovered(world)) {
-    free = Math.max(free, highestIn(wanted & upTo(highest)))
-  }
-  return reached < free ? `${label}: it stalls at ${reached}, and could have ${free}` : undefined
+  return reached < wanted ? `${label}: it stalls at ${reached}, and could have ${wanted}` : undefined
 }
 
 /** Nobody can tell a recovered transaction from the one that held the lock when the wait began. */
@@ -445,7 +448,8 @@ export interface Search {
 export const search = (rule: Rule, start: Reader, limits: Limits): Search => {
   const seen = new Set<string>()
   const open: Array<Place> = [{ world: emptyWorld(limits), reader: start, label: "", before: undefined }]
-  for (let place = open.pop(); place !== undefined; place = open.pop()) {
+  // What happens first is looked at first: so the story of what goes wrong is as short as it can be.
+  for (const place of open) {
     const key = keyOf(place)
     if (seen.has(key)) continue
     seen.add(key)

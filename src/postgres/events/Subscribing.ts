@@ -6,6 +6,7 @@ import type { Reason } from "../../StoreError.ts"
 import { PostgresDatabase } from "../database/PostgresDatabase.ts"
 import * as Reading from "./Reading.ts"
 import * as Tail from "./Tail.ts"
+import type { Item } from "./TailItems.ts"
 
 /** How long to wait, where an open transaction keeps both a reader of the table and the tail from getting on. */
 const respite = "100 millis"
@@ -22,7 +23,7 @@ export const make = Effect.fnUntraced(function* (check: Effect.Effect<unknown, R
   const atOnce = Schedule.while(Schedule.forever, ({ input }: { input: Reason }) => input === Tail.again)
   const patiently = Schedule.while(reconnect, ({ input }) => input.isRetryable)
 
-  const mayBeMeant = (subscription: Subscription, item: Tail.Item): boolean =>
+  const mayBeMeant = (subscription: Subscription, item: Item): boolean =>
     "corrupt" in item
       ? (subscription.aggregateIds?.includes(item.aggregateId) ?? true) &&
         (subscription.eventTypes?.includes(item.eventType) ?? true)
