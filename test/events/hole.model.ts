@@ -10,8 +10,11 @@ type Bits = number
 
 const bit = (number: number): Bits => 1 << (number - 1)
 const upTo = (version: number): Bits => (1 << version) - 1
-const numbersIn = (bits: Bits): ReadonlyArray<number> =>
-  Array.from({ length: 32 - Math.clz32(bits) }, (_, index) => index + 1).filter((number) => (bits & bit(number)) !== 0)
+const numbersIn = (bits: Bits): ReadonlyArray<number> => {
+  const numbers: Array<number> = []
+  for (let number = 1; number <= highestIn(bits); number++) if ((bits & bit(number)) !== 0) numbers.push(number)
+  return numbers
+}
 const highestIn = (bits: Bits) => 32 - Math.clz32(bits)
 
 // The log
@@ -388,7 +391,8 @@ const hasRecovered = ({ transactions }: Log) =>
   transactions.some(({ id, status }) => status !== "ended" && id.startsWith("-1/"))
 
 /** Whether the standby has everything that the reader has been given, and can draw none of its versions again. */
-const isAhead = ({ standby }: World, world: World, { cursor }: Reader): boolean => {
+const isAhead = (world: World, { cursor }: Reader): boolean => {
+  const { standby } = world
   if (standby === undefined) return true
   const way = upTo(cursor)
   return (
@@ -408,7 +412,7 @@ interface Place {
 }
 
 const keyOfLog = ({ last, server, transactions, visible }: Log): string =>
-  `${server} ${last} ${visible} ${transactions.map(({ drawn, id, status }) => `${status} ${drawn} ${id}`).join(",")}`
+  transactions.reduce((key, { drawn, id, status }) => `${key} ${status} ${drawn} ${id}`, `${server} ${last} ${visible}`)
 
 const keyOfMark = (mark: Hole.Mark | undefined) => (mark === undefined ? "" : `${mark.version}@${mark.server}`)
 
@@ -446,29 +450,30 @@ export interface Search {
 
 /** Goes everywhere that steps of the world and of the reader lead to, in any order. */
 export const search = (rule: Rule, start: Reader, limits: Limits): Search => {
-  const seen = new Set<string>()
-  const open: Array<Place> = [{ world: emptyWorld(limits), reader: start, label: "", before: undefined }]
-  // What happens first is looked at first: so the story of what goes wrong is as short as it can be.
-  for (const place of open) {
+  const first = { world: emptyWorld(limits), reader: start, label: "", before: undefined }
+  const seen = new Set<string>([keyOf(first)])
+  const places: Array<Place> = [first]
+  const add = (place: Place) => {
     const key = keyOf(place)
-    if (seen.has(key)) continue
+    if (seen.has(key)) return
     seen.add(key)
+    places.push(place)
+  }
+  // What takes fewer steps is looked at first: so the story of what goes wrong is as short as it can be.
+  for (const place of places) {
     const { reader, world } = place
-    const failed = (wrong: string): Search => ({
-      places: seen.size,
-      wrong: [...story(place), wrong].join("\n")
-    })
+    const failed = (wrong: string): Search => ({ places: places.length, wrong: [...story(place), wrong].join("\n") })
     const stalled = stall(rule, world, reader)
     if (stalled !== undefined) return failed(stalled)
     for (const step of steps(rule, world, reader)) {
       if (step.wrong !== undefined) return failed(`${step.label}: ${step.wrong}`)
-      open.push({ world, reader: step.reader, label: `reader: ${step.label}`, before: place })
+      add({ world, reader: step.reader, label: `reader: ${step.label}`, before: place })
     }
     for (const { cuts, label, world: next } of happenings(world, limits, (index) => index === reader.inside)) {
       const isReplaced = next.server === "second" && world.server === "first"
-      if (isReplaced && !isAhead(world, world, reader)) continue
-      open.push({ world: next, reader: cuts ? cutOff(rule, reader) : reader, label, before: place })
+      if (isReplaced && !isAhead(world, reader)) continue
+      add({ world: next, reader: cuts ? cutOff(rule, reader) : reader, label, before: place })
     }
   }
-  return { places: seen.size, wrong: undefined }
+  return { places: places.length, wrong: undefined }
 }

@@ -177,6 +177,54 @@ const wrongRules: ReadonlyArray<
   ]
 ]
 
+const page = (...versions: ReadonlyArray<bigint>): Hole.Page => ({
+  server: "one",
+  runs: Hole.runsOf(versions),
+  isFull: false
+})
+
+const holders = (...ids: ReadonlyArray<string>): Hole.Holders => ({ server: "one", holders: new Set(ids) })
+
+describe("a reader", () => {
+  it("is asked one question after the other, and passes a dead hole when the holders are gone", () => {
+    const begun = Hole.begin(9n)
+    const asking = Hole.seePage(begun, page(10n, 12n))
+    assert.deepStrictEqual(asking, { ask: "holders", after: 10n, mark: undefined, highest: 12n, server: "one" })
+    assert(asking.ask === "holders")
+    // @ts-expect-error The holders come next, and no page.
+    Hole.seePage(asking, page(12n))
+    // @ts-expect-error The page comes first, and no holders.
+    Hole.seeHolders(begun, holders())
+    const waiting = Hole.seeHolders(asking, holders("3/7", "4/9"))
+    assert(waiting.ask === "wait")
+    const still = Hole.seePage(waiting, page(12n, 13n))
+    assert.deepStrictEqual(still, waiting)
+    const marked = Hole.seeHolders(waiting, holders("5/1"))
+    assert.deepStrictEqual(marked, Hole.begin(10n, { version: 12n, server: "one" }))
+    assert(marked.ask === "page")
+    assert.deepStrictEqual(Hole.seePage(marked, page(12n, 13n)), Hole.begin(13n, { version: 12n, server: "one" }))
+  })
+
+  it("does not trust a mark above the end of the log: the log has been set back, and draws those versions again", () => {
+    const mark = { version: 12n, server: "one" }
+    assert.strictEqual(Hole.seePage(Hole.begin(9n, mark), page(12n)).after, 12n)
+    const back = Hole.seePage(Hole.begin(9n, mark), page(11n))
+    assert.deepStrictEqual(back, { ask: "holders", after: 9n, mark: undefined, highest: 11n, server: "one" })
+    assert.deepStrictEqual(Hole.seePage(Hole.begin(9n, mark), page()), Hole.begin(9n))
+    // The end of a full page is not the end of the log.
+    const full = Hole.seePage(Hole.begin(9n, mark), { ...page(11n), isFull: true })
+    assert.deepStrictEqual(full, Hole.begin(11n, mark))
+  })
+
+  it("does not wait any longer if what was above the hole is gone", () => {
+    const asking = Hole.seePage(Hole.begin(9n), page(11n))
+    assert(asking.ask === "holders")
+    const waiting = Hole.seeHolders(asking, holders("3/7"))
+    assert(waiting.ask === "wait")
+    assert.deepStrictEqual(Hole.seePage(waiting, page()), Hole.begin(9n))
+  })
+})
+
 describe("a rule is found out that", () => {
   it.each(
     wrongRules.flatMap(([what, rule, by, model, found]) => by.map((name) => [what, name, rule, model, found] as const))
