@@ -96,6 +96,27 @@ describe("a hole", () => {
     })
   )
 
+  it.live("is not passed when the event above it is deleted while a subscriber waits", () =>
+    Effect.gen(function* () {
+      const { events, table } = yield* serveEvents()
+      const t = yield* session()
+      yield* events.append(event("a", "1"))
+      yield* t("BEGIN")
+      yield* t(plainInsert(table, "2"))
+      yield* events.append(event("a", "3"))
+      const live = yield* follow({ events }, { after: "start" })
+      // It waits in the table, where it has been told that it may read up to the hole.
+      yield* live.until(1n)
+      yield* execute([`DELETE FROM ${table} WHERE version = 3`])
+      // Longer than the longest wait between two of its questions.
+      yield* Effect.sleep(200)
+      yield* t("COMMIT")
+      yield* events.append(event("a", "4"))
+      yield* live.until(4n)
+      assert.deepStrictEqual(live.seen, [1n, 2n, 4n])
+    })
+  )
+
   it.live("that stays ends a read before it after settleTimeout, and the log says who holds it", () =>
     Effect.gen(function* () {
       const { events, logged, table, watched } = yield* serveEvents({ options: { settleTimeout: "300 millis" } })

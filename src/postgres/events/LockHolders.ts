@@ -1,49 +1,56 @@
 /**
- * Who may still append below a version that can be seen.
- *
- * **Details**
- *
- * INSERT takes the table's ROW EXCLUSIVE lock before it draws a version and keeps it until its transaction has ended, and
- * a commit is visible before its locks are released. So, in this order: read events; then look who holds that lock; when
- * none of those holds it any more, every event up to the last one read that will ever be is visible. The opposite order
- * loses the event of whoever committed in between. Transactions that have not touched the table hold up nobody.
+ * How the database answers the question for the holders: which transactions hold the lock of the table of events, and may
+ * still append below a version that can be seen. `events/Hole` has the rule, and why the lock tells.
  */
 import { Effect, Schema } from "effect"
+import type { Holders } from "../../events/Hole.ts"
 import { Denied, type Reason, Unexpected } from "../../StoreError.ts"
 import { decodeRows } from "../database/DecodeRows.ts"
 import { qualify } from "../database/Identifier.ts"
 import { PostgresDatabase, type Query } from "../database/PostgresDatabase.ts"
 
-const Seen = Schema.Struct({
+// The command asks for it here.
+export { remaining } from "../../events/Hole.ts"
+
+/**
+ * What each answer of the rule's questions says of its server. `server` is the time at which the server was started, which
+ * tells one from another. As a number: its text would depend on the settings of the connection.
+ */
+export const serverColumns = `pg_is_in_recovery() AS standby, current_setting('transaction_isolation') AS isolation,
+  extract(epoch FROM pg_postmaster_start_time())::text AS server`
+
+/** A row that has `serverColumns`. */
+export const ServerColumns = Schema.Struct({
   standby: Schema.Boolean,
   isolation: Schema.String,
-  server: Schema.String,
-  holders: Schema.Array(Schema.String)
+  server: Schema.String
 })
+
+const Found = Schema.Struct({ ...ServerColumns.fields, holders: Schema.Array(Schema.String) })
 
 const Description = Schema.Struct({ description: Schema.NullOr(Schema.String) })
 
-export interface Look {
-  /** The virtual ids of the transactions that hold the lock. */
-  readonly holders: ReadonlySet<string>
-  /** Which run of which server has answered: another one knows nothing of this one's transactions. */
-  readonly server: string
-}
+const onStandby = () =>
+  new Denied({
+    message:
+      "the server is a standby, where nobody can see which events are still on their way; " +
+      "read the log on the primary, or read one aggregate"
+  })
 
-// After a crash, a transaction that was prepared before has another virtual id, one without a backend.
-const isRecovered = (holder: string): boolean => holder.startsWith("-1/")
-
-/** Those of the holders before who hold the lock still. */
-export const remaining = (before: ReadonlySet<string>, now: ReadonlySet<string>): ReadonlySet<string> =>
-  new Set([...now].filter((holder) => before.has(holder) || isRecovered(holder)))
+const withOldSnapshot = (isolation: string) =>
+  new Unexpected({
+    message:
+      `in a transaction with isolation level ${isolation} nobody can see which events are still on their way; ` +
+      "read the log in one with READ COMMITTED, or outside of it"
+  })
 
 export const make = Effect.gen(function* () {
   const { inTransaction, names, query, schema, sql } = yield* PostgresDatabase
   const table = qualify(schema, names.events)
-  const decodeSeen = decodeRows(Seen, "pg_locks", [])
+  const decodeFound = decodeRows(Found, "pg_locks", [])
   const decodeDescription = decodeRows(Description, "pg_locks", [])
 
-  // A prepared transaction has no process: never by way of pg_stat_activity.
+  // Not by way of pg_stat_activity: a prepared transaction has no process, and is a holder all the same.
   const holding = sql`
     SELECT DISTINCT virtualtransaction FROM pg_locks
     WHERE locktype = 'relation' AND mode = 'RowExclusiveLock' AND granted
@@ -51,29 +58,27 @@ export const make = Effect.gen(function* () {
       AND (relation = ${table}::regclass OR relation IN (SELECT relid FROM pg_partition_tree(${table}::regclass)))
       AND pid IS DISTINCT FROM pg_backend_pid()`
 
-  /** Who holds the lock now, seen from the connection on which `run` runs statements. */
-  const look = Effect.fnUntraced(function* (run: Query): Effect.fn.Return<Look, Reason> {
-    const rows = yield* run(sql`
-      SELECT pg_is_in_recovery() AS standby, current_setting('transaction_isolation') AS isolation,
-        pg_postmaster_start_time()::text AS server, ARRAY(${holding})::text[] AS holders`)
-    const [seen] = yield* decodeSeen(rows)
-    if (seen === undefined) return { holders: new Set(), server: "" }
-    if (seen.standby) {
-      const message =
-        "the server is a standby, where nobody can see which events are still on their way; " +
-        "read the log on the primary, or read one aggregate"
-      return yield* new Denied({ message })
+  /** Fails where an answer would decide nothing: the locks of the primary, or what others commit, cannot be seen there. */
+  const check = Effect.fnUntraced(function* (
+    run: Query,
+    { isolation, standby }: typeof ServerColumns.Type
+  ): Effect.fn.Return<void, Reason> {
+    if (standby) return yield* onStandby()
+    if (run === query && !isolation.startsWith("read ") && (yield* inTransaction)) {
+      return yield* withOldSnapshot(isolation)
     }
-    if (run === query && !seen.isolation.startsWith("read ") && (yield* inTransaction)) {
-      const message =
-        `in a transaction with isolation level ${seen.isolation} nobody can see which events are still on their way; ` +
-        "read the log in one with READ COMMITTED, or outside of it"
-      return yield* new Unexpected({ message })
-    }
-    return { holders: new Set(seen.holders), server: seen.server }
   })
 
-  /** Only to describe: who they are, and for how long they hold the lock. */
+  /** The transactions that hold the lock now, without the reader's own. `run` says on which connection to ask. */
+  const look = Effect.fnUntraced(function* (run: Query): Effect.fn.Return<Holders, Reason> {
+    const rows = yield* run(sql`SELECT ${sql.literal(serverColumns)}, ARRAY(${holding})::text[] AS holders`)
+    const [found] = yield* decodeFound(rows)
+    if (found === undefined) return { holders: new Set(), server: "" }
+    yield* check(run, found)
+    return { holders: new Set(found.holders), server: found.server }
+  })
+
+  /** Describes holders for people: their process, their application and their last statement, and for how long they are open. */
   const describe = (run: Query, holders: ReadonlySet<string>) =>
     Effect.map(
       Effect.flatMap(
@@ -100,11 +105,11 @@ export const make = Effect.gen(function* () {
       ([row]) => row?.description ?? "a transaction that has just ended"
     )
 
-  /** Says in the log who holds up readers, and where. */
+  /** Writes to the log which transactions hold up readers, and at which version. */
   const report = (run: Query, holders: ReadonlySet<string>, version: bigint) =>
     Effect.flatMap(describe(run, holders), (description) =>
       Effect.logWarning(`${table} is held up at version ${version} by ${description}: readers wait there`)
     )
 
-  return { look, describe, report }
+  return { check, look, describe, report }
 })

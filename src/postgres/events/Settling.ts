@@ -1,10 +1,9 @@
 /**
- * How far the log is certain.
- *
- * A version is drawn from a sequence before the commit that makes its event visible. So a number that is missing among
- * those that can be seen is either in flight, and must not be passed, or dead: rolled back, and must not be waited for.
+ * How a bounded read finds out how far the log is settled: it puts the questions of `events/Hole` to the database, and says
+ * when. It does not read the events: only the highest version, and, once it has waited for a while, the place of the hole.
  */
 import { Duration, Effect, Option, Schema, Stream } from "effect"
+import * as Hole from "../../events/Hole.ts"
 import { monotonicMillis } from "../../internal/Monotonic.ts"
 import type { Reason } from "../../StoreError.ts"
 import { decodeRows } from "../database/DecodeRows.ts"
@@ -13,109 +12,161 @@ import * as LockHolders from "./LockHolders.ts"
 
 const Highest = Schema.Struct({ version: Schema.NullOr(Schema.BigInt) })
 
-/** The waits between two looks, in milliseconds: most transactions are over after the first. */
-const shortestWait = 5
-const longestWait = 50
+const Seen = Schema.Struct({
+  ...LockHolders.ServerColumns.fields,
+  highest: Schema.NullOr(Schema.BigInt),
+  /** The last version before the first hole. Null if there is none, or if nobody has asked for it. */
+  beforeHole: Schema.NullOr(Schema.BigInt)
+})
 
-/** How long to wait before asking for the events before the first hole, which reads the log from there on. */
-const patience = 20
+/** The waits before the holders are asked for again. Most transactions are over after the first one. */
+const firstWaitMillis = 5
+const longestWaitMillis = 50
 
-interface Waiting {
-  /** All events up to here are final and have been told of. */
-  readonly settled: bigint
-  readonly highest: bigint
-  readonly holders: ReadonlySet<string>
-  readonly wait: number
-  readonly since: number
-  readonly reported: boolean
+/**
+ * After this time the place of the hole is asked for as well, so that the events before it need not wait. The answer is
+ * found by walking the log from the cursor on, which is not worth it for a wait that is over soon.
+ */
+const beforeHoleAfterMillis = 20
+
+const highestPossible = 2n ** 63n - 1n
+
+/** A bounded read between two questions. */
+interface Read {
+  readonly state: Hole.State
+  /** The highest version that was committed when the read began. */
+  readonly bound: bigint
+  readonly sinceMillis: number
+  readonly waitMillis: number
+  readonly isReported: boolean
 }
 
-type Step = readonly [marks: Array<bigint>, next: Option.Option<Waiting | undefined>]
+/** Marks to tell, and how the read goes on, unless it has ended. */
+type Step = readonly [marks: Array<bigint>, next: Option.Option<Read>]
+
+const goOn = (read: Read, before: Hole.State): Step => [newMarks(before, read.state), Option.some(read)]
+
+const end = (marks: Array<bigint>): Step => [marks, Option.none()]
+
+const newMarks = (before: Hole.State, { after }: Hole.State): Array<bigint> => (after > before.after ? [after] : [])
+
+const runsOf = (after: bigint, { beforeHole, highest }: typeof Seen.Type, isHoleKnown: boolean): Array<Hole.Run> => {
+  if (highest === null) return []
+  const last = isHoleKnown ? (beforeHole ?? highest) : after
+  return [...(last > after ? [{ first: after + 1n, last }] : []), { first: highest, last: highest }]
+}
 
 export const make = Effect.gen(function* () {
   const { inTransaction, names, query, settleTimeout, sql, tables } = yield* PostgresDatabase
-  const { look, report } = yield* LockHolders.make
+  const { check, look, report } = yield* LockHolders.make
   const events = tables.events
   const decodeHighest = decodeRows(Highest, names.events, [])
-  const limit = Duration.toMillis(settleTimeout)
+  const decodeSeen = decodeRows(Seen, names.events, [])
+  const timeoutMillis = Duration.toMillis(settleTimeout)
+  const serverColumns = sql.literal(LockHolders.serverColumns)
 
-  /** The highest version known to be final, so that holes below it, dead ones, are not looked at again. */
-  let final: { readonly version: bigint; readonly server: string } | undefined
+  /** The last mark of any read, so that holes below it, which are dead, are decided once. */
+  let known: Hole.Mark | undefined
+
+  const remember = (state: Hole.State) =>
+    Effect.map(inTransaction, (inside) => {
+      known = Hole.remember(known, state, inside)
+    })
 
   const highestVersion = Effect.map(
     Effect.flatMap(query(sql`SELECT max(version) AS version FROM ${events}`), decodeHighest),
     ([row]) => row?.version ?? 0n
   )
 
-  /** The end of the row of versions without a hole that begins after `after`. */
-  const prefix = (after: bigint, highest: bigint) =>
-    Effect.map(
-      Effect.flatMap(
-        query(sql`
-          SELECT previous AS version FROM (
-            SELECT version, lag(version, 1, ${after}::bigint) OVER (ORDER BY version) AS previous
-            FROM ${events} WHERE version > ${after} AND version <= ${highest}
-          ) AS events WHERE version <> previous + 1 ORDER BY version LIMIT 1`),
-        decodeHighest
-      ),
-      ([row]) => row?.version ?? highest
-    )
+  const beforeHole = (after: bigint, bound: bigint) => sql`(
+    SELECT previous FROM (
+      SELECT version, lag(version, 1, ${after}::bigint) OVER (ORDER BY version) AS previous
+      FROM ${events} WHERE version > ${after} AND version <= ${bound}
+    ) AS events WHERE version <> previous + 1 ORDER BY version LIMIT 1)`
 
-  const done = (settled: bigint, highest: bigint): Step => [highest > settled ? [highest] : [], Option.none()]
-
-  const begin = Effect.fnUntraced(function* (after: bigint): Effect.fn.Return<Step, Reason> {
-    const highest = yield* highestVersion
-    // Never before the highest version has been read.
-    const { holders, server } = yield* look(query)
-    // Another server, or a log that has become shorter: a failover, a restore. What was known is of another log.
-    if (final !== undefined && (final.server !== server || final.version > highest)) final = undefined
-    const known = final?.version ?? 0n
-    if (highest <= after || highest <= known || holders.size === 0) {
-      // In a transaction, its own events can be seen and are not final.
-      if (!(yield* inTransaction) && holders.size === 0) final = { version: highest, server }
-      return done(after, highest)
-    }
-    const since = yield* monotonicMillis
-    const settled = known > after ? known : after
-    const waiting = { settled, highest, holders, wait: shortestWait, since, reported: false }
-    return [known > after ? [known] : [], Option.some(waiting)]
+  /** What there is up to the bound: only its highest version, or also the versions before the first hole. */
+  const page = Effect.fnUntraced(function* (
+    after: bigint,
+    bound: bigint,
+    isHoleWanted: boolean
+  ): Effect.fn.Return<Hole.Page, Reason> {
+    const rows = yield* query(sql`
+      SELECT ${serverColumns}, (SELECT max(version) FROM ${events} WHERE version <= ${bound}) AS highest,
+        ${isHoleWanted ? beforeHole(after, bound) : sql.literal("NULL::bigint")} AS "beforeHole"`)
+    const [seen] = yield* decodeSeen(rows)
+    if (seen === undefined) return { server: "", runs: [], isFull: false }
+    yield* check(query, seen)
+    return { server: seen.server, runs: runsOf(after, seen, isHoleWanted), isFull: false }
   })
 
-  const proceed = Effect.fnUntraced(function* (waiting: Waiting, forever: boolean): Effect.fn.Return<Step, Reason> {
-    const { highest, settled, since } = waiting
-    yield* Effect.sleep(Math.min(waiting.wait, limit))
-    const { holders: now, server } = yield* look(query)
-    const holders = LockHolders.remaining(waiting.holders, now)
-    if (holders.size === 0) {
-      if (!(yield* inTransaction)) final = { version: highest, server }
-      return done(settled, highest)
+  const begin = Effect.fnUntraced(function* (read: Read, asking: Hole.AsksPage): Effect.fn.Return<Step, Reason> {
+    const seen = yield* page(asking.after, read.bound, false)
+    const state = Hole.seePage(asking, seen)
+    yield* remember(state)
+    const bound = seen.runs.at(-1)?.last ?? 0n
+    if (state.ask === "page") return end(newMarks(asking, state))
+    return goOn({ ...read, state, bound: bound < read.bound ? bound : read.bound }, asking)
+  })
+
+  const proceed = Effect.fnUntraced(function* (
+    read: Read,
+    asking: Hole.AsksHolders | Hole.Waits,
+    forever: boolean
+  ): Effect.fn.Return<Step, Reason> {
+    if (asking.ask === "wait") yield* Effect.sleep(Math.min(read.waitMillis, timeoutMillis))
+    const state = Hole.seeHolders(asking, yield* look(query))
+    if (state.ask === "page") {
+      // Nothing is decided if another server has answered.
+      if (state.mark === undefined) return goOn({ ...read, state }, asking)
+      yield* remember(state)
+      return end([state.mark.version])
     }
-    const waited = (yield* monotonicMillis) - since
-    const next = { ...waiting, holders, wait: Math.min(waiting.wait * 2, longestWait) }
-    if (waited < Math.min(patience, limit)) return [[], Option.some(next)]
-    // Whoever is left may have drawn higher versions only. What is before the first hole does not wait for them.
-    const certain = yield* prefix(settled, highest)
-    if (certain === highest) return done(settled, highest)
-    const marks = certain > settled ? [certain] : []
-    if (waited >= limit && !waiting.reported) yield* report(query, holders, certain + 1n)
-    if (waited < limit || forever) {
-      return [marks, Option.some({ ...next, settled: certain, reported: waited >= limit })]
-    }
-    return [marks, Option.none()]
+    const now = yield* monotonicMillis
+    if (asking.ask === "holders") return goOn({ ...read, state, sinceMillis: now }, asking)
+    const waitedMillis = now - read.sinceMillis
+    const next = { ...read, waitMillis: Math.min(read.waitMillis * 2, longestWaitMillis) }
+    if (waitedMillis < Math.min(beforeHoleAfterMillis, timeoutMillis)) return goOn({ ...next, state }, asking)
+    return yield* goOnBeforeHole(next, state, waitedMillis, forever)
+  })
+
+  /** The holders that are left may have drawn higher versions only: what is before the hole does not wait for them. */
+  const goOnBeforeHole = Effect.fnUntraced(function* (
+    read: Read,
+    waiting: Hole.Waits,
+    waitedMillis: number,
+    forever: boolean
+  ): Effect.fn.Return<Step, Reason> {
+    const state = Hole.seePage(waiting, yield* page(waiting.after, read.bound, true))
+    if (state.ask === "page") return end(newMarks(waiting, state))
+    const isLate = waitedMillis >= timeoutMillis
+    if (isLate && !read.isReported) yield* report(query, waiting.holders, state.after + 1n)
+    if (isLate && !forever) return end(newMarks(waiting, state))
+    return goOn({ ...read, state, isReported: isLate }, waiting)
   })
 
   return {
     highestVersion,
 
     /**
-     * Versions up to which the log is final, each higher than the one before: several where a transaction is waited for
+     * Versions up to which the log is settled, each higher than the one before: several where a transaction is waited for
      * and there are events before the place where it may still append. The last one is the highest version that was
-     * committed when it began, or, after `settleTimeout` and unless it shall wait `forever`, the end of what is certain.
+     * committed when it began, or, after `settleTimeout` and unless it is to wait `forever`, the end of what is settled.
      * None where there is nothing new.
      */
     marks: (after: bigint, forever = false): Stream.Stream<bigint, Reason> =>
-      Stream.paginate(undefined, (waiting: Waiting | undefined) =>
-        waiting === undefined ? begin(after) : proceed(waiting, forever)
+      Stream.unwrap(
+        Effect.sync(() => {
+          const read: Read = {
+            state: Hole.begin(after, known),
+            bound: highestPossible,
+            sinceMillis: 0,
+            waitMillis: firstWaitMillis,
+            isReported: false
+          }
+          return Stream.paginate(read, (current) =>
+            current.state.ask === "page" ? begin(current, current.state) : proceed(current, current.state, forever)
+          )
+        })
       )
   }
 })

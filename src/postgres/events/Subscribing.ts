@@ -1,4 +1,7 @@
-/** Subscriptions: the log up to its end, then what comes, for as long as anybody asks for more. */
+/**
+ * Subscriptions: a subscriber reads the table up to the end of the log, then takes what comes from the tail, which it shares
+ * with the other subscribers. If it is too slow for the tail, it reads the table again.
+ */
 import { Context, Effect, Option, Schedule, Stream } from "effect"
 import { matches } from "../../events/EventFilter.ts"
 import type { StoredEvent, Subscription } from "../../EventStore.ts"
@@ -6,71 +9,76 @@ import type { Reason } from "../../StoreError.ts"
 import { PostgresDatabase } from "../database/PostgresDatabase.ts"
 import * as Reading from "./Reading.ts"
 import * as Tail from "./Tail.ts"
+import type { Item } from "./TailItems.ts"
 
-/** How long to wait, where an open transaction keeps both a reader of the table and the tail from getting on. */
-const respite = "100 millis"
+/** How long to wait before reading again, where an open transaction holds up the reader of the table and the tail alike. */
+const waitWhenHeldUp = "100 millis"
+
+/** Whether the filter describes the event, or may describe what a corrupt row contains. */
+const mayBeDescribed = (subscription: Subscription, item: Item): boolean =>
+  "corrupt" in item
+    ? (subscription.aggregateIds?.includes(item.aggregateId) ?? true) &&
+      (subscription.eventTypes?.includes(item.eventType) ?? true)
+    : matches(subscription, item)
 
 export const make = Effect.fnUntraced(function* (check: Effect.Effect<unknown, Reason>) {
   const database = yield* PostgresDatabase
   const { inTransaction, reconnect, sql } = database
-  // A page may take long where few events are meant. Nobody but this notices when its connection is dead.
+  // A page may take long if the filter describes few events, so no time limit can tell that its connection is dead.
   const reading = yield* Effect.provideService(Reading.make, PostgresDatabase, {
     ...database,
     query: database.queryAlive
   })
   const tailOf = yield* Tail.make
   const atOnce = Schedule.while(Schedule.forever, ({ input }: { input: Reason }) => input === Tail.again)
-  const patiently = Schedule.while(reconnect, ({ input }) => input.isRetryable)
-
-  const mayBeMeant = (subscription: Subscription, item: Tail.Item): boolean =>
-    "corrupt" in item
-      ? (subscription.aggregateIds?.includes(item.aggregateId) ?? true) &&
-        (subscription.eventTypes?.includes(item.eventType) ?? true)
-      : matches(subscription, item)
+  const afterWaiting = Schedule.while(reconnect, ({ input }) => input.isRetryable)
 
   const follow = Effect.fnUntraced(function* (subscription: Subscription) {
     const tail = yield* tailOf
     const ask = <A>(question: Effect.Effect<A, Reason>) =>
-      Effect.raceFirst(question, tail.lost).pipe(Effect.retry(atOnce), Effect.retry(patiently))
+      Effect.raceFirst(question, tail.lost).pipe(Effect.retry(atOnce), Effect.retry(afterWaiting))
     yield* ask(check)
     const { after, batchSize } = subscription
     const highestVersion = ask(reading.highestVersion)
-    /** Whether the next row is one that cannot be decoded. What it contains, and so whether it is meant, the server knows. */
-    let isUnsure = false
+    /**
+     * Whether the next row of the tail cannot be decoded. Only the server knows what the row contains, and so whether the
+     * filter describes it: the subscriber reads the row from the table.
+     */
+    let isNextCorrupt = false
     let cursor = after === "start" ? 0n : after === "end" ? yield* highestVersion : after
 
-    /** To the end of the log as it is now, however long that takes. */
+    /** The events of the table, up to what is the end of the log when the read begins, however long the read takes. */
     const fromTable = Stream.suspend(() =>
       reading.settled(subscription, { after: cursor, batchSize, forever: true })
     ).pipe(
       Stream.interruptWhen(tail.lost),
-      // After the interruption, never before it: what it takes away has not been delivered.
+      // The cursor moves after `interruptWhen`, not before it: a step that the interruption drops was not delivered.
       Stream.map(({ events, upTo }) => {
         cursor = upTo
         return events
       }),
       Reading.eventsIn,
       Stream.retry(atOnce),
-      Stream.retry(patiently)
+      Stream.retry(afterWaiting)
     )
 
-    /** Whoever has come to its end first says from where on the tail is read. */
+    /** Comes to the tail. The first subscriber that does says from which version on the tail is read. */
     const join = Effect.gen(function* () {
       const before = cursor
       if (!tail.isBegun()) {
         const highest = yield* highestVersion
         tail.begin(cursor < highest ? cursor : highest)
       }
-      if (cursor === before && !tail.covers(cursor)) yield* Effect.sleep(respite)
+      if (cursor === before && !tail.covers(cursor)) yield* Effect.sleep(waitWhenHeldUp)
     })
 
     const fromTail = Stream.paginate<void, StoredEvent, Reason>(undefined, () =>
       Effect.map(tail.next(cursor), ({ items, upTo }) => {
         const events: Array<StoredEvent> = []
         for (const item of items) {
-          if (item.version <= cursor || !mayBeMeant(subscription, item)) continue
+          if (item.version <= cursor || !mayBeDescribed(subscription, item)) continue
           if ("corrupt" in item) {
-            isUnsure = true
+            isNextCorrupt = true
             cursor = item.version - 1n
             return [events, Option.none()]
           }
@@ -83,14 +91,14 @@ export const make = Effect.fnUntraced(function* (check: Effect.Effect<unknown, R
 
     return Stream.forever(
       Stream.suspend(() => {
-        if (!isUnsure && tail.covers(cursor)) return fromTail
-        isUnsure = false
+        if (!isNextCorrupt && tail.covers(cursor)) return fromTail
+        isNextCorrupt = false
         return Stream.concat(fromTable, Stream.drain(Stream.fromEffect(join)))
       })
     )
   })
 
-  // What is committed, also inside of a transaction: that one's connection is not for those who stay for ever.
+  // A subscriber sees what is committed, also inside a transaction: it stays for ever, and may not take its connection.
   return (subscription: Subscription): Stream.Stream<StoredEvent, Reason> => {
     const events = Stream.unwrap(follow(subscription))
     const outside = Stream.updateContext(events, (context: Context.Context<never>) =>

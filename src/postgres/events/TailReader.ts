@@ -1,0 +1,149 @@
+/**
+ * Reads the end of the log for as long as a connection lasts: it puts the questions of `events/Hole` to the database, and
+ * says when. Each page is asked for on the connection that listens, so a wake-up that comes while it reads is not lost.
+ */
+import { Duration, Effect, Metric, Option } from "effect"
+import * as Hole from "../../events/Hole.ts"
+import { monotonicMillis } from "../../internal/Monotonic.ts"
+import type { Reason } from "../../StoreError.ts"
+import { PostgresDatabase } from "../database/PostgresDatabase.ts"
+import type { Ear } from "../wakeups/Wakeups.ts"
+import { columns } from "./EventRow.ts"
+import * as LockHolders from "./LockHolders.ts"
+import { sizeOf, versionOf } from "./TailItems.ts"
+
+/** How many events are read at a time: fewer if they are large, so that a page takes some megabytes at most. */
+const smallestPageEvents = 16
+const largestPageEvents = 512
+const largePageBytes = 4 * 1024 * 1024
+
+/** The waits before the holders of a hole are asked for again. */
+const firstHoleWaitMillis = 1
+const longestHoleWaitMillis = 25
+
+/**
+ * The time from one page to the next, so that events in quick succession are read together. If a page keeps the subscribers
+ * of this process busy for longer than that, the next one waits for as long again: half of the time is for others.
+ */
+const pageIntervalMillis = 4
+
+/**
+ * How long to wait for a wake-up before looking without one. Only events of writers that wake nobody (plain SQL, other
+ * programs) are found in this way; while there are some, the reader looks more often.
+ */
+const shortestPollMillis = 20
+const longestPollMillis = 1000
+
+const heldSeconds = Metric.gauge("strata_events_held_seconds", {
+  description: "For how long an open transaction has been holding up subscribers"
+})
+
+/** Takes rows in order. They have every event above the version before, up to this one, that will ever be. */
+export type Publish = (rows: ReadonlyArray<unknown>, upTo: bigint) => void
+
+/** A hole that subscribers are held up at. */
+interface Held {
+  readonly sinceMillis: number
+  readonly waitMillis: number
+  readonly isReported: boolean
+}
+
+/** How many of the rows have a version up to this one. */
+const countUpTo = (rows: ReadonlyArray<unknown>, version: bigint): number => {
+  if (versionOf(rows.at(-1)) <= version) return rows.length
+  return rows.findIndex((row) => versionOf(row) > version)
+}
+
+/** The size of the page after this one. */
+const nextLimit = (rows: ReadonlyArray<unknown>, limit: number): number => {
+  if (sizeOf(rows) > largePageBytes) return Math.max(smallestPageEvents, limit >> 2)
+  return rows.length === limit ? Math.min(largestPageEvents, limit * 2) : limit
+}
+
+export const make = Effect.gen(function* () {
+  const { settleTimeout, sql, tables } = yield* PostgresDatabase
+  const { look, report } = yield* LockHolders.make
+  const timeoutMillis = Duration.toMillis(settleTimeout)
+  const selected = sql.literal(columns)
+
+  const pageAbove = (after: bigint, limit: number) =>
+    sql`SELECT ${selected} FROM ${tables.events} WHERE version > ${after} ORDER BY version LIMIT ${limit}`
+
+  /** Publishes, lets the subscribers run, and says how long they took. */
+  const publishing = Effect.fnUntraced(function* (publish: Publish, rows: ReadonlyArray<unknown>, upTo: bigint) {
+    publish(rows, upTo)
+    const published = yield* monotonicMillis
+    yield* Effect.yieldNow
+    return (yield* monotonicMillis) - published
+  })
+
+  /** Waits a while for holders, and says in the metric and, once it is late, in the log that they hold up subscribers. */
+  const waitAt = Effect.fnUntraced(function* (
+    { query }: Ear,
+    { after, holders }: Hole.Waits,
+    { isReported, sinceMillis, waitMillis }: Held,
+    readAtMillis: number
+  ): Effect.fn.Return<Held, Reason> {
+    const waitedMillis = readAtMillis - sinceMillis
+    yield* Metric.update(heldSeconds, waitedMillis / 1000)
+    const isLate = waitedMillis >= timeoutMillis
+    if (isLate && !isReported) yield* report(query, holders, after + 1n)
+    yield* Effect.sleep(waitMillis)
+    return {
+      sinceMillis,
+      waitMillis: Math.min(waitMillis * 2, longestHoleWaitMillis),
+      isReported: isReported || isLate
+    }
+  })
+
+  /** Waits for a wake-up, or until it is time to look without one. */
+  const waitForWakeups = ({ wait }: Ear) => {
+    let pollMillis = longestPollMillis
+    let isWoken = true
+    return Effect.fnUntraced(function* (isFound: boolean, readAtMillis: number, busyMillis: number) {
+      if (!isWoken) pollMillis = isFound ? shortestPollMillis : Math.min(pollMillis * 2, longestPollMillis)
+      const elapsedMillis = (yield* monotonicMillis) - readAtMillis
+      const restMillis = Math.max(pageIntervalMillis - elapsedMillis, busyMillis)
+      if (restMillis > 0) yield* Effect.sleep(restMillis)
+      isWoken = Option.isSome(yield* wait(pollMillis))
+    })
+  }
+
+  /** Reads what is above a version, to the end of the log and on. Fails when the connection does. */
+  return Effect.fnUntraced(function* (ear: Ear, after: bigint, publish: Publish): Effect.fn.Return<never, Reason> {
+    const rest = waitForWakeups(ear)
+    // A connection leads to one server, but behind a pooler: so each look says anew to which.
+    let { server } = yield* look(ear.query)
+    let state: Hole.State = Hole.begin(after)
+    let held: Held | undefined
+    let limit = smallestPageEvents
+    while (true) {
+      const readAtMillis = yield* monotonicMillis
+      if (state.ask !== "page") {
+        const holders = yield* look(ear.query)
+        server = holders.server
+        state = Hole.seeHolders(state, holders)
+      }
+      const rows = yield* ear.query(pageAbove(state.after, limit))
+      const before: bigint = state.after
+      const isFull = rows.length === limit
+      state = Hole.seePage(state, { server, runs: Hole.runsOf(rows.map(versionOf)), isFull })
+
+      const count = countUpTo(rows, state.after)
+      let busyMillis = 0
+      if (state.after > before) {
+        busyMillis = yield* publishing(publish, count === rows.length ? rows : rows.slice(0, count), state.after)
+      }
+
+      if (held !== undefined && state.ask !== "wait") {
+        held = undefined
+        yield* Metric.update(heldSeconds, 0)
+      }
+      if (state.ask === "holders")
+        held = { sinceMillis: readAtMillis, waitMillis: firstHoleWaitMillis, isReported: false }
+      if (count === rows.length) limit = nextLimit(rows, limit)
+      else if (state.ask === "wait" && held !== undefined) held = yield* waitAt(ear, state, held, readAtMillis)
+      if (state.ask === "page" && !isFull) yield* rest(rows.length > 0, readAtMillis, busyMillis)
+    }
+  })
+})
