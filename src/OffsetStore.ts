@@ -16,7 +16,8 @@
  * })
  * ```
  */
-import { Clock, Context, Effect, Option, Schema, type Scope, type Stream } from "effect"
+import { Context, Effect, Option, Schema, type Scope, type Stream } from "effect"
+import { fromClock } from "./internal/FastPath.ts"
 import { Identifier, Int64, ShardNumber } from "./internal/Fields.ts"
 import * as Operation from "./internal/Operation.ts"
 import type { InvalidInput } from "./InvalidInput.ts"
@@ -41,7 +42,7 @@ export class ProjectionId extends Schema.Class<ProjectionId>("effect-strata/Offs
 export class Offset extends Schema.Class<Offset>("effect-strata/OffsetStore/Offset")({
   ...ProjectionId.fields,
   value: Int64,
-  timestamp: Int64.pipe(Schema.withConstructorDefault(Effect.map(Clock.currentTimeMillis, BigInt)))
+  timestamp: Int64.pipe(Schema.withConstructorDefault(fromClock((clock) => BigInt(clock.currentTimeMillisUnsafe()))))
 }) {}
 
 /** A step of one shard to its next offset: `from` is the offset the caller last saw, `None` where there was none. */
