@@ -21,12 +21,13 @@
  * })
  * ```
  */
-import { Context, Effect, Option, Schedule, Schema, type Stream } from "effect"
+import { Context, Effect, Option, Schedule, Schema, type Scope, type Stream } from "effect"
 import { fromClock } from "./internal/FastPath.ts"
 import { Identifier, Int64, ShardNumber } from "./internal/Fields.ts"
+import * as Operation from "./internal/Operation.ts"
 import { InvalidInput } from "./InvalidInput.ts"
 import type { StateCodec } from "./StateCodec.ts"
-import { CorruptRow, StoreError } from "./StoreError.ts"
+import { CorruptRow, type Reason, StoreError } from "./StoreError.ts"
 
 // Model
 
@@ -192,6 +193,55 @@ export class DurableStateStore extends Context.Service<
   }
 >()("effect-strata/DurableStateStore") {}
 
+// Driver
+
+/**
+ * A backend's implementation of the store, on checked values. It fails with an error of the store's own or a bare `Reason`;
+ * `fromDriver` does everything else.
+ */
+export interface Driver {
+  readonly write: (state: Write) => Effect.Effect<void, StaleState | Reason>
+  readonly overwrite: (state: DurableState) => Effect.Effect<void, Reason>
+  readonly get: (id: ById) => Effect.Effect<Option.Option<DurableState>, Reason>
+  readonly getAll: (ids: ByIds) => Effect.Effect<ReadonlyArray<DurableState>, Reason>
+  readonly list: (selection: Selection) => Stream.Stream<DurableState, Reason>
+  readonly remove: (id: ById) => Effect.Effect<boolean, Reason>
+  readonly ping: Effect.Effect<void, Reason>
+}
+
+const store = "DurableStateStore"
+
+/**
+ * Makes the store of a driver: it checks the arguments, turns each `Reason` into a `StoreError`, and adds spans, metrics
+ * and the end with the scope. `backend` is the name of the backend in spans and metrics.
+ *
+ * **Gotchas**
+ *
+ * Call it after everything that the driver needs has been acquired: scopes end in the opposite order, and operations must
+ * be refused before what they need is gone.
+ */
+export const fromDriver = (
+  backend: string,
+  driver: Driver
+): Effect.Effect<DurableStateStore["Service"], never, Scope.Scope> =>
+  Effect.map(Operation.make(store, backend), (operation) => {
+    const write = operation.fn("writeState", Write, driver.write)
+    const get = operation.fn("getLatestState", ById, driver.get)
+    const getAll = operation.fn("getStates", ByIds, driver.getAll)
+    const list = operation.stream("listStates", Selection, driver.list)
+    const remove = operation.fn("deleteState", ById, driver.remove)
+
+    return DurableStateStore.of({
+      writeState: (state, options) => write({ ...state, ...options }),
+      overwriteState: operation.fn("overwriteState", DurableState, driver.overwrite),
+      getLatestState: (persistenceId) => get({ persistenceId }),
+      getStates: (persistenceIds) => getAll({ persistenceIds }),
+      listStates: (selection = {}) => list(selection),
+      deleteState: (persistenceId) => remove({ persistenceId }),
+      ping: operation.effect("ping", driver.ping)
+    })
+  })
+
 // Values
 
 /** The state of an entity as a value. `versionNumber` is 0n where the entity has none yet. */
@@ -251,8 +301,6 @@ class Conflict {
     this.error = error
   }
 }
-
-const store = "DurableStateStore"
 
 const defaultRetry = Schedule.min([Schedule.exponential("5 millis"), Schedule.spaced("500 millis")]).pipe(
   Schedule.jittered,

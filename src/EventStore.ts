@@ -25,23 +25,30 @@
  * })
  * ```
  */
-import { Context, type Effect, type Stream } from "effect"
-import type {
-  AppendError,
-  AppendOptions,
+import { Context, Effect, type Scope, Stream, SubscriptionRef } from "effect"
+import {
+  AggregateSince,
+  Append,
+  type AppendError,
+  type AppendOptions,
+  ById,
   EventNotFound,
-  EventNotification,
-  ListenerStatus,
-  NewEventInput,
+  type EventNotification,
+  type ListenerStatus,
+  type NewEventInput,
+  notificationOf,
   Query,
+  Since,
   Stats,
-  StoredEvent,
+  type StoredEvent,
   Subscription,
+  subscriptionTo,
   Topic
 } from "./Event.ts"
 import * as TypedEvents from "./events/TypedEvents.ts"
+import * as Operation from "./internal/Operation.ts"
 import type { InvalidInput } from "./InvalidInput.ts"
-import type { StoreError } from "./StoreError.ts"
+import type { Reason, StoreError } from "./StoreError.ts"
 
 export * from "./Event.ts"
 
@@ -147,6 +154,72 @@ export class EventStore extends Context.Service<
     readonly stats: Effect.Effect<Stats, StoreError>
   }
 >()("effect-strata/EventStore") {}
+
+// Driver
+
+/**
+ * A backend's implementation of the store, on checked values. It fails with an error of the store's own or a bare `Reason`;
+ * `fromDriver` does everything else.
+ */
+export interface Driver {
+  readonly append: (append: Append) => Effect.Effect<ReadonlyArray<StoredEvent>, AppendError | InvalidInput | Reason>
+  readonly read: (query: Query) => Stream.Stream<StoredEvent, Reason>
+  readonly readAggregate: (since: AggregateSince) => Effect.Effect<ReadonlyArray<StoredEvent>, Reason>
+  readonly find: (id: ById) => Effect.Effect<StoredEvent | undefined, Reason>
+  /** The events of a subscription, for ever. The stream has to fail with `Closed` by itself when the scope ends. */
+  readonly follow: (subscription: Subscription) => Stream.Stream<StoredEvent, Reason>
+  readonly listener: SubscriptionRef.SubscriptionRef<ListenerStatus>
+  /** The highest version that is committed. */
+  readonly highestVersion: Effect.Effect<bigint, Reason>
+  readonly connections: Effect.Effect<Omit<Stats, "subscribers">, Reason>
+  readonly ping: Effect.Effect<void, Reason>
+}
+
+/**
+ * Makes the store of a driver: it checks the arguments, turns each `Reason` into a `StoreError`, counts subscribers, and
+ * adds spans, metrics and the end with the scope. `backend` is the name of the backend in spans and metrics.
+ *
+ * **Gotchas**
+ *
+ * Call it after everything that the driver needs has been acquired: scopes end in the opposite order, and operations must
+ * be refused before what they need is gone.
+ */
+export const fromDriver = (backend: string, driver: Driver): Effect.Effect<EventStore["Service"], never, Scope.Scope> =>
+  Effect.map(Operation.make("EventStore", backend), (operation) => {
+    const append = operation.fn("append", Append, driver.append)
+    const load = operation.fn("load", Since, ({ since }) => Stream.runCollect(driver.read(new Query({ after: since }))))
+    const loadByAggregate = operation.fn("loadByAggregate", AggregateSince, driver.readAggregate)
+    const read = operation.stream("read", Query, driver.read)
+    const notifications = operation.subscription("notifications", Topic, (topic) =>
+      Stream.map(driver.follow(subscriptionTo(topic)), notificationOf)
+    )
+    const get = operation.fn("get", ById, (by) =>
+      Effect.flatMap(driver.find(by), (event) =>
+        event === undefined ? Effect.fail(new EventNotFound({ id: by.id })) : Effect.succeed(event)
+      )
+    )
+    const stats = Effect.map(
+      driver.connections,
+      (connections) => new Stats({ ...connections, subscribers: operation.running() })
+    )
+
+    return EventStore.of({
+      append: (input, options) => {
+        const events = Array.isArray(input) ? input : [input]
+        return append(options === undefined ? { events } : { events, ...options })
+      },
+      load: (since = 0n) => load({ since }),
+      loadByAggregate: (aggregateId, since = 0n) => loadByAggregate({ aggregateId, since }),
+      read: (query = {}) => read(query),
+      subscribe: operation.subscription("subscribe", Subscription, driver.follow),
+      notifications: (topic = {}) => notifications(topic),
+      listener: { status: SubscriptionRef.get(driver.listener), changes: SubscriptionRef.changes(driver.listener) },
+      get: (id) => get({ id }),
+      latestVersion: operation.effect("latestVersion", driver.highestVersion),
+      ping: operation.effect("ping", driver.ping),
+      stats: operation.effect("stats", stats)
+    })
+  })
 
 // The typed view
 
