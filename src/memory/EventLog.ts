@@ -17,8 +17,8 @@ export class EventLog {
     else versions.push(version)
   }
 
-  /** The first version above `after` that a transaction other than the reader's own has drawn. */
-  first(after: bigint, reader?: Transaction): bigint | undefined {
+  /** The first hole above `after` that is in flight: a version that a transaction other than the reader's own has drawn. */
+  firstInFlight(after: bigint, reader?: Transaction): bigint | undefined {
     let first: bigint | undefined
     for (const [transaction, versions] of this.drawn) {
       if (transaction === reader) continue
@@ -44,7 +44,7 @@ export class EventLog {
   /** The committed events above the version that no other one can come before any more, at most `limit` of them. */
   settledAfter(version: bigint, limit: number): ReadonlyArray<EventRow> {
     const start = this.indexAfter(version)
-    const undecided = this.first(version)
+    const undecided = this.firstInFlight(version)
     const end = undecided === undefined ? this.committed.length : this.indexAfter(undecided)
     return this.committed.slice(start, Math.min(end, start + limit))
   }
