@@ -20,7 +20,7 @@ import { EventLog } from "./EventLog.ts"
 import type { EventRow } from "./EventRow.ts"
 import { Listener } from "./Listener.ts"
 import { Locks } from "./Locks.ts"
-import type { SpoolRow } from "./SpoolRow.ts"
+import type { MessageRow } from "./spool/MessageRow.ts"
 import { Table } from "./Table.ts"
 import { Transaction } from "./Transaction.ts"
 
@@ -34,7 +34,7 @@ export class MemoryDatabase extends Context.Service<
       readonly events: Table<EventRow>
       /** The version of each event by its id. */
       readonly eventIds: Table<bigint>
-      readonly spool: Table<SpoolRow>
+      readonly spool: Table<MessageRow>
       readonly states: Table<DurableState>
     }
 
