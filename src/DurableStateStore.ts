@@ -21,20 +21,19 @@
  * })
  * ```
  */
-import { Clock, Context, Effect, Option, Schedule, Schema, type Stream } from "effect"
-import { Identifier, Int64, isIdentifier, isLiteral, ShardNumber } from "./internal/Fields.ts"
+import { Context, Effect, Option, Schedule, Schema, type Stream } from "effect"
+import { fromClock } from "./internal/FastPath.ts"
+import { Identifier, Int64, ShardNumber } from "./internal/Fields.ts"
 import { InvalidInput } from "./InvalidInput.ts"
 import type { StateCodec } from "./StateCodec.ts"
 import { CorruptRow, StoreError } from "./StoreError.ts"
 
 // Model
 
-const longestId = 255
-
-export const PersistenceId = Identifier(longestId)
+export const PersistenceId = Identifier(255)
 
 /** What the bytes of a state are: for a protobuf message its full name, or `google.protobuf.Any`. */
-export const Manifest = Identifier(longestId)
+export const Manifest = Identifier(255)
 
 /** How often an entity has changed. eGo counts from 1. */
 export const VersionNumber = Int64.check(Schema.isGreaterThanOrEqualToBigInt(0n))
@@ -62,7 +61,7 @@ export class DurableState extends Schema.Class<DurableState>("effect-strata/Dura
   versionNumber: VersionNumber,
   payload: Payload,
   manifest: Manifest,
-  timestamp: Int64.pipe(Schema.withConstructorDefault(Clock.currentTimeNanos)),
+  timestamp: Int64.pipe(Schema.withConstructorDefault(fromClock((clock) => clock.currentTimeNanosUnsafe()))),
   shard: ShardNumber.pipe(Schema.withConstructorDefault(Effect.succeed(0)))
 }) {}
 
@@ -77,33 +76,12 @@ export const isSame = (a: DurableState, b: DurableState): boolean =>
 export class Write extends Schema.Class<Write>("effect-strata/DurableStateStore/Write")({
   ...DurableState.fields,
   onDuplicate: Schema.optionalKey(Schema.Literals(["ignore", "fail"]))
-}) {
-  /** Of a state that says neither its time nor its shard. */
-  static plain(input: unknown, clock: Clock.Clock): Write | undefined {
-    if (!isLiteral(input) || "timestamp" in input || "shard" in input || "onDuplicate" in input) return undefined
-    const { manifest, payload, persistenceId, versionNumber } = input
-    return isIdentifier(persistenceId, longestId) &&
-      isIdentifier(manifest, longestId) &&
-      typeof versionNumber === "bigint" &&
-      versionNumber >= 0n &&
-      versionNumber < 2n ** 63n &&
-      payload instanceof Uint8Array &&
-      payload.length <= maxPayloadBytes
-      ? { persistenceId, versionNumber, payload, manifest, timestamp: clock.currentTimeNanosUnsafe(), shard: 0 }
-      : undefined
-  }
-}
+}) {}
 
 /** One entity. */
 export class ById extends Schema.Class<ById>("effect-strata/DurableStateStore/ById")({
   persistenceId: PersistenceId
-}) {
-  static plain(input: unknown): ById | undefined {
-    return isLiteral(input) && isIdentifier(input.persistenceId, longestId)
-      ? { persistenceId: input.persistenceId }
-      : undefined
-  }
-}
+}) {}
 
 /** Several entities. */
 export class ByIds extends Schema.Class<ByIds>("effect-strata/DurableStateStore/ByIds")({

@@ -1,14 +1,12 @@
 /** The events of the log, how they are asked for, and what can go wrong: the model of `EventStore`. */
 import { Effect, Option, Schema } from "effect"
-import { Identifier, Int64, isIdentifier, isLiteral } from "./internal/Fields.ts"
-import { isSafeJson, isSafeJsonObject, SafeJson, SafeJsonObject } from "./internal/SafeJson.ts"
+import { Identifier, Int64 } from "./internal/Fields.ts"
+import { SafeJson, SafeJsonObject } from "./internal/SafeJson.ts"
 
 // Model
 
-const longestKey = 512
-
 /** An id, aggregate id or event type. All three are indexed as text, and an index entry has room for 512 characters. */
-export const Key = Identifier(longestKey)
+export const Key = Identifier(512)
 
 /** A place in the log; 0 is before the first event. */
 export const Version = Int64.check(Schema.isGreaterThanOrEqualToBigInt(0n))
@@ -48,6 +46,7 @@ export const Expected = Schema.Union([Schema.Literals(["any", "none", "some"]), 
 export type Expected = typeof Expected.Type
 
 const distinctIds = Schema.makeFilter((events: ReadonlyArray<NewEvent>) => {
+  if (events.length < 2) return undefined
   const ids = events.flatMap(({ id }) => (id === undefined ? [] : [id]))
   return new Set(ids).size === ids.length ? undefined : "Expected each id once"
 })
@@ -64,21 +63,7 @@ export class Append extends Schema.Class<Append>("effect-strata/EventStore/Appen
   /** For every aggregate among the events, or for each by its id: those that are not named are `"any"`. */
   expected: Schema.optionalKey(Schema.Union([Expected, Schema.Record(Key, Expected)])),
   onDuplicate: Schema.optionalKey(Schema.Literals(["fail", "ignore"]))
-}) {
-  /** Of one event without an id. */
-  static plain(input: unknown): Append | undefined {
-    if (!isLiteral(input) || "expected" in input || "onDuplicate" in input) return undefined
-    const { events } = input
-    if (!Array.isArray(events) || events.length !== 1) return undefined
-    const event: unknown = events[0]
-    if (!isLiteral(event) || "id" in event) return undefined
-    const { aggregateId, data, eventType, metadata } = event
-    if (!isIdentifier(aggregateId, longestKey) || !isIdentifier(eventType, longestKey) || !isSafeJson(data))
-      return undefined
-    if (!("metadata" in event)) return { events: [{ aggregateId, eventType, data }] }
-    return isSafeJsonObject(metadata) ? { events: [{ aggregateId, eventType, data, metadata }] } : undefined
-  }
-}
+}) {}
 
 /** What an append expects of one of its aggregates. */
 export const expectedOf = ({ expected = "any" }: Append, aggregateId: string): Expected =>
@@ -173,11 +158,7 @@ export class AggregateSince extends Schema.Class<AggregateSince>("effect-strata/
 }) {}
 
 /** The id of one event. */
-export class ById extends Schema.Class<ById>("effect-strata/EventStore/ById")({ id: Key }) {
-  static plain(input: unknown): ById | undefined {
-    return isLiteral(input) && isIdentifier(input.id, longestKey) ? { id: input.id } : undefined
-  }
-}
+export class ById extends Schema.Class<ById>("effect-strata/EventStore/ById")({ id: Key }) {}
 
 /**
  * What the store has in use. On Postgres connections are those to the server that have the pool's role, database and

@@ -16,10 +16,12 @@
  * })
  * ```
  */
-import { Clock, Context, Effect, Option, Schema, type Stream } from "effect"
+import { Context, Effect, Option, Schema, type Scope, type Stream } from "effect"
+import { fromClock } from "./internal/FastPath.ts"
 import { Identifier, Int64, ShardNumber } from "./internal/Fields.ts"
+import * as Operation from "./internal/Operation.ts"
 import type { InvalidInput } from "./InvalidInput.ts"
-import type { StoreError } from "./StoreError.ts"
+import type { Reason, StoreError } from "./StoreError.ts"
 
 // Model
 
@@ -40,7 +42,7 @@ export class ProjectionId extends Schema.Class<ProjectionId>("effect-strata/Offs
 export class Offset extends Schema.Class<Offset>("effect-strata/OffsetStore/Offset")({
   ...ProjectionId.fields,
   value: Int64,
-  timestamp: Int64.pipe(Schema.withConstructorDefault(Effect.map(Clock.currentTimeMillis, BigInt)))
+  timestamp: Int64.pipe(Schema.withConstructorDefault(fromClock((clock) => BigInt(clock.currentTimeMillisUnsafe()))))
 }) {}
 
 /** A step of one shard to its next offset: `from` is the offset the caller last saw, `None` where there was none. */
@@ -175,3 +177,52 @@ export class OffsetStore extends Context.Service<
     readonly ping: Effect.Effect<void, StoreError>
   }
 >()("effect-strata/OffsetStore") {}
+
+// Driver
+
+/**
+ * A backend's implementation of the store, on checked values. What it fails with is an error of the store's own or a bare
+ * `Reason`; `fromDriver` does everything else.
+ */
+export interface Driver {
+  readonly write: (offset: Offset) => Effect.Effect<void, Reason>
+  readonly advance: (step: Step) => Effect.Effect<Offset, OffsetConflict | Reason>
+  readonly get: (id: ProjectionId) => Effect.Effect<Option.Option<Offset>, Reason>
+  readonly list: (selection: Selection) => Stream.Stream<Offset, Reason>
+  readonly reset: (reset: Reset) => Effect.Effect<number, Reason>
+  readonly remove: (projection: Projection) => Effect.Effect<number, Reason>
+  /** Emits once it listens, and then after each change. `fromDriver` ends it with the scope. */
+  readonly changes: Stream.Stream<void, Reason>
+  readonly ping: Effect.Effect<void, Reason>
+}
+
+/**
+ * Makes the store of a driver: it checks the arguments, turns each `Reason` into a `StoreError`, and adds spans, metrics
+ * and the end with the scope. `backend` is the name of the backend in spans and metrics.
+ *
+ * **Gotchas**
+ *
+ * Call it after everything that the driver needs has been acquired: scopes end in the opposite order, and operations must
+ * be refused before what they need is gone.
+ */
+export const fromDriver = (
+  backend: string,
+  driver: Driver
+): Effect.Effect<OffsetStore["Service"], never, Scope.Scope> =>
+  Effect.map(Operation.make("OffsetStore", backend), (operation) => {
+    const advance = operation.fn("advanceOffset", Step, driver.advance)
+    const list = operation.stream("listOffsets", Selection, driver.list)
+    const reset = operation.fn("resetOffset", Reset, driver.reset)
+    const remove = operation.fn("deleteOffsets", Projection, driver.remove)
+
+    return OffsetStore.of({
+      writeOffset: operation.fn("writeOffset", Offset, driver.write),
+      advanceOffset: (id, { from, to }) => advance({ ...id, from, to }),
+      getCurrentOffset: operation.fn("getCurrentOffset", ProjectionId, driver.get),
+      listOffsets: (projectionName) => list(projectionName === undefined ? {} : { projectionName }),
+      resetOffset: (projectionName, value) => reset({ projectionName, value }),
+      deleteOffsets: (projectionName) => remove({ projectionName }),
+      changes: operation.endless("changes", driver.changes),
+      ping: operation.effect("ping", driver.ping)
+    })
+  })

@@ -1,5 +1,5 @@
 /** How the arguments of an operation become a checked value before any I/O. */
-import { type Clock, Effect, type Schema, type SchemaIssue } from "effect"
+import { Effect, type Schema, type SchemaIssue } from "effect"
 import { type InvalidInput, invalidInput } from "../InvalidInput.ts"
 
 /** What a schema of arguments must be: it makes its value from plain input and needs no services. */
@@ -8,8 +8,6 @@ export interface Arguments extends Schema.Constraint {
     input: this["~type.make.in"],
     options?: Schema.MakeOptions
   ) => Effect.Effect<this["Type"], SchemaIssue.Issue>
-  /** The value of an input as nearly all are, in a fifth of the time or less; the schema decides about all others. */
-  readonly plain?: (input: unknown, clock: Clock.Clock) => this["Type"] | undefined
 }
 
 const everything: Schema.MakeOptions = { parseOptions: { errors: "all" } }

@@ -28,6 +28,7 @@ import {
 import type { InvalidInput } from "../InvalidInput.ts"
 import { Closed, isReason, type Reason, StoreError } from "../StoreError.ts"
 import { type Arguments, check } from "./Arguments.ts"
+import { fastPath } from "./FastPath.ts"
 
 // Each series is a metric of its own: attributes that are added to one make a new context of the caller's, at each update.
 
@@ -174,9 +175,10 @@ export const make = (store: string, backend: string): Effect.Effect<Operations, 
       effect: (operation, body) => instrument(operation).effect(() => body),
       fn: (operation, schema, body) => {
         const { effect } = instrument(operation)
+        const fast = fastPath(schema)
         return (input) =>
           effect((clock) => {
-            const plain = schema.plain?.(input, clock)
+            const plain = fast(input, clock)
             return plain === undefined ? Effect.flatMap(check(schema, store, operation, input), body) : body(plain)
           })
       },

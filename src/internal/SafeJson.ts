@@ -2,11 +2,11 @@
 import { Predicate, Schema } from "effect"
 import { isText } from "./Fields.ts"
 
-// Postgres parses `jsonb` by recursion, and so do most who read it: nobody needs more, and the stack ends somewhere.
-const deepest = 500
+// Postgres parses `jsonb` by recursion, and so do most programs that read it, so the stack must end somewhere. A cycle is
+// found by the same limit: it has no end.
+const maxLevels = 500
 
-// `within` holds the objects around the value: one that is among them closes a cycle.
-const isSafe = (value: unknown, within: Set<object>): boolean => {
+const isSafe = (value: unknown, levelsLeft: number): boolean => {
   switch (typeof value) {
     case "string":
       return isText(value)
@@ -14,23 +14,25 @@ const isSafe = (value: unknown, within: Set<object>): boolean => {
       return Number.isFinite(value) && (!Number.isInteger(value) || Number.isSafeInteger(value))
     case "boolean":
       return true
-    case "object": {
+    case "object":
       if (value === null) return true
-      if (within.has(value) || within.size === deepest) return false
-      within.add(value)
-      const safe = Array.isArray(value) ? value.every((item) => isSafe(item, within)) : isSafeObject(value, within)
-      within.delete(value)
-      return safe
-    }
+      if (levelsLeft === 0) return false
+      return Array.isArray(value) ? isSafeArray(value, levelsLeft - 1) : isSafeObject(value, levelsLeft - 1)
     default:
       return false
   }
 }
 
-const isSafeObject = (value: object, within: Set<object>): boolean => {
+// By index, so that a hole is found as the `undefined` that it is read as: `JSON.stringify` makes null of it.
+const isSafeArray = (items: ReadonlyArray<unknown>, levelsLeft: number): boolean => {
+  for (let index = 0; index < items.length; index++) if (!isSafe(items[index], levelsLeft)) return false
+  return true
+}
+
+const isSafeObject = (value: object, levelsLeft: number): boolean => {
   const prototype: unknown = Object.getPrototypeOf(value)
   if (prototype !== Object.prototype && prototype !== null) return false
-  for (const [key, item] of Object.entries(value)) if (!isText(key) || !isSafe(item, within)) return false
+  for (const key of Object.keys(value)) if (!isText(key) || !isSafe(Reflect.get(value, key), levelsLeft)) return false
   return true
 }
 
@@ -42,12 +44,12 @@ const expected =
  * `JSON.stringify` drops, rewrites or refuses; no integers beyond 2^53, which `JSON.parse` rounds; no NUL characters or lone
  * surrogates, which `jsonb` refuses; at most 500 levels.
  */
-export const isSafeJson = (value: unknown): value is Schema.Json => isSafe(value, new Set())
+export const isSafeJson = (value: unknown): value is Schema.Json => isSafe(value, maxLevels)
 
 export const SafeJson = Schema.declare(isSafeJson, { expected })
 
 /** A JSON object of the same kind. */
 export const isSafeJsonObject = (value: unknown): value is Schema.JsonObject =>
-  Predicate.isObject(value) && !Array.isArray(value) && isSafe(value, new Set())
+  Predicate.isObject(value) && !Array.isArray(value) && isSafe(value, maxLevels)
 
 export const SafeJsonObject = Schema.declare(isSafeJsonObject, { expected: expected.replace("JSON", "a JSON object") })

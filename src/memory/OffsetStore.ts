@@ -1,15 +1,13 @@
 /** `OffsetStore` in memory. */
 import { Effect, Equal, Layer, Option, Order, Stream } from "effect"
-import * as Operation from "../internal/Operation.ts"
 import {
+  fromDriver,
   Offset,
   OffsetConflict,
   OffsetStore,
-  Projection,
-  ProjectionId,
-  Reset,
-  Selection,
-  Step
+  type ProjectionId,
+  type Selection,
+  type Step
 } from "../OffsetStore.ts"
 import { MemoryDatabase } from "./MemoryDatabase.ts"
 import { byCodePoint, type Entry } from "./Table.ts"
@@ -25,7 +23,6 @@ const byNameAndShard = Order.combine(
 export const make = Effect.gen(function* () {
   const { listener, statement, tables } = yield* MemoryDatabase
   const { offsets } = tables
-  const operation = yield* Operation.make("OffsetStore", "memory")
 
   const select = (transaction: Transaction, { projectionName }: Selection) =>
     transaction
@@ -33,7 +30,7 @@ export const make = Effect.gen(function* () {
       .filter(({ row }) => projectionName === undefined || row.projectionName === projectionName)
       .sort(byNameAndShard)
 
-  /** Like an UPDATE or DELETE of many rows: holds each in turn, and skips those deleted meanwhile. */
+  /** Like an UPDATE or DELETE of many rows: holds each row in turn, and skips a row that was deleted meanwhile. */
   const changeAll = (selection: Selection, change: (offset: Offset) => Offset | undefined) =>
     statement(
       Effect.fnUntraced(function* (transaction) {
@@ -49,20 +46,14 @@ export const make = Effect.gen(function* () {
       })
     )
 
-  const writeOffset = operation.fn("writeOffset", Offset, (offset) =>
-    statement((transaction) =>
-      Effect.map(transaction.holdPlace(offsets, keyOf(offset)), () => transaction.set(offsets, keyOf(offset), offset))
-    )
-  )
-
-  const advance = operation.fn("advanceOffset", Step, ({ from, projectionName, shardNumber, timestamp, to }) =>
+  const advance = ({ from, projectionName, shardNumber, timestamp, to }: Step) =>
     statement(
       Effect.fnUntraced(function* (transaction) {
         const offset = new Offset({ projectionName, shardNumber, value: to, timestamp })
         const key = keyOf(offset)
         const held = Option.isNone(from) ? transaction.holdPlace(offsets, key) : transaction.holdRow(offsets, key)
         const current = yield* Effect.repeat(held, {
-          // A row that stands in for the one that was waited for is looked at again.
+          // `holdRow` finds nothing where another transaction has replaced the row: then it holds the new one.
           until: (row) => row !== undefined || transaction.get(offsets, key) === undefined
         })
         const actual = Option.fromUndefinedOr(current?.value)
@@ -73,41 +64,27 @@ export const make = Effect.gen(function* () {
         return offset
       })
     )
-  )
 
-  const getCurrentOffset = operation.fn("getCurrentOffset", ProjectionId, (id) =>
-    statement((transaction) => Effect.sync(() => Option.fromUndefinedOr(transaction.get(offsets, keyOf(id)))))
-  )
-
-  const list = operation.stream("listOffsets", Selection, (selection) =>
-    Stream.fromIterableEffect(
-      statement((transaction) => Effect.sync(() => select(transaction, selection).map(({ row }) => row)))
-    )
-  )
-
-  const reset = operation.fn("resetOffset", Reset, ({ timestamp, value, ...selection }) =>
-    changeAll(
-      selection,
-      ({ projectionName, shardNumber }) => new Offset({ projectionName, shardNumber, value, timestamp })
-    )
-  )
-
-  const remove = operation.fn("deleteOffsets", Projection, (selection) => changeAll(selection, () => undefined))
-
-  const ping = operation.effect(
-    "ping",
-    statement(() => Effect.void)
-  )
-
-  return OffsetStore.of({
-    writeOffset,
-    advanceOffset: (id, { from, to }) => advance({ ...id, from, to }),
-    getCurrentOffset,
-    listOffsets: (projectionName) => list(projectionName === undefined ? {} : { projectionName }),
-    resetOffset: (projectionName, value) => reset({ projectionName, value }),
-    deleteOffsets: (projectionName) => remove({ projectionName }),
-    changes: operation.endless("changes", listener.changes(offsets)),
-    ping
+  return yield* fromDriver("memory", {
+    write: (offset) =>
+      statement((transaction) =>
+        Effect.map(transaction.holdPlace(offsets, keyOf(offset)), () => transaction.set(offsets, keyOf(offset), offset))
+      ),
+    advance,
+    get: (id) =>
+      statement((transaction) => Effect.sync(() => Option.fromUndefinedOr(transaction.get(offsets, keyOf(id))))),
+    list: (selection) =>
+      Stream.fromIterableEffect(
+        statement((transaction) => Effect.sync(() => select(transaction, selection).map(({ row }) => row)))
+      ),
+    reset: ({ timestamp, value, ...selection }) =>
+      changeAll(
+        selection,
+        ({ projectionName, shardNumber }) => new Offset({ projectionName, shardNumber, value, timestamp })
+      ),
+    remove: (selection) => changeAll(selection, () => undefined),
+    changes: listener.changes(offsets),
+    ping: statement(() => Effect.void)
   })
 })
 

@@ -1,15 +1,15 @@
 /** `OffsetStore` on Postgres. */
 import { Effect, Layer, Option, Schema, Stream } from "effect"
-import * as Operation from "../internal/Operation.ts"
 import {
+  fromDriver,
   Offset,
   OffsetConflict,
   OffsetStore,
-  Projection,
-  ProjectionId,
-  Reset,
-  Selection,
-  Step
+  type Projection,
+  type ProjectionId,
+  type Reset,
+  type Selection,
+  type Step
 } from "../OffsetStore.ts"
 import { decodeRows, NumberFromBigInt } from "./database/DecodeRows.ts"
 import { PostgresDatabase, type Runnable } from "./database/PostgresDatabase.ts"
@@ -34,7 +34,6 @@ const Count = Schema.Struct({ count: NumberFromBigInt })
 
 export const make = Effect.gen(function* () {
   const { fixed, names, query, sql, tables } = yield* PostgresDatabase
-  const operation = yield* Operation.make("OffsetStore", "postgres")
   const wakeups = yield* Wakeups.Wakeups
   const table = tables.offsets
   const key = ["projectionName", "shardNumber"]
@@ -128,29 +127,27 @@ export const make = Effect.gen(function* () {
   const offsetsOf = (statement: Runnable) =>
     Effect.map(Effect.flatMap(query(statement), decodeOffsets), (rows) => rows.map((row) => new Offset(row)))
 
-  const advance = operation.fn(
-    "advanceOffset",
-    Step,
-    Effect.fnUntraced(function* (step) {
-      const { from, projectionName, shardNumber, timestamp, to } = step
-      const attempt = (statement: Runnable) => Effect.flatMap(query(statement), decodeOutcome)
-      let [outcome] = yield* attempt(
-        Option.match(from, { onNone: () => insert(step), onSome: (value) => move(value, step) })
-      )
-      if (outcome === undefined && Option.isSome(from)) {
-        // Nothing to move, then: what is there? Each time around, another transaction has replaced the row.
-        do {
-          ;[outcome] = yield* attempt(update(from.value, step))
-        } while (outcome?.stored === null)
-      }
-      if (outcome?.moved === true) {
-        yield* announce
-        return new Offset({ projectionName, shardNumber, value: to, timestamp })
-      }
-      const actual = Option.fromNullishOr(outcome?.stored)
-      return yield* new OffsetConflict({ projectionName, shardNumber, expected: from, actual })
-    })
-  )
+  const attempt = (statement: Runnable) => Effect.flatMap(query(statement), decodeOutcome)
+
+  const advance = Effect.fnUntraced(function* (step: Step) {
+    const { from, projectionName, shardNumber, timestamp, to } = step
+    let [outcome] = yield* attempt(
+      Option.match(from, { onNone: () => insert(step), onSome: (value) => move(value, step) })
+    )
+    if (outcome === undefined && Option.isSome(from)) {
+      // The offset is not at `from`, so `update` looks where it is. Each time around, another transaction has replaced
+      // the row.
+      do {
+        ;[outcome] = yield* attempt(update(from.value, step))
+      } while (outcome?.stored === null)
+    }
+    if (outcome?.moved === true) {
+      yield* announce
+      return new Offset({ projectionName, shardNumber, value: to, timestamp })
+    }
+    const actual = Option.fromNullishOr(outcome?.stored)
+    return yield* new OffsetConflict({ projectionName, shardNumber, expected: from, actual })
+  })
 
   const counted = (statement: Runnable) =>
     Effect.flatMap(query(statement), decodeCount).pipe(
@@ -158,29 +155,21 @@ export const make = Effect.gen(function* () {
       Effect.tap((count) => (count === 0 ? Effect.void : announce))
     )
 
-  const list = operation.stream("listOffsets", Selection, (selection) =>
-    Stream.paginate(undefined, (after: Offset | undefined) =>
-      Effect.map(offsetsOf(selectPage(selection, after)), (page) => [
-        page,
-        page.length < pageSize ? Option.none() : Option.some(page.at(-1))
-      ])
-    )
-  )
-
-  const reset = operation.fn("resetOffset", Reset, (to) => counted(updateAll(to)))
-  const remove = operation.fn("deleteOffsets", Projection, (projection) => counted(deleteAll(projection)))
-
-  return OffsetStore.of({
-    writeOffset: operation.fn("writeOffset", Offset, (offset) => Effect.andThen(query(upsert(offset)), announce)),
-    advanceOffset: (id, { from, to }) => advance({ ...id, from, to }),
-    getCurrentOffset: operation.fn("getCurrentOffset", ProjectionId, (id) =>
-      Effect.map(offsetsOf(select(id)), (offsets) => Option.fromUndefinedOr(offsets[0]))
-    ),
-    listOffsets: (projectionName) => list(projectionName === undefined ? {} : { projectionName }),
-    resetOffset: (projectionName, value) => reset({ projectionName, value }),
-    deleteOffsets: (projectionName) => remove({ projectionName }),
-    changes: operation.endless("changes", wakeups.changes("offsets")),
-    ping: operation.effect("ping", Effect.asVoid(query(sql`SELECT FROM ${table} LIMIT 1`)))
+  return yield* fromDriver("postgres", {
+    write: (offset) => Effect.andThen(query(upsert(offset)), announce),
+    advance,
+    get: (id) => Effect.map(offsetsOf(select(id)), (offsets) => Option.fromUndefinedOr(offsets[0])),
+    list: (selection) =>
+      Stream.paginate(undefined, (after: Offset | undefined) =>
+        Effect.map(offsetsOf(selectPage(selection, after)), (page) => [
+          page,
+          page.length < pageSize ? Option.none() : Option.some(page.at(-1))
+        ])
+      ),
+    reset: (to) => counted(updateAll(to)),
+    remove: (projection) => counted(deleteAll(projection)),
+    changes: wakeups.changes("offsets"),
+    ping: Effect.asVoid(query(sql`SELECT FROM ${table} LIMIT 1`))
   })
 })
 
