@@ -1,26 +1,41 @@
-/** What `SpoolStore` keeps, and what can be wrong with it. */
-import { DateTime, Effect, Schema } from "effect"
+/** The messages of the spool, the arguments of its operations, and what can go wrong: the model of `SpoolStore`. */
+import { DateTime, Duration, Effect, type Option, Schema } from "effect"
 import { Identifier, Int64, Text, Time, TimeSpan } from "./internal/Fields.ts"
 import { SafeJson } from "./internal/SafeJson.ts"
 
 // Model
 
-export const MessageId = Identifier(255)
+/** An index entry of the table has room for an id, a queue or an owner of 255 characters. */
+const longestName = 255
 
-/** Several queues share a table. The messages of RetrySpool are in none. */
-export const QueueName = Identifier(255)
+export const MessageId = Identifier(longestName)
 
-/** Whoever claims. Each claim should have a name of its own: it tells one claim of a message from another. */
-export const Owner = Identifier(255)
+/** The name of a queue. Several queues share a table. The messages of RetrySpool are in no queue. */
+export const QueueName = Identifier(longestName)
 
 /**
- * `incoming` and `deferred` messages wait, these for their time; an `active` one is being delivered; `hold` is an
- * administrator's; `bounce` and `archived` are the ends, of those that could not be delivered and of those that were.
+ * The name under which messages are claimed. Each claim should have a name of its own: the store tells two claims of one
+ * message apart by owner and attempt.
+ */
+export const Owner = Identifier(longestName)
+
+/**
+ * What a message is doing: an `incoming` message waits to be claimed; an `active` one is being delivered; a `deferred` one
+ * waits until its `nextRetry`; an administrator has set a `hold` aside. A `bounce` could not be delivered and an `archived`
+ * message was: both stay as they are.
  */
 export const State = Schema.Literals(["incoming", "active", "deferred", "hold", "bounce", "archived"])
 export type State = typeof State.Type
 
-/** From 1, which goes first, to 10. */
+/** Whether a message in this state is or will be ready to be claimed. */
+export const isWaiting = (state: State): boolean => state === "incoming" || state === "deferred"
+
+/** How many messages are in each state. */
+export type Counts = { readonly [S in State]: number }
+
+export const noMessages: Counts = { incoming: 0, active: 0, deferred: 0, hold: 0, bounce: 0, archived: 0 }
+
+/** From 1, which is claimed first, to 10. */
 export const Priority = Schema.Int.check(Schema.isBetween({ minimum: 1, maximum: 10 }))
 
 export const Headers = Schema.Record(Text, Text)
@@ -29,16 +44,16 @@ export const Headers = Schema.Record(Text, Text)
 export const Count = Schema.Int.check(Schema.isBetween({ minimum: 0, maximum: 2 ** 31 - 1 }))
 const Size = Int64.check(Schema.isGreaterThanOrEqualToBigInt(0n))
 
-/** What can be changed of a message whatever its state is. What is not given stays. */
+/** The fields of a message that can be changed whatever its state is. A field that is not given stays as it is. */
 const changes = {
   attempts: Schema.optionalKey(Count),
   maxAttempts: Schema.optionalKey(Count),
-  /** When it is due, if it is deferred. */
+  /** When the message is due, if it is deferred. */
   nextRetry: Schema.optionalKey(Time),
   lastError: Schema.optionalKey(Text),
   size: Schema.optionalKey(Size),
   priority: Schema.optionalKey(Priority),
-  /** All of them: what is stored is replaced. */
+  /** They replace all headers that are stored. */
   headers: Schema.optionalKey(Headers),
   retryPolicyName: Schema.optionalKey(Text)
 }
@@ -46,7 +61,7 @@ const changes = {
 export const Changes = Schema.Struct(changes)
 export type Changes = typeof Changes.Type
 
-/** A message to store. Without a time it is due at once. */
+/** A message to store. Without `nextRetry` and `delay` it is due at once. */
 export const NewMessage = Schema.Struct({
   ...changes,
   id: MessageId,
@@ -57,7 +72,7 @@ export const NewMessage = Schema.Struct({
   maxAttempts: Count.pipe(Schema.withConstructorDefault(Effect.succeed(10))),
   /** 5 unless given. */
   priority: Priority.pipe(Schema.withConstructorDefault(Effect.succeed(5))),
-  /** The same as `nextRetry`, from now on, by the store's clock. */
+  /** How long after now, by the store's clock, the message is due: another way to give `nextRetry`. */
   delay: Schema.optionalKey(TimeSpan),
   /** Now, by the store's clock, unless given. */
   created: Schema.optionalKey(Time),
@@ -78,15 +93,15 @@ export class SpoolMessage extends Schema.Class<SpoolMessage>("effect-strata/Spoo
   id: Schema.String,
   queue: Schema.optionalKey(Schema.String),
   state: State,
-  /** How often it has been claimed. */
+  /** How often the message has been claimed. */
   attempts: Schema.Int,
   maxAttempts: Schema.Int,
   nextRetry: Schema.DateTimeUtc,
   created: Schema.DateTimeUtc,
-  /** Later at every change, but for a lease that is renewed. */
+  /** At least a millisecond later after each change. To renew a lease is no change. */
   updated: Schema.DateTimeUtc,
   lastError: Schema.String,
-  /** That of the payload as JSON, in bytes, unless it was given. */
+  /** In bytes: the length of the payload as JSON, unless the sender gave another size. */
   size: Schema.BigInt,
   priority: Schema.Int,
   headers: Schema.Record(Schema.String, Schema.String),
@@ -97,7 +112,6 @@ export class SpoolMessage extends Schema.Class<SpoolMessage>("effect-strata/Spoo
 /** The `lastError` of a message whose claim was given up. */
 export const leaseExpired = "the lease ran out: whoever held it has stopped, or was too slow"
 
-/** One claim of one message: it is held while the message is active, and its owner and attempt are these. */
 const lease = {
   id: MessageId,
   owner: Owner,
@@ -105,30 +119,142 @@ const lease = {
   attempt: Count
 }
 
+/** A worker's right to a message: it is held while the message is active and has this owner and this number of attempts. */
 export const Lease = Schema.Struct(lease)
+export type Lease = typeof Lease.Type
 
 const outcome = <Name extends string, Fields extends Schema.Struct.Fields>(name: Name, fields: Fields) =>
   Schema.Struct({
     outcome: Schema.Literal(name),
     ...lease,
     ...fields,
-    /** Added to those of the message. */
+    /** They are added to the headers of the message. */
     headers: Schema.optionalKey(Headers)
   })
 
 /** What becomes of a claimed message. */
 export const Outcome = Schema.Union([
-  /** It is deleted. */
+  /** The message is deleted. */
   outcome("done", {}),
   outcome("archived", { error: Schema.optionalKey(Text) }),
-  /** It is due again after the delay. */
+  /** The message is due again after the delay. */
   outcome("deferred", { delay: TimeSpan, error: Text }),
   outcome("bounced", { error: Text }),
   outcome("held", { error: Text }),
-  /** It is incoming again, and the attempt does not count. */
+  /** The message is incoming again, and the attempt does not count. */
   outcome("released", {})
 ])
 export type Outcome = typeof Outcome.Type
+
+// Arguments
+
+const distinct = Schema.makeFilter((items: ReadonlyArray<{ readonly id: string }>) =>
+  items.length < 2 || new Set(items.map(({ id }) => id)).size === items.length ? undefined : "Expected each id once"
+)
+
+/** How many messages one statement changes, or a stream reads at a time, at most. */
+const BatchSize = Schema.Int.check(Schema.isBetween({ minimum: 1, maximum: 10_000 }))
+
+export class ById extends Schema.Class<ById>("effect-strata/SpoolStore/ById")({ id: MessageId }) {}
+
+export class Messages extends Schema.Class<Messages>("effect-strata/SpoolStore/Messages")({
+  messages: Schema.Array(NewMessage).check(distinct)
+}) {}
+
+export class Update extends Schema.Class<Update>("effect-strata/SpoolStore/Update")({
+  id: MessageId,
+  changes: Changes,
+  ifUpdated: Schema.optionalKey(Time)
+}) {}
+
+export class Move extends Schema.Class<Move>("effect-strata/SpoolStore/Move")({
+  id: MessageId,
+  from: Schema.Array(State),
+  to: State,
+  changes: Changes
+}) {}
+
+/** One queue, or where none is given all queues or the messages in none, as the operation says. */
+export class Selection extends Schema.Class<Selection>("effect-strata/SpoolStore/Selection")({
+  queue: Schema.optionalKey(QueueName)
+}) {}
+
+/** A page of a list. */
+export class List extends Schema.Class<List>("effect-strata/SpoolStore/List")({
+  state: State,
+  /** Of all queues unless given. */
+  queue: Schema.optionalKey(QueueName),
+  /** How many messages at most: 100 unless given. */
+  limit: Count.pipe(Schema.withConstructorDefault(Effect.succeed(100))),
+  offset: Count.pipe(Schema.withConstructorDefault(Effect.succeed(0))),
+  sortBy: Schema.Literals(["created", "updated", "priority", "attempts"]).pipe(
+    Schema.withConstructorDefault(Effect.succeed("created"))
+  ),
+  sortOrder: Schema.Literals(["asc", "desc"]).pipe(Schema.withConstructorDefault(Effect.succeed("asc"))),
+  /** Only messages that have been stored or changed at this time or later. */
+  since: Schema.optionalKey(Time),
+  /** Whether to count all messages that match. */
+  total: Schema.Boolean.pipe(Schema.withConstructorDefault(Effect.succeed(false)))
+}) {}
+
+export class Iterate extends Schema.Class<Iterate>("effect-strata/SpoolStore/Iterate")({
+  state: State,
+  /** Of all queues unless given. */
+  queue: Schema.optionalKey(QueueName),
+  batchSize: BatchSize.pipe(Schema.withConstructorDefault(Effect.succeed(1000)))
+}) {}
+
+export class Claim extends Schema.Class<Claim>("effect-strata/SpoolStore/Claim")({
+  /** The messages that are in no queue unless given. */
+  queue: Schema.optionalKey(QueueName),
+  limit: BatchSize,
+  lease: TimeSpan,
+  owner: Owner,
+  /** How many of `limit` incoming messages get before deferred ones, if so many wait: half unless given. */
+  reserved: Schema.optionalKey(Count)
+}) {}
+
+/** How many messages of a claim incoming ones get before deferred ones, if so many wait. */
+export const reservedOf = ({ limit, reserved = Math.floor(limit / 2) }: Claim): number => Math.min(reserved, limit)
+
+export class Settle extends Schema.Class<Settle>("effect-strata/SpoolStore/Settle")({
+  outcomes: Schema.Array(Outcome).check(distinct)
+}) {}
+
+export class Heartbeat extends Schema.Class<Heartbeat>("effect-strata/SpoolStore/Heartbeat")({
+  leases: Schema.Array(Lease).check(distinct),
+  lease: TimeSpan
+}) {}
+
+/** How long after its last change an active message without a lease, as RetrySpool claims, is given up. */
+export const defaultGrace = Duration.minutes(10)
+
+export class Recover extends Schema.Class<Recover>("effect-strata/SpoolStore/Recover")({
+  /** Of all queues unless given. */
+  queue: Schema.optionalKey(QueueName),
+  limit: BatchSize.pipe(Schema.withConstructorDefault(Effect.succeed(1000))),
+  /** How long after its last change an active message without a lease, as RetrySpool claims, is given up: 10 minutes. */
+  grace: TimeSpan.pipe(Schema.withConstructorDefault(Effect.succeed(defaultGrace)))
+}) {}
+
+export class Purge extends Schema.Class<Purge>("effect-strata/SpoolStore/Purge")({
+  state: State,
+  /** How long ago a message must have changed last. */
+  olderThan: TimeSpan,
+  /** Of all queues unless given. */
+  queue: Schema.optionalKey(QueueName),
+  limit: BatchSize.pipe(Schema.withConstructorDefault(Effect.succeed(1000)))
+}) {}
+
+/** One page of messages. */
+export interface Page {
+  /** Without their payloads. */
+  readonly messages: ReadonlyArray<SpoolMessage>
+  /** Whether there are more messages after this page. */
+  readonly hasMore: boolean
+  /** How many messages there are on all pages, if the caller asked for `total`. */
+  readonly total: Option.Option<number>
+}
 
 // Errors
 
@@ -142,7 +268,7 @@ export class MessageNotFound extends Schema.TaggedError<MessageNotFound>("effect
   }
 }
 
-/** A message with this id is stored already. It is left as it is. */
+/** A message with this id is stored already, and stays as it is. */
 export class MessageExists extends Schema.TaggedError<MessageExists>("effect-strata/SpoolStore/MessageExists")(
   "MessageExists",
   { id: Schema.String }
@@ -152,7 +278,7 @@ export class MessageExists extends Schema.TaggedError<MessageExists>("effect-str
   }
 }
 
-/** The message is in another state than the caller thought. Nothing was changed. */
+/** The message is in another state than the caller expected. Nothing was changed. */
 export class StateConflict extends Schema.TaggedError<StateConflict>("effect-strata/SpoolStore/StateConflict")(
   "StateConflict",
   { id: Schema.String, expected: Schema.Array(State), actual: State }
@@ -173,7 +299,10 @@ export class UpdateConflict extends Schema.TaggedError<UpdateConflict>("effect-s
   }
 }
 
-/** The lease is gone: it ran out and the message was recovered, or somebody has moved or deleted it. Nothing was changed. */
+/**
+ * The lease is lost: it ran out and the message was recovered, or somebody has moved or deleted the message. Nothing was
+ * changed.
+ */
 export class LeaseLost extends Schema.TaggedError<LeaseLost>("effect-strata/SpoolStore/LeaseLost")("LeaseLost", {
   id: Schema.String,
   owner: Schema.String,
@@ -183,3 +312,7 @@ export class LeaseLost extends Schema.TaggedError<LeaseLost>("effect-strata/Spoo
     return `Message "${this.id}" is no longer held by "${this.owner}" in attempt ${this.attempt}`
   }
 }
+
+/** The errors of the leases whose messages are not among those that were found to be held. */
+export const lostAmong = (leases: ReadonlyArray<Lease>, held: ReadonlySet<string>): ReadonlyArray<LeaseLost> =>
+  leases.flatMap(({ attempt, id, owner }) => (held.has(id) ? [] : [new LeaseLost({ id, owner, attempt })]))

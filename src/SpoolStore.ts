@@ -2,8 +2,8 @@
  * Messages that wait to be delivered, retried, held or bounced.
  *
  * The table `retryspool_messages` is the one of RetrySpool's Postgres store. A message is stored in the transaction of its
- * sender, and nobody sees it before that commits. Whoever delivers it claims it under a lease, by the store's own clock, and
- * settles it afterwards: one who has lost the lease cannot change it any more.
+ * sender, and nobody sees the message before that transaction commits. A worker claims the message under a lease, which ends
+ * by the store's own clock, delivers it, and settles it. A worker that has lost the lease cannot change the message any more.
  *
  * ```ts
  * import { Effect } from "effect"
@@ -23,159 +23,45 @@
  * })
  * ```
  */
-import { Context, type Duration, Effect, type Option, Predicate, Schema, SchemaParser, type Stream } from "effect"
-import { Time, TimeSpan } from "./internal/Fields.ts"
+import { Context, type Duration, Effect, type Option, type Scope, type Stream } from "effect"
+import * as Operation from "./internal/Operation.ts"
 import type { InvalidInput } from "./InvalidInput.ts"
 import {
-  Changes,
-  Count,
-  Lease,
+  ById,
+  type Changes,
+  Claim,
+  type Counts,
+  Heartbeat,
+  Iterate,
   type LeaseLost,
+  List,
   type MessageExists,
-  MessageId,
   type MessageNotFound,
+  Messages,
+  Move,
   NewMessage,
-  Outcome,
-  Owner,
-  QueueName,
+  type Page,
+  Purge,
+  Recover,
+  Selection,
+  Settle,
   type SpoolMessage,
-  State,
+  type State,
   type StateConflict,
+  Update,
   type UpdateConflict
 } from "./SpoolMessage.ts"
-import type { StoreError } from "./StoreError.ts"
+import type { Reason, StoreError } from "./StoreError.ts"
 
 export * from "./SpoolMessage.ts"
 
-// Arguments
-
-const Batch = Schema.Int.check(Schema.isBetween({ minimum: 1, maximum: 10_000 }))
-
-const distinct = Schema.makeFilter((items: ReadonlyArray<{ readonly id: string }>) =>
-  new Set(items.map(({ id }) => id)).size === items.length ? undefined : "Expected each id once"
-)
-
-export class ById extends Schema.Class<ById>("effect-strata/SpoolStore/ById")({ id: MessageId }) {}
-
-export class Messages extends Schema.Class<Messages>("effect-strata/SpoolStore/Messages")({
-  messages: Schema.Array(NewMessage).check(distinct)
-}) {}
-
-export class Update extends Schema.Class<Update>("effect-strata/SpoolStore/Update")({
-  id: MessageId,
-  changes: Changes,
-  ifUpdated: Schema.optionalKey(Time)
-}) {}
-
-export class Move extends Schema.Class<Move>("effect-strata/SpoolStore/Move")({
-  id: MessageId,
-  from: Schema.Array(State),
-  to: State,
-  changes: Changes
-}) {}
-
-/** One queue, or the messages that are in none. */
-export class Selection extends Schema.Class<Selection>("effect-strata/SpoolStore/Selection")({
-  queue: Schema.optionalKey(QueueName)
-}) {}
-
-/** A page of a list. */
-export class List extends Schema.Class<List>("effect-strata/SpoolStore/List")({
-  state: State,
-  /** Of all queues unless given. */
-  queue: Schema.optionalKey(QueueName),
-  /** How many at most: 100. */
-  limit: Count.pipe(Schema.withConstructorDefault(Effect.succeed(100))),
-  offset: Count.pipe(Schema.withConstructorDefault(Effect.succeed(0))),
-  sortBy: Schema.Literals(["created", "updated", "priority", "attempts"]).pipe(
-    Schema.withConstructorDefault(Effect.succeed("created"))
-  ),
-  sortOrder: Schema.Literals(["asc", "desc"]).pipe(Schema.withConstructorDefault(Effect.succeed("asc"))),
-  /** Only those that have been stored or changed at this time or later. */
-  since: Schema.optionalKey(Time),
-  /** Whether to count all that match. */
-  total: Schema.Boolean.pipe(Schema.withConstructorDefault(Effect.succeed(false)))
-}) {}
-
-export class Iterate extends Schema.Class<Iterate>("effect-strata/SpoolStore/Iterate")({
-  state: State,
-  queue: Schema.optionalKey(QueueName),
-  batchSize: Batch.pipe(Schema.withConstructorDefault(Effect.succeed(1000)))
-}) {}
-
-export class Claim extends Schema.Class<Claim>("effect-strata/SpoolStore/Claim")({
-  queue: Schema.optionalKey(QueueName),
-  limit: Batch,
-  lease: TimeSpan,
-  owner: Owner,
-  /** How many of them are for incoming messages, if there are so many, before deferred ones: half unless given. */
-  reserved: Schema.optionalKey(Count)
-}) {}
-
-const isPlain = (text: unknown) => typeof text === "string" && /^[\w./:@-]{1,255}$/.test(text)
-
-/** Whether the schema has nothing to say about it: 0.2 us for each message, where the schema takes 1.1. Nearly all are these. */
-const isPlainlyDone = (outcome: unknown): outcome is Outcome =>
-  Predicate.isObject(outcome) &&
-  outcome.outcome === "done" &&
-  isPlain(outcome.id) &&
-  isPlain(outcome.owner) &&
-  typeof outcome.attempt === "number" &&
-  Number.isInteger(outcome.attempt) &&
-  outcome.attempt >= 0 &&
-  outcome.attempt < 2 ** 31 &&
-  Object.keys(outcome).length === 4
-
-const checkOutcomes = SchemaParser.decodeUnknownEffect(Schema.toType(Schema.Array(Outcome)))
-
-const Outcomes = Schema.declareConstructor<ReadonlyArray<Outcome>>()(
-  [],
-  () => (input, _self, options) =>
-    Array.isArray(input) && input.every(isPlainlyDone) ? Effect.succeed(input) : checkOutcomes(input, options)
-)
-
-export class Settle extends Schema.Class<Settle>("effect-strata/SpoolStore/Settle")({
-  outcomes: Outcomes.check(distinct)
-}) {}
-
-export class Heartbeat extends Schema.Class<Heartbeat>("effect-strata/SpoolStore/Heartbeat")({
-  leases: Schema.Array(Lease).check(distinct),
-  lease: TimeSpan
-}) {}
-
-export class Recover extends Schema.Class<Recover>("effect-strata/SpoolStore/Recover")({
-  /** Of all queues unless given. */
-  queue: Schema.optionalKey(QueueName),
-  limit: Batch.pipe(Schema.withConstructorDefault(Effect.succeed(1000))),
-  /** How long after its last change an active message is given up that has no lease, as RetrySpool claims: 10 minutes. */
-  grace: TimeSpan.pipe(Schema.withConstructorDefault(Effect.succeed("10 minutes")))
-}) {}
-
-export class Purge extends Schema.Class<Purge>("effect-strata/SpoolStore/Purge")({
-  state: State,
-  /** How long ago it must have changed last. */
-  olderThan: TimeSpan,
-  /** Of all queues unless given. */
-  queue: Schema.optionalKey(QueueName),
-  limit: Batch.pipe(Schema.withConstructorDefault(Effect.succeed(1000)))
-}) {}
-
-/** One page of messages. */
-export interface Page {
-  /** Without their payloads. */
-  readonly messages: ReadonlyArray<SpoolMessage>
-  /** Whether there are more after this page. */
-  readonly hasMore: boolean
-  /** How many there are on all pages, if it was asked for. */
-  readonly total: Option.Option<number>
-}
-
 // Service
 
+/** What a message to store is made of. */
 type NewMessageInput = (typeof NewMessage)["~type.make.in"]
 
-/** Options of an operation: its argument without what is given beside them. */
-type Options<Input, Beside extends keyof Input> = Omit<Input, Beside>
+/** The options of an operation: its arguments without those that have a place of their own. */
+type Options<Input, Positional extends keyof Input> = Omit<Input, Positional>
 
 /** The spool of messages: see the module's documentation. */
 export class SpoolStore extends Context.Service<
@@ -185,24 +71,25 @@ export class SpoolStore extends Context.Service<
     readonly storeMeta: (message: NewMessageInput) => Effect.Effect<void, MessageExists | InvalidInput | StoreError>
 
     /**
-     * Stores the messages whose ids are not stored yet, in one statement, and returns the others' errors: storing them
-     * again does nothing. Messages of the same time and priority are claimed in this order.
+     * Stores the messages whose ids are not stored yet, in one statement, and returns an error for each of the others: to
+     * store a message again does nothing. Messages of the same time and priority are claimed in the order of the argument.
      */
     readonly storeMany: (
       messages: ReadonlyArray<NewMessageInput>
     ) => Effect.Effect<ReadonlyArray<MessageExists>, InvalidInput | StoreError>
 
-    /** The message with this id, payload and all. */
+    /** The message with this id, with its payload. */
     readonly getMeta: (id: string) => Effect.Effect<SpoolMessage, MessageNotFound | InvalidInput | StoreError>
 
     /**
-     * Changes parts of a message, whatever its state, and returns it as it is now. With `ifUpdated` only if it has not
-     * changed since it was read: of any number of concurrent callers with the same `ifUpdated`, exactly one succeeds.
+     * Changes parts of a message, whatever its state, and returns the message as it is now. With `ifUpdated` it does so only
+     * if the message has not changed since it was read: of any number of concurrent callers with the same `ifUpdated`,
+     * exactly one succeeds.
      *
      * **Gotchas**
      *
-     * Whoever changes the attempts of an active message takes its lease away. RetrySpool, which sets `updated` by its own
-     * clock, is noticed only if it writes in another millisecond.
+     * To change the attempts of an active message takes its lease away. RetrySpool sets `updated` by its own clock: its
+     * change is noticed only if that is in another millisecond.
      */
     readonly updateMeta: (
       id: string,
@@ -219,8 +106,8 @@ export class SpoolStore extends Context.Service<
      *
      * **Details**
      *
-     * Whoever has claimed the message loses its lease. One that is moved to `active` has none, as RetrySpool claims:
-     * `recover` gives it up after its `grace`.
+     * The worker that has claimed the message loses its lease. A message that is moved to `active` has no lease, as if
+     * RetrySpool had claimed it: `recover` gives it up after its `grace`.
      */
     readonly moveToState: (
       id: string,
@@ -231,12 +118,12 @@ export class SpoolStore extends Context.Service<
 
     /**
      * A page of the messages in a state, without their payloads, in a stable order: messages that are equal in `sortBy` are
-     * in order of their ids (by code point).
+     * in the order of their ids (by code point).
      *
      * **Gotchas**
      *
-     * A message that changes its place between two pages is on both, or on neither: `iterate` does not have that. Counting
-     * for `total` reads an index of all that match.
+     * A message that changes its place between two pages is on both, or on neither: with `iterate` neither happens. To count
+     * for `total` reads the index entries of all messages that match.
      */
     readonly listMessages: (
       state: State,
@@ -244,39 +131,39 @@ export class SpoolStore extends Context.Service<
     ) => Effect.Effect<Page, InvalidInput | StoreError>
 
     /**
-     * Every message in a state, without its payload, from the oldest on, in batches. One that is in it throughout
-     * appears exactly once, whatever happens to the others.
+     * Every message in a state, without its payload, from the oldest on, in batches. A message that is in the state
+     * throughout appears exactly once, whatever happens to the others.
      */
     readonly iterate: (
       state: State,
       options?: Options<(typeof Iterate)["~type.make.in"], "state">
     ) => Stream.Stream<SpoolMessage, InvalidInput | StoreError>
 
-    /** How many messages there are in each state, in one queue or in all. It reads an index of all of them. */
-    readonly countByState: (queue?: string) => Effect.Effect<Readonly<Record<State, number>>, InvalidInput | StoreError>
+    /** How many messages are in each state, in one queue or in all queues. Each message's index entry is read. */
+    readonly countByState: (queue?: string) => Effect.Effect<Counts, InvalidInput | StoreError>
 
     /**
-     * Claims messages of a queue, or of those in none, and returns them in order of priority, then age: they are active
-     * and nobody else has them until the lease ends, by the store's clock. Each claim counts as an attempt.
+     * Claims messages of a queue, or messages that are in no queue, and returns them in order of priority, then age. They
+     * are active, and nobody else has them until the lease ends by the store's clock. Each claim counts as an attempt.
      *
      * **Details**
      *
-     * Messages that another transaction has changed are skipped, not waited for. Deferred messages that are due go before
-     * incoming ones, but for a share that is reserved: a storm of retries does not hold up new messages. In a transaction
-     * the claim is undone with it.
+     * A claim skips messages that another transaction is changing, and does not wait for it. Deferred messages that are due
+     * go before incoming ones, except for the share that is `reserved` for incoming ones: a storm of retries does not hold up
+     * new messages. A claim in a transaction that rolls back is undone.
      *
      * **Gotchas**
      *
-     * A message is claimed however many attempts it has had: settle it as `bounced` if they are too many. One that
-     * somebody else has written, and that does not fit the model, bounces with the reason, and is not among the claimed.
+     * A message is claimed however many attempts it has had: settle it as `bounced` if they are too many. A message that
+     * another program has written, and that does not fit the model, becomes a `bounce` with the reason, and is not returned.
      */
     readonly claim: (
       options: (typeof Claim)["~type.make.in"]
     ) => Effect.Effect<ReadonlyArray<SpoolMessage>, InvalidInput | StoreError>
 
     /**
-     * Settles claimed messages in one statement, and returns an error for each whose lease is lost: that one is left as
-     * it is, the others are settled.
+     * Settles claimed messages in one statement, and returns an error for each message whose lease is lost: that message
+     * stays as it is, the others are settled.
      *
      * **Details**
      *
@@ -287,8 +174,8 @@ export class SpoolStore extends Context.Service<
     ) => Effect.Effect<ReadonlyArray<LeaseLost>, InvalidInput | StoreError>
 
     /**
-     * Makes leases last this long from now on, in one statement, and returns an error for each that is lost. It waits for
-     * nobody: a message that another transaction is changing is left as it is.
+     * Renews leases in one statement, so that they last this long from now on, and returns an error for each lease that is
+     * lost. It never waits: a message that another transaction is changing keeps the lease it has.
      */
     readonly heartbeat: (
       leases: (typeof Heartbeat)["~type.make.in"]["leases"],
@@ -296,33 +183,35 @@ export class SpoolStore extends Context.Service<
     ) => Effect.Effect<ReadonlyArray<LeaseLost>, InvalidInput | StoreError>
 
     /**
-     * Gives up claims whose lease has run out, whoever made them, and returns the messages as they are then: incoming, or
-     * in `bounce` if they have had all their attempts. So a message that kills whoever delivers it ends there.
+     * Gives up the claims whose lease has run out, of all workers, and returns the messages as they are then: incoming, or in
+     * `bounce` if they have had all their attempts. So a message that kills each worker that delivers it ends in `bounce`.
      */
     readonly recover: (
       options?: (typeof Recover)["~type.make.in"]
     ) => Effect.Effect<ReadonlyArray<SpoolMessage>, InvalidInput | StoreError>
 
-    /** Deletes messages in a state that have not changed for a time, and returns how many: fewer than `limit` are all. */
+    /**
+     * Deletes messages in a state that have not changed for a time, and returns how many. If it has deleted fewer than
+     * `limit`, none is left, but for those that another transaction is changing.
+     */
     readonly purge: (options: (typeof Purge)["~type.make.in"]) => Effect.Effect<number, InvalidInput | StoreError>
 
     /**
-     * How long until there is something to claim or to recover in a queue, or among the messages in none, if nothing is
-     * stored or changed until then: zero if there is already, `None` if there will be nothing.
+     * How long until there is something to claim or to recover in a queue, or among the messages in no queue, if nothing is
+     * stored or changed until then: zero if there is something now, `None` if there will be nothing.
      */
     readonly untilReady: (queue?: string) => Effect.Effect<Option.Option<Duration.Duration>, InvalidInput | StoreError>
 
-    /** For how long the oldest message of a queue, or of those in none, has been ready to be claimed. */
+    /** For how long the oldest message of a queue, or of those in no queue, has been ready to be claimed. */
     readonly oldestReady: (queue?: string) => Effect.Effect<Option.Option<Duration.Duration>, InvalidInput | StoreError>
 
     /**
-     * Emits once it listens, and then whenever messages may have become ready because somebody has committed them, in
-     * whichever process.
+     * Emits once it listens, and then a wake-up whenever messages may have become ready by a commit, in whichever process.
      *
      * **Gotchas**
      *
-     * A hint, and one can be lost: look by yourself now and then. It says nothing of messages whose time has come:
-     * `untilReady` does.
+     * A wake-up is a hint, and one can be lost: look for messages now and then without one. There is none when the time of a
+     * deferred message comes: ask `untilReady`.
      */
     readonly changes: Stream.Stream<void, StoreError>
 
@@ -330,3 +219,81 @@ export class SpoolStore extends Context.Service<
     readonly ping: Effect.Effect<void, StoreError>
   }
 >()("effect-strata/SpoolStore") {}
+
+// Driver
+
+/**
+ * A backend's implementation of the store, on checked values: each operation keeps the promise of the store's operation that
+ * `fromDriver` makes of it. It fails with an error of the store's own or a bare `Reason`.
+ */
+export interface Driver {
+  readonly store: (message: NewMessage) => Effect.Effect<void, MessageExists | Reason>
+  readonly storeMany: (messages: Messages) => Effect.Effect<ReadonlyArray<MessageExists>, Reason>
+  readonly get: (id: ById) => Effect.Effect<SpoolMessage, MessageNotFound | Reason>
+  readonly update: (update: Update) => Effect.Effect<SpoolMessage, MessageNotFound | UpdateConflict | Reason>
+  readonly remove: (id: ById) => Effect.Effect<void, MessageNotFound | Reason>
+  readonly move: (move: Move) => Effect.Effect<void, MessageNotFound | StateConflict | Reason>
+  readonly list: (list: List) => Effect.Effect<Page, Reason>
+  readonly iterate: (iterate: Iterate) => Stream.Stream<SpoolMessage, Reason>
+  readonly count: (selection: Selection) => Effect.Effect<Counts, Reason>
+  readonly claim: (claim: Claim) => Effect.Effect<ReadonlyArray<SpoolMessage>, Reason>
+  readonly settle: (settle: Settle) => Effect.Effect<ReadonlyArray<LeaseLost>, Reason>
+  readonly renew: (leases: Heartbeat) => Effect.Effect<ReadonlyArray<LeaseLost>, Reason>
+  readonly recover: (recover: Recover) => Effect.Effect<ReadonlyArray<SpoolMessage>, Reason>
+  readonly purge: (purge: Purge) => Effect.Effect<number, Reason>
+  readonly untilReady: (selection: Selection) => Effect.Effect<Option.Option<Duration.Duration>, Reason>
+  readonly oldestReady: (selection: Selection) => Effect.Effect<Option.Option<Duration.Duration>, Reason>
+  /** Emits once it listens, and then after each change. `fromDriver` ends it with the scope. */
+  readonly changes: Stream.Stream<void, Reason>
+  readonly ping: Effect.Effect<void, Reason>
+}
+
+const inQueue = (queue: string | undefined) => (queue === undefined ? {} : { queue })
+
+/**
+ * Makes the store of a driver: it shapes and checks the arguments, turns each `Reason` into a `StoreError`, and adds spans,
+ * metrics and the end with the scope. `backend` is the name of the backend in spans and metrics.
+ *
+ * **Gotchas**
+ *
+ * Call it after everything that the driver needs has been acquired: scopes end in the opposite order, and operations must
+ * be refused before what they need is gone.
+ */
+export const fromDriver = (backend: string, driver: Driver): Effect.Effect<SpoolStore["Service"], never, Scope.Scope> =>
+  Effect.map(Operation.make("SpoolStore", backend), (operation) => {
+    const storeMany = operation.fn("storeMany", Messages, driver.storeMany)
+    const get = operation.fn("getMeta", ById, driver.get)
+    const update = operation.fn("updateMeta", Update, driver.update)
+    const remove = operation.fn("deleteMeta", ById, driver.remove)
+    const move = operation.fn("moveToState", Move, driver.move)
+    const list = operation.fn("listMessages", List, driver.list)
+    const iterate = operation.stream("iterate", Iterate, driver.iterate)
+    const count = operation.fn("countByState", Selection, driver.count)
+    const settle = operation.fn("settle", Settle, driver.settle)
+    const renew = operation.fn("heartbeat", Heartbeat, driver.renew)
+    const recover = operation.fn("recover", Recover, driver.recover)
+    const untilReady = operation.fn("untilReady", Selection, driver.untilReady)
+    const oldestReady = operation.fn("oldestReady", Selection, driver.oldestReady)
+
+    return SpoolStore.of({
+      storeMeta: operation.fn("storeMeta", NewMessage, driver.store),
+      storeMany: (messages) => storeMany({ messages }),
+      getMeta: (id) => get({ id }),
+      updateMeta: (id, changes, options) => update({ id, changes, ...options }),
+      deleteMeta: (id) => remove({ id }),
+      moveToState: (id, from, to, changes = {}) =>
+        move({ id, from: typeof from === "string" ? [from] : from, to, changes }),
+      listMessages: (state, options) => list({ ...options, state }),
+      iterate: (state, options) => iterate({ ...options, state }),
+      countByState: (queue) => count(inQueue(queue)),
+      claim: operation.fn("claim", Claim, driver.claim),
+      settle: (outcomes) => settle({ outcomes }),
+      heartbeat: (leases, lease) => renew({ leases, lease }),
+      recover: (options = {}) => recover(options),
+      purge: operation.fn("purge", Purge, driver.purge),
+      untilReady: (queue) => untilReady(inQueue(queue)),
+      oldestReady: (queue) => oldestReady(inQueue(queue)),
+      changes: operation.endless("changes", driver.changes),
+      ping: operation.effect("ping", driver.ping)
+    })
+  })

@@ -5,8 +5,8 @@
  *
  * It takes a fifth of the schema's time or less: it makes no effects and no issues. It decides only where it is certain,
  * and then gives what the schema gives. Everything else is left to the schema: what is invalid, so that the error names each
- * field, but also what is valid in a form that the fast path does not know (class instances as input, records, unions of
- * structs, options). `test/memory/fastPath.test.ts` compares the two for the arguments of every operation.
+ * field, but also what is valid in a form that the fast path does not know (class instances as input, unions of structs
+ * that no literal tells apart, options). `test/memory/fastPath.test.ts` compares the two for the arguments of every operation.
  */
 import { Clock, Effect, Exit, Predicate, Schema, type SchemaAST } from "effect"
 
@@ -162,8 +162,34 @@ const readerOfArray =
     return made
   }
 
-/** The schema that this one has as a part of that name: the items of an array, or what is optional or has a default. */
-const partOf = (schema: object, name: "value" | "schema"): Schema.Constraint | undefined => {
+/** A record whose keys are text. A key that the schema would leave out is not decided here, nor one that is a setter. */
+const readerOfRecord =
+  (readKey: Reader, readValue: Reader): Reader =>
+  (input, clock) => {
+    if (!isLiteral(input)) return undecided
+    const made: Record<string, unknown> = {}
+    for (const key of Object.keys(input)) {
+      if (key === "__proto__" || readKey(key, clock) === undecided) return undecided
+      const value = readValue(input[key], clock)
+      if (value === undecided) return undecided
+      made[key] = value
+    }
+    return made
+  }
+
+/** Of structs that have each another literal as the field of this name, the one whose literal the input has decides. */
+const readerOfTagged =
+  (tag: string, members: ReadonlyMap<unknown, Reader>): Reader =>
+  (input, clock) => {
+    const read = isLiteral(input) ? members.get(input[tag]) : undefined
+    return read === undefined ? undecided : read(input, clock)
+  }
+
+/**
+ * The schema that this one has as a part of that name: the keys of a record, its values or the items of an array, or what is
+ * optional or has a default.
+ */
+const partOf = (schema: object, name: "key" | "value" | "schema"): Schema.Constraint | undefined => {
   const part = Predicate.hasProperty(schema, name) ? schema[name] : undefined
   return Schema.isSchema(part) ? part : undefined
 }
@@ -177,6 +203,25 @@ const fieldsOf = (schema: object): ReadonlyArray<Field> | undefined => {
     fields.push({ name, read: readerOf(part), isOptional, default: defaultOf(part.ast) })
   }
   return fields
+}
+
+const literalOf = (field: unknown): SchemaAST.LiteralValue | undefined =>
+  Schema.isSchema(field) && field.ast._tag === "Literal" ? field.ast.literal : undefined
+
+/** The reader of a union of structs that a literal tells apart. */
+const taggedReaderOf = (schema: object): Reader | undefined => {
+  const members = Predicate.hasProperty(schema, "members") && Array.isArray(schema.members) ? schema.members : []
+  const structs: ReadonlyArray<Schema.Constraint> = members.filter(Schema.isSchema)
+  const fields = structs.map((struct) =>
+    Object.entries((Predicate.hasProperty(struct, "fields") && struct.fields) || {})
+  )
+  const tag = fields[0]?.find(([, field]) => literalOf(field) !== undefined)?.[0]
+  if (tag === undefined) return undefined
+  const readers = new Map<unknown, Reader>()
+  for (const [index, struct] of structs.entries()) {
+    readers.set(literalOf(new Map(fields[index]).get(tag)), readerOf(struct))
+  }
+  return readers.size === members.length && !readers.has(undefined) ? readerOfTagged(tag, readers) : undefined
 }
 
 const readerOf = (schema: Schema.Constraint): Reader => {
@@ -198,6 +243,16 @@ const readerOf = (schema: Schema.Constraint): Reader => {
     if (item !== undefined && ast.elements.length === 0 && ast.encoding === undefined) {
       return checked(readerOfArray(readerOf(item)), ast)
     }
+  }
+  if (ast._tag === "Objects" && ast.propertySignatures.length === 0 && ast.indexSignatures.length === 1) {
+    const [key, value] = [partOf(schema, "key"), partOf(schema, "value")]
+    if (key?.ast._tag === "String" && value !== undefined && ast.encoding === undefined) {
+      return checked(readerOfRecord(readerOf(key), readerOf(value)), ast)
+    }
+  }
+  if (ast._tag === "Union" && ast.encoding === undefined) {
+    const tagged = taggedReaderOf(schema)
+    if (tagged !== undefined) return checked(tagged, ast)
   }
   const inner = partOf(schema, "schema")
   return inner !== undefined && inner.ast._tag === ast._tag && inner.ast.checks === ast.checks

@@ -51,6 +51,9 @@ export const TimeSpan = Schema.declare(
   { expected: "a duration from 0 to 100 years" }
 )
 
+/** The milliseconds of a `TimeSpan`. */
+export const millisOf = (timeSpan: Duration.Input): number => Duration.toMillis(Duration.fromInputUnsafe(timeSpan))
+
 /** A value of a `BIGINT` column. */
 export const Int64 = Schema.BigInt.check(
   Schema.isBetweenBigInt({ minimum: -(2n ** 63n), maximum: 2n ** 63n - 1n }, { message: "Expected a 64-bit integer" })

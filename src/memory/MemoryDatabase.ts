@@ -18,7 +18,7 @@ import { EventLog } from "./EventLog.ts"
 import type { EventRow } from "./EventRow.ts"
 import * as Events from "./Events.ts"
 import { Listener } from "./Listener.ts"
-import type { SpoolRow } from "./SpoolRow.ts"
+import type { MessageRow } from "./spool/MessageRow.ts"
 import { Table } from "./Table.ts"
 import * as Transactions from "./Transactions.ts"
 
@@ -29,7 +29,7 @@ export class MemoryDatabase extends Context.Service<
     /** The stores' tables. */
     readonly tables: Events.EventTables & {
       readonly offsets: Table<Offset>
-      readonly spool: Table<SpoolRow>
+      readonly spool: Table<MessageRow>
       readonly states: Table<DurableState>
     }
 

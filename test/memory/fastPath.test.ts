@@ -115,11 +115,24 @@ const partOf = (schema: object, name: string): Schema.Constraint | undefined => 
   return Schema.isSchema(part) ? part : undefined
 }
 
+/** The structs of a union. */
+const membersOf = (schema: Schema.Constraint): ReadonlyArray<Schema.Constraint> => {
+  const members: unknown = schema.ast._tag === "Union" ? Reflect.get(schema, "members") : undefined
+  return Array.isArray(members) && members.every(isStruct) ? members : []
+}
+
 /** What may be given for a schema: mostly what it takes, or nearly. */
 const inputs = (schema: Schema.Constraint): Arbitrary.Arbitrary<unknown> => {
   if (isStruct(schema)) return objects(schema.fields)
   const item = schema.ast._tag === "Arrays" ? partOf(schema, "value") : undefined
   if (item !== undefined) return Arbitrary.array(parts(item), { maxLength: 3 })
+  const members = membersOf(schema)
+  if (members.length > 0) {
+    return Arbitrary.map(
+      Arbitrary.all([Arbitrary.all(members.map(parts)), dice(members.length)]),
+      ([all, at]) => all[at]
+    )
+  }
   const inner = partOf(schema, "schema")
   return inner === undefined ? valid(schema) : inputs(inner)
 }
@@ -216,7 +229,32 @@ describe("the fast path through the arguments of an operation", () => {
       DurableStateStore.Write,
       { persistenceId: "a", versionNumber: 1n, payload: new Uint8Array(9), manifest: "m", onDuplicate: "fail" }
     ],
-    ["a state's id", DurableStateStore.ById, { persistenceId: "😀".repeat(255) }]
+    ["a state's id", DurableStateStore.ById, { persistenceId: "😀".repeat(255) }],
+    [
+      "messages with headers and delays",
+      SpoolStore.Messages,
+      {
+        messages: [
+          { id: "1", queue: "q", payload: { to: "a" }, headers: { a: "", b: "c" } },
+          { id: "2", delay: "1 hour" }
+        ]
+      }
+    ],
+    ["a claim", SpoolStore.Claim, { queue: "q", limit: 10, lease: "1 minute", owner: "o", reserved: 5 }],
+    [
+      "outcomes of every kind",
+      SpoolStore.Settle,
+      {
+        outcomes: [
+          { outcome: "done", id: "1", owner: "o", attempt: 1 },
+          { outcome: "archived", id: "2", owner: "o", attempt: 1, error: "", headers: { a: "b" } },
+          { outcome: "deferred", id: "3", owner: "o", attempt: 2, delay: 5, error: "no" },
+          { outcome: "bounced", id: "4", owner: "o", attempt: 3, error: "no" },
+          { outcome: "held", id: "5", owner: "o", attempt: 3, error: "no" },
+          { outcome: "released", id: "6", owner: "o", attempt: 3 }
+        ]
+      }
+    ]
   ]
 
   it.effect.each(taken)("takes %s", ([, schema, input]) =>
@@ -238,6 +276,21 @@ describe("the fast path through the arguments of an operation", () => {
 
   it.effect.each(left)("leaves %s to the schema", ([, input]) =>
     Effect.map(agreed(EventStore.Append, input), (decided) => assert.isFalse(decided))
+  )
+
+  it.effect("leaves structs that no literal tells apart to the schema", () =>
+    Effect.gen(function* () {
+      const either = (first: string, second: string) =>
+        Schema.Union([
+          Schema.Struct({ kind: Schema.Literal(first), a: Schema.Int }),
+          Schema.Struct({ kind: Schema.Literal(second), b: Schema.Int })
+        ])
+      const both = { kind: "x", a: 1, b: 2 }
+      assert.isFalse(yield* agreed(either("x", "x"), both))
+      assert.isTrue(yield* agreed(either("x", "y"), both))
+      assert.isTrue(yield* agreed(either("y", "x"), both))
+      assert.isFalse(yield* agreed(either("y", "z"), both))
+    })
   )
 })
 

@@ -1,7 +1,7 @@
 /** What time does to a spool, by a clock that tests control. */
 import { assert, it } from "@effect/vitest"
 import { Duration, Effect, Fiber, Latch, Layer, Logger, Metric, Queue, Schedule, Schema, type Scope } from "effect"
-import { Spool, SpoolStore, StoreError } from "effect-strata"
+import { Spool, SpoolStore, StoreError, Transactor } from "effect-strata"
 import * as Memory from "effect-strata/memory"
 import { TestClock } from "effect/testing"
 
@@ -252,4 +252,34 @@ test(
     assert.deepInclude(found.get("strata_spool_depth deferred"), { value: 1 })
     assert.isTrue(found.has("strata_spool_oldest_ready_seconds "))
   }).pipe(Effect.provideService(Metric.MetricRegistry, new Map()))
+)
+
+test(
+  "settlements lock messages in the order of their ids, as on Postgres: two of the same messages never form a circle",
+  Effect.gen(function* () {
+    const store = yield* SpoolStore.SpoolStore
+    const { waiting } = yield* Memory.MemoryDatabase.MemoryDatabase
+    const { withTransaction } = yield* Transactor.Transactor
+    const ids = ["a", "b", "c"]
+    yield* store.storeMany(ids.map((id) => ({ id })))
+    yield* store.claim({ limit: 3, lease: "1 minute", owner: "o" })
+    const outcomes = ids.map((id) => ({ outcome: "done" as const, id, owner: "o", attempt: 1 }))
+    // A transaction holds the message in the middle until both settlements wait for it.
+    const held = yield* Latch.make()
+    const release = yield* Latch.make()
+    const holder = yield* Effect.forkChild(
+      withTransaction(
+        store.updateMeta("b", { lastError: "held" }).pipe(Effect.andThen(held.open), Effect.andThen(release.await))
+      )
+    )
+    yield* held.await
+    const fibers = yield* Effect.forEach([outcomes, outcomes.toReversed()], (some) =>
+      Effect.forkChild(store.settle(some))
+    )
+    while ((yield* waiting) !== 2) yield* Effect.yieldNow
+    yield* release.open
+    yield* Fiber.join(holder)
+    const lost = yield* Effect.forEach(fibers, (fiber) => Fiber.join(fiber))
+    assert.deepStrictEqual(lost.map((all) => all.length).toSorted(), [0, 3])
+  })
 )

@@ -1,6 +1,6 @@
 /** What the spool is on a server: adopted tables, plans, roles, names, connections, other processes. */
 import { assert, describe, it } from "@effect/vitest"
-import { DateTime, Effect, Fiber, Queue, Stream } from "effect"
+import { DateTime, Effect, Fiber, Latch, Queue, Stream } from "effect"
 import { SpoolStore } from "effect-strata"
 import * as Postgres from "effect-strata/postgres"
 import { spawnSync } from "node:child_process"
@@ -372,6 +372,39 @@ describe("two settlements", () => {
       )
       const lost = yield* Effect.forEach(fibers, (fiber) => Fiber.join(fiber))
       assert.deepStrictEqual(lost.map((all) => all.length).toSorted(), [0, 200, 200, 200].toSorted())
+    })
+  )
+
+  it.live("lock the messages in the order of their ids, whichever order they were given in", () =>
+    Effect.gen(function* () {
+      const applicationName = yield* unique
+      const { spool, sql, table, withTransaction } = yield* serveSpool({ client: { applicationName } })
+      const ids = ["a", "b", "c"]
+      yield* spool.storeMany(ids.map((id) => ({ id })))
+      yield* spool.claim({ limit: 3, lease: "1 minute", owner: "o" })
+      const outcomes = ids.map((id) => ({ outcome: "done" as const, id, owner: "o", attempt: 1 }))
+      // A transaction holds the message in the middle until both settlements wait for it. If one of them had locked what
+      // comes before that message, and the other what comes after it, each would then wait for the other.
+      const held = yield* Latch.make()
+      const release = yield* Latch.make()
+      const holder = yield* Effect.forkChild(
+        withTransaction(
+          sql
+            .unsafe(`SELECT FROM ${table} WHERE id = 'b' FOR UPDATE`)
+            .pipe(Effect.andThen(held.open), Effect.andThen(release.await))
+        )
+      )
+      yield* held.await
+      const fibers = yield* Effect.forEach([outcomes, outcomes.toReversed()], (some) =>
+        Effect.forkChild(spool.settle(some))
+      )
+      const bothWait = (all: ReadonlyArray<{ readonly state: string }>) =>
+        all.filter(({ state }) => state === "active").length === 2
+      assert.isTrue(bothWait(yield* waitForBackends(applicationName, bothWait)))
+      yield* release.open
+      yield* Fiber.join(holder)
+      const lost = yield* Effect.forEach(fibers, (fiber) => Fiber.join(fiber))
+      assert.deepStrictEqual(lost.map((all) => all.length).toSorted(), [0, 3])
     })
   )
 })

@@ -1,0 +1,74 @@
+/** The operations of `SpoolStore` in memory that are about many messages, whoever delivers them: to list, count and purge. */
+import { Effect, Option, Stream } from "effect"
+import { millisOf } from "../../internal/Fields.ts"
+import {
+  type Counts,
+  type Iterate,
+  type List,
+  noMessages,
+  type Page,
+  type Purge,
+  type Selection,
+  type State
+} from "../../SpoolMessage.ts"
+import { byAge, byId, bySortField, type MessageRow, toMessage } from "./MessageRow.ts"
+import { inQueueOrAny, type SpoolTable } from "./SpoolTable.ts"
+
+export const list = (
+  { statement }: SpoolTable,
+  { limit, offset, queue, since, sortBy, sortOrder, state, total }: List
+) =>
+  statement((rows) =>
+    Effect.sync((): Page => {
+      const earliest = since?.epochMilliseconds ?? Number.NEGATIVE_INFINITY
+      const isIn = inQueueOrAny(queue)
+      const sorted = rows.select(
+        (row) => row.state === state && row.updated >= earliest && isIn(row),
+        bySortField[sortBy]
+      )
+      const all = sortOrder === "asc" ? sorted : sorted.toReversed()
+      return {
+        messages: all.slice(offset, offset + limit).map((row) => toMessage(row, false)),
+        hasMore: all.length > offset + limit,
+        total: total ? Option.some(all.length) : Option.none()
+      }
+    })
+  )
+
+export const iterate = ({ statement }: SpoolTable, { batchSize, queue, state }: Iterate) => {
+  const isIn = inQueueOrAny(queue)
+  return Stream.paginate(undefined, (after: MessageRow | undefined) =>
+    statement((rows) =>
+      Effect.sync(() => {
+        const rest = rows.select(
+          (row) => row.state === state && isIn(row) && (after === undefined || byAge(row, after) > 0),
+          byAge
+        )
+        const batch = rest.slice(0, batchSize)
+        const last = batch.length < batchSize ? Option.none() : Option.fromUndefinedOr(batch.at(-1))
+        return [batch.map((row) => toMessage(row, false)), last] as const
+      })
+    )
+  )
+}
+
+export const count = ({ statement }: SpoolTable, { queue }: Selection) =>
+  statement((rows) =>
+    Effect.sync((): Counts => {
+      const counts: Record<State, number> = { ...noMessages }
+      for (const row of rows.select(inQueueOrAny(queue), byId)) counts[row.state] += 1
+      return counts
+    })
+  )
+
+export const purge = ({ now, statement }: SpoolTable, { limit, olderThan, queue, state }: Purge) =>
+  statement((rows) =>
+    Effect.map(now, ({ stamp }) => {
+      const latest = stamp - millisOf(olderThan)
+      const isIn = inQueueOrAny(queue)
+      const isOld = (row: MessageRow) => row.state === state && isIn(row) && row.updated <= latest
+      const old = rows.holdFirst(rows.select(isOld, byAge), limit)
+      for (const { id } of old) rows.delete(id)
+      return old.length
+    })
+  )

@@ -1,0 +1,96 @@
+/** The operations on many messages, by their state: to list, count and purge them. */
+import { DateTime, Effect, Option, Schema, Stream } from "effect"
+import { millisOf } from "../../internal/Fields.ts"
+import { type Iterate, type List, noMessages, type Purge, type Selection, type State } from "../../SpoolMessage.ts"
+import { columnsWithoutPayload } from "./MessageRow.ts"
+import { code, StateCode } from "./MessageState.ts"
+import { andInQueue, type SpoolTable } from "./SpoolTable.ts"
+
+// Statements
+
+const isListed = (spool: SpoolTable, { queue, since, state }: List) => {
+  const { sql } = spool
+  const recent = since === undefined ? sql.literal("") : sql`AND updated >= ${DateTime.toDateUtc(since)}`
+  return sql`state = ${code[state]} ${andInQueue(spool, queue)} ${recent}`
+}
+
+/** One message more than the page has room for tells whether there is another page. */
+const selectPage = (spool: SpoolTable, list: List) => {
+  const { sql, table } = spool
+  const order = sql.literal(list.sortOrder)
+  return sql`
+    SELECT ${columnsWithoutPayload} FROM ${table} WHERE ${isListed(spool, list)}
+    ORDER BY ${sql.literal(list.sortBy)} ${order}, id COLLATE "C" ${order} LIMIT ${list.limit + 1} OFFSET ${list.offset}`
+}
+
+const countListed = (spool: SpoolTable, list: List) => spool.sql`
+  SELECT count(*) AS total FROM ${spool.table} WHERE ${isListed(spool, list)}`
+
+const Total = Schema.Struct({ total: Schema.BigInt })
+
+/** A place in the order of `iterate`, in microseconds, as the table keeps times: the driver's times have milliseconds. */
+const Place = Schema.Struct({ id: Schema.String, micros: Schema.BigInt })
+type Place = typeof Place.Type
+
+const selectBatch = (spool: SpoolTable, { batchSize, queue, state }: Iterate, after: Place | undefined) => {
+  const { sql, table } = spool
+  const rest =
+    after === undefined
+      ? sql.literal("")
+      : sql`AND (created, id COLLATE "C")
+          > ('epoch'::timestamptz + ${after.micros}::bigint * interval '1 microsecond', ${after.id})`
+  return sql`
+    SELECT ${columnsWithoutPayload}, (extract(epoch FROM created) * 1000000)::bigint AS micros FROM ${table}
+    WHERE state = ${code[state]} ${andInQueue(spool, queue)} ${rest}
+    ORDER BY created, id COLLATE "C" LIMIT ${batchSize}`
+}
+
+const countStates = (spool: SpoolTable, queue: string | undefined) => spool.sql`
+  SELECT state, count(*) FROM ${spool.table} WHERE true ${andInQueue(spool, queue)} GROUP BY state`
+
+const StateCount = Schema.Struct({ state: StateCode, count: Schema.BigInt })
+
+// No message changes before it is created: the condition on `created` says nothing new, but the index has it.
+const removeOld = (spool: SpoolTable, { limit, olderThan, queue, state }: Purge) => {
+  const { sql, table } = spool
+  const latest = sql`clock_timestamp() - ${millisOf(olderThan)}::float8 * interval '1 millisecond'`
+  return sql`
+    DELETE FROM ${table} WHERE id = ANY(ARRAY(
+      SELECT id FROM ${table}
+      WHERE state = ${code[state]} ${andInQueue(spool, queue)} AND created <= ${latest} AND updated <= ${latest}
+      ORDER BY created, id COLLATE "C" LIMIT ${limit} FOR UPDATE SKIP LOCKED
+    )) RETURNING id`
+}
+
+// Operations
+
+export const list = Effect.fnUntraced(function* (spool: SpoolTable, input: List) {
+  const messages = yield* spool.messages(selectPage(spool, input))
+  const [counted] = input.total ? yield* spool.rows(countListed(spool, input), Total) : []
+  return {
+    messages: messages.slice(0, input.limit),
+    hasMore: messages.length > input.limit,
+    total: Option.map(Option.fromUndefinedOr(counted), ({ total }) => Number(total))
+  }
+})
+
+export const iterate = (spool: SpoolTable, input: Iterate) =>
+  Stream.paginate(
+    undefined,
+    Effect.fnUntraced(function* (after: Place | undefined) {
+      const rows = yield* spool.query(selectBatch(spool, input, after))
+      const messages = yield* spool.decodeMessages(rows)
+      const last = rows.length < input.batchSize ? [] : rows.slice(-1)
+      const [next] = yield* spool.decodeAs(Place, last)
+      return [messages, Option.fromUndefinedOr(next)] as const
+    })
+  )
+
+export const count = Effect.fnUntraced(function* (spool: SpoolTable, { queue }: Selection) {
+  const counts: Record<State, number> = { ...noMessages }
+  for (const { count, state } of yield* spool.rows(countStates(spool, queue), StateCount)) counts[state] = Number(count)
+  return counts
+})
+
+export const purge = (spool: SpoolTable, input: Purge) =>
+  Effect.map(spool.ids(removeOld(spool, input)), (ids) => ids.length)

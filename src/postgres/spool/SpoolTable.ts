@@ -1,0 +1,128 @@
+/**
+ * The table of messages on Postgres: its names, how its rows are decoded, what statements about it have in common, and how
+ * workers hear of it. All parts of `SpoolStore` on Postgres are functions of it.
+ */
+import { Effect, Schema, type Stream } from "effect"
+import { Statement } from "effect/sql"
+import type { SpoolMessage } from "../../SpoolMessage.ts"
+import type { CorruptRow, Reason } from "../../StoreError.ts"
+import { decodeRows } from "../database/DecodeRows.ts"
+import { qualify } from "../database/Identifier.ts"
+import { PostgresDatabase, type Runnable } from "../database/PostgresDatabase.ts"
+import * as Wakeups from "../wakeups/Wakeups.ts"
+import { type Decoded, messageDecoder } from "./MessageRow.ts"
+import { QueueStarts } from "./QueueStarts.ts"
+
+/** What of the database the parts of the store use as it is. */
+type Database = Pick<PostgresDatabase["Service"], "fixed" | "inTransaction" | "query" | "sql" | "whether">
+
+export interface SpoolTable extends Database {
+  /** Qualified and quoted, as is the function. */
+  readonly table: Statement.Fragment
+
+  readonly claimFunction: Statement.Fragment
+
+  /** Runs a statement and decodes its rows by the schema. */
+  readonly rows: <Row extends Schema.ConstraintDecoder<unknown>>(
+    statement: Runnable,
+    schema: Row
+  ) => Effect.Effect<Array<Row["Type"]>, Reason>
+
+  /** Runs a statement and returns the ids in its rows. */
+  readonly ids: (statement: Runnable) => Effect.Effect<Array<string>, Reason>
+
+  /** Runs a statement and returns its messages: see `decodeMessages`. */
+  readonly messages: (statement: Runnable) => Effect.Effect<Array<SpoolMessage>, Reason>
+
+  /** Runs a statement and returns its messages, and what is wrong with each row that does not fit the model. */
+  readonly eachMessage: (statement: Runnable) => Effect.Effect<Decoded, Reason>
+
+  /** The messages of rows. It fails with the first row that does not fit the model. */
+  readonly decodeMessages: (rows: ReadonlyArray<unknown>) => Effect.Effect<Array<SpoolMessage>, CorruptRow>
+
+  /** Rows as the schema decodes them. */
+  readonly decodeAs: <Row extends Schema.ConstraintDecoder<unknown>>(
+    schema: Row,
+    rows: ReadonlyArray<unknown>
+  ) => Effect.Effect<Array<Row["Type"]>, CorruptRow>
+
+  /** Where the incoming messages of each queue begin. `announce` forgets them. */
+  readonly queueStarts: QueueStarts
+
+  /** After the commit, wakes the workers of all processes: messages are ready, and may be older than others that wait. */
+  readonly announce: Effect.Effect<void>
+
+  /** The same for messages that are newer than all that wait: where a queue begins stays known. */
+  readonly announceNewest: Effect.Effect<void>
+
+  /** A wake-up once it listens, and then after each announcement, of whichever process. */
+  readonly changes: Stream.Stream<void, Reason>
+}
+
+const Id = Schema.Struct({ id: Schema.String })
+
+export const make: Effect.Effect<SpoolTable, never, PostgresDatabase | Wakeups.Wakeups> = Effect.gen(function* () {
+  const { fixed, inTransaction, names, query, schema, sql, tables, whether } = yield* PostgresDatabase
+  const wakeups = yield* Wakeups.Wakeups
+  const queueStarts = new QueueStarts()
+  const decodeIds = decodeRows(Id, names.spool, ["id"])
+  const decodeEach = messageDecoder(names.spool)
+
+  const decodeMessages = (rows: ReadonlyArray<unknown>) =>
+    Effect.suspend(() => {
+      const { corrupt, messages } = decodeEach(rows)
+      return corrupt[0] === undefined ? Effect.succeed(messages) : Effect.fail(corrupt[0])
+    })
+
+  const decodeAs: SpoolTable["decodeAs"] = (row, rows) => decodeRows(row, names.spool, ["id"])(rows)
+
+  return {
+    fixed,
+    inTransaction,
+    query,
+    sql,
+    whether,
+    table: tables.spool,
+    claimFunction: sql.literal(qualify(schema, `${names.spool}_claim`)),
+    rows: (statement, row) => Effect.flatMap(query(statement), (rows) => decodeAs(row, rows)),
+    ids: (statement) => Effect.map(Effect.flatMap(query(statement), decodeIds), (rows) => rows.map(({ id }) => id)),
+    messages: (statement) => Effect.flatMap(query(statement), decodeMessages),
+    eachMessage: (statement) => Effect.map(query(statement), decodeEach),
+    decodeMessages,
+    decodeAs,
+    queueStarts,
+    announce: sql.afterCommit(
+      Effect.sync(() => {
+        queueStarts.forgetAll()
+        wakeups.announce("spool")
+      })
+    ),
+    announceNewest: sql.afterCommit(Effect.sync(() => wakeups.announce("spool"))),
+    changes: wakeups.changes("spool")
+  }
+})
+
+// Parts of statements
+
+const text = (part: string) => Statement.fragment([Statement.literal(part)])
+
+/** Each change is at least a millisecond after the one before, so that `updated`, as it is read, tells them apart. */
+export const touched = text("updated = greatest(clock_timestamp(), updated + interval '1 millisecond')")
+
+/** What becomes of the lease of a message that is not active any more. */
+export const noLease = text("lease_owner = NULL, lease_until = NULL")
+
+/** The condition that a message is in one queue: in the one of this name, or in none. */
+export const inQueue = ({ sql }: SpoolTable, queue = "") => sql`coalesce(queue, '') = ${queue}`
+
+/** The condition `AND ..` that a message is in this queue, or nothing for all queues. */
+export const andInQueue = (table: SpoolTable, queue: string | undefined) =>
+  queue === undefined ? text("") : table.sql`AND ${inQueue(table, queue)}`
+
+/** An array to be cast to another type. The driver cannot send an array that contains only nulls, except as a literal. */
+export const nullableArray = (
+  values: ReadonlyArray<string | number | bigint | null>
+): ReadonlyArray<string | null> | string =>
+  values.every((value) => value === null)
+    ? `{${values.map(() => "NULL").join()}}`
+    : values.map((value) => (value === null ? null : String(value)))
