@@ -15,7 +15,6 @@ import {
   Topic
 } from "../EventStore.ts"
 import * as Operation from "../internal/Operation.ts"
-import type { Reason } from "../StoreError.ts"
 import { decodeRows } from "./database/DecodeRows.ts"
 import { PostgresDatabase } from "./database/PostgresDatabase.ts"
 import * as Appending from "./events/Appending.ts"
@@ -29,22 +28,12 @@ const Connections = Schema.Struct({ open: Schema.Int, idle: Schema.Int })
 export const make = Effect.gen(function* () {
   const database = yield* PostgresDatabase
   const { inTransaction, query, sql, tables } = database
-  const { announce, status } = yield* Wakeups.Wakeups
+  const { status } = yield* Wakeups.Wakeups
+  const { inspect } = yield* EventTable.EventTable
   const decodeConnections = decodeRows(Connections, "pg_stat_activity", [])
-
-  // Once, before the first append or the first read that relies on it: whether the table notifies of each row.
-  let notifies: boolean | undefined
-  const inspect: Effect.Effect<boolean, Reason> = Effect.suspend(() =>
-    notifies === undefined
-      ? EventTable.checkAndWarn.pipe(
-          Effect.provideService(PostgresDatabase, { ...database, query: database.queryAlive }),
-          Effect.tap((found) => Effect.sync(() => (notifies = found)))
-        )
-      : Effect.succeed(notifies)
-  )
   const reading = yield* Reading.make
   const follow = yield* Subscribing.make(inspect)
-  const appending = yield* Appending.make({ appended: () => announce("events"), inspect })
+  const appending = yield* Appending.make
   // The last, as it is the first to end: nobody begins anything that has ended already.
   const operation = yield* Operation.make("EventStore", "postgres")
 
@@ -103,5 +92,5 @@ export const make = Effect.gen(function* () {
 
 export const layer: Layer.Layer<EventStore, never, PostgresDatabase> = Layer.provide(
   Layer.effect(EventStore, make),
-  Wakeups.layer
+  Layer.mergeAll(EventTable.layer, Wakeups.layer)
 )

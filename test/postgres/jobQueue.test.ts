@@ -1,7 +1,6 @@
 /** The rules by which jobs go together, over random programs that submit, start, finish and cancel them. */
 import { assert, describe, it } from "@effect/vitest"
-import { Arbitrary, Effect, Exit, Fiber, Schema } from "effect"
-import * as Coalescing from "../../src/postgres/database/Coalescing.ts"
+import { Arbitrary, Effect, Schema } from "effect"
 import { type Batch, type Entry, type Job, JobQueue } from "../../src/postgres/database/JobQueue.ts"
 
 /** Small, so that random programs reach each of them. */
@@ -253,28 +252,4 @@ describe("the queue of jobs", () => {
     }
     assert.deepStrictEqual([queue.isQuiet, run(2), run(1)], [true, false, true])
   })
-})
-
-describe("a job in the queue", () => {
-  const jobOf = (...exclusive: ReadonlyArray<string>): Job => ({ shared: [], exclusive, kind: "plain", size: 1 })
-
-  it.live("goes as soon as the job that it waits for is cancelled", () =>
-    Effect.gen(function* () {
-      const run = yield* Coalescing.make<Job, string, "closed">(
-        {
-          alone: () => Effect.never,
-          attempt: (jobs) => Effect.succeed(jobs.map(() => Exit.succeed("done"))),
-          patiently: () => Effect.never
-        },
-        "closed"
-      )
-      yield* Effect.forkChild(run(jobOf("a")), { startImmediately: true })
-      const between = yield* Effect.forkChild(run(jobOf("a", "b")), { startImmediately: true })
-      const last = yield* Effect.forkChild(run(jobOf("b")), { startImmediately: true })
-      yield* Effect.yieldNow
-      assert.isUndefined(last.pollUnsafe())
-      yield* Fiber.interrupt(between)
-      assert.strictEqual(yield* Effect.timeout(Fiber.join(last), "10 seconds"), "done")
-    })
-  )
 })
