@@ -1,7 +1,6 @@
 /** `EventStore` on Postgres. */
 import { Effect, Layer, Schema, Stream } from "effect"
 import { EventStore, fromDriver } from "../EventStore.ts"
-import type { Reason } from "../StoreError.ts"
 import { decodeRows } from "./database/DecodeRows.ts"
 import { PostgresDatabase } from "./database/PostgresDatabase.ts"
 import * as Appending from "./events/Appending.ts"
@@ -13,24 +12,13 @@ import * as Wakeups from "./wakeups/Wakeups.ts"
 const Connections = Schema.Struct({ open: Schema.Int, idle: Schema.Int })
 
 export const make = Effect.gen(function* () {
-  const database = yield* PostgresDatabase
-  const { inTransaction, query, sql, tables } = database
-  const { announce, status } = yield* Wakeups.Wakeups
+  const { inTransaction, query, sql, tables } = yield* PostgresDatabase
+  const { status } = yield* Wakeups.Wakeups
+  const { inspect } = yield* EventTable.EventTable
   const decodeConnections = decodeRows(Connections, "pg_stat_activity", [])
-
-  // Whether the table notifies of each row. The first append, or the first read that relies on the answer, asks once for all.
-  let notifies: boolean | undefined
-  const inspect: Effect.Effect<boolean, Reason> = Effect.suspend(() =>
-    notifies === undefined
-      ? EventTable.checkAndWarn.pipe(
-          Effect.provideService(PostgresDatabase, { ...database, query: database.queryAlive }),
-          Effect.tap((found) => Effect.sync(() => (notifies = found)))
-        )
-      : Effect.succeed(notifies)
-  )
   const reading = yield* Reading.make
   const follow = yield* Subscribing.make(inspect)
-  const appending = yield* Appending.make({ appended: () => announce("events"), inspect })
+  const appending = yield* Appending.make
 
   // Outside of a transaction the connection that asks is in use for this statement only, so it counts as idle.
   const selectConnections = (inside: boolean) => sql`
@@ -62,5 +50,5 @@ export const make = Effect.gen(function* () {
 
 export const layer: Layer.Layer<EventStore, never, PostgresDatabase> = Layer.provide(
   Layer.effect(EventStore, make),
-  Wakeups.layer
+  Layer.mergeAll(EventTable.layer, Wakeups.layer)
 )

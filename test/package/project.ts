@@ -12,6 +12,7 @@ export const Manifest = Schema.fromJsonString(
   Schema.Struct({
     name: Schema.String,
     scripts: Versions,
+    engines: Versions,
     exports: Schema.Record(Schema.String, Schema.Json),
     peerDependencies: Versions,
     devDependencies: Versions

@@ -5,6 +5,8 @@ import { Context, Deferred, Effect, Exit, Fiber, Layer, Option, Redacted, Refere
 import { EventStore } from "effect-strata"
 import * as Postgres from "effect-strata/postgres"
 import * as Appending from "../../src/postgres/events/Appending.ts"
+import * as EventTable from "../../src/postgres/events/EventTable.ts"
+import * as Wakeups from "../../src/postgres/wakeups/Wakeups.ts"
 import { postgresUrl } from "../support/database.ts"
 import { event, plainInsert, type ServedEvents, serveEvents, session } from "./events.harness.ts"
 import { execute, failsWith, open, query, unique } from "./harness.ts"
@@ -253,6 +255,24 @@ describe("interruption", () => {
       assert.deepStrictEqual(yield* idsOf(served, "a"), ["0", "3"])
     })
   )
+
+  it.live("of one that another one is queued behind lets that one go on", () =>
+    Effect.gen(function* () {
+      const { events, table, withTransaction } = yield* serveEvents()
+      const holder = yield* open(withTransaction, events.append(event("a"), { expected: "none" }))
+      const waiting = yield* Effect.forkChild(events.append(event("a")), { startImmediately: true })
+      yield* waitUntilBlocked(table, 1)
+      const between = yield* Effect.forkChild(events.append([event("a"), event("b")]), { startImmediately: true })
+      const last = yield* Effect.forkChild(events.append(event("b")), { startImmediately: true })
+      yield* Effect.sleep(50)
+      assert.isUndefined(last.pollUnsafe())
+      yield* Fiber.interrupt(between)
+      yield* Effect.timeout(Fiber.join(last), "10 seconds")
+      assert.isUndefined(waiting.pollUnsafe())
+      yield* holder.commit
+      yield* Fiber.join(waiting)
+    })
+  )
 })
 
 /** The events' store in a scope of its own, on the pool of another. */
@@ -336,13 +356,19 @@ describe("what is told of a commit", () => {
     Effect.gen(function* () {
       const { schema } = yield* serveEvents()
       const pool = PgClient.layer({ url: Redacted.make(postgresUrl), applicationName: yield* unique })
-      const context = yield* Layer.build(Layer.provideMerge(Postgres.PostgresDatabase.layer({ schema }), pool))
+      const context = yield* Layer.build(
+        Layer.mergeAll(EventTable.layer, Wakeups.layer).pipe(
+          Layer.provideMerge(Postgres.PostgresDatabase.layer({ schema })),
+          Layer.provideMerge(pool)
+        )
+      )
       const { transactor } = Context.get(context, Postgres.PostgresDatabase.PostgresDatabase)
       let told = 0
-      const { append } = yield* Appending.make({
-        appended: () => void told++,
-        inspect: Effect.succeed(false)
-      }).pipe(Effect.provideContext(context))
+      const wakeups = { ...Context.get(context, Wakeups.Wakeups), announce: () => void told++ }
+      const { append } = yield* Appending.make.pipe(
+        Effect.provideService(Wakeups.Wakeups, wakeups),
+        Effect.provideContext(context)
+      )
       const one = (id: string, onDuplicate: "fail" | "ignore" = "fail") =>
         append(new EventStore.Append({ events: [event("a", id)], onDuplicate }))
       const tells = Effect.fnUntraced(function* <A, E>(effect: Effect.Effect<A, E>, times: number) {

@@ -156,6 +156,14 @@ describe("a number in JSON", () => {
     ["-9007199254740992", false],
     ["0.12345678901234567890", false],
     ["1234567890.12345678", false],
+    ["9007199254740992", false],
+    ["0.1000000000000000055511151231257827", false],
+    ["0.1000000000000000", true],
+    ["-0.0000000000000000", true],
+    ["100000000000000e5", true],
+    ["1000000000000000E5", false],
+    ["10000000000000000E-5", true],
+    ["1000000000000000.5e400", false],
     [`1${"0".repeat(400)}`, false]
   ] as const
 
@@ -176,9 +184,27 @@ describe("a number in JSON", () => {
     }
   })
 
+  it("can be written in every way beside a long one", () => {
+    const data = `{"9007199254740993": [0.30000000000000004, -0, 1E5, 1.50e-1, true, null, "1e400"]}`
+    assert.deepStrictEqual(decode([{ ...row, data }]).events[0]?.data, {
+      "9007199254740993": [0.30000000000000004, -0, 1e5, 0.15, true, null, "1e400"]
+    })
+    for (const number of ["1e400", "-1e400", "1e-400"]) {
+      const { corrupt } = decode([{ ...row, data: `[0.30000000000000004, ${number}]` }])
+      assert.include(corrupt?.message, `JavaScript cannot hold the number ${number}`)
+    }
+  })
+
   it.each(numbers)("%s inside of a string is none", (number) => {
     for (const padding of paddings) {
-      const value = [`${padding}${number}`, `\\"${number}`, `${number}\\`]
+      const value = [
+        `${padding}${number}`,
+        `\\"${number}`,
+        `${number}\\`,
+        `"${number}"`,
+        `x ${number} y`,
+        `${number}\\"`
+      ]
       assert.deepStrictEqual(decode([{ ...row, data: JSON.stringify(value) }]).events[0]?.data, value)
     }
   })

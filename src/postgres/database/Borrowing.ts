@@ -3,10 +3,10 @@
  *
  * **Details**
  *
- * To take a connection out of the pool for a statement, and to put it back, costs as much as the rest of a short one. So
- * who has got an answer leaves the connection to the next statement, if that comes before the turn of the event loop ends.
- * A loop of statements takes it out once. Nobody else waits for it longer than that turn, or where statements follow each
- * other without an end, than `turn`.
+ * To take a connection out of the pool for a statement, and to put it back, costs as much as the rest of a short statement.
+ * So a statement that has its answer leaves the connection to the next one, if that comes before the turn of the event loop
+ * ends, and a loop of statements takes it out of the pool once. Others wait for the connection until that turn ends; where
+ * statements follow each other without an end, until it has been out of the pool for `maxTimeOutOfPool`.
  */
 import type { PgClient } from "@effect/sql-pg"
 import { Duration, Effect, Exit, Scope } from "effect"
@@ -14,11 +14,11 @@ import { SqlError } from "effect/sql"
 import type { Connection } from "effect/sql/SqlConnection"
 import { type Reason, Unavailable } from "../../StoreError.ts"
 
-/** Without an answer for so long to what takes no time, nobody is there any more. */
-export const silence = Duration.seconds(5)
+/** A connection that has said nothing for so long, where an answer takes no time, is taken for dead. */
+export const silenceLimit = Duration.seconds(5)
 
-/** How many milliseconds a connection stays out of the pool, if not for one statement that takes longer. */
-const turn = 5
+/** How long a connection stays out of the pool, but for a single statement that takes longer. */
+const maxTimeOutOfPool = Duration.toMillis("5 millis")
 
 const sqlErrorOf = (cause: Reason) => new SqlError.SqlError({ reason: new SqlError.UnknownError({ cause }) })
 
@@ -28,59 +28,66 @@ const silent = sqlErrorOf(
   })
 )
 
-interface Lease {
+/** A connection that is out of the pool. */
+interface Borrowed {
   readonly connection: Connection
+  /** Its end puts the connection back. */
   readonly scope: Scope.Closeable
-  /** By the clock of the machine: what is limited is how long others wait. */
+  /** In milliseconds of the machine's clock, not of Effect's: it limits how long others really wait. */
   readonly since: number
 }
 
 type Use<A> = (connection: Connection) => Effect.Effect<A, SqlError.SqlError>
 
-export const make = Effect.fnUntraced(function* (sql: PgClient.PgClient, patience: Duration.Duration) {
+export const make = Effect.fnUntraced(function* (sql: PgClient.PgClient, acquireTimeout: Duration.Duration) {
   const fork = Effect.runForkWith(yield* Effect.context())
 
   const exhausted = sqlErrorOf(
     new Unavailable({
       message:
-        `no connection came free within ${Duration.format(patience)}: the pool is exhausted; ` +
+        `no connection came free within ${Duration.format(acquireTimeout)}: the pool is exhausted; ` +
         "make it larger, or hold transactions open for less time"
     })
   )
 
-  const reserve = Effect.timeoutOrElse(sql.reserve, { duration: patience, orElse: () => Effect.fail(exhausted) })
+  const reserve = Effect.timeoutOrElse(sql.reserve, {
+    duration: acquireTimeout,
+    orElse: () => Effect.fail(exhausted)
+  })
 
-  const alive = Effect.tap(reserve, (connection) =>
+  const reserveAlive = Effect.tap(reserve, (connection) =>
     Effect.timeoutOrElse(connection.execute("SELECT 1", [], undefined), {
-      duration: silence,
+      duration: silenceLimit,
       orElse: () => Effect.fail(silent)
     })
   )
 
-  const fresh = (reserving: typeof reserve) => {
+  const takeOut = (reserving: typeof reserve) => {
     const scope = Scope.makeUnsafe()
     return reserving.pipe(
       Scope.provide(scope),
       Effect.onError((cause) => Scope.close(scope, Exit.failCause(cause))),
-      Effect.map((connection): Lease => ({ connection, scope, since: performance.now() }))
+      Effect.map((connection): Borrowed => ({ connection, scope, since: performance.now() }))
     )
   }
 
-  /** Those that have answered in this turn of the event loop. */
-  const idle: Array<Lease> = []
-  let ending = false
+  /** The connections whose statements have been answered in this turn of the event loop. */
+  const idle: Array<Borrowed> = []
+  let isTurnEnding = false
 
-  const endOfTurn = () => {
-    ending = false
+  const putBackIdle = () => {
+    isTurnEnding = false
     for (const { scope } of idle.splice(0)) fork(Scope.close(scope, Exit.void))
   }
 
-  const leave = (lease: Lease, exit: Exit.Exit<unknown, unknown>) => {
-    if (Exit.isFailure(exit) || performance.now() - lease.since > turn) return Scope.close(lease.scope, exit)
-    idle.push(lease)
-    if (!ending) {
-      ending = true
-      queueMicrotask(endOfTurn)
+  const leave = (borrowed: Borrowed, exit: Exit.Exit<unknown, unknown>) => {
+    if (Exit.isFailure(exit) || performance.now() - borrowed.since > maxTimeOutOfPool) {
+      return Scope.close(borrowed.scope, exit)
+    }
+    idle.push(borrowed)
+    if (!isTurnEnding) {
+      isTurnEnding = true
+      queueMicrotask(putBackIdle)
     }
     return undefined
   }
@@ -89,17 +96,20 @@ export const make = Effect.fnUntraced(function* (sql: PgClient.PgClient, patienc
     (reserving: typeof reserve) =>
     <A>(use: Use<A>): Effect.Effect<A, SqlError.SqlError> =>
       Effect.uninterruptibleMask((restore) => {
-        const using = (lease: Lease) =>
-          Effect.onExitPrimitive(restore(use(lease.connection)), (exit) => leave(lease, exit))
+        const using = (borrowed: Borrowed) =>
+          Effect.onExitPrimitive(restore(use(borrowed.connection)), (exit) => leave(borrowed, exit))
         const left = idle.pop()
-        return left === undefined ? Effect.flatMap(fresh(restore(reserving)), using) : using(left)
+        return left === undefined ? Effect.flatMap(takeOut(restore(reserving)), using) : using(left)
       })
 
   return {
+    /** No connection has come free in time. */
     exhausted,
     /** Uses a connection for one statement. */
     borrow: borrow(reserve),
-    /** The same for one that answers: it has a moment ago, or it is asked. */
-    borrowAlive: borrow(alive)
+    /** The same with a connection that answers: it has answered a moment ago, or it is asked first. */
+    borrowAlive: borrow(reserveAlive)
   }
 })
+
+export type Borrowing = Effect.Success<ReturnType<typeof make>>

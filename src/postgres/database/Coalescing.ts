@@ -1,265 +1,173 @@
 /**
- * Jobs of many fibers, done together: what arrives while some are being done goes with the next ones.
+ * Does the jobs of many fibers together: the jobs that arrive while others are being done go with the next batch.
  *
  * **Details**
  *
- * A job that finds nothing under way is done at once, in the caller's own fiber, unless there was a crowd just now. Others
- * queue, and go in one run as soon as one of two may start, so that the server does one while this process prepares the
- * other. Jobs name what they touch by keys. Those that have a key in common are done in the order of their submission: in one
- * run if both share it, else one after the other. So the jobs of one run never depend on each other.
- *
- * A run leaves out the jobs that would have to wait for somebody else, as far as that can be known. Each of these is then
- * done alone, waiting, beside the runs: nobody queues behind it but those with a key in common. A run that waits all the
- * same holds up its own jobs, and after a moment no others.
+ * `JobQueue` has the rules: which jobs go together, in which order, and how many batches are under way. A job that finds
+ * nothing under way is done at once, in the caller's own fiber, unless the last batch had several jobs.
  */
-import { Cause, Effect, Exit, FiberSet, Semaphore } from "effect"
+import { Cause, Context, Duration, Effect, Exit, FiberSet, type Scope, Semaphore } from "effect"
+import { type Batch, type Entry, type Job, JobQueue } from "./JobQueue.ts"
+import { PostgresDatabase } from "./PostgresDatabase.ts"
 
-/** How many runs may be under way. */
-const lanes = 2
+export type { Job } from "./JobQueue.ts"
 
-/** So many jobs are not divided among runs: each run costs as much by itself as several jobs. */
-const handful = 32
+/** How many jobs may wait for other transactions at a time: each of them keeps a connection. */
+const maxWaitingJobs = 4
 
-/** How many jobs may wait for somebody else at a time, each on a connection; and how many runs, beside those two. */
-const waiters = 4
-
-/** A run that takes longer than this, and less than twice as long, waits for somebody else: another one may start. */
-const patience = "100 millis"
-
-/** What one run may hold, unless it is one job. A key is a lock on the server, where there is room for some thousands. */
-const most = { jobs: 1000, keys: 200, size: 1_000_000 }
-
-export interface Job {
-  /** What it touches, and others of the same run may, too. */
-  readonly shared: ReadonlyArray<string>
-  /** What it alone touches. */
-  readonly exclusive: ReadonlyArray<string>
-  /** Only jobs of the same kind go together. */
-  readonly kind: string
-  readonly size: number
-}
+/** How often to look for slow batches. A batch is slow once it takes longer than this, and at the latest after twice as long. */
+const watchInterval = Duration.millis(100)
 
 /** How jobs are done. */
 export interface Work<J, A, E> {
-  /** Does one, and `blocked` if it would have to wait for somebody else. */
+  /** Does a job that nothing is ahead of, and `blocked` if the job would have to wait for another transaction. */
   readonly alone: (job: J, blocked: () => Effect.Effect<A, E>) => Effect.Effect<A, E>
-  /** Does them in one run. `undefined` stands for one that would have to wait for somebody else. */
+  /** Does the jobs of a batch. `undefined` stands for a job that would have to wait for another transaction. */
   readonly attempt: (jobs: ReadonlyArray<J>) => Effect.Effect<ReadonlyArray<Exit.Exit<A, E> | undefined>>
-  /** Does one, and waits if it has to. */
+  /** Does a job, and waits for other transactions if it has to. */
   readonly patiently: (job: J) => Effect.Effect<A, E>
 }
 
-/** A run that is under way. */
-interface Running {
-  /** By the watch, once: the next time it is slow. */
-  seen: boolean
-  slow: boolean
-}
+/** Tells the caller the result of its job, or with `undefined` that the caller has to do the job patiently. */
+type Resume<A, E> = (result: Effect.Effect<Exit.Exit<A, E> | undefined, E>) => void
 
-interface Entry<J, A, E> {
-  readonly job: J
-  /** With `undefined` it is the caller who waits. */
-  readonly resume: (result: Effect.Effect<Exit.Exit<A, E> | undefined, E>) => void
-  /** Alone, with its keys. */
-  waiting: boolean
-  /** The caller has its result, or was interrupted. */
-  gone: boolean
-}
+type Results<A, E> = ReadonlyArray<Exit.Exit<A, E> | undefined>
 
 /**
- * Returns how to do a job, until the scope closes: then what is queued, or done for others, fails with `closed`.
+ * Returns how to do a job, until the scope closes. Then the jobs that are in the queue or in a batch fail with `closed`.
  *
- * Whoever is interrupted while its job is queued, or waits, takes it back. While it is being done with others it goes on.
+ * A caller that is interrupted takes its job back if the job is in the queue, or waits for another transaction. A job that
+ * is in a batch is done nevertheless.
  */
-export const make = Effect.fnUntraced(function* <J extends Job, A, E>(work: Work<J, A, E>, closed: E) {
-  const fork = yield* FiberSet.makeRuntime()
-  const waiting = yield* Semaphore.make(waiters)
-
-  /** In the order of submission. */
-  const queue = new Set<Entry<J, A, E>>()
-  /** The keys of the jobs that are being done. */
-  const busy = new Set<string>()
-  const runs = new Set<Running>()
-  let running = 0
-  let slow = 0
-  let scheduled = false
-  /** Whether the last run was of several jobs: those who come now are the same fibers, probably, and will be several. */
-  let crowded = false
-  let watched = false
-  let open = true
-  yield* Effect.addFinalizer(() =>
-    Effect.sync(() => {
-      open = false
-      for (const { resume } of queue) resume(Effect.fail(closed))
-      queue.clear()
-    })
-  )
-
-  const begin = ({ exclusive, shared }: J) => {
-    for (const key of shared) busy.add(key)
-    for (const key of exclusive) busy.add(key)
-  }
-
-  const end = ({ exclusive, shared }: J) => {
-    for (const key of shared) busy.delete(key)
-    for (const key of exclusive) busy.delete(key)
-  }
-
-  /** Takes from the queue what can be done in one run. Nobody overtakes a job with which it has a key in common. */
-  const take = (): ReadonlyArray<Entry<J, A, E>> => {
-    const taken: Array<Entry<J, A, E>> = []
-    const share = Math.min(most.jobs, Math.max(handful, Math.ceil(queue.size / (lanes - running))))
-    // By the jobs that are taken; and by those, too, that are left.
-    const shared = new Set<string>()
-    const exclusive = new Set<string>()
-    let keys = 0
-    let size = 0
-    for (const entry of queue) {
-      const { job } = entry
-      const first = taken[0]?.job
-      keys += job.shared.length + job.exclusive.length
-      size += job.size
-      if (first !== undefined && (taken.length === share || keys > most.keys || size > most.size)) break
-      if (
-        (first === undefined || job.kind === first.kind) &&
-        job.shared.every((key) => !busy.has(key) && !exclusive.has(key)) &&
-        job.exclusive.every((key) => !busy.has(key) && !exclusive.has(key) && !shared.has(key))
-      ) {
-        taken.push(entry)
-        for (const key of job.shared) shared.add(key)
-        for (const key of job.exclusive) exclusive.add(key)
-      } else {
-        keys -= job.shared.length + job.exclusive.length
-        size -= job.size
-        for (const key of job.shared) exclusive.add(key)
-        for (const key of job.exclusive) exclusive.add(key)
-      }
-    }
-    for (const entry of taken) {
-      queue.delete(entry)
-      begin(entry.job)
-    }
-    return taken
-  }
-
-  type Results = ReadonlyArray<Exit.Exit<A, E> | undefined>
-
-  const finish = (entries: ReadonlyArray<Entry<J, A, E>>, exit: Exit.Exit<Results>) => {
-    const results = Exit.isSuccess(exit) ? exit.value : undefined
-    // All of them, before anybody goes on: that may be with the next job, which goes with the next run.
-    scheduled = true
-    crowded = entries.length > 1
-    for (const { job } of entries) end(job)
-    const blocked =
-      results === undefined ? [] : entries.filter((entry, index) => results[index] === undefined && !entry.gone)
-    const later: Array<Entry<J, A, E>> = []
-    for (const entry of blocked) {
-      // It shares the key with one that waits already, and comes after it.
-      if (entry.job.shared.some((key) => busy.has(key))) later.push(entry)
-      else {
-        begin(entry.job)
-        entry.waiting = true
-      }
-    }
-    if (later.length > 0) {
-      const rest = [...queue]
-      queue.clear()
-      for (const entry of [...later, ...rest]) queue.add(entry)
-    }
-    const failure = Exit.isSuccess(exit)
-      ? undefined
-      : Cause.hasInterruptsOnly(exit.cause)
-        ? Exit.fail(closed)
-        : Exit.failCause(exit.cause)
-    entries.forEach(({ resume, waiting }, index) => {
-      const result = results?.[index]
-      if (failure !== undefined) resume(failure)
-      else if (result !== undefined || waiting) resume(Effect.succeed(result))
-    })
-    flush()
-  }
-
-  const flush = () => {
-    scheduled = false
-    while (queue.size > 0 && running < lanes) {
-      const entries = take()
-      if (entries.length === 0) return
-      const run: Running = { seen: false, slow: false }
-      runs.add(run)
-      running++
-      const done = (exit: Exit.Exit<Results>) => {
-        runs.delete(run)
-        if (run.slow) slow--
-        else running--
-        finish(entries, exit)
-      }
-      const jobs = entries.map(({ job }) => job)
-      fork(Effect.onExit(work.attempt(jobs), (exit) => Effect.sync(() => done(exit))))
-    }
-    if (queue.size > 0) watchRuns()
-  }
-
-  const watchRuns = () => {
-    if (watched) return
-    watched = true
-    fork(Effect.delay(watch, patience))
-  }
-
-  const watch = Effect.sync(() => {
-    watched = false
-    for (const run of runs) {
-      if (run.seen && !run.slow && slow < waiters) {
-        run.slow = true
-        running--
-        slow++
-      }
-      run.seen = true
-    }
-    flush()
+export const make = <J extends Job, A, E>(
+  work: Work<J, A, E>,
+  closed: E
+): Effect.Effect<(job: J) => Effect.Effect<A, E>, never, PostgresDatabase | Scope.Scope> =>
+  Effect.gen(function* () {
+    const { sql } = yield* PostgresDatabase
+    // A batch is in no transaction, also if the layer is built in one.
+    const fork = yield* FiberSet.makeRuntime<never, unknown, never>().pipe(
+      Effect.updateContext((context: Context.Context<Scope.Scope>) => Context.omit(sql.transactionService)(context))
+    )
+    const runner = new Runner(work, closed, fork, yield* Semaphore.make(maxWaitingJobs))
+    yield* Effect.addFinalizer(() => Effect.sync(() => runner.close()))
+    return (job: J) => runner.run(job)
   })
 
-  /** After the fibers that can go on now, as they may have jobs, too. */
-  const schedule = () => {
-    if (scheduled) return
-    scheduled = true
-    fork(Effect.andThen(Effect.yieldNow, Effect.sync(flush)))
+/** Starts the batches of a queue, and tells the callers what came of their jobs. */
+class Runner<J extends Job, A, E> {
+  readonly #work: Work<J, A, E>
+  readonly #closed: E
+  readonly #fork: (effect: Effect.Effect<unknown>) => unknown
+  readonly #waiting: Semaphore.Semaphore
+  readonly #queue = new JobQueue<J, Resume<A, E>>()
+  /** Batches are going to be started, so nobody else has to see to it. */
+  #isStarting = false
+  #isWatching = false
+  #isOpen = true
+
+  constructor(
+    work: Work<J, A, E>,
+    closed: E,
+    fork: (effect: Effect.Effect<unknown>) => unknown,
+    waiting: Semaphore.Semaphore
+  ) {
+    this.#work = work
+    this.#closed = closed
+    this.#fork = fork
+    this.#waiting = waiting
   }
 
-  const patiently = (job: J) => waiting.withPermit(work.patiently(job))
-
-  const over = (job: J) => {
-    end(job)
-    flush()
+  run(job: J): Effect.Effect<A, E> {
+    // Uninterruptible, so that an interruption between these steps cannot leave the keys of the job busy for ever.
+    return Effect.uninterruptibleMask((restore) => {
+      if (!this.#isOpen) return Effect.fail(this.#closed)
+      if (!this.#queue.isQuiet) return restore(this.#together(job))
+      this.#queue.begin(job)
+      return Effect.onExitPrimitive(restore(this.#work.alone(job, () => this.#patiently(job))), () => {
+        this.#queue.end(job)
+        this.#startBatches()
+        return undefined
+      })
+    })
   }
 
-  const together = (job: J) =>
-    Effect.suspend(() => {
-      let entry: Entry<J, A, E> | undefined
+  close(): void {
+    this.#isOpen = false
+    for (const { caller } of this.#queue.clear()) caller(Effect.fail(this.#closed))
+  }
+
+  #patiently(job: J) {
+    return this.#waiting.withPermit(this.#work.patiently(job))
+  }
+
+  #together(job: J): Effect.Effect<A, E> {
+    return Effect.suspend(() => {
+      let entry: Entry<J, Resume<A, E>> | undefined
       const result = Effect.callback<Exit.Exit<A, E> | undefined, E>((resume) => {
-        entry = { job, resume, waiting: false, gone: false }
-        queue.add(entry)
-        if (running < lanes) schedule()
-        else watchRuns()
+        entry = this.#queue.submit(job, resume)
+        if (this.#queue.hasRoom) this.#startBatchesSoon()
+        else this.#watch()
       })
-      const settled = Effect.flatMap(result, (done): Effect.Effect<A, E> => done ?? patiently(job))
-      return Effect.onExitPrimitive(settled, () => {
-        if (entry === undefined) return undefined
-        entry.gone = true
-        queue.delete(entry)
-        if (entry.waiting) over(job)
+      const done = Effect.flatMap(result, (exit): Effect.Effect<A, E> => exit ?? this.#patiently(job))
+      return Effect.onExitPrimitive(done, () => {
+        if (entry !== undefined && this.#queue.leave(entry)) this.#startBatches()
         return undefined
       })
     })
+  }
 
-  return (job: J): Effect.Effect<A, E> =>
-    // Nobody can interrupt it in between, and leave its keys busy for ever.
-    Effect.uninterruptibleMask((restore) => {
-      if (!open) return Effect.fail(closed)
-      if (busy.size > 0 || queue.size > 0 || crowded) return restore(together(job))
-      begin(job)
-      return Effect.onExitPrimitive(restore(work.alone(job, () => patiently(job))), () => {
-        over(job)
-        return undefined
-      })
-    })
-})
+  /** After the fibers that can go on now, as they may submit jobs, too. */
+  #startBatchesSoon() {
+    if (this.#isStarting) return
+    this.#isStarting = true
+    this.#fork(
+      Effect.andThen(
+        Effect.yieldNow,
+        Effect.sync(() => this.#startBatches())
+      )
+    )
+  }
+
+  #startBatches() {
+    this.#isStarting = false
+    for (let batch = this.#queue.take(); batch !== undefined; batch = this.#queue.take()) this.#start(batch)
+    if (this.#queue.size > 0 && !this.#queue.hasRoom) this.#watch()
+  }
+
+  #start(batch: Batch<J, Resume<A, E>>) {
+    const jobs = batch.entries.map(({ job }) => job)
+    this.#fork(Effect.onExit(this.#work.attempt(jobs), (exit) => Effect.sync(() => this.#finish(batch, exit))))
+  }
+
+  #finish(batch: Batch<J, Resume<A, E>>, exit: Exit.Exit<Results<A, E>>) {
+    const results = Exit.isSuccess(exit) ? exit.value : this.#failures(batch, exit.cause)
+    this.#queue.finish(batch, (place) => results[place] === undefined)
+    // A caller that goes on may submit its next job at once: that job joins the next batch, which starts after all of them.
+    this.#isStarting = true
+    for (const [place, entry] of batch.entries.entries()) {
+      if (entry.state !== "queue") entry.caller(Effect.succeed(results[place]))
+    }
+    this.#startBatches()
+  }
+
+  #failures({ entries }: Batch<J, Resume<A, E>>, cause: Cause.Cause<never>): Results<A, E> {
+    const failure = Cause.hasInterruptsOnly(cause) ? Exit.fail(this.#closed) : Exit.failCause(cause)
+    return entries.map(() => failure)
+  }
+
+  #watch() {
+    if (this.#isWatching) return
+    this.#isWatching = true
+    this.#fork(
+      Effect.delay(
+        Effect.sync(() => {
+          this.#isWatching = false
+          this.#queue.look()
+          this.#startBatches()
+        }),
+        watchInterval
+      )
+    )
+  }
+}

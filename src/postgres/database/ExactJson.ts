@@ -1,23 +1,24 @@
-/** JSON as text whose numbers JavaScript can hold: `JSON.parse` rounds others without a word. */
+/** JSON as text whose numbers JavaScript can hold: `JSON.parse` rounds the others and says nothing. */
 import { Effect, Schema, SchemaIssue, SchemaTransformation } from "effect"
 
-const isNumeral = (code: number): boolean => (code >= 48 && code <= 57) || code === 46
+const isDigitOrDot = (code: number): boolean => (code >= 48 && code <= 57) || code === 46
 
-/** Written as JSON, a double has at most 17 digits, and up to 15 every decimal survives becoming one. */
-const long = 16
+/** A number with fewer digits and dots is exact: every decimal of up to 15 digits survives becoming a double. */
+const suspiciousLength = 16
 
 /**
- * Whether so many digits and dots follow each other. One of them is then at a place that divides by their number, and only
- * those are looked at: a regular expression takes twice as long as `JSON.parse`, and this a tenth.
+ * Whether there may be a number with so many digits and dots. One of them is then at a place that is a multiple of
+ * `suspiciousLength`, and only these places are looked at: a regular expression takes twice as long as `JSON.parse`, and
+ * this a tenth. Digits beside a quote belong to a string, as those of most long ids do; `JSON.parse` decides about the rest.
  */
-const hasLongNumber = (json: string): boolean => {
-  for (let place = 0; place < json.length; place += long) {
-    if (!isNumeral(json.charCodeAt(place))) continue
+const mayBeInexact = (json: string): boolean => {
+  for (let place = 0; place < json.length; place += suspiciousLength) {
+    if (!isDigitOrDot(json.charCodeAt(place))) continue
     let start = place
-    while (isNumeral(json.charCodeAt(start - 1))) start--
+    while (isDigitOrDot(json.charCodeAt(start - 1))) start--
     let end = place + 1
-    while (isNumeral(json.charCodeAt(end))) end++
-    if (end - start >= long) return true
+    while (isDigitOrDot(json.charCodeAt(end))) end++
+    if (end - start >= suspiciousLength && json[start - 1] !== '"' && json[end] !== '"') return true
   }
   return false
 }
@@ -32,66 +33,57 @@ const canonical = (text: string): string => {
   return significant === "" ? "0" : `${significant}e${magnitude}`
 }
 
-const isExact = (text: string): boolean => {
-  const value = Number(text)
-  return Number.isInteger(value)
-    ? Number.isSafeInteger(value) && canonical(text) === canonical(String(value))
-    : Number.isFinite(value) && canonical(text) === canonical(String(value))
-}
-
-/** The first number that `JSON.parse` would change: an integer beyond 2^53, or one with more digits than a double has. */
-const inexactNumber = (json: string): string | undefined => {
-  if (!hasLongNumber(json)) return undefined
-  // From string to string, as long digits inside of them are none of our business.
-  for (let start = 0; start < json.length;) {
-    const quote = json.indexOf('"', start)
-    const end = quote === -1 ? json.length : quote
-    for (const [number] of json.slice(start, end).matchAll(/-?[\d.]{16,}(?:[eE][+-]?\d+)?/g)) {
-      if (!isExact(number)) return number
-    }
-    if (quote === -1) return undefined
-    let closing = quote
-    do {
-      closing = json.indexOf('"', closing + 1)
-    } while (closing !== -1 && isEscaped(json, closing))
-    if (closing === -1) return undefined
-    start = closing + 1
-  }
-  return undefined
-}
-
-/** Whether an odd number of backslashes is before this place. */
-const isEscaped = (text: string, place: number): boolean => {
-  let before = place
-  while (text[before - 1] === "\\") before--
-  return (place - before) % 2 === 1
+const isExact = (value: number, source: string): boolean => {
+  const isHeld = Number.isInteger(value) ? Number.isSafeInteger(value) : Number.isFinite(value)
+  const text = String(value)
+  return isHeld && (text === source || canonical(text) === canonical(source))
 }
 
 const shorten = (number: string) => (number.length > 40 ? `${number.slice(0, 40)}..` : number)
+
+/** What a reviver is told of a value beside its key. TypeScript does not know it yet. */
+interface Origin {
+  /** The text of the value, unless it is an array or an object. */
+  readonly source?: string
+}
+
+/** The first number of a valid JSON text that `JSON.parse` would change. */
+const inexactNumber = (json: string): string | undefined => {
+  if (!mayBeInexact(json)) return undefined
+  let inexact: string | undefined
+  JSON.parse(json, (_key, value: unknown, origin?: Origin) => {
+    if (typeof value === "number" && origin?.source !== undefined && !isExact(value, origin.source)) {
+      inexact ??= origin.source
+    }
+    return value
+  })
+  return inexact
+}
 
 const parse = Schema.decodeUnknownEffect(Schema.fromJsonString(Schema.Unknown))
 
 const isJson = (value: unknown): value is Schema.Json => value !== undefined
 
-/** What `JSON.parse` returned: nothing to look through again. */
+/** What `JSON.parse` has returned is JSON: it need not be looked through again. */
 const Parsed = Schema.declare(isJson, { expected: "JSON" })
 
-/** JSON as text, none of whose numbers would be rounded. */
+/** JSON as text, if JavaScript can hold all of its numbers. */
 export const ExactJson = Schema.String.pipe(
   Schema.decodeTo(
     Parsed,
     SchemaTransformation.transformEffect({
-      decode: (text: string) => {
-        const number = inexactNumber(text)
-        return number === undefined
-          ? Effect.mapBoth(parse(text), {
-              onSuccess: (value) => (isJson(value) ? value : null),
-              onFailure: ({ issue }) => issue
-            })
-          : Effect.fail(
-              new SchemaIssue.InvalidValue({ message: `JavaScript cannot hold the number ${shorten(number)}` })
-            )
-      },
+      decode: (text: string) =>
+        Effect.matchEffect(parse(text), {
+          onFailure: ({ issue }) => Effect.fail(issue),
+          onSuccess: (value) => {
+            const number = inexactNumber(text)
+            return number === undefined
+              ? Effect.succeed(isJson(value) ? value : null)
+              : Effect.fail(
+                  new SchemaIssue.InvalidValue({ message: `JavaScript cannot hold the number ${shorten(number)}` })
+                )
+          }
+        }),
       encode: (value: Schema.Json) => Effect.succeed(JSON.stringify(value))
     })
   )
@@ -100,10 +92,9 @@ export const ExactJson = Schema.String.pipe(
 /** The JSON of a column, or nothing if the schema has to say what is wrong with it. */
 export const parseExact = (text: string | null): Schema.Json | undefined => {
   if (text === null) return null
-  if (inexactNumber(text) !== undefined) return undefined
   try {
     const value: Schema.Json = JSON.parse(text)
-    return value
+    return inexactNumber(text) === undefined ? value : undefined
   } catch {
     return undefined
   }

@@ -1,43 +1,40 @@
-/** What has to be known of the table of events: whether readers can rely on the sequence behind its versions. */
-import { Effect, Schema } from "effect"
-import { Denied, Unexpected } from "../../StoreError.ts"
+/** What has to be known of the table of events before it is used: whether readers can rely on the order of its versions. */
+import { Context, Effect, Layer, Schema } from "effect"
+import { Denied, type Reason, Unexpected } from "../../StoreError.ts"
 import { decodeRows } from "../database/DecodeRows.ts"
 import { qualify } from "../database/Identifier.ts"
 import { PostgresDatabase } from "../database/PostgresDatabase.ts"
 
-const Sequence = Schema.Struct({
+const Description = Schema.Struct({
+  /** The sequence behind the versions, if there is one that can be seen. */
   name: Schema.NullOr(Schema.String),
-  problem: Schema.NullOr(Schema.String),
-  fix: Schema.NullOr(Schema.String),
+  cache: Schema.NullOr(Schema.BigInt),
+  increment: Schema.NullOr(Schema.BigInt),
+  cycles: Schema.NullOr(Schema.Boolean),
+  /** Whether only the sequence gives versions. If not, it is a default that clients can override. */
   generated: Schema.Boolean,
+  /** Whether a trigger notifies of each row, as go-sync-kit's does. */
   notifies: Schema.Boolean,
+  /** Whether logical replication fills the table. */
   replicated: Schema.Boolean
 })
 
-/**
- * Fails with `Unexpected` if the sequence draws versions in blocks, in other steps than 1 or in a circle: then a lower one
- * can be drawn after a higher one has been seen, by a transaction that nobody could have waited for. Fails with `Denied` if
- * the table is filled by logical replication, whose versions were drawn elsewhere; with `SchemaMissing` if there is none.
- */
-export const check = Effect.gen(function* () {
+/** What is known of a table that readers can rely on. */
+export type Description = typeof Description.Type
+
+const describe = Effect.gen(function* () {
   const { names, query, schema, sql } = yield* PostgresDatabase
-  const table = qualify(schema, names.events)
-  const decode = decodeRows(Sequence, names.events, [])
+  const decode = decodeRows(Description, names.events, [])
   const rows = yield* query(sql`
-    SELECT sequence.seqrelid::regclass::text AS name, attidentity = 'a' AS generated,
+    SELECT sequence.seqrelid::regclass::text AS name, seqcache AS cache, seqincrement AS increment, seqcycle AS cycles,
+      attidentity = 'a' AS generated,
+      EXISTS (
+        SELECT FROM pg_trigger WHERE tgrelid = attrelid AND tgname = 'events_notify_trigger' AND tgenabled <> 'D'
+      ) AS notifies,
       EXISTS (
         SELECT FROM pg_subscription_rel
         WHERE srrelid = attrelid OR srrelid IN (SELECT relid FROM pg_partition_tree(attrelid))
-      ) AS replicated,
-      CASE
-        WHEN seqcache > 1 THEN 'CACHE ' || seqcache
-        WHEN seqincrement <> 1 THEN 'INCREMENT ' || seqincrement
-        WHEN seqcycle THEN 'CYCLE'
-      END AS problem,
-      CASE WHEN seqcache > 1 THEN 'CACHE 1' WHEN seqincrement <> 1 THEN 'INCREMENT 1' ELSE 'NO CYCLE' END AS fix,
-      EXISTS (
-        SELECT FROM pg_trigger WHERE tgrelid = attrelid AND tgname = 'events_notify_trigger' AND tgenabled <> 'D'
-      ) AS notifies
+      ) AS replicated
     FROM pg_attribute
     LEFT JOIN LATERAL (
       SELECT pg_sequence.* FROM pg_sequence JOIN pg_depend ON refclassid = 'pg_class'::regclass AND refobjid = seqrelid
@@ -47,37 +44,94 @@ export const check = Effect.gen(function* () {
       SELECT pg_sequence.* FROM pg_sequence JOIN pg_depend ON classid = 'pg_class'::regclass AND objid = seqrelid
       WHERE refclassid = 'pg_class'::regclass AND refobjid = attrelid AND refobjsubid = attnum
     ) AS sequence ON true
-    WHERE attrelid = ${table}::regclass AND attname = 'version'`)
-  const [sequence] = yield* decode(rows)
-  if (sequence === undefined || sequence.name === null) {
-    const message = `no sequence gives ${table} its versions; make version BIGINT GENERATED ALWAYS AS IDENTITY`
-    return yield* new Unexpected({ message })
-  }
-  if (sequence.problem !== null) {
-    const message =
-      `the sequence ${sequence.name} of ${table} has ${sequence.problem}, with which readers would lose events; ` +
-      `run ALTER SEQUENCE ${sequence.name} ${sequence.fix}`
-    return yield* new Unexpected({ message })
-  }
-  if (sequence.replicated) {
-    const message =
-      `${table} is a copy that logical replication fills, in the order of commits: nobody can see here which events are ` +
-      "still on their way; use the log of the database that publishes it, or drop the subscription"
-    return yield* new Denied({ message })
-  }
-  return sequence
+    WHERE attrelid = ${qualify(schema, names.events)}::regclass AND attname = 'version'`)
+  const [description] = yield* decode(rows)
+  return description
 })
 
+const withoutSequence = (table: string) =>
+  new Unexpected({
+    message: `no sequence gives ${table} its versions; make version BIGINT GENERATED ALWAYS AS IDENTITY`
+  })
+
+/** What is wrong with the sequence, and the clause that mends it. */
+const faultOf = ({ cache, cycles, increment }: Description): readonly [fault: string, remedy: string] | undefined => {
+  if (cache !== 1n) return [`CACHE ${cache}`, "CACHE 1"]
+  if (increment !== 1n) return [`INCREMENT ${increment}`, "INCREMENT 1"]
+  return cycles === true ? ["CYCLE", "NO CYCLE"] : undefined
+}
+
 /**
- * The same, with a warning where clients may draw versions themselves. Returns whether the table notifies of each row, as
- * go-sync-kit's does.
+ * A sequence that draws versions in blocks, in other steps than 1 or in a circle can draw a lower version after a higher
+ * one has been seen, for a transaction that no reader could have waited for.
  */
-export const checkAndWarn = Effect.gen(function* () {
-  const { generated, name, notifies } = yield* check
-  if (generated) return notifies
-  yield* Effect.logWarning(
-    `versions from the sequence ${name} are a default that clients can override (BIGSERIAL): readers can lose the events ` +
-      "of one that calls nextval itself before it inserts"
-  )
-  return notifies
+const outOfOrder = (table: string, description: Description) => {
+  const fault = faultOf(description)
+  if (fault === undefined) return undefined
+  const [has, remedy] = fault
+  const { name } = description
+  return new Unexpected({
+    message:
+      `the sequence ${name} of ${table} has ${has}, with which readers would lose events; ` +
+      `run ALTER SEQUENCE ${name} ${remedy}`
+  })
+}
+
+/** The versions of a copy were drawn elsewhere. */
+const copied = (table: string, { replicated }: Description) =>
+  replicated
+    ? new Denied({
+        message:
+          `${table} is a copy that logical replication fills, in the order of commits: nobody can see here which events are ` +
+          "still on their way; use the log of the database that publishes it, or drop the subscription"
+      })
+    : undefined
+
+/**
+ * Describes the table. Fails with `Unexpected` if no sequence, or one that does not keep an order, gives it its versions;
+ * with `Denied` if logical replication fills it; with `SchemaMissing` if it is not there.
+ */
+export const check = Effect.gen(function* () {
+  const { names, schema } = yield* PostgresDatabase
+  const table = qualify(schema, names.events)
+  const description = yield* describe
+  if (description === undefined || description.name === null) return yield* withoutSequence(table)
+  const refusal = outOfOrder(table, description) ?? copied(table, description)
+  if (refusal !== undefined) return yield* refusal
+  return description
 })
+
+/** The same, with a warning where clients may draw versions themselves. */
+export const checkAndWarn = Effect.tap(check, ({ generated, name }) =>
+  generated
+    ? Effect.void
+    : Effect.logWarning(
+        `versions from the sequence ${name} are a default that clients can override (BIGSERIAL): readers can lose the events ` +
+          "of a client that calls nextval itself before it inserts"
+      )
+)
+
+/** The table of events, as the store of this layer has found it. */
+export class EventTable extends Context.Service<
+  EventTable,
+  {
+    /**
+     * Checks the table before the first append, or the first read that relies on the order of its versions. Later it
+     * costs nothing: a table that is fit remains so. A failure is not remembered, as it may be mended.
+     */
+    readonly inspect: Effect.Effect<Description, Reason>
+  }
+>()("effect-strata/postgres/EventTable") {}
+
+export const make = Effect.gen(function* () {
+  const database = yield* PostgresDatabase
+  let found: Effect.Effect<Description> | undefined
+  // The first statement of a store may get a connection that the network has forgotten.
+  const first = checkAndWarn.pipe(
+    Effect.provideService(PostgresDatabase, { ...database, query: database.queryAlive }),
+    Effect.tap((description) => Effect.sync(() => (found = Effect.succeed(description))))
+  )
+  return EventTable.of({ inspect: Effect.suspend(() => found ?? first) })
+})
+
+export const layer: Layer.Layer<EventTable, never, PostgresDatabase> = Layer.effect(EventTable, make)

@@ -11,9 +11,9 @@ import { Effect, Schema } from "effect"
 import { SqlClient } from "effect/sql"
 import type { Reason } from "../../StoreError.ts"
 import { decodeRows } from "../database/DecodeRows.ts"
-import { qualify } from "../database/Identifier.ts"
 import { PostgresDatabase } from "../database/PostgresDatabase.ts"
 import { isUniqueViolation, reasonOf } from "../database/Reasons.ts"
+import * as AppendLocks from "./AppendLocks.ts"
 import * as EventTable from "./EventTable.ts"
 
 /** An event cannot be imported as it is: two have one id, or the log has another one under it. Nothing was written. */
@@ -53,19 +53,13 @@ const Known = Schema.Struct({
 const Inserted = Schema.Struct({ id: Schema.String, version: Schema.BigInt })
 
 export const make = Effect.gen(function* () {
-  const { names, query, schema, sql, tables } = yield* PostgresDatabase
-  const table = qualify(schema, names.events)
+  const database = yield* PostgresDatabase
+  const { names, query, sql, tables } = database
   const events = tables.events
+  const locks = AppendLocks.make(database)
   const decodeKnown = decodeRows(Known, names.events, ["id"])
   const decodeInserted = decodeRows(Inserted, names.events, ["id"])
   yield* EventTable.check
-
-  // Those of `resources/postgres/0002_events.sql`, in its order.
-  const lock = sql`
-    SELECT pg_advisory_xact_lock(key) FROM (
-      SELECT hashtextextended('', 2 * ${table}::regclass::oid::bigint + each) AS key FROM generate_series(0, 1) AS each
-      ORDER BY key OFFSET 0
-    ) AS locks`
 
   const entriesAs = (entries: ReadonlyArray<Entry>) => sql`unnest(
       ${entries.map(({ id }) => id)}::text[],
@@ -109,7 +103,7 @@ export const make = Effect.gen(function* () {
   })
 
   const attempt = Effect.fnUntraced(function* (entries: ReadonlyArray<Entry>) {
-    yield* query(lock)
+    yield* query(locks.takeAll)
     const stored = yield* look(entries)
     const changed = entries.find(({ id }) => stored.get(id)?.same === false)
     if (changed !== undefined) {

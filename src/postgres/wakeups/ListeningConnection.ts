@@ -6,7 +6,7 @@ import { PgConnection } from "@effect/sql-pg"
 import { Deferred, Duration, Effect, Queue, Scope } from "effect"
 import type { SqlError } from "effect/sql"
 import { type Reason, Unavailable } from "../../StoreError.ts"
-import { silence } from "../database/Borrowing.ts"
+import { silenceLimit } from "../database/Borrowing.ts"
 import { PostgresDatabase, type Query } from "../database/PostgresDatabase.ts"
 import { isTooLarge, reasonOf } from "../database/Reasons.ts"
 import * as BytesReceived from "./BytesReceived.ts"
@@ -31,7 +31,7 @@ const untilSilent = (received: () => number) =>
     let quiet = 0
     return Effect.whileLoop({
       while: () => quiet < looks,
-      body: () => Effect.sleep(Duration.divideUnsafe(silence, looks)),
+      body: () => Effect.sleep(Duration.divideUnsafe(silenceLimit, looks)),
       step: () => {
         const now = received()
         quiet = now === known ? quiet + 1 : 0

@@ -1,0 +1,91 @@
+/** What an application can set of the Postgres backend: where the tables are, and how long operations wait. */
+import { Duration, Effect, Option, Schedule, Schema } from "effect"
+import { check } from "../../internal/Arguments.ts"
+import { InvalidInput } from "../../InvalidInput.ts"
+import type { Reason } from "../../StoreError.ts"
+import { Name, nameBefore } from "./Identifier.ts"
+
+/** The name of a table: short enough to be that of a function, too, which has the table's name with an ending. */
+const named = (name: string, ending = "") =>
+  nameBefore(ending).pipe(Schema.withConstructorDefault(Effect.succeed(name)))
+
+/** The tables' names. The defaults are those of the Go originals. */
+export const Tables = Schema.Struct({
+  events: named("events", "_append"),
+  offsets: named("offsets_store"),
+  spool: named("retryspool_messages", "_claim"),
+  states: named("states_store", "_write"),
+  migrations: named("strata_migrations")
+})
+
+/** Where the tables are. */
+const Names = Schema.Struct({
+  schema: Schema.optionalKey(Name),
+  tables: Tables.pipe(Schema.withConstructorDefault(Effect.sync(() => Tables.make({}))))
+})
+
+export interface Options {
+  /** The schema of the tables. Without it they are where the connection's search path finds them. */
+  readonly schema?: string
+  /**
+   * Other names for the tables: `events` (`events`), `offsets` (`offsets_store`), `states` (`states_store`), `spool`
+   * (`retryspool_messages`), `migrations` (`strata_migrations`).
+   */
+  readonly tables?: (typeof Tables)["~type.make.in"]
+  /** How long an operation waits for a connection while the pool is exhausted: 10 seconds. Then it is `Unavailable`. */
+  readonly acquireTimeout?: Duration.Input
+  /**
+   * How long a read that spans aggregates waits for a transaction that may still append an event among those it reads:
+   * 2 seconds. Then the read ends before the place of that event.
+   */
+  readonly settleTimeout?: Duration.Input
+  /**
+   * When to connect again to a server that subscribers have lost: after 100 milliseconds, then ever later up to 5 seconds,
+   * with jitter, for ever. Once the schedule ends, the subscribers fail.
+   */
+  readonly reconnect?: Schedule.Schedule<unknown, Reason>
+  /**
+   * `"rows"` makes the migrations install go-sync-kit's trigger, for programs that listen to its channels: each event is
+   * notified in the transaction that appends it, and aggregate ids can have 56 bytes at most.
+   */
+  readonly notify?: "rows"
+  /**
+   * `"containment"` makes the migrations index what events contain, for those who query by `data` and `metadata`. It makes
+   * an append about twice as expensive, and queries work without it.
+   */
+  readonly index?: "containment"
+}
+
+const defaultReconnect = Schedule.jittered(
+  Schedule.min([Schedule.exponential("100 millis"), Schedule.spaced("5 seconds")])
+)
+
+const invalidOption = (field: string, message: string) =>
+  new InvalidInput({ store: "Postgres", operation: "layer", issues: [{ field, message }] })
+
+const durationOf = (field: string, input: Duration.Input) =>
+  Option.match(Duration.fromInput(input), {
+    onNone: () => Effect.fail(invalidOption(field, "Expected a duration")),
+    onSome: (duration) => Effect.succeed(duration)
+  })
+
+/** Checks the options, and fills in what they leave out. */
+export const settingsOf = Effect.fnUntraced(function* (options: Options) {
+  const {
+    acquireTimeout = "10 seconds",
+    index,
+    notify,
+    reconnect = defaultReconnect,
+    settleTimeout = "2 seconds",
+    ...where
+  } = options
+  const { schema, tables } = yield* check(Names, "Postgres", "layer", where)
+  return {
+    schema,
+    tables,
+    acquireTimeout: yield* durationOf("acquireTimeout", acquireTimeout),
+    settleTimeout: yield* durationOf("settleTimeout", settleTimeout),
+    reconnect,
+    extras: { index, notify }
+  }
+})

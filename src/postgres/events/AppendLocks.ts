@@ -1,0 +1,39 @@
+/**
+ * The keys of the advisory locks that an append takes.
+ *
+ * **Details**
+ *
+ * An append locks each of its aggregates, exclusively where it expects something of it, and each id that its caller has
+ * chosen. Before these it locks the log, and the ids, each as a whole: shared, so that a program that needs all of them
+ * can lock out every append with two locks. The key of a name is `hashtextextended(name, seed)`, and that of the whole is
+ * that of the empty name; aggregates and ids have seeds of their own, which are made from the oid of the table.
+ *
+ * `resources/postgres/0002_events.sql` has the same keys, for the appends that go through its function.
+ */
+import type { Statement } from "effect/sql"
+import { qualify, reference } from "../database/Identifier.ts"
+import type { PostgresDatabase } from "../database/PostgresDatabase.ts"
+
+export interface AppendLocks {
+  /** Whether the transaction can share the lock of the log now. */
+  readonly tryShareLog: Statement.Fragment
+  /** Whether the transaction can share the lock of an aggregate now. The column has the aggregate's id, or nothing for the log. */
+  readonly tryShare: (column: string) => Statement.Fragment
+  /** Waits until no append is under way, and keeps all others out to the end of the transaction. */
+  readonly takeAll: Statement.Statement<unknown>
+}
+
+export const make = ({ names, schema, sql }: PostgresDatabase["Service"]): AppendLocks => {
+  const seed = `2 * ${reference(qualify(schema, names.events))}::regclass::oid::bigint`
+  const tryShare = (name: string) => sql.literal(`pg_try_advisory_xact_lock_shared(hashtextextended(${name}, ${seed}))`)
+  return {
+    tryShareLog: tryShare("''"),
+    tryShare,
+    // In the order of the keys, as the function takes them.
+    takeAll: sql`
+      SELECT pg_advisory_xact_lock(key) FROM (
+        SELECT hashtextextended('', ${sql.literal(seed)} + kind) AS key FROM generate_series(0, 1) AS kind
+        ORDER BY key OFFSET 0
+      ) AS locks`
+  }
+}

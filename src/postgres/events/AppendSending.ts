@@ -1,0 +1,226 @@
+/**
+ * Sends appends to the server, and tells what came of each of them.
+ *
+ * **Details**
+ *
+ * An append is one round trip, unless it has to wait. A plain one needs only shared locks: it is an INSERT that does
+ * nothing if it cannot have them at once. The function of `resources/postgres/0002_events.sql` does all others, and this
+ * one, too, if it has to wait.
+ */
+import { Effect, Exit, Option } from "effect"
+import { DuplicateEvent, expectedOf, type StoredEvent, VersionConflict } from "../../EventStore.ts"
+import type { InvalidInput } from "../../InvalidInput.ts"
+import { Contention, type Reason, Unexpected } from "../../StoreError.ts"
+import type { Work } from "../database/Coalescing.ts"
+import { PostgresDatabase } from "../database/PostgresDatabase.ts"
+import { isRefusal, isUniqueViolation } from "../database/Reasons.ts"
+import { Wakeups } from "../wakeups/Wakeups.ts"
+import { type Request, storedEvents } from "./AppendRequest.ts"
+import * as AppendStatements from "./AppendStatements.ts"
+import { EventTable } from "./EventTable.ts"
+import * as RowNotifications from "./RowNotifications.ts"
+
+export type Failure = VersionConflict | DuplicateEvent | InvalidInput | Reason
+
+/** What an append gives its caller. */
+export type Stored = Effect.Effect<ReadonlyArray<StoredEvent>, Failure>
+
+/** What came of a request. `undefined` stands for a request that would have to wait for another transaction. */
+type Result = Exit.Exit<ReadonlyArray<StoredEvent>, Failure> | undefined
+
+/** Tells the readers of the log that a commit has stored events. */
+type Announcement = Effect.Effect<void>
+
+const wrongIsolation = new Unexpected({
+  message:
+    "what an append expects cannot be checked against what others have committed meanwhile; " +
+    "run the transaction with isolation level READ COMMITTED"
+})
+
+/** What the function says of each request. Several rows may speak of one. */
+const resultsOf = (
+  requests: ReadonlyArray<Request>,
+  rows: ReadonlyArray<AppendStatements.Outcome>
+): ReadonlyArray<Result> => {
+  const written = new Map<string, AppendStatements.Written>()
+  const failures = new Map<number, Failure | "blocked">()
+  for (const row of rows) {
+    switch (row.outcome) {
+      case "stored":
+      case "known":
+        written.set(row.id, row)
+        break
+      case "duplicate":
+        if (!failures.has(row.request)) failures.set(row.request, new DuplicateEvent({ id: row.id }))
+        break
+      case "conflict": {
+        const append = requests[row.request]?.append
+        const before = failures.get(row.request)
+        // Of several conflicts the caller gets that of the first aggregate.
+        if (append === undefined || (before instanceof VersionConflict && before.aggregateId < row.id)) break
+        const actual = Option.fromNullishOr(row.version)
+        const expected = expectedOf(append, row.id)
+        failures.set(row.request, new VersionConflict({ aggregateId: row.id, expected, actual }))
+        break
+      }
+      case "blocked":
+        failures.set(row.request, "blocked")
+        break
+      case "isolation":
+        failures.set(row.request, wrongIsolation)
+    }
+  }
+  return requests.map((request, index) => {
+    const failure = failures.get(index)
+    if (failure === "blocked") return undefined
+    return failure === undefined ? Exit.succeed(storedEvents(request, (id) => written.get(id))) : Exit.fail(failure)
+  })
+}
+
+/** Sends the requests that have no result yet, and puts their results at their places. */
+const completed = <E>(
+  requests: ReadonlyArray<Request>,
+  known: ReadonlyArray<Result | "none yet">,
+  send: (requests: ReadonlyArray<Request>) => Effect.Effect<ReadonlyArray<Result>, E>
+) => {
+  const rest = requests.filter((_, index) => known[index] === "none yet")
+  return Effect.map(rest.length === 0 ? Effect.succeed([]) : send(rest), (results) => {
+    const inOrder = results.values()
+    return known.map((result) => (result === "none yet" ? inOrder.next().value : result))
+  })
+}
+
+export interface AppendSending {
+  /** How appends of many fibers are sent, outside of their transactions. */
+  readonly outside: Work<Request, ReadonlyArray<StoredEvent>, Failure>
+  /** Sends an append in the transaction of its caller, where it waits for other transactions if it has to. */
+  readonly inside: (request: Request) => Stored
+}
+
+export const make = Effect.gen(function* () {
+  const { inTransaction, sql } = yield* PostgresDatabase
+  const { callFunction, insertMany, insertOne } = yield* AppendStatements.make
+  const { inspect } = yield* EventTable
+  const { announce } = yield* Wakeups
+
+  const announceNow: Announcement = Effect.sync(() => announce("events"))
+  const announceAfterCommit: Announcement = sql.afterCommit(announceNow)
+
+  /** Sends plain requests. Stores nothing if another transaction holds a lock. */
+  const insert = (requests: ReadonlyArray<Request>): Effect.Effect<ReadonlyArray<Result>, Reason> =>
+    Effect.flatMap(insertMany(requests), (rows): Effect.Effect<ReadonlyArray<Result>> => {
+      if (rows.length === 0) return Effect.succeed(requests.map(() => undefined))
+      const byId = new Map(rows.map((row) => [row.id, row]))
+      const results = requests.map((request) => Exit.succeed(storedEvents(request, (id) => byId.get(id))))
+      return Effect.as(announceAfterCommit, results)
+    })
+
+  /** The same for one event. While the server works, this process parses what the caller will get. */
+  const insertAlone = (request: Request, announcement: Announcement, blocked: () => Stored): Stored => {
+    queueMicrotask(request.content)
+    return Effect.flatMap(insertOne(request), (stamp) =>
+      stamp === undefined
+        ? blocked()
+        : Effect.as(
+            announcement,
+            storedEvents(request, () => stamp)
+          )
+    )
+  }
+
+  /**
+   * A program that does not take the locks can still write an id between the function's look and its INSERT. The next
+   * attempt sees that event. Inside a transaction there is no next attempt: the error has ended the transaction.
+   */
+  const retried = <A>(call: Effect.Effect<A, Reason>) =>
+    Effect.catchIf(
+      Effect.retry(call, {
+        times: 2,
+        while: (reason: Reason) => Effect.map(inTransaction, (inside) => !inside && isUniqueViolation(reason))
+      }),
+      isUniqueViolation,
+      (reason) =>
+        Effect.flatMap(inTransaction, (inside) =>
+          inside
+            ? new Contention({
+                message: `another transaction has stored the same event: ${reason.message}; run the transaction again`,
+                cause: reason.cause
+              })
+            : Effect.fail(reason)
+        )
+    )
+
+  /** Sends requests of any kind. */
+  const check = (
+    requests: ReadonlyArray<Request>,
+    patience: "waits" | "never waits"
+  ): Effect.Effect<ReadonlyArray<Result>, Reason> => {
+    const call = callFunction(requests, patience)
+    return Effect.flatMap(requests.length === 1 ? retried(call) : call, (rows) => {
+      const results = resultsOf(requests, rows)
+      const isCommitted = rows.some(({ outcome }) => outcome === "stored")
+      return isCommitted ? Effect.as(announceAfterCommit, results) : Effect.succeed(results)
+    })
+  }
+
+  /** Sends requests of one kind. */
+  const send = (requests: ReadonlyArray<Request>): Effect.Effect<ReadonlyArray<Result>, Reason> =>
+    requests[0]?.kind !== "plain"
+      ? check(requests, "never waits")
+      : Effect.flatMap(insert(requests), (results) =>
+          // The INSERT does not say which of them has to wait: the function does.
+          requests.length > 1 && results[0] === undefined ? check(requests, "never waits") : Effect.succeed(results)
+        )
+
+  /** Sends the requests that the table's notifications have room for. */
+  const sendFitting = (requests: ReadonlyArray<Request>) => {
+    const known = requests.map(({ append }) => {
+      const refusal = RowNotifications.refusalOf(append)
+      return refusal === undefined ? "none yet" : Exit.fail(refusal)
+    })
+    return completed(requests, known, send)
+  }
+
+  /** Sends one half after the other, so that in the end a request that the server refuses fails alone. */
+  const attemptHalves = (requests: ReadonlyArray<Request>) => {
+    const middle = requests.length >> 1
+    const [first, second] = [requests.slice(0, middle), requests.slice(middle)]
+    return Effect.flatMap(attempt(first), (results) => {
+      // The transaction that a request has to wait for may end between the two: no later request may overtake it.
+      const blocked = new Set(first.flatMap(({ shared }, index) => (results[index] === undefined ? shared : [])))
+      const known = second.map(({ shared }) => (shared.some((key) => blocked.has(key)) ? undefined : "none yet"))
+      return Effect.map(completed(second, known, attempt), (others) => [...results, ...others])
+    })
+  }
+
+  const attempt = (requests: ReadonlyArray<Request>): Effect.Effect<ReadonlyArray<Result>> =>
+    // The table is inspected here, after the order is settled: no append overtakes another one that waits for the answer.
+    Effect.flatMap(inspect, ({ notifies }) => (notifies ? sendFitting(requests) : send(requests))).pipe(
+      Effect.catch((reason) =>
+        // The server writes nothing of a statement that it refuses.
+        requests.length > 1 && isRefusal(reason)
+          ? attemptHalves(requests)
+          : Effect.succeed(requests.map(() => Exit.fail(reason)))
+      )
+    )
+
+  /** Sends a request that may have to wait. */
+  const patiently = (request: Request): Stored =>
+    Effect.flatMap(check([request], "waits"), ([result]) => result ?? Effect.succeed([]))
+
+  /** Sends one request without the arrays of the others: nearly all appends come one at a time. */
+  const alone = (request: Request, announcement: Announcement, blocked: () => Stored): Stored =>
+    Effect.flatMap(inspect, ({ notifies }) => {
+      const refusal = notifies ? RowNotifications.refusalOf(request.append) : undefined
+      if (refusal !== undefined) return Effect.fail(refusal)
+      return request.kind === "plain" && request.ids.length === 1
+        ? insertAlone(request, announcement, blocked)
+        : Effect.flatMap(send([request]), ([result]) => result ?? blocked())
+    })
+
+  const sending: AppendSending = {
+    outside: { alone: (request, blocked) => alone(request, announceNow, blocked), attempt, patiently },
+    inside: (request) => alone(request, announceAfterCommit, () => patiently(request))
+  }
+  return sending
+})
