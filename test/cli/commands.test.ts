@@ -1,4 +1,4 @@
-/** Every subcommand as a process of its own, on a server and on a Postgres inside of it: the same words on both. */
+/** What subcommands say and do, on a server and on a Postgres inside the process: the same on both. */
 import { assert, describe, it } from "@effect/vitest"
 import { Effect } from "effect"
 import type { Command } from "effect/cli"
@@ -218,7 +218,7 @@ describe("events tail", () => {
       yield* append(4)
       yield* append(5)
       yield* tail.says(`"id":"e5"`)
-      yield* Effect.sync(() => tail.child.kill("SIGINT"))
+      yield* tail.interrupt
       const { status, stderr, stdout } = yield* tail.ended
       assert.deepStrictEqual({ status, stderr }, { status: 130, stderr: "" })
       assert.deepStrictEqual(
@@ -240,7 +240,7 @@ describe("status --watch", () => {
       yield* execute([`INSERT INTO ${schema}.events (id, aggregate_id, event_type, data) VALUES ('e', 'a', 'T', '1')`])
       yield* watch.says(/"latestVersion":"1","latestAt":"[^"]+","eventsPerSecond":[1-9]/)
       yield* watch.says(/"eventsPerSecond":0/)
-      yield* Effect.sync(() => watch.child.kill("SIGINT"))
+      yield* watch.interrupt
       assert.strictEqual((yield* watch.ended).status, 130)
     }).pipe(Effect.scoped)
   )

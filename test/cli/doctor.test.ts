@@ -171,7 +171,7 @@ it.layer(Server.layer, { excludeTestServices: true, timeout: "120 seconds" })("s
         )
       // The server sleeps between two looks.
       while ((yield* schemas(other)).length === 0) yield* other("SELECT 1 FROM pg_sleep(0.05)")
-      yield* Effect.sync(() => proving.child.kill("SIGINT"))
+      yield* proving.interrupt
       const { status, stderr } = yield* proving.ended
       assert.deepStrictEqual({ status, stderr }, { status: 130, stderr: "" })
       assert.strictEqual((yield* other("SELECT 1 FROM pg_namespace WHERE nspname LIKE 'strata_prove_%'")).length, 0)

@@ -4,7 +4,7 @@ import { Effect } from "effect"
 import { execute, freshRole, freshSchema, urlWith } from "../postgres/harness.ts"
 import { postgresUrl } from "../support/database.ts"
 import { freePort } from "../support/ports.ts"
-import { fails, start, strata, succeeds, temporaryDirectory } from "./harness.ts"
+import { fails, strata, succeeds, temporaryDirectory } from "./harness.ts"
 
 describe("wrong usage ends with 2", () => {
   it.live("and says what is wrong, and where to read more", () =>
@@ -100,23 +100,6 @@ describe("what the world does ends with 1", () => {
       const directory = yield* temporaryDirectory
       const says = /there is no database in .*; make one with: strata migrate --pglite/
       yield* fails(["events", "read", "--pglite", directory], 1, says)
-    }).pipe(Effect.scoped)
-  )
-})
-
-describe("output that nobody reads any more", () => {
-  it.live("ends the command quietly", () =>
-    Effect.gen(function* () {
-      const schema = yield* freshSchema()
-      const options = { url: postgresUrl, env: { DB_SCHEMA: schema } }
-      yield* succeeds(["migrate"], options)
-      const many = `SELECT 'e' || n, 'a', 'T', to_jsonb(repeat('x', 1000)) FROM generate_series(1, 20000) AS n`
-      yield* execute([`INSERT INTO ${schema}.events (id, aggregate_id, event_type, data) ${many}`])
-      const reading = yield* start(["events", "read", "--json"], options)
-      yield* reading.says(`"version":"1"`)
-      yield* Effect.sync(() => reading.child.stdout?.destroy())
-      const { status, stderr } = yield* reading.ended
-      assert.deepStrictEqual({ status, stderr }, { status: 0, stderr: "" })
     }).pipe(Effect.scoped)
   )
 })

@@ -8,7 +8,17 @@ import { isDeepStrictEqual } from "node:util"
 import { plainInsert, serveEvents, session } from "../postgres/events.harness.ts"
 import { execute, freshSchema, open, query } from "../postgres/harness.ts"
 import { postgresUrl } from "../support/database.ts"
-import { fails, jsonLines, start, strata, succeeds, temporaryDirectory } from "./harness.ts"
+import {
+  assertFailed,
+  begin,
+  fails,
+  jsonLines,
+  start,
+  strata,
+  strataProcess,
+  succeeds,
+  temporaryDirectory
+} from "./harness.ts"
 
 const total = 100_000
 
@@ -109,7 +119,7 @@ describe("import --sqlite", () => {
 
         const importing = yield* start(["events", "import", "--sqlite", file], options)
         yield* importing.says("imported 10,000 of")
-        yield* Effect.sync(() => importing.child.kill("SIGINT"))
+        yield* importing.interrupt
         const interrupted = yield* importing.ended
         assert.strictEqual(interrupted.status, 130, interrupted.stderr)
         assert.match(interrupted.stderr, /interrupted after [\d,]+ events; run it again to go on\n$/)
@@ -288,11 +298,11 @@ describe("beside other writers", () => {
       const options = { url: postgresUrl, env: { DB_SCHEMA: schema } }
       const first = { aggregateId: "user-1", eventType: "T", data: null, id: "first" }
       const appending = yield* open(withTransaction, events.append(first, { expected: "none" }))
-      const importing = yield* start(["events", "import", "--sqlite", file], options)
+      const importing = yield* begin(["events", "import", "--sqlite", file], options)
       const locks = `SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND pg_sleep(0.02) IS NOT NULL`
       // The server sleeps between two looks.
       while ((yield* query(locks)).length === 0) yield* query("SELECT 1 FROM pg_sleep(0.02)")
-      assert.isNull(importing.child.exitCode)
+      assert.isTrue(importing.isRunning())
       yield* appending.commit
       assert.strictEqual((yield* importing.ended).status, 0)
       const ids = (yield* storedRows(schema)).map(({ parts }) => parts[0])
@@ -332,15 +342,9 @@ describe("import --sqlite without SQLite", () => {
   it.live("says which Node has it", () =>
     Effect.gen(function* () {
       const env = { NODE_OPTIONS: "--no-experimental-sqlite" }
-      yield* fails(
-        ["events", "import", "--sqlite", "x"],
-        1,
-        /Node [\d.]+ has no SQLite; run this with Node 22.13 or later/,
-        {
-          url: postgresUrl,
-          env
-        }
-      )
+      const args = ["events", "import", "--sqlite", "x"]
+      const ended = yield* strataProcess(args, { url: postgresUrl, env })
+      assertFailed(args, ended, 1, /Node [\d.]+ has no SQLite; run this with Node 22.13 or later/)
     })
   )
 })
