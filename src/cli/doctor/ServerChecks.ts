@@ -16,8 +16,7 @@ const Server = Schema.Struct({
   database: Schema.String,
   standby: Schema.Boolean,
   synchronousCommit: Schema.String,
-  fsync: Schema.String,
-  driver: Schema.String
+  fsync: Schema.String
 })
 
 type Server = typeof Server.Type
@@ -30,8 +29,7 @@ const server = PostgresDatabase.use(({ sql }) =>
       SELECT split_part(current_setting('server_version'), ' ', 1) AS version,
         current_setting('server_version_num')::int / 10000 AS "majorVersion", current_user::text AS role,
         current_database()::text AS database, pg_is_in_recovery() AS standby,
-        current_setting('synchronous_commit') AS "synchronousCommit", current_setting('fsync') AS fsync,
-        ${sql.driver}::text AS driver`
+        current_setting('synchronous_commit') AS "synchronousCommit", current_setting('fsync') AS fsync`
   )
 )
 
@@ -62,14 +60,19 @@ export const primary: Findings = onServer(({ standby }) =>
     : ok("a primary")
 )
 
-const flushing = ({ driver, fsync }: Server): ReadonlyArray<Finding> => {
-  if (fsync !== "off") return []
-  return driver === "pglite"
-    ? [warning("an embedded database never flushes its files", "use a server for what must survive a power cut")]
-    : [problem("fsync is off: a crash can destroy the database", "set fsync = on")]
-}
+/** Does the server flush its files before it acknowledges a commit? */
+const flushing = Effect.gen(function* () {
+  const { sql } = yield* PostgresDatabase
+  return yield* onServer(({ fsync }) => {
+    if (fsync !== "off") return []
+    return sql.driver === "pglite"
+      ? [warning("an embedded database never flushes its files", "use a server for what must survive a power cut")]
+      : [problem("fsync is off: a crash can destroy the database", "set fsync = on")]
+  })
+})
 
-const committing = ({ fsync, synchronousCommit }: Server): ReadonlyArray<Finding> => {
+/** Does a commit wait until it is flushed? */
+const committing = onServer(({ fsync, synchronousCommit }) => {
   if (synchronousCommit === "off") {
     return [
       warning(
@@ -79,7 +82,7 @@ const committing = ({ fsync, synchronousCommit }: Server): ReadonlyArray<Finding
     ]
   }
   return fsync === "off" ? [] : ok(`synchronous_commit is ${synchronousCommit}`)
-}
+})
 
 /** Does a commit survive a crash of the server? */
-export const durability: Findings = onServer((server) => [...flushing(server), ...committing(server)])
+export const durability: Findings = Effect.map(Effect.all([flushing, committing]), (findings) => findings.flat())
