@@ -1,4 +1,4 @@
-/** What goes wrong is said in a line or two, with what to do, and by the exit status. */
+/** When the command fails, it says in a line or two what has failed and what to do, and ends with 1 or 2. */
 import { assert, describe, it } from "@effect/vitest"
 import { Effect } from "effect"
 import { execute, freshRole, freshSchema, urlWith } from "../postgres/harness.ts"
@@ -20,11 +20,11 @@ describe("wrong usage ends with 2", () => {
     })
   )
 
-  it.live("so does what a store finds wrong with its arguments", () =>
+  it.live("so does an argument that a store refuses", () =>
     fails(["offsets", "get", ""], 2, /projectionName: Expected a non-empty string/, { url: postgresUrl })
   )
 
-  it.live("so does what would have to be asked, where there is no terminal", () =>
+  it.live("so does a question where there is no terminal", () =>
     Effect.gen(function* () {
       const schema = yield* freshSchema()
       const options = { url: postgresUrl, env: { DB_SCHEMA: schema } }
@@ -42,7 +42,7 @@ describe("wrong usage ends with 2", () => {
   )
 })
 
-describe("what the world does ends with 1", () => {
+describe("a failure that the user did not cause ends with 1", () => {
   it.live("no server", () =>
     Effect.gen(function* () {
       const port = yield* freePort
@@ -52,7 +52,7 @@ describe("what the world does ends with 1", () => {
     })
   )
 
-  it.live("a wrong password, which is not repeated", () =>
+  it.live("a wrong password, which the message does not repeat", () =>
     Effect.gen(function* () {
       const { url } = yield* freshRole()
       const wrong = urlWith((parts) => (parts.password = "wrong-password"), url)
@@ -95,7 +95,7 @@ describe("what the world does ends with 1", () => {
     }).pipe(Effect.scoped)
   )
 
-  it.live("an embedded database that is not there, which is not made in passing", () =>
+  it.live("an embedded database that does not exist, which only migrate makes", () =>
     Effect.gen(function* () {
       const directory = yield* temporaryDirectory
       const says = /there is no database in .*; make one with: strata migrate --pglite/

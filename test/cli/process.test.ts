@@ -11,7 +11,6 @@ describe("a process of the command", () => {
     Effect.gen(function* () {
       const schema = yield* freshSchema()
       const options = { url: postgresUrl, env: { DB_SCHEMA: schema } }
-      assert.deepInclude(yield* strataProcess(["--version"]), { status: 0, stderr: "" })
       const migrated = yield* strataProcess(["migrate"], options)
       assert.deepInclude(migrated, { status: 0, stderr: "" })
       assert.match(migrated.stdout, /^Run: 0001_offsets\.sql, /)
@@ -19,15 +18,13 @@ describe("a process of the command", () => {
       assertFailed(get, yield* strataProcess(get, options), 1, /^strata: shard 0 of .* has no offset\n$/)
       const unknown = ["evnts"]
       assertFailed(unknown, yield* strataProcess(unknown, options), 2, /^strata: Unknown subcommand "evnts"/)
-      const unnamed = ["events", "read"]
-      assertFailed(unnamed, yield* strataProcess(unnamed), 2, /^strata: no database is named/)
     }).pipe(Effect.scoped)
   )
 
-  it.live("reads stdin, makes and closes an embedded database, and ends by itself", () =>
+  it.live("reads stdin, closes an embedded database, and ends by itself", () =>
     Effect.gen(function* () {
       const flags = ["--pglite", join(yield* temporaryDirectory, "data")]
-      assert.strictEqual((yield* strataProcess(["migrate", ...flags])).status, 0)
+      yield* succeeds(["migrate", ...flags])
       const input = `{"aggregateId":"a","eventType":"T","data":"Jöhn"}\n`
       const { status, stderr, stdout } = yield* strataProcess(["events", "append", "--json", ...flags], { input })
       assert.deepStrictEqual({ status, stderr }, { status: 0, stderr: "" })
