@@ -153,9 +153,14 @@ const importAll = Effect.fnUntraced(function* ({ entries, name, total }: Source,
 /** How many differences are named, each in a line. */
 const maxNamedDifferences = 10
 
-type Stored = Effect.Success<ReturnType<Importing.EventWriter["look"]>> extends ReadonlyMap<string, infer A> ? A : never
+/** What is stored under the id of an event, compared with that event. */
+interface Stored {
+  readonly version: bigint
+  readonly same: boolean
+  readonly sameTime: boolean
+}
 
-/** How an event differs from what is stored under its id; nothing if it does not. `highest` is the version before it. */
+/** How an event differs from what is stored under its id; nothing if it does not. `highest` is the highest version before. */
 const differenceOf = (stored: Stored | undefined, highest: bigint): string | undefined => {
   if (stored === undefined) return "is not in the log"
   if (!stored.same) return "has another aggregate, type, data or metadata in the log"
