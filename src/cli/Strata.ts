@@ -1,6 +1,6 @@
 /** The `strata` command: all of its subcommands. */
 import { Command } from "effect/cli"
-import * as Settings from "./arguments/GlobalFlags.ts"
+import * as GlobalFlags from "./arguments/GlobalFlags.ts"
 import { doctor } from "./commands/Doctor.ts"
 import { events } from "./commands/events/Events.ts"
 import { migrate } from "./commands/Migrate.ts"
@@ -11,14 +11,14 @@ import { states } from "./commands/States.ts"
 import { status } from "./commands/Status.ts"
 
 export const strata = Command.make("strata").pipe(
-  Command.withSubcommands([status, doctor, migrate, events, offsets, states, spool, projections]),
-  Command.withGlobalFlags(Settings.all),
   Command.withDescription(
     "Looks after durable stores: their tables, events, offsets, states, messages and projections"
   ),
   Command.withExamples([
-    { command: "strata doctor --url postgres://app@localhost/app", description: "Is this server fit for it?" },
-    { command: "strata migrate --pglite ./data", description: "A database in a directory, without a server" },
-    { command: "source <(strata --completions bash)", description: "Completion in this shell" }
-  ])
+    { command: "strata doctor --url postgres://app@localhost/app", description: "Is this server fit for the stores?" },
+    { command: "strata migrate --pglite ./data", description: "Make a database in a directory, without a server" },
+    { command: "source <(strata --completions bash)", description: "Complete commands in this shell" }
+  ]),
+  Command.withSubcommands([status, doctor, migrate, events, offsets, states, spool, projections]),
+  Command.withGlobalFlags(GlobalFlags.all)
 )

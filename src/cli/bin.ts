@@ -1,7 +1,9 @@
 #!/usr/bin/env node
-// The packages that the command needs are optional to all else, so they may be missing: say so, instead of a stack.
+// The packages that the command needs are optional peers of the library, so they may be missing. Then this names the one
+// that is, with the remedy, instead of Node's stack.
 try {
-  await import("./main.ts")
+  const { main } = await import("./main.ts")
+  main()
 } catch (error) {
   const missing = error instanceof Error ? /Cannot find package '([^']+)'/.exec(error.message)?.[1] : undefined
   if (missing === undefined) throw error

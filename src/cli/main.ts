@@ -1,50 +1,85 @@
-/** How the `strata` command runs as a process. */
+/** How the `strata` command runs: as a function of its arguments and of a process, and as the process itself. */
 import * as NodeRuntime from "@effect/platform-node/NodeRuntime"
 import * as NodeServices from "@effect/platform-node/NodeServices"
-import { Effect, Layer, Logger, References, Schema } from "effect"
-import { CliConfig, CliOutput, Command, GlobalFlag } from "effect/cli"
+import { ConfigProvider, Console, Effect, Layer, Logger, References, Schema, Stdio } from "effect"
+import { CliConfig, CliOutput, Command, GlobalFlag, TerminalCapabilities } from "effect/cli"
+import { Console as NodeConsole } from "node:console"
 import { readFileSync } from "node:fs"
 import { strata } from "./Strata.ts"
-import { report } from "./terminal/Failure.ts"
+import { type ExitStatus, report } from "./terminal/CommandErrors.ts"
+import { HostProcess } from "./terminal/HostProcess.ts"
 
 const Manifest = Schema.fromJsonString(Schema.Struct({ version: Schema.String }))
 const { version } = Schema.decodeSync(Manifest)(readFileSync(new URL("../../package.json", import.meta.url), "utf8"))
 
-/** What is wrong with the arguments goes to stderr, with where to read more, instead of the whole help. */
-const presenter: CliOutput.Presenter = {
+type Host = HostProcess["Service"]
+
+/** Writes to stderr what is wrong with the arguments, and which help explains them, instead of the whole help. */
+const presenterOn = ({ stderr }: Host): CliOutput.Presenter => ({
   present: (event) => {
     if (event._tag !== "InvalidInvocation") return CliOutput.defaultPresenter.present(event)
     const errors = event.errors.map(({ message }) => `strata: ${message.replaceAll(/\s+/g, " ")}\n`).join("")
     return Effect.sync(
-      () => void process.stderr.write(`${errors}Run ${event.commandPath.join(" ")} --help to see how it is used\n`)
+      () => void stderr.write(`${errors}Run ${event.commandPath.join(" ")} --help to see how it is used\n`)
     )
   }
-}
-
-const args = process.argv.slice(2)
-const verbose = args.includes("--verbose")
-
-/** What the stores have to say, to stderr: stdout has the results. */
-const logger = Logger.make(({ logLevel, message }) => {
-  const text = (Array.isArray(message) ? message : [message]).map(String).join(" ")
-  process.stderr.write(`strata: ${logLevel === "Warn" ? "warning: " : ""}${text}\n`)
 })
 
-const environment = Layer.mergeAll(
-  NodeServices.layer,
-  Logger.layer([logger]),
-  Layer.succeed(References.MinimumLogLevel, verbose ? "Debug" : "Warn"),
-  CliConfig.layer({ builtIns: [GlobalFlag.Help, GlobalFlag.Version, GlobalFlag.Completions] }),
-  CliOutput.layerPresenter(presenter)
-)
+/** Writes the log of the stores to stderr, since stdout is for the results. */
+const loggerOn = ({ stderr }: Host) =>
+  Logger.make(({ logLevel, message }) => {
+    const text = (Array.isArray(message) ? message : [message]).map(String).join(" ")
+    stderr.write(`strata: ${logLevel === "Warn" ? "warning: " : ""}${text}\n`)
+  })
 
-// A pipe whose reader has gone fails the write that finds out, which `Output` waits for. Without a listener it would also
-// end the process.
-process.stdout.on("error", () => {})
-process.stderr.on("error", () => {})
+/** What the library for commands asks of the terminal, with the answers of the host. */
+const capabilitiesOf = ({ stdin, stdout }: Host) =>
+  TerminalCapabilities.layer.pipe(
+    Layer.provide(
+      Layer.effect(
+        Stdio.Stdio,
+        Effect.map(Stdio.Stdio, (stdio) => ({
+          ...stdio,
+          stdinIsTerminal: Effect.sync(() => stdin.isTTY === true),
+          stdoutIsTerminal: Effect.sync(() => stdout.isTTY === true)
+        }))
+      )
+    )
+  )
 
-Command.runWith(strata, { version })(args).pipe(
-  Effect.provide(environment),
-  Effect.catchCause((cause) => report(cause, { verbose })),
-  NodeRuntime.runMain({ disableErrorReporting: true })
-)
+const environmentOf = (host: Host, verbose: boolean) =>
+  Layer.mergeAll(
+    Layer.succeed(HostProcess, host),
+    Layer.succeed(Console.Console, new NodeConsole(host.stdout, host.stderr)),
+    Logger.layer([loggerOn(host)]),
+    Layer.succeed(References.MinimumLogLevel, verbose ? "Debug" : "Warn"),
+    CliConfig.layer({ builtIns: [GlobalFlag.Help, GlobalFlag.Version, GlobalFlag.Completions] }),
+    CliOutput.layerPresenter(presenterOn(host)),
+    capabilitiesOf(host)
+  ).pipe(
+    Layer.provideMerge(
+      Layer.merge(
+        NodeServices.layer,
+        Layer.succeed(ConfigProvider.ConfigProvider, ConfigProvider.fromEnvRecord({ ...host.env }))
+      )
+    )
+  )
+
+/** Runs the command with these arguments in a process. Fails with the exit status, after it has said why on stderr. */
+export const run = (args: ReadonlyArray<string>, host: Host): Effect.Effect<void, ExitStatus> => {
+  const verbose = args.includes("--verbose")
+  return Command.runWith(strata, { version })(args).pipe(
+    Effect.provide(environmentOf(host, verbose)),
+    Effect.catchCause((cause) => report(cause, { verbose, stderr: host.stderr }))
+  )
+}
+
+/** Runs the command as this process, which ends with its status. */
+export const main = (): void => {
+  const { env, stderr, stdin, stdout } = process
+  // Once nobody reads the pipe any more, the next write fails, and `Output` waits for that. The stream emits the same error,
+  // which would end the process without a listener.
+  stdout.on("error", () => {})
+  stderr.on("error", () => {})
+  NodeRuntime.runMain(run(process.argv.slice(2), { env, stdin, stdout, stderr }), { disableErrorReporting: true })
+}

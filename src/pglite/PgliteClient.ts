@@ -6,7 +6,7 @@ import type { Connection } from "effect/sql/SqlConnection"
 import type { PgliteSession } from "./PgliteSession.ts"
 import * as Wire from "./PgliteWire.ts"
 
-/** What the client can be told; the same names as in `PgClient.PgClientConfig`. */
+/** The options of the client, with the names that they have in `PgClient.PgClientConfig`. */
 export type ClientOptions = Pick<
   PgClient.PgClientConfig,
   | "applicationName"
@@ -18,11 +18,17 @@ export type ClientOptions = Pick<
   | "types"
 >
 
+/** The longest message that the driver accepts. Its default of 16 MiB is less than a parameter may hold. */
+const maxMessageBytes = 0x3fffffff
+
 /**
  * A `PgClient` on a session.
  *
- * `PgClient.make` would do, but for three things that take a second connection on a server, and would wait for ever for the
- * only one here: a query made while reading the stream of another, a listener, and a `notify` within a transaction.
+ * **Details**
+ *
+ * `PgClient.make` takes a second connection for a query while the rows of another are streamed, for a listener, and for a
+ * `notify` within a transaction. Here it would wait for ever, as there is only one connection. So this client does these
+ * three things in its own way, and all else as `PgClient.make` does.
  */
 export const make = Effect.fnUntraced(function* (
   session: PgliteSession,
@@ -32,10 +38,9 @@ export const make = Effect.fnUntraced(function* (
     ...options,
     username: "postgres",
     database: "postgres",
-    // Connecting waits for the connection before it to finish its transaction, however long that takes.
+    // A new connection waits until the one before it has finished its transaction, however long that takes.
     connectTimeout: Duration.infinity,
-    // The default of 16 MiB is less than what a parameter may hold, and protects from nobody here.
-    maxMessageSize: 0x3fffffff
+    maxMessageSize: maxMessageBytes
   }
   const pool = yield* PgPool.make({
     ...config,
@@ -45,7 +50,7 @@ export const make = Effect.fnUntraced(function* (
   })
   const sql = yield* SqlClient.make({
     driver: "pglite",
-    // Only streams use the acquirer: all else goes through the borrower or a transaction.
+    // Only streams use the acquirer. All other statements use the borrower or a transaction.
     acquirer: Effect.map(PgConnection.make({ ...config, stream: () => session.connect("stream") }), toConnection),
     borrower: (f) => pool.use((connection) => f(toConnection(connection))),
     transactionAcquirer: Effect.map(pool.reserve, toConnection),
@@ -102,17 +107,26 @@ const notify = (session: PgliteSession, channel: string, payload: string): Effec
     const invalid =
       tooLong(channel, "notify") ??
       (channel === "" ? Wire.sqlError("22023", "channel name cannot be empty") : undefined) ??
-      (Buffer.byteLength(payload) >= 8000 ? Wire.sqlError("22023", "payload string too long") : undefined) ??
+      (Buffer.byteLength(payload) >= payloadLimitBytes
+        ? Wire.sqlError("22023", "payload string too long")
+        : undefined) ??
       hasNul(channel) ??
       hasNul(payload) ??
       session.notify(channel, payload)
     return invalid === undefined ? Effect.void : Effect.fail(invalid)
   })
 
-// What the driver and the server refuse is refused beforehand: within an open transaction it would spoil that.
+// What the driver and the server would refuse is refused before it is sent: an error of the server would fail the
+// transaction that happens to be open.
+
+/** A longer name of a channel would be cut off in silence. */
+const maxChannelBytes = 63
+
+/** The server refuses a payload from this length on. */
+const payloadLimitBytes = 8000
 
 const tooLong = (channel: string, operation: string): SqlError.SqlError | undefined => {
-  if (Buffer.byteLength(channel) <= 63) return undefined
+  if (Buffer.byteLength(channel) <= maxChannelBytes) return undefined
   const message = "PostgreSQL channel names must not exceed 63 UTF-8 bytes"
   const reason = new SqlError.UnknownError({ cause: new Error(message), message, operation })
   return new SqlError.SqlError({ reason })
@@ -121,7 +135,7 @@ const tooLong = (channel: string, operation: string): SqlError.SqlError | undefi
 const hasNul = (text: string): SqlError.SqlError | undefined =>
   text.includes("\0") ? Wire.sqlError("22021", 'invalid byte sequence for encoding "UTF8": 0x00') : undefined
 
-/** Postgres answers the `COMMIT` of a failed transaction with `ROLLBACK`, and calls that a success. */
+/** Commits. Fails if Postgres answers with `ROLLBACK`, as it does without an error where the transaction has failed before. */
 const commit = (connection: Connection): Effect.Effect<void, SqlError.SqlError> =>
   Effect.flatMap(connection.executeRaw("COMMIT", []), (result) => {
     if (!isRollback(result)) return Effect.void

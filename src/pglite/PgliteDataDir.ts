@@ -5,27 +5,32 @@ import * as Os from "node:os"
 import * as Path from "node:path"
 import { PgliteError } from "./PgliteError.ts"
 
-/** A directory that is this process's alone. */
+/** A directory that only this process uses. */
 export interface DataDir {
   readonly path: string
-  /** Call once the database in it is complete: until then, whoever opens it next starts over. */
+  /** Notes that the database in the directory is complete. Until then, the next process to open it starts over. */
   readonly initialized: Effect.Effect<void, PgliteError>
 }
 
 const lockName = /^strata\.(\d+)\.([0-9a-z-]+)\.[0-9a-f]+\.(.+)\.lock$/
 const marker = "strata.initializing"
 
+/** How often, and at which intervals, a process tries again to lock a directory that another one has locked. */
+const lockRetries = Schedule.spaced("40 millis").pipe(Schedule.jittered, Schedule.upTo({ times: 4 }))
+
 /**
- * Makes the directory, and takes it for this process until the scope closes.
+ * Makes the directory if it does not exist, and keeps all other processes out of it until the scope closes.
  *
  * **Details**
  *
- * Every contender creates a lock file of its own, whose name says who it is, and only then looks for others. So two of them
- * can never both miss each other, a file is never half written, and the file of a dead process can be removed at any time
- * without ever hitting that of a living one. Two that start at once may both step back; they try again.
+ * Each process first creates a lock file of its own, whose name says which process it is, and only then looks for the files
+ * of others. So two processes can never both miss each other, a file is never half written, and the file of a dead process
+ * can be removed at any time without touching that of a living one. Two processes that start at once may both give up; they
+ * try again.
  *
- * A process is alive if its id is, with the same start time (Linux only: elsewhere a reused process id looks alive). A lock
- * from another host (a shared volume) cannot be checked, so it counts until someone deletes the file.
+ * A process is alive if a process with its id runs that started at the same time. Only Linux tells the start time, so that
+ * a reused process id looks alive elsewhere. Nothing can be known of a process on another host, which shares the volume: its
+ * lock counts until somebody deletes the file.
  */
 export const open = (dataDir: string): Effect.Effect<DataDir, PgliteError, Scope.Scope> =>
   Effect.gen(function* () {
@@ -38,7 +43,7 @@ export const open = (dataDir: string): Effect.Effect<DataDir, PgliteError, Scope
     yield* Effect.acquireRelease(
       attempt(() => lock(path)).pipe(
         Effect.retry({
-          schedule: Schedule.spaced("40 millis").pipe(Schedule.jittered, Schedule.upTo({ times: 4 })),
+          schedule: lockRetries,
           while: (error) => error.reason === "InUse"
         })
       ),
@@ -48,7 +53,7 @@ export const open = (dataDir: string): Effect.Effect<DataDir, PgliteError, Scope
     return { path, initialized: attempt(() => Fs.rmSync(Path.join(path, marker), { force: true })) }
   })
 
-// Node's own `recursive` never returns where the system answers ENOENT although the parent is there, as in /proc.
+// With `recursive`, Node never returns where the system answers ENOENT although the parent exists, as in /proc.
 const makeDirectory = (path: string, mode: number): void => {
   try {
     Fs.mkdirSync(path, { mode })
@@ -94,14 +99,14 @@ const remove = (file: string): void => {
   try {
     Fs.rmSync(file, { force: true })
   } catch {
-    // The directory became unwritable meanwhile. The next process finds the owner dead.
+    // The directory has become unwritable. The next process finds that the owner of the file is dead.
   }
 }
 
-/** Since when the process runs, such that a reused process id differs; "0" where that is not cheap to know. */
+/** When the process started, as a text that tells a reused process id apart; "0" where the system does not tell. */
 const startedAt = (pid: number): string => {
   try {
-    // The name of the program, in parentheses, may contain anything; what follows the last one is regular.
+    // The name of the program stands in parentheses and may contain anything. The fields follow the last parenthesis.
     const stat = Fs.readFileSync(`/proc/${pid}/stat`, "latin1")
     const boot = Fs.readFileSync("/proc/sys/kernel/random/boot_id", "latin1").slice(0, 8)
     return `${stat.slice(stat.lastIndexOf(")") + 2).split(" ")[19]}-${boot}`
@@ -120,7 +125,7 @@ const isAlive = (pid: number, start: string): boolean => {
   return start === "0" || now === "0" || now === start
 }
 
-/** Makes sure that there is a database or room for one, and clears away one whose making was cut short. */
+/** Makes sure that the directory has a database or is empty, and removes a database whose making was cut short. */
 const prepare = (path: string): void => {
   const names = Fs.readdirSync(path).filter((name) => !lockName.test(name))
   if (names.includes(marker)) {
@@ -136,7 +141,7 @@ const prepare = (path: string): void => {
   }
 }
 
-/** The error for a directory that cannot be used; `problem` continues the sentence that starts with its name. */
+/** The error for a directory that cannot be used. `problem` goes on with the sentence that its path begins. */
 export const unusable = (path: string, problem: string, cause?: unknown): PgliteError =>
   new PgliteError({
     reason: "Unusable",

@@ -6,37 +6,53 @@ type Callback = (error?: Error | null) => void
 /** Which of its two kinds a connection is: see `PgliteSession.connect`. */
 export type Role = "main" | "stream"
 
-/** What a connection asks of the session behind it. */
+/** What a connection asks of the session behind it. `PgliteSession` implements it. */
 export interface Session {
-  /** Answers a startup packet. */
+  /** Answers a startup packet, once the connection may begin. */
   readonly start: (socket: PgliteSocket, parameters: ReadonlyMap<string, string>) => Promise<Buffer>
-  /** Answers whole messages. */
+  /** Runs whole messages, once it is the turn of the connection, and returns the whole answer. */
   readonly run: (socket: PgliteSocket, messages: Buffer) => Promise<Buffer>
-  /** Cancels what the connection with this secret waits for. */
+  /** Cancels the statement with which the connection with this secret waits. */
   readonly cancel: (secret: number) => void
-  /** Ends the connection. */
+  /** Hears that the connection has been closed. */
   readonly disconnect: (socket: PgliteSocket) => void
 }
 
+// What stands in a startup packet in place of the protocol's version.
 const cancelRequest = 80877102
 const sslRequest = 80877103
 const gssRequest = 80877104
-const refused = Buffer.from("N")
+
+/** The answer to a request for encryption: the connection goes on without. */
+const withoutEncryption = Buffer.from("N")
+
+/** The length and the version or request: what every startup packet has. */
+const startupHeaderBytes = 8
+
+/** A packet of this length has a process id and a secret after its header. */
+const cancelRequestBytes = 16
+
+/** The type and the length: what every other message has. */
+const messageHeaderBytes = 5
 
 /**
- * One wire connection to PGlite: what a socket to a server is to the driver.
+ * One wire connection to PGlite. The driver uses it as it uses a socket to a server.
  *
- * It cuts what is written into whole messages, which is all that PGlite understands, and hands over as many at once as
- * there are. A chunk that ends with a message (the driver writes nothing else) is never copied.
+ * **Details**
+ *
+ * PGlite only understands whole messages. So what the driver writes is cut into whole messages, and all that have arrived
+ * are handed over at once. A chunk that ends with the end of a message is never copied, and the driver writes no other.
  */
 export class PgliteSocket extends Duplex {
   readonly role: Role
   readonly secret: number
   private readonly session: Session
+  /** What was written and not handed over, how many bytes it has, and from how many bytes on it is a whole message. */
   private parts: Array<Buffer> = []
   private size = 0
-  private needed = 8
+  private needed = startupHeaderBytes
   private started = false
+  /** Lets the driver write on, once it has read the answer that did not fit into the buffer. */
   private resumeWriting: Callback | undefined
 
   constructor(session: Session, role: Role, secret: number) {
@@ -76,10 +92,10 @@ export class PgliteSocket extends Duplex {
     callback(error)
   }
 
-  /** Keeps the start of a message until the rest has come. */
-  private keep(rest: Buffer, needed: number): void {
-    this.parts = rest.length === 0 ? [] : [rest]
-    this.size = rest.length
+  /** Keeps the start of a message until all of its bytes have come. */
+  private keep(start: Buffer, needed: number): void {
+    this.parts = start.length === 0 ? [] : [start]
+    this.size = start.length
     this.needed = needed
   }
 
@@ -89,7 +105,7 @@ export class PgliteSocket extends Duplex {
 
   private async receiveStartup(bytes: Buffer): Promise<Buffer | undefined> {
     const length = bytes.readUInt32BE(0)
-    if (length < 8) throw new Error(`A startup packet cannot have ${length} bytes`)
+    if (length < startupHeaderBytes) throw new Error(`A startup packet cannot have ${length} bytes`)
     if (bytes.length < length) {
       this.keep(bytes, length)
       return undefined
@@ -97,12 +113,12 @@ export class PgliteSocket extends Duplex {
     const rest = bytes.subarray(length)
     switch (bytes.readUInt32BE(4)) {
       case cancelRequest:
-        if (length >= 16) this.session.cancel(bytes.readInt32BE(12))
+        if (length >= cancelRequestBytes) this.session.cancel(bytes.readInt32BE(12))
         this.destroy()
         return undefined
       case sslRequest:
       case gssRequest:
-        return refused
+        return withoutEncryption
       default: {
         const greeting = await this.session.start(this, Wire.readStartup(bytes.subarray(0, length)))
         this.started = true
@@ -114,9 +130,9 @@ export class PgliteSocket extends Duplex {
 
   private async receiveMessages(bytes: Buffer): Promise<Buffer | undefined> {
     let end = 0
-    let needed = 5
+    let needed = messageHeaderBytes
     let terminated = false
-    while (end + 5 <= bytes.length) {
+    while (end + messageHeaderBytes <= bytes.length) {
       if (bytes[end] === 0x58 /* X: Terminate */) {
         terminated = true
         break

@@ -1,12 +1,13 @@
 import type { PgConnection } from "@effect/sql-pg"
 import { ConnectionError, SqlError, SqlSyntaxError, UnknownError } from "effect/sql/SqlError"
 
-// What PgliteSession itself says to PGlite, and has to understand of its answers. All else passes through unread.
+// The messages that PgliteSession itself sends to PGlite, and the parts of the answers that it has to understand. All else
+// passes through unread.
 
-/** Where an exchange left the session. `busy`: before the `Sync` that ends the cycle. */
+/** Where an exchange has left the session. It is `busy` until the `Sync` that ends the cycle of messages. */
 export type Status = "idle" | "transaction" | "failed" | "busy"
 
-/** An `ErrorResponse`: as it came, and as an error. */
+/** An `ErrorResponse`: the message as it came, and the error that it stands for. */
 export interface ErrorResponse {
   readonly raw: Buffer
   readonly sqlError: SqlError
@@ -17,9 +18,9 @@ export interface Reply {
   readonly bytes: Buffer
   readonly status: Status
   readonly notifications: ReadonlyArray<PgConnection.Notification>
-  /** Whether a statement of the application ended every `LISTEN`. */
+  /** Whether a statement of the application has ended every `LISTEN`. */
   readonly unlistened: boolean
-  /** Whether it started to copy from us. */
+  /** Whether Postgres has begun to read the data of a `COPY .. FROM STDIN`. */
   readonly copiesIn: boolean
   readonly error: ErrorResponse | undefined
 }
@@ -36,7 +37,7 @@ export const emptyReply: Reply = {
 
 const none: ReadonlyArray<never> = []
 
-/** Reads what matters of an answer, which always ends with a whole message. */
+/** Reads what PgliteSession has to know of an answer, which always ends with a whole message. */
 export const readReply = (bytes: Buffer): Reply => {
   let status: Status = "busy"
   let unlistened = false
@@ -46,7 +47,7 @@ export const readReply = (bytes: Buffer): Reply => {
   for (let at = 0; at + 5 <= bytes.length;) {
     const type = bytes[at]
     const end = at + 1 + bytes.readUInt32BE(at + 1)
-    // ParameterStatus (S) and NoticeResponse (N) may come at any time, and say nothing of where the cycle is.
+    // ParameterStatus (S) and NoticeResponse (N) may come at any time, also outside a cycle.
     if (type !== 0x5a && type !== 0x41 && type !== 0x53 && type !== 0x4e) status = "busy"
     if (type === 0x5a /* Z: ReadyForQuery */) {
       status = bytes[at + 5] === 0x49 ? "idle" : bytes[at + 5] === 0x54 ? "transaction" : "failed"
@@ -80,7 +81,7 @@ const readError = (raw: Buffer): ErrorResponse => {
   return { raw, sqlError: sqlError(fields.get("C") ?? "XX000", fields.get("M") ?? "Unknown PostgreSQL error") }
 }
 
-/** The error that the driver makes of such an answer of a server; only for the classes that can occur here. */
+/** The error that the driver would make of this code and message of a server, for the classes of errors that occur here. */
 export const sqlError = (code: string, message: string, cause?: Error): SqlError => {
   const props = {
     cause: Object.assign(new Error(message, { cause }), { code }),
@@ -110,8 +111,8 @@ export const sync: Buffer = message("S", "")
 /** A `CopyFail` message. */
 export const copyFail: Buffer = message("f", "COPY is not supported here\0")
 
-/** The length of a `ReadyForQuery`. */
-export const readyLength = 6
+/** The length of a `ReadyForQuery` message. */
+export const readyBytes = 6
 
 /** Whether a statement among these messages may be a `COPY .. FROM STDIN`. */
 export const mayCopyIn = (messages: Buffer): boolean => {
@@ -137,7 +138,7 @@ export const startup = (parameters: Readonly<Record<string, string>>): Uint8Arra
   return packet
 }
 
-/** The settings in a startup packet; who connects to which database is not one. */
+/** The settings in a startup packet, without the names of the user and the database. */
 export const readStartup = (packet: Buffer): ReadonlyMap<string, string> => {
   const words = packet.toString("utf8", 8).split("\0")
   const parameters = new Map<string, string>()
@@ -148,7 +149,7 @@ export const readStartup = (packet: Buffer): ReadonlyMap<string, string> => {
   return parameters
 }
 
-/** The answer to a startup packet, with a cancel key of its own. */
+/** The answer to a startup packet, with the cancel key of a connection. */
 export const withSecret = (greeting: Buffer, secret: number): Buffer => {
   const copy = Buffer.from(greeting)
   for (let at = 0; at + 5 <= copy.length; at += 1 + copy.readUInt32BE(at + 1)) {
@@ -157,7 +158,7 @@ export const withSecret = (greeting: Buffer, secret: number): Buffer => {
   return copy
 }
 
-/** A quoted string, whatever `standard_conforming_strings` says. */
+/** A quoted string that means the same with `standard_conforming_strings` on and off. */
 export const literal = (value: string): string => {
   const quoted = value.replaceAll("'", "''")
   return quoted.includes("\\") ? ` E'${quoted.replaceAll("\\", "\\\\")}'` : `'${quoted}'`

@@ -10,17 +10,17 @@ import { PgliteSession } from "./PgliteSession.ts"
 
 export { PgliteError } from "./PgliteError.ts"
 
-/** How to open an embedded database. The rest are the options of `PgClient.layer` that do not concern a network. */
+/** How to open an embedded database: its directory, and the options of `PgClient.layer` that do not concern a network. */
 export interface Options extends Client.ClientOptions {
   /**
-   * The directory to keep the database in; made if it does not exist. It must be empty, or hold a database of the same
-   * major version of Postgres. Without it the database is in memory, and gone when the scope closes.
+   * The directory of the database, which is made if it does not exist. It must be empty, or hold a database of the same
+   * major version of Postgres. Without a directory the database is in memory, and gone when the scope closes.
    */
   readonly dataDir?: string | undefined
 }
 
 /**
- * Opens a Postgres inside this process, and gives a `PgClient` on it. Closing the scope closes it.
+ * Opens a Postgres inside this process, and gives a `PgClient` on it. When the scope closes, the database is closed.
  *
  * **Details**
  *
@@ -32,13 +32,13 @@ export interface Options extends Client.ClientOptions {
  *
  * **Gotchas**
  *
- * - There is one session. Statements run one after another, and two open transactions never interleave: the second begins
- *   when the first has ended. A fiber which, within a transaction, waits for something outside it that needs the database
- *   waits for ever. Session-level advisory locks do not exclude anybody, for the same reason.
- * - A statement runs on this thread and nothing else does meanwhile: no timer, no fiber. It can neither be interrupted nor
- *   time out (`statement_timeout` has no effect).
+ * - There is one session. Statements run one after another, and transactions never interleave: the second begins when the
+ *   first has ended. If a fiber waits, within its transaction, for another fiber that needs the database, both wait for
+ *   ever. Session-level advisory locks exclude nobody, since all connections share the session.
+ * - A statement runs on the thread of JavaScript, so that no timer and no other fiber runs meanwhile. It can neither be
+ *   interrupted nor time out (`statement_timeout` has no effect).
  * - The rows of a stream are in memory all at once.
- * - A `notify` that does not come from the transaction which is open goes out when that ends.
+ * - A `notify` outside the transaction that is open goes out when that transaction ends.
  * - Making a database takes a second or more, opening one about 0.3 seconds, and each takes some 500 MB of memory.
  * - No background process runs: no autovacuum, so tables with many updates want a `VACUUM` now and then.
  */
@@ -83,13 +83,13 @@ const start = (path: string | undefined): Effect.Effect<PGlite, PgliteError> =>
           cause
         })
     })
-    // Postgres says what is wrong only in its log.
+    // Postgres says only in its log why it does not start.
     let log: Array<string> | undefined = []
     return yield* Effect.tryPromise({
       try: async () => {
         const pglite = await PGlite.create({
           ...(path === undefined ? undefined : { dataDir: path }),
-          // The default of 1 GB is what is kept of the log after a checkpoint, however small the database.
+          // Postgres keeps this much of its log after a checkpoint, however small the database is. The default is 1 GB.
           startParams: [...PGlite.defaultStartParams, "-c", "max_wal_size=128MB"],
           onStderr: (line) => {
             log?.push(line)
@@ -118,6 +118,6 @@ const stop = async (pglite: PGlite): Promise<void> => {
   try {
     await pglite.close()
   } catch {
-    // It broke before. What was acknowledged is in its files, and the next start recovers it from there.
+    // PGlite broke before. What was acknowledged is in its files, from which the next start recovers it.
   }
 }

@@ -1,4 +1,4 @@
-/** Every subcommand as a process of its own, on a server and on a Postgres inside of it: the same words on both. */
+/** What subcommands say and do, on a server and on a Postgres inside the process: the same on both. */
 import { assert, describe, it } from "@effect/vitest"
 import { Effect } from "effect"
 import type { Command } from "effect/cli"
@@ -9,7 +9,7 @@ import { execute, freshSchema } from "../postgres/harness.ts"
 import { postgresUrl } from "../support/database.ts"
 import { fails, jsonLines, type Options, start, strata, succeeds, temporaryDirectory } from "./harness.ts"
 
-/** The command on an empty database: the flags that name it are always there. */
+/** An empty database, and the flags that each command needs to work on it. */
 interface Backend {
   readonly flags: ReadonlyArray<string>
   readonly options: Options
@@ -160,7 +160,7 @@ describe.each([
           /^server .*\nevents +up to version 4.*\ntail +nobody is appending\nstates +about 0\nmessages +0 incoming, .*\n\nPROJECTION/
         )
 
-        // The tests' server may run without fsync, which is all that may be wrong.
+        // Nothing may be wrong but that the server of the tests may run without fsync.
         const examined = yield* strata(["doctor", "--json", "--prove", "--for", "500ms", ...flags], options)
         const findings = jsonLines(examined.stdout)
         const names = new Set(findings.filter(({ level }) => level !== "ok").map(({ check }) => check))
@@ -174,7 +174,7 @@ describe.each([
 })
 
 describe("events append and show", () => {
-  it.live("refuse what is not as it is expected, and say which line is no event", () =>
+  it.live("refuse an append whose expectation is wrong, and name the line that is no event", () =>
     Effect.gen(function* () {
       const schema = yield* freshSchema()
       const options = { url: postgresUrl, env: { DB_SCHEMA: schema } }
@@ -201,7 +201,7 @@ describe("events append and show", () => {
 })
 
 describe("events tail", () => {
-  it.live("shows what other processes append, from where it is told, until it is interrupted", () =>
+  it.live("shows what other processes append after the given version, until it is interrupted", () =>
     Effect.gen(function* () {
       const schema = yield* freshSchema()
       const options = { url: postgresUrl, env: { DB_SCHEMA: schema } }
@@ -218,7 +218,7 @@ describe("events tail", () => {
       yield* append(4)
       yield* append(5)
       yield* tail.says(`"id":"e5"`)
-      yield* Effect.sync(() => tail.child.kill("SIGINT"))
+      yield* tail.interrupt
       const { status, stderr, stdout } = yield* tail.ended
       assert.deepStrictEqual({ status, stderr }, { status: 130, stderr: "" })
       assert.deepStrictEqual(
@@ -230,7 +230,7 @@ describe("events tail", () => {
 })
 
 describe("status --watch", () => {
-  it.live("looks again and again, with the rate since the look before", () =>
+  it.live("looks again and again, and shows the rate since the look before", () =>
     Effect.gen(function* () {
       const schema = yield* freshSchema()
       const options = { url: postgresUrl, env: { DB_SCHEMA: schema } }
@@ -240,7 +240,7 @@ describe("status --watch", () => {
       yield* execute([`INSERT INTO ${schema}.events (id, aggregate_id, event_type, data) VALUES ('e', 'a', 'T', '1')`])
       yield* watch.says(/"latestVersion":"1","latestAt":"[^"]+","eventsPerSecond":[1-9]/)
       yield* watch.says(/"eventsPerSecond":0/)
-      yield* Effect.sync(() => watch.child.kill("SIGINT"))
+      yield* watch.interrupt
       assert.strictEqual((yield* watch.ended).status, 130)
     }).pipe(Effect.scoped)
   )

@@ -1,4 +1,4 @@
-/** Each thing that can be wrong with a server is found by `strata doctor`, with its remedy; and nothing else is. */
+/** `strata doctor` finds each thing that is wrong with a server, with its remedy, and nothing else. */
 import { assert, it } from "@effect/vitest"
 import { Effect, Layer, Context } from "effect"
 import { goSyncKit, session } from "../postgres/events.harness.ts"
@@ -9,12 +9,12 @@ import * as PostgresServer from "../support/PostgresServer.ts"
 import { detach, replicate, standbyOf } from "../support/Replicas.ts"
 import { fails, jsonLines, type Options, start, strata, succeeds } from "./harness.ts"
 
-/** A server on which nothing is wrong: the one that all tests share does without fsync. */
+/** A server on which nothing is wrong. The server that all tests share runs without fsync. */
 class Server extends Context.Service<Server, { readonly url: string }>()("test/Server") {
   static readonly layer = Layer.effect(Server, PostgresServer.make({ settings: { fsync: "on" } }))
 }
 
-/** What the doctor finds that is not well: `check: says -> remedy`. */
+/** The warnings and problems that the doctor finds: `level check: says -> remedy`. */
 const complaints = (options: Options, ...args: ReadonlyArray<string>) =>
   Effect.map(strata(["doctor", "--json", ...args], options), ({ status, stderr, stdout }) => {
     const found = jsonLines(stdout).filter(({ level }) => level !== "ok")
@@ -24,7 +24,7 @@ const complaints = (options: Options, ...args: ReadonlyArray<string>) =>
     return found.map(({ check, level, remedy, says }) => `${level} ${check}: ${says} -> ${remedy}`)
   })
 
-/** Exactly these, in this order. */
+/** Asserts that the doctor finds exactly these warnings and problems, in this order. */
 const complains = Effect.fnUntraced(function* (
   options: Options,
   expected: ReadonlyArray<RegExp>,
@@ -78,7 +78,7 @@ it.layer(Server.layer, { excludeTestServices: true, timeout: "120 seconds" })("s
         /^problem offsets: shard 1 of 'p' is at 7, the log ends at 1: .* -> was a backup restored/
       ])
 
-      // A restored backup whose sequence was left behind; and ids that the trigger of go-sync-kit cannot notify of.
+      // As after a restored backup, the sequence is behind; and the trigger of go-sync-kit cannot notify of ids this long.
       yield* execute(
         `ALTER DATABASE ${new URL(url).pathname.slice(1)} RESET synchronous_commit`,
         "ALTER SEQUENCE events_version_seq CACHE 1 RESTART 1",
@@ -152,7 +152,7 @@ it.layer(Server.layer, { excludeTestServices: true, timeout: "120 seconds" })("s
     })
   )
 
-  it.effect("who holds up readers, and a proof that ends with Ctrl-C and leaves nothing behind", () =>
+  it.effect("the holder that readers wait for, and a proof that ends with Ctrl-C and leaves nothing behind", () =>
     Effect.gen(function* () {
       const { url } = yield* prepared
       const other = yield* session(urlWith((parts) => parts.searchParams.set("application_name", "forgetful"), url))
@@ -169,9 +169,9 @@ it.layer(Server.layer, { excludeTestServices: true, timeout: "120 seconds" })("s
         sql(
           "SELECT 1 FROM pg_namespace WHERE nspname LIKE 'strata_prove_%' AND to_regclass(nspname || '.events') IS NOT NULL"
         )
-      // The server sleeps between two looks.
+      // The server, not the test, sleeps between two looks.
       while ((yield* schemas(other)).length === 0) yield* other("SELECT 1 FROM pg_sleep(0.05)")
-      yield* Effect.sync(() => proving.child.kill("SIGINT"))
+      yield* proving.interrupt
       const { status, stderr } = yield* proving.ended
       assert.deepStrictEqual({ status, stderr }, { status: 130, stderr: "" })
       assert.strictEqual((yield* other("SELECT 1 FROM pg_namespace WHERE nspname LIKE 'strata_prove_%'")).length, 0)
@@ -185,7 +185,7 @@ it.layer(Server.layer, { excludeTestServices: true, timeout: "120 seconds" })("s
       const { url } = yield* standbyOf(primary)
       yield* complains({ url }, [
         /^problem primary: a standby, where nobody can see .* -> connect to the primary to append/,
-        // Which is so of those that the tests start.
+        // The tests start each standby without fsync.
         /^problem durability: fsync is off/
       ])
     })
@@ -219,7 +219,7 @@ it.layer(Server.layer, { excludeTestServices: true, timeout: "120 seconds" })("s
       const session = yield* makePgbouncer("session", url)
       yield* complains({ url: session }, [])
       assert.deepStrictEqual(yield* mode(session), ["one in session mode"])
-      // The proof has many writers, so that their transactions change connections: nothing is lost there, either.
+      // With the many writers of the proof, transactions change connections. Nothing is lost there, either.
       yield* complains(
         { url: yield* makePgbouncer("transaction", url) },
         [

@@ -1,11 +1,20 @@
-/** The `strata` command as a process of its own, from its sources: piped, or on a terminal. */
+/**
+ * The `strata` command, from its sources: in the process of the tests, or as a process of its own.
+ *
+ * **Details**
+ *
+ * In this process the command takes milliseconds, where a process of its own takes a second of CPU. Nothing else differs but
+ * what a process is: signals, pipes, terminals and the exit of Node. Only tests of these start one.
+ */
 import { assert } from "@effect/vitest"
-import { Effect } from "effect"
+import { Effect, Runtime } from "effect"
 import { type ChildProcess, spawn, spawnSync } from "node:child_process"
 import { mkdtemp, rm } from "node:fs/promises"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
+import { Readable, Writable } from "node:stream"
 import { fileURLToPath } from "node:url"
+import { run } from "../../src/cli/main.ts"
 
 const bin = fileURLToPath(new URL("../../src/cli/bin.ts", import.meta.url))
 
@@ -28,16 +37,25 @@ export interface Ended {
 
 /** A command that runs. */
 export interface Running {
-  readonly child: ChildProcess
-  /** Waits until it has written this, to either of both; fails if it ends before. */
+  /** Waits until the command has written this, to stdout or stderr. Fails if the command ends before. */
   readonly says: (text: string | RegExp) => Effect.Effect<void>
-  readonly type: (text: string) => Effect.Effect<void>
+  /** Interrupts it as Ctrl-C does. */
+  readonly interrupt: Effect.Effect<void>
   readonly ended: Effect.Effect<Ended>
+  readonly isRunning: () => boolean
+}
+
+/** A command that runs as a process of its own. */
+export interface RunningProcess extends Running {
+  readonly child: ChildProcess
+  readonly type: (text: string) => Effect.Effect<void>
 }
 
 export interface Options {
   readonly url?: string
   readonly env?: Readonly<Record<string, string>>
+  /** All of stdin; nothing unless given. */
+  readonly input?: string
 }
 
 const environmentOf = ({ env, url }: Options) => {
@@ -45,52 +63,108 @@ const environmentOf = ({ env, url }: Options) => {
   return { ...inherited, NO_COLOR: "1", ...(url === undefined ? {} : { DATABASE_URL: url }), ...env }
 }
 
+/** What a command has written so far, and whether it has ended. */
+const makeTranscript = () => {
+  const text = { stdout: "", stderr: "" }
+  let status: number | string | undefined
+  let waiting: Array<() => void> = []
+  const wake = () => {
+    const woken = waiting
+    waiting = []
+    for (const resume of woken) resume()
+  }
+  const until = <A>(f: () => Effect.Effect<A> | undefined) =>
+    Effect.callback<A>((resume) => {
+      const check = () => {
+        const found = f()
+        if (found === undefined) waiting.push(check)
+        else resume(found)
+      }
+      check()
+    })
+  return {
+    add: (name: "stdout" | "stderr", chunk: string) => {
+      text[name] += chunk
+      wake()
+    },
+    end: (with_: number | string) => {
+      status = with_
+      wake()
+    },
+    isRunning: () => status === undefined,
+    says: (wanted: string | RegExp) =>
+      until(() => {
+        const all = text.stdout + text.stderr
+        if (typeof wanted === "string" ? all.includes(wanted) : wanted.test(all)) return Effect.void
+        return status === undefined ? undefined : Effect.die(new Error(`it ended without saying ${wanted}:\n${all}`))
+      }),
+    ended: until(() => (status === undefined ? undefined : Effect.succeed({ status, ...text })))
+  }
+}
+
+/** A stream that the command writes to, on a terminal of 80 columns or not. */
+const targetOf = (write: (chunk: string) => void, isTTY: boolean) =>
+  Object.assign(
+    new Writable({
+      decodeStrings: false,
+      write: (chunk, _encoding, callback) => {
+        write(String(chunk))
+        callback()
+      }
+    }),
+    { isTTY, columns: 80 }
+  )
+
+const beginOn = (args: ReadonlyArray<string>, options: Options, isTTY: boolean) =>
+  Effect.acquireRelease(
+    Effect.sync((): Running => {
+      const { add, end, ended, isRunning, says } = makeTranscript()
+      const interruption = new AbortController()
+      const host = {
+        env: environmentOf(options),
+        stdin: Object.assign(Readable.from([Buffer.from(options.input ?? "")]), { isTTY }),
+        stdout: targetOf((chunk) => add("stdout", chunk), isTTY),
+        stderr: targetOf((chunk) => add("stderr", chunk), isTTY)
+      }
+      // A fiber of its own, so that the command shares no layer with the test or with another command.
+      void Effect.runPromiseExit(run(args, host), { signal: interruption.signal }).then((exit) =>
+        Runtime.defaultTeardown(exit, end)
+      )
+      return { says, ended, isRunning, interrupt: Effect.sync(() => interruption.abort()) }
+    }),
+    ({ ended, interrupt }) => Effect.andThen(interrupt, ended)
+  )
+
+/** Begins a command in this process, piped. It ends with the scope. */
+export const begin = (args: ReadonlyArray<string>, options: Options = {}) => beginOn(args, options, false)
+
+/** Begins a command in this process that believes to be on a terminal, on which nobody types. */
+export const beginOnTerminal = (args: ReadonlyArray<string>, options: Options = {}) => beginOn(args, options, true)
+
+/** Runs a command in this process to its end. */
+export const strata = (args: ReadonlyArray<string>, options: Options = {}) =>
+  Effect.scoped(Effect.flatMap(begin(args, options), ({ ended }) => ended))
+
 /** Starts a program, which ends with the scope. */
 export const launch = (argv: ReadonlyArray<string>, options: Options) =>
   Effect.acquireRelease(
-    Effect.sync((): Running => {
+    Effect.sync((): RunningProcess => {
+      const { add, end, ended, isRunning, says } = makeTranscript()
       const [program = "", ...args] = argv
       const child = spawn(program, args, { env: environmentOf(options), stdio: ["pipe", "pipe", "pipe"] })
-      const text = { stdout: "", stderr: "" }
-      let waiting: Array<() => void> = []
-      const look = () => {
-        const now = waiting
-        waiting = []
-        for (const again of now) again()
-      }
       for (const name of ["stdout", "stderr"] as const) {
-        child[name].setEncoding("utf8").on("data", (chunk: string) => {
-          text[name] += chunk
-          look()
-        })
+        child[name].setEncoding("utf8").on("data", (chunk: string) => add(name, chunk))
       }
       child.stdin.on("error", () => {})
-      let status: number | string | undefined
-      child.once("close", (code, signal) => {
-        status = code ?? signal ?? "unknown"
-        look()
-      })
-      const until = <A>(f: () => Effect.Effect<A> | undefined) =>
-        Effect.callback<A>((resume) => {
-          const check = () => {
-            const found = f()
-            if (found === undefined) waiting.push(check)
-            else resume(found)
-          }
-          check()
-        })
+      if (options.input !== undefined) child.stdin.end(options.input)
+      child.once("close", (code, signal) => end(code ?? signal ?? "unknown"))
       return {
         child,
-        says: (wanted) =>
-          until(() => {
-            const all = text.stdout + text.stderr
-            if (typeof wanted === "string" ? all.includes(wanted) : wanted.test(all)) return Effect.void
-            return status === undefined
-              ? undefined
-              : Effect.die(new Error(`it ended without saying ${wanted}:\n${all}`))
-          }),
-        type: (input) => Effect.sync(() => void child.stdin.write(input)),
-        ended: until(() => (status === undefined ? undefined : Effect.succeed({ status, ...text })))
+        says,
+        ended,
+        isRunning,
+        interrupt: Effect.sync(() => void child.kill("SIGINT")),
+        type: (input) => Effect.sync(() => void child.stdin.write(input))
       }
     }),
     ({ child, ended }) =>
@@ -100,39 +174,32 @@ export const launch = (argv: ReadonlyArray<string>, options: Options) =>
       )
   )
 
-/** Starts a command, which ends with the scope. Its stdin stays open. */
+/** Starts a command as a process, which ends with the scope. Without `input` its stdin stays open. */
 export const start = (args: ReadonlyArray<string>, options: Options = {}) => launch(command(args), options)
 
-/** Runs a command to its end; `input` is all of its stdin. */
-export const strata = (args: ReadonlyArray<string>, options: Options & { readonly input?: string } = {}) =>
-  Effect.gen(function* () {
-    const { child, ended } = yield* start(args, options)
-    child.stdin?.end(options.input ?? "")
-    return yield* ended
-  }).pipe(Effect.scoped)
+/** Runs a command as a process to its end. */
+export const strataProcess = (args: ReadonlyArray<string>, options: Options = {}) =>
+  Effect.scoped(Effect.flatMap(start(args, { input: "", ...options }), ({ ended }) => ended))
 
 /** Runs a command that must succeed, and returns what it wrote to stdout. */
-export const succeeds = (args: ReadonlyArray<string>, options: Options & { readonly input?: string } = {}) =>
+export const succeeds = (args: ReadonlyArray<string>, options: Options = {}) =>
   Effect.map(strata(args, options), ({ status, stderr, stdout }) => {
     assert.strictEqual(status, 0, `${args.join(" ")}\n${stdout}${stderr}`)
     return stdout
   })
 
-/** Runs a command that must fail: with this status, with these words in a line or two, and without a stack. */
-export const fails = (
-  args: ReadonlyArray<string>,
-  status: 1 | 2,
-  says: RegExp,
-  options: Options & { readonly input?: string } = {}
-) =>
-  Effect.map(strata(args, options), (ended) => {
-    const shown = `${args.join(" ")}\n${ended.stdout}${ended.stderr}`
-    assert.strictEqual(ended.status, status, shown)
-    assert.match(ended.stderr, says)
-    assert.isAtMost(ended.stderr.trimEnd().split("\n").length, 2, shown)
-    assert.notMatch(ended.stderr, /^\s+at /m)
-    return ended
-  })
+/** Asserts that a command has failed: with this status, and with these words in a line or two, without a stack. */
+export const assertFailed = (args: ReadonlyArray<string>, ended: Ended, status: 1 | 2, says: RegExp) => {
+  const shown = `${args.join(" ")}\n${ended.stdout}${ended.stderr}`
+  assert.strictEqual(ended.status, status, shown)
+  assert.match(ended.stderr, says)
+  assert.isAtMost(ended.stderr.trimEnd().split("\n").length, 2, shown)
+  assert.notMatch(ended.stderr, /^\s+at /m)
+}
+
+/** Runs a command that must fail: with this status, and with these words in a line or two, without a stack. */
+export const fails = (args: ReadonlyArray<string>, status: 1 | 2, says: RegExp, options: Options = {}) =>
+  Effect.tap(strata(args, options), (ended) => Effect.sync(() => assertFailed(args, ended, status, says)))
 
 /** The JSON values of lines. */
 export const jsonLines = (text: string): ReadonlyArray<Record<string, unknown>> =>
@@ -161,13 +228,13 @@ const bridge = bridges.find((bridge) => {
 export const noTerminal =
   bridge === undefined ? "neither python3 nor util-linux's script gives a terminal here" : undefined
 
-/** Starts a command on a terminal: all it writes is `stdout`, and what is typed comes from there. */
+/** Starts a command as a process on a terminal: all that it writes is `stdout`, and it reads what is typed. */
 export const startOnTerminal = (args: ReadonlyArray<string>, options: Options = {}) =>
   bridge === undefined
     ? Effect.die(new Error(noTerminal))
     : launch(bridge(command(args)), { ...options, env: { TERM: "xterm", ...options.env } })
 
-/** A directory that is gone with the scope. */
+/** A directory that is removed with the scope. */
 export const temporaryDirectory = Effect.acquireRelease(
   Effect.promise(() => mkdtemp(join(tmpdir(), "strata-test-"))),
   (directory) => Effect.promise(() => rm(directory, { recursive: true, force: true }))

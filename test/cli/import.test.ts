@@ -1,4 +1,4 @@
-/** Events that come from elsewhere are, in the end, exactly those. */
+/** What is imported is exactly what the file or the other log has. */
 import { assert, describe, it } from "@effect/vitest"
 import { Effect } from "effect"
 import { appendFile, readFile, truncate, writeFile } from "node:fs/promises"
@@ -8,11 +8,21 @@ import { isDeepStrictEqual } from "node:util"
 import { plainInsert, serveEvents, session } from "../postgres/events.harness.ts"
 import { execute, freshSchema, open, query } from "../postgres/harness.ts"
 import { postgresUrl } from "../support/database.ts"
-import { fails, jsonLines, start, strata, succeeds, temporaryDirectory } from "./harness.ts"
+import {
+  assertFailed,
+  begin,
+  fails,
+  jsonLines,
+  start,
+  strata,
+  strataProcess,
+  succeeds,
+  temporaryDirectory
+} from "./harness.ts"
 
 const total = 100_000
 
-/** The table as go-sync-kit's SQLite store makes it, with what its Go code writes into it. */
+/** A file with the table of go-sync-kit's SQLite store, and with rows as its Go code writes them. */
 const sqliteFile = (path: string, events: number) =>
   Effect.sync(() => {
     const database = new DatabaseSync(path)
@@ -28,7 +38,7 @@ const sqliteFile = (path: string, events: number) =>
     )
     for (let n = 1; n <= events; n++) {
       insert.run(
-        // Not in the order of their versions, and some with holes before them.
+        // The ids are not in the order of the versions, and some versions are missing.
         `event-${(n * 7919) % 1_000_003}`,
         `user-${n % 977}`,
         n % 3 === 0 ? "UserCreated" : "UserRenamed",
@@ -76,7 +86,7 @@ const storedRows = (schema: string) =>
       }))
   )
 
-/** As `jsonb` writes it: an order of keys and blanks of its own. */
+/** The rows with their JSON as `jsonb` writes it, which has its own order of keys and its own blanks. */
 const asJsonb = (rows: ReadonlyArray<Parts>) =>
   rows.map(([id, aggregateId, eventType, data, metadata, createdAt]) => [
     id,
@@ -87,7 +97,7 @@ const asJsonb = (rows: ReadonlyArray<Parts>) =>
     createdAt
   ])
 
-/** Row by row: nobody reads the difference of a hundred thousand. */
+/** Shows only the first row that differs, as nobody reads a difference of a hundred thousand rows. */
 const assertSame = (actual: ReadonlyArray<Parts>, expected: ReadonlyArray<Parts>) => {
   const first = expected.findIndex((row, index) => !isDeepStrictEqual(row, actual[index]))
   assert.deepStrictEqual(actual[first], expected[first], `row ${first}`)
@@ -109,7 +119,7 @@ describe("import --sqlite", () => {
 
         const importing = yield* start(["events", "import", "--sqlite", file], options)
         yield* importing.says("imported 10,000 of")
-        yield* Effect.sync(() => importing.child.kill("SIGINT"))
+        yield* importing.interrupt
         const interrupted = yield* importing.ended
         assert.strictEqual(interrupted.status, 130, interrupted.stderr)
         assert.match(interrupted.stderr, /interrupted after [\d,]+ events; run it again to go on\n$/)
@@ -166,12 +176,12 @@ describe("import --sqlite", () => {
       assert.match(stderr, /^version 10 of .* is in the log before one that it comes after$/m)
       assert.match(stderr, /14 events of 20 of .* differ from the log; the first 10 are above$/m)
 
-      // And an import leaves alone what is there under the same id, but is another event.
+      // An import refuses an event if the log has another event with its id.
       yield* fails(["events", "import", "--sqlite", file], 1, /version 5 of .*: another event with the id/, options)
     }).pipe(Effect.scoped)
   )
 
-  it.live("refuses what cannot be kept as it is, and names it", () =>
+  it.live("refuses an event that cannot be stored as it is, and names it", () =>
     Effect.gen(function* () {
       const directory = yield* temporaryDirectory
       const schema = yield* freshSchema()
@@ -202,7 +212,7 @@ describe("import --sqlite", () => {
 })
 
 describe("export and import", () => {
-  it.live("carry everything from one log to another, in parts if need be", () =>
+  it.live("carry all events from one log to another, also in parts", () =>
     Effect.gen(function* () {
       const file = join(yield* temporaryDirectory, "events.jsonl")
       const [from, to] = [yield* freshSchema(), yield* freshSchema()]
@@ -217,12 +227,12 @@ describe("export and import", () => {
            FROM generate_series(${first}, ${last}) AS n`
         ])
       yield* insert(1, 2500)
-      // A version that nobody has.
+      // One version is missing.
       yield* execute([`DELETE FROM ${from}.events WHERE version = 1000`])
       yield* succeeds(["events", "export", file], options)
       const whole = yield* Effect.promise(() => readFile(file, "utf8"))
 
-      // The machine went down in the middle of a line. It goes on after the last whole one.
+      // The file ends in the middle of a line, as after a crash. The export goes on after the last whole line.
       yield* Effect.promise(() => truncate(file, Math.floor(Buffer.byteLength(whole) / 2)))
       yield* fails(["events", "import", file, "--schema", to], 1, /is not complete: .*export it again/, options)
       yield* insert(2501, 3000)
@@ -244,7 +254,7 @@ describe("export and import", () => {
     }).pipe(Effect.scoped)
   )
 
-  it.live("notice a file that was changed, is of another log, or no export at all", () =>
+  it.live("refuse a file that was changed, is of another log, or is no export", () =>
     Effect.gen(function* () {
       const directory = yield* temporaryDirectory
       const file = join(directory, "events.jsonl")
@@ -288,11 +298,11 @@ describe("beside other writers", () => {
       const options = { url: postgresUrl, env: { DB_SCHEMA: schema } }
       const first = { aggregateId: "user-1", eventType: "T", data: null, id: "first" }
       const appending = yield* open(withTransaction, events.append(first, { expected: "none" }))
-      const importing = yield* start(["events", "import", "--sqlite", file], options)
+      const importing = yield* begin(["events", "import", "--sqlite", file], options)
       const locks = `SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND pg_sleep(0.02) IS NOT NULL`
-      // The server sleeps between two looks.
+      // The server, not the test, sleeps between two looks.
       while ((yield* query(locks)).length === 0) yield* query("SELECT 1 FROM pg_sleep(0.02)")
-      assert.isNull(importing.child.exitCode)
+      assert.isTrue(importing.isRunning())
       yield* appending.commit
       assert.strictEqual((yield* importing.ended).status, 0)
       const ids = (yield* storedRows(schema)).map(({ parts }) => parts[0])
@@ -300,31 +310,29 @@ describe("beside other writers", () => {
     }).pipe(Effect.scoped)
   )
 
-  it.live(
-    "an export ends before the place of an event that is still on its way, says who holds it up, and goes on",
-    () =>
-      Effect.gen(function* () {
-        const file = join(yield* temporaryDirectory, "events.jsonl")
-        const schema = yield* freshSchema()
-        const options = { url: postgresUrl, env: { DB_SCHEMA: schema } }
-        yield* succeeds(["migrate"], options)
-        const table = `${schema}.events`
-        yield* execute([plainInsert(table, "e1")])
-        const slow = yield* session()
-        yield* slow("BEGIN")
-        yield* slow(plainInsert(table, "e2"))
-        yield* execute([plainInsert(table, "e3")])
-        const { status, stderr, stdout } = yield* strata(["events", "export", file], options)
-        assert.deepStrictEqual([status, stdout], [0, `1 event in ${file}\n`])
-        assert.match(stderr, /^strata: warning: .* is held up at version 2 by pid \d+, idle in transaction/)
-        yield* slow("COMMIT")
-        assert.strictEqual(yield* succeeds(["events", "export", file], options), `3 events in ${file}, 2 of them new\n`)
-        const lines = jsonLines(yield* Effect.promise(() => readFile(file, "utf8")))
-        assert.deepStrictEqual(
-          lines.map(({ id }) => id),
-          ["e1", "e2", "e3", undefined]
-        )
-      }).pipe(Effect.scoped)
+  it.live("an export ends below the version of an event in flight, names the holder, and goes on later", () =>
+    Effect.gen(function* () {
+      const file = join(yield* temporaryDirectory, "events.jsonl")
+      const schema = yield* freshSchema()
+      const options = { url: postgresUrl, env: { DB_SCHEMA: schema } }
+      yield* succeeds(["migrate"], options)
+      const table = `${schema}.events`
+      yield* execute([plainInsert(table, "e1")])
+      const slow = yield* session()
+      yield* slow("BEGIN")
+      yield* slow(plainInsert(table, "e2"))
+      yield* execute([plainInsert(table, "e3")])
+      const { status, stderr, stdout } = yield* strata(["events", "export", file], options)
+      assert.deepStrictEqual([status, stdout], [0, `1 event in ${file}\n`])
+      assert.match(stderr, /^strata: warning: .* is held up at version 2 by pid \d+, idle in transaction/)
+      yield* slow("COMMIT")
+      assert.strictEqual(yield* succeeds(["events", "export", file], options), `3 events in ${file}, 2 of them new\n`)
+      const lines = jsonLines(yield* Effect.promise(() => readFile(file, "utf8")))
+      assert.deepStrictEqual(
+        lines.map(({ id }) => id),
+        ["e1", "e2", "e3", undefined]
+      )
+    }).pipe(Effect.scoped)
   )
 })
 
@@ -332,15 +340,9 @@ describe("import --sqlite without SQLite", () => {
   it.live("says which Node has it", () =>
     Effect.gen(function* () {
       const env = { NODE_OPTIONS: "--no-experimental-sqlite" }
-      yield* fails(
-        ["events", "import", "--sqlite", "x"],
-        1,
-        /Node [\d.]+ has no SQLite; run this with Node 22.13 or later/,
-        {
-          url: postgresUrl,
-          env
-        }
-      )
+      const args = ["events", "import", "--sqlite", "x"]
+      const ended = yield* strataProcess(args, { url: postgresUrl, env })
+      assertFailed(args, ended, 1, /Node [\d.]+ has no SQLite; run this with Node 22.13 or later/)
     })
   )
 })

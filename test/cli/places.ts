@@ -1,46 +1,42 @@
-/** Where the tests of the command run it: on tables of their own of a server, and of a Postgres inside of the process. */
+/** Where the tests run the command: on tables of their own of a server, and on a Postgres inside the process. */
 import { PgClient } from "@effect/sql-pg"
-import { assert } from "@effect/vitest"
-import { Context, Effect, Layer, Redacted } from "effect"
-import * as Pglite from "effect-strata/pglite"
+import { Context, Effect, Layer } from "effect"
 import { join } from "node:path"
 import { fileURLToPath } from "node:url"
 import { freshSchema } from "../postgres/harness.ts"
 import { postgresUrl } from "../support/database.ts"
+import { clientOf, keepBalancesOnce } from "./balances.ts"
 import { jsonLines, launch, node, type Options, strata, succeeds, temporaryDirectory } from "./harness.ts"
 
-const program = fileURLToPath(new URL("projection.process.ts", import.meta.url))
+const program = fileURLToPath(new URL("balances.process.ts", import.meta.url))
 
 export interface Place {
+  /** A DSN, or a directory. */
   readonly database: string
   readonly schema: string
   readonly flags: ReadonlyArray<string>
   readonly options: Options
-  /** Where only one process at a time can have the database open. */
-  readonly alone: boolean
 }
 
 export const onServer = Effect.map(freshSchema(), (schema): Place => ({
   database: postgresUrl,
   schema,
   flags: ["--schema", schema],
-  options: { url: postgresUrl },
-  alone: false
+  options: { url: postgresUrl }
 }))
 export const embedded = Effect.map(temporaryDirectory, (directory): Place => {
   const database = join(directory, "data")
-  return { database, schema: "app", flags: ["--schema", "app", "--pglite", database], options: {}, alone: true }
+  return { database, schema: "app", flags: ["--schema", "app", "--pglite", database], options: {} }
 })
 
 /** The tables, a table of accounts, and what the tests do with them. */
-export const prepared = Effect.fnUntraced(function* ({ alone, database, flags, options, schema }: Place) {
+export const prepared = Effect.fnUntraced(function* ({ database, flags, options, schema }: Place) {
   const run = (...args: ReadonlyArray<string>) => succeeds([...args, ...flags], options)
   yield* run("migrate")
-  const client = alone ? Pglite.layer({ dataDir: database }) : PgClient.layer({ url: Redacted.make(database) })
   const rows = (statement: string) =>
     Effect.scoped(
       Effect.flatMap(
-        Layer.build(Layer.fresh(client)),
+        Layer.build(Layer.fresh(clientOf(database))),
         (context) => Context.get(context, PgClient.PgClient).unsafe(statement).values
       )
     )
@@ -62,19 +58,15 @@ export const prepared = Effect.fnUntraced(function* ({ alone, database, flags, o
     pay,
     flags,
     options,
-    /** A process that runs the projection until the scope closes; and one that ends when it has caught up. */
+    /** A process that runs the projection until the scope closes. */
     process: launch(node(program, [database, schema]), options),
-    once: Effect.scoped(
-      Effect.gen(function* () {
-        const { status, stderr } = yield* (yield* launch(node(program, [database, schema, "once"]), options)).ended
-        assert.strictEqual(status, 0, stderr)
-      })
-    ),
+    /** Runs the projection until it has caught up. */
+    once: keepBalancesOnce(database, schema),
     /** What the accounts have been paid, in order. */
     model: Effect.map(rows(`SELECT id, balance, payments FROM ${schema}.accounts ORDER BY id`), (all) =>
       Object.fromEntries(all.map(([id, balance, payments]) => [id, [balance, payments]]))
     ),
-    /** Waits until every shard has handled everything, and says how they are. */
+    /** Waits until every shard has handled everything, and returns what is said of each shard. */
     caughtUp: Effect.gen(function* () {
       while (true) {
         const listed = yield* strata(["projections", "status", "balances", "--json", ...flags], options)

@@ -1,8 +1,8 @@
-/** Projections that run in processes of their own, looked after from a shell: on a server, and on a Postgres inside. */
+/** Projections that run elsewhere, administered by the command: on a server, and on a Postgres inside the process. */
 import { assert, describe, it } from "@effect/vitest"
 import { Effect } from "effect"
 import { session } from "../postgres/events.harness.ts"
-import { fails, jsonLines, start } from "./harness.ts"
+import { begin, fails, jsonLines } from "./harness.ts"
 import { embedded, onServer, prepared } from "./places.ts"
 
 const parkedIds = (text: string) => jsonLines(text).map(({ aggregateId }) => aggregateId)
@@ -71,15 +71,15 @@ describe("strata projections retry", () => {
         yield* pay("bert", 10, 20, 30)
         yield* caughtUp
         yield* open("bert")
-        // Whoever retries waits for this lock, with the request and its effects in an open transaction.
+        // The process that retries waits for this lock, with the request and its effects in an open transaction.
         const other = yield* session()
         yield* other("BEGIN")
         yield* other(`SELECT FROM ${schema}.accounts WHERE id = 'bert' FOR UPDATE`)
-        const asking = yield* start(
+        const asking = yield* begin(
           ["projections", "retry", "balances", "--timeout", "60s", "--json", ...flags],
           options
         )
-        // Another session, as a transaction sees this view as it was when it first looked.
+        // This takes another session: a transaction goes on seeing this view as it was at its first look.
         const look = yield* session()
         const isWaiting = look(`
           SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%UPDATE "${schema}".accounts%'`)

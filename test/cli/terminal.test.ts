@@ -1,4 +1,4 @@
-/** What is different where somebody looks on. */
+/** What the command does only on a terminal. */
 import { assert, describe, it } from "@effect/vitest"
 import { Effect } from "effect"
 import { writeFile } from "node:fs/promises"
@@ -80,7 +80,7 @@ describe("on a terminal", () => {
       }).pipe(Effect.scoped)
   )
 
-  onTerminal("long work has a bar, which is gone in the end", (url) =>
+  onTerminal("long work has a bar, which is erased when it ends", (url) =>
     Effect.gen(function* () {
       yield* succeeds(["migrate"], { url })
       const file = join(yield* temporaryDirectory, "events.jsonl")
@@ -89,7 +89,7 @@ describe("on a terminal", () => {
       const importing = yield* startOnTerminal(["events", "import", "--unchecked", file], { url })
       const { status, stdout } = yield* importing.ended
       assert.strictEqual(status, 0, stdout)
-      // What is on the screen in the end, and what was there before.
+      // Each drawing erases the one before; the last text is what stays on the screen.
       const [before = "", ...drawn] = stdout.split("\r\u001b[K")
       assert.strictEqual(before, "")
       assert.match(drawn[0] ?? "", /^\[#{10}\.{20}\] imported 1,000 of 3,000 events, [\d,]+\/s$/)

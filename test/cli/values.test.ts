@@ -1,10 +1,10 @@
-/** What is taken from elsewhere as a time, an id or JSON. */
+/** Which texts from elsewhere are times and JSON that Postgres can store. */
 import { assert, describe, it } from "@effect/vitest"
 import { isStorable, timestampOf } from "../../src/cli/transfer/StorableValues.ts"
 
 describe("a time", () => {
   it.each([
-    // SQLite's own, which is UTC, and what Go's drivers write.
+    // SQLite writes the first of these, in UTC, and Go's drivers the others.
     ["2025-08-16 22:00:00", "2025-08-16T22:00:00.000000Z"],
     ["2025-08-16 22:00:00.1", "2025-08-16T22:00:00.100000Z"],
     ["2025-08-16 22:00:00.123456789+10:00", "2025-08-16T22:00:00.123456+10:00"],

@@ -1,5 +1,5 @@
+/** Messages and projections, administered by the command while their workers run elsewhere. */
 import { PgClient } from "@effect/sql-pg"
-/** Messages and projections, looked at and moved from a shell while their workers are elsewhere. */
 import { assert, describe, it } from "@effect/vitest"
 import { Context, Deferred, Effect, Layer, Redacted } from "effect"
 import { EventStore, Projection, SpoolStore } from "effect-strata"
@@ -19,7 +19,7 @@ const served = Effect.gen(function* () {
 })
 
 describe("strata spool", () => {
-  it.live("counts, lists, shows and moves messages, and finds those that are stranded", () =>
+  it.live("counts, lists, shows and moves messages, and finds and recovers stranded ones", () =>
     Effect.gen(function* () {
       const { context, options, run, schema } = yield* served
       const spool = Context.get(context, SpoolStore.SpoolStore)
@@ -60,7 +60,7 @@ describe("strata spool", () => {
 })
 
 describe("strata projections", () => {
-  it.live("shows how far one is and what is parked, pauses, resumes and resets it", () =>
+  it.live("shows how far a projection is and what is parked, and pauses, resumes and resets it", () =>
     Effect.gen(function* () {
       const { context, options, run } = yield* served
       const events = Context.get(context, EventStore.EventStore)

@@ -63,14 +63,18 @@ describe("the dependency rule", () => {
       `import "../events/EventRow.ts"`
     ],
     ["parts of a store do not import the store", "postgres/events/Tail.ts", `import "../EventStore.ts"`],
-    ["postgres does not import the command", "postgres/events/Importing.ts", `import "../../cli/terminal/Failure.ts"`],
+    [
+      "postgres does not import the command",
+      "postgres/events/Importing.ts",
+      `import "../../cli/terminal/CommandErrors.ts"`
+    ],
     [
       "what runs a projection does not import what administers it",
       "projection/run/ShardRunner.ts",
       `import "../admin/Retrying.ts"`
     ],
     ["the terminal does not import the commands", "cli/terminal/Output.ts", `import "../commands/Status.ts"`],
-    ["the arguments do not import the terminal", "cli/arguments/Lines.ts", `import "../terminal/Output.ts"`]
+    ["the arguments do not import the terminal", "cli/arguments/Parameters.ts", `import "../terminal/Output.ts"`]
   ])("%s", (_, file, text) => {
     assert.lengthOf(violationsOf(file, text), 1)
   })

@@ -26,7 +26,7 @@ const upToContracts = [...upToModels, "events", contracts]
 const upToWakeups = [...upToContracts, "postgres/database", "postgres/wakeups"]
 const upToPostgres = [...upToWakeups, "postgres/events", "postgres/states", "postgres/spool", "postgres"]
 const upToConcepts = [...upToContracts, "Entity", "Projection", "Spool"]
-const upToDatabase = [...upToPostgres, ...upToConcepts, "protobuf", "cli/arguments", "cli/terminal", "cli/Database"]
+const upToConnection = [...upToPostgres, ...upToConcepts, "protobuf", "cli/arguments", "cli/terminal", "cli/connection"]
 
 const effect = ["effect"]
 const driver = ["effect", "@effect/sql-pg", "node:"]
@@ -63,11 +63,14 @@ const rules: ReadonlyMap<string, Rule> = new Map<string, Rule>([
   ["cli/arguments", { rooms: upToPostgres, packages: command }],
   ["cli/terminal", { rooms: [...upToPostgres, "cli/arguments"], packages: command }],
   ["cli/transfer", { rooms: [...upToPostgres, "cli/arguments", "cli/terminal"], packages: command }],
-  ["cli/Database", { rooms: [...upToPostgres, "pglite", "cli/arguments", "cli/terminal"], packages: command }],
-  ["cli/doctor", { rooms: upToDatabase, packages: command }],
-  ["cli/commands/events", { rooms: [...upToDatabase, "cli/transfer"], packages: command }],
-  ["cli/commands", { rooms: [...upToDatabase, "cli/doctor", "cli/commands/events"], packages: command }],
-  ["cli", { rooms: [...upToDatabase, "cli/commands", "cli/commands/events"], packages: command }]
+  ["cli/connection", { rooms: [...upToPostgres, "pglite", "cli/arguments", "cli/terminal"], packages: command }],
+  ["cli/doctor", { rooms: upToConnection, packages: command }],
+  ["cli/commands/events", { rooms: [...upToConnection, "cli/transfer"], packages: command }],
+  [
+    "cli/commands",
+    { rooms: [...upToConnection, "cli/doctor", "cli/transfer", "cli/commands/events"], packages: command }
+  ],
+  ["cli", { rooms: [...upToConnection, "cli/commands", "cli/commands/events"], packages: command }]
 ])
 
 /** The room that a file belongs to: the nearest one with a rule. Its path is relative to `src`. */

@@ -1,11 +1,13 @@
-/** What every subcommand can be told: where the database is, and how to speak. */
+/** The flags of every subcommand: which database it works on, and how it speaks. */
 import { Flag, GlobalFlag } from "effect/cli"
 
 const url = GlobalFlag.Setting("url")({
   flag: Flag.Redacted("url").pipe(
     Flag.optional,
     Flag.withMetavar("postgres://..."),
-    Flag.withDescription("The server; else DATABASE_URL, or DB_HOST, DB_PORT, DB_NAME, DB_USER and DB_PASSWORD")
+    Flag.withDescription(
+      "The server; without it DATABASE_URL, or DB_HOST, DB_PORT, DB_NAME, DB_USER and DB_PASSWORD name it"
+    )
   )
 })
 
@@ -13,7 +15,7 @@ const schema = GlobalFlag.Setting("schema")({
   flag: Flag.String("schema").pipe(
     Flag.optional,
     Flag.withMetavar("NAME"),
-    Flag.withDescription("The schema of the tables; else DB_SCHEMA, or where the search path finds them")
+    Flag.withDescription("The schema of the tables; without it DB_SCHEMA, or the search path of the connection")
   )
 })
 
@@ -21,7 +23,7 @@ const pglite = GlobalFlag.Setting("pglite")({
   flag: Flag.String("pglite").pipe(
     Flag.optional,
     Flag.withMetavar("DIR"),
-    Flag.withDescription("A Postgres inside this process, with its data in DIR, instead of a server")
+    Flag.withDescription("Use a Postgres inside this process, with its data in DIR, instead of a server")
   )
 })
 
@@ -29,7 +31,7 @@ const json = GlobalFlag.Setting("json")({
   flag: Flag.Boolean("json").pipe(
     Flag.withDefault(false),
     Flag.withoutNegation,
-    Flag.withDescription("One JSON value per line instead of a table")
+    Flag.withDescription("Write one JSON value per line instead of a table")
   )
 })
 
@@ -37,7 +39,7 @@ const verbose = GlobalFlag.Setting("verbose")({
   flag: Flag.Boolean("verbose").pipe(
     Flag.withDefault(false),
     Flag.withoutNegation,
-    Flag.withDescription("More of what happens, and the whole of an error")
+    Flag.withDescription("Write the debug log of the stores, and an error with its causes and stack, to stderr")
   )
 })
 

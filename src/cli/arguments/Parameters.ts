@@ -1,5 +1,5 @@
-/** What the arguments and flags of several subcommands are made of. */
-import { Effect, Result, Schema } from "effect"
+/** The kinds of arguments and flags that several subcommands have. */
+import { Duration, Effect, Result, Schema } from "effect"
 import { Argument, CliError, Flag } from "effect/cli"
 import { Key, Version } from "../../EventStore.ts"
 import { Int64 } from "../../internal/Fields.ts"
@@ -22,7 +22,7 @@ export const int64 = (name: string) =>
     return isInt64(value) ? Effect.succeed(value) : invalid(name, text, "a whole number of 64 bits", "argument")
   })
 
-/** A flag that is a version of an event, or one of some words. */
+/** A flag that is a version of an event, or one of these words. */
 export const version = <const Word extends string = never>(name: string, words: ReadonlyArray<Word> = []) =>
   Flag.String(name).pipe(
     Flag.withMetavar(["VERSION", ...words].join("|")),
@@ -36,7 +36,7 @@ export const version = <const Word extends string = never>(name: string, words: 
     })
   )
 
-/** A flag whose value a schema makes of its text. */
+/** A flag whose text a schema decodes. */
 const decoded = <A>(name: string, schema: Schema.Codec<A, string>) => {
   const decode = Schema.decodeUnknownResult(schema)
   return Flag.String(name).pipe(
@@ -49,15 +49,15 @@ const decoded = <A>(name: string, schema: Schema.Codec<A, string>) => {
   )
 }
 
-/** A flag that is JSON, none of whose numbers would be rounded. */
+/** A flag that is JSON. A number that JavaScript would round is refused. */
 export const json = (name: string) =>
   decoded(name, ExactJson.pipe(Schema.decodeTo(SafeJson))).pipe(Flag.withMetavar("JSON"))
 
-/** A flag that is a JSON object of the same kind. */
+/** A flag that is a JSON object. A number that JavaScript would round is refused. */
 export const jsonObject = (name: string) =>
   decoded(name, ExactJson.pipe(Schema.decodeTo(SafeJsonObject))).pipe(Flag.withMetavar("JSON"))
 
-/** A flag that is an id, aggregate id or event type. */
+/** A flag that is an id, an aggregate id or an event type. */
 export const key = (name: string) => decoded(name, Key).pipe(Flag.withMetavar("TEXT"))
 
 /** A flag that is a time. */
@@ -72,20 +72,22 @@ export const positive = (name: string) =>
     )
   )
 
-const units: ReadonlyMap<string, number> = new Map([
+const millisPerUnit: ReadonlyMap<string, number> = new Map([
   ["ms", 1],
   ["s", 1000],
   ["m", 60_000],
   ["h", 3_600_000]
 ])
 
-/** A flag that is a duration such as `30s`, in milliseconds. */
+/** A flag that is a duration such as `30s`, longer than nothing. */
 export const duration = (name: string) =>
   Flag.String(name).pipe(
     Flag.withMetavar("DURATION"),
     Flag.mapEffect((text) => {
       const [, amount, unit = ""] = /^(\d+(?:\.\d+)?)\s*(ms|s|m|h)$/.exec(text) ?? []
-      const millis = Number(amount) * (units.get(unit) ?? 0)
-      return millis > 0 ? Effect.succeed(millis) : invalid(name, text, "a duration such as 500ms, 30s or 5m")
+      const millis = Number(amount) * (millisPerUnit.get(unit) ?? 0)
+      return millis > 0
+        ? Effect.succeed(Duration.millis(millis))
+        : invalid(name, text, "a duration such as 500ms, 30s or 5m")
     })
   )

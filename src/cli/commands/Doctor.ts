@@ -1,38 +1,40 @@
 /** `strata doctor`: is this server fit, and is all well with the tables? */
-import { Effect } from "effect"
+import { Duration, Effect } from "effect"
 import { Command, Flag } from "effect/cli"
 import { Settings } from "../arguments/GlobalFlags.ts"
 import * as Parameters from "../arguments/Parameters.ts"
-import * as Database from "../Database.ts"
+import * as Database from "../connection/Database.ts"
+import type { Check, Finding } from "../doctor/Check.ts"
+import * as Checks from "../doctor/Checks.ts"
 import { prove } from "../doctor/Proof.ts"
-import * as TableChecks from "../doctor/TableChecks.ts"
-import { Failed } from "../terminal/Failure.ts"
+import { CommandFailed } from "../terminal/CommandErrors.ts"
 import * as Output from "../terminal/Output.ts"
 
 const colours = { ok: "green", warning: "yellow", problem: "red" } as const
 
-const show = Effect.fnUntraced(function* (name: string, { level, remedy, says }: TableChecks.Finding) {
+const show = Effect.fnUntraced(function* (name: string, { level, remedy, says }: Finding) {
   if (yield* Settings.json) return yield* Output.json({ check: name, level, says, remedy: remedy ?? null })
-  const line = `${Output.paint(level.padEnd(8), colours[level])} ${name.padEnd(13)} ${Output.printable(says)}\n`
+  const shownLevel = yield* Output.paint(level.padEnd(8), colours[level])
+  const line = `${shownLevel} ${name.padEnd(13)} ${Output.printable(says)}\n`
   const advice = remedy === undefined ? "" : `${" ".repeat(23)}-> ${Output.printable(remedy)}\n`
   return yield* Output.write(line + advice)
 })
 
-/** Runs checks one after another, shows what they find, and returns it. */
-const run = (checks: ReadonlyArray<TableChecks.Check>) =>
+/** Runs checks one after another, and shows what each finds as soon as it is known. */
+const runAll = (checks: ReadonlyArray<Check>) =>
   Effect.map(
-    Effect.forEach(checks, ({ name, run }) =>
-      Effect.tap(run, (findings) => Effect.forEach(findings, (finding) => show(name, finding)))
+    Effect.forEach(checks, (check) =>
+      Effect.tap(Checks.run(check), (findings) => Effect.forEach(findings, (finding) => show(check.name, finding)))
     ),
     (findings) => findings.flat()
   )
 
-/** Where tables are missing, that is all there is to say of them. */
+/** Where a table is missing, the checks of the tables could only repeat that. */
 const examine = Effect.gen(function* () {
-  const { missing, server, tables } = yield* TableChecks.make
-  const onServer = yield* run(server)
-  const absent = yield* run([missing])
-  return [...onServer, ...absent, ...(absent.length === 0 ? yield* run(tables) : [])]
+  const ofServer = yield* runAll(Checks.serverChecks)
+  const missing = yield* runAll([Checks.missingTables])
+  const ofTables = missing.length === 0 ? yield* runAll(Checks.tableChecks) : []
+  return [...ofServer, ...missing, ...ofTables]
 })
 
 const flags = {
@@ -40,27 +42,31 @@ const flags = {
     Flag.withDefault(false),
     Flag.withoutNegation,
     Flag.withDescription(
-      "Then let writers and a subscriber run in a schema made for that, and see that no event is lost"
+      "Then run writers and a subscriber in a temporary schema, and compare what was stored with what was delivered"
     )
   ),
   for: Parameters.duration("for").pipe(
-    Flag.withDefault(10_000),
-    Flag.withDescription("How long the proof runs; 10s unless given")
+    Flag.withDefault(Duration.seconds(10)),
+    Flag.withDescription("How long the writers of --prove run; 10s unless given")
   )
 }
 
-export const doctor = Command.make("doctor", flags, (input) =>
-  Effect.gen(function* () {
-    const findings = yield* examine
-    const proof = input.prove ? [yield* prove(input.for)] : []
-    yield* Effect.forEach(proof, (finding) => show("proof", finding))
-    const problems = [...findings, ...proof].filter(({ level }) => level === "problem").length
-    if (problems > 0) return yield* new Failed({ message: `${Output.count(problems, "problem")} found` })
-  }).pipe(Effect.provide(Database.layerTables()))
-).pipe(
-  Command.withDescription("Checks the server and the tables, each with its remedy. Fails if there is a problem"),
+export const doctor = Command.make("doctor", flags).pipe(
+  Command.withDescription(
+    "Checks the server and the tables, and names a remedy for each problem. Fails if there is one"
+  ),
   Command.withExamples([
     { command: "strata doctor", description: "Is all well?" },
     { command: "strata doctor --prove --for 60s", description: "Does this server keep every event, with many writers?" }
-  ])
+  ]),
+  Command.withHandler((input) =>
+    Effect.gen(function* () {
+      const findings = yield* examine
+      const proof = input.prove ? [yield* prove(input.for)] : []
+      yield* Effect.forEach(proof, (finding) => show("proof", finding))
+      const problems = [...findings, ...proof].filter(({ level }) => level === "problem").length
+      if (problems > 0) return yield* new CommandFailed({ message: `${Output.count(problems, "problem")} found` })
+    })
+  ),
+  Command.provide(() => Database.layerTables())
 )

@@ -1,13 +1,13 @@
-/** `strata migrate`: brings the tables to what this version needs, or says what that takes. */
+/** `strata migrate`: brings the tables to what this version needs, or says which files that takes. */
 import { DateTime, Effect, Option, Stream } from "effect"
 import { Command, Flag } from "effect/cli"
 import { fileURLToPath } from "node:url"
 import * as Migrations from "../../postgres/Migrations.ts"
-import * as Database from "../Database.ts"
-import { Failed } from "../terminal/Failure.ts"
+import * as Database from "../connection/Database.ts"
+import { CommandFailed } from "../terminal/CommandErrors.ts"
 import * as Output from "../terminal/Output.ts"
 
-const listing: Output.Listing<Migrations.Status> = {
+const statusListing: Output.Listing<Migrations.Status> = {
   columns: [
     { title: "MIGRATION", show: ({ file }) => file },
     {
@@ -23,36 +23,32 @@ const listing: Output.Listing<Migrations.Status> = {
   nothing: "no migrations"
 }
 
-const fileListing: Output.Listing<{ readonly file: string }> = {
-  columns: [{ title: "MIGRATION", show: ({ file }) => file }],
-  toJson: (item) => item,
-  nothing: "nothing is pending"
-}
-
-const status = Command.make("status", {}, () =>
-  Effect.gen(function* () {
-    const statuses = yield* Migrations.status
-    yield* Output.list(Stream.fromIterable(statuses), listing)
-    const pending = statuses.filter(({ appliedAt }) => Option.isNone(appliedAt)).length
-    if (pending > 0) {
-      return yield* new Failed({ message: `${Output.count(pending, "migration")} pending; run: strata migrate` })
-    }
-  }).pipe(Effect.provide(Database.layerTables()))
-).pipe(
-  Command.withDescription("Shows each migration, and when it was run. Fails if one is pending"),
+const status = Command.make("status").pipe(
+  Command.withDescription("Shows when each migration was run. Fails if one is pending"),
   Command.withExamples([
     { command: "strata migrate status", description: "In a deployment, before the program starts" }
-  ])
-)
-
-const dryRun = Flag.Boolean("dry-run").pipe(
-  Flag.withDefault(false),
-  Flag.withoutNegation,
-  Flag.withDescription("Only name the files that would be run")
+  ]),
+  Command.withHandler(() =>
+    Effect.gen(function* () {
+      const statuses = yield* Migrations.status
+      yield* Output.list(Stream.fromIterable(statuses), statusListing)
+      const pending = statuses.filter(({ appliedAt }) => Option.isNone(appliedAt)).length
+      if (pending > 0) {
+        return yield* new CommandFailed({
+          message: `${Output.count(pending, "migration")} pending; run: strata migrate`
+        })
+      }
+    })
+  ),
+  Command.provide(() => Database.layerTables())
 )
 
 const flags = {
-  dryRun,
+  dryRun: Flag.Boolean("dry-run").pipe(
+    Flag.withDefault(false),
+    Flag.withoutNegation,
+    Flag.withDescription("Only name the files of the migrations that are pending")
+  ),
   notify: Flag.Literals("notify", ["rows"]).pipe(
     Flag.optional,
     Flag.withDescription("Also install go-sync-kit's trigger, for programs that listen to its channels")
@@ -63,30 +59,40 @@ const flags = {
   )
 }
 
-const pendingFiles = Effect.map(Migrations.status, (statuses) =>
-  statuses.flatMap(({ appliedAt, file }) =>
-    Option.isNone(appliedAt) ? [{ file: fileURLToPath(new URL(file, Migrations.directory)) }] : []
-  )
-)
+type Flags = Command.Command.Config.Infer<typeof flags>
 
-export const migrate = Command.make("migrate", flags, ({ dryRun, index, notify }) => {
-  const extras = {
+/** Only a real run may make an embedded database that does not exist. */
+const layerOf = ({ dryRun, index, notify }: Flags) =>
+  Database.layerTables({
     ...(Option.isNone(notify) ? {} : { notify: notify.value }),
-    ...(Option.isNone(index) ? {} : { index: index.value })
-  }
-  return dryRun
-    ? Effect.flatMap(pendingFiles, (files) => Output.list(Stream.fromIterable(files), fileListing)).pipe(
-        Effect.provide(Database.layerTables(extras))
-      )
-    : Effect.gen(function* () {
-        const files = yield* Migrations.migrate
-        yield* Output.done(files.length === 0 ? "Nothing is pending" : `Run: ${files.join(", ")}`, { files })
-      }).pipe(Effect.provide(Database.layerTables({ ...extras, create: true })))
-}).pipe(
-  Command.withSubcommands([status]),
+    ...(Option.isNone(index) ? {} : { index: index.value }),
+    create: !dryRun
+  })
+
+const pendingListing: Output.Listing<{ readonly file: string }> = {
+  columns: [{ title: "MIGRATION", show: ({ file }) => file }],
+  toJson: (item) => item,
+  nothing: "nothing is pending"
+}
+
+const listPending = Effect.gen(function* () {
+  const pending = (yield* Migrations.status).filter(({ appliedAt }) => Option.isNone(appliedAt))
+  const files = pending.map(({ file }) => ({ file: fileURLToPath(new URL(file, Migrations.directory)) }))
+  yield* Output.list(Stream.fromIterable(files), pendingListing)
+})
+
+const runPending = Effect.gen(function* () {
+  const files = yield* Migrations.migrate
+  yield* Output.done(files.length === 0 ? "Nothing is pending" : `Run: ${files.join(", ")}`, { files })
+})
+
+export const migrate = Command.make("migrate", flags).pipe(
   Command.withDescription("Runs the migrations that are pending, in one transaction"),
   Command.withExamples([
     { command: "strata migrate --schema strata", description: "Make the tables, in a schema of their own" },
-    { command: "strata migrate --dry-run", description: "Name the files that would be run" }
-  ])
+    { command: "strata migrate --dry-run", description: "Name the files of the migrations that are pending" }
+  ]),
+  Command.withHandler(({ dryRun }) => (dryRun ? listPending : runPending)),
+  Command.provide(layerOf),
+  Command.withSubcommands([status])
 )

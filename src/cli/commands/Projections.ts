@@ -1,26 +1,28 @@
-/** `strata projections`: read models, and how far they are. */
+/** `strata projections`: projections, how far they are, and what is done about those that failed. */
 import { Duration, Effect, Option, Stream } from "effect"
 import { Argument, Command, Flag } from "effect/cli"
 import * as Projection from "../../Projection.ts"
 import * as Parameters from "../arguments/Parameters.ts"
-import * as Database from "../Database.ts"
+import * as Database from "../connection/Database.ts"
+import { CommandFailed } from "../terminal/CommandErrors.ts"
 import { confirm, yes } from "../terminal/Confirm.ts"
-import { Failed } from "../terminal/Failure.ts"
 import * as Output from "../terminal/Output.ts"
 import { watched, watchFlags } from "../terminal/Watch.ts"
 
-/** Of an error with its stack, what fits on a line. */
+const name = Argument.String("name").pipe(Argument.withDescription("The name of the projection"))
+
+/** The first line of an error, without its stack. */
 const firstLine = (error: string): string => error.split("\n", 1).join()
 
-/** The graver comes first. */
-const gravity = ["failed", "idle", "paused", "running"] as const
+/** The states of a shard, the gravest one first. */
+const byGravity = ["failed", "idle", "paused", "running"] as const
 
 interface Summary {
   readonly projectionName: string
   readonly shards: number
-  /** The gravest of its shards'. */
+  /** The gravest state of a shard. */
   readonly state: Projection.ShardStatus["state"]
-  /** What every shard has passed. */
+  /** The version that every shard has passed. */
   readonly offset: bigint
   readonly lag: bigint
   readonly behind: Duration.Duration
@@ -31,7 +33,7 @@ interface Summary {
 const summaryOf = (projectionName: string, shards: ReadonlyArray<Projection.ShardStatus>): Summary => ({
   projectionName,
   shards: shards.length,
-  state: gravity.find((state) => shards.some((shard) => shard.state === state)) ?? "idle",
+  state: byGravity.find((state) => shards.some((shard) => shard.state === state)) ?? "idle",
   offset: shards.reduce((lowest, { offset }) => (offset < lowest ? offset : lowest), shards[0]?.offset ?? 0n),
   lag: shards.reduce((highest, { lag }) => (lag > highest ? lag : highest), 0n),
   behind: shards.reduce((longest, { behind }) => Duration.max(longest, behind), Duration.zero),
@@ -39,8 +41,8 @@ const summaryOf = (projectionName: string, shards: ReadonlyArray<Projection.Shar
   skipped: shards.reduce((sum, { skipped }) => sum + skipped, 0)
 })
 
-/** What a projection and each of its shards have in common. */
-const progress: Output.Listing<
+/** The columns that a projection and each of its shards have in common. */
+const progressColumns: Output.Listing<
   Pick<Projection.ShardStatus, "behind" | "lag" | "offset" | "parked" | "skipped" | "state">
 >["columns"] = [
   { title: "STATE", show: ({ state }) => state },
@@ -51,44 +53,38 @@ const progress: Output.Listing<
   { title: "SKIPPED", show: ({ skipped }) => String(skipped), right: true }
 ]
 
-const all: Output.Listing<Summary> = {
+const summaryListing: Output.Listing<Summary> = {
   columns: [
     { title: "PROJECTION", show: ({ projectionName }) => projectionName },
     { title: "SHARDS", show: ({ shards }) => String(shards), right: true },
-    ...progress
+    ...progressColumns
   ],
   toJson: ({ behind, ...summary }) => ({ ...summary, behindMillis: Duration.toMillis(behind) }),
   nothing: "no projection has run on this database yet"
 }
 
-const list = Command.make("list", watchFlags, (input) =>
-  watched(
-    input,
-    Output.list(
-      Projection.names.pipe(
-        Stream.mapEffect((name) =>
-          Projection.status(name).pipe(
-            Effect.map((shards) => [summaryOf(name, shards)]),
-            // One that has just been removed.
-            Effect.catchTag("UnknownProjection", () => Effect.succeed([]))
-          )
-        ),
-        Stream.flattenIterable
-      ),
-      all
+const summaries = Projection.names.pipe(
+  Stream.mapEffect((name) =>
+    Projection.status(name).pipe(
+      Effect.map((shards) => [summaryOf(name, shards)]),
+      // The projection was removed after its name had been read.
+      Effect.catchTag("UnknownProjection", () => Effect.succeed([]))
     )
-  ).pipe(Effect.provide(Database.layer))
-).pipe(
-  Command.withDescription("Lists all projections: how far each is, and how it is"),
-  Command.withExamples([{ command: "strata projections list", description: "Each with its slowest shard" }])
+  ),
+  Stream.flattenIterable
 )
 
-const name = Argument.String("name").pipe(Argument.withDescription("The projection's name"))
+const list = Command.make("list", watchFlags).pipe(
+  Command.withDescription("Lists all projections: how far each is, and in which state"),
+  Command.withExamples([{ command: "strata projections list", description: "Each with its slowest shard" }]),
+  Command.withHandler((flags) => watched(flags, Output.list(summaries, summaryListing))),
+  Command.provide(Database.layer)
+)
 
-const shards: Output.Listing<Projection.ShardStatus> = {
+const shardListing: Output.Listing<Projection.ShardStatus> = {
   columns: [
     { title: "SHARD", show: ({ shardNumber }) => String(shardNumber), right: true },
-    ...progress,
+    ...progressColumns,
     {
       title: "LAST FAILURE",
       show: ({ failure }) => Option.match(failure, { onNone: () => "", onSome: ({ error }) => firstLine(error) })
@@ -102,78 +98,76 @@ const shards: Output.Listing<Projection.ShardStatus> = {
   nothing: "no shards"
 }
 
-const status = Command.make("status", { name, ...watchFlags }, ({ name, ...input }) =>
-  watched(
-    input,
-    Effect.flatMap(Projection.status(name), (found) => Output.list(Stream.fromIterable(found), shards))
-  ).pipe(Effect.provide(Database.layer))
-).pipe(
-  Command.withDescription("Shows how far each shard is, and whether anybody runs it"),
-  Command.withExamples([{ command: "strata projections status balances --watch", description: "Until Ctrl-C" }])
+const status = Command.make("status", { name, ...watchFlags }).pipe(
+  Command.withDescription("Shows how far each shard is, and whether a process runs it"),
+  Command.withExamples([{ command: "strata projections status balances --watch", description: "Until Ctrl-C" }]),
+  Command.withHandler(({ name, ...flags }) =>
+    watched(
+      flags,
+      Effect.flatMap(Projection.status(name), (shards) => Output.list(Stream.fromIterable(shards), shardListing))
+    )
+  ),
+  Command.provide(Database.layer)
 )
 
-const pause = Command.make("pause", { name }, ({ name }) =>
-  Effect.andThen(Projection.pause(name), Output.done(`"${name}" is paused`, { name, paused: true })).pipe(
-    Effect.provide(Database.layer)
-  )
-).pipe(
-  Command.withDescription("Stops the handling of events, in every process"),
-  Command.withExamples([{ command: "strata projections pause balances", description: "Until it is resumed" }])
+const pause = Command.make("pause", { name }).pipe(
+  Command.withDescription("Stops a projection in every process, until it is resumed"),
+  Command.withExamples([{ command: "strata projections pause balances", description: "Handle no more events" }]),
+  Command.withHandler(({ name }) =>
+    Effect.andThen(Projection.pause(name), Output.done(`"${name}" is paused`, { name, paused: true }))
+  ),
+  Command.provide(Database.layer)
 )
 
-const resume = Command.make("resume", { name }, ({ name }) =>
-  Effect.andThen(Projection.resume(name), Output.done(`"${name}" goes on`, { name, paused: false })).pipe(
-    Effect.provide(Database.layer)
-  )
-).pipe(
-  Command.withDescription("Lets a projection go on that was paused"),
-  Command.withExamples([{ command: "strata projections resume balances", description: "From where it was" }])
+const resume = Command.make("resume", { name }).pipe(
+  Command.withDescription("Lets a projection that was paused go on from where it was"),
+  Command.withExamples([{ command: "strata projections resume balances", description: "Handle events again" }]),
+  Command.withHandler(({ name }) =>
+    Effect.andThen(Projection.resume(name), Output.done(`"${name}" goes on`, { name, paused: false }))
+  ),
+  Command.provide(Database.layer)
 )
 
 const to = Parameters.version("to").pipe(
   Flag.withDefault(0n),
-  Flag.withDescription("The version after which it goes on; 0 unless given")
+  Flag.withDescription("The version after which the projection goes on; 0 unless given")
 )
 
-const reset = Command.make("reset", { name, to, yes }, ({ name, to, yes }) =>
-  Effect.gen(function* () {
-    yield* confirm(`Have "${name}" handle everything after version ${to} again? Its read model is not emptied.`, yes)
-    yield* Projection.reset(name, to)
-    yield* Output.done(`"${name}" goes on after version ${to}`, { name, version: to })
-  }).pipe(Effect.provide(Database.layer))
-).pipe(
-  Command.withDescription("Moves every shard to a version: what comes after it is handled again"),
-  Command.withExamples([{ command: "strata projections reset balances --yes", description: "From the first event on" }])
+const reset = Command.make("reset", { name, to, yes }).pipe(
+  Command.withDescription("Moves every shard to a version: events above it are handled again"),
+  Command.withExamples([
+    { command: "strata projections reset balances --yes", description: "From the first event on" }
+  ]),
+  Command.withHandler(({ name, to, yes }) =>
+    Effect.gen(function* () {
+      yield* confirm(`Have "${name}" handle everything after version ${to} again? Its read model is not emptied.`, yes)
+      yield* Projection.reset(name, to)
+      yield* Output.done(`"${name}" goes on after version ${to}`, { name, version: to })
+    })
+  ),
+  Command.provide(Database.layer)
 )
 
-const parked = Command.make("parked", { name }, ({ name }) =>
-  Output.list(Projection.parked(name), {
-    columns: [
-      { title: "AGGREGATE", show: ({ aggregateId }) => aggregateId },
-      { title: "VERSION", show: ({ version }) => String(version), right: true },
-      { title: "TYPE", show: ({ eventType }) => eventType },
-      { title: "RETRY", show: ({ retryAskedAt }) => (retryAskedAt === undefined ? "" : "asked for") },
-      { title: "ERROR", show: ({ error }) => firstLine(error) }
-    ],
-    toJson: (failure) => ({ ...failure }),
-    nothing: "nothing is parked"
-  }).pipe(Effect.provide(Database.layer))
-).pipe(
-  Command.withDescription("Lists the aggregates whose events wait after a failure, until they are retried"),
-  Command.withExamples([{ command: "strata projections parked balances", description: "Each with what failed" }])
+const parked = Command.make("parked", { name }).pipe(
+  Command.withDescription("Lists the aggregates whose event failed, and whose later events wait until it is retried"),
+  Command.withExamples([{ command: "strata projections parked balances", description: "Each with its error" }]),
+  Command.withHandler(({ name }) =>
+    Output.list(Projection.parked(name), {
+      columns: [
+        { title: "AGGREGATE", show: ({ aggregateId }) => aggregateId },
+        { title: "VERSION", show: ({ version }) => String(version), right: true },
+        { title: "TYPE", show: ({ eventType }) => eventType },
+        { title: "RETRY", show: ({ retryAskedAt }) => (retryAskedAt === undefined ? "" : "asked for") },
+        { title: "ERROR", show: ({ error }) => firstLine(error) }
+      ],
+      toJson: (failure) => ({ ...failure }),
+      nothing: "nothing is parked"
+    })
+  ),
+  Command.provide(Database.layer)
 )
 
-const aggregates = Argument.String("aggregate").pipe(
-  Argument.variadic(),
-  Argument.withDescription("The parked aggregates; all unless given")
-)
-
-const timeout = Parameters.duration("timeout").pipe(
-  Flag.withDefault(10_000),
-  Flag.withDescription("How long to wait for what comes of it; 10s unless given")
-)
-
-/** Why nobody has got to it, and what to do. */
+/** Why no process has retried everything in time, and what to do. */
 const whyWaiting = Effect.fnUntraced(function* (name: string) {
   const states = new Set((yield* Projection.status(name)).map(({ state }) => state))
   if (states.has("paused")) {
@@ -181,42 +175,69 @@ const whyWaiting = Effect.fnUntraced(function* (name: string) {
   }
   return states.has("idle")
     ? `no process runs "${name}"; start one, which then retries what was asked for`
-    : `"${name}" has not got to all of it yet; what comes of it: strata projections parked ${name}`
+    : `"${name}" has not got to all of it yet; to see what comes of it, run: strata projections parked ${name}`
 })
 
-const retry = Command.make("retry", { name, aggregates, timeout }, ({ aggregates, name, timeout }) =>
-  Effect.gen(function* () {
-    const results = yield* Projection.retryParked(name, timeout, aggregates.length === 0 ? undefined : aggregates)
-    yield* Output.list(Stream.fromIterable(results), {
-      columns: [
-        { title: "AGGREGATE", show: ({ aggregateId }) => aggregateId },
-        { title: "STATE", show: ({ state }) => state },
-        { title: "ERROR", show: ({ error }) => Option.match(error, { onNone: () => "", onSome: firstLine }) }
-      ],
-      toJson: ({ error, ...result }) => ({ ...result, error: Option.getOrNull(error) }),
-      nothing: "nothing is parked"
+/** Fails if an aggregate was not retried, or failed again. */
+const judge = Effect.fnUntraced(function* (
+  name: string,
+  asked: ReadonlyArray<string>,
+  results: ReadonlyArray<Projection.Retried>
+) {
+  const found = new Set(results.map(({ aggregateId }) => aggregateId))
+  const absent = asked.filter((aggregate) => !found.has(aggregate))
+  if (absent.length > 0) return yield* new CommandFailed({ message: `not parked: ${absent.join(", ")}` })
+  if (results.some(({ state }) => state === "waiting")) {
+    return yield* new CommandFailed({ message: yield* whyWaiting(name) })
+  }
+  const failed = results.filter(({ state }) => state === "parked").length
+  if (failed > 0) {
+    return yield* new CommandFailed({
+      message: `${Output.count(failed, "aggregate")} failed again: parked from there on`
     })
-    const found = new Set(results.map(({ aggregateId }) => aggregateId))
-    const absent = aggregates.filter((aggregate) => !found.has(aggregate))
-    if (absent.length > 0) return yield* new Failed({ message: `not parked: ${absent.join(", ")}` })
-    if (results.some(({ state }) => state === "waiting")) {
-      return yield* new Failed({ message: yield* whyWaiting(name) })
-    }
-    const failed = results.filter(({ state }) => state === "parked").length
-    if (failed > 0) {
-      return yield* new Failed({ message: `${Output.count(failed, "aggregate")} failed again: parked from there on` })
-    }
-  }).pipe(Effect.provide(Database.layer))
-).pipe(
-  Command.withDescription("Has whoever runs it handle parked events again, and shows what has come of that"),
+  }
+})
+
+const retryFlags = {
+  name,
+  aggregates: Argument.String("aggregate").pipe(
+    Argument.variadic(),
+    Argument.withDescription("The aggregates to retry; all that are parked unless given")
+  ),
+  timeout: Parameters.duration("timeout").pipe(
+    Flag.withDefault(Duration.seconds(10)),
+    Flag.withDescription("How long to wait for the results; 10s unless given")
+  )
+}
+
+const retry = Command.make("retry", retryFlags).pipe(
+  Command.withDescription(
+    "Asks the process that runs the projection to handle parked events again, and shows the results"
+  ),
   Command.withExamples([
     { command: "strata projections retry balances", description: "All that is parked, once the handler is mended" },
     { command: "strata projections retry balances user-1 user-2", description: "Only these aggregates" }
-  ])
+  ]),
+  Command.withHandler(({ aggregates, name, timeout }) =>
+    Effect.gen(function* () {
+      const results = yield* Projection.retryParked(name, timeout, aggregates.length === 0 ? undefined : aggregates)
+      yield* Output.list(Stream.fromIterable(results), {
+        columns: [
+          { title: "AGGREGATE", show: ({ aggregateId }) => aggregateId },
+          { title: "STATE", show: ({ state }) => state },
+          { title: "ERROR", show: ({ error }) => Option.match(error, { onNone: () => "", onSome: firstLine }) }
+        ],
+        toJson: ({ error, ...result }) => ({ ...result, error: Option.getOrNull(error) }),
+        nothing: "nothing is parked"
+      })
+      yield* judge(name, aggregates, results)
+    })
+  ),
+  Command.provide(Database.layer)
 )
 
 export const projections = Command.make("projections").pipe(
-  Command.withSubcommands([list, status, pause, resume, reset, parked, retry]),
-  Command.withDescription("Read models that follow the log"),
-  Command.withExamples([{ command: "strata projections status balances", description: "How far one is" }])
+  Command.withDescription("Projections, which handle the events of the log and keep read models"),
+  Command.withExamples([{ command: "strata projections status balances", description: "How far one projection is" }]),
+  Command.withSubcommands([list, status, pause, resume, reset, parked, retry])
 )

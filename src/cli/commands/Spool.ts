@@ -2,13 +2,11 @@
 import { DateTime, Duration, Effect, Option, Stream } from "effect"
 import { Argument, Command, Flag } from "effect/cli"
 import * as Policies from "../../Spool.ts"
-import { type SpoolMessage, SpoolStore, type State } from "../../SpoolStore.ts"
+import { type SpoolMessage, SpoolStore, State } from "../../SpoolStore.ts"
 import * as Parameters from "../arguments/Parameters.ts"
-import * as Database from "../Database.ts"
+import * as Database from "../connection/Database.ts"
 import { confirm, yes } from "../terminal/Confirm.ts"
 import * as Output from "../terminal/Output.ts"
-
-const states = ["incoming", "active", "deferred", "hold", "bounce", "archived"] as const
 
 const toJson = ({ created, nextRetry, updated, ...message }: SpoolMessage) => ({
   ...message,
@@ -33,156 +31,180 @@ const listing: Output.Listing<SpoolMessage> = {
   nothing: "no messages"
 }
 
+const id = Argument.String("id").pipe(Argument.withDescription("The id of the message"))
+
 const queue = Flag.String("queue").pipe(
   Flag.optional,
   Flag.withMetavar("NAME"),
-  Flag.withDescription("Only of this queue")
+  Flag.withDescription("Only the messages of this queue")
 )
 
 const inQueue = (queue: Option.Option<string>) => (Option.isNone(queue) ? {} : { queue: queue.value })
 
-const id = Argument.String("id").pipe(Argument.withDescription("The message's id"))
-
-const stats = Command.make("stats", { queue }, ({ queue }) =>
-  Effect.gen(function* () {
-    const counts = yield* SpoolStore.use(({ countByState }) => countByState(Option.getOrUndefined(queue)))
-    yield* Output.record(counts)
-  }).pipe(Effect.provide(Database.layer))
-).pipe(
+const stats = Command.make("stats", { queue }).pipe(
   Command.withDescription("Counts the messages in each state"),
-  Command.withExamples([{ command: "strata spool stats --queue mail", description: "Those of one queue" }])
+  Command.withExamples([{ command: "strata spool stats --queue mail", description: "Those of one queue" }]),
+  Command.withHandler(({ queue }) =>
+    Effect.flatMap(
+      SpoolStore.use(({ countByState }) => countByState(Option.getOrUndefined(queue))),
+      Output.record
+    )
+  ),
+  Command.provide(Database.layer)
 )
 
-const state = Argument.Literals("state", states).pipe(Argument.withDescription("The state they are in"))
-
-const list = Command.make("list", { state, queue }, ({ queue, state }) =>
-  SpoolStore.use(({ iterate }) => Output.list(iterate(state, inQueue(queue)), listing)).pipe(
-    Effect.provide(Database.layer)
-  )
-).pipe(
-  Command.withDescription("Lists the messages in a state, from the oldest on"),
-  Command.withExamples([{ command: "strata spool list bounce", description: "What could not be delivered" }])
+const state = Argument.Literals("state", State.literals).pipe(
+  Argument.withDescription("The state of the messages to list")
 )
 
-const show = Command.make("show", { id }, ({ id }) =>
-  Effect.gen(function* () {
-    yield* Output.record(toJson(yield* SpoolStore.use(({ getMeta }) => getMeta(id))))
-  }).pipe(Effect.provide(Database.layer))
-).pipe(
+const list = Command.make("list", { state, queue }).pipe(
+  Command.withDescription("Lists the messages in a state, the oldest first"),
+  Command.withExamples([{ command: "strata spool list bounce", description: "What could not be delivered" }]),
+  Command.withHandler(({ queue, state }) =>
+    SpoolStore.use(({ iterate }) => Output.list(iterate(state, inQueue(queue)), listing))
+  ),
+  Command.provide(Database.layer)
+)
+
+const show = Command.make("show", { id }).pipe(
   Command.withDescription("Shows one message, with its payload"),
-  Command.withExamples([{ command: "strata spool show mail-42", description: "All there is of it" }])
+  Command.withExamples([{ command: "strata spool show mail-42", description: "Everything about one message" }]),
+  Command.withHandler(({ id }) =>
+    Effect.flatMap(
+      SpoolStore.use(({ getMeta }) => getMeta(id)),
+      (message) => Output.record(toJson(message))
+    )
+  ),
+  Command.provide(Database.layer)
 )
 
 interface Move {
   readonly from: ReadonlyArray<State>
   readonly to: State
   readonly description: string
-  /** Whether it begins its attempts anew. */
-  readonly anew?: boolean
+  /** Whether the count of attempts starts at 0 again. */
+  readonly resetAttempts?: boolean
 }
 
 /** A subcommand that moves one message to another state. */
-const move = <const Name extends string>(name: Name, { anew = false, description, from, to }: Move) =>
-  Command.make(name, { id }, ({ id }) =>
-    Effect.gen(function* () {
-      yield* SpoolStore.use(({ moveToState }) => moveToState(id, from, to, anew ? { attempts: 0 } : {}))
-      yield* Output.done(`Message "${id}" is ${to}`, { id, state: to })
-    }).pipe(Effect.provide(Database.layer))
-  ).pipe(
+const move = <const Name extends string>(name: Name, { description, from, resetAttempts = false, to }: Move) =>
+  Command.make(name, { id }).pipe(
     Command.withDescription(description),
-    Command.withExamples([{ command: `strata spool ${name} mail-42`, description }])
+    Command.withExamples([{ command: `strata spool ${name} mail-42`, description }]),
+    Command.withHandler(({ id }) =>
+      Effect.gen(function* () {
+        yield* SpoolStore.use(({ moveToState }) => moveToState(id, from, to, resetAttempts ? { attempts: 0 } : {}))
+        yield* Output.done(`Message "${id}" is ${to}`, { id, state: to })
+      })
+    ),
+    Command.provide(Database.layer)
   )
 
 const hold = move("hold", {
+  description: "Keeps a message from being delivered until it is released",
   from: ["incoming", "deferred", "active", "bounce"],
-  to: "hold",
-  description: "Keeps a message from being delivered until it is released"
+  to: "hold"
 })
 
-const release = move("release", { from: ["hold"], to: "incoming", description: "Lets a message go on that is on hold" })
+const release = move("release", {
+  description: "Lets a message that is on hold be delivered",
+  from: ["hold"],
+  to: "incoming"
+})
 
 const requeue = move("requeue", {
+  description: "Has a message delivered again at once, with all of its attempts",
   from: ["deferred", "hold", "bounce", "archived"],
   to: "incoming",
-  anew: true,
-  description: "Has a message delivered again at once, with all of its attempts"
+  resetAttempts: true
 })
 
 const bounce = move("bounce", {
+  description: "Gives up a message",
   from: ["incoming", "deferred", "active", "hold"],
-  to: "bounce",
-  description: "Gives up a message"
+  to: "bounce"
 })
 
-const remove = Command.make("delete", { id, yes }, ({ id, yes }) =>
-  Effect.gen(function* () {
-    yield* confirm(`Delete the message "${id}"?`, yes)
-    yield* SpoolStore.use(({ deleteMeta }) => deleteMeta(id))
-    yield* Output.done(`Message "${id}" is deleted`, { id })
-  }).pipe(Effect.provide(Database.layer))
-).pipe(
+const remove = Command.make("delete", { id, yes }).pipe(
   Command.withDescription("Deletes a message, whatever its state"),
-  Command.withExamples([{ command: "strata spool delete mail-42 --yes", description: "Without a question" }])
+  Command.withExamples([{ command: "strata spool delete mail-42 --yes", description: "Without a question" }]),
+  Command.withHandler(({ id, yes }) =>
+    Effect.gen(function* () {
+      yield* confirm(`Delete the message "${id}"?`, yes)
+      yield* SpoolStore.use(({ deleteMeta }) => deleteMeta(id))
+      yield* Output.done(`Message "${id}" is deleted`, { id })
+    })
+  ),
+  Command.provide(Database.layer)
 )
 
-const recover = Command.make("recover", { queue }, ({ queue }) =>
-  SpoolStore.use((spool) =>
-    Output.list(
+/** How many messages one statement recovers. */
+const recoverPageSize = 1000
+
+const recovered = (queue: Option.Option<string>) =>
+  Stream.unwrap(
+    SpoolStore.useSync((spool) =>
       Stream.paginate(undefined, () =>
-        Effect.map(spool.recover({ ...inQueue(queue), limit: 1000 }), (messages) => [
+        Effect.map(spool.recover({ ...inQueue(queue), limit: recoverPageSize }), (messages) => [
           messages,
-          messages.length < 1000 ? Option.none() : Option.some(undefined)
+          messages.length < recoverPageSize ? Option.none() : Option.some(undefined)
         ])
-      ),
-      { ...listing, nothing: "no lease has run out" }
+      )
     )
-  ).pipe(Effect.provide(Database.layer))
-).pipe(
-  Command.withDescription("Gives up the claims whose lease has run out, and lists those messages"),
-  Command.withExamples([{ command: "strata spool recover", description: "After workers have died" }])
+  )
+
+const recover = Command.make("recover", { queue }).pipe(
+  Command.withDescription("Takes back the messages whose lease has run out, and lists them"),
+  Command.withExamples([{ command: "strata spool recover", description: "After workers have died" }]),
+  Command.withHandler(({ queue }) => Output.list(recovered(queue), { ...listing, nothing: "no lease has run out" })),
+  Command.provide(Database.layer)
 )
 
 const previewFlags = {
   policy: Argument.Literals("policy", ["backoff", "fixed"]).pipe(
-    Argument.withDescription("Twice the delay each time, or always the same")
+    Argument.withDescription("backoff doubles the delay each time; fixed keeps it")
   ),
   base: Parameters.duration("base").pipe(
-    Flag.withDefault(15 * 60_000),
+    Flag.withDefault(Duration.minutes(15)),
     Flag.withDescription("The first delay; 15m unless given")
   ),
   cap: Parameters.duration("cap").pipe(
-    Flag.withDefault(24 * 3_600_000),
+    Flag.withDefault(Duration.hours(24)),
     Flag.withDescription("The longest delay of backoff; 24h unless given")
   ),
-  attempts: Parameters.positive("attempts").pipe(Flag.withDefault(10), Flag.withDescription("So many; 10 unless given"))
+  attempts: Parameters.positive("attempts").pipe(
+    Flag.withDefault(10),
+    Flag.withDescription("How many attempts to show; 10 unless given")
+  )
 }
 
-const preview = Command.make("preview", previewFlags, ({ attempts, base, cap, policy }) =>
-  Effect.gen(function* () {
-    const schedule = policy === "backoff" ? Policies.backoff({ base, cap }) : Policies.fixed(base)
-    const delays = yield* Policies.preview(schedule, attempts)
-    let after = 0
-    const steps = delays.map((delay, index) => {
-      after += Duration.toMillis(delay)
-      return { attempt: index + 1, delay: Duration.format(delay), after: Duration.format(Duration.millis(after)) }
-    })
-    yield* Output.list(Stream.fromIterable(steps), {
-      columns: [
-        { title: "ATTEMPT", show: ({ attempt }) => String(attempt), right: true },
-        { title: "DELAY", show: ({ delay }) => delay },
-        { title: "SINCE THE FIRST", show: ({ after }) => after }
-      ],
-      toJson: (step) => step,
-      nothing: "no delays"
-    })
-  })
-).pipe(
+const preview = Command.make("preview", previewFlags).pipe(
   Command.withDescription("Shows when a message would be tried again, without jitter. Needs no database"),
-  Command.withExamples([{ command: "strata spool preview backoff --base 1m --cap 6h", description: "Ten attempts" }])
+  Command.withExamples([{ command: "strata spool preview backoff --base 1m --cap 6h", description: "Ten attempts" }]),
+  Command.withHandler(({ attempts, base, cap, policy }) =>
+    Effect.gen(function* () {
+      const schedule = policy === "backoff" ? Policies.backoff({ base, cap }) : Policies.fixed(base)
+      const delays = yield* Policies.preview(schedule, attempts)
+      let sinceFirst = Duration.zero
+      const steps = delays.map((delay, index) => {
+        sinceFirst = Duration.sum(sinceFirst, delay)
+        return { attempt: index + 1, delay: Duration.format(delay), after: Duration.format(sinceFirst) }
+      })
+      yield* Output.list(Stream.fromIterable(steps), {
+        columns: [
+          { title: "ATTEMPT", show: ({ attempt }) => String(attempt), right: true },
+          { title: "DELAY", show: ({ delay }) => delay },
+          { title: "SINCE THE FIRST", show: ({ after }) => after }
+        ],
+        toJson: (step) => step,
+        nothing: "no delays"
+      })
+    })
+  )
 )
 
 export const spool = Command.make("spool").pipe(
-  Command.withSubcommands([stats, list, show, hold, release, requeue, bounce, remove, recover, preview]),
   Command.withDescription("Messages that wait to be delivered"),
-  Command.withExamples([{ command: "strata spool stats", description: "How many there are in each state" }])
+  Command.withExamples([{ command: "strata spool stats", description: "How many messages are in each state" }]),
+  Command.withSubcommands([stats, list, show, hold, release, requeue, bounce, remove, recover, preview])
 )

@@ -1,6 +1,6 @@
 /** The proof of the doctor: many writers, some of which roll back, and a subscriber that must see each event once. */
 import { PgClient } from "@effect/sql-pg"
-import { Cause, Clock, Context, Duration, Effect, Exit, Fiber, Latch, Layer, Random, Schema, Stream } from "effect"
+import { Cause, Clock, Duration, Effect, Exit, Fiber, Latch, Layer, Random, Schema, Stream } from "effect"
 import { EventStore } from "../../EventStore.ts"
 import { decodeRows } from "../../postgres/database/DecodeRows.ts"
 import { quote } from "../../postgres/database/Identifier.ts"
@@ -8,18 +8,26 @@ import { PostgresDatabase } from "../../postgres/database/PostgresDatabase.ts"
 import { reasonOf } from "../../postgres/database/Reasons.ts"
 import * as Postgres from "../../postgres/index.ts"
 import { Transactor } from "../../Transactor.ts"
-import { Failed } from "../terminal/Failure.ts"
-import type { Finding } from "./TableChecks.ts"
+import { CommandFailed } from "../terminal/CommandErrors.ts"
+import type { Finding } from "./Check.ts"
 
 const writers = 12
 
+const aggregates = 50
+
+/** The share of the transactions that roll back, which leaves holes among the versions. */
+const rollbackShare = 0.2
+
+/** A transaction stays open for a random time up to this one, so that versions become visible out of order. */
+const longestTransaction = Duration.millis(5)
+
 /** How long the subscriber may take for the last events after the writers have ended. */
-const patience = Duration.seconds(10)
+const catchUpTimeout = Duration.seconds(10)
 
 const Version = Schema.Struct({ version: Schema.BigInt })
 
-/** A schema that is gone with the scope. */
-const scratch = Effect.gen(function* () {
+/** Makes a schema, and drops it when the scope closes. */
+const temporarySchema = Effect.gen(function* () {
   const { sql } = yield* PostgresDatabase
   const name = `strata_prove_${crypto.randomUUID().slice(0, 8)}`
   const run = (statement: string) => sql.unsafe(statement).unprepared
@@ -33,84 +41,95 @@ const scratch = Effect.gen(function* () {
 
 class RolledBack extends Schema.TaggedError<RolledBack>()("RolledBack", {}) {}
 
-/** One transaction of some events, which now and then is rolled back, and takes a moment before it ends. */
-const transaction = Effect.gen(function* () {
+/** A transaction that appends an event, stays open for a moment, and then appends another one or rolls back. */
+const writeOnce = Effect.gen(function* () {
   const { append } = yield* EventStore
   const { withTransaction } = yield* Transactor
-  const aggregateId = `aggregate-${yield* Random.nextIntBetween(0, 50)}`
-  const rollBack = (yield* Random.next) < 0.2
-  const millis = (yield* Random.next) * 5
+  const aggregateId = `aggregate-${yield* Random.nextIntBetween(0, aggregates)}`
+  const rollBack = (yield* Random.next) < rollbackShare
+  const pauseMillis = (yield* Random.next) * Duration.toMillis(longestTransaction)
   yield* withTransaction(
     Effect.gen(function* () {
       yield* append({ aggregateId, eventType: "Proof", data: { at: yield* Clock.currentTimeMillis } })
-      yield* Effect.sleep(millis)
+      yield* Effect.sleep(pauseMillis)
       if (rollBack) return yield* new RolledBack()
       yield* append({ aggregateId, eventType: "Proof", data: { at: yield* Clock.currentTimeMillis } })
     })
   ).pipe(Effect.catchTag("RolledBack", () => Effect.void))
 })
 
-/** Runs it for so many milliseconds, and says what has come of it. */
-export const prove = (millis: number) =>
-  Effect.gen(function* () {
-    const schema = yield* scratch
-    const client = yield* PgClient.PgClient
-    const context = yield* Layer.build(
-      Layer.provideMerge(Postgres.layer({ schema }), Layer.succeed(PgClient.PgClient, client))
-    )
-    const { names, query, sql } = yield* PostgresDatabase
-    const seen: Array<bigint> = []
-    const progressed = yield* Latch.make()
-    const subscriber = yield* Context.get(context, EventStore)
-      .subscribe({ after: "start" })
-      .pipe(
-        Stream.runForEachArray((events) =>
-          Effect.suspend(() => {
-            for (const { version } of events) seen.push(version)
-            return progressed.open
-          })
-        ),
-        Effect.forkScoped
-      )
+/** Runs all writers for a time. */
+const writeFor = (time: Duration.Duration) =>
+  Effect.all(
+    Array.from({ length: writers }, () => Effect.timeoutOption(Effect.forever(writeOnce), time)),
+    { concurrency: "unbounded", discard: true }
+  )
 
-    const writing = Effect.forever(transaction).pipe(Effect.timeoutOption(millis))
-    yield* Effect.provideContext(
-      Effect.all(
-        Array.from({ length: writers }, () => writing),
-        { concurrency: "unbounded", discard: true }
-      ),
-      context
-    )
-
-    const table = sql.literal(`${quote(schema)}.events`)
-    const stored = yield* Effect.flatMap(
-      query(sql`SELECT version FROM ${table} ORDER BY version`),
-      decodeRows(Version, names.events, ["version"])
-    )
-    const last = stored.at(-1)?.version ?? 0n
-    const caughtUp = Effect.gen(function* () {
-      while ((seen.at(-1) ?? 0n) < last) {
+/** Subscribes from the start of the log, and notes each version that is delivered. */
+const subscriber = Effect.gen(function* () {
+  const { subscribe } = yield* EventStore
+  const delivered: Array<bigint> = []
+  const progressed = yield* Latch.make()
+  const fiber = yield* subscribe({ after: "start" }).pipe(
+    Stream.runForEachArray((events) =>
+      Effect.suspend(() => {
+        for (const { version } of events) delivered.push(version)
+        return progressed.open
+      })
+    ),
+    Effect.forkScoped
+  )
+  /** Waits until the subscriber has reached a version, but not longer than `catchUpTimeout`. */
+  const reached = (version: bigint) =>
+    Effect.gen(function* () {
+      while ((delivered.at(-1) ?? 0n) < version) {
         yield* progressed.await
         yield* progressed.close
       }
-    })
-    yield* Effect.timeoutOption(caughtUp, patience)
-    const exit = subscriber.pollUnsafe()
-    if (exit !== undefined && Exit.isFailure(exit)) {
-      return yield* new Failed({ message: `the subscriber ended: ${Cause.squash(exit.cause)}` })
-    }
-    yield* Fiber.interrupt(subscriber)
+    }).pipe(Effect.timeoutOption(catchUpTimeout))
+  return { delivered, fiber, reached }
+})
 
-    const found = new Set(seen)
-    const lost = stored.filter(({ version }) => !found.has(version)).length
-    const disorder = seen.filter((version, index) => index > 0 && version <= (seen[index - 1] ?? 0n)).length
-    const holes = Number(last) - stored.length
-    const says =
-      `${stored.length.toLocaleString("en-US")} events of ${writers} writers, ${holes.toLocaleString("en-US")} versions ` +
-      `rolled back: ${lost} lost, ${disorder} twice or out of order`
-    const finding: Finding =
-      lost + disorder === 0
-        ? { level: "ok", says }
-        : { level: "problem", says, remedy: "this must not be: please report it, with what strata doctor says" }
-    return finding
+/** The versions in the table, without any regard to transactions: nobody writes any more. */
+const storedVersions = Effect.fnUntraced(function* (schema: string) {
+  const { names, query, sql } = yield* PostgresDatabase
+  const table = sql.literal(`${quote(schema)}.${quote(names.events)}`)
+  const rows = yield* Effect.flatMap(
+    query(sql`SELECT version FROM ${table} ORDER BY version`),
+    decodeRows(Version, names.events, ["version"])
+  )
+  return rows.map(({ version }) => version)
+})
+
+const compare = (stored: ReadonlyArray<bigint>, delivered: ReadonlyArray<bigint>): Finding => {
+  const seen = new Set(delivered)
+  const lost = stored.filter((version) => !seen.has(version)).length
+  const disorder = delivered.filter((version, index) => index > 0 && version <= (delivered[index - 1] ?? 0n)).length
+  const holes = Number(stored.at(-1) ?? 0n) - stored.length
+  const says =
+    `${stored.length.toLocaleString("en-US")} events of ${writers} writers, ${holes.toLocaleString("en-US")} versions ` +
+    `rolled back: ${lost} lost, ${disorder} twice or out of order`
+  return lost + disorder === 0
+    ? { level: "ok", says }
+    : { level: "problem", says, remedy: "this must not be: please report it, with what strata doctor says" }
+}
+
+/** Lets the writers run for a time, in a schema of their own, and compares what is stored with what was delivered. */
+export const prove = (time: Duration.Duration) =>
+  Effect.gen(function* () {
+    const schema = yield* temporarySchema
+    const client = yield* PgClient.PgClient
+    const stores = yield* Layer.build(
+      Layer.provideMerge(Postgres.layer({ schema }), Layer.succeed(PgClient.PgClient, client))
+    )
+    const { delivered, fiber, reached } = yield* Effect.provideContext(subscriber, stores)
+    yield* Effect.provideContext(writeFor(time), stores)
+    const stored = yield* storedVersions(schema)
+    yield* reached(stored.at(-1) ?? 0n)
+    const exit = fiber.pollUnsafe()
+    if (exit !== undefined && Exit.isFailure(exit)) {
+      return yield* new CommandFailed({ message: `the subscriber ended: ${Cause.squash(exit.cause)}` })
+    }
+    yield* Fiber.interrupt(fiber)
+    return compare(stored, delivered)
   }).pipe(Effect.scoped)

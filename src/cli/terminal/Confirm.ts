@@ -1,23 +1,28 @@
-/** Asks before something is done that cannot be undone. */
+/** Asks before the command does something that cannot be undone. */
 import { Effect } from "effect"
 import { Flag, Prompt } from "effect/cli"
-import { Failed, WrongUsage } from "./Failure.ts"
+import { CommandFailed, WrongUsage } from "./CommandErrors.ts"
+import { HostProcess } from "./HostProcess.ts"
 
-/** For the subcommands that ask. */
+/** The flag of the subcommands that ask. */
 export const yes = Flag.Boolean("yes").pipe(
   Flag.withAlias("y"),
   Flag.withDefault(false),
   Flag.withoutNegation,
-  Flag.withDescription("Do not ask")
+  Flag.withDescription("Do not ask before it is done")
 )
 
-/** Goes on if the user agrees, or has said so beforehand. Where nobody can be asked, that is necessary. */
+/**
+ * Succeeds if the user agrees, or has agreed beforehand with `--yes`. Without a terminal there is nobody to ask, so that
+ * `--yes` is required there.
+ */
 export const confirm = Effect.fnUntraced(function* (question: string, agreed: boolean) {
   if (agreed) return
-  if (!process.stdin.isTTY || !process.stdout.isTTY) {
+  const { stdin, stdout } = yield* HostProcess
+  if (stdin.isTTY !== true || stdout.isTTY !== true) {
     return yield* new WrongUsage({ message: `${question} There is no terminal to ask on; say --yes to do it` })
   }
   if (!(yield* Prompt.run(Prompt.Confirm({ message: question })))) {
-    return yield* new Failed({ message: "nothing was done" })
+    return yield* new CommandFailed({ message: "nothing was done" })
   }
 })

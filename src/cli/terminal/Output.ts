@@ -2,40 +2,47 @@
 import { Effect, Schema, Stream } from "effect"
 import { CliOutput } from "effect/cli"
 import { Settings } from "../arguments/GlobalFlags.ts"
+import { HostProcess, type Target } from "./HostProcess.ts"
 
-/** Nobody reads the output any more. */
+/** The program that read the output has closed it. */
 export class OutputClosed extends Schema.TaggedError<OutputClosed>("effect-strata/cli/OutputClosed")("OutputClosed", {
   cause: Schema.Defect()
 }) {}
 
-/** Writes, and waits until it is written: who reads slowly slows down who writes. */
-export const write = (text: string): Effect.Effect<void, OutputClosed> =>
-  Effect.callback((resume) => {
-    process.stdout.write(text, (cause) =>
-      resume(cause === undefined || cause === null ? Effect.void : Effect.fail(new OutputClosed({ cause })))
-    )
-  })
+/** Writes to stdout, and waits until it is written: a slow reader slows down the command, instead of filling its memory. */
+export const write = (text: string) =>
+  HostProcess.use(({ stdout }) =>
+    Effect.callback<void, OutputClosed>((resume) => {
+      stdout.write(text, (cause) =>
+        resume(cause === undefined || cause === null ? Effect.void : Effect.fail(new OutputClosed({ cause })))
+      )
+    })
+  )
 
-/** One line. */
-export const line = (text: string): Effect.Effect<void, OutputClosed> => write(`${text}\n`)
+/** Writes one line. */
+export const line = (text: string) => write(`${text}\n`)
 
 const jsonText = (value: unknown): string =>
   JSON.stringify(value, (_, part: unknown) => (typeof part === "bigint" ? String(part) : part))
 
-/** One JSON value on a line of its own. A `bigint` is a string, as most who read JSON would round it. */
-export const json = (value: unknown): Effect.Effect<void, OutputClosed> => line(jsonText(value))
+/** Writes one JSON value on a line of its own. A `bigint` becomes a string, as most readers of JSON would round it. */
+export const json = (value: unknown) => line(jsonText(value))
 
 /** Whether stdout is a terminal. */
-export const isTerminal = Effect.sync(() => process.stdout.isTTY)
+export const isTerminal = HostProcess.useSync(({ stdout }) => stdout.isTTY === true)
 
-/** The width that a line may have: that of the terminal, and without one no limit. */
-const width = () => (process.stdout.isTTY ? process.stdout.columns || 80 : Number.POSITIVE_INFINITY)
+/** The number of columns where a terminal does not tell its own. */
+const defaultColumns = 80
 
-/** Characters that would move the cursor or colour what follows are shown, not sent: stored text is not trusted. */
+/** How many columns a line may have: those of the terminal, and without a terminal any number. */
+const columnsOf = (stdout: Target): number =>
+  stdout.isTTY === true ? stdout.columns || defaultColumns : Number.POSITIVE_INFINITY
+
+/** Stored text is not trusted: a character that would move the cursor or colour what follows becomes its hex code. */
 export const printable = (text: string): string =>
   text.replaceAll(/\p{Cc}/gu, (character) => `\\x${character.charCodeAt(0).toString(16).padStart(2, "0")}`)
 
-/** Cut to so many columns. */
+/** The text, cut to a number of columns. */
 const fit = (text: string, columns: number): string => {
   if (CliOutput.displayWidth(text) <= columns) return text
   let cut = ""
@@ -55,33 +62,35 @@ const pad = (text: string, columns: number, right: boolean): string => {
 export interface Column<A> {
   readonly title: string
   readonly show: (item: A) => string
-  /** For numbers. */
+  /** Whether the text stands at the right edge of the column, as numbers do. */
   readonly right?: boolean
 }
 
 const titles = <A>(columns: ReadonlyArray<Column<A>>) => columns.map(({ title }) => title)
 
-/** A table of which a part is written at a time: the columns are as wide as what has been seen of them. */
-const makeTable = <A>(columns: ReadonlyArray<Column<A>>) => {
+/**
+ * Formats a table a part at a time, since a list may be long and is shown as it comes. Each column is as wide as the widest
+ * text in it so far; a line that is wider than `maxColumns` is cut.
+ */
+const makeTable = <A>(columns: ReadonlyArray<Column<A>>, maxColumns: number) => {
   const widths = columns.map(() => 0)
   const last = columns.length - 1
-  return (items: ReadonlyArray<A>, header: boolean): string => {
-    const cells = items.map((item) => columns.map(({ show }) => printable(show(item))))
-    const rows = header ? [titles(columns), ...cells] : cells
+  const format = (row: ReadonlyArray<string>): string => {
+    const cells = row.map((cell, index) => {
+      const right = columns[index]?.right ?? false
+      return index === last && !right ? cell : pad(cell, widths[index] ?? 0, right)
+    })
+    return `${fit(cells.join("  "), maxColumns).trimEnd()}\n`
+  }
+  return (items: ReadonlyArray<A>, { header }: { readonly header: boolean }): string => {
+    const shown = items.map((item) => columns.map(({ show }) => printable(show(item))))
+    const rows = header ? [titles(columns), ...shown] : shown
     for (const row of rows) {
       row.forEach((cell, index) => {
         widths[index] = Math.max(widths[index] ?? 0, CliOutput.displayWidth(cell))
       })
     }
-    return rows
-      .map((row) => {
-        const parts = row.map((cell, index) => {
-          const right = columns[index]?.right ?? false
-          return index === last && !right ? cell : pad(cell, widths[index] ?? 0, right)
-        })
-        return `${fit(parts.join("  "), width()).trimEnd()}\n`
-      })
-      .join("")
+    return rows.map(format).join("")
   }
 }
 
@@ -89,11 +98,11 @@ const makeTable = <A>(columns: ReadonlyArray<Column<A>>) => {
 export interface Listing<A> {
   readonly columns: ReadonlyArray<Column<A>>
   readonly toJson: (item: A) => unknown
-  /** What to say, on a terminal, where there is nothing. */
+  /** What an empty list says, on a terminal. */
   readonly nothing: string
 }
 
-/** Lists what a stream brings, as it comes. */
+/** Lists the items of a stream as they come. */
 export const list = <A, E, R>(items: Stream.Stream<A, E, R>, { columns, nothing, toJson }: Listing<A>) =>
   Effect.gen(function* () {
     if (yield* Settings.json) {
@@ -101,36 +110,37 @@ export const list = <A, E, R>(items: Stream.Stream<A, E, R>, { columns, nothing,
         write(chunk.map((item) => `${jsonText(toJson(item))}\n`).join(""))
       )
     }
-    const table = makeTable(columns)
+    const { stdout } = yield* HostProcess
+    const format = makeTable(columns, columnsOf(stdout))
     let empty = true
     yield* Stream.runForEachArray(items, (chunk) => {
-      const text = table(chunk, empty)
+      const text = format(chunk, { header: empty })
       empty = false
       return write(text)
     })
-    if (empty && (yield* isTerminal)) yield* line(nothing)
+    if (empty && stdout.isTTY === true) yield* line(nothing)
   })
 
-/** A table below something else. */
+/** Writes a table below something else. */
 export const table = <A>(columns: ReadonlyArray<Column<A>>, items: ReadonlyArray<A>) =>
-  write(`\n${makeTable(columns)(items, true)}`)
+  HostProcess.use(({ stdout }) => write(`\n${makeTable(columns, columnsOf(stdout))(items, { header: true })}`))
 
-/** One thing: its parts, one per line, or as JSON. */
+/** Writes one thing: each of its parts on a line, or all of it as JSON. */
 export const record = (parts: Readonly<Record<string, unknown>>) =>
   Effect.gen(function* () {
     if (yield* Settings.json) return yield* json(parts)
-    const wide = Math.max(...Object.keys(parts).map((name) => name.length))
+    const nameWidth = Math.max(...Object.keys(parts).map((name) => name.length))
     const text = Object.entries(parts).map(([name, value]) => {
       const shown = typeof value === "object" && value !== null ? JSON.stringify(value, undefined, 2) : String(value)
-      return `${name.padEnd(wide)}  ${shown
+      return `${name.padEnd(nameWidth)}  ${shown
         .split("\n")
         .map(printable)
-        .join(`\n${" ".repeat(wide + 2)}`)}\n`
+        .join(`\n${" ".repeat(nameWidth + 2)}`)}\n`
     })
     return yield* write(text.join(""))
   })
 
-/** What was done: a sentence, or as JSON. */
+/** Says what was done: in a sentence, or as JSON. */
 export const done = (sentence: string, result: Readonly<Record<string, unknown>>) =>
   Effect.flatMap(Settings.json, (asJson) => (asJson ? json(result) : line(printable(sentence))))
 
@@ -138,8 +148,10 @@ export const done = (sentence: string, result: Readonly<Record<string, unknown>>
 export const count = (number: number | bigint, thing: string): string =>
   `${number.toLocaleString("en-US")} ${thing}${number === 1 || number === 1n ? "" : "s"}`
 
-const colours = { red: 31, green: 32, yellow: 33, bold: 1, dim: 2 } as const
+const colourCodes = { red: 31, green: 32, yellow: 33 } as const
 
-/** The text in a colour, on a terminal whose user has not asked for none. */
-export const paint = (text: string, colour: keyof typeof colours): string =>
-  process.stdout.isTTY && !process.env["NO_COLOR"] ? `\u001b[${colours[colour]}m${text}\u001b[0m` : text
+/** The text in a colour, on a terminal whose user has not refused colours with `NO_COLOR`. */
+export const paint = (text: string, colour: keyof typeof colourCodes) =>
+  HostProcess.useSync(({ env, stdout }) =>
+    stdout.isTTY === true && !env["NO_COLOR"] ? `\u001b[${colourCodes[colour]}m${text}\u001b[0m` : text
+  )

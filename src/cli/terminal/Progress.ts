@@ -1,66 +1,78 @@
-/** How far long work has come, on stderr: a bar on a terminal, else a line now and then. */
+/** How far long work has come, on stderr: a bar on a terminal, and elsewhere a line now and then. */
 import { Clock, Effect } from "effect"
+import { HostProcess, type Target } from "./HostProcess.ts"
 
 const barWidth = 30
 
-/** The milliseconds between two drawings of the bar. */
-const frame = 100
+const millisBetweenDrawings = 100
 
-const number = (value: number) => Math.round(value).toLocaleString("en-US")
+/** Without a terminal, a line follows after a tenth of the work, but not more often than after this many events. */
+const fewestEventsPerLine = 1000
 
-const erase = "\r\u001b[K"
+/** Where the total is unknown, the first line comes after this many events, and each other after twice as many. */
+const eventsBeforeFirstLine = 10_000
+
+const formatCount = (count: number) => Math.round(count).toLocaleString("en-US")
+
+const eraseLine = "\r\u001b[K"
 
 export interface Progress {
-  /** So many more are done. */
+  /** Adds to the number of events that are done. */
   readonly advance: (count: number) => Effect.Effect<void>
-  /** Writes a line to stderr, and the bar stays below it. */
+  /** Writes a line to stderr. The bar stays below it. */
   readonly say: (text: string) => void
 }
 
-const make = (verb: string, total: number | undefined, start: number): Progress => {
-  const terminal = process.stderr.isTTY
+const make = (stderr: Target, verb: string, total: number | undefined, startMillis: number): Progress => {
+  const terminal = stderr.isTTY === true
   let done = 0
-  let told = 0
-  let drawn = 0
+  let doneAtLastLine = 0
+  let lastDrawnMillis = 0
 
   const sentence = () =>
-    total === undefined ? `${verb} ${number(done)} events` : `${verb} ${number(done)} of ${number(total)} events`
+    total === undefined
+      ? `${verb} ${formatCount(done)} events`
+      : `${verb} ${formatCount(done)} of ${formatCount(total)} events`
 
-  const draw = (now: number) => {
-    const rate = `${number(done / Math.max((now - start) / 1000, 0.001))}/s`
+  const drawBar = (nowMillis: number) => {
+    const rate = `${formatCount(done / Math.max((nowMillis - startMillis) / 1000, 0.001))}/s`
     const share = total === undefined || total === 0 ? 0 : Math.min(done / total, 1)
     const filled = Math.round(share * barWidth)
     const bar = total === undefined ? "" : `[${"#".repeat(filled)}${".".repeat(barWidth - filled)}] `
-    process.stderr.write(`${erase}${bar}${sentence()}, ${rate}`)
+    stderr.write(`${eraseLine}${bar}${sentence()}, ${rate}`)
   }
 
-  // At most ten lines where the end is known; where it is not, fewer and fewer, as it gets ever longer.
-  const isDue = () =>
-    total === undefined ? done >= Math.max(told * 2, 10_000) : done - told >= Math.max(total / 10, 1000)
+  const isLineDue = () =>
+    total === undefined
+      ? done >= Math.max(doneAtLastLine * 2, eventsBeforeFirstLine)
+      : done - doneAtLastLine >= Math.max(total / 10, fewestEventsPerLine)
 
   return {
     advance: (count) =>
-      Effect.map(Clock.currentTimeMillis, (now) => {
+      Effect.map(Clock.currentTimeMillis, (nowMillis) => {
         done += count
         if (terminal) {
-          if (now - drawn < frame) return
-          drawn = now
-          draw(now)
-        } else if (isDue()) {
-          told = done
-          process.stderr.write(`${sentence()}\n`)
+          if (nowMillis - lastDrawnMillis < millisBetweenDrawings) return
+          lastDrawnMillis = nowMillis
+          drawBar(nowMillis)
+        } else if (isLineDue()) {
+          doneAtLastLine = done
+          stderr.write(`${sentence()}\n`)
         }
       }),
-    say: (text) => void process.stderr.write(`${terminal ? erase : ""}${text}\n`)
+    say: (text) => void stderr.write(`${terminal ? eraseLine : ""}${text}\n`)
   }
 }
 
-/** Tells how far work on so many events, if their number is known, has come. When it ends, the bar is gone. */
+/** Shows how far the work has come: of `total` events, if their number is known. When the work ends, the bar is erased. */
 export const during = <A, E, R>(
   verb: string,
   total: number | undefined,
   work: (progress: Progress) => Effect.Effect<A, E, R>
-): Effect.Effect<A, E, R> =>
-  Effect.flatMap(Clock.currentTimeMillis, (now) => work(make(verb, total, now))).pipe(
-    Effect.ensuring(Effect.sync(() => void (process.stderr.isTTY && process.stderr.write(erase))))
-  )
+) =>
+  Effect.gen(function* () {
+    const { stderr } = yield* HostProcess
+    const erase = Effect.sync(() => void (stderr.isTTY === true && stderr.write(eraseLine)))
+    const progress = make(stderr, verb, total, yield* Clock.currentTimeMillis)
+    return yield* Effect.ensuring(work(progress), erase)
+  })

@@ -1,5 +1,5 @@
-/** Looks again and again, where `--watch` asks for it. */
-import { Effect } from "effect"
+/** Shows something again and again, where `--watch` asks for it. */
+import { Duration, Effect } from "effect"
 import { Flag } from "effect/cli"
 import * as Parameters from "../arguments/Parameters.ts"
 import * as Output from "./Output.ts"
@@ -8,24 +8,24 @@ export const watchFlags = {
   watch: Flag.Boolean("watch").pipe(
     Flag.withDefault(false),
     Flag.withoutNegation,
-    Flag.withDescription("Again and again, until Ctrl-C")
+    Flag.withDescription("Show it again and again, until Ctrl-C")
   ),
   interval: Parameters.duration("interval").pipe(
-    Flag.withDefault(1000),
-    Flag.withDescription("The time between two looks; 1s unless given")
+    Flag.withDefault(Duration.seconds(1)),
+    Flag.withDescription("The pause before it is shown again; 1s unless given")
   )
 }
 
-const clear = "\u001b[H\u001b[2J"
+const clearScreen = "\u001b[H\u001b[2J"
 
-/** Shows once, or over and over: on a terminal each time on an empty screen. */
+/** Shows it once, or until the command is interrupted. On a terminal, it begins each time on an empty screen. */
 export const watched = <E, R>(
-  { interval, watch }: { readonly watch: boolean; readonly interval: number },
+  { interval, watch }: { readonly watch: boolean; readonly interval: Duration.Duration },
   show: Effect.Effect<void, E, R>
 ) =>
   watch
     ? Output.isTerminal.pipe(
-        Effect.flatMap((terminal) => (terminal ? Output.write(clear) : Effect.void)),
+        Effect.flatMap((terminal) => (terminal ? Output.write(clearScreen) : Effect.void)),
         Effect.andThen(show),
         Effect.andThen(Effect.sleep(interval)),
         Effect.forever

@@ -3,15 +3,15 @@
  *
  * **Details**
  *
- * One event per line, as JSON, in the order of the log, and then a last line with their number and the SHA-256 of all that
- * is before it. A file without that line is not complete. JSON goes from `jsonb` to `jsonb` as text: numbers that
- * JavaScript would round, and the microseconds of a time, survive.
+ * Each event is a line of JSON, in the order of the log. The last line has the number of the events and the SHA-256 of all
+ * lines before it; a file without that line is not complete. JSON goes from `jsonb` to `jsonb` as text, so that numbers
+ * which JavaScript would round survive, as well as the microseconds of a time.
  */
 import { Effect, Schema, Stream } from "effect"
 import { createHash, type Hash } from "node:crypto"
 import type { Entry } from "../../postgres/events/Importing.ts"
-import { bytesOf, type FileError, type Line, linesOf } from "../arguments/Lines.ts"
-import { Failed } from "../terminal/Failure.ts"
+import { CommandFailed } from "../terminal/CommandErrors.ts"
+import { bytesOf, type FileError, type Line, linesOf } from "./Lines.ts"
 import { isKey, isStorable, timestampOf } from "./StorableValues.ts"
 
 /** A row of the log, its JSON as text. */
@@ -31,7 +31,7 @@ export const lineOf = ({ aggregateId, createdAt, data, eventType, id, metadata, 
   return `${JSON.stringify(parts).slice(0, -1)},"data":${data},"metadata":${metadata}}\n`
 }
 
-/** Counts lines and hashes them, and knows the last line that belongs to them. */
+/** Counts and hashes the lines of events, and makes the last line of them. */
 export class Checksum {
   events = 0
   readonly hash: Hash
@@ -45,7 +45,7 @@ export class Checksum {
     this.events += count
   }
 
-  /** The last line of a file with what was added. */
+  /** The last line of a file with the lines that were added. */
   get line(): string {
     return `${JSON.stringify({ events: this.events, sha256: this.hash.copy().digest("hex") })}\n`
   }
@@ -59,28 +59,36 @@ const parse = (text: string): unknown => {
   }
 }
 
-const beginsLast = (text: string) => text.startsWith('{"events":')
+const isChecksumLine = (text: string) => text.startsWith('{"events":')
 
-/** Whether this can be the first line of an export, or the beginning of it. */
-export const isBeginning = (text: string) => '{"version":"'.startsWith(text.slice(0, 12))
+const firstBytes = '{"version":"'
+
+/** Whether an export can begin with this text, which may itself be cut off. */
+export const isBeginning = (text: string) => firstBytes.startsWith(text.slice(0, firstBytes.length))
 
 /** What a look through a file has found. */
 export interface Scan {
   readonly checksum: Checksum
-  /** The bytes up to the end of its last whole event. */
+  /** The number of bytes up to the end of the last whole event. */
   readonly end: number
   readonly lastEvent: string | undefined
-  /** What is after the last line feed. */
+  /** The text after the last line feed. */
   readonly rest: string | undefined
-  /** Whether it has its last line, and that is right. */
+  /** Whether the file ends with its checksum, and the checksum is right. */
   readonly complete: boolean
 }
 
 const damaged = (path: string) =>
-  new Failed({ message: `${path} is damaged: its checksum is not that of its events; export it again` })
+  new CommandFailed({ message: `${path} is damaged: its checksum is not that of its events; export it again` })
 
-/** Looks through a file. One whose checksum is wrong is damaged. */
-export const scan = Effect.fnUntraced(function* (path: string): Effect.fn.Return<Scan, Failed | FileError> {
+/** The error for a file that ends before its checksum. */
+export const incomplete = (name: string) =>
+  new CommandFailed({
+    message: `${name} is not complete: it does not end with its checksum; export it again, or say --unchecked`
+  })
+
+/** Looks through a file. Fails if its checksum is wrong. */
+export const scan = Effect.fnUntraced(function* (path: string): Effect.fn.Return<Scan, CommandFailed | FileError> {
   const checksum = new Checksum()
   let end = 0
   let lastEvent: string | undefined
@@ -88,20 +96,20 @@ export const scan = Effect.fnUntraced(function* (path: string): Effect.fn.Return
   let complete = false
   yield* Stream.runForEachArray(linesOf(bytesOf(path)), (lines) =>
     Effect.gen(function* () {
-      for (const { complete: whole, end: to, text } of lines) {
+      for (const { complete: whole, end: endOfLine, text } of lines) {
         if (complete) return yield* damaged(path)
-        // What is cut off in its middle, as the machine went down maybe, will be written again.
+        // A line is cut off when the machine goes down while it is written. The next export writes it again.
         if (!whole) {
           rest = text
           break
         }
-        if (beginsLast(text)) {
+        if (isChecksumLine(text)) {
           if (`${text}\n` !== checksum.line) return yield* damaged(path)
           complete = true
         } else {
           checksum.add(`${text}\n`, 1)
           lastEvent = text
-          end = to
+          end = endOfLine
         }
       }
     })
@@ -112,15 +120,15 @@ export const scan = Effect.fnUntraced(function* (path: string): Effect.fn.Return
 const isRecord = (value: unknown): value is Readonly<Record<string, unknown>> =>
   typeof value === "object" && value !== null && !Array.isArray(value)
 
-const known = new Set(["version", "id", "aggregateId", "eventType", "createdAt", "data", "metadata", "streamName"])
+const knownParts = new Set(["version", "id", "aggregateId", "eventType", "createdAt", "data", "metadata", "streamName"])
 
-/** The event of a line, or what is wrong with it. */
-export const entryOf = (where: string, text: string): Entry | Failed => {
-  const wrong = (message: string) => new Failed({ message: `${where} is no event: ${message}` })
+/** The event of a line, or what is wrong with the line. */
+export const entryOf = (where: string, text: string): Entry | CommandFailed => {
+  const wrong = (message: string) => new CommandFailed({ message: `${where} is no event: ${message}` })
   const value = parse(text)
   if (!isRecord(value)) return wrong("it is no JSON object")
   const { aggregateId, createdAt = null, data, eventType, id, metadata = null, version } = value
-  const excess = Object.keys(value).find((name) => !known.has(name))
+  const excess = Object.keys(value).find((name) => !knownParts.has(name))
   if (excess !== undefined) return wrong(`"${excess}" is no part of one`)
   if (!isKey(id) || !isKey(aggregateId) || !isKey(eventType)) {
     return wrong("its id, aggregateId and eventType have to be texts of 1 to 512 characters")
@@ -142,27 +150,30 @@ export const entryOf = (where: string, text: string): Entry | Failed => {
 }
 
 /**
- * The events of lines. A checksum at their end has to be right, and has to be there if they must be `checked`. That is
- * found after the events: who can look through the file before does.
+ * The events of lines. A checksum at their end has to be right, and with `checked` it has to be there.
+ *
+ * **Gotchas**
+ *
+ * The checksum comes after the events. To import nothing of a damaged file, `scan` it before.
  */
-export const entriesOf = (
+export const entriesOf = <R>(
   name: string,
-  lines: Stream.Stream<Line, FileError>,
+  lines: Stream.Stream<Line, FileError, R>,
   { checked }: { readonly checked: boolean }
-): Stream.Stream<Entry, FileError | Failed> =>
+): Stream.Stream<Entry, FileError | CommandFailed, R> =>
   Stream.suspend(() => {
     const checksum = new Checksum()
     let complete = false
-    const take = (chunk: ReadonlyArray<Line>): Effect.Effect<ReadonlyArray<Entry>, Failed> =>
+    const take = (chunk: ReadonlyArray<Line>): Effect.Effect<ReadonlyArray<Entry>, CommandFailed> =>
       Effect.gen(function* () {
         const entries: Array<Entry> = []
         for (const { number, text } of chunk) {
-          if (beginsLast(text)) {
+          if (isChecksumLine(text)) {
             if (`${text}\n` !== checksum.line || complete) return yield* damaged(name)
             complete = true
           } else if (text.trim() !== "") {
             const entry = entryOf(`line ${number} of ${name}`, text)
-            if (entry instanceof Failed) return yield* entry
+            if (entry instanceof CommandFailed) return yield* entry
             checksum.add(`${text}\n`, 1)
             entries.push(entry)
           }
@@ -171,10 +182,4 @@ export const entriesOf = (
       })
     const whole = Effect.suspend(() => (checked && !complete ? Effect.fail(incomplete(name)) : Effect.void))
     return Stream.flattenIterable(Stream.mapEffect(Stream.chunks(lines), take)).pipe(Stream.onEnd(whole))
-  })
-
-/** The file ends before its checksum. */
-export const incomplete = (name: string) =>
-  new Failed({
-    message: `${name} is not complete: it does not end with its checksum; export it again, or say --unchecked`
   })

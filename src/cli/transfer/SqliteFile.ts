@@ -1,12 +1,15 @@
-/** The SQLite store of go-sync-kit: its table of events, in its order. */
+/** The SQLite store of go-sync-kit: the rows of its table of events, in the order of their versions. */
 import { Effect, Option, Schema, type Scope, Stream } from "effect"
 import { existsSync } from "node:fs"
 import type { DatabaseSync } from "node:sqlite"
 import type { Entry } from "../../postgres/events/Importing.ts"
-import { Failed } from "../terminal/Failure.ts"
+import { CommandFailed } from "../terminal/CommandErrors.ts"
 import { isKey, isStorable, timestampOf } from "./StorableValues.ts"
 
 const pageSize = 1000
+
+/** The least integer that SQLite can store. */
+const belowAllVersions = -(2n ** 63n)
 
 const Row = Schema.Struct({
   version: Schema.BigInt,
@@ -20,18 +23,18 @@ const Row = Schema.Struct({
 const decodeRows = Schema.decodeUnknownSync(Schema.Array(Row))
 const decodeCount = Schema.decodeUnknownSync(Schema.Struct({ count: Schema.BigInt }))
 
-const open = (path: string): Effect.Effect<DatabaseSync, Failed, Scope.Scope> =>
+const open = (path: string): Effect.Effect<DatabaseSync, CommandFailed, Scope.Scope> =>
   Effect.gen(function* () {
     const { DatabaseSync } = yield* Effect.tryPromise({
       try: () => import("node:sqlite"),
       catch: (cause) =>
-        new Failed({
+        new CommandFailed({
           message: `Node ${process.versions.node} has no SQLite; run this with Node 22.13 or later`,
           cause
         })
     })
-    // SQLite would make it.
-    if (!existsSync(path)) return yield* new Failed({ message: `there is no file ${path}` })
+    // SQLite would make a file that is missing.
+    if (!existsSync(path)) return yield* new CommandFailed({ message: `there is no file ${path}` })
     return yield* Effect.acquireRelease(
       Effect.try({
         try: () => new DatabaseSync(path, { readOnly: true, readBigInts: true }),
@@ -42,21 +45,21 @@ const open = (path: string): Effect.Effect<DatabaseSync, Failed, Scope.Scope> =>
   })
 
 const unreadable = (path: string, cause: unknown) =>
-  new Failed({
+  new CommandFailed({
     message: `${path} is no SQLite file of go-sync-kit: ${cause instanceof Error ? cause.message : String(cause)}`,
     cause
   })
 
-/** Go writes `null` where there is nothing; another hand may have left the column empty. */
+/** The JSON of a column. Go writes `null` where there is no value; other programs may have left the column empty. */
 const jsonOf = (value: unknown): string | undefined => {
   if (value === null) return "null"
   return typeof value === "string" ? value : undefined
 }
 
-/** The event of a row, or what is wrong with it. */
-const entryOf = (path: string, row: typeof Row.Type): Entry | Failed => {
+/** The event of a row, or what is wrong with the row. */
+const entryOf = (path: string, row: typeof Row.Type): Entry | CommandFailed => {
   const where = `version ${row.version} of ${path}`
-  const wrong = (message: string) => new Failed({ message: `${where} cannot be imported: ${message}` })
+  const wrong = (message: string) => new CommandFailed({ message: `${where} cannot be imported: ${message}` })
   const { aggregate_id: aggregateId, event_type: eventType, id } = row
   if (!isKey(id) || !isKey(aggregateId) || !isKey(eventType)) {
     return wrong("its id, aggregate_id and event_type have to be texts of 1 to 512 characters")
@@ -84,7 +87,7 @@ const isJson = (text: string): boolean => {
   }
 }
 
-/** How many events a file has, and they themselves. */
+/** How many events a file has, and the events. */
 export const read = Effect.fnUntraced(function* (path: string) {
   const database = yield* open(path)
   const attempt = <A>(f: () => A) => Effect.try({ try: f, catch: (cause) => unreadable(path, cause) })
@@ -97,13 +100,13 @@ export const read = Effect.fnUntraced(function* (path: string) {
        WHERE version > ? ORDER BY version LIMIT ${pageSize}`
     )
   )
-  const entries = Stream.paginate(-(2n ** 63n), (after: bigint) =>
+  const entries = Stream.paginate(belowAllVersions, (after: bigint) =>
     Effect.gen(function* () {
       const rows = yield* attempt(() => decodeRows(page.all(after)))
       const found: Array<Entry> = []
       for (const row of rows) {
         const entry = entryOf(path, row)
-        if (entry instanceof Failed) return yield* entry
+        if (entry instanceof CommandFailed) return yield* entry
         found.push(entry)
       }
       const last = rows.at(-1)

@@ -1,8 +1,8 @@
-/** What the parts of an event that comes from elsewhere may be. */
+/** Which ids, times and JSON of an event from elsewhere Postgres can store. */
 import { Schema } from "effect"
 import { Key } from "../../EventStore.ts"
 
-/** An id, aggregate id or event type. */
+/** Whether a value can be an id, an aggregate id or an event type. */
 export const isKey = Schema.is(Key)
 
 const isStorableText = (text: string): boolean => !text.includes("\0") && text.isWellFormed()
@@ -14,21 +14,31 @@ const isStorableValue = (value: unknown): boolean =>
       ? true
       : Object.entries(value).every(([key, part]) => isStorableText(key) && isStorableValue(part))
 
-/** Whether `jsonb` can hold the value, which this is the text of. Only escapes make it necessary to look. */
+/**
+ * Whether `jsonb` can hold a value, given its text and the value itself. The value is only looked through if the text has
+ * an escape that may stand for a NUL character or a lone surrogate.
+ */
 export const isStorable = (text: string, value: unknown): boolean =>
   text.isWellFormed() && !text.includes("\0") && (!/\\u(?:0000|d[89a-f])/i.test(text) || isStorableValue(value))
 
 const time =
   /^(\d{4}-\d{2}-\d{2})(?:[ T](\d{2}:\d{2}(?::\d{2})?)(?:[.,](\d{1,9}))?)? ?(Z|UTC|[+-]\d{2}:?\d{2}(?: UTC| [+-]\d{4})?)?$/
 
+/** A whole number above this one is a time in milliseconds. As seconds it would lie 31,000 years ahead. */
+const highestSeconds = 1e12
+
 /**
- * A time as Postgres reads it without doubt, to the microsecond. Without a zone it is UTC, as SQLite has it; a whole number
- * is Unix time in seconds, or in milliseconds where it would be too late for seconds, as Go's SQLite driver reads it.
+ * The text of a time that Postgres can read in only one way, to the microsecond; nothing if the value is no time.
+ *
+ * **Details**
+ *
+ * A text without a zone is UTC, as in SQLite. A whole number is Unix time, in seconds or milliseconds, as Go's SQLite driver
+ * reads it.
  */
 export const timestampOf = (value: unknown): string | undefined => {
   if (typeof value === "bigint" || typeof value === "number") {
     const units = Number(value)
-    const date = new Date(Math.abs(units) > 1e12 ? units : units * 1000)
+    const date = new Date(Math.abs(units) > highestSeconds ? units : units * 1000)
     return Number.isNaN(date.getTime()) ? undefined : date.toISOString()
   }
   if (typeof value !== "string") return undefined

@@ -5,16 +5,60 @@ import { EventStore, NewEvent, type StoredEvent } from "../../../EventStore.ts"
 import { SafeJson, SafeJsonObject } from "../../../internal/SafeJson.ts"
 import { invalidInput } from "../../../InvalidInput.ts"
 import { ExactJson } from "../../../postgres/database/ExactJson.ts"
-import { linesOf, stdin } from "../../arguments/Lines.ts"
 import * as Parameters from "../../arguments/Parameters.ts"
-import * as Database from "../../Database.ts"
-import { WrongUsage } from "../../terminal/Failure.ts"
+import * as Database from "../../connection/Database.ts"
+import { WrongUsage } from "../../terminal/CommandErrors.ts"
+import { HostProcess } from "../../terminal/HostProcess.ts"
 import * as Output from "../../terminal/Output.ts"
+import { linesOf, stdin } from "../../transfer/Lines.ts"
 import { listing } from "./EventView.ts"
+
+const flags = {
+  aggregateId: Parameters.key("aggregate").pipe(
+    Flag.optional,
+    Flag.withDescription("The aggregate of the event; without it, events are read from stdin")
+  ),
+  eventType: Parameters.key("type").pipe(Flag.optional, Flag.withDescription("The type of the event")),
+  data: Parameters.json("data").pipe(
+    Flag.withDefault(null),
+    Flag.withDescription("The data of the event; null unless given")
+  ),
+  metadata: Parameters.jsonObject("metadata").pipe(Flag.optional, Flag.withDescription("The metadata of the event")),
+  id: Parameters.key("id").pipe(Flag.optional, Flag.withDescription("The id of the event; a UUIDv7 unless given")),
+  expected: Parameters.version("expected", ["any", "none", "some"]).pipe(
+    Flag.withDefault<"any">("any"),
+    Flag.withDescription("What each aggregate must have before: no events, some, or a last event with this version")
+  ),
+  ignoreDuplicates: Flag.Boolean("ignore-duplicates").pipe(
+    Flag.withDefault(false),
+    Flag.withoutNegation,
+    Flag.withDescription("Accept an event that is stored already, with the same id and the same in all else")
+  )
+}
+
+type Flags = Command.Command.Config.Infer<typeof flags>
+
+const isFromStdin = ({ aggregateId, data, eventType, id, metadata }: Flags) =>
+  [aggregateId, eventType, id].every(Option.isNone) && Option.isNone(metadata) && data === null
+
+const fromFlags = ({ aggregateId, data, eventType, id, metadata }: Flags) =>
+  Effect.gen(function* () {
+    if (Option.isNone(aggregateId) || Option.isNone(eventType)) {
+      return yield* new WrongUsage({ message: "--aggregate and --type belong together; give both of them" })
+    }
+    const event = {
+      aggregateId: aggregateId.value,
+      eventType: eventType.value,
+      data,
+      ...(Option.isNone(metadata) ? {} : { metadata: metadata.value }),
+      ...(Option.isNone(id) ? {} : { id: id.value })
+    }
+    return [event]
+  })
 
 const { id, aggregateId, eventType } = NewEvent.fields
 
-/** A line of stdin. What else is in it, as in what `read --json` writes, would be lost: it is refused. */
+/** An event on a line of stdin. A line with other parts, as `read --json` writes it, is refused: they would be lost. */
 const Line = ExactJson.pipe(
   Schema.decodeTo(
     Schema.Struct({ id, aggregateId, eventType, data: SafeJson, metadata: Schema.optionalKey(SafeJsonObject) })
@@ -34,59 +78,10 @@ const fromStdin = linesOf(stdin).pipe(
   Stream.runCollect
 )
 
-const flags = {
-  aggregateId: Parameters.key("aggregate").pipe(
-    Flag.optional,
-    Flag.withDescription("The event's aggregate; without it, events are read from stdin")
+export const append = Command.make("append", flags).pipe(
+  Command.withDescription(
+    "Appends one event, or in one transaction those of JSON lines on stdin, and shows them as they are stored"
   ),
-  eventType: Parameters.key("type").pipe(Flag.optional, Flag.withDescription("Its type")),
-  data: Parameters.json("data").pipe(Flag.withDefault(null), Flag.withDescription("Its data; null unless given")),
-  metadata: Parameters.jsonObject("metadata").pipe(Flag.optional, Flag.withDescription("Its metadata")),
-  id: Parameters.key("id").pipe(Flag.optional, Flag.withDescription("Its id; a UUIDv7 unless given")),
-  expected: Parameters.version("expected", ["any", "none", "some"]).pipe(
-    Flag.withDefault<"any">("any"),
-    Flag.withDescription("What must be true of each aggregate: no events, some, or the version of its last one")
-  ),
-  ignoreDuplicates: Flag.Boolean("ignore-duplicates").pipe(
-    Flag.withDefault(false),
-    Flag.withoutNegation,
-    Flag.withDescription("An event that is stored already, by its id and the same in all else, is no error")
-  )
-}
-
-type Flags = Command.Command.Config.Infer<typeof flags>
-
-const fromFlags = ({ aggregateId, data, eventType, id, metadata }: Flags) =>
-  Effect.gen(function* () {
-    if (Option.isNone(aggregateId) || Option.isNone(eventType)) {
-      return yield* new WrongUsage({ message: "--aggregate and --type belong together; give both of them" })
-    }
-    const event = {
-      aggregateId: aggregateId.value,
-      eventType: eventType.value,
-      data,
-      ...(Option.isNone(metadata) ? {} : { metadata: metadata.value }),
-      ...(Option.isNone(id) ? {} : { id: id.value })
-    }
-    return [event]
-  })
-
-const isFromStdin = ({ aggregateId, data, eventType, id, metadata }: Flags) =>
-  [aggregateId, eventType, id].every(Option.isNone) && Option.isNone(metadata) && data === null
-
-export const append = Command.make("append", flags, (input) =>
-  Effect.gen(function* () {
-    if (isFromStdin(input) && process.stdin.isTTY) {
-      return yield* new WrongUsage({ message: "no event; give --aggregate and --type, or JSON lines on stdin" })
-    }
-    const events = yield* isFromStdin(input) ? fromStdin : fromFlags(input)
-    const stored: ReadonlyArray<StoredEvent> = yield* EventStore.use((store) =>
-      store.append(events, { expected: input.expected, onDuplicate: input.ignoreDuplicates ? "ignore" : "fail" })
-    )
-    yield* Output.list(Stream.fromIterable(stored), listing)
-  }).pipe(Effect.provide(Database.layer))
-).pipe(
-  Command.withDescription("Appends one event, or those of JSON lines on stdin, all or none, and shows them as stored"),
   Command.withExamples([
     {
       command: `strata events append --aggregate user-123 --type UserCreated --data '{"name":"John"}' --expected none`,
@@ -96,5 +91,19 @@ export const append = Command.make("append", flags, (input) =>
       command: `echo '{"aggregateId":"user-123","eventType":"UserSeen","data":{}}' | strata events append`,
       description: "From JSON lines, in one transaction"
     }
-  ])
+  ]),
+  Command.withHandler((input) =>
+    Effect.gen(function* () {
+      const { stdin } = yield* HostProcess
+      if (isFromStdin(input) && stdin.isTTY === true) {
+        return yield* new WrongUsage({ message: "no event; give --aggregate and --type, or JSON lines on stdin" })
+      }
+      const events = yield* isFromStdin(input) ? fromStdin : fromFlags(input)
+      const stored: ReadonlyArray<StoredEvent> = yield* EventStore.use((store) =>
+        store.append(events, { expected: input.expected, onDuplicate: input.ignoreDuplicates ? "ignore" : "fail" })
+      )
+      yield* Output.list(Stream.fromIterable(stored), listing)
+    })
+  ),
+  Command.provide(Database.layer)
 )

@@ -1,11 +1,11 @@
-/** How events are shown, and the flags that say which. */
+/** How events are shown, and the flags that select events. */
 import { DateTime, Option } from "effect"
 import { type Command, Flag } from "effect/cli"
 import type { StoredEvent } from "../../../EventStore.ts"
 import * as Parameters from "../../arguments/Parameters.ts"
 import type { Listing } from "../../terminal/Output.ts"
 
-/** An event as JSON: what the contract calls its parts, the version as a string. */
+/** An event as JSON, with the names of the contract. */
 export const toJson = (event: StoredEvent) => ({
   version: event.version,
   id: event.id,
@@ -29,15 +29,15 @@ export const listing: Listing<StoredEvent> = {
   nothing: "no events"
 }
 
-/** Which events are meant: every flag narrows it. */
+/** Which events are selected: those that meet all flags. */
 export const filterFlags = {
   aggregateIds: Parameters.key("aggregate").pipe(
     Flag.atLeast(0),
-    Flag.withDescription("Only of this aggregate; can be given again for others")
+    Flag.withDescription("Only events of this aggregate; give it again for others")
   ),
   eventTypes: Parameters.key("type").pipe(
     Flag.atLeast(0),
-    Flag.withDescription("Only of this type; can be given again for others")
+    Flag.withDescription("Only events of this type; give it again for others")
   ),
   data: Parameters.json("data").pipe(Flag.optional, Flag.withDescription("Only events whose data contains this")),
   metadata: Parameters.jsonObject("metadata").pipe(

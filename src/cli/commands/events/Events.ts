@@ -7,7 +7,7 @@ import { read, show, tail } from "./Read.ts"
 import { stats } from "./Stats.ts"
 
 export const events = Command.make("events").pipe(
-  Command.withSubcommands([read, tail, show, append, stats, exportEvents, importEvents]),
   Command.withDescription("The log of events"),
-  Command.withExamples([{ command: "strata events read --backward --limit 10", description: "The last ten events" }])
+  Command.withExamples([{ command: "strata events read --backward --limit 10", description: "The last ten events" }]),
+  Command.withSubcommands([read, tail, show, append, stats, exportEvents, importEvents])
 )

@@ -1,17 +1,24 @@
-/** `strata events stats`: how many events there are, of which kinds, and when they came. */
+/** `strata events stats`: how many events there are, of which types and aggregates, and when they were appended. */
 import { DateTime, Effect, Option, Schema } from "effect"
 import { Command, Flag } from "effect/cli"
 import { decodeRows } from "../../../postgres/database/DecodeRows.ts"
 import { PostgresDatabase } from "../../../postgres/database/PostgresDatabase.ts"
 import { Settings } from "../../arguments/GlobalFlags.ts"
 import * as Parameters from "../../arguments/Parameters.ts"
-import * as Database from "../../Database.ts"
+import * as Database from "../../connection/Database.ts"
 import * as Output from "../../terminal/Output.ts"
 
-/** How many spans of time the chart has. */
-const spans = 24
+type Since = Option.Option<DateTime.Utc>
 
-const Group = Schema.Struct({ name: Schema.String, events: Schema.Int })
+/** The events that are counted: a table, and a condition on its rows. */
+const counted = Effect.fnUntraced(function* (since: Since) {
+  const { sql, tables } = yield* PostgresDatabase
+  const condition = Option.match(since, {
+    onNone: () => sql`true`,
+    onSome: (time) => sql`created_at > ${DateTime.toDateUtc(time)}::timestamptz`
+  })
+  return { events: tables.events, condition }
+})
 
 const Totals = Schema.Struct({
   events: Schema.Int,
@@ -22,60 +29,64 @@ const Totals = Schema.Struct({
   last: Schema.NullOr(Schema.DateTimeUtcFromDate)
 })
 
-const Span = Schema.Struct({ from: Schema.DateTimeUtcFromDate, events: Schema.Int })
-
-const gather = Effect.fnUntraced(function* (top: number, since: Option.Option<DateTime.Utc>) {
-  const { names, query, sql, tables } = yield* PostgresDatabase
-  const decode = <Row extends Schema.ConstraintDecoder<unknown>>(schema: Row) => decodeRows(schema, names.events, [])
-  const { events } = tables
-  const meant = Option.match(since, {
-    onNone: () => sql`true`,
-    onSome: (time) => sql`created_at > ${DateTime.toDateUtc(time)}::timestamptz`
-  })
-  const largest = (column: string) =>
-    Effect.flatMap(
-      query(sql`
-        SELECT ${sql.literal(column)} AS name, count(*)::float8 AS events FROM ${events} WHERE ${meant}
-        GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT ${top}`),
-      decode(Group)
-    )
-  const [totals] = yield* Effect.flatMap(
-    query(sql`
-      SELECT count(*)::float8 AS events, count(DISTINCT aggregate_id)::float8 AS aggregates,
-        count(DISTINCT event_type)::float8 AS types, coalesce(max(version), 0) AS "latestVersion",
-        min(created_at) AS first, max(created_at) AS last
-      FROM ${events} WHERE ${meant}`),
-    decode(Totals)
-  )
-  // The spans in which nothing came belong to the picture.
-  const rate = yield* Effect.flatMap(
-    query(sql`
-      WITH meant AS (SELECT created_at FROM ${events} WHERE ${meant}),
-        ends AS (SELECT min(created_at) AS first, max(created_at) + interval '1 millisecond' AS last FROM meant),
-        counted AS (
-          SELECT width_bucket(extract(epoch FROM created_at), extract(epoch FROM first), extract(epoch FROM last), ${spans}) AS span,
-            count(*)::float8 AS events
-          FROM meant, ends GROUP BY 1
-        )
-      SELECT first + (last - first) / ${spans} * (span - 1) AS from, coalesce(events, 0) AS events
-      FROM ends CROSS JOIN generate_series(1, ${spans}) AS span LEFT JOIN counted USING (span)
-      WHERE first IS NOT NULL ORDER BY span`),
-    decode(Span)
-  )
-  return { totals, types: yield* largest("event_type"), aggregates: yield* largest("aggregate_id"), rate }
+const totalsOf = Effect.fnUntraced(function* (since: Since) {
+  const { names, query, sql } = yield* PostgresDatabase
+  const { condition, events } = yield* counted(since)
+  const rows = yield* query(sql`
+    SELECT count(*)::float8 AS events, count(DISTINCT aggregate_id)::float8 AS aggregates,
+      count(DISTINCT event_type)::float8 AS types, coalesce(max(version), 0) AS "latestVersion",
+      min(created_at) AS first, max(created_at) AS last
+    FROM ${events} WHERE ${condition}`)
+  const [totals] = yield* decodeRows(Totals, names.events, [])(rows)
+  return totals
 })
 
-type Stats = Effect.Success<ReturnType<typeof gather>>
+const Group = Schema.Struct({ name: Schema.String, events: Schema.Int })
 
-const groups = (title: string): Output.Listing<typeof Group.Type>["columns"] => [
+/** The groups of events with the same value in a column, the largest first. */
+const largestGroups = Effect.fnUntraced(function* (column: "event_type" | "aggregate_id", top: number, since: Since) {
+  const { names, query, sql } = yield* PostgresDatabase
+  const { condition, events } = yield* counted(since)
+  const rows = yield* query(sql`
+    SELECT ${sql.literal(column)} AS name, count(*)::float8 AS events FROM ${events} WHERE ${condition}
+    GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT ${top}`)
+  return yield* decodeRows(Group, names.events, [])(rows)
+})
+
+/** Into how many spans of equal length the chart divides the time. */
+const chartSpans = 24
+
+const Span = Schema.Struct({ from: Schema.DateTimeUtcFromDate, events: Schema.Int })
+
+/** The number of events in each span, with 0 for a span without events. */
+const eventsPerSpan = Effect.fnUntraced(function* (since: Since) {
+  const { names, query, sql } = yield* PostgresDatabase
+  const { condition, events } = yield* counted(since)
+  const rows = yield* query(sql`
+    WITH meant AS (SELECT created_at FROM ${events} WHERE ${condition}),
+      ends AS (SELECT min(created_at) AS first, max(created_at) + interval '1 millisecond' AS last FROM meant),
+      counted AS (
+        SELECT width_bucket(
+            extract(epoch FROM created_at), extract(epoch FROM first), extract(epoch FROM last), ${chartSpans}
+          ) AS span, count(*)::float8 AS events
+        FROM meant, ends GROUP BY 1
+      )
+    SELECT first + (last - first) / ${chartSpans} * (span - 1) AS from, coalesce(events, 0) AS events
+    FROM ends CROSS JOIN generate_series(1, ${chartSpans}) AS span LEFT JOIN counted USING (span)
+    WHERE first IS NOT NULL ORDER BY span`)
+  return yield* decodeRows(Span, names.events, [])(rows)
+})
+
+const groupColumns = (title: string): Output.Listing<typeof Group.Type>["columns"] => [
   { title, show: ({ name }) => name },
   { title: "EVENTS", show: ({ events }) => events.toLocaleString("en-US"), right: true }
 ]
 
+/** How many columns the longest bar of the chart has. */
 const chartWidth = 40
 
-const chart = (rate: Stats["rate"]): Output.Listing<(typeof rate)[number]>["columns"] => {
-  const most = Math.max(...rate.map(({ events }) => events), 1)
+const chartColumns = (spans: ReadonlyArray<typeof Span.Type>): Output.Listing<typeof Span.Type>["columns"] => {
+  const most = Math.max(...spans.map(({ events }) => events), 1)
   return [
     { title: "FROM", show: ({ from }) => DateTime.formatIso(from) },
     { title: "EVENTS", show: ({ events }) => events.toLocaleString("en-US"), right: true },
@@ -83,41 +94,49 @@ const chart = (rate: Stats["rate"]): Output.Listing<(typeof rate)[number]>["colu
   ]
 }
 
-const time = (value: DateTime.Utc | null | undefined): string | null =>
+const formatTime = (value: DateTime.Utc | null | undefined): string | null =>
   value === null || value === undefined ? null : DateTime.formatIso(value)
 
 const flags = {
-  top: Parameters.positive("top").pipe(Flag.withDefault(10), Flag.withDescription("So many types and aggregates; 10")),
+  top: Parameters.positive("top").pipe(
+    Flag.withDefault(10),
+    Flag.withDescription("How many types and aggregates to show; 10 unless given")
+  ),
   since: Parameters.time("created-after").pipe(
     Flag.optional,
     Flag.withDescription("Only events that are younger than this, such as 2026-01-31T12:00:00Z")
   )
 }
 
-export const stats = Command.make("stats", flags, ({ since, top }) =>
-  Effect.gen(function* () {
-    const { aggregates, rate, totals, types } = yield* gather(top, since)
-    const summary = {
-      events: totals?.events ?? 0,
-      aggregates: totals?.aggregates ?? 0,
-      types: totals?.types ?? 0,
-      latestVersion: totals?.latestVersion ?? 0n,
-      first: time(totals?.first),
-      last: time(totals?.last)
-    }
-    if (yield* Settings.json) {
-      const spans = rate.map(({ events, from }) => ({ from: DateTime.formatIso(from), events }))
-      return yield* Output.json({ ...summary, byType: types, byAggregate: aggregates, rate: spans })
-    }
-    yield* Output.record(summary)
-    if (summary.events === 0) return
-    yield* Output.table(groups("TYPE"), types)
-    yield* Output.table(groups("AGGREGATE"), aggregates)
-    yield* Output.table(chart(rate), rate)
-  }).pipe(Effect.provide(Database.layerTables()))
-).pipe(
+export const stats = Command.make("stats", flags).pipe(
   Command.withDescription("Counts events, by type and by aggregate, and charts when they came. Reads the whole log"),
   Command.withExamples([
     { command: "strata events stats --created-after 2026-01-31T00:00:00Z", description: "What came since a day" }
-  ])
+  ]),
+  Command.withHandler(({ since, top }) =>
+    Effect.gen(function* () {
+      const totals = yield* totalsOf(since)
+      const types = yield* largestGroups("event_type", top, since)
+      const aggregates = yield* largestGroups("aggregate_id", top, since)
+      const spans = yield* eventsPerSpan(since)
+      const summary = {
+        events: totals?.events ?? 0,
+        aggregates: totals?.aggregates ?? 0,
+        types: totals?.types ?? 0,
+        latestVersion: totals?.latestVersion ?? 0n,
+        first: formatTime(totals?.first),
+        last: formatTime(totals?.last)
+      }
+      if (yield* Settings.json) {
+        const rate = spans.map(({ events, from }) => ({ from: DateTime.formatIso(from), events }))
+        return yield* Output.json({ ...summary, byType: types, byAggregate: aggregates, rate })
+      }
+      yield* Output.record(summary)
+      if (summary.events === 0) return
+      yield* Output.table(groupColumns("TYPE"), types)
+      yield* Output.table(groupColumns("AGGREGATE"), aggregates)
+      yield* Output.table(chartColumns(spans), spans)
+    })
+  ),
+  Command.provide(() => Database.layerTables())
 )

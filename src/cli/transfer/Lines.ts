@@ -1,6 +1,7 @@
-/** Lines of text as they come in, with their numbers and where they end. */
+/** The lines of a file or of stdin as they come in, with their numbers and where they end. */
 import { Effect, Schema, Stream } from "effect"
 import { open } from "node:fs/promises"
+import { HostProcess } from "../terminal/HostProcess.ts"
 
 /** A file or stdin cannot be read or written. */
 export class FileError extends Schema.TaggedError<FileError>("effect-strata/cli/FileError")("FileError", {
@@ -8,7 +9,7 @@ export class FileError extends Schema.TaggedError<FileError>("effect-strata/cli/
   cause: Schema.optionalKey(Schema.Defect())
 }) {}
 
-/** The system's own words for what is wrong with a file. */
+/** The system's own message about a file, with the path in front unless the message names it. */
 export const fileError = (path: string, cause: unknown): FileError => {
   const message = cause instanceof Error ? cause.message : String(cause)
   return new FileError({ message: message.includes(path) ? message : `${path}: ${message}`, cause })
@@ -16,20 +17,29 @@ export const fileError = (path: string, cause: unknown): FileError => {
 
 export interface Line {
   readonly text: string
-  /** From 1. */
+  /** The first line is number 1. */
   readonly number: number
-  /** How many bytes the file has up to its end, its line feed included. */
+  /** How many bytes the file has up to the end of the line, its line feed included. */
   readonly end: number
-  /** Whether it has a line feed: if not, the file ends in its middle, maybe. */
+  /** Whether the line ends with a line feed. Without one the file may have been cut off in the middle of the line. */
   readonly complete: boolean
 }
 
-export const stdin: Stream.Stream<Uint8Array, FileError> = Stream.fromAsyncIterable(
-  { [Symbol.asyncIterator]: () => process.stdin[Symbol.asyncIterator]() },
-  (cause) => fileError("stdin", cause)
+const bytesOfChunk = (chunk: unknown): Uint8Array => (chunk instanceof Uint8Array ? chunk : Buffer.from(String(chunk)))
+
+/** The bytes of stdin. */
+export const stdin: Stream.Stream<Uint8Array, FileError, HostProcess> = Stream.unwrap(
+  HostProcess.useSync(({ stdin }) =>
+    Stream.map(
+      Stream.fromAsyncIterable(stdin, (cause) => fileError("stdin", cause)),
+      bytesOfChunk
+    )
+  )
 )
 
-/** The bytes of a file, from a place on. */
+const readBytes = 256 * 1024
+
+/** The bytes of a file. */
 export const bytesOf = (path: string): Stream.Stream<Uint8Array, FileError> =>
   Stream.unwrap(
     Effect.map(
@@ -38,7 +48,7 @@ export const bytesOf = (path: string): Stream.Stream<Uint8Array, FileError> =>
         (file) => Effect.promise(() => file.close().catch(() => {}))
       ),
       (file) =>
-        Stream.fromAsyncIterable(file.createReadStream({ autoClose: false, highWaterMark: 256 * 1024 }), (cause) =>
+        Stream.fromAsyncIterable(file.createReadStream({ autoClose: false, highWaterMark: readBytes }), (cause) =>
           fileError(path, cause)
         )
     )
@@ -46,8 +56,8 @@ export const bytesOf = (path: string): Stream.Stream<Uint8Array, FileError> =>
 
 const lineFeed = 10
 
-/** Splits bytes into lines. A text that is not UTF-8 has U+FFFD in its place. */
-export const linesOf = <E>(bytes: Stream.Stream<Uint8Array, E>): Stream.Stream<Line, E> =>
+/** Splits bytes into lines. Bytes that are not UTF-8 become U+FFFD. */
+export const linesOf = <E, R>(bytes: Stream.Stream<Uint8Array, E, R>): Stream.Stream<Line, E, R> =>
   Stream.suspend(() => {
     let rest: Array<Uint8Array> = []
     let number = 0

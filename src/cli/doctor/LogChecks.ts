@@ -1,0 +1,102 @@
+/** The table of events: whether readers can rely on its versions, and what else happens when a row is inserted. */
+import { Effect, Schema } from "effect"
+import { PostgresDatabase } from "../../postgres/database/PostgresDatabase.ts"
+import * as EventTable from "../../postgres/events/EventTable.ts"
+import { type Findings, ok, orOk, problem, relations, rows, texts, warning } from "./Check.ts"
+
+/** Does logical replication write to the log? */
+export const replication: Findings = Effect.gen(function* () {
+  const { sql } = yield* PostgresDatabase
+  const { events } = yield* relations
+  const found = yield* texts(
+    sql`SELECT srsubid::text AS text FROM pg_subscription_rel WHERE srrelid = ${events}::regclass`
+  )
+  return orOk(
+    found.map(() =>
+      problem(
+        `${events} is filled by logical replication, which copies events in the order of their commits`,
+        "read the log where it is written"
+      )
+    ),
+    "no logical replication writes to the log"
+  )
+})
+
+const Position = Schema.Struct({ behind: Schema.Boolean, name: Schema.String, highest: Schema.BigInt })
+
+/** Does the sequence of the versions stand before the last event, as after a backup that was restored by halves? */
+const sequenceBehind = Effect.fnUntraced(function* (sequence: string | null) {
+  const { sql, tables } = yield* PostgresDatabase
+  // A role that may not use the sequence does not see its position, either. On an identity column it need not.
+  const positions = yield* rows(
+    Position,
+    sql`
+      SELECT has_sequence_privilege(${sequence}, 'USAGE, SELECT')
+          AND coalesce(pg_sequence_last_value(${sequence}::regclass), 0) < highest AS behind,
+        ${sequence}::text AS name, highest
+      FROM (SELECT coalesce(max(version), 0) AS highest FROM ${tables.events}) AS log`
+  )
+  return positions.flatMap(({ behind, highest, name }) =>
+    behind
+      ? [
+          problem(
+            `the sequence ${name} is behind the last event: the next append fails, or is never seen by readers`,
+            `run: SELECT setval('${name}', ${highest})`
+          )
+        ]
+      : []
+  )
+})
+
+/** Does each event get a version that no reader can have passed already? */
+export const sequence: Findings = Effect.gen(function* () {
+  // `EventTable.check` refuses a copy as well, which is what `replication` reports.
+  if ((yield* replication).some(({ level }) => level === "problem")) return []
+  const checked = yield* Effect.result(EventTable.check)
+  if (checked._tag === "Failure") {
+    const [says = "", remedy = "see the README"] = checked.failure.message.split("; ")
+    return [problem(says, remedy)]
+  }
+  const { generated, name } = checked.success
+  const behind = yield* sequenceBehind(name)
+  if (behind.length > 0) return behind
+  return generated
+    ? ok("one version at a time, always generated")
+    : [
+        warning(
+          `versions are a default that clients can override (BIGSERIAL, sequence ${name})`,
+          "see that no client calls nextval itself before it inserts: readers can lose such an event"
+        )
+      ]
+})
+
+const Trigger = Schema.Struct({ name: Schema.String, notifies: Schema.Boolean, failsForLongIds: Schema.Boolean })
+
+/** Which triggers run for each event, and what does that cost? */
+export const triggers: Findings = Effect.gen(function* () {
+  const { sql, tables } = yield* PostgresDatabase
+  const { events } = yield* relations
+  const found = yield* rows(
+    Trigger,
+    sql`
+      SELECT tgname::text AS name, prosrc ~ 'pg_notify' AS notifies,
+        prosrc ~ 'pg_notify.*(stream_name|aggregate_id)'
+          AND EXISTS (SELECT FROM ${tables.events} WHERE octet_length(aggregate_id) > 56) AS "failsForLongIds"
+      FROM pg_trigger JOIN pg_proc ON pg_proc.oid = tgfoid
+      WHERE tgrelid = ${events}::regclass AND NOT tgisinternal AND tgenabled <> 'D'`
+  )
+  return orOk(
+    found.map(({ failsForLongIds, name, notifies }) =>
+      failsForLongIds
+        ? problem(
+            `the trigger ${name} notifies a channel per aggregate, and there are aggregate ids of more than 56 bytes`,
+            "appends to those fail: shorten the ids, or drop the trigger once no Go service listens"
+          )
+        : warning(
+            `the trigger ${name} runs for each event${notifies ? " and notifies, which makes commits wait for each other" : ""}`,
+            "drop it once nobody needs it"
+          )
+    ),
+    "no foreign triggers"
+  )
+})

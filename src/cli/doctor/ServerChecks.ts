@@ -1,0 +1,88 @@
+/** The server itself: its version, whether it is a primary, and whether a commit survives its crash. */
+import { Effect, Schema } from "effect"
+import { PostgresDatabase } from "../../postgres/database/PostgresDatabase.ts"
+import { type Finding, type Findings, ok, problem, rows, warning } from "./Check.ts"
+
+/** Generated columns, which 0004_spool.sql has, came with this version. */
+const oldestVersion = 12
+
+/** The oldest version that still gets fixes. */
+const oldestMaintainedVersion = 15
+
+const Server = Schema.Struct({
+  version: Schema.String,
+  majorVersion: Schema.Int,
+  role: Schema.String,
+  database: Schema.String,
+  standby: Schema.Boolean,
+  synchronousCommit: Schema.String,
+  fsync: Schema.String
+})
+
+type Server = typeof Server.Type
+
+/** What the server says of itself. */
+const server = PostgresDatabase.use(({ sql }) =>
+  rows(
+    Server,
+    sql`
+      SELECT split_part(current_setting('server_version'), ' ', 1) AS version,
+        current_setting('server_version_num')::int / 10000 AS "majorVersion", current_user::text AS role,
+        current_database()::text AS database, pg_is_in_recovery() AS standby,
+        current_setting('synchronous_commit') AS "synchronousCommit", current_setting('fsync') AS fsync`
+  )
+)
+
+const onServer = (find: (server: Server) => ReadonlyArray<Finding>): Findings =>
+  Effect.map(server, (found) => found.flatMap(find))
+
+/** Runs a check that makes no sense on a standby only elsewhere: `primary` has said already what is wrong there. */
+export const onPrimary = (findings: Findings): Findings =>
+  Effect.flatMap(server, (found) => (found.some(({ standby }) => standby) ? Effect.succeed([]) : findings))
+
+/** Is the server recent enough? */
+export const version: Findings = onServer(({ database, majorVersion, role, version }) => {
+  const says = `PostgreSQL ${version}, database ${database}, role ${role}`
+  if (majorVersion < oldestVersion) return [problem(says, "generated columns take PostgreSQL 12 or later: upgrade")]
+  if (majorVersion < oldestMaintainedVersion) return [warning(says, "this version gets no fixes any more: upgrade")]
+  return ok(says)
+})
+
+/** Is the server a primary, so that it can be seen which events are still in flight? */
+export const primary: Findings = onServer(({ standby }) =>
+  standby
+    ? [
+        problem(
+          "a standby, where nobody can see which events are still on their way",
+          "connect to the primary to append, to subscribe and to read the log; here only single aggregates can be read"
+        )
+      ]
+    : ok("a primary")
+)
+
+/** Does the server flush its files before it acknowledges a commit? */
+const flushing = Effect.gen(function* () {
+  const { sql } = yield* PostgresDatabase
+  return yield* onServer(({ fsync }) => {
+    if (fsync !== "off") return []
+    return sql.driver === "pglite"
+      ? [warning("an embedded database never flushes its files", "use a server for what must survive a power cut")]
+      : [problem("fsync is off: a crash can destroy the database", "set fsync = on")]
+  })
+})
+
+/** Does a commit wait until it is flushed? */
+const committing = onServer(({ fsync, synchronousCommit }) => {
+  if (synchronousCommit === "off") {
+    return [
+      warning(
+        "synchronous_commit is off: a crash of the server can lose appends that were acknowledged",
+        "set synchronous_commit = on for this role: ALTER ROLE .. SET synchronous_commit = on"
+      )
+    ]
+  }
+  return fsync === "off" ? [] : ok(`synchronous_commit is ${synchronousCommit}`)
+})
+
+/** Does a commit survive a crash of the server? */
+export const durability: Findings = Effect.map(Effect.all([flushing, committing]), (findings) => findings.flat())

@@ -1,0 +1,53 @@
+/** The command as a process: its exit status, its pipes, and the end of the process. Signals are tested where they matter. */
+import { assert, describe, it } from "@effect/vitest"
+import { Effect } from "effect"
+import { join } from "node:path"
+import { execute, freshSchema } from "../postgres/harness.ts"
+import { postgresUrl } from "../support/database.ts"
+import { assertFailed, jsonLines, start, strataProcess, succeeds, temporaryDirectory } from "./harness.ts"
+
+describe("a process of the command", () => {
+  it.live("ends with 0, 1 or 2, writes results to stdout, and says on stderr what has failed", () =>
+    Effect.gen(function* () {
+      const schema = yield* freshSchema()
+      const options = { url: postgresUrl, env: { DB_SCHEMA: schema } }
+      const migrated = yield* strataProcess(["migrate"], options)
+      assert.deepInclude(migrated, { status: 0, stderr: "" })
+      assert.match(migrated.stdout, /^Run: 0001_offsets\.sql, /)
+      const get = ["offsets", "get", "accounts"]
+      assertFailed(get, yield* strataProcess(get, options), 1, /^strata: shard 0 of .* has no offset\n$/)
+      const unknown = ["evnts"]
+      assertFailed(unknown, yield* strataProcess(unknown, options), 2, /^strata: Unknown subcommand "evnts"/)
+    }).pipe(Effect.scoped)
+  )
+
+  it.live("reads stdin, closes an embedded database, and ends by itself", () =>
+    Effect.gen(function* () {
+      const flags = ["--pglite", join(yield* temporaryDirectory, "data")]
+      yield* succeeds(["migrate", ...flags])
+      const input = `{"aggregateId":"a","eventType":"T","data":"Jöhn"}\n`
+      const { status, stderr, stdout } = yield* strataProcess(["events", "append", "--json", ...flags], { input })
+      assert.deepStrictEqual({ status, stderr }, { status: 0, stderr: "" })
+      assert.deepInclude(jsonLines(stdout)[0], { version: "1", data: "Jöhn" })
+      // The process that wrote has closed the database.
+      assert.include(yield* succeeds(["events", "read", ...flags]), "Jöhn")
+    }).pipe(Effect.scoped)
+  )
+})
+
+describe("output that nobody reads any more", () => {
+  it.live("ends the command quietly", () =>
+    Effect.gen(function* () {
+      const schema = yield* freshSchema()
+      const options = { url: postgresUrl, env: { DB_SCHEMA: schema } }
+      yield* succeeds(["migrate"], options)
+      const many = `SELECT 'e' || n, 'a', 'T', to_jsonb(repeat('x', 1000)) FROM generate_series(1, 20000) AS n`
+      yield* execute([`INSERT INTO ${schema}.events (id, aggregate_id, event_type, data) ${many}`])
+      const reading = yield* start(["events", "read", "--json"], options)
+      yield* reading.says(`"version":"1"`)
+      yield* Effect.sync(() => reading.child.stdout?.destroy())
+      const { status, stderr } = yield* reading.ended
+      assert.deepStrictEqual({ status, stderr }, { status: 0, stderr: "" })
+    }).pipe(Effect.scoped)
+  )
+})
