@@ -7,6 +7,7 @@ import { millisOf } from "../../internal/Fields.ts"
 import { isWaiting, MessageExists, type Messages, type NewMessage, stateOf } from "../../SpoolMessage.ts"
 import { Closed, type Reason } from "../../StoreError.ts"
 import * as Coalescing from "../database/Coalescing.ts"
+import type { PostgresDatabase } from "../database/PostgresDatabase.ts"
 import { codeOf } from "./MessageState.ts"
 import { nullableArray, type SpoolTable } from "./SpoolTable.ts"
 
@@ -109,7 +110,7 @@ const storeTogether = (spool: SpoolTable, jobs: ReadonlyArray<Job>) =>
 /** Returns how one message is stored: at once in the caller's transaction, else coalesced with others until the scope ends. */
 export const make = (
   spool: SpoolTable
-): Effect.Effect<(message: NewMessage) => Effect.Effect<void, Failure>, never, Scope.Scope> => {
+): Effect.Effect<(message: NewMessage) => Effect.Effect<void, Failure>, never, PostgresDatabase | Scope.Scope> => {
   const alone = (prepared: Prepared) => storeAlone(spool, prepared)
   const closed = new Closed({
     message: "the scope of this SpoolStore has ended before the message was stored; keep its layer alive"
