@@ -9,8 +9,9 @@ export default defineConfig({
   ssr: { resolve: { conditions: ["@effect-strata/source"] } },
   test: {
     globalSetup: "test/support/globalSetup.ts",
-    testTimeout: 120_000,
-    hookTimeout: 180_000,
+    // A busy machine takes ten times as long: a test fails for what it tests, or because it hangs.
+    testTimeout: 300_000,
+    hookTimeout: 600_000,
     // One more than there are cores, as many a test waits for a server, a process or a time limit.
     maxWorkers: availableParallelism() + 1,
     // A worker loads `effect` once, and not once for each file: this saves 20 of 79 seconds of CPU time of 24 files.

@@ -18,13 +18,13 @@ export const status = ({ events }: Pick<ServedEvents, "events">, wanted: Status)
     Stream.runDrain
   )
 
-/** What was written has come, all of it, once and in order; and so does what is written now. */
+/** Checks that each follower gets an event that is appended now, and has got every stored event once and in order. */
 export const assertComplete = Effect.fnUntraced(function* (
   { events, table }: Pick<ServedEvents, "events" | "table">,
   followers: ReadonlyArray<Effect.Success<ReturnType<typeof follow>>>,
   server: string = postgresUrl
 ) {
-  // The first one may get a connection of which nobody knows yet that it has just been killed.
+  // An append may get a connection that was killed a moment ago, before the pool has noticed.
   const [last] = yield* Effect.retry(events.append(event("last")), {
     while: (error) => error._tag === "StoreError" && error.isRetryable
   })

@@ -71,8 +71,8 @@ export const backends = (
   withConnection(server, (sql) => readBackends(sql, applicationName))
 
 /**
- * Waits until the connections of an application name satisfy `until` and returns them; after some 10 seconds returns
- * them as they are, for the test's assertion to show.
+ * Waits until the connections of an application name satisfy `until` and returns them; after a minute or more
+ * returns them as they are, for the test's assertion to show.
  *
  * **Details**
  *
@@ -88,7 +88,7 @@ export const waitForBackends = (
     server,
     Effect.fnUntraced(function* (sql) {
       let found = yield* readBackends(sql, applicationName)
-      for (let looks = 0; looks < 500 && !until(found); looks++) {
+      for (let looks = 0; looks < 3000 && !until(found); looks++) {
         yield* sql`SELECT 1 FROM pg_sleep(0.02)`
         found = yield* readBackends(sql, applicationName)
       }
