@@ -70,7 +70,7 @@ beforeAll(async () => {
   core = await project(tarball, ["effect", "@types/node"], "core.ts")
   full = await project(tarball, [...Object.keys(manifest.peerDependencies), "vitest", "@types/node"], "full.ts")
   files = await filesIn(join(core.directory, "node_modules", manifest.name))
-}, 300_000)
+})
 
 afterAll(() => Promise.all(temporary.map((directory) => rm(directory, { recursive: true, force: true }))))
 

@@ -19,14 +19,14 @@ export interface Outcome {
   readonly output: string
 }
 
-/** Runs a program to its end, without input. Kills one that takes longer than two minutes. */
+/** Runs a program to its end, without input. Kills one that takes longer than four minutes. */
 export const outcome = (command: string, args: ReadonlyArray<string>, { cwd, env }: Options): Promise<Outcome> =>
   new Promise((resolve, reject) => {
     const child = spawn(command, args, {
       cwd,
       env: { ...process.env, ...env, NO_COLOR: "1", FORCE_COLOR: undefined },
       stdio: ["ignore", "pipe", "pipe"],
-      timeout: 120_000,
+      timeout: 240_000,
       killSignal: "SIGKILL"
     })
     let output = ""

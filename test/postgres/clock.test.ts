@@ -22,9 +22,7 @@ const setBack = Effect.map(Clock.Clock, (clock): Clock.Clock => {
 })
 
 const test = <A, E>(name: string, body: Effect.Effect<A, E, never>) =>
-  it.live(name, () => Effect.flatMap(setBack, (clock) => Effect.provideService(body, Clock.Clock, clock)), {
-    timeout: 20_000
-  })
+  it.live(name, () => Effect.flatMap(setBack, (clock) => Effect.provideService(body, Clock.Clock, clock)))
 
 describe("while the clock is set back again and again", () => {
   test(

@@ -3,8 +3,9 @@ import { assert, describe, it } from "@effect/vitest"
 import { Deferred, Effect, Fiber, Option, Schedule, Stream } from "effect"
 import * as Postgres from "effect-strata/postgres"
 import { SqlClient } from "effect/sql"
+import { connect } from "node:net"
 import { Duplex } from "node:stream"
-import { waitForBackends } from "../support/database.ts"
+import { postgresUrl } from "../support/database.ts"
 import { freePort } from "../support/ports.ts"
 import * as PostgresServer from "../support/PostgresServer.ts"
 import {
@@ -57,13 +58,20 @@ describe("a limit of the server", () => {
 
   it.live("on idle transactions is a Timeout, and nothing is written", () =>
     Effect.gen(function* () {
-      const stores = yield* served()
+      const told = yield* Deferred.make<void>()
+      // Tells when the message of the server has arrived: a statement that is sent before may find the connection dead.
+      const stream = () => {
+        const { hostname, port } = new URL(postgresUrl)
+        return connect(Number(port || 5432), hostname).on("data", (chunk) => {
+          // Once the driver has had it, too.
+          if (chunk.includes("25P03")) setImmediate(() => Deferred.doneUnsafe(told, Effect.void))
+        })
+      }
+      const stores = yield* served({ client: { stream } })
       const { read, write } = shard(stores, "row")
-      const error = yield* stores.sql`SET LOCAL idle_in_transaction_session_timeout = 50`.pipe(
-        Effect.andThen(write(1n)),
-        Effect.andThen(
-          waitForBackends(stores.applicationName, (all) => all.every(({ state }) => !state.includes("transaction")))
-        ),
+      const error = yield* write(1n).pipe(
+        Effect.andThen(stores.sql`SET LOCAL idle_in_transaction_session_timeout = 50`),
+        Effect.andThen(Deferred.await(told)),
         Effect.andThen(write(2n)),
         stores.transactor.withTransaction,
         storeError
@@ -167,19 +175,23 @@ describe("a transaction that loses", () => {
       const [a, b] = [shard(stores, "a"), shard(stores, "b")]
       const lost: Array<string> = []
       const both = [yield* Deferred.make<void>(), yield* Deferred.make<void>()] as const
+      const won = yield* Deferred.make<void>()
       const contend = (first: typeof a, second: typeof a, value: bigint, mine: 0 | 1) =>
         first.write(value).pipe(
           Effect.andThen(Deferred.succeed(both[mine], undefined)),
           Effect.andThen(Deferred.await(both[mine === 0 ? 1 : 0])),
           Effect.andThen(second.write(value)),
           stores.transactor.withTransaction,
-          Effect.tapErrorTag("StoreError", ({ message, reason }) =>
-            Effect.sync(() => lost.push(`${reason._tag} ${message}`))
-          ),
+          Effect.tapErrorTag("StoreError", ({ message, reason }) => {
+            lost.push(`${reason._tag} ${message}`)
+            // Run again at once, it could take its first row before the other one has got it, and lose once more.
+            return Deferred.await(won)
+          }),
           Effect.retry({
             schedule: Schedule.recurs(3),
             while: (error) => error._tag === "StoreError" && error.isRetryable
-          })
+          }),
+          Effect.andThen(Deferred.succeed(won, undefined))
         )
       yield* Effect.all([contend(a, b, 1n, 0), contend(b, a, 2n, 1)], { concurrency: 2 })
       assert.lengthOf(lost, 1)

@@ -12,7 +12,7 @@ const served = Effect.fnUntraced(function* (client: PgClient.PgPoolConfig = {}) 
   const schema = yield* freshSchema()
   const stores = yield* serve({
     client: { ...client, startupParameters: { search_path: schema } },
-    options: { schema, acquireTimeout: "3 seconds" }
+    options: { schema, acquireTimeout: "1 minute" }
   })
   const sql = stores.sql.withoutTransforms()
   yield* sql`CREATE TABLE accounts (account_id int PRIMARY KEY, opened_by text NOT NULL)`

@@ -3,11 +3,11 @@ import { assert, describe, it } from "@effect/vitest"
 import { Effect, Result, Schema } from "effect"
 import { readFile, rm, writeFile } from "node:fs/promises"
 import { join } from "node:path"
-import { inject } from "vitest"
 import * as Printing from "../bench/printing.ts"
 import { compare, differences, type Measurement, type Report, ReportFile } from "../bench/report.ts"
 import { temporaryDirectory } from "../package/project.ts"
 import { outcome, root } from "../package/run.ts"
+import { postgresUrl } from "./database.ts"
 
 const settings = { mode: "full", fsync: "on", shared_buffers: "128MB" }
 
@@ -96,7 +96,7 @@ describe("what is printed of a report", () => {
 describe("npm run bench", () => {
   const main = join(root, "test", "bench", "main.ts")
   const bench = (...args: ReadonlyArray<string>) => {
-    const all = [main, "--quick", "--only", "offset/advance-1", "--url", inject("postgresUrl"), ...args]
+    const all = [main, "--quick", "--only", "offset/advance-1", "--url", postgresUrl, ...args]
     return outcome(process.execPath, ["--conditions=@effect-strata/source", ...all], { cwd: root })
   }
 

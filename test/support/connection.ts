@@ -15,7 +15,7 @@ export const withConnection = <A, E, R>(
     url: Redacted.make(url),
     applicationName: supportApplicationName,
     // A test that leaves locks behind shall fail in its clean-up, not hang there.
-    startupParameters: { lock_timeout: "10s" }
+    startupParameters: { lock_timeout: "30s" }
   }).pipe(Effect.provide(Reactivity.layer), Effect.flatMap(use), Effect.scoped)
 
 const Version = Schema.Array(Schema.Struct({ version: Schema.String }))

@@ -1,15 +1,14 @@
 import { PgClient } from "@effect/sql-pg"
 import { Context, Effect, Layer, Redacted, Schema, type Scope } from "effect"
 import type { SqlClient, SqlError } from "effect/sql"
-import { randomBytes } from "node:crypto"
 import { inject } from "vitest"
 import { withConnection } from "./connection.ts"
+import { database, uniqueName } from "./databases.ts"
 
-/** The DSN of the server that all test files of this run share. */
-export const postgresUrl = inject("postgresUrl")
+const urls = inject("postgresUrls")
 
-/** A name that no other test has. */
-const uniqueName = Effect.sync(() => `strata_test_${randomBytes(6).toString("hex")}`)
+/** The DSN of this worker's database, on the server that all test files of a run share. */
+export const postgresUrl = urls[Number(process.env["VITEST_POOL_ID"]) - 1] ?? ""
 
 /** The schema that `layerSchema` has made. */
 export class TestSchema extends Context.Service<TestSchema, { readonly name: string }>()("strata-test/TestSchema") {}
@@ -72,8 +71,8 @@ export const backends = (
   withConnection(server, (sql) => readBackends(sql, applicationName))
 
 /**
- * Waits until the connections of an application name satisfy `until` and returns them; after some 10 seconds returns
- * them as they are, for the test's assertion to show.
+ * Waits until the connections of an application name satisfy `until` and returns them; after a minute or more
+ * returns them as they are, for the test's assertion to show.
  *
  * **Details**
  *
@@ -89,7 +88,7 @@ export const waitForBackends = (
     server,
     Effect.fnUntraced(function* (sql) {
       let found = yield* readBackends(sql, applicationName)
-      for (let looks = 0; looks < 500 && !until(found); looks++) {
+      for (let looks = 0; looks < 3000 && !until(found); looks++) {
         yield* sql`SELECT 1 FROM pg_sleep(0.02)`
         found = yield* readBackends(sql, applicationName)
       }
@@ -99,18 +98,7 @@ export const waitForBackends = (
 
 /** The DSN of a new, empty database, which is dropped with the scope, whoever is still connected to it. */
 export const scratchDatabase = (server: string = postgresUrl): Effect.Effect<string, SqlError.SqlError, Scope.Scope> =>
-  Effect.acquireRelease(
-    Effect.tap(uniqueName, (name) =>
-      withConnection(server, (sql) => sql`CREATE DATABASE ${sql(name)} TEMPLATE template0`)
-    ),
-    (name) => Effect.orDie(withConnection(server, (sql) => sql`DROP DATABASE ${sql(name)} WITH (FORCE)`))
-  ).pipe(
-    Effect.map((name) => {
-      const url = new URL(server)
-      url.pathname = `/${name}`
-      return url.href
-    })
-  )
+  database(server)
 
 /** Runs `use` with the DSN of a `scratchDatabase`. */
 export const withDatabase = <A, E, R>(

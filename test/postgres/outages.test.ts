@@ -311,27 +311,24 @@ const storeErrorOrNothing = <E, R>(effect: Effect.Effect<void, E, R>) =>
 describe("a pool that is exhausted", () => {
   it.live.each([1, 2])("(of %i) is Unavailable for whoever waits too long, and says so", (maxConnections) =>
     Effect.gen(function* () {
-      const stores = yield* served({ client: { maxConnections }, options: { acquireTimeout: "100 millis" } })
+      const stores = yield* served({ client: { maxConnections }, options: { acquireTimeout: "2 seconds" } })
       const { offsets, transactor } = stores
       const holding = yield* Effect.forEach(
         Array.from({ length: maxConnections }, (_, number) => shard(stores, "held", number)),
         ({ write }) => open(transactor.withTransaction, write(1n))
       )
       const { id, write } = shard(stores, "waiting")
-      for (const [operation, call] of [
+      const calls = [
         ["OffsetStore.writeOffset", write(1n)],
         ["OffsetStore.getCurrentOffset", offsets.getCurrentOffset(id)],
         ["OffsetStore.ping", offsets.ping],
         ["OffsetStore.listOffsets", Stream.runDrain(offsets.listOffsets())],
         ["Transactor.withTransaction", transactor.withTransaction(write(1n))]
-      ] as const) {
-        yield* failsWith(
-          call,
-          operation,
-          "Unavailable",
-          /no connection came free within 100ms: the pool is exhausted; make it larger/
-        )
-      }
+      ] as const
+      const says = /no connection came free within 2s: the pool is exhausted; make it larger/
+      yield* Effect.forEach(calls, ([operation, call]) => failsWith(call, operation, "Unavailable", says), {
+        concurrency: "unbounded"
+      })
       // Those who gave up have not taken a place in the queue with them.
       const waiting = yield* Effect.forkChild(Effect.retry(write(2n), Schedule.forever))
       yield* Effect.forEach(holding, ({ commit }) => commit)
@@ -342,11 +339,11 @@ describe("a pool that is exhausted", () => {
 
   it.live("does not interrupt a transaction that has begun, however long it takes", () =>
     Effect.gen(function* () {
-      const stores = yield* served({ client: { maxConnections: 2 }, options: { acquireTimeout: "50 millis" } })
+      const stores = yield* served({ client: { maxConnections: 2 }, options: { acquireTimeout: "1 second" } })
       const { read, write } = shard(stores, "long")
       const held = yield* open(stores.transactor.withTransaction, write(1n))
       // By the server's clock more than the patience of whoever waits for a connection.
-      yield* stores.sql`SELECT 1 FROM pg_sleep(0.2)`
+      yield* stores.sql`SELECT 1 FROM pg_sleep(1.2)`
       yield* held.commit
       assert.strictEqual(yield* read, 1n)
     })

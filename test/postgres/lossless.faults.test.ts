@@ -208,6 +208,6 @@ describe("readers that keep up with a storm of writers", () => {
         }
         assert.isAbove(mistakes(unchecked, stored).lost, 0)
       }),
-    { timeout: 180_000 }
+    { timeout: 600_000 }
   )
 })

@@ -148,5 +148,5 @@ it.live(
       assert.isTrue(backends.every(({ state }) => state === "idle"))
       assert.instanceOf(yield* Effect.flip(spool.moveToState("raced", "hold", "bounce")), SpoolStore.StateConflict)
     }),
-  240_000
+  600_000
 )
