@@ -128,7 +128,7 @@ export const seePage = (state: AsksPage | Waits, { isFull, runs, server }: Page)
   // Between the highest version of a full page and the mark there may be events that are not in the page.
   const after = isFull && highest < settled ? highest : settled
   // The holders that are known cover the holes below `state.highest`, however many versions can be seen above it by now.
-  const isSameHole = state.ask === "wait" && state.server === server && after < state.highest
+  const isSameHole = state.ask === "wait" && after < state.highest
   if (isSameHole && (isFull || after < highest)) return { ...state, after, mark }
   return after < highest ? { ask: "holders", after, mark, highest, server } : { ask: "page", after, mark }
 }

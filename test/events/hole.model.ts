@@ -212,6 +212,7 @@ const holdersOf = (world: World, { inside }: Reader): Hole.Holders => ({
 
 /** What is wrong with a cursor that goes there, when these versions have been delivered on its way. */
 const mistake = (world: World, reader: Reader, cursor: number, delivered: Bits): string | undefined => {
+  if (cursor < reader.cursor) return `it goes back to ${cursor}`
   const way = upTo(cursor) & ~upTo(reader.cursor)
   const passed = undecided(world, ownOf(world, reader)) & way
   if (passed !== 0) return `version ${numbersIn(passed)[0]} is passed and may still come`
@@ -223,6 +224,14 @@ const mistake = (world: World, reader: Reader, cursor: number, delivered: Bits):
 /** Whom it may wait for is known when it has asked for the holders for the first time. */
 const waiting = (world: World, reader: Reader, state: Hole.State): Bits =>
   state.ask !== "wait" ? 0 : reader.state?.ask === "holders" ? holding(world) & ~ownBit(reader) : reader.mayWaitFor
+
+/** A reader that waits at a hole keeps its holders: if it asked anew each time, it would wait for ever while others write. */
+const isForgotten = (world: World, before: Hole.State, after: Hole.State): boolean =>
+  before.ask === "wait" &&
+  after.ask === "holders" &&
+  before.server === world.server &&
+  after.server === world.server &&
+  after.after < before.highest
 
 /** The subscribers' tail: reads pages of so many events and delivers them. */
 const tailPage = (rule: Rule, world: World, reader: Reader, limit: number): Step => {
@@ -237,7 +246,9 @@ const tailPage = (rule: Rule, world: World, reader: Reader, limit: number): Step
     label: `reads ${versions.join(", ")} and delivers up to ${to}`,
     reader: { ...reader, state: next, cursor: to, mayWaitFor: waiting(world, reader, next) },
     reached: to,
-    wrong: mistake(world, reader, to, delivered)
+    wrong: isForgotten(world, state, next)
+      ? "it stalls: it forgets whom it waits for"
+      : mistake(world, reader, to, delivered)
   }
 }
 

@@ -10,12 +10,11 @@ const readers = ["tail", "bounded"] as const
 
 const models = {
   "three writers and four versions": { transactions: 3, versions: 4 },
-  "versions that are burned while their writer goes on": { transactions: 2, versions: 4, burns: true },
+  "versions that are burned while their writer goes on": { transactions: 3, versions: 4, each: 1, burns: true },
   "prepared transactions and a crash": { transactions: 3, versions: 3, each: 1, prepares: true, crashes: 1 },
   "a standby that has stayed behind, and replaces the server": {
-    transactions: 3,
+    transactions: 2,
     versions: 3,
-    each: 1,
     replaced: true
   }
 } satisfies Record<string, Limits>
@@ -52,6 +51,7 @@ const withOneServer: Rule = {
 }
 
 const writers = "three writers and four versions"
+const burned = "versions that are burned while their writer goes on"
 const crash = "prepared transactions and a crash"
 const standby = "a standby that has stayed behind, and replaces the server"
 
@@ -129,6 +129,45 @@ const wrongRules: ReadonlyArray<
     readers,
     writers,
     /stalls/
+  ],
+  [
+    "takes what it sees while it waits for what it saw before",
+    {
+      ...Hole,
+      seePage: (state, page) => {
+        const next = Hole.seePage(state, page)
+        return next.ask === "wait" ? { ...next, highest: page.runs.at(-1)?.last ?? next.highest } : next
+      }
+    },
+    ["tail"],
+    burned,
+    /may still come/
+  ],
+  [
+    "asks for the holders anew after each page",
+    {
+      ...Hole,
+      seePage: (state, page) => Hole.seePage(state.ask === "wait" ? Hole.begin(state.after, state.mark) : state, page)
+    },
+    ["tail"],
+    writers,
+    /stalls/
+  ],
+  [
+    "goes back to a mark that it has passed",
+    {
+      ...Hole,
+      seePage: (state, page) => {
+        const { mark } = state
+        return Hole.seePage(
+          mark === undefined || mark.version > state.after ? state : { ...state, after: mark.version },
+          page
+        )
+      }
+    },
+    ["tail"],
+    writers,
+    /goes back/
   ],
   [
     "delivers nothing while it waits",
