@@ -168,16 +168,23 @@ const endWithoutHole = (runs: ReadonlyArray<Run>, version: bigint): bigint => {
   return end
 }
 
-/** The versions of a page, which are in order, as runs. */
-export const runsOf = (versions: Iterable<bigint>): ReadonlyArray<Run> => {
+/** The runs of what a page has, which is in the order of versions. Without a hole that takes no look at each item. */
+export const runsOf = <A>(items: ReadonlyArray<A>, versionOf: (item: A) => bigint): ReadonlyArray<Run> => {
+  const [lowest] = items
+  const highest = items.at(-1)
+  if (lowest === undefined || highest === undefined) return []
+  let first = versionOf(lowest)
+  let last = versionOf(highest)
+  if (last - first === BigInt(items.length - 1)) return [{ first, last }]
   const runs: Array<Run> = []
-  let first: bigint | undefined
-  let last = 0n
-  for (const version of versions) {
-    if (first !== undefined && version !== last + 1n) runs.push({ first, last })
-    if (first === undefined || version !== last + 1n) first = version
+  last = first
+  for (const item of items) {
+    const version = versionOf(item)
+    if (version > last + 1n) {
+      runs.push({ first, last })
+      first = version
+    }
     last = version
   }
-  if (first !== undefined) runs.push({ first, last })
-  return runs
+  return [...runs, { first, last }]
 }

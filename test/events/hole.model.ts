@@ -233,12 +233,14 @@ const isForgotten = (world: World, before: Hole.State, after: Hole.State): boole
   after.server === world.server &&
   after.after < before.highest
 
+const runsOf = (versions: ReadonlyArray<number>) => Hole.runsOf(versions, BigInt)
+
 /** The subscribers' tail: reads pages of so many events and delivers them. */
 const tailPage = (rule: Rule, world: World, reader: Reader, limit: number): Step => {
   const { cursor, state } = reader
   if (state === undefined || state.ask === "holders") return { label: "", reader, wrong: "it asks for the wrong thing" }
   const versions = numbersIn(world.visible & ~upTo(cursor)).slice(0, limit)
-  const runs = Hole.runsOf(versions.map(BigInt))
+  const runs = runsOf(versions)
   const next = rule.seePage(state, { server: world.server, runs, isFull: versions.length === limit })
   const to = Number(next.after)
   const delivered = versions.filter((version) => version <= to).reduce((bits, version) => bits | bit(version), 0)
@@ -258,7 +260,7 @@ const boundedPage = (rule: Rule, world: World, reader: Reader): Step => {
   if (state === undefined || state.ask === "holders") return { label: "", reader, wrong: "it asks for the wrong thing" }
   const visible = visibleTo(world, reader) & upTo(reader.bound ?? world.last)
   const highest = highestIn(visible)
-  const [first] = Hole.runsOf(numbersIn(visible & ~upTo(Number(state.after))).map(BigInt))
+  const [first] = runsOf(numbersIn(visible & ~upTo(Number(state.after))))
   const prefix = state.ask === "wait" && first?.first === state.after + 1n ? [first] : []
   const runs = highest === 0 ? [] : [...prefix, { first: BigInt(highest), last: BigInt(highest) }]
   const next = rule.seePage(state, { server: world.server, runs, isFull: false })

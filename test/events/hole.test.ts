@@ -218,7 +218,7 @@ const wrongRules: ReadonlyArray<
 
 const page = (...versions: ReadonlyArray<bigint>): Hole.Page => ({
   server: "one",
-  runs: Hole.runsOf(versions),
+  runs: Hole.runsOf(versions, (version) => version),
   isFull: false
 })
 
@@ -253,6 +253,18 @@ describe("a reader", () => {
     // The end of a full page is not the end of the log.
     const full = Hole.seePage(Hole.begin(9n, mark), { ...page(11n), isFull: true })
     assert.deepStrictEqual(full, Hole.begin(11n, mark))
+  })
+
+  it("sees the runs of a page, however many holes there are", () => {
+    const runsOf = (...versions: ReadonlyArray<bigint>) =>
+      page(...versions)
+        .runs.map(({ first, last }) => `${first}-${last}`)
+        .join(" ")
+    assert.strictEqual(runsOf(), "")
+    assert.strictEqual(runsOf(7n), "7-7")
+    assert.strictEqual(runsOf(7n, 8n, 9n), "7-9")
+    assert.strictEqual(runsOf(7n, 9n), "7-7 9-9")
+    assert.strictEqual(runsOf(1n, 2n, 5n, 6n, 7n, 9n), "1-2 5-7 9-9")
   })
 
   it("does not wait any longer if what was above the hole is gone", () => {
