@@ -128,7 +128,7 @@ export const seePage = (state: AsksPage | Waits, { isFull, runs, server }: Page)
   // Between the highest version of a full page and the mark there may be events that are not in the page.
   const after = isFull && highest < settled ? highest : settled
   // The holders that are known cover the holes below `state.highest`, however many versions can be seen above it by now.
-  const isSameHole = state.ask === "wait" && state.server === server && after < state.highest
+  const isSameHole = state.ask === "wait" && after < state.highest
   if (isSameHole && (isFull || after < highest)) return { ...state, after, mark }
   return after < highest ? { ask: "holders", after, mark, highest, server } : { ask: "page", after, mark }
 }
@@ -168,16 +168,23 @@ const endWithoutHole = (runs: ReadonlyArray<Run>, version: bigint): bigint => {
   return end
 }
 
-/** The versions of a page, which are in order, as runs. */
-export const runsOf = (versions: Iterable<bigint>): ReadonlyArray<Run> => {
+/** The runs of what a page has, which is in the order of versions. Without a hole that takes no look at each item. */
+export const runsOf = <A>(items: ReadonlyArray<A>, versionOf: (item: A) => bigint): ReadonlyArray<Run> => {
+  const [lowest] = items
+  const highest = items.at(-1)
+  if (lowest === undefined || highest === undefined) return []
+  let first = versionOf(lowest)
+  let last = versionOf(highest)
+  if (last - first === BigInt(items.length - 1)) return [{ first, last }]
   const runs: Array<Run> = []
-  let first: bigint | undefined
-  let last = 0n
-  for (const version of versions) {
-    if (first !== undefined && version !== last + 1n) runs.push({ first, last })
-    if (first === undefined || version !== last + 1n) first = version
+  last = first
+  for (const item of items) {
+    const version = versionOf(item)
+    if (version > last + 1n) {
+      runs.push({ first, last })
+      first = version
+    }
     last = version
   }
-  if (first !== undefined) runs.push({ first, last })
-  return runs
+  return [...runs, { first, last }]
 }

@@ -212,6 +212,7 @@ const holdersOf = (world: World, { inside }: Reader): Hole.Holders => ({
 
 /** What is wrong with a cursor that goes there, when these versions have been delivered on its way. */
 const mistake = (world: World, reader: Reader, cursor: number, delivered: Bits): string | undefined => {
+  if (cursor < reader.cursor) return `it goes back to ${cursor}`
   const way = upTo(cursor) & ~upTo(reader.cursor)
   const passed = undecided(world, ownOf(world, reader)) & way
   if (passed !== 0) return `version ${numbersIn(passed)[0]} is passed and may still come`
@@ -224,12 +225,22 @@ const mistake = (world: World, reader: Reader, cursor: number, delivered: Bits):
 const waiting = (world: World, reader: Reader, state: Hole.State): Bits =>
   state.ask !== "wait" ? 0 : reader.state?.ask === "holders" ? holding(world) & ~ownBit(reader) : reader.mayWaitFor
 
+/** A reader that waits at a hole keeps its holders: if it asked anew each time, it would wait for ever while others write. */
+const isForgotten = (world: World, before: Hole.State, after: Hole.State): boolean =>
+  before.ask === "wait" &&
+  after.ask === "holders" &&
+  before.server === world.server &&
+  after.server === world.server &&
+  after.after < before.highest
+
+const runsOf = (versions: ReadonlyArray<number>) => Hole.runsOf(versions, BigInt)
+
 /** The subscribers' tail: reads pages of so many events and delivers them. */
 const tailPage = (rule: Rule, world: World, reader: Reader, limit: number): Step => {
   const { cursor, state } = reader
   if (state === undefined || state.ask === "holders") return { label: "", reader, wrong: "it asks for the wrong thing" }
   const versions = numbersIn(world.visible & ~upTo(cursor)).slice(0, limit)
-  const runs = Hole.runsOf(versions.map(BigInt))
+  const runs = runsOf(versions)
   const next = rule.seePage(state, { server: world.server, runs, isFull: versions.length === limit })
   const to = Number(next.after)
   const delivered = versions.filter((version) => version <= to).reduce((bits, version) => bits | bit(version), 0)
@@ -237,7 +248,9 @@ const tailPage = (rule: Rule, world: World, reader: Reader, limit: number): Step
     label: `reads ${versions.join(", ")} and delivers up to ${to}`,
     reader: { ...reader, state: next, cursor: to, mayWaitFor: waiting(world, reader, next) },
     reached: to,
-    wrong: mistake(world, reader, to, delivered)
+    wrong: isForgotten(world, state, next)
+      ? "it stalls: it forgets whom it waits for"
+      : mistake(world, reader, to, delivered)
   }
 }
 
@@ -247,7 +260,7 @@ const boundedPage = (rule: Rule, world: World, reader: Reader): Step => {
   if (state === undefined || state.ask === "holders") return { label: "", reader, wrong: "it asks for the wrong thing" }
   const visible = visibleTo(world, reader) & upTo(reader.bound ?? world.last)
   const highest = highestIn(visible)
-  const [first] = Hole.runsOf(numbersIn(visible & ~upTo(Number(state.after))).map(BigInt))
+  const [first] = runsOf(numbersIn(visible & ~upTo(Number(state.after))))
   const prefix = state.ask === "wait" && first?.first === state.after + 1n ? [first] : []
   const runs = highest === 0 ? [] : [...prefix, { first: BigInt(highest), last: BigInt(highest) }]
   const next = rule.seePage(state, { server: world.server, runs, isFull: false })

@@ -10,12 +10,11 @@ const readers = ["tail", "bounded"] as const
 
 const models = {
   "three writers and four versions": { transactions: 3, versions: 4 },
-  "versions that are burned while their writer goes on": { transactions: 2, versions: 4, burns: true },
+  "versions that are burned while their writer goes on": { transactions: 3, versions: 4, each: 1, burns: true },
   "prepared transactions and a crash": { transactions: 3, versions: 3, each: 1, prepares: true, crashes: 1 },
   "a standby that has stayed behind, and replaces the server": {
-    transactions: 3,
+    transactions: 2,
     versions: 3,
-    each: 1,
     replaced: true
   }
 } satisfies Record<string, Limits>
@@ -52,6 +51,7 @@ const withOneServer: Rule = {
 }
 
 const writers = "three writers and four versions"
+const burned = "versions that are burned while their writer goes on"
 const crash = "prepared transactions and a crash"
 const standby = "a standby that has stayed behind, and replaces the server"
 
@@ -131,6 +131,45 @@ const wrongRules: ReadonlyArray<
     /stalls/
   ],
   [
+    "takes what it sees while it waits for what it saw before",
+    {
+      ...Hole,
+      seePage: (state, page) => {
+        const next = Hole.seePage(state, page)
+        return next.ask === "wait" ? { ...next, highest: page.runs.at(-1)?.last ?? next.highest } : next
+      }
+    },
+    ["tail"],
+    burned,
+    /may still come/
+  ],
+  [
+    "asks for the holders anew after each page",
+    {
+      ...Hole,
+      seePage: (state, page) => Hole.seePage(state.ask === "wait" ? Hole.begin(state.after, state.mark) : state, page)
+    },
+    ["tail"],
+    writers,
+    /stalls/
+  ],
+  [
+    "goes back to a mark that it has passed",
+    {
+      ...Hole,
+      seePage: (state, page) => {
+        const { mark } = state
+        return Hole.seePage(
+          mark === undefined || mark.version > state.after ? state : { ...state, after: mark.version },
+          page
+        )
+      }
+    },
+    ["tail"],
+    writers,
+    /goes back/
+  ],
+  [
     "delivers nothing while it waits",
     {
       ...Hole,
@@ -179,7 +218,7 @@ const wrongRules: ReadonlyArray<
 
 const page = (...versions: ReadonlyArray<bigint>): Hole.Page => ({
   server: "one",
-  runs: Hole.runsOf(versions),
+  runs: Hole.runsOf(versions, (version) => version),
   isFull: false
 })
 
@@ -214,6 +253,18 @@ describe("a reader", () => {
     // The end of a full page is not the end of the log.
     const full = Hole.seePage(Hole.begin(9n, mark), { ...page(11n), isFull: true })
     assert.deepStrictEqual(full, Hole.begin(11n, mark))
+  })
+
+  it("sees the runs of a page, however many holes there are", () => {
+    const runsOf = (...versions: ReadonlyArray<bigint>) =>
+      page(...versions)
+        .runs.map(({ first, last }) => `${first}-${last}`)
+        .join(" ")
+    assert.strictEqual(runsOf(), "")
+    assert.strictEqual(runsOf(7n), "7-7")
+    assert.strictEqual(runsOf(7n, 8n, 9n), "7-9")
+    assert.strictEqual(runsOf(7n, 9n), "7-7 9-9")
+    assert.strictEqual(runsOf(1n, 2n, 5n, 6n, 7n, 9n), "1-2 5-7 9-9")
   })
 
   it("does not wait any longer if what was above the hole is gone", () => {

@@ -1,4 +1,4 @@
-/** Which events a reader of the whole log sees while others write: none twice, none passed over, and nobody stalls it. */
+/** Which events a reader of the whole log sees while others write: each one once, and no transaction stalls it needlessly. */
 import { assert, describe, it } from "@effect/vitest"
 import { Duration, Effect, Fiber, Stream } from "effect"
 import { event, follow, plainInsert, serveEvents, session } from "./events.harness.ts"
@@ -11,12 +11,12 @@ const elapsed = <A, E, R>(effect: Effect.Effect<A, E, R>) =>
 const ids = (events: ReadonlyArray<{ readonly id: string }>) => events.map(({ id }) => id)
 
 describe("a hole", () => {
-  it.live("in front of a younger transaction's event, by one whose xid is older, is not passed", () =>
+  it.live("is not passed if a transaction with a higher xid left it, and one with a lower xid committed after it", () =>
     Effect.gen(function* () {
       const { events, schema, table } = yield* serveEvents()
       yield* execute([`CREATE TABLE ${schema}.other (id INT)`])
       const live = yield* follow({ events }, { after: "start" })
-      // At the end of the log: who comes there later is another reader.
+      // The subscriber is at the end of the log now, where the tail reads.
       for (const id of ["1", "2"]) {
         yield* events.append(event("a", id))
         yield* live.until(BigInt(id))
@@ -36,7 +36,7 @@ describe("a hole", () => {
           startImmediately: true
         }
       )
-      // Nobody has woken it, as that would complete a younger transaction: it looks once a second.
+      // No wake-up was sent, as it would complete a transaction with a higher xid: the tail looks once a second.
       yield* Effect.sleep(1300)
       assert.isUndefined(load.pollUnsafe())
       assert.deepStrictEqual(live.seen, [1n, 2n])
@@ -48,7 +48,7 @@ describe("a hole", () => {
     })
   )
 
-  it.live("that a rollback leaves, of a transaction or of a savepoint, is passed once it is dead", () =>
+  it.live("that the rollback of a transaction or of a savepoint leaves is passed once it is dead", () =>
     Effect.gen(function* () {
       const { events, table } = yield* serveEvents()
       const t = yield* session()
@@ -73,7 +73,7 @@ describe("a hole", () => {
     })
   )
 
-  it.live("of a prepared transaction is waited for, then described", () =>
+  it.live("of a prepared transaction is waited for, and the log describes the transaction", () =>
     Effect.gen(function* () {
       const { events, logged, table, watched } = yield* serveEvents({ options: { settleTimeout: "200 millis" } })
       const t = yield* session()
@@ -84,7 +84,7 @@ describe("a hole", () => {
       yield* t("BEGIN")
       yield* t(plainInsert(table, "2"))
       yield* events.append(event("a", "3"))
-      // What is in the way when the read begins is prepared only while it is waited for.
+      // The transaction is prepared while the read waits for it already.
       const load = yield* Effect.forkChild(watched(events.load()), { startImmediately: true })
       yield* Effect.sleep(50)
       yield* t(`PREPARE TRANSACTION '${gid}'`)
@@ -117,34 +117,36 @@ describe("a hole", () => {
     })
   )
 
-  it.live("that stays ends a read before it after settleTimeout, and the log says who holds it", () =>
-    Effect.gen(function* () {
-      const { events, logged, table, watched } = yield* serveEvents({ options: { settleTimeout: "300 millis" } })
-      yield* events.append([event("a", "1"), event("a", "2")])
-      const t = yield* session()
-      yield* t("BEGIN")
-      yield* t(plainInsert(table, "3"))
-      yield* events.append(event("a", "4"))
-      const [took, settled] = yield* elapsed(watched(events.load()))
-      assert.deepStrictEqual(ids(settled), ["1", "2"])
-      assert.isAtLeast(took, 300)
-      assert.isBelow(took, 1500)
-      assert.match(
-        logged.join("\n"),
-        /held up at version 3 by pid \d+, idle in transaction for \d+ s, .*, query: INSERT INTO \S+ \(id, .*: readers wait there/
-      )
-      // What is before the hole does not wait: a stream delivers it at once.
-      const [first] = yield* elapsed(Stream.runCollect(events.read({ limit: 2 })))
-      assert.isBelow(first, 250)
-      // Neither do reads that do not span aggregates, and those that see what is committed.
-      assert.deepStrictEqual(ids(yield* events.loadByAggregate("a")), ["1", "2", "4"])
-      assert.deepStrictEqual(ids(yield* Stream.runCollect(events.read({ direction: "backward" }))), ["4", "2", "1"])
-      assert.strictEqual(yield* events.latestVersion, 4n)
-    })
+  it.live(
+    "that stays open ends a read before it after settleTimeout, and the log says which transaction holds it",
+    () =>
+      Effect.gen(function* () {
+        const { events, logged, table, watched } = yield* serveEvents({ options: { settleTimeout: "300 millis" } })
+        yield* events.append([event("a", "1"), event("a", "2")])
+        const t = yield* session()
+        yield* t("BEGIN")
+        yield* t(plainInsert(table, "3"))
+        yield* events.append(event("a", "4"))
+        const [took, settled] = yield* elapsed(watched(events.load()))
+        assert.deepStrictEqual(ids(settled), ["1", "2"])
+        assert.isAtLeast(took, 300)
+        assert.isBelow(took, 1500)
+        assert.match(
+          logged.join("\n"),
+          /held up at version 3 by pid \d+, idle in transaction for \d+ s, .*, query: INSERT INTO \S+ \(id, .*: readers wait there/
+        )
+        // The events before the hole do not wait: a stream delivers them at once.
+        const [first] = yield* elapsed(Stream.runCollect(events.read({ limit: 2 })))
+        assert.isBelow(first, 250)
+        // Neither do reads of one aggregate, nor reads that go backward: they give what is committed.
+        assert.deepStrictEqual(ids(yield* events.loadByAggregate("a")), ["1", "2", "4"])
+        assert.deepStrictEqual(ids(yield* Stream.runCollect(events.read({ direction: "backward" }))), ["4", "2", "1"])
+        assert.strictEqual(yield* events.latestVersion, 4n)
+      })
   )
 })
 
-describe("nobody waits", () => {
+describe("a reader does not wait", () => {
   it.live("for a transaction that writes other tables, or has drawn higher versions only, or is the reader's own", () =>
     Effect.gen(function* () {
       const { events, schema, table, withTransaction } = yield* serveEvents({

@@ -121,7 +121,7 @@ export const make = Effect.gen(function* () {
   const read = yield* TailReader.make
   const decode = eventDecoder(names.events)
 
-  /** Before anybody has come to the end of the log. Those who are on the way want to know of a lost connection, too. */
+  /** Before the first subscriber has come to the end of the log: those on the way have to hear of a lost connection, too. */
   const untilBegun = (tail: Running, { query }: Ear) =>
     Effect.whileLoop({
       while: () => !tail.isBegun(),

@@ -127,7 +127,7 @@ export const make = Effect.gen(function* () {
       const rows = yield* ear.query(pageAbove(state.after, limit))
       const before: bigint = state.after
       const isFull = rows.length === limit
-      state = Hole.seePage(state, { server, runs: Hole.runsOf(rows.map(versionOf)), isFull })
+      state = Hole.seePage(state, { server, runs: Hole.runsOf(rows, versionOf), isFull })
 
       const count = countUpTo(rows, state.after)
       let busyMillis = 0
