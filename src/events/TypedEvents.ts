@@ -16,12 +16,12 @@ import * as EventCodec from "./EventCodec.ts"
 
 // Model
 
-/** An event as it is stored, its data decoded. `eventType` is an old one where the event was upcast. */
+/** A stored event with its data decoded. `eventType` is the stored one, which may be an old type of an event that was upcast. */
 export interface TypedEvent<out Event> extends Pick<StoredEvent, Exclude<keyof StoredEvent, "data">> {
   readonly event: Event
 }
 
-/** What a view with `unknown: "raw"` gives for an event of a type that is not its own. */
+/** An event of a type that the view does not know, as a view with `unknown: "raw"` gives it. */
 export class UnknownEvent extends Schema.TaggedClass<UnknownEvent>("effect-strata/EventStore/UnknownEvent")(
   "UnknownEvent",
   { eventType: Schema.String, data: Schema.Json }
@@ -36,7 +36,7 @@ type QueryInput = Exclude<(typeof Query)["~type.make.in"], void>
 type SubscriptionInput = (typeof Subscription)["~type.make.in"]
 
 interface ByClass<Class> {
-  /** Only events of these classes, whatever their types were when they were stored. */
+  /** Only events of these classes, also those that were stored under an old type. */
   readonly events?: ReadonlyArray<Class>
 }
 
@@ -47,16 +47,16 @@ export interface TypedQuery<Class> extends Pick<QueryInput, Exclude<keyof QueryI
 export interface TypedSubscription<Class>
   extends Pick<SubscriptionInput, Exclude<keyof SubscriptionInput, "eventTypes">>, ByClass<Class> {}
 
-/** The events of some classes in the log. `Class` is the union of the classes, `Other` what else it gives. */
+/** The events of some classes in the log. `Class` is the union of the classes, `Other` is `UnknownEvent` with `"raw"`. */
 export interface TypedEvents<Class extends EventCodec.Tagged, Other = never, R = never> {
   /**
-   * Appends one event, or several, to one aggregate, all or none, and returns them as stored, in their order. What
-   * `expected` promises is said at `EventStore.append`.
+   * Appends one event, or several, to one aggregate, all or none, and returns them as stored, in their order. See
+   * `EventStore.append` for what `expected` promises.
    *
    * **Details**
    *
-   * `metadata` goes with each of the events; its key `schemaVersion` is the view's own. An event that its schema cannot
-   * encode is `InvalidInput`.
+   * Each of the events gets the `metadata`, in which the key `schemaVersion` is reserved for the view. An event that its
+   * schema cannot encode is `InvalidInput`.
    */
   readonly append: (
     aggregateId: string,
@@ -64,7 +64,7 @@ export interface TypedEvents<Class extends EventCodec.Tagged, Other = never, R =
     options?: { readonly expected?: Expected; readonly metadata?: Schema.JsonObject }
   ) => Appended<Class>
 
-  /** The same for several aggregates, and for events with an id or metadata of their own. */
+  /** `append` to several aggregates, and of events with an id or metadata of their own. */
   readonly appendAll: (events: ReadonlyArray<NewTypedEvent<Class["Type"]>>, options?: AppendOptions) => Appended<Class>
 
   /** As `EventStore.load`, of the view's events. */
@@ -79,8 +79,8 @@ export interface TypedEvents<Class extends EventCodec.Tagged, Other = never, R =
   ) => Effect.Effect<ReadonlyArray<TypedEvent<Class["Type"] | Other>>, Failure, Class["DecodingServices"] | R>
 
   /**
-   * The state of an aggregate: what `step` makes of its events, one after the other. `expected` is what to append with, so
-   * that nobody else can have appended meanwhile.
+   * The state of an aggregate: `step` folds its events into it, one after the other. An append with the returned `expected`
+   * conflicts if another append to the aggregate came in between.
    *
    * ```ts
    * import { Effect, Schema } from "effect"
@@ -114,8 +114,8 @@ export interface TypedEvents<Class extends EventCodec.Tagged, Other = never, R =
    *
    * **Details**
    *
-   * Where an event does not decode, those before it are given, then the stream fails. The version is the `key` of the
-   * `CorruptRow`: one can go on after it. `data` is compared with what is stored.
+   * Where an event does not decode, the stream gives the events before it, then fails. The `key` of the `CorruptRow` is the
+   * version of the event, so a program can go on after it. The filter `data` is compared with the stored data.
    */
   readonly read: <Only extends Class = Class>(
     query?: TypedQuery<Only>
@@ -126,7 +126,7 @@ export interface TypedEvents<Class extends EventCodec.Tagged, Other = never, R =
     subscription: TypedSubscription<Only>
   ) => Stream.Stream<TypedEvent<Only["Type"] | Other>, Failure, Class["DecodingServices"] | R>
 
-  /** The event with this id. One of another type is a `CorruptRow`, unless the view gives it raw. */
+  /** The event with this id. An event of an unknown type is a `CorruptRow`, unless `unknown` is `"raw"`. */
   readonly get: (
     id: string
   ) => Effect.Effect<TypedEvent<Class["Type"] | Other>, EventNotFound | Failure, Class["DecodingServices"] | R>
@@ -148,7 +148,7 @@ type Unknown = "fail" | "skip" | "raw"
 
 type ServicesOf<Upcasts> = Upcasts extends EventCodec.Upcast<unknown, infer R> ? R : never
 
-/** What a view needs of the store: `EventStore` has it, which makes its views with this module. */
+/** The operations of `EventStore` that a view needs. They stand here because `EventStore` imports this module. */
 export interface UntypedEvents {
   readonly append: (
     events: ReadonlyArray<NewEventInput>,
@@ -160,7 +160,7 @@ export interface UntypedEvents {
   readonly get: (id: string) => Effect.Effect<StoredEvent, EventNotFound | Failure>
 }
 
-/** Makes `EventStore.typed` for the store that `events` gives. */
+/** Makes `EventStore.typed` on the store that `events` gives. */
 export const over = <Id>(events: Effect.Effect<UntypedEvents, never, Id>) => {
   function typed<
     const Classes extends ReadonlyArray<EventCodec.Tagged>,

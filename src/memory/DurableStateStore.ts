@@ -13,7 +13,7 @@ import { MemoryDatabase } from "./MemoryDatabase.ts"
 import { byCodePoint, type Entry } from "./Table.ts"
 import type { Transaction } from "./Transaction.ts"
 
-/** With bytes of its own, so that nobody shares them with the store. */
+/** A copy with bytes of its own, so that a caller shares none with the store. */
 const copyOf = ({ manifest, payload, persistenceId, shard, timestamp, versionNumber }: DurableState) =>
   new DurableState({ persistenceId, versionNumber, payload: new Uint8Array(payload), manifest, timestamp, shard })
 

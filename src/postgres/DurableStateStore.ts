@@ -5,7 +5,7 @@ import { PostgresDatabase, type Runnable } from "./database/PostgresDatabase.ts"
 import { columns, stateDecoder } from "./states/StateRow.ts"
 import * as Writing from "./states/Writing.ts"
 
-/** How many states `listStates` reads at a time, */
+/** How many states `listStates` reads in a page, */
 const pageSize = 500
 /** and about how many bytes of payload. */
 const pageBytes = 4 * 1024 * 1024
@@ -26,8 +26,8 @@ export const make = Effect.gen(function* () {
   const selectAll = ({ persistenceIds }: ByIds) => sql`
     SELECT ${selected} FROM ${table} WHERE persistence_id = ANY(${persistenceIds}::text[])`
 
-  // By the primary key, whatever the filter: a page costs no more than its part of one walk along that index. The size of
-  // a payload is known without reading it.
+  // By the primary key with any filter: all pages together cost one walk along that index. Postgres knows the size of a
+  // payload without reading it.
   const selectPage = ({ manifest, shard }: Selection, after: string | undefined) => {
     const filters = [
       ...(shard === undefined ? [] : [sql`shard_number = ${BigInt(shard)}`]),
