@@ -38,7 +38,7 @@ const TimeLimit = Schema.DurationFromString.check(
 
 const SslMode = Schema.Literals(["disable", "allow", "prefer", "require", "verify-ca", "verify-full"])
 
-// What the driver leaves unread in a URL, as libpq does, and other drivers send to the server.
+// Parameters of a URL that other drivers send to the server. This driver does not read them, and libpq does not either.
 const sessionSettings = ["statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"]
 
 const applicationNameOf = (url: Redacted.Redacted | undefined) =>
@@ -76,11 +76,11 @@ export const pool: Config.Config<PgClient.PgPoolConfig> = Config.map(
   ({ database, host, password, port, sslMode, statementTimeout, url, username, ...limits }) => ({
     ...limits,
     ...(url === undefined
-      ? // The driver reads a mode of TLS only from a URL; what is given beside it wins over the URL's parts.
+      ? // The driver reads the mode of TLS only from a URL. The settings beside it win over the URL's parts.
         { url: Redacted.make(`postgres://?sslmode=${sslMode}`), host, port, database, username, password }
       : { url }),
     applicationName: applicationNameOf(url),
-    // A connection whose other end went away in silence is noticed while it is idle.
+    // So an idle connection is found dead if its other end has gone away in silence.
     keepAlive: "30 seconds",
     startupParameters: {
       ...(url === undefined ? {} : sessionSettingsOf(Redacted.value(url))),

@@ -56,12 +56,12 @@ export const layerMigrations = (
 ): Layer.Layer<never, InvalidInput | StoreError, PgClient.PgClient> =>
   Layer.provide(Layer.effectDiscard(Migrations.migrate), PostgresDatabase.layer(options))
 
-/** Every store, on tables that are there: it never runs DDL, so a role with the grants of the README is enough. */
+/** Serves every store, on tables that are there. It never runs DDL, so a role with the grants of the README is enough. */
 export const layerStorage = (
   options?: PostgresDatabase.Options
 ): Layer.Layer<Stores, InvalidInput, PgClient.PgClient> => Layer.provide(layerStores, PostgresDatabase.layer(options))
 
-// Here rather than at the first append: a server that is fit for nothing should be known when the program starts.
+// The first append checks the table, too. Here a table that readers cannot rely on is known when the program starts.
 const migrateAndCheck = Effect.gen(function* () {
   yield* Migrations.migrate
   const operation = yield* Operation.make("Postgres", "postgres")
@@ -70,7 +70,7 @@ const migrateAndCheck = Effect.gen(function* () {
     "layer",
     EventTable.check.pipe(
       Effect.provideService(PostgresDatabase.PostgresDatabase, database),
-      // Who has so little time finds out when it is needed.
+      // A statement timeout here is no reason not to start: the first append or read checks again.
       Effect.catchTag("Timeout", () => Effect.void)
     )
   )

@@ -1,14 +1,14 @@
-/** Rows are decoded by a schema, never cast: one that does not fit is an error that names it. */
+/** Rows are decoded by a schema, never cast: a row that does not fit is an error that names the row. */
 import { Effect, Predicate, Result, Schema, SchemaTransformation } from "effect"
 import { invalidInput } from "../../InvalidInput.ts"
 import { CorruptRow } from "../../StoreError.ts"
 
-/** A `BIGINT` that is a number here: one that is no safe integer does not decode. */
+/** A `BIGINT` that is a number here. It does not decode if it is no safe integer. */
 export const NumberFromBigInt = Schema.BigInt.pipe(
   Schema.decodeTo(Schema.Int, SchemaTransformation.transform({ decode: Number, encode: BigInt }))
 )
 
-/** Decodes a row of a table. One that does not fit the model fails as `CorruptRow`, named by its key columns. */
+/** Decodes a row of a table. A row that does not fit the model fails as `CorruptRow`, which names its key columns. */
 export const decodeRow = <Row extends Schema.ConstraintDecoder<unknown>>(
   schema: Row,
   table: string,

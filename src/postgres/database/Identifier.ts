@@ -3,10 +3,10 @@ import { Schema } from "effect"
 
 const bytes = new TextEncoder()
 
-/** How many bytes a name can have. Anything longer would be cut off in silence, and two names could become one. */
-const longest = 63
+/** Postgres cuts a longer name off and says nothing, so two names could become one. */
+const maxNameBytes = 63
 
-/** A name that Postgres stores as it is, also with this ending: not empty, no NUL, valid UTF-8, and not too long. */
+/** A name that Postgres stores as it is, with this ending, too: not empty, no NUL, valid UTF-8, and not too long. */
 export const nameBefore = (ending: string) =>
   Schema.String.check(
     Schema.makeFilter((name) =>
@@ -14,8 +14,8 @@ export const nameBefore = (ending: string) =>
         ? "Expected a non-empty name"
         : name.includes("\0") || !name.isWellFormed()
           ? "Expected a name without NUL characters or lone surrogates"
-          : bytes.encode(name + ending).length > longest
-            ? `Expected a name of at most ${longest - ending.length} bytes`
+          : bytes.encode(name + ending).length > maxNameBytes
+            ? `Expected a name of at most ${maxNameBytes - ending.length} bytes`
             : undefined
     )
   )
@@ -29,5 +29,5 @@ export const quote = (name: string): string => `"${name.replaceAll('"', '""')}"`
 export const qualify = (schema: string | undefined, name: string): string =>
   schema === undefined ? quote(name) : `${quote(schema)}.${quote(name)}`
 
-/** A text that stands for what the quoted name means: `'"app"."events"'`, to be cast to `regclass`. */
+/** The qualified name as a literal, to be cast to `regclass`: `'"app"."events"'`. */
 export const reference = (qualified: string): string => `'${qualified.replaceAll("'", "''")}'`

@@ -18,7 +18,7 @@ const textOf = (value: unknown, property: string): string | undefined => {
   return typeof text === "string" && text !== "" ? text.replaceAll(/\s+/g, " ") : undefined
 }
 
-/** A host with several addresses is refused by each of them, in an error that has no message of its own. */
+/** If a host with several addresses refuses at each of them, the error has no message of its own, but one for each. */
 const messageOf = (cause: unknown): string | undefined =>
   textOf(cause, "message") ?? (cause instanceof AggregateError ? textOf(cause.errors[0], "message") : undefined)
 
@@ -34,7 +34,7 @@ const otherSession = (message: string, cause: unknown) =>
     cause
   })
 
-/** By SQLSTATE, where the driver's own classes are too coarse; a key of two characters is a whole class. */
+/** What a SQLSTATE means, where the driver's own classes are too coarse. A key of two characters stands for a whole class. */
 const bySqlState: Readonly<Record<string, (message: string, cause: unknown) => Reason>> = {
   "25006": (message, cause) =>
     new Denied({ message: `the server or the session is read-only: ${message}; connect to one that can write`, cause }),
@@ -58,10 +58,10 @@ const bySqlState: Readonly<Record<string, (message: string, cause: unknown) => R
     new Unavailable({ message: `the server closed the connection: ${message}; call again once it is back`, cause })
 }
 
-/** As the driver says it. */
+/** The words of the driver for a row that is larger than it takes. */
 const messageLimit = "exceeds maxMessageSize"
 
-/** Whether the reason is a row that the driver does not take, on whatever connection. */
+/** Whether the driver does not take a row: the next connection would be lost by it, too. */
 export const isTooLarge = ({ message }: Reason): boolean => message.includes(messageLimit)
 
 /** What the error means. */
@@ -70,7 +70,7 @@ export const reasonOf = ({ reason }: SqlError.SqlError): Reason => {
   const { cause } = reason
   const code = textOf(cause, "code") ?? ""
   const message = messageOf(cause) ?? reason.message
-  // The connection is lost by it, but not for want of a server: the next one would be lost, too.
+  // The driver closes the connection, but the server is there: to connect again does not help.
   if (message.includes(messageLimit)) {
     return new Unexpected({
       message: `a row is larger than the driver takes: ${message}; raise maxMessageSize in the settings of the client`,
@@ -103,12 +103,12 @@ export const reasonOf = ({ reason }: SqlError.SqlError): Reason => {
   }
 }
 
-/** Whether the reason is a row that another one has the key of. */
+/** Whether another row has the same unique key. */
 export const isUniqueViolation = ({ cause }: Reason): boolean => textOf(cause, "code") === "23505"
 
 /**
- * Whether the server refused the statement and goes on: nothing of it was done, and another one may fare better. What ran
- * out of time, or lost against another transaction, would so again.
+ * Whether the server has refused the statement and goes on: it has done nothing of it, and may do a part of it. A statement
+ * that ran out of time, or lost against another transaction, is no such case: its parts would fail in the same way.
  */
 export const isRefusal = ({ cause, isRetryable }: Reason): boolean =>
   !isRetryable && textOf(cause, "code") !== undefined

@@ -1,11 +1,11 @@
 /**
- * Events from elsewhere, written as they were: with their ids and times, in their order.
+ * Writes events of another log as they were there: with their ids and times, in their order.
  *
  * **Details**
  *
- * `append` of the store gives an event the time of its transaction, so these are written with plain SQL that keeps its
- * rules: it takes the locks that stand for every aggregate and every id, as an append of many events does, looks for what
- * is stored already, and lets the INSERT draw the versions, after it has locked the table.
+ * `append` of the store gives an event the time of its transaction, so an import is SQL of its own that keeps the rules of an
+ * append. It takes the locks that stand for every aggregate and every id, as an append of many events does, looks for the
+ * events that are stored already, and lets the INSERT draw the versions, after it has locked the table.
  */
 import { Effect, Schema } from "effect"
 import { SqlClient } from "effect/sql"
@@ -16,7 +16,7 @@ import { isUniqueViolation, reasonOf } from "../database/Reasons.ts"
 import * as AppendLocks from "./AppendLocks.ts"
 import * as EventTable from "./EventTable.ts"
 
-/** An event cannot be imported as it is: two have one id, or the log has another one under it. Nothing was written. */
+/** An event cannot be imported as it is: another event of the import, or of the log, has its id. Nothing was written. */
 export class ImportRefused extends Schema.TaggedError<ImportRefused>("effect-strata/postgres/ImportRefused")(
   "ImportRefused",
   { message: Schema.String }
@@ -26,18 +26,18 @@ export class ImportRefused extends Schema.TaggedError<ImportRefused>("effect-str
 export interface Entry {
   /** Where it is from, for people: `line 12 of events.jsonl`. */
   readonly where: string
-  /** Its version there. */
+  /** Its version in the log that it is from. */
   readonly from: string | undefined
   readonly id: string
   readonly aggregateId: string
   readonly eventType: string
-  /** For Postgres; without one it is the time of the import. */
+  /** A text for Postgres to read. Without it the event gets the time of the import. */
   readonly createdAt: string | null
   /** The text of an object with its `data` and `metadata`, which only Postgres takes apart: no number is rounded. */
   readonly json: string
 }
 
-/** What has become of an entry. */
+/** What came of an entry. */
 export interface Written {
   readonly entry: Entry
   readonly version: bigint
@@ -121,15 +121,15 @@ export const make = Effect.gen(function* () {
   })
 
   return {
-    /** Writes those that are not there yet, all or none, and says which version each of them has. */
+    /** Writes the events that are not in the log yet, all or none, and says which version each entry has there. */
     write: (entries: ReadonlyArray<Entry>): Effect.Effect<ReadonlyArray<Written>, ImportRefused | Reason> =>
       Effect.andThen(
         distinct(entries),
         sql.withTransaction(attempt(entries)).pipe(
-          // What is stored must be looked for after the locks are there, whatever the session's default is.
+          // So the look sees what was committed before the locks were there, whatever the session's default is.
           Effect.provideService(SqlClient.BeginTransaction, "BEGIN ISOLATION LEVEL READ COMMITTED"),
           Effect.catchTag("SqlError", (error) => Effect.fail(reasonOf(error))),
-          // Somebody who does not take the locks may have written the same id meanwhile.
+          // A program that does not take the locks may write the same id after the look.
           Effect.retry({ times: 2, while: (error) => error._tag !== "ImportRefused" && isUniqueViolation(error) })
         )
       ),

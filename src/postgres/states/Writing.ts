@@ -3,10 +3,10 @@
  *
  * **Details**
  *
- * By the functions of `0007_states.sql`: a write is one round trip, whatever comes of it. Outside a transaction, those that
- * come at once are coalesced into one statement, so one commit, at most one of each entity. None of them waits there for a
- * row: it would keep the others from their results, and the rows of the others from those who hold what it waits for, in a
- * circle.
+ * The functions of `resources/postgres/0007_states.sql` write them: a write is one round trip, whatever comes of it. Outside
+ * of a transaction, writes that come at once are coalesced into one statement, so one commit, with at most one write of each
+ * entity. None of them waits there for a row: if it did, it would keep the results from the others, and their rows from the
+ * transactions that may hold what it waits for, in a circle.
  */
 import { Effect, Exit, Schema } from "effect"
 import { type DurableState, isSame, StaleState, type Write } from "../../DurableStateStore.ts"
@@ -19,7 +19,8 @@ import { isRefusal } from "../database/Reasons.ts"
 import { replace, stateDecoder, stored } from "./StateRow.ts"
 
 type Failure = StaleState | Reason
-type Results = ReadonlyArray<Exit.Exit<void, Failure> | undefined>
+/** What came of a write. `undefined` stands for a write that would have to wait for another transaction. */
+type Result = Exit.Exit<void, Failure> | undefined
 
 interface Request extends Coalescing.Job {
   /** Whether what is stored has to be older. */
@@ -35,8 +36,12 @@ const requestOf = (kind: Request["kind"], state: Write): Request => ({
   state
 })
 
-/** Somebody else has the row, or is about to. */
+/** Whether another transaction has the row, or is about to insert it. */
 const isBlocked = Schema.is(Schema.Struct({ versionNumber: Schema.Null }))
+
+const closed = new Closed({
+  message: "the scope of this DurableStateStore has ended before the write had; keep its layer alive"
+})
 
 const Key = Schema.Struct({ persistenceId: Schema.String })
 
@@ -54,14 +59,14 @@ export const make = Effect.gen(function* () {
     VALUES (${persistenceId}, ${versionNumber}, ${payload}, ${manifest}, ${timestamp}, ${BigInt(shard)})
     ON CONFLICT (persistence_id) DO UPDATE SET ${sql.literal(replace)}`
 
-  // The others return what is stored where nothing was written.
+  // These functions return what is stored where they write nothing.
 
   const writeOne = ({ manifest, payload, persistenceId, shard, timestamp, versionNumber }: Write) => fixed`
     SELECT * FROM ${writeFunction}(
       ${persistenceId}, ${versionNumber}, ${payload}, ${manifest}, ${timestamp}, ${BigInt(shard)}
     )`
 
-  // Those that somebody else has are left out.
+  // The function does not write the rows that another transaction has.
   const writeMany = (kind: Request["kind"], states: ReadonlyArray<Write>, inserting: boolean) => sql`
     SELECT * FROM ${writeFunction}(
       ${states.map(({ persistenceId }) => persistenceId)}::text[],
@@ -93,14 +98,14 @@ export const make = Effect.gen(function* () {
     const rows = yield* query(writeMany(requests[0]?.kind ?? "write", states, inserting))
     const keys = yield* decodeKeys(rows)
     const rest = new Map(keys.map(({ persistenceId }, index) => [persistenceId, rows[index]]))
-    return yield* Effect.forEach(states, (state): Effect.Effect<Results[number]> => {
+    return yield* Effect.forEach(states, (state): Effect.Effect<Result> => {
       if (!rest.has(state.persistenceId)) return Effect.succeed(Exit.void)
       const row = rest.get(state.persistenceId)
       return isBlocked(row) ? Effect.undefined : Effect.exit(resultOf(state, [row]))
     })
   })
 
-  /** Where the first half and the second are done one after the other. */
+  /** Writes one half after the other. */
   const halves = (requests: ReadonlyArray<Request>) => {
     const middle = requests.length >> 1
     return Effect.zipWith(together(requests.slice(0, middle)), together(requests.slice(middle)), (first, second) => [
@@ -109,19 +114,21 @@ export const make = Effect.gen(function* () {
     ])
   }
 
-  const together = (requests: ReadonlyArray<Request>): Effect.Effect<Results> =>
+  const together = (requests: ReadonlyArray<Request>): Effect.Effect<ReadonlyArray<Result>> =>
     Effect.catch(run(requests, true), (reason) =>
       reason._tag === "Contention"
         ? insertable(requests)
         : requests.length > 1 && isRefusal(reason)
-          ? // Nothing was written. Whoever is to blame fails alone.
+          ? // The server has written nothing. In halves, the write that it refuses fails alone in the end.
             halves(requests)
           : Effect.succeed(requests.map(() => Exit.fail(reason)))
     )
 
-  /** Somebody else is about to insert one of these. The others that are not there either must not wait with it. */
+  /** Another transaction is about to insert one of these rows. The other rows that are not there yet must not wait with it. */
   const insertable = Effect.fnUntraced(function* (requests: ReadonlyArray<Request>) {
-    const results = yield* Effect.orElseSucceed(run(requests, false), (): Results => requests.map(() => undefined))
+    const results = yield* Effect.orElseSucceed(run(requests, false), (): ReadonlyArray<Result> =>
+      requests.map(() => undefined)
+    )
     const rest = requests.filter((_, index) => results[index] === undefined)
     if (rest.length < 2) return results
     const inserted = (yield* halves(rest)).values()
@@ -130,7 +137,7 @@ export const make = Effect.gen(function* () {
 
   const coalesced = yield* Coalescing.make<Request, void, Failure>(
     { alone: patiently, attempt: together, patiently },
-    new Closed({ message: "the scope of this DurableStateStore has ended before the write had; keep its layer alive" })
+    closed
   )
 
   const done = (request: Request) => whether({ inside: () => patiently(request), outside: () => coalesced(request) })

@@ -1,5 +1,5 @@
 /**
- * One connection that hears of what is new: of its own, so that it neither waits for the application's pool nor takes from
+ * The connection that listens. It is beside the application's pool, so that it neither waits for the pool nor takes from
  * it. Closing the scope closes it, whatever state it is in.
  */
 import { PgConnection } from "@effect/sql-pg"
@@ -10,39 +10,40 @@ import { silenceLimit } from "../database/Borrowing.ts"
 import { PostgresDatabase, type Query } from "../database/PostgresDatabase.ts"
 import { isTooLarge, reasonOf } from "../database/Reasons.ts"
 import * as BytesReceived from "./BytesReceived.ts"
-
-/** On which processes wake each other up. */
-export const channel = "strata_wakeups"
+import { channel } from "./Notifications.ts"
 
 const silent = new Unavailable({
   message: "nothing has come for 5 seconds on the connection that listens: it is taken for dead, and opened again"
 })
 
-/** How often to look whether something has come, during a silence. */
-const looks = 5
+/** How many looks in a row have to find nothing new before the connection is taken for dead. */
+const maxSilentLooks = 5
+
+const lookInterval = Duration.divideUnsafe(silenceLimit, maxSilentLooks)
 
 /**
- * Fails once nothing at all has come for so long: part of an answer is a sign of life. In several looks, between which the
- * process reads what is there: one that was busy with other things for as long has not heard that there was something.
+ * Fails once nothing at all has come for `silenceLimit`: part of an answer is a sign of life. It takes several looks, and
+ * between two of them the process reads what is there: a process that was busy for 5 seconds has not read anything, even if
+ * the server has answered.
  */
 const untilSilent = (received: () => number) =>
   Effect.suspend(() => {
     let known = received()
-    let quiet = 0
+    let silentLooks = 0
     return Effect.whileLoop({
-      while: () => quiet < looks,
-      body: () => Effect.sleep(Duration.divideUnsafe(silenceLimit, looks)),
+      while: () => silentLooks < maxSilentLooks,
+      body: () => Effect.sleep(lookInterval),
       step: () => {
         const now = received()
-        quiet = now === known ? quiet + 1 : 0
+        silentLooks = now === known ? silentLooks + 1 : 0
         known = now
       }
     })
   }).pipe(Effect.andThen(Effect.fail(silent)))
 
-export interface Line {
+export interface ListeningConnection {
   readonly query: Query
-  /** What comes on the channel. Fails when the connection is lost. */
+  /** The next notification on the channel. Fails when the connection is lost. */
   readonly heard: Effect.Effect<PgConnection.Notification, Reason>
 }
 
@@ -51,14 +52,17 @@ const lost = (reason: Reason) =>
     ? reason
     : new Unavailable({ message: `the connection that listens was lost: ${reason.message}`, cause: reason.cause })
 
-const hear = (queue: Queue.Dequeue<PgConnection.Notification, SqlError.SqlError>): Line["heard"] =>
+const hear = (queue: Queue.Dequeue<PgConnection.Notification, SqlError.SqlError>): ListeningConnection["heard"] =>
   Effect.mapError(Queue.take(queue), (error) => lost(reasonOf(error)))
 
-/** What the server says, if it says anything. Statements here read a page by its key, so an answer begins at once. */
+/**
+ * The server's answer, unless the server falls silent. Statements on this connection read a page by its key, so an answer
+ * begins at once.
+ */
 const answered = <A>(asking: Effect.Effect<A, SqlError.SqlError>, received: () => number): Effect.Effect<A, Reason> =>
   Effect.suspend(() => {
     const answer = Deferred.makeUnsafe<A, Reason>()
-    // Apart: to interrupt it would wait for the server, too. It ends with the connection.
+    // In a fiber of its own, which ends with the connection: to interrupt the question would wait for the server, too.
     return asking.pipe(
       Effect.mapError(reasonOf),
       Effect.exit,
@@ -71,21 +75,22 @@ const answered = <A>(asking: Effect.Effect<A, SqlError.SqlError>, received: () =
 export const make = Effect.gen(function* () {
   const { query, sql } = yield* PostgresDatabase
 
-  /** PGlite has one session in this process, which cannot be lost, and tells its listeners by itself. */
+  /** PGlite has one session, in this process, which cannot be lost. It tells its listeners by itself. */
   const embedded = sql.listen(channel).pipe(
-    Effect.map((queue): Line => ({ query, heard: hear(queue) })),
+    Effect.map((queue): ListeningConnection => ({ query, heard: hear(queue) })),
     Effect.mapError(reasonOf)
   )
 
   const dedicated = Effect.gen(function* () {
-    // Closed after the connection: else it would say UNLISTEN first, and wait for the answer of a server that is gone.
-    const listening = yield* Scope.make()
-    yield* Effect.addFinalizer((exit) => Scope.close(listening, exit))
+    // This scope closes after the connection. If it closed before, it would say UNLISTEN, and wait for the answer of a server
+    // that may be gone.
+    const pinning = yield* Scope.make()
+    yield* Effect.addFinalizer((exit) => Scope.close(pinning, exit))
     const { config, received } = BytesReceived.watch(sql.config)
     const connection = yield* Effect.mapError(PgConnection.make(config), reasonOf)
-    const pinned = yield* Scope.provide(connection.pin, listening)
-    const queue = yield* answered(Scope.provide(pinned.listen(channel), listening), received)
-    const line: Line = {
+    const pinned = yield* Scope.provide(connection.pin, pinning)
+    const queue = yield* answered(Scope.provide(pinned.listen(channel), pinning), received)
+    const listening: ListeningConnection = {
       heard: hear(queue),
       query: (statement) =>
         Effect.suspend(() => {
@@ -93,10 +98,10 @@ export const make = Effect.gen(function* () {
           return Effect.map(answered(pinned.query(text, parameters), received), ({ rows }) => rows)
         })
     }
-    return line
+    return listening
   })
 
   /** Opens a connection that listens. */
-  const open: Effect.Effect<Line, Reason, Scope.Scope> = sql.driver === "pglite" ? embedded : dedicated
+  const open: Effect.Effect<ListeningConnection, Reason, Scope.Scope> = sql.driver === "pglite" ? embedded : dedicated
   return { open }
 })

@@ -1,0 +1,69 @@
+/** What is notified, and how notifications are sent to other processes: few, and outside of the transactions that cause them. */
+import { Duration, Effect, Fiber, Latch } from "effect"
+import { qualify } from "../database/Identifier.ts"
+import { PostgresDatabase } from "../database/PostgresDatabase.ts"
+
+/** The channel on which processes wake each other up. A payload is the oid of a table, and who has sent it. */
+export const channel = "strata_wakeups"
+
+/** The tables whose readers are woken. */
+export type Table = "events" | "offsets" | "spool"
+
+export const tables: ReadonlyArray<Table> = ["events", "offsets", "spool"]
+
+/** The least time between two notifications of a process. */
+const minInterval = Duration.millis(5)
+
+/** How long the next notification waits for the answer to the one before. */
+const maxWaitForAnswer = Duration.seconds(1)
+
+/** How long the end of the layer waits for the last notification. */
+const maxWaitForLast = Duration.seconds(1)
+
+export interface Notifier {
+  /** Who sends: a process has woken its own readers before it sends, so it passes over its own notifications. */
+  readonly sender: string
+  /** Sends a wake-up of the table's readers soon, without waiting for anything. */
+  readonly notify: (table: Table) => void
+}
+
+export const make = Effect.gen(function* () {
+  const { fixed, names, query, schema } = yield* PostgresDatabase
+  const sender = crypto.randomUUID()
+  const unsent = new Set<Table>()
+  const due = yield* Latch.make()
+
+  const send = Effect.suspend(() => {
+    const changed = [...unsent].map((table) => qualify(schema, names[table]))
+    unsent.clear()
+    due.closeUnsafe()
+    return Effect.ignore(
+      query(fixed`
+        SELECT pg_notify(${channel}, name::regclass::oid || ${` ${sender}`}) FROM unnest(${changed}::text[]) AS name`),
+      { log: "Debug" }
+    )
+  })
+
+  yield* Effect.addFinalizer(() =>
+    Effect.suspend(() => (unsent.size === 0 ? Effect.void : Effect.timeoutOption(send, maxWaitForLast)))
+  )
+  yield* due.await.pipe(
+    // In a fiber of its own: a notification on a dead connection waits for its answer, and the next ones go on others.
+    Effect.andThen(Effect.forkDetach(send, { startImmediately: true })),
+    Effect.tap(Effect.sleep(minInterval)),
+    Effect.flatMap((fiber) =>
+      fiber.pollUnsafe() === undefined ? Effect.timeoutOption(Fiber.await(fiber), maxWaitForAnswer) : Effect.void
+    ),
+    Effect.forever,
+    Effect.forkScoped
+  )
+
+  const notifier: Notifier = {
+    sender,
+    notify: (table) => {
+      unsent.add(table)
+      due.openUnsafe()
+    }
+  }
+  return notifier
+})
