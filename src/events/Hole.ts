@@ -61,7 +61,8 @@ export interface Page {
   readonly server: string
   /**
    * The versions that can be seen, in order, up to the highest. A reader that only wants to know how far the log is settled
-   * may leave out others: the rule takes them for holes, which can cost time but no event.
+   * may leave out others: the rule takes them for holes, which can cost time but no event. A highest version at or below
+   * the cursor shows that the log ends there.
    */
   readonly runs: ReadonlyArray<Run>
   /** Whether the page ended at its limit, so that there may be more events above its highest version. */

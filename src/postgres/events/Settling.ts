@@ -51,9 +51,10 @@ const end = (marks: Array<bigint>): Step => [marks, Option.none()]
 const newMarks = (before: Hole.State, { after }: Hole.State): Array<bigint> => (after > before.after ? [after] : [])
 
 const runsOf = (after: bigint, { beforeHole, highest }: typeof Seen.Type, isHoleKnown: boolean): Array<Hole.Run> => {
-  if (highest === null) return []
-  const last = isHoleKnown ? (beforeHole ?? highest) : after
-  return [...(last > after ? [{ first: after + 1n, last }] : []), { first: highest, last: highest }]
+  // An empty log ends before its first version.
+  const end = highest ?? 0n
+  const last = isHoleKnown ? (beforeHole ?? end) : after
+  return [...(last > after ? [{ first: after + 1n, last }] : []), { first: end, last: end }]
 }
 
 export const make = Effect.gen(function* () {

@@ -112,7 +112,7 @@ export const make = Effect.gen(function* () {
   /** Reads what is above a version, to the end of the log and on. Fails when the connection does. */
   return Effect.fnUntraced(function* (ear: Ear, after: bigint, publish: Publish): Effect.fn.Return<never, Reason> {
     const rest = waitForWakeups(ear)
-    // A connection leads to one server, but behind a pooler: so each look says anew to which.
+    // Behind a pooler a connection can lead to another server than before, so each look says anew to which one.
     let { server } = yield* look(ear.query)
     let state: Hole.State = Hole.begin(after)
     let held: Held | undefined
