@@ -1,7 +1,7 @@
 import { availableParallelism } from "node:os"
 import { defineConfig } from "vitest/config"
 
-/** The tests that take long by their nature: outages under load, crashes, storms of writers. */
+/** The tests that take long by their nature: outages under load, crashes, storms of writers, installing. */
 const faults = "test/**/*.faults.test.ts"
 
 export default defineConfig({

@@ -43,7 +43,7 @@ beforeAll(async () => {
     join(directory, "vitest.config.ts"),
     `import config from "../../vitest.config.ts"
      const { resolve, ssr } = config
-     export default { root: import.meta.dirname, resolve, ssr, test: { include: ["*.L*.ts"] } }`
+     export default { root: import.meta.dirname, resolve, ssr, test: { include: ["*.L*.ts"], testTimeout: 300_000 } }`
   )
 })
 
