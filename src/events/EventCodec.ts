@@ -155,22 +155,22 @@ const corruptRow = (stored: StoredEvent, message: string): CorruptRow =>
     message: `event ${stored.version} of aggregate "${stored.aggregateId}" ${message}`
   })
 
-/** Compiles the schemas, once for all events. */
-export const make = <Class extends Tagged, R>(
+type Types<Class extends Tagged, R> = ReadonlyMap<string, StoredType<Class["Type"], Class["DecodingServices"] | R>>
+
+/** The stored types, and what is wrong with the classes and upcasts. */
+const typesOf = <Class extends Tagged, R>(
   classes: ReadonlyArray<Class>,
   upcasts: ReadonlyArray<Upcast<Class["Type"], R>>
-): EventCodec<Class, R> => {
+): { readonly types: Types<Class, R>; readonly issues: ReadonlyArray<Issue> } => {
   const types = new Map<string, StoredType<Class["Type"], Class["DecodingServices"] | R>>()
-  const encoders = new Map(
-    classes.map((schema) => [tagOf(schema), SchemaParser.encodeUnknownEffect(Schema.toCodecJson(schema))])
-  )
   const issues: Array<Issue> = []
-  if (encoders.size < classes.length) issues.push({ field: "events", message: "Expected each tag once" })
-  for (const to of encoders.keys()) types.set(to, { to, current: 1, decoders: new Map() })
+  const tags = new Set(classes.map(tagOf))
+  if (tags.size < classes.length) issues.push({ field: "events", message: "Expected each tag once" })
+  for (const to of tags) types.set(to, { to, current: 1, decoders: new Map() })
   for (const [index, { decode, eventType, to, version }] of upcasts.entries()) {
     const wrong = (message: string) => issues.push({ field: `upcast.${index}`, message })
     const type = types.get(eventType) ?? { to, current: undefined, decoders: new Map() }
-    if (!encoders.has(to)) wrong(`Expected ${to} to be among the events`)
+    if (!tags.has(to)) wrong(`Expected ${to} to be among the events`)
     if (type.to !== to) wrong(`Expected all events of the type ${eventType} to become ${type.to}`)
     if (!Number.isSafeInteger(version) || version < 1) wrong("Expected a version that is a whole number from 1 on")
     if (type.decoders.has(version)) wrong(`Expected version ${version} of ${eventType} once`)
@@ -182,7 +182,69 @@ export const make = <Class extends Tagged, R>(
     const type = types.get(tagOf(schema))
     type?.decoders.set(type.current, decoderOf(schema))
   }
+  return { types, issues }
+}
 
+const decodeBy =
+  <Class extends Tagged, R>(types: Types<Class, R>): EventCodec<Class, R>["decode"] =>
+  (stored) => {
+    const { data, eventType, metadata } = stored
+    const type = types.get(eventType)
+    if (type === undefined) {
+      const help = `add its class or an upcast, or choose with "unknown" what becomes of it`
+      return Effect.fail(corruptRow(stored, `has the type "${eventType}", which is not of this view; ${help}`))
+    }
+    const version = metadata?.[versionKey] ?? 1
+    const decode = type.decoders.get(version)
+    if (decode === undefined) {
+      const unknown = `${versionKey} ${JSON.stringify(version)}, which this view does not know of "${eventType}"`
+      return Effect.fail(corruptRow(stored, `has ${unknown}; add an upcast, or run a newer version of the program`))
+    }
+    return Effect.mapErrorEager(decode(data), (issue) => {
+      const wrong = issuesOf(issue).map(({ field, message }) => (field === "" ? message : `${field}: ${message}`))
+      return corruptRow(stored, `does not fit "${type.to}" (${wrong.join(", ")}); mend it, or upcast it`)
+    })
+  }
+
+const encodeBy = <Class extends Tagged, R>(
+  classes: ReadonlyArray<Class>,
+  types: Types<Class, R>
+): EventCodec<Class, R>["encode"] => {
+  const encoders = new Map(
+    classes.map((schema) => [tagOf(schema), SchemaParser.encodeUnknownEffect(Schema.toCodecJson(schema))])
+  )
+  return (event, metadata) => {
+    const eventType = Predicate.hasProperty(event, "_tag") ? String(event._tag) : ""
+    const encode = encoders.get(eventType)
+    if (encode === undefined) return Effect.fail([{ field: "event", message: "Expected an event of this view" }])
+    if (Predicate.hasProperty(metadata, versionKey)) {
+      return Effect.fail([{ field: `metadata.${versionKey}`, message: "Expected none: the view keeps it" }])
+    }
+    const version = types.get(eventType)?.current ?? 1
+    const added = version === 1 ? metadata : { ...metadata, [versionKey]: version }
+    // A failed encoding runs again to find every issue. That costs time, but failures are rare.
+    return Effect.catchEager(encode(event), () => encode(event, { errors: "all" })).pipe(
+      Effect.mapBothEager({
+        onSuccess: (json) => {
+          const { _tag, ...data } = isObject(json) ? json : {}
+          return added === undefined ? { eventType, data } : { eventType, data, metadata: added }
+        },
+        onFailure: (issue) =>
+          issuesOf(issue).map(({ field, message }) => ({
+            field: field === "" ? "event" : `event.${field}`,
+            message
+          }))
+      })
+    )
+  }
+}
+
+/** Compiles the schemas, once for all events. */
+export const make = <Class extends Tagged, R>(
+  classes: ReadonlyArray<Class>,
+  upcasts: ReadonlyArray<Upcast<Class["Type"], R>>
+): EventCodec<Class, R> => {
+  const { issues, types } = typesOf(classes, upcasts)
   return {
     issues,
     has: (eventType) => types.has(eventType),
@@ -190,47 +252,7 @@ export const make = <Class extends Tagged, R>(
       const tags = new Set(some.map(tagOf))
       return [...types].flatMap(([eventType, { to }]) => (tags.has(to) ? [eventType] : []))
     },
-    decode: (stored) => {
-      const { data, eventType, metadata } = stored
-      const type = types.get(eventType)
-      if (type === undefined) {
-        const help = `add its class or an upcast, or choose with "unknown" what becomes of it`
-        return Effect.fail(corruptRow(stored, `has the type "${eventType}", which is not of this view; ${help}`))
-      }
-      const version = metadata?.[versionKey] ?? 1
-      const decode = type.decoders.get(version)
-      if (decode === undefined) {
-        const unknown = `${versionKey} ${JSON.stringify(version)}, which this view does not know of "${eventType}"`
-        return Effect.fail(corruptRow(stored, `has ${unknown}; add an upcast, or run a newer version of the program`))
-      }
-      return Effect.mapErrorEager(decode(data), (issue) => {
-        const wrong = issuesOf(issue).map(({ field, message }) => (field === "" ? message : `${field}: ${message}`))
-        return corruptRow(stored, `does not fit "${type.to}" (${wrong.join(", ")}); mend it, or upcast it`)
-      })
-    },
-    encode: (event, metadata) => {
-      const eventType = Predicate.hasProperty(event, "_tag") ? String(event._tag) : ""
-      const encode = encoders.get(eventType)
-      if (encode === undefined) return Effect.fail([{ field: "event", message: "Expected an event of this view" }])
-      if (Predicate.hasProperty(metadata, versionKey)) {
-        return Effect.fail([{ field: `metadata.${versionKey}`, message: "Expected none: the view keeps it" }])
-      }
-      const version = types.get(eventType)?.current ?? 1
-      const added = version === 1 ? metadata : { ...metadata, [versionKey]: version }
-      // A failed encoding runs again to find every issue. That costs time, but failures are rare.
-      return Effect.catchEager(encode(event), () => encode(event, { errors: "all" })).pipe(
-        Effect.mapBothEager({
-          onSuccess: (json) => {
-            const { _tag, ...data } = isObject(json) ? json : {}
-            return added === undefined ? { eventType, data } : { eventType, data, metadata: added }
-          },
-          onFailure: (issue) =>
-            issuesOf(issue).map(({ field, message }) => ({
-              field: field === "" ? "event" : `event.${field}`,
-              message
-            }))
-        })
-      )
-    }
+    decode: decodeBy(types),
+    encode: encodeBy(classes, types)
   }
 }

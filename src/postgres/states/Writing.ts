@@ -3,7 +3,7 @@
  *
  * **Details**
  *
- * The functions of `resources/postgres/0007_states.sql` write them: a write is one round trip, whatever comes of it. Outside
+ * The functions of `resources/postgres/0010_states_write.sql` and `0011_states_write_many.sql` write them: a write is one round trip, whatever comes of it. Outside
  * of a transaction, writes that come at once are coalesced into one statement, so one commit, with at most one write of each
  * entity. None of them waits there for a row: if it did, it would keep the results from the others, and their rows from the
  * transactions that may hold what it waits for, in a circle.
