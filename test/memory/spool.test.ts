@@ -1,4 +1,4 @@
-/** What time does to a spool, by a clock that tests control. */
+/** The spool by a clock that tests control, and the locks of its messages. */
 import { assert, it } from "@effect/vitest"
 import { Duration, Effect, Fiber, Latch, Layer, Logger, Metric, Queue, Schedule, Schema, type Scope } from "effect"
 import { Spool, SpoolStore, StoreError, Transactor } from "effect-strata"
@@ -37,7 +37,7 @@ it.effect("the default policy begins with 15 minutes, doubles, and never exceeds
 const failing = (policies: Spool.Options<string, never, never>["policies"] = {}) =>
   Spool.make({ name: "failing", payload: Payload, policies, maxAttempts: 4 })
 
-/** Runs a worker whose handler fails, and tells of each attempt at what time it was. */
+/** Runs a worker whose handler fails, and returns the queue of the times of its attempts, in minutes. */
 const watch = (spool: Spool.Spool<string>) =>
   Effect.gen(function* () {
     const attempts = yield* Queue.unbounded<number>()
@@ -86,7 +86,7 @@ test(
 )
 
 test(
-  "an unknown policy is the default, and is warned of once",
+  "a message of an unknown policy uses the default one, and one warning says so",
   Effect.gen(function* () {
     const logged: Array<string> = []
     const logger = Logger.make(({ message }) => void logged.push(String(message)))
@@ -100,7 +100,7 @@ test(
 )
 
 test(
-  "leases are renewed while a handler runs, and it is interrupted when the store is gone for longer than a lease",
+  "leases are renewed while a handler runs; the handler is interrupted when the store is gone for longer than a lease",
   Effect.gen(function* () {
     const { failNext } = yield* Memory.MemoryDatabase.MemoryDatabase
     const store = yield* SpoolStore.SpoolStore
@@ -113,7 +113,7 @@ test(
           Effect.andThen(Queue.offer(events, "begun"), Effect.never).pipe(
             Effect.onInterrupt(() => Queue.offer(events, "interrupted"))
           ),
-        // Else a failure of this test would wait for a handler that never ends, by a clock that stands still.
+        // Otherwise a failure of this test would wait for a handler that never ends, by a clock that stands still.
         { shutdownTimeout: 0 }
       )
     )
@@ -127,7 +127,7 @@ test(
   })
 )
 
-/** Who gets a message whose handler takes five minutes, of two workers with leases of 30 seconds and room for just one. */
+/** Which of two workers, with leases of 30 seconds and room for one message, get a message whose handler takes five minutes. */
 const deliveries = Effect.gen(function* () {
   const spool = failing({ default: Spool.fixed(0) })
   const begun: Array<string> = []
@@ -148,7 +148,7 @@ const deliveries = Effect.gen(function* () {
   yield* TestClock.adjust("1 second")
   assert.deepStrictEqual(begun, ["first"])
   yield* work("second")
-  // Second by second, so that everybody sees each of them.
+  // Second by second, so that both workers see each of them.
   yield* Effect.repeat(TestClock.adjust("1 second"), { times: 310 })
   const { counts } = yield* spool.stats
   return { begun, ended, left: Object.values(counts).reduce((sum, count) => sum + count, 0) }
@@ -227,7 +227,7 @@ test(
 )
 
 test(
-  "a worker counts what it does, for whoever watches",
+  "a worker feeds metrics of what it does",
   Effect.gen(function* () {
     const spool = Spool.make({
       name: "watched",
