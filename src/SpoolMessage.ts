@@ -33,6 +33,7 @@ export const isWaiting = (state: State): boolean => state === "incoming" || stat
 /** How many messages are in each state. */
 export type Counts = { readonly [S in State]: number }
 
+/** The counts of an empty table. */
 export const noMessages: Counts = { incoming: 0, active: 0, deferred: 0, hold: 0, bounce: 0, archived: 0 }
 
 /** From 1, which is claimed first, to 10. */
@@ -174,7 +175,7 @@ export class Move extends Schema.Class<Move>("effect-strata/SpoolStore/Move")({
   changes: Changes
 }) {}
 
-/** One queue, or where none is given all queues or the messages in none, as the operation says. */
+/** One queue. Without one the operation decides: all queues, or the messages that are in no queue. */
 export class Selection extends Schema.Class<Selection>("effect-strata/SpoolStore/Selection")({
   queue: Schema.optionalKey(QueueName)
 }) {}

@@ -42,7 +42,7 @@ describe("the table", () => {
         assert.strictEqual(DateTime.formatIso(created), "2025-08-16T22:00:00.123Z")
         assert.strictEqual(DateTime.formatIso(nextRetry), "0001-01-01T00:00:00.000Z")
         assert.deepStrictEqual(updated, created)
-        // By what was read, to the millisecond, of a row with microseconds.
+        // `updated` was read in milliseconds, of a row that has microseconds.
         yield* spool.updateMeta("go-new", { lastError: "seen" }, { ifUpdated: updated })
         const pages = yield* Stream.runCollect(spool.iterate("incoming", { batchSize: 1 }))
         assert.deepStrictEqual(
@@ -115,7 +115,7 @@ describe("the table", () => {
     })
   )
 
-  it.live("that is something else is refused", () =>
+  it.live("is refused where a table of that name is no spool", () =>
     Effect.gen(function* () {
       const schema = yield* freshSchema()
       yield* execute([`CREATE SCHEMA ${schema}`, `CREATE TABLE ${schema}.retryspool_messages (id TEXT, state INTEGER)`])
@@ -151,7 +151,7 @@ describe("the table", () => {
     })
   )
 
-  it.live("that was never migrated is SchemaMissing, whatever is asked of it", () =>
+  it.live("that was never migrated makes every operation fail with SchemaMissing", () =>
     Effect.gen(function* () {
       const schema = yield* freshSchema()
       const { spool } = yield* serveSpool({ options: { schema }, layer: Postgres.layerStorage })
@@ -161,7 +161,7 @@ describe("the table", () => {
     })
   )
 
-  it.live("with a row that somebody else has broken names it", () =>
+  it.live("with a row that another program has broken makes the read fail with the name of the row", () =>
     Effect.gen(function* () {
       const { spool, table } = yield* serveSpool()
       yield* spool.storeMeta({ id: "broken", payload: 1 })
@@ -177,7 +177,7 @@ describe("the table", () => {
     })
   )
 
-  it.live("with a row that somebody else has broken does not keep workers from the others: that one bounces", () =>
+  it.live("with a row that another program has broken bounces that message, and workers get the others", () =>
     Effect.gen(function* () {
       const { spool, table } = yield* serveSpool()
       yield* spool.storeMany([{ id: "broken" }, { id: "whole" }])
@@ -230,7 +230,7 @@ describe("statements", () => {
         const rows = yield* query(`SELECT seq_scan FROM pg_stat_user_tables WHERE relid = '${table}'::regclass`)
         return rows[0]?.[0]
       })
-      // Plans of an empty table are those that would go wrong.
+      // The plans that are made for an empty table are the ones that may read the whole table later.
       const work = Effect.gen(function* () {
         const owner = crypto.randomUUID()
         const messages = yield* spool.claim({ limit: 20, lease: "1 minute", owner })
@@ -295,7 +295,7 @@ describe("statements", () => {
       yield* spool.heartbeat(leases, "1 minute")
       const [allAfter = 0, hotAfter = 0] = yield* updates
       assert.strictEqual(allAfter - all, 100)
-      // All but those whose page is full. With an index on the lease it would be none.
+      // An update whose page is full cannot be a HOT one. With an index on the lease none could.
       assert.isAtLeast(hotAfter - hot, 50)
     })
   )

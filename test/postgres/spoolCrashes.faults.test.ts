@@ -1,4 +1,4 @@
-/** What the spool keeps through crashes: of workers, of the server, and of luck. */
+/** What the spool keeps when workers are killed, the server is restarted, or many callers want the same message. */
 import { assert, it } from "@effect/vitest"
 import { Effect, Queue, Schema, Stream } from "effect"
 import { Spool, SpoolStore } from "effect-strata"
@@ -54,7 +54,7 @@ it.live("delivers what a killed worker held after its lease, and counts its atte
     yield* Effect.gen(function* () {
       yield* enqueue(200)
       const { child, lines } = yield* start("worker", postgresUrl, schema)
-      // Until every one of its handlers hangs: the numbers that end in 7.
+      // The handlers of numbers that end in 7 hang. The worker is killed when all of its handlers do.
       yield* Stream.fromQueue(lines).pipe(
         Stream.filter((line) => line.endsWith("7")),
         Stream.take(20),

@@ -1,4 +1,4 @@
-/** Claims while somebody holds a snapshot, for which the server keeps everything that has been claimed in its place. */
+/** Claims while a transaction holds a snapshot: the server keeps the index entries of all claimed messages for it. */
 import { assert, it } from "@effect/vitest"
 import { Context, DateTime, Effect } from "effect"
 import { SpoolStore } from "effect-strata"
@@ -28,7 +28,7 @@ const serve = Effect.fnUntraced(function* (schema?: string) {
   return { ...served, spool, claim, settle, table: `${served.schema}.retryspool_messages` }
 })
 
-it.effect("a claim does not look at what has been claimed before it", () =>
+it.effect("a claim does not read the index entries of messages that were claimed before it", () =>
   Effect.gen(function* () {
     const { claim, schema, settle, spool, sql } = yield* serve()
     const holder = yield* session()
@@ -47,20 +47,21 @@ it.effect("a claim does not look at what has been claimed before it", () =>
     yield* work
     const before = yield* entries
     yield* work
-    // 2000 have been claimed, the last 100 of them are read again, and more than 2000 would be, at each of 20 claims.
+    // 2000 messages have been claimed. Each of 20 claims reads the entries of the last 100 again. From the front of the
+    // index it would read those of all of them, more than 2000.
     assert.isBelow((yield* entries) - before, 20 * 1000)
     yield* holder("COMMIT")
   })
 )
 
-it.effect("and misses nothing that is older and becomes ready after it", () =>
+it.effect("a claim finds older messages that become ready after the claims before it", () =>
   Effect.gen(function* () {
     const { claim, schema, spool, table } = yield* serve()
     const other = yield* serve(schema)
     const count = 1004
     yield* spool.storeMany(numbered(0, count))
     let next = 0
-    /** The next hundred: these, and then those that come in the order in which they were stored. */
+    /** Expects the next hundred messages: these, and then the next ones in the order in which they were stored. */
     const expect = (...first: ReadonlyArray<string>) =>
       Effect.map(claim, (messages) => {
         const rest = Math.min(limit - first.length, count - next)
@@ -69,7 +70,8 @@ it.effect("and misses nothing that is older and becomes ready after it", () =>
       })
     yield* expect()
 
-    // In a transaction that begins before a claim, and ends after it; and given back by somebody else.
+    // Two older messages become ready without a word to this process: one is stored by a transaction that begins before a
+    // claim and commits after it, another process moves the other one.
     const late = yield* session()
     yield* late("BEGIN")
     yield* late(
@@ -79,24 +81,24 @@ it.effect("and misses nothing that is older and becomes ready after it", () =>
     yield* late("COMMIT")
     yield* other.spool.moveToState("m000007", "active", "incoming")
     yield* expect()
-    // After a second they are in their turn.
+    // After a second, claims look at the whole queue again.
     yield* TestClock.adjust("1 second")
     yield* expect("late", "m000007")
     yield* expect()
 
-    // What is urgent does not wait, whoever stores it.
+    // A message of a higher priority does not wait for that second, whichever process stores it.
     yield* other.spool.storeMeta({ id: "urgent", queue, priority: 1 })
     yield* expect("urgent")
     yield* expect()
 
-    // Nor does what this process stores with a time of its own, or gives back.
+    // Nor does a message that this process stores with an older time of creation, or moves.
     yield* spool.storeMeta({ id: "old", queue, created: start })
     yield* expect("old")
     yield* expect()
     yield* spool.moveToState("m000008", "active", "incoming")
     yield* expect("m000008")
 
-    // Where there is less than is wanted, all of it is found.
+    // A claim that finds fewer messages than it wants looks at the whole queue.
     yield* other.spool.moveToState("m000009", "active", "incoming")
     yield* expect("m000009")
     assert.strictEqual(next, count)
@@ -104,7 +106,7 @@ it.effect("and misses nothing that is older and becomes ready after it", () =>
   })
 )
 
-it.effect("and knows nothing of what a transaction has claimed that was rolled back", () =>
+it.effect("a claim finds the messages that a transaction had claimed before it was rolled back", () =>
   Effect.gen(function* () {
     const { claim, spool, withTransaction } = yield* serve()
     yield* spool.storeMany(numbered(0, 300))

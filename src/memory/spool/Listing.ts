@@ -1,4 +1,4 @@
-/** The operations of `SpoolStore` in memory that are about many messages, whoever delivers them: to list, count and purge. */
+/** The operations of `SpoolStore` in memory that are about many messages, by their state: to list, count and purge. */
 import { Effect, Option, Stream } from "effect"
 import { millisOf } from "../../internal/Fields.ts"
 import {

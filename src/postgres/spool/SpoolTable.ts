@@ -13,13 +13,14 @@ import * as Wakeups from "../wakeups/Wakeups.ts"
 import { type Decoded, messageDecoder } from "./MessageRow.ts"
 import { QueueStarts } from "./QueueStarts.ts"
 
-/** What of the database the parts of the store use as it is. */
+/** The parts of `PostgresDatabase` that the parts of the store use, too. */
 type Database = Pick<PostgresDatabase["Service"], "fixed" | "inTransaction" | "query" | "sql" | "whether">
 
 export interface SpoolTable extends Database {
-  /** Qualified and quoted, as is the function. */
+  /** Its name, qualified and quoted. */
   readonly table: Statement.Fragment
 
+  /** The name of the database's function for claims, qualified and quoted. */
   readonly claimFunction: Statement.Fragment
 
   /** Runs a statement and decodes its rows by the schema. */
@@ -52,7 +53,7 @@ export interface SpoolTable extends Database {
   /** After the commit, wakes the workers of all processes: messages are ready, and may be older than others that wait. */
   readonly announce: Effect.Effect<void>
 
-  /** The same for messages that are newer than all that wait: where a queue begins stays known. */
+  /** The same for messages that cannot be older than the incoming ones that wait: where queues begin stays known. */
   readonly announceNewest: Effect.Effect<void>
 
   /** A wake-up once it listens, and then after each announcement, of whichever process. */
@@ -112,10 +113,10 @@ export const touched = text("updated = greatest(clock_timestamp(), updated + int
 /** What becomes of the lease of a message that is not active any more. */
 export const noLease = text("lease_owner = NULL, lease_until = NULL")
 
-/** The condition that a message is in one queue: in the one of this name, or in none. */
+/** The condition that a message is in the queue of this name, or without a name in no queue. */
 export const inQueue = ({ sql }: SpoolTable, queue = "") => sql`coalesce(queue, '') = ${queue}`
 
-/** The condition `AND ..` that a message is in this queue, or nothing for all queues. */
+/** `AND` and that condition; without a name nothing, which selects all queues. */
 export const andInQueue = (table: SpoolTable, queue: string | undefined) =>
   queue === undefined ? text("") : table.sql`AND ${inQueue(table, queue)}`
 
