@@ -99,13 +99,13 @@ const machineNodes = async (): Promise<ReadonlyArray<Node>> => {
   return nodes
 }
 
-/** The Node of this repository, and the oldest one of this machine that the package supports, if that is older. */
+/** The Node of this repository, and of the others on this machine the oldest one that the package supports. */
 const nodes = async (): Promise<ReadonlyArray<Node>> => {
   const own = { path: process.execPath, version: process.versions.node }
-  const older = (await machineNodes())
-    .filter(({ version }) => majorOf(version) >= oldestMajor && majorOf(version) < majorOf(own.version))
+  const others = (await machineNodes())
+    .filter(({ version }) => majorOf(version) >= oldestMajor && majorOf(version) !== majorOf(own.version))
     .sort((one, other) => majorOf(one.version) - majorOf(other.version))
-  return [own, ...older.slice(0, 1)]
+  return [own, ...others.slice(0, 1)]
 }
 
 const tested = await nodes()
