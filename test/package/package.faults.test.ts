@@ -99,14 +99,23 @@ const machineNodes = async (): Promise<ReadonlyArray<Node>> => {
   return nodes
 }
 
-/** The oldest Node that the package supports, of all that are here: at least the dependency is. */
-const oldestNode = async (): Promise<Node> => {
+/** The Node of this repository, and of the others on this machine the oldest one that the package supports. */
+const nodes = async (): Promise<ReadonlyArray<Node>> => {
   const own = { path: process.execPath, version: process.versions.node }
-  const supported = (await machineNodes()).filter(({ version }) => majorOf(version) >= oldestMajor)
-  return [...supported, own].reduce((oldest, node) => (majorOf(node.version) < majorOf(oldest.version) ? node : oldest))
+  const others = (await machineNodes())
+    .filter(({ version }) => majorOf(version) >= oldestMajor && majorOf(version) !== majorOf(own.version))
+    .sort((one, other) => majorOf(one.version) - majorOf(other.version))
+  return [own, ...others.slice(0, 1)]
 }
 
+const tested = await nodes()
+process.stdout.write(`The package is tested on Node ${tested.map(({ version }) => version).join(" and ")}\n`)
+
 describe("the package", () => {
+  it("says that it needs Node 22", () => {
+    assert.strictEqual(manifest.engines["node"], ">=22")
+  })
+
   it("holds what is built, its sources, the resources, and nothing else", async () => {
     const sources = (await filesIn(join(root, "src"))).filter((file) => file.endsWith(".ts"))
     const built = sources.flatMap((file) =>
@@ -147,8 +156,8 @@ describe("a project with effect alone", () => {
     assert.deepStrictEqual(core.errors, [])
   })
 
-  it("runs on the stores in memory", async () => {
-    assert.strictEqual(await runCore(process.execPath), coreOutput)
+  it.each(tested)("runs on the stores in memory, with Node $version", async ({ path }) => {
+    assert.strictEqual(await runCore(path), coreOutput)
   })
 })
 
@@ -173,10 +182,12 @@ describe("a project with the optional packages", () => {
     )
   })
 
-  it.live("runs on memory, and on Postgres with the migrations of the package", () =>
-    Effect.gen(function* () {
-      assert.strictEqual(yield* runFull(process.execPath), fullOutput)
-    })
+  it.live.each(tested)(
+    "runs on memory, and on Postgres with the migrations of the package, with Node $version",
+    ({ path }) =>
+      Effect.gen(function* () {
+        assert.strictEqual(yield* runFull(path), fullOutput)
+      })
   )
 })
 
@@ -202,19 +213,4 @@ describe("the command", () => {
     assert.strictEqual(status, 1)
     assert.match(output, /^strata: @effect\/[\w-]+ is not installed; run: npm install [^\n]*\n$/)
   })
-})
-
-describe("the oldest Node here that the package supports", () => {
-  it("is 22 at least, as the package says", () => {
-    assert.strictEqual(manifest.engines["node"], ">=22")
-  })
-
-  it.live("runs both", () =>
-    Effect.gen(function* () {
-      const node = yield* Effect.promise(oldestNode)
-      process.stdout.write(`The package is also tested on ${node.path}, ${node.version}\n`)
-      assert.strictEqual(yield* Effect.promise(() => runCore(node.path)), coreOutput)
-      assert.strictEqual(yield* runFull(node.path), fullOutput)
-    })
-  )
 })

@@ -1,4 +1,4 @@
-/** Appends that go together: what each of them gets, whom they wait for, and what ends them. */
+/** Appends that are coalesced: what each of them gets, what it waits for, and what ends it. */
 import { PgClient } from "@effect/sql-pg"
 import { assert, describe, it } from "@effect/vitest"
 import { Context, Deferred, Effect, Exit, Fiber, Layer, Option, Redacted, References, Scope } from "effect"
@@ -17,7 +17,7 @@ const numbers = (length: number) => Array.from({ length }, (_, index) => index)
 const idsOf = ({ events }: Pick<ServedEvents, "events">, aggregateId: string) =>
   Effect.map(events.loadByAggregate(aggregateId), (all) => all.map(({ id }) => id))
 
-/** Until so many statements wait for others, be it for a lock on the table or for a row. */
+/** Waits until so many statements wait for a lock: on the table, or on a row. */
 const waitUntilBlocked = (table: string, count: number) =>
   query(
     `SELECT count(*)::int FROM pg_stat_activity
@@ -28,7 +28,7 @@ const waitUntilBlocked = (table: string, count: number) =>
     Effect.tap((rows) => Effect.sync(() => assert.strictEqual(rows[0]?.[0], count)))
   )
 
-/** A session that keeps everybody from writing, until it is told to go on. */
+/** Keeps all other sessions from writing to the table. Returns what lets them go on. */
 const stopWriters = Effect.fnUntraced(function* (table: string) {
   const foreign = yield* session()
   yield* foreign("BEGIN")
@@ -47,7 +47,7 @@ describe("appends that arrive at once", () => {
     })
   )
 
-  it.live("while there is one under way are not divided, if they are few", () =>
+  it.live("while another append is under way are not divided, if they are few", () =>
     Effect.gen(function* () {
       const { events, table } = yield* serveEvents()
       yield* events.append(event("before"))
@@ -64,7 +64,7 @@ describe("appends that arrive at once", () => {
     })
   )
 
-  it.live("fail alone for what the server refuses of one of them", () =>
+  it.live("do not fail because the server refuses one of them", () =>
     Effect.gen(function* () {
       const { events, schema, table } = yield* serveEvents()
       yield* execute([
@@ -87,7 +87,7 @@ describe("appends that arrive at once", () => {
     })
   )
 
-  it.live("larger than one statement may be go in several, in their order", () =>
+  it.live("go in several statements, in their order, if they are too large for one", () =>
     Effect.gen(function* () {
       const served = yield* serveEvents()
       const text = "x".repeat(400_000)
@@ -144,7 +144,7 @@ describe("an append that has to wait", () => {
     })
   )
 
-  it.live("does so before those that came after it with nothing to expect", () =>
+  it.live("for a transaction comes before the appends that were submitted after it and expect nothing", () =>
     Effect.gen(function* () {
       const served = yield* serveEvents()
       const { events, table, withTransaction } = served
@@ -172,7 +172,7 @@ describe("an append that has to wait", () => {
         ),
         { startImmediately: true }
       )
-      // One of them waits for b. So a is free for those who hold b.
+      // One of them waits for b. It does not hold a meanwhile, so the holder of b gets a.
       yield* events.append(event("a"), { expected: "some" })
       yield* holder.commit
       yield* Fiber.join(all)
@@ -180,7 +180,7 @@ describe("an append that has to wait", () => {
     })
   )
 
-  it.live("for a program that inserts the same id without a lock holds up only those it went with", () =>
+  it.live("for a program that inserts the same id without a lock delays only the appends of its own statement", () =>
     Effect.gen(function* () {
       const { events, table } = yield* serveEvents()
       const foreign = yield* session()
@@ -218,7 +218,7 @@ describe("interruption", () => {
     })
   )
 
-  it.live("of one whose statement is under way leaves the others of that statement alone", () =>
+  it.live("of an append whose statement is under way does not concern the others of that statement", () =>
     Effect.gen(function* () {
       const { events, table } = yield* serveEvents()
       yield* events.append(event("a"))
@@ -226,7 +226,7 @@ describe("interruption", () => {
       const fibers = yield* Effect.forEach(numbers(80), (n) =>
         Effect.forkChild(events.append(event(`aggregate ${n}`)), { startImmediately: true })
       )
-      // The first alone, the others, which are too many for one, in two statements.
+      // The first goes alone. The others are too many for one statement, and go in two.
       yield* waitUntilBlocked(table, 3)
       yield* Fiber.interruptAll([0, 1, 79].flatMap((n) => fibers[n] ?? []))
       yield* goOn
@@ -235,12 +235,12 @@ describe("interruption", () => {
     })
   )
 
-  it.live("of one that waits for a transaction takes it back", () =>
+  it.live("of an append that waits for a transaction takes it back", () =>
     Effect.gen(function* () {
       const served = yield* serveEvents()
       const { events, table, withTransaction } = served
       const holder = yield* open(withTransaction, events.append(event("a", "0"), { expected: "none" }))
-      // The first goes alone, what comes meanwhile together.
+      // The first goes alone. The appends that come meanwhile go together.
       const busy = yield* Effect.forkChild(events.append(event("b")), { startImmediately: true })
       const fibers = yield* Effect.forEach(["1", "2"], (id) =>
         Effect.forkChild(events.append(event("a", id)), { startImmediately: true })
@@ -256,7 +256,7 @@ describe("interruption", () => {
     })
   )
 
-  it.live("of one that another one is queued behind lets that one go on", () =>
+  it.live("of an append in the queue lets the next one with the same aggregate go on", () =>
     Effect.gen(function* () {
       const { events, table, withTransaction } = yield* serveEvents()
       const holder = yield* open(withTransaction, events.append(event("a"), { expected: "none" }))
@@ -275,7 +275,7 @@ describe("interruption", () => {
   )
 })
 
-/** The events' store in a scope of its own, on the pool of another. */
+/** Another `EventStore` on the same pool, in a scope of its own. */
 const scoped = Effect.fnUntraced(function* ({ schema, sql }: ServedEvents) {
   const scope = yield* Scope.make()
   const layer = Layer.provide(Postgres.layerStorage({ schema }), Layer.succeed(PgClient.PgClient, sql))
@@ -331,7 +331,7 @@ describe("in a transaction", () => {
     })
   )
 
-  it.live("that a layer is built in, what it coalesces is not", () =>
+  it.live("a layer can be built: what it coalesces later has no part in it", () =>
     Effect.gen(function* () {
       const served = yield* serveEvents()
       const built = yield* Deferred.make<EventStore.EventStore["Service"]>()
@@ -351,8 +351,8 @@ describe("in a transaction", () => {
   )
 })
 
-describe("what is told of a commit", () => {
-  it.live("once for each that stored something, and after it", () =>
+describe("readers are told of a commit", () => {
+  it.live("once, after it, and only if it has stored something", () =>
     Effect.gen(function* () {
       const { schema } = yield* serveEvents()
       const pool = PgClient.layer({ url: Redacted.make(postgresUrl), applicationName: yield* unique })

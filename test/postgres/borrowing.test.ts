@@ -1,19 +1,20 @@
-/** Statements hand a connection on: what that must not do to others who want it. */
+/** A statement leaves its connection to the next one: the others that want a connection still get theirs. */
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Fiber } from "effect"
 import { backends } from "../support/database.ts"
 import { assertWhole, freshSchema, serve, unique } from "./harness.ts"
 
-const most = 20_000
+/** More statements than one connection runs before another caller gets it. */
+const endless = 20_000
 
-describe("a connection that is handed on", () => {
-  it.live("is let go in time by statements that follow each other without an end", () =>
+describe("a borrowed connection", () => {
+  it.live("goes back to the pool in time, though statements follow each other without an end", () =>
     Effect.gen(function* () {
       const stores = yield* serve({ client: { maxConnections: 1 }, options: { schema: yield* freshSchema() } })
       const end = { reached: false }
       const loop = yield* Effect.forkChild(
         Effect.gen(function* () {
-          for (let times = 0; times < most; times++) yield* stores.offsets.ping
+          for (let times = 0; times < endless; times++) yield* stores.offsets.ping
           end.reached = true
         }),
         { startImmediately: true }

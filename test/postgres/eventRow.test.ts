@@ -1,4 +1,4 @@
-/** How rows become events: by hand where nothing is unusual, and always as the schema of a row says. */
+/** How rows become events: nearly all by hand, and always as the schema of a row says. */
 import { assert, describe, it } from "@effect/vitest"
 import { Arbitrary, DateTime, Effect, Equal, Hash, Result, Schema } from "effect"
 import { EventStore, StoreError } from "effect-strata"

@@ -1,8 +1,9 @@
 /** One transaction for the application's statements and the stores', whichever of the two opens it. */
-import type { PgClient } from "@effect/sql-pg"
+import { PgClient } from "@effect/sql-pg"
 import { assert, describe, it } from "@effect/vitest"
-import { Deferred, Effect, Exit, Fiber, Option, Ref, Stream } from "effect"
-import type { StoreError } from "effect-strata"
+import { Context, Deferred, Effect, Exit, Fiber, Layer, Option, Ref, Stream } from "effect"
+import { DurableStateStore, SpoolStore, type StoreError } from "effect-strata"
+import * as Postgres from "effect-strata/postgres"
 import { SqlClient, type SqlError } from "effect/sql"
 import { waitForBackends } from "../support/database.ts"
 import { assertWhole, freshSchema, open, serve, type Served, shard, unique } from "./harness.ts"
@@ -315,6 +316,34 @@ describe("an operation that waits for a concurrent transaction", () => {
       assert.strictEqual(yield* behind(application, rewrite(6n), advance(Option.some(6n))), 100n)
       assert.strictEqual(yield* read, 100n)
       yield* assertWhole(application)
+    })
+  )
+})
+
+describe("a transaction in which a layer is built", () => {
+  it.live("has no part in what the layer's stores do together later", () =>
+    Effect.gen(function* () {
+      const { schema, sql, transactor } = yield* served()
+      const built = yield* Deferred.make<Context.Context<DurableStateStore.DurableStateStore | SpoolStore.SpoolStore>>()
+      const pool = Layer.succeed(PgClient.PgClient, sql)
+      const layer = Layer.fresh(Layer.provide(Postgres.layerStorage({ schema }), pool))
+      const build = Effect.flatMap(Layer.build(layer), (context) => Deferred.succeed(built, context))
+      yield* Effect.exit(transactor.withTransaction(Effect.andThen(build, Effect.fail("no"))))
+      const context = yield* Deferred.await(built)
+      const states = Context.get(context, DurableStateStore.DurableStateStore)
+      const spool = Context.get(context, SpoolStore.SpoolStore)
+      const ids = Array.from({ length: 10 }, (_, n) => `${n}`)
+      const store = (id: string) =>
+        Effect.all(
+          [
+            states.writeState({ persistenceId: id, versionNumber: 1n, payload: new Uint8Array(), manifest: "nothing" }),
+            spool.storeMeta({ id, maxAttempts: 1 })
+          ],
+          { concurrency: "unbounded" }
+        )
+      yield* Effect.forEach(ids, store, { concurrency: "unbounded" })
+      assert.lengthOf(yield* states.getStates(ids), 10)
+      assert.strictEqual((yield* spool.countByState()).incoming, 10)
     })
   )
 })

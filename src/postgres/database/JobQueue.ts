@@ -11,6 +11,8 @@
  * delays only the jobs that have a key in common with it. A batch that waits all the same delays its own jobs; once it is
  * slow, another batch may start in its place.
  */
+
+/** A job, as far as the queue has to know it. */
 export interface Job {
   /** What it touches, and other jobs of the same batch may touch, too. */
   readonly shared: ReadonlyArray<string>
@@ -34,7 +36,7 @@ export interface Limits {
   readonly batch: { readonly jobs: number; readonly keys: number; readonly bytes: number }
 }
 
-const limits: Limits = {
+const defaultLimits: Limits = {
   // The server does one while this process prepares the other.
   batches: 2,
   slowBatches: 4,
@@ -47,7 +49,7 @@ const limits: Limits = {
 /** A job in the queue, from its submission until its caller has left. */
 export interface Entry<J, C> {
   readonly job: J
-  /** How to reach the caller: for the runner, not for the queue. */
+  /** How the runner reaches the caller. The queue does not use it. */
   readonly caller: C
   /**
    * Where it is: in the `queue`, in a `batch` that is under way, done `alone` while it waits for another transaction, or
@@ -75,8 +77,8 @@ export class JobQueue<J extends Job, C> {
   /** The last batch had several jobs: the fibers that submitted them will probably submit several again. */
   #crowded = false
 
-  constructor(within = limits) {
-    this.#limits = within
+  constructor(limits = defaultLimits) {
+    this.#limits = limits
   }
 
   /** How many jobs have not started. */

@@ -90,88 +90,33 @@ const completed = <E>(
   })
 }
 
-export interface AppendSending {
-  /** How appends of many fibers are sent, outside of their transactions. */
-  readonly outside: Work<Request, ReadonlyArray<StoredEvent>, Failure>
-  /** Sends an append in the transaction of its caller, where it waits for other transactions if it has to. */
-  readonly inside: (request: Request) => Stored
-}
+/**
+ * A program that does not take the locks can still write an id between the function's look and its INSERT. The next
+ * attempt sees that event. Inside a transaction there is no next attempt: the error has ended the transaction.
+ */
+const retried = <A>(call: Effect.Effect<A, Reason>, inTransaction: Effect.Effect<boolean>) =>
+  Effect.catchIf(
+    Effect.retry(call, {
+      times: 2,
+      while: (reason: Reason) => Effect.map(inTransaction, (inside) => !inside && isUniqueViolation(reason))
+    }),
+    isUniqueViolation,
+    (reason) =>
+      Effect.flatMap(inTransaction, (inside) =>
+        inside
+          ? new Contention({
+              message: `another transaction has stored the same event: ${reason.message}; run the transaction again`,
+              cause: reason.cause
+            })
+          : Effect.fail(reason)
+      )
+  )
 
-export const make = Effect.gen(function* () {
-  const { inTransaction, sql } = yield* PostgresDatabase
-  const { callFunction, insertMany, insertOne } = yield* AppendStatements.make
-  const { inspect } = yield* EventTable
-  const { announce } = yield* Wakeups
+/** Sends requests of one kind. */
+type Send = (requests: ReadonlyArray<Request>) => Effect.Effect<ReadonlyArray<Result>, Reason>
 
-  const announceNow: Announcement = Effect.sync(() => announce("events"))
-  const announceAfterCommit: Announcement = sql.afterCommit(announceNow)
-
-  /** Sends plain requests. Stores nothing if another transaction holds a lock. */
-  const insert = (requests: ReadonlyArray<Request>): Effect.Effect<ReadonlyArray<Result>, Reason> =>
-    Effect.flatMap(insertMany(requests), (rows): Effect.Effect<ReadonlyArray<Result>> => {
-      if (rows.length === 0) return Effect.succeed(requests.map(() => undefined))
-      const byId = new Map(rows.map((row) => [row.id, row]))
-      const results = requests.map((request) => Exit.succeed(storedEvents(request, (id) => byId.get(id))))
-      return Effect.as(announceAfterCommit, results)
-    })
-
-  /** The same for one event. While the server works, this process parses what the caller will get. */
-  const insertAlone = (request: Request, announcement: Announcement, blocked: () => Stored): Stored => {
-    queueMicrotask(request.content)
-    return Effect.flatMap(insertOne(request), (stamp) =>
-      stamp === undefined
-        ? blocked()
-        : Effect.as(
-            announcement,
-            storedEvents(request, () => stamp)
-          )
-    )
-  }
-
-  /**
-   * A program that does not take the locks can still write an id between the function's look and its INSERT. The next
-   * attempt sees that event. Inside a transaction there is no next attempt: the error has ended the transaction.
-   */
-  const retried = <A>(call: Effect.Effect<A, Reason>) =>
-    Effect.catchIf(
-      Effect.retry(call, {
-        times: 2,
-        while: (reason: Reason) => Effect.map(inTransaction, (inside) => !inside && isUniqueViolation(reason))
-      }),
-      isUniqueViolation,
-      (reason) =>
-        Effect.flatMap(inTransaction, (inside) =>
-          inside
-            ? new Contention({
-                message: `another transaction has stored the same event: ${reason.message}; run the transaction again`,
-                cause: reason.cause
-              })
-            : Effect.fail(reason)
-        )
-    )
-
-  /** Sends requests of any kind. */
-  const check = (
-    requests: ReadonlyArray<Request>,
-    patience: "waits" | "never waits"
-  ): Effect.Effect<ReadonlyArray<Result>, Reason> => {
-    const call = callFunction(requests, patience)
-    return Effect.flatMap(requests.length === 1 ? retried(call) : call, (rows) => {
-      const results = resultsOf(requests, rows)
-      const isCommitted = rows.some(({ outcome }) => outcome === "stored")
-      return isCommitted ? Effect.as(announceAfterCommit, results) : Effect.succeed(results)
-    })
-  }
-
-  /** Sends requests of one kind. */
-  const send = (requests: ReadonlyArray<Request>): Effect.Effect<ReadonlyArray<Result>, Reason> =>
-    requests[0]?.kind !== "plain"
-      ? check(requests, "never waits")
-      : Effect.flatMap(insert(requests), (results) =>
-          // The INSERT does not say which of them has to wait: the function does.
-          requests.length > 1 && results[0] === undefined ? check(requests, "never waits") : Effect.succeed(results)
-        )
-
+/** Sends the requests of a batch: a request that cannot be appended fails, and does not concern the others. */
+const attemptBy = (send: Send, inspect: EventTable["Service"]["inspect"]) => {
   /** Sends the requests that the table's notifications have room for. */
   const sendFitting = (requests: ReadonlyArray<Request>) => {
     const known = requests.map(({ append }) => {
@@ -203,6 +148,68 @@ export const make = Effect.gen(function* () {
           : Effect.succeed(requests.map(() => Exit.fail(reason)))
       )
     )
+
+  return attempt
+}
+
+export interface AppendSending {
+  /** How appends of many fibers are sent, outside of their transactions. */
+  readonly outside: Work<Request, ReadonlyArray<StoredEvent>, Failure>
+  /** Sends an append in the transaction of its caller, where it waits for other transactions if it has to. */
+  readonly inside: (request: Request) => Stored
+}
+
+export const make = Effect.gen(function* () {
+  const { inTransaction, sql } = yield* PostgresDatabase
+  const { callFunction, insertMany, insertOne } = yield* AppendStatements.make
+  const { inspect } = yield* EventTable
+  const { announce } = yield* Wakeups
+
+  const announceNow: Announcement = Effect.sync(() => announce("events"))
+  const announceAfterCommit: Announcement = sql.afterCommit(announceNow)
+
+  /** Sends plain requests. Stores nothing if another transaction holds a lock. */
+  const insert = (requests: ReadonlyArray<Request>): Effect.Effect<ReadonlyArray<Result>, Reason> =>
+    Effect.flatMap(insertMany(requests), (rows): Effect.Effect<ReadonlyArray<Result>> => {
+      if (rows.length === 0) return Effect.succeed(requests.map(() => undefined))
+      const byId = new Map(rows.map((row) => [row.id, row]))
+      const results = requests.map((request) => Exit.succeed(storedEvents(request, (id) => byId.get(id))))
+      return Effect.as(announceAfterCommit, results)
+    })
+
+  /** The same for one event. While the server works, this process parses what the caller will get. */
+  const insertAlone = (request: Request, announcement: Announcement, blocked: () => Stored): Stored => {
+    queueMicrotask(request.content)
+    return Effect.flatMap(insertOne(request), (stamp) => {
+      if (stamp === undefined) return blocked()
+      const events = storedEvents(request, () => stamp)
+      return Effect.as(announcement, events)
+    })
+  }
+
+  /** Sends requests of any kind. */
+  const check = (
+    requests: ReadonlyArray<Request>,
+    patience: "waits" | "never waits"
+  ): Effect.Effect<ReadonlyArray<Result>, Reason> => {
+    const call = callFunction(requests, patience)
+    return Effect.flatMap(requests.length === 1 ? retried(call, inTransaction) : call, (rows) => {
+      const results = resultsOf(requests, rows)
+      const hasStored = rows.some(({ outcome }) => outcome === "stored")
+      return hasStored ? Effect.as(announceAfterCommit, results) : Effect.succeed(results)
+    })
+  }
+
+  /** Sends requests of one kind. */
+  const send: Send = (requests) =>
+    requests[0]?.kind !== "plain"
+      ? check(requests, "never waits")
+      : Effect.flatMap(insert(requests), (results) =>
+          // The INSERT does not say which of them has to wait: the function does.
+          requests.length > 1 && results[0] === undefined ? check(requests, "never waits") : Effect.succeed(results)
+        )
+
+  const attempt = attemptBy(send, inspect)
 
   /** Sends a request that may have to wait. */
   const patiently = (request: Request): Stored =>
