@@ -219,7 +219,7 @@ const decode = <Class extends EventCodec.Tagged, R>(
     ? Effect.succeed(new UnknownEvent({ eventType: stored.eventType, data: stored.data }, { disableChecks: true }))
     : codec.decode(stored)
 
-/** The events of a page up to the first that does not decode, and the error of that one. */
+/** The events of a page before the first that does not decode, and the error of the first that does not. */
 const decodePage = Effect.fnUntraced(function* <Class extends EventCodec.Tagged, R>(
   view: View<Class, R>,
   operation: string,
@@ -268,8 +268,8 @@ const decodeStream = <Class extends EventCodec.Tagged, R, E>(
 // Choosing
 
 /**
- * The types to ask the store for. All types, where the view has to object to unknown ones or to give them raw: a read that
- * names its aggregates is their history.
+ * The types to ask the store for. It asks for all types where it has to give unknown events raw, or to fail at them: with
+ * `"fail"`, and in a read that names aggregates, which is their whole history.
  */
 const typesOf = <Class extends EventCodec.Tagged, R>(
   { classes, codec, unknown }: View<Class, R>,

@@ -66,7 +66,7 @@ export const make = (queue: string, messages: LeasedMessages): Effect.Effect<Set
           })
         )
       ),
-      // Without a warning: the batch that was interrupted may be stored, and then its leases are gone for that reason.
+      // A lost lease is no reason for a warning here: the batch that was interrupted may be stored, and has ended its leases.
       settleRest: settleBatches(settleBatch)
     }
   })

@@ -17,7 +17,7 @@ import { type Reason, Unavailable } from "../../StoreError.ts"
 /** A connection that has said nothing for so long, where an answer takes no time, is taken for dead. */
 export const silenceLimit = Duration.seconds(5)
 
-/** How long a connection stays out of the pool, but for a single statement that takes longer. */
+/** For how many milliseconds a connection stays out of the pool at most, unless a single statement takes longer. */
 const maxTimeOutOfPool = Duration.toMillis("5 millis")
 
 const sqlErrorOf = (cause: Reason) => new SqlError.SqlError({ reason: new SqlError.UnknownError({ cause }) })
@@ -33,7 +33,7 @@ interface Borrowed {
   readonly connection: Connection
   /** Its end puts the connection back. */
   readonly scope: Scope.Closeable
-  /** In milliseconds of the machine's clock, not of Effect's: it limits how long others really wait. */
+  /** When it was taken out, in milliseconds by the machine's clock, not by Effect's: others really wait for it. */
   readonly since: number
 }
 

@@ -107,8 +107,8 @@ export const reasonOf = ({ reason }: SqlError.SqlError): Reason => {
 export const isUniqueViolation = ({ cause }: Reason): boolean => textOf(cause, "code") === "23505"
 
 /**
- * Whether the server has refused the statement and goes on: it has done nothing of it, and may do a part of it. A statement
- * that ran out of time, or lost against another transaction, is no such case: its parts would fail in the same way.
+ * Whether the server has refused the statement, has done nothing of it, and may accept a part of it. A statement that ran
+ * out of time, or lost against another transaction, was not refused: its parts would fail in the same way.
  */
 export const isRefusal = ({ cause, isRetryable }: Reason): boolean =>
   !isRetryable && textOf(cause, "code") !== undefined

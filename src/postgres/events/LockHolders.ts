@@ -9,7 +9,7 @@ import { decodeRows } from "../database/DecodeRows.ts"
 import { qualify } from "../database/Identifier.ts"
 import { PostgresDatabase, type Query } from "../database/PostgresDatabase.ts"
 
-// The command asks for it here.
+// The `strata` command imports it from here: it knows the holders, not the rule.
 export { remaining } from "../../events/Hole.ts"
 
 /**

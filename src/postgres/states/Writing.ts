@@ -3,10 +3,11 @@
  *
  * **Details**
  *
- * The functions of `resources/postgres/0010_states_write.sql` and `0011_states_write_many.sql` write them: a write is one round trip, whatever comes of it. Outside
- * of a transaction, writes that come at once are coalesced into one statement, so one commit, with at most one write of each
- * entity. None of them waits there for a row: if it did, it would keep the results from the others, and their rows from the
- * transactions that may hold what it waits for, in a circle.
+ * The functions of `resources/postgres/0010_states_write.sql` and `0011_states_write_many.sql` write states: a write is one
+ * round trip, whatever comes of it. Outside of a transaction, writes that come at once are coalesced into one statement, so
+ * one commit, with at most one write of each entity. None of them waits there for a row. While one waited, the others would
+ * not get their results, and would keep their rows: the transaction that holds the row may itself wait for one of these, in a
+ * circle.
  */
 import { Effect, Exit, Schema } from "effect"
 import { type DurableState, isSame, StaleState, type Write } from "../../DurableStateStore.ts"
