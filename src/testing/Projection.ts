@@ -38,10 +38,10 @@ export const suite = <E>(
   layer: Layer.Layer<Projection.Services, E>,
   { interleaving = true }: { readonly interleaving?: boolean } = {}
 ): void => {
-  // Failures are warned of, and these tests bring about many.
+  // Each failure is logged as a warning, and these tests cause many.
   const quiet = Layer.merge(layer, Logger.layer([]))
   it.layer(quiet, { timeout: "2 minutes", excludeTestServices: true })(`Projection (${name})`, (it) => {
-    it.effect("handles the events that are there and those that come, in order, each once", () =>
+    it.effect("handles the stored events and then new ones, in order, each once", () =>
       Effect.gen(function* () {
         const { add, append, caughtUp, options, seen } = yield* scene()
         const aggregates = range(20).map((index) => `a${index}`)

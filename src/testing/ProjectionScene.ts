@@ -46,7 +46,7 @@ export const append = (...args: Parameters<EventStore["Service"]["append"]>) =>
 
 export const latestVersion = EventStore.use((events) => events.latestVersion)
 
-/** As if the effect ran in another process. */
+/** Runs the effect as if it were in another process. */
 export const elsewhere = <A, E, R>(effect: Effect.Effect<A, E, R>) =>
   OffsetStore.use((offsets) => Effect.provideService(effect, OffsetStore, OffsetStore.of({ ...offsets })))
 

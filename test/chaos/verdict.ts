@@ -1,4 +1,4 @@
-/** What has come of it all: the histories of the processes against what the server has. */
+/** The verdict: the histories of the processes, compared with what the server has. */
 import { Effect, Schema } from "effect"
 import type { SqlError } from "effect/sql"
 import { existsSync, readFileSync } from "node:fs"

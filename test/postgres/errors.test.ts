@@ -1,4 +1,4 @@
-/** What the server refuses, and what somebody else has written: which reason each SQLSTATE becomes, and in which words. */
+/** What the server refuses, and rows that another program wrote: which reason each SQLSTATE becomes, and in which words. */
 import { assert, describe, it } from "@effect/vitest"
 import { Deferred, Effect, Fiber, Option, Schedule, Stream } from "effect"
 import * as Postgres from "effect-strata/postgres"
@@ -63,7 +63,7 @@ describe("a limit of the server", () => {
       const stream = () => {
         const { hostname, port } = new URL(postgresUrl)
         return connect(Number(port || 5432), hostname).on("data", (chunk) => {
-          // Once the driver has had it, too.
+          // The driver gets the message first.
           if (chunk.includes("25P03")) setImmediate(() => Deferred.doneUnsafe(told, Effect.void))
         })
       }
@@ -353,7 +353,7 @@ describe("what is not there", () => {
   )
 })
 
-describe("a row that somebody else wrote", () => {
+describe("a row that another program wrote", () => {
   it.live("and that does not fit the model is a CorruptRow with table and key; all others can be read", () =>
     Effect.gen(function* () {
       const { schema, ...stores } = yield* served()

@@ -134,14 +134,14 @@ class Model {
       } else if (entry.state === "alone") {
         assert.isFalse(
           [...this.alone].some(({ job }) => conflict(job, entry.job)),
-          "it waits for nobody here"
+          "no job that is done alone has a key in common with it"
         )
         this.alone.add(entry)
       } else {
         assert.strictEqual(entry.state, "queue")
         assert.isTrue(
           [...this.alone, ...back].some(({ job }) => conflict(job, entry.job)),
-          "it comes after one that waits"
+          "a job that waits before it has a key in common with it"
         )
         back.push(entry)
       }

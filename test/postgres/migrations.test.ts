@@ -203,7 +203,7 @@ describe("a role", () => {
     })
   )
 
-  it.live("that may create schemas makes the one that is missing; one that may not is Denied, and leaves nothing", () =>
+  it.live("that may create schemas makes a missing one; a role that may not is Denied, and leaves nothing", () =>
     Effect.gen(function* () {
       const { role, url: roleUrl } = yield* freshRole()
       const url = yield* scratchDatabase()

@@ -217,7 +217,7 @@ describe("writes that come at once", () => {
     })
   )
 
-  it.live("do not wait for those whose rows a transaction holds, or is about to insert", () =>
+  it.live("do not wait for writes whose rows a transaction holds, or is about to insert", () =>
     Effect.gen(function* () {
       const { states, transactor } = yield* served()
       const held = Array.from({ length: 6 }, (_, n) => `held ${n}`)

@@ -66,7 +66,7 @@ describe("a thousand subscribers", () => {
       }
       yield* served.withTransaction(
         Effect.gen(function* () {
-          // The only connection is taken. Somebody else appends, and the subscriber hears of it.
+          // The only connection is taken. Another program appends, and the subscriber hears of it.
           yield* execute([plainInsert(served.table, "meanwhile")])
           yield* follower.until(3n)
         })
@@ -129,7 +129,7 @@ describe("interruption", () => {
 
 describe("a row that is no event", () => {
   it.live(
-    "fails those who would be given it, after what comes before it; the others go on, and so does who skips it",
+    "fails the subscribers whose filter has it, after the events before it; the others go on, and so does one that skips it",
     () =>
       Effect.gen(function* () {
         const served = yield* serveEvents()
@@ -167,7 +167,7 @@ describe("a row that is no event", () => {
         assert.deepStrictEqual(byData.seen, [1n, 7n])
         yield* byType.until(7n)
         assert.deepStrictEqual(byType.seen, [1n, 2n, 7n])
-        // Who meets it while catching up learns the same.
+        // A subscriber that meets the row while it catches up fails in the same way.
         const again = yield* follow(served, { after: 2n })
         yield* failsWith(Fiber.join(again.fiber), "EventStore.subscribe", "CorruptRow", /row 4 of events/)
         assert.deepStrictEqual(again.seen, [3n])
@@ -176,7 +176,7 @@ describe("a row that is no event", () => {
 })
 
 describe("a row that is larger than the driver takes", () => {
-  it.live("is no lost connection: it fails whoever reads, and says which setting to raise", () =>
+  it.live("is no lost connection: it fails each reader, and says which setting to raise", () =>
     Effect.gen(function* () {
       const served = yield* serveEvents()
       const { events, schema, table } = served
@@ -208,7 +208,7 @@ describe("wake-ups", () => {
       yield* withTransaction(
         Effect.gen(function* () {
           yield* events.append(event("a"))
-          // Refused to a transaction that has run NOTIFY.
+          // The server refuses PREPARE TRANSACTION after NOTIFY.
           yield* sql.unsafe(`PREPARE TRANSACTION '${gid}'`).unprepared
         })
       )
@@ -251,7 +251,7 @@ describe("wake-ups", () => {
         yield* served.events.append(event("a"))
         yield* until(version)
       }
-      // So nobody has looked without being woken.
+      // So no subscriber has looked without a wake-up.
       assert.isBelow(passed, 1000)
       yield* execute([plainInsert(served.table, "plain")])
       yield* until(6n)
@@ -263,7 +263,7 @@ describe("wake-ups", () => {
       const served = yield* serveEvents({ client: { maxConnections: 1 }, options: { acquireTimeout: "50 millis" } })
       const held = yield* open(served.withTransaction, Effect.void)
       const follower = yield* follow(served, { after: "start" })
-      // Longer than a wake-up is waited for.
+      // The check of notifications waits for 5 seconds.
       yield* Effect.sleep(5500)
       assert.strictEqual(yield* served.events.listener.status, "connected")
       yield* held.commit
@@ -275,7 +275,7 @@ describe("wake-ups", () => {
 })
 
 describe("a hole that stays", () => {
-  it.live("is reported once, with who holds it, and what comes after it comes when that ends", () =>
+  it.live("is reported once, with its holder, and the events after it come when the holder has ended", () =>
     Effect.gen(function* () {
       const served = yield* serveEvents({ options: { settleTimeout: "200 millis" } })
       const { events, logged, table } = served

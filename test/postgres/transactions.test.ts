@@ -88,7 +88,7 @@ describe.each(pools)("on %s", (_, config) => {
     })
   )
 
-  it.live.each(openers)("%s rolls both back, whoever fails", ([, opener]) =>
+  it.live.each(openers)("%s rolls both back, whichever of them fails", ([, opener]) =>
     Effect.gen(function* () {
       const application = yield* served(config)
       const { ids, insert, offsets } = application

@@ -143,7 +143,7 @@ const killAll = Effect.fnUntraced(function* ({ closed, pid }: Running) {
   yield* Deferred.await(closed)
 })
 
-/** Stops a server whose data nobody wants any more: by signal, so that it frees its shared memory, else by force. */
+/** Stops a server whose data is of no use any more: by signal, so that it frees its shared memory, else by force. */
 const discard = (running: Running): Effect.Effect<void> =>
   Effect.suspend(() => {
     // Not Effect.timeout: the scope may belong to a test whose clock stands still.
