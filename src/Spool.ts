@@ -129,7 +129,7 @@ export interface Spool<A, RD = never, RE = never> {
    *
    * A handler that fails, or dies, has made an attempt: the message is due again after the delay that its policy says. It
    * bounces after the last attempt, and at once after `Spool.permanent(error)` or if its payload does not fit the schema. When
-   * the lease is lost, because somebody has moved the message or the store could not be reached for too long, the handler is
+   * the lease is lost, because the message was moved or the store could not be reached for too long, the handler is
    * interrupted. Another worker gets the messages of a process that was killed, after their lease. Attempts count when they
    * begin, so a message that kills its workers bounces in the end.
    *

@@ -99,10 +99,10 @@ export class SpoolMessage extends Schema.Class<SpoolMessage>("effect-strata/Spoo
   maxAttempts: Schema.Int,
   nextRetry: Schema.DateTimeUtc,
   created: Schema.DateTimeUtc,
-  /** At least a millisecond later after each change. To renew a lease is no change. */
+  /** When the message last changed, at least a millisecond later each time. Renewing its lease is no change. */
   updated: Schema.DateTimeUtc,
   lastError: Schema.String,
-  /** In bytes: the length of the payload as JSON, unless the sender gave another size. */
+  /** The size in bytes: the length of the payload as JSON, unless the sender gave another size. */
   size: Schema.BigInt,
   priority: Schema.Int,
   headers: Schema.Record(Schema.String, Schema.String),
@@ -183,7 +183,7 @@ export class Selection extends Schema.Class<Selection>("effect-strata/SpoolStore
 /** A page of a list. */
 export class List extends Schema.Class<List>("effect-strata/SpoolStore/List")({
   state: State,
-  /** Of all queues unless given. */
+  /** The queue of the messages: all queues unless given. */
   queue: Schema.optionalKey(QueueName),
   /** How many messages at most: 100 unless given. */
   limit: Count.pipe(Schema.withConstructorDefault(Effect.succeed(100))),
@@ -200,7 +200,7 @@ export class List extends Schema.Class<List>("effect-strata/SpoolStore/List")({
 
 export class Iterate extends Schema.Class<Iterate>("effect-strata/SpoolStore/Iterate")({
   state: State,
-  /** Of all queues unless given. */
+  /** The queue of the messages: all queues unless given. */
   queue: Schema.optionalKey(QueueName),
   batchSize: BatchSize.pipe(Schema.withConstructorDefault(Effect.succeed(1000)))
 }) {}
@@ -231,7 +231,7 @@ export class Heartbeat extends Schema.Class<Heartbeat>("effect-strata/SpoolStore
 export const defaultGrace = Duration.minutes(10)
 
 export class Recover extends Schema.Class<Recover>("effect-strata/SpoolStore/Recover")({
-  /** Of all queues unless given. */
+  /** The queue of the messages: all queues unless given. */
   queue: Schema.optionalKey(QueueName),
   limit: BatchSize.pipe(Schema.withConstructorDefault(Effect.succeed(1000))),
   /** How long after its last change an active message without a lease is given up: 10 minutes unless given. */
@@ -242,7 +242,7 @@ export class Purge extends Schema.Class<Purge>("effect-strata/SpoolStore/Purge")
   state: State,
   /** How long ago a message must have changed last. */
   olderThan: TimeSpan,
-  /** Of all queues unless given. */
+  /** The queue of the messages: all queues unless given. */
   queue: Schema.optionalKey(QueueName),
   limit: BatchSize.pipe(Schema.withConstructorDefault(Effect.succeed(1000)))
 }) {}
@@ -301,7 +301,7 @@ export class UpdateConflict extends Schema.TaggedError<UpdateConflict>("effect-s
 }
 
 /**
- * The lease is lost: it ran out and the message was recovered, or somebody has moved or deleted the message. Nothing was
+ * The lease is lost: it ran out and the message was recovered, or the message was moved or deleted. Nothing was
  * changed.
  */
 export class LeaseLost extends Schema.TaggedError<LeaseLost>("effect-strata/SpoolStore/LeaseLost")("LeaseLost", {

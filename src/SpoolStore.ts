@@ -167,7 +167,7 @@ export class SpoolStore extends Context.Service<
      *
      * **Details**
      *
-     * A lease that has run out is not lost before somebody recovers the message.
+     * A lease that has run out is lost only once the message is recovered.
      */
     readonly settle: (
       outcomes: (typeof Settle)["~type.make.in"]["outcomes"]

@@ -67,7 +67,7 @@ export interface TypedEvents<Class extends EventCodec.Tagged, Other = never, R =
   /** `append` to several aggregates, and of events with an id or metadata of their own. */
   readonly appendAll: (events: ReadonlyArray<NewTypedEvent<Class["Type"]>>, options?: AppendOptions) => Appended<Class>
 
-  /** As `EventStore.load`, of the view's events. */
+  /** Loads the view's events, as `EventStore.load` does. */
   readonly load: (
     since?: bigint
   ) => Effect.Effect<ReadonlyArray<TypedEvent<Class["Type"] | Other>>, Failure, Class["DecodingServices"] | R>
@@ -110,7 +110,7 @@ export interface TypedEvents<Class extends EventCodec.Tagged, Other = never, R =
   >
 
   /**
-   * As `EventStore.read`, of the view's events or of some of its classes.
+   * Reads the view's events, or those of some of its classes, as `EventStore.read` does.
    *
    * **Details**
    *
@@ -121,7 +121,7 @@ export interface TypedEvents<Class extends EventCodec.Tagged, Other = never, R =
     query?: TypedQuery<Only>
   ) => Stream.Stream<TypedEvent<Only["Type"] | Other>, Failure, Class["DecodingServices"] | R>
 
-  /** As `EventStore.subscribe`, of the view's events or of some of its classes. It fails as `read` does. */
+  /** Follows the view's events, or those of some of its classes, as `EventStore.subscribe` does. It fails as `read` does. */
   readonly subscribe: <Only extends Class = Class>(
     subscription: TypedSubscription<Only>
   ) => Stream.Stream<TypedEvent<Only["Type"] | Other>, Failure, Class["DecodingServices"] | R>

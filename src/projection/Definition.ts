@@ -12,7 +12,7 @@ export type Services = EventStore | OffsetStore | DurableStateStore | Transactor
 
 // Model
 
-/** At most 200 characters, fewer than an offset's `projectionName` may have: ids of states are made of it. */
+/** A projection's name: at most 200 characters, fewer than in an offset, as ids of states are made of the name. */
 export const Name = Identifier(200)
 
 /**

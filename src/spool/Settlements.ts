@@ -17,7 +17,7 @@ export interface Settlements {
   readonly add: (leased: Leased, outcome: Outcome) => void
   /** Takes back what `add` has decided, unless it is stored already. */
   readonly withdraw: (leased: Leased) => void
-  /** Settles the outcomes as they are added, for ever. A lease that turns out to be lost is warned of. */
+  /** Settles the outcomes as they are added, for ever. It logs each lease that turns out to be lost. */
   readonly settleForever: Effect.Effect<never, InvalidInput | StoreError>
   /** Settles the outcomes that are left, after `settleForever` was interrupted. */
   readonly settleRest: Effect.Effect<void, InvalidInput | StoreError>

@@ -100,7 +100,7 @@ export const suite = <E>(
           yield* shares(yield* queueOf(Array.from({ length: 9 }, () => due)), { limit: 8 }),
           [8, 0]
         )
-        // By priority, then by the time at which they were due.
+        // The order is by priority, then by the time at which they were due.
         const queue = yield* queueOf([
           { nextRetry: past, priority: 6 },
           { delay: 0, priority: 2 },

@@ -24,7 +24,7 @@ export const fibers =
       { concurrency: count, discard: true }
     )
 
-/** In milliseconds, and finer than that. */
+/** The time in milliseconds, with fractions. */
 export const now = Effect.map(Clock.currentTimeNanos, (nanos) => Number(nanos) / 1e6)
 
 /** Operations that begin at a steady rate per second, as far as `writers` fibers keep up. */

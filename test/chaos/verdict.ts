@@ -129,7 +129,7 @@ export const findings = Effect.fnUntraced(function* ({ directory, projection, sc
   return checks
 })
 
-/** What is left connected, locked or prepared after everybody has gone, and the server has had a moment to notice. */
+/** What is left connected, locked or prepared after all processes have ended, and the server has had a moment to notice. */
 export const leftovers = Effect.fnUntraced(function* (url: string) {
   const look = asker(url)(
     Id,

@@ -237,7 +237,7 @@ describe("DurableStateStore.typed", () => {
       const { modify } = yield* accounts
       let attempts = 0
       const encoded = yield* v3.encode(new Account({ cents: 7n, currency: "EUR" }))
-      // Somebody else is always faster.
+      // Another writer is always faster.
       const fiber = yield* Effect.forkChild(
         Effect.flip(
           modify("busy", (account) =>

@@ -479,7 +479,7 @@ export const search = (rule: Rule, start: Reader, limits: Limits): Search => {
     seen.add(key)
     places.push(place)
   }
-  // What takes fewer steps is looked at first: so the story of what goes wrong is as short as it can be.
+  // Places that take fewer steps come first, so the story of what goes wrong is as short as it can be.
   for (const place of places) {
     const { reader, world } = place
     const failed = (wrong: string): Search => ({ places: places.length, wrong: [...story(place), wrong].join("\n") })

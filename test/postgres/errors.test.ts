@@ -222,7 +222,7 @@ describe("a server that cannot be reached", () => {
   it.live("at any of the addresses of its host is Unavailable, and says why", () =>
     Effect.gen(function* () {
       const refused = ["::1", "127.0.0.1"].map((address) => new Error(`connect ECONNREFUSED ${address}:5432`))
-      // As `connect` does for a host with several addresses: the error itself has no message.
+      // The stream fails as `connect` does for a host with several addresses: the error itself has no message.
       const stream = () => {
         const duplex = new Duplex({ read: () => {}, write: (_chunk, _encoding, done) => done() })
         setImmediate(() => duplex.destroy(new AggregateError(refused)))

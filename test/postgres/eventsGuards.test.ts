@@ -101,7 +101,7 @@ describe("a table in partitions", () => {
 })
 
 describe("a prepared transaction", () => {
-  it.live("is waited for through a crash of the server, and its event comes in order", () =>
+  it.live("holds up readers through a crash of the server, and its event comes in order", () =>
     Effect.gen(function* () {
       const server = yield* PostgresServer.make()
       const served = yield* serveEvents({ url: server.url, options: { schema: "public", settleTimeout: "100 millis" } })

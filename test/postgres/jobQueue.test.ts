@@ -188,7 +188,7 @@ class Model {
     }
   }
 
-  /** Until nothing is left to do. */
+  /** Goes on until nothing is left to do. */
   drain() {
     let rounds = 0
     while (this.queued.size > 0 || this.underWay.length > 0) {

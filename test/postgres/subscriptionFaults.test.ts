@@ -13,7 +13,7 @@ describe("a server", () => {
       yield* server.stop("fast")
       const follower = yield* follow(served, { after: "start" })
       yield* status(served, "reconnecting")
-      // More than one attempt.
+      // Time for more than one attempt.
       yield* Effect.sleep(400)
       assert.strictEqual(yield* served.events.listener.status, "reconnecting")
       yield* server.start

@@ -95,7 +95,7 @@ describe("a subscriber that does not read", () => {
     Effect.gen(function* () {
       const { schema } = yield* serveEvents()
       const script = fileURLToPath(new URL("fixtures/slowSubscriber.ts", import.meta.url))
-      // In a process of its own, as nothing else uses memory there.
+      // The subscribers run in a process of their own, where nothing else uses memory.
       const output = yield* Effect.promise(() =>
         run(process.execPath, ["--expose-gc", "--conditions=@effect-strata/source", script, postgresUrl, schema])
       )
@@ -142,7 +142,7 @@ describe("a row that is no event", () => {
         yield* events.append([event("fine"), event("corrupt")])
         yield* byData.until(1n)
         for (const { until } of [everything, meant, byType]) yield* until(2n)
-        // In one page: what comes before it, the row, and what comes after it.
+        // One page has the event before the row, the row, and the events after it.
         yield* execute([
           `INSERT INTO ${table} (id, aggregate_id, event_type, data) VALUES
           ('3', 'corrupt', 'Plain', '{}'), ('4', 'corrupt', 'Plain', '{"n": 9007199254740993}'),
@@ -227,7 +227,7 @@ describe("wake-ups", () => {
       const [duration] = yield* Effect.timed(Effect.replicateEffect(events.append(event("a")), 1000))
       const count = yield* heard
       assert.isAtLeast(count, 1)
-      // At most one in 5 ms, and one for the last of them.
+      // At most one wake-up is sent in 5 ms, and one for the last appends.
       assert.isAtMost(count, Duration.toMillis(duration) / 5 + 2)
     })
   )

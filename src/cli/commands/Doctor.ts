@@ -29,7 +29,7 @@ const runAll = (checks: ReadonlyArray<Check>) =>
     (findings) => findings.flat()
   )
 
-/** Checks the server, and the tables if none is missing: their checks could only repeat that one is. */
+/** Checks the server, and, if no table is missing, the tables: otherwise their checks could only repeat which are missing. */
 const examine = Effect.gen(function* () {
   const ofServer = yield* runAll(Checks.serverChecks)
   const missing = yield* runAll([Checks.missingTables])

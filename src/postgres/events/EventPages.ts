@@ -56,7 +56,7 @@ export const make = Effect.gen(function* () {
     ...(eventTypes === undefined ? [] : [sql`event_type = ANY(${eventTypes}::text[])`]),
     ...(data === undefined ? [] : [sql`${dataOf(data)} @> ${JSON.stringify(data)}::text::jsonb`]),
     ...(metadata === undefined ? [] : [sql`metadata @> ${JSON.stringify(metadata)}::text::jsonb`]),
-    // In milliseconds, as readers get them: an event is not created after the time that it carries.
+    // Times are compared in milliseconds, as readers get them: no event is younger than the time that it carries.
     ...(createdAfter === undefined
       ? []
       : [sql`date_trunc('milliseconds', created_at) > ${DateTime.toDateUtc(createdAfter)}::timestamptz`])

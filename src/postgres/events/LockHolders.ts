@@ -50,7 +50,7 @@ export const make = Effect.gen(function* () {
   const decodeFound = decodeRows(Found, "pg_locks", [])
   const decodeDescription = decodeRows(Description, "pg_locks", [])
 
-  // Not by way of pg_stat_activity: a prepared transaction has no process, and is a holder all the same.
+  // The statement does without pg_stat_activity: a prepared transaction has no process, and is a holder all the same.
   const holding = sql`
     SELECT DISTINCT virtualtransaction FROM pg_locks
     WHERE locktype = 'relation' AND mode = 'RowExclusiveLock' AND granted

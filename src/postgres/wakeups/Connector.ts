@@ -1,5 +1,5 @@
 /**
- * Keeps one connection open while somebody listens: opens the next one after each loss, as the reconnect schedule says.
+ * Keeps one connection open while a reader listens: opens the next one after each loss, as the reconnect schedule says.
  *
  * **Details**
  *
