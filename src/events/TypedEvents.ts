@@ -219,7 +219,7 @@ const decode = <Class extends EventCodec.Tagged, R>(
     ? Effect.succeed(new UnknownEvent({ eventType: stored.eventType, data: stored.data }, { disableChecks: true }))
     : codec.decode(stored)
 
-/** The events of a page before the first that does not decode, and the error of the first that does not. */
+/** The events of a page, decoded up to the first that fails, and the error of that failure. */
 const decodePage = Effect.fnUntraced(function* <Class extends EventCodec.Tagged, R>(
   view: View<Class, R>,
   operation: string,
@@ -268,7 +268,7 @@ const decodeStream = <Class extends EventCodec.Tagged, R, E>(
 // Choosing
 
 /**
- * The types to ask the store for. It asks for all types where it has to give unknown events raw, or to fail at them: with
+ * The types to ask the store for. The view asks for all types where it has to give unknown events raw, or to fail at them: with
  * `"fail"`, and in a read that names aggregates, which is their whole history.
  */
 const typesOf = <Class extends EventCodec.Tagged, R>(

@@ -220,7 +220,7 @@ export class JobQueue<J extends Job, C> {
     return entries
   }
 
-  /** Looks at the batches that are under way: one that was there at the last look, too, is slow, and makes room. */
+  /** Looks at the batches that are under way: a batch that was there at the last look, too, is slow, and makes room. */
   look(): void {
     for (const batch of this.#underWay) {
       if (batch.looks === 1 && this.#slow === this.#limits.slowBatches) continue

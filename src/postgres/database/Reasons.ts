@@ -30,14 +30,17 @@ const timeout = (message: string, cause: unknown) =>
 
 const otherSession = (message: string, cause: unknown) =>
   new Unexpected({
-    message: `another session of the server was asked: ${message}; behind a pooler in transaction mode build the PgClient with prepare: false`,
+    message: `the statement reached another session of the server: ${message}; behind a pooler in transaction mode build the PgClient with prepare: false`,
     cause
   })
 
 /** What a SQLSTATE means, where the driver's own classes are too coarse. A key of two characters stands for a whole class. */
 const bySqlState: Readonly<Record<string, (message: string, cause: unknown) => Reason>> = {
   "25006": (message, cause) =>
-    new Denied({ message: `the server or the session is read-only: ${message}; connect to one that can write`, cause }),
+    new Denied({
+      message: `the server or the session is read-only: ${message}; connect to a server that can write`,
+      cause
+    }),
   "25P02": (_, cause) =>
     new Unexpected({ message: "an earlier error ended this transaction; roll it back and start again", cause }),
   "25P03": timeout,

@@ -41,7 +41,7 @@ const withOldSnapshot = (isolation: string) =>
   new Unexpected({
     message:
       `in a transaction with isolation level ${isolation} nobody can see which events are still on their way; ` +
-      "read the log in one with READ COMMITTED, or outside of it"
+      "read the log in a transaction with READ COMMITTED, or outside of one"
   })
 
 export const make = Effect.gen(function* () {

@@ -20,7 +20,7 @@ export class Retried extends Schema.Class<Retried>("effect-strata/Projection/Ret
   aggregateId: Schema.String,
   /**
    * `"handled"`: all of its events were handled, and later ones are handled as they come. `"parked"`: an event has failed
-   * again, and the events from it on wait. `"waiting"`: no process has retried it yet; the next one that can will do so.
+   * again, and the events from it on wait. `"waiting"`: no process has retried it yet; the next process that can will do so.
    */
   state: Schema.Literals(["handled", "parked", "waiting"]),
   /** Why the aggregate is parked, if it is. */

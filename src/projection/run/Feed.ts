@@ -146,7 +146,7 @@ export const make = (
         if (feed.isBehind && feed.isEmpty) feed.isBehind = false
       }
       const versions = all.filter(({ isBehind }) => !isBehind).map(({ upTo }) => upTo)
-      // All shards are behind: the first one that is not any more says where to go on.
+      // All shards are behind: the first to work off its buffer says where to go on.
       if (versions.length === 0) return Deferred.await(restart)
       const after = versions.reduce((lowest, version) => (version < lowest ? version : lowest))
       return events
