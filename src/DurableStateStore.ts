@@ -21,12 +21,13 @@
  * })
  * ```
  */
-import { Context, Effect, Option, Schedule, Schema, type Stream } from "effect"
+import { Context, Effect, Option, Schedule, Schema, type Scope, type Stream } from "effect"
 import { fromClock } from "./internal/FastPath.ts"
 import { Identifier, Int64, ShardNumber } from "./internal/Fields.ts"
+import * as Operation from "./internal/Operation.ts"
 import { InvalidInput } from "./InvalidInput.ts"
 import type { StateCodec } from "./StateCodec.ts"
-import { CorruptRow, StoreError } from "./StoreError.ts"
+import { CorruptRow, type Reason, StoreError } from "./StoreError.ts"
 
 // Model
 
@@ -35,12 +36,12 @@ export const PersistenceId = Identifier(255)
 /** What the bytes of a state are: for a protobuf message its full name, or `google.protobuf.Any`. */
 export const Manifest = Identifier(255)
 
-/** How often an entity has changed. eGo counts from 1. */
+/** How often an entity has changed. eGo's first version is 1. */
 export const VersionNumber = Int64.check(Schema.isGreaterThanOrEqualToBigInt(0n))
 
 /**
- * How large a payload can be. With its other columns a row has to fit in 16 MiB, the largest message that the Postgres
- * driver accepts: a longer one could be written, and not be read again.
+ * How large a payload can be. A row with all its columns has to fit in 16 MiB, the largest message that the Postgres driver
+ * accepts: a longer row could be written, but not be read again.
  */
 export const maxPayloadBytes = 16 * 1024 * 1024 - 4096
 
@@ -53,7 +54,7 @@ export const Payload = Schema.Uint8Array.check(
 /**
  * The state of an entity.
  *
- * `timestamp` is the time of the write in epoch nanoseconds, by `Clock` unless it is given. `shard` is for those who
+ * `timestamp` is the time of the write in epoch nanoseconds, by `Clock` unless it is given. `shard` is for programs that
  * distribute their entities: 0 unless it is given.
  */
 export class DurableState extends Schema.Class<DurableState>("effect-strata/DurableStateStore/DurableState")({
@@ -65,14 +66,14 @@ export class DurableState extends Schema.Class<DurableState>("effect-strata/Dura
   shard: ShardNumber.pipe(Schema.withConstructorDefault(Effect.succeed(0)))
 }) {}
 
-/** Whether these are the same version of the same state. When they were written does not matter. */
+/** Whether these are the same version of the same state. Their timestamps do not matter. */
 export const isSame = (a: DurableState, b: DurableState): boolean =>
   a.versionNumber === b.versionNumber &&
   a.manifest === b.manifest &&
   a.payload.length === b.payload.length &&
   a.payload.every((byte, index) => byte === b.payload[index])
 
-/** A state to write, and what to do where the very same is stored already. */
+/** A state to write, and what to do where the same state is stored already. */
 export class Write extends Schema.Class<Write>("effect-strata/DurableStateStore/Write")({
   ...DurableState.fields,
   onDuplicate: Schema.optionalKey(Schema.Literals(["ignore", "fail"]))
@@ -88,7 +89,7 @@ export class ByIds extends Schema.Class<ByIds>("effect-strata/DurableStateStore/
   persistenceIds: Schema.Array(PersistenceId)
 }) {}
 
-/** Which states to list. Everything given must hold. */
+/** Which states to list. A state has to match everything that is given. */
 export class Selection extends Schema.Class<Selection>("effect-strata/DurableStateStore/Selection")({
   shard: Schema.optionalKey(ShardNumber),
   manifest: Schema.optionalKey(Manifest)
@@ -96,7 +97,7 @@ export class Selection extends Schema.Class<Selection>("effect-strata/DurableSta
 
 // Errors
 
-/** The entity has a newer state, or another one of the same version: somebody else wrote it. Nothing was written. */
+/** The entity has a newer state, or a different one of the same version, from another writer. Nothing was written. */
 export class StaleState extends Schema.TaggedError<StaleState>("effect-strata/DurableStateStore/StaleState")(
   "StaleState",
   {
@@ -124,13 +125,13 @@ export class DurableStateStore extends Context.Service<
      *
      * **Details**
      *
-     * Writing the same again (version, payload and manifest) succeeds and changes nothing, so a write whose outcome is
-     * unknown can be tried again; with `onDuplicate: "fail"` that is `StaleState` too, so that a writer who succeeds knows
-     * that it was the one. Versions need not be consecutive. The error does not spoil the transaction it happens in.
+     * Writing the same state again (version, payload and manifest) succeeds and changes nothing, so a write whose outcome is
+     * unknown can be tried again. With `onDuplicate: "fail"` the same state is `StaleState` too, so that a successful writer
+     * knows that the state is its own. Versions need not be consecutive. After a `StaleState` the transaction can go on.
      *
      * **Gotchas**
      *
-     * eGo's own write is `overwriteState`, so it can go back.
+     * eGo writes as `overwriteState` does, so a state that eGo writes can be older than the stored one.
      */
     readonly writeState: (
       state: (typeof DurableState)["~type.make.in"],
@@ -138,11 +139,11 @@ export class DurableStateStore extends Context.Service<
     ) => Effect.Effect<void, StaleState | InvalidInput | StoreError>
 
     /**
-     * Stores the state, whatever was there before: afterwards the entity has exactly this one.
+     * Stores the state and replaces what was there: afterwards the entity has exactly this state.
      *
      * **Gotchas**
      *
-     * The last writer wins, and may bring back an old version: use `writeState`, unless that is what you want.
+     * The last writer wins, and may bring back an old version. Use `writeState` where a state must not go back.
      */
     readonly overwriteState: (
       state: (typeof DurableState)["~type.make.in"]
@@ -154,7 +155,7 @@ export class DurableStateStore extends Context.Service<
     ) => Effect.Effect<Option.Option<DurableState>, InvalidInput | StoreError>
 
     /**
-     * The states of these entities as they are at one moment, in the order of the ids, each once. An entity that has none
+     * The states of these entities as they are at one moment, in the order of the ids, each once. An entity without a state
      * is left out.
      */
     readonly getStates: (
@@ -162,16 +163,16 @@ export class DurableStateStore extends Context.Service<
     ) => Effect.Effect<ReadonlyArray<DurableState>, InvalidInput | StoreError>
 
     /**
-     * Every state, or those of one shard, of one manifest or both. Each that exists throughout is listed exactly once.
+     * Every state, or those of one shard, of one manifest or both. A state that exists throughout is listed exactly once.
      *
      * **Details**
      *
-     * Read in pages with bounded memory, by number and by size; states written meanwhile may or may not appear, or appear
-     * as they were before.
+     * The stream reads in pages with bounded memory, by number and by size. States that are written meanwhile may appear as
+     * they were before, as they are now, or not at all.
      *
      * **Gotchas**
      *
-     * In the order of the ids as the backend sorts text: on Postgres that is the database's collation.
+     * The order is that of the ids as the backend sorts text: on Postgres by the database's collation.
      */
     readonly listStates: (selection?: {
       readonly shard?: number
@@ -183,7 +184,7 @@ export class DurableStateStore extends Context.Service<
      *
      * **Gotchas**
      *
-     * Its version is forgotten, too: a writer that was late finds nothing in its way any more.
+     * The version is forgotten, too: a late writer of an old version succeeds afterwards.
      */
     readonly deleteState: (persistenceId: string) => Effect.Effect<boolean, InvalidInput | StoreError>
 
@@ -192,9 +193,58 @@ export class DurableStateStore extends Context.Service<
   }
 >()("effect-strata/DurableStateStore") {}
 
+// Driver
+
+/**
+ * A backend's implementation of the store, on checked values. It fails with an error of the store's own or a bare `Reason`;
+ * `fromDriver` does everything else.
+ */
+export interface Driver {
+  readonly write: (state: Write) => Effect.Effect<void, StaleState | Reason>
+  readonly overwrite: (state: DurableState) => Effect.Effect<void, Reason>
+  readonly get: (id: ById) => Effect.Effect<Option.Option<DurableState>, Reason>
+  readonly getAll: (ids: ByIds) => Effect.Effect<ReadonlyArray<DurableState>, Reason>
+  readonly list: (selection: Selection) => Stream.Stream<DurableState, Reason>
+  readonly remove: (id: ById) => Effect.Effect<boolean, Reason>
+  readonly ping: Effect.Effect<void, Reason>
+}
+
+const store = "DurableStateStore"
+
+/**
+ * Makes the store of a driver: it checks the arguments, turns each `Reason` into a `StoreError`, and adds spans, metrics
+ * and the end with the scope. `backend` is the name of the backend in spans and metrics.
+ *
+ * **Gotchas**
+ *
+ * Call it after everything that the driver needs has been acquired: scopes end in the opposite order, and operations must
+ * be refused before what they need is gone.
+ */
+export const fromDriver = (
+  backend: string,
+  driver: Driver
+): Effect.Effect<DurableStateStore["Service"], never, Scope.Scope> =>
+  Effect.map(Operation.make(store, backend), (operation) => {
+    const write = operation.fn("writeState", Write, driver.write)
+    const get = operation.fn("getLatestState", ById, driver.get)
+    const getAll = operation.fn("getStates", ByIds, driver.getAll)
+    const list = operation.stream("listStates", Selection, driver.list)
+    const remove = operation.fn("deleteState", ById, driver.remove)
+
+    return DurableStateStore.of({
+      writeState: (state, options) => write({ ...state, ...options }),
+      overwriteState: operation.fn("overwriteState", DurableState, driver.overwrite),
+      getLatestState: (persistenceId) => get({ persistenceId }),
+      getStates: (persistenceIds) => getAll({ persistenceIds }),
+      listStates: (selection = {}) => list(selection),
+      deleteState: (persistenceId) => remove({ persistenceId }),
+      ping: operation.effect("ping", driver.ping)
+    })
+  })
+
 // Values
 
-/** The state of an entity as a value. `versionNumber` is 0n where the entity has none yet. */
+/** The state of an entity as a value. `versionNumber` is 0n for an entity without a state. */
 export interface State<A> {
   readonly persistenceId: string
   readonly versionNumber: bigint
@@ -202,7 +252,7 @@ export interface State<A> {
   readonly shard: number
 }
 
-/** What `typed` needs to know of the values. */
+/** What `typed` needs to know about the values. */
 export interface TypedOptions<A, RD, RE> {
   /** How values become bytes. */
   readonly codec: StateCodec<A, RD, RE>
@@ -210,7 +260,10 @@ export interface TypedOptions<A, RD, RE> {
   readonly initial: (persistenceId: string) => A
   /** The shard of an entity that has no state yet: 0 unless given. */
   readonly shard?: (persistenceId: string) => number
-  /** When `modify` tries again after a conflict: after some 5 milliseconds, then ever later, for 10 seconds. */
+  /**
+   * When `modify` tries again after a conflict. Unless given, after about 5 milliseconds, then after delays that double up
+   * to 500 milliseconds, for 10 seconds.
+   */
   readonly retry?: Schedule.Schedule<unknown>
 }
 
@@ -219,24 +272,24 @@ export interface Typed<A, RD = never, RE = never> {
   /** The state of the entity, or the initial one. */
   readonly read: (persistenceId: string) => Effect.Effect<State<A>, InvalidInput | StoreError, RD>
 
-  /** `writeState` of a value: it has to be newer than what is stored. */
+  /** `writeState` with a value: its version has to be higher than the stored one. */
   readonly write: (
     state: Omit<State<A>, "shard"> & { readonly shard?: number }
   ) => Effect.Effect<void, StaleState | InvalidInput | StoreError, RE>
 
   /**
-   * Reads the state, applies the function and writes the result as the next version, which is returned. Of any number of
-   * concurrent calls each builds on the one before: none is lost.
+   * Reads the state, applies the function, writes the result as the next version, and returns it. Each of any number of
+   * concurrent calls builds on the result of the one before: no change is lost.
    *
    * **Details**
    *
-   * Where somebody else has written in between, all of it is done again, by the schedule `retry`; once that has ended, the
-   * conflict is the error. What the function fails with is passed on, and nothing is written.
+   * Where another writer came in between, `modify` reads, applies and writes again, by the schedule `retry`. Once the
+   * schedule has ended, the conflict is the error. Where the function fails, nothing is written and its error is passed on.
    *
    * **Gotchas**
    *
-   * The function may run several times: what it does besides should be harmless to repeat, or part of the same transaction.
-   * What others do in between with `overwriteState` or `deleteState` has no newer version, and is not noticed.
+   * The function may run several times: its other effects should be harmless to repeat, or part of the same transaction.
+   * `modify` does not notice an `overwriteState` or `deleteState` in between that leaves no newer version.
    */
   readonly modify: <E = never, R = never>(
     persistenceId: string,
@@ -244,7 +297,7 @@ export interface Typed<A, RD = never, RE = never> {
   ) => Effect.Effect<State<A>, E | StaleState | InvalidInput | StoreError, RD | RE | R>
 }
 
-/** Somebody else has written: as an error of its own, so that one of the caller's function is not mistaken for it. */
+/** A conflict of `modify` itself, as an error of its own, so that a `StaleState` of the caller's function is not retried. */
 class Conflict {
   readonly error: StaleState
   constructor(error: StaleState) {
@@ -252,16 +305,14 @@ class Conflict {
   }
 }
 
-const store = "DurableStateStore"
-
 const defaultRetry = Schedule.min([Schedule.exponential("5 millis"), Schedule.spaced("500 millis")]).pipe(
   Schedule.jittered,
   Schedule.upTo({ duration: "10 seconds" })
 )
 
 /**
- * The store as one of values. A value that does not encode is `InvalidInput`; a row that does not decode is a `CorruptRow`
- * that names the entity.
+ * The store as a store of values. A value that does not encode is `InvalidInput`; a row that does not decode is a
+ * `CorruptRow` that names the entity.
  *
  * ```ts
  * import { Effect, Schema } from "effect"
@@ -332,7 +383,7 @@ export const typed = <A, RD, RE>(
           const value = Effect.isEffect(result) ? yield* result : result
           const next = { persistenceId, versionNumber: versionNumber + 1n, shard }
           const encoded = yield* encode("modify", value)
-          // Two that do the same to the same state write the same bytes: only one of them has done it.
+          // Two calls that make the same change write the same bytes. With "fail" only one of them succeeds.
           yield* Effect.mapError(states.writeState({ ...next, ...encoded }, { onDuplicate: "fail" }), (error) =>
             error._tag === "StaleState" ? new Conflict(error) : error
           )

@@ -17,11 +17,11 @@ export class NewEvent extends Schema.Class<NewEvent>("effect-strata/EventStore/N
   aggregateId: Key,
   eventType: Key,
   data: SafeJson,
-  /** What is known of the event beside its data, for queries and tracing. */
+  /** What is known of the event besides its data, for queries and tracing. */
   metadata: Schema.optionalKey(SafeJsonObject)
 }) {}
 
-/** What an event is made of where it is appended. */
+/** What `append` takes for an event. */
 export type NewEventInput = (typeof NewEvent)["~type.make.in"]
 
 /** An event in the log. `metadata` is null if it was appended without. */
@@ -39,8 +39,8 @@ export class StoredEvent extends Schema.Class<StoredEvent>("effect-strata/EventS
 }) {}
 
 /**
- * What must be true of an aggregate for an append to happen: nothing, that it has no events, that it has some, or the
- * version of its last one.
+ * What must be true of an aggregate for an append to happen: anything, that it has no events, that it has some, or that its
+ * last event has this version.
  */
 export const Expected = Schema.Union([Schema.Literals(["any", "none", "some"]), Version])
 export type Expected = typeof Expected.Type
@@ -60,7 +60,7 @@ export interface AppendOptions {
 /** Events to append together. */
 export class Append extends Schema.Class<Append>("effect-strata/EventStore/Append")({
   events: Schema.Array(NewEvent).check(distinctIds),
-  /** For every aggregate among the events, or for each by its id: those that are not named are `"any"`. */
+  /** For every aggregate among the events, or by aggregate id: an aggregate that is not named is `"any"`. */
   expected: Schema.optionalKey(Schema.Union([Expected, Schema.Record(Key, Expected)])),
   onDuplicate: Schema.optionalKey(Schema.Literals(["fail", "ignore"]))
 }) {}
@@ -73,7 +73,7 @@ export const expectedOf = ({ expected = "any" }: Append, aggregateId: string): E
       ? (expected[aggregateId] ?? "any")
       : "any"
 
-/** Which events are meant. Everything given must hold. */
+/** Which events to choose. An event has to match everything that is given. */
 export class Filter extends Schema.Class<Filter>("effect-strata/EventStore/Filter")({
   aggregateIds: Schema.optionalKey(Schema.Array(Key)),
   eventTypes: Schema.optionalKey(Schema.Array(Key)),
@@ -84,14 +84,14 @@ export class Filter extends Schema.Class<Filter>("effect-strata/EventStore/Filte
   createdAfter: Schema.optionalKey(Schema.DateTimeUtc)
 }) {}
 
-/** How many events to read at a time: 1,000. */
+/** How many events to read at a time: 1,000 unless given. */
 const BatchSize = Schema.Int.check(Schema.isBetween({ minimum: 1, maximum: 100_000 }))
 
 /** Which events to read. */
 export class Query extends Filter.extend<Query>("effect-strata/EventStore/Query")({
   /** Only versions above this one. */
   after: Schema.optionalKey(Version),
-  /** `"forward"` unless given. `"backward"` begins with the last event, and sees what is committed, holes or not. */
+  /** `"forward"` unless given. `"backward"` begins with the last event and sees what is committed: it does not stop at holes. */
   direction: Schema.optionalKey(Schema.Literals(["forward", "backward"])),
   /** How many events at most. */
   limit: Schema.optionalKey(Schema.Int.check(Schema.isGreaterThanOrEqualTo(0))),
@@ -101,14 +101,14 @@ export class Query extends Filter.extend<Query>("effect-strata/EventStore/Query"
 /** Which events to follow, and from where. */
 export class Subscription extends Filter.extend<Subscription>("effect-strata/EventStore/Subscription")({
   /**
-   * The version to begin after, `"start"` for every event there is, or `"end"` for none of those: only versions above the
-   * `latestVersion` of the moment when the stream starts.
+   * The version to begin after, `"start"` for every event in the log, or `"end"` for none of them: then only versions above
+   * the `latestVersion` at the moment when the stream starts.
    */
   after: Schema.Union([Schema.Literals(["start", "end"]), Version]),
   batchSize: Schema.optionalKey(BatchSize)
 }) {}
 
-/** What a notification tells of an event: all but its data. The fields are those of go-sync-kit's payload. */
+/** An event without its data. The fields are those of go-sync-kit's notification payload. */
 export class EventNotification extends Schema.Class<EventNotification>("effect-strata/EventStore/EventNotification")({
   version: Version,
   id: Schema.String,
@@ -128,13 +128,13 @@ export const notificationOf = ({
 }: StoredEvent): EventNotification =>
   new EventNotification({ version, id, aggregateId, eventType, streamName, createdAt }, { disableChecks: true })
 
-/** Which events to be notified of: of all, unless an aggregate or a type is given. */
+/** Which events to be notified of: all events, unless an aggregate or a type is given. */
 export class Topic extends Schema.Class<Topic>("effect-strata/EventStore/Topic")({
   aggregateId: Schema.optionalKey(Key),
   eventType: Schema.optionalKey(Key)
 }) {}
 
-/** The subscription that has the events of a topic. */
+/** The subscription to the events of a topic. */
 export const subscriptionTo = ({ aggregateId, eventType }: Topic): Subscription =>
   new Subscription({
     after: "end",
@@ -143,8 +143,8 @@ export const subscriptionTo = ({ aggregateId, eventType }: Topic): Subscription 
   })
 
 /**
- * Whether subscribers hear of new events at once. `"stopped"` where there are none, or after their reconnect schedule has
- * ended.
+ * Whether subscribers hear of new events at once. `"stopped"` where there are no subscribers, or after their reconnect
+ * schedule has ended.
  */
 export type ListenerStatus = "connected" | "reconnecting" | "stopped"
 
@@ -161,8 +161,9 @@ export class AggregateSince extends Schema.Class<AggregateSince>("effect-strata/
 export class ById extends Schema.Class<ById>("effect-strata/EventStore/ById")({ id: Key }) {}
 
 /**
- * What the store has in use. On Postgres connections are those to the server that have the pool's role, database and
- * application name: of other processes, too, unless each has a name of its own. PGlite has none.
+ * What the store has in use. On Postgres the connections are those to the server with the pool's role, database and
+ * application name. They include other processes' connections unless each process has an application name of its own.
+ * PGlite has none.
  */
 export class Stats extends Schema.Class<Stats>("effect-strata/EventStore/Stats")({
   openConnections: Schema.Int,
@@ -175,7 +176,7 @@ export class Stats extends Schema.Class<Stats>("effect-strata/EventStore/Stats")
 
 // Errors
 
-/** The aggregate is not as the append expected: somebody else appended to it. Nothing was written. */
+/** The aggregate is not as the append expected: another append to it came first. Nothing was written. */
 export class VersionConflict extends Schema.TaggedError<VersionConflict>("effect-strata/EventStore/VersionConflict")(
   "VersionConflict",
   {
@@ -224,7 +225,7 @@ export class InvalidVersion extends Schema.TaggedError<InvalidVersion>("effect-s
   }
 }
 
-/** The version that a text stands for. */
+/** Reads a version from text. */
 export const parseVersion = (text: string): Effect.Effect<bigint, InvalidVersion> =>
   Effect.suspend(() => {
     const version = /^\d{1,19}$/.test(text) ? BigInt(text) : -1n

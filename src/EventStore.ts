@@ -25,23 +25,30 @@
  * })
  * ```
  */
-import { Context, type Effect, type Stream } from "effect"
-import type {
-  AppendError,
-  AppendOptions,
+import { Context, Effect, type Scope, Stream, SubscriptionRef } from "effect"
+import {
+  AggregateSince,
+  Append,
+  type AppendError,
+  type AppendOptions,
+  ById,
   EventNotFound,
-  EventNotification,
-  ListenerStatus,
-  NewEventInput,
+  type EventNotification,
+  type ListenerStatus,
+  type NewEventInput,
+  notificationOf,
   Query,
+  Since,
   Stats,
-  StoredEvent,
+  type StoredEvent,
   Subscription,
+  subscriptionTo,
   Topic
 } from "./Event.ts"
 import * as TypedEvents from "./events/TypedEvents.ts"
+import * as Operation from "./internal/Operation.ts"
 import type { InvalidInput } from "./InvalidInput.ts"
-import type { StoreError } from "./StoreError.ts"
+import type { Reason, StoreError } from "./StoreError.ts"
 
 export * from "./Event.ts"
 
@@ -57,17 +64,18 @@ export class EventStore extends Context.Service<
      *
      * **Details**
      *
-     * `expected` is about each aggregate before the append (a record may name others, too: they do not matter); version 0
-     * is that of no event, so it always conflicts. A conflict does not spoil the transaction it happens in.
+     * `expected` describes each aggregate before the append. Aggregates that a record names and that get no event do not
+     * matter. No event has version 0, so expecting it always conflicts. After a conflict the transaction can go on.
      * With `onDuplicate: "ignore"` an event whose id is in the log already is returned as it is stored, and not compared
      * with `expected`: the same append can be tried again. The same id with other content is always `DuplicateEvent`.
-     * No events do nothing. Appends that are made at once outside of a transaction can share a commit, but no result and no
-     * failure; to one aggregate they happen in the order in which they were made.
+     * An append of no events does nothing. Appends that are made at once outside of a transaction can share a commit, but
+     * each has its own result or failure. Appends to one aggregate happen in the order in which they were made.
      *
      * **Gotchas**
      *
-     * Until a transaction that appends to an aggregate has ended, others wait that append to it with `expected`. Plain SQL
-     * from elsewhere does not wait. A transaction that expects something, or reads forward, has to be READ COMMITTED.
+     * Once a transaction has appended to an aggregate, every append to it with `expected` waits until the transaction has
+     * ended. Plain SQL from elsewhere does not wait. A transaction that expects something, or reads forward, has to be READ
+     * COMMITTED.
      */
     readonly append: (
       events: NewEventInput | ReadonlyArray<NewEventInput>,
@@ -75,12 +83,12 @@ export class EventStore extends Context.Service<
     ) => Effect.Effect<ReadonlyArray<StoredEvent>, AppendError | InvalidInput | StoreError>
 
     /**
-     * Every event above the version, 0 unless given, in order, and none that another one could still come before.
+     * Every settled event above the version (0 unless given), in order: no event can come at or below the last one any more.
      *
      * **Details**
      *
-     * Where a transaction that appends is in the way, it is waited for, up to `settleTimeout`; then what is certain is
-     * returned, and a warning says who holds up the rest. All of it is in memory: use `read` where there may be much.
+     * Where an open transaction may still fill a hole, `load` waits for it up to `settleTimeout`. Then it returns the events
+     * below the hole, and a warning names the holder. All events are in memory at once: use `read` where there may be many.
      */
     readonly load: (since?: bigint) => Effect.Effect<ReadonlyArray<StoredEvent>, InvalidInput | StoreError>
 
@@ -91,38 +99,39 @@ export class EventStore extends Context.Service<
     ) => Effect.Effect<ReadonlyArray<StoredEvent>, InvalidInput | StoreError>
 
     /**
-     * The events that a query describes, in order of their versions, read in pages with bounded memory. Forward, it ends
-     * where `load` ends; it does not wait for events to come.
+     * The events that a query describes, in order of their versions, read in pages with bounded memory. Forward, the stream
+     * ends where `load` ends: it does not wait for events to come.
      */
     readonly read: (query?: (typeof Query)["~type.make.in"]) => Stream.Stream<StoredEvent, InvalidInput | StoreError>
 
     /**
-     * The events after a version, those that are there and then those to come, for ever: in order, each exactly once, and
+     * The events after a version, first those in the log and then those to come, for ever: in order, each exactly once, and
      * none left out, whatever the writers do and however often the connection is lost.
      *
      * **Details**
      *
-     * It first reads the log, as `read` does, then hears of new events. All subscribers of a layer share one connection for
-     * that, and what arrives on it. One that is slow reads the log again to catch up: it delays nobody, and holds at most
-     * what it reads at a time. After a lost connection everybody goes on where they were, by the layer's reconnect
-     * schedule; only the end of that, a `CorruptRow` or an error that no retry mends ends the stream. An open transaction
-     * that may append before the next event holds it back, and a warning says who that is.
+     * The stream first reads the log, as `read` does, then hears of new events. All subscribers of a layer share one
+     * connection for that, and what arrives on it. A slow subscriber reads the log again to catch up: it delays no other
+     * one, and holds at most what it reads at a time. After a lost connection each subscriber goes on at its cursor, by the
+     * layer's reconnect schedule. Only the end of that schedule, a `CorruptRow`, or an error that no retry mends ends the
+     * stream. An open transaction that may still append below the next event holds that event back, and a warning names the
+     * holder.
      *
      * **Gotchas**
      *
-     * It sees only what is committed, also inside a transaction. To process each event exactly once, keep your cursor in
-     * the transaction that does the processing: the stream alone starts again where you tell it to.
+     * The stream has only committed events, also inside a transaction. To process each event exactly once, store your cursor
+     * in the transaction that does the processing: the stream itself remembers no cursor after it has ended.
      */
     readonly subscribe: (
       subscription: (typeof Subscription)["~type.make.in"]
     ) => Stream.Stream<StoredEvent, InvalidInput | StoreError>
 
-    /** What is appended from now on, as `subscribe` with `"end"` gives it, without the data. */
+    /** The events that are appended from now on, as `subscribe` with `"end"` gives them, without their data. */
     readonly notifications: (
       topic?: (typeof Topic)["~type.make.in"]
     ) => Stream.Stream<EventNotification, InvalidInput | StoreError>
 
-    /** Whether subscribers hear of new events at once: now, and as a stream that begins with now. */
+    /** Whether subscribers hear of new events at once: as it is now, and as a stream that begins with that. */
     readonly listener: {
       readonly status: Effect.Effect<ListenerStatus>
       readonly changes: Stream.Stream<ListenerStatus>
@@ -132,21 +141,87 @@ export class EventStore extends Context.Service<
     readonly get: (id: string) => Effect.Effect<StoredEvent, EventNotFound | InvalidInput | StoreError>
 
     /**
-     * The highest version that is committed, 0 where there is none.
+     * The highest version that is committed, 0 in an empty log.
      *
      * **Gotchas**
      *
-     * Not a cursor: events with lower versions may still be on their way.
+     * Do not use it as a cursor: events with lower versions may still be in flight.
      */
     readonly latestVersion: Effect.Effect<bigint, StoreError>
 
     /** Succeeds if the store can be used now: the backend answers and the table can be read. */
     readonly ping: Effect.Effect<void, StoreError>
 
-    /** Connections and subscriptions, as they are now. In memory an open transaction counts as a connection in use. */
+    /** The connections and subscriptions of this moment. In memory an open transaction counts as a connection in use. */
     readonly stats: Effect.Effect<Stats, StoreError>
   }
 >()("effect-strata/EventStore") {}
+
+// Driver
+
+/**
+ * A backend's implementation of the store, on checked values. It fails with an error of the store's own or a bare `Reason`;
+ * `fromDriver` does everything else.
+ */
+export interface Driver {
+  readonly append: (append: Append) => Effect.Effect<ReadonlyArray<StoredEvent>, AppendError | InvalidInput | Reason>
+  readonly read: (query: Query) => Stream.Stream<StoredEvent, Reason>
+  readonly readAggregate: (since: AggregateSince) => Effect.Effect<ReadonlyArray<StoredEvent>, Reason>
+  readonly find: (id: ById) => Effect.Effect<StoredEvent | undefined, Reason>
+  /** The events of a subscription, for ever. The stream has to fail with `Closed` by itself when the scope ends. */
+  readonly follow: (subscription: Subscription) => Stream.Stream<StoredEvent, Reason>
+  readonly listener: SubscriptionRef.SubscriptionRef<ListenerStatus>
+  /** The highest version that is committed. */
+  readonly highestVersion: Effect.Effect<bigint, Reason>
+  readonly connections: Effect.Effect<Omit<Stats, "subscribers">, Reason>
+  readonly ping: Effect.Effect<void, Reason>
+}
+
+/**
+ * Makes the store of a driver: it checks the arguments, turns each `Reason` into a `StoreError`, counts subscribers, and
+ * adds spans, metrics and the end with the scope. `backend` is the name of the backend in spans and metrics.
+ *
+ * **Gotchas**
+ *
+ * Call it after everything that the driver needs has been acquired: scopes end in the opposite order, and operations must
+ * be refused before what they need is gone.
+ */
+export const fromDriver = (backend: string, driver: Driver): Effect.Effect<EventStore["Service"], never, Scope.Scope> =>
+  Effect.map(Operation.make("EventStore", backend), (operation) => {
+    const append = operation.fn("append", Append, driver.append)
+    const load = operation.fn("load", Since, ({ since }) => Stream.runCollect(driver.read(new Query({ after: since }))))
+    const loadByAggregate = operation.fn("loadByAggregate", AggregateSince, driver.readAggregate)
+    const read = operation.stream("read", Query, driver.read)
+    const notifications = operation.subscription("notifications", Topic, (topic) =>
+      Stream.map(driver.follow(subscriptionTo(topic)), notificationOf)
+    )
+    const get = operation.fn("get", ById, (by) =>
+      Effect.flatMap(driver.find(by), (event) =>
+        event === undefined ? Effect.fail(new EventNotFound({ id: by.id })) : Effect.succeed(event)
+      )
+    )
+    const stats = Effect.map(
+      driver.connections,
+      (connections) => new Stats({ ...connections, subscribers: operation.running() })
+    )
+
+    return EventStore.of({
+      append: (input, options) => {
+        const events = Array.isArray(input) ? input : [input]
+        return append(options === undefined ? { events } : { events, ...options })
+      },
+      load: (since = 0n) => load({ since }),
+      loadByAggregate: (aggregateId, since = 0n) => loadByAggregate({ aggregateId, since }),
+      read: (query = {}) => read(query),
+      subscribe: operation.subscription("subscribe", Subscription, driver.follow),
+      notifications: (topic = {}) => notifications(topic),
+      listener: { status: SubscriptionRef.get(driver.listener), changes: SubscriptionRef.changes(driver.listener) },
+      get: (id) => get({ id }),
+      latestVersion: operation.effect("latestVersion", driver.highestVersion),
+      ping: operation.effect("ping", driver.ping),
+      stats: operation.effect("stats", stats)
+    })
+  })
 
 // The typed view
 
@@ -161,8 +236,7 @@ export {
 } from "./events/TypedEvents.ts"
 
 /**
- * The log as the events of some classes: what is appended is encoded by its schema, and what is read comes back as an
- * instance of its class.
+ * The log as events of some classes: `append` encodes each event by its schema, and reads give instances of the classes.
  *
  * ```ts
  * import { Effect, Schema } from "effect"
@@ -182,16 +256,16 @@ export {
  *
  * **Details**
  *
- * The tag of a class is the event type, and its other fields, as JSON, are the data: whoever writes such data, in
- * whatever language, writes such events. `upcast` says how older forms are read. An event of these types that does not
- * decode is a `StoreError` whose `CorruptRow` has the version as its key. Services that the schemas need stay in `R`.
+ * The tag of a class is the event type, and its other fields, as JSON, are the data: a program in any language that writes
+ * such data writes such events. `upcast` says how older forms are read. An event of these types that does not decode is a
+ * `StoreError` whose `CorruptRow` has the version as its key. Services that the schemas need stay in `R`.
  *
- * `unknown` says what becomes of events of other types: `"fail"` fails with `CorruptRow` wherever it meets one, `"skip"`
- * leaves them out (they are not asked for), `"raw"` gives each as an `UnknownEvent`. Unless it is given, what reads the
- * log leaves them to other views, but what names its aggregates fails: a history is only right as a whole.
+ * `unknown` says what becomes of events of other types: `"fail"` fails with `CorruptRow` at the first of them, `"skip"`
+ * leaves them out (the store is not asked for them), `"raw"` gives each as an `UnknownEvent`. Where it is not given, reads
+ * across the log leave such events to other views, and reads that name aggregates fail: a history is only right as a whole.
  *
  * **Gotchas**
  *
- * With `"skip"`, a process that does not know a new class yet takes an aggregate for what it would be without its events.
+ * With `"skip"`, a process that does not know a new class yet sees an aggregate as it would be without the events of it.
  */
 export const typed = TypedEvents.over(EventStore)

@@ -1,7 +1,7 @@
-/** The error of an argument that breaks the model: it names every field that is wrong. */
+/** The error for an argument that breaks the model. It names every field that is wrong. */
 import { Schema, SchemaIssue } from "effect"
 
-/** One thing that is wrong with an argument. `field` is its path, empty for the argument as a whole. */
+/** One thing that is wrong with an argument. `field` is the path to it, empty for the argument as a whole. */
 export const Issue = Schema.Struct({ field: Schema.String, message: Schema.String })
 export type Issue = typeof Issue.Type
 
@@ -19,7 +19,7 @@ export class InvalidInput extends Schema.TaggedError<InvalidInput>("effect-strat
 
 const format = SchemaIssue.makeFormatterStandardSchemaV1()
 
-/** The `InvalidInput` for what a schema found. */
+/** Makes the `InvalidInput` from the issue that a schema found. */
 export const invalidInput = (store: string, operation: string, issue: SchemaIssue.Issue): InvalidInput =>
   new InvalidInput({
     store,

@@ -36,7 +36,7 @@ export class ProjectionId extends Schema.Class<ProjectionId>("effect-strata/Offs
 /**
  * The position that a shard has reached.
  *
- * `value` is whatever the projection counts by: a version of the event store, or in eGo an event's timestamp.
+ * `value` is what the projection counts by: a version of the event store, or in eGo an event's timestamp.
  * `timestamp` is the time of the write in epoch milliseconds, by `Clock` unless it is given.
  */
 export class Offset extends Schema.Class<Offset>("effect-strata/OffsetStore/Offset")({
@@ -45,7 +45,7 @@ export class Offset extends Schema.Class<Offset>("effect-strata/OffsetStore/Offs
   timestamp: Int64.pipe(Schema.withConstructorDefault(fromClock((clock) => BigInt(clock.currentTimeMillisUnsafe()))))
 }) {}
 
-/** A step of one shard to its next offset: `from` is the offset the caller last saw, `None` where there was none. */
+/** A step of one shard to its next offset: `from` is the offset that the caller last saw, `None` if it saw none. */
 export class Step extends Schema.Class<Step>("effect-strata/OffsetStore/Step")({
   ...ProjectionId.fields,
   from: Schema.Option(Int64),
@@ -72,7 +72,7 @@ export class Selection extends Schema.Class<Selection>("effect-strata/OffsetStor
 
 // Errors
 
-/** The shard is not where the caller thought: another runner moved, reset or deleted its offset. Nothing was written. */
+/** The shard's offset is not what the caller expected: another runner moved, reset or deleted it. Nothing was written. */
 export class OffsetConflict extends Schema.TaggedError<OffsetConflict>("effect-strata/OffsetStore/OffsetConflict")(
   "OffsetConflict",
   {
@@ -99,7 +99,7 @@ export class OffsetStore extends Context.Service<
   OffsetStore,
   {
     /**
-     * Stores the offset, whatever was there before: afterwards the shard has exactly this one.
+     * Stores the offset and replaces what was there: afterwards the shard has exactly this offset.
      *
      * **Gotchas**
      *
@@ -113,9 +113,9 @@ export class OffsetStore extends Context.Service<
      *
      * **Details**
      *
-     * This is the fence under projections: a runner that lost its shard fails with `OffsetConflict`, and the transaction
-     * that holds its read model's writes rolls back with it. The conflict does not spoil the transaction: a program that
-     * catches it can go on.
+     * `advanceOffset` is the fence under projections: a runner that lost its shard fails with `OffsetConflict`, and the
+     * transaction that holds its read model's writes rolls back with it. A program that catches the conflict can go on in
+     * the same transaction.
      *
      * **Example**
      *
@@ -147,16 +147,17 @@ export class OffsetStore extends Context.Service<
      *
      * **Details**
      *
-     * Read in pages with bounded memory; offsets written meanwhile may or may not appear.
+     * The stream reads in pages with bounded memory. Offsets that are written meanwhile may or may not appear.
      */
     readonly listOffsets: (projectionName?: string) => Stream.Stream<Offset, InvalidInput | StoreError>
 
     /**
-     * Sets every shard of the projection to `value`, stamped now, all or none, and returns how many there were.
+     * Sets every shard of the projection to `value`, all or none, with the time of now, and returns how many shards there
+     * were: 0 for a projection without offsets.
      *
      * **Details**
      *
-     * A runner in the middle of a batch is fenced off: its `advanceOffset` fails. Unknown projections are fine: 0.
+     * A runner in the middle of a batch is fenced off: its `advanceOffset` fails.
      */
     readonly resetOffset: (projectionName: string, value: bigint) => Effect.Effect<number, InvalidInput | StoreError>
 
@@ -164,12 +165,12 @@ export class OffsetStore extends Context.Service<
     readonly deleteOffsets: (projectionName: string) => Effect.Effect<number, InvalidInput | StoreError>
 
     /**
-     * Emits once it listens, and then whenever offsets may have changed, in whichever process: a hint to look at them.
+     * Emits once it listens, and then whenever offsets may have changed, in any process: a hint to look at them.
      *
      * **Details**
      *
-     * Several changes may be one element, and one may come without any. After a lost connection it emits again, by the
-     * layer's reconnect schedule. Programs that write to the table by themselves are not heard.
+     * Several changes may be one element, and an element may come without a change. After a lost connection the stream emits
+     * again, by the layer's reconnect schedule. It does not hear of programs that write to the table with SQL of their own.
      */
     readonly changes: Stream.Stream<void, StoreError>
 

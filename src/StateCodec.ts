@@ -26,7 +26,7 @@ export interface Encoded {
   readonly payload: Uint8Array
 }
 
-/** Nothing here knows this manifest, or the type that it stands for. */
+/** The codec does not know this manifest, or the type that it stands for. */
 export class UnknownManifest extends Schema.TaggedError<UnknownManifest>("effect-strata/StateCodec/UnknownManifest")(
   "UnknownManifest",
   { manifest: Schema.String }
@@ -43,14 +43,14 @@ export class CodecError extends Schema.TaggedError<CodecError>("effect-strata/St
   cause: Schema.optionalKey(Schema.Defect())
 }) {}
 
-/** From values to what is stored, and back. `RD` and `RE` are the services that reading and writing need. */
+/** Turns values into what is stored, and back. `RD` and `RE` are the services that reading and writing need. */
 export interface StateCodec<A, RD = never, RE = never> {
   readonly encode: (value: A) => Effect.Effect<Encoded, UnknownManifest | CodecError, RE>
-  /** Fails with `UnknownManifest` for what it does not read at all: then another codec may. */
+  /** Fails with `UnknownManifest` for a manifest that the codec does not read, so that another codec can be tried. */
   readonly decode: (encoded: Encoded) => Effect.Effect<A, UnknownManifest | CodecError, RD>
 }
 
-/** The error for what was thrown, or failed, at the value or at the bytes of a manifest. */
+/** Makes the error from what was thrown or failed while the value was encoded or the bytes were decoded. */
 export const codecError = (manifest: string, cause: unknown): CodecError => {
   const message = cause instanceof Error ? cause.message : String(cause)
   return new CodecError({ manifest, message: `no "${manifest}": ${message.replaceAll(/\s*\n\s*/g, " ")}`, cause })
@@ -60,16 +60,18 @@ const encoder = new TextEncoder()
 const decoder = new TextDecoder("utf-8", { fatal: true })
 
 /**
- * Values of any schema as JSON, under the schema's identifier: that of a class, or of the annotation `identifier`.
+ * Stores values of any schema as JSON, with the schema's identifier as the manifest: that of a class, or the annotation
+ * `identifier`.
  *
  * **Details**
  *
- * What JSON has no notation for is written as `Schema.toCodecJson` does: dates, big integers, bytes and infinities as text,
- * maps as pairs. `manifest` takes the place of the identifier. A schema without either can write nothing, and read nothing.
+ * `Schema.toCodecJson` decides how values are written that JSON has no notation for: dates, big integers, bytes and
+ * infinities as text, maps as pairs. `manifest` takes the place of the identifier. A codec without either fails at every
+ * value.
  *
  * **Gotchas**
  *
- * A class keeps its manifest when it is renamed, not when its identifier is. A field that is added needs a default for
+ * The manifest changes with the identifier of a class, not with its name. A field that is added needs a default for
  * decoding, or a new identifier and `upcast`.
  */
 export const json = <A, E, RD, RE>(
@@ -87,7 +89,7 @@ export const json = <A, E, RD, RE>(
   const Json = Schema.fromJsonString(Schema.toCodecJson(schema))
   const encode = Schema.encodeEffect(Json)
   const decode = Schema.decodeEffect(Json)
-  // Transformations may throw, and so does whatever nests too deep.
+  // Transformations may throw, and a value that nests too deep overflows the stack.
   const failing = <B, R>(effect: Effect.Effect<B, unknown, R>) =>
     Effect.mapError(Effect.catchDefect(effect, Effect.fail), (cause) => codecError(manifest, cause))
   return {
@@ -100,13 +102,12 @@ export const json = <A, E, RD, RE>(
 }
 
 /**
- * Reads what an older codec has written, too, and makes today's value of it. It writes as the first codec does.
+ * Also reads what an older codec has written, and makes today's value of it. It writes as the first codec does.
  *
  * **Details**
  *
- * Which of the two reads a state is decided by its manifest: the older one gets what the first does not know. So several
- * versions, each on top of the one before, are read side by side; and the older one may be of another kind, such as
- * protobuf.
+ * The manifest decides which of the two codecs reads a state: the older codec gets what the first one does not know. Several
+ * versions can be stacked in this way, and the older codec may be of another kind, such as protobuf.
  */
 export const upcast = <A, RD, RE, B, RDB, REB>(
   codec: StateCodec<A, RD, RE>,

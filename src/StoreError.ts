@@ -1,8 +1,8 @@
 /**
- * The one error every store shares: what the world did to an operation.
+ * The one error that all stores share: an operation failed for a reason outside the program.
  *
- * What a caller can get wrong is `InvalidInput`; what a store decides (a conflict, a missing event) is an error of that
- * store. Everything else, from a refused connection to a table that is not there, is a `StoreError` with a tagged
+ * An argument that breaks the model is `InvalidInput`; what a store decides (a conflict, a missing event) is an error of
+ * that store. Every other failure, from a refused connection to a table that is not there, is a `StoreError` with a tagged
  * `reason`:
  *
  * ```ts
@@ -20,9 +20,9 @@
 import { Schema } from "effect"
 
 const fields = {
-  /** One plain sentence: what failed, on what, what to do. Free of secrets. */
+  /** One plain sentence without secrets: what failed, on what, and what to do. */
   message: Schema.String,
-  /** What was underneath: for logs and debuggers, not for decisions. */
+  /** The underlying error, for logs and debuggers, not for decisions. */
   cause: Schema.optionalKey(Schema.Defect())
 }
 
@@ -39,7 +39,7 @@ export class Timeout extends Schema.TaggedError<Timeout>("effect-strata/StoreErr
   readonly isRetryable = true
 }
 
-/** Lost against a concurrent transaction: a deadlock, a serialization failure, a lock timeout. Retry the transaction. */
+/** A concurrent transaction won: a deadlock, a serialization failure or a lock timeout. Retry the transaction. */
 export class Contention extends Schema.TaggedError<Contention>("effect-strata/StoreError/Contention")(
   "Contention",
   fields
@@ -52,7 +52,7 @@ export class Denied extends Schema.TaggedError<Denied>("effect-strata/StoreError
   readonly isRetryable = false
 }
 
-/** A table, column, schema or database is absent, or was made by a newer version. It says what to run. */
+/** A table, column, schema or database is absent, or was made by a newer version. The message says what to run. */
 export class SchemaMissing extends Schema.TaggedError<SchemaMissing>("effect-strata/StoreError/SchemaMissing")(
   "SchemaMissing",
   fields
@@ -60,7 +60,7 @@ export class SchemaMissing extends Schema.TaggedError<SchemaMissing>("effect-str
   readonly isRetryable = false
 }
 
-/** A stored row does not fit the model: somebody else wrote it. Other rows can still be read. */
+/** A stored row does not fit the model: another program wrote it. Other rows can still be read. */
 export class CorruptRow extends Schema.TaggedError<CorruptRow>("effect-strata/StoreError/CorruptRow")("CorruptRow", {
   ...fields,
   table: Schema.String,
@@ -74,7 +74,7 @@ export class Closed extends Schema.TaggedError<Closed>("effect-strata/StoreError
   readonly isRetryable = false
 }
 
-/** Anything else. The cause has the whole story. */
+/** Any other failure. The cause has the details. */
 export class Unexpected extends Schema.TaggedError<Unexpected>("effect-strata/StoreError/Unexpected")(
   "Unexpected",
   fields
@@ -102,8 +102,8 @@ export const isReason = Schema.is(Reason)
  *
  * **Gotchas**
  *
- * `isRetryable` says that the same call may succeed later, not that the failed one did nothing: after a lost connection
- * nobody knows whether its last statement took effect. Retry what is idempotent, or the whole transaction with a
+ * `isRetryable` says that the same call may succeed later, not that the failed call did nothing: after a lost connection it
+ * is unknown whether the last statement took effect. Retry what is idempotent, or the whole transaction with a
  * compare-and-set inside.
  */
 export class StoreError extends Schema.TaggedError<StoreError>("effect-strata/StoreError")("StoreError", {

@@ -1,5 +1,5 @@
 /**
- * One transaction over whichever backend is provided.
+ * One transaction over all stores of the backend that is provided.
  *
  * ```ts
  * import { Effect } from "effect"
@@ -32,18 +32,18 @@ export class Transactor extends Context.Service<
      *
      * **Details**
      *
-     * On Postgres this is `SqlClient.withTransaction`, so the application's own statements and all stores share the
-     * transaction, whichever of the two opened it. Isolation is READ COMMITTED, on memory too: other transactions are
-     * seen once they commit, and a row that one of them has written waits for its end.
+     * On Postgres `withTransaction` is that of `SqlClient`, so the application's own statements and all stores share the
+     * transaction, whichever of them opened it. The isolation level is READ COMMITTED, on memory too: a transaction sees what
+     * others have committed, and waits to write a row until the transaction that has written it has ended.
      *
      * **Gotchas**
      *
      * A `StoreError` inside a transaction ends it, as in Postgres, even if it is caught: what follows fails, and so does
-     * the commit. Domain errors (`OffsetConflict`, ..) do not. Put a nested `withTransaction` around what may fail.
+     * the commit. Domain errors (`OffsetConflict`, ..) do not end it. Put a nested `withTransaction` around what may fail.
      *
-     * When the connection is lost during the commit itself, the error is `Unavailable` and nobody can tell whether the
-     * transaction took effect. When it is lost before, the effect's own failure is the result; the application's own
-     * `sql.withTransaction` dies there instead, of the ROLLBACK that fails.
+     * When the connection is lost during the commit itself, the error is `Unavailable`, and it is unknown whether the
+     * transaction took effect. When the connection is lost before the commit, the effect's own failure is the result. The
+     * application's own `sql.withTransaction` dies in that case, because its ROLLBACK fails.
      */
     readonly withTransaction: <A, E, R>(effect: Effect.Effect<A, E, R>) => Effect.Effect<A, E | StoreError, R>
 
@@ -53,8 +53,9 @@ export class Transactor extends Context.Service<
      *
      * **Gotchas**
      *
-     * It is lost if the process ends in between: a hint, not a promise. Keep it short, `withTransaction` waits for it. What
-     * it forks as a child ends with it: use `Effect.forkDetach` or `Effect.forkIn` for what shall go on.
+     * The effect is lost if the process ends in between: it is a hint, not a promise. Keep it short, because
+     * `withTransaction` waits for it. A fiber that it forks as a child ends with it: use `Effect.forkDetach` or
+     * `Effect.forkIn` for a fiber that must go on.
      */
     readonly afterCommit: <R>(effect: Effect.Effect<void, never, R>) => Effect.Effect<void, never, R>
   }
@@ -62,7 +63,7 @@ export class Transactor extends Context.Service<
 
 /**
  * A transactor on top of a `SqlClient`: the application's on Postgres, or the one that drives the memory backend.
- * `reasonOf` says what the client's errors mean.
+ * `reasonOf` gives the `Reason` for an error of the client.
  */
 export const fromSqlClient = (
   client: Pick<SqlClient.SqlClient, "withTransaction" | "afterCommit">,
@@ -80,10 +81,10 @@ export const fromSqlClient = (
         })
       )
       const explained = (cause: Cause.Cause<E | SqlError.SqlError>): Effect.Effect<never, E | StoreError> => {
-        // The effect's own failure is the answer, also when the ROLLBACK after it fails, which the client reports as a
-        // defect: the connection is gone then, and the server rolls back by itself.
+        // The effect's own failure is the result, even when the ROLLBACK after it fails, which the client reports as a
+        // defect: then the connection is gone, and the server rolls back by itself.
         if (body !== undefined && Exit.isFailure(body)) return Effect.failCause(body.cause)
-        // Else BEGIN, SAVEPOINT or COMMIT failed, or as a defect RELEASE, after an error that the effect had caught.
+        // Otherwise BEGIN, SAVEPOINT or COMMIT failed, or RELEASE, which is a defect, after an error that the effect caught.
         const reasons = cause.reasons.map((reason) => {
           if (Cause.isFailReason(reason)) {
             return Cause.makeFailReason(SqlError.isSqlError(reason.error) ? storeError(reason.error) : reason.error)
@@ -94,7 +95,7 @@ export const fromSqlClient = (
         })
         return Effect.failCause(Cause.fromReasons(reasons))
       }
-      // Where it was interrupted, too: what is interruptible is not asked what to make of its end.
+      // Uninterruptible, because `catchCause` does not run in a region that was interrupted.
       return Effect.uninterruptibleMask((restore) =>
         Effect.catchCause(restore(client.withTransaction(observed)), explained)
       )

@@ -1,8 +1,8 @@
 /**
- * Between the classes of a typed view and what is stored.
+ * Translates between the classes of a typed view and the stored events.
  *
- * What is stored stays plain: the tag of a class is the event type, and its fields, as JSON, are the data. Nothing in the
- * table says that a typed view wrote it, but `schemaVersion` in the metadata of an event whose class has changed.
+ * Stored events stay plain: the tag of a class is the event type, and its fields, as JSON, are the data. The only trace of a
+ * typed view in the table is `schemaVersion` in the metadata of an event whose class has changed.
  */
 import { Effect, Exit, Predicate, Result, Schema, type SchemaIssue, SchemaParser } from "effect"
 import type { NewEvent, StoredEvent } from "../Event.ts"
@@ -22,11 +22,11 @@ interface Makable extends Tagged, Arguments {
   readonly Type: Tagged["Type"]
 }
 
-/** How events of one type, with one version of its payload, become events of a class: see `upcast`. */
+/** Makes events of a class from events of one type with one version of the payload: see `upcast`. */
 export interface Upcast<out Event, out R = never> {
   readonly eventType: string
   readonly version: number
-  /** The tag of what they become. */
+  /** The tag of the class. */
   readonly to: string
   readonly decode: (data: Schema.Json) => Effect.Effect<Event, SchemaIssue.Issue, R>
 }
@@ -38,7 +38,7 @@ export const tagOf = (schema: Tagged): string => schema.fields._tag.schema.liter
 
 const isObject = (json: Schema.Json): json is Schema.JsonObject => Predicate.isObject(json) && !Array.isArray(json)
 
-/** The decoder of a class from data that does not name it. No data is that of a class without fields. */
+/** The decoder of a class from data without the tag. Null stands for the data of a class without fields. */
 const decoderOf = <Class extends Tagged>(schema: Class) => {
   const _tag = tagOf(schema)
   const decode = SchemaParser.decodeUnknownEffect(Schema.toCodecJson(schema))
@@ -50,16 +50,15 @@ const decoderOf = <Class extends Tagged>(schema: Class) => {
  *
  * **Details**
  *
- * `from` is a tagged class of what was stored. If it has another tag than `to`, the event type was renamed. If it has the
- * same, it is an old version of the payload, which `version` names: 1, unless given. The version of what is appended is one
- * above the highest that is upcast, and kept as `schemaVersion` in the metadata of the event; without it, an event has
- * version 1.
+ * `from` is a tagged class of the old form. If its tag is not the one of `to`, the event type was renamed. If the tags are
+ * the same, `from` is an old version of the payload, and `version` is its number: 1 unless given. New events get the version
+ * one above the highest that is upcast, as `schemaVersion` in their metadata. An event without `schemaVersion` has version 1.
  *
  * **Gotchas**
  *
- * Whoever else writes events of this type has to write `schemaVersion` too. Deploy the upcasts to those who read before
- * anybody appends the new form: an event with a version above the view's own is a `CorruptRow`. An append that was made in
- * the old form and is tried again in the new one, with the same id, is a `DuplicateEvent`.
+ * Other programs that write events of this type have to write `schemaVersion`, too. Deploy the upcasts to all readers before
+ * any writer appends the new form: an event with a version above the view's own is a `CorruptRow`. An append in the old form
+ * that is tried again in the new form with the same id is a `DuplicateEvent`.
  *
  * ```ts
  * import { Schema } from "effect"
@@ -90,7 +89,7 @@ export const upcast = <From extends Tagged, To extends Makable>({
   readonly from: From
   readonly version?: number
   readonly to: To
-  /** What `to` is made from. */
+  /** Gives the fields from which `to` is made. */
   readonly map: (old: From["Type"]) => To["~type.make.in"]
 }): Upcast<To["Type"], From["DecodingServices"]> => {
   const decode = decoderOf(from)
@@ -104,10 +103,10 @@ export const upcast = <From extends Tagged, To extends Makable>({
 
 // The codec
 
-/** Where the metadata of an event says which version of its payload it has. */
+/** The key in the metadata of an event that has the version of its payload. */
 const versionKey = "schemaVersion"
 
-/** How the events of some classes are decoded and encoded. `R` is what upcasts need beside the classes. */
+/** Decodes and encodes the events of some classes. `R` are the services that upcasts need besides those of the classes. */
 export interface EventCodec<Class extends Tagged, R> {
   /** What is wrong with the classes and upcasts. */
   readonly issues: ReadonlyArray<Issue>
@@ -118,10 +117,10 @@ export interface EventCodec<Class extends Tagged, R> {
   /** The stored types whose events become events of some of the classes. */
   readonly typesOf: (classes: ReadonlyArray<Class>) => ReadonlyArray<string>
 
-  /** The event, or why it is none. */
+  /** The event, or why it does not decode. */
   readonly decode: (stored: StoredEvent) => Effect.Effect<Class["Type"], CorruptRow, Class["DecodingServices"] | R>
 
-  /** What is stored of an event, or what is wrong with it. */
+  /** The event as it is stored, or what is wrong with it. */
   readonly encode: (
     event: unknown,
     metadata: Schema.JsonObject | undefined
@@ -132,9 +131,9 @@ type Encoded = Pick<(typeof NewEvent)["~type.make.in"], "eventType" | "data" | "
 
 /** How events of one stored type are decoded. */
 interface StoredType<Event, R> {
-  /** The tag of what they become. */
+  /** The tag of the class that they become events of. */
   readonly to: string
-  /** The version that is appended; none of an old type. */
+  /** The version that is appended. An old type has none. */
   current: number | undefined
   readonly decoders: Map<unknown, Upcast<Event, R>["decode"]>
 }
@@ -142,7 +141,7 @@ interface StoredType<Event, R> {
 const isDone = <A, E, R>(effect: Effect.Effect<A, E, R>): effect is Exit.Success<A> =>
   Exit.isExit(effect) && Exit.isSuccess(effect)
 
-/** The result of an effect. Most schemas are done at once: going through the fiber would cost more than they do. */
+/** The result of an effect. Most schemas finish at once, and then a pass through the fiber would cost more than they do. */
 export const resultOf = <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<Result.Result<A, E>, never, R> =>
   isDone(effect) ? Exit.succeed(Result.succeed(effect.value)) : Effect.result(effect)
 
@@ -156,22 +155,22 @@ const corruptRow = (stored: StoredEvent, message: string): CorruptRow =>
     message: `event ${stored.version} of aggregate "${stored.aggregateId}" ${message}`
   })
 
-/** Compiles the schemas, once for all events. */
-export const make = <Class extends Tagged, R>(
+type Types<Class extends Tagged, R> = ReadonlyMap<string, StoredType<Class["Type"], Class["DecodingServices"] | R>>
+
+/** The stored types, and what is wrong with the classes and upcasts. */
+const typesOf = <Class extends Tagged, R>(
   classes: ReadonlyArray<Class>,
   upcasts: ReadonlyArray<Upcast<Class["Type"], R>>
-): EventCodec<Class, R> => {
+): { readonly types: Types<Class, R>; readonly issues: ReadonlyArray<Issue> } => {
   const types = new Map<string, StoredType<Class["Type"], Class["DecodingServices"] | R>>()
-  const encoders = new Map(
-    classes.map((schema) => [tagOf(schema), SchemaParser.encodeUnknownEffect(Schema.toCodecJson(schema))])
-  )
   const issues: Array<Issue> = []
-  if (encoders.size < classes.length) issues.push({ field: "events", message: "Expected each tag once" })
-  for (const to of encoders.keys()) types.set(to, { to, current: 1, decoders: new Map() })
+  const tags = new Set(classes.map(tagOf))
+  if (tags.size < classes.length) issues.push({ field: "events", message: "Expected each tag once" })
+  for (const to of tags) types.set(to, { to, current: 1, decoders: new Map() })
   for (const [index, { decode, eventType, to, version }] of upcasts.entries()) {
     const wrong = (message: string) => issues.push({ field: `upcast.${index}`, message })
     const type = types.get(eventType) ?? { to, current: undefined, decoders: new Map() }
-    if (!encoders.has(to)) wrong(`Expected ${to} to be among the events`)
+    if (!tags.has(to)) wrong(`Expected ${to} to be among the events`)
     if (type.to !== to) wrong(`Expected all events of the type ${eventType} to become ${type.to}`)
     if (!Number.isSafeInteger(version) || version < 1) wrong("Expected a version that is a whole number from 1 on")
     if (type.decoders.has(version)) wrong(`Expected version ${version} of ${eventType} once`)
@@ -183,7 +182,69 @@ export const make = <Class extends Tagged, R>(
     const type = types.get(tagOf(schema))
     type?.decoders.set(type.current, decoderOf(schema))
   }
+  return { types, issues }
+}
 
+const decodeBy =
+  <Class extends Tagged, R>(types: Types<Class, R>): EventCodec<Class, R>["decode"] =>
+  (stored) => {
+    const { data, eventType, metadata } = stored
+    const type = types.get(eventType)
+    if (type === undefined) {
+      const help = `add its class or an upcast, or choose with "unknown" what becomes of it`
+      return Effect.fail(corruptRow(stored, `has the type "${eventType}", which is not of this view; ${help}`))
+    }
+    const version = metadata?.[versionKey] ?? 1
+    const decode = type.decoders.get(version)
+    if (decode === undefined) {
+      const unknown = `${versionKey} ${JSON.stringify(version)}, which this view does not know of "${eventType}"`
+      return Effect.fail(corruptRow(stored, `has ${unknown}; add an upcast, or run a newer version of the program`))
+    }
+    return Effect.mapErrorEager(decode(data), (issue) => {
+      const wrong = issuesOf(issue).map(({ field, message }) => (field === "" ? message : `${field}: ${message}`))
+      return corruptRow(stored, `does not fit "${type.to}" (${wrong.join(", ")}); mend it, or upcast it`)
+    })
+  }
+
+const encodeBy = <Class extends Tagged, R>(
+  classes: ReadonlyArray<Class>,
+  types: Types<Class, R>
+): EventCodec<Class, R>["encode"] => {
+  const encoders = new Map(
+    classes.map((schema) => [tagOf(schema), SchemaParser.encodeUnknownEffect(Schema.toCodecJson(schema))])
+  )
+  return (event, metadata) => {
+    const eventType = Predicate.hasProperty(event, "_tag") ? String(event._tag) : ""
+    const encode = encoders.get(eventType)
+    if (encode === undefined) return Effect.fail([{ field: "event", message: "Expected an event of this view" }])
+    if (Predicate.hasProperty(metadata, versionKey)) {
+      return Effect.fail([{ field: `metadata.${versionKey}`, message: "Expected none: the view keeps it" }])
+    }
+    const version = types.get(eventType)?.current ?? 1
+    const added = version === 1 ? metadata : { ...metadata, [versionKey]: version }
+    // A failed encoding runs again to find every issue. That costs time, but failures are rare.
+    return Effect.catchEager(encode(event), () => encode(event, { errors: "all" })).pipe(
+      Effect.mapBothEager({
+        onSuccess: (json) => {
+          const { _tag, ...data } = isObject(json) ? json : {}
+          return added === undefined ? { eventType, data } : { eventType, data, metadata: added }
+        },
+        onFailure: (issue) =>
+          issuesOf(issue).map(({ field, message }) => ({
+            field: field === "" ? "event" : `event.${field}`,
+            message
+          }))
+      })
+    )
+  }
+}
+
+/** Compiles the schemas, once for all events. */
+export const make = <Class extends Tagged, R>(
+  classes: ReadonlyArray<Class>,
+  upcasts: ReadonlyArray<Upcast<Class["Type"], R>>
+): EventCodec<Class, R> => {
+  const { issues, types } = typesOf(classes, upcasts)
   return {
     issues,
     has: (eventType) => types.has(eventType),
@@ -191,47 +252,7 @@ export const make = <Class extends Tagged, R>(
       const tags = new Set(some.map(tagOf))
       return [...types].flatMap(([eventType, { to }]) => (tags.has(to) ? [eventType] : []))
     },
-    decode: (stored) => {
-      const { data, eventType, metadata } = stored
-      const type = types.get(eventType)
-      if (type === undefined) {
-        const help = `add its class or an upcast, or choose with "unknown" what becomes of it`
-        return Effect.fail(corruptRow(stored, `has the type "${eventType}", which is not of this view; ${help}`))
-      }
-      const version = metadata?.[versionKey] ?? 1
-      const decode = type.decoders.get(version)
-      if (decode === undefined) {
-        const unknown = `${versionKey} ${JSON.stringify(version)}, which this view does not know of "${eventType}"`
-        return Effect.fail(corruptRow(stored, `has ${unknown}; add an upcast, or run a newer version of the program`))
-      }
-      return Effect.mapErrorEager(decode(data), (issue) => {
-        const wrong = issuesOf(issue).map(({ field, message }) => (field === "" ? message : `${field}: ${message}`))
-        return corruptRow(stored, `does not fit "${type.to}" (${wrong.join(", ")}); mend it, or upcast it`)
-      })
-    },
-    encode: (event, metadata) => {
-      const eventType = Predicate.hasProperty(event, "_tag") ? String(event._tag) : ""
-      const encode = encoders.get(eventType)
-      if (encode === undefined) return Effect.fail([{ field: "event", message: "Expected an event of this view" }])
-      if (Predicate.hasProperty(metadata, versionKey)) {
-        return Effect.fail([{ field: `metadata.${versionKey}`, message: "Expected none: the view keeps it" }])
-      }
-      const version = types.get(eventType)?.current ?? 1
-      const added = version === 1 ? metadata : { ...metadata, [versionKey]: version }
-      // What fails is done again, to find everything that is wrong: it costs, and hardly ever happens.
-      return Effect.catchEager(encode(event), () => encode(event, { errors: "all" })).pipe(
-        Effect.mapBothEager({
-          onSuccess: (json) => {
-            const { _tag, ...data } = isObject(json) ? json : {}
-            return added === undefined ? { eventType, data } : { eventType, data, metadata: added }
-          },
-          onFailure: (issue) =>
-            issuesOf(issue).map(({ field, message }) => ({
-              field: field === "" ? "event" : `event.${field}`,
-              message
-            }))
-        })
-      )
-    }
+    decode: decodeBy(types),
+    encode: encodeBy(classes, types)
   }
 }

@@ -1,11 +1,11 @@
-/** What a `Filter` of events means, for a backend or a subscription that does not ask a database. */
+/** Decides whether an event matches a `Filter`, for backends and subscriptions that do not ask a database. */
 import type { DateTime, Schema } from "effect"
 import type { Filter } from "../Event.ts"
 
 const isObject = (value: Schema.Json): value is Schema.JsonObject =>
   typeof value === "object" && value !== null && !Array.isArray(value)
 
-/** `whole @> part` of `jsonb`: objects by their keys, arrays by their elements, whatever the order. */
+/** `whole @> part` of `jsonb`: objects by their keys, arrays by their elements in any order. */
 export const contains = (whole: Schema.Json, part: Schema.Json, top = true): boolean => {
   if (Array.isArray(part)) {
     return Array.isArray(whole) && part.every((item) => whole.some((candidate) => contains(candidate, item, false)))
@@ -19,11 +19,11 @@ export const contains = (whole: Schema.Json, part: Schema.Json, top = true): boo
       })
     )
   }
-  // At the top an array contains its elements too.
+  // At the top level an array also contains a value that is one of its elements.
   return whole === part || (top && Array.isArray(whole) && whole.includes(part))
 }
 
-/** The parts of an event that a filter looks at: the expensive ones last, and only if it asks for them. */
+/** The parts of an event that a filter looks at. `data` and `metadata` may be parsed when they are read. */
 export interface Filterable {
   readonly aggregateId: string
   readonly eventType: string
@@ -32,7 +32,7 @@ export interface Filterable {
   readonly metadata: Schema.JsonObject | null
 }
 
-/** Whether the filter describes the event. */
+/** Whether the event matches the filter. It reads `data` and `metadata` last, and only if the filter has them. */
 export const matches = (filter: Filter, event: Filterable): boolean =>
   (filter.aggregateIds === undefined || filter.aggregateIds.includes(event.aggregateId)) &&
   (filter.eventTypes === undefined || filter.eventTypes.includes(event.eventType)) &&

@@ -16,12 +16,12 @@ import * as EventCodec from "./EventCodec.ts"
 
 // Model
 
-/** An event as it is stored, its data decoded. `eventType` is an old one where the event was upcast. */
+/** A stored event with its data decoded. `eventType` is the stored one, which may be an old type of an event that was upcast. */
 export interface TypedEvent<out Event> extends Pick<StoredEvent, Exclude<keyof StoredEvent, "data">> {
   readonly event: Event
 }
 
-/** What a view with `unknown: "raw"` gives for an event of a type that is not its own. */
+/** An event of a type that the view does not know, as a view with `unknown: "raw"` gives it. */
 export class UnknownEvent extends Schema.TaggedClass<UnknownEvent>("effect-strata/EventStore/UnknownEvent")(
   "UnknownEvent",
   { eventType: Schema.String, data: Schema.Json }
@@ -36,7 +36,7 @@ type QueryInput = Exclude<(typeof Query)["~type.make.in"], void>
 type SubscriptionInput = (typeof Subscription)["~type.make.in"]
 
 interface ByClass<Class> {
-  /** Only events of these classes, whatever their types were when they were stored. */
+  /** Only events of these classes, also those that were stored under an old type. */
   readonly events?: ReadonlyArray<Class>
 }
 
@@ -47,16 +47,16 @@ export interface TypedQuery<Class> extends Pick<QueryInput, Exclude<keyof QueryI
 export interface TypedSubscription<Class>
   extends Pick<SubscriptionInput, Exclude<keyof SubscriptionInput, "eventTypes">>, ByClass<Class> {}
 
-/** The events of some classes in the log. `Class` is the union of the classes, `Other` what else it gives. */
+/** The events of some classes in the log. `Class` is the union of the classes, `Other` is `UnknownEvent` with `"raw"`. */
 export interface TypedEvents<Class extends EventCodec.Tagged, Other = never, R = never> {
   /**
-   * Appends one event, or several, to one aggregate, all or none, and returns them as stored, in their order. What
-   * `expected` promises is said at `EventStore.append`.
+   * Appends one event, or several, to one aggregate, all or none, and returns them as stored, in their order. See
+   * `EventStore.append` for what `expected` promises.
    *
    * **Details**
    *
-   * `metadata` goes with each of the events; its key `schemaVersion` is the view's own. An event that its schema cannot
-   * encode is `InvalidInput`.
+   * Each of the events gets the `metadata`, in which the key `schemaVersion` is reserved for the view. An event that its
+   * schema cannot encode is `InvalidInput`.
    */
   readonly append: (
     aggregateId: string,
@@ -64,7 +64,7 @@ export interface TypedEvents<Class extends EventCodec.Tagged, Other = never, R =
     options?: { readonly expected?: Expected; readonly metadata?: Schema.JsonObject }
   ) => Appended<Class>
 
-  /** The same for several aggregates, and for events with an id or metadata of their own. */
+  /** `append` to several aggregates, and of events with an id or metadata of their own. */
   readonly appendAll: (events: ReadonlyArray<NewTypedEvent<Class["Type"]>>, options?: AppendOptions) => Appended<Class>
 
   /** As `EventStore.load`, of the view's events. */
@@ -79,8 +79,8 @@ export interface TypedEvents<Class extends EventCodec.Tagged, Other = never, R =
   ) => Effect.Effect<ReadonlyArray<TypedEvent<Class["Type"] | Other>>, Failure, Class["DecodingServices"] | R>
 
   /**
-   * The state of an aggregate: what `step` makes of its events, one after the other. `expected` is what to append with, so
-   * that nobody else can have appended meanwhile.
+   * The state of an aggregate: `step` folds its events into it, one after the other. An append with the returned `expected`
+   * conflicts if another append to the aggregate came in between.
    *
    * ```ts
    * import { Effect, Schema } from "effect"
@@ -114,8 +114,8 @@ export interface TypedEvents<Class extends EventCodec.Tagged, Other = never, R =
    *
    * **Details**
    *
-   * Where an event does not decode, those before it are given, then the stream fails. The version is the `key` of the
-   * `CorruptRow`: one can go on after it. `data` is compared with what is stored.
+   * Where an event does not decode, the stream gives the events before it, then fails. The `key` of the `CorruptRow` is the
+   * version of the event, so a program can go on after it. The filter `data` is compared with the stored data.
    */
   readonly read: <Only extends Class = Class>(
     query?: TypedQuery<Only>
@@ -126,7 +126,7 @@ export interface TypedEvents<Class extends EventCodec.Tagged, Other = never, R =
     subscription: TypedSubscription<Only>
   ) => Stream.Stream<TypedEvent<Only["Type"] | Other>, Failure, Class["DecodingServices"] | R>
 
-  /** The event with this id. One of another type is a `CorruptRow`, unless the view gives it raw. */
+  /** The event with this id. An event of an unknown type is a `CorruptRow`, unless `unknown` is `"raw"`. */
   readonly get: (
     id: string
   ) => Effect.Effect<TypedEvent<Class["Type"] | Other>, EventNotFound | Failure, Class["DecodingServices"] | R>
@@ -148,7 +148,7 @@ type Unknown = "fail" | "skip" | "raw"
 
 type ServicesOf<Upcasts> = Upcasts extends EventCodec.Upcast<unknown, infer R> ? R : never
 
-/** What a view needs of the store: `EventStore` has it, which makes its views with this module. */
+/** The operations of `EventStore` that a view needs. They stand here because `EventStore` imports this module. */
 export interface UntypedEvents {
   readonly append: (
     events: ReadonlyArray<NewEventInput>,
@@ -160,7 +160,7 @@ export interface UntypedEvents {
   readonly get: (id: string) => Effect.Effect<StoredEvent, EventNotFound | Failure>
 }
 
-/** Makes `EventStore.typed` for the store that `events` gives. */
+/** Makes `EventStore.typed` on the store that `events` gives. */
 export const over = <Id>(events: Effect.Effect<UntypedEvents, never, Id>) => {
   function typed<
     const Classes extends ReadonlyArray<EventCodec.Tagged>,
@@ -183,162 +183,186 @@ export const over = <Id>(events: Effect.Effect<UntypedEvents, never, Id>) => {
     const codec = EventCodec.make(options.events, options.upcast ?? [])
     return codec.issues.length > 0
       ? Effect.fail(new InvalidInput({ store, operation: "typed", issues: codec.issues }))
-      : Effect.map(events, (events) => make(events, codec, options))
+      : Effect.map(events, (events) => make(events, { classes: options.events, codec, unknown: options.unknown }))
   }
   return typed
 }
 
+/** A view's codec, with what becomes of events of other types. */
+interface View<Class extends EventCodec.Tagged, R> {
+  readonly classes: ReadonlyArray<Class>
+  readonly codec: EventCodec.EventCodec<Class, R>
+  readonly unknown: Unknown | undefined
+}
+
+type Decoded<Class extends EventCodec.Tagged> = TypedEvent<Class["Type"] | UnknownEvent>
+
+// Decoding
+
+// Part by part, which takes a third of the time of a spread.
+const withEvent = <Event>(stored: StoredEvent, event: Event): TypedEvent<Event> => ({
+  version: stored.version,
+  id: stored.id,
+  aggregateId: stored.aggregateId,
+  eventType: stored.eventType,
+  event,
+  metadata: stored.metadata,
+  createdAt: stored.createdAt,
+  streamName: stored.streamName
+})
+
+const decode = <Class extends EventCodec.Tagged, R>(
+  { codec, unknown }: View<Class, R>,
+  stored: StoredEvent
+): Effect.Effect<Class["Type"] | UnknownEvent, CorruptRow, Class["DecodingServices"] | R> =>
+  unknown === "raw" && !codec.has(stored.eventType)
+    ? Effect.succeed(new UnknownEvent({ eventType: stored.eventType, data: stored.data }, { disableChecks: true }))
+    : codec.decode(stored)
+
+/** The events of a page up to the first that does not decode, and the error of that one. */
+const decodePage = Effect.fnUntraced(function* <Class extends EventCodec.Tagged, R>(
+  view: View<Class, R>,
+  operation: string,
+  page: ReadonlyArray<StoredEvent>
+) {
+  const decoded: Array<Decoded<Class>> = []
+  for (const stored of page) {
+    if (view.unknown === "skip" && !view.codec.has(stored.eventType)) continue
+    const result = yield* EventCodec.resultOf(decode(view, stored))
+    if (Result.isFailure(result)) {
+      return { decoded, error: new StoreError({ store, operation, reason: result.failure }) }
+    }
+    decoded.push(withEvent(stored, result.success))
+  }
+  return { decoded, error: undefined }
+})
+
+const decodeAll = Effect.fnUntraced(function* <Class extends EventCodec.Tagged, R>(
+  view: View<Class, R>,
+  operation: string,
+  all: ReadonlyArray<StoredEvent>
+) {
+  const { decoded, error } = yield* decodePage(view, operation, all)
+  return error === undefined ? decoded : yield* error
+})
+
+const decodeStream = <Class extends EventCodec.Tagged, R, E>(
+  view: View<Class, R>,
+  operation: string,
+  stream: Stream.Stream<StoredEvent, E>
+) =>
+  Stream.transformPull(stream, (pull) =>
+    Effect.sync(() => {
+      let failed: StoreError | undefined
+      return Effect.gen(function* () {
+        while (true) {
+          if (failed !== undefined) return yield* failed
+          const { decoded, error } = yield* decodePage(view, operation, yield* pull)
+          failed = error
+          if (Arr.isReadonlyArrayNonEmpty(decoded)) return decoded
+        }
+      })
+    })
+  )
+
+// Choosing
+
+/**
+ * The types to ask the store for. All types, where the view has to object to unknown ones or to give them raw: a read that
+ * names its aggregates is their history.
+ */
+const typesOf = <Class extends EventCodec.Tagged, R>(
+  { classes, codec, unknown }: View<Class, R>,
+  { aggregateIds, events: only }: Pick<TypedQuery<Class>, "aggregateIds" | "events">
+) =>
+  only === undefined && unknown !== "skip" && (unknown !== undefined || aggregateIds !== undefined)
+    ? {}
+    : { eventTypes: codec.typesOf(only ?? classes) }
+
+/** The store has left out all other events: this predicate is for the compiler. */
+const isOf = <Class extends EventCodec.Tagged, Only extends Class>(only: ReadonlyArray<Only> | undefined) => {
+  const tags = new Set(only?.map(EventCodec.tagOf))
+  return (decoded: Decoded<Class>): decoded is TypedEvent<Only["Type"] | UnknownEvent> =>
+    only === undefined || tags.has(decoded.event._tag)
+}
+
+// Appending
+
+const appendAll = Effect.fnUntraced(function* <Class extends EventCodec.Tagged, R>(
+  { codec }: View<Class, R>,
+  events: UntypedEvents,
+  added: ReadonlyArray<NewTypedEvent<Class["Type"]>>,
+  options?: AppendOptions
+) {
+  const encoded: Array<NewEventInput> = []
+  const issues: Array<Issue> = []
+  for (const [index, { event, ...envelope }] of added.entries()) {
+    const result = yield* EventCodec.resultOf(codec.encode(event, envelope.metadata))
+    if (Result.isSuccess(result)) {
+      encoded.push({ ...envelope, ...result.success })
+    } else {
+      issues.push(...result.failure.map(({ field, message }) => ({ field: `events.${index}.${field}`, message })))
+    }
+  }
+  if (issues.length > 0) return yield* new InvalidInput({ store, operation: "append", issues })
+  const stored = yield* events.append(encoded, options)
+  return added.flatMap(({ event }, index) => {
+    const envelope = stored[index]
+    return envelope === undefined ? [] : [withEvent(envelope, event)]
+  })
+})
+
+// The operations
+
 const make = <Class extends EventCodec.Tagged, R>(
   events: UntypedEvents,
-  codec: EventCodec.EventCodec<Class, R>,
-  { events: classes, unknown }: { readonly events: ReadonlyArray<Class>; readonly unknown?: Unknown }
+  view: View<Class, R>
 ): TypedEvents<Class, UnknownEvent, R> => {
-  type Decoded = TypedEvent<Class["Type"] | UnknownEvent>
-
-  // Decoding
-
-  // Part by part, which takes a third of the time of a spread.
-  const withEvent = <Event>(stored: StoredEvent, event: Event): TypedEvent<Event> => ({
-    version: stored.version,
-    id: stored.id,
-    aggregateId: stored.aggregateId,
-    eventType: stored.eventType,
-    event,
-    metadata: stored.metadata,
-    createdAt: stored.createdAt,
-    streamName: stored.streamName
-  })
-
-  const decode = (
-    stored: StoredEvent
-  ): Effect.Effect<Class["Type"] | UnknownEvent, CorruptRow, Class["DecodingServices"] | R> =>
-    unknown === "raw" && !codec.has(stored.eventType)
-      ? Effect.succeed(new UnknownEvent({ eventType: stored.eventType, data: stored.data }, { disableChecks: true }))
-      : codec.decode(stored)
-
-  /** What decodes, up to what does not. */
-  const decodePage = Effect.fnUntraced(function* (operation: string, page: ReadonlyArray<StoredEvent>) {
-    const decoded: Array<Decoded> = []
-    for (const stored of page) {
-      if (unknown === "skip" && !codec.has(stored.eventType)) continue
-      const result = yield* EventCodec.resultOf(decode(stored))
-      if (Result.isFailure(result)) {
-        return { decoded, error: new StoreError({ store, operation, reason: result.failure }) }
-      }
-      decoded.push(withEvent(stored, result.success))
-    }
-    return { decoded, error: undefined }
-  })
-
-  const decodeAll = Effect.fnUntraced(function* (operation: string, all: ReadonlyArray<StoredEvent>) {
-    const { decoded, error } = yield* decodePage(operation, all)
-    return error === undefined ? decoded : yield* error
-  })
-
-  const decodeStream = <E>(operation: string, stream: Stream.Stream<StoredEvent, E>) =>
-    Stream.transformPull(stream, (pull) =>
-      Effect.sync(() => {
-        let failed: StoreError | undefined
-        return Effect.gen(function* () {
-          while (true) {
-            if (failed !== undefined) return yield* failed
-            const { decoded, error } = yield* decodePage(operation, yield* pull)
-            failed = error
-            if (Arr.isReadonlyArrayNonEmpty(decoded)) return decoded
-          }
-        })
-      })
-    )
-
-  // Reading
-
-  /**
-   * The types to ask the store for: all, where it is for the view to object to others or to give them raw. What names its
-   * aggregates is their history.
-   */
-  const typesOf = ({ aggregateIds, events: only }: Pick<TypedQuery<Class>, "aggregateIds" | "events">) =>
-    only === undefined && unknown !== "skip" && (unknown !== undefined || aggregateIds !== undefined)
-      ? {}
-      : { eventTypes: codec.typesOf(only ?? classes) }
-
-  /** The store has left out all others: this is for the compiler to see it. */
-  const isOf = <Only extends Class>(only: ReadonlyArray<Only> | undefined) => {
-    const tags = new Set(only?.map(EventCodec.tagOf))
-    return (decoded: Decoded): decoded is TypedEvent<Only["Type"] | UnknownEvent> =>
-      only === undefined || tags.has(decoded.event._tag)
-  }
-
   const read = <Only extends Class = Class>(input: TypedQuery<Only> = {}) => {
     const { events: only, ...query } = input
-    return decodeStream("read", events.read({ ...query, ...typesOf(input) })).pipe(Stream.filter(isOf(only)))
+    return Stream.filter(
+      decodeStream(view, "read", events.read({ ...query, ...typesOf(view, input) })),
+      isOf<Class, Only>(only)
+    )
   }
 
   const subscribe = <Only extends Class = Class>(input: TypedSubscription<Only>) => {
     const { events: only, ...subscription } = input
-    return decodeStream("subscribe", events.subscribe({ ...subscription, ...typesOf(input) })).pipe(
-      Stream.filter(isOf(only))
+    return Stream.filter(
+      decodeStream(view, "subscribe", events.subscribe({ ...subscription, ...typesOf(view, input) })),
+      isOf<Class, Only>(only)
     )
   }
-
-  const loadByAggregate = (aggregateId: string, since?: bigint) =>
-    Effect.flatMap(events.loadByAggregate(aggregateId, since), (all) => decodeAll("loadByAggregate", all))
-
-  const fold = <State>(
-    aggregateId: string,
-    initial: State,
-    step: (state: State, event: Class["Type"] | UnknownEvent) => State
-  ) =>
-    Effect.gen(function* () {
-      const all = yield* events.loadByAggregate(aggregateId)
-      const decoded = yield* decodeAll("fold", all)
-      return {
-        state: decoded.reduce((state, { event }) => step(state, event), initial),
-        // Of the last event that there is, of this view or not.
-        expected: all.at(-1)?.version ?? ("none" as const)
-      }
-    })
-
-  // Appending
-
-  const appendAll = Effect.fnUntraced(function* (
-    added: ReadonlyArray<NewTypedEvent<Class["Type"]>>,
-    options?: AppendOptions
-  ) {
-    const encoded: Array<NewEventInput> = []
-    const issues: Array<Issue> = []
-    for (const [index, { event, ...envelope }] of added.entries()) {
-      const result = yield* EventCodec.resultOf(codec.encode(event, envelope.metadata))
-      if (Result.isSuccess(result)) {
-        encoded.push({ ...envelope, ...result.success })
-      } else {
-        issues.push(...result.failure.map(({ field, message }) => ({ field: `events.${index}.${field}`, message })))
-      }
-    }
-    if (issues.length > 0) return yield* new InvalidInput({ store, operation: "append", issues })
-    const stored = yield* events.append(encoded, options)
-    return added.flatMap(({ event }, index) => {
-      const envelope = stored[index]
-      return envelope === undefined ? [] : [withEvent(envelope, event)]
-    })
-  })
 
   return {
     append: (aggregateId, added, { metadata, ...rest } = {}) => {
       const envelope = metadata === undefined ? { aggregateId } : { aggregateId, metadata }
       return appendAll(
+        view,
+        events,
         (Array.isArray(added) ? added : [added]).map((event) => Object.assign({ event }, envelope)),
         rest
       )
     },
-    appendAll,
+    appendAll: (added, options) => appendAll(view, events, added, options),
     load: (since = 0n) => Stream.runCollect(read({ after: since })),
-    loadByAggregate,
-    fold,
+    loadByAggregate: (aggregateId, since) =>
+      Effect.flatMap(events.loadByAggregate(aggregateId, since), (all) => decodeAll(view, "loadByAggregate", all)),
+    fold: (aggregateId, initial, step) =>
+      Effect.gen(function* () {
+        const all = yield* events.loadByAggregate(aggregateId)
+        const decoded = yield* decodeAll(view, "fold", all)
+        return {
+          state: decoded.reduce((state, { event }) => step(state, event), initial),
+          // The version of the last event that there is, whether it is of this view or not.
+          expected: all.at(-1)?.version ?? ("none" as const)
+        }
+      }),
     read,
     subscribe,
     get: (id) =>
       Effect.flatMap(events.get(id), (stored) =>
-        Effect.mapBoth(decode(stored), {
+        Effect.mapBoth(decode(view, stored), {
           onSuccess: (event) => withEvent(stored, event),
           onFailure: (reason) => new StoreError({ store, operation: "get", reason })
         })

@@ -2,7 +2,7 @@
 import { Effect, type Schema, type SchemaIssue } from "effect"
 import { type InvalidInput, invalidInput } from "../InvalidInput.ts"
 
-/** What a schema of arguments must be: it makes its value from plain input and needs no services. */
+/** A schema of arguments: it makes its value from plain input and needs no services. */
 export interface Arguments extends Schema.Constraint {
   readonly makeEffect: (
     input: this["~type.make.in"],

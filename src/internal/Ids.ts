@@ -1,8 +1,8 @@
-/** The ids that the stores give: UUIDv7, so that those of one time are beside each other in an index. */
+/** The ids that the stores give: UUIDv7, so that ids of the same time are side by side in an index. */
 import { Effect, Option } from "effect"
 import { SecureRandom } from "effect/crypto"
 
-/** Random bytes of the platform, drawn a few thousand at a time: a few of them would cost as much. */
+/** Random bytes of the platform, drawn 4,096 at a time: a call for a few bytes costs as much. */
 const platformRandom = () => {
   const draw = (size: number) => globalThis.crypto.getRandomValues(new Uint8Array(size))
   let drawn = new Uint8Array(0)
@@ -17,7 +17,7 @@ const platformRandom = () => {
 
 const platform = SecureRandom.make(platformRandom())
 
-/** What gives ids: the `SecureRandom` that is provided, else one on the platform's own. */
+/** The generator of ids: the `SecureRandom` that is provided, else one on the platform's own random bytes. */
 export const idGenerator: Effect.Effect<SecureRandom.SecureRandom["Service"]> = Effect.map(
   Effect.serviceOption(SecureRandom.SecureRandom),
   Option.getOrElse(() => platform)

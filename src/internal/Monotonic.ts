@@ -1,8 +1,8 @@
 import { Clock, Effect } from "effect"
 
 /**
- * Milliseconds since some moment: what to measure time with. By the wall clock it would be as long as that is set back, or
- * no time at all.
+ * Milliseconds since some moment, to measure durations with. The wall clock may be set back or forth in between, and a
+ * duration by it would be wrong by as much.
  */
 export const monotonicMillis: Effect.Effect<number> = Effect.map(
   Clock.monotonicTimeNanos,

@@ -8,54 +8,27 @@
  * `strata_operations` (a counter by outcome: `ok`, the tag of the error, `interrupted` or `defect`) and
  * `strata_operation_duration` (a histogram). Attributes name the store, the operation and the backend, never payloads.
  *
- * Adapters fail with a bare `Reason`: the operation adds which store and which operation it was.
+ * Drivers fail with a bare `Reason`: the operation adds the names of the store and of the operation.
  */
-import {
-  Cause,
-  Clock,
-  Context,
-  Deferred,
-  Duration,
-  Effect,
-  Exit,
-  type Fiber,
-  Metric,
-  Option,
-  type Scope,
-  Stream,
-  Tracer
-} from "effect"
+import { type Clock, Deferred, Effect, type Scope, Stream } from "effect"
 import type { InvalidInput } from "../InvalidInput.ts"
 import { Closed, isReason, type Reason, StoreError } from "../StoreError.ts"
 import { type Arguments, check } from "./Arguments.ts"
 import { fastPath } from "./FastPath.ts"
+import * as Instruments from "./Instruments.ts"
 
-// Each series is a metric of its own: attributes that are added to one make a new context of the caller's, at each update.
+export { isTraced } from "./Instruments.ts"
 
-const countOf = (attributes: Readonly<Record<string, string>>) =>
-  Metric.counter("strata_operations", {
-    description: "Operations of the stores, by outcome",
-    incremental: true,
-    attributes
-  })
-
-const durationOf = (attributes: Readonly<Record<string, string>>) =>
-  Metric.timer("strata_operation_duration", { description: "How long operations of the stores take", attributes })
-
-/** What makes spans where nobody collects them. */
-const noTracer = Context.get(Context.empty(), Tracer.Tracer)
-
-/** Whether somebody collects spans. Where nobody does, one would cost as much as all the rest of an operation. */
-export const isTraced = (fiber: Fiber.Fiber<unknown, unknown>): boolean => fiber.getRef(Tracer.Tracer) !== noTracer
+// Model
 
 interface Tagged {
   readonly _tag: string
 }
 
-/** What an operation fails with, given what its body fails with. */
+/** What an operation fails with where its body fails with `E`: a `Reason` becomes a `StoreError`. */
 type Failure<E> = Exclude<E, Extract<E, Reason>> | StoreError
 
-/** Turns the parts of one store's adapter into its public operations. */
+/** Makes the public operations of one store from the bodies that a backend gives. */
 export interface Operations {
   /** An operation without arguments. */
   readonly effect: <A, E extends Tagged>(operation: string, body: Effect.Effect<A, E>) => Effect.Effect<A, Failure<E>>
@@ -74,126 +47,116 @@ export interface Operations {
     body: (input: S["Type"]) => Stream.Stream<A, E>
   ) => (input: S["~type.make.in"]) => Stream.Stream<A, Failure<E | InvalidInput>>
 
-  /** The same for a stream that has no end of its own: the end of the scope is its end, with `Closed`, which its body sees to. */
+  /** The same for a stream without an end of its own, which `running` counts. Its body has to end it with the scope. */
   readonly subscription: Operations["stream"]
 
-  /** How many of those are running. */
+  /** How many subscriptions are running. */
   readonly running: () => number
 
-  /** Such a stream without arguments, which the end of the scope ends. */
+  /** A stream without arguments and without an end of its own. It ends with the scope. */
   readonly endless: <A>(operation: string, body: Stream.Stream<A, Reason>) => Stream.Stream<A, StoreError>
-
-  /** Ends a stream with `Closed` when the scope ends. It is read by a fiber of its own, at twice the cost. */
-  readonly untilClosed: <A>(body: Stream.Stream<A, Reason>) => Stream.Stream<A, Reason>
 }
 
-const isReasonOf = <E>(error: E): error is Extract<E, Reason> => isReason(error)
-
-const outcomeOf = (exit: Exit.Exit<unknown, Tagged>): string => {
-  if (Exit.isSuccess(exit)) return "ok"
-  if (Cause.hasInterruptsOnly(exit.cause)) return "interrupted"
-  const error = Cause.findErrorOption(exit.cause)
-  if (Option.isNone(error)) return "defect"
-  return error.value instanceof StoreError ? error.value.reason._tag : error.value._tag
-}
+// The end of the scope
 
 /** Why an operation of this store fails once the scope has ended. */
 export const closed = (store: string) =>
   new Closed({ message: `the scope of this ${store} has ended; keep its layer alive` })
 
+/** Completed when the scope ends. */
+const closing = Effect.acquireRelease(Deferred.make<void>(), (ended) => Deferred.succeed(ended, undefined))
+
+const failWhen = <A>(ended: Deferred.Deferred<void>, store: string, body: Stream.Stream<A, Reason>) =>
+  Stream.interruptWhen(
+    body,
+    Effect.flatMap(Deferred.await(ended), () => Effect.fail(closed(store)))
+  )
+
+/**
+ * Makes a function that ends streams with `Closed` when the scope ends. A fiber of its own reads each stream then, which
+ * doubles the cost of an element: a backend whose streams end by themselves does without.
+ */
+export const untilClosed = (
+  store: string
+): Effect.Effect<<A>(body: Stream.Stream<A, Reason>) => Stream.Stream<A, Reason>, never, Scope.Scope> =>
+  Effect.map(closing, (ended) => (body) => failWhen(ended, store, body))
+
+// One operation
+
+const isReasonOf = <E>(error: E): error is Extract<E, Reason> => isReason(error)
+
+/** One operation of a store. */
+class Operation {
+  private readonly store: string
+  private readonly name: string
+  private readonly ended: Deferred.Deferred<void>
+  private readonly instruments: Instruments.Instruments
+
+  constructor(store: string, name: string, backend: string, ended: Deferred.Deferred<void>) {
+    this.store = store
+    this.name = name
+    this.ended = ended
+    this.instruments = new Instruments.Instruments({ store, operation: name, backend })
+  }
+
+  run<A, E extends Tagged>(body: (clock: Clock.Clock) => Effect.Effect<A, E>): Effect.Effect<A, Failure<E>> {
+    const located = (clock: Clock.Clock) =>
+      this.isClosed ? this.fail(closed(this.store)) : Effect.catchIf(body(clock), isReasonOf<E>, this.fail)
+    return this.instruments.watch(located)
+  }
+
+  stream<A, E extends Tagged>(body: Stream.Stream<A, E>): Stream.Stream<A, Failure<E>> {
+    const located = Stream.catchIf(body, isReasonOf<E>, (reason) => Stream.fromEffect(this.fail(reason)))
+    const opened = Effect.suspend(() => (this.isClosed ? this.fail(closed(this.store)) : Effect.succeed(located)))
+    return this.instruments.watchStream(Stream.unwrap(opened))
+  }
+
+  check<S extends Arguments>(schema: S, input: S["~type.make.in"]): Effect.Effect<S["Type"], InvalidInput> {
+    return check(schema, this.store, this.name, input)
+  }
+
+  private get isClosed(): boolean {
+    return Deferred.isDoneUnsafe(this.ended)
+  }
+
+  private readonly fail = (reason: Reason) =>
+    Effect.fail(new StoreError({ store: this.store, operation: this.name, reason }))
+}
+
+// The operations of a store
+
 /** Makes the operations of one store on one backend. They fail with `Closed` once the scope has ended. */
 export const make = (store: string, backend: string): Effect.Effect<Operations, never, Scope.Scope> =>
-  Effect.gen(function* () {
+  Effect.map(closing, (ended): Operations => {
+    const operationOf = (name: string) => new Operation(store, name, backend, ended)
+
     let running = 0
-    const run = Effect.acquireRelease(
+    const counted = Effect.acquireRelease(
       Effect.sync(() => running++),
       () => Effect.sync(() => running--)
     )
 
-    const closing = Deferred.makeUnsafe<void>()
-    yield* Effect.addFinalizer(() => Deferred.succeed(closing, undefined))
-
-    const untilClosed: Operations["untilClosed"] = (body) =>
-      Stream.interruptWhen(
-        body,
-        Effect.flatMap(Deferred.await(closing), () => Effect.fail(closed(store)))
-      )
-
-    const instrument = (operation: string) => {
-      const span = `${store}.${operation}`
-      const attributes = { store, operation, backend }
-      const duration = durationOf(attributes)
-      const counters = new Map<string, Metric.Metric<number, unknown>>()
-      const counterOf = (outcome: string) => {
-        let counter = counters.get(outcome)
-        if (counter === undefined) {
-          counter = countOf({ ...attributes, outcome })
-          counters.set(outcome, counter)
-        }
-        return counter
-      }
-
-      const fail = (reason: Reason) => Effect.fail(new StoreError({ store, operation, reason }))
-      const open = Effect.suspend(() => (Deferred.isDoneUnsafe(closing) ? fail(closed(store)) : Effect.void))
-
-      return {
-        /** Counts and times. Straight to the metrics: as effects these would cost more than all the rest in here. */
-        effect: <A, E extends Tagged>(
-          body: (clock: Clock.Clock) => Effect.Effect<A, E>
-        ): Effect.Effect<A, Failure<E>> => {
-          const measured = (fiber: Fiber.Fiber<unknown, unknown>) => {
-            const clock = fiber.getRef(Clock.Clock)
-            const start = clock.monotonicTimeNanosUnsafe()
-            const located = Deferred.isDoneUnsafe(closing)
-              ? fail(closed(store))
-              : Effect.catchIf(body(clock), isReasonOf<E>, fail)
-            return Effect.onExitPrimitive(located, (exit) => {
-              counterOf(outcomeOf(exit)).updateUnsafe(1, fiber.context)
-              duration.updateUnsafe(Duration.nanos(clock.monotonicTimeNanosUnsafe() - start), fiber.context)
-              return undefined
-            })
-          }
-          return Effect.withFiber((fiber) =>
-            isTraced(fiber)
-              ? Effect.useSpan(span, { attributes }, (current) =>
-                  Effect.provideService(Effect.withFiber(measured), Tracer.ParentSpan, current)
-                )
-              : measured(fiber)
-          )
-        },
-        stream: <A, E extends Tagged>(body: Stream.Stream<A, E>): Stream.Stream<A, Failure<E>> => {
-          const located = Stream.catchIf(body, isReasonOf<E>, (reason) => Stream.fromEffect(fail(reason)))
-          return Stream.unwrap(Effect.as(open, located)).pipe(
-            (opened) => Stream.onExit(opened, (exit) => Metric.update(counterOf(outcomeOf(exit)), 1)),
-            Stream.withSpan(span, { attributes })
-          )
-        }
-      }
-    }
-
     return {
-      effect: (operation, body) => instrument(operation).effect(() => body),
-      fn: (operation, schema, body) => {
-        const { effect } = instrument(operation)
+      effect: (name, body) => operationOf(name).run(() => body),
+      fn: (name, schema, body) => {
+        const operation = operationOf(name)
         const fast = fastPath(schema)
         return (input) =>
-          effect((clock) => {
-            const plain = fast(input, clock)
-            return plain === undefined ? Effect.flatMap(check(schema, store, operation, input), body) : body(plain)
+          operation.run((clock) => {
+            const value = fast(input, clock)
+            return value === undefined ? Effect.flatMap(operation.check(schema, input), body) : body(value)
           })
       },
-      stream: (operation, schema, body) => {
-        const { stream } = instrument(operation)
-        return (input) => stream(Stream.unwrap(Effect.map(check(schema, store, operation, input), body)))
+      stream: (name, schema, body) => {
+        const operation = operationOf(name)
+        return (input) => operation.stream(Stream.unwrap(Effect.map(operation.check(schema, input), body)))
       },
-      subscription: (operation, schema, body) => {
-        const { stream } = instrument(operation)
-        const counted = (input: (typeof schema)["~type.make.in"]) =>
-          Effect.andThen(run, Effect.map(check(schema, store, operation, input), body))
-        return (input) => stream(Stream.unwrap(counted(input)))
+      subscription: (name, schema, body) => {
+        const operation = operationOf(name)
+        return (input) =>
+          operation.stream(Stream.unwrap(Effect.andThen(counted, Effect.map(operation.check(schema, input), body))))
       },
       running: () => running,
-      endless: (operation, body) => instrument(operation).stream(untilClosed(body)),
-      untilClosed
+      endless: (name, body) => operationOf(name).stream(failWhen(ended, store, body))
     }
   })

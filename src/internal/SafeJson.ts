@@ -40,15 +40,15 @@ const expected =
   "JSON (no undefined, functions, class instances, cycles, NaN, bigint, integers beyond 2^53, NUL characters, lone surrogates or more than 500 levels)"
 
 /**
- * A JSON value without what would change or fail on the way: no `undefined`, functions, class instances or cycles, which
- * `JSON.stringify` drops, rewrites or refuses; no integers beyond 2^53, which `JSON.parse` rounds; no NUL characters or lone
- * surrogates, which `jsonb` refuses; at most 500 levels.
+ * Whether a value is JSON that neither changes nor fails on the way: no `undefined`, holes, functions, class instances or
+ * cycles, which `JSON.stringify` drops, rewrites or refuses; no integers beyond 2^53, which `JSON.parse` rounds; no NUL
+ * characters or lone surrogates, which `jsonb` refuses; at most 500 levels.
  */
 export const isSafeJson = (value: unknown): value is Schema.Json => isSafe(value, maxLevels)
 
 export const SafeJson = Schema.declare(isSafeJson, { expected })
 
-/** A JSON object of the same kind. */
+/** Whether a value is a JSON object of that kind. */
 export const isSafeJsonObject = (value: unknown): value is Schema.JsonObject =>
   Predicate.isObject(value) && !Array.isArray(value) && isSafe(value, maxLevels)
 

@@ -1,21 +1,19 @@
 /** `DurableStateStore` in memory. */
 import { Effect, Layer, Option, Order, Stream } from "effect"
 import {
-  ById,
-  ByIds,
   DurableState,
   DurableStateStore,
+  fromDriver,
   isSame,
-  Selection,
+  type Selection,
   StaleState,
-  Write
+  type Write
 } from "../DurableStateStore.ts"
-import * as Operation from "../internal/Operation.ts"
 import { MemoryDatabase } from "./MemoryDatabase.ts"
 import { byCodePoint, type Entry } from "./Table.ts"
 import type { Transaction } from "./Transaction.ts"
 
-/** With bytes of its own, so that nobody shares them with the store. */
+/** A copy with bytes of its own, so that a caller shares none with the store. */
 const copyOf = ({ manifest, payload, persistenceId, shard, timestamp, versionNumber }: DurableState) =>
   new DurableState({ persistenceId, versionNumber, payload: new Uint8Array(payload), manifest, timestamp, shard })
 
@@ -24,7 +22,6 @@ const byId = Order.mapInput(byCodePoint, ({ row }: Entry<DurableState>) => row.p
 export const make = Effect.gen(function* () {
   const { statement, tables } = yield* MemoryDatabase
   const { states } = tables
-  const operation = yield* Operation.make("DurableStateStore", "memory")
 
   const select = (transaction: Transaction, { manifest, shard }: Selection) =>
     transaction
@@ -35,7 +32,7 @@ export const make = Effect.gen(function* () {
       )
       .sort(byId)
 
-  const write = operation.fn("writeState", Write, (state) =>
+  const write = (state: Write) =>
     statement(
       Effect.fnUntraced(function* (transaction) {
         const { onDuplicate = "ignore", persistenceId, versionNumber } = state
@@ -47,60 +44,41 @@ export const make = Effect.gen(function* () {
         }
       })
     )
-  )
 
-  const overwriteState = operation.fn("overwriteState", DurableState, (state) =>
-    statement((transaction) =>
-      Effect.map(transaction.holdPlace(states, state.persistenceId), () =>
-        transaction.set(states, state.persistenceId, copyOf(state))
-      )
-    )
-  )
-
-  const get = operation.fn("getLatestState", ById, ({ persistenceId }) =>
-    statement((transaction) =>
-      Effect.sync(() => Option.map(Option.fromUndefinedOr(transaction.get(states, persistenceId)), copyOf))
-    )
-  )
-
-  const getAll = operation.fn("getStates", ByIds, ({ persistenceIds }) =>
-    statement((transaction) =>
-      Effect.sync(() =>
-        [...new Set(persistenceIds)].flatMap((id) => {
-          const row = transaction.get(states, id)
-          return row === undefined ? [] : [copyOf(row)]
+  return yield* fromDriver("memory", {
+    write,
+    overwrite: (state) =>
+      statement((transaction) =>
+        Effect.map(transaction.holdPlace(states, state.persistenceId), () =>
+          transaction.set(states, state.persistenceId, copyOf(state))
+        )
+      ),
+    get: ({ persistenceId }) =>
+      statement((transaction) =>
+        Effect.sync(() => Option.map(Option.fromUndefinedOr(transaction.get(states, persistenceId)), copyOf))
+      ),
+    getAll: ({ persistenceIds }) =>
+      statement((transaction) =>
+        Effect.sync(() =>
+          [...new Set(persistenceIds)].flatMap((id) => {
+            const row = transaction.get(states, id)
+            return row === undefined ? [] : [copyOf(row)]
+          })
+        )
+      ),
+    list: (selection) =>
+      Stream.map(
+        Stream.fromIterableEffect(statement((transaction) => Effect.sync(() => select(transaction, selection)))),
+        ({ row }) => copyOf(row)
+      ),
+    remove: ({ persistenceId }) =>
+      statement((transaction) =>
+        Effect.map(transaction.holdRow(states, persistenceId), (held) => {
+          if (held !== undefined) transaction.set(states, persistenceId, undefined)
+          return held !== undefined
         })
-      )
-    )
-  )
-
-  const list = operation.stream("listStates", Selection, (selection) =>
-    Stream.map(
-      Stream.fromIterableEffect(statement((transaction) => Effect.sync(() => select(transaction, selection)))),
-      ({ row }) => copyOf(row)
-    )
-  )
-
-  const remove = operation.fn("deleteState", ById, ({ persistenceId }) =>
-    statement((transaction) =>
-      Effect.map(transaction.holdRow(states, persistenceId), (held) => {
-        if (held !== undefined) transaction.set(states, persistenceId, undefined)
-        return held !== undefined
-      })
-    )
-  )
-
-  return DurableStateStore.of({
-    writeState: (state, options) => write({ ...state, ...options }),
-    overwriteState,
-    getLatestState: (persistenceId) => get({ persistenceId }),
-    getStates: (persistenceIds) => getAll({ persistenceIds }),
-    listStates: (selection = {}) => list(selection),
-    deleteState: (persistenceId) => remove({ persistenceId }),
-    ping: operation.effect(
-      "ping",
-      statement(() => Effect.void)
-    )
+      ),
+    ping: statement(() => Effect.void)
   })
 })
 

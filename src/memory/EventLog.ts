@@ -1,6 +1,6 @@
 /**
- * The events in order, and which of their versions are drawn but not yet decided: until its transaction ends, nobody knows
- * whether there will be an event under such a version or a hole for ever.
+ * The committed events in order, and the versions that are in flight: drawn by a transaction that is still open, which may
+ * still commit an event under such a version, or leave a dead hole.
  */
 import { Effect } from "effect"
 import type { EventRow } from "./EventRow.ts"
@@ -11,14 +11,15 @@ export class EventLog {
   private readonly drawn = new Map<Transaction, Array<bigint>>()
   private readonly waiting = new Set<() => void>()
 
+  /** Notes that the transaction has drawn the version. */
   draw(transaction: Transaction, version: bigint): void {
     const versions = this.drawn.get(transaction)
     if (versions === undefined) this.drawn.set(transaction, [version])
     else versions.push(version)
   }
 
-  /** The first version above `after` that a transaction other than the reader's own has drawn. */
-  first(after: bigint, reader?: Transaction): bigint | undefined {
+  /** The first hole above `after` that is in flight: a version that a transaction other than the reader's own has drawn. */
+  firstInFlight(after: bigint, reader?: Transaction): bigint | undefined {
     let first: bigint | undefined
     for (const [transaction, versions] of this.drawn) {
       if (transaction === reader) continue
@@ -28,7 +29,7 @@ export class EventLog {
     return first
   }
 
-  /** Takes in what the ended transaction has committed of the versions that it had drawn. */
+  /** Adds the events that a transaction has committed, once it has ended: of its versions, those that have an event now. */
   end(transaction: Transaction, committed: (version: bigint) => EventRow | undefined): void {
     const versions = this.drawn.get(transaction)
     if (versions === undefined) return
@@ -41,11 +42,11 @@ export class EventLog {
     this.waiting.clear()
   }
 
-  /** The committed events above the version that no other one can come before any more, at most `limit` of them. */
+  /** The settled events above the version, at most `limit` of them. */
   settledAfter(version: bigint, limit: number): ReadonlyArray<EventRow> {
     const start = this.indexAfter(version)
-    const undecided = this.first(version)
-    const end = undecided === undefined ? this.committed.length : this.indexAfter(undecided)
+    const hole = this.firstInFlight(version)
+    const end = hole === undefined ? this.committed.length : this.indexAfter(hole)
     return this.committed.slice(start, Math.min(end, start + limit))
   }
 
@@ -61,7 +62,7 @@ export class EventLog {
     return Effect.sync(() => this.waiting.delete(wake))
   })
 
-  // Most transactions end in the order in which they drew: the place is near the end, so it is looked for from there.
+  // Most transactions end in the order in which they drew versions, so the place is near the end: the search begins there.
   private indexAfter(version: bigint): number {
     let low = 0
     let high = this.committed.length

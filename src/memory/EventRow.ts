@@ -6,7 +6,7 @@ import { type NewEvent, StoredEvent } from "../EventStore.ts"
 const parse = Schema.decodeSync(Schema.fromJsonString(Schema.Json))
 const parseMetadata = Schema.decodeSync(Schema.fromJsonString(Schema.NullOr(Schema.JsonObject)))
 
-/** Data and metadata are text, so that nobody shares an object with the store, and what is read is what was JSON. */
+/** Data and metadata are text, so that a caller shares no object with the store, and reads give exactly what JSON keeps. */
 export class EventRow implements Filterable {
   readonly version: bigint
   readonly id: string

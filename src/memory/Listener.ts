@@ -1,4 +1,4 @@
-/** How subscribers hear of what is new: at once, unless a test has cut the line. */
+/** How subscribers hear of changes: at once, unless a test has cut the listener off. */
 import { Effect, type Scope, Stream, SubscriptionRef } from "effect"
 import type { ListenerStatus } from "../EventStore.ts"
 import type { Reason } from "../StoreError.ts"
@@ -27,7 +27,7 @@ export class Listener {
       })
   )
 
-  /** Waits until there is what `look` looks for. Whoever is cut off looks again when the line is back. */
+  /** Waits until `look` finds something. While the listener is cut off it does not look; it looks again when that is over. */
   await<A>(look: () => A | undefined): Effect.Effect<A, Reason> {
     return Effect.callback((resume) => {
       const attempt = (): boolean => {
@@ -64,25 +64,25 @@ export class Listener {
     )
   }
 
-  /** Something is new. */
+  /** Makes everything that waits look again. */
   wake(): void {
     for (const wake of this.waiting) wake()
   }
 
-  /** Nobody hears anything from now on. */
+  /** Cuts all subscribers off: they hear of nothing until `restore`. */
   readonly cut: Effect.Effect<void> = Effect.suspend(() => {
     this.isCut = true
     return this.tell
   })
 
-  /** The line is back. */
+  /** Ends the cut: subscribers go on where they were. */
   readonly restore: Effect.Effect<void> = Effect.suspend(() => {
     this.isCut = false
     this.wake()
     return this.tell
   })
 
-  /** The line is lost for those who listen now, as when a reconnect schedule ends. */
+  /** Fails everything that waits now, as when a reconnect schedule ends. */
   end(reason: Reason): Effect.Effect<void> {
     return Effect.andThen(
       SubscriptionRef.set(this.status, "stopped"),

@@ -1,13 +1,13 @@
 /**
- * Locks with Postgres's rules: held to the end of a transaction, by one owner, or by several who share it; others queue
- * in order, and a wait that would close a circle is refused.
+ * Locks with Postgres's rules: a lock is held to the end of a transaction, by one owner, or shared by several; other owners
+ * queue in order, and a wait that would close a circle fails.
  */
 import { Effect } from "effect"
 import { Contention } from "../StoreError.ts"
 
 export type Mode = "exclusive" | "shared"
 
-/** Who holds locks: it is told of each lock that becomes its own, and in which mode it held that before. */
+/** An owner of locks. `granted` tells it of each lock that becomes its own, and in which mode it held the lock before. */
 export interface Owner {
   readonly granted: (lock: string, before: Mode | undefined) => void
 }
@@ -27,12 +27,12 @@ export class Locks<O extends Owner> {
   private readonly locks = new Map<string, Lock<O>>()
   private readonly waitingFor = new Map<O, string>()
 
-  /** Takes the lock if nobody else holds it or waits for it, and returns whether the owner holds it now. */
+  /** Takes the lock if no other owner holds it or waits for it, and returns whether the owner holds it now. */
   tryAcquire(name: string, owner: O, mode: Mode): boolean {
     const lock = this.lockOf(name)
     const held = lock.holders.get(owner)
     if (held === "exclusive" || held === mode) return true
-    // Nobody overtakes those who wait, but for one who holds a share already and would wait for himself.
+    // An owner does not overtake the queue, unless it holds a share already: then it would wait for itself.
     if (!allows(lock, owner, mode) || (lock.queue.length > 0 && held === undefined)) return false
     this.grant(name, lock, owner, mode)
     return true
@@ -52,7 +52,7 @@ export class Locks<O extends Owner> {
     })
   }
 
-  /** Gives the lock up, or goes back to the mode before, and lets in those who wait first. */
+  /** Gives the lock up, or goes back to the mode before, and lets in the owners at the head of the queue. */
   release(name: string, owner: O, before?: Mode): void {
     const lock = this.locks.get(name)
     if (lock === undefined) return
@@ -61,7 +61,7 @@ export class Locks<O extends Owner> {
     this.admit(name, lock)
   }
 
-  /** Those who hold the lock. */
+  /** The owners that hold the lock. */
   holdersOf(name: string): ReadonlyArray<O> {
     return [...(this.locks.get(name)?.holders.keys() ?? [])]
   }
@@ -90,8 +90,8 @@ export class Locks<O extends Owner> {
     if (lock.holders.size === 0 && lock.queue.length === 0) this.locks.delete(name)
   }
 
-  // The lock passes on before its new owner runs, so that nobody can take it in between; the owner is told at once, so
-  // that it gives the lock back even if it is interrupted before it wakes.
+  // The lock passes on before its new owner runs, so that no other owner can take it in between. The owner is told at once,
+  // so that it gives the lock back even if it is interrupted before it wakes.
   private grant(name: string, lock: Lock<O>, owner: O, mode: Mode): void {
     const before = lock.holders.get(owner)
     lock.holders.set(owner, mode)
@@ -113,7 +113,7 @@ export class Locks<O extends Owner> {
     })
   }
 
-  /** Whether somebody whom the owner would wait for waits, through others, for the owner. */
+  /** Whether an owner that this one would wait for waits, directly or through others, for this one. */
   private closesCircle(name: string, owner: O, mode: Mode): boolean {
     const seen = new Set<O>()
     const reaches = (other: O): boolean => {
@@ -129,7 +129,7 @@ export class Locks<O extends Owner> {
     return this.blockers(name, owner, mode, this.lockOf(name).queue).some(reaches)
   }
 
-  /** Those who hold a lock in a way that forbids this mode, and those who wait for it before. */
+  /** The owners that hold the lock in a mode that excludes this one, and those ahead in its queue. */
   private blockers(name: string, owner: O, mode: Mode, ahead: ReadonlyArray<Waiter<O>>): Array<O> {
     const holders = [...this.lockOf(name).holders].flatMap(([holder, held]) =>
       holder !== owner && (mode === "exclusive" || held === "exclusive") ? [holder] : []

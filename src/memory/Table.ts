@@ -1,6 +1,6 @@
 /**
- * Rows by key, as of the last commit, and beside them what each open transaction has written: the newest write of the
- * reader's own transaction wins, and nobody sees anybody else's before the commit.
+ * Rows by key, as of the last commit, and beside them the writes of each open transaction: a reader sees the newest write of
+ * its own transaction, and no write of another one before the commit.
  */
 
 import type { Order } from "effect"
@@ -12,15 +12,15 @@ export interface Level {
   readonly written: Set<Merge>
 }
 
-/** What a level needs of a table at its end, whatever the rows are. */
+/** What a level needs of a table at its end, for rows of any type. */
 export interface Merge {
   /** Hands the level's writes to the level around it, or commits them if there is none. */
   readonly merge: (level: Level) => void
 }
 
 /**
- * A row under its identity: an update keeps it, a row inserted in the place of a deleted one has another. Whoever waited
- * for the deleted row does not find the new one: Postgres follows the updates of a row, not its key.
+ * A row with its identity: an update keeps the identity, and a row inserted in the place of a deleted one gets another. A
+ * transaction that waited for the deleted row does not find the new one: Postgres follows the updates of a row, not its key.
  */
 export interface Entry<Row> {
   readonly identity: symbol
@@ -29,10 +29,10 @@ export interface Entry<Row> {
 
 export class Table<Row> implements Merge {
   readonly name: string
-  /** How many transactions have committed something of it. */
+  /** How many transactions have committed a write to it. */
   commits = 0
   private readonly committed = new Map<string, Entry<Row>>()
-  // `undefined` is a deletion. Weak: a level that is rolled back just goes away.
+  // `undefined` is a deletion. The map is weak so that the writes of a level that is rolled back are collected with it.
   private readonly pending = new WeakMap<Level, Map<string, Entry<Row> | undefined>>()
 
   constructor(name: string) {
@@ -47,7 +47,7 @@ export class Table<Row> implements Merge {
     return this.committed.get(key)
   }
 
-  /** The row as everybody sees it. */
+  /** The row as of the last commit. */
   committedRow(key: string): Row | undefined {
     return this.committed.get(key)?.row
   }
@@ -101,7 +101,7 @@ export class Table<Row> implements Merge {
   }
 }
 
-// Surrogates, which stand for the code points above all others, sort below U+E000 as UTF-16 units.
+// By UTF-16 units, surrogates sort below U+E000, but they stand for code points above all others: their rank is raised.
 const rank = (unit: number) => (unit >= 0xe000 ? unit - 0x800 : unit >= 0xd800 ? unit + 0x2000 : unit)
 
 /** The order of text by code point: Postgres's `COLLATE "C"`. */

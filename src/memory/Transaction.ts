@@ -1,6 +1,6 @@
 /**
- * One open transaction of the memory backend: a stack of savepoints, each with its writes, its locks, and whether an
- * error has ended it.
+ * One open transaction of the memory backend: a stack of savepoints, each with its writes, its locks, and whether an error
+ * has aborted it.
  */
 import { Effect, Semaphore } from "effect"
 import type { Contention } from "../StoreError.ts"
@@ -26,7 +26,7 @@ const savepoint = (outer: Savepoint | undefined): Savepoint => ({
 const lockOf = <Row>(table: Table<Row>, key: string) => `${table.name} ${key}`
 
 export class Transaction implements Owner {
-  /** Statements of one transaction run one at a time, as on a connection. */
+  /** A permit for one statement: the statements of a transaction run one at a time, as on a connection. */
   readonly turn = Semaphore.makeUnsafe(1)
   private level = savepoint(undefined)
   private ended = false
@@ -54,17 +54,17 @@ export class Transaction implements Owner {
   }
 
   /**
-   * Holds the place of a row, after waiting for the transaction that holds it, and returns the row that is in it then: what
-   * an INSERT does, with ON CONFLICT DO UPDATE for a row that is there.
+   * Holds the place of a row, after waiting for the transaction that holds it, and returns the row that is in it then, as
+   * INSERT .. ON CONFLICT DO UPDATE does.
    */
   holdPlace<Row>(table: Table<Row>, key: string): Effect.Effect<Row | undefined, Contention> {
     return Effect.map(this.locks.acquire(lockOf(table, key), this, "exclusive"), () => this.get(table, key))
   }
 
   /**
-   * Holds a row that is there, after waiting for the transaction that holds it, and returns it as it is then; `undefined`
-   * if there is none, or no more: what an UPDATE or DELETE does. A row that another transaction is about to insert is not
-   * waited for. A statement over many rows holds those that it saw when it began.
+   * Holds a row that is there, after waiting for the transaction that holds it, and returns it as it is then, as UPDATE and
+   * DELETE do; `undefined` if there is no such row, or it was deleted meanwhile. It does not wait for a row that another
+   * transaction is about to insert. A statement over many rows holds those that it saw when it began (`found`).
    */
   holdRow<Row>(table: Table<Row>, key: string, found?: Entry<Row>): Effect.Effect<Row | undefined, Contention> {
     return Effect.suspend(() => {
@@ -82,20 +82,20 @@ export class Transaction implements Owner {
     })
   }
 
-  /** Holds a row that is there unless another transaction does: what FOR UPDATE SKIP LOCKED does. */
+  /** Holds a row that is there unless another transaction holds it, as FOR UPDATE SKIP LOCKED does. */
   tryHoldRow<Row>(table: Table<Row>, key: string): Row | undefined {
     const row = this.get(table, key)
     return row !== undefined && this.locks.tryAcquire(lockOf(table, key), this, "exclusive") ? row : undefined
   }
 
   /**
-   * Holds the place of a row if there is none in it, after waiting for the transaction that holds it, and returns whether
-   * it does: what an INSERT with ON CONFLICT DO NOTHING does.
+   * Holds the place of a row if no row is in it, after waiting for the transaction that holds it, and returns whether it
+   * holds it, as INSERT .. ON CONFLICT DO NOTHING does.
    */
   holdFreePlace<Row>(table: Table<Row>, key: string): Effect.Effect<boolean, Contention> {
     return Effect.suspend(() => {
       const lock = lockOf(table, key)
-      // Whoever has only locked the row that is there, and not changed it, is not waited for.
+      // A transaction that has only locked the row, and not changed it, is not waited for.
       const changing = this.locks.holdersOf(lock).some((holder) => table.isWritten(holder.level, key))
       if (!changing && this.get(table, key) !== undefined) return Effect.succeed(false)
       const held = this.holds(lock)
@@ -109,7 +109,7 @@ export class Transaction implements Owner {
     })
   }
 
-  /** Takes a lock that is no row's, for what has to happen one after another. */
+  /** Takes a lock that belongs to no row, for work that has to happen in turn. */
   lock(name: string, mode: Mode): Effect.Effect<void, Contention> {
     return this.locks.acquire(name, this, mode)
   }
@@ -122,7 +122,7 @@ export class Transaction implements Owner {
     if (!this.level.locks.has(lock)) this.level.locks.set(lock, before)
   }
 
-  // An error ends the transaction back to the innermost savepoint, as in Postgres; and a fiber may outlive it
+  // An error aborts the transaction back to the innermost savepoint, as in Postgres. A fiber may also outlive its transaction.
 
   get aborted(): boolean {
     return this.ended || this.level.aborted
@@ -143,7 +143,7 @@ export class Transaction implements Owner {
     this.level = savepoint(this.level)
   }
 
-  /** Keeps what the savepoint did; its fate is now the outer level's. */
+  /** Hands what the savepoint did to the level around it. */
   releaseSavepoint(): void {
     const { afterCommit, locks, outer, written } = this.level
     if (outer === undefined) return
@@ -155,13 +155,13 @@ export class Transaction implements Owner {
     this.level = outer
   }
 
-  /** Undoes what the savepoint did, and lets go of the rows that only it had written. The savepoint stays. */
+  /** Undoes what the savepoint did, and releases the locks that it has taken. The savepoint stays. */
   rollbackSavepoint(): void {
     this.letGo(this.level.locks)
     this.level = savepoint(this.level.outer)
   }
 
-  /** Makes the writes visible, all at once, and returns what is to run now. */
+  /** Makes the writes visible, all at once, and returns the effects that run after the commit. */
   commit(): ReadonlyArray<Effect.Effect<void>> {
     const { afterCommit, locks, written } = this.level
     this.ended = true

@@ -1,4 +1,4 @@
-/** The stores in memory: for tests, prototypes, and whatever may end with the process. */
+/** The stores in memory: for tests, prototypes, and data that may end with the process. */
 import { Effect, Layer } from "effect"
 import type * as States from "../DurableStateStore.ts"
 import type * as Events from "../EventStore.ts"

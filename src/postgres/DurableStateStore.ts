@@ -1,23 +1,20 @@
 /** `DurableStateStore` on Postgres. */
 import { Effect, Layer, Option, Stream } from "effect"
-import { ById, ByIds, DurableState, DurableStateStore, Selection, Write } from "../DurableStateStore.ts"
-import * as Operation from "../internal/Operation.ts"
+import { type ById, type ByIds, DurableStateStore, fromDriver, type Selection } from "../DurableStateStore.ts"
 import { PostgresDatabase, type Runnable } from "./database/PostgresDatabase.ts"
 import { columns, stateDecoder } from "./states/StateRow.ts"
 import * as Writing from "./states/Writing.ts"
 
-/** How many states `listStates` reads at a time, */
+/** How many states `listStates` reads in a page, */
 const pageSize = 500
 /** and about how many bytes of payload. */
 const pageBytes = 4 * 1024 * 1024
 
 export const make = Effect.gen(function* () {
   const { fixed, names, query, sql, tables } = yield* PostgresDatabase
-  const operation = yield* Operation.make("DurableStateStore", "postgres")
   const table = tables.states
   const decode = stateDecoder(names.states)
-  const { overwrite, write } = yield* Writing.make
-  const writeState = operation.fn("writeState", Write, write)
+  const writing = yield* Writing.make
 
   // Statements
 
@@ -29,8 +26,8 @@ export const make = Effect.gen(function* () {
   const selectAll = ({ persistenceIds }: ByIds) => sql`
     SELECT ${selected} FROM ${table} WHERE persistence_id = ANY(${persistenceIds}::text[])`
 
-  // By the primary key, whatever the filter: a page costs no more than its part of one walk along that index. The size of
-  // a payload is known without reading it.
+  // By the primary key with any filter: all pages together cost one walk along that index. Postgres knows the size of a
+  // payload without reading it.
   const selectPage = ({ manifest, shard }: Selection, after: string | undefined) => {
     const filters = [
       ...(shard === undefined ? [] : [sql`shard_number = ${BigInt(shard)}`]),
@@ -45,43 +42,30 @@ export const make = Effect.gen(function* () {
       WHERE before < ${pageBytes} ORDER BY persistence_id`
   }
 
-  const remove = ({ persistenceId }: ById) => sql`
+  const deleteOne = ({ persistenceId }: ById) => sql`
     DELETE FROM ${table} WHERE persistence_id = ${persistenceId} RETURNING true`
 
   // Operations
 
   const statesOf = (statement: Runnable) => Effect.flatMap(query(statement), decode)
 
-  const get = operation.fn("getLatestState", ById, (id) =>
-    Effect.map(statesOf(select(id)), (states) => Option.fromUndefinedOr(states[0]))
-  )
-
-  const getAll = operation.fn("getStates", ByIds, (ids) =>
-    Effect.map(statesOf(selectAll(ids)), (states) => {
-      const byId = new Map(states.map((state) => [state.persistenceId, state]))
-      return [...new Set(ids.persistenceIds)].flatMap((id) => byId.get(id) ?? [])
-    })
-  )
-
-  const list = operation.stream("listStates", Selection, (selection) =>
-    Stream.paginate(undefined, (after: string | undefined) =>
-      Effect.map(statesOf(selectPage(selection, after)), (page) => [
-        page,
-        Option.map(Option.fromUndefinedOr(page.at(-1)), ({ persistenceId }) => persistenceId)
-      ])
-    )
-  )
-
-  const deleteById = operation.fn("deleteState", ById, (id) => Effect.map(query(remove(id)), (rows) => rows.length > 0))
-
-  return DurableStateStore.of({
-    writeState: (state, options) => writeState({ ...state, ...options }),
-    overwriteState: operation.fn("overwriteState", DurableState, overwrite),
-    getLatestState: (persistenceId) => get({ persistenceId }),
-    getStates: (persistenceIds) => getAll({ persistenceIds }),
-    listStates: (selection = {}) => list(selection),
-    deleteState: (persistenceId) => deleteById({ persistenceId }),
-    ping: operation.effect("ping", Effect.asVoid(query(sql`SELECT FROM ${table} LIMIT 1`)))
+  return yield* fromDriver("postgres", {
+    ...writing,
+    get: (id) => Effect.map(statesOf(select(id)), (states) => Option.fromUndefinedOr(states[0])),
+    getAll: (ids) =>
+      Effect.map(statesOf(selectAll(ids)), (states) => {
+        const byId = new Map(states.map((state) => [state.persistenceId, state]))
+        return [...new Set(ids.persistenceIds)].flatMap((id) => byId.get(id) ?? [])
+      }),
+    list: (selection) =>
+      Stream.paginate(undefined, (after: string | undefined) =>
+        Effect.map(statesOf(selectPage(selection, after)), (page) => [
+          page,
+          Option.map(Option.fromUndefinedOr(page.at(-1)), ({ persistenceId }) => persistenceId)
+        ])
+      ),
+    remove: (id) => Effect.map(query(deleteOne(id)), (rows) => rows.length > 0),
+    ping: Effect.asVoid(query(sql`SELECT FROM ${table} LIMIT 1`))
   })
 })
 

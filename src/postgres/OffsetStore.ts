@@ -15,7 +15,7 @@ import { decodeRows, NumberFromBigInt } from "./database/DecodeRows.ts"
 import { PostgresDatabase, type Runnable } from "./database/PostgresDatabase.ts"
 import * as Wakeups from "./wakeups/Wakeups.ts"
 
-/** How many offsets `listOffsets` reads at a time. */
+/** How many offsets `listOffsets` reads in a page. */
 const pageSize = 500
 
 /** A row of the table, as `columns` names its parts. */
@@ -25,23 +25,17 @@ const Row = Schema.Struct({
 })
 
 /**
- * What came of a step: the offset that is stored now, and whether this step moved it there. `stored` is null where the
- * row was deleted while the step waited for it.
+ * The outcome of a step: the offset that is stored now, and whether this step moved it there. `stored` is null where
+ * another transaction deleted the row while the step waited for it.
  */
 const Outcome = Schema.Struct({ stored: Schema.NullOr(Offset.fields.value), moved: Schema.Boolean })
 
 const Count = Schema.Struct({ count: NumberFromBigInt })
 
-export const make = Effect.gen(function* () {
-  const { fixed, names, query, sql, tables } = yield* PostgresDatabase
-  const wakeups = yield* Wakeups.Wakeups
-  const table = tables.offsets
-  const key = ["projectionName", "shardNumber"]
-  const decodeOffsets = decodeRows(Row, names.offsets, key)
-  const decodeOutcome = decodeRows(Outcome, names.offsets, key)
-  const decodeCount = decodeRows(Count, names.offsets, [])
+// Statements
 
-  // Statements
+const statementsOf = ({ fixed, sql, tables }: PostgresDatabase["Service"]) => {
+  const table = tables.offsets
 
   const columns = sql.literal(
     `projection_name AS "projectionName", shard_number AS "shardNumber", current_offset AS value, timestamp`
@@ -53,22 +47,23 @@ export const make = Effect.gen(function* () {
     ON CONFLICT (projection_name, shard_number)
     DO UPDATE SET current_offset = excluded.current_offset, timestamp = excluded.timestamp`
 
-  // RETURNING shows a row that was there already only if it is updated, so it is, to itself. Its xmax gives it away: in
-  // a row that this statement inserted it is 0.
+  // RETURNING shows a row that was there already only if the statement updates it, so it updates the row to itself. The
+  // row's xmax tells the two apart: it is 0 in a row that this statement inserted.
   const insert = ({ projectionName, shardNumber, timestamp, to }: Step) => fixed`
     INSERT INTO ${table} AS offsets (projection_name, shard_number, current_offset, timestamp)
     VALUES (${projectionName}, ${shardNumber}, ${to}, ${timestamp})
     ON CONFLICT (projection_name, shard_number) DO UPDATE SET current_offset = offsets.current_offset
     RETURNING current_offset AS stored, xmax = 0 AS moved`
 
-  // The step of a runner that is alone with its shard: half the cost of `update`, which finds out what is there.
+  // The step of a runner that is alone with its shard. It has half the cost of `update`, which also finds what is stored.
   const move = (from: bigint, { projectionName, shardNumber, timestamp, to }: Step) => fixed`
     UPDATE ${table} SET current_offset = ${to}, timestamp = ${timestamp}
     WHERE projection_name = ${projectionName} AND shard_number = ${shardNumber} AND current_offset = ${from}
     RETURNING current_offset AS stored, true AS moved`
 
-  // FOR UPDATE waits for a concurrent transaction and then sees what it committed, in the same statement: but not the row
-  // that stands in for one it deleted, as eGo writes them. Then only `seen`, which does not wait, has a row.
+  // FOR UPDATE waits for a concurrent transaction and then sees what that transaction committed, in the same statement. It
+  // does not see a row that was inserted in the place of a deleted one, as eGo writes them. Then only `seen`, which does
+  // not wait, has a row.
   const update = (from: bigint, { projectionName, shardNumber, timestamp, to }: Step) => sql`
     WITH held AS MATERIALIZED (
       SELECT current_offset FROM ${table}
@@ -87,7 +82,7 @@ export const make = Effect.gen(function* () {
     SELECT ${columns} FROM ${table} WHERE projection_name = ${projectionName} AND shard_number = ${shardNumber}`
 
   const selectPage = ({ projectionName }: Selection, after: ProjectionId | undefined) => {
-    // By code point, like every backend, whatever the database's collation is.
+    // By code point, as every backend sorts names, whatever the database's collation is.
     const name = sql.literal(`projection_name COLLATE "C"`)
     const filters = [
       ...(projectionName === undefined ? [] : [sql`projection_name = ${projectionName}`]),
@@ -97,7 +92,7 @@ export const make = Effect.gen(function* () {
       SELECT ${columns} FROM ${table} WHERE ${sql.and(filters)} ORDER BY ${name}, shard_number LIMIT ${pageSize}`
   }
 
-  // Rows are locked in order before they are changed, so that two of these cannot block each other in a circle.
+  // Rows are locked in order before they are changed, so that two such statements cannot block each other in a circle.
   const locked = (projectionName: string) => sql`
     held AS MATERIALIZED (
       SELECT projection_name, shard_number FROM ${table}
@@ -120,7 +115,22 @@ export const make = Effect.gen(function* () {
     )
     SELECT count(*) FROM changed`
 
-  // Operations
+  const ping = sql`SELECT FROM ${table} LIMIT 1`
+
+  return { upsert, insert, move, update, select, selectPage, updateAll, deleteAll, ping }
+}
+
+// Operations
+
+export const make = Effect.gen(function* () {
+  const database = yield* PostgresDatabase
+  const wakeups = yield* Wakeups.Wakeups
+  const { names, query, sql } = database
+  const statements = statementsOf(database)
+  const key = ["projectionName", "shardNumber"]
+  const decodeOffsets = decodeRows(Row, names.offsets, key)
+  const decodeOutcome = decodeRows(Outcome, names.offsets, key)
+  const decodeCount = decodeRows(Count, names.offsets, [])
 
   const announce = sql.afterCommit(Effect.sync(() => wakeups.announce("offsets")))
 
@@ -132,13 +142,13 @@ export const make = Effect.gen(function* () {
   const advance = Effect.fnUntraced(function* (step: Step) {
     const { from, projectionName, shardNumber, timestamp, to } = step
     let [outcome] = yield* attempt(
-      Option.match(from, { onNone: () => insert(step), onSome: (value) => move(value, step) })
+      Option.match(from, { onNone: () => statements.insert(step), onSome: (value) => statements.move(value, step) })
     )
     if (outcome === undefined && Option.isSome(from)) {
       // The offset is not at `from`, so `update` looks where it is. Each time around, another transaction has replaced
       // the row.
       do {
-        ;[outcome] = yield* attempt(update(from.value, step))
+        ;[outcome] = yield* attempt(statements.update(from.value, step))
       } while (outcome?.stored === null)
     }
     if (outcome?.moved === true) {
@@ -156,20 +166,20 @@ export const make = Effect.gen(function* () {
     )
 
   return yield* fromDriver("postgres", {
-    write: (offset) => Effect.andThen(query(upsert(offset)), announce),
+    write: (offset) => Effect.andThen(query(statements.upsert(offset)), announce),
     advance,
-    get: (id) => Effect.map(offsetsOf(select(id)), (offsets) => Option.fromUndefinedOr(offsets[0])),
+    get: (id) => Effect.map(offsetsOf(statements.select(id)), (offsets) => Option.fromUndefinedOr(offsets[0])),
     list: (selection) =>
       Stream.paginate(undefined, (after: Offset | undefined) =>
-        Effect.map(offsetsOf(selectPage(selection, after)), (page) => [
+        Effect.map(offsetsOf(statements.selectPage(selection, after)), (page) => [
           page,
           page.length < pageSize ? Option.none() : Option.some(page.at(-1))
         ])
       ),
-    reset: (to) => counted(updateAll(to)),
-    remove: (projection) => counted(deleteAll(projection)),
+    reset: (to) => counted(statements.updateAll(to)),
+    remove: (projection) => counted(statements.deleteAll(projection)),
     changes: wakeups.changes("offsets"),
-    ping: Effect.asVoid(query(sql`SELECT FROM ${table} LIMIT 1`))
+    ping: Effect.asVoid(query(statements.ping))
   })
 })
 

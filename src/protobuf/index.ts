@@ -8,7 +8,7 @@
  * import { DurableStateStore } from "effect-strata"
  * import { protobuf } from "effect-strata/protobuf"
  *
- * // DurationSchema stands for what protoc-gen-es has made of your .proto file.
+ * // DurationSchema stands for a schema that protoc-gen-es has generated from your .proto file.
  * export const program = Effect.gen(function* () {
  *   const timers = yield* DurableStateStore.typed({
  *     codec: protobuf(DurationSchema),
@@ -32,10 +32,7 @@ import { AnySchema } from "@bufbuild/protobuf/wkt"
 import { Effect } from "effect"
 import { CodecError, codecError, type StateCodec, UnknownManifest } from "../StateCodec.ts"
 
-/**
- * How deep messages may nest: as deep as in Go. The default, 100, is less than what can be written, and could then not be
- * read.
- */
+/** How deep messages may nest: as deep as in Go. With the default of 100, messages could be written and not be read again. */
 const recursionLimit = 10_000
 
 const attempt = <A>(manifest: string, f: () => A): Effect.Effect<A, CodecError> =>
@@ -73,20 +70,20 @@ const make = <Desc extends DescMessage>(
             ({ typeUrl, value }) =>
               typeUrl === ""
                 ? Effect.fail(new CodecError({ manifest, message: "an Any without a type" }))
-                : // What is before the last slash is for whoever looks types up: protobuf leaves it open.
+                : // Only the part after the last slash is the type's name. Protobuf leaves the part before it open.
                   read(typeUrl.slice(typeUrl.lastIndexOf("/") + 1), value)
           )
   }
 }
 
 /**
- * Messages of a registry, or of the types that are given, with all that makes them up.
+ * Stores messages of a registry, or of the types that are given, with every message that they contain.
  *
  * **Details**
  *
- * They are written as eGo writes them: a `google.protobuf.Any` of the message, under the manifest `google.protobuf.Any`.
- * That is read, and so is a message by itself under its full name. A type that is not among those given is
- * `UnknownManifest`. Fields that these descriptors do not know are kept.
+ * The codec writes as eGo does: a `google.protobuf.Any` of the message, under the manifest `google.protobuf.Any`. It reads
+ * that, and also a message by itself under its full name. A type that is not given is `UnknownManifest`. Fields that the
+ * descriptors do not know are kept.
  */
 export function protobuf(registry: Registry): StateCodec<Message>
 export function protobuf<Types extends ReadonlyArray<DescMessage>>(
