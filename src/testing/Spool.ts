@@ -1,6 +1,7 @@
 /** What `Spool` does on every backend, as a suite for Vitest. */
 import { assert, it } from "@effect/vitest"
 import {
+  Clock,
   DateTime,
   Deferred,
   Duration,
@@ -88,6 +89,9 @@ export const suite = <E>(
           { payload: mail("b") },
           { payload: mail("a"), priority: 1 }
         ])
+        // PGlite's clock has milliseconds: two messages that are enqueued within one of them are equally old.
+        const enqueuedAt = yield* Clock.currentTimeMillis
+        yield* until(Effect.map(Clock.currentTimeMillis, (now) => now > enqueuedAt + 1))
         yield* mails.enqueue(mail("b2"))
         const received: Array<string> = []
         yield* Effect.forkScoped(mails.run(({ to }) => Effect.sync(() => received.push(to)), { concurrency: 1 }))

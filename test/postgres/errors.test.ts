@@ -294,7 +294,7 @@ describe("a role", () => {
         write(1n),
         "OffsetStore.writeOffset",
         "Denied",
-        /the server or the session is read-only: cannot execute INSERT .*; connect to one that can write/
+        /the server or the session is read-only: cannot execute INSERT .*; connect to a server that can write/
       )
       assert.strictEqual(yield* read, -1n)
       yield* stores.offsets.ping

@@ -359,6 +359,32 @@ describe("another process", () => {
   )
 })
 
+/**
+ * A spool, and `together`: while a transaction holds the message "b" by the SQL, it starts both effects and waits until both
+ * wait for a lock. If one of them had locked what comes before that message, and the other what comes after it, each would
+ * then wait for the other. Returns their results.
+ */
+const crossing = Effect.gen(function* () {
+  const applicationName = yield* unique
+  const served = yield* serveSpool({ client: { applicationName } })
+  const { sql, withTransaction } = served
+  const bothWait = (all: ReadonlyArray<{ readonly state: string }>) =>
+    all.filter(({ state }) => state === "active").length === 2
+  const together = Effect.fnUntraced(function* <A, E>(holding: string, effects: ReadonlyArray<Effect.Effect<A, E>>) {
+    const held = yield* Latch.make()
+    const release = yield* Latch.make()
+    const hold = sql.unsafe(holding).pipe(Effect.andThen(held.open), Effect.andThen(release.await))
+    const holder = yield* Effect.forkChild(withTransaction(hold))
+    yield* held.await
+    const fibers = yield* Effect.forEach(effects, (effect) => Effect.forkChild(effect))
+    assert.isTrue(bothWait(yield* waitForBackends(applicationName, bothWait)))
+    yield* release.open
+    yield* Fiber.join(holder)
+    return yield* Effect.forEach(fibers, (fiber) => Fiber.join(fiber))
+  })
+  return { ...served, together }
+})
+
 describe("two settlements", () => {
   it.live("of the same messages in different orders do not block each other in a circle", () =>
     Effect.gen(function* () {
@@ -377,34 +403,30 @@ describe("two settlements", () => {
 
   it.live("lock the messages in the order of their ids, whichever order they were given in", () =>
     Effect.gen(function* () {
-      const applicationName = yield* unique
-      const { spool, sql, table, withTransaction } = yield* serveSpool({ client: { applicationName } })
+      const { spool, table, together } = yield* crossing
       const ids = ["a", "b", "c"]
       yield* spool.storeMany(ids.map((id) => ({ id })))
       yield* spool.claim({ limit: 3, lease: "1 minute", owner: "o" })
       const outcomes = ids.map((id) => ({ outcome: "done" as const, id, owner: "o", attempt: 1 }))
-      // A transaction holds the message in the middle until both settlements wait for it. If one of them had locked what
-      // comes before that message, and the other what comes after it, each would then wait for the other.
-      const held = yield* Latch.make()
-      const release = yield* Latch.make()
-      const holder = yield* Effect.forkChild(
-        withTransaction(
-          sql
-            .unsafe(`SELECT FROM ${table} WHERE id = 'b' FOR UPDATE`)
-            .pipe(Effect.andThen(held.open), Effect.andThen(release.await))
-        )
-      )
-      yield* held.await
-      const fibers = yield* Effect.forEach([outcomes, outcomes.toReversed()], (some) =>
-        Effect.forkChild(spool.settle(some))
-      )
-      const bothWait = (all: ReadonlyArray<{ readonly state: string }>) =>
-        all.filter(({ state }) => state === "active").length === 2
-      assert.isTrue(bothWait(yield* waitForBackends(applicationName, bothWait)))
-      yield* release.open
-      yield* Fiber.join(holder)
-      const lost = yield* Effect.forEach(fibers, (fiber) => Fiber.join(fiber))
+      const lost = yield* together(`SELECT FROM ${table} WHERE id = 'b' FOR UPDATE`, [
+        spool.settle(outcomes),
+        spool.settle(outcomes.toReversed())
+      ])
       assert.deepStrictEqual(lost.map((all) => all.length).toSorted(), [0, 3])
+    })
+  )
+})
+
+describe("two batches", () => {
+  it.live("insert messages in the order of their ids, whichever order they were given in", () =>
+    Effect.gen(function* () {
+      const { spool, table, together } = yield* crossing
+      const messages = ["a", "b", "c"].map((id) => ({ id }))
+      const exist = yield* together(
+        `INSERT INTO ${table} (id, state, max_attempts, next_retry) VALUES ('b', 0, 1, now())`,
+        [spool.storeMany(messages), spool.storeMany(messages.toReversed())]
+      )
+      assert.deepStrictEqual(exist.map((all) => all.length).toSorted(), [1, 3])
     })
   )
 })

@@ -1,5 +1,6 @@
 /** Transactions of others: which were left behind, are open for too long, or hold up readers of the log. */
 import { Duration, Effect } from "effect"
+import { remaining } from "../../events/Hole.ts"
 import { PostgresDatabase } from "../../postgres/database/PostgresDatabase.ts"
 import * as LockHolders from "../../postgres/events/LockHolders.ts"
 import { type Findings, ok, orOk, problem, texts, warning } from "./Check.ts"
@@ -55,7 +56,7 @@ export const holders: Findings = Effect.gen(function* () {
   const { holders } = yield* look(query)
   if (holders.size === 0) return ok("nobody holds up readers")
   yield* Effect.sleep(pauseBetweenLooks)
-  const still = LockHolders.remaining(holders, (yield* look(query)).holders)
+  const still = remaining(holders, (yield* look(query)).holders)
   if (still.size === 0) return ok("writers come and go, nobody holds up readers")
   return [
     problem(

@@ -9,9 +9,6 @@ import { decodeRows } from "../database/DecodeRows.ts"
 import { qualify } from "../database/Identifier.ts"
 import { PostgresDatabase, type Query } from "../database/PostgresDatabase.ts"
 
-// The `strata` command imports it from here: it knows the holders, not the rule.
-export { remaining } from "../../events/Hole.ts"
-
 /**
  * What each answer of the rule's questions says of its server. `server` is the time at which the server was started, which
  * tells one from another. As a number: its text would depend on the settings of the connection.
