@@ -150,8 +150,8 @@ export const make = Effect.gen(function* () {
 
     /**
      * Versions up to which the log is settled, each higher than the one before: several where the read waits for a
-     * transaction and there are events before the place where it may still append. The last one is the highest version that was
-     * committed when the read began. After `settleTimeout`, unless the read waits `forever`, it is the end of what is settled.
+     * transaction and there are events before the place where it may still append. The last one is the highest version that
+     * was committed when the read began. After `settleTimeout`, unless the read waits `forever`, it is the end of what is settled.
      * The stream is empty if nothing above `after` is settled.
      */
     marks: (after: bigint, forever = false): Stream.Stream<bigint, Reason> =>

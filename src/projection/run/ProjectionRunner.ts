@@ -95,7 +95,7 @@ const session = Effect.fnUntraced(function* <R>(
   return yield* Effect.all([read, ...runs], { concurrency: "unbounded", discard: true })
 })
 
-/** One session, until its assignment has changed. A projection that is paused, or has no shard here, just waits for it. */
+/** One session, until its assignment has changed. A projection that is paused, or has no shard here, just waits for that. */
 const untilChanged = Effect.fnUntraced(function* <R>(projection: Projection<R>, settings: Settings, share: Share) {
   const offsets = yield* OffsetStore
   const look = Effect.all({ control: controlOf(settings.name), shards: share.shards })
