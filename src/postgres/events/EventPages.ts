@@ -26,7 +26,8 @@ export const make = Effect.gen(function* () {
     ORDER BY version ${sql.literal(direction)} LIMIT ${limit}`
 
   // Ends a page before the events that would make it too large: the server knows the size of an event without reading it.
-  // To add up sizes takes a quarter of a page's time, so the next pages do not if no event was ever too large for its row.
+  // Adding up sizes takes a quarter of a page's time, so the next pages do without it if no event was ever too large for its
+  // row.
   const selectSized = (filters: ReadonlyArray<Fragment>, direction: "ASC" | "DESC", limit: number) => {
     const order = sql.literal(`ORDER BY version ${direction}`)
     return sql`
