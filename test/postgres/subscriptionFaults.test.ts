@@ -7,7 +7,7 @@ import { execute, failsWith, freshRole } from "./harness.ts"
 import { assertComplete, onServer, status } from "./subscriptions.harness.ts"
 
 describe("a server", () => {
-  it.live("that is not there when the subscription begins is waited for", () =>
+  it.live("that is not there when the subscription begins delays it, and does not end it", () =>
     Effect.gen(function* () {
       const { served, server } = yield* onServer()
       yield* server.stop("fast")
