@@ -193,6 +193,25 @@ export const suite = <E>(
       })
     )
 
+    it.effect("takes a lease away with each move to another state, also back to active, and with no other change", () =>
+      Effect.gen(function* () {
+        const spool = yield* SpoolStore
+        const queue = yield* queueOf(plain(3))
+        const leases = (yield* claim(queue)).map(({ lease }) => lease)
+        const [changed, moved, returned] = leases
+        if (!changed || !moved || !returned) return assert.fail("not all claimed")
+        yield* spool.updateMeta(changed.id, { lastError: "seen", priority: 1 })
+        yield* spool.updateMeta(changed.id, { headers: { a: "b" } })
+        yield* spool.moveToState(moved.id, "active", "active")
+        yield* spool.moveToState(returned.id, "active", "incoming")
+        yield* spool.moveToState(returned.id, "incoming", "active")
+        const lost = [moved, returned].map((lease) => new LeaseLost(lease))
+        assert.deepStrictEqual(yield* spool.heartbeat(leases, "1 minute"), lost)
+        assert.deepStrictEqual(yield* settle(leases.map(done)), lost)
+        assert.deepStrictEqual(yield* statesOf(queue), { active: 2 })
+      })
+    )
+
     it.effect("recovers messages whose lease has run out, and no others", () =>
       Effect.gen(function* () {
         const spool = yield* SpoolStore

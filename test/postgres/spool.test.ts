@@ -9,7 +9,7 @@ import { postgresUrl, waitForBackends } from "../support/database.ts"
 import { execute, failsWith, freshRole, freshSchema, query, shape, unique } from "./harness.ts"
 import { retrySpool, serveSpool } from "./spool.harness.ts"
 
-const files = ["0004_spool.sql", "0009_spool_claim.sql"].map((file) =>
+const files = ["0004_spool.sql", "0009_spool_claim.sql", "0018_spool_lease.sql"].map((file) =>
   fileURLToPath(new URL(`../../resources/postgres/${file}`, import.meta.url))
 )
 
@@ -355,6 +355,49 @@ describe("another process", () => {
         [new SpoolStore.LeaseLost(lease)]
       )
       assert.strictEqual((yield* spool.getMeta("a")).state, "hold")
+    })
+  )
+
+  it.live("that takes a claimed message by RetrySpool's statements keeps it: no lease of ours comes back", () =>
+    Effect.gen(function* () {
+      const { spool, sql, table } = yield* serveSpool()
+      const ids = ["changed", "recovered", "requeued", "taken"]
+      yield* spool.storeMany(ids.map((id) => ({ id })))
+      yield* spool.claim({ limit: 4, lease: "1 minute", owner: "o" })
+      const leases = ids.map((id) => ({ id, owner: "o", attempt: 1 }))
+      /** RetrySpool's `MoveToState`. */
+      const move = (id: string, from: number, to: number) =>
+        sql.unsafe(`UPDATE ${table} SET state = $1, updated = now() WHERE id = $2 AND state = $3`, [to, id, from])
+      // Its recovery, and then its scheduler; with a pause of a deferred message in between; its recovery alone.
+      yield* Effect.all([move("taken", 1, 0), move("taken", 0, 1)])
+      yield* Effect.all([move("requeued", 1, 2), move("requeued", 2, 0), move("requeued", 0, 1)])
+      yield* move("recovered", 1, 0)
+      // What we change of a claimed message ourselves costs no lease, nor does what RetrySpool changes beside the state.
+      yield* spool.updateMeta("changed", { lastError: "seen", headers: { a: "b" } })
+      yield* sql.unsafe(
+        `UPDATE ${table} SET state = 1, attempts = 1, priority = 3, updated = now() WHERE id = 'changed'`
+      )
+      const lost = leases.slice(1).map((lease) => new SpoolStore.LeaseLost(lease))
+      assert.deepStrictEqual(yield* spool.heartbeat(leases, "1 minute"), lost)
+      assert.deepStrictEqual(
+        yield* spool.settle(leases.map((lease) => Object.assign({ outcome: "done" as const }, lease))),
+        lost
+      )
+      assert.deepStrictEqual(
+        yield* Effect.forEach(ids.slice(1), (id) => Effect.map(spool.getMeta(id), ({ state }) => state)),
+        ["incoming", "active", "active"]
+      )
+      assert.strictEqual((yield* Effect.flip(spool.getMeta("changed")))._tag, "MessageNotFound")
+      // RetrySpool has no lease: its claims are given up after their time, as ever, and then they are claimed anew.
+      assert.strictEqual((yield* spool.recover()).length, 0)
+      assert.strictEqual((yield* spool.recover({ grace: 0 })).length, 2)
+      const again = yield* spool.claim({ limit: 4, lease: "1 minute", owner: "o" })
+      assert.deepStrictEqual(
+        yield* spool.settle(
+          again.map(({ attempts, id }) => ({ outcome: "done" as const, id, owner: "o", attempt: attempts }))
+        ),
+        []
+      )
     })
   )
 })
