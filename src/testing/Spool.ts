@@ -18,6 +18,7 @@ import { OffsetStore } from "../OffsetStore.ts"
 import * as Spool from "../Spool.ts"
 import { leaseExpired, type SpoolMessage, SpoolStore } from "../SpoolStore.ts"
 import { Transactor } from "../Transactor.ts"
+import { open } from "./SpoolSupport.ts"
 
 const fresh = (name = "queue") => `${name} ${crypto.randomUUID()}`
 
@@ -523,6 +524,39 @@ export const suite = <E>(
           assert.strictEqual(handled.size, count)
           assert.isTrue([...handled.values()].every((times) => times === 1))
           assert.strictEqual(overlaps, 0)
+        })
+      )
+
+      it.effect("settles every other message while a transaction has one locked, and that one afterwards", () =>
+        Effect.gen(function* () {
+          for (const transactional of [false, true]) {
+            const mails = queue()
+            const count = 200
+            const begun = yield* Deferred.make<void>()
+            const isLocked = yield* Deferred.make<void>()
+            const handled: Array<string> = []
+            const locked = yield* mails.enqueue(mail("locked"))
+            yield* Effect.forkScoped(
+              mails.run(
+                ({ to }) =>
+                  Effect.gen(function* () {
+                    if (to === "locked") yield* Deferred.succeed(begun, undefined)
+                    yield* Deferred.await(isLocked)
+                    handled.push(to)
+                  }),
+                { transactional, concurrency: 2 }
+              )
+            )
+            yield* Deferred.await(begun)
+            const commit = yield* open(SpoolStore.use((spool) => spool.updateMeta(locked, { priority: 1 })))
+            yield* mails.enqueueAll(Array.from({ length: count }, (_, n) => ({ payload: mail(`${n}`) })))
+            yield* Deferred.succeed(isLocked, undefined)
+            yield* until(Effect.map(mails.stats, ({ counts }) => counts.active + counts.incoming === 1))
+            assert.strictEqual((yield* getMeta(locked)).state, "active")
+            yield* commit
+            assert.deepStrictEqual(yield* settled(mails), {})
+            assert.strictEqual(new Set(handled).size, count + 1)
+          }
         })
       )
     }
