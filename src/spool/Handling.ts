@@ -1,5 +1,6 @@
 /** What becomes of a message: how it is handed to its handler, and what follows when the handler fails. */
-import { Cause, Effect, Exit, Metric, Option, Schedule, Tracer } from "effect"
+import { Cause, type Duration, Effect, Exit, Metric, Option, Schedule, Tracer } from "effect"
+import { withinLimit } from "../internal/HandlerTimeout.ts"
 import { isTraced } from "../internal/Operation.ts"
 import type { InvalidInput } from "../InvalidInput.ts"
 import { MessageLocked, type Outcome, type SpoolMessage, SpoolStore } from "../SpoolStore.ts"
@@ -23,6 +24,8 @@ export interface Options<A, E, RD, R, R2> {
   readonly bounced: Bounced<R2> | undefined
   /** Whether a message is settled in the transaction of its handler. */
   readonly transactional: boolean
+  /** How long the handler may take; for ever unless given. */
+  readonly timeout: Duration.Duration | undefined
 }
 
 export interface Handling<R> {
@@ -70,6 +73,7 @@ export const make = <A, E, RD, R, R2>({
   onSuccess,
   policyOf,
   queue,
+  timeout,
   transactional
 }: Options<A, E, RD, R, R2>): Effect.Effect<
   Handling<RD | R | R2 | SpoolStore | Transactor>,
@@ -132,7 +136,10 @@ export const make = <A, E, RD, R, R2>({
       const handled = inSpan(
         queue,
         message,
-        Effect.suspend(() => handler(payload.value, message))
+        withinLimit(
+          Effect.suspend(() => handler(payload.value, message)),
+          timeout
+        )
       )
       const exit = yield* Effect.exit(
         transactional ? withTransaction(Effect.andThen(handled, settleHere(delivered(lease)))) : handled

@@ -445,6 +445,34 @@ export const suite = <E>(
       })
     )
 
+    it.effect("interrupts a handler at its time limit, and tries the message again by its policy", () =>
+      Effect.gen(function* () {
+        for (const transactional of [false, true]) {
+          const mails = queue({ maxAttempts: 3 })
+          let attempts = 0
+          let interrupted = 0
+          yield* Effect.forkScoped(
+            mails.run(
+              ({ to }) =>
+                Effect.suspend(() =>
+                  to === "hangs" || ++attempts === 1
+                    ? Effect.onInterrupt(Effect.never, () => Effect.sync(() => void interrupted++))
+                    : Effect.void
+                ),
+              { timeout: "50 millis", transactional }
+            )
+          )
+          const hangs = yield* mails.enqueue(mail("hangs"))
+          yield* mails.enqueue(mail("hangs once"))
+          assert.deepStrictEqual(yield* settled(mails), { bounce: 1 })
+          assert.deepStrictEqual([attempts, interrupted], [2, 4])
+          const { lastError, ...message } = yield* getMeta(hangs)
+          assert.strictEqual(message.attempts, 3)
+          assert.include(lastError, "the handler has not ended within 50ms")
+        }
+      })
+    )
+
     it.effect("continues the trace of the sender", () =>
       Effect.gen(function* () {
         const mails = queue()
@@ -491,7 +519,8 @@ export const suite = <E>(
           { concurrency: 0 },
           { buffer: -1 },
           { lease: "1 milli" as const },
-          { shutdownTimeout: -1 }
+          { shutdownTimeout: -1 },
+          { timeout: 0 }
         ]) {
           const error = yield* Effect.flip(mails.run(() => Effect.void, options))
           assert.include(error.message, `Spool.run: invalid input: ${Object.keys(options)[0]}`)
