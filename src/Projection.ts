@@ -42,6 +42,7 @@ import type { Projection, Services } from "./projection/Definition.ts"
 import { runBy, type RunError } from "./projection/run/ProjectionRunner.ts"
 import { evenly } from "./projection/run/ShardDivision.ts"
 
+export { HandlerTimeout } from "./internal/HandlerTimeout.ts"
 export { pause, remove, reset, resume } from "./projection/admin/Operating.ts"
 export { awaitVersion, Progress, progress } from "./projection/admin/Progress.ts"
 export { type Rebuild, rebuild, rebuildOf, slot } from "./projection/admin/Rebuilding.ts"

@@ -27,6 +27,7 @@
 import { type DateTime, Duration, Effect, Metric, Option, Schema } from "effect"
 import { check } from "./internal/Arguments.ts"
 import { TimeSpan } from "./internal/Fields.ts"
+import { TimeLimit, timeLimitOf } from "./internal/HandlerTimeout.ts"
 import { idGenerator } from "./internal/Ids.ts"
 import { type InvalidInput, invalidInput } from "./InvalidInput.ts"
 import * as Handling from "./spool/Handling.ts"
@@ -44,6 +45,7 @@ import {
 import type { StoreError } from "./StoreError.ts"
 import type { Transactor } from "./Transactor.ts"
 
+export { HandlerTimeout } from "./internal/HandlerTimeout.ts"
 export { Permanent, permanent } from "./spool/Permanent.ts"
 export { backoff, fixed, preview } from "./spool/Policy.ts"
 export type { Policy } from "./spool/Policy.ts"
@@ -94,6 +96,11 @@ export interface RunOptions<R = never> {
   readonly transactional?: boolean
   /** How long handlers may go on once the worker is interrupted: 10 seconds unless given. Then they are interrupted, too. */
   readonly shutdownTimeout?: Duration.Input
+  /**
+   * How long a handler may take with a message: as long as it wants unless given. Then it is interrupted, and has failed with
+   * `HandlerTimeout`: the message is tried again by its policy.
+   */
+  readonly timeout?: Duration.Input
   /** Runs before a message bounces. If it fails, the failure is logged, and the message bounces all the same. */
   readonly bounced?: (message: SpoolMessage, reason: string) => Effect.Effect<unknown, unknown, R>
 }
@@ -194,6 +201,7 @@ class Settings extends Schema.Class<Settings>("effect-strata/Spool/Settings")({
     )
   ),
   shutdownTimeout: TimeSpan,
+  timeout: Schema.optionalKey(TimeLimit),
   retention: Schema.optionalKey(TimeSpan)
 }) {}
 
@@ -266,8 +274,10 @@ export const make = <A, RD = never, RE = never>(definition: Options<A, RD, RE>):
       const { bounced, concurrency = 10, transactional = false } = options
       const { buffer = concurrency * 4, lease = "30 seconds", shutdownTimeout = "10 seconds" } = options
       const kept = retention === undefined ? {} : { retention }
-      yield* check(Settings, "Spool", "run", { concurrency, buffer, lease, shutdownTimeout, ...kept })
-      const outcomes = { onSuccess, onBounce, policyOf, bounced, transactional }
+      const timeout = timeLimitOf(options.timeout)
+      const limited = timeout === undefined ? {} : { timeout }
+      yield* check(Settings, "Spool", "run", { concurrency, buffer, lease, shutdownTimeout, ...limited, ...kept })
+      const outcomes = { onSuccess, onBounce, policyOf, bounced, transactional, timeout }
       const handling = yield* Handling.make({ queue: name, decode, handler, ...outcomes })
       const settings: Worker.Settings = {
         queue: name,

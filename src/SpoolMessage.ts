@@ -314,6 +314,46 @@ export class LeaseLost extends Schema.TaggedError<LeaseLost>("effect-strata/Spoo
   }
 }
 
+/** Another transaction has locked the message: it is changing the message, or keeps others from it. Nothing was changed. */
+export class MessageLocked extends Schema.TaggedError<MessageLocked>("effect-strata/SpoolStore/MessageLocked")(
+  "MessageLocked",
+  { id: Schema.String }
+) {
+  override get message(): string {
+    return `Message "${this.id}" is locked by another transaction; settle it again once that has ended`
+  }
+}
+
+/** What `trySettle` could not settle. */
+export interface Unsettled {
+  /** Each message whose lease is lost. */
+  readonly lost: ReadonlyArray<LeaseLost>
+  /** Each message whose lease is held, and that another transaction has locked. */
+  readonly locked: ReadonlyArray<MessageLocked>
+}
+
+/** The errors of the outcomes that are not stored: `settled` and `locked` are the ids of the others. */
+export const unsettledAmong = (
+  outcomes: ReadonlyArray<Lease>,
+  settled: ReadonlySet<string>,
+  locked: ReadonlySet<string>
+): Unsettled => ({
+  lost: lostAmong(
+    outcomes.filter(({ id }) => !locked.has(id)),
+    settled
+  ),
+  locked: outcomes.flatMap(({ id }) => (locked.has(id) ? [new MessageLocked({ id })] : []))
+})
+
+/** Nothing is left to settle. */
+export const allSettled: Unsettled = { lost: [], locked: [] }
+
 /** The errors for the leases that are lost: the ids of their messages are not in `held`. */
 export const lostAmong = (leases: ReadonlyArray<Lease>, held: ReadonlySet<string>): ReadonlyArray<LeaseLost> =>
   leases.flatMap(({ attempt, id, owner }) => (held.has(id) ? [] : [new LeaseLost({ id, owner, attempt })]))
+
+/** The errors in the order in which the caller has given the leases. */
+export const inOrderOf = (leases: ReadonlyArray<Lease>, lost: ReadonlyArray<LeaseLost>): ReadonlyArray<LeaseLost> => {
+  const byId = new Map(lost.map((error) => [error.id, error]))
+  return leases.flatMap(({ id }) => byId.get(id) ?? [])
+}

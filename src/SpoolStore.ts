@@ -48,6 +48,7 @@ import {
   type SpoolMessage,
   type State,
   type StateConflict,
+  type Unsettled,
   Update,
   type UpdateConflict
 } from "./SpoolMessage.ts"
@@ -162,20 +163,31 @@ export class SpoolStore extends Context.Service<
     ) => Effect.Effect<ReadonlyArray<SpoolMessage>, InvalidInput | StoreError>
 
     /**
-     * Settles claimed messages in one statement, and returns an error for each message whose lease is lost: that message
-     * stays as it is, the others are settled.
+     * Settles claimed messages, and returns an error for each message whose lease is lost: that message stays as it is, the
+     * others are settled.
      *
      * **Details**
      *
-     * A lease that has run out is lost only once the message is recovered.
+     * A lease that has run out is lost only once the message is recovered. What no other transaction has locked is settled at
+     * once, in one statement. Then the call waits for the transactions that have locked the rest: `trySettle` does not wait.
+     * In a transaction of the caller's it is one statement, which waits.
      */
     readonly settle: (
       outcomes: (typeof Settle)["~type.make.in"]["outcomes"]
     ) => Effect.Effect<ReadonlyArray<LeaseLost>, InvalidInput | StoreError>
 
     /**
+     * The same without waiting: settles the messages that no other transaction has locked, in one statement, and returns an
+     * error for each of the others. On Postgres a warning says which transaction has had them locked for more than a second.
+     */
+    readonly trySettle: (
+      outcomes: (typeof Settle)["~type.make.in"]["outcomes"]
+    ) => Effect.Effect<Unsettled, InvalidInput | StoreError>
+
+    /**
      * Renews leases in one statement, so that they last this long from now on, and returns an error for each lease that is
-     * lost. It never waits: a message that another transaction is changing keeps the lease it has.
+     * lost. It never waits: a message that another transaction is changing keeps the lease it has. On Postgres a warning says
+     * which transaction has had it locked for more than a second.
      */
     readonly heartbeat: (
       leases: (typeof Heartbeat)["~type.make.in"]["leases"],
@@ -184,7 +196,8 @@ export class SpoolStore extends Context.Service<
 
     /**
      * Gives up the claims whose lease has run out, of all workers, and returns the messages as they are then: incoming, or in
-     * `bounce` if they have had all their attempts. So a message that kills each worker that delivers it ends in `bounce`.
+     * `bounce` if they have had all their attempts. So a message that kills each worker that delivers it ends in `bounce`. It
+     * never waits for a message that another transaction has locked.
      */
     readonly recover: (
       options?: (typeof Recover)["~type.make.in"]
@@ -238,6 +251,7 @@ export interface Driver {
   readonly count: (selection: Selection) => Effect.Effect<Counts, Reason>
   readonly claim: (claim: Claim) => Effect.Effect<ReadonlyArray<SpoolMessage>, Reason>
   readonly settle: (settle: Settle) => Effect.Effect<ReadonlyArray<LeaseLost>, Reason>
+  readonly trySettle: (settle: Settle) => Effect.Effect<Unsettled, Reason>
   readonly renew: (leases: Heartbeat) => Effect.Effect<ReadonlyArray<LeaseLost>, Reason>
   readonly recover: (recover: Recover) => Effect.Effect<ReadonlyArray<SpoolMessage>, Reason>
   readonly purge: (purge: Purge) => Effect.Effect<number, Reason>
@@ -270,6 +284,7 @@ export const fromDriver = (backend: string, driver: Driver): Effect.Effect<Spool
     const iterate = operation.stream("iterate", Iterate, driver.iterate)
     const count = operation.fn("countByState", Selection, driver.count)
     const settle = operation.fn("settle", Settle, driver.settle)
+    const trySettle = operation.fn("trySettle", Settle, driver.trySettle)
     const renew = operation.fn("heartbeat", Heartbeat, driver.renew)
     const recover = operation.fn("recover", Recover, driver.recover)
     const untilReady = operation.fn("untilReady", Selection, driver.untilReady)
@@ -288,6 +303,7 @@ export const fromDriver = (backend: string, driver: Driver): Effect.Effect<Spool
       countByState: (queue) => count(inQueue(queue)),
       claim: operation.fn("claim", Claim, driver.claim),
       settle: (outcomes) => settle({ outcomes }),
+      trySettle: (outcomes) => trySettle({ outcomes }),
       heartbeat: (leases, lease) => renew({ leases, lease }),
       recover: (options = {}) => recover(options),
       purge: operation.fn("purge", Purge, driver.purge),

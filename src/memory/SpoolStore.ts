@@ -20,6 +20,7 @@ const driver = (table: SpoolTable.SpoolTable): Driver => ({
   count: (selection) => Listing.count(table, selection),
   claim: (claim) => Claiming.claim(table, claim),
   settle: (settle) => Settling.settle(table, settle),
+  trySettle: (settle) => Settling.trySettle(table, settle),
   renew: (leases) => Settling.renew(table, leases),
   recover: (recover) => Claiming.recover(table, recover),
   purge: (purge) => Listing.purge(table, purge),

@@ -22,6 +22,9 @@ export interface Transactions {
 
   readonly transactor: Transactor.Transactor["Service"]
 
+  /** Whether the caller is in a transaction. */
+  readonly inTransaction: Effect.Effect<boolean>
+
   /** Makes the next statements of the stores fail with this reason, so that programs can test what they do then. */
   readonly failNext: (reason: Reason, options?: { readonly times?: number }) => Effect.Effect<void>
 
@@ -160,6 +163,7 @@ export const make = (onEnd: (transaction: Transaction) => void): Transactions =>
 
   return {
     statement,
+    inTransaction: Effect.map(Effect.serviceOption(CurrentTransaction), Option.isSome),
     transactor: Transactor.fromSqlClient(
       { withTransaction: withTransactionOf({ begin, commit, rollback }), afterCommit },
       reasonOf

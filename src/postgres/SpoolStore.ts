@@ -29,6 +29,7 @@ export const make = Effect.gen(function* () {
     purge: (purge) => Listing.purge(spool, purge),
     claim: (claim) => Claiming.claim(spool, claim),
     settle: (settle) => Settling.settle(spool, settle),
+    trySettle: (settle) => Settling.trySettle(spool, settle),
     renew: (leases) => Settling.renew(spool, leases),
     recover: (recover) => Recovering.recover(spool, recover),
     untilReady: (selection) => Recovering.untilReady(spool, selection),

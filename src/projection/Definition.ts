@@ -3,6 +3,7 @@ import { type Cause, Duration, Effect, Option, Schedule, Schema } from "effect"
 import type { DurableStateStore } from "../DurableStateStore.ts"
 import { type EventStore, Key, type StoredEvent, Version } from "../EventStore.ts"
 import { Identifier, ShardNumber } from "../internal/Fields.ts"
+import { TimeLimit, timeLimitOf, withinLimit } from "../internal/HandlerTimeout.ts"
 import type { OffsetStore } from "../OffsetStore.ts"
 import type { Transactor } from "../Transactor.ts"
 import { HandlerFailed } from "./Errors.ts"
@@ -24,14 +25,6 @@ export type Slot = typeof Slot.Type
 
 export const otherSlot = (slot: Slot): Slot => (slot === "blue" ? "green" : "blue")
 
-const Heartbeat = Schema.Duration.check(
-  Schema.makeFilter((duration) =>
-    Duration.isGreaterThan(duration, Duration.zero) && Duration.isFinite(duration)
-      ? undefined
-      : "Expected a finite duration above zero"
-  )
-)
-
 /** The parts of a projection that are checked before it runs. */
 export class Settings extends Schema.Class<Settings>("effect-strata/Projection/Settings")({
   name: Name,
@@ -40,7 +33,8 @@ export class Settings extends Schema.Class<Settings>("effect-strata/Projection/S
   eventTypes: Schema.optionalKey(Schema.Array(Key)),
   aggregateIds: Schema.optionalKey(Schema.Array(Key)),
   onFailure: Schema.Literals(["stop", "skip", "park"]),
-  heartbeat: Heartbeat
+  heartbeat: TimeLimit,
+  timeout: Schema.optionalKey(TimeLimit)
 }) {}
 
 /** Names one projection. */
@@ -96,6 +90,11 @@ export interface Options {
    * silence.
    */
   readonly heartbeat?: Duration.Input
+  /**
+   * How long a call of the handler may take: as long as it wants unless given. Then the handler is interrupted, and has failed
+   * with `HandlerTimeout`: a failure like any other. A `batchHandler` that was too slow gets half of the events next.
+   */
+  readonly timeout?: Duration.Input
 }
 
 /** Handles one event. What the handler writes commits together with the offset. */
@@ -118,19 +117,22 @@ const defaultRetry = Schedule.exponential("100 millis").pipe(Schedule.jittered, 
 /** Turns every failure of the handler into one error: defects, too, and what it throws before it returns an effect. */
 const caught = <E, R>(
   handle: () => Effect.Effect<unknown, E, R>,
+  timeout: Duration.Duration | undefined,
   index: number | undefined
 ): Effect.Effect<unknown, HandlerFailed, R> =>
-  Effect.catchCause(Effect.suspend(handle), (cause) => Effect.fail(new HandlerFailed(cause, index)))
+  Effect.catchCause(withinLimit(Effect.suspend(handle), timeout), (cause) =>
+    Effect.fail(new HandlerFailed(cause, index))
+  )
 
 const oneByOne =
-  <E, R>(handler: Handler<E, R>): Projection<R>["handle"] =>
+  <E, R>(handler: Handler<E, R>, timeout: Duration.Duration | undefined): Projection<R>["handle"] =>
   (events, slot) => {
     let index = 0
     return Effect.whileLoop({
       while: () => index < events.length,
       body: () => {
         const event = events[index]
-        return event === undefined ? Effect.void : caught(() => handler(event, slot), index)
+        return event === undefined ? Effect.void : caught(() => handler(event, slot), timeout, index)
       },
       step: () => {
         index++
@@ -153,6 +155,7 @@ export const make = <E, R>(
 ): Projection<R> => {
   const { aggregateIds, batchHandler, batchSize = 500, eventTypes, handler, name, onFailure = "stop" } = options
   const { heartbeat = "1 second", retry = defaultRetry, shards = 1 } = options
+  const timeout = timeLimitOf(options.timeout)
   return {
     name,
     settings: {
@@ -161,13 +164,14 @@ export const make = <E, R>(
       batchSize,
       onFailure,
       heartbeat: Option.getOrElse(Duration.fromInput(heartbeat), () => Duration.zero),
+      ...(timeout === undefined ? {} : { timeout }),
       ...(eventTypes === undefined ? {} : { eventTypes }),
       ...(aggregateIds === undefined ? {} : { aggregateIds })
     },
     retry,
     handle:
       batchHandler === undefined
-        ? oneByOne(handler)
-        : (events, slot) => Effect.asVoid(caught(() => batchHandler(events, slot), undefined))
+        ? oneByOne(handler, timeout)
+        : (events, slot) => Effect.asVoid(caught(() => batchHandler(events, slot), timeout, undefined))
   }
 }

@@ -8,7 +8,7 @@
  * holds the offsets of the shards that the record matters to. A batch holds the offset of its shard from its start, too. So
  * the change and the batch happen one after the other, and a batch that comes second sees the changed record.
  */
-import { Effect, Option, Schema, Stream } from "effect"
+import { Duration, Effect, Option, Schema, Stream } from "effect"
 import { StaleState, typed } from "../DurableStateStore.ts"
 import type { InvalidInput } from "../InvalidInput.ts"
 import { type Offset, OffsetStore } from "../OffsetStore.ts"
@@ -121,12 +121,22 @@ export const hold = (
     )
   )
 
+/** After this time without an answer it is said what is waited for. */
+const silence = Duration.seconds(1)
+
+/** Says after a moment what keeps an order waiting: a batch of the shard. */
+const sayWhatHolds = ({ projectionName, shardNumber, value }: Offset) =>
+  Effect.logWarning(
+    `waiting for shard ${shardNumber} of projection "${projectionName}": the batch that it handles after version ${value} ` +
+      "has not ended yet; a handler that hangs can be ended by stopping its process, or by the projection's `timeout`"
+  ).pipe(Effect.delay(silence), Effect.andThen(Effect.never))
+
 /** Holds every offset of a projection, so that none of its batches is under way until the transaction has ended. */
 export const holdAll = Effect.fnUntraced(function* (name: string) {
   const offsets = yield* OffsetStore
   const held: Array<Offset> = []
   for (const offset of yield* Stream.runCollect(offsets.listOffsets(name))) {
-    const current = yield* hold(offset)
+    const current = yield* Effect.raceFirst(hold(offset), sayWhatHolds(offset))
     if (current !== undefined) held.push(current)
   }
   return held

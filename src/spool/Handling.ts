@@ -1,8 +1,9 @@
 /** What becomes of a message: how it is handed to its handler, and what follows when the handler fails. */
-import { Cause, Effect, Exit, Metric, Option, Tracer } from "effect"
+import { Cause, type Duration, Effect, Exit, Metric, Option, Schedule, Tracer } from "effect"
+import { withinLimit } from "../internal/HandlerTimeout.ts"
 import { isTraced } from "../internal/Operation.ts"
 import type { InvalidInput } from "../InvalidInput.ts"
-import { type Outcome, type SpoolMessage, SpoolStore } from "../SpoolStore.ts"
+import { MessageLocked, type Outcome, type SpoolMessage, SpoolStore } from "../SpoolStore.ts"
 import type { StoreError } from "../StoreError.ts"
 import { Transactor } from "../Transactor.ts"
 import { type Bounced, type OnBounce, outcomeOf, tellerOf } from "./Bounces.ts"
@@ -23,6 +24,8 @@ export interface Options<A, E, RD, R, R2> {
   readonly bounced: Bounced<R2> | undefined
   /** Whether a message is settled in the transaction of its handler. */
   readonly transactional: boolean
+  /** How long the handler may take; for ever unless given. */
+  readonly timeout: Duration.Duration | undefined
 }
 
 export interface Handling<R> {
@@ -36,6 +39,14 @@ const attempts = Metric.counter("strata_spool_attempts", {
   description: "Attempts to handle a message, by what came of it",
   incremental: true
 })
+
+/**
+ * How the transaction of a handler waits for another one that has locked the message: for 5 seconds. Others change a message
+ * in milliseconds. A transaction that has locked it for longer may never end, and would keep this one open, too.
+ */
+const lockedDelays = Schedule.min([Schedule.exponential("10 millis"), Schedule.spaced("500 millis")]).pipe(
+  Schedule.upTo({ duration: "5 seconds" })
+)
 
 /** Runs the handler in a span. Without a collector of spans it makes one only to pass on the trace of the sender. */
 const inSpan = <A, E, R>(queue: string, message: SpoolMessage, handled: Effect.Effect<A, E, R>) => {
@@ -62,6 +73,7 @@ export const make = <A, E, RD, R, R2>({
   onSuccess,
   policyOf,
   queue,
+  timeout,
   transactional
 }: Options<A, E, RD, R, R2>): Effect.Effect<
   Handling<RD | R | R2 | SpoolStore | Transactor>,
@@ -81,9 +93,15 @@ export const make = <A, E, RD, R, R2>({
     const bounce = (message: SpoolMessage, lease: Lease, reason: string): Effect.Effect<Outcome, never, R2> =>
       Effect.map(tellOfBounce(message, reason), () => outcomeOf(onBounce, lease, reason))
 
-    /** Settles the message in the caller's transaction, which fails if the lease is lost. */
+    /** Settles the message in the caller's transaction, which fails if the lease is lost, or the message stays locked. */
     const settleHere = (outcome: Outcome) =>
-      Effect.flatMap(spool.settle([outcome]), ([lost]) => (lost === undefined ? Effect.void : Effect.fail(lost)))
+      spool.trySettle([outcome]).pipe(
+        Effect.flatMap(({ locked, lost }) => {
+          const [error] = [...lost, ...locked]
+          return error === undefined ? Effect.void : Effect.fail(error)
+        }),
+        Effect.retry({ schedule: lockedDelays, while: (error) => error instanceof MessageLocked })
+      )
 
     /** The delay before the next attempt; none if the policy gives up, or fails. */
     const delayOf = ({ attempts, id, retryPolicyName }: SpoolMessage) =>
@@ -118,12 +136,22 @@ export const make = <A, E, RD, R, R2>({
       const handled = inSpan(
         queue,
         message,
-        Effect.suspend(() => handler(payload.value, message))
+        withinLimit(
+          Effect.suspend(() => handler(payload.value, message)),
+          timeout
+        )
       )
       const exit = yield* Effect.exit(
         transactional ? withTransaction(Effect.andThen(handled, settleHere(delivered(lease)))) : handled
       )
-      if (Exit.isFailure(exit)) return yield* fail(message, lease, exit.cause)
+      if (Exit.isFailure(exit)) {
+        const error = Option.getOrUndefined(Cause.findErrorOption(exit.cause))
+        // The handler has not failed, and its transaction is rolled back: the message is handled again once it can be settled.
+        if (transactional && error instanceof MessageLocked && error.id === message.id) {
+          return { outcome: "released", ...lease } as const
+        }
+        return yield* fail(message, lease, exit.cause)
+      }
       yield* countDelivered
       return transactional ? undefined : delivered(lease)
     })

@@ -1,6 +1,6 @@
 /** Orders to projections while they run: a part of the projections' suite. */
 import { assert, it } from "@effect/vitest"
-import { Deferred, Effect, Fiber, Layer, Logger, Option, Stream } from "effect"
+import { Deferred, Effect, Fiber, Layer, Logger, Option, Queue, Stream } from "effect"
 import { InvalidInput } from "../InvalidInput.ts"
 import { OffsetStore } from "../OffsetStore.ts"
 import * as Projection from "../Projection.ts"
@@ -74,6 +74,31 @@ export const suite = <E>(
         yield* Effect.timeoutOption(Fiber.join(pausing), 200)
         yield* Deferred.succeed(leave, undefined)
         assert.deepStrictEqual(yield* Fiber.join(pausing), [1])
+      })
+    )
+
+    it.effect.runIf(interleaving)("says after a moment for which shard a pause waits", () =>
+      Effect.gen(function* () {
+        const { append, name, options } = yield* scene()
+        const entered = yield* Deferred.make<void>()
+        const leave = yield* Deferred.make<void>()
+        const said = yield* Queue.unbounded<string>()
+        const logger = Logger.make(({ message }) => void Queue.offerUnsafe(said, String(message)))
+        yield* append("a", 1)
+        const handler = () => Effect.andThen(Deferred.succeed(entered, undefined), Deferred.await(leave))
+        yield* start(Projection.make({ ...options, shards: 3, handler }))
+        yield* Deferred.await(entered)
+        const pausing = yield* Effect.forkScoped(
+          Effect.provide(elsewhere(Projection.pause(name)), Logger.layer([logger]))
+        )
+        assert.include(
+          yield* Queue.take(said),
+          `waiting for shard ${Projection.shardOf("a", 3)} of projection "${name}": the batch that it handles after version`
+        )
+        yield* Deferred.succeed(leave, undefined)
+        yield* Fiber.join(pausing)
+        assert.deepStrictEqual(yield* Queue.clear(said), [])
+        for (const { state } of yield* Projection.status(name)) assert.strictEqual(state, "paused")
       })
     )
 

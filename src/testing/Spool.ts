@@ -18,6 +18,7 @@ import { OffsetStore } from "../OffsetStore.ts"
 import * as Spool from "../Spool.ts"
 import { leaseExpired, type SpoolMessage, SpoolStore } from "../SpoolStore.ts"
 import { Transactor } from "../Transactor.ts"
+import { open } from "./SpoolSupport.ts"
 
 const fresh = (name = "queue") => `${name} ${crypto.randomUUID()}`
 
@@ -444,6 +445,34 @@ export const suite = <E>(
       })
     )
 
+    it.effect("interrupts a handler at its time limit, and tries the message again by its policy", () =>
+      Effect.gen(function* () {
+        for (const transactional of [false, true]) {
+          const mails = queue({ maxAttempts: 3 })
+          let attempts = 0
+          let interrupted = 0
+          yield* Effect.forkScoped(
+            mails.run(
+              ({ to }) =>
+                Effect.suspend(() =>
+                  to === "hangs" || ++attempts === 1
+                    ? Effect.onInterrupt(Effect.never, () => Effect.sync(() => void interrupted++))
+                    : Effect.void
+                ),
+              { timeout: "50 millis", transactional }
+            )
+          )
+          const hangs = yield* mails.enqueue(mail("hangs"))
+          yield* mails.enqueue(mail("hangs once"))
+          assert.deepStrictEqual(yield* settled(mails), { bounce: 1 })
+          assert.deepStrictEqual([attempts, interrupted], [2, 4])
+          const { lastError, ...message } = yield* getMeta(hangs)
+          assert.strictEqual(message.attempts, 3)
+          assert.include(lastError, "the handler has not ended within 50ms")
+        }
+      })
+    )
+
     it.effect("continues the trace of the sender", () =>
       Effect.gen(function* () {
         const mails = queue()
@@ -490,7 +519,8 @@ export const suite = <E>(
           { concurrency: 0 },
           { buffer: -1 },
           { lease: "1 milli" as const },
-          { shutdownTimeout: -1 }
+          { shutdownTimeout: -1 },
+          { timeout: 0 }
         ]) {
           const error = yield* Effect.flip(mails.run(() => Effect.void, options))
           assert.include(error.message, `Spool.run: invalid input: ${Object.keys(options)[0]}`)
@@ -523,6 +553,39 @@ export const suite = <E>(
           assert.strictEqual(handled.size, count)
           assert.isTrue([...handled.values()].every((times) => times === 1))
           assert.strictEqual(overlaps, 0)
+        })
+      )
+
+      it.effect("settles every other message while a transaction has one locked, and that one afterwards", () =>
+        Effect.gen(function* () {
+          for (const transactional of [false, true]) {
+            const mails = queue()
+            const count = 200
+            const begun = yield* Deferred.make<void>()
+            const isLocked = yield* Deferred.make<void>()
+            const handled: Array<string> = []
+            const locked = yield* mails.enqueue(mail("locked"))
+            yield* Effect.forkScoped(
+              mails.run(
+                ({ to }) =>
+                  Effect.gen(function* () {
+                    if (to === "locked") yield* Deferred.succeed(begun, undefined)
+                    yield* Deferred.await(isLocked)
+                    handled.push(to)
+                  }),
+                { transactional, concurrency: 2 }
+              )
+            )
+            yield* Deferred.await(begun)
+            const commit = yield* open(SpoolStore.use((spool) => spool.updateMeta(locked, { priority: 1 })))
+            yield* mails.enqueueAll(Array.from({ length: count }, (_, n) => ({ payload: mail(`${n}`) })))
+            yield* Deferred.succeed(isLocked, undefined)
+            yield* until(Effect.map(mails.stats, ({ counts }) => counts.active + counts.incoming === 1))
+            assert.strictEqual((yield* getMeta(locked)).state, "active")
+            yield* commit
+            assert.deepStrictEqual(yield* settled(mails), {})
+            assert.strictEqual(new Set(handled).size, count + 1)
+          }
         })
       )
     }

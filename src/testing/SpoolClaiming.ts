@@ -5,6 +5,7 @@ import {
   leaseExpired,
   LeaseLost,
   MessageExists,
+  MessageLocked,
   MessageNotFound,
   type SpoolMessage,
   SpoolStore
@@ -190,6 +191,25 @@ export const suite = <E>(
         assert.deepStrictEqual(after, before)
         assert.strictEqual(after[0]?.lastError, "by an administrator")
         assert.strictEqual((yield* getMeta(mine.id)).lastError, "late")
+      })
+    )
+
+    it.effect("takes a lease away with each move to another state, also back to active, and with no other change", () =>
+      Effect.gen(function* () {
+        const spool = yield* SpoolStore
+        const queue = yield* queueOf(plain(3))
+        const leases = (yield* claim(queue)).map(({ lease }) => lease)
+        const [changed, moved, returned] = leases
+        if (!changed || !moved || !returned) return assert.fail("not all claimed")
+        yield* spool.updateMeta(changed.id, { lastError: "seen", priority: 1 })
+        yield* spool.updateMeta(changed.id, { headers: { a: "b" } })
+        yield* spool.moveToState(moved.id, "active", "active")
+        yield* spool.moveToState(returned.id, "active", "incoming")
+        yield* spool.moveToState(returned.id, "incoming", "active")
+        const lost = [moved, returned].map((lease) => new LeaseLost(lease))
+        assert.deepStrictEqual(yield* spool.heartbeat(leases, "1 minute"), lost)
+        assert.deepStrictEqual(yield* settle(leases.map(done)), lost)
+        assert.deepStrictEqual(yield* statesOf(queue), { active: 2 })
       })
     )
 
@@ -394,6 +414,50 @@ export const suite = <E>(
             yield* spool.heartbeat(leases, "1 minute"),
             leases.slice(0, 1).map((lease) => new LeaseLost(lease))
           )
+        }).pipe(Effect.scoped)
+      )
+
+      it.effect("settles without waiting what no other transaction has locked, and names the rest", () =>
+        Effect.gen(function* () {
+          const spool = yield* SpoolStore
+          const queue = yield* queueOf(plain(5))
+          const leases = (yield* claim(queue)).map(({ lease }) => lease)
+          const [changed, moved, stale] = leases
+          if (!changed || !moved || !stale) return assert.fail("not all claimed")
+          const former = { ...stale, attempt: 9 }
+          const commit = yield* open(
+            Effect.gen(function* () {
+              yield* spool.updateMeta(changed.id, { priority: 1 })
+              yield* spool.moveToState(moved.id, "active", "hold")
+              yield* spool.updateMeta(stale.id, { priority: 1 })
+            })
+          )
+          const outcomes = [changed, moved, former, ...leases.slice(3)].map(done)
+          const locked = [changed, moved].map(({ id }) => new MessageLocked({ id }))
+          assert.deepStrictEqual(yield* spool.trySettle(outcomes), { lost: [new LeaseLost(former)], locked })
+          assert.deepStrictEqual(yield* statesOf(queue), { active: 3 })
+          assert.deepStrictEqual(yield* spool.trySettle([bounced(changed)]), { lost: [], locked: locked.slice(0, 1) })
+          yield* commit
+          assert.deepStrictEqual(yield* spool.trySettle([bounced(changed), bounced(moved)]), {
+            lost: [new LeaseLost(moved)],
+            locked: []
+          })
+          assert.deepStrictEqual(yield* statesOf(queue), { active: 1, hold: 1, bounce: 1 })
+          assert.deepStrictEqual(yield* spool.trySettle([]), { lost: [], locked: [] })
+        }).pipe(Effect.scoped)
+      )
+
+      it.effect("settles the other messages while it waits for a transaction that has locked one", () =>
+        Effect.gen(function* () {
+          const spool = yield* SpoolStore
+          const queue = yield* queueOf(plain(100))
+          const leases = (yield* claim(queue)).map(({ lease }) => lease)
+          const commit = yield* open(spool.updateMeta(`${queue} 50`, { priority: 1 }))
+          const settling = yield* Effect.forkScoped(settle(leases.map(done)))
+          yield* Effect.repeat(statesOf(queue), { until: ({ active }) => active === 1 })
+          yield* commit
+          assert.deepStrictEqual(yield* Fiber.join(settling), [])
+          assert.deepStrictEqual(yield* statesOf(queue), {})
         }).pipe(Effect.scoped)
       )
 

@@ -6,7 +6,7 @@ import { EventStore, Projection, SpoolStore } from "effect-strata"
 import * as Postgres from "effect-strata/postgres"
 import { execute, freshSchema } from "../postgres/harness.ts"
 import { postgresUrl } from "../support/database.ts"
-import { fails, jsonLines, strata, succeeds } from "./harness.ts"
+import { begin, fails, jsonLines, strata, succeeds } from "./harness.ts"
 
 /** The stores, and the command, on tables of their own. */
 const served = Effect.gen(function* () {
@@ -91,6 +91,28 @@ describe("strata projections", () => {
       const [reset] = jsonLines(yield* run("projections", "status", "balances", "--json"))
       assert.deepInclude(reset, { offset: "0", lag: "2", parked: 0 })
       yield* fails(["projections", "status", "nobody"], 1, /nobody/, options)
+    }).pipe(Effect.scoped)
+  )
+
+  it.live("says on stderr what a pause waits for, while a handler hangs", () =>
+    Effect.gen(function* () {
+      const { context, options } = yield* served
+      const events = Context.get(context, EventStore.EventStore)
+      const entered = yield* Deferred.make<void>()
+      const leave = yield* Deferred.make<void>()
+      const handler = () => Effect.andThen(Deferred.succeed(entered, undefined), Deferred.await(leave))
+      yield* events.append({ aggregateId: "a", eventType: "Paid", data: {} })
+      yield* Effect.forkScoped(
+        Effect.provideContext(Projection.run(Projection.make({ name: "slow", handler })), context)
+      )
+      yield* Deferred.await(entered)
+      const pause = yield* begin(["projections", "pause", "slow"], options)
+      yield* pause.says(/^strata: warning: waiting for shard 0 of projection "slow": the batch .* after version 0 /m)
+      assert.isTrue(pause.isRunning())
+      yield* Deferred.succeed(leave, undefined)
+      const { status, stderr, stdout } = yield* pause.ended
+      assert.deepStrictEqual([status, stdout], [0, `"slow" is paused\n`])
+      assert.strictEqual(stderr.trimEnd().split("\n").length, 1)
     }).pipe(Effect.scoped)
   )
 })

@@ -1,7 +1,20 @@
 /** What time does to a spool, by a clock that tests control. */
 import { assert, it } from "@effect/vitest"
-import { Duration, Effect, Fiber, Latch, Layer, Logger, Metric, Queue, Schedule, Schema, type Scope } from "effect"
-import { Spool, SpoolStore, StoreError, Transactor } from "effect-strata"
+import {
+  Duration,
+  Effect,
+  Fiber,
+  Latch,
+  Layer,
+  Logger,
+  Metric,
+  Option,
+  Queue,
+  Schedule,
+  Schema,
+  type Scope
+} from "effect"
+import { OffsetStore, Spool, SpoolStore, StoreError, Transactor } from "effect-strata"
 import * as Memory from "effect-strata/memory"
 import { TestClock } from "effect/testing"
 
@@ -179,7 +192,7 @@ test(
     const free = yield* Latch.make()
     const slow = SpoolStore.SpoolStore.of({
       ...store,
-      settle: (outcomes) => settling.open.pipe(Effect.andThen(free.await), Effect.andThen(store.settle(outcomes)))
+      trySettle: (outcomes) => settling.open.pipe(Effect.andThen(free.await), Effect.andThen(store.trySettle(outcomes)))
     })
     const spool = failing()
     const handled = yield* Queue.unbounded<string>()
@@ -255,7 +268,7 @@ test(
 )
 
 test(
-  "settlements lock messages in the order of their ids, as on Postgres: two of the same messages never form a circle",
+  "settlements in transactions lock messages in the order of their ids: two of the same messages never form a circle",
   Effect.gen(function* () {
     const store = yield* SpoolStore.SpoolStore
     const { waiting } = yield* Memory.MemoryDatabase.MemoryDatabase
@@ -274,12 +287,62 @@ test(
     )
     yield* held.await
     const fibers = yield* Effect.forEach([outcomes, outcomes.toReversed()], (some) =>
-      Effect.forkChild(store.settle(some))
+      Effect.forkChild(withTransaction(store.settle(some)))
     )
     while ((yield* waiting) !== 2) yield* Effect.yieldNow
     yield* release.open
     yield* Fiber.join(holder)
     const lost = yield* Effect.forEach(fibers, (fiber) => Fiber.join(fiber))
     assert.deepStrictEqual(lost.map((all) => all.length).toSorted(), [0, 3])
+  })
+)
+
+test(
+  "a transactional worker whose message stays locked rolls back, and handles it again once it can be settled",
+  Effect.gen(function* () {
+    const store = yield* SpoolStore.SpoolStore
+    const offsets = yield* OffsetStore.OffsetStore
+    const { withTransaction } = yield* Transactor.Transactor
+    const spool = failing()
+    const begun = yield* Queue.unbounded<number>()
+    const go = yield* Queue.unbounded<void>()
+    const value = Effect.map(offsets.getCurrentOffset({ projectionName: "p", shardNumber: 0 }), (offset) =>
+      Option.getOrUndefined(Option.map(offset, ({ value }) => value))
+    )
+    yield* Effect.forkScoped(
+      spool.run(
+        (_, { attempts }) =>
+          Effect.gen(function* () {
+            yield* Queue.offer(begun, attempts)
+            yield* Queue.take(go)
+            const written = (yield* value) ?? 0n
+            yield* offsets.writeOffset({ projectionName: "p", shardNumber: 0, value: written + 1n })
+          }),
+        { transactional: true }
+      )
+    )
+    const id = yield* spool.enqueue("locked")
+    assert.strictEqual(yield* Queue.take(begun), 1)
+    const held = yield* Latch.make()
+    const release = yield* Latch.make()
+    const holder = yield* Effect.forkChild(
+      withTransaction(
+        store.updateMeta(id, { priority: 1 }).pipe(Effect.andThen(held.open), Effect.andThen(release.await))
+      )
+    )
+    yield* held.await
+    yield* Queue.offer(go, undefined)
+    yield* Effect.repeat(TestClock.adjust("1 second"), { times: 10 })
+    assert.isUndefined(yield* value)
+    assert.strictEqual((yield* store.getMeta(id)).state, "active")
+    yield* release.open
+    yield* Fiber.join(holder)
+    yield* Effect.repeat(TestClock.adjust("1 second"), { times: 3 })
+    // The attempt that was rolled back does not count.
+    assert.strictEqual(yield* Queue.take(begun), 1)
+    yield* Queue.offer(go, undefined)
+    yield* TestClock.adjust("1 second")
+    assert.strictEqual(yield* value, 1n)
+    assert.strictEqual((yield* Effect.flip(store.getMeta(id)))._tag, "MessageNotFound")
   })
 )

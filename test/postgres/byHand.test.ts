@@ -126,7 +126,7 @@ describe("the files of resources/postgres, by hand", () => {
             const expected = yield* made(`public.${table}`)
             assert.deepStrictEqual(yield* made(`app."${names[variable] ?? table}"`), expected)
             const definitions = yield* functions("app", names[variable] ?? table)
-            assert.strictEqual(definitions.length, { events: 1, offsets: 0, spool: 1, states: 2 }[variable])
+            assert.strictEqual(definitions.length, { events: 1, offsets: 0, spool: 2, states: 2 }[variable])
             assert.deepStrictEqual(definitions, yield* functions("public", table))
           }
           const stores = yield* serve({ url, options, layer: Postgres.layerStorage })

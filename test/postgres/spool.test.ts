@@ -1,7 +1,7 @@
 /** What the spool is on a server: adopted tables, plans, roles, names, connections, other processes. */
 import { assert, describe, it } from "@effect/vitest"
-import { DateTime, Effect, Fiber, Latch, Queue, Stream } from "effect"
-import { SpoolStore } from "effect-strata"
+import { DateTime, Effect, Fiber, Latch, Logger, Queue, Schema, Stream } from "effect"
+import { Spool, SpoolStore } from "effect-strata"
 import * as Postgres from "effect-strata/postgres"
 import { spawnSync } from "node:child_process"
 import { fileURLToPath } from "node:url"
@@ -9,7 +9,7 @@ import { postgresUrl, waitForBackends } from "../support/database.ts"
 import { execute, failsWith, freshRole, freshSchema, query, shape, unique } from "./harness.ts"
 import { retrySpool, serveSpool } from "./spool.harness.ts"
 
-const files = ["0004_spool.sql", "0009_spool_claim.sql"].map((file) =>
+const files = ["0004_spool.sql", "0009_spool_claim.sql", "0018_spool_lease.sql"].map((file) =>
   fileURLToPath(new URL(`../../resources/postgres/${file}`, import.meta.url))
 )
 
@@ -357,6 +357,49 @@ describe("another process", () => {
       assert.strictEqual((yield* spool.getMeta("a")).state, "hold")
     })
   )
+
+  it.live("that takes a claimed message by RetrySpool's statements keeps it: no lease of ours comes back", () =>
+    Effect.gen(function* () {
+      const { spool, sql, table } = yield* serveSpool()
+      const ids = ["changed", "recovered", "requeued", "taken"]
+      yield* spool.storeMany(ids.map((id) => ({ id })))
+      yield* spool.claim({ limit: 4, lease: "1 minute", owner: "o" })
+      const leases = ids.map((id) => ({ id, owner: "o", attempt: 1 }))
+      /** RetrySpool's `MoveToState`. */
+      const move = (id: string, from: number, to: number) =>
+        sql.unsafe(`UPDATE ${table} SET state = $1, updated = now() WHERE id = $2 AND state = $3`, [to, id, from])
+      // Its recovery, and then its scheduler; with a pause of a deferred message in between; its recovery alone.
+      yield* Effect.all([move("taken", 1, 0), move("taken", 0, 1)])
+      yield* Effect.all([move("requeued", 1, 2), move("requeued", 2, 0), move("requeued", 0, 1)])
+      yield* move("recovered", 1, 0)
+      // What we change of a claimed message ourselves costs no lease, nor does what RetrySpool changes beside the state.
+      yield* spool.updateMeta("changed", { lastError: "seen", headers: { a: "b" } })
+      yield* sql.unsafe(
+        `UPDATE ${table} SET state = 1, attempts = 1, priority = 3, updated = now() WHERE id = 'changed'`
+      )
+      const lost = leases.slice(1).map((lease) => new SpoolStore.LeaseLost(lease))
+      assert.deepStrictEqual(yield* spool.heartbeat(leases, "1 minute"), lost)
+      assert.deepStrictEqual(
+        yield* spool.settle(leases.map((lease) => Object.assign({ outcome: "done" as const }, lease))),
+        lost
+      )
+      assert.deepStrictEqual(
+        yield* Effect.forEach(ids.slice(1), (id) => Effect.map(spool.getMeta(id), ({ state }) => state)),
+        ["incoming", "active", "active"]
+      )
+      assert.strictEqual((yield* Effect.flip(spool.getMeta("changed")))._tag, "MessageNotFound")
+      // RetrySpool has no lease: its claims are given up after their time, as ever, and then they are claimed anew.
+      assert.strictEqual((yield* spool.recover()).length, 0)
+      assert.strictEqual((yield* spool.recover({ grace: 0 })).length, 2)
+      const again = yield* spool.claim({ limit: 4, lease: "1 minute", owner: "o" })
+      assert.deepStrictEqual(
+        yield* spool.settle(
+          again.map(({ attempts, id }) => ({ outcome: "done" as const, id, owner: "o", attempt: attempts }))
+        ),
+        []
+      )
+    })
+  )
 })
 
 /**
@@ -397,20 +440,21 @@ describe("two settlements", () => {
         Effect.forkChild(spool.settle(some))
       )
       const lost = yield* Effect.forEach(fibers, (fiber) => Fiber.join(fiber))
-      assert.deepStrictEqual(lost.map((all) => all.length).toSorted(), [0, 200, 200, 200].toSorted())
+      // Each message is settled by one of the four, and lost for the three others.
+      assert.strictEqual(lost.flat().length, 3 * 200)
     })
   )
 
-  it.live("lock the messages in the order of their ids, whichever order they were given in", () =>
+  it.live("lock the messages in the order of their ids in transactions, whichever order they were given in", () =>
     Effect.gen(function* () {
-      const { spool, table, together } = yield* crossing
+      const { spool, table, together, withTransaction } = yield* crossing
       const ids = ["a", "b", "c"]
       yield* spool.storeMany(ids.map((id) => ({ id })))
       yield* spool.claim({ limit: 3, lease: "1 minute", owner: "o" })
       const outcomes = ids.map((id) => ({ outcome: "done" as const, id, owner: "o", attempt: 1 }))
       const lost = yield* together(`SELECT FROM ${table} WHERE id = 'b' FOR UPDATE`, [
-        spool.settle(outcomes),
-        spool.settle(outcomes.toReversed())
+        withTransaction(spool.settle(outcomes)),
+        withTransaction(spool.settle(outcomes.toReversed()))
       ])
       assert.deepStrictEqual(lost.map((all) => all.length).toSorted(), [0, 3])
     })
@@ -427,6 +471,96 @@ describe("two batches", () => {
         [spool.storeMany(messages), spool.storeMany(messages.toReversed())]
       )
       assert.deepStrictEqual(exist.map((all) => all.length).toSorted(), [1, 3])
+    })
+  )
+})
+
+/** A transaction of another program, which has locked a message and does nothing more; and what is logged. */
+const leakedLock = Effect.gen(function* () {
+  const served = yield* serveSpool()
+  const leaky = yield* serveSpool({ options: { schema: served.schema }, client: { applicationName: "leaky" } })
+  const logged = yield* Queue.unbounded<string>()
+  const logger = Logger.make(({ message }) => void Queue.offerUnsafe(logged, String(message)))
+  const lock = Effect.fnUntraced(function* (id: string) {
+    const held = yield* Latch.make()
+    const release = yield* Latch.make()
+    const holding = leaky.sql
+      .unsafe(`SELECT FROM ${leaky.table} WHERE id = $1 FOR UPDATE`, [id])
+      .pipe(Effect.andThen(held.open), Effect.andThen(release.await), leaky.withTransaction)
+    const holder = yield* Effect.forkScoped(holding)
+    yield* held.await
+    return Effect.andThen(release.open, Fiber.join(holder))
+  })
+  const watched = <A, E, R>(effect: Effect.Effect<A, E, R>) => Effect.provide(effect, Logger.layer([logger]))
+  return { ...served, lock, logged, watched }
+})
+
+describe("a transaction that has locked a message and never ends", () => {
+  const holder =
+    "locked by pid \\d+, idle in transaction for \\d+ s, application 'leaky', query: SELECT FROM .*FOR UPDATE"
+
+  it.live.each(["renewed", "recovered"])("is named in a warning where the message cannot be %s", (what) =>
+    Effect.gen(function* () {
+      const { lock, logged, spool, watched } = yield* leakedLock
+      yield* spool.storeMany([{ id: "a" }, { id: "b" }])
+      yield* spool.claim({ limit: 2, lease: what === "renewed" ? "1 minute" : 0, owner: "o" })
+      if (what === "recovered") yield* spool.deleteMeta("b")
+      const release = yield* lock("a")
+      const leases = ["a", "b"].map((id) => ({ id, owner: "o", attempt: 1 }))
+      const count = ({ length }: ReadonlyArray<unknown>) => length
+      const renewal = Effect.map(spool.heartbeat(leases, "1 minute"), count)
+      const look = watched(what === "renewed" ? renewal : Effect.map(spool.recover(), count))
+      yield* Effect.repeat(look, {
+        until: (found) => Effect.map(Queue.size(logged), (size) => size > 0 || found > 0)
+      })
+      assert.match(
+        yield* Queue.take(logged),
+        new RegExp(`^message "a" of retryspool_messages cannot be ${what} yet: ${holder}; trying again$`)
+      )
+      // Once is enough for a minute.
+      yield* Effect.repeat(look, { times: 3 })
+      assert.strictEqual(yield* Queue.size(logged), 0)
+      yield* release
+      assert.strictEqual(yield* look, what === "renewed" ? 0 : 1)
+    })
+  )
+
+  it.live.each([false, true])("stops no worker, which names it (transactional: %s)", (transactional) =>
+    Effect.gen(function* () {
+      const { context, lock, logged, spool, watched } = yield* leakedLock
+      const provide = Effect.provideContext(context)
+      const mails = Spool.make({ name: "mails", payload: Schema.String })
+      const begun = yield* Latch.make()
+      const isLocked = yield* Latch.make()
+      const locked = yield* provide(mails.enqueue("locked"))
+      yield* Effect.forkScoped(
+        watched(
+          mails.run((to) => Effect.andThen(to === "locked" ? begun.open : Effect.void, isLocked.await), {
+            lease: "3 seconds",
+            transactional,
+            // In a transaction the message is settled in the handler's place: it has the only one.
+            concurrency: transactional ? 1 : 2
+          })
+        ).pipe(provide)
+      )
+      yield* begun.await
+      const release = yield* lock(locked)
+      yield* provide(mails.enqueueAll(Array.from({ length: 279 }, (_, n) => ({ payload: `${n}` }))))
+      yield* isLocked.open
+      const unsettled = Effect.map(spool.countByState("mails"), ({ active, incoming }) => active + incoming)
+      yield* Effect.repeat(unsettled, { until: (count) => count === 1 })
+      assert.match(
+        yield* Queue.take(logged),
+        new RegExp(
+          `^message "${locked}" of retryspool_messages cannot be (settled|renewed) yet: ${holder}; trying again$`
+        )
+      )
+      // What comes now is handled and settled as ever.
+      yield* provide(mails.enqueueAll([{ payload: "later" }, { payload: "last" }]))
+      yield* Effect.repeat(unsettled, { until: (count) => count === 1 })
+      assert.strictEqual((yield* spool.getMeta(locked)).state, "active")
+      yield* release
+      yield* Effect.repeat(unsettled, { until: (count) => count === 0 })
     })
   )
 })

@@ -1,21 +1,36 @@
 /** What workers do with the leases they hold on messages in memory: settle them or renew them. */
 import { Effect, Order } from "effect"
-import { type Heartbeat, type Lease, lostAmong, type Settle } from "../../SpoolMessage.ts"
+import {
+  type Heartbeat,
+  inOrderOf,
+  type Lease,
+  lostAmong,
+  type Outcome,
+  type Settle,
+  unsettledAmong
+} from "../../SpoolMessage.ts"
 import { byCodePoint } from "../Table.ts"
-import type { MessageRow } from "./MessageRow.ts"
+import type { MessageRow, Now } from "./MessageRow.ts"
 import { renewed, settled } from "./RowChanges.ts"
-import type { SpoolTable } from "./SpoolTable.ts"
+import type { Rows, SpoolTable } from "./SpoolTable.ts"
 
 const byId = Order.mapInput(byCodePoint, ({ id }: Lease) => id)
 
 const isHeld = (row: MessageRow | undefined, { attempt, owner }: Lease): row is MessageRow =>
   row?.state === "active" && row.owner === owner && row.attempts === attempt
 
+/** Stores the outcome of a message that this transaction holds. */
+const store = (rows: Rows, row: MessageRow, outcome: Outcome, at: Now) => {
+  const next = settled(row, outcome, at)
+  if (next === undefined) rows.delete(row.id)
+  else rows.put(next)
+}
+
 /**
  * Settles the messages whose leases are held, after waiting for transactions that hold the messages. It holds the messages
  * in the order of their ids: two settlements of the same messages cannot block each other in a circle.
  */
-export const settle = ({ now, statement }: SpoolTable, { outcomes }: Settle) =>
+const settleWaiting = ({ now, statement }: SpoolTable, outcomes: ReadonlyArray<Outcome>) =>
   statement(
     Effect.fnUntraced(function* (rows) {
       const at = yield* now
@@ -25,14 +40,46 @@ export const settle = ({ now, statement }: SpoolTable, { outcomes }: Settle) =>
         if (!isHeld(rows.get(id), outcome)) continue
         const row = yield* rows.holdIfThere(id)
         if (!isHeld(row, outcome)) continue
-        const next = settled(row, outcome, at)
-        if (next === undefined) rows.delete(id)
-        else rows.put(next)
+        store(rows, row, outcome, at)
         held.add(id)
       }
       return lostAmong(outcomes, held)
     })
   )
+
+/** Settles the messages whose leases are held, but for those that another transaction holds. */
+export const trySettle = ({ now, statement }: SpoolTable, { outcomes }: Settle) =>
+  statement((rows) =>
+    Effect.map(now, (at) => {
+      const stored = new Set<string>()
+      const locked = new Set<string>()
+      for (const outcome of outcomes) {
+        const { id } = outcome
+        if (!isHeld(rows.get(id), outcome)) continue
+        const row = rows.tryHold(id)
+        if (row === undefined) {
+          locked.add(id)
+          continue
+        }
+        store(rows, row, outcome, at)
+        stored.add(id)
+      }
+      return unsettledAmong(outcomes, stored, locked)
+    })
+  )
+
+/** Outside a transaction, first what nobody else holds. In one, that could make a circle: it keeps what it has locked. */
+export const settle = Effect.fnUntraced(function* (table: SpoolTable, { outcomes }: Settle) {
+  if (yield* table.inTransaction) return yield* settleWaiting(table, outcomes)
+  const { locked, lost } = yield* trySettle(table, { outcomes })
+  if (locked.length === 0) return lost
+  const ids = new Set(locked.map(({ id }) => id))
+  const rest = yield* settleWaiting(
+    table,
+    outcomes.filter(({ id }) => ids.has(id))
+  )
+  return inOrderOf(outcomes, [...lost, ...rest])
+})
 
 /** Renews the leases that are held, but for those of messages that another transaction holds. */
 export const renew = ({ now, statement }: SpoolTable, { lease: duration, leases }: Heartbeat) =>

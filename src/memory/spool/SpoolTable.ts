@@ -11,6 +11,9 @@ export interface SpoolTable {
   /** Runs one statement: see `MemoryDatabase.statement`. */
   readonly statement: <A, E = never>(body: (rows: Rows) => Effect.Effect<A, E | Reason>) => Effect.Effect<A, E | Reason>
 
+  /** Whether the caller is in a transaction. */
+  readonly inTransaction: Effect.Effect<boolean>
+
   /** The time, with a later stamp each time. */
   readonly now: Effect.Effect<Now>
 
@@ -102,9 +105,10 @@ const microsecond = 0.001
 
 export const make: Effect.Effect<SpoolTable, never, MemoryDatabase> = Effect.map(
   MemoryDatabase,
-  ({ listener, statement, tables: { spool } }) => {
+  ({ inTransaction, listener, statement, tables: { spool } }) => {
     let latest = 0
     return {
+      inTransaction,
       statement: (body) => statement((transaction) => body(new Rows(transaction, spool))),
       now: Effect.map(Clock.currentTimeMillis, (clock) => {
         latest = Math.max(clock, latest + microsecond)

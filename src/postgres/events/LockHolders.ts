@@ -8,6 +8,7 @@ import { Denied, type Reason, Unexpected } from "../../StoreError.ts"
 import { decodeRows } from "../database/DecodeRows.ts"
 import { qualify } from "../database/Identifier.ts"
 import { PostgresDatabase, type Query } from "../database/PostgresDatabase.ts"
+import { transactionText } from "../database/TransactionText.ts"
 
 /**
  * What each answer of the rule's questions says of its server. `server` is the time at which the server was started, which
@@ -26,6 +27,8 @@ export const ServerColumns = Schema.Struct({
 const Found = Schema.Struct({ ...ServerColumns.fields, holders: Schema.Array(Schema.String) })
 
 const Description = Schema.Struct({ description: Schema.NullOr(Schema.String) })
+
+const holderText = transactionText("'the transaction ' || held.virtualtransaction")
 
 const onStandby = () =>
   new Denied({
@@ -80,16 +83,7 @@ export const make = Effect.gen(function* () {
     Effect.map(
       Effect.flatMap(
         run(sql`
-          SELECT string_agg(CASE
-            WHEN activity.pid IS NOT NULL THEN
-              format('pid %s, %s for %s s, application %s, query: %s', activity.pid, coalesce(activity.state, 'active'),
-                round(extract(epoch FROM clock_timestamp() - activity.xact_start)),
-                quote_literal(activity.application_name), left(regexp_replace(activity.query, '\\s+', ' ', 'g'), 100))
-            WHEN prepared.gid IS NOT NULL THEN
-              format('the prepared transaction %L, for %s s: COMMIT PREPARED or ROLLBACK PREPARED it', prepared.gid,
-                round(extract(epoch FROM clock_timestamp() - prepared.prepared)))
-            ELSE 'the transaction ' || held.virtualtransaction
-          END, '; ') AS description
+          SELECT string_agg(${holderText}, '; ') AS description
           FROM (
             SELECT virtualtransaction, max(pid) AS pid,
               max(transactionid::text) FILTER (WHERE locktype = 'transactionid' AND mode = 'ExclusiveLock') AS xid

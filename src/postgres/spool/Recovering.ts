@@ -4,6 +4,7 @@ import type { Statement } from "effect/sql"
 import { millisOf } from "../../internal/Fields.ts"
 import { defaultGrace, leaseExpired, type Recover, type Selection } from "../../SpoolMessage.ts"
 import { warnOf } from "./Claiming.ts"
+import { warnOfUnrecovered } from "./LockedMessages.ts"
 import { columns } from "./MessageRow.ts"
 import { code } from "./MessageState.ts"
 import { andInQueue, inQueue, noLease, type SpoolTable, touched } from "./SpoolTable.ts"
@@ -14,11 +15,15 @@ import { andInQueue, inQueue, noLease, type SpoolTable, touched } from "./SpoolT
 const leaseEnd = ({ sql }: SpoolTable, grace: Duration.Input) =>
   sql`coalesce(lease_until, updated + ${millisOf(grace)}::float8 * interval '1 millisecond')`
 
-const giveUp = (spool: SpoolTable, { grace, limit, queue }: Recover) => spool.sql`
+/** The condition that the claim of an active message is to be given up. */
+const expired = (spool: SpoolTable, { grace, queue }: Recover) =>
+  spool.sql`${leaseEnd(spool, grace)} <= clock_timestamp() ${andInQueue(spool, queue)}`
+
+const giveUp = (spool: SpoolTable, input: Recover) => spool.sql`
   WITH expired AS MATERIALIZED (
     SELECT id FROM ${spool.table}
-    WHERE state = ${code.active} ${andInQueue(spool, queue)} AND ${leaseEnd(spool, grace)} <= clock_timestamp()
-    ORDER BY created, id COLLATE "C" LIMIT ${limit} FOR UPDATE SKIP LOCKED
+    WHERE state = ${code.active} AND ${expired(spool, input)}
+    ORDER BY created, id COLLATE "C" LIMIT ${input.limit} FOR UPDATE SKIP LOCKED
   ), recovered AS (
     UPDATE ${spool.table} AS message SET
       ${touched}, state = CASE WHEN attempts < max_attempts THEN ${code.incoming} ELSE ${code.bounce} END,
@@ -74,6 +79,8 @@ export const recover = Effect.fnUntraced(function* (spool: SpoolTable, input: Re
   const { corrupt, messages } = yield* spool.eachMessage(giveUp(spool, input))
   yield* warnOf(corrupt)
   if (messages.some(({ state }) => state === "incoming")) yield* spool.announce
+  // Something may have run out all the same: a transaction that never ends keeps it from everybody.
+  if (messages.length + corrupt.length === 0) yield* warnOfUnrecovered(spool, expired(spool, input), input.limit)
   return messages
 })
 

@@ -1,44 +1,37 @@
 /** What workers do with the leases they hold: settle their messages, or renew the leases. Each is one statement for many. */
-import { Effect } from "effect"
-import type { Statement } from "effect/sql"
+import { Effect, Schema } from "effect"
 import { millisOf } from "../../internal/Fields.ts"
-import { type Heartbeat, type Lease, lostAmong, type Outcome, type Settle } from "../../SpoolMessage.ts"
+import {
+  allSettled,
+  type Heartbeat,
+  inOrderOf,
+  type Lease,
+  lostAmong,
+  type Outcome,
+  type Settle,
+  type Unsettled,
+  unsettledAmong
+} from "../../SpoolMessage.ts"
+import type { Reason } from "../../StoreError.ts"
+import { leasedMessage, leasesAsRows } from "./LeasedRows.ts"
+import { lockedOf } from "./LockedMessages.ts"
 import { code, codeOf } from "./MessageState.ts"
 import { noLease, nullableArray, type SpoolTable, touched } from "./SpoolTable.ts"
 
 // Statements
 
-/** The leases as rows, with their places among them. */
-const leasesAsRows = ({ sql }: SpoolTable, leases: ReadonlyArray<Lease>) => sql`
-  unnest(
-    ${leases.map(({ id }) => id)}::text[],
-    ${leases.map(({ owner }) => owner)}::text[],
-    ${leases.map(({ attempt }) => attempt)}::int[]
-  ) WITH ORDINALITY AS lease (id, owner, attempt, place)`
-
-/**
- * The message of each lease that is held, locked or not. `state + 0` hides the state from the planner: with statistics that
- * know of no active message it would walk the index of states for each lease. As it is, it looks the id up.
- */
-const leasedMessage = (
-  { sql, table }: SpoolTable,
-  locking: "FOR UPDATE" | "FOR UPDATE SKIP LOCKED" | "OFFSET 0"
-) => sql`
-  LATERAL (
-    SELECT id FROM ${table}
-    WHERE id = lease.id AND state + 0 = ${code.active} AND lease_owner = lease.owner AND attempts = lease.attempt
-    ${sql.literal(locking)}
-  ) AS message`
+/** Whether a statement waits for a message that another transaction has locked, or leaves it out. */
+type Locking = "FOR UPDATE" | "FOR UPDATE SKIP LOCKED"
 
 /** The messages whose leases are held, locked in the order of the leases. */
-const held = (spool: SpoolTable, leases: ReadonlyArray<Lease>) => spool.sql`
+const held = (spool: SpoolTable, leases: ReadonlyArray<Lease>, locking: Locking) => spool.sql`
   held AS MATERIALIZED (
     SELECT lease.place, message.id
-    FROM ${leasesAsRows(spool, leases)} CROSS JOIN ${leasedMessage(spool, "FOR UPDATE")}
+    FROM ${leasesAsRows(spool, leases)} CROSS JOIN ${leasedMessage(spool, locking)}
   )`
 
-const remove = (spool: SpoolTable, outcomes: ReadonlyArray<Outcome>) => spool.sql`
-  WITH ${held(spool, outcomes)}
+const remove = (spool: SpoolTable, outcomes: ReadonlyArray<Outcome>, locking: Locking) => spool.sql`
+  WITH ${held(spool, outcomes, locking)}
   DELETE FROM ${spool.table} AS message USING held WHERE message.id = held.id RETURNING message.id`
 
 /** The number of the state in which an outcome leaves a message, or null if the message is deleted. */
@@ -59,8 +52,8 @@ const stateAfter = ({ outcome }: Outcome): number | null => {
   }
 }
 
-const apply = (spool: SpoolTable, outcomes: ReadonlyArray<Outcome>) => spool.sql`
-  WITH ${held(spool, outcomes)}, outcome AS MATERIALIZED (
+const apply = (spool: SpoolTable, outcomes: ReadonlyArray<Outcome>, locking: Locking) => spool.sql`
+  WITH ${held(spool, outcomes, locking)}, outcome AS MATERIALIZED (
     SELECT held.id, state, error, delay, headers FROM held JOIN unnest(
       ${nullableArray(outcomes.map(stateAfter))}::int[],
       ${nullableArray(outcomes.map((outcome) => ("error" in outcome ? (outcome.error ?? null) : null)))}::text[],
@@ -93,25 +86,14 @@ const extend = (spool: SpoolTable, { lease, leases }: Heartbeat) => spool.sql`
     SET lease_until = clock_timestamp() + ${millisOf(lease)}::float8 * interval '1 millisecond'
     FROM free WHERE message.id = free.id
   )
-  SELECT id FROM held`
+  SELECT held.id, free.id IS NULL AS locked FROM held LEFT JOIN free USING (id)`
+
+/** What came of renewing a lease that is held: it was renewed unless another transaction has locked the message. */
+const Renewed = Schema.Struct({ id: Schema.String, locked: Schema.Boolean })
 
 // Operations
 
 const byId = (a: Lease, b: Lease) => (a.id < b.id ? -1 : 1)
-
-/**
- * Runs a statement that returns the ids of the messages whose leases are held, and returns an error for each other lease.
- * The statement gets the leases in the order of their ids: two that lock the same messages in this order cannot block each
- * other in a circle.
- */
-const withLeases = <L extends Lease>(
-  spool: SpoolTable,
-  leases: ReadonlyArray<L>,
-  statement: (sorted: ReadonlyArray<L>) => Statement.Statement<unknown>
-) =>
-  leases.length === 0
-    ? Effect.succeed([])
-    : Effect.map(spool.ids(statement(leases.toSorted(byId))), (held) => lostAmong(leases, new Set(held)))
 
 /** Tells workers of messages that are ready again, or will be. */
 const announceOf = (spool: SpoolTable, outcomes: ReadonlyArray<Outcome>) => {
@@ -119,14 +101,66 @@ const announceOf = (spool: SpoolTable, outcomes: ReadonlyArray<Outcome>) => {
   return outcomes.some(({ outcome }) => outcome === "deferred") ? spool.announceNewest : Effect.void
 }
 
-export const settle = (spool: SpoolTable, { outcomes }: Settle) => {
+/**
+ * Settles the outcomes and returns the ids of the messages that are settled. The statement gets the leases in the order of
+ * their ids: two that lock the same messages in this order cannot block each other in a circle.
+ */
+const settleBy = (spool: SpoolTable, outcomes: ReadonlyArray<Outcome>, locking: Locking) => {
   // Where all messages are done, which is the usual case, a statement of its own takes half the time.
   const statement = outcomes.every(({ outcome }) => outcome === "done") ? remove : apply
   return Effect.tap(
-    withLeases(spool, outcomes, (sorted) => statement(spool, sorted)),
+    Effect.map(spool.ids(statement(spool, outcomes.toSorted(byId), locking)), (ids) => new Set(ids)),
     () => announceOf(spool, outcomes)
   )
 }
 
-export const renew = (spool: SpoolTable, { lease, leases }: Heartbeat) =>
-  withLeases(spool, leases, (sorted) => extend(spool, { lease, leases: sorted }))
+/** Only where something is left does it take a second statement, to tell what is locked from what is lost. */
+export const trySettle = (spool: SpoolTable, { outcomes }: Settle): Effect.Effect<Unsettled, Reason> =>
+  outcomes.length === 0
+    ? Effect.succeed(allSettled)
+    : Effect.flatMap(settleBy(spool, outcomes, "FOR UPDATE SKIP LOCKED"), (settled) =>
+        settled.size === outcomes.length
+          ? Effect.succeed(allSettled)
+          : Effect.map(
+              lockedOf(
+                spool,
+                outcomes.filter(({ id }) => !settled.has(id)),
+                "settled"
+              ),
+              (locked) => unsettledAmong(outcomes, settled, locked)
+            )
+      )
+
+const settleWaiting = (spool: SpoolTable, outcomes: ReadonlyArray<Outcome>) =>
+  Effect.map(settleBy(spool, outcomes, "FOR UPDATE"), (settled) => lostAmong(outcomes, settled))
+
+/**
+ * Outside a transaction, first what nobody else has locked. In one, that could make a circle: the locks of the first
+ * statement are kept while the second one waits.
+ */
+export const settle = Effect.fnUntraced(function* (spool: SpoolTable, { outcomes }: Settle) {
+  if (outcomes.length === 0) return []
+  if (yield* spool.inTransaction) return yield* settleWaiting(spool, outcomes)
+  const { locked, lost } = yield* trySettle(spool, { outcomes })
+  if (locked.length === 0) return lost
+  const ids = new Set(locked.map(({ id }) => id))
+  const rest = yield* settleWaiting(
+    spool,
+    outcomes.filter(({ id }) => ids.has(id))
+  )
+  return inOrderOf(outcomes, [...lost, ...rest])
+})
+
+export const renew = Effect.fnUntraced(function* (spool: SpoolTable, { lease, leases }: Heartbeat) {
+  if (leases.length === 0) return []
+  const renewed = yield* spool.rows(extend(spool, { lease, leases: leases.toSorted(byId) }), Renewed)
+  const locked = new Set(renewed.flatMap(({ id, locked }) => (locked ? [id] : [])))
+  if (locked.size > 0) {
+    yield* lockedOf(
+      spool,
+      leases.filter(({ id }) => locked.has(id)),
+      "renewed"
+    )
+  }
+  return lostAmong(leases, new Set(renewed.map(({ id }) => id)))
+})

@@ -10,6 +10,7 @@ import { decodeRows } from "../database/DecodeRows.ts"
 import { qualify } from "../database/Identifier.ts"
 import { PostgresDatabase, type Runnable } from "../database/PostgresDatabase.ts"
 import * as Wakeups from "../wakeups/Wakeups.ts"
+import { LockWarnings } from "./LockWarnings.ts"
 import { type Decoded, messageDecoder } from "./MessageRow.ts"
 import { QueueStarts } from "./QueueStarts.ts"
 
@@ -17,7 +18,10 @@ import { QueueStarts } from "./QueueStarts.ts"
 type Database = Pick<PostgresDatabase["Service"], "fixed" | "inTransaction" | "query" | "sql" | "whether">
 
 export interface SpoolTable extends Database {
-  /** Its name, qualified and quoted. */
+  /** Its name. */
+  readonly name: string
+
+  /** The same, qualified and quoted. */
   readonly table: Statement.Fragment
 
   /** The name of the database's function for claims, qualified and quoted. */
@@ -46,6 +50,9 @@ export interface SpoolTable extends Database {
     schema: Row,
     rows: ReadonlyArray<unknown>
   ) => Effect.Effect<Array<Row["Type"]>, CorruptRow>
+
+  /** Which transactions it was said of that they keep messages locked. */
+  readonly lockWarnings: LockWarnings
 
   /** Where the incoming messages of each queue begin. `announce` forgets them. */
   readonly queueStarts: QueueStarts
@@ -83,6 +90,7 @@ export const make: Effect.Effect<SpoolTable, never, PostgresDatabase | Wakeups.W
     query,
     sql,
     whether,
+    name: names.spool,
     table: tables.spool,
     claimFunction: sql.literal(qualify(schema, `${names.spool}_claim`)),
     rows: (statement, row) => Effect.flatMap(query(statement), (rows) => decodeAs(row, rows)),
@@ -91,6 +99,7 @@ export const make: Effect.Effect<SpoolTable, never, PostgresDatabase | Wakeups.W
     eachMessage: (statement) => Effect.map(query(statement), decodeEach),
     decodeMessages,
     decodeAs,
+    lockWarnings: new LockWarnings(),
     queueStarts,
     announce: sql.afterCommit(
       Effect.sync(() => {

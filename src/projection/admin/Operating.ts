@@ -33,7 +33,7 @@ const setPaused = Effect.fnUntraced(function* (operation: string, name: string, 
 
 /**
  * Stops the handling of events, in every process: once `pause` has returned, no batch of the projection commits until it is
- * resumed. `pause` waits for the batches that are under way.
+ * resumed. `pause` waits for the batches that are under way, and after a second a warning says in which shard.
  */
 export const pause = (name: string) => setPaused("pause", name, true)
 

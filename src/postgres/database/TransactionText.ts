@@ -1,0 +1,21 @@
+/** How a transaction that others wait for is described to people. */
+import { Statement } from "effect/sql"
+
+/**
+ * An SQL expression that describes a transaction: its process, its application and its last statement, and for how long it
+ * is open. Around it, `activity` is its row of `pg_stat_activity`, `prepared` that of `pg_prepared_xacts`: a prepared
+ * transaction has no process. `otherwise` is the expression where it is in neither.
+ */
+export const transactionText = (otherwise: string): Statement.Fragment =>
+  Statement.fragment([
+    Statement.literal(`CASE
+      WHEN activity.pid IS NOT NULL THEN
+        format('pid %s, %s for %s s, application %s, query: %s', activity.pid, coalesce(activity.state, 'active'),
+          round(extract(epoch FROM clock_timestamp() - activity.xact_start)),
+          quote_literal(activity.application_name), left(regexp_replace(activity.query, '\\s+', ' ', 'g'), 100))
+      WHEN prepared.gid IS NOT NULL THEN
+        format('the prepared transaction %L, for %s s: COMMIT PREPARED or ROLLBACK PREPARED it', prepared.gid,
+          round(extract(epoch FROM clock_timestamp() - prepared.prepared)))
+      ELSE ${otherwise}
+    END`)
+  ])
