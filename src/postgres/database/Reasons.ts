@@ -106,6 +106,10 @@ export const reasonOf = ({ reason }: SqlError.SqlError): Reason => {
 /** Whether another row has the same unique key. */
 export const isUniqueViolation = ({ cause }: Reason): boolean => textOf(cause, "code") === "23505"
 
+/** Whether a NOTIFY of the statement, or of a trigger, was refused: the channel's name or the payload is too long. */
+export const isNotifyRefusal = ({ cause }: Reason): boolean =>
+  textOf(cause, "code") === "22023" && textOf(cause, "routine") === "Async_Notify"
+
 /**
  * Whether the server has refused the statement and goes on: it has done nothing of it, and may do a part of it. A statement
  * that ran out of time, or lost against another transaction, is no such case: its parts would fail in the same way.

@@ -67,7 +67,10 @@ const makeDeliveryCheck = Effect.gen(function* () {
 
 const Named = Schema.Struct({ name: Schema.String, oid: Schema.NullOr(Schema.String) })
 
-/** Opens connections that call `wake` for each notification of another process, and says when each is lost. */
+/**
+ * Opens connections that call `wake` for each notification of another process, or of go-sync-kit's trigger, and says when
+ * each is lost.
+ */
 const makeHearing = Effect.fnUntraced(function* (wake: (table: Table) => void, { sender }: Notifier) {
   const { names, schema, sql } = yield* PostgresDatabase
   const { open } = yield* ListeningConnection.make
@@ -95,6 +98,13 @@ const makeHearing = Effect.fnUntraced(function* (wake: (table: Table) => void, {
       ),
       Effect.forever,
       Effect.tapError((reason) => Deferred.fail(lost, reason)),
+      Effect.ignore,
+      Effect.forkScoped
+    )
+    // The loop above tells of the loss of the connection. A row of another table than this layer's wakes for nothing.
+    yield* connection.heardOfRows.pipe(
+      Effect.tap(() => Effect.sync(() => wake("events"))),
+      Effect.forever,
       Effect.ignore,
       Effect.forkScoped
     )
