@@ -37,7 +37,12 @@ const otherSession = (message: string, cause: unknown) =>
 /** What a SQLSTATE means, where the driver's own classes are too coarse. A key of two characters stands for a whole class. */
 const bySqlState: Readonly<Record<string, (message: string, cause: unknown) => Reason>> = {
   "25006": (message, cause) =>
-    new Denied({ message: `the server or the session is read-only: ${message}; connect to one that can write`, cause }),
+    new Denied({
+      message: `the server or the session is read-only: ${message}; connect to one that can write`,
+      cause,
+      // Nobody can tell a standby from a session whose default is read-only: both refuse a write in the same words.
+      mayPass: true
+    }),
   "25P02": (_, cause) =>
     new Unexpected({ message: "an earlier error ended this transaction; roll it back and start again", cause }),
   "25P03": timeout,

@@ -7,6 +7,7 @@
  */
 import { Deferred, Duration, Effect, Fiber, Option, RcRef, Schedule, Schema, type Scope, SubscriptionRef } from "effect"
 import type { ListenerStatus } from "../../EventStore.ts"
+import { isPassing, makeOutage } from "../../internal/Transient.ts"
 import type { Reason } from "../../StoreError.ts"
 import { decodeRows } from "../database/DecodeRows.ts"
 import { qualify } from "../database/Identifier.ts"
@@ -124,6 +125,7 @@ export const make = Effect.fnUntraced(function* (wake: (table: Table) => void, n
     let current = Deferred.makeUnsafe<Connected, Reason>()
     let hasEnded = false
     let count = 0
+    const outage = makeOutage()
 
     /** Fails for what would only fail again, or if the connection was of no use: then the schedule goes on. */
     const untilLost = (lost: Deferred.Deferred<never, Reason>, wasUsed: () => boolean) =>
@@ -138,7 +140,12 @@ export const make = Effect.fnUntraced(function* (wake: (table: Table) => void, n
       )
 
     const connect = Effect.gen(function* () {
-      const { lost, query } = yield* hearing
+      const { lost, query } = yield* Effect.tapError(hearing, (reason) =>
+        // The loss of a connection has been told. A standby is something else, and may last.
+        isPassing(reason) && !reason.isRetryable
+          ? outage.warn(reason, `${reason.message}; connecting again until it can`)
+          : Effect.void
+      )
       let isUsed = false
       const markUsed = Effect.sync(() => {
         isUsed = true
@@ -148,14 +155,13 @@ export const make = Effect.fnUntraced(function* (wake: (table: Table) => void, n
         before: count,
         query: (statement) => Effect.tap(query(statement), () => markUsed)
       }
+      outage.end()
       yield* SubscriptionRef.set(status, "connected")
       yield* Deferred.succeed(current, connected)
       yield* untilLost(lost, () => isUsed)
     }).pipe(Effect.scoped, Effect.ensuring(Effect.sync(() => count++)))
 
-    const run = Effect.forever(
-      Effect.retry(connect, { schedule: reconnect, while: ({ isRetryable }) => isRetryable })
-    ).pipe(
+    const run = Effect.forever(Effect.retry(connect, { schedule: reconnect, while: isPassing })).pipe(
       Effect.tapError((reason) =>
         Effect.gen(function* () {
           hasEnded = true
