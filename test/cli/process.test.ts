@@ -1,6 +1,7 @@
 /** The command as a process: its exit status, its pipes, and the end of the process. Signals are tested where they matter. */
 import { assert, describe, it } from "@effect/vitest"
 import { Effect } from "effect"
+import { readFile } from "node:fs/promises"
 import { join } from "node:path"
 import { execute, freshSchema, unique, urlWith } from "../postgres/harness.ts"
 import { postgresUrl, waitForBackends } from "../support/database.ts"
@@ -74,10 +75,12 @@ describe("output that nobody reads any more", () => {
       yield* succeeds(["migrate"], options)
       yield* execute([`INSERT INTO ${schema}.events (id, aggregate_id, event_type) VALUES ('e', 'a', 'T')`])
       const command = node(bin, args).map((part) => `'${part}'`)
+      const errors = join(yield* temporaryDirectory, "errors")
       // The shell makes a pipe, where Node would make a pair of sockets, and waits for both ends.
-      const piped = yield* launch(["/bin/sh", "-c", `${command.join(" ")} | head -n 1`], options)
+      const piped = yield* launch(["/bin/sh", "-c", `${command.join(" ")} 2>'${errors}' | head -n 1`], options)
       const { status, stderr, stdout } = yield* piped.ended
       assert.deepStrictEqual({ status, stderr }, { status: 0, stderr: "" })
+      assert.strictEqual(yield* Effect.promise(() => readFile(errors, "utf8")), "")
       assert.strictEqual(stdout.split("\n").length, 2)
       assert.deepStrictEqual(yield* waitForBackends(applicationName, (all) => all.length === 0), [])
     }).pipe(Effect.scoped)
