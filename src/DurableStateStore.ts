@@ -261,8 +261,8 @@ export interface TypedOptions<A, RD, RE> {
   /** The shard of an entity that has no state yet: 0 unless given. */
   readonly shard?: (persistenceId: string) => number
   /**
-   * When `modify` tries again after a conflict. Unless given, after about 5 milliseconds, then after delays that double up
-   * to 500 milliseconds, for 10 seconds.
+   * When `modify` tries again after a conflict. Without it, `modify` tries again after about 5 milliseconds, then after
+   * delays that double up to 500 milliseconds, for 10 seconds.
    */
   readonly retry?: Schedule.Schedule<unknown>
 }

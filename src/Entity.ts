@@ -1,5 +1,5 @@
 /**
- * Aggregates whose state follows from their events: loaded, decided upon, and appended to if nobody else was faster.
+ * Aggregates whose state follows from their events: loaded, decided upon, and appended to if no other append was faster.
  *
  * ```ts
  * import { Effect, Schema } from "effect"
@@ -63,7 +63,7 @@ export interface Entity<S, RD = never, RE = never> {
    * Loads the state, lets `decide` say what happens, and appends those events if nobody else has appended to the aggregate in
    * between. Returns the state that comes of them.
    *
-   * It fails with `VersionConflict` if somebody has: then it can be retried, and decides anew. `decide` may return no event.
+   * Otherwise it fails with `VersionConflict`: then it can be retried, and decides anew. `decide` may return no event.
    */
   readonly append: <E = never, R = never>(
     aggregateId: string,

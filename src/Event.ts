@@ -60,7 +60,7 @@ export interface AppendOptions {
 /** Events to append together. */
 export class Append extends Schema.Class<Append>("effect-strata/EventStore/Append")({
   events: Schema.Array(NewEvent).check(distinctIds),
-  /** For every aggregate among the events, or by aggregate id: an aggregate that is not named is `"any"`. */
+  /** What is expected of every aggregate among the events, or of each by its id: an aggregate that is not named is `"any"`. */
   expected: Schema.optionalKey(Schema.Union([Expected, Schema.Record(Key, Expected)])),
   onDuplicate: Schema.optionalKey(Schema.Literals(["fail", "ignore"]))
 }) {}
@@ -77,9 +77,9 @@ export const expectedOf = ({ expected = "any" }: Append, aggregateId: string): E
 export class Filter extends Schema.Class<Filter>("effect-strata/EventStore/Filter")({
   aggregateIds: Schema.optionalKey(Schema.Array(Key)),
   eventTypes: Schema.optionalKey(Schema.Array(Key)),
-  /** Contained in the event's data, as `jsonb @>` defines it. */
+  /** What the event's data must contain, as `jsonb @>` defines it. */
   data: Schema.optionalKey(SafeJson),
-  /** Contained in the event's metadata. */
+  /** What the event's metadata must contain. */
   metadata: Schema.optionalKey(SafeJsonObject),
   createdAfter: Schema.optionalKey(Schema.DateTimeUtc)
 }) {}

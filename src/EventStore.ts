@@ -131,7 +131,7 @@ export class EventStore extends Context.Service<
       topic?: (typeof Topic)["~type.make.in"]
     ) => Stream.Stream<EventNotification, InvalidInput | StoreError>
 
-    /** Whether subscribers hear of new events at once: as it is now, and as a stream that begins with that. */
+    /** Whether subscribers hear of new events at once: `status` says it now, `changes` emits it now and at each change. */
     readonly listener: {
       readonly status: Effect.Effect<ListenerStatus>
       readonly changes: Stream.Stream<ListenerStatus>
@@ -266,6 +266,6 @@ export {
  *
  * **Gotchas**
  *
- * With `"skip"`, a process that does not know a new class yet sees an aggregate as it would be without the events of it.
+ * With `"skip"`, a process that does not know a new class yet sees an aggregate as if it had no events of that class.
  */
 export const typed = TypedEvents.over(EventStore)

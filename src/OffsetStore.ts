@@ -182,8 +182,8 @@ export class OffsetStore extends Context.Service<
 // Driver
 
 /**
- * A backend's implementation of the store, on checked values. What it fails with is an error of the store's own or a bare
- * `Reason`; `fromDriver` does everything else.
+ * A backend's implementation of the store, on checked values. It fails with an error of the store's own or a bare `Reason`;
+ * `fromDriver` does everything else.
  */
 export interface Driver {
   readonly write: (offset: Offset) => Effect.Effect<void, Reason>

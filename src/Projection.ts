@@ -76,7 +76,7 @@ export { shardOf } from "./projection/Shards.ts"
  *
  * **Details**
  *
- * A connection that is lost is waited for. Interrupting the run is safe at any time: a batch that is under way is rolled
+ * The run waits while the connection is lost. Interrupting the run is safe at any time: a batch that is under way is rolled
  * back. The run ends with `ProjectionFailed` where an event cannot be handled and `onFailure` is `"stop"`.
  *
  * **Gotchas**
@@ -92,7 +92,7 @@ export const runAll = <R>(projections: ReadonlyArray<Projection<R>>): Effect.Eff
   Effect.andThen(Effect.forEach(projections, run, { concurrency: "unbounded", discard: true }), Effect.never)
 
 /**
- * What the events of a query come to, in order of their versions, with bounded memory: a read model on demand.
+ * Folds the events of a query, in order of their versions, with bounded memory: a read model on demand.
  *
  * ```ts
  * import { Projection } from "effect-strata"

@@ -58,9 +58,9 @@ export interface Options<A, RD, RE> {
   readonly policies?: Readonly<Record<string, Policy>>
   /** How often a message without `maxAttempts` is tried before it bounces: 10 unless given. */
   readonly maxAttempts?: number
-  /** What becomes of messages that were delivered: they are deleted unless given. */
+  /** What becomes of messages that were delivered: `"delete"` unless given. */
   readonly onSuccess?: "delete" | "archive"
-  /** What becomes of messages that bounce: they are kept in the state `bounce` unless given. */
+  /** What becomes of messages that bounce: unless given `"keep"`, which leaves them in the state `bounce`. */
   readonly onBounce?: "keep" | "archive" | "delete"
   /** How long archived messages are kept: for ever unless given. Workers delete older ones. */
   readonly retention?: Duration.Input
@@ -90,7 +90,7 @@ export interface RunOptions<R = never> {
   readonly buffer?: number
   /** How long a message stays with a worker that has died: 30 seconds unless given. */
   readonly lease?: Duration.Input
-  /** Whether what the handler writes and the message's settlement are one transaction: they are not unless given. */
+  /** Whether one transaction has both what the handler writes and the message's settlement: `false` unless given. */
   readonly transactional?: boolean
   /** How long handlers may go on once the worker is interrupted: 10 seconds unless given. Then they are interrupted, too. */
   readonly shutdownTimeout?: Duration.Input
@@ -129,7 +129,7 @@ export interface Spool<A, RD = never, RE = never> {
    *
    * A handler that fails, or dies, has made an attempt: the message is due again after the delay that its policy says. It
    * bounces after the last attempt, and at once after `Spool.permanent(error)` or if its payload does not fit the schema. When
-   * the lease is lost, because somebody has moved the message or the store could not be reached for too long, the handler is
+   * the lease is lost, because the message was moved or the store could not be reached for too long, the handler is
    * interrupted. Another worker gets the messages of a process that was killed, after their lease. Attempts count when they
    * begin, so a message that kills its workers bounces in the end.
    *

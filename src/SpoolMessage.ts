@@ -41,7 +41,7 @@ export const Priority = Schema.Int.check(Schema.isBetween({ minimum: 1, maximum:
 
 export const Headers = Schema.Record(Text, Text)
 
-/** What an `INTEGER` column counts. */
+/** A whole number from 0 that fits in an `INTEGER` column. */
 export const Count = Schema.Int.check(Schema.isBetween({ minimum: 0, maximum: 2 ** 31 - 1 }))
 const Size = Int64.check(Schema.isGreaterThanOrEqualToBigInt(0n))
 
@@ -75,7 +75,7 @@ export const NewMessage = Schema.Struct({
   priority: Priority.pipe(Schema.withConstructorDefault(Effect.succeed(5))),
   /** How long after now, by the store's clock, the message is due: another way to give `nextRetry`. */
   delay: Schema.optionalKey(TimeSpan),
-  /** Now, by the store's clock, unless given. */
+  /** When the message was created: now, by the store's clock, unless given. */
   created: Schema.optionalKey(Time),
   payload: Schema.optionalKey(SafeJson)
 }).check(
@@ -99,10 +99,10 @@ export class SpoolMessage extends Schema.Class<SpoolMessage>("effect-strata/Spoo
   maxAttempts: Schema.Int,
   nextRetry: Schema.DateTimeUtc,
   created: Schema.DateTimeUtc,
-  /** At least a millisecond later after each change. To renew a lease is no change. */
+  /** When the message last changed, at least a millisecond later each time. Renewing its lease is no change. */
   updated: Schema.DateTimeUtc,
   lastError: Schema.String,
-  /** In bytes: the length of the payload as JSON, unless the sender gave another size. */
+  /** The size in bytes: the length of the payload as JSON, unless the sender gave another size. */
   size: Schema.BigInt,
   priority: Schema.Int,
   headers: Schema.Record(Schema.String, Schema.String),
@@ -111,7 +111,7 @@ export class SpoolMessage extends Schema.Class<SpoolMessage>("effect-strata/Spoo
 }) {}
 
 /** The `lastError` of a message whose claim was given up. */
-export const leaseExpired = "the lease ran out: whoever held it has stopped, or was too slow"
+export const leaseExpired = "the lease ran out: the worker that held it has stopped, or was too slow"
 
 const lease = {
   id: MessageId,
@@ -183,7 +183,7 @@ export class Selection extends Schema.Class<Selection>("effect-strata/SpoolStore
 /** A page of a list. */
 export class List extends Schema.Class<List>("effect-strata/SpoolStore/List")({
   state: State,
-  /** Of all queues unless given. */
+  /** The queue of the messages: all queues unless given. */
   queue: Schema.optionalKey(QueueName),
   /** How many messages at most: 100 unless given. */
   limit: Count.pipe(Schema.withConstructorDefault(Effect.succeed(100))),
@@ -200,13 +200,13 @@ export class List extends Schema.Class<List>("effect-strata/SpoolStore/List")({
 
 export class Iterate extends Schema.Class<Iterate>("effect-strata/SpoolStore/Iterate")({
   state: State,
-  /** Of all queues unless given. */
+  /** The queue of the messages: all queues unless given. */
   queue: Schema.optionalKey(QueueName),
   batchSize: BatchSize.pipe(Schema.withConstructorDefault(Effect.succeed(1000)))
 }) {}
 
 export class Claim extends Schema.Class<Claim>("effect-strata/SpoolStore/Claim")({
-  /** The messages that are in no queue unless given. */
+  /** The queue to claim from. Without it the claim gets messages that are in no queue. */
   queue: Schema.optionalKey(QueueName),
   limit: BatchSize,
   lease: TimeSpan,
@@ -227,14 +227,14 @@ export class Heartbeat extends Schema.Class<Heartbeat>("effect-strata/SpoolStore
   lease: TimeSpan
 }) {}
 
-/** How long after its last change an active message without a lease, as RetrySpool claims, is given up. */
+/** How long after its last change an active message without a lease is given up: RetrySpool claims without leases. */
 export const defaultGrace = Duration.minutes(10)
 
 export class Recover extends Schema.Class<Recover>("effect-strata/SpoolStore/Recover")({
-  /** Of all queues unless given. */
+  /** The queue of the messages: all queues unless given. */
   queue: Schema.optionalKey(QueueName),
   limit: BatchSize.pipe(Schema.withConstructorDefault(Effect.succeed(1000))),
-  /** How long after its last change an active message without a lease, as RetrySpool claims, is given up: 10 minutes. */
+  /** How long after its last change an active message without a lease is given up: 10 minutes unless given. */
   grace: TimeSpan.pipe(Schema.withConstructorDefault(Effect.succeed(defaultGrace)))
 }) {}
 
@@ -242,14 +242,14 @@ export class Purge extends Schema.Class<Purge>("effect-strata/SpoolStore/Purge")
   state: State,
   /** How long ago a message must have changed last. */
   olderThan: TimeSpan,
-  /** Of all queues unless given. */
+  /** The queue of the messages: all queues unless given. */
   queue: Schema.optionalKey(QueueName),
   limit: BatchSize.pipe(Schema.withConstructorDefault(Effect.succeed(1000)))
 }) {}
 
 /** One page of messages. */
 export interface Page {
-  /** Without their payloads. */
+  /** The messages, without their payloads. */
   readonly messages: ReadonlyArray<SpoolMessage>
   /** Whether there are more messages after this page. */
   readonly hasMore: boolean
@@ -301,7 +301,7 @@ export class UpdateConflict extends Schema.TaggedError<UpdateConflict>("effect-s
 }
 
 /**
- * The lease is lost: it ran out and the message was recovered, or somebody has moved or deleted the message. Nothing was
+ * The lease is lost: it ran out and the message was recovered, or the message was moved or deleted. Nothing was
  * changed.
  */
 export class LeaseLost extends Schema.TaggedError<LeaseLost>("effect-strata/SpoolStore/LeaseLost")("LeaseLost", {
@@ -314,6 +314,6 @@ export class LeaseLost extends Schema.TaggedError<LeaseLost>("effect-strata/Spoo
   }
 }
 
-/** The errors of the leases whose messages are not among those that were found to be held. */
+/** The errors for the leases that are lost: the ids of their messages are not in `held`. */
 export const lostAmong = (leases: ReadonlyArray<Lease>, held: ReadonlySet<string>): ReadonlyArray<LeaseLost> =>
   leases.flatMap(({ attempt, id, owner }) => (held.has(id) ? [] : [new LeaseLost({ id, owner, attempt })]))

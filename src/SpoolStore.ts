@@ -60,7 +60,7 @@ export * from "./SpoolMessage.ts"
 /** What a message to store is made of. */
 type NewMessageInput = (typeof NewMessage)["~type.make.in"]
 
-/** The options of an operation: its arguments without those that have a place of their own. */
+/** The options of an operation: its arguments without the positional ones. */
 type Options<Input, Positional extends keyof Input> = Omit<Input, Positional>
 
 /** The spool of messages: see the module's documentation. */
@@ -88,8 +88,8 @@ export class SpoolStore extends Context.Service<
      *
      * **Gotchas**
      *
-     * To change the attempts of an active message takes its lease away. RetrySpool sets `updated` by its own clock: its
-     * change is noticed only if that is in another millisecond.
+     * A change of the attempts of an active message takes its lease away. RetrySpool sets `updated` by its own clock:
+     * `ifUpdated` notices such a change only if it sets another millisecond.
      */
     readonly updateMeta: (
       id: string,
@@ -144,7 +144,7 @@ export class SpoolStore extends Context.Service<
 
     /**
      * Claims messages of a queue, or messages that are in no queue, and returns them in order of priority, then age. They
-     * are active, and nobody else has them until the lease ends by the store's clock. Each claim counts as an attempt.
+     * are active, and no other claim gets them until the lease ends by the store's clock. Each claim counts as an attempt.
      *
      * **Details**
      *
@@ -167,7 +167,7 @@ export class SpoolStore extends Context.Service<
      *
      * **Details**
      *
-     * A lease that has run out is not lost before somebody recovers the message.
+     * A lease that has run out is lost only once the message is recovered.
      */
     readonly settle: (
       outcomes: (typeof Settle)["~type.make.in"]["outcomes"]

@@ -36,7 +36,7 @@ beforeAll(async () => {
   directory = await mkdtemp(join(root, ".strata", "examples-"))
   scratch = await temporaryDirectory()
   for (const example of [...examples, ...docExamples]) {
-    // After as many lines as are before it where it comes from: so messages name its lines.
+    // The code follows as many lines as are before it in its own file, so that messages name its lines.
     await writeFile(join(directory, fileName(example)), "\n".repeat(example.line) + example.code)
   }
   await writeFile(

@@ -1,6 +1,6 @@
 #!/usr/bin/env node
-// The packages that the command needs are optional peers of the library, so they may be missing. Then this names the one
-// that is, with the remedy, instead of Node's stack.
+// The packages that the command needs are optional peers of the library, so they may be missing. Then this file names
+// the missing package and the remedy, instead of Node's stack.
 try {
   const { main } = await import("./main.ts")
   main()

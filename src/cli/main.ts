@@ -78,8 +78,8 @@ export const run = (args: ReadonlyArray<string>, host: Host): Effect.Effect<void
 /** Runs the command as this process, which ends with its status. */
 export const main = (): void => {
   const { env, stderr, stdin, stdout } = process
-  // Once nobody reads the pipe any more, the next write fails, and `Output` waits for that. The stream emits the same error,
-  // which would end the process without a listener.
+  // Once nobody reads the pipe any more, the next write fails, and its callback in `Output` gets the error. The stream also
+  // emits the error, which ends a process without a listener.
   stdout.on("error", () => {})
   stderr.on("error", () => {})
   const command = run(process.argv.slice(2), { env, stdin, stdout, stderr })

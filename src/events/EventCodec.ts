@@ -103,7 +103,7 @@ export const upcast = <From extends Tagged, To extends Makable>({
 
 // The codec
 
-/** The key in the metadata of an event that has the version of its payload. */
+/** The key in an event's metadata under which the version of its payload stands. */
 const versionKey = "schemaVersion"
 
 /** Decodes and encodes the events of some classes. `R` are the services that upcasts need besides those of the classes. */
@@ -133,7 +133,7 @@ type Encoded = Pick<(typeof NewEvent)["~type.make.in"], "eventType" | "data" | "
 interface StoredType<Event, R> {
   /** The tag of the class that they become events of. */
   readonly to: string
-  /** The version that is appended. An old type has none. */
+  /** The version that new events get. An old type has none. */
   current: number | undefined
   readonly decoders: Map<unknown, Upcast<Event, R>["decode"]>
 }

@@ -67,7 +67,7 @@ export interface TypedEvents<Class extends EventCodec.Tagged, Other = never, R =
   /** `append` to several aggregates, and of events with an id or metadata of their own. */
   readonly appendAll: (events: ReadonlyArray<NewTypedEvent<Class["Type"]>>, options?: AppendOptions) => Appended<Class>
 
-  /** As `EventStore.load`, of the view's events. */
+  /** Loads the view's events, as `EventStore.load` does. */
   readonly load: (
     since?: bigint
   ) => Effect.Effect<ReadonlyArray<TypedEvent<Class["Type"] | Other>>, Failure, Class["DecodingServices"] | R>
@@ -110,7 +110,7 @@ export interface TypedEvents<Class extends EventCodec.Tagged, Other = never, R =
   >
 
   /**
-   * As `EventStore.read`, of the view's events or of some of its classes.
+   * Reads the view's events, or those of some of its classes, as `EventStore.read` does.
    *
    * **Details**
    *
@@ -121,7 +121,7 @@ export interface TypedEvents<Class extends EventCodec.Tagged, Other = never, R =
     query?: TypedQuery<Only>
   ) => Stream.Stream<TypedEvent<Only["Type"] | Other>, Failure, Class["DecodingServices"] | R>
 
-  /** As `EventStore.subscribe`, of the view's events or of some of its classes. It fails as `read` does. */
+  /** Follows the view's events, or those of some of its classes, as `EventStore.subscribe` does. It fails as `read` does. */
   readonly subscribe: <Only extends Class = Class>(
     subscription: TypedSubscription<Only>
   ) => Stream.Stream<TypedEvent<Only["Type"] | Other>, Failure, Class["DecodingServices"] | R>
@@ -219,7 +219,7 @@ const decode = <Class extends EventCodec.Tagged, R>(
     ? Effect.succeed(new UnknownEvent({ eventType: stored.eventType, data: stored.data }, { disableChecks: true }))
     : codec.decode(stored)
 
-/** The events of a page up to the first that does not decode, and the error of that one. */
+/** The events of a page, decoded up to the first that fails, and the error of that failure. */
 const decodePage = Effect.fnUntraced(function* <Class extends EventCodec.Tagged, R>(
   view: View<Class, R>,
   operation: string,
@@ -268,8 +268,8 @@ const decodeStream = <Class extends EventCodec.Tagged, R, E>(
 // Choosing
 
 /**
- * The types to ask the store for. All types, where the view has to object to unknown ones or to give them raw: a read that
- * names its aggregates is their history.
+ * The types to ask the store for. The view asks for all types where it has to give unknown events raw, or to fail at them: with
+ * `"fail"`, and in a read that names aggregates, which is their whole history.
  */
 const typesOf = <Class extends EventCodec.Tagged, R>(
   { classes, codec, unknown }: View<Class, R>,

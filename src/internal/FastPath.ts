@@ -71,7 +71,10 @@ const readerOfDeclaration = (ast: SchemaAST.Declaration): Reader => {
   }
 }
 
-/** The first member that takes the input decides. Members from the first one on that the fast path does not know are left out. */
+/**
+ * The first member that takes the input decides. From the first member on that the fast path does not know, the schema decides:
+ * such a member takes the input only if no earlier member does.
+ */
 const readerOfUnion = (ast: SchemaAST.Union): Reader => {
   if (ast.options?.mode === "oneOf") return decideNothing
   const members: Array<Reader> = []
@@ -177,7 +180,7 @@ const readerOfRecord =
     return made
   }
 
-/** Of structs that have each another literal as the field of this name, the one whose literal the input has decides. */
+/** Each of the structs has another literal as the field `tag`: the struct that has the literal of the input decides. */
 const readerOfTagged =
   (tag: string, members: ReadonlyMap<unknown, Reader>): Reader =>
   (input, clock) => {
@@ -186,8 +189,8 @@ const readerOfTagged =
   }
 
 /**
- * The schema that this one has as a part of that name: the keys of a record, its values or the items of an array, or what is
- * optional or has a default.
+ * A schema that is part of another one: the `key` or the `value` of a record, the `value` (the items) of an array, or the
+ * `schema` that is optional or has a default.
  */
 const partOf = (schema: object, name: "key" | "value" | "schema"): Schema.Constraint | undefined => {
   const part = Predicate.hasProperty(schema, name) ? schema[name] : undefined

@@ -2,7 +2,8 @@ import { Data } from "effect"
 
 /**
  * The instance of a `Schema.Class` that has these fields, made past its constructor: 0.15 us for an event, where the
- * constructor takes 0.9 us, and more for more data. It goes through all fields again, even with `disableChecks`.
+ * constructor takes 0.9 us, and more for more data. The constructor goes through all fields again, even with
+ * `disableChecks`.
  *
  * **Gotchas**
  *

@@ -27,7 +27,7 @@ const durationOf = (attributes: Attributes) =>
 /** The tracer of a fiber for which nobody collects spans. */
 const noTracer = Context.get(Context.empty(), Tracer.Tracer)
 
-/** Whether somebody collects the fiber's spans. Without a collector a span costs as much as the rest of an operation. */
+/** Whether the fiber's spans are collected. Without a collector a span costs as much as the rest of an operation. */
 export const isTraced = (fiber: Fiber.Fiber<unknown, unknown>): boolean => fiber.getRef(Tracer.Tracer) !== noTracer
 
 const outcomeOf = (exit: Exit.Exit<unknown, Tagged>): string => {

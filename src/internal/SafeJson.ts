@@ -23,7 +23,7 @@ const isSafe = (value: unknown, levelsLeft: number): boolean => {
   }
 }
 
-// By index, so that a hole is found as the `undefined` that it is read as: `JSON.stringify` makes null of it.
+// It goes by index, so that it reads a hole as `undefined`, and refuses it: `JSON.stringify` would make null of the hole.
 const isSafeArray = (items: ReadonlyArray<unknown>, levelsLeft: number): boolean => {
   for (let index = 0; index < items.length; index++) if (!isSafe(items[index], levelsLeft)) return false
   return true

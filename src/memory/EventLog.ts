@@ -29,7 +29,10 @@ export class EventLog {
     return first
   }
 
-  /** Adds the events that a transaction has committed, once it has ended: of its versions, those that have an event now. */
+  /**
+   * Called when a transaction has ended: adds the events that it has committed. `committed` gives the event of a version, and
+   * none for a version that has become a dead hole.
+   */
   end(transaction: Transaction, committed: (version: bigint) => EventRow | undefined): void {
     const versions = this.drawn.get(transaction)
     if (versions === undefined) return

@@ -16,7 +16,7 @@ const byVersion = Order.mapInput(Order.BigInt, (row: EventRow) => row.version)
 /** The key of an event in its table. */
 export const keyOf = (version: bigint): string => String(version)
 
-/** The events that are to be kept, in the order of their versions. */
+/** The events that `keep` chooses, in the order of their versions. */
 export const select = (
   { events }: EventTables,
   transaction: Transaction,

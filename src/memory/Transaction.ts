@@ -95,7 +95,7 @@ export class Transaction implements Owner {
   holdFreePlace<Row>(table: Table<Row>, key: string): Effect.Effect<boolean, Contention> {
     return Effect.suspend(() => {
       const lock = lockOf(table, key)
-      // A transaction that has only locked the row, and not changed it, is not waited for.
+      // It does not wait for a transaction that has only locked the row, and not changed it.
       const changing = this.locks.holdersOf(lock).some((holder) => table.isWritten(holder.level, key))
       if (!changing && this.get(table, key) !== undefined) return Effect.succeed(false)
       const held = this.holds(lock)

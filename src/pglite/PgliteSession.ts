@@ -184,7 +184,7 @@ export class PgliteSession implements Session {
     this.end(new Error("PGlite is closed"), Cause.interrupt())
   }
 
-  /** Waits for the session. If the connection does not own it afterwards, it was closed as soon as its turn had come. */
+  /** Waits for the session. A connection that does not own the session afterwards was closed as soon as its turn had come. */
   private async acquire(socket: PgliteSocket): Promise<void> {
     if (this.owner === undefined) this.owner = socket
     else if (this.owner !== socket) await new Promise<void>((resume) => this.waiting.push({ socket, resume }))
@@ -193,7 +193,7 @@ export class PgliteSession implements Session {
   /** Passes the session on, unless the connection has a transaction open. */
   private release(socket: PgliteSocket): void {
     if (this.owner !== socket || this.status !== "idle") return
-    // The next connection owns the session at once, so that one which comes before it resumes cannot overtake it.
+    // The next connection owns the session at once, so that a connection which comes before it resumes cannot overtake it.
     const next = this.waiting.shift()
     this.owner = next?.socket
     next?.resume()

@@ -5,9 +5,9 @@ import { PostgresDatabase, type Runnable } from "./database/PostgresDatabase.ts"
 import { columns, stateDecoder } from "./states/StateRow.ts"
 import * as Writing from "./states/Writing.ts"
 
-/** How many states `listStates` reads in a page, */
+/** How many states `listStates` reads in a page at most. */
 const pageSize = 500
-/** and about how many bytes of payload. */
+/** About how many bytes of payload `listStates` reads in a page at most. */
 const pageBytes = 4 * 1024 * 1024
 
 export const make = Effect.gen(function* () {
@@ -26,8 +26,8 @@ export const make = Effect.gen(function* () {
   const selectAll = ({ persistenceIds }: ByIds) => sql`
     SELECT ${selected} FROM ${table} WHERE persistence_id = ANY(${persistenceIds}::text[])`
 
-  // By the primary key with any filter: all pages together cost one walk along that index. Postgres knows the size of a
-  // payload without reading it.
+  // Pages follow the primary key, whatever the filter is: all pages together cost one walk along that index. Postgres knows
+  // the size of a payload without reading it.
   const selectPage = ({ manifest, shard }: Selection, after: string | undefined) => {
     const filters = [
       ...(shard === undefined ? [] : [sql`shard_number = ${BigInt(shard)}`]),

@@ -82,7 +82,7 @@ const statementsOf = ({ fixed, sql, tables }: PostgresDatabase["Service"]) => {
     SELECT ${columns} FROM ${table} WHERE projection_name = ${projectionName} AND shard_number = ${shardNumber}`
 
   const selectPage = ({ projectionName }: Selection, after: ProjectionId | undefined) => {
-    // By code point, as every backend sorts names, whatever the database's collation is.
+    // Sorts by code point, as every backend sorts names, whatever the database's collation is.
     const name = sql.literal(`projection_name COLLATE "C"`)
     const filters = [
       ...(projectionName === undefined ? [] : [sql`projection_name = ${projectionName}`]),

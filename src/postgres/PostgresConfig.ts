@@ -80,7 +80,7 @@ export const pool: Config.Config<PgClient.PgPoolConfig> = Config.map(
         { url: Redacted.make(`postgres://?sslmode=${sslMode}`), host, port, database, username, password }
       : { url }),
     applicationName: applicationNameOf(url),
-    // So an idle connection is found dead if its other end has gone away in silence.
+    // An idle connection is probed after so long a silence, so it is found dead if its other end has gone away in silence.
     keepAlive: "30 seconds",
     startupParameters: {
       ...(url === undefined ? {} : sessionSettingsOf(Redacted.value(url))),

@@ -61,7 +61,7 @@ export const layerStorage = (
   options?: PostgresDatabase.Options
 ): Layer.Layer<Stores, InvalidInput, PgClient.PgClient> => Layer.provide(layerStores, PostgresDatabase.layer(options))
 
-// The first append checks the table, too. Here a table that readers cannot rely on is known when the program starts.
+// The first append checks the table, too. Here a program whose readers cannot rely on the table fails at its start.
 const migrateAndCheck = Effect.gen(function* () {
   yield* Migrations.migrate
   const operation = yield* Operation.make("Postgres", "postgres")

@@ -12,7 +12,7 @@ export type Services = EventStore | OffsetStore | DurableStateStore | Transactor
 
 // Model
 
-/** At most 200 characters, fewer than an offset's `projectionName` may have: ids of states are made of it. */
+/** A projection's name: at most 200 characters, fewer than in an offset, as ids of states are made of the name. */
 export const Name = Identifier(200)
 
 /**
@@ -64,7 +64,7 @@ export class Failure extends Schema.Class<Failure>("effect-strata/Projection/Fai
   eventType: Schema.String,
   /** The handler's error, or defect, with its stack. */
   error: Schema.String,
-  /** When, in epoch milliseconds, by `Clock`. */
+  /** When it failed, in epoch milliseconds, by `Clock`. */
   at: Schema.Int
 }) {}
 
@@ -91,7 +91,10 @@ export interface Options {
    * records that (`"skip"`), or parks its aggregate, which waits for `retryParked` while the others go on (`"park"`).
    */
   readonly onFailure?: "stop" | "skip" | "park"
-  /** How often a process says that it lives: every second unless given. After three times without it others take its shards. */
+  /**
+   * How often a process says that it lives: every second unless given. Others take its shards after three such times of
+   * silence.
+   */
   readonly heartbeat?: Duration.Input
 }
 

@@ -20,7 +20,7 @@ export const addShard = (projectionName: string, shardNumber: number) =>
 export const expectShards = (projectionName: string, { shards: recorded }: Control, requested: number) =>
   recorded === requested ? Effect.void : Effect.fail(new ShardCountMismatch({ projectionName, recorded, requested }))
 
-/** Records the projection if it has never run, as one that fills this copy of its read model. */
+/** Records the projection if it has never run, and that it fills this copy of its read model. */
 export const register = Effect.fnUntraced(function* ({ name, shards }: Settings, slot: Slot = "blue") {
   const { withTransaction } = yield* Transactor
   const { control } = yield* records

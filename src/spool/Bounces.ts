@@ -8,7 +8,7 @@ export type OnBounce = "keep" | "archive" | "delete"
 /** The application's handler of messages that bounce. */
 export type Bounced<R> = (message: SpoolMessage, reason: string) => Effect.Effect<unknown, unknown, R>
 
-/** Counts a message that bounces, and tells the application before it does. A failure of that is logged. */
+/** Counts a message that bounces, and tells the application before it does. A failure of the application is logged. */
 export const tellerOf =
   <R>(queue: string, count: Effect.Effect<void>, bounced: Bounced<R> | undefined) =>
   (message: SpoolMessage, reason: string): Effect.Effect<void, never, R> =>

@@ -64,7 +64,7 @@ export const claimForever = <R>(
     const claim = Effect.gen(function* () {
       const limit = dispatch.capacity
       const owner = `${name}/${++claims}`
-      // Half of them for incoming messages: of claims for one message, every other claim.
+      // Half of the claim is for incoming messages; of claims for one message, every other claim is.
       const reserved = (limit + (claims % 2)) >> 1
       const messages = yield* untilStoreAnswers(spool.claim({ queue, limit, lease, owner, reserved }))
       for (const message of messages) latency.updateUnsafe(readyFor(message), metrics)
@@ -89,7 +89,7 @@ export const claimForever = <R>(
 
     const round = Effect.gen(function* () {
       yield* dispatch.room.await
-      // Before the claim: a wake-up that comes while it is under way asks for the next one.
+      // The latch closes before the claim: a wake-up that comes while the claim is under way asks for the next one.
       wakeUps.closeUnsafe()
       if ((yield* monotonicMillis) - recoveredAt >= Duration.toMillis(lease)) yield* recoverNow
       const { claimed, isMore } = yield* claim

@@ -105,7 +105,7 @@ export class Dispatch {
       const one = leased
       const fiber = this.start(one.message, one.lease)
       one.fiber = fiber
-      // Not in the fiber itself: a fiber that is interrupted before its first step does not reach its own end.
+      // An observer sees every end: a fiber that is interrupted before its first step runs nothing that it has been given.
       fiber.addObserver((exit) => this.end(one, exit))
     }
     this.isBeginning = false
@@ -130,7 +130,7 @@ export class Dispatch {
     else if (exit.value === undefined) forget(this.messages, leased)
     else this.settlements.add(leased, exit.value)
     this.begin()
-    // Last: the end of the worker waits for it, and goes on at once.
+    // The latch opens last, because the end of the worker waits for it, and goes on at once.
     if (this.running === 0) this.quiet.openUnsafe()
   }
 

@@ -37,7 +37,7 @@ const attempts = Metric.counter("strata_spool_attempts", {
   incremental: true
 })
 
-/** Runs the handler in a span. Where nobody collects spans, there is one only to pass on the trace of the sender. */
+/** Runs the handler in a span. Without a collector of spans it makes one only to pass on the trace of the sender. */
 const inSpan = <A, E, R>(queue: string, message: SpoolMessage, handled: Effect.Effect<A, E, R>) => {
   const parent = enqueuedBy(message)
   const spanned = () =>

@@ -15,7 +15,7 @@ export interface Leased {
   isLost: boolean
 }
 
-/** By the ids of the messages: a worker has one lease of a message at a time. */
+/** Leased messages by their ids: a worker has one lease of a message at a time. */
 export type LeasedMessages = Map<string, Leased>
 
 /** Removes the message, unless another lease of the same message has taken its place. */
@@ -24,7 +24,7 @@ export const forget = (messages: LeasedMessages, leased: Leased): void => {
 }
 
 const leasesLost = Metric.counter("strata_spool_leases_lost", {
-  description: "Claimed messages that somebody else has moved or recovered",
+  description: "Claimed messages that were moved or recovered before their worker settled them",
   incremental: true
 })
 
@@ -35,7 +35,7 @@ export const warnOfLoss = (queue: string) => {
     Effect.andThen(
       Metric.update(counter, 1),
       Effect.logWarning(
-        `message "${id}" of queue "${queue}" is no longer ours: somebody has moved it, or its lease ran out`
+        `message "${id}" of queue "${queue}" is no longer held by this worker: it was moved, or its lease ran out`
       )
     )
 }

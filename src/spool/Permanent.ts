@@ -1,7 +1,7 @@
 /** Errors of handlers as text, and the error that no further attempt can mend. */
 import { Data } from "effect"
 
-/** As much of an error as is stored, in characters. */
+/** How many characters of an error are stored. */
 const longestText = 2000
 
 /** An error in a few words, fit for a column of text. */

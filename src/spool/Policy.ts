@@ -33,16 +33,16 @@ const withoutJitter: Random.Random = { nextIntUnsafe: () => 0, nextDoubleUnsafe:
 export const preview = (policy: Policy, attempts = 10): Effect.Effect<ReadonlyArray<Duration.Duration>> =>
   Effect.provideService(delays(policy, attempts), Random.Random, withoutJitter)
 
-/** Twice the delay after each attempt, with jitter, and never more than `cap`, jitter included. */
+/** Doubles the delay after each attempt, with jitter, and never exceeds `cap`, jitter included. */
 export const backoff = (options: { readonly base?: Duration.Input; readonly cap?: Duration.Input } = {}): Policy => {
   const { base = "15 minutes", cap = "24 hours" } = options
   return Schedule.min([Schedule.jittered(Schedule.exponential(base)), Schedule.spaced(cap)])
 }
 
-/** Always the same delay. */
+/** Keeps the same delay after each attempt. */
 export const fixed = (delay: Duration.Input): Policy => Schedule.spaced(delay)
 
-/** Finds the policies of a queue by their names. A name that is not known is warned of once, and the default takes its place. */
+/** Finds the policies of a queue by their names. A name that is not known is logged once, and the default takes its place. */
 export const policyFinder = (
   queue: string,
   policies: Readonly<Record<string, Policy>>

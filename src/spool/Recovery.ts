@@ -35,7 +35,7 @@ export const recover = <R>(
         const recovered = yield* spool.recover({ queue })
         for (const message of recovered) {
           if (message.state !== "bounce") continue
-          // A savepoint: where the application's SQL fails, only what the application did is rolled back.
+          // The inner transaction is a savepoint: if the application's SQL fails, only its own part is rolled back.
           yield* Effect.catch(withTransaction(tellOfBounce(message, message.lastError)), (error) =>
             Effect.logError(error.message)
           )

@@ -1,6 +1,6 @@
 /**
  * Keeps the leases of a worker while handlers run: a lease is renewed each third of its time. A message whose lease is lost
- * is given up at once; where the store does not answer, when a lease would have run out since the last renewal.
+ * is given up at once. If the store does not answer, every message is given up a lease's time after the last renewal.
  */
 import { Duration, Effect, Result } from "effect"
 import { monotonicMillis } from "../internal/Monotonic.ts"
@@ -30,7 +30,7 @@ export const renewForever = (
         renewedAt = now
         yield* giveUp(renewal.success)
       } else if (now - renewedAt >= Duration.toMillis(lease)) {
-        // By now other workers may have recovered the messages: from here nobody can tell.
+        // The leases have run out, and other workers may have recovered the messages: this worker cannot know.
         yield* giveUp(leases)
       }
     }

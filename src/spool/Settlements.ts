@@ -17,7 +17,7 @@ export interface Settlements {
   readonly add: (leased: Leased, outcome: Outcome) => void
   /** Takes back what `add` has decided, unless it is stored already. */
   readonly withdraw: (leased: Leased) => void
-  /** Settles the outcomes as they are added, for ever. A lease that turns out to be lost is warned of. */
+  /** Settles the outcomes as they are added, for ever. It logs each lease that turns out to be lost. */
   readonly settleForever: Effect.Effect<never, InvalidInput | StoreError>
   /** Settles the outcomes that are left, after `settleForever` was interrupted. */
   readonly settleRest: Effect.Effect<void, InvalidInput | StoreError>
@@ -66,7 +66,7 @@ export const make = (queue: string, messages: LeasedMessages): Effect.Effect<Set
           })
         )
       ),
-      // Without a warning: the batch that was interrupted may be stored, and then its leases are gone for that reason.
+      // A lost lease is no reason for a warning here: the batch that was interrupted may be stored, and has ended its leases.
       settleRest: settleBatches(settleBatch)
     }
   })

@@ -72,7 +72,7 @@ export const suite = <E>(
   layer: Layer.Layer<EventStore | Transactor, E>,
   { interleaving = true }: { readonly interleaving?: boolean } = {}
 ): void => {
-  // On the real clock: reads may have to wait for the other transactions of a test.
+  // The suite runs on the real clock: reads may have to wait for the other transactions of a test.
   it.layer(layer, { timeout: "2 minutes", excludeTestServices: true })(`EventStore (${name})`, (it) => {
     it.effect("appends one event, and gives it back as it is stored", () =>
       Effect.gen(function* () {
@@ -449,7 +449,7 @@ export const suite = <E>(
         )
         yield* Deferred.await(drawn)
         const [fast] = yield* append(event(b, "fast"))
-        // What is committed is seen by itself, but nothing that spans aggregates passes the hole before it.
+        // A read of one aggregate sees what is committed, but no read that spans aggregates passes the hole before it.
         assert.deepStrictEqual(yield* history(b), ["fast"])
         assert.deepStrictEqual(dataOf(yield* collect({ after: mark, direction: "backward" })), ["fast"])
         const load = yield* Effect.forkChild(events.load(mark), { startImmediately: true })

@@ -51,7 +51,7 @@ export const suite = <E>(
   { interleaving }: { readonly interleaving: boolean }
 ): void => {
   it.layer(layer, { timeout: "2 minutes", excludeTestServices: true })(`EventStore subscriptions (${name})`, (it) => {
-    it.effect("gives what is there, then what comes, in order, each event once", () =>
+    it.effect("gives the stored events, then new ones, in order, each once", () =>
       Effect.gen(function* () {
         const aggregateId = fresh()
         const after = yield* latestVersion
@@ -76,12 +76,12 @@ export const suite = <E>(
       })
     )
 
-    it.effect("gives none of what is there from the end", () =>
+    it.effect("gives no event that was stored before, if it begins at the end", () =>
       Effect.gen(function* () {
         const aggregateId = fresh()
         yield* append(event(aggregateId, "before"))
         const { next } = yield* follow({ after: "end", aggregateIds: [aggregateId] })
-        // Where it begins is known once something has come of what has been appended since.
+        // The subscription has begun once an event has come that was appended after the call.
         const knocking = yield* append(event(aggregateId, "since")).pipe(
           Effect.andThen(Effect.yieldNow),
           Effect.forever,
@@ -96,7 +96,7 @@ export const suite = <E>(
       })
     )
 
-    it.effect("gives those of aggregates, of types, and with what they contain", () =>
+    it.effect("gives only the events that a filter describes: by aggregates, types, data and metadata", () =>
       Effect.gen(function* () {
         const [a, b] = [fresh(), fresh()]
         const type = crypto.randomUUID()
@@ -117,7 +117,7 @@ export const suite = <E>(
           { aggregateId: b, eventType: "Other", data: { amount: 1 }, metadata: { by: "y" } },
           { aggregateId: a, eventType: type, data: [1] }
         ]
-        // Once as what comes, and once more, after they have come to the end of the log.
+        // In the first round they may still read the log, in the second one they have come to its end.
         for (let round = 0; round < 2; round++) {
           const stored = yield* append(batch)
           const expected = [[0, 3], [1, 3], [0, 2], [1], [2]].map((places) => places.map((place) => stored[place]))
@@ -128,7 +128,7 @@ export const suite = <E>(
       })
     )
 
-    it.effect("passes the holes of what was rolled back, and gives nothing of it", () =>
+    it.effect("passes the holes that rolled back appends leave, and gives none of their events", () =>
       Effect.gen(function* () {
         const aggregateId = fresh()
         const { take } = yield* follow({ after: yield* latestVersion })
@@ -153,7 +153,7 @@ export const suite = <E>(
         const [slow, fast] = [yield* follow({ after }), yield* follow({ after })]
         yield* append(event(aggregateId, 0))
         assert.deepStrictEqual(dataOf([yield* slow.next, yield* fast.next]), [0, 0])
-        // More than what anybody keeps for those who are behind.
+        // More events than a backend keeps for subscribers that are behind.
         const rounds = 12
         for (let round = 0; round < rounds; round++) {
           const numbers = Array.from({ length: 500 }, (_, index) => round * 500 + index + 1)
@@ -195,7 +195,7 @@ export const suite = <E>(
           return queue
         })
         const queues = yield* Effect.forEach([{ aggregateId: a }, { eventType: type }, undefined], listen)
-        // They hear from now on, whenever that is: once each has heard something, they all do.
+        // Each begins to hear at some moment: once each has heard an event, all of them hear.
         const knocking = yield* append(event(a, "knock", type)).pipe(
           Effect.andThen(Effect.yieldNow),
           Effect.forever,
@@ -263,7 +263,7 @@ export const suite = <E>(
       })
     )
 
-    it.effect("refuses what is no cursor and no filter", () =>
+    it.effect("refuses an invalid cursor and an invalid filter", () =>
       Effect.gen(function* () {
         const events = yield* EventStore
         for (const wrong of [{ after: -1n }, { after: 2n ** 63n }, { eventTypes: [""] }, { batchSize: 0 }]) {
@@ -276,7 +276,7 @@ export const suite = <E>(
 
     if (!interleaving) return
 
-    it.effect("gives what a transaction appends when it commits, and what came after it then", () =>
+    it.effect("gives the event of an open transaction once it commits, and later events only after it", () =>
       Effect.gen(function* () {
         const [a, b] = [fresh(), fresh()]
         const { next, take } = yield* follow({ after: yield* latestVersion })
@@ -291,7 +291,7 @@ export const suite = <E>(
         yield* Deferred.await(drawn)
         yield* append(event(b, "second"))
         const waiting = yield* Effect.forkChild(next, { startImmediately: true })
-        // Others read on meanwhile: what is committed is there.
+        // A read of one aggregate does not wait: the committed event is there.
         assert.deepStrictEqual(dataOf(yield* EventStore.use((events) => events.loadByAggregate(b))), ["second"])
         yield* Effect.replicateEffect(latestVersion, 20)
         assert.strictEqual(waiting.pollUnsafe(), undefined)

@@ -341,7 +341,7 @@ export const suite = <E>(name: string, layer: Layer.Layer<OffsetStore | Transact
       })
     )
 
-    it.effect("tells those who listen when offsets have changed, and not before they are committed", () =>
+    it.effect("tells listeners when offsets have changed, and not before the change is committed", () =>
       Effect.gen(function* () {
         const offsets = yield* OffsetStore
         const { withTransaction } = yield* Transactor

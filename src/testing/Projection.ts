@@ -38,10 +38,10 @@ export const suite = <E>(
   layer: Layer.Layer<Projection.Services, E>,
   { interleaving = true }: { readonly interleaving?: boolean } = {}
 ): void => {
-  // Failures are warned of, and these tests bring about many.
+  // Each failure is logged as a warning, and these tests cause many.
   const quiet = Layer.merge(layer, Logger.layer([]))
   it.layer(quiet, { timeout: "2 minutes", excludeTestServices: true })(`Projection (${name})`, (it) => {
-    it.effect("handles the events that are there and those that come, in order, each once", () =>
+    it.effect("handles the stored events and then new ones, in order, each once", () =>
       Effect.gen(function* () {
         const { add, append, caughtUp, options, seen } = yield* scene()
         const aggregates = range(20).map((index) => `a${index}`)
@@ -226,7 +226,7 @@ export const suite = <E>(
           range(100)
             .map((index) => `fast${index}`)
             .find((id) => Projection.shardOf(id, 2) === 1) ?? ""
-        // More than a buffer has room for.
+        // More events than a buffer has room for.
         const many = range(3000).map((data) => ({ aggregateId: slow, eventType: type, data }))
         yield* append([...many, { aggregateId: fast, eventType: type, data: 1 }])
         const isSlow = ({ aggregateId }: StoredEvent) => aggregateId === slow
@@ -270,7 +270,7 @@ export const suite = <E>(
         assert.strictEqual(Projection.shardOf("", 1000), 261)
         assert.strictEqual(Projection.shardOf("a", 1000), 220)
         assert.strictEqual(Projection.shardOf("foobar", 1000), 720)
-        // Of UTF-8, wherever that is: 513665217, 337892798.
+        // The hash is of the bytes of UTF-8: 513665217, 337892798.
         assert.strictEqual(Projection.shardOf("é", 1000), 217)
         assert.strictEqual(Projection.shardOf("user-日本-🙂", 1000), 798)
         assert.strictEqual(Projection.shardOf("user-123", 1), 0)

@@ -10,7 +10,7 @@ const handled = (aggregateId: string) => new Projection.Retried({ aggregateId, s
 
 /** Registers the suite. */
 export const suite = <E>(name: string, layer: Layer.Layer<Projection.Services, E>): void => {
-  // Failures are warned of, and these tests bring about many.
+  // Each failure is logged as a warning, and these tests cause many.
   const quiet = Layer.merge(layer, Logger.layer([]))
   it.layer(quiet, { timeout: "2 minutes", excludeTestServices: true })(`Projection, failures (${name})`, (it) => {
     it.effect("commits what the handler writes with the offset, or neither", () =>
@@ -103,13 +103,13 @@ export const suite = <E>(name: string, layer: Layer.Layer<Projection.Services, E
     it.effect.each([
       ["a defect", () => Effect.die(new Error("broken"))],
       [
-        "what is thrown",
+        "a thrown error",
         () => {
           throw new Error("broken")
         }
       ],
       ["an interruption of its own", () => Effect.interrupt]
-    ] as const)("takes failures for a failure of the event", ([, fail]) =>
+    ] as const)("takes %s for a failure of the event", ([, fail]) =>
       Effect.gen(function* () {
         const { add, append, caughtUp, name, options, seen } = yield* scene()
         yield* append("a", 1, 2, 3)

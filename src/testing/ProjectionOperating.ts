@@ -12,7 +12,7 @@ export const suite = <E>(
   layer: Layer.Layer<Projection.Services, E>,
   { interleaving }: SuiteOptions
 ): void => {
-  // Failures are warned of, and these tests bring about many.
+  // Each failure is logged as a warning, and these tests cause many.
   const quiet = Layer.merge(layer, Logger.layer([]))
   it.layer(quiet, { timeout: "2 minutes", excludeTestServices: true })(`Projection, operating (${name})`, (it) => {
     it.effect("handles nothing after a pause, until it is resumed", () =>
@@ -70,7 +70,7 @@ export const suite = <E>(
         )
         yield* Deferred.await(entered)
         const pausing = yield* Effect.forkScoped(Effect.andThen(Projection.pause(name), seen("a")))
-        // Long enough for a pause that does not wait for the batch.
+        // A pause that does not wait for the batch would have returned by then.
         yield* Effect.timeoutOption(Fiber.join(pausing), 200)
         yield* Deferred.succeed(leave, undefined)
         assert.deepStrictEqual(yield* Fiber.join(pausing), [1])

@@ -8,7 +8,7 @@ import { latestVersion, range, scene, start, untilHandled } from "./ProjectionSc
 
 /** Registers the suite. */
 export const suite = <E>(name: string, layer: Layer.Layer<Projection.Services, E>): void => {
-  // Failures are warned of, and these tests bring about many.
+  // Each failure is logged as a warning, and these tests cause many.
   const quiet = Layer.merge(layer, Logger.layer([]))
   it.layer(quiet, { timeout: "2 minutes", excludeTestServices: true })(`Projection, rebuilding (${name})`, (it) => {
     it.effect("is rebuilt in place", () =>

@@ -12,13 +12,13 @@ export const fresh = (what: string) => `${what} ${crypto.randomUUID()}`
 /** Other processes take over at once, and failures are final at once. */
 export const quick = { heartbeat: "50 millis", retry: Schedule.recurs(1) } as const
 
-/** More than anything may take that a test waits for: the limit is the time of the test. */
+/** Longer than a test may wait for anything: its own time limit ends the wait before. */
 export const long = "10 minutes"
 
 /** How long a projection may stand still, on a busy machine, before a test stops waiting for it. */
 const longestStandstill = Duration.seconds(45)
 
-/** How often it is looked whether the projection stands still. */
+/** The time between two looks at whether the projection stands still. */
 const lookInterval = Duration.seconds(5)
 
 /**
@@ -46,7 +46,7 @@ export const append = (...args: Parameters<EventStore["Service"]["append"]>) =>
 
 export const latestVersion = EventStore.use((events) => events.latestVersion)
 
-/** As if the effect ran in another process. */
+/** Runs the effect as if it were in another process. */
 export const elsewhere = <A, E, R>(effect: Effect.Effect<A, E, R>) =>
   OffsetStore.use((offsets) => Effect.provideService(effect, OffsetStore, OffsetStore.of({ ...offsets })))
 

@@ -270,7 +270,7 @@ export const suite = <E>(
             () =>
               Effect.andThen(
                 offsets.writeOffset({ projectionName: mails.name, shardNumber: 0, value: 1n }),
-                // As an administrator would, but in this transaction, which has the only connection of some backends.
+                // It moves the message as an administrator would, but in the transaction that has the only connection of some backends.
                 spool.moveToState(id, "active", "hold")
               ),
             { transactional: true }

@@ -38,9 +38,9 @@ export const suite = <E>(
   layer: Layer.Layer<SpoolStore | Transactor, E>,
   { interleaving = true }: { readonly interleaving?: boolean } = {}
 ): void => {
-  // On the real clock: leases are the store's business, and its clock may be a server's.
+  // The suite runs on the real clock: leases end by the store's clock, which may be a server's.
   it.layer(layer, { timeout: "2 minutes", excludeTestServices: true })(`SpoolStore (${name}): claims`, (it) => {
-    it.effect("claims in order of priority, then age, what is due", () =>
+    it.effect("claims messages that are due, in order of priority, then age", () =>
       Effect.gen(function* () {
         const queue = yield* queueOf([
           { priority: 9 },
@@ -66,7 +66,7 @@ export const suite = <E>(
       })
     )
 
-    it.effect("claims of one queue, or of those in none", () =>
+    it.effect("claims messages of one queue, or messages that are in no queue", () =>
       Effect.gen(function* () {
         const spool = yield* SpoolStore
         const queue = yield* queueOf(plain(2))
@@ -100,7 +100,7 @@ export const suite = <E>(
           yield* shares(yield* queueOf(Array.from({ length: 9 }, () => due)), { limit: 8 }),
           [8, 0]
         )
-        // By priority, then by the time at which they were due.
+        // The order is by priority, then by the time at which they were due.
         const queue = yield* queueOf([
           { nextRetry: past, priority: 6 },
           { delay: 0, priority: 2 },
@@ -169,7 +169,7 @@ export const suite = <E>(
       })
     )
 
-    it.effect("keeps one who has lost a lease from changing anything, a hold included", () =>
+    it.effect("lets a worker that has lost its lease change nothing: a hold stays, for instance", () =>
       Effect.gen(function* () {
         const spool = yield* SpoolStore
         const queue = yield* queueOf(plain(5))
@@ -238,7 +238,7 @@ export const suite = <E>(
       })
     )
 
-    it.effect("recovers of every queue unless one is given", () =>
+    it.effect("recovers messages of every queue unless one is given", () =>
       Effect.gen(function* () {
         const spool = yield* SpoolStore
         const [a, b] = [yield* queueOf(plain(1)), yield* queueOf(plain(1))]
@@ -306,7 +306,7 @@ export const suite = <E>(
       })
     )
 
-    it.effect("tells of what may have become ready, after the commit", () =>
+    it.effect("wakes listeners after a commit that may have made messages ready", () =>
       Effect.gen(function* () {
         const spool = yield* SpoolStore
         const queue = fresh("queue")
@@ -335,7 +335,7 @@ export const suite = <E>(
     )
 
     if (interleaving) {
-      it.effect("shows a message to nobody before its sender has committed", () =>
+      it.effect("lets no worker claim a message before its sender has committed", () =>
         Effect.gen(function* () {
           const queue = yield* queueOf(plain(1))
           const commit = yield* open(store({ id: `${queue} 1`, queue, priority: 1 }))
@@ -345,7 +345,7 @@ export const suite = <E>(
         }).pipe(Effect.scoped)
       )
 
-      it.effect("stores what arrives at once, while another transaction stores the id of one of them", () =>
+      it.effect("stores messages that arrive at once, while another transaction stores the id of one of them", () =>
         Effect.gen(function* () {
           const queue = yield* queueOf([])
           const commit = yield* open(store({ id: `${queue} 0`, queue }))
@@ -364,7 +364,7 @@ export const suite = <E>(
         }).pipe(Effect.scoped)
       )
 
-      it.effect("skips what another transaction holds, and does not wait for it", () =>
+      it.effect("skips messages that another transaction holds, and does not wait for them", () =>
         Effect.gen(function* () {
           const spool = yield* SpoolStore
           const queue = yield* queueOf([{}, {}, { delay: 0 }, { delay: 0 }, { state: "active" }, { state: "active" }])

@@ -69,7 +69,7 @@ export const suite = <E>(
 ): void => {
   SpoolClaiming.suite(name, layer, { interleaving })
 
-  // On the real clock: leases are the store's business, and its clock may be a server's.
+  // The suite runs on the real clock: leases end by the store's clock, which may be a server's.
   it.layer(layer, { timeout: "2 minutes", excludeTestServices: true })(`SpoolStore (${name})`, (it) => {
     it.effect("gives back a message as it was stored", () =>
       Effect.gen(function* () {
@@ -122,7 +122,7 @@ export const suite = <E>(
       })
     )
 
-    it.effect("stores an id once, and leaves what is stored", () =>
+    it.effect("stores an id once, and leaves the stored message as it is", () =>
       Effect.gen(function* () {
         const id = fresh()
         yield* store({ id, priority: 1 })
@@ -139,7 +139,7 @@ export const suite = <E>(
       })
     )
 
-    it.effect("stores many at once, in their order, but for those that are there", () =>
+    it.effect("stores many messages at once, in their order, except those that are stored already", () =>
       Effect.gen(function* () {
         const spool = yield* SpoolStore
         assert.deepStrictEqual(yield* spool.storeMany([]), [])
@@ -156,7 +156,7 @@ export const suite = <E>(
       })
     )
 
-    it.effect("does not know what is not there", () =>
+    it.effect("fails with MessageNotFound for an id that is not stored", () =>
       Effect.gen(function* () {
         const spool = yield* SpoolStore
         const id = fresh()
@@ -173,7 +173,7 @@ export const suite = <E>(
       })
     )
 
-    it.effect("changes what it is told to, and nothing else", () =>
+    it.effect("changes the fields that are given, and no others", () =>
       Effect.gen(function* () {
         const spool = yield* SpoolStore
         const id = fresh()
@@ -309,7 +309,7 @@ export const suite = <E>(
     it.effect("iterates over every message of a state that stays in it, once, whatever happens to the others", () =>
       Effect.gen(function* () {
         const spool = yield* SpoolStore
-        // Of the same time, so that nothing but the ids tells them apart.
+        // All have the same time, so that only the ids tell them apart.
         const queue = yield* queueOf(Array.from({ length: 50 }, () => ({ created: past })))
         const older = yield* queueOf([{ created: DateTime.makeUnsafe(0) }])
         const seen: Array<number> = []
@@ -318,7 +318,7 @@ export const suite = <E>(
           Effect.fnUntraced(function* (message: SpoolMessage) {
             const number = numberOf(message)
             seen.push(number)
-            // What has been seen leaves: by OFFSET, as many of the others would be skipped.
+            // Messages that were seen leave the state: a list by OFFSET would then skip as many of the others.
             if (number % 2 === 0) yield* spool.moveToState(message.id, "incoming", "archived")
             else yield* spool.updateMeta(message.id, { priority: 1 })
           })
@@ -458,7 +458,7 @@ export const suite = <E>(
           ...[-1, 0.5, Number.NaN, 2 ** 31].map((attempt) => ({ attempt }))
         ]) {
           const field = `outcomes.0.${Object.keys(wrong).join()}`
-          // More than one thing can be wrong with it.
+          // A field may have several issues.
           const fields = yield* fieldsOf(spool.settle([{ ...delivered, ...wrong }]))
           assert.deepStrictEqual(Array.isArray(fields) ? [...new Set(fields)] : fields, [field])
         }

@@ -117,7 +117,7 @@ export const suite = <E>(
         yield* Effect.forEach(Array.from({ length: 30 }), () => modify(id, increment), { concurrency: "unbounded" })
         const { value, versionNumber } = yield* read(id)
         assert.deepStrictEqual([value.count, versionNumber], [30, 30n])
-        // In a transaction it sees what the transaction has done, and is undone with it.
+        // In a transaction, `modify` sees what the transaction has done, and is undone with it.
         yield* Effect.exit(
           transaction(Effect.andThen(modify(id, increment), Effect.andThen(modify(id, increment), Effect.fail("no"))))
         )
@@ -161,7 +161,7 @@ export const suite = <E>(
     it.effect("makes a writer wait for another transaction, and see what that has committed", () =>
       Effect.gen(function* () {
         const states = yield* DurableStateStore
-        // Where there was nothing before, and where there was an older state.
+        // First the entity has no state, then it has an older one.
         for (const before of [[], [1n]]) {
           for (const end of ["commit", "rollback"] as const) {
             const id = fresh()
@@ -185,7 +185,7 @@ export const suite = <E>(
       })
     )
 
-    it.effect("holds up nobody but those who write the same entity", () =>
+    it.effect("holds up only writers of the same entity", () =>
       Effect.gen(function* () {
         const states = yield* DurableStateStore
         const [held, other] = [fresh(), fresh()]

@@ -50,7 +50,7 @@ export const suite = <E>(
   it.layer(layer, { timeout: "2 minutes" })(`Transactor (${name})`, (it) => {
     const fresh = () => `transaction ${crypto.randomUUID()}`
 
-    it.effect("commits all of it, and gives the result", () =>
+    it.effect("commits everything that the effect has written, and gives its result", () =>
       Effect.gen(function* () {
         const [a, b] = [fresh(), fresh()]
         const result = yield* transaction(Effect.as(Effect.andThen(write(a, 1n), write(b, 2n)), "done"))
@@ -145,7 +145,7 @@ export const suite = <E>(
         const note = (what: string) =>
           afterCommit(
             Effect.gen(function* () {
-              // On a connection of its own: it sees what has been committed.
+              // It runs on a connection of its own, and sees what has been committed.
               const stored = yield* store.getCurrentOffset({ projectionName: a, shardNumber: 0 })
               const value = Option.map(stored, (offset) => offset.value)
               yield* Ref.update(seen, (all) => [...all, `${what} ${Option.getOrElse(value, () => "nothing")}`])
@@ -191,7 +191,7 @@ export const suite = <E>(
           Effect.gen(function* () {
             assert.deepStrictEqual([yield* read(a), yield* read(b)], [-1n, 1n])
             yield* held.commit
-            // READ COMMITTED: the next statement sees it.
+            // At READ COMMITTED the next statement sees what was committed.
             assert.deepStrictEqual([yield* read(a), yield* read(b)], [1n, 2n])
           })
         )
@@ -268,8 +268,8 @@ export const suite = <E>(
     )
 
     /**
-     * Two transactions that each hold a row and then want the other's, each in the way it is given. Afterwards: how they
-     * ended, and what the two rows are.
+     * Runs two transactions that each hold a row and then want the other's, as `want` says. Returns how they ended, and what
+     * the two rows are afterwards.
      */
     const deadlock = <E>(want: (row: string, value: bigint) => Effect.Effect<void, E, OffsetStore | Transactor>) =>
       Effect.gen(function* () {
@@ -326,7 +326,7 @@ export const suite = <E>(
         )
         assert.deepStrictEqual(caught, ["Contention"])
         assert.deepStrictEqual(exits.flatMap(reasonOf), [])
-        // The loser committed its own row first; the winner, who waited for that, overwrote it.
+        // The loser committed its own row first; the winner had waited for that commit, and overwrote the row.
         assert.strictEqual(rows[0], rows[1])
       })
     )

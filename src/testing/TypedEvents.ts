@@ -29,7 +29,7 @@ const deleted = new UserDeleted()
 
 const fresh = () => `user ${crypto.randomUUID()}`
 
-/** What somebody else writes, who knows nothing of classes. */
+/** Appends an event as a program does that knows nothing of classes. */
 const plain = (aggregateId: string, eventType: string, data: Schema.Json, metadata: Schema.JsonObject = {}) =>
   EventStore.use((events) => events.append({ aggregateId, eventType, data, metadata }))
 
@@ -77,7 +77,7 @@ export const suite = <E>(name: string, layer: Layer.Layer<EventStore, E>): void 
       })
     )
 
-    it.effect("reads what somebody else has written plainly", () =>
+    it.effect("reads events that a program without classes has written", () =>
       Effect.gen(function* () {
         const users = yield* Users
         const aggregateId = fresh()
@@ -111,7 +111,7 @@ export const suite = <E>(name: string, layer: Layer.Layer<EventStore, E>): void 
       Effect.gen(function* () {
         const users = yield* Users
         const aggregateId = fresh()
-        // Instances of its class, as far as the compiler can see.
+        // The compiler takes all of these for instances of the class.
         const imitation = { _tag: "UserRenamed", name: "Jane" } as const
         const invalid = new UserRenamed({ name: "a\0b" })
         const strange = Object.assign(new UserRenamed({ name: "Jane" }), { _tag: "Strange" as const })
@@ -203,7 +203,7 @@ export const suite = <E>(name: string, layer: Layer.Layer<EventStore, E>): void 
       })
     )
 
-    it.effect("follows its events, those that are there and those to come", () =>
+    it.effect("follows its stored events and then new ones", () =>
       Effect.gen(function* () {
         const users = yield* Users
         const aggregateId = fresh()
@@ -220,7 +220,7 @@ export const suite = <E>(name: string, layer: Layer.Layer<EventStore, E>): void 
         yield* follow(users.subscribe({ after, events: [UserRenamed] }))
         assert.deepStrictEqual(yield* Queue.take(seen), renamed)
 
-        // What does not decode ends it, after all that is before.
+        // An event that does not decode ends the stream, after all events before it.
         const history = yield* follow(users.subscribe({ after, aggregateIds: [aggregateId] }))
         assert.deepStrictEqual(yield* Queue.takeN(seen, 3), [created, renamed, deleted])
         const [other] = yield* plain(aggregateId, "OrderPlaced", {})
@@ -311,7 +311,7 @@ export const suite = <E>(name: string, layer: Layer.Layer<EventStore, E>): void 
         assert.deepStrictEqual(empty, { state: Option.none(), expected: "none" })
         yield* users.append(aggregateId, [created, renamed], empty)
         yield* plain(aggregateId, "OrderPlaced", 1)
-        // Of all that happened: the event that is left out counts.
+        // `expected` is the version of the last event, even if the view leaves that event out.
         const { expected, state } = yield* name
         assert.deepStrictEqual(state, Option.some("Jane"))
         yield* users.append(aggregateId, deleted, { expected })
@@ -390,9 +390,9 @@ export const suite = <E>(name: string, layer: Layer.Layer<EventStore, E>): void 
         )
         yield* refused("UserRenamed", { name: "Jane" }, { schemaVersion: "3" }, 'has schemaVersion "3"')
         yield* refused("UserRenamed", { name: "Jane" }, {}, "first: ")
-        // It fits what it was, but makes nothing that fits today.
+        // The data fits the old class, but the upcast makes nothing of it that fits today's class.
         yield* refused("UserRegistered", { full: "" }, {}, 'does not fit "UserCreated" (name: ')
-        // Who does not know the new version yet does not take it for the old one.
+        // A view that does not know the new version yet does not take it for the old one.
         const old = yield* Effect.flip(
           Effect.flatMap(Users, (view) => view.loadByAggregate(aggregateId, history[2]?.version))
         )

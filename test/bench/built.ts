@@ -1,4 +1,4 @@
-/** The library as it is published, built in a directory of its own: what comes of start-up and sizes is about that. */
+/** The library as it is published, built in a directory of its own: the figures of start-up and sizes measure this build. */
 import { Context, Effect, Layer, Scope } from "effect"
 import { cp, mkdir, mkdtemp, rm } from "node:fs/promises"
 import { join } from "node:path"
@@ -12,7 +12,10 @@ export class Built extends Context.Service<
 
 const children = ["starting.ts", "loading.ts"]
 
-/** Inside the repository to find its `node_modules`; a package of the same name, so that its files import their own. */
+/**
+ * The build is inside the repository to find its `node_modules`, and a package of the same name, so that its files import
+ * each other by name.
+ */
 const build = Effect.acquireRelease(
   Effect.promise(async () => {
     await mkdir(join(root, ".strata"), { recursive: true })

@@ -24,11 +24,11 @@ interface Comparison {
   readonly name: string
   readonly peer: string
   readonly open: Open
-  /** With which settings the other one is used. */
+  /** The settings of the peer. */
   readonly settings: string
 }
 
-/** What it follows is what comes after its opening. */
+/** It follows the events that are appended after it was opened. */
 const strata: Open = Effect.gen(function* () {
   const events = yield* EventStore.EventStore
   const after = yield* events.latestVersion
@@ -66,7 +66,7 @@ export const appends = (count: number, size: number, { name, open, peer, setting
   })
 })
 
-/** One stream, from its first event to its last. */
+/** Reads one stream, from its first event to its last. */
 export const reads = ({ name, open, peer, settings }: Comparison): Figure => ({
   name: `peers/${name}`,
   otherName: peer,
@@ -90,7 +90,7 @@ export const reads = ({ name, open, peer, settings }: Comparison): Figure => ({
   })
 })
 
-/** A log that is there already, from its first event to its last. */
+/** Reads a log that was filled before, from its first event to its last. */
 export const catchUps = ({ name, open, peer, settings }: Comparison): Figure => ({
   name: `peers/${name}`,
   otherName: peer,
@@ -114,7 +114,7 @@ export const catchUps = ({ name, open, peer, settings }: Comparison): Figure => 
   })
 })
 
-/** From the call of append to the handler of a subscription that has nothing else to do. */
+/** The time from the call of append to the handler of a subscription that has nothing else to do. */
 export const latency = ({ name, open, peer, settings }: Comparison): Latency => ({
   name: `peers/${name}`,
   otherName: peer,
@@ -136,7 +136,8 @@ export const latency = ({ name, open, peer, settings }: Comparison): Latency => 
     const other = yield* timed(yield* open)
     const times = { strata: new Array<number>(), other: new Array<number>() }
     for (let event = -1; event < 5; event++) {
-      // Long enough that whoever looks less often when there is nothing new does so, and at no fixed distance from its looks.
+      // The delay is long, so that a log which looks less often while nothing is new does so, and random, so that appends
+      // are at no fixed distance from its looks.
       const pair = { other: yield* other, strata: yield* Effect.delay(own, `${100 + Math.random() * 500} millis`) }
       if (event < 0) continue
       times.strata.push(pair.strata)

@@ -24,7 +24,7 @@ export const fibers =
       { concurrency: count, discard: true }
     )
 
-/** In milliseconds, and finer than that. */
+/** The time in milliseconds, with fractions. */
 export const now = Effect.map(Clock.currentTimeNanos, (nanos) => Number(nanos) / 1e6)
 
 /** Operations that begin at a steady rate per second, as far as `writers` fibers keep up. */
@@ -73,7 +73,7 @@ export interface Figure {
 /** What the figures may use. */
 export type Services = Postgres.Stores | PgClient.PgClient | Built
 
-/** What is timed one by one: each round gives the times of both sides, in milliseconds. */
+/** A figure whose operations are timed one by one: each round gives the times of both sides, in milliseconds. */
 export interface Latency {
   readonly name: string
   readonly otherName: string
@@ -93,13 +93,13 @@ interface Round {
   readonly other: number
 }
 
-/** What is no rate: each round gives an amount of both sides. */
+/** A figure that is no rate: each round gives an amount of both sides. */
 export interface Amount {
   readonly name: string
   readonly unit: string
   readonly otherName: string
   readonly conditions: string
-  /** Whether it is the same in every round, so that one is enough. */
+  /** Whether the amount is the same in every round, so that one round is enough. */
   readonly constant?: boolean
   readonly amount: Effect.Effect<Round, unknown, Services | Scope.Scope>
 }
@@ -133,7 +133,7 @@ const summary = (
   }
 }
 
-/** As many rounds of which the first ones do not count. */
+/** Runs `warmUp` rounds that do not count, and then as many `rounds` as are measured. */
 const repeat = Effect.fnUntraced(function* <A, E, R>(round: Effect.Effect<A, E, R>, warmUp: number, rounds: number) {
   const measured: Array<A> = []
   for (let index = -warmUp; index < rounds; index++) {
@@ -168,7 +168,10 @@ export const measureLatency = Effect.fnUntraced(function* (figure: Latency, roun
   return [...percentiles, arrived]
 })
 
-/** Measures a rate in `rounds` rounds. Who comes first takes turns, too: what a round leaves behind is the same for both. */
+/**
+ * Measures a rate in `rounds` rounds. The sides take turns at coming first: what a round leaves behind is
+ * the same for both.
+ */
 export const measure = Effect.fnUntraced(function* (figure: Figure, rounds: number, warmUp = 2) {
   const { operations } = figure
   const { other, prepare, strata } = yield* figure.sides
@@ -186,7 +189,7 @@ const measureAmount = Effect.fnUntraced(function* (figure: Amount, quick: boolea
   return [summary(yield* repeat(Effect.scoped(figure.amount), warmUp, rounds), figure)]
 })
 
-/** Measures whatever it is. What is quick has no rounds to warm up: of three, a slow first one is not the median. */
+/** Measures a figure of any kind. A quick run has no rounds to warm up: of three, a slow first one is not the median. */
 export const measureAny = (
   figure: Amount | Figure | Latency,
   quick: boolean

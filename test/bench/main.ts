@@ -50,7 +50,7 @@ const { values: options } = parseArgs({
 })
 const { quick } = options
 
-// Those of reads and sizes last: they fill the log.
+// The figures of reads and sizes come last, because they fill the log.
 const all = [
   ...Events.figures,
   ...Writers.figures,

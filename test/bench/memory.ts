@@ -13,7 +13,7 @@ const Gc = Schema.declare((u: unknown): u is () => void => typeof u === "functio
 const collect = Effect.suspend(() => {
   setFlagsFromString("--expose-gc")
   return Effect.map(Schema.decodeUnknownEffect(Gc)(runInNewContext("gc")), (gc) => {
-    // Twice, as what the first one finalises is free after the second.
+    // It collects twice, as what the first collection finalises is free after the second.
     gc()
     gc()
   })
@@ -94,7 +94,7 @@ const payload = { to: "anna@example.org", subject: "a message like any other" }
 const inHand = 2_000
 const waiting = 10_000
 
-/** A worker with all of them in hand, whose handlers do not end. */
+/** A worker has all messages in hand, and its handlers do not end. */
 const perMessage: Amount = {
   name: "memory/per-message",
   unit: "kB",
@@ -134,7 +134,7 @@ const perMessage: Amount = {
   })
 }
 
-/** In the memory backend, beside the same objects in a map. */
+/** What the memory backend keeps for a message that waits, beside the same objects in a map. */
 const perWaitingMessage: Amount = {
   name: "memory/per-waiting-message",
   unit: "kB",

@@ -11,7 +11,7 @@ const folder = new URL("peers/", import.meta.url)
 export const load = async (): Promise<ReadonlyArray<Figure | Latency>> => {
   // On Windows npm is a script, which needs a shell.
   execFileSync("npm", ["install"], { cwd: folder, stdio: "inherit", shell: process.platform === "win32" })
-  // As in its own test of performance: it makes a line of text for each job otherwise.
+  // graphile-worker's own test of performance sets it, too: without it each job makes a line of text.
   process.env.NO_LOG_SUCCESS = "1"
   const peers = [
     await import("./peers/graphileWorker.ts"),

@@ -90,7 +90,7 @@ const sides = (count: number) =>
 
 let lagged = 0
 
-/** Appends at a steady rate; until the handler has the event, in the transaction that writes what comes of it. */
+/** The time from an append, at a steady rate, until the handler has written what comes of the event, in its transaction. */
 const lag = (count: number): Latency => ({
   name: "projection/lag",
   otherName: "append itself",
@@ -127,7 +127,7 @@ const lag = (count: number): Latency => ({
       yield* events.append({ id, aggregateId: `account-${index % 100}`, eventType: name, data: { amount: 1 } })
       other.push((yield* now) - before)
     })
-    // The first ones find it running.
+    // The projection runs before the first event that counts is appended.
     yield* append(0)
     yield* Projection.awaitVersion(name, yield* events.latestVersion, "1 minute")
     strata.length = 0

@@ -23,7 +23,7 @@ export const latencies = (quick: boolean): ReadonlyArray<Latency> => [
       const done = yield* Deferred.make<void>()
       const worker = jobs.run(
         Effect.fnUntraced(function* ({ index }) {
-          // The first one is there to see that it runs.
+          // The first message only shows that the worker runs.
           if (index < 0) return void (yield* Deferred.succeed(begun, undefined))
           strata.push((yield* now) - (called[index] ?? Number.NaN))
           if (strata.length === count) yield* Deferred.succeed(done, undefined)
@@ -42,7 +42,7 @@ export const latencies = (quick: boolean): ReadonlyArray<Latency> => [
           other.push((yield* now) - before)
         })
       )
-      // Those that have not come by then are missing among those that have arrived.
+      // Messages that have not come by then are missing from the number of those that arrived.
       yield* Effect.timeoutOption(Deferred.await(done), "10 seconds")
       return { strata, other }
     })

@@ -26,7 +26,7 @@ interface Comparison {
   readonly name: string
   readonly peer: string
   readonly open: Open
-  /** With which settings the other one is used. */
+  /** The settings of the peer. */
   readonly settings: string
 }
 

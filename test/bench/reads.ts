@@ -25,7 +25,7 @@ export const fill = Effect.fnUntraced(function* (count: number) {
   yield* sql`VACUUM ANALYZE events`
 })
 
-/** Everything there is, from the first event to the last. */
+/** Reads the whole log, from the first event to the last. */
 const catchUp = (count: number) =>
   Effect.gen(function* () {
     const events = yield* EventStore.EventStore

@@ -7,7 +7,7 @@ import { findPackageJSON } from "node:module"
 import { arch, cpus, platform, totalmem } from "node:os"
 import type { Settings } from "./report.ts"
 
-/** Of the server: what has to do with the speed of commits, reads and many connections. */
+/** The settings of the server on which the speed of commits, reads and many connections depends. */
 const names = [
   "server_version",
   "shared_buffers",
@@ -39,7 +39,7 @@ const version = (name: string) =>
     Effect.map((manifest) => manifest.version)
   )
 
-/** Everything but the library. `server` says where the server comes from. */
+/** Reads every condition but the library. `server` says where the server comes from. */
 export const read = Effect.fnUntraced(function* (server: string, quick: boolean) {
   const sql = yield* PgClient.PgClient
   const rows = yield* Effect.flatMap(

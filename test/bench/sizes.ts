@@ -34,7 +34,7 @@ const appends = (count: number) =>
     }
   })
 
-/** Pages from all over the log, both sides the same ones. */
+/** Reads pages from all over the log: both sides read the same ones. */
 const reads = (count: number) =>
   Effect.gen(function* () {
     const events = yield* EventStore.EventStore

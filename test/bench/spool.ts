@@ -47,7 +47,10 @@ const drainOneByOne =
       return Effect.all([worker, worker, worker, worker], { concurrency: 4 })
     })
 
-/** As RetrySpool does it: look for one, move it by compare-and-set, which another worker may have done before, delete it. */
+/**
+ * Works as RetrySpool does: looks for a message, moves it by compare-and-set, which fails if another worker has moved it, and
+ * deletes it.
+ */
 const comparing = drainOneByOne(
   Effect.fnUntraced(function* (sql, queue) {
     const [next] = yield* sql`
@@ -63,7 +66,7 @@ const comparing = drainOneByOne(
   })
 )
 
-/** As nobody loses a claim: take one that nobody has locked, delete it. */
+/** Works without lost claims: takes a message that no other worker has locked, and deletes it. */
 const skippingLocked = drainOneByOne(
   Effect.fnUntraced(function* (sql, queue) {
     const [claimed] = yield* sql`

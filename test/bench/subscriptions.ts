@@ -1,4 +1,4 @@
-/** The figures of subscriptions: what they cost those who append, and how soon they give what was appended. */
+/** The figures of subscriptions: what they cost appends, and how soon they give the events. */
 import { PgClient } from "@effect/sql-pg"
 import { Context, Deferred, Effect, Fiber, Layer, Option, Stream } from "effect"
 import { EventStore, Transactor } from "effect-strata"
@@ -14,8 +14,8 @@ const listening = (events: EventStore.EventStore["Service"]) =>
   )
 
 /**
- * The same appends with and without subscribers, until each of them has got all. On tables of their own, so that they are
- * there for the whole figure, and have nothing to do while the other side appends.
+ * The same appends with and without subscribers, until each subscriber has got all events. The subscribers are on tables of
+ * their own: they exist for the whole figure, and have nothing to do while the other side appends.
  */
 const appends = (count: number, operations: number, quick: number): Figure => ({
   name: `append/with-${count}-subscribers`,
@@ -54,8 +54,8 @@ const appends = (count: number, operations: number, quick: number): Figure => ({
 })
 
 /**
- * Subscribers from now on, which note when they were given an event, and end at the one that `end` appends. Events come
- * in their order: one that is missing by then never came.
+ * Subscribers that begin now, note when they were given each event, and end at the event that `end` appends. Events come in
+ * their order: an event that is missing by then never came.
  */
 const followers = Effect.fnUntraced(function* (count: number, called: ReadonlyMap<string, number>) {
   const events = yield* EventStore.EventStore
@@ -128,7 +128,7 @@ const contended = (count: number): Latency => ({
   })
 })
 
-/** Until each of many subscribers has it. */
+/** The time from an append until each of many subscribers has the event. */
 const many = (copies: number, rate: number, seconds: number): Latency => ({
   name: `subscribe/${copies}`,
   otherName: "append itself",

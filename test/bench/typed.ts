@@ -23,7 +23,7 @@ const plain = batch.map(({ _tag, at, ...data }) => ({
   data: Object.assign(data, { at: at.toISOString() })
 }))
 
-/** Pages of 1,000 events, both sides the same ones. */
+/** Reads pages of 1,000 events: both sides read the same ones. */
 const reads = Effect.gen(function* () {
   const events = yield* EventStore.EventStore
   const accounts = yield* Accounts

@@ -1,10 +1,10 @@
 /** What the verdict knows of what the processes do. */
 import { Schema } from "effect"
 
-/** How long workers have a message for, in milliseconds. */
+/** How long the lease of a worker lasts, in milliseconds. */
 export const leaseMillis = 3000
 
-/** What is followed, where it is written down, and what of the log it is. */
+/** The subscriptions of the follower: the history that each writes, and the condition on the events that it must get. */
 export const followed = [
   { history: "follower-all", subscription: {}, where: "true" },
   {
@@ -19,7 +19,7 @@ export const Command = Schema.Struct({ pace: Schema.Literals(["wait", "go", "end
 export type Pace = (typeof Command.Type)["pace"]
 
 export const Said = Schema.Struct({
-  /** Events that are acknowledged. */
+  /** How many events were acknowledged. */
   written: Schema.optionalKey(Schema.Int),
   /** The last version that a reader has. */
   at: Schema.optionalKey(Schema.String),

@@ -1,4 +1,4 @@
-/** What the processes share that are run by `main.ts`: their arguments, their stores, their history, and their end. */
+/** What the processes that `main.ts` runs have in common: their arguments, their stores, their history, and their end. */
 import { PgClient } from "@effect/sql-pg"
 import { Deferred, Effect, Layer, Redacted, Schema } from "effect"
 import { Spool } from "effect-strata"
@@ -20,7 +20,7 @@ flushCompileCache()
 export const note = (history: string, entry: unknown) =>
   appendFileSync(join(directory, `${history}.jsonl`), `${JSON.stringify(entry)}\n`)
 
-// Archived messages keep their ids, so that one can be enqueued again, and is handled once.
+// Archived messages keep their ids, so that a message that is enqueued again is still handled once.
 export const jobs = Spool.make({
   name: "jobs",
   payload: Schema.Literals(["fine", "stubborn", "hopeless"]),
@@ -38,13 +38,13 @@ export const errands = Spool.make({
   policies: { default: Spool.fixed("300 millis") }
 })
 
-/** Says that something has been done: whoever is alive comes back to it after each fault. */
+/** Says that something has been done: a process that is alive says so again after each fault. */
 export const worked = () => process.stdout.write("1\n")
 
 const told = Deferred.makeUnsafe<void>()
 process.once("SIGTERM", () => Deferred.doneUnsafe(told, Effect.void))
 
-// Nobody outlives the parent.
+// The process does not outlive its parent.
 process.once("disconnect", () => process.exit(1))
 
 /** Done when this process is to end. */

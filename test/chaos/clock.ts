@@ -21,6 +21,6 @@ globalThis.Date = new Proxy(Date, {
 process.on("message", (message) => {
   ahead = Schema.decodeUnknownSync(Setting)(message).ahead
 })
-// Whoever has nothing else to do may end, and nobody outlives the parent.
+// A process that has nothing else to do may end, and none outlives its parent.
 process.channel?.unref()
 process.once("disconnect", () => process.exit(1))

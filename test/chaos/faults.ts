@@ -16,7 +16,7 @@ interface World {
   readonly directory: string
 }
 
-/** Returns whom it has met. */
+/** Inflicts a fault, and returns what it has met. */
 type Inflict = (fault: Fault) => Effect.Effect<string, unknown>
 
 const minute = 60_000
@@ -47,7 +47,7 @@ export const make = Effect.fnUntraced(function* ({ directory, processes, proxy, 
       return one === undefined ? Effect.succeed("nobody") : Effect.as(inflict(one, millis), `${one.name}, ${millis} ms`)
     }
 
-  /** Of one process, or of the machine. */
+  /** Steps the clock of one process, or of all of them, as on a machine whose clock is set. */
   const stepClock: Inflict = ({ extent, millis, pick }) => {
     const step = chosen(steps, extent) ?? 0
     const whom = pick < 0.3 ? processes : processes.filter((one) => one === chosen(processes, pick))
@@ -81,7 +81,10 @@ export const make = Effect.fnUntraced(function* ({ directory, processes, proxy, 
     return Effect.map(another, () => `${count} connections for ${millis} ms`)
   }
 
-  /** Ends a prepared transaction, however often it takes: nobody else does, so one that is gone has ended so. */
+  /**
+   * Ends a prepared transaction, however many attempts it takes. Nothing else ends it, so a transaction that is gone has
+   * ended in this way.
+   */
   const endPrepared = (name: string, end: string) =>
     withConnection(server.url, (sql) =>
       Effect.gen(function* () {
@@ -92,8 +95,8 @@ export const make = Effect.fnUntraced(function* ({ directory, processes, proxy, 
 
   /**
    * A transaction of plain SQL that takes its time, and appends in the middle of it: its own number is lower, and the
-   * versions of its events are higher, than those of others that are committed long before. One in two phases outlives its
-   * connection, and the server.
+   * versions of its events are higher, than those of others that are committed long before. A transaction in two phases
+   * outlives its connection, and the server.
    */
   const foreign =
     (phases: 1 | 2): Inflict =>
@@ -150,7 +153,7 @@ export const make = Effect.fnUntraced(function* ({ directory, processes, proxy, 
   }
 
   return {
-    /** What has come of it. A fault can come too late to meet anybody. */
+    /** Inflicts the fault, and says what has come of it. A fault can come too late to meet a process. */
     inflict: (fault: Fault) =>
       Effect.catch(inflict[fault.kind](fault), (error) => Effect.succeed(`in vain: ${String(error).split("\n")[0]}`)),
     heal: Effect.all([proxy.refuse(false), proxy.stall(false), server.start], { discard: true })

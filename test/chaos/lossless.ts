@@ -16,7 +16,7 @@ import { asker, type Finding, linesOf } from "./verdict.ts"
 
 const schema = "chaos"
 
-/** Readers that are further behind, in versions, see no holes any more: writers wait for them. */
+/** How many versions a reader may be behind. Further behind it would see no holes any more, so the writers wait for it. */
 const furthest = 20_000n
 
 /** How long a transaction that has appended stays open, now and then. */

@@ -7,7 +7,7 @@ import { Command, type Said } from "./agreed.ts"
 import { main, name, schema } from "./child.ts"
 import type { Finding } from "./verdict.ts"
 
-/** How long what is stored may take to arrive, after the last write. */
+/** How many milliseconds the stored events may take to arrive, after the last write. */
 const patience = 60_000
 
 const until = Deferred.makeUnsafe<void>()
@@ -18,7 +18,7 @@ process.on("message", (message) => {
 const Last = Schema.Array(Schema.Struct({ version: Schema.BigInt }))
 const Page = Schema.Array(Schema.Struct({ versions: Schema.NullOr(Schema.String) }))
 
-/** In one piece of text: as rows they would take longer than the run. */
+/** Reads versions as one piece of text: as rows they would take longer than the run. */
 const versions = Effect.fnUntraced(function* (after: bigint, where: string, limit: number) {
   const sql = yield* PgClient.PgClient
   const rows = yield* sql.unsafe(
@@ -74,7 +74,7 @@ const readers = {
         Effect.map(Stream.runCollect(events.read({ after, limit: 5000 })), (page) => page.map(({ version }) => version))
       )
     ),
-    // It shows that the others had something to lose.
+    // The naive reader shows that the others had something to lose.
     polling("naive", false, (after) => versions(after, "true", 5000))
   ]
 }
@@ -128,7 +128,7 @@ main(
       const end = performance.now() + patience
       while (tally.last() < (last?.version ?? 0n) && performance.now() < end) yield* Effect.sleep(50)
     }
-    // What should not come has a moment to come.
+    // An event that should not come has a moment to come.
     yield* Effect.sleep(1000)
     yield* Fiber.interrupt(running)
     yield* tell({ findings: yield* Effect.forEach(own, compare) })

@@ -54,7 +54,7 @@ const bulk = Effect.gen(function* () {
   yield* recorded("bulk", size, (write) => events.append(eventsOf(write, size, aggregateId)))
 })
 
-/** With pauses, a savepoint, which may be undone, and in one of five cases a rollback. */
+/** A transaction with pauses, a savepoint, which may be undone, and in one of five cases a rollback. */
 const transaction = Effect.gen(function* () {
   const events = yield* EventStore.EventStore
   const { withTransaction } = yield* Transactor.Transactor
@@ -78,7 +78,7 @@ const transaction = Effect.gen(function* () {
   )
 })
 
-/** To an aggregate that everybody appends to, after what it has been seen to end with. */
+/** Appends to an aggregate that all writers share, and expects the last version that it has seen there. */
 const expecting = Effect.gen(function* () {
   const events = yield* EventStore.EventStore
   const [last] = yield* Stream.runCollect(events.read({ aggregateIds: ["shared"], direction: "backward", limit: 1 }))
@@ -113,7 +113,7 @@ const plain = Effect.fnUntraced(function* (run: (statement: string) => Effect.Ef
   ended(write, size + 1, { end: end === "COMMIT" ? "acknowledged" : "rolled back" })
 })
 
-/** Again and again, until the parent has enough. */
+/** Writes again and again, until the parent says that it is enough. */
 const often = Effect.fnUntraced(function* <E, R>(write: Effect.Effect<unknown, E, R>) {
   while (true) {
     if (pace === "end") return

@@ -1,4 +1,4 @@
-/** What a process does that is supervised, and which of it is a mistake. */
+/** What a supervised process may do, and what is a mistake. */
 import { assert, it } from "@effect/vitest"
 import { Effect, Fiber, Schedule } from "effect"
 import { mkdtempSync, readFileSync, rmSync } from "node:fs"
@@ -25,7 +25,7 @@ const begin = Effect.fnUntraced(function* (fate: string, patience = 30_000) {
 const eventually = (isSo: () => boolean) =>
   Effect.repeat(Effect.sync(isSo), { until: (now) => now, schedule: Schedule.spaced("10 millis") })
 
-it.live("one that is killed, and works again, is right", () =>
+it.live("a process that is killed, and works again, makes no mistake", () =>
   Effect.gen(function* () {
     const one = yield* begin("works")
     yield* one.works
@@ -37,7 +37,7 @@ it.live("one that is killed, and works again, is right", () =>
   })
 )
 
-it.live("one that ends by itself is wrong", () =>
+it.live("a process that ends by itself makes a mistake", () =>
   Effect.gen(function* () {
     const { mistakes } = yield* begin("ends")
     yield* eventually(() => mistakes.length > 0)
@@ -45,7 +45,7 @@ it.live("one that ends by itself is wrong", () =>
   })
 )
 
-it.live("one that does not come back to its work is wrong", () =>
+it.live("a process that does not come back to its work makes a mistake", () =>
   Effect.gen(function* () {
     const { mistakes, works } = yield* begin("hangs", 300)
     yield* works
@@ -53,7 +53,7 @@ it.live("one that does not come back to its work is wrong", () =>
   })
 )
 
-it.live("one that does not end when it is told to is wrong", () =>
+it.live("a process that does not end when it is told to makes a mistake", () =>
   Effect.gen(function* () {
     const { end, mistakes } = yield* begin("stays", 300)
     yield* end
@@ -61,7 +61,7 @@ it.live("one that does not end when it is told to is wrong", () =>
   })
 )
 
-it.live("one that fails when it is told to end is wrong", () =>
+it.live("a process that fails when it is told to end makes a mistake", () =>
   Effect.gen(function* () {
     const { end, mistakes } = yield* begin("fails at its end")
     yield* end
@@ -69,14 +69,14 @@ it.live("one that fails when it is told to end is wrong", () =>
   })
 )
 
-it.live("one whose clock steps sees it in its dates, and nowhere else, and so does the one after it", () =>
+it.live("a process sees the steps of its clock in its dates, and nowhere else, and so does the process after it", () =>
   Effect.gen(function* () {
     const one = yield* begin("tells the time")
     const stepping = yield* Effect.forkChild(one.step(-90 * 60_000, 60_000))
     const has = (line: string) => eventually(() => one.log().includes(`${line}, 1970-01-01T00:00:00.000Z true`))
     yield* has("-90 -90 -90 0")
     yield* has("0 0 0 0")
-    // Begun while the clock is set: for it the step comes at the end.
+    // This process has begun while the clock is set, so it sees the step at the end.
     while (!one.log().some((line) => line.startsWith("90 90 90 0"))) {
       yield* one.kill(0)
       yield* one.works

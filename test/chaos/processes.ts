@@ -1,4 +1,4 @@
-/** Processes that are kept running: one that ends is started again, and one that ends by itself is a mistake. */
+/** Processes that are kept running: a process that ends is started again, and it is a mistake to end by itself. */
 import { Deferred, type Duration, Effect, Schedule, type Scope } from "effect"
 import { type ChildProcess, spawn } from "node:child_process"
 import { createWriteStream } from "node:fs"
@@ -11,7 +11,7 @@ import type { Setting } from "./clock.ts"
 const clock = new URL("clock.ts", import.meta.url)
 const cache = join(tmpdir(), "strata-compile-cache")
 
-/** Between two steps of a clock. */
+/** The time between two steps of a clock. */
 const between = "40 millis"
 
 /** How long a process may take to come back after faults, or to end once it is told to. */
@@ -19,18 +19,18 @@ const longest = "30 seconds"
 
 export interface Process {
   readonly name: string
-  /** SIGKILL; it is started again after some time. */
+  /** Sends SIGKILL, and starts the process again after so many milliseconds. */
   readonly kill: (millis: number) => Effect.Effect<void>
-  /** SIGSTOP, and SIGCONT after some time. */
+  /** Sends SIGSTOP, and SIGCONT after so many milliseconds. */
   readonly pause: (millis: number) => Effect.Effect<void>
-  /** Its wall clock jumps by so much and back, again and again for some time. */
+  /** Sets the wall clock ahead by so much and back, again and again, both in milliseconds. */
   readonly step: (ahead: number, millis: number) => Effect.Effect<void>
   readonly tell: (signal: NodeJS.Signals) => Effect.Effect<void>
   /** Ends it for good, in its own time. */
   readonly end: Effect.Effect<void>
   /** Returns when it can work, for the first time. */
   readonly ready: Effect.Effect<void>
-  /** Returns when it has done something, from now on. That it does not come back to it is a mistake. */
+  /** Returns when the process next says that it has done something. It is a mistake to say nothing for too long. */
   readonly works: Effect.Effect<void>
   readonly mistakes: ReadonlyArray<string>
   readonly starts: () => number
@@ -72,11 +72,11 @@ export const supervise = Effect.fnUntraced(function* (options: {
     child = started
     started.stderr?.pipe(log, { end: false })
     createInterface(started.stdout ?? Readable.from([])).on("line", (line) => {
-      // A number is how much has been done.
+      // A line that is a number says that the process has done something.
       const hasWorked = /^\d+$/.test(line)
       if (line !== "ready" && !hasWorked) return void log.write(`${line}\n`)
       isReady = true
-      // First of all, as whoever waits goes on at once: it is no sign for those who wait from now on.
+      // The next sign is made first: a fiber that waits for this one goes on at once, and may then wait for the next.
       const before = sign
       if (hasWorked) sign = Deferred.makeUnsafe()
       Deferred.doneUnsafe(first, Effect.void)
@@ -89,7 +89,7 @@ export const supervise = Effect.fnUntraced(function* (options: {
         if (code !== null && code !== 0) mistakes.push(`${name} has failed at its end: ${code}`)
         return void Deferred.doneUnsafe(over, Effect.void)
       }
-      // One that finds no server when it starts may give up; later on it has to wait.
+      // A process that finds no server when it starts may give up; later on it has to wait.
       if (!killed && isReady) mistakes.push(`${name} has ended by itself: ${signal ?? code}`)
       timer = setTimeout(start, killed ? downtime : 500)
       return undefined
@@ -100,7 +100,7 @@ export const supervise = Effect.fnUntraced(function* (options: {
     Effect.sync(() => {
       ahead = to
       const setting: typeof Setting.Type = { ahead }
-      // To one that is about to end it may not arrive. The next one starts with it.
+      // The setting may not reach a process that is about to end. The next process starts with it.
       if (child?.connected === true) child.send(setting, () => {})
     })
 
@@ -138,7 +138,7 @@ export const supervise = Effect.fnUntraced(function* (options: {
       }),
     pause: (millis) =>
       Effect.suspend(() => {
-        // The one that is stopped, not one that has come after it.
+        // Only the process that was stopped goes on, not a process that has come after it.
         const stopped = child
         stopped?.kill("SIGSTOP")
         return Effect.andThen(

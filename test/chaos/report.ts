@@ -8,7 +8,7 @@ export const make = (directory: string) => {
   rmSync(directory, { recursive: true, force: true })
   mkdirSync(directory, { recursive: true })
 
-  /** Prints, and keeps, with the seconds since the start. */
+  /** Prints a line, with the seconds since the start, and keeps it. */
   const say = (line: string) =>
     Effect.sync(() => {
       const seconds = (performance.now() / 1000).toFixed(1).padStart(6)
@@ -16,7 +16,7 @@ export const make = (directory: string) => {
       appendFileSync(join(directory, "run.log"), `${seconds}  ${line}\n`)
     })
 
-  /** Says what was found, the good, too, and ends with the verdict. */
+  /** Says every finding, the good ones, too, and ends with the verdict. */
   const conclude = Effect.fnUntraced(function* (findings: ReadonlyArray<Finding>, good: string) {
     for (const { about, found, wrong } of findings) {
       yield* say(`${wrong.length === 0 ? "ok   " : "WRONG"}  ${about.padEnd(14)}  ${found}`)

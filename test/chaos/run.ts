@@ -12,7 +12,7 @@ import { type Finding, findings, isBusy, leftovers } from "./verdict.ts"
 const schema = "chaos"
 const projection = "sums"
 
-/** How long what is on its way may take to arrive, after the last fault. */
+/** How long events and messages may take to arrive, after the last fault. */
 const patience = "60 seconds"
 
 const startProcesses = (url: string, directory: string) => {

@@ -20,7 +20,7 @@ it.effect("is another one for another seed", () =>
   })
 )
 
-it.effect("has each kind once before one comes again", () =>
+it.effect("has each kind of fault once before any comes again", () =>
   Effect.gen(function* () {
     const faults = yield* schedule(1, 10 * minutes)
     assert.isAbove(faults.length, 3 * kinds.length)

@@ -32,7 +32,7 @@ export interface Fault {
   readonly extent: number
 }
 
-/** Every kind comes once before one comes again, in an order of its own each time. They may overlap. */
+/** Every kind of fault comes once before any comes again, each time in another order. Faults may overlap. */
 export const schedule = (seed: number, millis: number): Effect.Effect<ReadonlyArray<Fault>> =>
   Effect.gen(function* () {
     const faults: Array<Fault> = []
@@ -53,5 +53,8 @@ export const schedule = (seed: number, millis: number): Effect.Effect<ReadonlyAr
     }
   }).pipe(Random.withSeed(seed))
 
-/** What comes when all is over: a wait that a clock has made too long is ended by any fault that breaks connections. */
+/**
+ * The fault after all others. Before it, a fault that breaks connections would end, and so hide, a wait that a clock has
+ * made too long.
+ */
 export const last = (at: number): Fault => ({ kind: "step a clock", at, millis: 3000, pick: 0, extent: 0 })

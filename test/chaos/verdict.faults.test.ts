@@ -59,7 +59,7 @@ const scene = Effect.gen(function* () {
   return { url, history, wrong }
 })
 
-it.live("finds nothing wrong where nothing is, and each thing that is", () =>
+it.live("finds no mistake where there is none, and each mistake that is made", () =>
   Effect.gen(function* () {
     const { history, url, wrong } = yield* scene
     assert.deepStrictEqual(yield* wrong, [])
@@ -102,7 +102,7 @@ it.live("finds nothing wrong where nothing is, and each thing that is", () =>
     yield* run(url, `DELETE FROM ${schema}.handled WHERE ctid = (SELECT min(ctid) FROM ${schema}.handled)`)
     assert.deepStrictEqual(yield* wrong, [])
 
-    // What a store would do that gives a message to two, and one that takes it away too soon.
+    // A store that gives a message to two workers would write these rows, and so would a store that takes it away too soon.
     const messages = `${schema}.retryspool_messages`
     yield* run(
       url,

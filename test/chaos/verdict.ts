@@ -1,4 +1,4 @@
-/** What has come of it all: the histories of the processes against what the server has. */
+/** The verdict: the histories of the processes, compared with what the server has. */
 import { Effect, Schema } from "effect"
 import type { SqlError } from "effect/sql"
 import { existsSync, readFileSync } from "node:fs"
@@ -129,7 +129,7 @@ export const findings = Effect.fnUntraced(function* ({ directory, projection, sc
   return checks
 })
 
-/** What is left connected, locked or prepared after everybody has gone, and the server has had a moment to notice. */
+/** What is left connected, locked or prepared after all processes have ended, and the server has had a moment to notice. */
 export const leftovers = Effect.fnUntraced(function* (url: string) {
   const look = asker(url)(
     Id,

@@ -50,7 +50,7 @@ const recorded = Effect.fnUntraced(function* <R>(
   if (ended.end === "acknowledged") worked()
 })
 
-/** Tries again until it works: with ids, that stores nothing twice. */
+/** Tries a write again until it works. Its ids keep it from storing anything twice. */
 const persistent = <A, R>(write: Effect.Effect<A, Failure, R>) =>
   Effect.retry(write, { schedule: Schedule.spaced("200 millis"), while: isRetryable })
 
@@ -69,7 +69,7 @@ const batch = Effect.gen(function* () {
   )
 })
 
-/** With a pause, a savepoint, which may be undone, and a message. One in five is rolled back. */
+/** A transaction with pauses, a savepoint, which may be undone, and a message. One in five is rolled back. */
 const transaction = Effect.gen(function* () {
   const events = yield* EventStore.EventStore
   const { withTransaction } = yield* Transactor.Transactor
@@ -104,7 +104,7 @@ const transaction = Effect.gen(function* () {
   )
 })
 
-/** To an aggregate that everybody appends to, after what it has been seen to end with. */
+/** Appends to an aggregate that all writers share, and expects the last version that it has seen there. */
 const expecting = Effect.gen(function* () {
   const events = yield* EventStore.EventStore
   yield* recorded(
@@ -146,5 +146,5 @@ const writers = Effect.all(
   { concurrency: "unbounded" }
 )
 
-// They end by themselves when they are told to: what has begun is ended, and written down.
+// The writers end by themselves when they are told to: each write that has begun ends, and is written down.
 main(Effect.raceFirst(writers, fillPool), connections)

@@ -141,7 +141,7 @@ describe.each([
         assert.match(yield* run("events", "import", file), /^0 events imported from .*, 4 were there already/)
         assert.match(
           yield* run("events", "import", "--verify", file),
-          /^4 events of .* are in the log as they are there\n$/
+          /^4 events of .* are in the log, unchanged and in the same order\n$/
         )
 
         yield* run("offsets", "set", "users", "0", "1", "--yes")

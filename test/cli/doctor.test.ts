@@ -61,7 +61,7 @@ it.layer(Server.layer, { excludeTestServices: true, timeout: "120 seconds" })("s
     })
   )
 
-  it.effect("the sequence, triggers, settings, grants and offsets", () =>
+  it.effect("finds faults of the sequence, triggers, settings, grants and offsets", () =>
     Effect.gen(function* () {
       const { execute, url } = yield* prepared
       yield* execute(
@@ -95,7 +95,7 @@ it.layer(Server.layer, { excludeTestServices: true, timeout: "120 seconds" })("s
     })
   )
 
-  it.effect("a role without grants, and a table that go-sync-kit has created", () =>
+  it.effect("finds the grants that a role lacks, and the faults of a table that go-sync-kit has created", () =>
     Effect.gen(function* () {
       const { url: server } = yield* Server
       const url = yield* scratchDatabase(server)
@@ -152,7 +152,7 @@ it.layer(Server.layer, { excludeTestServices: true, timeout: "120 seconds" })("s
     })
   )
 
-  it.effect("the holder that readers wait for, and a proof that ends with Ctrl-C and leaves nothing behind", () =>
+  it.effect("finds the holder that readers wait for; a proof that ends with Ctrl-C leaves nothing behind", () =>
     Effect.gen(function* () {
       const { url } = yield* prepared
       const other = yield* session(urlWith((parts) => parts.searchParams.set("application_name", "forgetful"), url))
@@ -178,7 +178,7 @@ it.layer(Server.layer, { excludeTestServices: true, timeout: "120 seconds" })("s
     })
   )
 
-  it.effect("a standby", () =>
+  it.effect("finds that the server is a standby", () =>
     Effect.gen(function* () {
       const primary = yield* PostgresServer.make({ settings: { fsync: "on" } })
       yield* succeeds(["migrate"], { url: primary.url })
@@ -191,7 +191,7 @@ it.layer(Server.layer, { excludeTestServices: true, timeout: "120 seconds" })("s
     })
   )
 
-  it.effect("a copy that logical replication fills, until it is none any more", () =>
+  it.effect("finds a copy that logical replication fills, until it is no copy any more", () =>
     Effect.gen(function* () {
       const server = yield* PostgresServer.make({ settings: { fsync: "on", wal_level: "logical" } })
       const [from, to] = [yield* scratchDatabase(server.url), yield* scratchDatabase(server.url)]
@@ -207,7 +207,7 @@ it.layer(Server.layer, { excludeTestServices: true, timeout: "120 seconds" })("s
     })
   )
 
-  it.effect("a pooler, and in which mode it is", ({ skip }) =>
+  it.effect("tells whether there is a pooler, and in which mode", ({ skip }) =>
     Effect.gen(function* () {
       if (noPgbouncer !== undefined) return skip(noPgbouncer)
       const { url } = yield* prepared

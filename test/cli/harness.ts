@@ -138,7 +138,7 @@ const beginOn = (args: ReadonlyArray<string>, options: Options, isTTY: boolean) 
 /** Begins a command in this process, piped. It ends with the scope. */
 export const begin = (args: ReadonlyArray<string>, options: Options = {}) => beginOn(args, options, false)
 
-/** Begins a command in this process that believes to be on a terminal, on which nobody types. */
+/** Begins a command in this process whose streams say that they are a terminal. No key is pressed there. */
 export const beginOnTerminal = (args: ReadonlyArray<string>, options: Options = {}) => beginOn(args, options, true)
 
 /** Runs a command in this process to its end. */

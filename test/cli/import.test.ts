@@ -174,7 +174,7 @@ describe("import --sqlite", () => {
       assert.match(stderr, /^version 3 of .*: the event "event-23757" has another time in the log$/m)
       assert.match(stderr, /^version 5 of .* has another aggregate, type, data or metadata in the log$/m)
       assert.match(stderr, /^version 7 of .* is not in the log$/m)
-      assert.match(stderr, /^version 10 of .* is in the log before one that it comes after$/m)
+      assert.match(stderr, /^version 10 of .* is in the log before an event that it should follow$/m)
       assert.match(stderr, /14 events of 20 of .* differ from the log; the first 10 are above$/m)
 
       // An import refuses an event if the log has another event with its id.

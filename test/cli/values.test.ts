@@ -21,7 +21,7 @@ describe("a time", () => {
   })
 
   it.each(["", "now", "infinity", "22:00:00", "2025-13-01", "2025-08-16 25:00:00", "16.08.2025", null, true, 1e300])(
-    "%s is none",
+    "%s is no time",
     (value) => {
       assert.isUndefined(timestampOf(value))
     }

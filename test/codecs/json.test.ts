@@ -90,7 +90,7 @@ describe("StateCodec.json", () => {
         ["Account", "Account.v2", "Account.v3"]
       )
       for (const encoded of written) assert.deepStrictEqual(yield* v3.decode(encoded), expected)
-      // The other way around it is not read, and neither is what nobody has written.
+      // An older codec does not read a newer state, and no codec reads a manifest that is none of its own.
       assert.deepStrictEqual(
         yield* Effect.flip(v2.decode({ manifest: "Account.v3", payload: utf8("{}") })),
         new StateCodec.UnknownManifest({ manifest: "Account.v3" })
@@ -237,7 +237,7 @@ describe("DurableStateStore.typed", () => {
       const { modify } = yield* accounts
       let attempts = 0
       const encoded = yield* v3.encode(new Account({ cents: 7n, currency: "EUR" }))
-      // Somebody else is always faster.
+      // Another writer is always faster.
       const fiber = yield* Effect.forkChild(
         Effect.flip(
           modify("busy", (account) =>

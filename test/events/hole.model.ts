@@ -20,7 +20,7 @@ const highestIn = (bits: Bits) => 32 - Math.clz32(bits)
 // The log
 
 interface Transaction {
-  /** It holds the lock, but before it has begun and after it has ended. "visible": committed, and about to let the lock go. */
+  /** All but "new" and "ended" hold the lock. "visible": the transaction has committed, and is about to let the lock go. */
   readonly status: "new" | "open" | "prepared" | "visible" | "ended"
   readonly drawn: Bits
   readonly id: string
@@ -77,7 +77,7 @@ const undecided = ({ last, transactions }: Log, own: Transaction | undefined): B
     ~upTo(last)
   )
 
-/** After a crash: what was open is gone, what was prepared has another id. */
+/** The log after a crash: open transactions are gone, prepared ones have another id. */
 const recovered = (log: Log, server: string): Log => ({
   ...log,
   server,
@@ -93,7 +93,7 @@ const recovered = (log: Log, server: string): Log => ({
 interface Happening {
   readonly label: string
   readonly world: World
-  /** It cuts connections: those to the server that was, and that of this transaction. */
+  /** Whether connections to the server are lost: the tail starts again, and a read inside of a transaction ends. */
   readonly cuts: boolean
 }
 
@@ -131,7 +131,8 @@ function* happenings(world: World, limits: Limits, isBusy: (transaction: number)
   }
   const { crashes, standby, ...log } = world
   if (crashes < (limits.crashes ?? 0)) {
-    // The processes of the server are started again, and it says that it has been running all the time; or all of it is.
+    // Either the server starts only its processes again, and says that it has been running all the time; or the whole server
+    // is started again.
     for (const server of [world.server, `${world.server} again`]) {
       yield {
         label: `the server crashes and is ${server}`,
@@ -153,7 +154,7 @@ function* happenings(world: World, limits: Limits, isBusy: (transaction: number)
 
 // The readers
 
-/** The rule, or one that is nearly right. */
+/** The rule, or a rule that is nearly right. */
 export interface Rule extends Pick<typeof Hole, "begin" | "seePage" | "seeHolders" | "remember"> {
   /** Reads the holders before the page, not after it. */
   readonly holdersFirst?: boolean
@@ -163,17 +164,17 @@ export interface Rule extends Pick<typeof Hole, "begin" | "seePage" | "seeHolder
 
 export interface Reader {
   readonly name: "tail" | "bounded"
-  /** A bounded reader does not read all the time. */
+  /** Undefined for a bounded reader that does not read. */
   readonly state: Hole.State | undefined
   /** Up to here it has delivered, or told of, every event. */
   readonly cursor: number
-  /** Of the transactions that held the lock when it began to wait: those that it may wait for. */
+  /** The transactions that it may wait for: those that held the lock when it began to wait. */
   readonly mayWaitFor: Bits
   /** Of a bounded reader: the highest version when it began, the mark that it keeps, and the transaction that it reads in. */
   readonly bound: number | undefined
   readonly known: Hole.Mark | undefined
   readonly inside: number | undefined
-  /** The holders that were read too early by one that is nearly right. */
+  /** The holders that a rule which is nearly right has read too early. */
   readonly early: Hole.Holders | undefined
 }
 
@@ -191,7 +192,7 @@ export const reader = (name: Reader["name"], rule: Rule): Reader => ({
 interface Step {
   readonly label: string
   readonly reader: Reader
-  /** How far it has come, also if it has ended by that. */
+  /** How far it has come, also if it has ended with this step. */
   readonly reached?: number
   /** What is wrong with it. */
   readonly wrong?: string | undefined
@@ -221,11 +222,14 @@ const mistake = (world: World, reader: Reader, cursor: number, delivered: Bits):
   return undefined
 }
 
-/** Whom it may wait for is known when it has asked for the holders for the first time. */
+/** The transactions that a reader may wait for are known once it has asked for the holders for the first time. */
 const waiting = (world: World, reader: Reader, state: Hole.State): Bits =>
   state.ask !== "wait" ? 0 : reader.state?.ask === "holders" ? holding(world) & ~ownBit(reader) : reader.mayWaitFor
 
-/** A reader that waits at a hole keeps its holders: if it asked anew each time, it would wait for ever while others write. */
+/**
+ * A reader that waits at a hole keeps its holders: with the holders of each later answer it would wait for as long as others
+ * write.
+ */
 const isForgotten = (world: World, before: Hole.State, after: Hole.State): boolean =>
   before.ask === "wait" &&
   after.ask === "holders" &&
@@ -254,7 +258,10 @@ const tailPage = (rule: Rule, world: World, reader: Reader, limit: number): Step
   }
 }
 
-/** A bounded read: asks for the highest version, while it waits also for what has no hole. Is told up to where it may read. */
+/**
+ * A bounded read: it asks for the highest version, and while it waits also for the versions without a hole, and is told up to
+ * where it may read.
+ */
 const boundedPage = (rule: Rule, world: World, reader: Reader): Step => {
   const { state } = reader
   if (state === undefined || state.ask === "holders") return { label: "", reader, wrong: "it asks for the wrong thing" }
@@ -399,7 +406,7 @@ const stall = (rule: Rule, world: World, reader: Reader): string | undefined => 
   return reached < wanted ? `${label}: it stalls at ${reached}, and could have ${wanted}` : undefined
 }
 
-/** Nobody can tell a recovered transaction from the one that held the lock when the wait began. */
+/** Whether there is a recovered transaction: no reader can tell it from one that held the lock when the wait began. */
 const hasRecovered = ({ transactions }: Log) =>
   transactions.some(({ id, status }) => status !== "ended" && id.startsWith("-1/"))
 
@@ -472,7 +479,7 @@ export const search = (rule: Rule, start: Reader, limits: Limits): Search => {
     seen.add(key)
     places.push(place)
   }
-  // What takes fewer steps is looked at first: so the story of what goes wrong is as short as it can be.
+  // Places that take fewer steps come first, so the story of what goes wrong is as short as it can be.
   for (const place of places) {
     const { reader, world } = place
     const failed = (wrong: string): Search => ({ places: places.length, wrong: [...story(place), wrong].join("\n") })

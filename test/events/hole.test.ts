@@ -250,7 +250,7 @@ describe("a reader", () => {
     const back = Hole.seePage(Hole.begin(9n, mark), page(11n))
     assert.deepStrictEqual(back, { ask: "holders", after: 9n, mark: undefined, highest: 11n, server: "one" })
     assert.deepStrictEqual(Hole.seePage(Hole.begin(9n, mark), page()), Hole.begin(9n))
-    // Also to a reader that is beyond the mark, which another read may begin with.
+    // A reader that is beyond the mark forgets it, too, as another read could begin with it.
     assert.deepStrictEqual(Hole.seePage(Hole.begin(20n, mark), page(0n)), Hole.begin(20n))
     // The end of a full page is not the end of the log.
     const full = Hole.seePage(Hole.begin(9n, mark), { ...page(11n), isFull: true })

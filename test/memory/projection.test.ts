@@ -6,7 +6,7 @@ import { untilHandled } from "../../src/testing/ProjectionScene.ts"
 
 const event = { aggregateId: "a", eventType: "Happened", data: 1 }
 
-/** Without a logger: every loss is warned of. */
+/** The stores without a logger, because each loss is logged as a warning. */
 const quiet = Layer.merge(Layer.fresh(Memory.layer), Logger.layer([]))
 
 describe("a projection whose database goes away", () => {

@@ -74,7 +74,7 @@ describe("Projection.layerCluster", () => {
       isMended = true
       const retrying = yield* Effect.forkScoped(Projection.retryParked("twice", "10 minutes"))
       yield* Deferred.await(entered)
-      // Long enough for the other cluster to wait for the shard.
+      // By then the other cluster waits for the shard.
       yield* Effect.sleep(200)
       yield* Deferred.succeed(leave, undefined)
       assert.deepStrictEqual(

@@ -38,7 +38,7 @@ const memory = Effect.gen(function* () {
 
 const Waiting = Schema.Array(Schema.Struct({ pid: Schema.Int, blockers: Schema.Array(Schema.Int) }))
 
-/** Whether somebody waits, through others, for himself. */
+/** Whether a session waits, through others, for itself. */
 const isCircle = (waiting: typeof Waiting.Type): boolean => {
   const blockers = new Map(waiting.map(({ blockers, pid }) => [pid, blockers]))
   const reaches = (from: number, to: number, seen: Set<number>): boolean =>
@@ -64,8 +64,8 @@ const postgres = Effect.gen(function* () {
       Layer.build
     )
   )
-  // One that waits for a session which is not at rest may go on by itself at any moment, and so may one that waits for
-  // somebody else: for autovacuum when it makes a table shorter, or for the commit of another test's NOTIFY.
+  // A session that waits for a session which is not at rest may go on by itself at any moment, and so may a session that waits
+  // for another process: for autovacuum when it makes a table shorter, or for the commit of another test's NOTIFY.
   const waiting = sql`
     WITH session AS MATERIALIZED (
       SELECT pid, state, pg_blocking_pids(pid) AS blockers FROM pg_stat_activity

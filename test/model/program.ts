@@ -120,8 +120,8 @@ const describeMessages = Effect.fnUntraced(function* (queue: string) {
   return found.flat().map(describeMessage).join()
 })
 
-// Deeper, memory may let a waiter go earlier than Postgres, where a row written in a savepoint that was released into
-// another one, which is then undone, keeps those who wait for it until the end of the whole transaction.
+// With deeper savepoints, memory may let a waiter go earlier than Postgres. A row can be written in a savepoint that is
+// released into another one, which is then undone: on Postgres its waiters wait until the whole transaction has ended.
 const deepest = 2
 
 interface Request {
@@ -371,7 +371,7 @@ export const observe = (backend: Backend, run: string, program: Program): Effect
     for (const { command, session: id } of program) {
       if (!(yield* step(id, command))) return [...trace, "undecided"]
     }
-    // Whatever is still open is rolled back in turn, until nobody has anything left to roll back.
+    // Each session in turn rolls back what it has open, until no session has anything left to roll back.
     for (let round = trace.length; trace.slice(round).filter(isOutside).length < sessions.length;) {
       round = trace.length
       for (const id of sessions) {

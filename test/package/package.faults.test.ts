@@ -116,7 +116,7 @@ describe("the package", () => {
     assert.strictEqual(manifest.engines["node"], ">=22")
   })
 
-  it("holds what is built, its sources, the resources, and nothing else", async () => {
+  it("holds what is built, its sources with their map, the resources, and nothing else", async () => {
     const sources = (await filesIn(join(root, "src"))).filter((file) => file.endsWith(".ts"))
     const built = sources.flatMap((file) =>
       [".js", ".js.map", ".d.ts", ".d.ts.map"].map((extension) => `dist/${file.replace(/\.ts$/, extension)}`)
@@ -128,6 +128,7 @@ describe("the package", () => {
       "package.json",
       ...built,
       ...sources.map((file) => `src/${file}`),
+      "src/README.md",
       ...resources.map((file) => `resources/${file}`)
     ]
     assert.include(resources, "postgres/0001_offsets.sql")

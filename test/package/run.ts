@@ -19,7 +19,7 @@ export interface Outcome {
   readonly output: string
 }
 
-/** Runs a program to its end, without input. Kills one that takes longer than four minutes. */
+/** Runs a program to its end, without input. Kills a program that takes longer than four minutes. */
 export const outcome = (command: string, args: ReadonlyArray<string>, { cwd, env }: Options): Promise<Outcome> =>
   new Promise((resolve, reject) => {
     const child = spawn(command, args, {

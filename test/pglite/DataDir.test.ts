@@ -186,7 +186,7 @@ describe("Pglite.layer({ dataDir })", () => {
     })
   )
 
-  /** Until the test ends, so that it can be removed. */
+  /** Makes a directory read-only until the test ends, so that it can be removed. */
   const readOnly = (path: string) =>
     Effect.acquireRelease(
       Effect.sync(() => {

@@ -201,7 +201,7 @@ describe("an append that has to wait", () => {
 })
 
 describe("interruption", () => {
-  it.live("takes back what is queued, and concerns nobody else", () =>
+  it.live("takes back an append in the queue, and no other append", () =>
     Effect.gen(function* () {
       const served = yield* serveEvents()
       const { events, table } = served

@@ -71,7 +71,7 @@ const interpret = (url: string, schema: string, path: string, names: Names) => {
       name === undefined ? found : `"${(variables.get(name) ?? assert.fail(name)).replaceAll(`"`, `""`)}"`
     )
     .split(/^-- next$/m)
-  // On one connection, as some of them are settings.
+  // The statements run on one connection, as some of them are settings.
   const client = { maxConnections: 1, startupParameters: { search_path: schema } }
   return serve({ url, client, layer: Postgres.layerStorage }).pipe(
     Effect.flatMap(({ sql }) => Effect.forEach(statements, (statement) => sql.unsafe(statement).unprepared)),

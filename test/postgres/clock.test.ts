@@ -1,11 +1,11 @@
-/** What is measured does not depend on the wall clock: whoever sets it back holds up nobody, and prolongs no lease. */
+/** What is measured does not depend on the wall clock: setting it back holds up no reader, and prolongs no lease. */
 import { assert, describe, it } from "@effect/vitest"
 import { Clock, Deferred, Effect, Schedule, Schema, Stream } from "effect"
 import { OffsetStore, Projection, Spool } from "effect-strata"
 import { event, follow, plainInsert, serveEvents, session } from "./events.harness.ts"
 import { serveSpool } from "./spool.harness.ts"
 
-/** It is an hour earlier each time that somebody looks. Time that is measured goes on. */
+/** A clock that is an hour earlier at each look. Its monotonic time goes on. */
 const setBack = Effect.map(Clock.Clock, (clock): Clock.Clock => {
   let hours = 0
   const millis = () => clock.currentTimeMillisUnsafe() - ++hours * 3_600_000

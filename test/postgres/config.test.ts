@@ -186,7 +186,7 @@ describe("layerConfig", () => {
       const DB_SCHEMA = yield* freshSchema()
       const DATABASE_URL = proxy.url(postgresUrl)
       yield* proxy.stall(true)
-      // The driver gives up by itself after 5 seconds: by then nobody would be waiting for the pool any more.
+      // The driver gives up by itself after 5 seconds: by then no caller would be waiting for the pool any more.
       const options = { acquireTimeout: "2 seconds" } as const
       const start = configured({ DATABASE_URL, DB_SCHEMA, DB_CONNECT_TIMEOUT: "200 millis" }, options)
       yield* failsWith(
@@ -203,7 +203,7 @@ describe("layerConfig", () => {
   )
 })
 
-/** A server that says `answer` to whoever asks for TLS, and notes what it is sent after that. */
+/** A server that answers each request for TLS with `answer`, and notes what it is sent after that. */
 const fakeServer = (
   answer: string
 ): Effect.Effect<{ readonly port: number; readonly received: Array<Buffer> }, never, Scope.Scope> =>

@@ -1,4 +1,4 @@
-/** What the server refuses, and what somebody else has written: which reason each SQLSTATE becomes, and in which words. */
+/** What the server refuses, and rows that another program wrote: which reason each SQLSTATE becomes, and in which words. */
 import { assert, describe, it } from "@effect/vitest"
 import { Deferred, Effect, Fiber, Option, Schedule, Stream } from "effect"
 import * as Postgres from "effect-strata/postgres"
@@ -63,7 +63,7 @@ describe("a limit of the server", () => {
       const stream = () => {
         const { hostname, port } = new URL(postgresUrl)
         return connect(Number(port || 5432), hostname).on("data", (chunk) => {
-          // Once the driver has had it, too.
+          // The driver gets the message first.
           if (chunk.includes("25P03")) setImmediate(() => Deferred.doneUnsafe(told, Effect.void))
         })
       }
@@ -222,7 +222,7 @@ describe("a server that cannot be reached", () => {
   it.live("at any of the addresses of its host is Unavailable, and says why", () =>
     Effect.gen(function* () {
       const refused = ["::1", "127.0.0.1"].map((address) => new Error(`connect ECONNREFUSED ${address}:5432`))
-      // As `connect` does for a host with several addresses: the error itself has no message.
+      // The stream fails as `connect` does for a host with several addresses: the error itself has no message.
       const stream = () => {
         const duplex = new Duplex({ read: () => {}, write: (_chunk, _encoding, done) => done() })
         setImmediate(() => duplex.destroy(new AggregateError(refused)))
@@ -294,7 +294,7 @@ describe("a role", () => {
         write(1n),
         "OffsetStore.writeOffset",
         "Denied",
-        /the server or the session is read-only: cannot execute INSERT .*; connect to one that can write/
+        /the server or the session is read-only: cannot execute INSERT .*; connect to a server that can write/
       )
       assert.strictEqual(yield* read, -1n)
       yield* stores.offsets.ping
@@ -353,7 +353,7 @@ describe("what is not there", () => {
   )
 })
 
-describe("a row that somebody else wrote", () => {
+describe("a row that another program wrote", () => {
   it.live("and that does not fit the model is a CorruptRow with table and key; all others can be read", () =>
     Effect.gen(function* () {
       const { schema, ...stores } = yield* served()

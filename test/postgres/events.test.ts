@@ -298,7 +298,7 @@ describe("racing writers", () => {
   )
 })
 
-/** Until somebody waits for a transaction that has inserted into the table. */
+/** Waits until a statement waits for a transaction that has inserted into the table. */
 const waitUntilBlocked = (table: string) =>
   query(
     `SELECT count(*)::int FROM pg_locks JOIN pg_locks AS mine USING (pid)

@@ -1,4 +1,4 @@
-/** Where the rule by which holes are decided does not hold by itself: it is refused, or has to see more than usual. */
+/** Where the rule for holes does not hold by itself: reads are refused, or the rule has to see more than usual. */
 import { PgClient } from "@effect/sql-pg"
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Fiber, Layer, Redacted, Stream } from "effect"
@@ -10,7 +10,7 @@ import { event, follow, plainInsert, serveEvents, session, versionsIn } from "./
 import { execute, failsWith, freshSchema } from "./harness.ts"
 
 describe("a hot standby", () => {
-  it.live("refuses whoever reads across aggregates, and serves one aggregate", () =>
+  it.live("refuses reads across aggregates, and serves reads of one aggregate", () =>
     Effect.gen(function* () {
       const primary = yield* PostgresServer.make()
       const options = { schema: "public" }
@@ -51,18 +51,18 @@ describe("a subscriber of logical replication", () => {
       )
       const pool = PgClient.layer({ url: Redacted.make(to) })
       yield* failsWith(Layer.build(Layer.provide(Postgres.layer(options), pool)), "Postgres.layer", "Denied", refused)
-      // What is published is a log like any other.
+      // The table that is published is a log like any other.
       const stored = yield* publisher.events.append(event("a"))
       assert.deepStrictEqual(yield* publisher.events.load(), stored)
       yield* detach(from, to)
-      // And so is what was a copy once.
+      // A table that was a copy once is a log, too.
       assert.isArray(yield* subscriber.events.load())
     })
   )
 })
 
 describe("a table in partitions", () => {
-  it.live("waits for whoever inserts into one of them directly", () =>
+  it.live("makes readers wait for a transaction that inserts into one of them directly", () =>
     Effect.gen(function* () {
       const schema = yield* freshSchema()
       yield* execute([
@@ -99,7 +99,7 @@ describe("a table in partitions", () => {
 })
 
 describe("a prepared transaction", () => {
-  it.live("is waited for through a crash of the server, and its event comes in order", () =>
+  it.live("holds up readers through a crash of the server, and its event comes in order", () =>
     Effect.gen(function* () {
       const server = yield* PostgresServer.make()
       const served = yield* serveEvents({ url: server.url, options: { schema: "public", settleTimeout: "100 millis" } })
@@ -108,7 +108,7 @@ describe("a prepared transaction", () => {
       const follower = yield* follow(served, { after: "start" })
       yield* events.append(event("a"))
       yield* follower.until(1n)
-      // In a scope of its own: its connection does not outlive the crash.
+      // The session has a scope of its own, because its connection does not outlive the crash.
       yield* Effect.scoped(
         Effect.gen(function* () {
           const t = yield* session(server.url)
@@ -118,7 +118,7 @@ describe("a prepared transaction", () => {
         })
       )
       yield* events.append(event("a"))
-      // It is being waited for: somebody has said so.
+      // A read waits for the prepared transaction, and ends before its event.
       assert.deepStrictEqual(yield* load, [1n])
       yield* server.kill
       yield* server.start

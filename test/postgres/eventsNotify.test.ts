@@ -84,7 +84,7 @@ describe(`notify: "rows"`, () => {
     })
   )
 
-  it.live("takes the place of go-sync-kit's own trigger, so that nobody is told twice", () =>
+  it.live("takes the place of go-sync-kit's own trigger, so that no listener is told twice", () =>
     Effect.gen(function* () {
       const schema = yield* freshSchema()
       yield* goSyncKit(schema)
@@ -93,7 +93,7 @@ describe(`notify: "rows"`, () => {
       const [stream] = yield* listen([`stream_${aggregateId}`])
       assert.isDefined(stream)
 
-      // Without the option its trigger stays, and what it has no room for is found all the same.
+      // Without the option, its trigger stays, and the store still refuses what the trigger has no room for.
       const { events, table } = yield* serveEvents({ options: { schema } })
       assert.instanceOf(yield* Effect.flip(events.append(event("x".repeat(57)))), InvalidInput.InvalidInput)
       yield* events.append(event(aggregateId))

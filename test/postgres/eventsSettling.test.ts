@@ -108,7 +108,7 @@ describe("a hole", () => {
       // It waits in the table, where it has been told that it may read up to the hole.
       yield* live.until(1n)
       yield* execute([`DELETE FROM ${table} WHERE version = 3`])
-      // Longer than the longest wait between two of its questions.
+      // The pause is longer than the longest wait between two questions of the subscription.
       yield* Effect.sleep(200)
       yield* t("COMMIT")
       yield* events.append(event("a", "4"))

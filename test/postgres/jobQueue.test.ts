@@ -134,14 +134,14 @@ class Model {
       } else if (entry.state === "alone") {
         assert.isFalse(
           [...this.alone].some(({ job }) => conflict(job, entry.job)),
-          "it waits for nobody here"
+          "no job that is done alone has a key in common with it"
         )
         this.alone.add(entry)
       } else {
         assert.strictEqual(entry.state, "queue")
         assert.isTrue(
           [...this.alone, ...back].some(({ job }) => conflict(job, entry.job)),
-          "it comes after one that waits"
+          "a job that waits before it has a key in common with it"
         )
         back.push(entry)
       }
@@ -188,7 +188,7 @@ class Model {
     }
   }
 
-  /** Until nothing is left to do. */
+  /** Goes on until nothing is left to do. */
   drain() {
     let rounds = 0
     while (this.queued.size > 0 || this.underWay.length > 0) {

@@ -9,7 +9,7 @@ import * as Proxy from "../support/Proxy.ts"
 import { event, follow, serveEvents } from "./events.harness.ts"
 import { encrypt, urlWith } from "./harness.ts"
 
-/** More than 5 seconds on a line that lets `bytesPerSecond` pass. */
+/** How many bytes the line lets pass in a second: the large event takes more than 5 seconds. */
 const bytesPerSecond = 1_000_000
 const large = { ...event("large"), data: "x".repeat(7 * bytesPerSecond) }
 

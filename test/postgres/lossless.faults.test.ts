@@ -1,6 +1,6 @@
 /**
- * Readers that keep up with a storm of writers of every kind see each event once, in order. The same storm costs a reader
- * that does not ask for holes its events: so it shows something.
+ * Readers that keep up with a storm of writers of every kind see each event once, in order. A reader that does not ask for
+ * holes loses events in the same storm, so the test can find a loss.
  */
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Fiber, Predicate, Stream } from "effect"
@@ -131,7 +131,7 @@ const storm = Effect.fnUntraced(function* (served: ServedEvents, total: number) 
   return { writers, outcomes }
 })
 
-/** Reads again and again what is after the last one it has, until it finds nothing after the writers have ended. */
+/** Reads again and again the events after the last one that it has, until the writers have ended and it finds no more. */
 const polling = <E>(
   writers: Fiber.Fiber<unknown, unknown>,
   next: (cursor: bigint) => Effect.Effect<ReadonlyArray<bigint>, E>
@@ -150,7 +150,7 @@ const versionsOf = (events: ReadonlyArray<{ readonly version: bigint }>) => even
 
 describe("readers that keep up with a storm of writers", () => {
   it.live(
-    "lose nothing, get nothing twice and nothing out of order; one that ignores holes does lose",
+    "lose nothing, get nothing twice and nothing out of order; a reader that ignores holes does lose events",
     () =>
       Effect.gen(function* () {
         const served = yield* serveEvents({ client: { maxConnections: 24 } })

@@ -115,7 +115,7 @@ describe("starting at once", () => {
           (start) => Effect.forkChild(start)
         )
         assert.isTrue(isLocking(yield* waitForBackends(applicationName, (all) => isLocking(all, 4), url), 4))
-        // By the server's clock, longer than the limits of those sessions.
+        // The server sleeps for longer than the limits of those sessions.
         yield* query("SELECT 1 FROM pg_sleep(0.7)", url)
         yield* release
         yield* Effect.forEach(starting, (fiber) => Fiber.join(fiber))
@@ -203,7 +203,7 @@ describe("a role", () => {
     })
   )
 
-  it.live("that may create schemas makes the one that is missing; one that may not is Denied, and leaves nothing", () =>
+  it.live("that may create schemas makes a missing one; a role that may not is Denied, and leaves nothing", () =>
     Effect.gen(function* () {
       const { role, url: roleUrl } = yield* freshRole()
       const url = yield* scratchDatabase()
@@ -303,7 +303,7 @@ describe("names", () => {
           ["tables.states", { tables: { states: name } }],
           ["tables.migrations", { tables: { migrations: name } }]
         ] as const) {
-          // Before any I/O: nothing listens there.
+          // The names are checked before any I/O: no server listens there.
           const error = yield* Effect.flip(serve({ url: "postgres://127.0.0.1:1/none", options, layer }))
           assert.strictEqual(error._tag, "InvalidInput")
           assert.match(error.message, new RegExp(`^Postgres.layer: invalid input: ${field}: Expected a[^;]+$`))

@@ -226,7 +226,7 @@ describe("a connection that is lost", () => {
     Effect.gen(function* () {
       const { applicationName, proxy, schema, ...stores } = yield* proxied()
       const [a, b] = [shard(stores, "a"), shard(stores, "b")]
-      // Its COMMIT waits for whoever holds this lock.
+      // Its COMMIT waits for the session that holds this lock.
       yield* execute([
         `CREATE FUNCTION ${schema}.wait() RETURNS trigger LANGUAGE plpgsql AS
           $$ BEGIN PERFORM pg_advisory_xact_lock_shared(hashtext('${schema}')); RETURN NULL; END $$`,
@@ -309,7 +309,7 @@ const storeErrorOrNothing = <E, R>(effect: Effect.Effect<void, E, R>) =>
   )
 
 describe("a pool that is exhausted", () => {
-  it.live.each([1, 2])("(of %i) is Unavailable for whoever waits too long, and says so", (maxConnections) =>
+  it.live.each([1, 2])("(of %i) is Unavailable for a caller that waits too long, and says so", (maxConnections) =>
     Effect.gen(function* () {
       const stores = yield* served({ client: { maxConnections }, options: { acquireTimeout: "2 seconds" } })
       const { offsets, transactor } = stores
@@ -329,7 +329,7 @@ describe("a pool that is exhausted", () => {
       yield* Effect.forEach(calls, ([operation, call]) => failsWith(call, operation, "Unavailable", says), {
         concurrency: "unbounded"
       })
-      // Those who gave up have not taken a place in the queue with them.
+      // The callers that gave up have left the queue of the pool.
       const waiting = yield* Effect.forkChild(Effect.retry(write(2n), Schedule.forever))
       yield* Effect.forEach(holding, ({ commit }) => commit)
       yield* Fiber.join(waiting)
@@ -342,7 +342,7 @@ describe("a pool that is exhausted", () => {
       const stores = yield* served({ client: { maxConnections: 2 }, options: { acquireTimeout: "1 second" } })
       const { read, write } = shard(stores, "long")
       const held = yield* open(stores.transactor.withTransaction, write(1n))
-      // By the server's clock more than the patience of whoever waits for a connection.
+      // By the server's clock the transaction is open for longer than `acquireTimeout`.
       yield* stores.sql`SELECT 1 FROM pg_sleep(1.2)`
       yield* held.commit
       assert.strictEqual(yield* read, 1n)

@@ -42,7 +42,7 @@ const losesNothing = Effect.fnUntraced(function* ({ behind, direct, url }: Poole
   yield* Effect.forEach(numbers(12), (writer) => write(writer % 2 === 0 ? behind : direct, writer), {
     concurrency: "unbounded"
   })
-  // Of the last one nobody can be told but by those who look.
+  // No later append wakes the subscribers: behind the pooler they find the last event only by looking.
   const [last] = yield* direct.events.append(event("last"))
   for (const { until } of followers) yield* until(last?.version ?? 0n)
   const stored = yield* versionsIn("public.events", "true", url)

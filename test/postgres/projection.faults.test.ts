@@ -54,7 +54,7 @@ const runners = Effect.fnUntraced(function* (url: string, name: string) {
         if (left-- === 0) Deferred.doneUnsafe(chosen, Effect.succeed(runner))
       }
       const { kill } = yield* Deferred.await(chosen)
-      // So that it dies before, in or after the commit of the batch.
+      // The delay lets the process die before, in or after the commit of the batch.
       if (delay > 0) yield* Effect.sleep(delay)
       yield* kill
       yield* begin
@@ -108,7 +108,7 @@ describe("a projection in three processes", () => {
           WHERE sums.sum IS DISTINCT FROM log.sum OR sums.count IS DISTINCT FROM log.count`
         assert.deepStrictEqual(wrong, [])
       }),
-    // In some 30 seconds on two quiet cores.
+    // The test takes some 30 seconds on two quiet cores.
     { timeout: 600_000 }
   )
 })

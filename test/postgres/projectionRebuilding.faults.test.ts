@@ -85,7 +85,7 @@ const watch = <E, R, R2>(
     return done.length
   })
 
-// At the same time, as they mostly wait for servers.
+// These run at the same time, as they mostly wait for servers.
 describe.concurrent("a rebuild goes on by itself", () => {
   it.live.each(["beside", "in place"] as const)(
     "when connections are killed, and the server is stopped and crashes: %s",
@@ -106,7 +106,7 @@ describe.concurrent("a rebuild goes on by itself", () => {
             const next = faults[injected]
             if (next === undefined || number < next[0] * count) return Effect.void
             injected++
-            // In a fiber of its own, so that it happens while this event, and those after it, are handled.
+            // The fault runs in a fiber of its own, so that it happens while this event, and those after it, are handled.
             return Effect.forkDetach(next[1], { startImmediately: true })
           }
           // The server is not there as the rebuild begins, either.

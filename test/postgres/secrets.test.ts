@@ -11,7 +11,7 @@ import { urlWith } from "./harness.ts"
 
 const password = "hunter2-%24ecret"
 
-/** In each of the ways it could be written. */
+/** The password in each of the ways in which it could be written. */
 const forms = [password, decodeURIComponent(password), encodeURIComponent(password), btoa(password), "hunter2"]
 
 const show = (value: unknown) =>

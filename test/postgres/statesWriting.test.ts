@@ -11,7 +11,7 @@ describe("a write", () => {
       const { requests, stream } = counted()
       const { states, table } = yield* served({ client: { maxConnections: 1, stream } })
       const place = `SELECT xmin::text, ctid::text FROM ${table} WHERE persistence_id = 'b'`
-      // So that its statements are prepared.
+      // The first write prepares the statements.
       yield* states.writeState(state("a", 1n, "1"))
       yield* states.writeState(state("a", 1n, "1"))
       const tripsOf = (write: Effect.Effect<unknown, unknown>) =>
@@ -217,7 +217,7 @@ describe("writes that come at once", () => {
     })
   )
 
-  it.live("do not wait for those whose rows a transaction holds, or is about to insert", () =>
+  it.live("do not wait for writes whose rows a transaction holds, or is about to insert", () =>
     Effect.gen(function* () {
       const { states, transactor } = yield* served()
       const held = Array.from({ length: 6 }, (_, n) => `held ${n}`)

@@ -7,13 +7,13 @@ import { execute, failsWith, freshRole } from "./harness.ts"
 import { assertComplete, onServer, status } from "./subscriptions.harness.ts"
 
 describe("a server", () => {
-  it.live("that is not there when the subscription begins is waited for", () =>
+  it.live("that is not there when the subscription begins delays it, and does not end it", () =>
     Effect.gen(function* () {
       const { served, server } = yield* onServer()
       yield* server.stop("fast")
       const follower = yield* follow(served, { after: "start" })
       yield* status(served, "reconnecting")
-      // More than one attempt.
+      // Time for more than one attempt.
       yield* Effect.sleep(400)
       assert.strictEqual(yield* served.events.listener.status, "reconnecting")
       yield* server.start

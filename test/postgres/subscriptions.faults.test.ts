@@ -1,4 +1,4 @@
-/** What the network and the server can do to a subscription: it goes on, and nobody loses an event or gets one twice. */
+/** What the network and the server can do to a subscription: it goes on, and no subscriber loses an event or gets one twice. */
 import { assert, describe, it } from "@effect/vitest"
 import { Deferred, Effect, Fiber, Schedule } from "effect"
 import { postgresUrl, waitForBackends } from "../support/database.ts"
@@ -50,7 +50,7 @@ describe("connections that are killed", () => {
       const { stop, acknowledged } = yield* writing(served)
       const followers = [
         yield* follow(served, { after: "start" }),
-        // Reads the table most of the time: more than its pages come in between.
+        // This one reads the table most of the time: more events come than its pages hold.
         yield* follow(served, { after: "start", batchSize: 1 }),
         yield* follow(served, { after: "start", eventTypes: ["Happened"] })
       ]
@@ -64,7 +64,7 @@ describe("connections that are killed", () => {
         }
       )
       let rounds = 0
-      // For longer where connections take long to come back.
+      // It goes on for longer where connections take long to come back.
       const isEnough = () => ++rounds > 100 && killed > 100
       yield* Effect.repeat(kill, { schedule: Schedule.spaced("100 millis"), until: isEnough })
       yield* stop
@@ -74,7 +74,7 @@ describe("connections that are killed", () => {
   )
 })
 
-// At the same time, as they wait for what takes seconds to notice.
+// These run at the same time, as they mostly wait: a dead network takes seconds to notice.
 describe.concurrent("a network that is silently dead", () => {
   it.live("for a while and then goes on", () =>
     Effect.gen(function* () {
@@ -82,7 +82,7 @@ describe.concurrent("a network that is silently dead", () => {
       const follower = yield* follow(behind, { after: "start" })
       const { stop } = yield* writing(direct)
       yield* follower.until(50n)
-      // Shorter than anybody notices, and long enough for the connection to be given up and opened again.
+      // The first is too short to be noticed, the second long enough for the connection to be given up and opened again.
       for (const duration of [300, 6500]) {
         yield* proxy.stall(true)
         yield* Effect.sleep(duration)
@@ -112,7 +112,7 @@ describe.concurrent("a network that is silently dead", () => {
   )
 
   it.live(
-    "is found out by those who catch up through the pool, too, however many of its connections are dead",
+    "is found out by subscribers that catch up through the pool, too, however many of its connections are dead",
     () =>
       Effect.gen(function* () {
         const maxConnections = 2
@@ -143,12 +143,12 @@ describe.concurrent("a network that is silently dead", () => {
   )
 })
 
-// No limit on how long an answer takes: what is on its way shows that somebody is there.
+// An answer may take any time: the bytes that arrive show that the server is there.
 describe.concurrent("a line on which one event takes longer than a silence that means death", () => {
   const bytesPerSecond = 1_000_000
   const large = { ...event("large"), data: "x".repeat(8 * bytesPerSecond) }
 
-  it.live("is not given up, neither by the reader of the end of the log nor by one who catches up", () =>
+  it.live("is not given up, neither by the reader of the end of the log nor by one that catches up", () =>
     Effect.gen(function* () {
       const { behind, direct, proxy } = yield* proxied()
       yield* direct.events.append(large)
@@ -169,10 +169,10 @@ describe.concurrent("a line on which one event takes longer than a silence that 
       const follower = yield* follow(behind, { after: "start" })
       const [first] = yield* direct.events.append(event("first"))
       yield* follower.until(first?.version ?? 0n)
-      // It takes 16 seconds.
+      // The large event takes 16 seconds.
       yield* proxy.throttle(bytesPerSecond / 2)
       yield* direct.events.append(large)
-      // Longer than the silence, so that it has been seen to be alive.
+      // By then the connection has outlived the silence that means death, because bytes arrive.
       yield* Effect.sleep("6 seconds")
       assert.deepStrictEqual(follower.seen, [1n])
       yield* proxy.blackhole

@@ -66,7 +66,7 @@ describe("a thousand subscribers", () => {
       }
       yield* served.withTransaction(
         Effect.gen(function* () {
-          // The only connection is taken. Somebody else appends, and the subscriber hears of it.
+          // The only connection is taken. Another program appends, and the subscriber hears of it.
           yield* execute([plainInsert(served.table, "meanwhile")])
           yield* follower.until(3n)
         })
@@ -95,7 +95,7 @@ describe("a subscriber that does not read", () => {
     Effect.gen(function* () {
       const { schema } = yield* serveEvents()
       const script = fileURLToPath(new URL("fixtures/slowSubscriber.ts", import.meta.url))
-      // In a process of its own, as nothing else uses memory there.
+      // The subscribers run in a process of their own, where nothing else uses memory.
       const output = yield* Effect.promise(() =>
         run(process.execPath, ["--expose-gc", "--conditions=@effect-strata/source", script, postgresUrl, schema])
       )
@@ -129,7 +129,7 @@ describe("interruption", () => {
 
 describe("a row that is no event", () => {
   it.live(
-    "fails those who would be given it, after what comes before it; the others go on, and so does who skips it",
+    "fails the subscribers whose filter has it, after the events before it; the others go on, and so does one that skips it",
     () =>
       Effect.gen(function* () {
         const served = yield* serveEvents()
@@ -142,7 +142,7 @@ describe("a row that is no event", () => {
         yield* events.append([event("fine"), event("corrupt")])
         yield* byData.until(1n)
         for (const { until } of [everything, meant, byType]) yield* until(2n)
-        // In one page: what comes before it, the row, and what comes after it.
+        // One page has the event before the row, the row, and the events after it.
         yield* execute([
           `INSERT INTO ${table} (id, aggregate_id, event_type, data) VALUES
           ('3', 'corrupt', 'Plain', '{}'), ('4', 'corrupt', 'Plain', '{"n": 9007199254740993}'),
@@ -167,7 +167,7 @@ describe("a row that is no event", () => {
         assert.deepStrictEqual(byData.seen, [1n, 7n])
         yield* byType.until(7n)
         assert.deepStrictEqual(byType.seen, [1n, 2n, 7n])
-        // Who meets it while catching up learns the same.
+        // A subscriber that meets the row while it catches up fails in the same way.
         const again = yield* follow(served, { after: 2n })
         yield* failsWith(Fiber.join(again.fiber), "EventStore.subscribe", "CorruptRow", /row 4 of events/)
         assert.deepStrictEqual(again.seen, [3n])
@@ -176,7 +176,7 @@ describe("a row that is no event", () => {
 })
 
 describe("a row that is larger than the driver takes", () => {
-  it.live("is no lost connection: it fails whoever reads, and says which setting to raise", () =>
+  it.live("is no lost connection: it fails each reader, and says which setting to raise", () =>
     Effect.gen(function* () {
       const served = yield* serveEvents()
       const { events, schema, table } = served
@@ -208,7 +208,7 @@ describe("wake-ups", () => {
       yield* withTransaction(
         Effect.gen(function* () {
           yield* events.append(event("a"))
-          // Refused to a transaction that has run NOTIFY.
+          // The server refuses PREPARE TRANSACTION after NOTIFY.
           yield* sql.unsafe(`PREPARE TRANSACTION '${gid}'`).unprepared
         })
       )
@@ -227,7 +227,7 @@ describe("wake-ups", () => {
       const [duration] = yield* Effect.timed(Effect.replicateEffect(events.append(event("a")), 1000))
       const count = yield* heard
       assert.isAtLeast(count, 1)
-      // At most one in 5 ms, and one for the last of them.
+      // At most one wake-up is sent in 5 ms, and one for the last appends.
       assert.isAtMost(count, Duration.toMillis(duration) / 5 + 2)
     })
   )
@@ -251,7 +251,7 @@ describe("wake-ups", () => {
         yield* served.events.append(event("a"))
         yield* until(version)
       }
-      // So nobody has looked without being woken.
+      // So no subscriber has looked without a wake-up.
       assert.isBelow(passed, 1000)
       yield* execute([plainInsert(served.table, "plain")])
       yield* until(6n)
@@ -263,7 +263,7 @@ describe("wake-ups", () => {
       const served = yield* serveEvents({ client: { maxConnections: 1 }, options: { acquireTimeout: "50 millis" } })
       const held = yield* open(served.withTransaction, Effect.void)
       const follower = yield* follow(served, { after: "start" })
-      // Longer than a wake-up is waited for.
+      // The check of notifications waits for 5 seconds.
       yield* Effect.sleep(5500)
       assert.strictEqual(yield* served.events.listener.status, "connected")
       yield* held.commit
@@ -275,7 +275,7 @@ describe("wake-ups", () => {
 })
 
 describe("a hole that stays", () => {
-  it.live("is reported once, with who holds it, and what comes after it comes when that ends", () =>
+  it.live("is reported once, with its holder, and the events after it come when the holder has ended", () =>
     Effect.gen(function* () {
       const served = yield* serveEvents({ options: { settleTimeout: "200 millis" } })
       const { events, logged, table } = served

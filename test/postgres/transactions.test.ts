@@ -76,7 +76,7 @@ describe.each(pools)("on %s", (_, config) => {
           const before = yield* transactionId(application)
           yield* insert(1)
           yield* write(1n)
-          // Each sees what the other has done, before anybody else can.
+          // The application and the store see what the other has done, before the commit.
           assert.deepStrictEqual([yield* ids, yield* read], [[1], 1n])
           yield* insert(2)
           yield* application.offsets.advanceOffset(id, { from: Option.some(1n), to: 2n })
@@ -88,7 +88,7 @@ describe.each(pools)("on %s", (_, config) => {
     })
   )
 
-  it.live.each(openers)("%s rolls both back, whoever fails", ([, opener]) =>
+  it.live.each(openers)("%s rolls both back, whichever of them fails", ([, opener]) =>
     Effect.gen(function* () {
       const application = yield* served(config)
       const { ids, insert, offsets } = application

@@ -43,7 +43,7 @@ const defaultSettings = {
   // What a killed server wrote is in the kernel's cache and survives it: only a crash of the machine could lose it, and
   // then the data directory has no use any more. Recovery after a kill works just as with fsync on.
   fsync: "off",
-  // In files of the data directory, as /dev/shm is small in containers and keeps what a killed server had there.
+  // Shared memory is in files of the data directory, as /dev/shm is small in containers and keeps what a killed server had there.
   dynamic_shared_memory_type: "mmap"
 }
 
@@ -143,10 +143,10 @@ const killAll = Effect.fnUntraced(function* ({ closed, pid }: Running) {
   yield* Deferred.await(closed)
 })
 
-/** Stops a server whose data nobody wants any more: by signal, so that it frees its shared memory, else by force. */
+/** Stops a server whose data is of no use any more: by signal, so that it frees its shared memory, else by force. */
 const discard = (running: Running): Effect.Effect<void> =>
   Effect.suspend(() => {
-    // Not Effect.timeout: the scope may belong to a test whose clock stands still.
+    // The timer is not Effect.timeout: the scope may belong to a test whose clock stands still.
     const timer = setTimeout(() => Effect.runFork(killAll(running)), 8000)
     signal(running.pid, "SIGCONT")
     signal(running.pid, "SIGQUIT")

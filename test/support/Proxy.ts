@@ -138,7 +138,7 @@ export const make = Effect.fnUntraced(function* (target: {
     },
     catch: (cause) => new ProxyError({ port, cause })
   })
-  // Without its callback, which would wait for the current connections to end; the port is free at once.
+  // It does not wait for the callback, which comes when the current connections have ended; the port is free at once.
   const unlisten = Effect.sync(() => {
     listener?.close()
     listener = undefined

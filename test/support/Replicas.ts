@@ -39,7 +39,7 @@ export const replicate = Effect.fnUntraced(function* (from: string, to: string) 
   yield* execute(
     [
       "CREATE PUBLICATION log FOR TABLE public.events",
-      // Of its own, as the command that makes it with the subscription waits for itself on the same server.
+      // The slot is made by itself: on one server, the command that makes it with the subscription would wait for itself.
       "SELECT FROM pg_create_logical_replication_slot('log', 'pgoutput')"
     ],
     from

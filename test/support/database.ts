@@ -96,7 +96,7 @@ export const waitForBackends = (
     })
   )
 
-/** The DSN of a new, empty database, which is dropped with the scope, whoever is still connected to it. */
+/** The DSN of a new, empty database, which is dropped with the scope, even if clients are still connected to it. */
 export const scratchDatabase = (server: string = postgresUrl): Effect.Effect<string, SqlError.SqlError, Scope.Scope> =>
   database(server)
 

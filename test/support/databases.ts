@@ -7,7 +7,7 @@ import { withConnection } from "./connection.ts"
 /** A name that no other test has. */
 export const uniqueName = Effect.sync(() => `strata_test_${randomBytes(6).toString("hex")}`)
 
-/** The DSN of a new, empty database, which is dropped with the scope, whoever is still connected to it. */
+/** The DSN of a new, empty database, which is dropped with the scope, even if clients are still connected to it. */
 export const database = (server: string): Effect.Effect<string, SqlError.SqlError, Scope.Scope> =>
   Effect.acquireRelease(
     Effect.tap(uniqueName, (name) =>

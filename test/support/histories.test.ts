@@ -1,4 +1,4 @@
-/** What the checks of histories find: each of these has one thing wrong with it. */
+/** What the checks of histories find: each wrong history here has one mistake. */
 import { assert, describe, it } from "@effect/vitest"
 import { type Entry, makeTally, miscounted, mishandled, misplaced, mistakes, none, overlaps } from "./histories.ts"
 
@@ -58,12 +58,12 @@ describe("writes, by their numbers of events", () => {
     ])
   )
 
-  it("are wrong: that failed as no fault explains", () =>
+  it("are wrong: failed with an error that no fault explains", () =>
     assert.deepStrictEqual(miscounted([{ write: "a", events: 3, end: "in doubt", surprise: "Odd" }], new Map()).wrong, [
       "a: Odd"
     ]))
 
-  it("are wrong: of nobody", () =>
+  it("are wrong: stored, but written by no process", () =>
     assert.deepStrictEqual(miscounted([], new Map([["x", 1]])).wrong, ["nobody has written x"]))
 })
 
@@ -95,8 +95,13 @@ describe("writes", () => {
       "w has undone 1 that are there"
     ],
     ["stored twice", [began], { ...all, events: ["a", "b", "b"] }, "1 ids are stored more than once"],
-    ["of nobody", [], { events: ["x"], messages: [] }, "nobody has written x"],
-    ["that failed as no fault explains", [began, { write: "w", end: "in doubt", surprise: "Odd" }], nothing, "w: Odd"]
+    ["stored, but written by no process", [], { events: ["x"], messages: [] }, "nobody has written x"],
+    [
+      "failed with an error that no fault explains",
+      [began, { write: "w", end: "in doubt", surprise: "Odd" }],
+      nothing,
+      "w: Odd"
+    ]
   ] as const)("are wrong: %s", (_, history, stored, wrong) =>
     assert.deepStrictEqual(misplaced(history, stored).wrong, [wrong])
   )
@@ -117,7 +122,7 @@ describe("leases", () => {
     assert.deepStrictEqual(overlaps([claimed, renewed, later], lease), [])
   })
 
-  it("may be settled, released, and recovered once they have ended", () =>
+  it("may be settled, may be released, and may be recovered once they have ended", () =>
     assert.deepStrictEqual(
       overlaps([claimed, released, claimed, recovered, claimed, failed, { ...claimed, from: 2 }, archived], lease),
       []
@@ -125,11 +130,11 @@ describe("leases", () => {
 
   it.each([
     [
-      "taken from somebody who has one",
+      "taken from a worker that has one",
       [claimed, { ...claimed, from: 1, attemptsBefore: 1, attempts: 2 }],
       "m was claimed while it was active"
     ],
-    ["taken over by somebody else", [claimed, { ...renewed, kept: false }], "m was claimed while it was active"],
+    ["taken over by another worker", [claimed, { ...renewed, kept: false }], "m was claimed while it was active"],
     [
       "recovered too soon after they were renewed",
       [claimed, renewed, { ...recovered, at: 14_990 }],
@@ -141,13 +146,17 @@ describe("leases", () => {
       "m was recovered before its lease had ended"
     ],
     [
-      "recovered before their time, by an end that is wrong",
+      "recovered too soon, though their end is said to have come",
       [claimed, { ...recovered, at: 12_990 }],
       "m was recovered before its lease had ended"
     ],
-    ["given for what has been settled", [claimed, archived, { ...claimed, from: 5 }], "m went from 5 to 1 after 5"],
+    [
+      "given for a message that has been settled",
+      [claimed, archived, { ...claimed, from: 5 }],
+      "m went from 5 to 1 after 5"
+    ],
     ["given twice, one after the other", [claimed, claimed], "m went from 0 to 1 after 1"],
-    ["settled by nobody who had one", [{ ...archived, from: 0 }], "m went from 0 to 5 after 0"]
+    ["settled by a worker that had none", [{ ...archived, from: 0 }], "m went from 0 to 5 after 0"]
   ] as const)("must not be %s", (_, transitions, wrong) =>
     assert.deepStrictEqual(overlaps(transitions, lease), [wrong])
   )
@@ -161,7 +170,7 @@ describe("messages", () => {
 
   it("are handled once, or bounce without a trace", () => assert.deepStrictEqual(mishandled(messages, ["a:fine"]), []))
 
-  it("are handled again outside of transactions, where they have to", () =>
+  it("may be handled again outside of transactions", () =>
     assert.deepStrictEqual(mishandled([{ id: "a:slow", state: 5 }], ["a:slow", "a:slow"]), []))
 
   it.each([

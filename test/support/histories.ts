@@ -41,7 +41,7 @@ export const makeTally = () => {
   }
 }
 
-/** What a reader has made of what is in the table. */
+/** The mistakes of a reader that has seen these versions, of those that are in the table. */
 export const mistakes = (seen: ReadonlyArray<bigint>, stored: ReadonlyArray<bigint>) => {
   const tally = makeTally()
   for (const version of seen) tally.see(version)
@@ -61,7 +61,7 @@ export const Began = Schema.Struct({
   messages: Schema.Array(Schema.String)
 })
 
-/** How it has ended. One whose process was killed has no end, which is as good as a doubt. */
+/** How a write has ended. A write whose process was killed has no end, and counts as in doubt. */
 export const Ended = Schema.Struct({
   write: Schema.String,
   end: Schema.Literals(["acknowledged", "rolled back", "in doubt"]),
@@ -75,7 +75,7 @@ type Counted = typeof Counted.Type
 
 export type Entry = typeof Began.Type | typeof Ended.Type
 
-/** What is stored that should not be, and the other way round, by the ids of events and messages. */
+/** Finds events and messages, by their ids, that are stored and should not be, or should be stored and are not. */
 export const misplaced = (
   history: ReadonlyArray<Entry>,
   stored: { readonly events: ReadonlyArray<string>; readonly messages: ReadonlyArray<string> }
@@ -104,7 +104,7 @@ export const misplaced = (
   return { counts, wrong }
 }
 
-/** The same of writes that store so many events, all or nothing: by how many there are of each. */
+/** The same for writes of which only the number of their events is known: by how many events of each are stored. */
 export const miscounted = (history: ReadonlyArray<Counted>, stored: ReadonlyMap<string, number>) => {
   const counts = { acknowledged: 0, "rolled back": 0, "in doubt": 0 }
   const known = new Set<string>()
@@ -153,9 +153,9 @@ const ways = new Set(
 )
 
 /**
- * Leases that began or were given up while another one was alive, and changes that are none of a message's ways. They are
- * in the order in which they happened. No lease ends sooner than `lease` milliseconds after it was given or renewed, whatever
- * its end is said to be.
+ * Finds leases that began or were given up while another one was alive, and changes of state that no message makes. The
+ * transitions are in the order in which they happened. No lease may end sooner than `lease` milliseconds after it was given
+ * or renewed, whatever its end is said to be.
  */
 export const overlaps = (transitions: ReadonlyArray<typeof Transition.Type>, lease: number) => {
   const claims = new Map<string, number>()
@@ -167,7 +167,7 @@ export const overlaps = (transitions: ReadonlyArray<typeof Transition.Type>, lea
     if (from === active && to === active)
       return kept && attempts === attemptsBefore ? [] : [`${id} was claimed while it was active`]
     if (from !== place || !ways.has(String([from, to]))) return [`${id} went from ${from} to ${to} after ${place}`]
-    // Its owner takes the attempt back when it releases a message; whoever recovers one does not.
+    // The owner of a lease takes the attempt back when it releases the message; a recovery does not.
     return from === active && to === incoming && attempts === attemptsBefore && (early || at - claimed < lease)
       ? [`${id} was recovered before its lease had ended`]
       : []
@@ -176,12 +176,12 @@ export const overlaps = (transitions: ReadonlyArray<typeof Transition.Type>, lea
 
 // Messages
 
-/** What shall become of a message is the end of its id. */
+/** What shall become of a message: its id ends with it. */
 export type Fate = "fine" | "stubborn" | "hopeless" | "slow"
 
 /**
  * Messages that are not where they belong, or were not handled as often as they should be. Slow ones are handled outside of
- * transactions: again, where it was not known that they had been.
+ * transactions, so they may be handled again if their settlement was lost.
  */
 export const mishandled = (
   messages: ReadonlyArray<{ readonly id: string; readonly state: number }>,

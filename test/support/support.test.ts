@@ -299,7 +299,7 @@ describe("database", () => {
     })
   )
 
-  it.effect("makes a scratch database and drops it, whoever is connected", () =>
+  it.effect("makes a scratch database and drops it, even if clients are connected", () =>
     Effect.gen(function* () {
       const url = yield* withDatabase((url) =>
         Effect.gen(function* () {

@@ -29,7 +29,7 @@ const runAll = (checks: ReadonlyArray<Check>) =>
     (findings) => findings.flat()
   )
 
-/** Where a table is missing, the checks of the tables could only repeat that. */
+/** Checks the server, and, if no table is missing, the tables: otherwise their checks could only repeat which are missing. */
 const examine = Effect.gen(function* () {
   const ofServer = yield* runAll(Checks.serverChecks)
   const missing = yield* runAll([Checks.missingTables])

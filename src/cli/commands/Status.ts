@@ -59,7 +59,7 @@ const Counts = Schema.Struct({
   bounce: Schema.BigInt
 })
 
-/** States are estimated, and archived messages left out: to count any number of them would take too long. */
+/** States are estimated, and archived messages left out: counting them takes longer the more there are. */
 const countStatesAndMessages = Effect.gen(function* () {
   const { names, query, schema, sql, tables } = yield* PostgresDatabase
   const rows = yield* query(sql`

@@ -3,11 +3,8 @@ import { Effect, Schema } from "effect"
 import { PostgresDatabase } from "../../postgres/database/PostgresDatabase.ts"
 import { type Finding, type Findings, ok, problem, rows, warning } from "./Check.ts"
 
-/** Generated columns, which 0004_spool.sql has, came with this version. */
-const oldestVersion = 12
-
-/** The oldest version that still gets fixes. */
-const oldestMaintainedVersion = 15
+/** The oldest major version that the stores are tested on. */
+const oldestVersion = 15
 
 const Server = Schema.Struct({
   version: Schema.String,
@@ -43,9 +40,9 @@ export const onPrimary = (findings: Findings): Findings =>
 /** Is the server recent enough? */
 export const version: Findings = onServer(({ database, majorVersion, role, version }) => {
   const says = `PostgreSQL ${version}, database ${database}, role ${role}`
-  if (majorVersion < oldestVersion) return [problem(says, "generated columns take PostgreSQL 12 or later: upgrade")]
-  if (majorVersion < oldestMaintainedVersion) return [warning(says, "this version gets no fixes any more: upgrade")]
-  return ok(says)
+  return majorVersion < oldestVersion
+    ? [problem(says, `the stores need PostgreSQL ${oldestVersion} or later: upgrade`)]
+    : ok(says)
 })
 
 /** Is the server a primary, so that it can be seen which events are still in flight? */

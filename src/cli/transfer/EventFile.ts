@@ -129,7 +129,7 @@ export const entryOf = (where: string, text: string): Entry | CommandFailed => {
   if (!isRecord(value)) return wrong("it is no JSON object")
   const { aggregateId, createdAt = null, data, eventType, id, metadata = null, version } = value
   const excess = Object.keys(value).find((name) => !knownParts.has(name))
-  if (excess !== undefined) return wrong(`"${excess}" is no part of one`)
+  if (excess !== undefined) return wrong(`"${excess}" is no part of an event`)
   if (!isKey(id) || !isKey(aggregateId) || !isKey(eventType)) {
     return wrong("its id, aggregateId and eventType have to be texts of 1 to 512 characters")
   }

@@ -60,7 +60,7 @@ export const settled = (row: MessageRow, outcome: Outcome, now: Now): MessageRow
 /** When a deferred message is due, in whole milliseconds, which is as far as `Clock` goes. */
 export const dueTime = (row: MessageRow): number => Math.floor(row.nextRetry)
 
-/** When the lease of an active message ends; without a lease, as RetrySpool claims, when its claim is given up. */
+/** When the lease of an active message ends, or when its claim is given up, if RetrySpool has claimed it without a lease. */
 export const leaseEnd = (row: MessageRow, grace: Duration.Input): number =>
   row.leaseUntil ?? row.updated + millisOf(grace)
 

@@ -57,7 +57,7 @@ const checkUnchanged = ({ id, ifUpdated: expected }: Update, row: MessageRow) =>
 export const update = ({ now, statement }: SpoolTable, input: Update) =>
   statement(
     Effect.fnUntraced(function* (rows) {
-      // As UPDATE .. WHERE does on Postgres: a row that has changed already is neither held nor waited for.
+      // As UPDATE .. WHERE on Postgres, it neither holds nor waits for a row that has changed already.
       const seen = rows.get(input.id)
       if (seen !== undefined) yield* checkUnchanged(input, seen)
       const row = yield* rows.hold(input.id)

@@ -6,7 +6,7 @@
  * To take a connection out of the pool for a statement, and to put it back, costs as much as the rest of a short statement.
  * So a statement that has its answer leaves the connection to the next one, if that comes before the turn of the event loop
  * ends, and a loop of statements takes it out of the pool once. Others wait for the connection until that turn ends; where
- * statements follow each other without an end, until it has been out of the pool for `maxTimeOutOfPool`.
+ * statements follow each other without an end, until it has been out of the pool for `maxMillisOutOfPool`.
  */
 import type { PgClient } from "@effect/sql-pg"
 import { Duration, Effect, Exit, Scope } from "effect"
@@ -17,8 +17,8 @@ import { type Reason, Unavailable } from "../../StoreError.ts"
 /** A connection that has said nothing for so long, where an answer takes no time, is taken for dead. */
 export const silenceLimit = Duration.seconds(5)
 
-/** How long a connection stays out of the pool, but for a single statement that takes longer. */
-const maxTimeOutOfPool = Duration.toMillis("5 millis")
+/** For how many milliseconds a connection stays out of the pool at most, unless a single statement takes longer. */
+const maxMillisOutOfPool = Duration.toMillis("5 millis")
 
 const sqlErrorOf = (cause: Reason) => new SqlError.SqlError({ reason: new SqlError.UnknownError({ cause }) })
 
@@ -33,7 +33,7 @@ interface Borrowed {
   readonly connection: Connection
   /** Its end puts the connection back. */
   readonly scope: Scope.Closeable
-  /** In milliseconds of the machine's clock, not of Effect's: it limits how long others really wait. */
+  /** When it was taken out, in milliseconds by the machine's clock, not by Effect's: others really wait for it. */
   readonly since: number
 }
 
@@ -81,7 +81,7 @@ export const make = Effect.fnUntraced(function* (sql: PgClient.PgClient, acquire
   }
 
   const leave = (borrowed: Borrowed, exit: Exit.Exit<unknown, unknown>) => {
-    if (Exit.isFailure(exit) || performance.now() - borrowed.since > maxTimeOutOfPool) {
+    if (Exit.isFailure(exit) || performance.now() - borrowed.since > maxMillisOutOfPool) {
       return Scope.close(borrowed.scope, exit)
     }
     idle.push(borrowed)

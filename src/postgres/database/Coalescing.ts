@@ -61,7 +61,7 @@ class Runner<J extends Job, A, E> {
   readonly #fork: (effect: Effect.Effect<unknown>) => unknown
   readonly #waiting: Semaphore.Semaphore
   readonly #queue = new JobQueue<J, Resume<A, E>>()
-  /** Batches are going to be started, so nobody else has to see to it. */
+  /** Whether `#startBatches` is about to be called, so that no other caller has to see to it. */
   #isStarting = false
   #isWatching = false
   #isOpen = true
@@ -117,7 +117,7 @@ class Runner<J extends Job, A, E> {
     })
   }
 
-  /** After the fibers that can go on now, as they may submit jobs, too. */
+  /** Starts batches after the fibers that can go on now have run, because they may submit jobs, too. */
   #startBatchesSoon() {
     if (this.#isStarting) return
     this.#isStarting = true

@@ -14,9 +14,9 @@
 
 /** A job, as far as the queue has to know it. */
 export interface Job {
-  /** What it touches, and other jobs of the same batch may touch, too. */
+  /** What it touches, and other jobs of its batch may touch, too. */
   readonly shared: ReadonlyArray<string>
-  /** What it alone touches. */
+  /** What it touches, and no other job of its batch may touch. */
   readonly exclusive: ReadonlyArray<string>
   /** Only jobs of the same kind go together. */
   readonly kind: string
@@ -171,8 +171,8 @@ export class JobQueue<J extends Job, C> {
   }
 
   /**
-   * Ends a batch. `isBlocked` says of its jobs, by their place, which would have to wait for another transaction. These are
-   * started alone, but for those that share a key with an earlier one of them: these go back to the front of the queue.
+   * Ends a batch. `isBlocked` says whether the job at a place would have to wait for another transaction. Such a job starts
+   * alone, unless it has a key in common with an earlier such job: then it goes back to the front of the queue.
    */
   finish(batch: Batch<J, C>, isBlocked: (place: number) => boolean): void {
     this.#underWay.delete(batch)
@@ -201,7 +201,7 @@ export class JobQueue<J extends Job, C> {
 
   /**
    * Takes leave of a job, because it is done, or because its caller was interrupted. A job in the queue is not done then; a
-   * batch that is under way goes on with it. Says whether others may be able to start now.
+   * batch that is under way goes on with it. Returns whether other jobs may be able to start now.
    */
   leave(entry: Entry<J, C>): boolean {
     const { job, state } = entry
@@ -220,7 +220,7 @@ export class JobQueue<J extends Job, C> {
     return entries
   }
 
-  /** Looks at the batches that are under way: one that was there at the last look, too, is slow, and makes room. */
+  /** Looks at the batches that are under way: a batch that was there at the last look, too, is slow, and makes room. */
   look(): void {
     for (const batch of this.#underWay) {
       if (batch.looks === 1 && this.#slow === this.#limits.slowBatches) continue

@@ -51,8 +51,8 @@ export interface Options {
    */
   readonly notify?: "rows"
   /**
-   * `"containment"` makes the migrations index what events contain, for those who query by `data` and `metadata`. It makes
-   * an append about twice as expensive, and queries work without it.
+   * `"containment"` makes the migrations index what events contain, for queries by `data` and `metadata`. It makes an append
+   * about twice as expensive, and queries work without it.
    */
   readonly index?: "containment"
 }

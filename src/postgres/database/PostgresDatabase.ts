@@ -56,14 +56,14 @@ export class PostgresDatabase extends Context.Service<
     /** Whether the caller is in a transaction. */
     readonly inTransaction: Effect.Effect<boolean>
 
-    /** What to do in a transaction of the caller's, and what without one. */
+    /** Runs `inside` if the caller is in a transaction, else `outside`. */
     readonly whether: <A, E, R>(cases: Transactions.Cases<A, E, R>) => Effect.Effect<A, E, R>
 
     readonly settleTimeout: Duration.Duration
 
     readonly reconnect: Schedule.Schedule<unknown, Reason>
 
-    /** Which of the migrations run that only run where the application asks for them. */
+    /** The optional migrations that the application asks for. */
     readonly extras: { readonly index: Options["index"] | undefined; readonly notify: Options["notify"] | undefined }
 
     readonly transactor: Transactor.Transactor["Service"]

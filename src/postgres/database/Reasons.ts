@@ -30,7 +30,7 @@ const timeout = (message: string, cause: unknown) =>
 
 const otherSession = (message: string, cause: unknown) =>
   new Unexpected({
-    message: `another session of the server was asked: ${message}; behind a pooler in transaction mode build the PgClient with prepare: false`,
+    message: `the statement reached another session of the server: ${message}; behind a pooler in transaction mode build the PgClient with prepare: false`,
     cause
   })
 
@@ -38,7 +38,7 @@ const otherSession = (message: string, cause: unknown) =>
 const bySqlState: Readonly<Record<string, (message: string, cause: unknown) => Reason>> = {
   "25006": (message, cause) =>
     new Denied({
-      message: `the server or the session is read-only: ${message}; connect to one that can write`,
+      message: `the server or the session is read-only: ${message}; connect to a server that can write`,
       cause,
       // Nobody can tell a standby from a session whose default is read-only: both refuse a write in the same words.
       mayPass: true
@@ -116,8 +116,8 @@ export const isNotifyRefusal = ({ cause }: Reason): boolean =>
   textOf(cause, "code") === "22023" && textOf(cause, "routine") === "Async_Notify"
 
 /**
- * Whether the server has refused the statement and goes on: it has done nothing of it, and may do a part of it. A statement
- * that ran out of time, or lost against another transaction, is no such case: its parts would fail in the same way.
+ * Whether the server has refused the statement, has done nothing of it, and may accept a part of it. A statement that ran
+ * out of time, or lost against another transaction, was not refused: its parts would fail in the same way.
  */
 export const isRefusal = ({ cause, isRetryable }: Reason): boolean =>
   !isRetryable && textOf(cause, "code") !== undefined

@@ -3,7 +3,7 @@ import type { PgClient } from "@effect/sql-pg"
 import { Context, Deferred, type Duration, Effect, Fiber } from "effect"
 import type { SqlError } from "effect/sql"
 
-/** What to do in a transaction of the caller's, and what without one. */
+/** What to run if the caller is in a transaction, and what otherwise. */
 export interface Cases<A, E, R> {
   readonly inside: () => Effect.Effect<A, E, R>
   readonly outside: () => Effect.Effect<A, E, R>

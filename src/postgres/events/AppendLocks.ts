@@ -29,7 +29,7 @@ export const make = ({ names, schema, sql }: PostgresDatabase["Service"]): Appen
   return {
     tryShareLog: tryShare("''"),
     tryShare,
-    // In the order of the keys, as the function takes them.
+    // The locks are taken in the order of their keys, as the function takes them.
     takeAll: sql`
       SELECT pg_advisory_xact_lock(key) FROM (
         SELECT hashtextextended('', ${sql.literal(seed)} + kind) AS key FROM generate_series(0, 1) AS kind

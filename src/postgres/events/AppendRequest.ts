@@ -91,7 +91,7 @@ export const storedEvents = (
       createdAt = DateTime.fromDateUnsafe(stamp.createdAt)
     }
     const streamName = `stream_${aggregateId}`
-    // Without another check: the parts have been checked, some as the caller's input, the others as the row.
+    // Nothing is checked again: the parts have been checked, some as the caller's input, the others as the row.
     stored.push(
       toStoredEvent({ version: stamp.version, id, aggregateId, eventType, data, metadata, createdAt, streamName })
     )

@@ -54,7 +54,7 @@ export const make = Effect.gen(function* () {
   const tryShareAggregate = locks.tryShare("aggregate_id")
   const tryShareName = locks.tryShare("name")
 
-  // Without arrays: for these the planner would make a new plan each time.
+  // The statement has no arrays: for arrays the planner would make a new plan each time.
   const insertOneOf = ({ append, datas, ids, metadatas }: Request) => {
     const [event] = append.events
     return fixed`

@@ -4,8 +4,8 @@
  * **Details**
  *
  * Outside of a transaction, appends that come at once are coalesced into one statement, so one commit. None of them waits
- * there for a lock: if it did, it would keep the results from the others, and their locks from the transactions that may
- * hold what it waits for, in a circle.
+ * there for a lock. While one waited, the others would not get their results, and would keep their locks: the transaction
+ * that holds the lock may itself wait for one of these, in a circle.
  */
 import { Effect } from "effect"
 import type { Append, StoredEvent } from "../../EventStore.ts"

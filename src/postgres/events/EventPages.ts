@@ -26,7 +26,8 @@ export const make = Effect.gen(function* () {
     ORDER BY version ${sql.literal(direction)} LIMIT ${limit}`
 
   // Ends a page before the events that would make it too large: the server knows the size of an event without reading it.
-  // To add up sizes takes a quarter of a page's time, so the next pages do without if no event was ever too large for its row.
+  // Adding up sizes takes a quarter of a page's time, so the next pages do without it if no event was ever too large for its
+  // row.
   const selectSized = (filters: ReadonlyArray<Fragment>, direction: "ASC" | "DESC", limit: number) => {
     const order = sql.literal(`ORDER BY version ${direction}`)
     return sql`
@@ -56,7 +57,7 @@ export const make = Effect.gen(function* () {
     ...(eventTypes === undefined ? [] : [sql`event_type = ANY(${eventTypes}::text[])`]),
     ...(data === undefined ? [] : [sql`${dataOf(data)} @> ${JSON.stringify(data)}::text::jsonb`]),
     ...(metadata === undefined ? [] : [sql`metadata @> ${JSON.stringify(metadata)}::text::jsonb`]),
-    // In milliseconds, as readers get them: an event is not created after the time that it carries.
+    // Times are compared in milliseconds, as readers get them: no event counts as created after its own time.
     ...(createdAfter === undefined
       ? []
       : [sql`date_trunc('milliseconds', created_at) > ${DateTime.toDateUtc(createdAfter)}::timestamptz`])

@@ -36,7 +36,7 @@ export const Row = Schema.Struct({
 export const columns = `version, id, aggregate_id AS "aggregateId", event_type AS "eventType", data::text AS data,
   metadata::text AS metadata, created_at AS "createdAt", stream_name AS "streamName"`
 
-/** The event of a row, made past its constructor: that goes through `data` again. */
+/** The event of a row, made past its constructor, which would go through `data` again. */
 export const toStoredEvent = (row: typeof Row.Type): StoredEvent => instanceOf(StoredEvent, row)
 
 const isVersion = Schema.is(Version)
@@ -75,7 +75,7 @@ const plainEvent = (row: unknown): StoredEvent | undefined => {
   })
 }
 
-/** What rows have become: the events before the first row that does not fit the model, and what is wrong with that one. */
+/** What rows have become: the events before the first row that does not fit the model, and what is wrong with that row. */
 export interface Decoded {
   readonly events: Array<StoredEvent>
   readonly corrupt: CorruptRow | undefined

@@ -77,7 +77,7 @@ const outOfOrder = (table: string, description: Description) => {
   })
 }
 
-/** The versions of a copy were drawn elsewhere. */
+/** The error for a copy of a log: its versions were drawn elsewhere, so its locks say nothing about them. */
 const copied = (table: string, { replicated }: Description) =>
   replicated
     ? new Denied({
@@ -88,8 +88,8 @@ const copied = (table: string, { replicated }: Description) =>
     : undefined
 
 /**
- * Describes the table. Fails with `Unexpected` if no sequence, or one that does not keep an order, gives it its versions;
- * with `Denied` if logical replication fills it; with `SchemaMissing` if it is not there.
+ * Describes the table. Fails with `Unexpected` if no sequence gives the table its versions, or a sequence that does not
+ * keep their order; with `Denied` if logical replication fills it; with `SchemaMissing` if it is not there.
  */
 export const check = Effect.gen(function* () {
   const { names, schema } = yield* PostgresDatabase

@@ -128,7 +128,7 @@ export const make = Effect.gen(function* () {
       Effect.andThen(
         distinct(entries),
         sql.withTransaction(attempt(entries)).pipe(
-          // So the look sees what was committed before the locks were there, whatever the session's default is.
+          // At this level the look sees what was committed before the locks were taken, whatever the session's default is.
           Effect.provideService(SqlClient.BeginTransaction, "BEGIN ISOLATION LEVEL READ COMMITTED"),
           Effect.catchTag("SqlError", (error) => Effect.fail(reasonOf(error))),
           // A program that does not take the locks may write the same id after the look.

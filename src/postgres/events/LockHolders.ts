@@ -39,7 +39,7 @@ const withOldSnapshot = (isolation: string) =>
   new Unexpected({
     message:
       `in a transaction with isolation level ${isolation} nobody can see which events are still on their way; ` +
-      "read the log in one with READ COMMITTED, or outside of it"
+      "read the log in a transaction with READ COMMITTED, or outside of one"
   })
 
 export const make = Effect.gen(function* () {
@@ -48,7 +48,7 @@ export const make = Effect.gen(function* () {
   const decodeFound = decodeRows(Found, "pg_locks", [])
   const decodeDescription = decodeRows(Description, "pg_locks", [])
 
-  // Not by way of pg_stat_activity: a prepared transaction has no process, and is a holder all the same.
+  // The statement does without pg_stat_activity: a prepared transaction has no process, and is a holder all the same.
   const holding = sql`
     SELECT DISTINCT virtualtransaction FROM pg_locks
     WHERE locktype = 'relation' AND mode = 'RowExclusiveLock' AND granted

@@ -26,7 +26,7 @@ export interface Step {
   readonly upTo: bigint
 }
 
-/** The events of pages, some of which may be empty. Not by a stream for each page: memory would grow with their number. */
+/** The events of pages, some of which may be empty. A stream for each page would let memory grow with the number of pages. */
 export const eventsIn = <E>(pages: Stream.Stream<Step["events"], E>): Stream.Stream<StoredEvent, E> =>
   Stream.flattenArray(Stream.filter(pages, Array.isReadonlyArrayNonEmpty))
 

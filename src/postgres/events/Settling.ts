@@ -15,7 +15,7 @@ const Highest = Schema.Struct({ version: Schema.NullOr(Schema.BigInt) })
 const Seen = Schema.Struct({
   ...LockHolders.ServerColumns.fields,
   highest: Schema.NullOr(Schema.BigInt),
-  /** The last version before the first hole. Null if there is none, or if nobody has asked for it. */
+  /** The last version before the first hole. Null if there is none, or if the statement does not ask for it. */
   beforeHole: Schema.NullOr(Schema.BigInt)
 })
 
@@ -85,7 +85,7 @@ export const make = Effect.gen(function* () {
       FROM ${events} WHERE version > ${after} AND version <= ${bound}
     ) AS events WHERE version <> previous + 1 ORDER BY version LIMIT 1)`
 
-  /** What there is up to the bound: only its highest version, or also the versions before the first hole. */
+  /** Asks for the highest version up to the bound, and, if `isHoleWanted`, also for the place of the first hole. */
   const page = Effect.fnUntraced(function* (
     after: bigint,
     bound: bigint,
@@ -149,10 +149,10 @@ export const make = Effect.gen(function* () {
     highestVersion,
 
     /**
-     * Versions up to which the log is settled, each higher than the one before: several where a transaction is waited for
-     * and there are events before the place where it may still append. The last one is the highest version that was
-     * committed when it began, or, after `settleTimeout` and unless it is to wait `forever`, the end of what is settled.
-     * None where there is nothing new.
+     * Versions up to which the log is settled, each higher than the one before: several where the read waits for a
+     * transaction and there are events before the place where it may still append. The last one is the highest version that
+     * was committed when the read began. After `settleTimeout`, unless the read waits `forever`, it is the end of what is settled.
+     * The stream is empty if nothing above `after` is settled.
      */
     marks: (after: bigint, forever = false): Stream.Stream<bigint, Reason> =>
       Stream.unwrap(

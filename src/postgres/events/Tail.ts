@@ -46,14 +46,14 @@ export interface Tail {
   readonly end: (reason: Reason) => void
 }
 
-/** A loss that is over, as there is a connection again: a subscriber that fails with this one need not wait. */
+/** A loss that is over, as there is a connection again: a subscriber that fails with it need not wait. */
 export const again = new Unavailable({ message: "the connection was lost; reading again from where it was" })
 
 /** The tail of one connection after another, and what keeps it going. */
 interface Running extends Tail {
   /** Takes rows as `TailReader` publishes them. */
   readonly publish: TailReader.Publish
-  /** Waits until somebody has come to the end of the log, and gives the version after which to read. */
+  /** Waits until a subscriber has come to the end of the log, and gives the version after which to read. */
   readonly begun: Effect.Effect<bigint>
   /** Tells the subscribers that the connection was lost, and that there is a new one. */
   readonly lose: () => void
@@ -121,7 +121,10 @@ export const make = Effect.gen(function* () {
   const read = yield* TailReader.make
   const decode = eventDecoder(names.events)
 
-  /** Before the first subscriber has come to the end of the log: those on the way have to hear of a lost connection, too. */
+  /**
+   * Watches the connection until the first subscriber has come to the end of the log: the subscribers on the way there have
+   * to hear of a lost connection, too.
+   */
   const untilBegun = (tail: Running, { query }: Ear) =>
     Effect.whileLoop({
       while: () => !tail.isBegun(),
@@ -155,7 +158,7 @@ export const make = Effect.gen(function* () {
         const running = Effect.tapError(Effect.scoped(run(tail)), () => RcRef.invalidate(tails))
         return { tail, fiber: Effect.runForkWith(context)(running) }
       }),
-      // A subscriber can still have it only if the scope of the layer ends.
+      // A subscriber can still have the tail here only if the scope of the layer ends.
       ({ fiber, tail }) =>
         Effect.andThen(
           Effect.sync(() => tail.end(closed("EventStore"))),
@@ -164,6 +167,6 @@ export const make = Effect.gen(function* () {
     ).pipe(Effect.map(({ tail }) => tail))
   })
 
-  /** The tail, which is read for as long as somebody has it. */
+  /** The tail, which is read for as long as a subscriber has it. */
   return RcRef.get(tails)
 })

@@ -4,8 +4,8 @@ import type { StoredEvent } from "../../Event.ts"
 import type { Decoded } from "./EventRow.ts"
 
 /**
- * A row that another program wrote and that does not fit the model. A subscriber that may be meant reads the row itself, and
- * fails if it is.
+ * A row that another program wrote and that does not fit the model. A subscriber whose filter may describe the row
+ * reads it from the table, and fails if the filter does.
  */
 export interface CorruptEvent {
   readonly version: bigint

@@ -28,8 +28,8 @@ const longestHoleWaitMillis = 25
 const pageIntervalMillis = 4
 
 /**
- * How long to wait for a wake-up before looking without one. Only events of writers that wake nobody (plain SQL, other
- * programs) are found in this way; while there are some, the reader looks more often.
+ * How long to wait for a wake-up before looking without one. Only events of writers that send no wake-up (plain SQL,
+ * other programs) are found in this way; while there are some, the reader looks more often.
  */
 const shortestPollMillis = 20
 const longestPollMillis = 1000

@@ -43,8 +43,8 @@ export const claim = Effect.fnUntraced(function* (spool: SpoolTable, input: Clai
   // Only a first attempt tells where the incoming messages begin: a message that has been claimed before may have been
   // deferred.
   const first = messages.find(({ attempts }) => attempts === 1)
-  // A claim that got fewer than it wanted has seen the whole queue. One in a transaction may be rolled back, and then the
-  // messages are where they were.
+  // A claim that got fewer than it wanted has seen the whole queue. A claim in a transaction may be rolled back, and
+  // then the messages are where they were.
   if (first === undefined || messages.length < limit || (yield* inTransaction)) queueStarts.forget(queue)
   else queueStarts.move(queue, first, now)
 

@@ -12,8 +12,8 @@ import type { DateTime } from "effect"
 import type { SpoolMessage } from "../../SpoolMessage.ts"
 
 /**
- * For how long claims go by a start before one looks at the whole queue again: other processes do not tell when they make
- * older messages ready.
+ * For how long claims begin at a start before a claim looks at the whole queue again: other processes do not tell when they
+ * make older messages ready.
  */
 const validMillis = 1000
 
@@ -21,7 +21,7 @@ const validMillis = 1000
 export interface QueueStart {
   readonly priority: number
   readonly created: DateTime.Utc
-  /** By the monotonic clock. */
+  /** In milliseconds by the monotonic clock. */
   readonly expiresAtMillis: number
 }
 
@@ -47,7 +47,7 @@ export class QueueStarts {
     this.starts.delete(queue)
   }
 
-  /** For when messages have become ready that may be older than those that wait. */
+  /** Forgets every start: messages have become ready that may be older than the messages that wait. */
   forgetAll(): void {
     this.starts.clear()
   }

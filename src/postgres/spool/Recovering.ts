@@ -10,7 +10,7 @@ import { andInQueue, inQueue, noLease, type SpoolTable, touched } from "./SpoolT
 
 // Statements
 
-/** When the lease of an active message ends; without a lease, as RetrySpool claims, when its claim is given up. */
+/** When the lease of an active message ends, or when its claim is given up, if RetrySpool has claimed it without a lease. */
 const leaseEnd = ({ sql }: SpoolTable, grace: Duration.Input) =>
   sql`coalesce(lease_until, updated + ${millisOf(grace)}::float8 * interval '1 millisecond')`
 

@@ -100,7 +100,7 @@ const extend = (spool: SpoolTable, { lease, leases }: Heartbeat) => spool.sql`
 const byId = (a: Lease, b: Lease) => (a.id < b.id ? -1 : 1)
 
 /**
- * Runs a statement about leases that returns the ids of those that are held, and returns an error for each of the others.
+ * Runs a statement that returns the ids of the messages whose leases are held, and returns an error for each other lease.
  * The statement gets the leases in the order of their ids: two that lock the same messages in this order cannot block each
  * other in a circle.
  */

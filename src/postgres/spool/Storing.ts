@@ -29,7 +29,7 @@ const isoOf = (time: DateTime.Utc | undefined) => (time === undefined ? null : D
 
 // Each message of a batch has a time of its own, a microsecond after the one before, so that claims keep the order of the
 // batch. The rows are inserted in the order of their ids, so that two batches with the same ids cannot block each other in a
-// circle. `lock_timeout` is set for the transaction: it is limited only where that is this statement.
+// circle. `lock_timeout` lasts to the end of a transaction, so only a statement in a transaction of its own is limited.
 const insert = ({ sql, table }: SpoolTable, messages: ReadonlyArray<Prepared>, limited: boolean) => {
   const rows = messages
     .map(({ message, payload }, place) => ({ message, payload, place }))

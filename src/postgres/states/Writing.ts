@@ -3,28 +3,28 @@
  *
  * **Details**
  *
- * The functions of `resources/postgres/0010_states_write.sql` and `0011_states_write_many.sql` write them: a write is one round trip, whatever comes of it. Outside
- * of a transaction, writes that come at once are coalesced into one statement, so one commit, with at most one write of each
- * entity. None of them waits there for a row: if it did, it would keep the results from the others, and their rows from the
- * transactions that may hold what it waits for, in a circle.
+ * The functions of `resources/postgres/0010_states_write.sql` and `0011_states_write_many.sql` write states: a write is one
+ * round trip, whatever comes of it. Outside of a transaction, writes that come at once are coalesced into one statement, so
+ * one commit, with at most one write of each entity. None of them waits there for a row. While one waited, the others would
+ * not get their results, and would keep their rows: the transaction that holds the row may itself wait for one of these, in a
+ * circle.
  */
 import { Effect, Exit, Schema } from "effect"
 import { type DurableState, isSame, StaleState, type Write } from "../../DurableStateStore.ts"
 import { Closed, type Reason } from "../../StoreError.ts"
 import * as Coalescing from "../database/Coalescing.ts"
 import { decodeRows } from "../database/DecodeRows.ts"
-import { qualify } from "../database/Identifier.ts"
 import { PostgresDatabase } from "../database/PostgresDatabase.ts"
 import { isRefusal } from "../database/Reasons.ts"
-import { replace, stateDecoder, stored } from "./StateRow.ts"
+import { stateDecoder } from "./StateRow.ts"
+import * as StateStatements from "./StateStatements.ts"
 
 type Failure = StaleState | Reason
 /** What came of a write. `undefined` stands for a write that would have to wait for another transaction. */
 type Result = Exit.Exit<void, Failure> | undefined
 
 interface Request extends Coalescing.Job {
-  /** Whether what is stored has to be older. */
-  readonly kind: "write" | "overwrite"
+  readonly kind: StateStatements.Kind
   readonly state: Write
 }
 
@@ -46,39 +46,11 @@ const closed = new Closed({
 const Key = Schema.Struct({ persistenceId: Schema.String })
 
 export const make = Effect.gen(function* () {
-  const { fixed, names, query, schema, sql, tables, whether } = yield* PostgresDatabase
+  const database = yield* PostgresDatabase
+  const { names, query, whether } = database
+  const { overwriteOne, writeMany, writeOne } = StateStatements.make(database)
   const decode = stateDecoder(names.states)
   const decodeKeys = decodeRows(Key, names.states, ["persistenceId"])
-
-  // Statements
-
-  const writeFunction = sql.literal(qualify(schema, `${names.states}_write`))
-
-  const overwriteOne = ({ manifest, payload, persistenceId, shard, timestamp, versionNumber }: Write) => fixed`
-    INSERT INTO ${tables.states} (${sql.literal(stored)})
-    VALUES (${persistenceId}, ${versionNumber}, ${payload}, ${manifest}, ${timestamp}, ${BigInt(shard)})
-    ON CONFLICT (persistence_id) DO UPDATE SET ${sql.literal(replace)}`
-
-  // These functions return what is stored where they write nothing.
-
-  const writeOne = ({ manifest, payload, persistenceId, shard, timestamp, versionNumber }: Write) => fixed`
-    SELECT * FROM ${writeFunction}(
-      ${persistenceId}, ${versionNumber}, ${payload}, ${manifest}, ${timestamp}, ${BigInt(shard)}
-    )`
-
-  // The function does not write the rows that another transaction has.
-  const writeMany = (kind: Request["kind"], states: ReadonlyArray<Write>, inserting: boolean) => sql`
-    SELECT * FROM ${writeFunction}(
-      ${states.map(({ persistenceId }) => persistenceId)}::text[],
-      ${states.map(({ versionNumber }) => versionNumber)}::bigint[],
-      ${states.map(({ payload }) => payload)}::bytea[],
-      ${states.map(({ manifest }) => manifest)}::text[],
-      ${states.map(({ timestamp }) => timestamp)}::bigint[],
-      ${states.map(({ shard }) => BigInt(shard))}::bigint[],
-      ${kind === "write"}, ${inserting}
-    )`
-
-  // What came of them
 
   const resultOf = ({ onDuplicate = "ignore", ...state }: Write, rows: ReadonlyArray<unknown>) =>
     Effect.flatMap(decode(rows), ([current]): Effect.Effect<void, StaleState> => {

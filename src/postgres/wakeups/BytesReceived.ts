@@ -48,7 +48,7 @@ export const watch = (config: PgConnection.Config): WatchedConfig => {
         // Only the first stream is watched: the driver opens another one to cancel a statement.
         if (received !== undefined) return stream
         if (stream instanceof Socket) {
-          // This counts below TLS, too, which reads from the socket without its events.
+          // `bytesRead` counts below TLS, too: TLS reads from the socket without its events.
           received = () => stream.bytesRead
         } else {
           let chunks = 0

@@ -1,5 +1,5 @@
 /**
- * Keeps one connection open while somebody listens: opens the next one after each loss, as the reconnect schedule says.
+ * Keeps one connection open while a reader listens: opens the next one after each loss, as the reconnect schedule says.
  *
  * **Details**
  *
@@ -127,7 +127,10 @@ export const make = Effect.fnUntraced(function* (wake: (table: Table) => void, n
     let count = 0
     const outage = makeOutage()
 
-    /** Fails for what would only fail again, or if the connection was of no use: then the schedule goes on. */
+    /**
+     * Waits for the loss of a connection. It fails with the reason if the next connection would fail for the same reason, or
+     * if this one was of no use: then the schedule goes on.
+     */
     const untilLost = (lost: Deferred.Deferred<never, Reason>, wasUsed: () => boolean) =>
       Effect.catch(
         Deferred.await(lost),

@@ -69,7 +69,7 @@ const hear = (queue: Heard, rows: Heard): Pick<ListeningConnection, "heard" | "h
 const answered = <A>(asking: Effect.Effect<A, SqlError.SqlError>, received: () => number): Effect.Effect<A, Reason> =>
   Effect.suspend(() => {
     const answer = Deferred.makeUnsafe<A, Reason>()
-    // In a fiber of its own, which ends with the connection: to interrupt the question would wait for the server, too.
+    // The question runs in a fiber of its own, which ends with the connection: to interrupt it would wait for the server.
     return asking.pipe(
       Effect.mapError(reasonOf),
       Effect.exit,

@@ -3,7 +3,7 @@ import { Duration, Effect, Fiber, Latch } from "effect"
 import { qualify } from "../database/Identifier.ts"
 import { PostgresDatabase } from "../database/PostgresDatabase.ts"
 
-/** The channel on which processes wake each other up. A payload is the oid of a table, and who has sent it. */
+/** The channel on which processes wake each other up. A payload is the oid of a table and the id of the sender. */
 export const channel = "strata_wakeups"
 
 /** The channel on which go-sync-kit's trigger notifies of each event, of whatever table in the database it is. */
@@ -24,7 +24,7 @@ const maxWaitForAnswer = Duration.seconds(1)
 const maxWaitForLast = Duration.seconds(1)
 
 export interface Notifier {
-  /** Who sends: a process has woken its own readers before it sends, so it passes over its own notifications. */
+  /** The id of this sender: a process has woken its own readers before it sends, so it passes over its own notifications. */
   readonly sender: string
   /** Sends a wake-up of the table's readers soon, without waiting for anything. */
   readonly notify: (table: Table) => void
@@ -51,7 +51,7 @@ export const make = Effect.gen(function* () {
     Effect.suspend(() => (unsent.size === 0 ? Effect.void : Effect.timeoutOption(send, maxWaitForLast)))
   )
   yield* due.await.pipe(
-    // In a fiber of its own: a notification on a dead connection waits for its answer, and the next ones go on others.
+    // Each is sent in a fiber of its own: on a dead connection it waits for an answer, while the next ones go on others.
     Effect.andThen(Effect.forkDetach(send, { startImmediately: true })),
     Effect.tap(Effect.sleep(minInterval)),
     Effect.flatMap((fiber) =>

@@ -33,7 +33,7 @@ const setPaused = Effect.fnUntraced(function* (operation: string, name: string, 
 
 /**
  * Stops the handling of events, in every process: once `pause` has returned, no batch of the projection commits until it is
- * resumed. A batch that is under way is waited for.
+ * resumed. `pause` waits for the batches that are under way.
  */
 export const pause = (name: string) => setPaused("pause", name, true)
 
@@ -46,8 +46,8 @@ export const resume = (name: string) => setPaused("resume", name, false)
  *
  * **Details**
  *
- * A batch that is under way is waited for. Inside a transaction the reset commits with it: so the read model can be emptied
- * in the same transaction, after the reset.
+ * The reset waits for the batches that are under way. Inside a transaction the reset commits with it: so the read model can
+ * be emptied in the same transaction, after the reset.
  *
  * **Gotchas**
  *
@@ -87,7 +87,7 @@ export const remove = Effect.fnUntraced(function* (name: string) {
       const { value } = yield* controlOf(name)
       const { control } = yield* records
       yield* forget(name, value.shards)
-      // Its version must not come again: a runner may not have seen yet that it has changed.
+      // The record stays, as its version must not come again: a runner may not have seen yet that it has changed.
       yield* control.modify(controlId(name), () => unknown)
       yield* states.deleteState(runnersId(name))
       yield* offsets.deleteOffsets(name)

@@ -23,7 +23,7 @@ export const offsetsMoved = Stream.unwrap(
   OffsetStore.use((offsets) => Effect.succeed(Stream.merge(offsets.changes, Stream.tick(longestWait))))
 )
 
-/** The same, and a database that cannot be used is waited for. */
+/** The same, but the stream waits for a database that cannot be used. */
 export const offsetsMovedForever = Stream.unwrap(
   OffsetStore.use(({ changes }) => {
     const retried = Stream.retry(
@@ -34,7 +34,7 @@ export const offsetsMovedForever = Stream.unwrap(
   })
 )
 
-/** Between a wake-up and the look at the offsets: so it is also the least time between two steps of a progress. */
+/** The time from a wake-up to the look at the offsets, and so the least time between two steps of a progress. */
 export const delayBeforeLook = Duration.millis(100)
 
 /** The offset of the slowest shard, if there is one. */
@@ -53,9 +53,9 @@ const lowestOffset = (name: string) =>
  *
  * **Details**
  *
- * A wake-up follows each move of an offset, in any process; a look each second finds a move without one. A version that is
- * not there yet is waited for, and so is a projection that has not run yet. Events that were skipped or parked count as
- * handled.
+ * A wake-up follows each move of an offset, in any process; a look each second finds a move without one. `awaitVersion`
+ * also waits for a version that is not there yet, and for a projection that has not run yet. Events that were skipped or
+ * parked count as handled.
  */
 export const awaitVersion = Effect.fnUntraced(function* (name: string, version: bigint, timeout: Duration.Input) {
   yield* check(At, "Projection", "awaitVersion", { name, version })
@@ -71,12 +71,12 @@ export const awaitVersion = Effect.fnUntraced(function* (name: string, version: 
   }
 })
 
-/** How far a projection has come on its way to the version that was the last one when somebody asked. */
+/** How far a projection has come on its way to the version that was the last one when it was asked for. */
 export class Progress extends Schema.Class<Progress>("effect-strata/Projection/Progress")({
   /** The version that every shard has passed. */
   done: Version,
   total: Version,
-  /** Versions in a second, since somebody asked. */
+  /** How many versions in a second it has passed since then. */
   rate: Schema.Finite,
   /** The time that is left at that rate; none where nothing has moved yet. */
   remaining: Schema.Option(Schema.Duration)

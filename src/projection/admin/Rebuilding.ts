@@ -40,7 +40,7 @@ export interface Rebuild<E, R> {
   readonly mode: "in place" | "beside"
 }
 
-/** Makes the records of the other copy's shard the records of the projection's: what the copy has not handled, it has not. */
+/** Gives a shard the records of the other copy's shard: the events that the copy has parked or skipped are now its own. */
 const adoptRecords = Effect.fnUntraced(function* (name: string, shadow: string, shard: number) {
   const record = yield* records
   const { value } = yield* record.shard.read(shardId(shadow, shard))
@@ -54,8 +54,8 @@ const adoptRecords = Effect.fnUntraced(function* (name: string, shadow: string, 
 })
 
 /**
- * Puts the other copy in the place of the live one, in one transaction, if it has come as far. Returns whether the copies are
- * switched, now or before.
+ * Puts the other copy in the place of the live one, in one transaction, if it has handled every event that the live one has.
+ * Returns whether the copies are switched, now or before.
  */
 const switchCopies = Effect.fnUntraced(function* (name: string, shadow: string) {
   const offsets = yield* OffsetStore
@@ -78,7 +78,7 @@ const switchCopies = Effect.fnUntraced(function* (name: string, shadow: string) 
   }).pipe(
     withTransaction,
     Effect.catchTag("OffsetConflict", () => Effect.succeed(false)),
-    // The next attempt is soon enough.
+    // The database was gone or busy: the next attempt is soon enough.
     Effect.catchIf(isTransient, () => Effect.succeed(false)),
     // Another process has switched them.
     Effect.catchTag("UnknownProjection", () => Effect.succeed(true))
@@ -94,7 +94,7 @@ const beginBeside = Effect.fnUntraced(function* <E, R>(
   const { withTransaction } = yield* Transactor
   const { control } = yield* records
   yield* Effect.gen(function* () {
-    // So that no process switches the copies meanwhile.
+    // While the offsets are held, no process switches the copies.
     yield* holdAll(settings.name)
     const { value: live } = yield* controlOf(settings.name)
     yield* expectShards(settings.name, live, settings.shards)
@@ -126,14 +126,14 @@ const beside = Effect.fnUntraced(function* <R, E, R2>(
     progressTo(shadow.name, yield* untilDatabaseAnswers(latestVersion)),
     Stream.drain(Stream.fromEffect(finish))
   ).pipe(
-    // The run of the shadow ends when that is removed: the stream goes on, to its own end.
+    // The run of the shadow ends when the shadow is removed: the stream goes on, to its own end.
     Stream.interruptWhen(Effect.catchTag(run, "UnknownProjection", () => Effect.never))
   )
 })
 
 const inPlace = Effect.fnUntraced(function* <E, R>(name: string, clear: Rebuild<E, R>["clear"]) {
   const { withTransaction } = yield* Transactor
-  // First the reset, which holds the offsets: a batch that fills the model holds them before it writes, too.
+  // The reset comes first, as it holds the offsets: a batch that fills the model holds them before it writes, too.
   yield* untilDatabaseAnswers(withTransaction(Effect.andThen(reset(name), Effect.flatMap(slot(name), clear))))
   return progress(name)
 })
@@ -147,8 +147,8 @@ const inPlace = Effect.fnUntraced(function* <E, R>(name: string, clear: Rebuild<
  * they are. Beside the live copy, the handler is given the other `slot`, in this process and in every other one that runs this
  * stream meanwhile. A rebuild that was interrupted goes on where it was, also in another process. At the end the new copy has
  * handled every event that the live one has, and both `slot` and the offsets change in one transaction: from then on the live
- * projection keeps the new copy up to date. It takes bounded memory, however many events there are. A connection that is lost
- * is waited for, as by `run`.
+ * projection keeps the new copy up to date. It takes bounded memory, however many events there are. The stream waits while
+ * the connection is lost, as `run` does.
  *
  * **Gotchas**
  *

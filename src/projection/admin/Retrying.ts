@@ -4,7 +4,7 @@
  * **Details**
  *
  * The request is part of the record of what a shard has parked, and it comes with a new control record: so every run reads
- * the shard's record anew before it handles anything else. An aggregate stops to be parked only in answer to a request, in
+ * the shard's record anew before it handles anything else. An aggregate stops being parked only in answer to a request, in
  * the transaction that handles the last of its events: no run can obey a record in which the aggregate is still parked.
  */
 import { Clock, type Duration, Effect, Option, Schema, Stream } from "effect"
@@ -20,7 +20,7 @@ export class Retried extends Schema.Class<Retried>("effect-strata/Projection/Ret
   aggregateId: Schema.String,
   /**
    * `"handled"`: all of its events were handled, and later ones are handled as they come. `"parked"`: an event has failed
-   * again, and those from it on wait. `"waiting"`: no process has retried it yet; the next one that can will do so.
+   * again, and the events from it on wait. `"waiting"`: no process has retried it yet; the next process that can will do so.
    */
   state: Schema.Literals(["handled", "parked", "waiting"]),
   /** Why the aggregate is parked, if it is. */

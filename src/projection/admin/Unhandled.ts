@@ -23,7 +23,7 @@ const shardRecords = (operation: string, name: string) =>
 const readFailure = (id: string) =>
   Effect.flatMap(records, ({ failure }) => Effect.map(failure.read(id), ({ value }) => value.failure))
 
-/** The aggregates that are parked, each with the event that failed: its events from that one on wait. */
+/** The aggregates that are parked, each with the event that failed: its events from the failed one on wait. */
 export const parked = (name: string) =>
   Stream.flatMap(shardRecords("parked", name), ({ record }) => Stream.fromIterable(record.parked))
 

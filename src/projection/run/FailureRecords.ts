@@ -5,7 +5,7 @@ import { Failure } from "../Definition.ts"
 import { HandlerFailed } from "../Errors.ts"
 import { failureId, LastFailure, Parked, records, ShardRecord, shardId, skippedId } from "../Records.ts"
 
-/** As much of an error as is kept, in characters. */
+/** How many characters of an error are kept. */
 const longestText = 4000
 
 /** The handler's own failure, where it was the handler that failed. */

@@ -5,8 +5,8 @@
  *
  * Each shard has a buffer of bounded size. When a buffer is full, the reading waits for it, but not for long: then the slow
  * shard is left behind, and the others go on. Once the shard has worked off its buffer, reading starts again from the lowest
- * version that a shard has got to, and the shards that are further pass over what they have had. A shard that was left
- * behind once is not waited for again, until it keeps up.
+ * version that a shard has got to, and the shards that are further pass over what they have had. The reading does
+ * not wait again for a shard that was left behind, until the shard keeps up.
  *
  * Everything is read, and the projection's events are picked out here: a subscription to some types or aggregates emits their
  * events alone, and does not say how far it has come between them. The offset of a projection for a rare type would stay at
@@ -146,7 +146,7 @@ export const make = (
         if (feed.isBehind && feed.isEmpty) feed.isBehind = false
       }
       const versions = all.filter(({ isBehind }) => !isBehind).map(({ upTo }) => upTo)
-      // All shards are behind: the first one that is not any more says where to go on.
+      // All shards are behind: the first to work off its buffer says where to go on.
       if (versions.length === 0) return Deferred.await(restart)
       const after = versions.reduce((lowest, version) => (version < lowest ? version : lowest))
       return events

@@ -1,4 +1,4 @@
-/** How the run of a shard retries its parked events, as somebody has asked: `admin/Retrying.ts` asks. */
+/** How the run of a shard retries its parked events, at the request of `admin/Retrying.ts`. */
 import { Cause, Effect, Exit, Option } from "effect"
 import { EventStore, type StoredEvent } from "../../EventStore.ts"
 import { Transactor } from "../../Transactor.ts"
@@ -20,7 +20,7 @@ const replace = Effect.fnUntraced(function* (id: string, aggregateId: string, en
   )
 })
 
-/** The events of a parked aggregate that wait: the run has passed them. Later ones come to it with the next batches. */
+/** The events of a parked aggregate that wait: the run has passed them. Later events come with its next batches. */
 const waitingEvents = Effect.fnUntraced(function* <R>(
   { offset, settings }: ShardRun<R>,
   { aggregateId, version }: Parked
@@ -64,7 +64,7 @@ const retrySome = Effect.fnUntraced(function* <R>(run: ShardRun<R>, aggregateId:
   return failure
 })
 
-/** Retries the aggregates for which somebody has asked, one after the other. Returns the shard's record as it is then. */
+/** Retries the aggregates for which a retry was asked, one after the other. Returns the shard's record as it is then. */
 export const retryParked = Effect.fnUntraced(function* <R>(run: ShardRun<R>) {
   const { batchSize, name } = run.settings
   const record = yield* records

@@ -48,7 +48,7 @@ const runOnce = Effect.fnUntraced(function* (name: string) {
   )
 })
 
-/** What a session obeys: it ends when this has changed. */
+/** What a session obeys: the session ends when its assignment has changed. */
 interface Assignment {
   readonly control: State<Control>
   readonly shards: ReadonlyArray<number>
@@ -57,7 +57,7 @@ interface Assignment {
 const isSame = (a: Assignment, b: Assignment) =>
   a.control.versionNumber === b.control.versionNumber && a.shards.join() === b.shards.join()
 
-/** Between a wake-up and the look at what has changed: wake-ups that come together cost one look. */
+/** The time from a wake-up to the look at what has changed: wake-ups that come together cost one look. */
 const delayBeforeLook = Duration.millis(50)
 
 /** How many batches of events are read ahead for each shard, and how many events at least. */
@@ -95,7 +95,7 @@ const session = Effect.fnUntraced(function* <R>(
   return yield* Effect.all([read, ...runs], { concurrency: "unbounded", discard: true })
 })
 
-/** One session, until its assignment has changed. A projection that is paused, or has no shard here, waits for that only. */
+/** One session, until its assignment has changed. A projection that is paused, or has no shard here, just waits for that. */
 const untilChanged = Effect.fnUntraced(function* <R>(projection: Projection<R>, settings: Settings, share: Share) {
   const offsets = yield* OffsetStore
   const look = Effect.all({ control: controlOf(settings.name), shards: share.shards })
@@ -130,7 +130,7 @@ const registered = (settings: Settings) => {
 const shortestPauseMillis = 100
 const longestPauseMillis = 1000
 
-/** Session after session, for ever. A database that cannot be used is waited for. */
+/** Runs session after session, for ever, and waits for a database that cannot be used. */
 const runSessions = <R>(projection: Projection<R>, settings: Settings, share: Share) => {
   let pause = shortestPauseMillis
   const outage = makeOutage()

@@ -22,12 +22,12 @@ import * as FailureRecords from "./FailureRecords.ts"
 import type { Batch } from "./Feed.ts"
 import * as Metrics from "./Metrics.ts"
 
-/** Between two attempts at a transaction that another one was in the way of. */
+/** How long to wait before another attempt at a transaction that another one was in the way of. */
 const contentionDelays = Schedule.jittered(
   Schedule.min([Schedule.exponential("10 millis"), Schedule.spaced("2 seconds")])
 )
 
-/** Whether other transactions were in the way: the same again may succeed, and it is certain that nothing was stored. */
+/** Whether other transactions were in the way: another attempt may succeed, and it is certain that nothing was stored. */
 const isContention = (error: unknown): boolean =>
   error instanceof StoreError && (error.reason._tag === "Contention" || error.reason._tag === "Timeout")
 
@@ -42,7 +42,7 @@ export interface ShardRun<R> {
   readonly handle: (events: ReadonlyArray<StoredEvent>) => Effect.Effect<void, HandlerFailed, R>
   /** The offset of the shard, as this run has left it. */
   readonly offset: () => bigint
-  /** When this run has moved it, by `monotonicMillis`. */
+  /** When this run last moved the offset, by `monotonicMillis`. */
   readonly movedAt: () => number
   /** Moves the offset past versions that do not concern the shard. */
   readonly pass: (to: bigint) => Effect.Effect<void, RunFailure>

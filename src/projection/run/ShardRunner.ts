@@ -71,7 +71,8 @@ export const run = Effect.fnUntraced(function* <R>(
       yield* handle(batch)
       continue
     }
-    // No event for this shard: its offset follows the log, at once if it has rested, but not with every event.
+    // There is no event for this shard, but its offset follows the log: at once if it has not moved for a while, yet not with
+    // every event.
     const wait = run.movedAt() + leastMillisBetweenPasses(shards) - (yield* monotonicMillis)
     if (wait > 0) yield* Effect.timeoutOption(feed.untilEvent, wait)
     if (feed.isEmpty) yield* run.pass(feed.upTo)

@@ -33,7 +33,7 @@ const open: Open = Effect.gen(function* () {
       Effect.gen(function* () {
         const consumer = yield* Effect.acquireRelease(
           Effect.sync(() => store.consumer({ pulling: { batchSize: 1_000, pullingFrequencyInMs: 1 } })),
-          // Not closed: that ends the pool of the store, which it shares.
+          // The consumer is not closed: it would end the pool, which it shares with the store.
           (consumer) => Effect.promise(() => consumer.stop())
         )
         consumer.reactor({ processorId: crypto.randomUUID(), startFrom: "BEGINNING", eachMessage: seen })

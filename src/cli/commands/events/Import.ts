@@ -165,7 +165,7 @@ const differenceOf = (stored: Stored | undefined, highest: bigint): string | und
   if (stored === undefined) return "is not in the log"
   if (!stored.same) return "has another aggregate, type, data or metadata in the log"
   if (!stored.sameTime) return "has another time in the log"
-  return stored.version <= highest ? "is in the log before one that it comes after" : undefined
+  return stored.version <= highest ? "is in the log before an event that it should follow" : undefined
 }
 
 const verifyAll = Effect.fnUntraced(function* ({ entries, name, total }: Source) {
@@ -196,7 +196,9 @@ const verifyAll = Effect.fnUntraced(function* ({ entries, name, total }: Source)
       message: differences > maxNamedDifferences ? `${message}; the first ${maxNamedDifferences} are above` : message
     })
   }
-  yield* Output.done(`${Output.count(events, "event")} of ${name} are in the log as they are there`, { events })
+  yield* Output.done(`${Output.count(events, "event")} of ${name} are in the log, unchanged and in the same order`, {
+    events
+  })
 })
 
 export const importEvents = Command.make("import", flags).pipe(

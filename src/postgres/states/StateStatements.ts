@@ -1,0 +1,37 @@
+/** The statements that write states. The functions of `resources/postgres` return what is stored where they write nothing. */
+import type { Write } from "../../DurableStateStore.ts"
+import { qualify } from "../database/Identifier.ts"
+import type { PostgresDatabase } from "../database/PostgresDatabase.ts"
+import { replace, stored } from "./StateRow.ts"
+
+/** Whether what is stored has to be older than what is written. */
+export type Kind = "write" | "overwrite"
+
+/** Makes the statements for the table of this database. */
+export const make = ({ fixed, names, schema, sql, tables }: PostgresDatabase["Service"]) => {
+  const writeFunction = sql.literal(qualify(schema, `${names.states}_write`))
+
+  const overwriteOne = ({ manifest, payload, persistenceId, shard, timestamp, versionNumber }: Write) => fixed`
+    INSERT INTO ${tables.states} (${sql.literal(stored)})
+    VALUES (${persistenceId}, ${versionNumber}, ${payload}, ${manifest}, ${timestamp}, ${BigInt(shard)})
+    ON CONFLICT (persistence_id) DO UPDATE SET ${sql.literal(replace)}`
+
+  const writeOne = ({ manifest, payload, persistenceId, shard, timestamp, versionNumber }: Write) => fixed`
+    SELECT * FROM ${writeFunction}(
+      ${persistenceId}, ${versionNumber}, ${payload}, ${manifest}, ${timestamp}, ${BigInt(shard)}
+    )`
+
+  // The function does not write the rows that another transaction has.
+  const writeMany = (kind: Kind, states: ReadonlyArray<Write>, inserting: boolean) => sql`
+    SELECT * FROM ${writeFunction}(
+      ${states.map(({ persistenceId }) => persistenceId)}::text[],
+      ${states.map(({ versionNumber }) => versionNumber)}::bigint[],
+      ${states.map(({ payload }) => payload)}::bytea[],
+      ${states.map(({ manifest }) => manifest)}::text[],
+      ${states.map(({ timestamp }) => timestamp)}::bigint[],
+      ${states.map(({ shard }) => BigInt(shard))}::bigint[],
+      ${kind === "write"}, ${inserting}
+    )`
+
+  return { overwriteOne, writeOne, writeMany }
+}
