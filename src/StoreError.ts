@@ -48,7 +48,14 @@ export class Contention extends Schema.TaggedError<Contention>("effect-strata/St
 }
 
 /** The database refuses this role, this password, or any write at all (a read-only server). */
-export class Denied extends Schema.TaggedError<Denied>("effect-strata/StoreError/Denied")("Denied", fields) {
+export class Denied extends Schema.TaggedError<Denied>("effect-strata/StoreError/Denied")("Denied", {
+  ...fields,
+  /**
+   * Set where nobody need do anything to the program: a standby that is not promoted yet, a server that is read-only for a
+   * while. Subscriptions, projections and workers wait for the end of it; every other call fails.
+   */
+  mayPass: Schema.optionalKey(Schema.Boolean)
+}) {
   readonly isRetryable = false
 }
 

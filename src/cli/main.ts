@@ -6,6 +6,7 @@ import { CliConfig, CliOutput, Command, GlobalFlag, TerminalCapabilities } from 
 import { Console as NodeConsole } from "node:console"
 import { readFileSync } from "node:fs"
 import { strata } from "./Strata.ts"
+import { untilClosed } from "./terminal/ClosedPipe.ts"
 import { type ExitStatus, report } from "./terminal/CommandErrors.ts"
 import { HostProcess } from "./terminal/HostProcess.ts"
 
@@ -81,5 +82,8 @@ export const main = (): void => {
   // emits the error, which ends a process without a listener.
   stdout.on("error", () => {})
   stderr.on("error", () => {})
-  NodeRuntime.runMain(run(process.argv.slice(2), { env, stdin, stdout, stderr }), { disableErrorReporting: true })
+  const command = run(process.argv.slice(2), { env, stdin, stdout, stderr })
+  // On a terminal a hangup is a signal.
+  const ended = stdout.isTTY ? command : Effect.raceFirst(command, untilClosed(stdout.fd))
+  NodeRuntime.runMain(ended, { disableErrorReporting: true })
 }

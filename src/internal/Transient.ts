@@ -1,11 +1,35 @@
 /** Failures of a database that pass by themselves, and how long to wait between attempts until they have. */
-import { Schedule } from "effect"
-import { StoreError } from "../StoreError.ts"
+import { Effect, Schedule } from "effect"
+import { type Reason, StoreError } from "../StoreError.ts"
 
-/** Whether the same call can succeed later although nobody changes anything: the database was gone, or busy. */
-export const isTransient = (error: unknown): error is StoreError => error instanceof StoreError && error.isRetryable
+/**
+ * Whether what runs for ever waits for the end of it: the database was gone or busy, or it is a standby that may be promoted.
+ * A single call is not worth repeating against a standby, so `isRetryable` does not say that of it.
+ */
+export const isPassing = (reason: Reason): boolean =>
+  reason.isRetryable || (reason._tag === "Denied" && reason.mayPass === true)
 
-/** 100 milliseconds, then twice the delay after each attempt, at most 5 seconds, with jitter. It never gives up. */
-export const transientDelays = Schedule.jittered(
-  Schedule.min([Schedule.exponential("100 millis"), Schedule.spaced("5 seconds")])
-)
+/** Whether the same call can succeed later although nobody changes the program. */
+export const isTransient = (error: unknown): error is StoreError =>
+  error instanceof StoreError && isPassing(error.reason)
+
+/** 100 milliseconds with jitter, then twice the delay after each attempt, at most a second. It never gives up. */
+export const transientDelays = Schedule.min([
+  Schedule.jittered(Schedule.exponential("100 millis")),
+  Schedule.spaced("1 second")
+])
+
+/** Warns of an outage once for each kind of reason, however many attempts fail until it is over. */
+export const makeOutage = () => {
+  const told = new Set<Reason["_tag"]>()
+  return {
+    warn: ({ _tag }: Reason, message: string): Effect.Effect<void> =>
+      Effect.suspend(() => {
+        if (told.has(_tag)) return Effect.void
+        told.add(_tag)
+        return Effect.logWarning(message)
+      }),
+    /** The outage is over: the next one is warned of again. */
+    end: (): void => told.clear()
+  }
+}

@@ -13,7 +13,7 @@ import { type DateTime, Effect, Option, Schema } from "effect"
 import { SqlClient } from "effect/sql"
 import { readdir, readFile } from "node:fs/promises"
 import * as Operation from "../internal/Operation.ts"
-import { type Reason, SchemaMissing, type StoreError, Unexpected } from "../StoreError.ts"
+import { Denied, type Reason, SchemaMissing, type StoreError, Unexpected } from "../StoreError.ts"
 import { decodeRows } from "./database/DecodeRows.ts"
 import { qualify, quote } from "./database/Identifier.ts"
 import { PostgresDatabase } from "./database/PostgresDatabase.ts"
@@ -181,7 +181,16 @@ const apply = Effect.fnUntraced(function* (database: Database, { file, id, state
   return file
 })
 
+/** A standby takes no migration. Said at once, also where nothing is pending: the stores could not write there. */
+const checkPrimary = Effect.fnUntraced(function* ({ query, sql }: Database) {
+  const standby = yield* query(sql`SELECT WHERE pg_is_in_recovery()`)
+  if (standby.length === 0) return
+  const message = "the server is a standby, which takes no write; connect to the primary, or promote the standby first"
+  return yield* new Denied({ message, mayPass: true })
+})
+
 const migrateWith = Effect.fnUntraced(function* (database: Database) {
+  yield* checkPrimary(database)
   if (!(yield* survey(database)).some(isPending)) return []
   const transaction = Effect.gen(function* () {
     yield* prepare(database)

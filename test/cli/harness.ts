@@ -16,7 +16,7 @@ import { Readable, Writable } from "node:stream"
 import { fileURLToPath } from "node:url"
 import { run } from "../../src/cli/main.ts"
 
-const bin = fileURLToPath(new URL("../../src/cli/bin.ts", import.meta.url))
+export const bin = fileURLToPath(new URL("../../src/cli/bin.ts", import.meta.url))
 
 /** A program of this project, from its sources. */
 export const node = (path: string, args: ReadonlyArray<string>) => [

@@ -1,10 +1,21 @@
 /** The command as a process: its exit status, its pipes, and the end of the process. Signals are tested where they matter. */
 import { assert, describe, it } from "@effect/vitest"
 import { Effect } from "effect"
+import { readFile } from "node:fs/promises"
 import { join } from "node:path"
-import { execute, freshSchema } from "../postgres/harness.ts"
-import { postgresUrl } from "../support/database.ts"
-import { assertFailed, jsonLines, start, strataProcess, succeeds, temporaryDirectory } from "./harness.ts"
+import { execute, freshSchema, unique, urlWith } from "../postgres/harness.ts"
+import { postgresUrl, waitForBackends } from "../support/database.ts"
+import {
+  assertFailed,
+  bin,
+  jsonLines,
+  launch,
+  node,
+  start,
+  strataProcess,
+  succeeds,
+  temporaryDirectory
+} from "./harness.ts"
 
 describe("a process of the command", () => {
   it.live("ends with 0, 1 or 2, writes results to stdout, and says on stderr what has failed", () =>
@@ -47,6 +58,44 @@ describe("output that nobody reads any more", () => {
       yield* reading.says(`"version":"1"`)
       yield* Effect.sync(() => reading.child.stdout?.destroy())
       const { status, stderr } = yield* reading.ended
+      assert.deepStrictEqual({ status, stderr }, { status: 0, stderr: "" })
+    }).pipe(Effect.scoped)
+  )
+
+  it.live.each([
+    ["a pipe", ["events", "tail", "--after", "start", "--json"]],
+    ["a pipe, of a table", ["events", "tail", "--after", "start"]],
+    ["a pipe, of something that is shown again and again", ["status", "--watch", "--interval", "1h"]]
+  ] as const)("ends a command that waits, and its connections: %s", ([, args]) =>
+    Effect.gen(function* () {
+      const schema = yield* freshSchema()
+      const applicationName = yield* unique
+      const url = urlWith((url) => url.searchParams.set("application_name", applicationName))
+      const options = { url, env: { DB_SCHEMA: schema } }
+      yield* succeeds(["migrate"], options)
+      yield* execute([`INSERT INTO ${schema}.events (id, aggregate_id, event_type) VALUES ('e', 'a', 'T')`])
+      const command = node(bin, args).map((part) => `'${part}'`)
+      const errors = join(yield* temporaryDirectory, "errors")
+      // The shell makes a pipe, where Node would make a pair of sockets, and waits for both ends.
+      const piped = yield* launch(["/bin/sh", "-c", `${command.join(" ")} 2>'${errors}' | head -n 1`], options)
+      const { status, stderr, stdout } = yield* piped.ended
+      assert.deepStrictEqual({ status, stderr }, { status: 0, stderr: "" })
+      assert.strictEqual(yield* Effect.promise(() => readFile(errors, "utf8")), "")
+      assert.strictEqual(stdout.split("\n").length, 2)
+      assert.deepStrictEqual(yield* waitForBackends(applicationName, (all) => all.length === 0), [])
+    }).pipe(Effect.scoped)
+  )
+
+  it.live("ends a command that waits where the output is a socket", () =>
+    Effect.gen(function* () {
+      const schema = yield* freshSchema()
+      const options = { url: postgresUrl, env: { DB_SCHEMA: schema } }
+      yield* succeeds(["migrate"], options)
+      yield* execute([`INSERT INTO ${schema}.events (id, aggregate_id, event_type) VALUES ('e', 'a', 'T')`])
+      const tailing = yield* start(["events", "tail", "--after", "start", "--json"], options)
+      yield* tailing.says(`"version":"1"`)
+      yield* Effect.sync(() => tailing.child.stdout?.destroy())
+      const { status, stderr } = yield* tailing.ended
       assert.deepStrictEqual({ status, stderr }, { status: 0, stderr: "" })
     }).pipe(Effect.scoped)
   )

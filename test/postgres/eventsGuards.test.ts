@@ -20,11 +20,9 @@ describe("a hot standby", () => {
       const { events } = yield* serveEvents({ url, options, layer: Postgres.layerStorage })
       for (const [operation, reading] of [
         ["load", events.load()],
-        ["read", Stream.runDrain(events.read())],
-        ["subscribe", Stream.runDrain(events.subscribe({ after: "start" }))],
-        ["notifications", Stream.runDrain(events.notifications())]
+        ["read", Stream.runDrain(events.read())]
       ] as const) {
-        yield* failsWith(reading, `EventStore.${operation}`, "Denied", /standby|read-only|during recovery/)
+        yield* failsWith(reading, `EventStore.${operation}`, "Denied", /standby/)
       }
       assert.deepStrictEqual(yield* events.loadByAggregate("b"), stored.slice(1))
       assert.deepStrictEqual(yield* Stream.runCollect(events.read({ direction: "backward" })), stored.toReversed())

@@ -1,8 +1,10 @@
 /** `notify: "rows"`: what go-sync-kit's listeners hear, and what the table then has no room for. */
-import { PgConnection } from "@effect/sql-pg"
+import { PgClient, PgConnection } from "@effect/sql-pg"
 import { assert, describe, it } from "@effect/vitest"
-import { Effect, Queue, Redacted } from "effect"
+import { Context, Effect, Latch, Layer, Queue, Redacted } from "effect"
 import { InvalidInput } from "effect-strata"
+import * as Postgres from "effect-strata/postgres"
+import * as Wakeups from "../../src/postgres/wakeups/Wakeups.ts"
 import { postgresUrl } from "../support/database.ts"
 import { event, goSyncKit, plainInsert, serveEvents } from "./events.harness.ts"
 import { execute, freshSchema, query } from "./harness.ts"
@@ -102,6 +104,62 @@ describe(`notify: "rows"`, () => {
       yield* again.events.append([event(aggregateId, `a ${aggregateId}`), event(aggregateId, `b ${aggregateId}`)])
       assert.match((yield* Queue.take(stream)).payload, /"id" : "a /)
       assert.match((yield* Queue.take(stream)).payload, /"id" : "b /)
+    })
+  )
+
+  it.live("refuses the same once a Go service has brought the trigger, to a store that has looked before", () =>
+    Effect.gen(function* () {
+      const { events, schema, table, withTransaction } = yield* serveEvents()
+      const long = "x".repeat(57)
+      yield* events.append(event(long, "before"))
+      yield* execute(foreignTrigger(schema))
+      const field = (refused: unknown) => {
+        assert.instanceOf(refused, InvalidInput.InvalidInput)
+        return refused.issues.map(({ field }) => field)
+      }
+      const alone = yield* Effect.flip(events.append(event(long)))
+      assert.deepStrictEqual(field(alone), ["events.0.aggregateId"])
+      const expecting = yield* Effect.flip(events.append(event(long), { expected: "some" }))
+      assert.deepStrictEqual(field(expecting), ["events.0.aggregateId"])
+      const inside = yield* Effect.flip(withTransaction(events.append([event("ok"), event(long)])))
+      assert.deepStrictEqual(field(inside), ["events.1.aggregateId"])
+      // Those that come at once with it are stored.
+      const atOnce = yield* Effect.forEach(
+        ["a", "b", long, "c"],
+        (aggregateId) => Effect.exit(events.append(event(aggregateId, `id ${aggregateId}`))),
+        { concurrency: "unbounded" }
+      )
+      assert.deepStrictEqual(
+        atOnce.map(({ _tag }) => _tag),
+        ["Success", "Success", "Failure", "Success"]
+      )
+      assert.deepStrictEqual(yield* query(`SELECT id FROM ${table} ORDER BY id`), [
+        ["before"],
+        ["id a"],
+        ["id b"],
+        ["id c"]
+      ])
+    })
+  )
+
+  it.live("wakes readers of the log, who hear of the events of a Go service by it", () =>
+    Effect.gen(function* () {
+      const schema = yield* freshSchema()
+      yield* goSyncKit(schema)
+      yield* serveEvents({ options: { schema, notify: "rows" } })
+      const pool = PgClient.layer({ url: Redacted.make(postgresUrl) })
+      const database = Layer.provideMerge(Postgres.PostgresDatabase.layer({ schema }), pool)
+      const { listen } = Context.get(yield* Layer.build(Layer.provide(Wakeups.layer, database)), Wakeups.Wakeups)
+      const [ready, woken] = [yield* Latch.make(), yield* Latch.make()]
+      // This reader does not look by itself before the test has failed.
+      yield* Effect.forkScoped(
+        listen("events", ({ wait }) =>
+          Effect.andThen(ready.open, Effect.forever(Effect.andThen(wait("1 hour"), woken.open)))
+        )
+      )
+      yield* ready.await
+      yield* execute([plainInsert(`${schema}.events`, "go-3")])
+      yield* woken.await
     })
   )
 })

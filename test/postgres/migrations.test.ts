@@ -84,11 +84,11 @@ describe("starting at once", () => {
         [2, "events", "0002_events.sql"],
         [3, "states_store", "0003_states.sql"],
         [4, "retryspool_messages", "0004_spool.sql"],
-        [8, "events", "0008_events_append.sql"],
-        [9, "retryspool_messages", "0009_spool_claim.sql"],
         [10, "states_store", "0010_states_write.sql"],
         [11, "states_store", "0011_states_write_many.sql"],
-        [18, "retryspool_messages", "0018_spool_lease.sql"]
+        [12, "events", "0012_events_append.sql"],
+        [13, "retryspool_messages", "0013_spool_claim.sql"],
+        [14, "retryspool_messages", "0014_spool_lease.sql"]
       ])
     })
   )
@@ -125,11 +125,11 @@ describe("starting at once", () => {
           [2],
           [3],
           [4],
-          [8],
-          [9],
           [10],
           [11],
-          [18]
+          [12],
+          [13],
+          [14]
         ])
       })
   )
@@ -352,14 +352,14 @@ describe("a database of migrations 1 to 7", () => {
       schema: "public",
       options: {},
       names: ["events", "offsets_store", "states_store", "retryspool_messages", "strata_migrations"],
-      run: [1, 2, 3, 4, 8, 9, 10, 11, 18]
+      run: [1, 2, 3, 4, 10, 11, 12, 13, 14]
     },
     {
       what: "with a schema, other names and all that is optional",
       schema: "My schema",
       options: { schema: "My schema", tables, notify: "rows", index: "containment" },
       names: Object.values(tables),
-      run: [1, 2, 3, 4, 5, 6, 8, 9, 10, 11, 18]
+      run: [1, 2, 3, 4, 5, 6, 10, 11, 12, 13, 14]
     }
   ] as const
 

@@ -9,7 +9,7 @@ import { postgresUrl, waitForBackends } from "../support/database.ts"
 import { execute, failsWith, freshRole, freshSchema, query, shape, unique } from "./harness.ts"
 import { retrySpool, serveSpool } from "./spool.harness.ts"
 
-const files = ["0004_spool.sql", "0009_spool_claim.sql", "0018_spool_lease.sql"].map((file) =>
+const files = ["0004_spool.sql", "0013_spool_claim.sql", "0014_spool_lease.sql"].map((file) =>
   fileURLToPath(new URL(`../../resources/postgres/${file}`, import.meta.url))
 )
 

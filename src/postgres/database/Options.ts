@@ -1,6 +1,7 @@
 /** What an application can set of the Postgres backend: where the tables are, and how long operations wait. */
-import { Duration, Effect, Option, Schedule, Schema } from "effect"
+import { Duration, Effect, Option, type Schedule, Schema } from "effect"
 import { check } from "../../internal/Arguments.ts"
+import { transientDelays } from "../../internal/Transient.ts"
 import { InvalidInput } from "../../InvalidInput.ts"
 import type { Reason } from "../../StoreError.ts"
 import { Name, nameBefore } from "./Identifier.ts"
@@ -40,8 +41,8 @@ export interface Options {
    */
   readonly settleTimeout?: Duration.Input
   /**
-   * When to connect again to a server that subscribers have lost: after 100 milliseconds, then ever later up to 5 seconds,
-   * with jitter, for ever. Once the schedule ends, the subscribers fail.
+   * When to connect again to a server that subscribers have lost: after 100 milliseconds, then ever later up to a
+   * second, with jitter, for ever. Once the schedule ends, the subscribers fail.
    */
   readonly reconnect?: Schedule.Schedule<unknown, Reason>
   /**
@@ -55,10 +56,6 @@ export interface Options {
    */
   readonly index?: "containment"
 }
-
-const defaultReconnect = Schedule.jittered(
-  Schedule.min([Schedule.exponential("100 millis"), Schedule.spaced("5 seconds")])
-)
 
 const invalidOption = (field: string, message: string) =>
   new InvalidInput({ store: "Postgres", operation: "layer", issues: [{ field, message }] })
@@ -75,7 +72,7 @@ export const settingsOf = Effect.fnUntraced(function* (options: Options) {
     acquireTimeout = "10 seconds",
     index,
     notify,
-    reconnect = defaultReconnect,
+    reconnect = transientDelays,
     settleTimeout = "2 seconds",
     ...where
   } = options

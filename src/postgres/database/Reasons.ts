@@ -39,7 +39,9 @@ const bySqlState: Readonly<Record<string, (message: string, cause: unknown) => R
   "25006": (message, cause) =>
     new Denied({
       message: `the server or the session is read-only: ${message}; connect to a server that can write`,
-      cause
+      cause,
+      // Nobody can tell a standby from a session whose default is read-only: both refuse a write in the same words.
+      mayPass: true
     }),
   "25P02": (_, cause) =>
     new Unexpected({ message: "an earlier error ended this transaction; roll it back and start again", cause }),
@@ -108,6 +110,10 @@ export const reasonOf = ({ reason }: SqlError.SqlError): Reason => {
 
 /** Whether another row has the same unique key. */
 export const isUniqueViolation = ({ cause }: Reason): boolean => textOf(cause, "code") === "23505"
+
+/** Whether a NOTIFY of the statement, or of a trigger, was refused: the channel's name or the payload is too long. */
+export const isNotifyRefusal = ({ cause }: Reason): boolean =>
+  textOf(cause, "code") === "22023" && textOf(cause, "routine") === "Async_Notify"
 
 /**
  * Whether the server has refused the statement, has done nothing of it, and may accept a part of it. A statement that ran

@@ -4,7 +4,7 @@
  * **Details**
  *
  * An append is one round trip, unless it has to wait. A plain one needs only shared locks: it is an INSERT that does
- * nothing if it cannot have them at once. The function of `resources/postgres/0008_events_append.sql` does all others, and
+ * nothing if it cannot have them at once. The function of `resources/postgres/0012_events_append.sql` does all others, and
  * also a plain append that has to wait.
  */
 import { Effect, Exit, Option } from "effect"
@@ -13,7 +13,7 @@ import type { InvalidInput } from "../../InvalidInput.ts"
 import { Contention, type Reason, Unexpected } from "../../StoreError.ts"
 import type { Work } from "../database/Coalescing.ts"
 import { PostgresDatabase } from "../database/PostgresDatabase.ts"
-import { isRefusal, isUniqueViolation } from "../database/Reasons.ts"
+import { isNotifyRefusal, isRefusal, isUniqueViolation } from "../database/Reasons.ts"
 import { Wakeups } from "../wakeups/Wakeups.ts"
 import { type Request, storedEvents } from "./AppendRequest.ts"
 import * as AppendStatements from "./AppendStatements.ts"
@@ -112,6 +112,12 @@ const retried = <A>(call: Effect.Effect<A, Reason>, inTransaction: Effect.Effect
       )
   )
 
+/** The trigger can come after the table was inspected, as a Go service starts. Then the server refuses what has no room. */
+const refusedBy =
+  ({ append }: Request) =>
+  (reason: Reason): InvalidInput | Reason =>
+    isNotifyRefusal(reason) ? (RowNotifications.refusalOf(append) ?? reason) : reason
+
 /** Sends requests of one kind. */
 type Send = (requests: ReadonlyArray<Request>) => Effect.Effect<ReadonlyArray<Result>, Reason>
 
@@ -145,7 +151,7 @@ const attemptBy = (send: Send, inspect: EventTable["Service"]["inspect"]) => {
         // The server writes nothing of a statement that it refuses.
         requests.length > 1 && isRefusal(reason)
           ? attemptHalves(requests)
-          : Effect.succeed(requests.map(() => Exit.fail(reason)))
+          : Effect.succeed(requests.map((request) => Exit.fail(refusedBy(request)(reason))))
       )
     )
 
@@ -180,7 +186,7 @@ export const make = Effect.gen(function* () {
   /** The same for one event. While the server works, this process parses what the caller will get. */
   const insertAlone = (request: Request, announcement: Announcement, blocked: () => Stored): Stored => {
     queueMicrotask(request.content)
-    return Effect.flatMap(insertOne(request), (stamp) => {
+    return Effect.flatMap(Effect.mapError(insertOne(request), refusedBy(request)), (stamp) => {
       if (stamp === undefined) return blocked()
       const events = storedEvents(request, () => stamp)
       return Effect.as(announcement, events)
@@ -213,7 +219,10 @@ export const make = Effect.gen(function* () {
 
   /** Sends a request that may have to wait. */
   const patiently = (request: Request): Stored =>
-    Effect.flatMap(check([request], "waits"), ([result]) => result ?? Effect.succeed([]))
+    Effect.flatMap(
+      Effect.mapError(check([request], "waits"), refusedBy(request)),
+      ([result]) => result ?? Effect.succeed([])
+    )
 
   /** Sends one request without the arrays of the others: nearly all appends come one at a time. */
   const alone = (request: Request, announcement: Announcement, blocked: () => Stored): Stored =>
@@ -222,7 +231,7 @@ export const make = Effect.gen(function* () {
       if (refusal !== undefined) return Effect.fail(refusal)
       return request.kind === "plain" && request.ids.length === 1
         ? insertAlone(request, announcement, blocked)
-        : Effect.flatMap(send([request]), ([result]) => result ?? blocked())
+        : Effect.flatMap(Effect.mapError(send([request]), refusedBy(request)), ([result]) => result ?? blocked())
     })
 
   const sending: AppendSending = {

@@ -34,7 +34,8 @@ const onStandby = () =>
   new Denied({
     message:
       "the server is a standby, where nobody can see which events are still on their way; " +
-      "read the log on the primary, or read one aggregate"
+      "read the log on the primary, or read one aggregate",
+    mayPass: true
   })
 
 const withOldSnapshot = (isolation: string) =>

@@ -5,6 +5,7 @@
 import { Context, Effect, Option, Schedule, Stream } from "effect"
 import { matches } from "../../events/EventFilter.ts"
 import type { StoredEvent, Subscription } from "../../EventStore.ts"
+import { isPassing } from "../../internal/Transient.ts"
 import type { Reason } from "../../StoreError.ts"
 import { PostgresDatabase } from "../database/PostgresDatabase.ts"
 import * as Reading from "./Reading.ts"
@@ -31,7 +32,7 @@ export const make = Effect.fnUntraced(function* (check: Effect.Effect<unknown, R
   })
   const tailOf = yield* Tail.make
   const atOnce = Schedule.while(Schedule.forever, ({ input }: { input: Reason }) => input === Tail.again)
-  const afterWaiting = Schedule.while(reconnect, ({ input }) => input.isRetryable)
+  const afterWaiting = Schedule.while(reconnect, ({ input }) => isPassing(input))
 
   const follow = Effect.fnUntraced(function* (subscription: Subscription) {
     const tail = yield* tailOf

@@ -7,6 +7,7 @@
  */
 import { Deferred, Duration, Effect, Fiber, Option, RcRef, Schedule, Schema, type Scope, SubscriptionRef } from "effect"
 import type { ListenerStatus } from "../../EventStore.ts"
+import { isPassing, makeOutage } from "../../internal/Transient.ts"
 import type { Reason } from "../../StoreError.ts"
 import { decodeRows } from "../database/DecodeRows.ts"
 import { qualify } from "../database/Identifier.ts"
@@ -67,7 +68,10 @@ const makeDeliveryCheck = Effect.gen(function* () {
 
 const Named = Schema.Struct({ name: Schema.String, oid: Schema.NullOr(Schema.String) })
 
-/** Opens connections that call `wake` for each notification of another process, and says when each is lost. */
+/**
+ * Opens connections that call `wake` for each notification of another process, or of go-sync-kit's trigger, and says when
+ * each is lost.
+ */
 const makeHearing = Effect.fnUntraced(function* (wake: (table: Table) => void, { sender }: Notifier) {
   const { names, schema, sql } = yield* PostgresDatabase
   const { open } = yield* ListeningConnection.make
@@ -98,6 +102,13 @@ const makeHearing = Effect.fnUntraced(function* (wake: (table: Table) => void, {
       Effect.ignore,
       Effect.forkScoped
     )
+    // The loop above tells of the loss of the connection. A row of another table than this layer's wakes for nothing.
+    yield* connection.heardOfRows.pipe(
+      Effect.tap(() => Effect.sync(() => wake("events"))),
+      Effect.forever,
+      Effect.ignore,
+      Effect.forkScoped
+    )
     return { query: connection.query, lost }
   })
 })
@@ -114,6 +125,7 @@ export const make = Effect.fnUntraced(function* (wake: (table: Table) => void, n
     let current = Deferred.makeUnsafe<Connected, Reason>()
     let hasEnded = false
     let count = 0
+    const outage = makeOutage()
 
     /**
      * Waits for the loss of a connection. It fails with the reason if the next connection would fail for the same reason, or
@@ -131,7 +143,12 @@ export const make = Effect.fnUntraced(function* (wake: (table: Table) => void, n
       )
 
     const connect = Effect.gen(function* () {
-      const { lost, query } = yield* hearing
+      const { lost, query } = yield* Effect.tapError(hearing, (reason) =>
+        // The loss of a connection has been told. A standby is something else, and may last.
+        isPassing(reason) && !reason.isRetryable
+          ? outage.warn(reason, `${reason.message}; connecting again until it can`)
+          : Effect.void
+      )
       let isUsed = false
       const markUsed = Effect.sync(() => {
         isUsed = true
@@ -141,14 +158,13 @@ export const make = Effect.fnUntraced(function* (wake: (table: Table) => void, n
         before: count,
         query: (statement) => Effect.tap(query(statement), () => markUsed)
       }
+      outage.end()
       yield* SubscriptionRef.set(status, "connected")
       yield* Deferred.succeed(current, connected)
       yield* untilLost(lost, () => isUsed)
     }).pipe(Effect.scoped, Effect.ensuring(Effect.sync(() => count++)))
 
-    const run = Effect.forever(
-      Effect.retry(connect, { schedule: reconnect, while: ({ isRetryable }) => isRetryable })
-    ).pipe(
+    const run = Effect.forever(Effect.retry(connect, { schedule: reconnect, while: isPassing })).pipe(
       Effect.tapError((reason) =>
         Effect.gen(function* () {
           hasEnded = true

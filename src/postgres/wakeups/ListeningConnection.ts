@@ -10,7 +10,7 @@ import { silenceLimit } from "../database/Borrowing.ts"
 import { PostgresDatabase, type Query } from "../database/PostgresDatabase.ts"
 import { isTooLarge, reasonOf } from "../database/Reasons.ts"
 import * as BytesReceived from "./BytesReceived.ts"
-import { channel } from "./Notifications.ts"
+import { channel, rowChannel } from "./Notifications.ts"
 
 const silent = new Unavailable({
   message: "nothing has come for 5 seconds on the connection that listens: it is taken for dead, and opened again"
@@ -45,6 +45,8 @@ export interface ListeningConnection {
   readonly query: Query
   /** The next notification on the channel. Fails when the connection is lost. */
   readonly heard: Effect.Effect<PgConnection.Notification, Reason>
+  /** Waits until go-sync-kit's trigger has notified of some events since the last wait. Fails when the connection is lost. */
+  readonly heardOfRows: Effect.Effect<void, Reason>
 }
 
 const lost = (reason: Reason) =>
@@ -52,8 +54,13 @@ const lost = (reason: Reason) =>
     ? reason
     : new Unavailable({ message: `the connection that listens was lost: ${reason.message}`, cause: reason.cause })
 
-const hear = (queue: Queue.Dequeue<PgConnection.Notification, SqlError.SqlError>): ListeningConnection["heard"] =>
-  Effect.mapError(Queue.take(queue), (error) => lost(reasonOf(error)))
+type Heard = Queue.Dequeue<PgConnection.Notification, SqlError.SqlError>
+
+const hear = (queue: Heard, rows: Heard): Pick<ListeningConnection, "heard" | "heardOfRows"> => ({
+  heard: Effect.mapError(Queue.take(queue), (error) => lost(reasonOf(error))),
+  // All at once: a writer of many rows notifies of each.
+  heardOfRows: Effect.mapError(Effect.asVoid(Queue.takeAll(rows)), (error) => lost(reasonOf(error)))
+})
 
 /**
  * The server's answer, unless the server falls silent. Statements on this connection read a page by its key, so an answer
@@ -76,10 +83,10 @@ export const make = Effect.gen(function* () {
   const { query, sql } = yield* PostgresDatabase
 
   /** PGlite has one session, in this process, which cannot be lost. It tells its listeners by itself. */
-  const embedded = sql.listen(channel).pipe(
-    Effect.map((queue): ListeningConnection => ({ query, heard: hear(queue) })),
-    Effect.mapError(reasonOf)
-  )
+  const embedded = Effect.zipWith(sql.listen(channel), sql.listen(rowChannel), (queue, rows): ListeningConnection => ({
+    query,
+    ...hear(queue, rows)
+  })).pipe(Effect.mapError(reasonOf))
 
   const dedicated = Effect.gen(function* () {
     // This scope closes after the connection. If it closed before, it would say UNLISTEN, and wait for the answer of a server
@@ -89,9 +96,10 @@ export const make = Effect.gen(function* () {
     const { config, received } = BytesReceived.watch(sql.config)
     const connection = yield* Effect.mapError(PgConnection.make(config), reasonOf)
     const pinned = yield* Scope.provide(connection.pin, pinning)
-    const queue = yield* answered(Scope.provide(pinned.listen(channel), pinning), received)
+    const listenTo = (channel: string) => answered(Scope.provide(pinned.listen(channel), pinning), received)
+    const [queue, rows] = [yield* listenTo(channel), yield* listenTo(rowChannel)]
     const listening: ListeningConnection = {
-      heard: hear(queue),
+      ...hear(queue, rows),
       query: (statement) =>
         Effect.suspend(() => {
           const [text, parameters] = statement.compile()

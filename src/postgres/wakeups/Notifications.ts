@@ -6,6 +6,9 @@ import { PostgresDatabase } from "../database/PostgresDatabase.ts"
 /** The channel on which processes wake each other up. A payload is the oid of a table and the id of the sender. */
 export const channel = "strata_wakeups"
 
+/** The channel on which go-sync-kit's trigger notifies of each event, of whatever table in the database it is. */
+export const rowChannel = "events_global"
+
 /** The tables whose readers are woken. */
 export type Table = "events" | "offsets" | "spool"
 

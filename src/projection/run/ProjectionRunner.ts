@@ -4,7 +4,7 @@ import type { State } from "../../DurableStateStore.ts"
 import type { StoredEvent } from "../../EventStore.ts"
 import { check } from "../../internal/Arguments.ts"
 import { monotonicMillis } from "../../internal/Monotonic.ts"
-import { isTransient, transientDelays } from "../../internal/Transient.ts"
+import { isTransient, makeOutage, transientDelays } from "../../internal/Transient.ts"
 import type { InvalidInput } from "../../InvalidInput.ts"
 import { OffsetStore } from "../../OffsetStore.ts"
 import type { StoreError } from "../../StoreError.ts"
@@ -112,13 +112,28 @@ const untilChanged = Effect.fnUntraced(function* <R>(projection: Projection<R>, 
   yield* isResting ? changed : Effect.raceFirst(session(projection, settings, now), changed)
 })
 
+const waiting = ({ name }: Settings, { message }: StoreError) =>
+  `projection "${name}" goes on once the database can be used again: ${message}`
+
+/** Registers the projection, as soon as the database can be used. */
+const registered = (settings: Settings) => {
+  const outage = makeOutage()
+  return register(settings).pipe(
+    Effect.tapError((error) =>
+      isTransient(error) ? outage.warn(error.reason, waiting(settings, error)) : Effect.void
+    ),
+    Effect.retry({ schedule: transientDelays, while: isTransient })
+  )
+}
+
 /** How long to wait, in milliseconds, after a session has ended because the database could not be used. */
 const shortestPauseMillis = 100
-const longestPauseMillis = 5000
+const longestPauseMillis = 1000
 
 /** Runs session after session, for ever, and waits for a database that cannot be used. */
 const runSessions = <R>(projection: Projection<R>, settings: Settings, share: Share) => {
   let pause = shortestPauseMillis
+  const outage = makeOutage()
   const round = Effect.gen(function* () {
     const began = yield* monotonicMillis
     yield* untilChanged(projection, settings, share).pipe(
@@ -127,8 +142,9 @@ const runSessions = <R>(projection: Projection<R>, settings: Settings, share: Sh
         isTransient,
         Effect.fnUntraced(function* (error) {
           const lasted = (yield* monotonicMillis) - began
+          if (lasted > longestPauseMillis) outage.end()
           pause = lasted > longestPauseMillis ? shortestPauseMillis : Math.min(pause * 2, longestPauseMillis)
-          yield* Effect.logWarning(`projection "${settings.name}" goes on in ${pause} ms: ${error.message}`)
+          yield* outage.warn(error.reason, waiting(settings, error))
           yield* Effect.sleep(pause)
         })
       )
@@ -144,7 +160,7 @@ export const runBy =
     Effect.gen(function* () {
       const settings = yield* check(Settings, "Projection", "run", projection.settings)
       yield* runOnce(settings.name)
-      yield* Effect.retry(register(settings), { schedule: transientDelays, while: isTransient })
+      yield* registered(settings)
       const share = yield* division(settings)
       return yield* Effect.raceFirst(share.keep, runSessions(projection, settings, share))
     }).pipe(

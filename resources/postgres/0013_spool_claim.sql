@@ -39,6 +39,10 @@ DECLARE
     incoming TEXT[];
     waiting  INTEGER := 0;
 BEGIN
+    -- The lock of the UPDATE, before the first look into the table. The looks take weaker locks. A transaction that creates an
+    -- index and then alters the table would come in between, and the two would wait for each other.
+    LOCK TABLE :"spool" IN ROW EXCLUSIVE MODE;
+
     -- How many of the reserved places there are incoming messages for: the other places are for due messages.
     IF reserved > 0 THEN
         SELECT count(*) INTO waiting
