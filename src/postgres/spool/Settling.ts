@@ -4,7 +4,7 @@ import type { Statement } from "effect/sql"
 import { millisOf } from "../../internal/Fields.ts"
 import { type Heartbeat, type Lease, lostAmong, type Outcome, type Settle } from "../../SpoolMessage.ts"
 import { code, codeOf } from "./MessageState.ts"
-import { noLease, nullableArray, type SpoolTable, touched } from "./SpoolTable.ts"
+import { committed, noLease, nullableArray, type SpoolTable, touched } from "./SpoolTable.ts"
 
 // Statements
 
@@ -39,7 +39,8 @@ const held = (spool: SpoolTable, leases: ReadonlyArray<Lease>) => spool.sql`
 
 const remove = (spool: SpoolTable, outcomes: ReadonlyArray<Outcome>) => spool.sql`
   WITH ${held(spool, outcomes)}
-  DELETE FROM ${spool.table} AS message USING held WHERE message.id = held.id RETURNING message.id`
+  DELETE FROM ${spool.table} AS message USING held WHERE message.id = held.id AND ${committed}
+  RETURNING message.id`
 
 /** The number of the state in which an outcome leaves a message, or null if the message is deleted. */
 const stateAfter = ({ outcome }: Outcome): number | null => {
@@ -79,7 +80,7 @@ const apply = (spool: SpoolTable, outcomes: ReadonlyArray<Outcome>) => spool.sql
     FROM outcome, (SELECT clock_timestamp() AS at OFFSET 0) AS start
     WHERE message.id = outcome.id AND outcome.state IS NOT NULL
   )
-  SELECT id FROM outcome`
+  SELECT id FROM outcome WHERE ${committed}`
 
 // A lease of a message that another transaction is changing counts as held until that transaction has committed: the
 // statement never waits.
@@ -93,7 +94,7 @@ const extend = (spool: SpoolTable, { lease, leases }: Heartbeat) => spool.sql`
     SET lease_until = clock_timestamp() + ${millisOf(lease)}::float8 * interval '1 millisecond'
     FROM free WHERE message.id = free.id
   )
-  SELECT id FROM held`
+  SELECT id FROM held WHERE ${committed}`
 
 // Operations
 
