@@ -22,6 +22,15 @@ const Description = Schema.Struct({
 /** What is known of a table that readers can rely on. */
 export type Description = typeof Description.Type
 
+/** SQL for the oids of the tables whose rows a table has: its own, and those of its partitions and other children. */
+export const familyOf = (table: string) => `
+  WITH RECURSIVE family AS (
+    SELECT ${table}::oid AS relation
+    UNION
+    SELECT inhrelid FROM pg_inherits JOIN family ON inhparent = relation
+  )
+  SELECT relation FROM family`
+
 const describe = Effect.gen(function* () {
   const { names, query, schema, sql } = yield* PostgresDatabase
   const decode = decodeRows(Description, names.events, [])
@@ -33,7 +42,7 @@ const describe = Effect.gen(function* () {
       ) AS notifies,
       EXISTS (
         SELECT FROM pg_subscription_rel
-        WHERE srrelid = attrelid OR srrelid IN (SELECT relid FROM pg_partition_tree(attrelid))
+        WHERE srrelid IN (${sql.literal(familyOf("attrelid"))})
       ) AS replicated
     FROM pg_attribute
     LEFT JOIN LATERAL (

@@ -6,8 +6,9 @@ import { Effect, Schema } from "effect"
 import type { Holders } from "../../events/Hole.ts"
 import { Denied, type Reason, Unexpected } from "../../StoreError.ts"
 import { decodeRows } from "../database/DecodeRows.ts"
-import { qualify } from "../database/Identifier.ts"
+import { qualify, reference } from "../database/Identifier.ts"
 import { PostgresDatabase, type Query } from "../database/PostgresDatabase.ts"
+import * as EventTable from "./EventTable.ts"
 
 /**
  * What each answer of the rule's questions says of its server. `server` is the time at which the server was started, which
@@ -47,13 +48,24 @@ export const make = Effect.gen(function* () {
   const decodeFound = decodeRows(Found, "pg_locks", [])
   const decodeDescription = decodeRows(Description, "pg_locks", [])
 
-  // Not by way of pg_stat_activity: a prepared transaction has no process, and is a holder all the same.
-  const holding = sql`
-    SELECT DISTINCT virtualtransaction FROM pg_locks
-    WHERE locktype = 'relation' AND mode = 'RowExclusiveLock' AND granted
-      AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-      AND (relation = ${table}::regclass OR relation IN (SELECT relid FROM pg_partition_tree(${table}::regclass)))
-      AND pid IS DISTINCT FROM pg_backend_pid()`
+  // Not by way of pg_stat_activity: a prepared transaction has no process, and is a holder all the same. A transaction that
+  // makes a child of the table and inserts into it holds a lock of a table that nobody else can see to be a child: it has
+  // locked the parent for that. VACUUM takes such a lock of the parent, too, but beside it locks nothing but indexes.
+  const holding = `
+      WITH held AS MATERIALIZED (
+        SELECT virtualtransaction, mode, relation FROM pg_locks
+        WHERE locktype = 'relation' AND mode IN ('RowExclusiveLock', 'ShareUpdateExclusiveLock') AND granted
+          AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+          AND pid IS DISTINCT FROM pg_backend_pid()
+      ), family AS MATERIALIZED (${EventTable.familyOf(`${reference(table)}::regclass`)})
+      SELECT DISTINCT virtualtransaction FROM held
+      WHERE mode = 'RowExclusiveLock' AND (
+        relation IN (SELECT relation FROM family)
+        OR virtualtransaction IN (
+          SELECT virtualtransaction FROM held
+          WHERE mode = 'ShareUpdateExclusiveLock' AND relation IN (SELECT relation FROM family)
+        ) AND relation >= 16384 AND NOT EXISTS (SELECT FROM pg_index WHERE indexrelid = relation)
+      )`
 
   /** Fails where an answer would decide nothing: the locks of the primary, or what others commit, cannot be seen there. */
   const check = Effect.fnUntraced(function* (
@@ -68,7 +80,9 @@ export const make = Effect.gen(function* () {
 
   /** The transactions that hold the lock now, without the reader's own. `run` says on which connection to ask. */
   const look = Effect.fnUntraced(function* (run: Query): Effect.fn.Return<Holders, Reason> {
-    const rows = yield* run(sql`SELECT ${sql.literal(serverColumns)}, ARRAY(${holding})::text[] AS holders`)
+    const rows = yield* run(
+      sql`SELECT ${sql.literal(serverColumns)}, ARRAY(${sql.literal(holding)})::text[] AS holders`
+    )
     const [found] = yield* decodeFound(rows)
     if (found === undefined) return { holders: new Set(), server: "" }
     yield* check(run, found)
