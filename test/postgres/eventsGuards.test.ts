@@ -1,7 +1,8 @@
 /** Where the rule by which holes are decided does not hold by itself: it is refused, or has to see more than usual. */
 import { PgClient } from "@effect/sql-pg"
 import { assert, describe, it } from "@effect/vitest"
-import { Effect, Fiber, Layer, Redacted, Stream } from "effect"
+import { Context, Effect, Fiber, Layer, Redacted, Stream } from "effect"
+import { OffsetStore } from "effect-strata"
 import * as Postgres from "effect-strata/postgres"
 import { scratchDatabase } from "../support/database.ts"
 import * as PostgresServer from "../support/PostgresServer.ts"
@@ -165,6 +166,55 @@ describe("a child by INHERITS", () => {
           return t
         })
       )
+    })
+  )
+})
+
+describe("a sequence that is changed under a live layer", () => {
+  const remedy = /sequence .* has CACHE 10, .*; run ALTER SEQUENCE .* CACHE 1$/
+
+  const changed = Effect.gen(function* () {
+    const served = yield* serveEvents()
+    const { events, table } = served
+    const follower = yield* follow(served, { after: "start" })
+    yield* events.append(event("a"))
+    yield* follower.until(1n)
+    const [row] = yield* query(`SELECT pg_get_serial_sequence('${table}', 'version')`)
+    const alter = (clause: string) => execute([`ALTER SEQUENCE ${String(row?.[0])} ${clause}`])
+    return { ...served, follower, alter }
+  })
+
+  it.live("ends the subscriptions that are idle, and no others that hear on the same connection", () =>
+    Effect.gen(function* () {
+      const { alter, context, events, follower, watched } = yield* changed
+      const offsets = Context.get(context, OffsetStore.OffsetStore)
+      const changes = yield* Effect.forkChild(Stream.runDrain(offsets.changes))
+      yield* alter("CACHE 10")
+      yield* failsWith(watched(Fiber.join(follower.fiber)), "EventStore.subscribe", "Unexpected", remedy)
+      yield* failsWith(
+        Stream.runDrain(events.subscribe({ after: "end" })),
+        "EventStore.subscribe",
+        "Unexpected",
+        remedy
+      )
+      assert.isUndefined(changes.pollUnsafe())
+      yield* alter("CACHE 1")
+      const again = yield* follow({ events }, { after: "start" })
+      yield* again.until(1n)
+    })
+  )
+
+  it.live("lets no reader pass a hole", () =>
+    Effect.gen(function* () {
+      const { alter, events, follower, table } = yield* changed
+      const [early, late] = [yield* session(), yield* session()]
+      yield* alter("CACHE 10")
+      // The first one takes a block of versions and has more of them to give when the other one is committed.
+      yield* early(plainInsert(table, "2"))
+      yield* late(plainInsert(table, "12"))
+      yield* failsWith(events.load(), "EventStore.load", "Unexpected", remedy)
+      yield* failsWith(Fiber.join(follower.fiber), "EventStore.subscribe", "Unexpected", remedy)
+      assert.isAtMost(Number(follower.seen.at(-1)), 2)
     })
   )
 })

@@ -34,6 +34,9 @@ const pageIntervalMillis = 4
 const shortestPollMillis = 20
 const longestPollMillis = 1000
 
+/** How often to look whether the table can still be relied on, and which server answers, where no hole asks for a look. */
+const lookIntervalMillis = 5000
+
 const heldSeconds = Metric.gauge("strata_events_held_seconds", {
   description: "For how long an open transaction has been holding up subscribers"
 })
@@ -113,16 +116,18 @@ export const make = Effect.gen(function* () {
   return Effect.fnUntraced(function* (ear: Ear, after: bigint, publish: Publish): Effect.fn.Return<never, Reason> {
     const rest = waitForWakeups(ear)
     // Behind a pooler a connection can lead to another server than before, so each look says anew to which one.
-    let { server } = yield* look(ear.query)
+    let server = ""
+    let lookedAtMillis = Number.NEGATIVE_INFINITY
     let state: Hole.State = Hole.begin(after)
     let held: Held | undefined
     let limit = smallestPageEvents
     while (true) {
       const readAtMillis = yield* monotonicMillis
-      if (state.ask !== "page") {
+      if (state.ask !== "page" || readAtMillis - lookedAtMillis >= lookIntervalMillis) {
         const holders = yield* look(ear.query)
         server = holders.server
-        state = Hole.seeHolders(state, holders)
+        lookedAtMillis = readAtMillis
+        if (state.ask !== "page") state = Hole.seeHolders(state, holders)
       }
       const rows = yield* ear.query(pageAbove(state.after, limit))
       const before: bigint = state.after
