@@ -1,6 +1,7 @@
 /** `DurableStateStore` on Postgres. */
 import { Effect, Layer, Option, Stream } from "effect"
 import { type ById, type ByIds, DurableStateStore, fromDriver, type Selection } from "../DurableStateStore.ts"
+import { readCommitted } from "./database/Isolation.ts"
 import { PostgresDatabase, type Runnable } from "./database/PostgresDatabase.ts"
 import { columns, stateDecoder } from "./states/StateRow.ts"
 import * as Writing from "./states/Writing.ts"
@@ -43,7 +44,7 @@ export const make = Effect.gen(function* () {
   }
 
   const deleteOne = ({ persistenceId }: ById) => sql`
-    DELETE FROM ${table} WHERE persistence_id = ${persistenceId} RETURNING true`
+    DELETE FROM ${table} WHERE persistence_id = ${persistenceId} AND ${sql.literal(readCommitted)} RETURNING true`
 
   // Operations
 

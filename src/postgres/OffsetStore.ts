@@ -12,6 +12,7 @@ import {
   type Step
 } from "../OffsetStore.ts"
 import { decodeRows, NumberFromBigInt } from "./database/DecodeRows.ts"
+import { readCommitted } from "./database/Isolation.ts"
 import { PostgresDatabase, type Runnable } from "./database/PostgresDatabase.ts"
 import * as Wakeups from "./wakeups/Wakeups.ts"
 
@@ -36,6 +37,7 @@ const Count = Schema.Struct({ count: NumberFromBigInt })
 
 const statementsOf = ({ fixed, sql, tables }: PostgresDatabase["Service"]) => {
   const table = tables.offsets
+  const committed = sql.literal(readCommitted)
 
   const columns = sql.literal(
     `projection_name AS "projectionName", shard_number AS "shardNumber", current_offset AS value, timestamp`
@@ -76,7 +78,7 @@ const statementsOf = ({ fixed, sql, tables }: PostgresDatabase["Service"]) => {
     SELECT coalesce(moved.current_offset, held.current_offset) AS stored, moved.current_offset IS NOT NULL AS moved
     FROM (
       SELECT FROM ${table} WHERE projection_name = ${projectionName} AND shard_number = ${shardNumber}
-    ) AS seen LEFT JOIN held ON true LEFT JOIN moved ON true`
+    ) AS seen LEFT JOIN held ON true LEFT JOIN moved ON true WHERE ${committed}`
 
   const select = ({ projectionName, shardNumber }: ProjectionId) => fixed`
     SELECT ${columns} FROM ${table} WHERE projection_name = ${projectionName} AND shard_number = ${shardNumber}`
@@ -105,7 +107,7 @@ const statementsOf = ({ fixed, sql, tables }: PostgresDatabase["Service"]) => {
       WHERE offsets.projection_name = held.projection_name AND offsets.shard_number = held.shard_number
       RETURNING 1
     )
-    SELECT count(*) FROM changed`
+    SELECT count(*) FROM changed WHERE ${committed}`
 
   const deleteAll = ({ projectionName }: Projection) => sql`
     WITH ${locked(projectionName)}, changed AS (
@@ -113,7 +115,7 @@ const statementsOf = ({ fixed, sql, tables }: PostgresDatabase["Service"]) => {
       WHERE offsets.projection_name = held.projection_name AND offsets.shard_number = held.shard_number
       RETURNING 1
     )
-    SELECT count(*) FROM changed`
+    SELECT count(*) FROM changed WHERE ${committed}`
 
   const ping = sql`SELECT FROM ${table} LIMIT 1`
 

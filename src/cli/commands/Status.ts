@@ -77,8 +77,8 @@ const countStatesAndMessages = Effect.gen(function* () {
 
 const describeHolders = Effect.gen(function* () {
   const { query } = yield* PostgresDatabase
-  const { describe, look } = yield* LockHolders.make
-  const { holders } = yield* look(query)
+  const { describe, list } = yield* LockHolders.make
+  const { holders } = yield* list(query)
   return holders.size === 0 ? undefined : yield* describe(query, holders)
 })
 

@@ -52,11 +52,11 @@ export const longOpen: Findings = PostgresDatabase.use(({ sql }) =>
 /** Does a transaction hold the lock of the log for so long that readers wait for it? */
 export const holders: Findings = Effect.gen(function* () {
   const { query } = yield* PostgresDatabase
-  const { describe, look } = yield* LockHolders.make
-  const { holders } = yield* look(query)
+  const { describe, list } = yield* LockHolders.make
+  const { holders } = yield* list(query)
   if (holders.size === 0) return ok("nobody holds up readers")
   yield* Effect.sleep(pauseBetweenLooks)
-  const still = remaining(holders, (yield* look(query)).holders)
+  const still = remaining(holders, (yield* list(query)).holders)
   if (still.size === 0) return ok("writers come and go, nobody holds up readers")
   return [
     problem(

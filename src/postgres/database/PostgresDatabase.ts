@@ -9,6 +9,7 @@ import type { Reason } from "../../StoreError.ts"
 import * as Transactor from "../../Transactor.ts"
 import * as Borrowing from "./Borrowing.ts"
 import { qualify } from "./Identifier.ts"
+import * as Isolation from "./Isolation.ts"
 import { type Options, settingsOf, type Tables } from "./Options.ts"
 import { reasonOf } from "./Reasons.ts"
 import { fixedBy, type Query, queryOn, type Runnable } from "./Statements.ts"
@@ -38,7 +39,7 @@ export class PostgresDatabase extends Context.Service<
     readonly fixed: (strings: TemplateStringsArray, ...parts: ReadonlyArray<unknown>) => Runnable
 
     /**
-     * Runs one statement, in the caller's transaction if there is one, and returns its rows.
+     * Runs one statement, in the caller's transaction if there is one, else with READ COMMITTED, and returns its rows.
      *
      * **Details**
      *
@@ -52,6 +53,9 @@ export class PostgresDatabase extends Context.Service<
      * network forgot it. So it is first asked for something that takes no time: `Unavailable` if it does not answer.
      */
     readonly queryAlive: Query
+
+    /** Runs one statement with READ COMMITTED on a connection that is not of the pool. */
+    readonly isolated: Isolation.Run
 
     /** Whether the caller is in a transaction. */
     readonly inTransaction: Effect.Effect<boolean>
@@ -85,6 +89,7 @@ export const make = (options: Options = {}) =>
     const { borrow, borrowAlive, exhausted } = yield* Borrowing.make(sql, acquireTimeout)
     const transactions = Transactions.make(sql, acquireTimeout, exhausted)
     const { inTransaction, whether, withTransaction } = transactions
+    const isolated = Isolation.make()
     const tableOf = (name: string) => sql.literal(qualify(schema, name))
 
     return PostgresDatabase.of({
@@ -99,8 +104,9 @@ export const make = (options: Options = {}) =>
         migrations: tableOf(names.migrations)
       },
       fixed: fixedBy(sql),
-      query: queryOn(transactions, borrow),
-      queryAlive: queryOn(transactions, borrowAlive),
+      query: queryOn(transactions, borrow, isolated),
+      queryAlive: queryOn(transactions, borrowAlive, isolated),
+      isolated,
       inTransaction,
       whether,
       settleTimeout,

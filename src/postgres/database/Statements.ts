@@ -2,9 +2,9 @@
 import type { PgClient } from "@effect/sql-pg"
 import { Effect } from "effect"
 import { Statement } from "effect/sql"
-import type { Connection } from "effect/sql/SqlConnection"
 import type { Reason } from "../../StoreError.ts"
 import type { Borrowing } from "./Borrowing.ts"
+import * as Isolation from "./Isolation.ts"
 import { reasonOf } from "./Reasons.ts"
 import type { Transactions } from "./Transactions.ts"
 
@@ -37,13 +37,19 @@ export const fixedBy = (sql: PgClient.PgClient) => {
   }
 }
 
-/** Runs a statement in the caller's transaction if there is one, else on a connection that it borrows. */
+/**
+ * Runs a statement in the caller's transaction if there is one, else on a connection that it borrows, and with READ
+ * COMMITTED.
+ */
 export const queryOn =
-  ({ current }: Transactions, borrow: Borrowing["borrow"]): Query =>
+  ({ current }: Transactions, borrow: Borrowing["borrow"], isolated: Isolation.Run): Query =>
   (statement) =>
     Effect.withFiber((fiber) => {
       const [text, parameters] = statement.compile()
       const transaction = current(fiber.context)
-      const run = (connection: Connection) => connection.execute(text, parameters, undefined)
-      return Effect.mapError(transaction === undefined ? borrow(run) : run(transaction[0]), reasonOf)
+      const running =
+        transaction === undefined
+          ? borrow((connection) => isolated(connection, text, parameters))
+          : transaction[0].execute(Isolation.withoutCondition(text), parameters, undefined)
+      return Effect.mapError(running, reasonOf)
     })

@@ -2,15 +2,20 @@
 import { Context, Effect, Layer, Schema } from "effect"
 import { Denied, type Reason, Unexpected } from "../../StoreError.ts"
 import { decodeRows } from "../database/DecodeRows.ts"
-import { qualify } from "../database/Identifier.ts"
+import { qualify, reference } from "../database/Identifier.ts"
 import { PostgresDatabase } from "../database/PostgresDatabase.ts"
 
-const Description = Schema.Struct({
+/** A row that has `sequenceColumns`. */
+export const SequenceColumns = Schema.Struct({
   /** The sequence behind the versions, if there is one that can be seen. */
   name: Schema.NullOr(Schema.String),
   cache: Schema.NullOr(Schema.BigInt),
   increment: Schema.NullOr(Schema.BigInt),
-  cycles: Schema.NullOr(Schema.Boolean),
+  cycles: Schema.NullOr(Schema.Boolean)
+})
+
+const Description = Schema.Struct({
+  ...SequenceColumns.fields,
   /** Whether only the sequence gives versions. If not, it is a default that clients can override. */
   generated: Schema.Boolean,
   /** Whether a trigger notifies of each row, as go-sync-kit's does. */
@@ -19,23 +24,17 @@ const Description = Schema.Struct({
   replicated: Schema.Boolean
 })
 
+type Sequence = typeof SequenceColumns.Type
+
 /** What is known of a table that readers can rely on. */
 export type Description = typeof Description.Type
 
-const describe = Effect.gen(function* () {
-  const { names, query, schema, sql } = yield* PostgresDatabase
-  const decode = decodeRows(Description, names.events, [])
-  const rows = yield* query(sql`
-    SELECT sequence.seqrelid::regclass::text AS name, seqcache AS cache, seqincrement AS increment, seqcycle AS cycles,
-      attidentity = 'a' AS generated,
-      EXISTS (
-        SELECT FROM pg_trigger WHERE tgrelid = attrelid AND tgname = 'events_notify_trigger' AND tgenabled <> 'D'
-      ) AS notifies,
-      EXISTS (
-        SELECT FROM pg_subscription_rel
-        WHERE srrelid = attrelid OR srrelid IN (SELECT relid FROM pg_partition_tree(attrelid))
-      ) AS replicated
-    FROM pg_attribute
+/** What `fromVersionOf` has to say of the sequence. */
+export const sequenceColumns = `sequence.seqrelid::regclass::text AS name, seqcache AS cache, seqincrement AS increment,
+  seqcycle AS cycles`
+
+/** The part of a statement after FROM that finds the column `version`, and the sequence behind it. */
+export const fromVersionOf = ({ names, schema }: Pick<PostgresDatabase["Service"], "names" | "schema">) => `pg_attribute
     LEFT JOIN LATERAL (
       SELECT pg_sequence.* FROM pg_sequence JOIN pg_depend ON refclassid = 'pg_class'::regclass AND refobjid = seqrelid
       JOIN pg_attrdef ON classid = 'pg_attrdef'::regclass AND objid = pg_attrdef.oid
@@ -44,7 +43,31 @@ const describe = Effect.gen(function* () {
       SELECT pg_sequence.* FROM pg_sequence JOIN pg_depend ON classid = 'pg_class'::regclass AND objid = seqrelid
       WHERE refclassid = 'pg_class'::regclass AND refobjid = attrelid AND refobjsubid = attnum
     ) AS sequence ON true
-    WHERE attrelid = ${qualify(schema, names.events)}::regclass AND attname = 'version'`)
+    WHERE attrelid = ${reference(qualify(schema, names.events))}::regclass AND attname = 'version'`
+
+/** SQL for the oids of the tables whose rows a table has: its own, and those of its partitions and other children. */
+export const familyOf = (table: string) => `
+  WITH RECURSIVE family AS (
+    SELECT ${table}::oid AS relation
+    UNION
+    SELECT inhrelid FROM pg_inherits JOIN family ON inhparent = relation
+  )
+  SELECT relation FROM family`
+
+const describe = Effect.gen(function* () {
+  const database = yield* PostgresDatabase
+  const { names, query, sql } = database
+  const decode = decodeRows(Description, names.events, [])
+  const rows = yield* query(sql`
+    SELECT ${sql.literal(sequenceColumns)}, attidentity = 'a' AS generated,
+      EXISTS (
+        SELECT FROM pg_trigger WHERE tgrelid = attrelid AND tgname = 'events_notify_trigger' AND tgenabled <> 'D'
+      ) AS notifies,
+      EXISTS (
+        SELECT FROM pg_subscription_rel
+        WHERE srrelid IN (${sql.literal(familyOf("attrelid"))})
+      ) AS replicated
+    FROM ${sql.literal(fromVersionOf(database))}`)
   const [description] = yield* decode(rows)
   return description
 })
@@ -55,7 +78,7 @@ const withoutSequence = (table: string) =>
   })
 
 /** What is wrong with the sequence, and the clause that mends it. */
-const faultOf = ({ cache, cycles, increment }: Description): readonly [fault: string, remedy: string] | undefined => {
+const faultOf = ({ cache, cycles, increment }: Sequence): readonly [fault: string, remedy: string] | undefined => {
   if (cache !== 1n) return [`CACHE ${cache}`, "CACHE 1"]
   if (increment !== 1n) return [`INCREMENT ${increment}`, "INCREMENT 1"]
   return cycles === true ? ["CYCLE", "NO CYCLE"] : undefined
@@ -65,11 +88,12 @@ const faultOf = ({ cache, cycles, increment }: Description): readonly [fault: st
  * A sequence that draws versions in blocks, in other steps than 1 or in a circle can draw a lower version after a higher
  * one has been seen, for a transaction that no reader could have waited for.
  */
-const outOfOrder = (table: string, description: Description) => {
-  const fault = faultOf(description)
+export const outOfOrder = (table: string, sequence: Sequence): Unexpected | undefined => {
+  const { name } = sequence
+  if (name === null) return withoutSequence(table)
+  const fault = faultOf(sequence)
   if (fault === undefined) return undefined
   const [has, remedy] = fault
-  const { name } = description
   return new Unexpected({
     message:
       `the sequence ${name} of ${table} has ${has}, with which readers would lose events; ` +
@@ -95,7 +119,7 @@ export const check = Effect.gen(function* () {
   const { names, schema } = yield* PostgresDatabase
   const table = qualify(schema, names.events)
   const description = yield* describe
-  if (description === undefined || description.name === null) return yield* withoutSequence(table)
+  if (description === undefined) return yield* withoutSequence(table)
   const refusal = outOfOrder(table, description) ?? copied(table, description)
   if (refusal !== undefined) return yield* refusal
   return description
@@ -117,7 +141,7 @@ export class EventTable extends Context.Service<
   {
     /**
      * Checks the table before the first append, or the first read that relies on the order of its versions. Later it
-     * costs nothing: a table that is fit remains so. A failure is not remembered, as it may be mended.
+     * costs nothing: readers look again at a hole, and now and then. A failure is not remembered, as it may be mended.
      */
     readonly inspect: Effect.Effect<Description, Reason>
   }

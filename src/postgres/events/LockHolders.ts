@@ -9,6 +9,7 @@ import { decodeRows } from "../database/DecodeRows.ts"
 import { qualify } from "../database/Identifier.ts"
 import { PostgresDatabase, type Query } from "../database/PostgresDatabase.ts"
 import { transactionText } from "../database/TransactionText.ts"
+import * as EventTable from "./EventTable.ts"
 
 /**
  * What each answer of the rule's questions says of its server. `server` is the time at which the server was started, which
@@ -24,7 +25,11 @@ export const ServerColumns = Schema.Struct({
   server: Schema.String
 })
 
-const Found = Schema.Struct({ ...ServerColumns.fields, holders: Schema.Array(Schema.String) })
+const Found = Schema.Struct({
+  ...ServerColumns.fields,
+  ...EventTable.SequenceColumns.fields,
+  holders: Schema.Array(Schema.String)
+})
 
 const Description = Schema.Struct({ description: Schema.NullOr(Schema.String) })
 
@@ -46,18 +51,33 @@ const withOldSnapshot = (isolation: string) =>
   })
 
 export const make = Effect.gen(function* () {
-  const { inTransaction, names, query, schema, sql } = yield* PostgresDatabase
+  const database = yield* PostgresDatabase
+  const { inTransaction, names, query, schema, sql } = database
   const table = qualify(schema, names.events)
   const decodeFound = decodeRows(Found, "pg_locks", [])
   const decodeDescription = decodeRows(Description, "pg_locks", [])
 
-  // The statement does without pg_stat_activity: a prepared transaction has no process, and is a holder all the same.
-  const holding = sql`
-    SELECT DISTINCT virtualtransaction FROM pg_locks
-    WHERE locktype = 'relation' AND mode = 'RowExclusiveLock' AND granted
-      AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-      AND (relation = ${table}::regclass OR relation IN (SELECT relid FROM pg_partition_tree(${table}::regclass)))
-      AND pid IS DISTINCT FROM pg_backend_pid()`
+  // The statement does without pg_stat_activity: a prepared transaction has no process, and is a holder all the same. A
+  // transaction that makes a child of the table and inserts into it holds a lock of a table that nobody else can see to be a
+  // child: it has locked the parent for that. VACUUM takes such a lock of the parent, too, but beside it it locks indexes only.
+  const looking = sql.literal(`
+    SELECT ${serverColumns}, ${EventTable.sequenceColumns}, ARRAY(
+      WITH held AS MATERIALIZED (
+        SELECT virtualtransaction, mode, relation FROM pg_locks
+        WHERE locktype = 'relation' AND mode IN ('RowExclusiveLock', 'ShareUpdateExclusiveLock') AND granted
+          AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+          AND pid IS DISTINCT FROM pg_backend_pid()
+      ), family AS MATERIALIZED (${EventTable.familyOf("attrelid")})
+      SELECT DISTINCT virtualtransaction FROM held
+      WHERE mode = 'RowExclusiveLock' AND (
+        relation IN (SELECT relation FROM family)
+        OR virtualtransaction IN (
+          SELECT virtualtransaction FROM held
+          WHERE mode = 'ShareUpdateExclusiveLock' AND relation IN (SELECT relation FROM family)
+        ) AND relation >= 16384 AND NOT EXISTS (SELECT FROM pg_index WHERE indexrelid = relation)
+      )
+    )::text[] AS holders
+    FROM ${EventTable.fromVersionOf(database)}`)
 
   /** Fails where an answer would decide nothing: the locks of the primary, or what others commit, cannot be seen there. */
   const check = Effect.fnUntraced(function* (
@@ -70,13 +90,25 @@ export const make = Effect.gen(function* () {
     }
   })
 
+  const find = Effect.fnUntraced(function* (run: Query) {
+    const [found] = yield* Effect.flatMap(run(sql`${looking}`), decodeFound)
+    if (found !== undefined) yield* check(run, found)
+    return found
+  })
+
+  const holdersOf = (found: typeof Found.Type | undefined): Holders => ({
+    holders: new Set(found?.holders),
+    server: found?.server ?? ""
+  })
+
   /** The transactions that hold the lock now, without the reader's own. `run` says on which connection to ask. */
+  const list = (run: Query): Effect.Effect<Holders, Reason> => Effect.map(find(run), holdersOf)
+
+  /** The same for those who rely on it: it fails where the sequence keeps no order any more, since then no lock tells. */
   const look = Effect.fnUntraced(function* (run: Query): Effect.fn.Return<Holders, Reason> {
-    const rows = yield* run(sql`SELECT ${sql.literal(serverColumns)}, ARRAY(${holding})::text[] AS holders`)
-    const [found] = yield* decodeFound(rows)
-    if (found === undefined) return { holders: new Set(), server: "" }
-    yield* check(run, found)
-    return { holders: new Set(found.holders), server: found.server }
+    const found = yield* find(run)
+    const fault = found === undefined ? undefined : EventTable.outOfOrder(table, found)
+    return fault === undefined ? holdersOf(found) : yield* fault
   })
 
   /** Describes holders for people: their process, their application and their last statement, and for how long they are open. */
@@ -103,5 +135,5 @@ export const make = Effect.gen(function* () {
       Effect.logWarning(`${table} is held up at version ${version} by ${description}: readers wait there`)
     )
 
-  return { check, look, describe, report }
+  return { check, list, look, describe, report }
 })

@@ -134,15 +134,21 @@ export const make = Effect.gen(function* () {
 
   /** Reads on each connection, from the end of what was read before. */
   const run = (tail: Running): Effect.Effect<never, Reason, Scope.Scope> => {
+    const broken = Deferred.makeUnsafe<never, Reason>()
     const reader = (ear: Ear) =>
       Effect.suspend(() => {
         if (ear.again) tail.lose()
         return untilBegun(tail, ear).pipe(
           Effect.andThen(tail.begun),
-          Effect.flatMap((after) => read(ear, after, tail.publish))
+          Effect.flatMap((after) => read(ear, after, tail.publish)),
+          // What is wrong with the log is no concern of others that hear on this connection.
+          Effect.catchIf(
+            ({ isRetryable }) => !isRetryable,
+            (reason) => Effect.andThen(Deferred.fail(broken, reason), Effect.never)
+          )
         )
       })
-    return listen("events", reader).pipe(
+    return Effect.raceFirst(listen("events", reader), Deferred.await(broken)).pipe(
       Effect.catchDefect((cause) => new Unexpected({ message: "the reader of the log has broken down", cause })),
       // Subscribers that wait for the tail end with it, whatever it was that ended it.
       Effect.tapError((reason) => Effect.sync(() => tail.end(reason)))

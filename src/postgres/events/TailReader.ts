@@ -34,6 +34,9 @@ const pageIntervalMillis = 4
 const shortestPollMillis = 20
 const longestPollMillis = 1000
 
+/** How often to look whether the table can still be relied on, and which server answers, where no hole asks for a look. */
+const lookIntervalMillis = 5000
+
 const heldSeconds = Metric.gauge("strata_events_held_seconds", {
   description: "For how long an open transaction has been holding up subscribers"
 })
@@ -68,6 +71,25 @@ export const make = Effect.gen(function* () {
 
   const pageAbove = (after: bigint, limit: number) =>
     sql`SELECT ${selected} FROM ${tables.events} WHERE version > ${after} ORDER BY version LIMIT ${limit}`
+
+  const highestVersion = sql`SELECT max(version) AS version FROM ${tables.events}`
+
+  /**
+   * Takes a page. If a full one has a hole, the answer to the question for the holders decides about the other holes of the
+   * log as well: where 5,000 events are rolled back, one look is enough, and not one for each page.
+   */
+  const seePage = Effect.fnUntraced(function* (
+    { query }: Ear,
+    asking: Hole.AsksPage | Hole.Waits,
+    page: Hole.Page
+  ): Effect.fn.Return<Hole.State, Reason> {
+    const state = Hole.seePage(asking, page)
+    if (state.ask !== "holders" || !page.isFull) return state
+    const [row] = yield* query(highestVersion)
+    const highest = versionOf(row)
+    if (highest <= state.highest) return state
+    return Hole.seePage(asking, { ...page, runs: [...page.runs, { first: highest, last: highest }] })
+  })
 
   /** Publishes, lets the subscribers run, and says how long they took. */
   const publishing = Effect.fnUntraced(function* (publish: Publish, rows: ReadonlyArray<unknown>, upTo: bigint) {
@@ -113,21 +135,27 @@ export const make = Effect.gen(function* () {
   return Effect.fnUntraced(function* (ear: Ear, after: bigint, publish: Publish): Effect.fn.Return<never, Reason> {
     const rest = waitForWakeups(ear)
     // Behind a pooler a connection can lead to another server than before, so each look says anew to which one.
-    let { server } = yield* look(ear.query)
+    let server = ""
+    let lookedAtMillis = Number.NEGATIVE_INFINITY
     let state: Hole.State = Hole.begin(after)
     let held: Held | undefined
     let limit = smallestPageEvents
+    /** Whether the last page began with a hole that is waited for: the next one only shows whether the hole has been filled. */
+    let isStalled = false
     while (true) {
       const readAtMillis = yield* monotonicMillis
-      if (state.ask !== "page") {
+      if (state.ask !== "page" || readAtMillis - lookedAtMillis >= lookIntervalMillis) {
         const holders = yield* look(ear.query)
         server = holders.server
-        state = Hole.seeHolders(state, holders)
+        lookedAtMillis = readAtMillis
+        if (state.ask !== "page") state = Hole.seeHolders(state, holders)
       }
-      const rows = yield* ear.query(pageAbove(state.after, limit))
+      const pageLimit: number = isStalled && state.ask === "wait" ? smallestPageEvents : limit
+      const rows: ReadonlyArray<unknown> = yield* ear.query(pageAbove(state.after, pageLimit))
       const before: bigint = state.after
-      const isFull = rows.length === limit
-      state = Hole.seePage(state, { server, runs: Hole.runsOf(rows, versionOf), isFull })
+      const isFull = rows.length === pageLimit
+      state = yield* seePage(ear, state, { server, runs: Hole.runsOf(rows, versionOf), isFull })
+      isStalled = state.after === before
 
       const count = countUpTo(rows, state.after)
       let busyMillis = 0
@@ -141,8 +169,10 @@ export const make = Effect.gen(function* () {
       }
       if (state.ask === "holders")
         held = { sinceMillis: readAtMillis, waitMillis: firstHoleWaitMillis, isReported: false }
-      if (count === rows.length) limit = nextLimit(rows, limit)
-      else if (state.ask === "wait" && held !== undefined) held = yield* waitAt(ear, state, held, readAtMillis)
+      limit = nextLimit(rows, limit)
+      if (count < rows.length && state.ask === "wait" && held !== undefined) {
+        held = yield* waitAt(ear, state, held, readAtMillis)
+      }
       if (state.ask === "page" && !isFull) yield* rest(rows.length > 0, readAtMillis, busyMillis)
     }
   })

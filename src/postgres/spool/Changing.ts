@@ -13,7 +13,7 @@ import {
 } from "../../SpoolMessage.ts"
 import { columns } from "./MessageRow.ts"
 import { code, codeOf, StateCode } from "./MessageState.ts"
-import { noLease, type SpoolTable, touched } from "./SpoolTable.ts"
+import { committed, noLease, type SpoolTable, touched } from "./SpoolTable.ts"
 
 // Statements
 
@@ -38,7 +38,8 @@ const change = (spool: SpoolTable, { changes, id, ifUpdated }: Update) => {
       ? sql.literal("")
       : sql`AND date_trunc('milliseconds', updated) = ${DateTime.toDateUtc(ifUpdated)}`
   return sql`
-    UPDATE ${table} SET ${sql.csv(assignments(spool, changes))} WHERE id = ${id} ${unchanged} RETURNING ${columns}`
+    UPDATE ${table} SET ${sql.csv(assignments(spool, changes))} WHERE id = ${id} ${unchanged} AND ${committed}
+    RETURNING ${columns}`
 }
 
 // FOR UPDATE waits for a concurrent transaction and then sees what it committed, in the same statement.
@@ -51,7 +52,7 @@ const moveHeld = (spool: SpoolTable, { changes, from, id, to }: Move) => {
     ), moved AS (
       UPDATE ${table} AS message SET ${changed} FROM held WHERE message.id = held.id AND held.moves
     )
-    SELECT state, moves AS moved FROM held`
+    SELECT state, moves AS moved FROM held WHERE ${committed}`
 }
 
 /** What came of a move: the state before it, and whether that was one of those to move from. */
@@ -78,7 +79,7 @@ export const update = Effect.fnUntraced(function* (spool: SpoolTable, input: Upd
 
 export const remove = Effect.fnUntraced(function* (spool: SpoolTable, { id }: ById) {
   const { query, sql, table } = spool
-  const [deleted] = yield* query(sql`DELETE FROM ${table} WHERE id = ${id} RETURNING id`)
+  const [deleted] = yield* query(sql`DELETE FROM ${table} WHERE id = ${id} AND ${committed} RETURNING id`)
   if (deleted === undefined) return yield* new MessageNotFound({ id })
 })
 

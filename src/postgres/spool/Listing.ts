@@ -4,7 +4,7 @@ import { millisOf } from "../../internal/Fields.ts"
 import { type Iterate, type List, noMessages, type Purge, type Selection, type State } from "../../SpoolMessage.ts"
 import { columnsWithoutPayload } from "./MessageRow.ts"
 import { code, StateCode } from "./MessageState.ts"
-import { andInQueue, type SpoolTable } from "./SpoolTable.ts"
+import { andInQueue, committed, type SpoolTable } from "./SpoolTable.ts"
 
 // Statements
 
@@ -59,7 +59,7 @@ const removeOld = (spool: SpoolTable, { limit, olderThan, queue, state }: Purge)
       SELECT id FROM ${table}
       WHERE state = ${code[state]} ${andInQueue(spool, queue)} AND created <= ${latest} AND updated <= ${latest}
       ORDER BY created, id COLLATE "C" LIMIT ${limit} FOR UPDATE SKIP LOCKED
-    )) RETURNING id`
+    )) AND ${committed} RETURNING id`
 }
 
 // Operations

@@ -7,7 +7,7 @@ import { warnOf } from "./Claiming.ts"
 import { warnOfUnrecovered } from "./LockedMessages.ts"
 import { columns } from "./MessageRow.ts"
 import { code } from "./MessageState.ts"
-import { andInQueue, inQueue, noLease, type SpoolTable, touched } from "./SpoolTable.ts"
+import { andInQueue, committed, inQueue, noLease, type SpoolTable, touched } from "./SpoolTable.ts"
 
 // Statements
 
@@ -30,7 +30,8 @@ const giveUp = (spool: SpoolTable, input: Recover) => spool.sql`
       ${noLease}, last_error = ${leaseExpired}
     FROM expired WHERE message.id = expired.id RETURNING message.*
   )
-  SELECT ${columns} FROM recovered AS message ORDER BY message.created, id COLLATE "C"`
+  SELECT ${columns} FROM recovered AS message WHERE ${committed}
+  ORDER BY message.created, id COLLATE "C"`
 
 // The index of deferred messages is by priority, then by time. Recursion goes from each priority that there is to the next,
 // so that the first due message of each costs one look-up, however many messages there are.

@@ -16,7 +16,7 @@ import type { Reason } from "../../StoreError.ts"
 import { leasedMessage, leasesAsRows } from "./LeasedRows.ts"
 import { lockedOf } from "./LockedMessages.ts"
 import { code, codeOf } from "./MessageState.ts"
-import { noLease, nullableArray, type SpoolTable, touched } from "./SpoolTable.ts"
+import { committed, noLease, nullableArray, type SpoolTable, touched } from "./SpoolTable.ts"
 
 // Statements
 
@@ -32,7 +32,8 @@ const held = (spool: SpoolTable, leases: ReadonlyArray<Lease>, locking: Locking)
 
 const remove = (spool: SpoolTable, outcomes: ReadonlyArray<Outcome>, locking: Locking) => spool.sql`
   WITH ${held(spool, outcomes, locking)}
-  DELETE FROM ${spool.table} AS message USING held WHERE message.id = held.id RETURNING message.id`
+  DELETE FROM ${spool.table} AS message USING held WHERE message.id = held.id AND ${committed}
+  RETURNING message.id`
 
 /** The number of the state in which an outcome leaves a message, or null if the message is deleted. */
 const stateAfter = ({ outcome }: Outcome): number | null => {
@@ -72,7 +73,7 @@ const apply = (spool: SpoolTable, outcomes: ReadonlyArray<Outcome>, locking: Loc
     FROM outcome, (SELECT clock_timestamp() AS at OFFSET 0) AS start
     WHERE message.id = outcome.id AND outcome.state IS NOT NULL
   )
-  SELECT id FROM outcome`
+  SELECT id FROM outcome WHERE ${committed}`
 
 // A lease of a message that another transaction is changing counts as held until that transaction has committed: the
 // statement never waits.
@@ -86,7 +87,7 @@ const extend = (spool: SpoolTable, { lease, leases }: Heartbeat) => spool.sql`
     SET lease_until = clock_timestamp() + ${millisOf(lease)}::float8 * interval '1 millisecond'
     FROM free WHERE message.id = free.id
   )
-  SELECT held.id, free.id IS NULL AS locked FROM held LEFT JOIN free USING (id)`
+  SELECT held.id, free.id IS NULL AS locked FROM held LEFT JOIN free USING (id) WHERE ${committed}`
 
 /** What came of renewing a lease that is held: it was renewed unless another transaction has locked the message. */
 const Renewed = Schema.Struct({ id: Schema.String, locked: Schema.Boolean })

@@ -8,6 +8,7 @@ import type { SpoolMessage } from "../../SpoolMessage.ts"
 import type { CorruptRow, Reason } from "../../StoreError.ts"
 import { decodeRows } from "../database/DecodeRows.ts"
 import { qualify } from "../database/Identifier.ts"
+import { readCommitted } from "../database/Isolation.ts"
 import { PostgresDatabase, type Runnable } from "../database/PostgresDatabase.ts"
 import * as Wakeups from "../wakeups/Wakeups.ts"
 import { LockWarnings } from "./LockWarnings.ts"
@@ -118,6 +119,9 @@ const text = (part: string) => Statement.fragment([Statement.literal(part)])
 
 /** Each change is at least a millisecond after the one before, so that `updated`, as it is read, tells them apart. */
 export const touched = text("updated = greatest(clock_timestamp(), updated + interval '1 millisecond')")
+
+/** The condition of a statement that would find fewer messages with an old snapshot. */
+export const committed = text(readCommitted)
 
 /** What becomes of the lease of a message that is not active any more. */
 export const noLease = text("lease_owner = NULL, lease_until = NULL")

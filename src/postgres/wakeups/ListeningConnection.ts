@@ -3,10 +3,11 @@
  * it. Closing the scope closes it, whatever state it is in.
  */
 import { PgConnection } from "@effect/sql-pg"
-import { Deferred, Duration, Effect, Queue, Scope } from "effect"
+import { Deferred, Duration, Effect, Queue, Scope, Semaphore } from "effect"
 import type { SqlError } from "effect/sql"
 import { type Reason, Unavailable } from "../../StoreError.ts"
 import { silenceLimit } from "../database/Borrowing.ts"
+import type { Executing } from "../database/Isolation.ts"
 import { PostgresDatabase, type Query } from "../database/PostgresDatabase.ts"
 import { isTooLarge, reasonOf } from "../database/Reasons.ts"
 import * as BytesReceived from "./BytesReceived.ts"
@@ -80,7 +81,7 @@ const answered = <A>(asking: Effect.Effect<A, SqlError.SqlError>, received: () =
   })
 
 export const make = Effect.gen(function* () {
-  const { query, sql } = yield* PostgresDatabase
+  const { isolated, query, sql } = yield* PostgresDatabase
 
   /** PGlite has one session, in this process, which cannot be lost. It tells its listeners by itself. */
   const embedded = Effect.zipWith(sql.listen(channel), sql.listen(rowChannel), (queue, rows): ListeningConnection => ({
@@ -98,13 +99,15 @@ export const make = Effect.gen(function* () {
     const pinned = yield* Scope.provide(connection.pin, pinning)
     const listenTo = (channel: string) => answered(Scope.provide(pinned.listen(channel), pinning), received)
     const [queue, rows] = [yield* listenTo(channel), yield* listenTo(rowChannel)]
+    const executing: Executing = {
+      execute: (text, parameters) => Effect.map(pinned.query(text, parameters), ({ rows }) => rows)
+    }
+    // One after the other, as a statement may take a transaction of its own.
+    const inTurn = Semaphore.withPermit(yield* Semaphore.make(1))
     const listening: ListeningConnection = {
       ...hear(queue, rows),
       query: (statement) =>
-        Effect.suspend(() => {
-          const [text, parameters] = statement.compile()
-          return Effect.map(answered(pinned.query(text, parameters), received), ({ rows }) => rows)
-        })
+        Effect.suspend(() => answered(inTurn(isolated(executing, ...statement.compile())), received))
     }
     return listening
   })
