@@ -11,7 +11,7 @@ const isSafe = (value: unknown, levelsLeft: number): boolean => {
     case "string":
       return isText(value)
     case "number":
-      return Number.isFinite(value) && (!Number.isInteger(value) || Number.isSafeInteger(value))
+      return Number.isFinite(value)
     case "boolean":
       return true
     case "object":
@@ -37,12 +37,13 @@ const isSafeObject = (value: object, levelsLeft: number): boolean => {
 }
 
 const expected =
-  "JSON (no undefined, functions, class instances, cycles, NaN, bigint, integers beyond 2^53, NUL characters, lone surrogates or more than 500 levels)"
+  "JSON (no undefined, functions, class instances, cycles, NaN, infinite numbers, bigint, NUL characters, lone surrogates or more than 500 levels)"
 
 /**
  * Whether a value is JSON that neither changes nor fails on the way: no `undefined`, holes, functions, class instances or
- * cycles, which `JSON.stringify` drops, rewrites or refuses; no integers beyond 2^53, which `JSON.parse` rounds; no NUL
- * characters or lone surrogates, which `jsonb` refuses; at most 500 levels.
+ * cycles, which `JSON.stringify` drops, rewrites or refuses; no NUL characters or lone surrogates, which `jsonb` refuses; at
+ * most 500 levels. Every finite number is fine: the text that JavaScript prints for it is read as the same number, also
+ * beyond 2^53. Other programs read that text, which for 2^60 is 1152921504606847000.
  */
 export const isSafeJson = (value: unknown): value is Schema.Json => isSafe(value, maxLevels)
 

@@ -57,8 +57,7 @@ const invalid: ReadonlyArray<readonly [what: string, part: object]> = [
   ["headers that are a list", { headers: ["a"] }],
   ["an error with a NUL character", { lastError: "\0" }],
   ["a policy with a lone surrogate", { retryPolicyName: "\ud800" }],
-  ["a payload that is no JSON", { payload: { at: new Date(0) } }],
-  ["a payload with an integer that JSON would round", { payload: 2 ** 53 }]
+  ["a payload that is no JSON", { payload: { at: new Date(0) } }]
 ]
 
 /** Registers the suite. `interleaving: false` leaves out what takes two transactions open at once. */
@@ -86,7 +85,7 @@ export const suite = <E>(
           priority: 1,
           headers: { to: "anna@example.org", "": "", __proto__x: "é 🐘" },
           retryPolicyName: "aggressive",
-          payload: { subject: "Hello", tags: ["a", null, 1.5], nested: { empty: {}, list: [] } }
+          payload: { subject: "Hello", tags: ["a", null, 1.5, 2 ** 60, 1e300], nested: { empty: {}, list: [] } }
         }
         yield* store(message)
         const stored = yield* getMeta(message.id)
