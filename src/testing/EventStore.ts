@@ -1,12 +1,14 @@
 /** What every `EventStore` does, as a suite for Vitest. */
 import { assert, it } from "@effect/vitest"
-import { Deferred, Effect, Exit, Fiber, type Layer, Option, Result, type Schema, Stream } from "effect"
+import { Deferred, Effect, Equal, Exit, Fiber, type Layer, Option, Result, type Schema, Stream } from "effect"
 import {
   DuplicateEvent,
   EventNotFound,
   EventStore,
   type Expected,
   InvalidVersion,
+  maxDataBytes,
+  maxMetadataBytes,
   parseVersion,
   type StoredEvent,
   VersionConflict
@@ -62,7 +64,10 @@ const invalid: ReadonlyArray<readonly [what: string, part: object]> = [
   ["more than 500 levels", { data: Array.from({ length: 100_000 }).reduce((inside) => [inside], 1) }],
   ["a NUL character in the data", { data: { text: "a\0b" } }],
   ["a lone surrogate in a key", { data: { "\ud800": 1 } }],
-  ["metadata that is no object", { metadata: [1] }]
+  ["metadata that is no object", { metadata: [1] }],
+  ["data that is too large to be read again", { data: "x".repeat(maxDataBytes - 1) }],
+  ["numbers whose digits are too many to be read again", { data: Array.from({ length: 60_000 }, () => 5e-324) }],
+  ["metadata that is too large", { metadata: { text: "x".repeat(maxMetadataBytes) } }]
 ]
 
 /** Registers the suite. `interleaving: false` leaves out what takes two transactions open at once. */
@@ -137,6 +142,19 @@ export const suite = <E>(
         assert.isDefined(stored)
         const again = yield* EventStore.use((events) => events.get(stored.id))
         assert.deepStrictEqual(again, stored)
+      })
+    )
+
+    it.effect("takes an event with everything as large as can be", () =>
+      Effect.gen(function* () {
+        const aggregateId = "🐘".repeat(200) + fresh()
+        const data = "é".repeat(maxDataBytes / 2 - 1)
+        const metadata = { text: "x".repeat(maxMetadataBytes - `{"text": ""}`.length) }
+        const [stored] = yield* append({ aggregateId, eventType: "🐘".repeat(512), data, metadata })
+        assert.isDefined(stored)
+        assert.isTrue(stored.data === data)
+        const [again] = yield* EventStore.use((events) => events.loadByAggregate(aggregateId))
+        assert.isTrue(Equal.equals(again, stored))
       })
     )
 
