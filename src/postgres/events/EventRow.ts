@@ -56,10 +56,6 @@ export const columnsOf = (bytes: number) => ({
       THEN '#' || octet_length(metadata)::text ELSE metadata END AS metadata, "createdAt", "streamName"`
 })
 
-/** The parts of a row of any size, for a statement without an inner SELECT. */
-export const columns = `version, id, aggregate_id AS "aggregateId", event_type AS "eventType", data::text AS data,
-  metadata::text AS metadata, created_at AS "createdAt", stream_name AS "streamName"`
-
 /** What stands for JSON that was held back. No JSON begins like that. */
 const heldBack = /^#(\d+)$/
 
