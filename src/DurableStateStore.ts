@@ -23,7 +23,7 @@
  */
 import { Context, Effect, Option, Schedule, Schema, type Scope, type Stream } from "effect"
 import { fromClock } from "./internal/FastPath.ts"
-import { Identifier, Int64, ShardNumber } from "./internal/Fields.ts"
+import { Identifier, Int64, maxRowBytes, ShardNumber } from "./internal/Fields.ts"
 import * as Operation from "./internal/Operation.ts"
 import { InvalidInput } from "./InvalidInput.ts"
 import type { StateCodec } from "./StateCodec.ts"
@@ -43,7 +43,7 @@ export const VersionNumber = Int64.check(Schema.isGreaterThanOrEqualToBigInt(0n)
  * How large a payload can be. A row with all its columns has to fit in 16 MiB, the largest message that the Postgres driver
  * accepts: a longer row could be written, but not be read again.
  */
-export const maxPayloadBytes = 16 * 1024 * 1024 - 4096
+export const maxPayloadBytes = maxRowBytes - 4096
 
 export const Payload = Schema.Uint8Array.check(
   Schema.makeFilter(({ length }) =>

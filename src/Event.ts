@@ -1,12 +1,22 @@
 /** The events of the log, how they are asked for, and what can go wrong: the model of `EventStore`. */
 import { Effect, Option, Schema } from "effect"
-import { Identifier, Int64 } from "./internal/Fields.ts"
-import { SafeJson, SafeJsonObject } from "./internal/SafeJson.ts"
+import { Identifier, Int64, maxRowBytes } from "./internal/Fields.ts"
+import { SafeJson, SafeJsonObject, safeJsonObjectUpTo, safeJsonUpTo } from "./internal/SafeJson.ts"
 
 // Model
 
 /** An id, aggregate id or event type. All three are indexed as text, and an index entry has room for 512 characters. */
 export const Key = Identifier(512)
+
+/** How many bytes the metadata of an event can have: see `maxDataBytes`. */
+export const maxMetadataBytes = 1024 * 1024
+
+/**
+ * How many bytes the data of an event can have, in UTF-8 as Postgres's `jsonb` writes it: with a space after each comma and
+ * colon, and with all digits of `1e300`. The row of an event, whose ids and type have up to 8 KiB, has to fit in 16 MiB: see
+ * `DurableStateStore.maxPayloadBytes`.
+ */
+export const maxDataBytes = maxRowBytes - maxMetadataBytes - 16 * 1024
 
 /** A place in the log; 0 is before the first event. */
 export const Version = Int64.check(Schema.isGreaterThanOrEqualToBigInt(0n))
@@ -16,9 +26,9 @@ export class NewEvent extends Schema.Class<NewEvent>("effect-strata/EventStore/N
   id: Schema.optionalKey(Key),
   aggregateId: Key,
   eventType: Key,
-  data: SafeJson,
+  data: safeJsonUpTo(maxDataBytes),
   /** What is known of the event besides its data, for queries and tracing. */
-  metadata: Schema.optionalKey(SafeJsonObject)
+  metadata: Schema.optionalKey(safeJsonObjectUpTo(maxMetadataBytes))
 }) {}
 
 /** What `append` takes for an event. */

@@ -1,7 +1,7 @@
 /** The messages of the spool, the arguments of its operations, and what can go wrong: the model of `SpoolStore`. */
 import { DateTime, Duration, Effect, type Option, Schema } from "effect"
-import { Identifier, Int64, Text, Time, TimeSpan } from "./internal/Fields.ts"
-import { SafeJson } from "./internal/SafeJson.ts"
+import { Identifier, Int64, maxRowBytes, Text, Time, TimeSpan } from "./internal/Fields.ts"
+import { jsonbBytes, safeJsonUpTo } from "./internal/SafeJson.ts"
 
 // Model
 
@@ -39,7 +39,35 @@ export const noMessages: Counts = { incoming: 0, active: 0, deferred: 0, hold: 0
 /** From 1, which is claimed first, to 10. */
 export const Priority = Schema.Int.check(Schema.isBetween({ minimum: 1, maximum: 10 }))
 
-export const Headers = Schema.Record(Text, Text)
+/** How many bytes the headers can have that an operation stores, as JSON: see `maxPayloadBytes`. */
+export const maxHeadersBytes = 1024 * 1024
+
+/** How many characters an error, or the name of a retry policy, can have: see `maxPayloadBytes`. */
+export const maxTextLength = 64 * 1024
+
+/**
+ * How many bytes the payload of a message can have, in UTF-8 as Postgres's `jsonb` writes it: with a space after each comma
+ * and colon, and with all digits of `1e300`. The row of a message has to fit in 16 MiB: see
+ * `DurableStateStore.maxPayloadBytes`. There is room for the headers twice, as outcomes add to them.
+ */
+export const maxPayloadBytes = maxRowBytes - 3 * maxHeadersBytes
+
+export const Headers = Schema.Record(Text, Text).check(
+  Schema.makeFilter((headers) => {
+    let length = 0
+    for (const key of Object.keys(headers)) length += key.length + (headers[key]?.length ?? 0) + 6
+    // At most six bytes for a character, which may have to be escaped.
+    if (length * 6 <= maxHeadersBytes || jsonbBytes(JSON.stringify(headers)) <= maxHeadersBytes) return undefined
+    return `Expected at most ${maxHeadersBytes} bytes`
+  })
+)
+
+/** Text that is read together with a payload. */
+const ShortText = Text.check(
+  Schema.makeFilter(({ length }) =>
+    length > maxTextLength ? `Expected at most ${maxTextLength} characters` : undefined
+  )
+)
 
 /** A whole number from 0 that fits in an `INTEGER` column. */
 export const Count = Schema.Int.check(Schema.isBetween({ minimum: 0, maximum: 2 ** 31 - 1 }))
@@ -51,12 +79,12 @@ const changes = {
   maxAttempts: Schema.optionalKey(Count),
   /** When the message is due, if it is deferred. */
   nextRetry: Schema.optionalKey(Time),
-  lastError: Schema.optionalKey(Text),
+  lastError: Schema.optionalKey(ShortText),
   size: Schema.optionalKey(Size),
   priority: Schema.optionalKey(Priority),
   /** They replace all headers that are stored. */
   headers: Schema.optionalKey(Headers),
-  retryPolicyName: Schema.optionalKey(Text)
+  retryPolicyName: Schema.optionalKey(ShortText)
 }
 
 export const Changes = Schema.Struct(changes)
@@ -77,7 +105,7 @@ export const NewMessage = Schema.Struct({
   delay: Schema.optionalKey(TimeSpan),
   /** When the message was created: now, by the store's clock, unless given. */
   created: Schema.optionalKey(Time),
-  payload: Schema.optionalKey(SafeJson)
+  payload: Schema.optionalKey(safeJsonUpTo(maxPayloadBytes))
 }).check(
   Schema.makeFilter(({ delay, nextRetry }) =>
     delay === undefined || nextRetry === undefined ? undefined : "Expected nextRetry or delay, not both"
@@ -137,11 +165,11 @@ const outcome = <Name extends string, Fields extends Schema.Struct.Fields>(name:
 export const Outcome = Schema.Union([
   /** The message is deleted. */
   outcome("done", {}),
-  outcome("archived", { error: Schema.optionalKey(Text) }),
+  outcome("archived", { error: Schema.optionalKey(ShortText) }),
   /** The message is due again after the delay. */
-  outcome("deferred", { delay: TimeSpan, error: Text }),
-  outcome("bounced", { error: Text }),
-  outcome("held", { error: Text }),
+  outcome("deferred", { delay: TimeSpan, error: ShortText }),
+  outcome("bounced", { error: ShortText }),
+  outcome("held", { error: ShortText }),
   /** The message is incoming again, and the attempt does not count. */
   outcome("released", {})
 ])

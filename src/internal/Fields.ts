@@ -1,6 +1,12 @@
 /** The fields that the models of several stores share. */
 import { DateTime, Duration, Option, Schema } from "effect"
 
+/**
+ * How many bytes a row can have, with all its columns: as many as a message of the Postgres driver can. A longer row could
+ * be written, but not be read again. The limits of the models follow from it, so that they are the same on every backend.
+ */
+export const maxRowBytes = 16 * 1024 * 1024
+
 /** What is wrong with a text that a backend cannot keep as it is: Postgres cannot hold NUL, nor UTF-8 a lone surrogate. */
 const textIssue = (text: string): string | undefined =>
   text.includes("\0")

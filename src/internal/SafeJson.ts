@@ -6,50 +6,133 @@ import { isText } from "./Fields.ts"
 // found by the same limit: it has no end.
 const maxLevels = 500
 
-const isSafe = (value: unknown, levelsLeft: number): boolean => {
+/** What a value has for a size if it is no JSON that comes back as it went in. */
+const unsafe = -1
+
+/** The longest number that is written without an exponent, and the longest of the others once `jsonb` writes its digits. */
+const plainNumberBytes = 26
+const longestNumberBytes = 340
+
+/** The longest escape of a character, `\u0001`. */
+const characterBytes = 6
+
+/**
+ * How long a value can be as the text of `jsonb`, at most, or `unsafe`. This is cheap, and far too much for most values: it
+ * takes each character for one that has to be escaped.
+ */
+const boundOf = (value: unknown, levelsLeft: number): number => {
   switch (typeof value) {
     case "string":
-      return isText(value)
-    case "number":
-      return Number.isFinite(value) && (!Number.isInteger(value) || Number.isSafeInteger(value))
+      return isText(value) ? 2 + value.length * characterBytes : unsafe
+    case "number": {
+      if (!Number.isFinite(value)) return unsafe
+      const magnitude = Math.abs(value)
+      return magnitude === 0 || (magnitude >= 1e-6 && magnitude < 1e21) ? plainNumberBytes : longestNumberBytes
+    }
     case "boolean":
-      return true
+      return 5
     case "object":
-      if (value === null) return true
-      if (levelsLeft === 0) return false
-      return Array.isArray(value) ? isSafeArray(value, levelsLeft - 1) : isSafeObject(value, levelsLeft - 1)
+      if (value === null) return 4
+      if (levelsLeft === 0) return unsafe
+      return Array.isArray(value) ? boundOfArray(value, levelsLeft - 1) : boundOfObject(value, levelsLeft - 1)
     default:
-      return false
+      return unsafe
   }
 }
 
 // It goes by index, so that it reads a hole as `undefined`, and refuses it: `JSON.stringify` would make null of the hole.
-const isSafeArray = (items: ReadonlyArray<unknown>, levelsLeft: number): boolean => {
-  for (let index = 0; index < items.length; index++) if (!isSafe(items[index], levelsLeft)) return false
-  return true
+const boundOfArray = (items: ReadonlyArray<unknown>, levelsLeft: number): number => {
+  let bound = 2
+  for (let index = 0; index < items.length; index++) {
+    const size = boundOf(items[index], levelsLeft)
+    if (size === unsafe) return unsafe
+    bound += size + 2
+  }
+  return bound
 }
 
-const isSafeObject = (value: object, levelsLeft: number): boolean => {
+const boundOfObject = (value: object, levelsLeft: number): number => {
   const prototype: unknown = Object.getPrototypeOf(value)
-  if (prototype !== Object.prototype && prototype !== null) return false
-  for (const key of Object.keys(value)) if (!isText(key) || !isSafe(Reflect.get(value, key), levelsLeft)) return false
-  return true
+  if (prototype !== Object.prototype && prototype !== null) return unsafe
+  let bound = 2
+  for (const key of Object.keys(value)) {
+    const size = isText(key) ? boundOf(Reflect.get(value, key), levelsLeft) : unsafe
+    if (size === unsafe) return unsafe
+    bound += size + 6 + key.length * characterBytes
+  }
+  return bound
 }
 
-const expected =
-  "JSON (no undefined, functions, class instances, cycles, NaN, bigint, integers beyond 2^53, NUL characters, lone surrogates or more than 500 levels)"
+const quote = 34
+const comma = 44
+const colon = 58
+const backslash = 92
+const lowerE = 101
+
+const isDigit = (code: number): boolean => code >= 48 && code <= 57
+
+/** The bytes of a character in UTF-8. Each half of a surrogate pair has two of the four. */
+const bytesOf = (code: number): number => (code < 0x80 ? 1 : code < 0x800 || (code >= 0xd800 && code < 0xe000) ? 2 : 3)
+
+/**
+ * How many bytes a JSON text of `JSON.stringify` has, at most, once it has been `jsonb`: that writes a space after each colon
+ * and comma, and a number without its exponent, `1e300` with all of its digits.
+ */
+export const jsonbBytes = (json: string): number => {
+  let bytes = 0
+  let isInText = false
+  for (let place = 0; place < json.length; place++) {
+    const code = json.charCodeAt(place)
+    bytes += bytesOf(code)
+    if (code === quote) isInText = !isInText
+    else if (isInText) {
+      if (code !== backslash) continue
+      // What is escaped is no end of the text.
+      bytes++
+      place++
+    } else if (code === comma || code === colon) bytes++
+    else if (code === lowerE && isDigit(json.charCodeAt(place - 1))) {
+      // The digits of the exponent, which a sign precedes.
+      bytes += 2 + Math.abs(Number.parseInt(json.slice(place + 1, place + 5), 10))
+    }
+  }
+  return bytes
+}
 
 /**
  * Whether a value is JSON that neither changes nor fails on the way: no `undefined`, holes, functions, class instances or
- * cycles, which `JSON.stringify` drops, rewrites or refuses; no integers beyond 2^53, which `JSON.parse` rounds; no NUL
- * characters or lone surrogates, which `jsonb` refuses; at most 500 levels.
+ * cycles, which `JSON.stringify` drops, rewrites or refuses; no NUL characters or lone surrogates, which `jsonb` refuses; at
+ * most 500 levels. Every finite number is fine: the text that JavaScript prints for it is read as the same number, also
+ * beyond 2^53. Other programs read that text, which for 2^60 is 1152921504606847000.
  */
-export const isSafeJson = (value: unknown): value is Schema.Json => isSafe(value, maxLevels)
-
-export const SafeJson = Schema.declare(isSafeJson, { expected })
+export const isSafeJson = (value: unknown): value is Schema.Json => boundOf(value, maxLevels) !== unsafe
 
 /** Whether a value is a JSON object of that kind. */
-export const isSafeJsonObject = (value: unknown): value is Schema.JsonObject =>
-  Predicate.isObject(value) && !Array.isArray(value) && isSafe(value, maxLevels)
+export const isSafeJsonObject = (value: unknown): value is Schema.JsonObject => isObject(value) && isSafeJson(value)
 
-export const SafeJsonObject = Schema.declare(isSafeJsonObject, { expected: expected.replace("JSON", "a JSON object") })
+const isObject = (value: unknown): boolean => Predicate.isObject(value) && !Array.isArray(value)
+
+const rules =
+  "(no undefined, functions, class instances, cycles, NaN, infinite numbers, bigint, NUL characters, lone surrogates or more than 500 levels)"
+
+export const SafeJson = Schema.declare(isSafeJson, { expected: `JSON ${rules}` })
+
+export const SafeJsonObject = Schema.declare(isSafeJsonObject, { expected: `a JSON object ${rules}` })
+
+/** Whether a value is such JSON, and has at most so many bytes as the text of `jsonb`. */
+const isUpTo = (value: unknown, maxBytes: number): boolean => {
+  const bound = boundOf(value, maxLevels)
+  return bound !== unsafe && (bound <= maxBytes || jsonbBytes(JSON.stringify(value)) <= maxBytes)
+}
+
+/** `SafeJson` that has at most so many bytes when it is read: as `jsonb` writes it, with spaces and without exponents. */
+export const safeJsonUpTo = (maxBytes: number) =>
+  Schema.declare((value: unknown): value is Schema.Json => isUpTo(value, maxBytes), {
+    expected: `JSON of at most ${maxBytes} bytes ${rules}`
+  })
+
+/** `SafeJsonObject` that has at most so many bytes when it is read. */
+export const safeJsonObjectUpTo = (maxBytes: number) =>
+  Schema.declare((value: unknown): value is Schema.JsonObject => isObject(value) && isUpTo(value, maxBytes), {
+    expected: `a JSON object of at most ${maxBytes} bytes ${rules}`
+  })

@@ -1,12 +1,14 @@
 /** What every `EventStore` does, as a suite for Vitest. */
 import { assert, it } from "@effect/vitest"
-import { Deferred, Effect, Exit, Fiber, type Layer, Option, Result, type Schema, Stream } from "effect"
+import { Deferred, Effect, Equal, Exit, Fiber, type Layer, Option, Result, type Schema, Stream } from "effect"
 import {
   DuplicateEvent,
   EventNotFound,
   EventStore,
   type Expected,
   InvalidVersion,
+  maxDataBytes,
+  maxMetadataBytes,
   parseVersion,
   type StoredEvent,
   VersionConflict
@@ -58,12 +60,14 @@ const invalid: ReadonlyArray<readonly [what: string, part: object]> = [
   ["NaN", { data: [Number.NaN] }],
   ["an infinite number", { data: Number.POSITIVE_INFINITY }],
   ["a bigint", { data: { balance: 1n } }],
-  ["an integer that JSON would round", { data: { id: 2 ** 53 } }],
   ["a date", { data: new Date(0) }],
   ["more than 500 levels", { data: Array.from({ length: 100_000 }).reduce((inside) => [inside], 1) }],
   ["a NUL character in the data", { data: { text: "a\0b" } }],
   ["a lone surrogate in a key", { data: { "\ud800": 1 } }],
-  ["metadata that is no object", { metadata: [1] }]
+  ["metadata that is no object", { metadata: [1] }],
+  ["data that is too large to be read again", { data: "x".repeat(maxDataBytes - 1) }],
+  ["numbers whose digits are too many to be read again", { data: Array.from({ length: 60_000 }, () => 5e-324) }],
+  ["metadata that is too large", { metadata: { text: "x".repeat(maxMetadataBytes) } }]
 ]
 
 /** Registers the suite. `interleaving: false` leaves out what takes two transactions open at once. */
@@ -122,12 +126,35 @@ export const suite = <E>(
       })
     )
 
+    it.effect("keeps every finite number, also beyond 2^53", () =>
+      Effect.gen(function* () {
+        const numbers = [2 ** 53, -(2 ** 53), 2 ** 60, 1e21, -1e21, 1e300, Number.MAX_VALUE, 5e-324, 0.1 + 0.2]
+        const [stored] = yield* append({ ...event(fresh(), numbers), metadata: { numbers } })
+        assert.isDefined(stored)
+        assert.deepStrictEqual([stored.data, stored.metadata], [numbers, { numbers }])
+        assert.deepStrictEqual(yield* EventStore.use((events) => events.get(stored.id)), stored)
+      })
+    )
+
     it.effect("takes an event of 10 MB", () =>
       Effect.gen(function* () {
         const [stored] = yield* append(event(fresh(), { text: "x".repeat(10_000_000) }))
         assert.isDefined(stored)
         const again = yield* EventStore.use((events) => events.get(stored.id))
         assert.deepStrictEqual(again, stored)
+      })
+    )
+
+    it.effect("takes an event with everything as large as can be", () =>
+      Effect.gen(function* () {
+        const aggregateId = "🐘".repeat(200) + fresh()
+        const data = "é".repeat(maxDataBytes / 2 - 1)
+        const metadata = { text: "x".repeat(maxMetadataBytes - `{"text": ""}`.length) }
+        const [stored] = yield* append({ aggregateId, eventType: "🐘".repeat(512), data, metadata })
+        assert.isDefined(stored)
+        assert.isTrue(stored.data === data)
+        const [again] = yield* EventStore.use((events) => events.loadByAggregate(aggregateId))
+        assert.isTrue(Equal.equals(again, stored))
       })
     )
 

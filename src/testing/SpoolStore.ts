@@ -3,6 +3,9 @@ import { assert, it } from "@effect/vitest"
 import { DateTime, Duration, Effect, Exit, type Layer, Option, Result, Stream } from "effect"
 import { InvalidInput } from "../InvalidInput.ts"
 import {
+  maxHeadersBytes,
+  maxPayloadBytes,
+  maxTextLength,
   MessageExists,
   MessageNotFound,
   type SpoolMessage,
@@ -58,7 +61,10 @@ const invalid: ReadonlyArray<readonly [what: string, part: object]> = [
   ["an error with a NUL character", { lastError: "\0" }],
   ["a policy with a lone surrogate", { retryPolicyName: "\ud800" }],
   ["a payload that is no JSON", { payload: { at: new Date(0) } }],
-  ["a payload with an integer that JSON would round", { payload: 2 ** 53 }]
+  ["a payload that is too large to be read again", { payload: "x".repeat(maxPayloadBytes) }],
+  ["headers that are too large", { headers: { a: "x".repeat(maxHeadersBytes) } }],
+  ["an error that is too long", { lastError: "x".repeat(maxTextLength + 1) }],
+  ["a policy that is too long", { retryPolicyName: "x".repeat(maxTextLength + 1) }]
 ]
 
 /** Registers the suite. `interleaving: false` leaves out what takes two transactions open at once. */
@@ -86,12 +92,25 @@ export const suite = <E>(
           priority: 1,
           headers: { to: "anna@example.org", "": "", __proto__x: "é 🐘" },
           retryPolicyName: "aggressive",
-          payload: { subject: "Hello", tags: ["a", null, 1.5], nested: { empty: {}, list: [] } }
+          payload: { subject: "Hello", tags: ["a", null, 1.5, 2 ** 60, 1e300], nested: { empty: {}, list: [] } }
         }
         yield* store(message)
         const stored = yield* getMeta(message.id)
         assert.deepStrictEqual({ ...stored }, { ...message, updated: stored.updated })
         assert.isTrue(DateTime.isGreaterThan(stored.updated, past))
+      })
+    )
+
+    it.effect("gives back a message with everything as large as can be", () =>
+      Effect.gen(function* () {
+        const id = fresh()
+        const text = "🐘".repeat(maxTextLength / 2)
+        const headers = { a: "é".repeat(maxHeadersBytes / 2 - 10) }
+        const payload = "é".repeat(maxPayloadBytes / 2 - 1)
+        yield* store({ id, headers, payload, lastError: text, retryPolicyName: text })
+        const stored = yield* getMeta(id)
+        assert.isTrue(stored.payload === payload && stored.lastError === text && stored.headers["a"] === headers.a)
+        yield* SpoolStore.use((spool) => spool.deleteMeta(id))
       })
     )
 

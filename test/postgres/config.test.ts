@@ -2,7 +2,7 @@
 import { PgClient } from "@effect/sql-pg"
 import { assert, describe, it } from "@effect/vitest"
 import { ConfigProvider, Context, Deferred, Effect, Layer, Redacted, type Scope } from "effect"
-import { OffsetStore } from "effect-strata"
+import { InvalidInput, OffsetStore } from "effect-strata"
 import * as Postgres from "effect-strata/postgres"
 import { createServer, type Socket } from "node:net"
 import { backends, postgresUrl, waitForBackends } from "../support/database.ts"
@@ -293,5 +293,20 @@ describe("sslmode", () => {
         )`SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()`
         assert.deepStrictEqual(yield* encrypted, [{ ssl: true }])
       })
+  )
+})
+
+describe("a client whose longest message is shorter than a row can be", () => {
+  it.live("is refused, as what was written could not be read again", () =>
+    Effect.gen(function* () {
+      const schema = yield* freshSchema()
+      const client = PgClient.layer({ url: Redacted.make(postgresUrl), maxMessageSize: 16 * 1024 * 1024 - 1 })
+      const error = yield* Effect.flip(Layer.build(Layer.provide(Postgres.layer({ schema }), client)))
+      assert.instanceOf(error, InvalidInput.InvalidInput)
+      assert.deepStrictEqual(
+        error.issues.map(({ field }) => field),
+        ["maxMessageSize"]
+      )
+    })
   )
 })

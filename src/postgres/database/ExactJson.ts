@@ -1,4 +1,7 @@
-/** JSON as text whose numbers JavaScript can hold: `JSON.parse` rounds the others and says nothing. */
+/**
+ * JSON as text whose numbers JavaScript can hold: those that it prints back as the same number, however large they are.
+ * `JSON.parse` rounds the others and says nothing.
+ */
 import { Effect, Schema, SchemaIssue, SchemaTransformation } from "effect"
 
 const isDigitOrDot = (code: number): boolean => (code >= 48 && code <= 57) || code === 46
@@ -34,9 +37,8 @@ const canonical = (text: string): string => {
 }
 
 const isExact = (value: number, source: string): boolean => {
-  const isHeld = Number.isInteger(value) ? Number.isSafeInteger(value) : Number.isFinite(value)
   const text = String(value)
-  return isHeld && (text === source || canonical(text) === canonical(source))
+  return Number.isFinite(value) && (text === source || canonical(text) === canonical(source))
 }
 
 const shorten = (number: string) => (number.length > 40 ? `${number.slice(0, 40)}..` : number)

@@ -4,6 +4,7 @@
 import { PgClient } from "@effect/sql-pg"
 import { Context, type Duration, Effect, Layer, Redacted, type Schedule } from "effect"
 import type { Statement } from "effect/sql"
+import { maxRowBytes } from "../../internal/Fields.ts"
 import { InvalidInput } from "../../InvalidInput.ts"
 import type { Reason } from "../../StoreError.ts"
 import * as Transactor from "../../Transactor.ts"
@@ -80,12 +81,19 @@ const invalidUrl = new InvalidInput({
   issues: [{ field: "url", message: "Expected a postgres:// URL" }]
 })
 
+const smallMessages = new InvalidInput({
+  store: "Postgres",
+  operation: "layer",
+  issues: [{ field: "maxMessageSize", message: `Expected at least ${maxRowBytes}, as rows can have that many bytes` }]
+})
+
 export const make = (options: Options = {}) =>
   Effect.gen(function* () {
     const { acquireTimeout, extras, reconnect, schema, settleTimeout, tables: names } = yield* settingsOf(options)
     const sql = (yield* PgClient.PgClient).withoutTransforms()
     // The driver's error for a malformed URL repeats it, password and all, and its span of a transaction keeps the error.
     if (sql.config.url !== undefined && !URL.canParse(Redacted.value(sql.config.url))) return yield* invalidUrl
+    if ((sql.config.maxMessageSize ?? maxRowBytes) < maxRowBytes) return yield* smallMessages
     const { borrow, borrowAlive, exhausted } = yield* Borrowing.make(sql, acquireTimeout)
     const transactions = Transactions.make(sql, acquireTimeout, exhausted)
     const { inTransaction, whether, withTransaction } = transactions

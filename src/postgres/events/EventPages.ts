@@ -1,46 +1,22 @@
 /** The statements that read a page of events: what the filter describes, in the order of versions. */
-import { DateTime, Effect, Predicate, type Schema } from "effect"
+import { DateTime, Effect, type Schema } from "effect"
 import type { Fragment } from "effect/sql/Statement"
 import type { Filter } from "../../Event.ts"
-import { qualify, reference } from "../database/Identifier.ts"
 import { PostgresDatabase } from "../database/PostgresDatabase.ts"
-import { columns } from "./EventRow.ts"
-
-/** About how many bytes a page has at most, as they are stored: large events are stored compressed. */
-const pageBytes = 1024 * 1024
-
-const isTrue = (row: unknown, column: string) => Predicate.hasProperty(row, column) && row[column] === true
-
-/** Whether a page was ended at this row because of its size, so that there may be more events. */
-export const isCut = (last: unknown): boolean => isTrue(last, "isCut")
-
-/** Whether the table had no large events when the page with this row was read. */
-export const isSmall = (last: unknown): boolean => isTrue(last, "isSmall")
+import { columnsOf } from "./EventRow.ts"
+import { longestBytes, shareBytes } from "./PageSize.ts"
 
 export const make = Effect.gen(function* () {
-  const { names, schema, sql, tables } = yield* PostgresDatabase
-  const selected = sql.literal(columns)
+  const { sql, tables } = yield* PostgresDatabase
+  const longest = longestBytes(sql)
 
-  const select = (filters: ReadonlyArray<Fragment>, direction: "ASC" | "DESC", limit: number) => sql`
-    SELECT ${selected} FROM ${tables.events} WHERE ${sql.and(filters)}
-    ORDER BY version ${sql.literal(direction)} LIMIT ${limit}`
-
-  // Ends a page before the events that would make it too large: the server knows the size of an event without reading it.
-  // Adding up sizes takes a quarter of a page's time, so the next pages do without it if no event was ever too large for its
-  // row.
-  const selectSized = (filters: ReadonlyArray<Fragment>, direction: "ASC" | "DESC", limit: number) => {
+  /** At most `limit` rows. The JSON of a row that is too long for such a page is held back: see `PageSize`. */
+  const select = (filters: ReadonlyArray<Fragment>, direction: "ASC" | "DESC", limit: number) => {
+    const { read, sent } = columnsOf(shareBytes(limit, longest))
     const order = sql.literal(`ORDER BY version ${direction}`)
     return sql`
-      SELECT ${selected}, total >= ${pageBytes} AS "isCut", (
-        SELECT reltoastrelid <> 0 AND pg_relation_size(reltoastrelid) = 0
-        FROM pg_class WHERE oid = ${sql.literal(reference(qualify(schema, names.events)))}::regclass
-      ) AS "isSmall" FROM (
-        SELECT *, sum(size) OVER (${order} ROWS UNBOUNDED PRECEDING) AS total FROM (
-          SELECT *, coalesce(pg_column_size(data), 0) + coalesce(pg_column_size(metadata), 0) AS size
-          FROM ${tables.events} WHERE ${sql.and(filters)} ${order} LIMIT ${limit}
-        ) AS page
-      ) AS sized
-      WHERE total - size < ${pageBytes} ${order}`
+      SELECT ${sql.literal(sent)} FROM (SELECT ${sql.literal(read)} FROM ${tables.events} WHERE ${sql.and(filters)} ${order} LIMIT ${limit}) AS page
+      ${order}`
   }
 
   // SQL's NULL counts as JSON's null. For any other value the bare column is compared, which can have an index.
@@ -63,5 +39,8 @@ export const make = Effect.gen(function* () {
       : [sql`date_trunc('milliseconds', created_at) > ${DateTime.toDateUtc(createdAfter)}::timestamptz`])
   ]
 
-  return { select, selectSized, filtersOf }
+  /** The parts of rows that are no page, for a statement that is the same each time. */
+  const { read, sent } = columnsOf(longest)
+
+  return { columns: { read: sql.literal(read), sent: sql.literal(sent) }, select, filtersOf }
 })

@@ -5,7 +5,8 @@ import type { Filter, Query, StoredEvent } from "../../EventStore.ts"
 import type { Reason } from "../../StoreError.ts"
 import { PostgresDatabase, type Runnable } from "../database/PostgresDatabase.ts"
 import * as EventPages from "./EventPages.ts"
-import { columns, eventDecoder } from "./EventRow.ts"
+import { eventDecoder } from "./EventRow.ts"
+import { pageOf } from "./PageSize.ts"
 import * as Settling from "./Settling.ts"
 
 /** How many events a page has at most, unless a query says otherwise. */
@@ -16,8 +17,8 @@ interface Range {
   readonly last: bigint
   readonly limit: number
   readonly batchSize: number
-  /** Whether no event of the table is large. */
-  readonly isSmall: boolean
+  /** How many events the next page is to have. */
+  readonly pageLimit: number
 }
 
 /** The events that the filter describes, from the end of the step before up to a version. */
@@ -33,9 +34,8 @@ export const eventsIn = <E>(pages: Stream.Stream<Step["events"], E>): Stream.Str
 export const make = Effect.gen(function* () {
   const { fixed, names, query, sql, tables } = yield* PostgresDatabase
   const settling = yield* Settling.make
-  const { filtersOf, select, selectSized } = yield* EventPages.make
+  const { columns, filtersOf, select } = yield* EventPages.make
   const decode = eventDecoder(names.events)
-  const selected = sql.literal(columns)
 
   const eventsOf = (statement: Runnable): Effect.Effect<Array<StoredEvent>, Reason> =>
     Effect.flatMap(query(statement), (rows) => {
@@ -47,20 +47,18 @@ export const make = Effect.gen(function* () {
   const pages = (filters: ReadonlyArray<Fragment>, direction: "ASC" | "DESC", range: Range) =>
     Stream.paginate<Range | Reason, StoredEvent, Reason>(range, (state) => {
       if ("_tag" in state) return Effect.fail(state)
-      const size = Math.min(state.batchSize, state.limit)
+      const size = Math.min(state.pageLimit, state.limit)
       if (size <= 0) return Effect.succeed([[], Option.none()])
       const within = [...filters, sql`version > ${state.after}`, sql`version <= ${state.last}`]
-      const statement = state.isSmall ? select(within, direction, size) : selectSized(within, direction, size)
-      return Effect.map(query(statement), (rows) => {
+      return Effect.map(query(select(within, direction, size)), (found) => {
+        const { isFull, nextLimit, rows } = pageOf(found, size, state.batchSize)
         const { corrupt, events } = decode(rows)
         // The events before a corrupt row are delivered first; the next page fails.
         if (corrupt !== undefined) return [events, Option.some(corrupt)]
+        if (!isFull) return [events, Option.none()]
         const end = events.at(-1)?.version
-        const last = rows.at(-1)
-        if (end === undefined || (events.length < size && !EventPages.isCut(last))) return [events, Option.none()]
-        const isSmall = state.isSmall || EventPages.isSmall(last)
-        const rest = direction === "ASC" ? { after: end } : { last: end - 1n }
-        return [events, Option.some({ ...state, ...rest, isSmall, limit: state.limit - events.length })]
+        const rest = end === undefined ? {} : direction === "ASC" ? { after: end } : { last: end - 1n }
+        return [events, Option.some({ ...state, ...rest, pageLimit: nextLimit, limit: state.limit - events.length })]
       })
     })
 
@@ -79,7 +77,13 @@ export const make = Effect.gen(function* () {
     const filters = filtersOf(filter)
     let from = after
     return Stream.flatMap(settling.marks(after, forever), (last) => {
-      const range = { after: from, last, batchSize, isSmall: false, limit: Number.POSITIVE_INFINITY }
+      const range = {
+        after: from,
+        last,
+        batchSize,
+        pageLimit: Math.min(batchSize, pageEvents),
+        limit: Number.POSITIVE_INFINITY
+      }
       from = last
       const end = Stream.succeed<Step>({ events: [], upTo: last })
       if (isNothing(filter)) return end
@@ -99,7 +103,8 @@ export const make = Effect.gen(function* () {
       const { after = 0n, batchSize = pageEvents, direction = "forward", limit = Number.POSITIVE_INFINITY } = input
       if (limit === 0 || isNothing(input)) return Stream.empty
       if (direction === "backward") {
-        return pages(filtersOf(input), "DESC", { after, last: 2n ** 63n - 1n, batchSize, isSmall: false, limit })
+        const pageLimit = Math.min(batchSize, pageEvents)
+        return pages(filtersOf(input), "DESC", { after, last: 2n ** 63n - 1n, batchSize, pageLimit, limit })
       }
       const steps = settled(input, { after, batchSize: Math.min(batchSize, limit), forever: false })
       const forward = eventsIn(Stream.map(steps, ({ events }) => events))
@@ -108,9 +113,13 @@ export const make = Effect.gen(function* () {
 
     byAggregate: (aggregateId: string, since: bigint) =>
       eventsOf(fixed`
-        SELECT ${selected} FROM ${tables.events} WHERE aggregate_id = ${aggregateId} AND version > ${since}
-        ORDER BY version`),
+        SELECT ${columns.sent} FROM (
+          SELECT ${columns.read} FROM ${tables.events} WHERE aggregate_id = ${aggregateId} AND version > ${since}
+          ORDER BY version OFFSET 0
+        ) AS page ORDER BY version`),
 
-    byId: (id: string) => eventsOf(fixed`SELECT ${selected} FROM ${tables.events} WHERE id = ${id}`)
+    byId: (id: string) =>
+      eventsOf(fixed`
+        SELECT ${columns.sent} FROM (SELECT ${columns.read} FROM ${tables.events} WHERE id = ${id} OFFSET 0) AS page`)
   }
 })

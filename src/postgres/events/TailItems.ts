@@ -1,7 +1,7 @@
 /** What the tail keeps of a row: an event, or what can be said of a row that is none. */
 import { Predicate } from "effect"
 import type { StoredEvent } from "../../Event.ts"
-import type { Decoded } from "./EventRow.ts"
+import { type Decoded, jsonLength, textOf } from "./EventRow.ts"
 
 /**
  * A row that another program wrote and that does not fit the model. A subscriber whose filter may describe the row
@@ -19,12 +19,9 @@ export type Item = StoredEvent | CorruptEvent
 export const versionOf = (row: unknown): bigint =>
   Predicate.hasProperty(row, "version") && typeof row.version === "bigint" ? row.version : 0n
 
-const textOf = (row: unknown, column: string): string =>
-  Predicate.hasProperty(row, column) && typeof row[column] === "string" ? row[column] : ""
-
 /** About how many bytes of memory rows take. */
 export const sizeOf = (rows: ReadonlyArray<unknown>): number =>
-  rows.reduce<number>((sum, row) => sum + 200 + textOf(row, "data").length, 0)
+  rows.reduce<number>((sum, row) => sum + 200 + jsonLength(row), 0)
 
 /** The rows as events; in the place of a row that is none stands a `CorruptEvent`. */
 export const itemsOf = (

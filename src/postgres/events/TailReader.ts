@@ -6,16 +6,16 @@ import { Duration, Effect, Metric, Option } from "effect"
 import * as Hole from "../../events/Hole.ts"
 import { monotonicMillis } from "../../internal/Monotonic.ts"
 import type { Reason } from "../../StoreError.ts"
-import { PostgresDatabase } from "../database/PostgresDatabase.ts"
+import { PostgresDatabase, type Runnable } from "../database/PostgresDatabase.ts"
 import type { Ear } from "../wakeups/Wakeups.ts"
-import { columns } from "./EventRow.ts"
+import { columnsOf } from "./EventRow.ts"
 import * as LockHolders from "./LockHolders.ts"
-import { sizeOf, versionOf } from "./TailItems.ts"
+import { longestBytes, type Page, pageOf, shareBytes } from "./PageSize.ts"
+import { versionOf } from "./TailItems.ts"
 
-/** How many events are read at a time: fewer if they are large, so that a page takes some megabytes at most. */
-const smallestPageEvents = 16
+/** How many events are read at a time: at first, and at most. They are fewer if they are large. */
+const firstPageEvents = 16
 const largestPageEvents = 512
-const largePageBytes = 4 * 1024 * 1024
 
 /** The waits before the holders of a hole are asked for again. */
 const firstHoleWaitMillis = 1
@@ -57,20 +57,29 @@ const countUpTo = (rows: ReadonlyArray<unknown>, version: bigint): number => {
   return rows.findIndex((row) => versionOf(row) > version)
 }
 
-/** The size of the page after this one. */
-const nextLimit = (rows: ReadonlyArray<unknown>, limit: number): number => {
-  if (sizeOf(rows) > largePageBytes) return Math.max(smallestPageEvents, limit >> 2)
-  return rows.length === limit ? Math.min(largestPageEvents, limit * 2) : limit
-}
-
 export const make = Effect.gen(function* () {
   const { settleTimeout, sql, tables } = yield* PostgresDatabase
   const { look, report } = yield* LockHolders.make
   const timeoutMillis = Duration.toMillis(settleTimeout)
-  const selected = sql.literal(columns)
+  const longest = longestBytes(sql)
 
-  const pageAbove = (after: bigint, limit: number) =>
-    sql`SELECT ${selected} FROM ${tables.events} WHERE version > ${after} ORDER BY version LIMIT ${limit}`
+  /** The text of the statement for each size of a page. To put it together takes a tenth of the time of a short page. */
+  const texts = new Map<number, string>()
+
+  const textOf = (limit: number): string => {
+    const { read, sent } = columnsOf(shareBytes(limit, longest))
+    const [text] = sql`
+      SELECT ${sql.literal(sent)} FROM (
+        SELECT ${sql.literal(read)} FROM ${tables.events} WHERE version > ${0n} ORDER BY version LIMIT ${limit}
+      ) AS page ORDER BY version`.compile()
+    return text
+  }
+
+  const pageAbove = (after: bigint, limit: number): Runnable => {
+    const text = texts.get(limit) ?? textOf(limit)
+    texts.set(limit, text)
+    return { compile: () => [text, [after, limit]] }
+  }
 
   const highestVersion = sql`SELECT max(version) AS version FROM ${tables.events}`
 
@@ -139,7 +148,7 @@ export const make = Effect.gen(function* () {
     let lookedAtMillis = Number.NEGATIVE_INFINITY
     let state: Hole.State = Hole.begin(after)
     let held: Held | undefined
-    let limit = smallestPageEvents
+    let limit = firstPageEvents
     /** Whether the last page began with a hole that is waited for: the next one only shows whether the hole has been filled. */
     let isStalled = false
     while (true) {
@@ -150,10 +159,10 @@ export const make = Effect.gen(function* () {
         lookedAtMillis = readAtMillis
         if (state.ask !== "page") state = Hole.seeHolders(state, holders)
       }
-      const pageLimit: number = isStalled && state.ask === "wait" ? smallestPageEvents : limit
-      const rows: ReadonlyArray<unknown> = yield* ear.query(pageAbove(state.after, pageLimit))
+      const pageLimit: number = isStalled && state.ask === "wait" ? Math.min(limit, firstPageEvents) : limit
+      const page: Page = pageOf(yield* ear.query(pageAbove(state.after, pageLimit)), pageLimit, largestPageEvents)
+      const { isFull, rows } = page
       const before: bigint = state.after
-      const isFull = rows.length === pageLimit
       state = yield* seePage(ear, state, { server, runs: Hole.runsOf(rows, versionOf), isFull })
       isStalled = state.after === before
 
@@ -169,7 +178,8 @@ export const make = Effect.gen(function* () {
       }
       if (state.ask === "holders")
         held = { sinceMillis: readAtMillis, waitMillis: firstHoleWaitMillis, isReported: false }
-      limit = nextLimit(rows, limit)
+      // A page that was short because of a hole says only that events are too large, not that there is room for more.
+      if (pageLimit === limit || page.nextLimit < pageLimit) limit = page.nextLimit
       if (count < rows.length && state.ask === "wait" && held !== undefined) {
         held = yield* waitAt(ear, state, held, readAtMillis)
       }

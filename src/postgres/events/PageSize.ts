@@ -1,0 +1,65 @@
+/**
+ * How many events a page has, so that all of them together are no more than some megabytes when they arrive.
+ *
+ * **Details**
+ *
+ * Only the server knows how long the JSON of an event is before it has been sent, and to add up lengths there takes a quarter
+ * of a page's time. So each event of a page may have its share of `pageBytes`, and the server holds back the JSON of an event
+ * that is longer: the page ends before it, and the next one has fewer events, of which each may be longer. An event that is
+ * read alone may be as long as a message of the driver.
+ */
+import type { PgClient } from "@effect/sql-pg"
+import { maxRowBytes } from "../../internal/Fields.ts"
+import { heldBackBytes, jsonLength } from "./EventRow.ts"
+
+/** How many bytes of JSON a page has at most, unless it has only one event. */
+const pageBytes = 4 * 1024 * 1024
+
+/** How many times as many events the next page has if this one was full. */
+const growth = 2
+
+/** How long the server's texts can be at all: no message is longer than that. */
+const longestTextBytes = 2 ** 30
+
+/** What is left of a message for the other columns. */
+const otherColumnsBytes = 16 * 1024
+
+/** How many bytes of JSON an event can have, so that the driver takes its row. */
+export const longestBytes = ({ config }: PgClient.PgClient): number =>
+  Math.min(config.maxMessageSize ?? maxRowBytes, longestTextBytes) - otherColumnsBytes
+
+/**
+ * How many bytes of JSON each event of a page of that many can have. It is the same for all pages up to the next power of two:
+ * the number stands in the statement, and the server prepares each other statement anew.
+ */
+export const shareBytes = (limit: number, longest: number): number =>
+  limit === 1 ? longest : Math.min(longest, pageBytes >> (32 - Math.clz32(limit - 1)))
+
+/** How many events a page can have of which one has so many bytes of JSON: a power of two, or one. */
+const roomFor = (bytes: number): number => (bytes > pageBytes ? 1 : 1 << (31 - Math.clz32(pageBytes / bytes)))
+
+export interface Page {
+  /** The rows before the first one whose JSON was held back. */
+  readonly rows: ReadonlyArray<unknown>
+  /** Whether there may be more rows after them. */
+  readonly isFull: boolean
+  /** How many events the next page is to have. */
+  readonly nextLimit: number
+}
+
+/** What a statement that was to read `limit` rows has brought. `most` is how many a page may have. */
+export const pageOf = (rows: ReadonlyArray<unknown>, limit: number, most: number): Page => {
+  let longest = 1
+  // What is held back of a page of one event has no place anywhere: the row is an event that cannot be read.
+  const end = limit === 1 ? 1 : rows.length
+  for (let index = 0; index < end; index++) {
+    const heldBack = limit === 1 ? undefined : heldBackBytes(rows[index])
+    if (heldBack !== undefined) {
+      const nextLimit = Math.max(1, Math.min(limit >> 1, roomFor(heldBack)))
+      return { rows: rows.slice(0, index), isFull: true, nextLimit }
+    }
+    longest = Math.max(longest, jsonLength(rows[index]))
+  }
+  const isFull = rows.length >= limit
+  return { rows, isFull, nextLimit: isFull ? Math.min(most, limit * growth, roomFor(longest)) : limit }
+}
