@@ -45,6 +45,8 @@ const serve = Effect.gen(function* () {
    */
   const follow = Effect.fnUntraced(function* (turns: number) {
     let pages = 0
+    // A loss that came when the run before was over would come too early for this one, which then waits for ever.
+    yield* Queue.clear(losses)
     const wait = (times: number) => Effect.repeat(Effect.yieldNow, { times })
     const read = yield* Latch.make()
     const handled = yield* Latch.make()
