@@ -92,9 +92,15 @@ const isPending = ({ record }: Known): boolean => record === undefined
 
 const namesOf = ({ names }: Database): ReadonlyMap<string, string> => new Map(Object.entries(names))
 
-const readRecords = Effect.fnUntraced(function* ({ names, query, schema, sql, tables }: Database) {
-  const exists = yield* query(sql`SELECT WHERE to_regclass(${qualify(schema, names.migrations)}) IS NOT NULL`)
-  if (exists.length === 0) return []
+const hasRecords = ({ names, query, schema, sql }: Database) =>
+  Effect.map(
+    query(sql`SELECT WHERE to_regclass(${qualify(schema, names.migrations)}) IS NOT NULL`),
+    (rows) => rows.length > 0
+  )
+
+const readRecords = Effect.fnUntraced(function* (database: Database) {
+  const { names, query, sql, tables } = database
+  if (!(yield* hasRecords(database))) return []
   const rows = yield* query(sql`SELECT id, table_name, applied_at FROM ${tables.migrations}`)
   return yield* decodeRows(Applied, names.migrations, ["id"])(rows)
 })
@@ -150,7 +156,8 @@ export const status: Effect.Effect<ReadonlyArray<Status>, StoreError, PostgresDa
 // Running what is pending
 
 /** The first statements of the transaction: its limits, the lock, the schema, and the table of records. */
-const prepare = Effect.fnUntraced(function* ({ schema, sql, tables }: Database) {
+const prepare = Effect.fnUntraced(function* (database: Database) {
+  const { schema, sql, tables } = database
   // A migration may take as long as it must, whatever the limits of the session are, and so may the wait for another one.
   yield* sql`
     SELECT set_config(name, '0', true) FROM pg_settings
@@ -163,7 +170,9 @@ const prepare = Effect.fnUntraced(function* ({ schema, sql, tables }: Database) 
     if (missing.length > 0) yield* sql.unsafe(`CREATE SCHEMA ${quote(schema)}`).unprepared
     yield* sql.unsafe(`SET LOCAL search_path TO ${quote(schema)}`).unprepared
   }
-  yield* sql`CREATE TABLE IF NOT EXISTS ${tables.migrations} (
+  // IF NOT EXISTS would look for the table only in the first schema of the search path, and make a second one there.
+  if (yield* hasRecords(database)) return
+  yield* sql`CREATE TABLE ${tables.migrations} (
     id         INTEGER     NOT NULL,
     table_name TEXT        NOT NULL,
     file       TEXT        NOT NULL,

@@ -83,7 +83,7 @@ describe("layerConfig", () => {
         const { offsets, sql } = yield* configured({ ...env, DB_PREPARE })
         yield* offsets.ping
         const rows = yield* sql`
-          SELECT count(*)::int FROM pg_prepared_statements WHERE statement LIKE ${`%${DB_SCHEMA}%offsets_store%LIMIT 1`}`
+          SELECT count(*)::int FROM pg_prepared_statements WHERE statement LIKE ${`%${DB_SCHEMA}%offsets_store%LIMIT 1%`}`
           .values
         assert.deepStrictEqual(rows, [[prepared]])
       }

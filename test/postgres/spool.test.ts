@@ -291,6 +291,11 @@ describe("statements", () => {
         )
         return row?.map(Number) ?? []
       })
+      // Room is made on a page only once no transaction of the server, in whichever database, is older than the claim.
+      const isOldest = query(
+        `SELECT FROM ${table} HAVING max(xmin::text::bigint) < pg_snapshot_xmin(pg_current_snapshot())::text::bigint`
+      )
+      yield* Effect.repeat(isOldest, { until: (rows) => rows.length > 0 })
       const [all = 0, hot = 0] = yield* updates
       yield* spool.heartbeat(leases, "1 minute")
       const [allAfter = 0, hotAfter = 0] = yield* updates
