@@ -50,6 +50,9 @@ const withOldSnapshot = (isolation: string) =>
       "read the log in a transaction with READ COMMITTED, or outside of one"
   })
 
+/** Fails where an answer would decide nothing: the locks of the primary, or what others commit, cannot be seen there. */
+export type Check = (run: Query, server: typeof ServerColumns.Type) => Effect.Effect<void, Reason>
+
 export const make = Effect.gen(function* () {
   const database = yield* PostgresDatabase
   const { inTransaction, names, query, schema, sql } = database
@@ -79,11 +82,7 @@ export const make = Effect.gen(function* () {
     )::text[] AS holders
     FROM ${EventTable.fromVersionOf(database)}`)
 
-  /** Fails where an answer would decide nothing: the locks of the primary, or what others commit, cannot be seen there. */
-  const check = Effect.fnUntraced(function* (
-    run: Query,
-    { isolation, standby }: typeof ServerColumns.Type
-  ): Effect.fn.Return<void, Reason> {
+  const check: Check = Effect.fnUntraced(function* (run, { isolation, standby }) {
     if (standby) return yield* onStandby()
     if (run === query && !isolation.startsWith("read ") && (yield* inTransaction)) {
       return yield* withOldSnapshot(isolation)

@@ -57,14 +57,41 @@ const runsOf = (after: bigint, { beforeHole, highest }: typeof Seen.Type, isHole
   return [...(last > after ? [{ first: after + 1n, last }] : []), { first: end, last: end }]
 }
 
+/** How the highest versions are asked for. `check` fails where the answer decides nothing. */
+const pagesOf = ({ names, query, sql, tables }: PostgresDatabase["Service"], check: LockHolders.Check) => {
+  const events = tables.events
+  const decodeSeen = decodeRows(Seen, names.events, [])
+  const serverColumns = sql.literal(LockHolders.serverColumns)
+
+  const beforeHole = (after: bigint, bound: bigint) => sql`(
+    SELECT previous FROM (
+      SELECT version, lag(version, 1, ${after}::bigint) OVER (ORDER BY version) AS previous
+      FROM ${events} WHERE version > ${after} AND version <= ${bound}
+    ) AS events WHERE version <> previous + 1 ORDER BY version LIMIT 1)`
+
+  /** Asks for the highest version up to the bound, and, if `isHoleWanted`, also for the place of the first hole. */
+  return Effect.fnUntraced(function* (
+    after: bigint,
+    bound: bigint,
+    isHoleWanted: boolean
+  ): Effect.fn.Return<Hole.Page, Reason> {
+    const rows = yield* query(sql`
+      SELECT ${serverColumns}, (SELECT max(version) FROM ${events} WHERE version <= ${bound}) AS highest,
+        ${isHoleWanted ? beforeHole(after, bound) : sql.literal("NULL::bigint")} AS "beforeHole"`)
+    const [seen] = yield* decodeSeen(rows)
+    if (seen === undefined) return { server: "", runs: [], isFull: false }
+    yield* check(query, seen)
+    return { server: seen.server, runs: runsOf(after, seen, isHoleWanted), isFull: false }
+  })
+}
+
 export const make = Effect.gen(function* () {
-  const { inTransaction, names, query, settleTimeout, sql, tables } = yield* PostgresDatabase
+  const database = yield* PostgresDatabase
+  const { inTransaction, names, query, settleTimeout, sql, tables } = database
   const { check, look, report } = yield* LockHolders.make
   const events = tables.events
   const decodeHighest = decodeRows(Highest, names.events, [])
-  const decodeSeen = decodeRows(Seen, names.events, [])
   const timeoutMillis = Duration.toMillis(settleTimeout)
-  const serverColumns = sql.literal(LockHolders.serverColumns)
 
   /** The last mark of any read, so that holes below it, which are dead, are decided once. */
   let known: Hole.Mark | undefined
@@ -79,26 +106,7 @@ export const make = Effect.gen(function* () {
     ([row]) => row?.version ?? 0n
   )
 
-  const beforeHole = (after: bigint, bound: bigint) => sql`(
-    SELECT previous FROM (
-      SELECT version, lag(version, 1, ${after}::bigint) OVER (ORDER BY version) AS previous
-      FROM ${events} WHERE version > ${after} AND version <= ${bound}
-    ) AS events WHERE version <> previous + 1 ORDER BY version LIMIT 1)`
-
-  /** Asks for the highest version up to the bound, and, if `isHoleWanted`, also for the place of the first hole. */
-  const page = Effect.fnUntraced(function* (
-    after: bigint,
-    bound: bigint,
-    isHoleWanted: boolean
-  ): Effect.fn.Return<Hole.Page, Reason> {
-    const rows = yield* query(sql`
-      SELECT ${serverColumns}, (SELECT max(version) FROM ${events} WHERE version <= ${bound}) AS highest,
-        ${isHoleWanted ? beforeHole(after, bound) : sql.literal("NULL::bigint")} AS "beforeHole"`)
-    const [seen] = yield* decodeSeen(rows)
-    if (seen === undefined) return { server: "", runs: [], isFull: false }
-    yield* check(query, seen)
-    return { server: seen.server, runs: runsOf(after, seen, isHoleWanted), isFull: false }
-  })
+  const page = pagesOf(database, check)
 
   const begin = Effect.fnUntraced(function* (read: Read, asking: Hole.AsksPage): Effect.fn.Return<Step, Reason> {
     const seen = yield* page(asking.after, read.bound, false)

@@ -57,10 +57,7 @@ const countUpTo = (rows: ReadonlyArray<unknown>, version: bigint): number => {
   return rows.findIndex((row) => versionOf(row) > version)
 }
 
-export const make = Effect.gen(function* () {
-  const { settleTimeout, sql, tables } = yield* PostgresDatabase
-  const { look, report } = yield* LockHolders.make
-  const timeoutMillis = Duration.toMillis(settleTimeout)
+const statementsOf = ({ sql, tables }: PostgresDatabase["Service"]) => {
   const longest = longestBytes(sql)
 
   /** The text of the statement for each size of a page. To put it together takes a tenth of the time of a short page. */
@@ -83,6 +80,36 @@ export const make = Effect.gen(function* () {
 
   const highestVersion = sql`SELECT max(version) AS version FROM ${tables.events}`
 
+  return { highestVersion, pageAbove }
+}
+
+/** Publishes, lets the subscribers run, and says how long they took. */
+const publishing = Effect.fnUntraced(function* (publish: Publish, rows: ReadonlyArray<unknown>, upTo: bigint) {
+  publish(rows, upTo)
+  const published = yield* monotonicMillis
+  yield* Effect.yieldNow
+  return (yield* monotonicMillis) - published
+})
+
+/** Waits for a wake-up, or until it is time to look without one. */
+const waitForWakeups = ({ wait }: Ear) => {
+  let pollMillis = longestPollMillis
+  let isWoken = true
+  return Effect.fnUntraced(function* (isFound: boolean, readAtMillis: number, busyMillis: number) {
+    if (!isWoken) pollMillis = isFound ? shortestPollMillis : Math.min(pollMillis * 2, longestPollMillis)
+    const elapsedMillis = (yield* monotonicMillis) - readAtMillis
+    const restMillis = Math.max(pageIntervalMillis - elapsedMillis, busyMillis)
+    if (restMillis > 0) yield* Effect.sleep(restMillis)
+    isWoken = Option.isSome(yield* wait(pollMillis))
+  })
+}
+
+export const make = Effect.gen(function* () {
+  const database = yield* PostgresDatabase
+  const { look, report } = yield* LockHolders.make
+  const timeoutMillis = Duration.toMillis(database.settleTimeout)
+  const { highestVersion, pageAbove } = statementsOf(database)
+
   /**
    * Takes a page. If a full one has a hole, the answer to the question for the holders decides about the other holes of the
    * log as well: where 5,000 events are rolled back, one look is enough, and not one for each page.
@@ -98,14 +125,6 @@ export const make = Effect.gen(function* () {
     const highest = versionOf(row)
     if (highest <= state.highest) return state
     return Hole.seePage(asking, { ...page, runs: [...page.runs, { first: highest, last: highest }] })
-  })
-
-  /** Publishes, lets the subscribers run, and says how long they took. */
-  const publishing = Effect.fnUntraced(function* (publish: Publish, rows: ReadonlyArray<unknown>, upTo: bigint) {
-    publish(rows, upTo)
-    const published = yield* monotonicMillis
-    yield* Effect.yieldNow
-    return (yield* monotonicMillis) - published
   })
 
   /** Waits a while for holders, and says in the metric and, once it is late, in the log that they hold up subscribers. */
@@ -126,19 +145,6 @@ export const make = Effect.gen(function* () {
       isReported: isReported || isLate
     }
   })
-
-  /** Waits for a wake-up, or until it is time to look without one. */
-  const waitForWakeups = ({ wait }: Ear) => {
-    let pollMillis = longestPollMillis
-    let isWoken = true
-    return Effect.fnUntraced(function* (isFound: boolean, readAtMillis: number, busyMillis: number) {
-      if (!isWoken) pollMillis = isFound ? shortestPollMillis : Math.min(pollMillis * 2, longestPollMillis)
-      const elapsedMillis = (yield* monotonicMillis) - readAtMillis
-      const restMillis = Math.max(pageIntervalMillis - elapsedMillis, busyMillis)
-      if (restMillis > 0) yield* Effect.sleep(restMillis)
-      isWoken = Option.isSome(yield* wait(pollMillis))
-    })
-  }
 
   /** Reads what is above a version, to the end of the log and on. Fails when the connection does. */
   return Effect.fnUntraced(function* (ear: Ear, after: bigint, publish: Publish): Effect.fn.Return<never, Reason> {
