@@ -216,9 +216,7 @@ describe("a statement outside of a transaction", () => {
         said.push(text)
         return level !== "read committed" && text.includes(Isolation.readCommitted)
           ? Effect.fail(
-              failure(
-                `invalid input syntax for type boolean: "effect-strata runs this statement again with READ COMMITTED, not with ${level}"`
-              )
+              failure(`invalid input syntax for type boolean: "effect-strata wants READ COMMITTED, not ${level}"`)
             )
           : Effect.succeed([])
       })
