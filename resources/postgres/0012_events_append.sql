@@ -6,7 +6,7 @@
 --
 -- As a function a call is one round trip, and each of its statements sees what others committed while the statement before
 -- waited for a lock. The plans are made once: for arrays the planner would make new ones at each call (16 calls at once:
--- 3.3k appends/s instead of 5.1k). Appends that only take shared locks need no function: src/postgres/events/Appending.ts.
+-- 3.3k appends/s instead of 5.1k). Appends that only take shared locks need no function: src/postgres/events/AppendStatements.ts.
 \if :{?events}
 \else
 \set events events
