@@ -3,8 +3,7 @@ import { assert, it } from "@effect/vitest"
 import { Effect, Latch, type Layer, Ref, Result, Schedule, Schema } from "effect"
 import { DurableStateStore } from "../DurableStateStore.ts"
 import * as Entity from "../Entity.ts"
-import type { EventStore } from "../EventStore.ts"
-import { typed } from "../EventStore.ts"
+import { EventStore, typed } from "../EventStore.ts"
 import * as StateCodec from "../StateCodec.ts"
 import { Transactor } from "../Transactor.ts"
 import { fresh, range, Sum } from "./ProjectionScene.ts"
@@ -122,6 +121,27 @@ export const suite = <E>(name: string, layer: Layer.Layer<EventStore | DurableSt
         yield* others.execute(id, () => [new Added({ amount: 1 })], { key: "one" })
         assert.deepStrictEqual((yield* counter.load(other)).state.seen, [1])
         assert.deepStrictEqual((yield* counter.load(id)).state.seen, [1, 2, 1, 2, 1])
+      })
+    )
+
+    it.effect("finds a command that was executed between its own look at the state and its search for the key", () =>
+      Effect.gen(function* () {
+        const events = yield* EventStore
+        const counter = yield* Counter
+        const id = fresh("entity")
+        const once = ({ sum }: typeof Sum.Type) => (sum === 0 ? addOne({ sum, seen: [] }) : Effect.fail(new TooMuch()))
+        let searches = 0
+        const overtaken = EventStore.of({
+          ...events,
+          get: (event) =>
+            Effect.tapCause(events.get(event), () =>
+              ++searches === 1 ? Effect.orDie(counter.execute(id, once, { key: "a" })) : Effect.void
+            )
+        })
+        const slow = yield* Effect.provideService(Counter, EventStore, overtaken)
+        const { events: found } = yield* slow.execute(id, once, { key: "a" })
+        assert.strictEqual(found.length, 1)
+        assert.deepStrictEqual((yield* counter.load(id)).state.seen, [1])
       })
     )
 
