@@ -36,7 +36,7 @@
  * `OffsetStore`, and runs by itself. The log is read once per process for all of them. Several processes may run the same
  * projection: they divide the shards, and take over the shards of a process that has died within seconds.
  */
-import { Effect, Stream } from "effect"
+import { Effect, Layer, type Scope, Stream } from "effect"
 import { EventStore, type EventView, type Query, type StoredEvent, type Tagged, type TypedEvent } from "./EventStore.ts"
 import { InvalidInput } from "./InvalidInput.ts"
 import type { Projection, Services } from "./projection/Definition.ts"
@@ -44,6 +44,7 @@ import type { EventOf, ServicesOfView, View } from "./projection/Handlers.ts"
 import { runBy, type RunError } from "./projection/run/ProjectionRunner.ts"
 import { evenly } from "./projection/run/ShardDivision.ts"
 import { StoreError } from "./StoreError.ts"
+import { Supervisor, type Options as SupervisorOptions } from "./Supervisor.ts"
 
 export { HandlerTimeout } from "./internal/HandlerTimeout.ts"
 export { pause, remove, reset, resume } from "./projection/admin/Operating.ts"
@@ -83,6 +84,18 @@ export type { Slot } from "./projection/Slot.ts"
  * with `CorruptRow`, whatever its type.
  */
 export const run: <R>(projection: Projection<R>) => Effect.Effect<never, RunError, R | Services> = runBy(evenly)
+
+/**
+ * Runs the projection in the background, for as long as the layer lives. The `Supervisor` watches over it: `Supervisor.launch`
+ * ends the process when the projection ends, unless `options` say otherwise.
+ */
+export const layer = <R>(
+  projection: Projection<R>,
+  options?: SupervisorOptions
+): Layer.Layer<never, never, Exclude<R, Scope.Scope> | Services | Supervisor> =>
+  Layer.effectDiscard(
+    Supervisor.use((supervisor) => supervisor.run(`projection "${projection.name}"`, run(projection), options))
+  )
 
 /** Runs several projections, until one of them ends. */
 export const runAll = <R>(projections: ReadonlyArray<Projection<R>>): Effect.Effect<never, RunError, R | Services> =>
