@@ -1,39 +1,52 @@
 /**
- * Aggregates whose state follows from their events: loaded, decided upon, and appended to if no other append was faster.
+ * Aggregates that take commands: their state follows from their events, and a command decides which events come next.
  *
  * ```ts
  * import { Effect, Schema } from "effect"
- * import { Entity, StateCodec } from "effect-strata"
+ * import { Entity, EventStore } from "effect-strata"
  *
- * class Account extends Schema.Class<Account>("Account")({ balance: Schema.Int }) {}
+ * class Deposited extends Schema.TaggedClass<Deposited>()("Deposited", { amount: Schema.Int }) {}
+ * class Withdrawn extends Schema.TaggedClass<Withdrawn>()("Withdrawn", { amount: Schema.Int }) {}
+ * class Overdrawn extends Schema.TaggedError<Overdrawn>("Overdrawn")("Overdrawn", { balance: Schema.Int }) {}
  *
- * class Overdrawn extends Schema.TaggedError<Overdrawn>("Overdrawn")("Overdrawn", {}) {}
+ * const Account = Entity.make({
+ *   name: "account",
+ *   events: EventStore.typed({ events: [Deposited, Withdrawn] }),
+ *   initial: () => 0,
+ *   apply: (balance, { event }) => (event._tag === "Deposited" ? balance + event.amount : balance - event.amount)
+ * })
  *
- * export const withdraw = Effect.fn(function* (account: string, amount: number) {
- *   const accounts = yield* Entity.make({
- *     name: "account",
- *     codec: StateCodec.json(Account),
- *     initial: () => new Account({ balance: 0 }),
- *     apply: ({ balance }, { data }) => new Account({ balance: balance + Number(data) }),
- *     snapshotEvery: 100
- *   })
- *   return yield* accounts
- *     .append(account, ({ balance }) =>
- *       balance < amount ? Effect.fail(new Overdrawn()) : Effect.succeed([{ eventType: "Paid", data: -amount }])
- *     )
- *     .pipe(Effect.retry({ while: ({ _tag }) => _tag === "VersionConflict" }))
+ * export const withdraw = Effect.fn(function* (account: string, amount: number, key: string) {
+ *   const accounts = yield* Account
+ *   const { state } = yield* accounts.execute(
+ *     account,
+ *     (balance) => (balance < amount ? Effect.fail(new Overdrawn({ balance })) : [new Withdrawn({ amount })]),
+ *     { key }
+ *   )
+ *   return state
  * })
  * ```
  */
-import { Effect, Option, Schema } from "effect"
+import { Effect, Option, Schedule, Schema } from "effect"
 import { DurableStateStore } from "./DurableStateStore.ts"
-import { type DuplicateEvent, EventStore, type NewEvent, type StoredEvent, type VersionConflict } from "./EventStore.ts"
+import type {
+  DuplicateEvent,
+  NewTypedEvent,
+  Tagged,
+  TypedEvent,
+  TypedEvents,
+  TypedView,
+  VersionConflict
+} from "./EventStore.ts"
 import { check } from "./internal/Arguments.ts"
 import { Identifier } from "./internal/Fields.ts"
+import { derivedId } from "./internal/Ids.ts"
 import type { InvalidInput } from "./InvalidInput.ts"
 import type { StateCodec } from "./StateCodec.ts"
 import type { StoreError } from "./StoreError.ts"
 import { Transactor } from "./Transactor.ts"
+
+// Model
 
 /** The state of one aggregate, and the version of the last event in it: 0n where the aggregate has none. */
 export interface Loaded<S> {
@@ -41,115 +54,241 @@ export interface Loaded<S> {
   readonly version: bigint
 }
 
-/** An event of the aggregate that is decided upon. */
-export type Decided = Omit<(typeof NewEvent)["~type.make.in"], "aggregateId">
-
-export interface Options<S, RD, RE> {
-  /** The ids of the snapshots' states are `name/aggregateId`: together at most 255 characters. */
-  readonly name: string
-  readonly codec: StateCodec<S, RD, RE>
-  readonly initial: (aggregateId: string) => S
-  readonly apply: (state: S, event: StoredEvent) => S
-  /** After how many events a snapshot is taken: never unless given. */
-  readonly snapshotEvery?: number
+/** What came of a command. */
+export interface Executed<S, Event> extends Loaded<S> {
+  /** The events of the command, as stored: none where it has decided upon none. */
+  readonly events: ReadonlyArray<TypedEvent<Event>>
 }
 
-/** Aggregates of one kind: see `make`. */
-export interface Entity<S, RD = never, RE = never> {
+/** What a command decides: the events that come next, if any. */
+export type Decided<Event, E, R> = ReadonlyArray<Event> | Effect.Effect<ReadonlyArray<Event>, E, R>
+
+export interface ExecuteOptions {
+  /**
+   * Names this execution, so that it takes effect once: a call with the same key gives the events of the first success,
+   * however often and from wherever it is made. What a client sends with a request that it may repeat is a good key.
+   */
+  readonly key?: string
+  /** The metadata of the events. */
+  readonly metadata?: Schema.JsonObject
+}
+
+export interface Snapshots<S, RD, RE> {
+  /** Encodes the states. Change its manifest when `apply` changes what it makes of old events. */
+  readonly codec: StateCodec<S, RD, RE>
+  /** After how many events a snapshot is taken. */
+  readonly every: number
+}
+
+export interface Options<S, Class extends Tagged, Other, R, Id, RD, RE> {
+  /** What these aggregates are called. The ids of snapshots are `name/aggregateId`: together at most 255 characters. */
+  readonly name: string
+  /** The events of the aggregates. */
+  readonly events: TypedView<Class, Other, R, Id>
+  /** The state before the first event. */
+  readonly initial: (aggregateId: string) => S
+  /** The state after one more event. */
+  readonly apply: (state: S, event: TypedEvent<Class["Type"] | Other>) => S
+  /** Stores states, so that not every event has to be read each time: never unless given. */
+  readonly snapshots?: Snapshots<S, RD, RE>
+  /**
+   * When a command that has lost a race is executed again: 10 times, after some 2 milliseconds at first and twice as long each
+   * time, unless given.
+   */
+  readonly retry?: Schedule.Schedule<unknown>
+}
+
+/** Aggregates of one kind: see `make`. `R` are the services that their schemas and codec need. */
+export interface Entity<S, Class extends Tagged, Other = never, R = never> {
   /** The state as of the last event. */
-  readonly load: (aggregateId: string) => Effect.Effect<Loaded<S>, InvalidInput | StoreError, RD>
+  readonly load: (aggregateId: string) => Effect.Effect<Loaded<S>, InvalidInput | StoreError, R>
 
   /**
-   * Loads the state, lets `decide` say what happens, and appends those events if nobody else has appended to the aggregate in
-   * between. Returns the state that comes of them.
+   * Executes a command: loads the state, lets `decide` say what happens, and appends those events, if no other append to the
+   * aggregate came in between. Otherwise it begins again, by the schedule `retry`.
    *
-   * Otherwise it fails with `VersionConflict`: then it can be retried, and decides anew. `decide` may return no event.
+   * **Details**
+   *
+   * With a `key`, the events get ids that follow from the entity, the aggregate and the key. A call that finds them gives them
+   * back, with the state of now, and does not call `decide`: it may have been made at the same time, in another process, or
+   * years later. A failure of `decide`, and a decision without events, leave nothing behind: the next call decides anew.
+   *
+   * In a transaction of the caller it is a part of that: what the caller writes, with the stores or with SQL of its own, commits
+   * together with the events.
+   *
+   * **Gotchas**
+   *
+   * `decide` may be called several times, each time on the state of then. What it does beside deciding can happen as often.
    */
-  readonly append: <E = never, R = never>(
+  readonly execute: <E = never, R2 = never>(
     aggregateId: string,
-    decide: (state: S) => ReadonlyArray<Decided> | Effect.Effect<ReadonlyArray<Decided>, E, R>
+    decide: (state: S) => Decided<Class["Type"], E, R2>,
+    options?: ExecuteOptions
   ) => Effect.Effect<
-    Loaded<S> & { readonly events: ReadonlyArray<StoredEvent> },
+    Executed<S, Class["Type"] | Other>,
     E | VersionConflict | DuplicateEvent | InvalidInput | StoreError,
-    R | RD | RE
+    R | R2
   >
 }
 
 const Settings = Schema.Struct({
   name: Identifier(255),
-  snapshotEvery: Schema.optionalKey(Schema.Int.check(Schema.isGreaterThanOrEqualTo(1)))
+  every: Schema.optionalKey(Schema.Int.check(Schema.isGreaterThanOrEqualTo(1)))
 })
 
-/** The snapshots of one kind of aggregates: there are none without `snapshotEvery`. */
-const makeSnapshots = Effect.fnUntraced(function* <S, RD, RE>(options: Options<S, RD, RE>) {
-  const { codec, initial, name, snapshotEvery } = options
+const Execution = Schema.Struct({ key: Schema.optionalKey(Identifier(255)) })
+
+// Snapshots
+
+/** The snapshots of one kind of aggregates. */
+const makeSnapshots = Effect.fnUntraced(function* <S, RD, RE>(name: string, snapshots?: Snapshots<S, RD, RE>) {
   const states = yield* DurableStateStore
   const { withTransaction } = yield* Transactor
   const idOf = (aggregateId: string) => `${name}/${aggregateId}`
 
   return {
-    /** The last snapshot that decodes, or the state before the first event. */
+    /** The last snapshot that decodes, if there is one. */
     load: Effect.fnUntraced(function* (aggregateId: string) {
-      const none = (): Loaded<S> => ({ state: initial(aggregateId), version: 0n })
-      if (snapshotEvery === undefined) return none()
+      if (snapshots === undefined) return Option.none<Loaded<S>>()
       const stored = yield* states.getLatestState(idOf(aggregateId))
-      if (Option.isNone(stored)) return none()
-      const decoded = yield* Effect.option(codec.decode(stored.value))
-      return Option.match(decoded, {
-        onNone: none,
-        onSome: (state): Loaded<S> => ({ state, version: stored.value.versionNumber })
-      })
+      if (Option.isNone(stored)) return Option.none<Loaded<S>>()
+      const decoded = yield* Effect.option(snapshots.codec.decode(stored.value))
+      return Option.map(decoded, (state): Loaded<S> => ({ state, version: stored.value.versionNumber }))
     }),
 
-    /** Takes a snapshot, in a transaction of its own: its failure is no failure of the caller's transaction. */
-    take: (aggregateId: string, { state, version }: Loaded<S>) =>
-      Effect.flatMap(codec.encode(state), (encoded) =>
-        states.writeState({ persistenceId: idOf(aggregateId), versionNumber: version, ...encoded })
-      ).pipe(
-        withTransaction,
-        Effect.catchTag("StaleState", () => Effect.void),
-        Effect.ignore({ log: "Debug" })
-      )
+    /** Takes a snapshot, if so many events are due for one. */
+    take: Effect.fnUntraced(
+      function* (aggregateId: string, { state, version }: Loaded<S>, eventsSinceLast: number) {
+        if (snapshots === undefined || eventsSinceLast < snapshots.every) return
+        const encoded = yield* snapshots.codec.encode(state)
+        yield* states.writeState({ persistenceId: idOf(aggregateId), versionNumber: version, ...encoded })
+      },
+      // In a transaction of its own, so that its failure is none of the caller's transaction.
+      withTransaction,
+      Effect.catchTag("StaleState", () => Effect.void),
+      Effect.ignore({ log: "Debug" })
+    )
   }
 })
+
+// Commands that were executed already
+
+/** The id of an event of a keyed command. */
+const idOf = (name: string, aggregateId: string, key: string, index: number) =>
+  derivedId(["effect-strata/Entity", name, aggregateId, key, String(index)])
+
+/** The events of the command with this key, if it was executed. */
+const executedBefore = Effect.fnUntraced(function* <Class extends Tagged, Other, R>(
+  { get }: TypedEvents<Class, Other, R>,
+  idAt: (index: number) => Effect.Effect<string>
+) {
+  const found: Array<TypedEvent<Class["Type"] | Other>> = []
+  while (true) {
+    const event = yield* Effect.flatMap(idAt(found.length), get).pipe(
+      Effect.asSome,
+      Effect.catchTag("EventNotFound", () => Effect.succeedNone)
+    )
+    if (Option.isNone(event)) return found
+    found.push(event.value)
+  }
+})
+
+// The entity
+
+/** Another append to the aggregate was faster, or the same command was executed at the same time. */
+class LostRace {
+  readonly _tag = "LostRace"
+  readonly error: VersionConflict | DuplicateEvent
+  constructor(error: VersionConflict | DuplicateEvent) {
+    this.error = error
+  }
+}
+
+const defaultRetry = Schedule.exponential("2 millis").pipe(Schedule.jittered, Schedule.upTo({ times: 10 }))
 
 /**
  * Aggregates of one kind, whose state follows from their events.
  *
  * **Details**
  *
- * With `snapshotEvery`, the state is stored in the `DurableStateStore` after so many events, and loading reads only the
- * events after it. A snapshot is only a shortcut: one that does not decode any more is not used, and one that cannot be
- * written is left out. Change the codec's manifest when `apply` changes what it makes of old events.
+ * With `snapshots`, the state is stored in the `DurableStateStore` after so many events, and loading reads only the events
+ * after it. A snapshot is only a shortcut: one that does not decode any more is not used, and one that cannot be written is
+ * left out.
  */
-export const make = Effect.fnUntraced(function* <S, RD = never, RE = never>(options: Options<S, RD, RE>) {
-  const { apply, name, snapshotEvery } = options
-  yield* check(Settings, "Entity", "make", snapshotEvery === undefined ? { name } : { name, snapshotEvery })
-  const log = yield* EventStore
-  const snapshots = yield* makeSnapshots(options)
+export const make = Effect.fnUntraced(function* <S, Class extends Tagged, Other, R, Id, RD = never, RE = never>(
+  options: Options<S, Class, Other, R, Id, RD, RE>
+) {
+  const { apply, initial, name, retry = defaultRetry } = options
+  const every = options.snapshots?.every
+  yield* check(Settings, "Entity", "make", every === undefined ? { name } : { name, every })
+  const log = yield* options.events
+  const snapshots = yield* makeSnapshots(name, options.snapshots)
 
-  const loadAll = Effect.fnUntraced(function* (aggregateId: string) {
-    const base = yield* snapshots.load(aggregateId)
+  const load = Effect.fnUntraced(function* (aggregateId: string) {
+    const snapshot = yield* snapshots.load(aggregateId)
+    const base = Option.getOrElse(snapshot, (): Loaded<S> => ({ state: initial(aggregateId), version: 0n }))
     const events = yield* log.loadByAggregate(aggregateId, base.version)
     return { events, state: events.reduce(apply, base.state), version: events.at(-1)?.version ?? base.version }
   })
 
-  const self: Entity<S, RD, RE> = {
-    load: (aggregateId) => Effect.map(loadAll(aggregateId), ({ state, version }) => ({ state, version })),
-    append: Effect.fnUntraced(function* (aggregateId, decide) {
-      const { events: before, state, version } = yield* loadAll(aggregateId)
-      const result = decide(state)
-      const decided = Effect.isEffect(result) ? yield* result : result
-      const events = yield* log.append(
-        decided.map((event) => Object.assign({ aggregateId }, event)),
-        { expected: version === 0n ? "none" : version }
+  const append = Effect.fnUntraced(function* (
+    aggregateId: string,
+    decided: ReadonlyArray<Class["Type"]>,
+    { version }: Loaded<S>,
+    { key, metadata }: ExecuteOptions
+  ) {
+    const added = yield* Effect.forEach(decided, (event, index) =>
+      Effect.map(
+        key === undefined ? Effect.succeed({}) : Effect.map(idOf(name, aggregateId, key, index), (id) => ({ id })),
+        (identity): NewTypedEvent<Class["Type"]> => ({
+          aggregateId,
+          event,
+          ...identity,
+          ...(metadata === undefined ? {} : { metadata })
+        })
       )
-      const next = { state: events.reduce(apply, state), version: events.at(-1)?.version ?? version }
-      if (snapshotEvery !== undefined && events.length > 0 && before.length + events.length >= snapshotEvery) {
-        yield* snapshots.take(aggregateId, next)
-      }
-      return { ...next, events }
-    })
+    )
+    return yield* log.appendAll(added, { expected: version === 0n ? "none" : version }).pipe(
+      Effect.catchTags({
+        VersionConflict: (error) => Effect.fail(new LostRace(error)),
+        DuplicateEvent: (error) => Effect.fail(new LostRace(error))
+      })
+    )
+  })
+
+  const once = Effect.fnUntraced(function* <E, R2>(
+    aggregateId: string,
+    decide: (state: S) => Decided<Class["Type"], E, R2>,
+    options: ExecuteOptions
+  ) {
+    // The state is loaded first: then it cannot have events of this command that the search does not find.
+    const { events: before, ...loaded } = yield* load(aggregateId)
+    const { key } = options
+    if (key !== undefined) {
+      const found = yield* executedBefore(log, (index) => idOf(name, aggregateId, key, index))
+      if (found.length > 0) return { ...loaded, events: found }
+    }
+    const result = decide(loaded.state)
+    const decided = Effect.isEffect(result) ? yield* result : result
+    const events = yield* append(aggregateId, decided, loaded, options)
+    const next = { state: events.reduce(apply, loaded.state), version: events.at(-1)?.version ?? loaded.version }
+    yield* snapshots.take(aggregateId, next, events.length === 0 ? 0 : before.length + events.length)
+    return { ...next, events }
+  })
+
+  const self: Entity<S, Class, Other, R | RD | RE | Class["DecodingServices"] | Class["EncodingServices"]> = {
+    load: (aggregateId) => Effect.map(load(aggregateId), ({ state, version }) => ({ state, version })),
+    execute: (aggregateId, decide, options = {}) =>
+      Effect.andThen(
+        check(Execution, "Entity", "execute", options.key === undefined ? {} : { key: options.key }),
+        once(aggregateId, decide, options).pipe(
+          Effect.retry({ schedule: retry, while: (error) => error instanceof LostRace }),
+          Effect.catchIf(
+            (error) => error instanceof LostRace,
+            ({ error }) => Effect.fail(error)
+          )
+        )
+      )
   }
   return self
 })

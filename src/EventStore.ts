@@ -228,12 +228,12 @@ export const fromDriver = (backend: string, driver: Driver): Effect.Effect<Event
 export { type Tagged, type Upcast, upcast } from "./events/EventCodec.ts"
 export {
   type NewTypedEvent,
-  type TypedEvent,
   type TypedEvents,
   type TypedQuery,
   type TypedSubscription,
-  UnknownEvent
+  type TypedView
 } from "./events/TypedEvents.ts"
+export { type EventView, type TypedEvent, UnknownEvent } from "./events/View.ts"
 
 /**
  * The log as events of some classes: `append` encodes each event by its schema, and reads give instances of the classes.

@@ -36,11 +36,15 @@
  * `OffsetStore`, and runs by itself. The log is read once per process for all of them. Several processes may run the same
  * projection: they divide the shards, and take over the shards of a process that has died within seconds.
  */
-import { Effect, Stream } from "effect"
-import { EventStore, type Query, type StoredEvent } from "./EventStore.ts"
+import { Effect, Layer, type Scope, Stream } from "effect"
+import { EventStore, type EventView, type Query, type StoredEvent, type Tagged, type TypedEvent } from "./EventStore.ts"
+import { InvalidInput } from "./InvalidInput.ts"
 import type { Projection, Services } from "./projection/Definition.ts"
+import type { EventOf, ServicesOfView, View } from "./projection/Handlers.ts"
 import { runBy, type RunError } from "./projection/run/ProjectionRunner.ts"
 import { evenly } from "./projection/run/ShardDivision.ts"
+import { StoreError } from "./StoreError.ts"
+import { Supervisor, type Options as SupervisorOptions } from "./Supervisor.ts"
 
 export { HandlerTimeout } from "./internal/HandlerTimeout.ts"
 export { pause, remove, reset, resume } from "./projection/admin/Operating.ts"
@@ -49,16 +53,7 @@ export { type Rebuild, rebuild, rebuildOf, slot } from "./projection/admin/Rebui
 export { Retried, retryParked } from "./projection/admin/Retrying.ts"
 export { names, ShardStatus, status } from "./projection/admin/Status.ts"
 export { parked, skipped } from "./projection/admin/Unhandled.ts"
-export {
-  type BatchHandler,
-  Failure,
-  type Handler,
-  make,
-  type Options,
-  type Projection,
-  type Services,
-  type Slot
-} from "./projection/Definition.ts"
+export { Failure, make, type Options, type Projection, type Services } from "./projection/Definition.ts"
 export {
   AwaitTimeout,
   DuplicateProjection,
@@ -67,10 +62,12 @@ export {
   ShardCountMismatch,
   UnknownProjection
 } from "./projection/Errors.ts"
+export type { BatchHandler, Handler } from "./projection/Handlers.ts"
 export { Parked } from "./projection/Records.ts"
 export { layerCluster } from "./projection/run/ClusterDivision.ts"
 export type { RunError } from "./projection/run/ProjectionRunner.ts"
 export { shardOf } from "./projection/Shards.ts"
+export type { Slot } from "./projection/Slot.ts"
 
 /**
  * Runs the projection for ever: it handles the events that are there, then those to come. Each takes effect exactly once.
@@ -88,18 +85,72 @@ export { shardOf } from "./projection/Shards.ts"
  */
 export const run: <R>(projection: Projection<R>) => Effect.Effect<never, RunError, R | Services> = runBy(evenly)
 
+/**
+ * Runs the projection in the background, for as long as the layer lives. The `Supervisor` watches over it: `Supervisor.launch`
+ * ends the process when the projection ends, unless `options` say otherwise.
+ */
+export const layer = <R>(
+  projection: Projection<R>,
+  options?: SupervisorOptions
+): Layer.Layer<never, never, Exclude<R, Scope.Scope> | Services | Supervisor> =>
+  Layer.effectDiscard(
+    Supervisor.use((supervisor) => supervisor.run(`projection "${projection.name}"`, run(projection), options))
+  )
+
 /** Runs several projections, until one of them ends. */
 export const runAll = <R>(projections: ReadonlyArray<Projection<R>>): Effect.Effect<never, RunError, R | Services> =>
   Effect.andThen(Effect.forEach(projections, run, { concurrency: "unbounded", discard: true }), Effect.never)
 
+type QueryInput = Exclude<(typeof Query)["~type.make.in"], void>
+
+/** Which events to read: those of the view, where there is one, decoded. */
+interface ViewQuery<V extends View> extends QueryInput {
+  readonly events?: V
+}
+
+function read<V extends View>(
+  query: ViewQuery<V>
+): Stream.Stream<EventOf<V>, InvalidInput | StoreError, EventStore | ServicesOfView<V>>
+function read<R>({
+  events: view,
+  ...query
+}: ViewQuery<EventView<Tagged["Type"], R> | undefined>): Stream.Stream<
+  StoredEvent | TypedEvent<Tagged["Type"]>,
+  InvalidInput | StoreError,
+  EventStore | R
+> {
+  const stored = (query: QueryInput) => Stream.unwrap(EventStore.use((events) => Effect.succeed(events.read(query))))
+  if (view === undefined) return stored(query)
+  if (view.issues.length > 0) {
+    return Stream.fail(new InvalidInput({ store: "Projection", operation: "fold", issues: view.issues }))
+  }
+  const eventTypes = query.eventTypes ?? view.typesOf()
+  return Stream.mapEffect(stored(eventTypes === undefined ? query : { ...query, eventTypes }), (event) =>
+    Effect.mapErrorEager(
+      view.decode(event),
+      (reason) => new StoreError({ store: "Projection", operation: "fold", reason })
+    )
+  )
+}
+
 /**
- * Folds the events of a query, in order of their versions, with bounded memory: a read model on demand.
+ * Folds the events of a query, in order of their versions, with bounded memory: a read model on demand. With `events` they
+ * are those of a typed view.
  *
  * ```ts
- * import { Projection } from "effect-strata"
+ * import { Schema } from "effect"
+ * import { EventStore, Projection } from "effect-strata"
  *
- * export const payments = Projection.fold({ eventTypes: ["Paid"] }, 0, (count) => count + 1)
+ * class Paid extends Schema.TaggedClass<Paid>()("Paid", { amount: Schema.Int }) {}
+ * const Payments = EventStore.typed({ events: [Paid] })
+ *
+ * export const count = Projection.fold({ eventTypes: ["Paid"] }, 0, (count) => count + 1)
+ * export const sum = Projection.fold({ events: Payments }, 0, (sum, { event }) => sum + event.amount)
  * ```
  */
-export const fold = <S>(query: (typeof Query)["~type.make.in"], initial: S, f: (state: S, event: StoredEvent) => S) =>
-  EventStore.use((events) => Stream.runFold(events.read(query), () => initial, f))
+export const fold = <S, V extends View = undefined>(
+  query: ViewQuery<V>,
+  initial: S,
+  f: (state: S, event: EventOf<V>) => S
+): Effect.Effect<S, InvalidInput | StoreError, EventStore | ServicesOfView<V>> =>
+  Stream.runFold(read(query), () => initial, f)

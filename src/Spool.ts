@@ -24,7 +24,7 @@
  * `transactional: true` what the handler writes to the stores, and with the application's own SQL, commits together with the
  * message's settlement: exactly once. What leaves the database, such as a mail, can still happen twice.
  */
-import { type DateTime, Duration, Effect, Metric, Option, Schema } from "effect"
+import { type DateTime, Duration, Effect, Layer, Metric, Option, Schema, type Scope } from "effect"
 import { check } from "./internal/Arguments.ts"
 import { TimeSpan } from "./internal/Fields.ts"
 import { TimeLimit, timeLimitOf } from "./internal/HandlerTimeout.ts"
@@ -43,6 +43,7 @@ import {
   type StateConflict
 } from "./SpoolStore.ts"
 import type { StoreError } from "./StoreError.ts"
+import { type Options as SupervisorOptions, Supervisor } from "./Supervisor.ts"
 import type { Transactor } from "./Transactor.ts"
 
 export { HandlerTimeout } from "./internal/HandlerTimeout.ts"
@@ -168,6 +169,24 @@ export interface Spool<A, RD = never, RE = never> {
   /** How many messages there are in each state, and how old the oldest ready one is. Sets the gauges of the metrics, too. */
   readonly stats: Effect.Effect<Stats, InvalidInput | StoreError, SpoolStore>
 }
+
+/**
+ * Works on the queue in the background, for as long as the layer lives. The `Supervisor` watches over the worker:
+ * `Supervisor.launch` ends the process when the worker ends, unless `options` say otherwise.
+ */
+export const layer = <A, RD, RE, E, R, R2 = never>(
+  spool: Spool<A, RD, RE>,
+  handler: (payload: A, message: SpoolMessage) => Effect.Effect<unknown, E, R>,
+  { onEnd, restart, ...options }: RunOptions<R2> & SupervisorOptions = {}
+): Layer.Layer<never, never, Exclude<R | R2 | RD, Scope.Scope> | SpoolStore | Transactor | Supervisor> =>
+  Layer.effectDiscard(
+    Supervisor.use((supervisor) =>
+      supervisor.run(`the worker of "${spool.name}"`, spool.run(handler, options), {
+        ...(onEnd === undefined ? {} : { onEnd }),
+        ...(restart === undefined ? {} : { restart })
+      })
+    )
+  )
 
 // Metrics
 

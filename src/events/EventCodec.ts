@@ -114,8 +114,8 @@ export interface EventCodec<Class extends Tagged, R> {
   /** Whether events of this stored type become events of the classes. */
   readonly has: (eventType: string) => boolean
 
-  /** The stored types whose events become events of some of the classes. */
-  readonly typesOf: (classes: ReadonlyArray<Class>) => ReadonlyArray<string>
+  /** The stored types whose events become events with some of the tags. */
+  readonly typesOf: (tags: ReadonlyArray<string>) => ReadonlyArray<string>
 
   /** The event, or why it does not decode. */
   readonly decode: (stored: StoredEvent) => Effect.Effect<Class["Type"], CorruptRow, Class["DecodingServices"] | R>
@@ -248,10 +248,7 @@ export const make = <Class extends Tagged, R>(
   return {
     issues,
     has: (eventType) => types.has(eventType),
-    typesOf: (some) => {
-      const tags = new Set(some.map(tagOf))
-      return [...types].flatMap(([eventType, { to }]) => (tags.has(to) ? [eventType] : []))
-    },
+    typesOf: (tags) => [...types].flatMap(([eventType, { to }]) => (tags.includes(to) ? [eventType] : [])),
     decode: decodeBy(types),
     encode: encodeBy(classes, types)
   }

@@ -1,5 +1,5 @@
 /** The typed view of the event store: what `EventStore.typed` gives. */
-import { Array as Arr, Effect, Result, Schema, Stream } from "effect"
+import { Array as Arr, Effect, Effectable, Result, type Schema, Stream } from "effect"
 import type {
   AppendError,
   AppendOptions,
@@ -11,21 +11,20 @@ import type {
   Subscription
 } from "../Event.ts"
 import { InvalidInput, type Issue } from "../InvalidInput.ts"
-import { type CorruptRow, StoreError } from "../StoreError.ts"
+import { StoreError } from "../StoreError.ts"
 import * as EventCodec from "./EventCodec.ts"
+import {
+  decodeData,
+  type EventView,
+  make as makeView,
+  type Parts,
+  type TypedEvent,
+  type Unknown,
+  type UnknownEvent,
+  withEvent
+} from "./View.ts"
 
 // Model
-
-/** A stored event with its data decoded. `eventType` is the stored one, which may be an old type of an event that was upcast. */
-export interface TypedEvent<out Event> extends Pick<StoredEvent, Exclude<keyof StoredEvent, "data">> {
-  readonly event: Event
-}
-
-/** An event of a type that the view does not know, as a view with `unknown: "raw"` gives it. */
-export class UnknownEvent extends Schema.TaggedClass<UnknownEvent>("effect-strata/EventStore/UnknownEvent")(
-  "UnknownEvent",
-  { eventType: Schema.String, data: Schema.Json }
-) {}
 
 /** An event to append to one of several aggregates, with an id and metadata of its own. */
 export interface NewTypedEvent<out Event> extends Pick<NewEventInput, "aggregateId" | "id" | "metadata"> {
@@ -144,8 +143,6 @@ type Appended<Class extends EventCodec.Tagged> = Effect.Effect<
 
 const store = "EventStore"
 
-type Unknown = "fail" | "skip" | "raw"
-
 type ServicesOf<Upcasts> = Upcasts extends EventCodec.Upcast<unknown, infer R> ? R : never
 
 /** The operations of `EventStore` that a view needs. They stand here because `EventStore` imports this module. */
@@ -160,6 +157,35 @@ export interface UntypedEvents {
   readonly get: (id: string) => Effect.Effect<StoredEvent, EventNotFound | Failure>
 }
 
+/**
+ * A typed view before it has a store. Its effect gives the operations on the store, and fails with `InvalidInput` where the
+ * classes and upcasts do not fit together; as an `EventView` it goes into projections and entities.
+ */
+export class TypedView<Class extends EventCodec.Tagged, Other = never, R = never, Id = never>
+  extends Effectable.Class<TypedEvents<Class, Other, R>, InvalidInput, Id>
+  implements EventView<Class["Type"] | Other, Class["DecodingServices"] | R>
+{
+  readonly issues: ReadonlyArray<Issue>
+  readonly typesOf: (tags?: ReadonlyArray<string>) => ReadonlyArray<string> | undefined
+  readonly decode: EventView<Class["Type"] | Other, Class["DecodingServices"] | R>["decode"]
+  private readonly operations: Effect.Effect<TypedEvents<Class, Other, R>, InvalidInput, Id>
+
+  constructor(
+    view: EventView<Class["Type"] | Other, Class["DecodingServices"] | R>,
+    operations: Effect.Effect<TypedEvents<Class, Other, R>, InvalidInput, Id>
+  ) {
+    super()
+    this.issues = view.issues
+    this.typesOf = view.typesOf
+    this.decode = view.decode
+    this.operations = operations
+  }
+
+  override asEffect() {
+    return this.operations
+  }
+}
+
 /** Makes `EventStore.typed` on the store that `events` gives. */
 export const over = <Id>(events: Effect.Effect<UntypedEvents, never, Id>) => {
   function typed<
@@ -170,65 +196,38 @@ export const over = <Id>(events: Effect.Effect<UntypedEvents, never, Id>) => {
     readonly events: Classes
     readonly upcast?: Upcasts
     readonly unknown?: Other
-  }): Effect.Effect<
-    TypedEvents<Classes[number], Other extends "raw" ? UnknownEvent : never, ServicesOf<Upcasts[number]>>,
-    InvalidInput,
-    Id
-  >
+  }): TypedView<Classes[number], Other extends "raw" ? UnknownEvent : never, ServicesOf<Upcasts[number]>, Id>
   function typed<Class extends EventCodec.Tagged>(options: {
     readonly events: ReadonlyArray<Class>
     readonly upcast?: ReadonlyArray<EventCodec.Upcast<Class["Type"], unknown>>
     readonly unknown?: Unknown
-  }): Effect.Effect<TypedEvents<Class, UnknownEvent, unknown>, InvalidInput, Id> {
+  }): TypedView<Class, UnknownEvent, unknown, Id> {
     const codec = EventCodec.make(options.events, options.upcast ?? [])
-    return codec.issues.length > 0
-      ? Effect.fail(new InvalidInput({ store, operation: "typed", issues: codec.issues }))
-      : Effect.map(events, (events) => make(events, { classes: options.events, codec, unknown: options.unknown }))
+    const parts = { classes: options.events, codec, unknown: options.unknown }
+    return new TypedView(
+      makeView(parts),
+      codec.issues.length > 0
+        ? Effect.fail(new InvalidInput({ store, operation: "typed", issues: codec.issues }))
+        : Effect.map(events, (events) => make(events, parts))
+    )
   }
   return typed
-}
-
-/** A view's codec, with what becomes of events of other types. */
-interface View<Class extends EventCodec.Tagged, R> {
-  readonly classes: ReadonlyArray<Class>
-  readonly codec: EventCodec.EventCodec<Class, R>
-  readonly unknown: Unknown | undefined
 }
 
 type Decoded<Class extends EventCodec.Tagged> = TypedEvent<Class["Type"] | UnknownEvent>
 
 // Decoding
 
-// Part by part, which takes a third of the time of a spread.
-const withEvent = <Event>(stored: StoredEvent, event: Event): TypedEvent<Event> => ({
-  version: stored.version,
-  id: stored.id,
-  aggregateId: stored.aggregateId,
-  eventType: stored.eventType,
-  event,
-  metadata: stored.metadata,
-  createdAt: stored.createdAt,
-  streamName: stored.streamName
-})
-
-const decode = <Class extends EventCodec.Tagged, R>(
-  { codec, unknown }: View<Class, R>,
-  stored: StoredEvent
-): Effect.Effect<Class["Type"] | UnknownEvent, CorruptRow, Class["DecodingServices"] | R> =>
-  unknown === "raw" && !codec.has(stored.eventType)
-    ? Effect.succeed(new UnknownEvent({ eventType: stored.eventType, data: stored.data }, { disableChecks: true }))
-    : codec.decode(stored)
-
 /** The events of a page, decoded up to the first that fails, and the error of that failure. */
 const decodePage = Effect.fnUntraced(function* <Class extends EventCodec.Tagged, R>(
-  view: View<Class, R>,
+  view: Parts<Class, R>,
   operation: string,
   page: ReadonlyArray<StoredEvent>
 ) {
   const decoded: Array<Decoded<Class>> = []
   for (const stored of page) {
     if (view.unknown === "skip" && !view.codec.has(stored.eventType)) continue
-    const result = yield* EventCodec.resultOf(decode(view, stored))
+    const result = yield* EventCodec.resultOf(decodeData(view, stored))
     if (Result.isFailure(result)) {
       return { decoded, error: new StoreError({ store, operation, reason: result.failure }) }
     }
@@ -238,7 +237,7 @@ const decodePage = Effect.fnUntraced(function* <Class extends EventCodec.Tagged,
 })
 
 const decodeAll = Effect.fnUntraced(function* <Class extends EventCodec.Tagged, R>(
-  view: View<Class, R>,
+  view: Parts<Class, R>,
   operation: string,
   all: ReadonlyArray<StoredEvent>
 ) {
@@ -247,7 +246,7 @@ const decodeAll = Effect.fnUntraced(function* <Class extends EventCodec.Tagged, 
 })
 
 const decodeStream = <Class extends EventCodec.Tagged, R, E>(
-  view: View<Class, R>,
+  view: Parts<Class, R>,
   operation: string,
   stream: Stream.Stream<StoredEvent, E>
 ) =>
@@ -272,12 +271,12 @@ const decodeStream = <Class extends EventCodec.Tagged, R, E>(
  * `"fail"`, and in a read that names aggregates, which is their whole history.
  */
 const typesOf = <Class extends EventCodec.Tagged, R>(
-  { classes, codec, unknown }: View<Class, R>,
+  { classes, codec, unknown }: Parts<Class, R>,
   { aggregateIds, events: only }: Pick<TypedQuery<Class>, "aggregateIds" | "events">
 ) =>
   only === undefined && unknown !== "skip" && (unknown !== undefined || aggregateIds !== undefined)
     ? {}
-    : { eventTypes: codec.typesOf(only ?? classes) }
+    : { eventTypes: codec.typesOf((only ?? classes).map(EventCodec.tagOf)) }
 
 /** The store has left out all other events: this predicate is for the compiler. */
 const isOf = <Class extends EventCodec.Tagged, Only extends Class>(only: ReadonlyArray<Only> | undefined) => {
@@ -289,7 +288,7 @@ const isOf = <Class extends EventCodec.Tagged, Only extends Class>(only: Readonl
 // Appending
 
 const appendAll = Effect.fnUntraced(function* <Class extends EventCodec.Tagged, R>(
-  { codec }: View<Class, R>,
+  { codec }: Parts<Class, R>,
   events: UntypedEvents,
   added: ReadonlyArray<NewTypedEvent<Class["Type"]>>,
   options?: AppendOptions
@@ -316,7 +315,7 @@ const appendAll = Effect.fnUntraced(function* <Class extends EventCodec.Tagged, 
 
 const make = <Class extends EventCodec.Tagged, R>(
   events: UntypedEvents,
-  view: View<Class, R>
+  view: Parts<Class, R>
 ): TypedEvents<Class, UnknownEvent, R> => {
   const read = <Only extends Class = Class>(input: TypedQuery<Only> = {}) => {
     const { events: only, ...query } = input
@@ -362,7 +361,7 @@ const make = <Class extends EventCodec.Tagged, R>(
     subscribe,
     get: (id) =>
       Effect.flatMap(events.get(id), (stored) =>
-        Effect.mapBoth(decode(view, stored), {
+        Effect.mapBoth(decodeData(view, stored), {
           onSuccess: (event) => withEvent(stored, event),
           onFailure: (reason) => new StoreError({ store, operation: "get", reason })
         })

@@ -1,6 +1,7 @@
 /** The ids that the stores give: UUIDv7, so that ids of the same time are side by side in an index. */
 import { Effect, Option } from "effect"
 import { SecureRandom } from "effect/crypto"
+import { Hex } from "effect/encoding"
 
 /** Random bytes of the platform, drawn 4,096 at a time: a call for a few bytes costs as much. */
 const platformRandom = () => {
@@ -22,3 +23,16 @@ export const idGenerator: Effect.Effect<SecureRandom.SecureRandom["Service"]> = 
   Effect.serviceOption(SecureRandom.SecureRandom),
   Option.getOrElse(() => platform)
 )
+
+/** A UUID (version 8) that follows from the parts: the same parts always give the same id, and other parts another one. */
+export const derivedId = (parts: ReadonlyArray<string>): Effect.Effect<string> =>
+  Effect.map(
+    // As JSON, so that no part can run into the next one.
+    Effect.promise(() => globalThis.crypto.subtle.digest("SHA-256", new TextEncoder().encode(JSON.stringify(parts)))),
+    (digest) => {
+      const bytes = new Uint8Array(digest, 0, 16)
+      bytes[6] = ((bytes[6] ?? 0) & 0x0f) | 0x80
+      bytes[8] = ((bytes[8] ?? 0) & 0x3f) | 0x80
+      return Hex.encode(bytes).replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, "$1-$2-$3-$4-$5")
+    }
+  )

@@ -76,7 +76,7 @@ const conflictOf = (
 }
 
 export const make = Effect.gen(function* () {
-  const { log, nextValue, statement, tables } = yield* MemoryDatabase
+  const { inTransaction, log, nextValue, statement, tables } = yield* MemoryDatabase
   const random = yield* idGenerator
 
   const insert = Effect.fnUntraced(function* (transaction: Transaction, event: NewEvent) {
@@ -89,17 +89,24 @@ export const make = Effect.gen(function* () {
     return row
   })
 
+  // Other fibers run first, as they do while an append is on its way to a server: a program that reads, decides and appends
+  // without a guard loses its races here as well.
+  const onItsWay = Effect.flatMap(inTransaction, (isInside) => (isInside ? Effect.void : Effect.yieldNow))
+
   return (append: Append) =>
-    statement(
-      Effect.fnUntraced(function* (transaction) {
-        yield* lockAll(tables, transaction, append)
-        const known = knownEvents(tables, transaction, append)
-        if (known instanceof DuplicateEvent) return yield* known
-        const conflict = conflictOf(tables, transaction, append, known)
-        if (conflict !== undefined) return yield* conflict
-        const rows: Array<EventRow> = []
-        for (const event of append.events) rows.push(known.get(event) ?? (yield* insert(transaction, event)))
-        return rows.map(toStoredEvent)
-      })
+    Effect.andThen(
+      onItsWay,
+      statement(
+        Effect.fnUntraced(function* (transaction) {
+          yield* lockAll(tables, transaction, append)
+          const known = knownEvents(tables, transaction, append)
+          if (known instanceof DuplicateEvent) return yield* known
+          const conflict = conflictOf(tables, transaction, append, known)
+          if (conflict !== undefined) return yield* conflict
+          const rows: Array<EventRow> = []
+          for (const event of append.events) rows.push(known.get(event) ?? (yield* insert(transaction, event)))
+          return rows.map(toStoredEvent)
+        })
+      )
     )
 })

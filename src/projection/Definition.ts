@@ -1,12 +1,26 @@
 /** What a projection is: its name, its settings and its handler. */
 import { type Cause, Duration, Effect, Option, Schedule, Schema } from "effect"
 import type { DurableStateStore } from "../DurableStateStore.ts"
-import { type EventStore, Key, type StoredEvent, Version } from "../EventStore.ts"
+import { type EventStore, Key, Version } from "../EventStore.ts"
+import { check } from "../internal/Arguments.ts"
 import { Identifier, ShardNumber } from "../internal/Fields.ts"
-import { TimeLimit, timeLimitOf, withinLimit } from "../internal/HandlerTimeout.ts"
+import { TimeLimit, timeLimitOf } from "../internal/HandlerTimeout.ts"
+import { InvalidInput, type Issue } from "../InvalidInput.ts"
 import type { OffsetStore } from "../OffsetStore.ts"
 import type { Transactor } from "../Transactor.ts"
-import { HandlerFailed } from "./Errors.ts"
+import {
+  type BatchHandler,
+  type ByTag,
+  type EventOf,
+  type Handle,
+  type Handler,
+  handleOf,
+  type Handlers,
+  type KnownTags,
+  type ServicesOfTags,
+  type ServicesOfView,
+  type View
+} from "./Handlers.ts"
 
 /** What a projection needs besides the services of its handler. */
 export type Services = EventStore | OffsetStore | DurableStateStore | Transactor
@@ -15,15 +29,6 @@ export type Services = EventStore | OffsetStore | DurableStateStore | Transactor
 
 /** A projection's name: at most 200 characters, fewer than in an offset, as ids of states are made of the name. */
 export const Name = Identifier(200)
-
-/**
- * One of the two copies of a read model: a rebuild beside the live copy fills the other one, then they are switched. A
- * projection that is never rebuilt that way has only the blue copy.
- */
-export const Slot = Schema.Literals(["blue", "green"])
-export type Slot = typeof Slot.Type
-
-export const otherSlot = (slot: Slot): Slot => (slot === "blue" ? "green" : "blue")
 
 /** The parts of a projection that are checked before it runs. */
 export class Settings extends Schema.Class<Settings>("effect-strata/Projection/Settings")({
@@ -97,64 +102,102 @@ export interface Options {
   readonly timeout?: Duration.Input
 }
 
-/** Handles one event. What the handler writes commits together with the offset. */
-export type Handler<E, R> = (event: StoredEvent, slot: Slot) => Effect.Effect<unknown, E, R>
-
-/** Handles the events of one batch, at least one, in order of their versions. */
-export type BatchHandler<E, R> = (events: ReadonlyArray<StoredEvent>, slot: Slot) => Effect.Effect<unknown, E, R>
-
 /** A projection, to be run. `R` are the services of its handler. */
 export interface Projection<out R = never> {
   readonly name: string
   /** They are checked when the projection runs. */
   readonly settings: (typeof Settings)["~type.make.in"]
   readonly retry: Schedule.Schedule<unknown, Cause.Cause<unknown>>
-  readonly handle: (events: ReadonlyArray<StoredEvent>, slot: Slot) => Effect.Effect<void, HandlerFailed, R>
+  /** What is wrong with the classes of its view: also checked when the projection runs. */
+  readonly issues: ReadonlyArray<Issue>
+  readonly handle: Handle<R>
 }
 
+/** What handles the events: one of these. The compiler tells of the last one where there is none. */
+type Handling<R, V extends View, On> =
+  | {
+      /** A handler for some classes of the view, by their tags. */
+      readonly on: On & Partial<ByTag<V>> & KnownTags<On, V>
+      /** Passes events of the other classes. */
+      readonly otherwise: "pass"
+      readonly handler?: never
+      readonly batchHandler?: never
+    }
+  | {
+      /** A handler for each class of the view, by its tag. */
+      readonly on: On & ByTag<V>
+      readonly otherwise?: never
+      readonly handler?: never
+      readonly batchHandler?: never
+    }
+  | {
+      readonly batchHandler: BatchHandler<unknown, R, EventOf<V>>
+      readonly handler?: never
+      readonly on?: never
+      readonly otherwise?: never
+    }
+  | {
+      readonly handler: Handler<unknown, R, EventOf<V>>
+      readonly batchHandler?: never
+      readonly on?: never
+      readonly otherwise?: never
+    }
+
+/** The settings of a projection, if they and its view are right. */
+export const checked = <R>(
+  { issues, settings }: Projection<R>,
+  operation: string
+): Effect.Effect<Settings, InvalidInput> =>
+  issues.length > 0
+    ? Effect.fail(new InvalidInput({ store: "Projection", operation, issues }))
+    : check(Settings, "Projection", operation, settings)
+
 const defaultRetry = Schedule.exponential("100 millis").pipe(Schedule.jittered, Schedule.upTo({ times: 5 }))
-
-/** Turns every failure of the handler into one error: defects, too, and what it throws before it returns an effect. */
-const caught = <E, R>(
-  handle: () => Effect.Effect<unknown, E, R>,
-  timeout: Duration.Duration | undefined,
-  index: number | undefined
-): Effect.Effect<unknown, HandlerFailed, R> =>
-  Effect.catchCause(withinLimit(Effect.suspend(handle), timeout), (cause) =>
-    Effect.fail(new HandlerFailed(cause, index))
-  )
-
-const oneByOne =
-  <E, R>(handler: Handler<E, R>, timeout: Duration.Duration | undefined): Projection<R>["handle"] =>
-  (events, slot) => {
-    let index = 0
-    return Effect.whileLoop({
-      while: () => index < events.length,
-      body: () => {
-        const event = events[index]
-        return event === undefined ? Effect.void : caught(() => handler(event, slot), timeout, index)
-      },
-      step: () => {
-        index++
-      }
-    })
-  }
 
 /**
  * Defines a projection. Nothing happens before it runs: `run` fails with `InvalidInput` where the settings are wrong.
  *
  * Give it a `handler`, which gets one event, or a `batchHandler`, which gets all events of a batch: one statement for
  * hundreds of events is what makes a projection fast.
+ *
+ * **Events of a typed view**
+ *
+ * With `events`, handlers get events of the view: decoded, upcast, and with the classes' types. `on` has a handler for each
+ * class, and the compiler says which one is missing; with `otherwise: "pass"` it has handlers for some, and the others are
+ * passed. An event that does not decode has failed, as if its handler had: `onFailure` says what becomes of it.
+ *
+ * ```ts
+ * import { Effect, Schema } from "effect"
+ * import { EventStore, Projection } from "effect-strata"
+ * import { SqlClient } from "effect/sql"
+ *
+ * class Deposited extends Schema.TaggedClass<Deposited>()("Deposited", { amount: Schema.Int }) {}
+ * class Withdrawn extends Schema.TaggedClass<Withdrawn>()("Withdrawn", { amount: Schema.Int }) {}
+ * const Accounts = EventStore.typed({ events: [Deposited, Withdrawn] })
+ *
+ * const add = Effect.fn(function* (account: string, amount: number) {
+ *   const sql = yield* SqlClient.SqlClient
+ *   yield* sql`INSERT INTO balances AS b VALUES (${account}, ${amount})
+ *     ON CONFLICT (account) DO UPDATE SET balance = b.balance + excluded.balance`
+ * })
+ *
+ * export const balances = Projection.make({
+ *   name: "balances",
+ *   events: Accounts,
+ *   on: {
+ *     Deposited: ({ aggregateId, event }) => add(aggregateId, event.amount),
+ *     Withdrawn: ({ aggregateId, event }) => add(aggregateId, -event.amount)
+ *   }
+ * })
+ * ```
  */
-export const make = <E, R>(
-  options: Options &
-    (
-      | { readonly handler: Handler<E, R>; readonly batchHandler?: never }
-      | { readonly batchHandler: BatchHandler<E, R>; readonly handler?: never }
-    )
-): Projection<R> => {
-  const { aggregateIds, batchHandler, batchSize = 500, eventTypes, handler, name, onFailure = "stop" } = options
+export function make<V extends View = undefined, R = never, On = Record<never, never>>(
+  options: Options & { readonly events?: V } & Handling<R, V, On>
+): Projection<R | ServicesOfView<V> | ServicesOfTags<On>>
+export function make<R>(options: Options & Handlers<R> & { readonly otherwise?: "pass" }): Projection<R> {
+  const { aggregateIds, batchSize = 500, events, name, on, onFailure = "stop" } = options
   const { heartbeat = "1 second", retry = defaultRetry, shards = 1 } = options
+  const eventTypes = options.eventTypes ?? events?.typesOf(on && Object.keys(on))
   const timeout = timeLimitOf(options.timeout)
   return {
     name,
@@ -168,10 +211,8 @@ export const make = <E, R>(
       ...(eventTypes === undefined ? {} : { eventTypes }),
       ...(aggregateIds === undefined ? {} : { aggregateIds })
     },
+    issues: events?.issues ?? [],
     retry,
-    handle:
-      batchHandler === undefined
-        ? oneByOne(handler, timeout)
-        : (events, slot) => Effect.asVoid(caught(() => batchHandler(events, slot), timeout, undefined))
+    handle: handleOf(options, timeout)
   }
 }

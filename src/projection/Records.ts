@@ -14,8 +14,9 @@ import type { InvalidInput } from "../InvalidInput.ts"
 import { type Offset, OffsetStore } from "../OffsetStore.ts"
 import * as StateCodec from "../StateCodec.ts"
 import { Contention, StoreError } from "../StoreError.ts"
-import { Failure, Slot } from "./Definition.ts"
+import { Failure } from "./Definition.ts"
 import { UnknownProjection } from "./Errors.ts"
+import { Slot } from "./Slot.ts"
 
 /** What every runner of a projection obeys. */
 export class Control extends Schema.Class<Control>("effect-strata/Projection/Control")({

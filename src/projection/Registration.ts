@@ -2,9 +2,10 @@
 import { Effect, Option } from "effect"
 import { OffsetStore } from "../OffsetStore.ts"
 import { Transactor } from "../Transactor.ts"
-import type { Settings, Slot } from "./Definition.ts"
+import type { Settings } from "./Definition.ts"
 import { ShardCountMismatch } from "./Errors.ts"
 import { Control, controlId, records } from "./Records.ts"
+import type { Slot } from "./Slot.ts"
 
 /** Gives a shard an offset, if it has none. */
 export const addShard = (projectionName: string, shardNumber: number) =>

@@ -1,86 +1,225 @@
 /** What `Entity` does on every backend, as a suite for Vitest. */
 import { assert, it } from "@effect/vitest"
-import { Effect, Latch, type Layer, Ref, Result } from "effect"
-import type { DurableStateStore } from "../DurableStateStore.ts"
+import { Effect, Latch, type Layer, Ref, Result, Schedule, Schema } from "effect"
+import { DurableStateStore } from "../DurableStateStore.ts"
 import * as Entity from "../Entity.ts"
-import type { EventStore } from "../EventStore.ts"
+import { EventStore, typed } from "../EventStore.ts"
 import * as StateCodec from "../StateCodec.ts"
-import type { Transactor } from "../Transactor.ts"
+import { Transactor } from "../Transactor.ts"
 import { fresh, range, Sum } from "./ProjectionScene.ts"
+
+class Added extends Schema.TaggedClass<Added>()("suite/Added", { amount: Schema.Int }) {}
+class TooMuch extends Schema.TaggedError<TooMuch>()("TooMuch", {}) {}
+
+const Amounts = typed({ events: [Added] })
+const initial = (): typeof Sum.Type => ({ sum: 0, seen: [] })
+const apply = ({ seen, sum }: typeof Sum.Type, { event: { amount } }: { readonly event: Added }) => ({
+  sum: sum + amount,
+  seen: [...seen, amount]
+})
+const Counter = Entity.make({ name: "counter", events: Amounts, initial, apply })
+
+/** Adds one, up to a sum of 5. */
+const addOne = ({ sum }: typeof Sum.Type) =>
+  sum < 5 ? Effect.succeed([new Added({ amount: 1 })]) : Effect.fail(new TooMuch())
 
 /** Registers the suite. */
 export const suite = <E>(name: string, layer: Layer.Layer<EventStore | DurableStateStore | Transactor, E>): void => {
   it.layer(layer, { timeout: "2 minutes", excludeTestServices: true })(`Entity (${name})`, (it) => {
-    it.effect(
-      "loads an aggregate from its last snapshot, and appends what was decided upon the state that was loaded",
-      () =>
-        Effect.gen(function* () {
-          const type = fresh("type")
-          const id = fresh("entity")
-          const applied = yield* Ref.make(0)
-          const open = (manifest: string) =>
-            Entity.make({
-              name: "counter",
-              codec: StateCodec.json(Sum, { manifest }),
-              initial: () => ({ sum: 0, seen: [] }),
-              apply: ({ seen, sum }, { data }) => {
-                Effect.runSync(Ref.update(applied, (count) => count + 1))
-                return { sum: sum + Number(data), seen: [...seen, Number(data)] }
-              },
-              snapshotEvery: 10
-            })
-          const counter = yield* open("Counter")
-          const add = (amount: number) => counter.append(id, () => [{ eventType: type, data: amount }])
-          assert.deepStrictEqual(yield* counter.load(id), { state: { sum: 0, seen: [] }, version: 0n })
-          for (const amount of range(25)) yield* add(amount)
-          yield* Ref.set(applied, 0)
-          const loaded = yield* counter.load(id)
-          assert.deepStrictEqual(loaded.state.seen, range(25))
-          assert.strictEqual(yield* Ref.get(applied), 5)
+    it.effect("executes commands on the state that the events make", () =>
+      Effect.gen(function* () {
+        const counter = yield* Counter
+        const id = fresh("entity")
+        assert.deepStrictEqual(yield* counter.load(id), { state: initial(), version: 0n })
+        const first = yield* counter.execute(id, addOne, { metadata: { by: "me" } })
+        assert.deepStrictEqual(first.state, { sum: 1, seen: [1] })
+        assert.deepStrictEqual(
+          first.events.map(({ event, metadata }) => [event, metadata]),
+          [[new Added({ amount: 1 }), { by: "me" }]]
+        )
+        assert.deepStrictEqual(yield* counter.execute(id, () => []), { ...first, events: [] })
+        assert.deepStrictEqual(yield* counter.load(id), { state: first.state, version: first.version })
+        assert.strictEqual(yield* Effect.flip(counter.execute(id, () => Effect.fail("no"))), "no")
+      })
+    )
 
-          // Of several decisions upon the same state, one is appended.
-          const all = yield* Latch.make()
-          let deciding = 0
-          const racing = yield* Effect.forEach(
-            range(5),
-            (amount) =>
-              Effect.result(
-                counter.append(id, () =>
-                  Effect.suspend(() => (++deciding === 5 ? all.open : all.await)).pipe(
-                    Effect.as([{ eventType: type, data: amount }])
-                  )
+    it.effect("decides anew where another command was faster, until each has found its place", () =>
+      Effect.gen(function* () {
+        const counter = yield* Counter
+        const id = fresh("entity")
+        const all = yield* Latch.make()
+        let deciding = 0
+        const racing = yield* Effect.forEach(
+          range(8),
+          () =>
+            Effect.result(
+              counter.execute(id, (state) =>
+                // All of them have loaded the state before the first event is appended.
+                Effect.andThen(
+                  Effect.suspend(() => (++deciding >= 8 ? all.open : all.await)),
+                  addOne(state)
                 )
-              ),
-            { concurrency: "unbounded" }
-          )
-          const lost = racing.filter(Result.isFailure)
-          assert.deepStrictEqual(
-            lost.map(({ failure }) => failure._tag),
-            range(4).map(() => "VersionConflict")
-          )
-          assert.strictEqual((yield* counter.load(id)).state.seen.length, 26)
-          assert.deepStrictEqual((yield* counter.append(id, () => Effect.succeed([]))).events, [])
-          assert.strictEqual(yield* Effect.flip(counter.append(id, () => Effect.fail("no"))), "no")
+              )
+            ),
+          { concurrency: "unbounded" }
+        )
+        const refused = racing.filter(Result.isFailure)
+        assert.deepStrictEqual(
+          refused.map(({ failure }) => failure._tag),
+          range(3).map(() => "TooMuch")
+        )
+        assert.strictEqual((yield* counter.load(id)).state.sum, 5)
+        assert.isAbove(deciding, 8)
+      })
+    )
 
-          // A snapshot that another codec has written is not used.
-          const renamed = yield* open("Counter.v2")
-          yield* Ref.set(applied, 0)
-          assert.strictEqual((yield* renamed.load(id)).state.seen.length, 26)
-          assert.strictEqual(yield* Ref.get(applied), 26)
-          const error = yield* Effect.flip(
-            Entity.make({
-              name: "",
-              codec: StateCodec.json(Sum, { manifest: "Sum" }),
-              initial: () => ({ sum: 0, seen: [] }),
-              apply: (state) => state,
-              snapshotEvery: 0
-            })
-          )
-          assert.deepStrictEqual(
-            error.issues.map(({ field }) => field),
-            ["name", "snapshotEvery"]
-          )
+    it.effect("tells of a race that was lost as often as the schedule allows", () =>
+      Effect.gen(function* () {
+        const counter = yield* Entity.make({
+          name: "counter",
+          events: Amounts,
+          initial,
+          apply,
+          retry: Schedule.recurs(2)
         })
+        const amounts = yield* Amounts
+        const id = fresh("entity")
+        const calls = yield* Ref.make(0)
+        const overtaken = counter.execute(id, () =>
+          Effect.andThen(
+            amounts.append(id, new Added({ amount: 7 })),
+            Ref.update(calls, (count) => count + 1)
+          ).pipe(Effect.as([new Added({ amount: 1 })]))
+        )
+        assert.strictEqual((yield* Effect.flip(overtaken))._tag, "VersionConflict")
+        assert.strictEqual(yield* Ref.get(calls), 3)
+        assert.deepStrictEqual((yield* counter.load(id)).state.seen, [7, 7, 7])
+      })
+    )
+
+    it.effect("executes a command with a key once, however often and concurrently it is called", () =>
+      Effect.gen(function* () {
+        const counter = yield* Counter
+        const [id, other] = [fresh("entity"), fresh("entity")]
+        const add = (key: string) =>
+          counter.execute(id, () => Effect.succeed([new Added({ amount: 1 }), new Added({ amount: 2 })]), { key })
+        const racing = yield* Effect.forEach(range(8), () => add("one"), { concurrency: "unbounded" })
+        const [first] = racing
+        assert.strictEqual(first?.events.length, 2)
+        for (const { events } of racing) assert.deepStrictEqual(events, first?.events)
+        assert.deepStrictEqual((yield* counter.load(id)).state.seen, [1, 2])
+
+        // Later, the events are the same, and the state is the one of now.
+        const second = yield* add("two")
+        assert.deepStrictEqual(second.state.seen, [1, 2, 1, 2])
+        const again = yield* counter.execute(id, () => Effect.die("it decides again"), { key: "one" })
+        assert.deepStrictEqual(again, { ...second, events: first?.events ?? [] })
+
+        // A key belongs to its aggregate, and to its kind of aggregates.
+        yield* counter.execute(other, addOne, { key: "one" })
+        const others = yield* Entity.make({ name: "another counter", events: Amounts, initial, apply })
+        yield* others.execute(id, () => [new Added({ amount: 1 })], { key: "one" })
+        assert.deepStrictEqual((yield* counter.load(other)).state.seen, [1])
+        assert.deepStrictEqual((yield* counter.load(id)).state.seen, [1, 2, 1, 2, 1])
+      })
+    )
+
+    it.effect("finds a command that was executed between its own look at the state and its search for the key", () =>
+      Effect.gen(function* () {
+        const events = yield* EventStore
+        const counter = yield* Counter
+        const id = fresh("entity")
+        const once = ({ sum }: typeof Sum.Type) => (sum === 0 ? addOne({ sum, seen: [] }) : Effect.fail(new TooMuch()))
+        let searches = 0
+        const overtaken = EventStore.of({
+          ...events,
+          get: (event) =>
+            Effect.tapCause(events.get(event), () =>
+              ++searches === 1 ? Effect.orDie(counter.execute(id, once, { key: "a" })) : Effect.void
+            )
+        })
+        const slow = yield* Effect.provideService(Counter, EventStore, overtaken)
+        const { events: found } = yield* slow.execute(id, once, { key: "a" })
+        assert.strictEqual(found.length, 1)
+        assert.deepStrictEqual((yield* counter.load(id)).state.seen, [1])
+      })
+    )
+
+    it.effect("remembers neither a failure nor a decision without events under a key", () =>
+      Effect.gen(function* () {
+        const counter = yield* Counter
+        const id = fresh("entity")
+        assert.strictEqual(yield* Effect.flip(counter.execute(id, () => Effect.fail("no"), { key: "a" })), "no")
+        assert.deepStrictEqual((yield* counter.execute(id, () => [], { key: "a" })).events, [])
+        assert.strictEqual((yield* counter.execute(id, addOne, { key: "a" })).events.length, 1)
+        const error = yield* Effect.flip(counter.execute(id, addOne, { key: "" }))
+        assert.strictEqual(error._tag, "InvalidInput")
+        assert.include(error.message, "Entity.execute: invalid input: key")
+      })
+    )
+
+    it.effect("commits together with what else its transaction writes, or not at all", () =>
+      Effect.gen(function* () {
+        const counter = yield* Counter
+        const states = yield* DurableStateStore
+        const { withTransaction } = yield* Transactor
+        const id = fresh("entity")
+        const written = { persistenceId: id, versionNumber: 1n, payload: new Uint8Array([1]), manifest: "m", shard: 0 }
+        const command = Effect.andThen(
+          states.writeState({ ...written, timestamp: 0n }),
+          counter.execute(id, addOne, { key: "a" })
+        )
+        yield* Effect.flip(withTransaction(Effect.andThen(command, Effect.fail("undone"))))
+        assert.strictEqual((yield* counter.load(id)).version, 0n)
+        const first = yield* withTransaction(command)
+        assert.deepStrictEqual(yield* withTransaction(command), first)
+        assert.deepStrictEqual((yield* counter.load(id)).state.seen, [1])
+      })
+    )
+
+    it.effect("loads an aggregate from its last snapshot", () =>
+      Effect.gen(function* () {
+        const id = fresh("entity")
+        const applied = yield* Ref.make(0)
+        const open = (manifest: string) =>
+          Entity.make({
+            name: "counter",
+            events: Amounts,
+            initial,
+            apply: (state, event) => {
+              Effect.runSync(Ref.update(applied, (count) => count + 1))
+              return apply(state, event)
+            },
+            snapshots: { codec: StateCodec.json(Sum, { manifest }), every: 10 }
+          })
+        const counter = yield* open("Counter")
+        const first = yield* counter.execute(id, () => [new Added({ amount: 0 })], { key: "first" })
+        for (const amount of range(24)) yield* counter.execute(id, () => [new Added({ amount: amount + 1 })])
+        yield* Ref.set(applied, 0)
+        assert.deepStrictEqual((yield* counter.load(id)).state.seen, range(25))
+        assert.strictEqual(yield* Ref.get(applied), 5)
+
+        // The event of the key is not among those that were loaded.
+        const again = yield* counter.execute(id, () => [new Added({ amount: 99 })], { key: "first" })
+        assert.deepStrictEqual(again.events, first.events)
+
+        // A snapshot that another codec has written is not used.
+        const renamed = yield* open("Counter.v2")
+        yield* Ref.set(applied, 0)
+        assert.deepStrictEqual((yield* renamed.load(id)).state.seen, range(25))
+        assert.strictEqual(yield* Ref.get(applied), 25)
+      })
+    )
+
+    it.effect("refuses wrong settings", () =>
+      Effect.gen(function* () {
+        const snapshots = { codec: StateCodec.json(Sum, { manifest: "Sum" }), every: 0 }
+        const error = yield* Effect.flip(Entity.make({ name: "", events: Amounts, initial, apply, snapshots }))
+        assert.deepStrictEqual(
+          error.issues.map(({ field }) => field),
+          ["name", "every"]
+        )
+      })
     )
   })
 }

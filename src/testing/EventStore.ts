@@ -291,6 +291,24 @@ export const suite = <E>(
       })
     )
 
+    it.effect.runIf(interleaving)("shows the race of programs that read, decide and append without a guard", () =>
+      Effect.gen(function* () {
+        const events = yield* EventStore
+        const aggregateId = `racing ${crypto.randomUUID()}`
+        const decided = yield* Effect.forEach(
+          [1, 2, 3, 4],
+          () =>
+            Effect.gen(function* () {
+              const { length } = yield* events.loadByAggregate(aggregateId)
+              yield* events.append({ aggregateId, eventType: "Decided", data: length })
+              return length
+            }),
+          { concurrency: "unbounded" }
+        )
+        assert.isBelow(new Set(decided).size, 4)
+      })
+    )
+
     it.effect("lets each of many concurrent appends see what those before it wrote", () =>
       Effect.gen(function* () {
         const [a, b] = [fresh(), fresh()]

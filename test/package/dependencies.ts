@@ -25,7 +25,7 @@ const upToModels = [...upToInternal, ...models]
 const upToContracts = [...upToModels, "events", contracts]
 const upToWakeups = [...upToContracts, "postgres/database", "postgres/wakeups"]
 const upToPostgres = [...upToWakeups, "postgres/events", "postgres/states", "postgres/spool", "postgres"]
-const upToConcepts = [...upToContracts, "Entity", "Projection", "Spool"]
+const upToConcepts = [...upToContracts, "Supervisor", "Entity", "Projection", "Spool"]
 const upToConnection = [...upToPostgres, ...upToConcepts, "protobuf", "cli/arguments", "cli/terminal", "cli/connection"]
 
 const effect = ["effect"]
@@ -42,13 +42,17 @@ const rules: ReadonlyMap<string, Rule> = new Map<string, Rule>([
   ["StateCodec", { rooms: upToInternal, packages: effect }],
   ["events", { rooms: upToModels, packages: effect }],
   [contracts, { rooms: [...upToModels, "events"], packages: effect }],
+  ["Supervisor", { rooms: [], packages: effect }],
   ["Entity", { rooms: upToContracts, packages: effect }],
   ["projection", { rooms: upToContracts, packages: effect }],
   ["projection/run", { rooms: [...upToContracts, "projection"], packages: effect }],
   ["projection/admin", { rooms: [...upToContracts, "projection", "projection/run"], packages: effect }],
-  ["Projection", { rooms: [...upToContracts, "projection", "projection/run", "projection/admin"], packages: effect }],
+  [
+    "Projection",
+    { rooms: [...upToContracts, "projection", "projection/run", "projection/admin", "Supervisor"], packages: effect }
+  ],
   ["spool", { rooms: upToContracts, packages: effect }],
-  ["Spool", { rooms: [...upToContracts, "spool"], packages: effect }],
+  ["Spool", { rooms: [...upToContracts, "spool", "Supervisor"], packages: effect }],
   ["index", { rooms: upToConcepts, packages: [] }],
   ["protobuf", { rooms: upToContracts, packages: ["effect", "@bufbuild/protobuf"] }],
   ["memory", { rooms: upToContracts, packages: effect }],

@@ -5,11 +5,12 @@ import { check } from "../../internal/Arguments.ts"
 import { isTransient } from "../../internal/Transient.ts"
 import { OffsetStore } from "../../OffsetStore.ts"
 import { Transactor } from "../../Transactor.ts"
-import { ByName, otherSlot, type Projection, type Services, Settings, type Slot } from "../Definition.ts"
+import { ByName, checked, type Projection, type Services, Settings } from "../Definition.ts"
 import { Control, controlId, controlOf, failureId, holdAll, records, shardId, skippedId } from "../Records.ts"
 import { expectShards, register } from "../Registration.ts"
 import { runBy, type RunError } from "../run/ProjectionRunner.ts"
 import { evenly } from "../run/ShardDivision.ts"
+import { otherSlot, type Slot } from "../Slot.ts"
 import { remove, reset } from "./Operating.ts"
 import {
   delayBeforeLook,
@@ -159,8 +160,8 @@ export const rebuild = <R, E, R2>(
   projection: Projection<R>,
   { clear, mode }: Rebuild<E, R2>
 ): Stream.Stream<Progress, E | RunError, R | R2 | Services> => {
-  const checked = check(Settings, "Projection", "rebuild", projection.settings)
+  const settings = checked(projection, "rebuild")
   return mode === "beside"
-    ? Stream.unwrap(Effect.flatMap(checked, (settings) => beside(projection, settings, clear)))
-    : Stream.unwrap(Effect.flatMap(checked, ({ name }) => inPlace(name, clear)))
+    ? Stream.unwrap(Effect.flatMap(settings, (settings) => beside(projection, settings, clear)))
+    : Stream.unwrap(Effect.flatMap(settings, ({ name }) => inPlace(name, clear)))
 }

@@ -2,13 +2,12 @@
 import { Duration, Effect, Stream } from "effect"
 import type { State } from "../../DurableStateStore.ts"
 import type { StoredEvent } from "../../EventStore.ts"
-import { check } from "../../internal/Arguments.ts"
 import { monotonicMillis } from "../../internal/Monotonic.ts"
 import { isTransient, makeOutage, transientDelays } from "../../internal/Transient.ts"
 import type { InvalidInput } from "../../InvalidInput.ts"
 import { OffsetStore } from "../../OffsetStore.ts"
 import type { StoreError } from "../../StoreError.ts"
-import { type Projection, type Services, Settings } from "../Definition.ts"
+import { checked, type Projection, type Services, type Settings } from "../Definition.ts"
 import {
   DuplicateProjection,
   type ProjectionFailed,
@@ -158,7 +157,7 @@ export const runBy =
   (division: ShardDivision) =>
   <R>(projection: Projection<R>): Effect.Effect<never, RunError, R | Services> =>
     Effect.gen(function* () {
-      const settings = yield* check(Settings, "Projection", "run", projection.settings)
+      const settings = yield* checked(projection, "run")
       yield* runOnce(settings.name)
       yield* registered(settings)
       const share = yield* division(settings)
