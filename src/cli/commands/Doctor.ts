@@ -9,14 +9,15 @@ import * as Checks from "../doctor/Checks.ts"
 import { prove } from "../doctor/Proof.ts"
 import { CommandFailed } from "../terminal/CommandErrors.ts"
 import * as Output from "../terminal/Output.ts"
+import { printable } from "../terminal/Printable.ts"
 
 const colours = { ok: "green", warning: "yellow", problem: "red" } as const
 
 const show = Effect.fnUntraced(function* (name: string, { level, remedy, says }: Finding) {
   if (yield* Settings.json) return yield* Output.json({ check: name, level, says, remedy: remedy ?? null })
   const shownLevel = yield* Output.paint(level.padEnd(8), colours[level])
-  const line = `${shownLevel} ${name.padEnd(13)} ${Output.printable(says)}\n`
-  const advice = remedy === undefined ? "" : `${" ".repeat(23)}-> ${Output.printable(remedy)}\n`
+  const line = `${shownLevel} ${name.padEnd(13)} ${printable(says)}\n`
+  const advice = remedy === undefined ? "" : `${" ".repeat(23)}-> ${printable(remedy)}\n`
   return yield* Output.write(line + advice)
 })
 

@@ -11,6 +11,7 @@ import { Effect, Schema, Stream } from "effect"
 import { createHash, type Hash } from "node:crypto"
 import type { Entry } from "../../postgres/events/Importing.ts"
 import { CommandFailed } from "../terminal/CommandErrors.ts"
+import { printableJson } from "../terminal/Printable.ts"
 import { bytesOf, type FileError, type Line, linesOf } from "./Lines.ts"
 import { isKey, isStorable, timestampOf } from "./StorableValues.ts"
 
@@ -25,10 +26,10 @@ export const Row = Schema.Struct({
   createdAt: Schema.NullOr(Schema.String)
 })
 
-/** The line of an event. */
+/** The line of an event. It may end on a terminal, so that nothing in it is a control character. */
 export const lineOf = ({ aggregateId, createdAt, data, eventType, id, metadata, version }: typeof Row.Type): string => {
   const parts = { version: String(version), id, aggregateId, eventType, createdAt }
-  return `${JSON.stringify(parts).slice(0, -1)},"data":${data},"metadata":${metadata}}\n`
+  return printableJson(`${JSON.stringify(parts).slice(0, -1)},"data":${data},"metadata":${metadata}}\n`)
 }
 
 /** Counts and hashes the lines of events, and makes the last line of them. */

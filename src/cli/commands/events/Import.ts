@@ -7,6 +7,7 @@ import * as Database from "../../connection/Database.ts"
 import { CommandFailed, WrongUsage } from "../../terminal/CommandErrors.ts"
 import { HostProcess } from "../../terminal/HostProcess.ts"
 import * as Output from "../../terminal/Output.ts"
+import { say } from "../../terminal/Printable.ts"
 import * as Progress from "../../terminal/Progress.ts"
 import * as EventFile from "../../transfer/EventFile.ts"
 import { bytesOf, fileError, type FileError, linesOf, stdin } from "../../transfer/Lines.ts"
@@ -136,8 +137,8 @@ const importAll = Effect.fnUntraced(function* ({ entries, name, total }: Source,
     )
   ).pipe(
     Effect.onInterrupt(() => {
-      const message = `strata: interrupted after ${Output.count(seen, "event")}; run it again to go on\n`
-      return Effect.sync(() => void stderr.write(message))
+      const message = `interrupted after ${Output.count(seen, "event")}; run it again to go on`
+      return Effect.sync(() => say(stderr, message))
     })
   )
   if (map !== undefined) yield* map.finish
