@@ -13,7 +13,7 @@ import type { Entry } from "../../postgres/events/Importing.ts"
 import { CommandFailed } from "../terminal/CommandErrors.ts"
 import { printableJson } from "../terminal/Printable.ts"
 import { bytesOf, type FileError, type Line, linesOf } from "./Lines.ts"
-import { isKey, isStorable, timestampOf } from "./StorableValues.ts"
+import { faultOf, isKey, timestampOf } from "./StorableValues.ts"
 
 /** A row of the log, its JSON as text. */
 export const Row = Schema.Struct({
@@ -138,7 +138,8 @@ export const entryOf = (where: string, text: string): Entry | CommandFailed => {
   if (metadata !== null && !isRecord(metadata)) return wrong('"metadata" has to be an object or null')
   const time = createdAt === null ? null : timestampOf(createdAt)
   if (time === undefined) return wrong('"createdAt" has to be a time such as 2026-01-31T12:00:00Z')
-  if (!isStorable(text, value)) return wrong("it has NUL characters or lone surrogates, which jsonb cannot hold")
+  const fault = faultOf(text, () => value)
+  if (fault !== undefined) return wrong(fault)
   return {
     where,
     from: typeof version === "string" ? version : undefined,

@@ -4,7 +4,7 @@ import { existsSync } from "node:fs"
 import type { DatabaseSync } from "node:sqlite"
 import type { Entry } from "../../postgres/events/Importing.ts"
 import { CommandFailed } from "../terminal/CommandErrors.ts"
-import { isKey, isStorable, timestampOf } from "./StorableValues.ts"
+import { faultOf, isKey, timestampOf } from "./StorableValues.ts"
 
 const pageSize = 1000
 
@@ -72,9 +72,8 @@ const entryOf = (path: string, row: typeof Row.Type): Entry | CommandFailed => {
   if (data === undefined || metadata === undefined || !isJson(data) || !isJson(metadata)) {
     return wrong("data and metadata have to be JSON")
   }
-  if (!isStorable(json, JSON.parse(json))) {
-    return wrong("its JSON has NUL characters or lone surrogates, which jsonb cannot hold")
-  }
+  const fault = faultOf(json, () => JSON.parse(json))
+  if (fault !== undefined) return wrong(fault)
   return { where, from: String(row.version), id, aggregateId, eventType, createdAt, json }
 }
 
