@@ -1,7 +1,8 @@
 /** The messages of the spool, the arguments of its operations, and what can go wrong: the model of `SpoolStore`. */
 import { DateTime, Duration, Effect, type Option, Schema } from "effect"
 import { Identifier, Int64, maxRowBytes, Text, Time, TimeSpan } from "./internal/Fields.ts"
-import { jsonbBytes, safeJsonUpTo } from "./internal/SafeJson.ts"
+import { jsonbBytes } from "./internal/JsonText.ts"
+import { safeJsonUpTo } from "./internal/SafeJson.ts"
 
 // Model
 

@@ -9,6 +9,7 @@ import { strata } from "./Strata.ts"
 import { untilClosed } from "./terminal/ClosedPipe.ts"
 import { type ExitStatus, report } from "./terminal/CommandErrors.ts"
 import { HostProcess } from "./terminal/HostProcess.ts"
+import { say } from "./terminal/Printable.ts"
 
 const Manifest = Schema.fromJsonString(Schema.Struct({ version: Schema.String }))
 const { version } = Schema.decodeSync(Manifest)(readFileSync(new URL("../../package.json", import.meta.url), "utf8"))
@@ -19,10 +20,11 @@ type Host = HostProcess["Service"]
 const presenterOn = ({ stderr }: Host): CliOutput.Presenter => ({
   present: (event) => {
     if (event._tag !== "InvalidInvocation") return CliOutput.defaultPresenter.present(event)
-    const errors = event.errors.map(({ message }) => `strata: ${message.replaceAll(/\s+/g, " ")}\n`).join("")
-    return Effect.sync(
-      () => void stderr.write(`${errors}Run ${event.commandPath.join(" ")} --help to see how it is used\n`)
-    )
+    return Effect.sync(() => {
+      // The library writes some messages in several lines.
+      for (const { message } of event.errors) say(stderr, message.replaceAll(/\s+/g, " "))
+      stderr.write(`Run ${event.commandPath.join(" ")} --help to see how it is used\n`)
+    })
   }
 })
 
@@ -30,7 +32,7 @@ const presenterOn = ({ stderr }: Host): CliOutput.Presenter => ({
 const loggerOn = ({ stderr }: Host) =>
   Logger.make(({ logLevel, message }) => {
     const text = (Array.isArray(message) ? message : [message]).map(String).join(" ")
-    stderr.write(`strata: ${logLevel === "Warn" ? "warning: " : ""}${text}\n`)
+    say(stderr, `${logLevel === "Warn" ? "warning: " : ""}${text}`)
   })
 
 /** What the library for commands asks of the terminal, with the answers of the host. */

@@ -1,10 +1,7 @@
 /** JSON that comes back as it went in: from Postgres's `jsonb`, and through `JSON.parse`. */
 import { Predicate, Schema } from "effect"
 import { isText } from "./Fields.ts"
-
-// Postgres parses `jsonb` by recursion, and so do most programs that read it, so the stack must end somewhere. A cycle is
-// found by the same limit: it has no end.
-const maxLevels = 500
+import { jsonbBytes, maxLevels } from "./JsonText.ts"
 
 /** What a value has for a size if it is no JSON that comes back as it went in. */
 const unsafe = -1
@@ -33,6 +30,7 @@ const boundOf = (value: unknown, levelsLeft: number): number => {
       return 5
     case "object":
       if (value === null) return 4
+      // A cycle is found by the same limit: it has no end.
       if (levelsLeft === 0) return unsafe
       return Array.isArray(value) ? boundOfArray(value, levelsLeft - 1) : boundOfObject(value, levelsLeft - 1)
     default:
@@ -63,42 +61,6 @@ const boundOfObject = (value: object, levelsLeft: number): number => {
   return bound
 }
 
-const quote = 34
-const comma = 44
-const colon = 58
-const backslash = 92
-const lowerE = 101
-
-const isDigit = (code: number): boolean => code >= 48 && code <= 57
-
-/** The bytes of a character in UTF-8. Each half of a surrogate pair has two of the four. */
-const bytesOf = (code: number): number => (code < 0x80 ? 1 : code < 0x800 || (code >= 0xd800 && code < 0xe000) ? 2 : 3)
-
-/**
- * How many bytes a JSON text of `JSON.stringify` has, at most, once it has been `jsonb`: that writes a space after each colon
- * and comma, and a number without its exponent, `1e300` with all of its digits.
- */
-export const jsonbBytes = (json: string): number => {
-  let bytes = 0
-  let isInText = false
-  for (let place = 0; place < json.length; place++) {
-    const code = json.charCodeAt(place)
-    bytes += bytesOf(code)
-    if (code === quote) isInText = !isInText
-    else if (isInText) {
-      if (code !== backslash) continue
-      // What is escaped is no end of the text.
-      bytes++
-      place++
-    } else if (code === comma || code === colon) bytes++
-    else if (code === lowerE && isDigit(json.charCodeAt(place - 1))) {
-      // The digits of the exponent, which a sign precedes.
-      bytes += 2 + Math.abs(Number.parseInt(json.slice(place + 1, place + 5), 10))
-    }
-  }
-  return bytes
-}
-
 /**
  * Whether a value is JSON that neither changes nor fails on the way: no `undefined`, holes, functions, class instances or
  * cycles, which `JSON.stringify` drops, rewrites or refuses; no NUL characters or lone surrogates, which `jsonb` refuses; at
@@ -112,8 +74,7 @@ export const isSafeJsonObject = (value: unknown): value is Schema.JsonObject => 
 
 const isObject = (value: unknown): boolean => Predicate.isObject(value) && !Array.isArray(value)
 
-const rules =
-  "(no undefined, functions, class instances, cycles, NaN, infinite numbers, bigint, NUL characters, lone surrogates or more than 500 levels)"
+const rules = `(no undefined, functions, class instances, cycles, NaN, infinite numbers, bigint, NUL characters, lone surrogates or more than ${maxLevels} levels)`
 
 export const SafeJson = Schema.declare(isSafeJson, { expected: `JSON ${rules}` })
 

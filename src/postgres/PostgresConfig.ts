@@ -12,6 +12,7 @@
  * | `DB_CONNECT_TIMEOUT` | `5 seconds` | |
  * | `DB_STATEMENT_TIMEOUT` | none | the server cancels a statement after this |
  * | `DB_PREPARE` | `true` | `false` behind a pooler that lends connections by transaction and knows no prepared statements |
+ * | `DB_MAX_MESSAGE_SIZE` | 16777216 | how many bytes a row can have that is read: more than that, for rows of other programs |
  *
  * **Details**
  *
@@ -21,6 +22,7 @@
  */
 import type { PgClient } from "@effect/sql-pg"
 import { Config, Duration, Option, Redacted, Schema } from "effect"
+import { maxRowBytes } from "../internal/Fields.ts"
 
 const Url = Schema.Redacted(
   Schema.String.check(
@@ -31,6 +33,8 @@ const Url = Schema.Redacted(
 )
 
 const PoolSize = Schema.Int.check(Schema.isGreaterThan(0))
+
+const MessageSize = Schema.Int.check(Schema.isGreaterThanOrEqualTo(maxRowBytes))
 
 const TimeLimit = Schema.DurationFromString.check(
   Schema.makeFilter((duration) => (Duration.toMillis(duration) > 0 ? undefined : "Expected a duration above 0"))
@@ -71,7 +75,8 @@ export const pool: Config.Config<PgClient.PgPoolConfig> = Config.map(
     connectionTTL: Config.withDefault(Config.schema(TimeLimit, "DB_MAX_LIFETIME"), Duration.hours(1)),
     connectTimeout: optional(Config.schema(TimeLimit, "DB_CONNECT_TIMEOUT")),
     statementTimeout: optional(Config.schema(TimeLimit, "DB_STATEMENT_TIMEOUT")),
-    prepare: Config.withDefault(Config.Boolean("DB_PREPARE"), true)
+    prepare: Config.withDefault(Config.Boolean("DB_PREPARE"), true),
+    maxMessageSize: Config.withDefault(Config.schema(MessageSize, "DB_MAX_MESSAGE_SIZE"), maxRowBytes)
   }),
   ({ database, host, password, port, sslMode, statementTimeout, url, username, ...limits }) => ({
     ...limits,

@@ -1,7 +1,8 @@
 /** How long the text of `jsonb` is at most, as it is told from the JSON that is sent. */
 import { assert, it } from "@effect/vitest"
 import { Arbitrary, Effect, Schema } from "effect"
-import { isSafeJson, jsonbBytes, safeJsonUpTo } from "../../src/internal/SafeJson.ts"
+import { jsonbBytes } from "../../src/internal/JsonText.ts"
+import { isSafeJson, safeJsonUpTo } from "../../src/internal/SafeJson.ts"
 import { withConnection } from "../support/connection.ts"
 import { postgresUrl } from "../support/database.ts"
 

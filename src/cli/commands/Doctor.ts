@@ -7,16 +7,18 @@ import * as Database from "../connection/Database.ts"
 import type { Check, Finding } from "../doctor/Check.ts"
 import * as Checks from "../doctor/Checks.ts"
 import { prove } from "../doctor/Proof.ts"
+import { ShowQueries } from "../doctor/TransactionChecks.ts"
 import { CommandFailed } from "../terminal/CommandErrors.ts"
 import * as Output from "../terminal/Output.ts"
+import { printable } from "../terminal/Printable.ts"
 
 const colours = { ok: "green", warning: "yellow", problem: "red" } as const
 
 const show = Effect.fnUntraced(function* (name: string, { level, remedy, says }: Finding) {
   if (yield* Settings.json) return yield* Output.json({ check: name, level, says, remedy: remedy ?? null })
   const shownLevel = yield* Output.paint(level.padEnd(8), colours[level])
-  const line = `${shownLevel} ${name.padEnd(13)} ${Output.printable(says)}\n`
-  const advice = remedy === undefined ? "" : `${" ".repeat(23)}-> ${Output.printable(remedy)}\n`
+  const line = `${shownLevel} ${name.padEnd(13)} ${printable(says)}\n`
+  const advice = remedy === undefined ? "" : `${" ".repeat(23)}-> ${printable(remedy)}\n`
   return yield* Output.write(line + advice)
 })
 
@@ -38,6 +40,13 @@ const examine = Effect.gen(function* () {
 })
 
 const flags = {
+  queries: Flag.Boolean("queries").pipe(
+    Flag.withDefault(false),
+    Flag.withoutNegation,
+    Flag.withDescription(
+      "Also show the last statement of a transaction that readers wait for: it may have secrets in it"
+    )
+  ),
   prove: Flag.Boolean("prove").pipe(
     Flag.withDefault(false),
     Flag.withoutNegation,
@@ -61,7 +70,7 @@ export const doctor = Command.make("doctor", flags).pipe(
   ]),
   Command.withHandler((input) =>
     Effect.gen(function* () {
-      const findings = yield* examine
+      const findings = yield* Effect.provideService(examine, ShowQueries, input.queries)
       const proof = input.prove ? [yield* prove(input.for)] : []
       yield* Effect.forEach(proof, (finding) => show("proof", finding))
       const problems = [...findings, ...proof].filter(({ level }) => level === "problem").length

@@ -3,6 +3,7 @@ import { DateTime, Effect, Option } from "effect"
 import { Argument, Command, Flag } from "effect/cli"
 import { readFile } from "node:fs/promises"
 import { type DurableState, DurableStateStore } from "../../DurableStateStore.ts"
+import { isTooDeep } from "../../internal/JsonText.ts"
 import * as Database from "../connection/Database.ts"
 import { CommandFailed } from "../terminal/CommandErrors.ts"
 import { confirm, yes } from "../terminal/Confirm.ts"
@@ -107,10 +108,11 @@ const protobufOf = Effect.fnUntraced(function* (path: string) {
     })
 })
 
-/** The value of a state that is JSON; otherwise nothing. */
+/** The value of a state that is JSON, of as many levels as can be shown; otherwise nothing. */
 const jsonOf = ({ payload }: DurableState): unknown => {
   try {
-    return JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(payload))
+    const json = new TextDecoder("utf-8", { fatal: true }).decode(payload)
+    return isTooDeep(json) ? undefined : JSON.parse(json)
   } catch {
     return undefined
   }

@@ -1,9 +1,12 @@
 /** Transactions of others: which were left behind, are open for too long, or hold up readers of the log. */
-import { Duration, Effect } from "effect"
+import { Context, Duration, Effect } from "effect"
 import { remaining } from "../../events/Hole.ts"
 import { PostgresDatabase } from "../../postgres/database/PostgresDatabase.ts"
 import * as LockHolders from "../../postgres/events/LockHolders.ts"
 import { type Findings, ok, orOk, problem, texts, warning } from "./Check.ts"
+
+/** Whether the queries of other sessions are shown. There may be secrets in them. */
+export const ShowQueries = Context.Reference("effect-strata/cli/ShowQueries", { defaultValue: () => false })
 
 /** A transaction that is open for longer was forgotten, or at least keeps dead rows from being removed. */
 const longOpenAfter = "5 minutes"
@@ -60,7 +63,7 @@ export const holders: Findings = Effect.gen(function* () {
   if (still.size === 0) return ok("writers come and go, nobody holds up readers")
   return [
     problem(
-      `readers may have to wait for ${yield* describe(query, still)}`,
+      `readers may have to wait for ${yield* describe(query, still, { withQuery: yield* ShowQueries })}`,
       "end that transaction: SELECT pg_terminate_backend(its pid)"
     )
   ]

@@ -7,6 +7,7 @@ import { reasonOf } from "../../postgres/database/Reasons.ts"
 import { isReason, StoreError } from "../../StoreError.ts"
 import type { Target } from "./HostProcess.ts"
 import { OutputClosed } from "./Output.ts"
+import { printableLines, say } from "./Printable.ts"
 
 /** The arguments, the environment or the input make no sense to the command: exit status 2. */
 export class WrongUsage extends Schema.TaggedError<WrongUsage>("effect-strata/cli/WrongUsage")("WrongUsage", {
@@ -45,6 +46,8 @@ const messageOf = (error: unknown): string => {
   return error instanceof Error ? error.message : String(error)
 }
 
+const causeIndent = "  "
+
 /** Says on stderr what has failed, and fails with the status for it. An interruption stays an interruption. */
 export const report = (
   cause: Cause.Cause<unknown>,
@@ -59,7 +62,7 @@ export const report = (
     if (CliError.isCliError(error) && error._tag === "ShowHelp") {
       return yield* error.errors.length === 0 ? Effect.void : new ExitStatus({ status: 2 })
     }
-    stderr.write(`strata: ${messageOf(error)}\n`)
-    if (verbose) stderr.write(`${Cause.pretty(cause)}\n`)
+    say(stderr, messageOf(error))
+    if (verbose) stderr.write(`${causeIndent}${printableLines(Cause.pretty(cause), causeIndent)}\n`)
     return yield* new ExitStatus({ status: isUsage(error) ? 2 : 1 })
   })

@@ -3,6 +3,7 @@ import { Effect } from "effect"
 import { Flag, Prompt } from "effect/cli"
 import { CommandFailed, WrongUsage } from "./CommandErrors.ts"
 import { HostProcess } from "./HostProcess.ts"
+import { printable } from "./Printable.ts"
 
 /** The flag of the subcommands that ask. */
 export const yes = Flag.Boolean("yes").pipe(
@@ -22,7 +23,7 @@ export const confirm = Effect.fnUntraced(function* (question: string, agreed: bo
   if (stdin.isTTY !== true || stdout.isTTY !== true) {
     return yield* new WrongUsage({ message: `${question} There is no terminal to ask on; say --yes to do it` })
   }
-  if (!(yield* Prompt.run(Prompt.Confirm({ message: question })))) {
+  if (!(yield* Prompt.run(Prompt.Confirm({ message: printable(question) })))) {
     return yield* new CommandFailed({ message: "nothing was done" })
   }
 })

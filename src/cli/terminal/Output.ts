@@ -3,6 +3,7 @@ import { Effect, Schema, Stream } from "effect"
 import { CliOutput } from "effect/cli"
 import { Settings } from "../arguments/GlobalFlags.ts"
 import { HostProcess, type Target } from "./HostProcess.ts"
+import { printable, printableJson, printableLines } from "./Printable.ts"
 
 /** The program that read the output has closed it. */
 export class OutputClosed extends Schema.TaggedError<OutputClosed>("effect-strata/cli/OutputClosed")("OutputClosed", {
@@ -23,7 +24,7 @@ export const write = (text: string) =>
 export const line = (text: string) => write(`${text}\n`)
 
 const jsonText = (value: unknown): string =>
-  JSON.stringify(value, (_, part: unknown) => (typeof part === "bigint" ? String(part) : part))
+  printableJson(JSON.stringify(value, (_, part: unknown) => (typeof part === "bigint" ? String(part) : part)))
 
 /** Writes one JSON value on a line of its own. A `bigint` becomes a string, as most readers of JSON would round it. */
 export const json = (value: unknown) => line(jsonText(value))
@@ -37,10 +38,6 @@ const defaultColumns = 80
 /** How many columns a line may have: those of the terminal, and without a terminal any number. */
 const columnsOf = (stdout: Target): number =>
   stdout.isTTY === true ? stdout.columns || defaultColumns : Number.POSITIVE_INFINITY
-
-/** Stored text is not trusted: a character that would move the cursor or colour what follows becomes its hex code. */
-export const printable = (text: string): string =>
-  text.replaceAll(/\p{Cc}/gu, (character) => `\\x${character.charCodeAt(0).toString(16).padStart(2, "0")}`)
 
 /** The text, cut to a number of columns. */
 const fit = (text: string, columns: number): string => {
@@ -132,10 +129,7 @@ export const record = (parts: Readonly<Record<string, unknown>>) =>
     const nameWidth = Math.max(...Object.keys(parts).map((name) => name.length))
     const text = Object.entries(parts).map(([name, value]) => {
       const shown = typeof value === "object" && value !== null ? JSON.stringify(value, undefined, 2) : String(value)
-      return `${name.padEnd(nameWidth)}  ${shown
-        .split("\n")
-        .map(printable)
-        .join(`\n${" ".repeat(nameWidth + 2)}`)}\n`
+      return `${name.padEnd(nameWidth)}  ${printableLines(shown, " ".repeat(nameWidth + 2))}\n`
     })
     return yield* write(text.join(""))
   })

@@ -1,6 +1,7 @@
 /** How far long work has come, on stderr: a bar on a terminal, and elsewhere a line now and then. */
 import { Clock, Effect } from "effect"
 import { HostProcess, type Target } from "./HostProcess.ts"
+import { printable } from "./Printable.ts"
 
 const barWidth = 30
 
@@ -60,7 +61,7 @@ const make = (stderr: Target, verb: string, total: number | undefined, startMill
           stderr.write(`${sentence()}\n`)
         }
       }),
-    say: (text) => void stderr.write(`${terminal ? eraseLine : ""}${text}\n`)
+    say: (text) => void stderr.write(`${terminal ? eraseLine : ""}${printable(text)}\n`)
   }
 }
 

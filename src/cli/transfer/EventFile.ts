@@ -11,8 +11,9 @@ import { Effect, Schema, Stream } from "effect"
 import { createHash, type Hash } from "node:crypto"
 import type { Entry } from "../../postgres/events/Importing.ts"
 import { CommandFailed } from "../terminal/CommandErrors.ts"
+import { printableJson } from "../terminal/Printable.ts"
 import { bytesOf, type FileError, type Line, linesOf } from "./Lines.ts"
-import { isKey, isStorable, timestampOf } from "./StorableValues.ts"
+import { faultOf, isKey, type Limits, timestampOf } from "./StorableValues.ts"
 
 /** A row of the log, its JSON as text. */
 export const Row = Schema.Struct({
@@ -20,15 +21,16 @@ export const Row = Schema.Struct({
   id: Schema.String,
   aggregateId: Schema.String,
   eventType: Schema.String,
-  data: Schema.String,
-  metadata: Schema.String,
-  createdAt: Schema.NullOr(Schema.String)
+  data: Schema.NullOr(Schema.String),
+  metadata: Schema.NullOr(Schema.String),
+  createdAtText: Schema.NullOr(Schema.String)
 })
 
-/** The line of an event. */
-export const lineOf = ({ aggregateId, createdAt, data, eventType, id, metadata, version }: typeof Row.Type): string => {
+/** The line of an event. It may end on a terminal, so that nothing in it is a control character. */
+export const lineOf = (row: typeof Row.Type): string => {
+  const { aggregateId, createdAtText: createdAt, data, eventType, id, metadata, version } = row
   const parts = { version: String(version), id, aggregateId, eventType, createdAt }
-  return `${JSON.stringify(parts).slice(0, -1)},"data":${data},"metadata":${metadata}}\n`
+  return printableJson(`${JSON.stringify(parts).slice(0, -1)},"data":${data},"metadata":${metadata}}\n`)
 }
 
 /** Counts and hashes the lines of events, and makes the last line of them. */
@@ -123,7 +125,7 @@ const isRecord = (value: unknown): value is Readonly<Record<string, unknown>> =>
 const knownParts = new Set(["version", "id", "aggregateId", "eventType", "createdAt", "data", "metadata", "streamName"])
 
 /** The event of a line, or what is wrong with the line. */
-export const entryOf = (where: string, text: string): Entry | CommandFailed => {
+export const entryOf = (where: string, text: string, limits: Limits): Entry | CommandFailed => {
   const wrong = (message: string) => new CommandFailed({ message: `${where} is no event: ${message}` })
   const value = parse(text)
   if (!isRecord(value)) return wrong("it is no JSON object")
@@ -137,7 +139,8 @@ export const entryOf = (where: string, text: string): Entry | CommandFailed => {
   if (metadata !== null && !isRecord(metadata)) return wrong('"metadata" has to be an object or null')
   const time = createdAt === null ? null : timestampOf(createdAt)
   if (time === undefined) return wrong('"createdAt" has to be a time such as 2026-01-31T12:00:00Z')
-  if (!isStorable(text, value)) return wrong("it has NUL characters or lone surrogates, which jsonb cannot hold")
+  const fault = faultOf(text, () => value, limits, { id, aggregateId, eventType, createdAt, version })
+  if (fault !== undefined) return wrong(fault)
   return {
     where,
     from: typeof version === "string" ? version : undefined,
@@ -159,7 +162,7 @@ export const entryOf = (where: string, text: string): Entry | CommandFailed => {
 export const entriesOf = <R>(
   name: string,
   lines: Stream.Stream<Line, FileError, R>,
-  { checked }: { readonly checked: boolean }
+  { checked, ...limits }: { readonly checked: boolean } & Limits
 ): Stream.Stream<Entry, FileError | CommandFailed, R> =>
   Stream.suspend(() => {
     const checksum = new Checksum()
@@ -172,7 +175,7 @@ export const entriesOf = <R>(
             if (`${text}\n` !== checksum.line || complete) return yield* damaged(name)
             complete = true
           } else if (text.trim() !== "") {
-            const entry = entryOf(`line ${number} of ${name}`, text)
+            const entry = entryOf(`line ${number} of ${name}`, text, limits)
             if (entry instanceof CommandFailed) return yield* entry
             checksum.add(`${text}\n`, 1)
             entries.push(entry)

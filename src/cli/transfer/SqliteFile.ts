@@ -4,7 +4,7 @@ import { existsSync } from "node:fs"
 import type { DatabaseSync } from "node:sqlite"
 import type { Entry } from "../../postgres/events/Importing.ts"
 import { CommandFailed } from "../terminal/CommandErrors.ts"
-import { isKey, isStorable, timestampOf } from "./StorableValues.ts"
+import { faultOf, isKey, type Limits, timestampOf } from "./StorableValues.ts"
 
 const pageSize = 1000
 
@@ -57,7 +57,7 @@ const jsonOf = (value: unknown): string | undefined => {
 }
 
 /** The event of a row, or what is wrong with the row. */
-const entryOf = (path: string, row: typeof Row.Type): Entry | CommandFailed => {
+const entryOf = (path: string, row: typeof Row.Type, limits: Limits): Entry | CommandFailed => {
   const where = `version ${row.version} of ${path}`
   const wrong = (message: string) => new CommandFailed({ message: `${where} cannot be imported: ${message}` })
   const { aggregate_id: aggregateId, event_type: eventType, id } = row
@@ -72,9 +72,8 @@ const entryOf = (path: string, row: typeof Row.Type): Entry | CommandFailed => {
   if (data === undefined || metadata === undefined || !isJson(data) || !isJson(metadata)) {
     return wrong("data and metadata have to be JSON")
   }
-  if (!isStorable(json, JSON.parse(json))) {
-    return wrong("its JSON has NUL characters or lone surrogates, which jsonb cannot hold")
-  }
+  const fault = faultOf(json, () => JSON.parse(json), limits)
+  if (fault !== undefined) return wrong(fault)
   return { where, from: String(row.version), id, aggregateId, eventType, createdAt, json }
 }
 
@@ -88,7 +87,7 @@ const isJson = (text: string): boolean => {
 }
 
 /** How many events a file has, and the events. */
-export const read = Effect.fnUntraced(function* (path: string) {
+export const read = Effect.fnUntraced(function* (path: string, limits: Limits) {
   const database = yield* open(path)
   const attempt = <A>(f: () => A) => Effect.try({ try: f, catch: (cause) => unreadable(path, cause) })
   const total = yield* attempt(() =>
@@ -105,7 +104,7 @@ export const read = Effect.fnUntraced(function* (path: string) {
       const rows = yield* attempt(() => decodeRows(page.all(after)))
       const found: Array<Entry> = []
       for (const row of rows) {
-        const entry = entryOf(path, row)
+        const entry = entryOf(path, row, limits)
         if (entry instanceof CommandFailed) return yield* entry
         found.push(entry)
       }

@@ -1,6 +1,7 @@
 /** Which ids, times and JSON of an event from elsewhere Postgres can store. */
 import { Schema } from "effect"
 import { Key } from "../../EventStore.ts"
+import { jsonbBytes, maxLevels, maxNumberLength, measure } from "../../internal/JsonText.ts"
 
 /** Whether a value can be an id, an aggregate id or an event type. */
 export const isKey = Schema.is(Key)
@@ -14,12 +15,34 @@ const isStorableValue = (value: unknown): boolean =>
       ? true
       : Object.entries(value).every(([key, part]) => isStorableText(key) && isStorableValue(part))
 
+/** What the JSON of an event from elsewhere may be. */
+export interface Limits {
+  /** How many bytes its data and metadata can have together, as `jsonb` writes them, so that they are read again. */
+  readonly maxBytes: number
+}
+
 /**
- * Whether `jsonb` can hold a value, given its text and the value itself. The value is only looked through if the text has
- * an escape that may stand for a NUL character or a lone surrogate.
+ * Why JSON from elsewhere cannot be an event that is read again: its levels and its numbers have the limits of an append, and
+ * `jsonb` cannot hold each character. The value is only looked through if the text has an escape that may stand for one of
+ * those. `besides` is what of the JSON is neither data nor metadata.
  */
-export const isStorable = (text: string, value: unknown): boolean =>
-  text.isWellFormed() && !text.includes("\0") && (!/\\u(?:0000|d[89a-f])/i.test(text) || isStorableValue(value))
+export const faultOf = (
+  json: string,
+  value: () => unknown,
+  { maxBytes }: Limits,
+  besides: object = {}
+): string | undefined => {
+  const { bytes, levels, longestNumber } = measure(json)
+  if (levels > maxLevels + 1) return `its JSON has more than ${maxLevels} levels`
+  if (longestNumber > maxNumberLength) return `its JSON has a number of more than ${maxNumberLength} digits`
+  if (bytes > maxBytes) {
+    const stored = bytes - jsonbBytes(JSON.stringify(besides))
+    if (stored > maxBytes) return `it would have ${stored} bytes once it is stored, more than ${maxBytes}`
+  }
+  const isStorable =
+    json.isWellFormed() && !json.includes("\0") && (!/\\u(?:0000|d[89a-f])/i.test(json) || isStorableValue(value()))
+  return isStorable ? undefined : "it has NUL characters or lone surrogates, which jsonb cannot hold"
+}
 
 const time =
   /^(\d{4}-\d{2}-\d{2})(?:[ T](\d{2}:\d{2}(?::\d{2})?)(?:[.,](\d{1,9}))?)? ?(Z|UTC|[+-]\d{2}:?\d{2}(?: UTC| [+-]\d{4})?)?$/

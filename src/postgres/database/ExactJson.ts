@@ -3,6 +3,7 @@
  * `JSON.parse` rounds the others and says nothing.
  */
 import { Effect, Schema, SchemaIssue, SchemaTransformation } from "effect"
+import { isTooDeep, maxLevels, maxNumberLength } from "../../internal/JsonText.ts"
 
 const isDigitOrDot = (code: number): boolean => (code >= 48 && code <= 57) || code === 46
 
@@ -22,6 +23,8 @@ const mayBeInexact = (json: string): boolean => {
     let end = place + 1
     while (isDigitOrDot(json.charCodeAt(end))) end++
     if (end - start >= suspiciousLength && json[start - 1] !== '"' && json[end] !== '"') return true
+    // Each digit is looked at once, however many there are.
+    place = end - (end % suspiciousLength)
   }
   return false
 }
@@ -30,13 +33,17 @@ const mayBeInexact = (json: string): boolean => {
 const canonical = (text: string): string => {
   const [mantissa = "", exponent = "0"] = text.toLowerCase().replace(/^-/, "").split("e")
   const [whole = "", fraction = ""] = mantissa.split(".")
-  const digits = (whole + fraction).replace(/^0+/, "")
-  const significant = digits.replace(/0+$/, "")
-  const magnitude = Number(exponent) - fraction.length + digits.length
-  return significant === "" ? "0" : `${significant}e${magnitude}`
+  const digits = whole + fraction
+  let start = 0
+  while (digits[start] === "0") start++
+  let end = digits.length
+  while (end > start && digits[end - 1] === "0") end--
+  const magnitude = Number(exponent) + whole.length - start
+  return start === end ? "0" : `${digits.slice(start, end)}e${magnitude}`
 }
 
 const isExact = (value: number, source: string): boolean => {
+  if (source.length > maxNumberLength) return false
   const text = String(value)
   return Number.isFinite(value) && (text === source || canonical(text) === canonical(source))
 }
@@ -62,6 +69,13 @@ const inexactNumber = (json: string): string | undefined => {
   return inexact
 }
 
+/** Why a valid JSON text cannot be used as it is. The reviver goes through a value by recursion. */
+const faultOf = (json: string): string | undefined => {
+  if (isTooDeep(json)) return `JSON of more than ${maxLevels} levels`
+  const number = inexactNumber(json)
+  return number === undefined ? undefined : `JavaScript cannot hold the number ${shorten(number)}`
+}
+
 const parse = Schema.decodeUnknownEffect(Schema.fromJsonString(Schema.Unknown))
 
 const isJson = (value: unknown): value is Schema.Json => value !== undefined
@@ -69,7 +83,7 @@ const isJson = (value: unknown): value is Schema.Json => value !== undefined
 /** What `JSON.parse` has returned is JSON: it need not be looked through again. */
 const Parsed = Schema.declare(isJson, { expected: "JSON" })
 
-/** JSON as text, if JavaScript can hold all of its numbers. */
+/** JSON as text of at most 500 levels, if JavaScript can hold all of its numbers. */
 export const ExactJson = Schema.String.pipe(
   Schema.decodeTo(
     Parsed,
@@ -78,12 +92,10 @@ export const ExactJson = Schema.String.pipe(
         Effect.matchEffect(parse(text), {
           onFailure: ({ issue }) => Effect.fail(issue),
           onSuccess: (value) => {
-            const number = inexactNumber(text)
-            return number === undefined
+            const message = faultOf(text)
+            return message === undefined
               ? Effect.succeed(isJson(value) ? value : null)
-              : Effect.fail(
-                  new SchemaIssue.InvalidValue({ message: `JavaScript cannot hold the number ${shorten(number)}` })
-                )
+              : Effect.fail(new SchemaIssue.InvalidValue({ message }))
           }
         }),
       encode: (value: Schema.Json) => Effect.succeed(JSON.stringify(value))
@@ -96,7 +108,7 @@ export const parseExact = (text: string | null): Schema.Json | undefined => {
   if (text === null) return null
   try {
     const value: Schema.Json = JSON.parse(text)
-    return inexactNumber(text) === undefined ? value : undefined
+    return isTooDeep(text) || inexactNumber(text) !== undefined ? undefined : value
   } catch {
     return undefined
   }

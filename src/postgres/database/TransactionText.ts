@@ -1,18 +1,26 @@
 /** How a transaction that others wait for is described to people. */
 import { Statement } from "effect/sql"
 
+const queryText = `', query: ' || left(regexp_replace(activity.query, '\\s+', ' ', 'g'), 100)`
+
 /**
- * An SQL expression that describes a transaction: its process, its application and its last statement, and for how long it
- * is open. Around it, `activity` is its row of `pg_stat_activity`, `prepared` that of `pg_prepared_xacts`: a prepared
- * transaction has no process. `otherwise` is the expression where it is in neither.
+ * An SQL expression that describes a transaction: its process, its state and application, and for how long it is open.
+ * Around it, `activity` is its row of `pg_stat_activity`, `prepared` that of `pg_prepared_xacts`: a prepared transaction has
+ * no process. `otherwise` is the expression where it is in neither.
+ *
+ * **Details**
+ *
+ * The text of another session's query may have secrets in it, and goes to logs with warnings: it is only in the description
+ * with `withQuery`. The id that the server gives a query, where it does, leads to the text in `pg_stat_statements`.
  */
-export const transactionText = (otherwise: string): Statement.Fragment =>
+export const transactionText = (otherwise: string, withQuery = false): Statement.Fragment =>
   Statement.fragment([
     Statement.literal(`CASE
       WHEN activity.pid IS NOT NULL THEN
-        format('pid %s, %s for %s s, application %s, query: %s', activity.pid, coalesce(activity.state, 'active'),
-          round(extract(epoch FROM clock_timestamp() - activity.xact_start)),
-          quote_literal(activity.application_name), left(regexp_replace(activity.query, '\\s+', ' ', 'g'), 100))
+        format('pid %s, %s for %s s, application %s', activity.pid, coalesce(activity.state, 'active'),
+          round(extract(epoch FROM clock_timestamp() - activity.xact_start)), quote_literal(activity.application_name))
+          || coalesce(', query id ' || activity.query_id, '')
+          || ${withQuery ? queryText : "''"}
       WHEN prepared.gid IS NOT NULL THEN
         format('the prepared transaction %L, for %s s: COMMIT PREPARED or ROLLBACK PREPARED it', prepared.gid,
           round(extract(epoch FROM clock_timestamp() - prepared.prepared)))

@@ -3,8 +3,9 @@ import { DateTime, Effect, type Schema } from "effect"
 import type { Fragment } from "effect/sql/Statement"
 import type { Filter } from "../../Event.ts"
 import { PostgresDatabase } from "../database/PostgresDatabase.ts"
+import { longestBytes } from "../database/RowSize.ts"
 import { columnsOf } from "./EventRow.ts"
-import { longestBytes, shareBytes } from "./PageSize.ts"
+import { shareBytes } from "./PageSize.ts"
 
 export const make = Effect.gen(function* () {
   const { sql, tables } = yield* PostgresDatabase

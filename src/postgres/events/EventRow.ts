@@ -10,9 +10,10 @@
 import { DateTime, Predicate, Result, Schema } from "effect"
 import { StoredEvent, Version } from "../../EventStore.ts"
 import { instanceOf } from "../../internal/Instance.ts"
-import { CorruptRow } from "../../StoreError.ts"
+import type { CorruptRow } from "../../StoreError.ts"
 import { decodeRow } from "../database/DecodeRows.ts"
 import { ExactJson, parseExact } from "../database/ExactJson.ts"
+import * as RowSize from "../database/RowSize.ts"
 
 const isMetadata = (value: Schema.Json): value is Schema.JsonObject | null =>
   value === null || (typeof value === "object" && !Array.isArray(value))
@@ -56,15 +57,16 @@ export const columnsOf = (bytes: number) => ({
       THEN '#' || octet_length(metadata)::text ELSE metadata END AS metadata, "createdAt", "streamName"`
 })
 
-/** What stands for JSON that was held back. No JSON begins like that. */
-const heldBack = /^#(\d+)$/
-
-const lengthIn = (text: string): number | undefined =>
-  text.startsWith("#") ? Number(heldBack.exec(text)?.[1] ?? 0) : undefined
-
 /** How many bytes the JSON of a row has that was held back. */
 export const heldBackBytes = (row: unknown): number | undefined =>
-  lengthIn(textOf(row, "data")) ?? lengthIn(textOf(row, "metadata"))
+  RowSize.heldBackBytes(textOf(row, "data")) ?? RowSize.heldBackBytes(textOf(row, "metadata"))
+
+/** The error of a row whose JSON was held back: it is too large for any page. */
+export const tooLargeRow = (table: string, row: unknown): CorruptRow | undefined => {
+  const bytes = heldBackBytes(row)
+  if (bytes === undefined) return undefined
+  return RowSize.tooLarge(table, Predicate.hasProperty(row, "version") ? String(row["version"]) : "?", bytes)
+}
 
 /** The text in a column of a row, or an empty one. */
 export const textOf = (row: unknown, column: string): string =>
@@ -121,15 +123,6 @@ export interface Decoded {
 /** Decodes rows of the table with this name. */
 export const eventDecoder = (table: string): ((rows: ReadonlyArray<unknown>) => Decoded) => {
   const decode = decodeRow(Row, table, ["version"])
-  const tooLarge = (row: unknown, bytes: number) => {
-    const key = Predicate.hasProperty(row, "version") ? String(row["version"]) : "?"
-    const help = "raise maxMessageSize in the settings of the client, or delete it"
-    return new CorruptRow({
-      table,
-      key,
-      message: `row ${key} of ${table} is larger than the driver takes, with about ${bytes} bytes of JSON; ${help}`
-    })
-  }
   return (rows) => {
     const events: Array<StoredEvent> = []
     for (const row of rows) {
@@ -138,8 +131,8 @@ export const eventDecoder = (table: string): ((rows: ReadonlyArray<unknown>) => 
         events.push(plain)
         continue
       }
-      const bytes = heldBackBytes(row)
-      if (bytes !== undefined) return { events, corrupt: tooLarge(row, bytes) }
+      const corrupt = tooLargeRow(table, row)
+      if (corrupt !== undefined) return { events, corrupt }
       const result = decode(row)
       if (Result.isFailure(result)) return { events, corrupt: result.failure }
       events.push(toStoredEvent(result.success))

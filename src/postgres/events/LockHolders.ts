@@ -33,7 +33,7 @@ const Found = Schema.Struct({
 
 const Description = Schema.Struct({ description: Schema.NullOr(Schema.String) })
 
-const holderText = transactionText("'the transaction ' || held.virtualtransaction")
+const holderText = (withQuery: boolean) => transactionText("'the transaction ' || held.virtualtransaction", withQuery)
 
 const onStandby = () =>
   new Denied({
@@ -110,12 +110,15 @@ export const make = Effect.gen(function* () {
     return fault === undefined ? holdersOf(found) : yield* fault
   })
 
-  /** Describes holders for people: their process, their application and their last statement, and for how long they are open. */
-  const describe = (run: Query, holders: ReadonlySet<string>) =>
+  /**
+   * Describes holders for people: their process, their state and application, and for how long they are open. With
+   * `withQuery` also their last statement, in which there may be secrets.
+   */
+  const describe = (run: Query, holders: ReadonlySet<string>, { withQuery = false } = {}) =>
     Effect.map(
       Effect.flatMap(
         run(sql`
-          SELECT string_agg(${holderText}, '; ') AS description
+          SELECT string_agg(${holderText(withQuery)}, '; ') AS description
           FROM (
             SELECT virtualtransaction, max(pid) AS pid,
               max(transactionid::text) FILTER (WHERE locktype = 'transactionid' AND mode = 'ExclusiveLock') AS xid

@@ -8,8 +8,6 @@
  * that is longer: the page ends before it, and the next one has fewer events, of which each may be longer. An event that is
  * read alone may be as long as a message of the driver.
  */
-import type { PgClient } from "@effect/sql-pg"
-import { maxRowBytes } from "../../internal/Fields.ts"
 import { heldBackBytes, jsonLength } from "./EventRow.ts"
 
 /** How many bytes of JSON a page has at most, unless it has only one event. */
@@ -17,16 +15,6 @@ const pageBytes = 4 * 1024 * 1024
 
 /** How many times as many events the next page has if this one was full. */
 const growth = 2
-
-/** How long the server's texts can be at all: no message is longer than that. */
-const longestTextBytes = 2 ** 30
-
-/** What is left of a message for the other columns. */
-const otherColumnsBytes = 16 * 1024
-
-/** How many bytes of JSON an event can have, so that the driver takes its row. */
-export const longestBytes = ({ config }: PgClient.PgClient): number =>
-  Math.min(config.maxMessageSize ?? maxRowBytes, longestTextBytes) - otherColumnsBytes
 
 /**
  * How many bytes of JSON each event of a page of that many can have. It is the same for all pages up to the next power of two:

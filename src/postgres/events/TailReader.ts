@@ -7,10 +7,11 @@ import * as Hole from "../../events/Hole.ts"
 import { monotonicMillis } from "../../internal/Monotonic.ts"
 import type { Reason } from "../../StoreError.ts"
 import { PostgresDatabase, type Runnable } from "../database/PostgresDatabase.ts"
+import { longestBytes } from "../database/RowSize.ts"
 import type { Ear } from "../wakeups/Wakeups.ts"
 import { columnsOf } from "./EventRow.ts"
 import * as LockHolders from "./LockHolders.ts"
-import { longestBytes, type Page, pageOf, shareBytes } from "./PageSize.ts"
+import { type Page, pageOf, shareBytes } from "./PageSize.ts"
 import { versionOf } from "./TailItems.ts"
 
 /** How many events are read at a time: at first, and at most. They are fewer if they are large. */

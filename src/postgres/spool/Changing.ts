@@ -11,7 +11,6 @@ import {
   type Update,
   UpdateConflict
 } from "../../SpoolMessage.ts"
-import { columns } from "./MessageRow.ts"
 import { code, codeOf, StateCode } from "./MessageState.ts"
 import { committed, noLease, type SpoolTable, touched } from "./SpoolTable.ts"
 
@@ -29,17 +28,21 @@ const assignments = ({ sql }: SpoolTable, changes: Changes): ReadonlyArray<State
   ...(changes.retryPolicyName === undefined ? [] : [sql`retry_policy_name = ${changes.retryPolicyName}`])
 ]
 
-const select = ({ sql, table }: SpoolTable, id: string) => sql`SELECT ${columns} FROM ${table} WHERE id = ${id}`
+const select = ({ columns, sql, table }: SpoolTable, id: string) => sql`
+  SELECT ${columns.sent} FROM (SELECT ${columns.read} FROM ${table} WHERE id = ${id} OFFSET 0) AS message`
 
 const change = (spool: SpoolTable, { changes, id, ifUpdated }: Update) => {
-  const { sql, table } = spool
+  const { columns, sql, table } = spool
   const unchanged =
     ifUpdated === undefined
       ? sql.literal("")
       : sql`AND date_trunc('milliseconds', updated) = ${DateTime.toDateUtc(ifUpdated)}`
   return sql`
-    UPDATE ${table} SET ${sql.csv(assignments(spool, changes))} WHERE id = ${id} ${unchanged} AND ${committed}
-    RETURNING ${columns}`
+    WITH changed AS (
+      UPDATE ${table} SET ${sql.csv(assignments(spool, changes))} WHERE id = ${id} ${unchanged} AND ${committed}
+      RETURNING *
+    )
+    SELECT ${columns.sent} FROM (SELECT ${columns.read} FROM changed OFFSET 0) AS message`
 }
 
 // FOR UPDATE waits for a concurrent transaction and then sees what it committed, in the same statement.

@@ -7,18 +7,19 @@ import { millisOf } from "../../internal/Fields.ts"
 import { monotonicMillis } from "../../internal/Monotonic.ts"
 import { type Claim, reservedOf } from "../../SpoolMessage.ts"
 import type { CorruptRow } from "../../StoreError.ts"
-import { columns } from "./MessageRow.ts"
 import { code } from "./MessageState.ts"
 import type { QueueStart } from "./QueueStarts.ts"
 import { noLease, type SpoolTable, touched } from "./SpoolTable.ts"
 
 // Statements
 
-const select = ({ claimFunction, fixed }: SpoolTable, claim: Claim, start: QueueStart | undefined) => fixed`
-  SELECT ${columns} FROM ${claimFunction}(
-    ${claim.queue ?? ""}, ${claim.limit}, ${reservedOf(claim)}, ${claim.owner}, ${millisOf(claim.lease)},
-    ${start?.priority ?? null}, ${start === undefined ? null : DateTime.formatIso(start.created)}::timestamptz
-  ) AS message ORDER BY priority, message.created, id COLLATE "C"`
+const select = ({ claimFunction, columns, fixed }: SpoolTable, claim: Claim, start: QueueStart | undefined) => fixed`
+  SELECT ${columns.sent} FROM (
+    SELECT ${columns.read} FROM ${claimFunction}(
+      ${claim.queue ?? ""}, ${claim.limit}, ${reservedOf(claim)}, ${claim.owner}, ${millisOf(claim.lease)},
+      ${start?.priority ?? null}, ${start === undefined ? null : DateTime.formatIso(start.created)}::timestamptz
+    ) AS message ORDER BY priority, message.created, id COLLATE "C" OFFSET 0
+  ) AS message`
 
 const bounceCorrupt = ({ sql, table }: SpoolTable, { owner }: Claim, corrupt: ReadonlyArray<CorruptRow>) => sql`
   UPDATE ${table} AS message SET ${touched}, state = ${code.bounce}, ${noLease}, last_error = corrupt.reason

@@ -1,14 +1,16 @@
 /** How a row of the table of messages becomes a message. */
+import type { PgClient } from "@effect/sql-pg"
 import { DateTime, Predicate, Result, Schema } from "effect"
 import { Statement } from "effect/sql"
 import { instanceOf } from "../../internal/Instance.ts"
-import { SpoolMessage } from "../../SpoolMessage.ts"
+import { maxHeadersBytes, maxTextLength, SpoolMessage } from "../../SpoolMessage.ts"
 import type { CorruptRow } from "../../StoreError.ts"
 import { decodeRow } from "../database/DecodeRows.ts"
 import { ExactJson, parseExact } from "../database/ExactJson.ts"
+import { heldBackBytes, longestRow, tooLarge } from "../database/RowSize.ts"
 import { StateCode, stateOfCode } from "./MessageState.ts"
 
-/** A row of the table, as `columns` names its parts. */
+/** A row of the table, as `columnsOf` names its parts. */
 const Row = Schema.Struct({
   id: Schema.String,
   queue: Schema.NullOr(Schema.String),
@@ -26,18 +28,48 @@ const Row = Schema.Struct({
   payload: Schema.NullOr(ExactJson)
 })
 
+const fragment = (columns: string) => Statement.fragment([Statement.literal(columns)])
+
+/** `jsonb` of so few bytes has no more than 80 numbers, of which each has 150,000 digits at most. */
+const fewBytes = 1000
+
+/** There is room for the headers twice: see `maxPayloadBytes`. */
+const longestHeaders = 2 * maxHeadersBytes
+
+/** How long other texts of a row may be that other programs have written: the end of such an error is not worth its message. */
+const longestText = maxTextLength
+
 // For a message without headers RetrySpool writes JSON's null, and its older versions write no policy.
 const shared = `id, queue, state, attempts, max_attempts AS "maxAttempts", next_retry AS "nextRetry", created, updated,
-  coalesce(last_error, '') AS "lastError", size, priority, coalesce(nullif(headers, 'null'), '{}') AS headers,
-  coalesce(retry_policy_name, '') AS "retryPolicyName"`
+  left(coalesce(last_error, ''), ${longestText}) AS "lastError", size, priority,
+  left(coalesce(retry_policy_name, ''), ${longestText}) AS "retryPolicyName",
+  CASE WHEN (pg_column_size(headers) > ${fewBytes} OR pg_column_compression(headers) IS NOT NULL)
+      AND octet_length(headers::text) > ${longestHeaders}
+    THEN to_jsonb('#' || octet_length(headers::text)) ELSE coalesce(nullif(headers, 'null'), '{}') END AS headers`
 
-const selection = (columns: string) => Statement.fragment([Statement.literal(columns)])
+/** The parts of a row, as they are read in an inner SELECT, and as they are sent. */
+export interface Columns {
+  readonly read: Statement.Fragment
+  readonly sent: Statement.Fragment
+}
 
-/** The parts of a row, the payload as text: the driver's own parser rounds numbers. */
-export const columns = selection(`${shared}, payload::text AS payload`)
+/** The payload as text: the driver's own parser rounds numbers. */
+const payload = "payload::text AS payload"
+
+/**
+ * The parts of a row, for `SELECT ${sent} FROM (SELECT ${read} FROM .. OFFSET 0) AS message`. A payload that the driver does not
+ * take with the rest of the row is held back: see `RowSize`. Its text is made once, by the inner SELECT: without the OFFSET
+ * the planner makes two.
+ */
+export const columnsOf = (sql: PgClient.PgClient): Columns => ({
+  read: fragment(`${shared}, ${payload}`),
+  sent: fragment(`id, queue, state, attempts, "maxAttempts", "nextRetry", created, updated, "lastError", size, priority, headers,
+    "retryPolicyName", CASE WHEN octet_length(payload) > ${longestRow(sql) - 3 * maxHeadersBytes} THEN '#' || octet_length(payload)::text ELSE payload END
+      AS payload`)
+})
 
 /** The parts of a row without the payload. */
-export const columnsWithoutPayload = selection(`${shared}, NULL::text AS payload`)
+export const columnsWithoutPayload = fragment(`${shared}, NULL::text AS payload`)
 
 type Parts = Omit<typeof Row.Type, "queue" | "payload">
 
@@ -108,6 +140,16 @@ export interface Decoded {
   readonly corrupt: Array<CorruptRow>
 }
 
+/** The error of a row of which the payload or the headers were held back. */
+const tooLargeRow = (table: string, row: unknown): CorruptRow | undefined => {
+  if (!Predicate.isObject(row)) return undefined
+  for (const part of [row.payload, row.headers]) {
+    const bytes = typeof part === "string" ? heldBackBytes(part) : undefined
+    if (bytes !== undefined) return tooLarge(table, String(row.id), bytes)
+  }
+  return undefined
+}
+
 /** Decodes rows of the table with this name, each by itself. A row that is not plain is left to the schema. */
 export const messageDecoder = (table: string): ((rows: ReadonlyArray<unknown>) => Decoded) => {
   const decode = decodeRow(Row, table, ["id"])
@@ -117,6 +159,11 @@ export const messageDecoder = (table: string): ((rows: ReadonlyArray<unknown>) =
       const plain = plainMessage(row)
       if (plain !== undefined) {
         decoded.messages.push(plain)
+        continue
+      }
+      const tooLarge = tooLargeRow(table, row)
+      if (tooLarge !== undefined) {
+        decoded.corrupt.push(tooLarge)
         continue
       }
       const result = decode(row)

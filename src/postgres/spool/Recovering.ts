@@ -5,7 +5,6 @@ import { millisOf } from "../../internal/Fields.ts"
 import { defaultGrace, leaseExpired, type Recover, type Selection } from "../../SpoolMessage.ts"
 import { warnOf } from "./Claiming.ts"
 import { warnOfUnrecovered } from "./LockedMessages.ts"
-import { columns } from "./MessageRow.ts"
 import { code } from "./MessageState.ts"
 import { andInQueue, committed, inQueue, noLease, type SpoolTable, touched } from "./SpoolTable.ts"
 
@@ -30,8 +29,10 @@ const giveUp = (spool: SpoolTable, input: Recover) => spool.sql`
       ${noLease}, last_error = ${leaseExpired}
     FROM expired WHERE message.id = expired.id RETURNING message.*
   )
-  SELECT ${columns} FROM recovered AS message WHERE ${committed}
-  ORDER BY message.created, id COLLATE "C"`
+  SELECT ${spool.columns.sent} FROM (
+    SELECT ${spool.columns.read} FROM recovered AS message WHERE ${committed}
+    ORDER BY message.created, id COLLATE "C" OFFSET 0
+  ) AS message`
 
 // The index of deferred messages is by priority, then by time. Recursion goes from each priority that there is to the next,
 // so that the first due message of each costs one look-up, however many messages there are.

@@ -12,7 +12,7 @@ import { readCommitted } from "../database/Isolation.ts"
 import { PostgresDatabase, type Runnable } from "../database/PostgresDatabase.ts"
 import * as Wakeups from "../wakeups/Wakeups.ts"
 import { LockWarnings } from "./LockWarnings.ts"
-import { type Decoded, messageDecoder } from "./MessageRow.ts"
+import { type Columns, columnsOf, type Decoded, messageDecoder } from "./MessageRow.ts"
 import { QueueStarts } from "./QueueStarts.ts"
 
 /** The parts of `PostgresDatabase` that the parts of the store use, too. */
@@ -27,6 +27,9 @@ export interface SpoolTable extends Database {
 
   /** The name of the database's function for claims, qualified and quoted. */
   readonly claimFunction: Statement.Fragment
+
+  /** The parts of a message. */
+  readonly columns: Columns
 
   /** Runs a statement and decodes its rows by the schema. */
   readonly rows: <Row extends Schema.ConstraintDecoder<unknown>>(
@@ -94,6 +97,7 @@ export const make: Effect.Effect<SpoolTable, never, PostgresDatabase | Wakeups.W
     name: names.spool,
     table: tables.spool,
     claimFunction: sql.literal(qualify(schema, `${names.spool}_claim`)),
+    columns: columnsOf(sql),
     rows: (statement, row) => Effect.flatMap(query(statement), (rows) => decodeAs(row, rows)),
     ids: (statement) => Effect.map(Effect.flatMap(query(statement), decodeIds), (rows) => rows.map(({ id }) => id)),
     messages: (statement) => Effect.flatMap(query(statement), decodeMessages),

@@ -5,7 +5,10 @@ import { existsSync } from "node:fs"
 import { type FileHandle, open } from "node:fs/promises"
 import { decodeRows } from "../../../postgres/database/DecodeRows.ts"
 import { PostgresDatabase } from "../../../postgres/database/PostgresDatabase.ts"
+import { longestBytes } from "../../../postgres/database/RowSize.ts"
+import { columnsOf, tooLargeRow } from "../../../postgres/events/EventRow.ts"
 import * as EventTable from "../../../postgres/events/EventTable.ts"
+import * as PageSize from "../../../postgres/events/PageSize.ts"
 import * as Settling from "../../../postgres/events/Settling.ts"
 import * as Parameters from "../../arguments/Parameters.ts"
 import * as Database from "../../connection/Database.ts"
@@ -16,17 +19,24 @@ import * as Progress from "../../terminal/Progress.ts"
 import * as EventFile from "../../transfer/EventFile.ts"
 import { fileError, type FileError } from "../../transfer/Lines.ts"
 
-const pageSize = 1000
+/** How many events a page has at most. They are fewer if they are large. */
+const largestPage = 1024
 
-/** One page of the log: the events above `after`, up to `last`. */
-const pageOf = Effect.fnUntraced(function* (after: bigint, last: bigint) {
+const microseconds = `to_char(created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS "createdAtText"`
+
+/** A page of the log: the events above `after`, up to `last`, and how many the next page is to have. */
+const pageAfter = Effect.fnUntraced(function* (after: bigint, last: bigint, limit: number) {
   const { names, query, sql, tables } = yield* PostgresDatabase
-  const rows = yield* query(sql`
-    SELECT version, id, aggregate_id AS "aggregateId", event_type AS "eventType",
-      coalesce(data::text, 'null') AS data, coalesce(metadata::text, 'null') AS metadata,
-      to_char(created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS "createdAt"
-    FROM ${tables.events} WHERE version > ${after} AND version <= ${last} ORDER BY version LIMIT ${pageSize}`)
-  return yield* decodeRows(EventFile.Row, names.events, ["version"])(rows)
+  const { read, sent } = columnsOf(PageSize.shareBytes(limit, longestBytes(sql)))
+  const found = yield* query(sql`
+    SELECT ${sql.literal(sent)}, "createdAtText" FROM (
+      SELECT ${sql.literal(read)}, ${sql.literal(microseconds)} FROM ${tables.events}
+      WHERE version > ${after} AND version <= ${last} ORDER BY version LIMIT ${limit}
+    ) AS page ORDER BY version`)
+  const { isFull, nextLimit, rows } = PageSize.pageOf(found, limit, largestPage)
+  const corrupt = tooLargeRow(names.events, rows[0])
+  if (corrupt !== undefined) return yield* corrupt
+  return { isFull, nextLimit, rows: yield* decodeRows(EventFile.Row, names.events, ["version"])(rows) }
 })
 
 const Count = Schema.Struct({ count: Schema.Int })
@@ -43,14 +53,11 @@ const settledPages = Effect.fnUntraced(function* (after: bigint) {
   const { marks } = yield* Settling.make
   let from = after
   return Stream.flatMap(marks(after), (mark) =>
-    Stream.paginate(from, (after: bigint) =>
-      Effect.map(pageOf(after, mark), (rows) => {
+    Stream.paginate({ after: from, limit: largestPage }, ({ after, limit }) =>
+      Effect.map(pageAfter(after, mark, limit), ({ isFull, nextLimit, rows }) => {
         from = mark
-        const end = rows.at(-1)?.version
-        return [
-          rows.length === 0 ? [] : [rows],
-          end === undefined || rows.length < pageSize ? Option.none() : Option.some(end)
-        ] as const
+        const next = { after: rows.at(-1)?.version ?? after, limit: nextLimit }
+        return [rows.length === 0 ? [] : [rows], isFull ? Option.some(next) : Option.none()] as const
       })
     )
   )
@@ -74,10 +81,11 @@ const toStdout = (after: Option.Option<bigint>): Target => ({
 
 /** The version of the last event in a file, once it is certain that this log has the same event. */
 const lastVersionOf = Effect.fnUntraced(function* (path: string, lastEvent: string) {
-  const last = EventFile.entryOf(`the last line of ${path}`, lastEvent)
+  const { sql } = yield* PostgresDatabase
+  const last = EventFile.entryOf(`the last line of ${path}`, lastEvent, { maxBytes: longestBytes(sql) })
   if (last instanceof CommandFailed) return yield* last
   const version = BigInt(last.from ?? "0")
-  const [stored] = yield* pageOf(version - 1n, version)
+  const [stored] = (yield* pageAfter(version - 1n, version, 1)).rows
   if (stored?.id !== last.id) {
     return yield* new CommandFailed({
       message: `${path} is of another log: its last event, version ${version}, is not in this one`

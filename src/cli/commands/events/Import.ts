@@ -2,15 +2,19 @@
 import { Effect, Option, type Scope, Stream } from "effect"
 import { Argument, Command, Flag } from "effect/cli"
 import { open, rename, rm } from "node:fs/promises"
+import { PostgresDatabase } from "../../../postgres/database/PostgresDatabase.ts"
+import { longestBytes } from "../../../postgres/database/RowSize.ts"
 import * as Importing from "../../../postgres/events/Importing.ts"
 import * as Database from "../../connection/Database.ts"
 import { CommandFailed, WrongUsage } from "../../terminal/CommandErrors.ts"
 import { HostProcess } from "../../terminal/HostProcess.ts"
 import * as Output from "../../terminal/Output.ts"
+import { say } from "../../terminal/Printable.ts"
 import * as Progress from "../../terminal/Progress.ts"
 import * as EventFile from "../../transfer/EventFile.ts"
 import { bytesOf, fileError, type FileError, linesOf, stdin } from "../../transfer/Lines.ts"
 import * as SqliteFile from "../../transfer/SqliteFile.ts"
+import type { Limits } from "../../transfer/StorableValues.ts"
 
 const flags = {
   file: Argument.String("file").pipe(
@@ -50,19 +54,23 @@ interface Source {
 /** Looks through the whole file first, so that nothing of a damaged file is imported. */
 const jsonLines = Effect.fnUntraced(function* (
   path: string,
-  checked: boolean
+  checked: boolean,
+  limits: Limits
 ): Effect.fn.Return<Source, CommandFailed | FileError> {
   const { checksum, complete } = yield* EventFile.scan(path)
   if (checked && !complete) return yield* EventFile.incomplete(path)
   return {
     name: path,
     total: checksum.events,
-    entries: EventFile.entriesOf(path, linesOf(bytesOf(path)), { checked })
+    entries: EventFile.entriesOf(path, linesOf(bytesOf(path)), { checked, ...limits })
   }
 })
 
-const sqliteFile = Effect.fnUntraced(function* (path: string): Effect.fn.Return<Source, CommandFailed, Scope.Scope> {
-  return { name: path, ...(yield* SqliteFile.read(path)) }
+const sqliteFile = Effect.fnUntraced(function* (
+  path: string,
+  limits: Limits
+): Effect.fn.Return<Source, CommandFailed, Scope.Scope> {
+  return { name: path, ...(yield* SqliteFile.read(path, limits)) }
 })
 
 const sourceOf = Effect.fnUntraced(function* ({
@@ -72,23 +80,48 @@ const sourceOf = Effect.fnUntraced(function* ({
 }: Command.Command.Config.Infer<typeof flags>): Effect.fn.Return<
   Source,
   CommandFailed | FileError | WrongUsage,
-  Scope.Scope
+  Scope.Scope | PostgresDatabase
 > {
   if (Option.isSome(file) === Option.isSome(sqlite)) {
     return yield* new WrongUsage({ message: "give a file of JSON lines, - for stdin, or --sqlite FILE" })
   }
-  if (Option.isSome(sqlite)) return yield* sqliteFile(sqlite.value)
+  const limits = { maxBytes: longestBytes((yield* PostgresDatabase).sql) }
+  if (Option.isSome(sqlite)) return yield* sqliteFile(sqlite.value, limits)
   const path = Option.getOrElse(file, () => "-")
-  if (path !== "-") return yield* jsonLines(path, !unchecked)
+  if (path !== "-") return yield* jsonLines(path, !unchecked, limits)
   return {
     name: "stdin",
     total: undefined,
-    entries: EventFile.entriesOf("stdin", linesOf(stdin), { checked: !unchecked })
+    entries: EventFile.entriesOf("stdin", linesOf(stdin), { checked: !unchecked, ...limits })
   }
 })
 
 /** How many events one transaction imports: enough to be fast, and few enough that appends meanwhile wait for a short time. */
-const batchSize = 1000
+const batchEvents = 1000
+
+/** How many characters of JSON a batch has at most, unless it has only one event. */
+const batchLength = 8 * 1024 * 1024
+
+interface Batch {
+  readonly entries: Array<Importing.Entry>
+  readonly length: number
+}
+
+/** The events in batches, which are smaller where events are large. */
+const inBatches = <E, R>(entries: Stream.Stream<Importing.Entry, E, R>) =>
+  Stream.mapAccum(
+    entries,
+    (): Batch => ({ entries: [], length: 0 }),
+    (batch, entry): readonly [Batch, ReadonlyArray<ReadonlyArray<Importing.Entry>>] => {
+      const length = batch.length + entry.json.length
+      if (batch.entries.length === 0 || (batch.entries.length < batchEvents && length <= batchLength)) {
+        batch.entries.push(entry)
+        return [{ entries: batch.entries, length }, []]
+      }
+      return [{ entries: [entry], length: entry.json.length }, [batch.entries]]
+    },
+    { onHalt: ({ entries }) => (entries.length === 0 ? [] : [entries]) }
+  )
 
 /**
  * A file with the old and the new version of each event. It appears under its name once all events are imported, and not at
@@ -125,7 +158,7 @@ const importAll = Effect.fnUntraced(function* ({ entries, name, total }: Source,
   let added = 0
   let seen = 0
   yield* Progress.during("imported", total, ({ advance }) =>
-    Stream.runForEach(Stream.grouped(entries, batchSize), (batch) =>
+    Stream.runForEach(inBatches(entries), (batch) =>
       Effect.gen(function* () {
         const written = yield* write(batch)
         seen += written.length
@@ -136,8 +169,8 @@ const importAll = Effect.fnUntraced(function* ({ entries, name, total }: Source,
     )
   ).pipe(
     Effect.onInterrupt(() => {
-      const message = `strata: interrupted after ${Output.count(seen, "event")}; run it again to go on\n`
-      return Effect.sync(() => void stderr.write(message))
+      const message = `interrupted after ${Output.count(seen, "event")}; run it again to go on`
+      return Effect.sync(() => say(stderr, message))
     })
   )
   if (map !== undefined) yield* map.finish
@@ -174,7 +207,7 @@ const verifyAll = Effect.fnUntraced(function* ({ entries, name, total }: Source)
   let differences = 0
   let highest = 0n
   yield* Progress.during("compared", total, ({ advance, say }) =>
-    Stream.runForEach(Stream.grouped(entries, batchSize), (batch) =>
+    Stream.runForEach(inBatches(entries), (batch) =>
       Effect.gen(function* () {
         const stored = yield* look(batch)
         for (const entry of batch) {
