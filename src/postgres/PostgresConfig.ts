@@ -3,34 +3,48 @@
  *
  * | name | default | |
  * |---|---|---|
- * | `DATABASE_URL` | | `postgres://user:password@host:5432/database?sslmode=require` |
- * | `DB_HOST`, `DB_PORT`, `DB_NAME`, `DB_USER`, `DB_PASSWORD`, `DB_SSLMODE` | `localhost`, 5432 | its parts, where there is no URL |
+ * | `DATABASE_URL` | | `postgres://user:password@host:5432/database?sslmode=verify-full` |
+ * | `DB_HOST`, `DB_PORT`, `DB_NAME`, `DB_USER`, `DB_PASSWORD` | `localhost`, 5432 | its parts, where there is no URL |
+ * | `DB_SSLMODE`, `DB_SSLROOTCERT` | `verify-full`; to this machine `disable` | TLS, where the URL says nothing of it |
+ * | `DB_TARGET_SESSION_ATTRS` | `any` | which of several hosts, where the URL does not say it |
  * | `DB_SCHEMA` | | the schema of the stores' tables |
  * | `DB_POOL_SIZE` | 25 | connections at most |
  * | `DB_IDLE_TIMEOUT` | `15 minutes` | an idle connection is closed after this |
  * | `DB_MAX_LIFETIME` | `1 hour` | any connection is replaced after this |
- * | `DB_CONNECT_TIMEOUT` | `5 seconds` | |
+ * | `DB_CONNECT_TIMEOUT` | `5 seconds` | how long one host may take |
  * | `DB_STATEMENT_TIMEOUT` | none | the server cancels a statement after this |
  * | `DB_PREPARE` | `true` | `false` behind a pooler that lends connections by transaction and knows no prepared statements |
  * | `DB_MAX_MESSAGE_SIZE` | 16777216 | how many bytes a row can have that is read: more than that, for rows of other programs |
  *
- * **Details**
+ * What neither the URL nor these say is read from `PGHOST`, `PGPORT`, `PGDATABASE`, `PGUSER`, `PGPASSWORD`, `PGSSLMODE`,
+ * `PGSSLROOTCERT`, `PGSSLCERT`, `PGSSLKEY` and `PGTARGETSESSIONATTRS`, as by every program on libpq.
  *
- * `sslmode` is one of `disable`, `allow`, `prefer`, `require`, `verify-ca` and `verify-full`. Certificates are verified in
- * every mode that uses TLS, `require` included. `statement_timeout`, `lock_timeout` and
- * `idle_in_transaction_session_timeout` in the URL, in the server's notation, are settings of each session.
+ * **Several hosts**
+ *
+ * `postgres://db1:5432,db2:5432/app?target_session_attrs=read-write`, or the same lists in `host` and `port`, in `DB_HOST` and
+ * `DB_PORT`, in `PGHOST` and `PGPORT`: each new connection tries the hosts in their order, and uses the first one that
+ * answers and is what `target_session_attrs` says (`any`, `read-write`, `read-only`, `primary`, `standby`, `prefer-standby`).
+ * So after a failover new connections lead to the new primary. A host that has said nothing within its time is tried last for a
+ * minute. A host that refuses the login ends the search. Behind a pooler only `any` works: a pooler does not say what its
+ * server is.
+ *
+ * **Safety**
+ *
+ * `sslmode` is one of `disable`, `allow`, `prefer`, `require`, `verify-ca` and `verify-full`. The server's certificate and name
+ * are verified in every mode that uses TLS, `require` included. `sslrootcert` names the file of the authority to trust, or
+ * `system`; `sslcert` and `sslkey` are the client's own. To another machine the default is `verify-full`, and `allow` and
+ * `prefer` are refused, as they would send the password to whoever answers without TLS: `disable` asks for that by name. A
+ * setting of security that would be ignored, such as `require_auth`, `channel_binding=require` or `SSLMODE`, is refused.
+ *
+ * **Settings of the session**
+ *
+ * `statement_timeout`, `lock_timeout` and `idle_in_transaction_session_timeout` in the URL, in the server's notation, are
+ * settings of each session.
  */
 import type { PgClient } from "@effect/sql-pg"
-import { Config, Duration, Option, Redacted, Schema } from "effect"
+import { Config, Duration, Option, type Redacted, Schema } from "effect"
 import { maxRowBytes } from "../internal/Fields.ts"
-
-const Url = Schema.Redacted(
-  Schema.String.check(
-    Schema.makeFilter((text) =>
-      /^postgres(ql)?:/.test(text) && URL.canParse(text) ? undefined : "Expected a postgres:// URL"
-    )
-  )
-)
+import * as ConnectionConfig from "./connecting/ConnectionConfig.ts"
 
 const PoolSize = Schema.Int.check(Schema.isGreaterThan(0))
 
@@ -39,17 +53,6 @@ const MessageSize = Schema.Int.check(Schema.isGreaterThanOrEqualTo(maxRowBytes))
 const TimeLimit = Schema.DurationFromString.check(
   Schema.makeFilter((duration) => (Duration.toMillis(duration) > 0 ? undefined : "Expected a duration above 0"))
 )
-
-const SslMode = Schema.Literals(["disable", "allow", "prefer", "require", "verify-ca", "verify-full"])
-
-// Parameters of a URL that other drivers send to the server. This driver does not read them, and libpq does not either.
-const sessionSettings = ["statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"]
-
-const applicationNameOf = (url: Redacted.Redacted | undefined) =>
-  url !== undefined && new URL(Redacted.value(url)).searchParams.has("application_name") ? undefined : "effect-strata"
-
-const sessionSettingsOf = (url: string): Record<string, string> =>
-  Object.fromEntries([...new URL(url).searchParams].filter(([name]) => sessionSettings.includes(name)))
 
 /** In the server's notation: whole milliseconds, and 0 for no limit. */
 const millisOf = (limit: Duration.Duration) =>
@@ -60,36 +63,51 @@ const optional = <A>(config: Config.Config<A>) => Config.map(Config.option(confi
 /** The schema of the stores' tables, if one is set. */
 export const schema = optional(Config.String("DB_SCHEMA"))
 
+const connection = ConnectionConfig.fromEnvironment(
+  Config.all({ connectTimeout: optional(Config.schema(TimeLimit, "DB_CONNECT_TIMEOUT")) })
+)
+
 /** The settings of the pool. */
 export const pool: Config.Config<PgClient.PgPoolConfig> = Config.map(
   Config.all({
-    url: optional(Config.schema(Url, "DATABASE_URL")),
-    host: optional(Config.String("DB_HOST")),
-    port: optional(Config.Port("DB_PORT")),
-    database: optional(Config.String("DB_NAME")),
-    username: optional(Config.String("DB_USER")),
-    password: optional(Config.Redacted("DB_PASSWORD")),
-    sslMode: Config.withDefault(Config.schema(SslMode, "DB_SSLMODE"), "disable"),
+    connection,
     maxConnections: Config.withDefault(Config.schema(PoolSize, "DB_POOL_SIZE"), 25),
     idleTimeout: Config.withDefault(Config.schema(TimeLimit, "DB_IDLE_TIMEOUT"), Duration.minutes(15)),
     connectionTTL: Config.withDefault(Config.schema(TimeLimit, "DB_MAX_LIFETIME"), Duration.hours(1)),
-    connectTimeout: optional(Config.schema(TimeLimit, "DB_CONNECT_TIMEOUT")),
     statementTimeout: optional(Config.schema(TimeLimit, "DB_STATEMENT_TIMEOUT")),
     prepare: Config.withDefault(Config.Boolean("DB_PREPARE"), true),
     maxMessageSize: Config.withDefault(Config.schema(MessageSize, "DB_MAX_MESSAGE_SIZE"), maxRowBytes)
   }),
-  ({ database, host, password, port, sslMode, statementTimeout, url, username, ...limits }) => ({
+  ({ connection, statementTimeout, ...limits }) => ({
+    ...connection,
     ...limits,
-    ...(url === undefined
-      ? // The driver reads the mode of TLS only from a URL. The settings beside it win over the URL's parts.
-        { url: Redacted.make(`postgres://?sslmode=${sslMode}`), host, port, database, username, password }
-      : { url }),
-    applicationName: applicationNameOf(url),
-    // An idle connection is probed after so long a silence, so it is found dead if its other end has gone away in silence.
-    keepAlive: "30 seconds",
     startupParameters: {
-      ...(url === undefined ? {} : sessionSettingsOf(Redacted.value(url))),
+      ...connection.startupParameters,
       ...(statementTimeout === undefined ? {} : { statement_timeout: millisOf(statementTimeout) })
     }
   })
 )
+
+/** Options of TLS, such as the `ca` to trust, and how long one host may take. */
+export type ConnectionOptions = ConnectionConfig.Options
+
+/**
+ * The settings of a client of your own: `PgClient`'s own `url` knows one host, and sends the password in plain text unless
+ * `sslmode` says otherwise.
+ *
+ * **Details**
+ *
+ * The URL means what it means for `DATABASE_URL`, and what it leaves out is read from libpq's variables. All but the settings
+ * that tell where and how to connect (`url`, `host`, `port`, `path`, `ssl`, `stream`, `connectTimeout`) can be changed.
+ *
+ * **Example**
+ *
+ * ```ts
+ * const url = Redacted.make("postgres://app:secret@db1,db2/app?target_session_attrs=read-write")
+ * const Database = Layer.unwrap(
+ *   Effect.map(PostgresConfig.fromUrl(url), (config) => PgClient.layer({ ...config, maxConnections: 10 }))
+ * )
+ * ```
+ */
+export const fromUrl: (url: Redacted.Redacted, options?: ConnectionOptions) => Config.Config<PgClient.PgClientConfig> =
+  ConnectionConfig.fromUrl

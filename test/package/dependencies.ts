@@ -24,7 +24,14 @@ const upToInternal = [...errors, "internal"]
 const upToModels = [...upToInternal, ...models]
 const upToContracts = [...upToModels, "events", contracts]
 const upToWakeups = [...upToContracts, "postgres/database", "postgres/wakeups"]
-const upToPostgres = [...upToWakeups, "postgres/events", "postgres/states", "postgres/spool", "postgres"]
+const upToPostgres = [
+  ...upToWakeups,
+  "postgres/connecting",
+  "postgres/events",
+  "postgres/states",
+  "postgres/spool",
+  "postgres"
+]
 const upToConcepts = [...upToContracts, "Supervisor", "Entity", "Projection", "Spool"]
 const upToConnection = [...upToPostgres, ...upToConcepts, "protobuf", "cli/arguments", "cli/terminal", "cli/connection"]
 
@@ -56,6 +63,7 @@ const rules: ReadonlyMap<string, Rule> = new Map<string, Rule>([
   ["index", { rooms: upToConcepts, packages: [] }],
   ["protobuf", { rooms: upToContracts, packages: ["effect", "@bufbuild/protobuf"] }],
   ["memory", { rooms: upToContracts, packages: effect }],
+  ["postgres/connecting", { rooms: [], packages: driver }],
   ["postgres/database", { rooms: upToContracts, packages: driver }],
   ["postgres/wakeups", { rooms: [...upToContracts, "postgres/database"], packages: driver }],
   ["postgres/events", { rooms: upToWakeups, packages: driver }],

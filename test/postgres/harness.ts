@@ -40,9 +40,13 @@ export const freshRole = Effect.fnUntraced(function* (options = "") {
   return { role, url: url.href }
 })
 
-/** Lets a server speak TLS, and gives the certificate to trust. */
-export const encrypt = Effect.fnUntraced(function* (server: PostgresServer.PostgresServer) {
-  const fixture = (name: string) => Effect.promise(() => readFile(new URL(`fixtures/${name}`, import.meta.url)))
+/** Lets a server speak TLS, and gives the certificate to trust. It is for `localhost` and `127.0.0.1`, or for one of them. */
+export const encrypt = Effect.fnUntraced(function* (
+  server: PostgresServer.PostgresServer,
+  prefix: "" | "localhost-" | "loopback-" = ""
+) {
+  const fixture = (name: string) =>
+    Effect.promise(() => readFile(new URL(`fixtures/${prefix}${name}`, import.meta.url)))
   const [certificate, key] = [yield* fixture("certificate.pem"), yield* fixture("key.pem")]
   yield* Effect.promise(async () => {
     const { gid, uid } = await stat(server.dataDir)

@@ -6,7 +6,7 @@ const url = GlobalFlag.Setting("url")({
     Flag.optional,
     Flag.withMetavar("postgres://..."),
     Flag.withDescription(
-      "The server; without it DATABASE_URL, or DB_HOST, DB_PORT, DB_NAME, DB_USER and DB_PASSWORD name it"
+      "The server, or several as postgres://one,two; without it DATABASE_URL, or DB_HOST, DB_PORT, DB_NAME, DB_USER and DB_PASSWORD name it"
     )
   )
 })

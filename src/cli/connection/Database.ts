@@ -4,6 +4,7 @@ import { ConfigProvider, Effect, Layer, Option, Redacted } from "effect"
 import { existsSync } from "node:fs"
 import { join } from "node:path"
 import * as Pglite from "../../pglite/index.ts"
+import * as ConnectionConfig from "../../postgres/connecting/ConnectionConfig.ts"
 import * as Postgres from "../../postgres/index.ts"
 import { Settings } from "../arguments/GlobalFlags.ts"
 import { CommandFailed, WrongUsage } from "../terminal/CommandErrors.ts"
@@ -22,8 +23,12 @@ const settings = Effect.gen(function* () {
 })
 
 const server = Effect.gen(function* () {
-  const pool = yield* Effect.provideService(PostgresConfig.pool, ConfigProvider.ConfigProvider, yield* settings)
-  if ("host" in pool && [pool.host, pool.database, pool.username].every((part) => part === undefined)) {
+  const { isNamed, pool } = yield* Effect.provideService(
+    Effect.all({ isNamed: ConnectionConfig.isNamed, pool: PostgresConfig.pool }),
+    ConfigProvider.ConfigProvider,
+    yield* settings
+  )
+  if (!isNamed) {
     return yield* new WrongUsage({ message: "no database is named; give --url or --pglite DIR, or set DATABASE_URL" })
   }
   const maxConnections = Math.min(pool.maxConnections ?? mostConnections, mostConnections)

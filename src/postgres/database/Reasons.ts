@@ -63,6 +63,15 @@ const bySqlState: Readonly<Record<string, (message: string, cause: unknown) => R
     new Unavailable({ message: `the server closed the connection: ${message}; call again once it is back`, cause })
 }
 
+/** What to do about a server to which there is no connection. */
+const remedyOf = (message: string): string => {
+  if (message.includes("does not support TLS"))
+    return "check its setting ssl, or ask for a plain connection by sslmode=disable"
+  return message.includes("certificate")
+    ? "check the name of the host, or name the authority that vouches for the certificate by sslrootcert"
+    : "check that it runs and can be reached"
+}
+
 /** The words of the driver for a row that is larger than it takes. */
 const messageLimit = "exceeds maxMessageSize"
 
@@ -86,10 +95,7 @@ export const reasonOf = ({ reason }: SqlError.SqlError): Reason => {
   if (known !== undefined) return known(message, cause)
   switch (reason._tag) {
     case "ConnectionError":
-      return new Unavailable({
-        message: `no connection to the server: ${message}; check that it runs and can be reached`,
-        cause
-      })
+      return new Unavailable({ message: `no connection to the server: ${message}; ${remedyOf(message)}`, cause })
     case "AuthenticationError":
       return new Denied({ message: `the server refuses the login: ${message}; check the user and the password`, cause })
     case "AuthorizationError":
