@@ -48,6 +48,25 @@ export class Transactor extends Context.Service<
     readonly withTransaction: <A, E, R>(effect: Effect.Effect<A, E, R>) => Effect.Effect<A, E | StoreError, R>
 
     /**
+     * The same for work that other processes take over when this one has stopped in the middle of it: its host hangs, or a
+     * cable is cut. Then the transaction is rolled back within seconds, and its locks are released. While the process lives,
+     * the effect may take as long as it wants. Projections and workers run their handlers in such transactions.
+     *
+     * **Details**
+     *
+     * On Postgres `silenceLimit` of the layer says how long the server waits for a process that says nothing. A process that
+     * goes on after that, or whose event loop was busy for so long, finds the transaction ended: it fails with `Timeout`, and
+     * nothing has taken effect. In memory nothing outlives the process. Inside a transaction it is a savepoint.
+     *
+     * `beginsWithStore` says that the effect begins with an operation of a store, at once, and not with the application's own
+     * SQL. Where that operation writes and returns a row, it tells Postgres the limit, and no round trip is added.
+     */
+    readonly withWatchedTransaction: <A, E, R>(
+      effect: Effect.Effect<A, E, R>,
+      options?: { readonly beginsWithStore?: boolean }
+    ) => Effect.Effect<A, E | StoreError, R>
+
+    /**
      * Runs the effect once the outermost transaction has committed, never after a rollback (of the whole or of the
      * savepoint that asked for it), and at once outside of a transaction.
      *
@@ -61,18 +80,36 @@ export class Transactor extends Context.Service<
   }
 >()("effect-strata/Transactor") {}
 
+/** What a backend that outlives this process needs for one watched transaction. */
+export interface Watch {
+  /** Runs the body of the transaction, in it. `beginsWithStore` says with what the body begins. */
+  readonly during: <A, E, R>(body: Effect.Effect<A, E, R>, beginsWithStore: boolean) => Effect.Effect<A, E, R>
+  /** Why the backend has ended the transaction, if this process was silent for too long. */
+  readonly silence: () => Reason | undefined
+}
+
+/** The part of a `SqlClient` that transactions need. */
+type Client = Pick<SqlClient.SqlClient, "withTransaction" | "afterCommit">
+
 /**
  * A transactor on top of a `SqlClient`: the application's on Postgres, or the one that drives the memory backend.
- * `reasonOf` gives the `Reason` for an error of the client.
+ * `reasonOf` gives the `Reason` for an error of the client. Without `watch` no transaction outlives the process.
  */
 export const fromSqlClient = (
-  client: Pick<SqlClient.SqlClient, "withTransaction" | "afterCommit">,
+  client: Client & { readonly watch?: () => Watch },
   reasonOf: (error: SqlError.SqlError) => Reason
 ): Transactor["Service"] => {
-  const storeError = (error: SqlError.SqlError) =>
-    new StoreError({ store: "Transactor", operation: "withTransaction", reason: reasonOf(error) })
+  const storeError = (reason: Reason) => new StoreError({ store: "Transactor", operation: "withTransaction", reason })
 
-  const withTransaction = <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E | StoreError, R> =>
+  /** BEGIN, SAVEPOINT, COMMIT or a statement has failed, or RELEASE or ROLLBACK, which the client reports as a defect. */
+  const isOfClient = (reason: Cause.Reason<unknown>): boolean =>
+    (Cause.isFailReason(reason) && SqlError.isSqlError(reason.error)) ||
+    (Cause.isDieReason(reason) && SqlError.isSqlError(reason.defect))
+
+  const run = <A, E, R>(
+    effect: Effect.Effect<A, E, R>,
+    silence: () => Reason | undefined
+  ): Effect.Effect<A, E | StoreError, R> =>
     Effect.suspend(() => {
       let body: Exit.Exit<A, E> | undefined
       const observed = Effect.onExit(effect, (exit) =>
@@ -81,16 +118,21 @@ export const fromSqlClient = (
         })
       )
       const explained = (cause: Cause.Cause<E | SqlError.SqlError>): Effect.Effect<never, E | StoreError> => {
+        // What has failed after the silence has failed because of it.
+        const silent = cause.reasons.some(isOfClient) ? silence() : undefined
+        if (silent !== undefined) return Effect.fail(storeError(silent))
         // The effect's own failure is the result, even when the ROLLBACK after it fails, which the client reports as a
         // defect: then the connection is gone, and the server rolls back by itself.
         if (body !== undefined && Exit.isFailure(body)) return Effect.failCause(body.cause)
         // Otherwise BEGIN, SAVEPOINT or COMMIT failed, or RELEASE, which is a defect, after an error that the effect caught.
         const reasons = cause.reasons.map((reason) => {
           if (Cause.isFailReason(reason)) {
-            return Cause.makeFailReason(SqlError.isSqlError(reason.error) ? storeError(reason.error) : reason.error)
+            return Cause.makeFailReason(
+              SqlError.isSqlError(reason.error) ? storeError(reasonOf(reason.error)) : reason.error
+            )
           }
           return Cause.isDieReason(reason) && SqlError.isSqlError(reason.defect)
-            ? Cause.makeFailReason(storeError(reason.defect))
+            ? Cause.makeFailReason(storeError(reasonOf(reason.defect)))
             : reason
         })
         return Effect.failCause(Cause.fromReasons(reasons))
@@ -101,5 +143,16 @@ export const fromSqlClient = (
       )
     })
 
-  return Transactor.of({ withTransaction, afterCommit: client.afterCommit })
+  const isNotWatched = () => undefined
+  const withTransaction = <A, E, R>(effect: Effect.Effect<A, E, R>) => run(effect, isNotWatched)
+
+  return Transactor.of({
+    withTransaction,
+    withWatchedTransaction: (effect, { beginsWithStore = false } = {}) =>
+      Effect.suspend(() => {
+        const watch = client.watch?.()
+        return watch === undefined ? withTransaction(effect) : run(watch.during(effect, beginsWithStore), watch.silence)
+      }),
+    afterCommit: client.afterCommit
+  })
 }

@@ -82,7 +82,7 @@ export const make = <A, E, RD, R, R2>({
 > =>
   Effect.gen(function* () {
     const spool = yield* SpoolStore
-    const { withTransaction } = yield* Transactor
+    const { withWatchedTransaction } = yield* Transactor
     const countOf = (outcome: string) => Metric.update(Metric.withAttributes(attempts, { queue, outcome }), 1)
     const countDelivered = countOf("delivered")
     const countFailed = countOf("failed")
@@ -142,7 +142,7 @@ export const make = <A, E, RD, R, R2>({
         )
       )
       const exit = yield* Effect.exit(
-        transactional ? withTransaction(Effect.andThen(handled, settleHere(delivered(lease)))) : handled
+        transactional ? withWatchedTransaction(Effect.andThen(handled, settleHere(delivered(lease)))) : handled
       )
       if (Exit.isFailure(exit)) {
         const error = Option.getOrUndefined(Cause.findErrorOption(exit.cause))

@@ -19,7 +19,7 @@ export const recover = <R>(
 ): Effect.Effect<number, InvalidInput | StoreError, SpoolStore | Transactor | R> =>
   Effect.gen(function* () {
     const spool = yield* SpoolStore
-    const { withTransaction } = yield* Transactor
+    const { withTransaction, withWatchedTransaction } = yield* Transactor
 
     const dispose = Effect.fnUntraced(function* (id: string) {
       if (onBounce === "archive") yield* spool.moveToState(id, "bounce", "archived")
@@ -30,7 +30,7 @@ export const recover = <R>(
       }
     })
 
-    return yield* withTransaction(
+    return yield* withWatchedTransaction(
       Effect.gen(function* () {
         const recovered = yield* spool.recover({ queue })
         for (const message of recovered) {

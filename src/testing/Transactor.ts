@@ -59,6 +59,19 @@ export const suite = <E>(
       })
     )
 
+    it.effect.each([{}, { beginsWithStore: true }])("is the same where it is watched (%o)", (options) =>
+      Effect.gen(function* () {
+        const [a, b] = [fresh(), fresh()]
+        const { withWatchedTransaction } = yield* Transactor
+        const watched = <A, E, R>(effect: Effect.Effect<A, E, R>) => withWatchedTransaction(effect, options)
+        assert.strictEqual(yield* watched(Effect.as(write(a, 1n), "done")), "done")
+        const exit = yield* Effect.exit(watched(Effect.andThen(write(a, 2n), Effect.fail("no"))))
+        assert.deepStrictEqual(exit, Exit.fail("no"))
+        yield* transaction(Effect.andThen(write(b, 1n), watched(write(b, 2n))))
+        assert.deepStrictEqual([yield* read(a), yield* read(b)], [1n, 2n])
+      })
+    )
+
     it.effect.each([
       ["a failure", Effect.fail("no")],
       ["a defect", Effect.die("no")],

@@ -41,6 +41,12 @@ export interface Options {
    */
   readonly settleTimeout?: Duration.Input
   /**
+   * How long the server waits for a process that has stopped in the middle of a transaction of a projection or a worker: 5
+   * seconds, and at least 1. Then it ends the transaction, and other processes go on. A process that lives says so from time
+   * to time, so a handler may take longer. A handler that keeps the event loop busy for longer fails.
+   */
+  readonly silenceLimit?: Duration.Input
+  /**
    * When to connect again to a server that subscribers have lost: after 100 milliseconds, then ever later up to a
    * second, with jitter, for ever. Once the schedule ends, the subscribers fail.
    */
@@ -56,6 +62,9 @@ export interface Options {
    */
   readonly index?: "containment"
 }
+
+/** A process that is only busy can be silent for so long. */
+const leastSilenceLimit = Duration.seconds(1)
 
 const invalidOption = (field: string, message: string) =>
   new InvalidInput({ store: "Postgres", operation: "layer", issues: [{ field, message }] })
@@ -74,14 +83,20 @@ export const settingsOf = Effect.fnUntraced(function* (options: Options) {
     notify,
     reconnect = transientDelays,
     settleTimeout = "2 seconds",
+    silenceLimit = "5 seconds",
     ...where
   } = options
   const { schema, tables } = yield* check(Names, "Postgres", "layer", where)
+  const silence = yield* durationOf("silenceLimit", silenceLimit)
+  if (Duration.isLessThan(silence, leastSilenceLimit) || !Duration.isFinite(silence)) {
+    return yield* invalidOption("silenceLimit", "Expected a finite duration of at least 1 second")
+  }
   return {
     schema,
     tables,
     acquireTimeout: yield* durationOf("acquireTimeout", acquireTimeout),
     settleTimeout: yield* durationOf("settleTimeout", settleTimeout),
+    silenceLimit: silence,
     reconnect,
     extras: { index, notify }
   }

@@ -7,12 +7,12 @@ import type { Statement } from "effect/sql"
 import { maxRowBytes } from "../../internal/Fields.ts"
 import { InvalidInput } from "../../InvalidInput.ts"
 import type { Reason } from "../../StoreError.ts"
-import * as Transactor from "../../Transactor.ts"
+import type { Transactor } from "../../Transactor.ts"
 import * as Borrowing from "./Borrowing.ts"
 import { qualify } from "./Identifier.ts"
 import * as Isolation from "./Isolation.ts"
 import { type Options, settingsOf, type Tables } from "./Options.ts"
-import { reasonOf } from "./Reasons.ts"
+import * as Silence from "./Silence.ts"
 import { fixedBy, type Query, queryOn, type Runnable } from "./Statements.ts"
 import * as Transactions from "./Transactions.ts"
 
@@ -71,7 +71,7 @@ export class PostgresDatabase extends Context.Service<
     /** The optional migrations that the application asks for. */
     readonly extras: { readonly index: Options["index"] | undefined; readonly notify: Options["notify"] | undefined }
 
-    readonly transactor: Transactor.Transactor["Service"]
+    readonly transactor: Transactor["Service"]
   }
 >()("effect-strata/postgres/PostgresDatabase") {}
 
@@ -89,14 +89,16 @@ const smallMessages = new InvalidInput({
 
 export const make = (options: Options = {}) =>
   Effect.gen(function* () {
-    const { acquireTimeout, extras, reconnect, schema, settleTimeout, tables: names } = yield* settingsOf(options)
+    const { acquireTimeout, extras, reconnect, schema, settleTimeout, silenceLimit, ...where } =
+      yield* settingsOf(options)
+    const { tables: names } = where
     const sql = (yield* PgClient.PgClient).withoutTransforms()
     // The driver's error for a malformed URL repeats it, password and all, and its span of a transaction keeps the error.
     if (sql.config.url !== undefined && !URL.canParse(Redacted.value(sql.config.url))) return yield* invalidUrl
     if ((sql.config.maxMessageSize ?? maxRowBytes) < maxRowBytes) return yield* smallMessages
     const { borrow, borrowAlive, exhausted } = yield* Borrowing.make(sql, acquireTimeout)
-    const transactions = Transactions.make(sql, acquireTimeout, exhausted)
-    const { inTransaction, whether, withTransaction } = transactions
+    const transactions = Transactions.make(sql, acquireTimeout, exhausted, yield* Silence.make(silenceLimit))
+    const { inTransaction, transactor, whether } = transactions
     const isolated = Isolation.make()
     const tableOf = (name: string) => sql.literal(qualify(schema, name))
 
@@ -120,7 +122,7 @@ export const make = (options: Options = {}) =>
       settleTimeout,
       reconnect,
       extras,
-      transactor: Transactor.fromSqlClient({ withTransaction, afterCommit: sql.afterCommit }, reasonOf)
+      transactor
     })
   })
 

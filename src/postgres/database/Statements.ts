@@ -42,7 +42,7 @@ export const fixedBy = (sql: PgClient.PgClient) => {
  * COMMITTED.
  */
 export const queryOn =
-  ({ current }: Transactions, borrow: Borrowing["borrow"], isolated: Isolation.Run): Query =>
+  ({ current, execute }: Transactions, borrow: Borrowing["borrow"], isolated: Isolation.Run): Query =>
   (statement) =>
     Effect.withFiber((fiber) => {
       const [text, parameters] = statement.compile()
@@ -50,6 +50,6 @@ export const queryOn =
       const running =
         transaction === undefined
           ? borrow((connection) => isolated(connection, text, parameters))
-          : transaction[0].execute(Isolation.withoutCondition(text), parameters, undefined)
+          : execute(transaction, Isolation.withoutCondition(text), parameters)
       return Effect.mapError(running, reasonOf)
     })

@@ -2,6 +2,10 @@
 import type { PgClient } from "@effect/sql-pg"
 import { Context, Deferred, type Duration, Effect, Fiber } from "effect"
 import type { SqlError } from "effect/sql"
+import type { Connection } from "effect/sql/SqlConnection"
+import * as Transactor from "../../Transactor.ts"
+import { reasonOf } from "./Reasons.ts"
+import type { Silence } from "./Silence.ts"
 
 /** What to run if the caller is in a transaction, and what otherwise. */
 export interface Cases<A, E, R> {
@@ -9,8 +13,16 @@ export interface Cases<A, E, R> {
   readonly outside: () => Effect.Effect<A, E, R>
 }
 
+/** The connection of a transaction, and how many savepoints are around the caller. */
+type Open = readonly [connection: Connection, savepoints: number]
+
 /** A transaction waits for a connection for `acquireTimeout`, then fails with `exhausted`. */
-export const make = (sql: PgClient.PgClient, acquireTimeout: Duration.Duration, exhausted: SqlError.SqlError) => {
+export const make = (
+  sql: PgClient.PgClient,
+  acquireTimeout: Duration.Duration,
+  exhausted: SqlError.SqlError,
+  silence: Silence
+) => {
   const current = (context: Context.Context<never>) => Context.getOrUndefined(context, sql.transactionService)
 
   const inTransaction = Effect.contextWith((context: Context.Context<never>) =>
@@ -42,14 +54,36 @@ export const make = (sql: PgClient.PgClient, acquireTimeout: Duration.Duration, 
       })
     )
 
+  const withTransaction = <A, E, R>(effect: Effect.Effect<A, E, R>) =>
+    Effect.flatMap(inTransaction, (inside) => (inside ? sql.withTransaction(effect) : outermost(effect)))
+
+  const watch = (): Transactor.Watch => {
+    const { during, silence: reason } = silence.watch()
+    return {
+      during: (body, beginsWithStore) =>
+        Effect.withFiber((fiber) => {
+          const [connection, savepoints] = current(fiber.context) ?? []
+          // A transaction inside another one ends with it. PGlite is in this process, and stops with it.
+          return connection === undefined || savepoints !== 0 || sql.driver === "pglite"
+            ? body
+            : during(connection, body, beginsWithStore)
+        }),
+      silence: reason
+    }
+  }
+
   return {
     /** The connection of the caller's transaction, if there is one. */
     current,
+    /** Runs a statement in a transaction. */
+    execute: ([connection, savepoints]: Open, text: string, parameters: ReadonlyArray<unknown>) =>
+      savepoints === 0
+        ? silence.execute(connection, text, parameters)
+        : connection.execute(text, parameters, undefined),
     inTransaction,
     whether: <A, E, R>({ inside, outside }: Cases<A, E, R>): Effect.Effect<A, E, R> =>
       Effect.withFiber((fiber) => (current(fiber.context) === undefined ? outside() : inside())),
-    withTransaction: <A, E, R>(effect: Effect.Effect<A, E, R>) =>
-      Effect.flatMap(inTransaction, (inside) => (inside ? sql.withTransaction(effect) : outermost(effect)))
+    transactor: Transactor.fromSqlClient({ withTransaction, afterCommit: sql.afterCommit, watch }, reasonOf)
   }
 }
 

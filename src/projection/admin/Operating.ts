@@ -13,9 +13,9 @@ import { forget } from "./Unhandled.ts"
 /** Changes the control record while no batch is under way: every run of a shard ends, and begins again by the new record. */
 export const change = <E = never, R = never>(name: string, f: (control: Control) => Effect.Effect<Control, E, R>) =>
   Effect.gen(function* () {
-    const { withTransaction } = yield* Transactor
+    const { withWatchedTransaction } = yield* Transactor
     const { control } = yield* records
-    return yield* withTransaction(
+    return yield* withWatchedTransaction(
       Effect.gen(function* () {
         yield* holdAll(name)
         yield* controlOf(name)
@@ -80,8 +80,8 @@ export const remove = Effect.fnUntraced(function* (name: string) {
   yield* check(ByName, "Projection", "remove", { name })
   const offsets = yield* OffsetStore
   const states = yield* DurableStateStore
-  const { withTransaction } = yield* Transactor
-  yield* withTransaction(
+  const { withWatchedTransaction } = yield* Transactor
+  yield* withWatchedTransaction(
     Effect.gen(function* () {
       yield* holdAll(name)
       const { value } = yield* controlOf(name)

@@ -60,7 +60,7 @@ const adoptRecords = Effect.fnUntraced(function* (name: string, shadow: string, 
  */
 const switchCopies = Effect.fnUntraced(function* (name: string, shadow: string) {
   const offsets = yield* OffsetStore
-  const { withTransaction } = yield* Transactor
+  const { withWatchedTransaction } = yield* Transactor
   const { control } = yield* records
   return yield* Effect.gen(function* () {
     const live = yield* holdAll(name)
@@ -77,7 +77,7 @@ const switchCopies = Effect.fnUntraced(function* (name: string, shadow: string) 
     yield* remove(shadow)
     return true
   }).pipe(
-    withTransaction,
+    withWatchedTransaction,
     Effect.catchTag("OffsetConflict", () => Effect.succeed(false)),
     // The database was gone or busy: the next attempt is soon enough.
     Effect.catchIf(isTransient, () => Effect.succeed(false)),
@@ -92,7 +92,7 @@ const beginBeside = Effect.fnUntraced(function* <E, R>(
   shadow: Settings,
   clear: Rebuild<E, R>["clear"]
 ) {
-  const { withTransaction } = yield* Transactor
+  const { withWatchedTransaction } = yield* Transactor
   const { control } = yield* records
   yield* Effect.gen(function* () {
     // While the offsets are held, no process switches the copies.
@@ -103,7 +103,7 @@ const beginBeside = Effect.fnUntraced(function* <E, R>(
     if ((yield* control.read(controlId(shadow.name))).value.shards > 0) return
     yield* register(shadow, target)
     yield* clear(target)
-  }).pipe(withTransaction, untilDatabaseAnswers)
+  }).pipe(withWatchedTransaction, untilDatabaseAnswers)
 })
 
 /** The other copy is a projection of its own, the shadow, which is removed when it has taken the place of the live copy. */
@@ -133,9 +133,9 @@ const beside = Effect.fnUntraced(function* <R, E, R2>(
 })
 
 const inPlace = Effect.fnUntraced(function* <E, R>(name: string, clear: Rebuild<E, R>["clear"]) {
-  const { withTransaction } = yield* Transactor
+  const { withWatchedTransaction } = yield* Transactor
   // The reset comes first, as it holds the offsets: a batch that fills the model holds them before it writes, too.
-  yield* untilDatabaseAnswers(withTransaction(Effect.andThen(reset(name), Effect.flatMap(slot(name), clear))))
+  yield* untilDatabaseAnswers(withWatchedTransaction(Effect.andThen(reset(name), Effect.flatMap(slot(name), clear))))
   return progress(name)
 })
 

@@ -8,23 +8,26 @@ import { Transactor } from "../../Transactor.ts"
 import type { Projection } from "../Definition.ts"
 import { type HandlerFailed, ProjectionFailed } from "../Errors.ts"
 import type { Batch } from "./Feed.ts"
-import type { ShardRun } from "./ShardRun.ts"
+import { isTimeout, type ShardRun } from "./ShardRun.ts"
 
 /**
  * Makes the last attempt in the transaction that records its failure. So a failure that only comes of a lost connection is
- * never recorded as a failure of the event: with the connection the record is lost, too.
+ * never recorded as a failure of the event: with the connection the record is lost, too. A time limit that has ended the
+ * transaction is the handler's failure: another transaction records it.
  */
-const passEvent = <R>(run: ShardRun<R>, upTo: bigint, event: StoredEvent, policy: "skip" | "park") =>
-  run.transaction(
-    upTo,
-    Effect.gen(function* () {
-      const { withTransaction } = yield* Transactor
-      const exit = yield* Effect.exit(withTransaction(run.handle([event])))
-      if (Exit.isSuccess(exit)) return undefined
-      const failure = yield* run.failures.describe(event, exit.cause)
-      return yield* run.failures.pass(failure, policy)
-    })
+const passEvent = <R>(run: ShardRun<R>, upTo: bigint, event: StoredEvent, policy: "skip" | "park") => {
+  const record = (cause: Cause.Cause<unknown>) =>
+    Effect.flatMap(run.failures.describe(event, cause), (failure) => run.failures.pass(failure, policy))
+
+  const attempt = Effect.gen(function* () {
+    const { withTransaction } = yield* Transactor
+    const exit = yield* Effect.exit(withTransaction(run.handle([event])))
+    return Exit.isSuccess(exit) ? undefined : yield* record(exit.cause)
+  })
+  return Effect.catchIf(run.transaction(upTo, attempt), isTimeout, (error) =>
+    run.transaction(upTo, record(Cause.fail(error)))
   )
+}
 
 /**
  * Handles an event that has failed once, by itself: `batch` has no other. Returns the shard's record if the event was

@@ -1,10 +1,11 @@
 /** How the run of a shard retries its parked events, at the request of `admin/Retrying.ts`. */
 import { Cause, Effect, Exit, Option } from "effect"
 import { EventStore, type StoredEvent } from "../../EventStore.ts"
+import type { StoreError } from "../../StoreError.ts"
 import { Transactor } from "../../Transactor.ts"
 import { HandlerFailed } from "../Errors.ts"
 import { Parked, records, ShardRecord, shardId } from "../Records.ts"
-import type { ShardRun } from "./ShardRun.ts"
+import { isTimeout, type ShardRun } from "./ShardRun.ts"
 
 /** Replaces what is recorded of a parked aggregate, or removes it: then the aggregate is not parked any more. */
 const replace = Effect.fnUntraced(function* (id: string, aggregateId: string, entry: Parked | undefined) {
@@ -33,9 +34,15 @@ const waitingEvents = Effect.fnUntraced(function* <R>(
 
 /**
  * Retries the first events of a parked aggregate, at most so many, in one transaction. Returns how many to retry next, if
- * there is more to do, or the failure with which the aggregate remains parked.
+ * there is more to do, or the failure with which the aggregate remains parked. `timedOut` is what has ended the transaction
+ * before this one: then nothing is handled.
  */
-const retrySome = Effect.fnUntraced(function* <R>(run: ShardRun<R>, aggregateId: string, count: number) {
+const retrySome = Effect.fnUntraced(function* <R>(
+  run: ShardRun<R>,
+  aggregateId: string,
+  count: number,
+  timedOut?: StoreError
+) {
   const { withTransaction } = yield* Transactor
   const record = yield* records
   const id = shardId(run.settings.name, run.shard)
@@ -45,7 +52,8 @@ const retrySome = Effect.fnUntraced(function* <R>(run: ShardRun<R>, aggregateId:
   const waiting = yield* waitingEvents(run, parked)
   const events: ReadonlyArray<StoredEvent> = waiting.slice(0, count)
   const [event] = events
-  const exit = yield* Effect.exit(event === undefined ? Effect.void : withTransaction(run.handle(events)))
+  const handled = event === undefined ? Effect.void : withTransaction(run.handle(events))
+  const exit = yield* Effect.exit(timedOut === undefined ? handled : Effect.fail(timedOut))
   if (Exit.isSuccess(exit)) {
     const next = waiting[count]
     yield* replace(
@@ -71,7 +79,9 @@ export const retryParked = Effect.fnUntraced(function* <R>(run: ShardRun<R>) {
   const id = shardId(name, run.shard)
   /** The offset stays where it is: the transaction only holds it. */
   const retry = (aggregateId: string, count: number) =>
-    run.transaction(run.offset(), retrySome(run, aggregateId, count))
+    Effect.catchIf(run.transaction(run.offset(), retrySome(run, aggregateId, count)), isTimeout, (error) =>
+      run.transaction(run.offset(), retrySome(run, aggregateId, count, error))
+    )
 
   const asked = (yield* record.shard.read(id)).value.parked.filter(({ retryAskedAt }) => retryAskedAt !== undefined)
   for (const { aggregateId } of asked) {

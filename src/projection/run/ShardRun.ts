@@ -5,9 +5,10 @@
  *
  * A transaction first moves the offset. That is the fence: a run fails there with `Outdated` if the offset is not where the
  * run has left it, and another run that wants to move it waits for the end of the transaction. Then the transaction checks
- * that the control record is the one with which the run began. Only then events are handled.
+ * that the control record is the one with which the run began. Only then events are handled. The backend ends a transaction
+ * whose process has stopped, so that other runs do not wait for it for ever.
  */
-import { Effect, Option, Schedule } from "effect"
+import { Cause, Effect, Option, Schedule } from "effect"
 import { DurableStateStore, type State } from "../../DurableStateStore.ts"
 import type { StoredEvent } from "../../EventStore.ts"
 import { monotonicMillis } from "../../internal/Monotonic.ts"
@@ -16,7 +17,7 @@ import { OffsetStore } from "../../OffsetStore.ts"
 import { StoreError } from "../../StoreError.ts"
 import { Transactor } from "../../Transactor.ts"
 import type { Projection, Settings } from "../Definition.ts"
-import { type HandlerFailed, Outdated } from "../Errors.ts"
+import { HandlerFailed, Outdated } from "../Errors.ts"
 import { type Control, controlId } from "../Records.ts"
 import type { Slot } from "../Slot.ts"
 import * as FailureRecords from "./FailureRecords.ts"
@@ -29,8 +30,11 @@ const contentionDelays = Schedule.jittered(
 )
 
 /** Whether other transactions were in the way: another attempt may succeed, and it is certain that nothing was stored. */
-const isContention = (error: unknown): boolean =>
-  error instanceof StoreError && (error.reason._tag === "Contention" || error.reason._tag === "Timeout")
+const isContention = (error: unknown): boolean => error instanceof StoreError && error.reason._tag === "Contention"
+
+/** Whether a time limit of the backend has ended the transaction. */
+export const isTimeout = (error: unknown): error is StoreError =>
+  error instanceof StoreError && error.reason._tag === "Timeout"
 
 type RunFailure = Outdated | InvalidInput | StoreError
 
@@ -47,7 +51,10 @@ export interface ShardRun<R> {
   readonly movedAt: () => number
   /** Moves the offset past versions that do not concern the shard. */
   readonly pass: (to: bigint) => Effect.Effect<void, RunFailure>
-  /** Moves the offset and runs `body`, both or neither. */
+  /**
+   * Moves the offset and runs `body`, both or neither. It is tried again while others are in the way. A time limit that ends
+   * the transaction once `body` has begun is a failure of `body`: it would run out again.
+   */
   readonly transaction: <A, E, R2>(to: bigint, body: Effect.Effect<A, E, R2>) => Effect.Effect<A, E | RunFailure, R2>
   /** Handles the events of a batch and moves the offset, or returns the failure of the handler: then nothing has happened. */
   readonly attempt: (batch: Batch) => Effect.Effect<HandlerFailed | undefined, RunFailure, R>
@@ -63,7 +70,7 @@ export const make = Effect.fnUntraced(function* <R>(
   const { name } = settings
   const offsets = yield* OffsetStore
   const states = yield* DurableStateStore
-  const { withTransaction } = yield* Transactor
+  const { withWatchedTransaction } = yield* Transactor
   const metrics = Metrics.make(name, shard)
   const id = { projectionName: name, shardNumber: shard }
   const { slot } = start.control.value
@@ -89,11 +96,25 @@ export const make = Effect.fnUntraced(function* <R>(
 
   const handle: ShardRun<R>["handle"] = (events) => projection.handle(events, slot)
 
-  const transaction: ShardRun<R>["transaction"] = (to, body) =>
-    withTransaction(move(to).pipe(Effect.andThen(checkControl), Effect.andThen(body))).pipe(
-      Effect.retry({ schedule: contentionDelays, while: (error) => isContention(error) }),
+  const transaction: ShardRun<R>["transaction"] = (to, body) => {
+    let hasBegun = false
+    const begun = Effect.suspend(() => {
+      hasBegun = true
+      return body
+    })
+    const attempt = Effect.suspend(() => {
+      hasBegun = false
+      const all = move(to).pipe(Effect.andThen(checkControl), Effect.andThen(begun))
+      return withWatchedTransaction(all, { beginsWithStore: true })
+    })
+    return attempt.pipe(
+      Effect.retry({
+        schedule: contentionDelays,
+        while: (error) => isContention(error) || (isTimeout(error) && !hasBegun)
+      }),
       Effect.tap(() => moved(to))
     )
+  }
 
   const run: ShardRun<R> = {
     settings,
@@ -108,6 +129,7 @@ export const make = Effect.fnUntraced(function* <R>(
     attempt: ({ events, upTo }) =>
       transaction(upTo, handle(events)).pipe(
         Effect.as(undefined),
+        Effect.catchIf(isTimeout, (error) => Effect.fail(new HandlerFailed(Cause.fail(error), undefined))),
         Effect.catchTag("HandlerFailed", (failure) => Effect.as(metrics.failed, failure)),
         metrics.batch(events)
       )
