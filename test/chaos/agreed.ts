@@ -4,6 +4,9 @@ import { Schema } from "effect"
 /** How long the lease of a worker lasts, in milliseconds. */
 export const leaseMillis = 3000
 
+/** The table of the messages. */
+export const messages = "retryspool_messages"
+
 /** The subscriptions of the follower: the history that each writes, and the condition on the events that it must get. */
 export const followed = [
   { history: "follower-all", subscription: {}, where: "true" },

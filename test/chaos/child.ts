@@ -58,7 +58,7 @@ export const main = (
 ) => {
   const Database = PgClient.layer({
     url: Redacted.make(url),
-    applicationName: name,
+    applicationName: process.env["PGAPPNAME"] ?? name,
     maxConnections: connections,
     connectTimeout: "3 seconds"
   })

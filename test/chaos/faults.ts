@@ -1,44 +1,30 @@
 /** What each fault does. Every one of them is over when its effect ends. */
-import { Effect, Schedule, Schema, Semaphore } from "effect"
-import { appendFileSync } from "node:fs"
-import { join } from "node:path"
+import { Effect, Schema } from "effect"
 import { withConnection } from "../support/connection.ts"
-import type { PostgresServer } from "../support/PostgresServer.ts"
-import type { Proxy } from "../support/Proxy.ts"
+import * as Batches from "./batches.ts"
+import * as Foreign from "./foreign.ts"
+import * as Locks from "./locks.ts"
 import type { Process } from "./processes.ts"
 import type { Fault, Kind } from "./schedule.ts"
-
-interface World {
-  readonly server: PostgresServer
-  readonly proxy: Proxy
-  readonly processes: ReadonlyArray<Process>
-  readonly schema: string
-  readonly directory: string
-}
-
-/** Inflicts a fault, and returns what it has met. */
-type Inflict = (fault: Fault) => Effect.Effect<string, unknown>
+import { chosen, type Inflict, type World } from "./world.ts"
 
 const minute = 60_000
 
 /** How far clocks are set, in minutes. */
 const steps = [-24 * 60, -60, -2, 2, 60, 24 * 60]
 
-const chosen = <A>(all: ReadonlyArray<A>, pick: number) => all[Math.floor(pick * all.length)]
-
-export const make = Effect.fnUntraced(function* ({ directory, processes, proxy, schema, server }: World) {
-  const serving = yield* Semaphore.make(1)
+export const make = (world: World) => {
+  const { cluster, processes } = world
+  const { proxy } = cluster
   const writers = processes.filter(({ name }) => name.startsWith("writer"))
+  const foreign = Foreign.make(world)
+  const locks = Locks.make(world)
+  const batches = Batches.make(world)
 
-  const toServer =
-    (down: Effect.Effect<void>): Inflict =>
+  const lasting =
+    (during: (millis: number) => Effect.Effect<void, unknown>, what: string): Inflict =>
     ({ millis }) =>
-      down.pipe(
-        Effect.andThen(Effect.sleep(millis)),
-        Effect.andThen(server.start),
-        Effect.as(`down for ${millis} ms`),
-        serving.withPermit
-      )
+      Effect.as(during(millis), `${what} for ${millis} ms`)
 
   const toProcess =
     (among: ReadonlyArray<Process>, inflict: (one: Process, millis: number) => Effect.Effect<void>): Inflict =>
@@ -59,7 +45,7 @@ export const make = Effect.fnUntraced(function* ({ directory, processes, proxy, 
   const Terminated = Schema.Array(Schema.Struct({ name: Schema.String }))
   const killBackend: Inflict = ({ pick }) =>
     withConnection(
-      server.url,
+      cluster.url(),
       (sql) =>
         sql`
         WITH victims AS (
@@ -75,72 +61,27 @@ export const make = Effect.fnUntraced(function* ({ directory, processes, proxy, 
   /** Connects until the server has no room for another one. */
   const fillServer: Inflict = ({ millis }) => {
     let count = 0
-    const another: Effect.Effect<void, unknown> = withConnection(server.url, () =>
+    const url = cluster.url()
+    const another: Effect.Effect<void, unknown> = withConnection(url, () =>
       Effect.suspend(() => (++count > 200 ? Effect.void : another))
     ).pipe(Effect.catch(() => Effect.sleep(millis)))
     return Effect.map(another, () => `${count} connections for ${millis} ms`)
   }
 
-  /**
-   * Ends a prepared transaction, however many attempts it takes. Nothing else ends it, so a transaction that is gone has
-   * ended in this way.
-   */
-  const endPrepared = (name: string, end: string) =>
-    withConnection(server.url, (sql) =>
-      Effect.gen(function* () {
-        const left = yield* sql`SELECT FROM pg_prepared_xacts WHERE gid = ${name}`
-        if (left.length > 0) yield* sql.unsafe(`${end} PREPARED '${name}'`).unprepared
-      })
-    ).pipe(Effect.retry(Schedule.spaced("200 millis")))
-
-  /**
-   * A transaction of plain SQL that takes its time, and appends in the middle of it: its own number is lower, and the
-   * versions of its events are higher, than those of others that are committed long before. A transaction in two phases
-   * outlives its connection, and the server.
-   */
-  const foreign =
-    (phases: 1 | 2): Inflict =>
-    ({ at, extent, millis }) =>
-      Effect.gen(function* () {
-        const write = `foreign-${at}`
-        const note = (entry: unknown) =>
-          appendFileSync(join(directory, "foreign.jsonl"), `${JSON.stringify({ write, ...Object(entry) })}\n`)
-        const end = extent < 0.5 ? "COMMIT" : "ROLLBACK"
-        const wait = Effect.sleep(millis / 2)
-        note({ events: [write], undone: [], messages: [] })
-        const written = yield* Effect.exit(
-          withConnection(server.url, (sql) =>
-            Effect.gen(function* () {
-              const run = (statement: string) => sql.unsafe(statement).unprepared
-              yield* run("BEGIN")
-              yield* run(`INSERT INTO ${schema}.unrelated VALUES ('${write}')`)
-              yield* wait
-              yield* run(`INSERT INTO ${schema}.events (id, aggregate_id, event_type, data)
-                VALUES ('${write}', 'foreign', 'Added', '7')`)
-              if (phases === 1) yield* wait
-              yield* run(phases === 1 ? end : `PREPARE TRANSACTION '${write}'`)
-            })
-          )
-        )
-        if (phases === 2) yield* Effect.andThen(wait, endPrepared(write, end))
-        yield* written
-        note({ end: end === "COMMIT" ? "acknowledged" : "rolled back" })
-        return `${millis} ms, ${end}`
-      })
-
-  const network =
-    (begin: Effect.Effect<void, unknown>, end: Effect.Effect<void, unknown>): Inflict =>
-    ({ millis }) =>
-      begin.pipe(Effect.andThen(Effect.sleep(millis)), Effect.andThen(end), Effect.as(`${millis} ms`))
+  const network = (begin: Effect.Effect<void, unknown>, end: Effect.Effect<void, unknown>): Inflict =>
+    lasting((millis) => begin.pipe(Effect.andThen(Effect.sleep(millis)), Effect.andThen(end)), "so")
 
   const inflict: Readonly<Record<Kind, Inflict>> = {
     "kill a backend": killBackend,
     "kill a process": toProcess(processes, (one, millis) => one.kill(millis)),
-    "pause a process": toProcess(processes, (one, millis) => one.pause(millis)),
+    "pause a process": toProcess(processes, (one, millis) => one.pause(Effect.sleep(millis))),
+    "stop a host in a batch": batches.stop,
     "step a clock": stepClock,
-    "stop the server fast": toServer(server.stop("fast")),
-    "stop the server immediately": toServer(server.stop("immediate")),
-    "kill the server": toServer(server.kill),
+    "stop the server fast": lasting((millis) => cluster.outage(({ stop }) => stop("fast"), millis), "down"),
+    "stop the server immediately": lasting((millis) => cluster.outage(({ stop }) => stop("immediate"), millis), "down"),
+    "kill the server": lasting((millis) => cluster.outage(({ kill }) => kill, millis), "down"),
+    "promote a standby early": lasting(cluster.promoteEarly, "nobody answered"),
+    "promote a standby late": lasting(cluster.promoteLate, "a standby answered"),
     "stall the network": network(proxy.stall(true), proxy.stall(false)),
     "cut the network": () => Effect.as(proxy.cut, "once"),
     // Nothing passes on these connections any more, but their ends are told at last, as by keepalives.
@@ -148,14 +89,16 @@ export const make = Effect.fnUntraced(function* ({ directory, processes, proxy, 
     "refuse connections": network(proxy.refuse(true), proxy.refuse(false)),
     "fill the server": fillServer,
     "fill a pool": toProcess(writers, (one) => one.tell("SIGUSR2")),
-    "hold a transaction": foreign(1),
-    "prepare a transaction": foreign(2)
+    "lock a table": locks.lock,
+    "hold a transaction": foreign.hold,
+    "prepare a transaction": foreign.prepare
   }
 
   return {
     /** Inflicts the fault, and says what has come of it. A fault can come too late to meet a process. */
     inflict: (fault: Fault) =>
       Effect.catch(inflict[fault.kind](fault), (error) => Effect.succeed(`in vain: ${String(error).split("\n")[0]}`)),
-    heal: Effect.all([proxy.refuse(false), proxy.stall(false), server.start], { discard: true })
+    heal: Effect.all([proxy.refuse(false), proxy.stall(false), cluster.start], { discard: true }),
+    findings: () => [locks.finding(), batches.finding()]
   }
-})
+}

@@ -19,10 +19,12 @@ const longest = "30 seconds"
 
 export interface Process {
   readonly name: string
+  /** The name that the process which runs now gives the server. No process before it had this one. */
+  readonly application: () => string
   /** Sends SIGKILL, and starts the process again after so many milliseconds. */
   readonly kill: (millis: number) => Effect.Effect<void>
-  /** Sends SIGSTOP, and SIGCONT after so many milliseconds. */
-  readonly pause: (millis: number) => Effect.Effect<void>
+  /** Sends SIGSTOP, and SIGCONT when the effect has ended. */
+  readonly pause: <A, E>(during: Effect.Effect<A, E>) => Effect.Effect<A, E>
   /** Sets the wall clock ahead by so much and back, again and again, both in milliseconds. */
   readonly step: (ahead: number, millis: number) => Effect.Effect<void>
   readonly tell: (signal: NodeJS.Signals) => Effect.Effect<void>
@@ -57,6 +59,8 @@ export const supervise = Effect.fnUntraced(function* (options: {
   let ahead = 0
   let sign = Deferred.makeUnsafe<void>()
 
+  const application = () => `${name}#${starts}`
+
   const start = () => {
     let isReady = false
     killed = false
@@ -66,7 +70,7 @@ export const supervise = Effect.fnUntraced(function* (options: {
       ["--conditions=@effect-strata/source", "--import", clock.href, script.pathname, ...options.arguments],
       {
         stdio: ["ignore", "pipe", "pipe", "ipc"],
-        env: { ...process.env, NODE_COMPILE_CACHE: cache, CHAOS_CLOCK: String(ahead) }
+        env: { ...process.env, NODE_COMPILE_CACHE: cache, CHAOS_CLOCK: String(ahead), PGAPPNAME: application() }
       }
     )
     child = started
@@ -130,19 +134,20 @@ export const supervise = Effect.fnUntraced(function* (options: {
   )
   return {
     name,
+    application,
     kill: (millis) =>
       Effect.sync(() => {
         killed = true
         downtime = millis
         child?.kill("SIGKILL")
       }),
-    pause: (millis) =>
+    pause: (during) =>
       Effect.suspend(() => {
         // Only the process that was stopped goes on, not a process that has come after it.
         const stopped = child
         stopped?.kill("SIGSTOP")
-        return Effect.andThen(
-          Effect.sleep(millis),
+        return Effect.ensuring(
+          during,
           Effect.sync(() => void stopped?.kill("SIGCONT"))
         )
       }),

@@ -1,7 +1,6 @@
 /** Processes of every kind on a server of their own, a seeded schedule of faults, and a verdict from the histories. */
 import { Clock, Effect, Schedule } from "effect"
-import * as PostgresServer from "../support/PostgresServer.ts"
-import * as Proxy from "../support/Proxy.ts"
+import * as Cluster from "./cluster.ts"
 import * as Faults from "./faults.ts"
 import * as Processes from "./processes.ts"
 import type { Report } from "./report.ts"
@@ -47,26 +46,24 @@ export const run = Effect.fnUntraced(function* (
   { minutes, seed }: { readonly minutes: number; readonly seed: number }
 ) {
   yield* say(`npm run chaos -- --minutes ${minutes} --seed ${seed}; histories and logs in ${directory}`)
-  // Few connections, so that they can be used up.
-  const server = yield* PostgresServer.make({ settings: { max_connections: "80" } })
-  yield* migrate(server.url, schema)
-  const proxy = yield* Proxy.make({ host: "127.0.0.1", port: server.port })
-  const processes = yield* startProcesses(proxy.url(server.url), directory)
+  const cluster = yield* Cluster.make
+  yield* migrate(cluster.url(), schema)
+  const processes = yield* startProcesses(cluster.proxy.url(cluster.url()), directory)
   yield* Effect.all(processes.map(({ ready }) => ready)).pipe(Effect.timeout(patience))
   yield* say(
-    `PostgreSQL ${server.version}, ${processes.length} processes: ${processes.map(({ name }) => name).join(", ")}`
+    `PostgreSQL ${cluster.version}, ${processes.length} processes: ${processes.map(({ name }) => name).join(", ")}`
   )
 
-  const { heal, inflict } = yield* Faults.make({ server, proxy, processes, schema, directory })
+  const faulty = Faults.make({ cluster, processes, schema, projection, directory })
   const start = yield* Clock.currentTimeMillis
   const faults = yield* schedule(seed, minutes * 60_000)
   const meet = Effect.fnUntraced(function* (fault: Fault) {
     yield* Effect.sleep(start + fault.at - (yield* Clock.currentTimeMillis))
     yield* say(fault.kind)
-    yield* say(`  ${fault.kind}: ${yield* inflict(fault)}`)
+    yield* say(`  ${fault.kind}: ${yield* faulty.inflict(fault)}`)
   })
   yield* Effect.forEach(faults, meet, { concurrency: "unbounded", discard: true })
-  yield* heal
+  yield* faulty.heal
   yield* meet(last(minutes * 60_000))
   yield* say(`${faults.length + 1} faults are over`)
   yield* Effect.forEach(processes, ({ works }) => works, { concurrency: "unbounded" })
@@ -75,7 +72,7 @@ export const run = Effect.fnUntraced(function* (
   const writers = processes.filter(isWriter)
   yield* Effect.forEach(writers, ({ end }) => end, { concurrency: "unbounded" })
   const run = {
-    url: server.url,
+    url: cluster.url(),
     schema,
     directory,
     projection,
@@ -88,9 +85,10 @@ export const run = Effect.fnUntraced(function* (
   yield* Effect.forEach(processes, ({ end }) => end, { concurrency: "unbounded" })
 
   const starts = processes.reduce((sum, one) => sum + one.starts(), 0)
-  const left = yield* leftovers(server.url)
+  const left = yield* leftovers(cluster.url())
   const all: ReadonlyArray<Finding> = [
     ...(yield* findings(run)),
+    ...faulty.findings(),
     {
       about: "processes",
       found: `${processes.length} at work after ${starts} starts`,

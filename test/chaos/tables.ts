@@ -1,6 +1,7 @@
 import { PgClient } from "@effect/sql-pg"
 import { Effect, Layer, Redacted } from "effect"
 import * as Postgres from "effect-strata/postgres"
+import { messages } from "./agreed.ts"
 
 /** The tables beside the stores': what handlers write, and what happens to leases, by the server's clock. */
 const statements = (schema: string) => [
@@ -18,7 +19,7 @@ const statements = (schema: string) => [
         coalesce(NEW.lease_owner = OLD.lease_owner, false));
       RETURN NULL;
     END $$`,
-  `CREATE TRIGGER note_transition AFTER UPDATE ON ${schema}.retryspool_messages FOR EACH ROW
+  `CREATE TRIGGER note_transition AFTER UPDATE ON ${schema}.${messages} FOR EACH ROW
     WHEN (OLD.state <> NEW.state OR OLD.lease_owner IS DISTINCT FROM NEW.lease_owner OR OLD.lease_until IS DISTINCT FROM NEW.lease_until)
     EXECUTE FUNCTION ${schema}.note_transition()`
 ]

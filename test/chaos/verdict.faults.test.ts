@@ -4,11 +4,19 @@ import { assert, it } from "@effect/vitest"
 import { Effect, Layer, Redacted } from "effect"
 import { EventStore, OffsetStore, SpoolStore } from "effect-strata"
 import * as Postgres from "effect-strata/postgres"
+import { Reactivity } from "effect/reactivity"
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs"
+import { connect, type Socket } from "node:net"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
-import { withConnection } from "../support/connection.ts"
+import { supportApplicationName, withConnection } from "../support/connection.ts"
+import { waitForBackends } from "../support/database.ts"
 import * as PostgresServer from "../support/PostgresServer.ts"
+import * as Proxy from "../support/Proxy.ts"
+import { messages } from "./agreed.ts"
+import * as Batches from "./batches.ts"
+import { leftWaiting } from "./locks.ts"
+import type { Process } from "./processes.ts"
 import { migrate } from "./tables.ts"
 import { findings, leftovers } from "./verdict.ts"
 
@@ -146,5 +154,84 @@ it.live("finds what is left connected, locked or prepared", () =>
     }
     yield* run(url, "ROLLBACK PREPARED 'forgotten'")
     assert.deepStrictEqual(yield* leftovers(url), [])
+  })
+)
+
+it.live("finds connections that wait for a locked table, and whose clients have gone", () =>
+  Effect.gen(function* () {
+    const { port, url } = yield* PostgresServer.make()
+    const proxy = yield* Proxy.make({ host: "127.0.0.1", port })
+    yield* run(url, "CREATE TABLE locked (id int)")
+    const look = leftWaiting(url, () => ["one"], proxy.abandoned)
+    const waiting = (name: string) => {
+      const socket = connect(proxy.port, proxy.host)
+      return Effect.gen(function* () {
+        const sql = yield* PgClient.makeClient({
+          url: Redacted.make(url),
+          applicationName: name,
+          stream: () => socket
+        })
+        yield* Effect.forkScoped(sql`SELECT FROM locked`)
+        yield* waitForBackends(name, (all) => all.some(({ query }) => query.includes("locked")), url)
+        return socket
+      }).pipe(Effect.provide(Reactivity.layer))
+    }
+    yield* withConnection(url, (sql) =>
+      Effect.gen(function* () {
+        yield* sql`BEGIN`.unprepared
+        yield* sql`LOCK TABLE locked`.unprepared
+        const [one, another] = [yield* waiting("one"), yield* waiting("another")]
+        assert.strictEqual(yield* look, 0)
+        const end = (socket: Socket, count: number) => {
+          socket.destroy()
+          return Effect.repeat(Effect.delay(proxy.abandoned, "5 millis"), { until: ({ length }) => length === count })
+        }
+        // This application does not run any more: it was killed, and could do nothing.
+        yield* end(another, 1)
+        assert.strictEqual(yield* look, 0)
+        yield* end(one, 2)
+        assert.strictEqual(yield* look, 1)
+      })
+    )
+    assert.strictEqual(yield* look, 0)
+  })
+)
+
+it.live("finds that nobody went on for a process that was stopped in a batch", () =>
+  Effect.gen(function* () {
+    const { url } = yield* scene
+    const stopped = (name: string): Process => ({
+      name,
+      application: () => supportApplicationName,
+      kill: () => Effect.void,
+      pause: (during) => during,
+      step: () => Effect.void,
+      tell: () => Effect.void,
+      end: Effect.void,
+      ready: Effect.void,
+      works: Effect.void,
+      mistakes: [],
+      starts: () => 1
+    })
+    const stopIn = (name: string) =>
+      withConnection(url, (sql) =>
+        Effect.gen(function* () {
+          yield* sql`BEGIN`.unprepared
+          yield* sql`SELECT FROM pg_current_xact_id()`
+          const world = { cluster: { url: () => url }, processes: [stopped(name)], schema, projection: "sums" }
+          const { finding, stop } = Batches.make(world, 300)
+          yield* stop({ kind: "stop a host in a batch", at: 0, millis: 0, pick: 0, extent: 0 })
+          return finding()
+        })
+      )
+    const about = "stopped hosts"
+    const found = "1 stopped in a batch"
+    assert.deepStrictEqual(yield* stopIn("projection"), { about, found, wrong: [] })
+    yield* run(url, `UPDATE ${schema}.offsets_store SET current_offset = 3`)
+    const nobody = (name: string) => ({ about, found, wrong: [`nobody went on for ${name} in 300 ms`] })
+    assert.deepStrictEqual(yield* stopIn("projection"), nobody("projection"))
+    assert.deepStrictEqual(yield* stopIn("worker"), { about, found, wrong: [] })
+    yield* run(url, `UPDATE ${schema}.${messages} SET state = 1 WHERE id = 'a:fine'`)
+    assert.deepStrictEqual(yield* stopIn("worker"), nobody("worker"))
   })
 )

@@ -5,7 +5,7 @@ import { existsSync, readFileSync } from "node:fs"
 import { join } from "node:path"
 import { withConnection } from "../support/connection.ts"
 import { Began, Ended, mishandled, misplaced, mistakes, overlaps, Transition } from "../support/histories.ts"
-import { followed, leaseMillis } from "./agreed.ts"
+import { followed, leaseMillis, messages } from "./agreed.ts"
 
 const Id = Schema.Struct({ id: Schema.String })
 const Version = Schema.Struct({ version: Schema.String })
@@ -53,7 +53,7 @@ export const isBusy = Effect.fnUntraced(function* ({ directory, projection, sche
   const isBehind = heads.some(([head], index) => head?.version !== (pages[index]?.at(-1)?.at(-1) ?? "0"))
   const waiting = yield* ask(
     Id,
-    `SELECT id FROM ${schema}.retryspool_messages WHERE state IN (0, 1, 2)
+    `SELECT id FROM ${schema}.${messages} WHERE state IN (0, 1, 2)
      UNION ALL
      SELECT projection_name FROM ${schema}.offsets_store
      WHERE projection_name = '${projection}' AND current_offset < (SELECT max(version) FROM ${schema}.events) LIMIT 1`
@@ -66,7 +66,7 @@ export const findings = Effect.fnUntraced(function* ({ directory, projection, sc
   const ask = asker(url)
   const history = (yield* Effect.forEach(writers, (name) => linesOf(directory, name, Entry))).flat()
   const events = yield* ask(Id, `SELECT id FROM ${schema}.events`)
-  const messages = yield* ask(Message, `SELECT id, state FROM ${schema}.retryspool_messages`)
+  const enqueued = yield* ask(Message, `SELECT id, state FROM ${schema}.${messages}`)
   const handled = yield* ask(Id, `SELECT id FROM ${schema}.handled`)
   const transitions = yield* ask(Transition, `SELECT * FROM ${schema}.transitions ORDER BY place`)
   const sums = yield* ask(
@@ -85,7 +85,7 @@ export const findings = Effect.fnUntraced(function* ({ directory, projection, sc
   const [head] = yield* ask(Version, `SELECT max(version)::text AS version FROM ${schema}.events`)
 
   const ids = (rows: ReadonlyArray<{ readonly id: string }>) => rows.map(({ id }) => id)
-  const written = misplaced(history, { events: ids(events), messages: ids(messages) })
+  const written = misplaced(history, { events: ids(events), messages: ids(enqueued) })
   const ends = Object.entries(written.counts).map(([end, count]) => `${count} ${end}`)
   const readers = yield* Effect.forEach(
     followed,
@@ -121,8 +121,8 @@ export const findings = Effect.fnUntraced(function* ({ directory, projection, sc
     },
     {
       about: "messages",
-      found: `${messages.length} enqueued, ${handled.length} handled`,
-      wrong: mishandled(messages, ids(handled))
+      found: `${enqueued.length} enqueued, ${handled.length} handled`,
+      wrong: mishandled(enqueued, ids(handled))
     },
     { about: "leases", found: `${transitions.length} changes`, wrong: overlaps(transitions, leaseMillis) }
   ]

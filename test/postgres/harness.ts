@@ -7,6 +7,7 @@ import * as Postgres from "effect-strata/postgres"
 import { randomBytes } from "node:crypto"
 import { chown, readFile, stat, writeFile } from "node:fs/promises"
 import { join } from "node:path"
+import * as Connection from "../support/connection.ts"
 import { withConnection } from "../support/connection.ts"
 import { postgresUrl, waitForBackends } from "../support/database.ts"
 import type * as PostgresServer from "../support/PostgresServer.ts"
@@ -16,9 +17,7 @@ export const unique = Effect.sync(() => `strata_test_${randomBytes(6).toString("
 
 /** Statements of the superuser, one by one. */
 export const execute = (statements: ReadonlyArray<string>, server: string = postgresUrl) =>
-  withConnection(server, (sql) =>
-    Effect.forEach(statements, (statement) => sql.unsafe(statement).unprepared, { discard: true })
-  )
+  Connection.execute(server, statements)
 
 /** Rows that the superuser reads. */
 export const query = (statement: string, server: string = postgresUrl) =>

@@ -12,7 +12,11 @@ const [, , url = "", schema = "", name = ""] = process.argv
 // A process that is killed writes no cache at its end, and the next process shall start quickly.
 flushCompileCache()
 
-const Database = PgClient.layer({ url: Redacted.make(url), maxConnections: 10 })
+const Database = PgClient.layer({
+  url: Redacted.make(url),
+  applicationName: process.env["PGAPPNAME"],
+  maxConnections: 10
+})
 
 const sums = Projection.make({
   name,

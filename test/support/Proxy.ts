@@ -33,6 +33,15 @@ export interface Proxy {
   readonly stall: (on: boolean) => Effect.Effect<void>
   /** The current connections are silently dead from now on, and for ever. New ones are fine. */
   readonly blackhole: Effect.Effect<void>
+  /**
+   * The current connections are silently dead from now on, as where a host has vanished: `cut` does not tell their ends,
+   * either. Gives what tells the server's ends alone, as its keepalives would.
+   */
+  readonly bury: Effect.Effect<Effect.Effect<void>>
+  /** New connections lead to this port of the server's host. Current ones stay. */
+  readonly lead: (port: number) => Effect.Effect<void>
+  /** The ports, at the server, of the connections that their clients have ended, whether the server knows it or not. */
+  readonly abandoned: Effect.Effect<ReadonlyArray<number>>
   /** Adds this latency to every byte, in both directions, from now on. */
   readonly delay: (duration: Duration.Input) => Effect.Effect<void>
   /** No more bytes than this pass in a second, on each connection in each direction, from now on. */
@@ -117,12 +126,24 @@ export const make = Effect.fnUntraced(function* (target: {
   const clients = new Set<Socket>()
   const servers = new Set<Socket>()
 
+  const buried = new Set<Socket>()
+  const abandoned = new Set<number>()
+  let { port: upstream } = target
+
   const accept = (client: Socket) => {
-    const server = connect({ ...target, allowHalfOpen: true })
+    const server = connect({ host: target.host, port: upstream, allowHalfOpen: true })
     clients.add(client)
     servers.add(server)
     client.once("close", () => clients.delete(client))
     server.once("close", () => servers.delete(server))
+    server.once("connect", () => {
+      const { localPort } = server
+      if (localPort === undefined) return
+      abandoned.delete(localPort)
+      const abandon = () => abandoned.add(localPort)
+      if (client.readableEnded || client.destroyed) abandon()
+      client.once("end", abandon).once("error", abandon)
+    })
     link(client, server, network)
     link(server, client, network)
   }
@@ -143,11 +164,29 @@ export const make = Effect.fnUntraced(function* (target: {
     listener?.close()
     listener = undefined
   })
-  const cut = Effect.sync(() => {
-    for (const socket of [...clients, ...servers]) socket.resetAndDestroy()
+  const reset = (sockets: Iterable<Socket>) => {
+    for (const socket of sockets) socket.resetAndDestroy()
+  }
+  const cut = Effect.sync(() => reset([...clients, ...servers]))
+  // What is held back stays so for ever. Connections from now on have a gate of their own.
+  const blackhole = Effect.sync(() => {
+    network.gate.set(true)
+    network = { ...network, gate: new Gate() }
+  })
+  const bury = Effect.map(blackhole, () => {
+    const dead = [...servers]
+    for (const socket of [...clients, ...dead]) buried.add(socket)
+    clients.clear()
+    servers.clear()
+    return Effect.sync(() => reset(dead))
   })
 
-  yield* Effect.acquireRelease(listen, () => Effect.andThen(unlisten, cut))
+  yield* Effect.acquireRelease(listen, () =>
+    Effect.andThen(
+      Effect.andThen(unlisten, cut),
+      Effect.sync(() => reset(buried))
+    )
+  )
 
   return {
     host,
@@ -161,10 +200,13 @@ export const make = Effect.fnUntraced(function* (target: {
     cut,
     refuse: (on) => (on ? unlisten : listen),
     stall: (on) => Effect.sync(() => network.gate.set(on)),
-    blackhole: Effect.sync(() => {
-      network.gate.set(true)
-      network = { ...network, gate: new Gate() }
-    }),
+    blackhole,
+    bury,
+    lead: (to) =>
+      Effect.sync(() => {
+        upstream = to
+      }),
+    abandoned: Effect.sync(() => [...abandoned]),
     delay: (duration) =>
       Effect.sync(() => {
         network.latency = Duration.toMillis(duration)

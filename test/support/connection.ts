@@ -18,6 +18,12 @@ export const withConnection = <A, E, R>(
     startupParameters: { lock_timeout: "30s" }
   }).pipe(Effect.provide(Reactivity.layer), Effect.flatMap(use), Effect.scoped)
 
+/** Runs statements one by one, on one connection. */
+export const execute = (url: string, statements: ReadonlyArray<string>) =>
+  withConnection(url, (sql) =>
+    Effect.forEach(statements, (statement) => sql.unsafe(statement).unprepared, { discard: true })
+  )
+
 const Version = Schema.Array(Schema.Struct({ version: Schema.String }))
 
 /** The version of the server behind a DSN, such as `18.4`; fails if it does not answer. */

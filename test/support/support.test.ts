@@ -4,6 +4,7 @@ import { Clock, Effect, Exit, Fiber, Predicate, Redacted, Schedule, Schema, Scop
 import { Reactivity } from "effect/reactivity"
 import { spawn } from "node:child_process"
 import { access } from "node:fs/promises"
+import { connect, createServer, type Socket } from "node:net"
 import { createInterface } from "node:readline"
 import { supportApplicationName, withConnection } from "./connection.ts"
 import {
@@ -15,6 +16,7 @@ import {
   waitForBackends,
   withDatabase
 } from "./database.ts"
+import { freePort } from "./ports.ts"
 import * as PostgresServer from "./PostgresServer.ts"
 import * as Proxy from "./Proxy.ts"
 
@@ -208,6 +210,68 @@ describe("Proxy", () => {
       assert.isUndefined(answer.pollUnsafe())
       yield* proxy.cut
       assert.isTrue(Exit.isFailure(yield* Fiber.await(answer)))
+    })
+  )
+
+  it.live("buries connections: cutting does not tell their ends, and the server's ends can be told alone", () =>
+    Effect.gen(function* () {
+      const { proxy, sql } = yield* proxied("strata-test-buried")
+      const dead = yield* sql.reserve
+      const told = yield* proxy.bury
+      const answer = yield* Effect.forkScoped(dead.execute("SELECT 1", [], undefined), { startImmediately: true })
+      yield* proxy.cut
+      const rows = yield* withConnection(proxy.url(postgresUrl), (another) => another`SELECT 1`.values)
+      assert.deepStrictEqual(rows, [[1]])
+      assert.lengthOf(yield* backends("strata-test-buried"), 1)
+      yield* told
+      assert.deepStrictEqual(yield* waitForBackends("strata-test-buried", (all) => all.length === 0), [])
+      assert.isUndefined(answer.pollUnsafe())
+    })
+  )
+
+  it.live("leads new connections elsewhere, and keeps the present ones", () =>
+    Effect.gen(function* () {
+      const { proxy, sql } = yield* proxied()
+      const present = yield* sql.reserve
+      const server = yield* PostgresServer.make()
+      const url = new URL(server.url)
+      yield* proxy.lead(server.port)
+      const path = "SHOW data_directory"
+      assert.deepStrictEqual(yield* withConnection(proxy.url(url.href), (another) => another.unsafe(path).values), [
+        [server.dataDir]
+      ])
+      assert.notDeepEqual(yield* present.executeValues(path, []), [[server.dataDir]])
+    })
+  )
+
+  it.live("tells which connections their clients have ended", () =>
+    Effect.gen(function* () {
+      const accepted: Array<Socket> = []
+      // As a backend that waits for a lock: it reads nothing, and notices no end.
+      const accept = (socket: Socket) => void accepted.push(socket.on("error", () => {}))
+      const port = yield* freePort
+      yield* Effect.acquireRelease(
+        Effect.sync(() => createServer({ allowHalfOpen: true }, accept).listen(port)),
+        (listening) => Effect.sync(() => listening.close())
+      )
+      const proxy = yield* Proxy.make({ host: "127.0.0.1", port })
+      const look = Effect.delay(proxy.abandoned, "5 millis")
+      const begin = Effect.gen(function* () {
+        const count = accepted.length + 1
+        const client = connect(proxy.port, proxy.host).on("error", () => {})
+        yield* Effect.repeat(look, { until: () => accepted.length === count })
+        return { client, port: accepted.at(-1)?.remotePort }
+      })
+      const [ended, broken, cut] = [yield* begin, yield* begin, yield* begin]
+      assert.deepStrictEqual(yield* proxy.abandoned, [])
+      ended.client.end()
+      yield* Effect.repeat(look, { until: ({ length }) => length === 1 })
+      broken.client.resetAndDestroy()
+      yield* Effect.repeat(look, { until: ({ length }) => length === 2 })
+      yield* proxy.cut
+      yield* Effect.repeat(look, { until: () => cut.client.destroyed })
+      assert.deepStrictEqual<ReadonlyArray<unknown>>(yield* proxy.abandoned, [ended.port, broken.port])
+      for (const socket of accepted) socket.destroy()
     })
   )
 
