@@ -13,6 +13,7 @@ DECLARE
     opening    TEXT;
     closing    TEXT;
     variable   TEXT;
+    template   TEXT; -- the body, for format()
 BEGIN
     SELECT format('%I.%I', nspname, relname), format('%I.%I', nspname, name) INTO STRICT events, complete
     FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
@@ -33,12 +34,13 @@ BEGIN
     -- The file has switched the check off, as the body of a draft is no SQL. The body that it gets now has to be.
     PERFORM set_config('check_function_bodies', 'on', true);
     variable := substring(draft.body FROM ':"([a-z]+)"');
+    -- The places are marked in our own text, and the names come in last and at once: nothing looks at a name again.
+    template := replace(draft.body, '%', '%%');
+    template := replace(template, format(':"%s"', variable), '%1$s');
+    template := replace(template, format(':''%s''', variable), '%1$L');
     EXECUTE 'CREATE OR REPLACE FUNCTION ' || complete
         || substr(definition, length(opening) + 1, length(definition) - length(opening) - length(closing))
-        -- In this order, since a quoted name can contain :'events', and never contains :"events".
-        || 'AS ' || quote_literal(replace(
-            replace(draft.body, format(':''%s''', variable), quote_literal(events)), format(':"%s"', variable), events
-        ));
+        || 'AS ' || quote_literal(format(template, events));
     IF complete <> draft.name THEN
         EXECUTE format('DROP FUNCTION %s', draft.oid::regprocedure);
     END IF;
