@@ -5,7 +5,10 @@ import type { Ended } from "../support/histories.ts"
 
 export class RolledBack extends Schema.TaggedError<RolledBack>()("RolledBack", {}) {}
 
-export type Failure = Effect.Error<ReturnType<EventStore.EventStore["Service"]["append"]>> | RolledBack
+export type Failure =
+  | Effect.Error<ReturnType<EventStore.EventStore["Service"]["append"]>>
+  | EventStore.LogReplaced
+  | RolledBack
 
 export const isRetryable = (error: Failure): error is StoreError.StoreError =>
   error._tag === "StoreError" && error.isRetryable
