@@ -37,7 +37,15 @@
  * projection: they divide the shards, and take over the shards of a process that has died within seconds.
  */
 import { Effect, Layer, type Scope, Stream } from "effect"
-import { EventStore, type EventView, type Query, type StoredEvent, type Tagged, type TypedEvent } from "./EventStore.ts"
+import {
+  EventStore,
+  type EventView,
+  type LogReplaced,
+  type Query,
+  type StoredEvent,
+  type Tagged,
+  type TypedEvent
+} from "./EventStore.ts"
 import { InvalidInput } from "./InvalidInput.ts"
 import type { Projection, Services } from "./projection/Definition.ts"
 import type { EventOf, ServicesOfView, View } from "./projection/Handlers.ts"
@@ -110,13 +118,13 @@ interface ViewQuery<V extends View> extends QueryInput {
 
 function read<V extends View>(
   query: ViewQuery<V>
-): Stream.Stream<EventOf<V>, InvalidInput | StoreError, EventStore | ServicesOfView<V>>
+): Stream.Stream<EventOf<V>, InvalidInput | LogReplaced | StoreError, EventStore | ServicesOfView<V>>
 function read<R>({
   events: view,
   ...query
 }: ViewQuery<EventView<Tagged["Type"], R> | undefined>): Stream.Stream<
   StoredEvent | TypedEvent<Tagged["Type"]>,
-  InvalidInput | StoreError,
+  InvalidInput | LogReplaced | StoreError,
   EventStore | R
 > {
   const stored = (query: QueryInput) => Stream.unwrap(EventStore.use((events) => Effect.succeed(events.read(query))))
@@ -152,5 +160,5 @@ export const fold = <S, V extends View = undefined>(
   query: ViewQuery<V>,
   initial: S,
   f: (state: S, event: EventOf<V>) => S
-): Effect.Effect<S, InvalidInput | StoreError, EventStore | ServicesOfView<V>> =>
+): Effect.Effect<S, InvalidInput | LogReplaced | StoreError, EventStore | ServicesOfView<V>> =>
   Stream.runFold(read(query), () => initial, f)

@@ -1,7 +1,8 @@
 /** `EventStore` in memory. */
 import { Duration, Effect, Layer, Option, Stream } from "effect"
 import { matches } from "../events/EventFilter.ts"
-import { EventStore, fromDriver, type Query, type Subscription } from "../EventStore.ts"
+import * as LastSeen from "../events/LastSeen.ts"
+import { EventStore, fromDriver, LogReplaced, type Query, type Subscription } from "../EventStore.ts"
 import * as Operation from "../internal/Operation.ts"
 import * as Appending from "./Appending.ts"
 import { type EventRow, toStoredEvent } from "./EventRow.ts"
@@ -13,7 +14,20 @@ const settleTimeout = Duration.seconds(2)
 /** How many events a subscriber is given at a time, unless it says otherwise. */
 const pageSize = 1000
 
-/** What a read found, and the first hole in flight below other events, which keeps the read from going on. */
+/** A database in memory has no other server. */
+const server = "memory"
+
+/** Compares the event at a cursor with what is there. A cursor comes from elsewhere, so nothing is known of its server. */
+const compare = (seen: LastSeen.Seen, row: EventRow | undefined, end: bigint): LogReplaced | undefined => {
+  const ids = new Map(row === undefined ? [] : [[row.version, row.id]])
+  const compared = LastSeen.compare(seen, { server, end, ids })
+  return compared instanceof LogReplaced ? compared : undefined
+}
+
+/**
+ * What a read found, and a version in flight that keeps the read from going on: the first one below other events, or one
+ * that may become the event at the cursor.
+ */
 interface Page {
   readonly rows: ReadonlyArray<EventRow>
   readonly hole: bigint | undefined
@@ -24,22 +38,29 @@ export const make = Effect.gen(function* () {
   const append = yield* Appending.make
   const untilClosed = yield* Operation.untilClosed("EventStore")
 
-  /** The settled events above a version. */
-  const settledPage = (after: bigint, keep: (row: EventRow) => boolean) =>
+  /** The settled events above a cursor. */
+  const settledPage = (seen: LastSeen.Seen, keep: (row: EventRow) => boolean) =>
     statement((transaction) =>
-      Effect.sync((): Page => {
+      Effect.suspend((): Effect.Effect<Page, LogReplaced> => {
+        const after = seen.version
+        const end = () => Events.select(tables, transaction, () => true).at(-1)?.version ?? 0n
+        const atCursor = transaction.get(tables.events, Events.keyOf(after))
+        if (!LastSeen.isCertain(seen, { cursorId: atCursor?.id, isAbove: false, server })) {
+          const mayCome = end() < after ? log.firstInFlight(after - 1n, transaction) : undefined
+          if (mayCome !== undefined) return Effect.succeed({ rows: [], hole: mayCome })
+          const replaced = compare(seen, atCursor, end())
+          if (replaced !== undefined) return Effect.fail(replaced)
+        }
         const hole = log.firstInFlight(after, transaction)
         const isSettled = ({ version }: EventRow) => version > after && (hole === undefined || version < hole)
         const rows = Events.select(tables, transaction, (row) => isSettled(row) && keep(row))
-        const isPassed =
-          hole !== undefined && Events.select(tables, transaction, ({ version }) => version > hole).length > 0
-        return { rows, hole: isPassed ? hole : undefined }
+        return Effect.succeed({ rows, hole: hole !== undefined && end() > hole ? hole : undefined })
       })
     )
 
   /** The same, after waiting up to `settleTimeout` for transactions that may still fill a hole. */
-  const settled = Effect.fnUntraced(function* (after: bigint, keep: (row: EventRow) => boolean) {
-    const page = settledPage(after, keep)
+  const settled = Effect.fnUntraced(function* (seen: LastSeen.Seen, keep: (row: EventRow) => boolean) {
+    const page = settledPage(seen, keep)
     let latest = yield* page
     if (latest.hole === undefined) return latest.rows
     yield* Effect.andThen(log.nextEnd, page).pipe(
@@ -55,19 +76,34 @@ export const make = Effect.gen(function* () {
 
   const read = (query: Query) => {
     const { after = 0n, direction, limit } = query
-    const keep = (row: EventRow) => row.version > after && matches(query, row)
+    const seen = LastSeen.of(after)
+    const keep = (row: EventRow) => row.version > seen.version && matches(query, row)
     const rows =
       direction === "backward"
         ? statement((transaction) => Effect.sync(() => Events.select(tables, transaction, keep).toReversed()))
-        : settled(after, keep)
+        : settled(seen, keep)
     return Stream.map(Stream.fromIterableEffect(Effect.map(rows, (all) => all.slice(0, limit))), toStoredEvent)
+  }
+
+  /** Waits for a transaction that may still commit the event at a cursor, and then compares it. */
+  const agree = (seen: LastSeen.Seen) => {
+    const { version } = seen
+    return Effect.flatMap(
+      listener.await(() =>
+        log.latest < version && log.firstInFlight(version - 1n) !== undefined
+          ? undefined
+          : Option.fromUndefinedOr(compare(seen, log.at(version), log.latest))
+      ),
+      Option.match({ onNone: () => Effect.void, onSome: Effect.fail })
+    )
   }
 
   const follow = Effect.fnUntraced(function* (subscription: Subscription) {
     yield* listener.attach
     const { after, batchSize = pageSize } = subscription
-    const start = after === "start" ? 0n : after === "end" ? log.latest : after
-    return Stream.paginate(start, (cursor) => {
+    const seen = LastSeen.of(after === "start" ? 0n : after === "end" ? log.latest : after)
+    yield* agree(seen)
+    return Stream.paginate(seen.version, (cursor) => {
       const page = listener.await(() => {
         const rows = log.settledAfter(cursor, batchSize)
         return rows.length === 0 ? undefined : rows

@@ -1,7 +1,7 @@
 /** Runs a projection in this process: the log is read once for the shards that are this process's share. */
 import { Duration, Effect, Stream } from "effect"
 import type { State } from "../../DurableStateStore.ts"
-import type { StoredEvent } from "../../EventStore.ts"
+import type { LogReplaced, StoredEvent } from "../../EventStore.ts"
 import { monotonicMillis } from "../../internal/Monotonic.ts"
 import { isTransient, makeOutage, transientDelays } from "../../internal/Transient.ts"
 import type { InvalidInput } from "../../InvalidInput.ts"
@@ -27,6 +27,7 @@ export type RunError =
   | ShardCountMismatch
   | DuplicateProjection
   | UnknownProjection
+  | LogReplaced
   | InvalidInput
   | StoreError
 

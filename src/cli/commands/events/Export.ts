@@ -3,6 +3,7 @@ import { Effect, Option, Schema, Stream } from "effect"
 import { Argument, Command, Flag } from "effect/cli"
 import { existsSync } from "node:fs"
 import { type FileHandle, open } from "node:fs/promises"
+import * as LastSeen from "../../../events/LastSeen.ts"
 import { decodeRows } from "../../../postgres/database/DecodeRows.ts"
 import { PostgresDatabase } from "../../../postgres/database/PostgresDatabase.ts"
 import { longestBytes } from "../../../postgres/database/RowSize.ts"
@@ -52,7 +53,7 @@ const countAfter = Effect.fnUntraced(function* (after: bigint) {
 const settledPages = Effect.fnUntraced(function* (after: bigint) {
   const { marks } = yield* Settling.make
   let from = after
-  return Stream.flatMap(marks(after), (mark) =>
+  return Stream.flatMap(marks(LastSeen.of(after)), ({ version: mark }) =>
     Stream.paginate({ after: from, limit: largestPage }, ({ after, limit }) =>
       Effect.map(pageAfter(after, mark, limit), ({ isFull, nextLimit, rows }) => {
         from = mark
