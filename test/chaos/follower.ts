@@ -14,11 +14,12 @@ const Lines = Schema.Array(Schema.fromJsonString(Noted))
 const encode = Schema.encodeSync(Noted)
 
 /** What a history still goes by. */
-const seenIn = (history: string) => {
-  const file = join(directory, `${history}.jsonl`)
-  const lines = existsSync(file) ? readFileSync(file, "utf8").trimEnd().split("\n") : []
-  return Effect.map(Schema.decodeUnknownEffect(Lines)(lines), standing)
-}
+const seenIn = (history: string) =>
+  Effect.suspend(() => {
+    const file = join(directory, `${history}.jsonl`)
+    const lines = existsSync(file) ? readFileSync(file, "utf8").trimEnd().split("\n") : []
+    return Effect.map(Schema.decodeUnknownEffect(Lines)(lines), standing)
+  })
 
 const see = (history: string, page: ReadonlyArray<typeof Placed.Type>) =>
   Effect.sync(() => {
