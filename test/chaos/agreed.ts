@@ -1,5 +1,6 @@
 /** What the verdict knows of what the processes do. */
 import { Schema } from "effect"
+import { Placed } from "../support/histories.ts"
 
 /** How long the lease of a worker lasts, in milliseconds. */
 export const leaseMillis = 3000
@@ -16,6 +17,18 @@ export const followed = [
     where: "aggregate_id IN ('shared', 'foreign', 'account 3')"
   }
 ] as const
+
+/** What the reader reads again and again, with the cursor that it keeps. */
+export const polled = { history: "follower-read", where: "true" }
+
+/** All who read the log, and note what they have seen and were told. */
+export const readers = [...followed, polled]
+
+/** What an asynchronous failover has taken away: what the server had that was lost, and its standby never got. */
+export const SetBack = Schema.Struct({ events: Schema.Array(Placed), messages: Schema.Array(Schema.String) })
+
+/** The history of what was set back. */
+export const setBacks = "set-backs"
 
 /** What the processes of a lossless run are told, and what they say. */
 export const Command = Schema.Struct({ pace: Schema.Literals(["wait", "go", "end"]) })

@@ -87,6 +87,8 @@ export const make = Effect.gen(function* () {
     /** The DSN of the server that has the log now. */
     url: () => current.server.url,
     start: Effect.suspend(() => current.server.start),
+    /** No other fault takes the server away meanwhile. */
+    undisturbed: serving.withPermit,
     /** Takes the server down and starts it again after a time. */
     outage: (down: (server: Server) => Effect.Effect<void>, millis: number) =>
       Effect.suspend(() => {

@@ -90,6 +90,7 @@ export const make = (world: World) => {
     "fill the server": fillServer,
     "fill a pool": toProcess(writers, (one) => one.tell("SIGUSR2")),
     "lock a table": locks.lock,
+    "start a Go service": foreign.startGo,
     "hold a transaction": foreign.hold,
     "prepare a transaction": foreign.prepare
   }
@@ -99,6 +100,6 @@ export const make = (world: World) => {
     inflict: (fault: Fault) =>
       Effect.catch(inflict[fault.kind](fault), (error) => Effect.succeed(`in vain: ${String(error).split("\n")[0]}`)),
     heal: Effect.all([proxy.refuse(false), proxy.stall(false), cluster.start], { discard: true }),
-    findings: () => [locks.finding(), batches.finding()]
+    findings: () => [locks.finding(), batches.finding(), foreign.finding()]
   }
 }

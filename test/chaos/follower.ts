@@ -1,34 +1,67 @@
-/** Follows the log twice, and goes on after the last version that its histories have. */
+/**
+ * Follows the log twice, and reads it again and again. Each goes on after the last event that its history has.
+ */
 import { Effect, Schema, Stream } from "effect"
 import { EventStore } from "effect-strata"
 import { existsSync, readFileSync } from "node:fs"
 import { join } from "node:path"
-import { followed } from "./agreed.ts"
+import { isTransient, transientDelays } from "../../src/internal/Transient.ts"
+import { Noted, type Placed, standing } from "../support/histories.ts"
+import { followed, polled } from "./agreed.ts"
 import { directory, main, note, stop, worked } from "./child.ts"
 
-const Page = Schema.fromJsonString(Schema.Array(Schema.String))
+const Lines = Schema.Array(Schema.fromJsonString(Noted))
+const encode = Schema.encodeSync(Noted)
 
-const cursorOf = (history: string) =>
-  Effect.gen(function* () {
+/** What a history still goes by. */
+const seenIn = (history: string) =>
+  Effect.suspend(() => {
     const file = join(directory, `${history}.jsonl`)
-    const last = existsSync(file) ? readFileSync(file, "utf8").trimEnd().split("\n").at(-1) : undefined
-    if (last === undefined) return "start"
-    return BigInt((yield* Schema.decodeUnknownEffect(Page)(last)).at(-1) ?? 0)
+    const lines = existsSync(file) ? readFileSync(file, "utf8").trimEnd().split("\n") : []
+    return Effect.map(Schema.decodeUnknownEffect(Lines)(lines), standing)
   })
 
-const follow = Effect.fnUntraced(function* ({ history, subscription }: (typeof followed)[number]) {
-  const events = yield* EventStore.EventStore
-  const after = yield* cursorOf(history)
-  yield* Stream.runForEachArray(events.subscribe({ ...subscription, after }), (page) =>
-    Effect.sync(() => {
-      note(
-        history,
-        page.map(({ version }) => String(version))
+const see = (history: string, page: ReadonlyArray<typeof Placed.Type>) =>
+  Effect.sync(() => {
+    note(history, encode(page.map(({ id, version }) => ({ id, version }))))
+    worked()
+  })
+
+type Failure = Effect.Error<ReturnType<EventStore.EventStore["Service"]["load"]>>
+
+/** Reads on after the last event that the history has, for ever. */
+const reading = (
+  history: string,
+  read: (after: typeof Placed.Type | undefined) => Effect.Effect<unknown, Failure, EventStore.EventStore>
+) =>
+  seenIn(history).pipe(
+    Effect.flatMap((seen) => read(seen.at(-1))),
+    Effect.forever
+  )
+
+const follow = ({ history, subscription }: (typeof followed)[number]) =>
+  reading(history, (after = undefined) =>
+    EventStore.EventStore.use((events) =>
+      Stream.runForEachArray(events.subscribe({ ...subscription, after: after?.version ?? "start" }), (page) =>
+        see(history, page)
       )
-      worked()
+    ).pipe(Effect.andThen(Effect.die(`${history} has ended`)))
+  )
+
+const poll = ({ history }: typeof polled) =>
+  reading(history, (first) =>
+    Effect.gen(function* () {
+      const events = yield* EventStore.EventStore
+      let after = first
+      while (true) {
+        const page = yield* Stream.runCollect(events.read({ ...(after && { after: after.version }), limit: 500 })).pipe(
+          Effect.retry({ while: isTransient, schedule: transientDelays })
+        )
+        if (page.length > 0) yield* see(history, page)
+        after = page.at(-1) ?? after
+        yield* Effect.sleep(50)
+      }
     })
   )
-  return yield* Effect.die(`${history} has ended`)
-})
 
-main(Effect.raceFirst(Effect.forEach(followed, follow, { concurrency: "unbounded" }), stop), 4)
+main(Effect.raceAllFirst([...followed.map(follow), poll(polled), stop]), 4)

@@ -1,8 +1,10 @@
-/** Transactions of others, in plain SQL. */
+/** What others do in the same tables, in plain SQL. */
 import { Effect, Schedule } from "effect"
 import { appendFileSync } from "node:fs"
 import { join } from "node:path"
-import { withConnection } from "../support/connection.ts"
+import { execute, withConnection } from "../support/connection.ts"
+import { goSyncKitStart } from "../support/goServices.ts"
+import type { Finding } from "./verdict.ts"
 import type { Inflict, World } from "./world.ts"
 
 /**
@@ -11,6 +13,8 @@ import type { Inflict, World } from "./world.ts"
  * outlives its connection, and the server.
  */
 export const make = ({ cluster, directory, schema }: World) => {
+  const wrong: Array<string> = []
+  let started = 0
   const decided = new Map<string, string>()
 
   /**
@@ -63,7 +67,20 @@ export const make = ({ cluster, directory, schema }: World) => {
         return `${millis} ms, ${end}`
       })
 
+  /** Starts a service of go-sync-kit: DDL, which waits for whoever writes, and for which writers wait. */
+  const startGo: Inflict = () =>
+    execute(cluster.url(), goSyncKitStart(schema)).pipe(
+      Effect.map(() => `${++started}. start`),
+      Effect.tapError(({ reason }) =>
+        Effect.sync(() => {
+          if (reason._tag === "DeadlockError") wrong.push("a deadlock has ended a start")
+        })
+      )
+    )
+
   return {
+    startGo,
+    finding: (): Finding => ({ about: "Go services", found: `${started} started`, wrong }),
     hold: take(1),
     prepare: take(2),
     /** Ends once more what had been ended: a log that is set back can have it prepared again. */

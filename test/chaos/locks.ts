@@ -61,7 +61,7 @@ export const make = ({ cluster, processes, schema }: World) => {
       if (left > 0) wrong.push(`${left} connections whose clients had gone waited for ${table}`)
       const after = yield* connections(url, applications())
       return `${table}, ${3 * millis} ms; connections: ${before} before, ${during} at its end, ${after} after`
-    })
+    }).pipe(cluster.undisturbed)
 
   return {
     lock,

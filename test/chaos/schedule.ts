@@ -19,6 +19,7 @@ export const kinds = [
   "fill the server",
   "fill a pool",
   "lock a table",
+  "start a Go service",
   "hold a transaction",
   "prepare a transaction"
 ] as const

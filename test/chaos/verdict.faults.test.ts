@@ -25,6 +25,10 @@ const schema = "chaos"
 const run = (url: string, ...statements: ReadonlyArray<string>) =>
   withConnection(url, (sql) => Effect.forEach(statements, (statement) => sql.unsafe(statement).unprepared))
 
+/** A page of the events with these versions. */
+const seen = (...versions: ReadonlyArray<number>) =>
+  versions.map((version) => ({ version: String(version), id: String(version) }))
+
 /** Four events and two messages, written, followed, added up and handled as they should be. */
 const scene = Effect.gen(function* () {
   const { url } = yield* PostgresServer.make()
@@ -59,41 +63,65 @@ const scene = Effect.gen(function* () {
     `INSERT INTO ${schema}.handled VALUES ('a:fine')`
   )
   history("writer", write, { write: "w", end: "acknowledged" })
-  history("follower-all", ["1"], ["2", "3", "4"])
-  history("follower-some", ["2", "3"])
+  history("follower-all", seen(1), seen(2, 3, 4))
+  history("follower-some", seen(2, 3))
+  history("follower-read", seen(1, 2, 3, 4))
   const wrong = Effect.map(findings({ url, schema, directory, writers: ["writer"], projection: "sums" }), (all) =>
     all.flatMap(({ about, wrong }) => wrong.map((line) => `${about}: ${line}`))
   )
-  return { url, history, wrong }
+  return { url, history, write, wrong }
 })
 
 it.live("finds no mistake where there is none, and each mistake that is made", () =>
   Effect.gen(function* () {
-    const { history, url, wrong } = yield* scene
+    const { history, url, write, wrong } = yield* scene
     assert.deepStrictEqual(yield* wrong, [])
 
-    history("follower-all", ["1"], ["3", "4"])
+    history("follower-all", seen(1), seen(3, 4))
     assert.deepStrictEqual(yield* wrong, ["follower-all: lost: 1"])
-    history("follower-all", ["1"], ["2", "3"], ["3", "4"])
+    history("follower-all", seen(1), seen(2, 3), seen(3, 4))
     assert.deepStrictEqual(yield* wrong, ["follower-all: duplicated: 1"])
-    history("follower-all", ["1"], ["2", "4", "3"])
+    history("follower-all", seen(1), seen(2, 4, 3))
     assert.deepStrictEqual(yield* wrong, ["follower-all: outOfOrder: 1"])
-    history("follower-all", ["1"], ["2", "3", "4"])
-    history("follower-some", ["2"], ["3", "4"])
+    history("follower-all", seen(1), seen(2, 3, 4))
+    history("follower-some", seen(2), seen(3, 4))
     assert.deepStrictEqual(yield* wrong, ["follower-some: invented: 1"])
-    history("follower-some", ["2", "3"])
+    history("follower-some", seen(2, 3))
+    history("follower-read", seen(1, 2, 3))
+    assert.deepStrictEqual(yield* wrong, ["follower-read: lost: 1"])
+    history("follower-read", seen(1, 2, 3, 4))
 
-    const events = `${schema}.events`
-    yield* run(url, `UPDATE ${events} SET id = 'undone' WHERE id = '3'`)
+    const end = { write: "w", end: "acknowledged" }
+    history("writer", { ...write, events: ["1", "2", "4", "undone"], undone: ["3"] }, end)
     assert.deepStrictEqual(yield* wrong, [
       "writes: w was acknowledged: 5 of 6",
       "writes: w has undone 1 that are there"
     ])
-    yield* run(
-      url,
-      `UPDATE ${events} SET id = '3' WHERE id = 'undone'`,
-      `UPDATE ${schema}.sums SET count = 2 WHERE id = 'shared'`
-    )
+    history("writer", write, end)
+
+    // The log was set back, and has lost two events of one write.
+    const lost = { write: "l", events: ["5", "6"], undone: [], messages: ["c:fine"] }
+    history("writer", write, end, lost, { write: "l", end: "acknowledged" })
+    assert.deepStrictEqual(yield* wrong, ["writes: l was acknowledged: 0 of 3"])
+    history("set-backs", { events: seen(5, 6), messages: ["c:fine"] })
+    assert.deepStrictEqual(yield* wrong, [])
+    history("follower-all", seen(1, 2, 3, 4, 5))
+    history("follower-read", seen(1, 2, 3, 4), { told: "4" })
+    assert.deepStrictEqual(yield* wrong, ["follower-all: set back, and never told of: 1"])
+    history("follower-all", seen(1, 2, 3, 4, 5), { told: "3" }, seen(4))
+    assert.deepStrictEqual(yield* wrong, [])
+    history("set-backs", { events: seen(5), messages: ["c:fine"] })
+    assert.deepStrictEqual(yield* wrong, ["writes: l was acknowledged: 0 of 3"])
+    history("set-backs")
+    history("writer", write, end)
+    assert.deepStrictEqual(yield* wrong, [
+      "follower-all: was told to go back to 3: nothing was lost above it",
+      "follower-read: was told to go back to 4: nothing was lost above it"
+    ])
+    history("follower-all", seen(1), seen(2, 3, 4))
+    history("follower-read", seen(1, 2, 3, 4))
+
+    yield* run(url, `UPDATE ${schema}.sums SET count = 2 WHERE id = 'shared'`)
     assert.deepStrictEqual(yield* wrong, ["projection: the sum of shared is wrong"])
     yield* run(
       url,

@@ -4,8 +4,19 @@ import type { SqlError } from "effect/sql"
 import { existsSync, readFileSync } from "node:fs"
 import { join } from "node:path"
 import { withConnection } from "../support/connection.ts"
-import { Began, Ended, mishandled, misplaced, mistakes, overlaps, Transition } from "../support/histories.ts"
-import { followed, leaseMillis, messages } from "./agreed.ts"
+import {
+  Began,
+  Ended,
+  mishandled,
+  misplaced,
+  misread,
+  Noted,
+  overlaps,
+  Placed,
+  standing,
+  Transition
+} from "../support/histories.ts"
+import { leaseMillis, messages, readers, SetBack, setBacks } from "./agreed.ts"
 
 const Id = Schema.Struct({ id: Schema.String })
 const Version = Schema.Struct({ version: Schema.String })
@@ -14,12 +25,17 @@ const Offset = Schema.Struct({ shard: Schema.Int, value: Schema.String })
 
 export const linesOf = <A>(directory: string, history: string, line: Schema.Codec<A, string>) => {
   const file = join(directory, `${history}.jsonl`)
-  const lines = existsSync(file) ? readFileSync(file, "utf8").trimEnd().split("\n") : []
+  const lines = existsSync(file)
+    ? readFileSync(file, "utf8")
+        .split("\n")
+        .filter((text) => text !== "")
+    : []
   return Schema.decodeUnknownEffect(Schema.Array(line))(lines)
 }
 
 const Entry = Schema.fromJsonString(Schema.Union([Ended, Began]))
-const Page = Schema.fromJsonString(Schema.Array(Schema.String))
+const Line = Schema.fromJsonString(Noted)
+const Lost = Schema.fromJsonString(SetBack)
 
 /** One line of the verdict: what was looked at, and what is wrong with it. */
 export interface Finding {
@@ -46,11 +62,12 @@ export const asker =
 /** Whether something is still on its way. */
 export const isBusy = Effect.fnUntraced(function* ({ directory, projection, schema, url }: Run) {
   const ask = asker(url)
-  const heads = yield* Effect.forEach(followed, ({ where }) =>
+  const heads = yield* Effect.forEach(readers, ({ where }) =>
     ask(Version, `SELECT coalesce(max(version), 0)::text AS version FROM ${schema}.events WHERE ${where}`)
   )
-  const pages = yield* Effect.forEach(followed, ({ history }) => linesOf(directory, history, Page))
-  const isBehind = heads.some(([head], index) => head?.version !== (pages[index]?.at(-1)?.at(-1) ?? "0"))
+  const histories = yield* Effect.forEach(readers, ({ history }) => linesOf(directory, history, Line))
+  const places = histories.map((history) => String(standing(history).at(-1)?.version ?? 0))
+  const isBehind = heads.some(([head], index) => head?.version !== places[index])
   const waiting = yield* ask(
     Id,
     `SELECT id FROM ${schema}.${messages} WHERE state IN (0, 1, 2)
@@ -84,32 +101,37 @@ export const findings = Effect.fnUntraced(function* ({ directory, projection, sc
   )
   const [head] = yield* ask(Version, `SELECT max(version)::text AS version FROM ${schema}.events`)
 
+  const setBack = yield* linesOf(directory, setBacks, Lost)
+  const gone = setBack.flatMap((lost) => lost.events)
+
   const ids = (rows: ReadonlyArray<{ readonly id: string }>) => rows.map(({ id }) => id)
-  const written = misplaced(history, { events: ids(events), messages: ids(enqueued) })
+  const written = misplaced(
+    history,
+    { events: ids(events), messages: ids(enqueued) },
+    new Set([...ids(gone), ...setBack.flatMap((lost) => lost.messages)])
+  )
   const ends = Object.entries(written.counts).map(([end, count]) => `${count} ${end}`)
-  const readers = yield* Effect.forEach(
-    followed,
-    Effect.fnUntraced(function* ({ history: reader, where }) {
+  const read = yield* Effect.forEach(
+    readers,
+    Effect.fnUntraced(function* ({ history, where }) {
       const stored = yield* ask(
-        Version,
-        `SELECT version::text FROM ${schema}.events WHERE ${where} ORDER BY events.version`
+        Placed,
+        `SELECT version::text, id FROM ${schema}.events WHERE ${where} ORDER BY events.version`
       )
-      const seen = (yield* linesOf(directory, reader, Page)).flat()
-      const made = mistakes(
-        seen.map(BigInt),
-        stored.map(({ version }) => BigInt(version))
-      )
+      const noted = yield* linesOf(directory, history, Line)
+      const tolds = noted.filter((line) => "told" in line).length
       return {
-        about: reader,
-        found: `${seen.length} events seen, ${stored.length} stored`,
-        wrong: Object.entries(made).flatMap(([mistake, count]) => (count > 0 ? [`${mistake}: ${count}`] : []))
+        about: history,
+        found: `${standing(noted).length} events seen, ${stored.length} stored; told ${tolds} times that the log was replaced`,
+        wrong: misread(noted, stored, gone)
       }
     })
   )
   const behind = offsets.filter(({ value }) => value !== head?.version)
   const checks: ReadonlyArray<Finding> = [
     { about: "writes", found: `${ends.join(", ")}; ${events.length} events stored`, wrong: written.wrong },
-    ...readers,
+    { about: "log", found: `set back ${setBack.length} times, by ${gone.length} events`, wrong: [] },
+    ...read,
     {
       about: "projection",
       found: `${offsets.length} shards at version ${head?.version}`,

@@ -1,6 +1,16 @@
 /** What the checks of histories find: each wrong history here has one mistake. */
 import { assert, describe, it } from "@effect/vitest"
-import { type Entry, makeTally, miscounted, mishandled, misplaced, mistakes, none, overlaps } from "./histories.ts"
+import {
+  type Entry,
+  makeTally,
+  miscounted,
+  mishandled,
+  misplaced,
+  misread,
+  mistakes,
+  none,
+  overlaps
+} from "./histories.ts"
 
 describe("mistakes of a reader", () => {
   const stored = [1n, 2n, 4n]
@@ -15,6 +25,43 @@ describe("mistakes of a reader", () => {
   ] as const)("are counted: %s", (mistake, seen) =>
     assert.deepStrictEqual(mistakes(seen, stored), { ...none, [mistake]: 1 })
   )
+})
+
+describe("the history of a reader", () => {
+  const at = (version: bigint) => ({ version, id: `${version}` })
+  const [one, two, three, four] = [at(1n), at(2n), at(3n), at(4n)]
+  // Two was lost with three when the log was set back. Two is another event now, and nothing has come at three.
+  const other = { version: 2n, id: "other" }
+  const stored = [one, other, four]
+  const setBack = [two, three]
+
+  it("is right where nobody has seen what was lost, or the reader was told of it, as often as the log was set back", () => {
+    assert.deepStrictEqual(misread([[one], [other, four]], stored, setBack), [])
+    assert.deepStrictEqual(misread([[one, two, three], { told: 1n }, [other], [four]], stored, setBack), [])
+    const twice = [[one, two], { told: 1n }, [other, three], { told: 2n }, [four]]
+    assert.deepStrictEqual(misread(twice, stored, setBack), [])
+  })
+
+  it.each([
+    ["lost: 1", [[one, four]]],
+    [
+      "duplicated: 1",
+      [
+        [one, other],
+        [other, four]
+      ]
+    ],
+    ["outOfOrder: 1", [[one, four, other]]],
+    ["invented: 1", [[one, other, { version: 3n, id: "invented" }, four]]],
+    ["set back, and never told of: 1", [[one, other, three], [four]]],
+    ["set back, and never told of: 1", [[one, two, three], { told: 2n }, [other, four]]],
+    ["lost: 1", [[one, two], { told: 1n }, [four]]],
+    ["duplicated: 1", [[one, two], { told: 1n }, [one, other, four]]],
+    ["was told to go back to 3: nothing was lost above it", [[one, other, four], { told: 3n }, [four]]]
+  ])("is wrong: %s", (mistake, history) => assert.deepStrictEqual(misread(history, stored, setBack), [mistake]))
+
+  it("is wrong: another event has taken the place of an event that was seen", () =>
+    assert.deepStrictEqual(misread([[one, two, four]], stored, setBack), ["lost: 1", "set back, and never told of: 1"]))
 })
 
 describe("a tally", () => {
@@ -81,6 +128,14 @@ describe("writes", () => {
     ["in doubt and gone", [began, ended("in doubt")], nothing],
     ["of a process that was killed", [began], all]
   ] as const)("are right: %s", (_, history, stored) => assert.deepStrictEqual(misplaced(history, stored).wrong, []))
+
+  it("are right: acknowledged, and gone, where the log was set back", () => {
+    const acknowledged = [began, ended("acknowledged")]
+    const lost = (...ids: ReadonlyArray<string>) => misplaced(acknowledged, nothing, new Set(ids)).wrong
+    assert.deepStrictEqual(lost("a", "b", "m", "of another"), [])
+    assert.deepStrictEqual(lost("a", "b"), ["w was acknowledged: 0 of 3"])
+    assert.deepStrictEqual(misplaced(acknowledged, half, new Set(["m"])).wrong, ["w was acknowledged: 2 of 3"])
+  })
 
   it.each([
     ["acknowledged and lost", [began, ended("acknowledged")], nothing, "w was acknowledged: 0 of 3"],

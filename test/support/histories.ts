@@ -49,6 +49,61 @@ export const mistakes = (seen: ReadonlyArray<bigint>, stored: ReadonlyArray<bigi
   return tally.mistakes()
 }
 
+/** An event at its place in the log. */
+export const Placed = Schema.Struct({ version: Schema.BigIntFromString, id: Schema.String })
+type Placed = typeof Placed.Type
+
+/** A reader was told that the log was replaced, and has taken back what it had seen above a version. */
+export const Told = Schema.Struct({ told: Schema.BigIntFromString })
+
+/** What a reader has noted: what it has seen, page by page, and what it was told. */
+export const Noted = Schema.Union([Told, Schema.Array(Placed)])
+type Noted = typeof Noted.Type
+
+const isTold = (noted: Noted): noted is typeof Told.Type => "told" in noted
+
+/** What a reader still goes by, after all that it was told. */
+export const standing = (history: ReadonlyArray<Noted>): ReadonlyArray<Placed> => {
+  let seen: Array<Placed> = []
+  for (const noted of history) {
+    if (isTold(noted)) seen = seen.filter(({ version }) => version <= noted.told)
+    else seen.push(...noted)
+  }
+  return seen
+}
+
+const nameOf = ({ id, version }: Placed) => `${version} ${id}`
+
+/**
+ * What is wrong with the history of a reader, of the events that are stored now, and those that the log has lost when it was
+ * set back. A reader that was told of it may go by nothing that was lost, and nobody may be told of what was not.
+ */
+export const misread = (
+  history: ReadonlyArray<Noted>,
+  stored: ReadonlyArray<Placed>,
+  setBack: ReadonlyArray<Placed>
+): ReadonlyArray<string> => {
+  const seen = standing(history)
+  const [there, gone] = [new Set(stored.map(nameOf)), new Set(setBack.map(nameOf))]
+  const untrue = seen.filter((event) => !there.has(nameOf(event)))
+  const untold = untrue.filter((event) => gone.has(nameOf(event))).length
+  const found = mistakes(
+    seen.filter((event) => there.has(nameOf(event))).map(({ version }) => version),
+    stored.map(({ version }) => version)
+  )
+  const counts = { ...found, invented: untrue.length - untold, "set back, and never told of": untold }
+  return [
+    ...Object.entries(counts).flatMap(([mistake, count]) => (count > 0 ? [`${mistake}: ${count}`] : [])),
+    ...history
+      .filter(isTold)
+      .flatMap(({ told }) =>
+        setBack.some(({ version }) => version > told)
+          ? []
+          : [`was told to go back to ${told}: nothing was lost above it`]
+      )
+  ]
+}
+
 export const none = { lost: 0, duplicated: 0, outOfOrder: 0, invented: 0 }
 
 // Writers
@@ -75,10 +130,14 @@ type Counted = typeof Counted.Type
 
 export type Entry = typeof Began.Type | typeof Ended.Type
 
-/** Finds events and messages, by their ids, that are stored and should not be, or should be stored and are not. */
+/**
+ * Finds events and messages, by their ids, that are stored and should not be, or should be stored and are not. What was set
+ * back with the server may be gone, however it was written.
+ */
 export const misplaced = (
   history: ReadonlyArray<Entry>,
-  stored: { readonly events: ReadonlyArray<string>; readonly messages: ReadonlyArray<string> }
+  stored: { readonly events: ReadonlyArray<string>; readonly messages: ReadonlyArray<string> },
+  setBack: ReadonlySet<string> = new Set()
 ) => {
   const ends = new Map(history.flatMap((entry) => ("end" in entry ? [[entry.write, entry]] : [])))
   const began = history.flatMap((entry) => ("end" in entry ? [] : [entry]))
@@ -92,7 +151,9 @@ export const misplaced = (
     counts[end]++
     const ids = [...events, ...messages]
     const found = ids.filter((id) => there.has(id)).length
-    if (end === "acknowledged" && found < ids.length) wrong.push(`${write} was acknowledged: ${found} of ${ids.length}`)
+    const isGone = found === 0 && ids.every((id) => setBack.has(id))
+    if (end === "acknowledged" && found < ids.length && !isGone)
+      wrong.push(`${write} was acknowledged: ${found} of ${ids.length}`)
     if (end === "rolled back" && found > 0) wrong.push(`${write} was rolled back: ${found} of ${ids.length}`)
     if (end === "in doubt" && found % ids.length !== 0) wrong.push(`${write} is half there: ${found} of ${ids.length}`)
     const back = undone.filter((id) => there.has(id)).length
