@@ -11,6 +11,7 @@
  * | `DB_MAX_LIFETIME` | `1 hour` | any connection is replaced after this |
  * | `DB_CONNECT_TIMEOUT` | `5 seconds` | |
  * | `DB_STATEMENT_TIMEOUT` | none | the server cancels a statement after this |
+ * | `DB_LISTEN_URL` | | the server itself, to listen on, where the other settings lead to a pooler in transaction mode |
  * | `DB_PREPARE` | `true` | `false` behind a pooler that lends connections by transaction and knows no prepared statements |
  *
  * **Details**
@@ -19,7 +20,7 @@
  * every mode that uses TLS, `require` included. `statement_timeout`, `lock_timeout` and
  * `idle_in_transaction_session_timeout` in the URL, in the server's notation, are settings of each session.
  */
-import type { PgClient } from "@effect/sql-pg"
+import type { PgClient, PgConnection } from "@effect/sql-pg"
 import { Config, Duration, Option, Redacted, Schema } from "effect"
 
 const Url = Schema.Redacted(
@@ -55,6 +56,12 @@ const optional = <A>(config: Config.Config<A>) => Config.map(Config.option(confi
 
 /** The schema of the stores' tables, if one is set. */
 export const schema = optional(Config.String("DB_SCHEMA"))
+
+/** The connection that listens, if it is not made with the settings of the pool. */
+export const listen: Config.Config<PgConnection.Config | undefined> = Config.map(
+  optional(Config.schema(Url, "DB_LISTEN_URL")),
+  (url) => (url === undefined ? undefined : { url, applicationName: applicationNameOf(url), keepAlive: "30 seconds" })
+)
 
 /** The settings of the pool. */
 export const pool: Config.Config<PgClient.PgPoolConfig> = Config.map(
