@@ -142,7 +142,8 @@ export interface Spool<A, RD = never, RE = never> {
    * begin, so a message that kills its workers bounces in the end.
    *
    * A worker waits for a store that is gone. A worker that is interrupted claims no more, gives back messages whose handlers
-   * have not begun, and lets the others finish, up to `shutdownTimeout`. An idle worker asks the store once a minute.
+   * have not begun, and lets the others finish, up to `shutdownTimeout`. An idle worker asks the store once a minute; behind a
+   * pooler in transaction mode, which passes no wake-up on, once a second, and each 5 seconds once it has been idle for a while.
    */
   readonly run: <E, R, R2 = never>(
     handler: (payload: A, message: SpoolMessage) => Effect.Effect<unknown, E, R>,

@@ -13,6 +13,7 @@
  * | `DB_MAX_LIFETIME` | `1 hour` | any connection is replaced after this |
  * | `DB_CONNECT_TIMEOUT` | `5 seconds` | how long one host may take |
  * | `DB_STATEMENT_TIMEOUT` | none | the server cancels a statement after this |
+ * | `DB_LISTEN_URL` | | the server itself, to listen on, where the other settings lead to a pooler in transaction mode |
  * | `DB_PREPARE` | `true` | `false` behind a pooler that lends connections by transaction and knows no prepared statements |
  * | `DB_MAX_MESSAGE_SIZE` | 16777216 | how many bytes a row can have that is read: more than that, for rows of other programs |
  *
@@ -62,6 +63,9 @@ const optional = <A>(config: Config.Config<A>) => Config.map(Config.option(confi
 
 /** The schema of the stores' tables, if one is set. */
 export const schema = optional(Config.String("DB_SCHEMA"))
+
+/** The connection that listens, if it is not made with the settings of the pool. */
+export const listen: Config.Config<PgClient.PgClientConfig | undefined> = ConnectionConfig.fromVariable("DB_LISTEN_URL")
 
 const connection = ConnectionConfig.fromEnvironment(
   Config.all({ connectTimeout: optional(Config.schema(TimeLimit, "DB_CONNECT_TIMEOUT")) })

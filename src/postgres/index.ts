@@ -5,7 +5,7 @@
  * one.
  */
 import { PgClient } from "@effect/sql-pg"
-import { type Config, Effect, Layer } from "effect"
+import { Config, Effect, Layer } from "effect"
 import { type SqlClient, type SqlError } from "effect/sql"
 import type * as States from "../DurableStateStore.ts"
 import type * as Events from "../EventStore.ts"
@@ -96,5 +96,7 @@ export const layerConfig = (
   Config.ConfigError | InvalidInput | SqlError.SqlError | StoreError
 > =>
   Layer.unwrap(
-    Effect.map(PostgresConfig.schema, (schema) => layer(schema === undefined ? options : { schema, ...options }))
+    Effect.map(Config.all({ schema: PostgresConfig.schema, listen: PostgresConfig.listen }), ({ listen, schema }) =>
+      layer({ ...(schema === undefined ? {} : { schema }), ...(listen === undefined ? {} : { listen }), ...options })
+    )
   ).pipe(Layer.provideMerge(Layer.unwrap(Effect.map(PostgresConfig.pool, PgClient.layer))))

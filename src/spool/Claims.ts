@@ -1,6 +1,7 @@
 /**
  * When a worker claims messages, and how many: whenever a wake-up, a due time or the worker's own room says that a claim can
- * bring some, and once a minute where nothing does. An idle worker asks the store at most twice a minute.
+ * bring some, and once a minute where nothing does. An idle worker asks the store at most twice a minute, unless the store has
+ * no other way to wake it.
  */
 import { Duration, Effect, Latch, Metric, Option, Stream } from "effect"
 import { monotonicMillis } from "../internal/Monotonic.ts"

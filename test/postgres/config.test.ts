@@ -1,7 +1,7 @@
 /** The pool's settings, from `Config` to the session that the server sees. */
 import { PgClient } from "@effect/sql-pg"
 import { assert, describe, it } from "@effect/vitest"
-import { ConfigProvider, Context, Deferred, Effect, Layer, Redacted, type Scope } from "effect"
+import { ConfigProvider, Context, Deferred, Effect, Layer, Redacted, type Scope, Stream } from "effect"
 import { InvalidInput, OffsetStore } from "effect-strata"
 import * as Postgres from "effect-strata/postgres"
 import { createServer, type Socket } from "node:net"
@@ -43,6 +43,24 @@ describe("layerConfig", () => {
       assert.deepStrictEqual(yield* query(`SELECT projection_name FROM ${schema}.offsets_store`), [["configured"]])
       assert.strictEqual(yield* setting("application_name"), "effect-strata")
       assert.strictEqual(yield* setting("statement_timeout"), "0")
+    })
+  )
+
+  it.live("listens where DB_LISTEN_URL leads", () =>
+    Effect.gen(function* () {
+      const schema = yield* freshSchema()
+      const applicationName = yield* unique
+      const { offsets } = yield* configured({
+        DATABASE_URL: postgresUrl,
+        DB_LISTEN_URL: urlOf(applicationName),
+        DB_SCHEMA: schema
+      })
+      yield* Effect.forkScoped(Stream.runDrain(offsets.changes))
+      assert.lengthOf(yield* waitForBackends(applicationName, (all) => all.length === 1), 1)
+      assert.match(
+        yield* refused({ DATABASE_URL: postgresUrl, DB_LISTEN_URL: "mysql://host" }),
+        /Expected a postgres:\/\/ URL[^]*DB_LISTEN_URL/
+      )
     })
   )
 

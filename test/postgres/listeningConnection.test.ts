@@ -4,10 +4,11 @@ import { assert, it } from "@effect/vitest"
 import { Effect, Redacted, Stream } from "effect"
 import { connect } from "node:net"
 import { Duplex } from "node:stream"
+import { postgresUrl, scratchDatabase } from "../support/database.ts"
 import * as PostgresServer from "../support/PostgresServer.ts"
 import * as Proxy from "../support/Proxy.ts"
 import { event, follow, serveEvents } from "./events.harness.ts"
-import { encrypt, urlWith } from "./harness.ts"
+import { encrypt, execute, failsWith, freshRole, freshSchema, urlWith } from "./harness.ts"
 
 /** How many bytes the line lets pass in a second: the large event takes more than 5 seconds. */
 const bytesPerSecond = 1_000_000
@@ -85,5 +86,49 @@ it.live("it is found and watched, wherever the server is and whatever lies betwe
     yield* direct.events.append(large)
     yield* all(2n)
     assert.strictEqual(yield* direct.events.latestVersion, 2n)
+  })
+)
+
+it.live("it is not taken for deaf by a process that is too busy to read what has arrived", () =>
+  Effect.gen(function* () {
+    const { hostname, port } = new URL(postgresUrl)
+    const proxy = yield* Proxy.make({ host: hostname, port: Number(port) })
+    // What the connection that listens is sent takes its time: the other connections are open by then.
+    yield* proxy.delay("300 millis")
+    let isOpen = false
+    const stream = () => (isOpen ? connect(proxy.port, proxy.host) : connect(Number(port), hostname))
+    const served = yield* serveEvents({ client: { stream, maxConnections: 1 } })
+    isOpen = true
+    const { until } = yield* follow(served, { after: "start" })
+    yield* Stream.runDrain(Stream.takeUntil(served.events.listener.changes, (status) => status === "connected"))
+    // From now on each turn of the event loop takes longer than a notification may.
+    const busy = new Int32Array(new SharedArrayBuffer(4))
+    yield* Effect.callback<void>((resume) => {
+      const turn = (left: number) => {
+        Atomics.wait(busy, 0, 0, 6000)
+        if (left === 0) resume(Effect.void)
+        else setImmediate(turn, left - 1)
+      }
+      setImmediate(turn, 3)
+    })
+    const [appended] = yield* served.events.append(event("a"))
+    yield* until(appended?.version ?? 0n)
+    assert.deepStrictEqual(served.logged, [])
+  })
+)
+
+it.live("it is refused where it leads to another database", () =>
+  Effect.gen(function* () {
+    const { role, url } = yield* freshRole()
+    const schema = yield* freshSchema()
+    yield* execute([`CREATE SCHEMA ${schema} AUTHORIZATION ${role}`])
+    const served = (listen: string) => serveEvents({ url, options: { schema, listen: { url: Redacted.make(listen) } } })
+    const here = yield* served(url)
+    const [appended] = yield* here.events.append(event("a"))
+    const { until } = yield* follow(here, { after: "start" })
+    yield* until(appended?.version ?? 0n)
+    const elsewhere = yield* served(yield* scratchDatabase())
+    const subscribed = Stream.runDrain(elsewhere.events.subscribe({ after: "start" }))
+    yield* failsWith(subscribed, "EventStore.subscribe", "Unexpected", /listen names leads to another database/)
   })
 )

@@ -1,12 +1,13 @@
 /** Behind a pooler: what works there, and how the library does where it can hear of nothing. */
 import { assert, describe, it } from "@effect/vitest"
-import { Context, Effect } from "effect"
-import { SpoolStore } from "effect-strata"
-import { scratchDatabase } from "../support/database.ts"
+import { Context, Effect, Queue, Redacted, Schema } from "effect"
+import { Spool, SpoolStore } from "effect-strata"
+import type * as Postgres from "effect-strata/postgres"
+import { scratchDatabase, waitForBackends } from "../support/database.ts"
 import { mistakes, none } from "../support/histories.ts"
 import * as Pgbouncer from "../support/Pgbouncer.ts"
 import { event, follow, serveEvents, session, versionsIn } from "./events.harness.ts"
-import { failsWith, type Settings } from "./harness.ts"
+import { failsWith, type Settings, unique } from "./harness.ts"
 
 const numbers = (count: number) => Array.from({ length: count }, (_, index) => index)
 
@@ -97,6 +98,46 @@ describe("a pooler in transaction mode", () => {
       assert.lengthOf(behind.logged, 1)
       assert.match(behind.logged[0] ?? "", /^notifications do not arrive .*pooler in transaction mode.*once a second/)
       assert.deepStrictEqual(direct.logged, [])
+    }).pipe(Effect.scoped)
+  )
+
+  behindPooler(
+    "has workers that have nothing to do look for messages",
+    Effect.gen(function* () {
+      const { behind, direct } = yield* pooled("transaction", { prepare: false })
+      const begun = yield* Queue.unbounded<number>()
+      const mails = Spool.make({ name: "mails", payload: Schema.Number })
+      yield* mails
+        .run((mail) => Queue.offer(begun, mail))
+        .pipe(Effect.provideContext(behind.context), behind.watched, Effect.forkScoped)
+      for (const number of numbers(8)) {
+        // By then the worker has nothing to do, and has asked the store how long that will last.
+        yield* Effect.sleep("500 millis")
+        yield* Effect.provideContext(mails.enqueue(number), direct.context)
+        assert.strictEqual(yield* Queue.take(begun), number)
+      }
+      while (behind.logged.length === 0) yield* Effect.sleep(50)
+      assert.match(behind.logged[0] ?? "", /events and messages are found by looking/)
+    }).pipe(Effect.scoped)
+  )
+
+  behindPooler(
+    "is no hindrance to a connection that listens beside it",
+    Effect.gen(function* () {
+      const { direct, poolerUrl, url } = yield* pooled("transaction")
+      const applicationName = yield* unique
+      const served = (options: Postgres.Options) =>
+        serveEvents({ url: poolerUrl, client: { prepare: false }, options: { schema: "public", ...options } })
+      const listening = yield* served({ listen: { url: Redacted.make(url), applicationName } })
+      const { until } = yield* follow(listening, { after: "start" })
+      const deaf = yield* served({})
+      yield* follow(deaf, { after: "start" })
+      // Each layer finds out by itself, the second one later.
+      while (deaf.logged.length === 0) yield* Effect.sleep(50)
+      const [last] = yield* direct.events.append(event("last"))
+      yield* until(last?.version ?? 0n)
+      assert.deepStrictEqual(listening.logged, [])
+      assert.lengthOf(yield* waitForBackends(applicationName, (all) => all.length === 1, url), 1)
     }).pipe(Effect.scoped)
   )
 

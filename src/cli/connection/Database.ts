@@ -62,7 +62,10 @@ type Extras = Pick<Postgres.Options, "notify" | "index">
 
 const options = Effect.gen(function* () {
   const schema = Option.getOrUndefined(yield* Settings.schema) ?? (yield* PostgresConfig.schema)
-  return schema === undefined ? {} : { schema }
+  // It belongs to the server of the environment, and to no other.
+  const isNamed = Option.isSome(yield* Settings.url) || Option.isSome(yield* Settings.pglite)
+  const listen = isNamed ? undefined : yield* PostgresConfig.listen
+  return { ...(schema === undefined ? {} : { schema }), ...(listen === undefined ? {} : { listen }) }
 })
 
 /** The names of the tables, and a way to run statements on them. The tables need not exist. */

@@ -37,17 +37,18 @@ export const pooler: Findings = Effect.gen(function* () {
 
 /** Does a notification come back to a connection that listens? */
 export const notifications: Findings = Effect.gen(function* () {
-  const { query, sql } = yield* PostgresDatabase
+  const { listen, query, sql } = yield* PostgresDatabase
   const channel = `strata_doctor_${crypto.randomUUID().slice(0, 8)}`
-  const heard = yield* sql.listen(channel)
+  const listening = listen === undefined ? sql : yield* PgConnection.make(listen)
+  const heard = yield* listening.listen(channel)
   yield* query(sql`SELECT pg_notify(${channel}, 'round trip')`)
   const arrived = yield* Effect.timeoutOption(Queue.take(heard), notificationTimeout)
   return Option.isSome(arrived)
     ? ok("a notification makes its round trip")
     : [
         warning(
-          "notifications do not arrive, as behind a pooler in transaction mode: new events are looked for once a second",
-          "connect to the server directly, or to a pooler in session mode"
+          "notifications do not arrive, as behind a pooler in transaction mode: events and messages are looked for once a second",
+          "connect to the server directly, or let the option listen (DB_LISTEN_URL) name a connection that does"
         )
       ]
 }).pipe(

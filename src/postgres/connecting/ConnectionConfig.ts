@@ -238,6 +238,14 @@ export const fromUrl = (url: Redacted.Redacted, options: Options = {}): Config.C
     Effect.flatMap(parsed("url", url), (url) => resolve({ url, urlName: "url", variables: [variables] }, options))
   )
 
+/** The same for the URL that a variable holds, if it holds one. */
+export const fromVariable = (name: string): Config.Config<PgClient.PgClientConfig | undefined> =>
+  Config.mapEffect(Config.all({ libpq, found: secret(name) }), ({ found, libpq }) =>
+    found === undefined
+      ? Effect.undefined
+      : Effect.flatMap(parsed(name, found.value), (url) => resolve({ url, urlName: name, variables: [libpq] }, {}))
+  )
+
 /** The same for `DATABASE_URL`, or for its parts where there is none. */
 export const fromEnvironment = (options: Config.Config<Options>): Config.Config<PgClient.PgClientConfig> =>
   Config.mapEffect(

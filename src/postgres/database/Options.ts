@@ -1,4 +1,5 @@
 /** What an application can set of the Postgres backend: where the tables are, and how long operations wait. */
+import type { PgConnection } from "@effect/sql-pg"
 import { Duration, Effect, Option, type Schedule, Schema } from "effect"
 import { check } from "../../internal/Arguments.ts"
 import { transientDelays } from "../../internal/Transient.ts"
@@ -52,6 +53,12 @@ export interface Options {
    */
   readonly reconnect?: Schedule.Schedule<unknown, Reason>
   /**
+   * How to connect to the server itself, where the client goes through a pooler in transaction mode: subscribers listen and
+   * read on that connection, one for the layer, and hear of new events and messages at once. It has to lead to the same
+   * database. Without it they connect as the client does: behind such a pooler they look once a second.
+   */
+  readonly listen?: PgConnection.Config
+  /**
    * `"rows"` makes the migrations install go-sync-kit's trigger, for programs that listen to its channels: each event is
    * notified in the transaction that appends it, and aggregate ids can have 56 bytes at most.
    */
@@ -80,6 +87,7 @@ export const settingsOf = Effect.fnUntraced(function* (options: Options) {
   const {
     acquireTimeout = "10 seconds",
     index,
+    listen,
     notify,
     reconnect = transientDelays,
     settleTimeout = "2 seconds",
@@ -98,6 +106,7 @@ export const settingsOf = Effect.fnUntraced(function* (options: Options) {
     settleTimeout: yield* durationOf("settleTimeout", settleTimeout),
     silenceLimit: silence,
     reconnect,
+    listen,
     extras: { index, notify }
   }
 })

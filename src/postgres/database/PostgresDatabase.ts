@@ -68,6 +68,9 @@ export class PostgresDatabase extends Context.Service<
 
     readonly reconnect: Schedule.Schedule<unknown, Reason>
 
+    /** The settings of the connection that listens, if they are not those of the client. */
+    readonly listen: Options["listen"] | undefined
+
     /** The optional migrations that the application asks for. */
     readonly extras: { readonly index: Options["index"] | undefined; readonly notify: Options["notify"] | undefined }
 
@@ -89,7 +92,7 @@ const smallMessages = new InvalidInput({
 
 export const make = (options: Options = {}) =>
   Effect.gen(function* () {
-    const { acquireTimeout, extras, reconnect, schema, settleTimeout, silenceLimit, ...where } =
+    const { acquireTimeout, extras, listen, reconnect, schema, settleTimeout, silenceLimit, ...where } =
       yield* settingsOf(options)
     const { tables: names } = where
     const sql = (yield* PgClient.PgClient).withoutTransforms()
@@ -121,6 +124,7 @@ export const make = (options: Options = {}) =>
       whether,
       settleTimeout,
       reconnect,
+      listen,
       extras,
       transactor
     })

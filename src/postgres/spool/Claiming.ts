@@ -40,6 +40,7 @@ export const claim = Effect.fnUntraced(function* (spool: SpoolTable, input: Clai
   const { inTransaction, query, queueStarts } = spool
   const now = yield* monotonicMillis
   const { corrupt, messages } = yield* spool.eachMessage(select(spool, input, queueStarts.at(queue, now)))
+  if (messages.length > 0) spool.found()
 
   // Only a first attempt tells where the incoming messages begin: a message that has been claimed before may have been
   // deferred.

@@ -67,6 +67,9 @@ export interface SpoolTable extends Database {
   /** The same for messages that cannot be older than the incoming ones that wait: where queues begin stays known. */
   readonly announceNewest: Effect.Effect<void>
 
+  /** Says that there were messages to claim. */
+  readonly found: () => void
+
   /** A wake-up once it listens, and then after each announcement, of whichever process. */
   readonly changes: Stream.Stream<void, Reason>
 }
@@ -113,6 +116,7 @@ export const make: Effect.Effect<SpoolTable, never, PostgresDatabase | Wakeups.W
       })
     ),
     announceNewest: sql.afterCommit(Effect.sync(() => wakeups.announce("spool"))),
+    found: () => wakeups.found("spool"),
     changes: wakeups.changes("spool")
   }
 })

@@ -5,18 +5,32 @@
  *
  * A connection that was of use once is opened again at once, and the schedule starts anew.
  */
-import { Deferred, Duration, Effect, Fiber, Option, RcRef, Schedule, Schema, type Scope, SubscriptionRef } from "effect"
+import {
+  Deferred,
+  Duration,
+  Effect,
+  Exit,
+  Fiber,
+  Option,
+  RcRef,
+  Schedule,
+  Schema,
+  type Scope,
+  SubscriptionRef
+} from "effect"
 import type { ListenerStatus } from "../../EventStore.ts"
 import { isPassing, makeOutage } from "../../internal/Transient.ts"
-import type { Reason } from "../../StoreError.ts"
+import { type Reason, Unexpected } from "../../StoreError.ts"
 import { decodeRows } from "../database/DecodeRows.ts"
 import { qualify } from "../database/Identifier.ts"
 import { PostgresDatabase, type Query } from "../database/PostgresDatabase.ts"
 import * as ListeningConnection from "./ListeningConnection.ts"
 import { channel, type Notifier, type Table, tables } from "./Notifications.ts"
 
-/** How long a notification may take from the pool to the connection that listens. */
-const maxDelivery = Duration.seconds(5)
+/** How often it is asked, at most, whether a notification has arrived on the connection that listens. */
+const mostLooks = 5
+
+const lookInterval = Duration.millis(200)
 
 /** One connection, from its opening to its loss. */
 export interface Connected {
@@ -34,35 +48,79 @@ export interface Connector {
   readonly count: () => number
 }
 
-/** Warns, once in a layer, if what is notified through the pool does not arrive on the connection that listens. */
-const makeDeliveryCheck = Effect.gen(function* () {
+/**
+ * Whether what is notified through the pool arrives on the connection that listens. If it does not, a warning says so, once
+ * in a layer, and all readers are woken: from now on they have to look.
+ */
+const makeDeliveryCheck = Effect.fnUntraced(function* (wake: (table: Table) => void) {
   const { query, sql } = yield* PostgresDatabase
-  let isDone = false
+  let isDeaf = false
+  let isWarned = false
 
-  const check = Effect.fnUntraced(function* (payload: string, arrived: Deferred.Deferred<void>) {
+  const check = Effect.fnUntraced(function* (
+    connection: Pick<Connected, "query" | "lost">,
+    payload: string,
+    arrived: Deferred.Deferred<void>
+  ) {
     const sent = yield* query(sql`SELECT pg_notify(${channel}, ${payload})`).pipe(
       Effect.retry({ schedule: Schedule.spaced("1 second"), while: ({ isRetryable }) => isRetryable }),
       Effect.option
     )
     if (Option.isNone(sent)) return
-    const arrival = yield* Effect.timeoutOption(Deferred.await(arrived), maxDelivery)
-    if (isDone) return
-    isDone = true
-    if (Option.isSome(arrival)) return
+    for (let look = 0; look < mostLooks; look++) {
+      // What was notified before comes before the answer. So a process that is too busy to read takes longer, and is not deaf.
+      const answer = yield* Effect.exit(
+        Effect.tapError(connection.query(sql`SELECT 1`), (reason) => Deferred.fail(connection.lost, reason))
+      )
+      if (Exit.isFailure(answer)) return
+      if (Option.isNone(yield* Effect.timeoutOption(Deferred.await(arrived), lookInterval))) continue
+      isDeaf = false
+      return
+    }
+    isDeaf = true
+    tables.forEach(wake)
+    if (isWarned) return
+    isWarned = true
     yield* Effect.logWarning(
-      "notifications do not arrive (behind a pooler in transaction mode they cannot): " +
-        "new events are found by looking for them once a second; connect to the server directly to hear of them at once"
+      "notifications do not arrive (behind a pooler in transaction mode they cannot): new events and messages are found by " +
+        "looking for them, once a second while there are some; to hear of them at once, connect to the server directly, or " +
+        "let the option listen name a connection that does"
     )
   })
 
-  /** Begins the check. Returns what to do with each payload that arrives. */
-  return Effect.gen(function* () {
-    const payload = `check ${crypto.randomUUID()}`
-    const arrived = Deferred.makeUnsafe<void>()
-    if (!isDone) yield* Effect.forkScoped(check(payload, arrived))
-    return (arriving: string) => {
-      if (arriving === payload) Deferred.doneUnsafe(arrived, Effect.void)
-    }
+  return {
+    /** Whether it is known that no notification arrives. */
+    isDeaf: () => isDeaf,
+    /** Begins the check of a connection. Returns what to do with each payload that arrives. */
+    begin: Effect.fnUntraced(function* (connection: Pick<Connected, "query" | "lost">) {
+      const payload = `check ${crypto.randomUUID()}`
+      const arrived = Deferred.makeUnsafe<void>()
+      yield* Effect.forkScoped(check(connection, payload, arrived))
+      return (arriving: string) => {
+        if (arriving === payload) Deferred.doneUnsafe(arrived, Effect.void)
+      }
+    })
+  }
+})
+
+/** Names a database, of all servers there are. */
+const Identity = Schema.Struct({ id: Schema.String })
+
+const elsewhere = new Unexpected({
+  message: "the connection that the option listen names leads to another database than the pool: give both the same one"
+})
+
+/** Fails where the connection that listens leads to another database than the pool. */
+const makeIdentityCheck = Effect.gen(function* () {
+  const { listen, query, sql } = yield* PostgresDatabase
+  const decode = decodeRows(Identity, "pg_database", [])
+  const identity = sql`
+    SELECT system_identifier || '/' || oid AS id FROM pg_control_system(), pg_database WHERE datname = current_database()`
+  const identityBy = (run: Query) => Effect.map(Effect.flatMap(run(identity), decode), ([row]) => row?.id)
+
+  return Effect.fnUntraced(function* (connection: Pick<Connected, "query">) {
+    if (listen === undefined) return
+    if ((yield* identityBy(query)) !== (yield* identityBy(connection.query))) return yield* elsewhere
   })
 })
 
@@ -75,19 +133,21 @@ const Named = Schema.Struct({ name: Schema.String, oid: Schema.NullOr(Schema.Str
 const makeHearing = Effect.fnUntraced(function* (wake: (table: Table) => void, { sender }: Notifier) {
   const { names, schema, sql } = yield* PostgresDatabase
   const { open } = yield* ListeningConnection.make
-  const beginDeliveryCheck = yield* makeDeliveryCheck
+  const delivery = yield* makeDeliveryCheck(wake)
+  const checkIdentity = yield* makeIdentityCheck
   const decodeNamed = decodeRows(Named, "pg_class", [])
   const qualified = tables.map((table) => qualify(schema, names[table]))
 
-  return Effect.gen(function* () {
+  const hearing = Effect.gen(function* () {
     const connection = yield* open
+    yield* checkIdentity(connection)
     const found = yield* Effect.flatMap(
       connection.query(sql`SELECT name, to_regclass(name)::oid::text AS oid FROM unnest(${qualified}::text[]) AS name`),
       decodeNamed
     )
     const byOid = new Map(found.map(({ oid }, index) => [oid, tables[index]]))
     const lost = Deferred.makeUnsafe<never, Reason>()
-    const arrives = yield* beginDeliveryCheck
+    const arrives = yield* delivery.begin({ query: connection.query, lost })
     yield* connection.heard.pipe(
       Effect.tap(({ payload }) =>
         Effect.sync(() => {
@@ -111,12 +171,16 @@ const makeHearing = Effect.fnUntraced(function* (wake: (table: Table) => void, {
     )
     return { query: connection.query, lost }
   })
+  return { hearing, isDeaf: delivery.isDeaf }
 })
 
-/** Returns the connector that all readers share, open while there is one, and its status. */
+/**
+ * Returns the connector that all readers share, open while there is one, its status, and whether it is known that no
+ * notification arrives.
+ */
 export const make = Effect.fnUntraced(function* (wake: (table: Table) => void, notifier: Notifier) {
   const { reconnect } = yield* PostgresDatabase
-  const hearing = yield* makeHearing(wake, notifier)
+  const { hearing, isDeaf } = yield* makeHearing(wake, notifier)
   const status = yield* SubscriptionRef.make<ListenerStatus>("stopped")
   // The connector runs in the context of the layer, not in that of the reader that comes first.
   const context = yield* Effect.context<never>()
@@ -190,5 +254,5 @@ export const make = Effect.fnUntraced(function* (wake: (table: Table) => void, n
 
   const connectors: RcRef.RcRef<Connector> = yield* RcRef.make({ acquire })
   const connector: Effect.Effect<Connector, never, Scope.Scope> = RcRef.get(connectors)
-  return { connector, status }
+  return { connector, isDeaf, status }
 })

@@ -1,6 +1,6 @@
 /**
  * The connection that listens. It is beside the application's pool, so that it neither waits for the pool nor takes from
- * it. Closing the scope closes it, whatever state it is in.
+ * it, and it may lead to the server by a way of its own. Closing the scope closes it, whatever state it is in.
  */
 import { PgConnection } from "@effect/sql-pg"
 import { Deferred, Duration, Effect, Queue, Scope, Semaphore } from "effect"
@@ -81,7 +81,7 @@ const answered = <A>(asking: Effect.Effect<A, SqlError.SqlError>, received: () =
   })
 
 export const make = Effect.gen(function* () {
-  const { isolated, query, sql } = yield* PostgresDatabase
+  const { isolated, listen, query, sql } = yield* PostgresDatabase
 
   /** PGlite has one session, in this process, which cannot be lost. It tells its listeners by itself. */
   const embedded = Effect.zipWith(sql.listen(channel), sql.listen(rowChannel), (queue, rows): ListeningConnection => ({
@@ -94,7 +94,7 @@ export const make = Effect.gen(function* () {
     // that may be gone.
     const pinning = yield* Scope.make()
     yield* Effect.addFinalizer((exit) => Scope.close(pinning, exit))
-    const { config, received } = BytesReceived.watch(sql.config)
+    const { config, received } = BytesReceived.watch(listen ?? sql.config)
     const connection = yield* Effect.mapError(PgConnection.make(config), reasonOf)
     const pinned = yield* Scope.provide(connection.pin, pinning)
     const listenTo = (channel: string) => answered(Scope.provide(pinned.listen(channel), pinning), received)

@@ -3,7 +3,7 @@
  *
  * A wake-up is a hint: the table is the truth, and a reader that waits for wake-ups also looks by itself now and then. A
  * wake-up can be lost: when a process ends between its commit and the wake-up, when the connection that listens is lost,
- * behind a pooler that does not pass it on.
+ * behind a pooler that does not pass it on. Where no notification arrives, the readers of `changes` are woken by the clock.
  *
  * **Details**
  *
@@ -35,6 +35,14 @@ import type { Table } from "./Notifications.ts"
 /** How long a reader of `changes` hears nothing before it asks whether the connection still lives. */
 const heartbeatInterval = Duration.minutes(1)
 
+/**
+ * How long readers of `changes` wait, where no notification arrives, before they are woken without one: at least, and at most
+ * once nothing has been found for a while.
+ */
+const shortestBlindWait = Duration.seconds(1)
+const longestBlindWait = Duration.seconds(5)
+const timeUntilIdle = Duration.seconds(30)
+
 /** What a reader has to hear with: as long as the connection lasts. */
 export interface Ear {
   /** Runs a statement on the connection that listens. Its failure is the end of that connection. */
@@ -64,7 +72,13 @@ export class Wakeups extends Context.Service<
       reader: (ear: Ear) => Effect.Effect<never, Reason>
     ) => Effect.Effect<never, Reason, Scope.Scope>
 
-    /** Emits once it listens, again after each loss of the connection, and whenever the table is announced. */
+    /** Says that a reader has found something in the table: where no notification arrives, it looks again soon. */
+    readonly found: (table: Table) => void
+
+    /**
+     * Emits once it listens, again after each loss of the connection, and whenever the table is announced. Where no
+     * notification arrives, it emits once a second, and every 5 seconds after half a minute in which nothing was found.
+     */
     readonly changes: (table: Table) => Stream.Stream<void, Reason>
 
     readonly status: SubscriptionRef.SubscriptionRef<ListenerStatus>
@@ -89,34 +103,57 @@ const makeReaders = () => {
   }
 }
 
+/** Remembers when there was something in a table. */
+const makeFinds = (isDeaf: () => boolean) => {
+  const began = performance.now()
+  const foundAt = new Map<Table, number>()
+  return {
+    found: (table: Table) => void foundAt.set(table, performance.now()),
+    /** How long a reader of the table may wait, if no notification arrives. */
+    blindWait: (table: Table): Duration.Duration | undefined => {
+      if (!isDeaf()) return undefined
+      const isIdle = performance.now() - (foundAt.get(table) ?? began) > Duration.toMillis(timeUntilIdle)
+      return isIdle ? longestBlindWait : shortestBlindWait
+    }
+  }
+}
+
 /** The stream of a table's changes, by a reader that only tells of wake-ups. */
-const changesBy = (listen: Listen, heartbeat: (query: Query) => Effect.Effect<unknown, Reason>) => (table: Table) =>
-  Stream.unwrap(
-    Effect.gen(function* () {
-      const queue = yield* Queue.sliding<void, Reason>(1)
-      const tell = Effect.asVoid(Queue.offer(queue, undefined))
-      const reader = ({ query, wait }: Ear) =>
-        Effect.andThen(
-          tell,
-          Effect.forever(
-            Effect.flatMap(wait(heartbeatInterval), (woken) =>
-              Option.isSome(woken) ? tell : Effect.asVoid(heartbeat(query))
-            )
-          )
+const changesBy =
+  (
+    listen: Listen,
+    heartbeat: (query: Query) => Effect.Effect<unknown, Reason>,
+    blindWait: (table: Table) => Duration.Duration | undefined
+  ) =>
+  (table: Table) =>
+    Stream.unwrap(
+      Effect.gen(function* () {
+        const queue = yield* Queue.sliding<void, Reason>(1)
+        const tell = Effect.asVoid(Queue.offer(queue, undefined))
+        const reader = ({ query, wait }: Ear) => {
+          const once = Effect.suspend(() => {
+            const blind = blindWait(table)
+            return Effect.flatMap(wait(blind ?? heartbeatInterval), (woken) => {
+              if (Option.isSome(woken)) return tell
+              return blind === undefined ? Effect.asVoid(heartbeat(query)) : Effect.andThen(heartbeat(query), tell)
+            })
+          })
+          return Effect.andThen(tell, Effect.forever(once))
+        }
+        yield* listen(table, reader).pipe(
+          Effect.catch((reason: Reason) => Queue.fail(queue, reason)),
+          Effect.forkScoped
         )
-      yield* listen(table, reader).pipe(
-        Effect.catch((reason: Reason) => Queue.fail(queue, reason)),
-        Effect.forkScoped
-      )
-      return Stream.fromQueue(queue)
-    })
-  )
+        return Stream.fromQueue(queue)
+      })
+    )
 
 const make = Effect.gen(function* () {
   const { sql } = yield* PostgresDatabase
   const { latchOf, wake } = makeReaders()
   const notifier = yield* Notifications.make
-  const { connector, status } = yield* Connector.make(wake, notifier)
+  const { connector, isDeaf, status } = yield* Connector.make(wake, notifier)
+  const { blindWait, found } = makeFinds(isDeaf)
 
   const listen: Listen = Effect.fnUntraced(function* (table, reader): Effect.fn.Return<never, Reason, Scope.Scope> {
     const { connected, count } = yield* connector
@@ -137,11 +174,13 @@ const make = Effect.gen(function* () {
 
   return Wakeups.of({
     announce: (table) => {
+      found(table)
       wake(table)
       notifier.notify(table)
     },
+    found,
     listen,
-    changes: changesBy(listen, (query) => query(sql`SELECT 1`)),
+    changes: changesBy(listen, (query) => query(sql`SELECT 1`), blindWait),
     status
   })
 })
