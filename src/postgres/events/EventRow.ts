@@ -47,7 +47,7 @@ export const Row = Schema.Struct({
  */
 export const columnsOf = (bytes: number) => ({
   read: `version, id, aggregate_id AS "aggregateId", event_type AS "eventType",
-    CASE WHEN pg_column_size(data) > ${5 * bytes} THEN '#' || pg_column_size(data)::text ELSE data::text END AS data,
+    CASE WHEN pg_catalog.pg_column_size(data) > ${5 * bytes} THEN '#' || pg_catalog.pg_column_size(data)::text ELSE data::text END AS data,
     metadata::text AS metadata, created_at AS "createdAt", stream_name AS "streamName"`,
   sent: `version, id, "aggregateId", "eventType",
     CASE WHEN octet_length(data) + coalesce(octet_length(metadata), 0) > ${bytes}

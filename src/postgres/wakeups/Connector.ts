@@ -82,7 +82,9 @@ const makeHearing = Effect.fnUntraced(function* (wake: (table: Table) => void, {
   return Effect.gen(function* () {
     const connection = yield* open
     const found = yield* Effect.flatMap(
-      connection.query(sql`SELECT name, to_regclass(name)::oid::text AS oid FROM unnest(${qualified}::text[]) AS name`),
+      connection.query(
+        sql`SELECT name, to_regclass(name)::oid::text AS oid FROM pg_catalog.unnest(${qualified}::text[]) AS name`
+      ),
       decodeNamed
     )
     const byOid = new Map(found.map(({ oid }, index) => [oid, tables[index]]))
