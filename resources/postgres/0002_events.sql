@@ -25,10 +25,12 @@ SET strata.events TO :"events";
 -- next
 DO $do$
 DECLARE
-    events  CONSTANT REGCLASS := quote_ident(current_setting('strata.events'))::regclass;
+    events  CONSTANT REGCLASS := pg_catalog.quote_ident(pg_catalog.current_setting('strata.events'))::regclass;
     missing TEXT;
     keys    SMALLINT[];
 BEGIN
+    -- Only built-in functions and operators are found from here on, whatever the schemas of the search path have.
+    PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
     SELECT string_agg(needed.name, ', ') INTO missing
     FROM unnest(ARRAY['version', 'id', 'aggregate_id', 'event_type', 'data', 'metadata', 'created_at', 'stream_name'])
         AS needed (name)

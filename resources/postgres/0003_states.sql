@@ -21,10 +21,12 @@ SET strata.states TO :"states";
 -- next
 DO $do$
 DECLARE
-    states CONSTANT REGCLASS := quote_ident(current_setting('strata.states'))::regclass;
+    states CONSTANT REGCLASS := pg_catalog.quote_ident(pg_catalog.current_setting('strata.states'))::regclass;
     home   TEXT;
     name   TEXT;
 BEGIN
+    -- Only built-in functions and operators are found from here on, whatever the schemas of the search path have.
+    PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
     -- The index is looked for by its column, since an index of another table may have any name. It gets the name that eGo
     -- gives it, so that eGo does not add it once more, unless that name is too long or is taken.
     IF NOT EXISTS (

@@ -27,10 +27,12 @@ SET strata.spool TO :"spool";
 -- next
 DO $do$
 DECLARE
-    spool   CONSTANT REGCLASS := quote_ident(current_setting('strata.spool'))::regclass;
+    spool   CONSTANT REGCLASS := pg_catalog.quote_ident(pg_catalog.current_setting('strata.spool'))::regclass;
     missing TEXT;
     wanted  RECORD;
 BEGIN
+    -- Only built-in functions and operators are found from here on, whatever the schemas of the search path have.
+    PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
     SELECT string_agg(needed.name, ', ') INTO missing
     FROM unnest(ARRAY['id', 'state', 'attempts', 'max_attempts', 'next_retry', 'created', 'updated', 'last_error', 'size',
         'priority', 'headers']) AS needed (name)

@@ -13,9 +13,11 @@ SET strata.events TO :"events";
 -- next
 DO $do$
 DECLARE
-    events CONSTANT REGCLASS := quote_ident(current_setting('strata.events'))::regclass;
+    events CONSTANT REGCLASS := pg_catalog.quote_ident(pg_catalog.current_setting('strata.events'))::regclass;
     part   RECORD;
 BEGIN
+    -- Only built-in functions and operators are found from here on, whatever the schemas of the search path have.
+    PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
     -- GIN indexes that go-sync-kit has made will do. Those made here are smaller, and answer containment only, which is all
     -- that queries ask for.
     FOR part IN

@@ -14,10 +14,12 @@ SET strata.spool TO :"spool";
 -- next
 DO $do$
 DECLARE
-    spool CONSTANT REGCLASS := quote_ident(current_setting('strata.spool'))::regclass;
+    spool CONSTANT REGCLASS := pg_catalog.quote_ident(pg_catalog.current_setting('strata.spool'))::regclass;
     lease TEXT; -- the function, beside the table
     named TEXT; -- the trigger
 BEGIN
+    -- Only built-in functions and operators are found from here on, whatever the schemas of the search path have.
+    PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
     SELECT format('%I.%I', nspname, relname || '_lease'), format('%I', relname || '_lease') INTO STRICT lease, named
     FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace WHERE pg_class.oid = spool;
 

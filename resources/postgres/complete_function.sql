@@ -5,7 +5,9 @@
 -- statement makes the function once more, in the schema of the table, with the table's name and schema in these places.
 DO $do$
 DECLARE
-    name       CONSTANT NAME := current_setting('strata.function');
+    name       CONSTANT NAME := pg_catalog.current_setting('strata.function');
+    first      CONSTANT NAME := pg_catalog.current_schema();
+    relation   CONSTANT REGCLASS := pg_catalog.quote_ident(pg_catalog.regexp_replace(name, '_[a-z]+$', ''))::regclass;
     events     TEXT; -- the table: "My schema"."My events"
     complete   TEXT; -- the function beside it: "My schema"."My events_append"
     draft      RECORD;
@@ -15,14 +17,16 @@ DECLARE
     variable   TEXT;
     template   TEXT; -- the body, for format()
 BEGIN
+    -- Only built-in functions and operators are found from here on, whatever the schemas of the search path have.
+    PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
     SELECT format('%I.%I', nspname, relname), format('%I.%I', nspname, name) INTO STRICT events, complete
     FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
-    WHERE pg_class.oid = quote_ident(regexp_replace(name, '_[a-z]+$', ''))::regclass;
+    WHERE pg_class.oid = relation;
 
     -- A function of the same name with other parameters has no such variable left, as it has been completed before.
     SELECT pg_proc.oid, format('%I.%I', nspname, proname) AS name, prosrc AS body INTO STRICT draft
     FROM pg_proc JOIN pg_namespace ON pg_namespace.oid = pronamespace
-    WHERE nspname = current_schema() AND proname = name AND prosrc ~ ':"[a-z]+"';
+    WHERE nspname = first AND proname = name AND prosrc ~ ':"[a-z]+"';
 
     definition := pg_get_functiondef(draft.oid);
     opening := 'CREATE OR REPLACE FUNCTION ' || draft.name;

@@ -22,18 +22,18 @@ export const make = Effect.gen(function* () {
   const selected = sql.literal(columns)
 
   const select = ({ persistenceId }: ById) => fixed`
-    SELECT ${selected} FROM ${table} WHERE persistence_id = ${persistenceId}`
+    SELECT ${selected} FROM ${table} WHERE persistence_id::text = ${persistenceId}`
 
   const selectAll = ({ persistenceIds }: ByIds) => sql`
-    SELECT ${selected} FROM ${table} WHERE persistence_id = ANY(${persistenceIds}::text[])`
+    SELECT ${selected} FROM ${table} WHERE persistence_id::text = ANY(${persistenceIds}::text[])`
 
   // Pages follow the primary key, whatever the filter is: all pages together cost one walk along that index. Postgres knows
   // the size of a payload without reading it.
   const selectPage = ({ manifest, shard }: Selection, after: string | undefined) => {
     const filters = [
       ...(shard === undefined ? [] : [sql`shard_number = ${BigInt(shard)}`]),
-      ...(manifest === undefined ? [] : [sql`state_manifest = ${manifest}`]),
-      ...(after === undefined ? [] : [sql`persistence_id > ${after}`])
+      ...(manifest === undefined ? [] : [sql`state_manifest::text = ${manifest}`]),
+      ...(after === undefined ? [] : [sql`persistence_id::text > ${after}`])
     ]
     return sql`
       SELECT ${selected} FROM (
@@ -44,7 +44,7 @@ export const make = Effect.gen(function* () {
   }
 
   const deleteOne = ({ persistenceId }: ById) => sql`
-    DELETE FROM ${table} WHERE persistence_id = ${persistenceId} AND ${sql.literal(readCommitted)} RETURNING true`
+    DELETE FROM ${table} WHERE persistence_id::text = ${persistenceId} AND ${sql.literal(readCommitted)} RETURNING true`
 
   // Operations
 

@@ -10,7 +10,7 @@
  * to create anything.
  */
 import { type DateTime, Effect, Option, Schema } from "effect"
-import { SqlClient } from "effect/sql"
+import { SqlClient, type SqlError } from "effect/sql"
 import { readdir, readFile } from "node:fs/promises"
 import * as Operation from "../internal/Operation.ts"
 import { Denied, type Reason, SchemaMissing, type StoreError, Unexpected } from "../StoreError.ts"
@@ -79,8 +79,11 @@ const withNames = (names: ReadonlyMap<string, string>, statement: string): strin
 const Applied = Schema.Struct({
   id: Schema.Int,
   table_name: Schema.String,
+  file: Schema.String,
   applied_at: Schema.DateTimeUtcFromDate
 })
+
+const Path = Schema.Struct({ path: Schema.String })
 
 /** A migration of this version, with its record if it has been run. */
 interface Known {
@@ -94,16 +97,19 @@ const namesOf = ({ names }: Database): ReadonlyMap<string, string> => new Map(Ob
 
 const hasRecords = ({ names, query, schema, sql }: Database) =>
   Effect.map(
-    query(sql`SELECT WHERE to_regclass(${qualify(schema, names.migrations)}) IS NOT NULL`),
+    query(sql`SELECT WHERE pg_catalog.to_regclass(${qualify(schema, names.migrations)}) IS NOT NULL`),
     (rows) => rows.length > 0
   )
 
 const readRecords = Effect.fnUntraced(function* (database: Database) {
   const { names, query, sql, tables } = database
   if (!(yield* hasRecords(database))) return []
-  const rows = yield* query(sql`SELECT id, table_name, applied_at FROM ${tables.migrations}`)
+  const rows = yield* query(sql`SELECT id, table_name, file, applied_at FROM ${tables.migrations}`)
   return yield* decodeRows(Applied, names.migrations, ["id"])(rows)
 })
+
+/** What a file makes, whatever its number is: a function that has changed has the next number. */
+const subjectOf = (file: string): string => file.replace(/^\d+_/, "")
 
 /** Every migration of this version that this database needs: what is optional only if it is asked for, or was once. */
 const survey = (database: Database): Effect.Effect<ReadonlyArray<Known>, Reason> =>
@@ -124,10 +130,14 @@ const survey = (database: Database): Effect.Effect<ReadonlyArray<Known>, Reason>
     const names = namesOf(database)
     return migrations
       .map((migration) => {
-        const name = names.get(migration.table)
-        return { migration, record: records.find((row) => row.id === migration.id && row.table_name === name) }
+        const ofTable = records.filter(({ table_name }) => table_name === names.get(migration.table))
+        return {
+          migration,
+          record: ofTable.find(({ id }) => id === migration.id),
+          wasRunOnce: ofTable.some(({ file }) => subjectOf(file) === subjectOf(migration.file))
+        }
       })
-      .filter(({ migration, record }) => record !== undefined || isNeeded(migration))
+      .filter(({ migration, wasRunOnce }) => wasRunOnce || isNeeded(migration))
   })
 
 /** One migration of this version. */
@@ -155,23 +165,38 @@ export const status: Effect.Effect<ReadonlyArray<Status>, StoreError, PostgresDa
 
 // Running what is pending
 
-/** The first statements of the transaction: its limits, the lock, the schema, and the table of records. */
-const prepare = Effect.fnUntraced(function* (database: Database) {
-  const { schema, sql, tables } = database
+/** Sets the search path to the end of the transaction. */
+type SetPath = (path: string) => Effect.Effect<unknown, SqlError.SqlError>
+
+/**
+ * The first statements of the transaction: its limits, the lock, the schema, and the table of records. Returns the search
+ * path in which the files find their tables.
+ *
+ * **Details**
+ *
+ * What these statements call is built in, and named so: the schemas of the path may have functions of somebody else.
+ */
+const prepare = Effect.fnUntraced(function* (database: Database, setPath: SetPath) {
+  const { query, schema, sql, tables } = database
   // A migration may take as long as it must, whatever the limits of the session are, and so may the wait for another one.
   yield* sql`
-    SELECT set_config(name, '0', true) FROM pg_settings
+    SELECT pg_catalog.set_config(name, '0', true) FROM pg_catalog.pg_settings
     WHERE name IN ('statement_timeout', 'lock_timeout', 'idle_in_transaction_session_timeout', 'transaction_timeout')`
   // One lock for all tables of the database: the same table can go by two names, with its schema and without.
-  yield* sql`SELECT pg_advisory_xact_lock(hashtextextended('effect-strata', 0))`
+  yield* sql`SELECT pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended('effect-strata', 0))`
+  const [session] = yield* Effect.flatMap(
+    query(sql`SELECT pg_catalog.current_setting('search_path') AS path`),
+    decodeRows(Path, "pg_settings", [])
+  )
+  const path = schema === undefined ? (session?.path ?? "") : `${quote(schema)}, pg_temp`
   if (schema !== undefined) {
     // IF NOT EXISTS would ask for the right to create schemas even where there is nothing to create.
-    const missing = yield* sql`SELECT WHERE to_regnamespace(${quote(schema)}) IS NULL`
+    const missing = yield* sql`SELECT WHERE pg_catalog.to_regnamespace(${quote(schema)}) IS NULL`
     if (missing.length > 0) yield* sql.unsafe(`CREATE SCHEMA ${quote(schema)}`).unprepared
-    yield* sql.unsafe(`SET LOCAL search_path TO ${quote(schema)}`).unprepared
+    yield* setPath(path)
   }
   // IF NOT EXISTS would look for the table only in the first schema of the search path, and make a second one there.
-  if (yield* hasRecords(database)) return
+  if (yield* hasRecords(database)) return path
   yield* sql`CREATE TABLE ${tables.migrations} (
     id         INTEGER     NOT NULL,
     table_name TEXT        NOT NULL,
@@ -179,20 +204,26 @@ const prepare = Effect.fnUntraced(function* (database: Database) {
     applied_at TIMESTAMPTZ NOT NULL DEFAULT now(),
     PRIMARY KEY (table_name, id)
   )`.unprepared
+  return path
 })
 
-/** Runs one migration and records it. */
-const apply = Effect.fnUntraced(function* (database: Database, { file, id, statements, table }: Migration) {
+/** Runs one migration and records it. A file may leave a path in which only what is built in is found: `setPath` mends it. */
+const apply = Effect.fnUntraced(function* (
+  database: Database,
+  setPath: ReturnType<SetPath>,
+  { file, id, statements, table }: Migration
+) {
   const { sql, tables } = database
   const names = namesOf(database)
   for (const statement of statements) yield* sql.unsafe(withNames(names, statement)).unprepared
+  yield* setPath
   yield* sql`INSERT INTO ${tables.migrations} (id, table_name, file) VALUES (${id}, ${names.get(table)}, ${file})`
   return file
 })
 
 /** A standby takes no migration. Said at once, also where nothing is pending: the stores could not write there. */
 const checkPrimary = Effect.fnUntraced(function* ({ query, sql }: Database) {
-  const standby = yield* query(sql`SELECT WHERE pg_is_in_recovery()`)
+  const standby = yield* query(sql`SELECT WHERE pg_catalog.pg_is_in_recovery()`)
   if (standby.length === 0) return
   const message = "the server is a standby, which takes no write; connect to the primary, or promote the standby first"
   return yield* new Denied({ message, mayPass: true })
@@ -202,10 +233,11 @@ const migrateWith = Effect.fnUntraced(function* (database: Database) {
   yield* checkPrimary(database)
   if (!(yield* survey(database)).some(isPending)) return []
   const transaction = Effect.gen(function* () {
-    yield* prepare(database)
+    const setPath: SetPath = (path) => database.sql`SELECT pg_catalog.set_config('search_path', ${path}, true)`
+    const path = yield* prepare(database, setPath)
     // Another process may have migrated while this one waited for the lock.
     const pending = (yield* survey(database)).filter(isPending)
-    return yield* Effect.forEach(pending, ({ migration }) => apply(database, migration))
+    return yield* Effect.forEach(pending, ({ migration }) => apply(database, setPath(path), migration))
   })
   return yield* database.sql.withTransaction(transaction).pipe(
     // Each statement must see what was committed while this process waited for the lock, whatever the session's default is.

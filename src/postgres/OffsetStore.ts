@@ -60,7 +60,7 @@ const statementsOf = ({ fixed, sql, tables }: PostgresDatabase["Service"]) => {
   // The step of a runner that is alone with its shard. It has half the cost of `update`, which also finds what is stored.
   const move = (from: bigint, { projectionName, shardNumber, timestamp, to }: Step) => fixed`
     UPDATE ${table} SET current_offset = ${to}, timestamp = ${timestamp}
-    WHERE projection_name = ${projectionName} AND shard_number = ${shardNumber} AND current_offset = ${from}
+    WHERE projection_name::text = ${projectionName} AND shard_number = ${shardNumber} AND current_offset = ${from}
     RETURNING current_offset AS stored, true AS moved`
 
   // FOR UPDATE waits for a concurrent transaction and then sees what that transaction committed, in the same statement. It
@@ -69,25 +69,25 @@ const statementsOf = ({ fixed, sql, tables }: PostgresDatabase["Service"]) => {
   const update = (from: bigint, { projectionName, shardNumber, timestamp, to }: Step) => sql`
     WITH held AS MATERIALIZED (
       SELECT current_offset FROM ${table}
-      WHERE projection_name = ${projectionName} AND shard_number = ${shardNumber} FOR UPDATE
+      WHERE projection_name::text = ${projectionName} AND shard_number = ${shardNumber} FOR UPDATE
     ), moved AS (
       UPDATE ${table} AS offsets SET current_offset = ${to}, timestamp = ${timestamp} FROM held
-      WHERE projection_name = ${projectionName} AND shard_number = ${shardNumber} AND held.current_offset = ${from}
+      WHERE projection_name::text = ${projectionName} AND shard_number = ${shardNumber} AND held.current_offset = ${from}
       RETURNING offsets.current_offset
     )
     SELECT coalesce(moved.current_offset, held.current_offset) AS stored, moved.current_offset IS NOT NULL AS moved
     FROM (
-      SELECT FROM ${table} WHERE projection_name = ${projectionName} AND shard_number = ${shardNumber}
+      SELECT FROM ${table} WHERE projection_name::text = ${projectionName} AND shard_number = ${shardNumber}
     ) AS seen LEFT JOIN held ON true LEFT JOIN moved ON true WHERE ${committed}`
 
   const select = ({ projectionName, shardNumber }: ProjectionId) => fixed`
-    SELECT ${columns} FROM ${table} WHERE projection_name = ${projectionName} AND shard_number = ${shardNumber}`
+    SELECT ${columns} FROM ${table} WHERE projection_name::text = ${projectionName} AND shard_number = ${shardNumber}`
 
   const selectPage = ({ projectionName }: Selection, after: ProjectionId | undefined) => {
     // Sorts by code point, as every backend sorts names, whatever the database's collation is.
-    const name = sql.literal(`projection_name COLLATE "C"`)
+    const name = sql.literal(`projection_name::text COLLATE "C"`)
     const filters = [
-      ...(projectionName === undefined ? [] : [sql`projection_name = ${projectionName}`]),
+      ...(projectionName === undefined ? [] : [sql`projection_name::text = ${projectionName}`]),
       ...(after === undefined ? [] : [sql`(${name}, shard_number) > (${after.projectionName}, ${after.shardNumber})`])
     ]
     return sql`
@@ -98,13 +98,13 @@ const statementsOf = ({ fixed, sql, tables }: PostgresDatabase["Service"]) => {
   const locked = (projectionName: string) => sql`
     held AS MATERIALIZED (
       SELECT projection_name, shard_number FROM ${table}
-      WHERE projection_name = ${projectionName} ORDER BY shard_number FOR UPDATE
+      WHERE projection_name::text = ${projectionName} ORDER BY shard_number FOR UPDATE
     )`
 
   const updateAll = ({ projectionName, timestamp, value }: Reset) => sql`
     WITH ${locked(projectionName)}, changed AS (
       UPDATE ${table} AS offsets SET current_offset = ${value}, timestamp = ${timestamp} FROM held
-      WHERE offsets.projection_name = held.projection_name AND offsets.shard_number = held.shard_number
+      WHERE offsets.projection_name::text = held.projection_name::text AND offsets.shard_number = held.shard_number
       RETURNING 1
     )
     SELECT count(*) FROM changed WHERE ${committed}`
@@ -112,7 +112,7 @@ const statementsOf = ({ fixed, sql, tables }: PostgresDatabase["Service"]) => {
   const deleteAll = ({ projectionName }: Projection) => sql`
     WITH ${locked(projectionName)}, changed AS (
       DELETE FROM ${table} AS offsets USING held
-      WHERE offsets.projection_name = held.projection_name AND offsets.shard_number = held.shard_number
+      WHERE offsets.projection_name::text = held.projection_name::text AND offsets.shard_number = held.shard_number
       RETURNING 1
     )
     SELECT count(*) FROM changed WHERE ${committed}`

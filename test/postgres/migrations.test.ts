@@ -84,11 +84,11 @@ describe("starting at once", () => {
         [2, "events", "0002_events.sql"],
         [3, "states_store", "0003_states.sql"],
         [4, "retryspool_messages", "0004_spool.sql"],
-        [10, "states_store", "0010_states_write.sql"],
-        [11, "states_store", "0011_states_write_many.sql"],
-        [12, "events", "0012_events_append.sql"],
         [13, "retryspool_messages", "0013_spool_claim.sql"],
-        [14, "retryspool_messages", "0014_spool_lease.sql"]
+        [14, "retryspool_messages", "0014_spool_lease.sql"],
+        [20, "states_store", "0020_states_write.sql"],
+        [21, "states_store", "0021_states_write_many.sql"],
+        [22, "events", "0022_events_append.sql"]
       ])
     })
   )
@@ -125,11 +125,11 @@ describe("starting at once", () => {
           [2],
           [3],
           [4],
-          [10],
-          [11],
-          [12],
           [13],
-          [14]
+          [14],
+          [20],
+          [21],
+          [22]
         ])
       })
   )
@@ -352,14 +352,14 @@ describe("a database of migrations 1 to 7", () => {
       schema: "public",
       options: {},
       names: ["events", "offsets_store", "states_store", "retryspool_messages", "strata_migrations"],
-      run: [1, 2, 3, 4, 10, 11, 12, 13, 14]
+      run: [1, 2, 3, 4, 13, 14, 20, 21, 22]
     },
     {
       what: "with a schema, other names and all that is optional",
       schema: "My schema",
       options: { schema: "My schema", tables, notify: "rows", index: "containment" },
       names: Object.values(tables),
-      run: [1, 2, 3, 4, 5, 6, 10, 11, 12, 13, 14]
+      run: [1, 2, 3, 4, 5, 6, 13, 14, 20, 21, 22, 23]
     }
   ] as const
 

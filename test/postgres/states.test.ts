@@ -11,7 +11,7 @@ import { postgresUrl, scratchDatabase } from "../support/database.ts"
 import { assertWhole, execute, failsWith, freshRole, freshSchema, migrate, query, serve, shape } from "./harness.ts"
 import { served, show, state } from "./states.harness.ts"
 
-const files = ["0003_states.sql", "0010_states_write.sql", "0011_states_write_many.sql"].map((file) =>
+const files = ["0003_states.sql", "0020_states_write.sql", "0021_states_write_many.sql"].map((file) =>
   fileURLToPath(new URL(`../../resources/postgres/${file}`, import.meta.url))
 )
 
@@ -193,7 +193,7 @@ describe("the table", () => {
       const gone = `SELECT format('DROP FUNCTION %s', oid::regprocedure) FROM pg_proc
         WHERE pronamespace = '${schema}'::regnamespace AND proname = 'states_store_write'`
       yield* execute((yield* query(gone)).map(([statement]) => String(statement)))
-      yield* execute([`DELETE FROM ${schema}.strata_migrations WHERE id IN (10, 11)`])
+      yield* execute([`DELETE FROM ${schema}.strata_migrations WHERE id IN (20, 21)`])
       const write = states.writeState(state("a", 2n))
       yield* failsWith(write, "DurableStateStore.writeState", "SchemaMissing", /run the migrations/)
       yield* migrate(postgresUrl, { schema })

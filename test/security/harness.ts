@@ -25,8 +25,8 @@ export const attackers = [
 
 const payloadOf = (text: string) => new TextEncoder().encode(text)
 
-/** Uses each statement of the stores once: those of one thing and those of many, alone and in a transaction. */
-export const useStores = Effect.fnUntraced(function* ({ events, offsets, spool, states, transactor }: Served) {
+/** Uses each statement of the log once: of one event and of many, alone and in a transaction. */
+const useEvents = Effect.fnUntraced(function* ({ events, offsets, states, transactor }: Served) {
   const append = (aggregateId: string, id?: string) => ({
     aggregateId,
     eventType: "T",
@@ -47,7 +47,6 @@ export const useStores = Effect.fnUntraced(function* ({ events, offsets, spool, 
       yield* events.append(append(`${key}f`))
       yield* offsets.writeOffset({ projectionName: key, shardNumber: 0, value: 1n })
       yield* states.writeState({ persistenceId: key, versionNumber: 1n, payload: payloadOf("1"), manifest: "m" })
-      yield* spool.storeMeta({ queue: "q", id: `${key}m`, payload: { a: 1 } })
     })
   )
   assert.strictEqual((yield* events.load(start)).length, 8)
@@ -63,7 +62,11 @@ export const useStores = Effect.fnUntraced(function* ({ events, offsets, spool, 
   const live = events.subscribe({ after: start, eventTypes: ["T"] }).pipe(Stream.take(8), Stream.runCollect)
   assert.strictEqual((yield* live).length, 8)
   yield* events.stats
+  return key
+})
 
+/** Uses each statement of the offsets and the states once. */
+const useRows = Effect.fnUntraced(function* ({ offsets, states }: Served, key: string) {
   yield* offsets.advanceOffset({ projectionName: key, shardNumber: 0 }, { from: Option.some(1n), to: 2n })
   yield* offsets.advanceOffset({ projectionName: key, shardNumber: 1 }, { from: Option.none(), to: 2n })
   yield* Effect.flip(offsets.advanceOffset({ projectionName: key, shardNumber: 1 }, { from: Option.some(9n), to: 10n }))
@@ -88,7 +91,11 @@ export const useStores = Effect.fnUntraced(function* ({ events, offsets, spool, 
   assert.strictEqual((yield* states.getStates([key, `${key}1`])).length, 2)
   assert.isAtLeast((yield* Stream.runCollect(states.listStates({ manifest: "m", shard: 0 }))).length, 4)
   assert.isTrue(yield* states.deleteState(key))
+})
 
+/** Uses the statements of the spool. */
+const useSpool = Effect.fnUntraced(function* ({ spool, transactor }: Served, key: string) {
+  yield* transactor.withTransaction(spool.storeMeta({ queue: "q", id: `${key}m`, payload: { a: 1 } }))
   yield* spool.storeMany([
     { queue: "q", id: `${key}n` },
     { queue: "q", id: `${key}o` }
@@ -98,4 +105,11 @@ export const useStores = Effect.fnUntraced(function* ({ events, offsets, spool, 
   const leases = claimed.map(({ attempts, id }) => ({ id, owner: "w", attempt: attempts }))
   yield* spool.heartbeat(leases, "1 minute")
   yield* spool.settle(leases.map(({ attempt, id, owner }) => ({ id, owner, attempt, outcome: "done" })))
+})
+
+/** Uses all stores, or all but the spool. */
+export const useStores = Effect.fnUntraced(function* (served: Served, { spool = true } = {}) {
+  const key = yield* useEvents(served)
+  yield* useRows(served, key)
+  if (spool) yield* useSpool(served, key)
 })

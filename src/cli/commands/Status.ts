@@ -24,7 +24,7 @@ const Log = Schema.Struct({
 const lookAtLog = Effect.gen(function* () {
   const { names, query, sql, tables } = yield* PostgresDatabase
   const rows = yield* query(sql`
-    SELECT format('PostgreSQL %s, database %s, role %s', split_part(current_setting('server_version'), ' ', 1),
+    SELECT pg_catalog.format('PostgreSQL %s, database %s, role %s', split_part(current_setting('server_version'), ' ', 1),
         current_database(), current_user) AS server,
       (SELECT count(*)::int FROM pg_stat_activity WHERE datname = current_database()) AS connections,
       coalesce(max(version), 0) AS "latestVersion",
@@ -64,7 +64,7 @@ const countStatesAndMessages = Effect.gen(function* () {
   const { names, query, schema, sql, tables } = yield* PostgresDatabase
   const rows = yield* query(sql`
     SELECT (
-        SELECT greatest(reltuples, 0)::bigint FROM pg_class WHERE oid = ${qualify(schema, names.states)}::regclass
+        SELECT greatest(reltuples, 0)::bigint FROM pg_class WHERE oid = ${qualify(schema, names.states)}::regclass::oid
       ) AS states,
       (SELECT count(*) FROM ${tables.spool} WHERE state = ${codeOf("incoming")}) AS incoming,
       (SELECT count(*) FROM ${tables.spool} WHERE state = ${codeOf("active")}) AS active,

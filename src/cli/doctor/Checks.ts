@@ -9,6 +9,7 @@ import * as SchemaChecks from "./SchemaChecks.ts"
 import * as ServerChecks from "./ServerChecks.ts"
 import * as TableChecks from "./TableChecks.ts"
 import * as TransactionChecks from "./TransactionChecks.ts"
+import * as TrustChecks from "./TrustChecks.ts"
 
 const check = (name: string, findings: Findings): Check => ({ name, findings })
 
@@ -21,6 +22,7 @@ export const serverChecks: ReadonlyArray<Check> = [
   check("listen", ServerChecks.onPrimary(ConnectionChecks.notifications)),
   check("prepared", TransactionChecks.prepared),
   check("transactions", TransactionChecks.longOpen),
+  check("search path", TrustChecks.searchPath),
   check("migrations", SchemaChecks.migrations)
 ]
 

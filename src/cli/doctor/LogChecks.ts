@@ -9,7 +9,7 @@ export const replication: Findings = Effect.gen(function* () {
   const { sql } = yield* PostgresDatabase
   const { events } = yield* relations
   const found = yield* texts(
-    sql`SELECT srsubid::text AS text FROM pg_subscription_rel WHERE srrelid = ${events}::regclass`
+    sql`SELECT srsubid::text AS text FROM pg_subscription_rel WHERE srrelid = ${events}::regclass::oid`
   )
   return orOk(
     found.map(() =>
@@ -83,7 +83,7 @@ export const triggers: Findings = Effect.gen(function* () {
         prosrc ~ 'pg_notify.*(stream_name|aggregate_id)'
           AND EXISTS (SELECT FROM ${tables.events} WHERE octet_length(aggregate_id) > 56) AS "failsForLongIds"
       FROM pg_trigger JOIN pg_proc ON pg_proc.oid = tgfoid
-      WHERE tgrelid = ${events}::regclass AND NOT tgisinternal AND tgenabled <> 'D'`
+      WHERE tgrelid = ${events}::regclass::oid AND NOT tgisinternal AND tgenabled <> 'D'`
   )
   return orOk(
     found.map(({ failsForLongIds, name, notifies }) =>

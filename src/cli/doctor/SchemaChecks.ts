@@ -9,7 +9,7 @@ export const missing: Findings = Effect.gen(function* () {
   const { sql } = yield* PostgresDatabase
   const names = Object.values(yield* relations)
   const found = yield* texts(sql`
-    SELECT name AS text FROM unnest(${names}::text[]) AS name WHERE to_regclass(name) IS NULL`)
+    SELECT name AS text FROM pg_catalog.unnest(${names}::text[]) AS name WHERE to_regclass(name) IS NULL`)
   return found.map((name) => problem(`there is no table ${name}`, "run: strata migrate"))
 })
 
@@ -26,7 +26,7 @@ export const grants: Findings = Effect.gen(function* () {
   const { sql } = yield* PostgresDatabase
   const { events, offsets, spool, states } = yield* relations
   const missing = yield* texts(sql`
-    SELECT format('GRANT %s ON %s TO %I', privilege, name::regclass, current_user) AS text
+    SELECT pg_catalog.format('GRANT %s ON %s TO %I', privilege, name::regclass, current_user) AS text
     FROM (VALUES
       (${events}, 'SELECT, INSERT'),
       (${offsets}, 'SELECT, INSERT, UPDATE, DELETE'),
@@ -34,17 +34,17 @@ export const grants: Findings = Effect.gen(function* () {
       (${spool}, 'SELECT, INSERT, UPDATE, DELETE')
     ) AS needed (name, privileges)
     CROSS JOIN LATERAL regexp_split_to_table(privileges, ', ') AS privilege
-    WHERE NOT has_table_privilege(name::regclass, privilege)
+    WHERE NOT pg_catalog.has_table_privilege(name::regclass, privilege)
     UNION ALL
-    SELECT format('GRANT USAGE ON SEQUENCE %s TO %I', seqrelid::regclass, current_user)
-    FROM pg_attribute JOIN pg_sequence ON seqrelid = pg_get_serial_sequence(${events}, 'version')::regclass
-    WHERE attrelid = ${events}::regclass AND attname = 'version' AND attidentity = ''
+    SELECT pg_catalog.format('GRANT USAGE ON SEQUENCE %s TO %I', seqrelid::regclass, current_user)
+    FROM pg_attribute JOIN pg_sequence ON seqrelid = pg_get_serial_sequence(${events}, 'version')::regclass::oid
+    WHERE attrelid = ${events}::regclass::oid AND attname = 'version' AND attidentity = ''
       AND NOT has_sequence_privilege(seqrelid, 'USAGE')
     UNION ALL
-    SELECT format('GRANT EXECUTE ON FUNCTION %s TO %I', procedure.oid::regprocedure, current_user)
+    SELECT pg_catalog.format('GRANT EXECUTE ON FUNCTION %s TO %I', procedure.oid::regprocedure, current_user)
     FROM (VALUES (${events}, '_append'), (${states}, '_write'), (${spool}, '_claim')) AS named (name, ending)
-    JOIN pg_class AS class ON class.oid = name::regclass
-    JOIN pg_proc AS procedure ON pronamespace = relnamespace AND proname = relname || ending
+    JOIN pg_class AS class ON class.oid = name::regclass::oid
+    JOIN pg_proc AS procedure ON pronamespace = relnamespace AND proname = relname::text || ending
     WHERE NOT has_function_privilege(procedure.oid, 'EXECUTE')`)
   return orOk(
     missing.map((grant) => problem("this role may not do all that the stores do", `as the owner: ${grant}`)),

@@ -44,9 +44,9 @@ export const sizes: Findings = Effect.gen(function* () {
     Table,
     sql`
       SELECT relid::regclass::text AS name, n_live_tup::float8 AS rows, n_dead_tup::float8 AS dead,
-        pg_size_pretty(pg_table_size(relid)) AS "tableSize", pg_size_pretty(pg_indexes_size(relid)) AS "indexSize",
-        pg_indexes_size(relid)::float8 AS "indexBytes"
-      FROM pg_stat_user_tables WHERE relid = ANY(${names}::text[]::regclass[]) ORDER BY relid`
+        pg_size_pretty(pg_table_size(relid::regclass)) AS "tableSize", pg_size_pretty(pg_indexes_size(relid::regclass)) AS "indexSize",
+        pg_indexes_size(relid::regclass)::float8 AS "indexBytes"
+      FROM pg_stat_user_tables WHERE relid = ANY(${names}::text[]::regclass[]::oid[]) ORDER BY relid`
   )
   return found.flatMap(sizeOf)
 })
@@ -55,7 +55,7 @@ export const sizes: Findings = Effect.gen(function* () {
 export const offsetsAhead: Findings = PostgresDatabase.use(({ sql, tables }) =>
   Effect.map(
     texts(sql`
-      SELECT format('shard %s of %L is at %s, the log ends at %s', shard_number, projection_name, current_offset, highest)
+      SELECT pg_catalog.format('shard %s of %L is at %s, the log ends at %s', shard_number, projection_name, current_offset, highest)
         AS text
       FROM ${tables.offsets}, (SELECT coalesce(max(version), 0) AS highest FROM ${tables.events}) AS log
       WHERE current_offset > highest AND current_offset < ${lowestTimeOffset}

@@ -18,7 +18,7 @@ const pauseBetweenLooks = Duration.seconds(1)
 export const prepared: Findings = PostgresDatabase.use(({ sql }) =>
   Effect.map(
     texts(sql`
-      SELECT format('%L, for %s', gid, date_trunc('second', now() - prepared)) AS text FROM pg_prepared_xacts
+      SELECT pg_catalog.format('%L, for %s', gid, date_trunc('second', now() - prepared)) AS text FROM pg_prepared_xacts
       WHERE database = current_database() AND prepared < now() - ${longOpenAfter}::interval`),
     (found) =>
       orOk(
@@ -34,7 +34,7 @@ export const prepared: Findings = PostgresDatabase.use(({ sql }) =>
 export const longOpen: Findings = PostgresDatabase.use(({ sql }) =>
   Effect.map(
     texts(sql`
-      SELECT format('pid %s, %s for %s, application %L', pid, state, date_trunc('second', now() - xact_start),
+      SELECT pg_catalog.format('pid %s, %s for %s, application %L', pid, state, date_trunc('second', now() - xact_start),
         application_name) AS text
       FROM pg_stat_activity
       WHERE datname = current_database() AND pid <> pg_backend_pid() AND xact_start < now() - ${longOpenAfter}::interval

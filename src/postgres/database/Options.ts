@@ -27,7 +27,16 @@ const Names = Schema.Struct({
 })
 
 export interface Options {
-  /** The schema of the tables. Without it they are where the connection's search path finds them. */
+  /**
+   * The schema of the tables. Without it they are where the connection's search path finds them.
+   *
+   * **Details**
+   *
+   * What the stores call in their statements is built in, also where other roles may create in a schema of the search path,
+   * as in `public` before Postgres 15: each call names `pg_catalog`, or has exactly the types of what is built in, which is
+   * found first. A search path that names `pg_catalog` itself has to name it first. The application's own SQL is not
+   * protected. Where others may create in a schema in front of that of the tables, name the schema here.
+   */
   readonly schema?: string
   /**
    * Other names for the tables: `events` (`events`), `offsets` (`offsets_store`), `states` (`states_store`), `spool`

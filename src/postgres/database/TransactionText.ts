@@ -17,12 +17,12 @@ export const transactionText = (otherwise: string, withQuery = false): Statement
   Statement.fragment([
     Statement.literal(`CASE
       WHEN activity.pid IS NOT NULL THEN
-        format('pid %s, %s for %s s, application %s', activity.pid, coalesce(activity.state, 'active'),
+        pg_catalog.format('pid %s, %s for %s s, application %s', activity.pid, coalesce(activity.state, 'active'),
           round(extract(epoch FROM clock_timestamp() - activity.xact_start)), quote_literal(activity.application_name))
           || coalesce(', query id ' || activity.query_id, '')
           || ${withQuery ? queryText : "''"}
       WHEN prepared.gid IS NOT NULL THEN
-        format('the prepared transaction %L, for %s s: COMMIT PREPARED or ROLLBACK PREPARED it', prepared.gid,
+        pg_catalog.format('the prepared transaction %L, for %s s: COMMIT PREPARED or ROLLBACK PREPARED it', prepared.gid,
           round(extract(epoch FROM clock_timestamp() - prepared.prepared)))
       ELSE ${otherwise}
     END`)

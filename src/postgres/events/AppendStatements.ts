@@ -27,7 +27,7 @@ const isStamp = (row: unknown): row is Stamp =>
 
 const isWritten = (row: unknown): row is Written => isStamp(row) && "id" in row && typeof row.id === "string"
 
-/** What came of an event, or of an append. See `resources/postgres/0012_events_append.sql`. */
+/** What came of an event, or of an append. See `resources/postgres/0022_events_append.sql`. */
 const OutcomeRow = Schema.Union([
   Schema.Struct({ outcome: Schema.Literals(["stored", "known"]), ...written }),
   Schema.Struct({ outcome: Schema.Literals(["blocked", "isolation"]), request: Schema.Int }),
@@ -83,7 +83,7 @@ export const make = Effect.gen(function* () {
       ) WITH ORDINALITY AS new (id, aggregate_id, event_type, data, metadata, place)
       WHERE (
         SELECT bool_and(${tryShareName})
-        FROM unnest(${["", ...new Set(events.map(({ aggregateId }) => aggregateId))]}::text[]) AS name
+        FROM pg_catalog.unnest(${["", ...new Set(events.map(({ aggregateId }) => aggregateId))]}::text[]) AS name
       )
       ORDER BY new.place
       RETURNING id, version, created_at AS "createdAt"`
@@ -103,7 +103,7 @@ export const make = Effect.gen(function* () {
         ${events.map(({ event }) => event.id !== undefined)}::boolean[],
         ${events.map(({ append }) => append.onDuplicate === "ignore")}::boolean[],
         ${events.map(({ append, event }) => String(expectedOf(append, event.aggregateId)))}::text[],
-        ${patience === "waits"}
+        ${patience === "waits"}::boolean
       )`
   }
 

@@ -50,8 +50,8 @@ export const Row = Schema.Struct({
  */
 export const columnsOf = (bytes: number, without?: string) => ({
   read: `version, id, aggregate_id AS "aggregateId", event_type AS "eventType",
-    CASE ${without === undefined ? "" : `WHEN version = ${without} THEN NULL `}WHEN pg_column_size(data) > ${5 * bytes}
-      THEN '#' || pg_column_size(data)::text ELSE data::text END AS data,
+    CASE ${without === undefined ? "" : `WHEN version = ${without} THEN NULL `}WHEN pg_catalog.pg_column_size(data) > ${5 * bytes}
+      THEN '#' || pg_catalog.pg_column_size(data)::text ELSE data::text END AS data,
     ${without === undefined ? "metadata::text" : `CASE WHEN version <> ${without} THEN metadata::text END`} AS metadata,
     created_at AS "createdAt", stream_name AS "streamName"`,
   sent: `version, id, "aggregateId", "eventType",

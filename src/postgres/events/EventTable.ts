@@ -36,14 +36,14 @@ export const sequenceColumns = `sequence.seqrelid::regclass::text AS name, seqca
 /** The part of a statement after FROM that finds the column `version`, and the sequence behind it. */
 export const fromVersionOf = ({ names, schema }: Pick<PostgresDatabase["Service"], "names" | "schema">) => `pg_attribute
     LEFT JOIN LATERAL (
-      SELECT pg_sequence.* FROM pg_sequence JOIN pg_depend ON refclassid = 'pg_class'::regclass AND refobjid = seqrelid
-      JOIN pg_attrdef ON classid = 'pg_attrdef'::regclass AND objid = pg_attrdef.oid
+      SELECT pg_sequence.* FROM pg_sequence JOIN pg_depend ON refclassid = 'pg_class'::regclass::oid AND refobjid = seqrelid
+      JOIN pg_attrdef ON classid = 'pg_attrdef'::regclass::oid AND objid = pg_attrdef.oid
       WHERE adrelid = attrelid AND adnum = attnum
       UNION
-      SELECT pg_sequence.* FROM pg_sequence JOIN pg_depend ON classid = 'pg_class'::regclass AND objid = seqrelid
-      WHERE refclassid = 'pg_class'::regclass AND refobjid = attrelid AND refobjsubid = attnum
+      SELECT pg_sequence.* FROM pg_sequence JOIN pg_depend ON classid = 'pg_class'::regclass::oid AND objid = seqrelid
+      WHERE refclassid = 'pg_class'::regclass::oid AND refobjid = attrelid AND refobjsubid = attnum
     ) AS sequence ON true
-    WHERE attrelid = ${reference(qualify(schema, names.events))}::regclass AND attname = 'version'`
+    WHERE attrelid = ${reference(qualify(schema, names.events))}::regclass::oid AND attname = 'version'`
 
 /** SQL for the oids of the tables whose rows a table has: its own, and those of its partitions and other children. */
 export const familyOf = (table: string) => `

@@ -74,15 +74,15 @@ export const make = Effect.gen(function* () {
     CROSS JOIN LATERAL (
       SELECT event.id, event.version,
         event.aggregate_id = new.aggregate_id AND event.event_type = new.event_type
-          AND coalesce(event.data, 'null') = new.json -> 'data'
-          AND coalesce(event.metadata, 'null') = coalesce(new.json -> 'metadata', 'null') AS same,
+          AND coalesce(event.data, 'null') = new.json -> 'data'::text
+          AND coalesce(event.metadata, 'null') = coalesce(new.json -> 'metadata'::text, 'null') AS same,
         coalesce(event.created_at = nullif(new.created_at, '')::timestamptz, new.created_at = '') AS "sameTime"
       FROM ${events} AS event WHERE event.id = new.id OFFSET 0
     ) AS old`
 
   const insert = (entries: ReadonlyArray<Entry>) => sql`
     INSERT INTO ${events} AS event (id, aggregate_id, event_type, data, metadata, created_at)
-    SELECT id, aggregate_id, event_type, json -> 'data', coalesce(json -> 'metadata', 'null'),
+    SELECT id, aggregate_id, event_type, json -> 'data'::text, coalesce(json -> 'metadata'::text, 'null'),
       coalesce(nullif(created_at, '')::timestamptz, now())
     FROM ${entriesAs(entries)} ORDER BY place
     RETURNING event.id, event.version`
@@ -104,7 +104,7 @@ export const make = Effect.gen(function* () {
 
   const attempt = Effect.fnUntraced(function* (entries: ReadonlyArray<Entry>) {
     yield* query(locks.takeAll)
-    // The lock of the INSERT before the look, which takes a weaker one: see `resources/postgres/0012_events_append.sql`.
+    // The lock of the INSERT before the look, which takes a weaker one: see `resources/postgres/0022_events_append.sql`.
     yield* query(sql`LOCK TABLE ${events} IN ROW EXCLUSIVE MODE`)
     const stored = yield* look(entries)
     const changed = entries.find(({ id }) => stored.get(id)?.same === false)

@@ -82,7 +82,7 @@ export const make = Effect.gen(function* () {
         OR virtualtransaction IN (
           SELECT virtualtransaction FROM held
           WHERE mode = 'ShareUpdateExclusiveLock' AND relation IN (SELECT relation FROM family)
-        ) AND relation >= 16384 AND NOT EXISTS (SELECT FROM pg_index WHERE indexrelid = relation)
+        ) AND relation >= 16384::oid AND NOT EXISTS (SELECT FROM pg_index WHERE indexrelid = relation)
       )
     )::text[] AS holders
     FROM ${EventTable.fromVersionOf(database)}`)

@@ -102,7 +102,7 @@ const pagesOf = ({ names, query, schema, sql, tables }: PostgresDatabase["Servic
 
   const beforeHole = (after: bigint, bound: bigint) => sql`(
     SELECT previous FROM (
-      SELECT version, lag(version, 1, ${after}::bigint) OVER (ORDER BY version) AS previous
+      SELECT version, pg_catalog.lag(version, 1, ${after}::bigint) OVER (ORDER BY version) AS previous
       FROM ${events} WHERE version > ${after} AND version <= ${bound}
     ) AS events WHERE version <> previous + 1 ORDER BY version LIMIT 1)`
 

@@ -18,7 +18,8 @@ export const make = ({ fixed, names, schema, sql, tables }: PostgresDatabase["Se
 
   const writeOne = ({ manifest, payload, persistenceId, shard, timestamp, versionNumber }: Write) => fixed`
     SELECT * FROM ${writeFunction}(
-      ${persistenceId}, ${versionNumber}, ${payload}, ${manifest}, ${timestamp}, ${BigInt(shard)}
+      ${persistenceId}::varchar, ${versionNumber}::bigint, ${payload}::bytea, ${manifest}::varchar, ${timestamp}::bigint,
+      ${BigInt(shard)}::bigint
     )`
 
   // The function does not write the rows that another transaction has.
@@ -30,7 +31,7 @@ export const make = ({ fixed, names, schema, sql, tables }: PostgresDatabase["Se
       ${states.map(({ manifest }) => manifest)}::text[],
       ${states.map(({ timestamp }) => timestamp)}::bigint[],
       ${states.map(({ shard }) => BigInt(shard))}::bigint[],
-      ${kind === "write"}, ${inserting}
+      ${kind === "write"}::boolean, ${inserting}::boolean
     )`
 
   return { overwriteOne, writeOne, writeMany }

@@ -3,7 +3,7 @@
  *
  * **Details**
  *
- * The functions of `resources/postgres/0010_states_write.sql` and `0011_states_write_many.sql` write states: a write is one
+ * The functions of `resources/postgres/0020_states_write.sql` and `0021_states_write_many.sql` write states: a write is one
  * round trip, whatever comes of it. Outside of a transaction, writes that come at once are coalesced into one statement, so
  * one commit, with at most one write of each entity. None of them waits there for a row. While one waited, the others would
  * not get their results, and would keep their rows: the transaction that holds the row may itself wait for one of these, in a

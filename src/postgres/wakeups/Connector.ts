@@ -142,7 +142,9 @@ const makeHearing = Effect.fnUntraced(function* (wake: (table: Table) => void, {
     const connection = yield* open
     yield* checkIdentity(connection)
     const found = yield* Effect.flatMap(
-      connection.query(sql`SELECT name, to_regclass(name)::oid::text AS oid FROM unnest(${qualified}::text[]) AS name`),
+      connection.query(
+        sql`SELECT name, to_regclass(name)::oid::text AS oid FROM pg_catalog.unnest(${qualified}::text[]) AS name`
+      ),
       decodeNamed
     )
     const byOid = new Map(found.map(({ oid }, index) => [oid, tables[index]]))

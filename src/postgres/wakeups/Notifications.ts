@@ -42,7 +42,7 @@ export const make = Effect.gen(function* () {
     due.closeUnsafe()
     return Effect.ignore(
       query(fixed`
-        SELECT pg_notify(${channel}, name::regclass::oid || ${` ${sender}`}) FROM unnest(${changed}::text[]) AS name`),
+        SELECT pg_notify(${channel}, name::regclass::oid::text || ${` ${sender}`}) FROM pg_catalog.unnest(${changed}::text[]) AS name`),
       { log: "Debug" }
     )
   })

@@ -33,8 +33,8 @@ const totalsOf = Effect.fnUntraced(function* (since: Since) {
   const { names, query, sql } = yield* PostgresDatabase
   const { condition, events } = yield* counted(since)
   const rows = yield* query(sql`
-    SELECT count(*)::float8 AS events, count(DISTINCT aggregate_id)::float8 AS aggregates,
-      count(DISTINCT event_type)::float8 AS types, coalesce(max(version), 0) AS "latestVersion",
+    SELECT count(*)::float8 AS events, pg_catalog.count(DISTINCT aggregate_id)::float8 AS aggregates,
+      pg_catalog.count(DISTINCT event_type)::float8 AS types, coalesce(max(version), 0) AS "latestVersion",
       min(created_at) AS first, max(created_at) AS last
     FROM ${events} WHERE ${condition}`)
   const [totals] = yield* decodeRows(Totals, names.events, [])(rows)
@@ -67,12 +67,12 @@ const eventsPerSpan = Effect.fnUntraced(function* (since: Since) {
       ends AS (SELECT min(created_at) AS first, max(created_at) + interval '1 millisecond' AS last FROM meant),
       counted AS (
         SELECT width_bucket(
-            extract(epoch FROM created_at), extract(epoch FROM first), extract(epoch FROM last), ${chartSpans}
+            extract(epoch FROM created_at), extract(epoch FROM first), extract(epoch FROM last), ${chartSpans}::int
           ) AS span, count(*)::float8 AS events
         FROM meant, ends GROUP BY 1
       )
-    SELECT first + (last - first) / ${chartSpans} * (span - 1) AS from, coalesce(events, 0) AS events
-    FROM ends CROSS JOIN generate_series(1, ${chartSpans}) AS span LEFT JOIN counted USING (span)
+    SELECT first + (last - first) / ${chartSpans}::float8 * (span - 1)::float8 AS from, coalesce(events, 0) AS events
+    FROM ends CROSS JOIN generate_series(1, ${chartSpans}::int) AS span LEFT JOIN counted USING (span)
     WHERE first IS NOT NULL ORDER BY span`)
   return yield* decodeRows(Span, names.events, [])(rows)
 })

@@ -6,7 +6,7 @@
 -- ids, as two calls would else wait for each other until that time is over.
 --
 -- The plan is made once, since making it takes 300 us, three times as long as running it. Without sequential scans it looks
--- up each row, whatever the statistics say. The result names columns instead of the table's type, as in 0010.
+-- up each row, whatever the statistics say. The result names columns instead of the table's type, as in 0020.
 \if :{?states}
 \else
 \set states states_store
@@ -33,6 +33,7 @@ RETURNS TABLE (
     "persistenceId" VARCHAR, "versionNumber" BIGINT, payload BYTEA, manifest VARCHAR, "timestamp" BIGINT, shard BIGINT
 )
 LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off
 SET lock_timeout = '20ms'

@@ -15,6 +15,7 @@
 -- keys in this order.
 CREATE OR REPLACE FUNCTION notify_event_inserted() RETURNS TRIGGER
 LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
 AS $body$
 BEGIN
     PERFORM

@@ -29,6 +29,7 @@ RETURNS TABLE (
 )
 LANGUAGE plpgsql
 ROWS 1
+SET search_path = pg_catalog, pg_temp
 AS $body$
 BEGIN
     INSERT INTO :"states" AS states

@@ -1,0 +1,206 @@
+/** What another role has put into a schema of the search path is never called: by no store, no migration and no command. */
+import { PgClient } from "@effect/sql-pg"
+import { assert, describe, it } from "@effect/vitest"
+import { Effect, Layer, Redacted } from "effect"
+import * as Postgres from "effect-strata/postgres"
+import * as Suites from "effect-strata/testing"
+import { join } from "node:path"
+import { jsonLines, strata, succeeds, temporaryDirectory } from "../cli/harness.ts"
+import { execute, freshRole, migrate, query, serve } from "../postgres/harness.ts"
+import { scratchDatabase } from "../support/database.ts"
+import { useStores } from "./harness.ts"
+import { caught, layTraps, layTrapsBeside } from "./traps.ts"
+
+/** A database in which everybody may create in `public`, as it was before Postgres 15, and somebody has laid traps there. */
+const hostile = Effect.gen(function* () {
+  const mallory = yield* freshRole()
+  const owner = yield* freshRole()
+  const app = yield* freshRole()
+  const url = yield* scratchDatabase()
+  const urlOf = (role: string) => {
+    const parts = new URL(url)
+    parts.username = role
+    parts.password = "secret"
+    return parts.href
+  }
+  const database = new URL(url).pathname.slice(1)
+  yield* execute(
+    ["GRANT CREATE ON SCHEMA public TO PUBLIC", `GRANT CREATE ON DATABASE ${database} TO ${owner.role}`],
+    url
+  )
+  yield* layTraps(url, mallory.role, "public")
+  return { url, mallory: mallory.role, owner: urlOf(owner.role), app: app.role, appUrl: urlOf(app.role) }
+})
+
+/** What stands beside our tables in `public`, and takes what our functions take as well. */
+const ours = ["events_append", "states_store_write"]
+
+/** A use of each command that sends a statement. */
+const commands = (file: string): ReadonlyArray<ReadonlyArray<string>> => [
+  ["migrate"],
+  ["migrate", "status"],
+  ["events", "append", "--aggregate", "a", "--type", "T", "--data", "{}"],
+  ["events", "append", "--aggregate", "b", "--type", "U", "--ignore-duplicates", "--id", "given"],
+  ["events", "read", "--type", "T", "--data", "{}", "--created-after", "2020-01-01T00:00:00Z"],
+  ["events", "show", "given"],
+  ["events", "stats", "--created-after", "2020-01-01T00:00:00Z"],
+  ["events", "export", file],
+  ["events", "import", file],
+  ["offsets", "set", "p", "0", "7", "--yes"],
+  ["offsets", "get", "p"],
+  ["offsets", "list"],
+  ["offsets", "reset", "p", "3", "--yes"],
+  ["projections", "list"],
+  ["states", "list", "--shard", "7", "--manifest", "m"],
+  ["states", "show", "s"],
+  ["status"],
+  ["doctor", "--prove", "--for", "300ms"],
+  ["offsets", "delete", "p", "--yes"]
+]
+
+describe("somebody's functions in a schema of the search path", () => {
+  it.live("are found in place of those that are built in, unless one of exactly these types is", () =>
+    Effect.gen(function* () {
+      const { url } = yield* hostile
+      const captured = [
+        "cardinality(ARRAY[1])",
+        "'a'::varchar = 'b'::varchar",
+        "hashtextextended('x', 0)",
+        "has_table_privilege('pg_class'::regclass, 'SELECT'::text)",
+        "count(1)"
+      ]
+      for (const expression of captured) {
+        const error = yield* Effect.flip(query(`SELECT ${expression}`, url))
+        assert.include(String(error.reason.cause), "captured: ", expression)
+      }
+      assert.strictEqual(yield* caught(url, "public"), String(captured.length))
+      for (const expression of [
+        "cardinality('{}'::text)",
+        "'a'::text = 'b'::text",
+        "hashtextextended('x', 0::bigint)"
+      ]) {
+        yield* Effect.exit(query(`SELECT ${expression}`, url))
+      }
+      assert.strictEqual(yield* caught(url, "public"), String(captured.length))
+    }).pipe(Effect.scoped)
+  )
+
+  it.live("are not called by a migration, nor by the stores in a schema of their own", () =>
+    Effect.gen(function* () {
+      const { app, appUrl, owner, url } = yield* hostile
+      const options = { schema: "strata", notify: "rows", index: "containment" } as const
+      yield* migrate(owner, options)
+      yield* migrate(owner, options)
+      yield* execute(
+        [`GRANT USAGE ON SCHEMA strata TO ${app}`, `GRANT ALL ON ALL TABLES IN SCHEMA strata TO ${app}`],
+        url
+      )
+      yield* Effect.flatMap(serve({ url: appUrl, options, layer: Postgres.layerStorage }), (served) =>
+        useStores(served, { spool: false })
+      ).pipe(Effect.scoped)
+      assert.strictEqual(yield* caught(url, "public"), "0")
+    }).pipe(Effect.scoped)
+  )
+
+  it.live("are not called by a command, which the owner or a superuser runs on tables in that schema", () =>
+    Effect.gen(function* () {
+      const { mallory, owner, url } = yield* hostile
+      yield* succeeds(["migrate", "--notify", "rows"], { url: owner })
+      yield* layTrapsBeside(url, mallory, "public", ours)
+      yield* execute(["INSERT INTO public.states_store VALUES ('s', 1, '', 'm', 0, 7)"], url)
+      const called: Array<string> = []
+      for (const as of [owner, url]) {
+        for (const command of commands(join(yield* temporaryDirectory, "events.jsonl"))) {
+          const before = yield* caught(url, "public")
+          const { status, stderr, stdout } = yield* strata(command, { url: as })
+          if (status !== 0 && command[0] !== "doctor") called.push(`${command.join(" ")}: ${stdout}${stderr}`)
+          const after = yield* caught(url, "public")
+          if (after !== before || /captured/.test(stdout + stderr))
+            called.push(`${command.join(" ")}: ${stdout}${stderr}`)
+        }
+      }
+      assert.deepStrictEqual(called, [])
+    }).pipe(Effect.scoped)
+  )
+})
+
+describe("strata doctor on the search path", () => {
+  /** What the doctor finds in the path that the role has in that database. */
+  const findings = (url: string, args: ReadonlyArray<string> = []) =>
+    Effect.map(strata(["doctor", "--json", ...args], { url }), ({ stdout }) =>
+      jsonLines(stdout).flatMap(({ check, level, remedy, says }) =>
+        check === "search path" ? [`${level}: ${says} -> ${remedy}`] : []
+      )
+    )
+
+  it.live(
+    "warns of schemas that others may create in, and finds a problem where they could take the tables' place",
+    () =>
+      Effect.gen(function* () {
+        const { appUrl, mallory, owner, url } = yield* hostile
+        yield* migrate(owner, { schema: "strata" })
+        const [warning = "", ...none] = yield* findings(owner, ["--schema", "strata"])
+        assert.deepStrictEqual(none, [])
+        assert.match(
+          warning,
+          /^warning: everybody may create in the schema public, .* -> run: REVOKE CREATE ON SCHEMA public FROM PUBLIC$/
+        )
+        const database = new URL(url).pathname.slice(1)
+        const setPath = (path: string) => execute([`ALTER DATABASE ${database} SET search_path = ${path}`], url)
+        yield* setPath("public, strata")
+        const [problem = ""] = yield* findings(url)
+        assert.match(
+          problem,
+          /^problem: everybody may create in the schema public, in which the tables are looked for first/
+        )
+        yield* execute(
+          ["REVOKE CREATE ON SCHEMA public FROM PUBLIC", `GRANT CREATE ON SCHEMA public TO ${mallory}`],
+          url
+        )
+        assert.match(
+          (yield* findings(url))[0] ?? "",
+          new RegExp(`^problem: ${mallory} may create in the schema public`)
+        )
+        yield* execute([`REVOKE CREATE ON SCHEMA public FROM ${mallory}`], url)
+        assert.deepStrictEqual(yield* findings(url), ["ok: others cannot create in a schema of it -> null"])
+        yield* setPath("public, pg_catalog")
+        assert.match(
+          (yield* findings(appUrl))[0] ?? "",
+          /^problem: the search path is public, pg_catalog: .* name it first$/
+        )
+      }).pipe(Effect.scoped)
+  )
+
+  it.live("finds nothing where a user has everything in public of a database of its own", () =>
+    Effect.gen(function* () {
+      const { role, url: roleUrl } = yield* freshRole()
+      const url = yield* scratchDatabase()
+      yield* execute([`ALTER DATABASE ${new URL(url).pathname.slice(1)} OWNER TO ${role}`], url)
+      const own = new URL(roleUrl)
+      own.pathname = new URL(url).pathname
+      yield* migrate(own.href)
+      assert.deepStrictEqual(yield* findings(own.href), ["ok: others cannot create in a schema of it -> null"])
+      yield* execute([`ALTER DATABASE ${new URL(url).pathname.slice(1)} OWNER TO postgres`], url)
+    }).pipe(Effect.scoped)
+  )
+})
+
+/** The stores in `public`, where there are traps, and others beside our own functions. */
+const inPublic = Layer.unwrap(
+  Effect.gen(function* () {
+    const { mallory, owner, url } = yield* hostile
+    yield* migrate(owner)
+    yield* layTrapsBeside(url, mallory, "public", ours)
+    yield* Effect.addFinalizer(() =>
+      Effect.orDie(Effect.map(caught(url, "public"), (count) => assert.strictEqual(count, "0", "traps were called")))
+    )
+    return Layer.provide(Postgres.layerStorage(), PgClient.layer({ url: Redacted.make(owner) }))
+  })
+)
+
+Suites.DurableStateStore.suite("traps in public", inPublic)
+Suites.Entity.suite("traps in public", inPublic)
+Suites.EventStore.suite("traps in public", inPublic)
+Suites.OffsetStore.suite("traps in public", inPublic)
+Suites.Projection.suite("traps in public", inPublic)
+Suites.Transactor.suite("traps in public", inPublic)
