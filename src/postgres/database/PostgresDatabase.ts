@@ -12,7 +12,7 @@ import * as Borrowing from "./Borrowing.ts"
 import { qualify } from "./Identifier.ts"
 import * as Isolation from "./Isolation.ts"
 import { type Options, settingsOf, type Tables } from "./Options.ts"
-import * as Silence from "./Silence.ts"
+import * as SilenceLimit from "./SilenceLimit.ts"
 import { fixedBy, type Query, queryOn, type Runnable } from "./Statements.ts"
 import * as Transactions from "./Transactions.ts"
 
@@ -100,7 +100,7 @@ export const make = (options: Options = {}) =>
     if (sql.config.url !== undefined && !URL.canParse(Redacted.value(sql.config.url))) return yield* invalidUrl
     if ((sql.config.maxMessageSize ?? maxRowBytes) < maxRowBytes) return yield* smallMessages
     const { borrow, borrowAlive, exhausted } = yield* Borrowing.make(sql, acquireTimeout)
-    const transactions = Transactions.make(sql, acquireTimeout, exhausted, yield* Silence.make(silenceLimit))
+    const transactions = Transactions.make(sql, acquireTimeout, exhausted, yield* SilenceLimit.make(silenceLimit))
     const { inTransaction, transactor, whether } = transactions
     const isolated = Isolation.make()
     const tableOf = (name: string) => sql.literal(qualify(schema, name))

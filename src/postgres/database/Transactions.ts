@@ -5,7 +5,7 @@ import type { SqlError } from "effect/sql"
 import type { Connection } from "effect/sql/SqlConnection"
 import * as Transactor from "../../Transactor.ts"
 import { reasonOf } from "./Reasons.ts"
-import type { Silence } from "./Silence.ts"
+import type { SilenceLimit } from "./SilenceLimit.ts"
 
 /** What to run if the caller is in a transaction, and what otherwise. */
 export interface Cases<A, E, R> {
@@ -21,7 +21,7 @@ export const make = (
   sql: PgClient.PgClient,
   acquireTimeout: Duration.Duration,
   exhausted: SqlError.SqlError,
-  silence: Silence
+  silence: SilenceLimit
 ) => {
   const current = (context: Context.Context<never>) => Context.getOrUndefined(context, sql.transactionService)
 

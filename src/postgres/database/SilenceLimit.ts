@@ -151,4 +151,4 @@ export const make = Effect.fnUntraced(function* (limit: Duration.Duration) {
   }
 })
 
-export type Silence = Effect.Success<ReturnType<typeof make>>
+export type SilenceLimit = Effect.Success<ReturnType<typeof make>>
