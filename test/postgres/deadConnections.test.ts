@@ -3,7 +3,7 @@
  * is told, with what is known of it, and no backend stays behind. What takes long is not taken for dead.
  */
 import { assert, describe, it } from "@effect/vitest"
-import { Effect, Fiber, Latch, Schedule } from "effect"
+import { Effect, Fiber, Latch, Schedule, Stream } from "effect"
 import { Projection, StoreError } from "effect-strata"
 import { SqlError } from "effect/sql"
 import { backends, postgresUrl, scratchDatabase, waitForBackends } from "../support/database.ts"
@@ -62,12 +62,15 @@ const locking = Effect.fnUntraced(function* (table: string, mode: string, url: s
   return say("COMMIT")
 })
 
-/** Waits until a backend of the application has waited for a lock for so many seconds, by the server's clock. */
-const untilLocked = (applicationName: string, seconds: number) =>
+/** Waits until a statement of the application has waited for something for so many seconds, by the server's clock. */
+const untilWaiting = (applicationName: string, event: "Lock" | "ClientWrite", seconds: number) =>
   query(`SELECT max(clock_timestamp() - query_start) > '${seconds} seconds' FROM pg_stat_activity
-    WHERE application_name = '${applicationName}' AND wait_event_type = 'Lock'`).pipe(
-    Effect.repeat({ schedule: Schedule.spaced("100 millis"), until: ([row]) => row?.[0] === true })
+    WHERE application_name = '${applicationName}' AND '${event}' IN (wait_event_type, wait_event)`).pipe(
+    Effect.repeat({ schedule: Schedule.spaced("100 millis"), until: ([row]) => row?.[0] === true }),
+    Effect.asVoid
   )
+
+const untilLocked = (applicationName: string, seconds: number) => untilWaiting(applicationName, "Lock", seconds)
 
 describe.concurrent("connections that are silently dead", () => {
   it.live("end an append that the server has not got, and the next one goes through", () =>
@@ -247,6 +250,23 @@ describe.concurrent("what takes long", () => {
       const bytesPerSecond = 1_000_000
       yield* proxy.throttle(bytesPerSecond)
       yield* behind.events.append({ ...event("large"), data: "x".repeat(9 * bytesPerSecond) })
+    })
+  )
+
+  it.live("is waited for: an application that reads its own rows slowly", () =>
+    Effect.gen(function* () {
+      const { applicationName, events, sql, withTransaction } = yield* serveEvents()
+      const rows = 20_000
+      const reading = Effect.andThen(
+        events.latestVersion,
+        Stream.runFoldEffect(
+          sql`SELECT repeat('x', 1000) AS text FROM generate_series(1, ${rows})`.stream,
+          () => 0,
+          // The server waits until the first row has been dealt with.
+          (count) => Effect.as(count === 0 ? untilWaiting(applicationName, "ClientWrite", 8) : Effect.void, count + 1)
+        )
+      )
+      assert.strictEqual(yield* withTransaction(reading), rows)
     })
   )
 

@@ -68,18 +68,18 @@ const askSelf = `
 
 /** A backend that reads from its client in the middle of a statement, or writes to it, waits for its client as well. */
 const askActivity = `
-  SELECT backend_start::text AS start,
+  SELECT extract(epoch FROM backend_start)::text AS start,
     (extract(epoch FROM clock_timestamp() - backend_start) * 1000)::float8 AS "ageMillis",
     coalesce(state <> 'disabled', false) AS "isTold",
     coalesce(state LIKE 'idle%' OR wait_event_type = 'Client', false) AS "isIdle",
-    coalesce(state_change::text, '') AS since,
+    coalesce(extract(epoch FROM state_change)::text, '') AS since,
     coalesce((extract(epoch FROM clock_timestamp() - query_start) * 1000)::float8, 0) AS "lastCameMillisAgo"
   FROM pg_stat_activity WHERE pid = $1`
 
 /** The function stands in the result, which is made of the one row: among the conditions it can come first, for every row. */
 const askEnd = `
   SELECT pg_terminate_backend(pid) AS "isEnded" FROM pg_stat_activity
-  WHERE pid = $1 AND backend_start = $2::timestamptz AND usename = session_user`
+  WHERE pid = $1 AND extract(epoch FROM backend_start)::text = $2 AND usename = session_user`
 
 /** A server that refuses has a code for it. */
 const notAsked = ({ message, reason }: SqlError.SqlError) => {

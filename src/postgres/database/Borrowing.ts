@@ -54,8 +54,9 @@ export const make = Effect.fnUntraced(function* (
       Scope.provide(scope),
       Effect.onError((cause) => Scope.close(scope, Exit.failCause(cause))),
       Effect.map((connection): Borrowed => {
-        notice(connection)
-        return { connection, scope, since: performance.now() }
+        const since = performance.now()
+        notice(connection, since)
+        return { connection, scope, since }
       })
     )
   }

@@ -18,12 +18,12 @@ export interface Line {
   readonly connection: PgConnection.PgConnection
   /** Absent for a Unix socket, and for a stream that is no socket. */
   readonly address: Address | undefined
-  /** Whether a statement is on its way, or its answer. */
+  /** Whether a statement is on its way, or its answer, and is read: a slow reader of a stream pauses the socket. */
   readonly isAwaiting: () => boolean
   /** How many bytes have arrived, or how many chunks on a stream that is no socket: part of an answer counts. */
   readonly received: () => number
-  /** How many bytes were given to the socket. */
-  readonly sent: () => number
+  /** How many bytes were given to the socket. Nobody knows of a stream that is no socket. */
+  readonly sent: (() => number) | undefined
   readonly isClosed: () => boolean
   /** Runs once, when the line has ended in any way. */
   readonly onClose: (ended: () => void) => void
@@ -53,7 +53,7 @@ const countersOf = (socket: Duplex): Pick<Line, "received" | "sent"> => {
   socket.on("data", () => {
     chunks++
   })
-  return { received: () => chunks, sent: () => 0 }
+  return { received: () => chunks, sent: undefined }
 }
 
 export const of = (connection: PgConnection.PgConnection): Line | undefined => {
@@ -63,7 +63,7 @@ export const of = (connection: PgConnection.PgConnection): Line | undefined => {
   return {
     connection,
     address: addressOf(socket),
-    isAwaiting: () => connection.consumer !== undefined,
+    isAwaiting: () => connection.consumer !== undefined && !socket.isPaused(),
     ...countersOf(socket),
     isClosed: () => socket.destroyed,
     onClose: (ended) => socket.once("close", ended),

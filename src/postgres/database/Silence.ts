@@ -29,6 +29,9 @@ const longestPauseMillis = 8000
 /** A statement takes its time to get to the server: a line is taken to carry this much in a millisecond, or more. */
 const slowestBytesPerMilli = 64
 
+/** What is taken to have been sent where nobody knows: it takes half a minute. */
+export const unknownSentBytes = 30_000 * slowestBytesPerMilli
+
 /** A connection at one moment, in milliseconds that never go back. */
 export interface Sample {
   readonly at: number

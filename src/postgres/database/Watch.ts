@@ -62,28 +62,33 @@ interface Orphan {
 }
 
 export interface Watch {
-  /** Watches the connection from now on, until it is closed. */
-  readonly notice: (connection: unknown) => void
+  /**
+   * Watches the connection from now on, until it is closed. `quietAt` says that nothing is under way on it, by
+   * `performance.now()`: then more can be told of the next statement.
+   */
+  readonly notice: (connection: unknown, quietAt?: number) => void
   /** The same for a connection on which everything only reads, and can read again on the next one. */
   readonly noticeReader: (connection: unknown) => void
 }
 
 const noteQuiet = (watched: Watched, at: number) => {
-  if (watched.line.isAwaiting()) return
   watched.quietAt = at
-  watched.quietSent = watched.line.sent()
+  watched.quietSent = watched.line.sent?.() ?? 0
 }
 
-const sampleOf = (watched: Pick<Watched, "line" | "quietAt" | "quietSent">, at: number): Silence.Sample => {
-  const { line, quietAt, quietSent } = watched
-  return {
-    at,
-    received: line.received(),
-    isAwaiting: line.isAwaiting(),
-    quietAt,
-    sentSince: line.sent() - quietSent
-  }
+/** How many bytes are on their way. A statement that only reads is short. */
+const sentSince = ({ line, quietSent, seen }: Watched): number => {
+  if (line.sent !== undefined) return line.sent() - quietSent
+  return seen.onlyReads ? 0 : Silence.unknownSentBytes
 }
+
+const sampleOf = (watched: Watched, at: number): Silence.Sample => ({
+  at,
+  received: watched.line.received(),
+  isAwaiting: watched.line.isAwaiting(),
+  quietAt: watched.quietAt,
+  sentSince: sentSince(watched)
+})
 
 const unknown = "it is unknown whether the statement on its way took effect"
 
@@ -139,18 +144,26 @@ class Connections {
     this.#sql = sql
   }
 
-  notice(given: unknown, onlyReads: boolean): void {
+  notice(given: unknown, onlyReads: boolean, quietAt?: number): void {
     const connection = Line.connectionOf(given)
     if (connection === undefined) return
     const known = this.#watched.get(connection)
-    if (known !== undefined) return noteQuiet(known, now())
+    if (known !== undefined) return quietAt === undefined ? undefined : noteQuiet(known, quietAt)
     this.#present.openUnsafe()
     const line = Line.of(connection)
     this.#isBlind ||= line === undefined
     if (line === undefined || line.isClosed()) return
     const noticedAt = now()
-    const begun = { line, noticedAt, quietAt: noticedAt, quietSent: line.sent(), start: undefined, isProbed: false }
-    const watched: Watched = { ...begun, seen: Silence.begin(sampleOf(begun, noticedAt), onlyReads) }
+    const first = { at: noticedAt, received: line.received(), isAwaiting: false, quietAt: noticedAt, sentSince: 0 }
+    const watched: Watched = {
+      line,
+      noticedAt,
+      seen: Silence.begin(first, onlyReads),
+      quietAt: noticedAt,
+      quietSent: line.sent?.() ?? 0,
+      start: undefined,
+      isProbed: false
+    }
     this.#watched.set(connection, watched)
     line.onClose(() => {
       // A silent one that was not closed here: something else has lost patience with it.
@@ -180,7 +193,7 @@ class Connections {
     const at = now()
     const silent: Array<Watched> = []
     for (const watched of this.#watched.values()) {
-      noteQuiet(watched, at)
+      if (!watched.line.isAwaiting()) noteQuiet(watched, at)
       watched.seen = Silence.see(watched.seen, sampleOf(watched, at))
       if (Silence.isDue(watched.seen, at)) silent.push(watched)
     }
@@ -292,7 +305,7 @@ export const make = (sql: PgClient.PgClient): Effect.Effect<Watch, never, Scope.
   if (sql.driver === "pglite") return Effect.succeed(none)
   const connections = new Connections(sql)
   return Effect.as(Effect.forkScoped(connections.run), {
-    notice: (connection) => connections.notice(connection, false),
+    notice: (connection, quietAt) => connections.notice(connection, false, quietAt),
     noticeReader: (connection) => connections.notice(connection, true)
   })
 }
