@@ -6,6 +6,7 @@ import type { Connection } from "effect/sql/SqlConnection"
 import * as Transactor from "../../Transactor.ts"
 import { reasonOf } from "./Reasons.ts"
 import type { SilenceLimit } from "./SilenceLimit.ts"
+import type { Watch } from "./Watch.ts"
 
 /** What to run if the caller is in a transaction, and what otherwise. */
 export interface Cases<A, E, R> {
@@ -16,12 +17,17 @@ export interface Cases<A, E, R> {
 /** The connection of a transaction, and how many savepoints are around the caller. */
 type Open = readonly [connection: Connection, savepoints: number]
 
-/** A transaction waits for a connection for `acquireTimeout`, then fails with `exhausted`. */
+interface Parts {
+  /** The failure of a transaction that has waited for a connection for `acquireTimeout`. */
+  readonly exhausted: SqlError.SqlError
+  readonly notice: Watch["notice"]
+  readonly silence: SilenceLimit
+}
+
 export const make = (
   sql: PgClient.PgClient,
   acquireTimeout: Duration.Duration,
-  exhausted: SqlError.SqlError,
-  silence: SilenceLimit
+  { exhausted, notice, silence }: Parts
 ) => {
   const current = (context: Context.Context<never>) => Context.getOrUndefined(context, sql.transactionService)
 
@@ -36,9 +42,10 @@ export const make = (
       Effect.gen(function* () {
         const begun = yield* Deferred.make<Context.Context<R>, E | SqlError.SqlError>()
         const ended = yield* Deferred.make<A, E>()
-        const body = Effect.contextWith((context: Context.Context<R>) =>
-          Effect.andThen(Deferred.succeed(begun, context), Deferred.await(ended))
-        )
+        const body = Effect.contextWith((context: Context.Context<R>) => {
+          notice(current(context)?.[0])
+          return Effect.andThen(Deferred.succeed(begun, context), Deferred.await(ended))
+        })
         const transaction = yield* restore(sql.withTransaction(body)).pipe(
           Effect.tapCause((cause) => Deferred.failCause(begun, cause)),
           Effect.forkDetach
