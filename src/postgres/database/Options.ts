@@ -55,6 +55,12 @@ export interface Options {
    * about twice as expensive, and queries work without it.
    */
   readonly index?: "containment"
+  /**
+   * `"bigint"` gives integers beyond 2^53 in events and payloads as `bigint`, which the type of JSON does not say, and takes
+   * them so: `Json.Int64` is a field for them. Without it, `InvalidInput` refuses them, and reads of what another program has
+   * written fail with `CorruptRow`.
+   */
+  readonly largeIntegers?: "bigint"
 }
 
 const invalidOption = (field: string, message: string) =>
@@ -71,6 +77,7 @@ export const settingsOf = Effect.fnUntraced(function* (options: Options) {
   const {
     acquireTimeout = "10 seconds",
     index,
+    largeIntegers,
     notify,
     reconnect = transientDelays,
     settleTimeout = "2 seconds",
@@ -83,6 +90,7 @@ export const settingsOf = Effect.fnUntraced(function* (options: Options) {
     acquireTimeout: yield* durationOf("acquireTimeout", acquireTimeout),
     settleTimeout: yield* durationOf("settleTimeout", settleTimeout),
     reconnect,
+    integers: largeIntegers ?? ("fail" as const),
     extras: { index, notify }
   }
 })

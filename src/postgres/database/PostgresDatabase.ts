@@ -4,6 +4,7 @@
 import { PgClient } from "@effect/sql-pg"
 import { Context, type Duration, Effect, Layer, Redacted, type Schedule } from "effect"
 import type { Statement } from "effect/sql"
+import type { LargeIntegers } from "../../internal/ExactJson.ts"
 import { maxRowBytes } from "../../internal/Fields.ts"
 import { InvalidInput } from "../../InvalidInput.ts"
 import type { Reason } from "../../StoreError.ts"
@@ -68,6 +69,9 @@ export class PostgresDatabase extends Context.Service<
 
     readonly reconnect: Schedule.Schedule<unknown, Reason>
 
+    /** What becomes of integers beyond 2^53 in JSON. */
+    readonly integers: LargeIntegers
+
     /** The optional migrations that the application asks for. */
     readonly extras: { readonly index: Options["index"] | undefined; readonly notify: Options["notify"] | undefined }
 
@@ -89,7 +93,15 @@ const smallMessages = new InvalidInput({
 
 export const make = (options: Options = {}) =>
   Effect.gen(function* () {
-    const { acquireTimeout, extras, reconnect, schema, settleTimeout, tables: names } = yield* settingsOf(options)
+    const {
+      acquireTimeout,
+      extras,
+      integers,
+      reconnect,
+      schema,
+      settleTimeout,
+      tables: names
+    } = yield* settingsOf(options)
     const sql = (yield* PgClient.PgClient).withoutTransforms()
     // The driver's error for a malformed URL repeats it, password and all, and its span of a transaction keeps the error.
     if (sql.config.url !== undefined && !URL.canParse(Redacted.value(sql.config.url))) return yield* invalidUrl
@@ -119,6 +131,7 @@ export const make = (options: Options = {}) =>
       whether,
       settleTimeout,
       reconnect,
+      integers,
       extras,
       transactor: Transactor.fromSqlClient({ withTransaction, afterCommit: sql.afterCommit }, reasonOf)
     })
