@@ -95,11 +95,14 @@ export type ConnectionOptions = ConnectionConfig.Options
  * The URL means what it means for `DATABASE_URL`, and what it leaves out is read from libpq's variables. All but the settings
  * that tell where and how to connect (`url`, `host`, `port`, `path`, `ssl`, `stream`, `connectTimeout`) can be changed.
  *
- * **Example**
- *
  * ```ts
+ * import { PgClient } from "@effect/sql-pg"
+ * import { Effect, Layer, Redacted } from "effect"
+ * import { PostgresConfig } from "effect-strata/postgres"
+ *
  * const url = Redacted.make("postgres://app:secret@db1,db2/app?target_session_attrs=read-write")
- * const Database = Layer.unwrap(
+ *
+ * export const Database = Layer.unwrap(
  *   Effect.map(PostgresConfig.fromUrl(url), (config) => PgClient.layer({ ...config, maxConnections: 10 }))
  * )
  * ```
