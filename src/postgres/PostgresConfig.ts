@@ -24,8 +24,8 @@
  * `DB_PORT`, in `PGHOST` and `PGPORT`: each new connection tries the hosts in their order, and uses the first one that
  * answers and is what `target_session_attrs` says (`any`, `read-write`, `read-only`, `primary`, `standby`, `prefer-standby`).
  * So after a failover new connections lead to the new primary. A host that has said nothing within its time is tried last for a
- * minute. A host that refuses the login ends the search. Behind a pooler only `any` works: a pooler does not say what its
- * server is.
+ * minute. A host that refuses the login ends the search. A pooler among the hosts repeats what its server has told it once, which
+ * may no longer be so.
  *
  * **Safety**
  *

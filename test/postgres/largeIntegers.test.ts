@@ -57,6 +57,8 @@ it.live("the command shows, takes, exports and imports them with all of their di
       ],
       url
     )
+    yield* execute([`INSERT INTO states_store VALUES ('s', 1, convert_to('${payload}', 'UTF8'), 'Units', 0, 0)`], url)
+    assert.include(yield* command("states", "show", "s", "--json"), `"value":{"units":9223372036854775807}`)
     assert.include(yield* command("spool", "show", "m", "--json"), `"payload":{"units":9223372036854775807}`)
   })
 )

@@ -3,6 +3,7 @@ import { DateTime, Effect, Option } from "effect"
 import { Argument, Command, Flag } from "effect/cli"
 import { readFile } from "node:fs/promises"
 import { type DurableState, DurableStateStore } from "../../DurableStateStore.ts"
+import { fromText, withDigits } from "../../internal/ExactJson.ts"
 import * as Database from "../connection/Database.ts"
 import { CommandFailed } from "../terminal/CommandErrors.ts"
 import { confirm, yes } from "../terminal/Confirm.ts"
@@ -110,7 +111,7 @@ const protobufOf = Effect.fnUntraced(function* (path: string) {
 /** The value of a state that is JSON; otherwise nothing. */
 const jsonOf = ({ payload }: DurableState): unknown => {
   try {
-    return JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(payload))
+    return withDigits(fromText(new TextDecoder("utf-8", { fatal: true }).decode(payload)))
   } catch {
     return undefined
   }
