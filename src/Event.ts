@@ -1,5 +1,6 @@
 /** The events of the log, how they are asked for, and what can go wrong: the model of `EventStore`. */
 import { Effect, Option, Schema } from "effect"
+import type { LargeIntegers } from "./internal/ExactJson.ts"
 import { Identifier, Int64, maxRowBytes } from "./internal/Fields.ts"
 import { SafeJson, SafeJsonObject, safeJsonObjectUpTo, safeJsonUpTo } from "./internal/SafeJson.ts"
 
@@ -31,15 +32,20 @@ export type Cursor = typeof Cursor.Type
 /** Without the id of the event, it can only be told whether the log still reaches up to the version. */
 const After = Schema.Union([Version, Cursor])
 
-/** An event to append. Without an `id` it gets a UUIDv7; with one, appending it again can be recognised. */
-export class NewEvent extends Schema.Class<NewEvent>("effect-strata/EventStore/NewEvent")({
+const newEvent = (integers: LargeIntegers) => ({
   id: Schema.optionalKey(Key),
   aggregateId: Key,
   eventType: Key,
-  data: safeJsonUpTo(maxDataBytes),
+  data: safeJsonUpTo(maxDataBytes, integers),
   /** What is known of the event besides its data, for queries and tracing. */
-  metadata: Schema.optionalKey(safeJsonObjectUpTo(maxMetadataBytes))
-}) {}
+  metadata: Schema.optionalKey(safeJsonObjectUpTo(maxMetadataBytes, integers))
+})
+
+/** An event to append. Without an `id` it gets a UUIDv7; with one, appending it again can be recognised. */
+export class NewEvent extends Schema.Class<NewEvent>("effect-strata/EventStore/NewEvent")(newEvent("fail")) {}
+
+/** The same where large integers are `bigint`. */
+class NewExactEvent extends Schema.Class<NewExactEvent>("effect-strata/EventStore/NewEvent")(newEvent("bigint")) {}
 
 /** What `append` takes for an event. */
 export type NewEventInput = (typeof NewEvent)["~type.make.in"]
@@ -77,12 +83,22 @@ export interface AppendOptions {
   readonly onDuplicate?: "fail" | "ignore"
 }
 
-/** Events to append together. */
-export class Append extends Schema.Class<Append>("effect-strata/EventStore/Append")({
-  events: Schema.Array(NewEvent).check(distinctIds),
+const howToAppend = {
   /** What is expected of every aggregate among the events, or of each by its id: an aggregate that is not named is `"any"`. */
   expected: Schema.optionalKey(Schema.Union([Expected, Schema.Record(Key, Expected)])),
   onDuplicate: Schema.optionalKey(Schema.Literals(["fail", "ignore"]))
+}
+
+/** Events to append together. */
+export class Append extends Schema.Class<Append>("effect-strata/EventStore/Append")({
+  events: Schema.Array(NewEvent).check(distinctIds),
+  ...howToAppend
+}) {}
+
+/** The same where large integers are `bigint`. */
+export class ExactAppend extends Schema.Class<ExactAppend>("effect-strata/EventStore/Append")({
+  events: Schema.Array(NewExactEvent).check(distinctIds),
+  ...howToAppend
 }) {}
 
 /** What an append expects of one of its aggregates. */

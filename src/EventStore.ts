@@ -35,6 +35,7 @@ import {
   EventNotFound,
   type EventNotification,
   type Cursor,
+  ExactAppend,
   type ListenerStatus,
   type LogReplaced,
   type NewEventInput,
@@ -48,6 +49,7 @@ import {
   Topic
 } from "./Event.ts"
 import * as TypedEvents from "./events/TypedEvents.ts"
+import type { LargeIntegers } from "./internal/ExactJson.ts"
 import * as Operation from "./internal/Operation.ts"
 import type { InvalidInput } from "./InvalidInput.ts"
 import type { Reason, StoreError } from "./StoreError.ts"
@@ -183,6 +185,11 @@ export interface Driver {
   /** The highest version that is committed. */
   readonly highestVersion: Effect.Effect<bigint, Reason>
   readonly connections: Effect.Effect<Omit<Stats, "subscribers">, Reason>
+  /**
+   * What becomes of integers beyond 2^53 in JSON: with `"bigint"`, appends take them as `bigint`, and reads give them so. They
+   * are `InvalidInput` unless given, and reads fail with `CorruptRow`.
+   */
+  readonly largeIntegers?: LargeIntegers
   readonly ping: Effect.Effect<void, Reason>
 }
 
@@ -197,7 +204,7 @@ export interface Driver {
  */
 export const fromDriver = (backend: string, driver: Driver): Effect.Effect<EventStore["Service"], never, Scope.Scope> =>
   Effect.map(Operation.make("EventStore", backend), (operation) => {
-    const append = operation.fn("append", Append, driver.append)
+    const append = operation.fn("append", driver.largeIntegers === "bigint" ? ExactAppend : Append, driver.append)
     const load = operation.fn("load", Since, ({ since }) => Stream.runCollect(driver.read(new Query({ after: since }))))
     const loadByAggregate = operation.fn("loadByAggregate", AggregateSince, driver.readAggregate)
     const read = operation.stream("read", Query, driver.read)

@@ -91,8 +91,7 @@ const changes = {
 export const Changes = Schema.Struct(changes)
 export type Changes = typeof Changes.Type
 
-/** A message to store. Without `nextRetry` and `delay` it is due at once. */
-export const NewMessage = Schema.Struct({
+const newMessage = {
   ...changes,
   id: MessageId,
   queue: Schema.optionalKey(QueueName),
@@ -105,14 +104,25 @@ export const NewMessage = Schema.Struct({
   /** How long after now, by the store's clock, the message is due: another way to give `nextRetry`. */
   delay: Schema.optionalKey(TimeSpan),
   /** When the message was created: now, by the store's clock, unless given. */
-  created: Schema.optionalKey(Time),
-  payload: Schema.optionalKey(safeJsonUpTo(maxPayloadBytes))
-}).check(
-  Schema.makeFilter(({ delay, nextRetry }) =>
-    delay === undefined || nextRetry === undefined ? undefined : "Expected nextRetry or delay, not both"
-  )
+  created: Schema.optionalKey(Time)
+}
+
+const oneTime = Schema.makeFilter(({ delay, nextRetry }: { readonly delay?: unknown; readonly nextRetry?: unknown }) =>
+  delay === undefined || nextRetry === undefined ? undefined : "Expected nextRetry or delay, not both"
 )
+
+/** A message to store. Without `nextRetry` and `delay` it is due at once. */
+export const NewMessage = Schema.Struct({
+  ...newMessage,
+  payload: Schema.optionalKey(safeJsonUpTo(maxPayloadBytes))
+}).check(oneTime)
 export type NewMessage = typeof NewMessage.Type
+
+/** The same where large integers are `bigint`. */
+export const NewExactMessage = Schema.Struct({
+  ...newMessage,
+  payload: Schema.optionalKey(safeJsonUpTo(maxPayloadBytes, "bigint"))
+}).check(oneTime)
 
 /** The state in which a new message is stored. */
 export const stateOf = ({ delay, nextRetry, state }: NewMessage): State =>
@@ -189,6 +199,11 @@ export class ById extends Schema.Class<ById>("effect-strata/SpoolStore/ById")({ 
 
 export class Messages extends Schema.Class<Messages>("effect-strata/SpoolStore/Messages")({
   messages: Schema.Array(NewMessage).check(distinct)
+}) {}
+
+/** The same where large integers are `bigint`. */
+export class ExactMessages extends Schema.Class<ExactMessages>("effect-strata/SpoolStore/Messages")({
+  messages: Schema.Array(NewExactMessage).check(distinct)
 }) {}
 
 export class Update extends Schema.Class<Update>("effect-strata/SpoolStore/Update")({

@@ -24,6 +24,7 @@
  * ```
  */
 import { Context, type Duration, Effect, type Option, type Scope, type Stream } from "effect"
+import type { LargeIntegers } from "./internal/ExactJson.ts"
 import * as Operation from "./internal/Operation.ts"
 import type { InvalidInput } from "./InvalidInput.ts"
 import {
@@ -31,6 +32,7 @@ import {
   type Changes,
   Claim,
   type Counts,
+  ExactMessages,
   Heartbeat,
   Iterate,
   type LeaseLost,
@@ -39,6 +41,7 @@ import {
   type MessageNotFound,
   Messages,
   Move,
+  NewExactMessage,
   NewMessage,
   type Page,
   Purge,
@@ -260,6 +263,8 @@ export interface Driver {
   /** Emits once it listens, and then after each change. `fromDriver` ends it with the scope. */
   readonly changes: Stream.Stream<void, Reason>
   readonly ping: Effect.Effect<void, Reason>
+  /** What becomes of integers beyond 2^53 in payloads: see `Driver` of `EventStore`. */
+  readonly largeIntegers?: LargeIntegers
 }
 
 const inQueue = (queue: string | undefined) => (queue === undefined ? {} : { queue })
@@ -275,7 +280,8 @@ const inQueue = (queue: string | undefined) => (queue === undefined ? {} : { que
  */
 export const fromDriver = (backend: string, driver: Driver): Effect.Effect<SpoolStore["Service"], never, Scope.Scope> =>
   Effect.map(Operation.make("SpoolStore", backend), (operation) => {
-    const storeMany = operation.fn("storeMany", Messages, driver.storeMany)
+    const isExact = driver.largeIntegers === "bigint"
+    const storeMany = operation.fn("storeMany", isExact ? ExactMessages : Messages, driver.storeMany)
     const get = operation.fn("getMeta", ById, driver.get)
     const update = operation.fn("updateMeta", Update, driver.update)
     const remove = operation.fn("deleteMeta", ById, driver.remove)
@@ -291,7 +297,7 @@ export const fromDriver = (backend: string, driver: Driver): Effect.Effect<Spool
     const oldestReady = operation.fn("oldestReady", Selection, driver.oldestReady)
 
     return SpoolStore.of({
-      storeMeta: operation.fn("storeMeta", NewMessage, driver.store),
+      storeMeta: operation.fn("storeMeta", isExact ? NewExactMessage : NewMessage, driver.store),
       storeMany: (messages) => storeMany({ messages }),
       getMeta: (id) => get({ id }),
       updateMeta: (id, changes, options) => update({ id, changes, ...options }),

@@ -19,6 +19,7 @@
  * ```
  */
 import { Effect, Schema, SchemaAST } from "effect"
+import { fromText, toText } from "./internal/ExactJson.ts"
 
 /** A value as it is stored. */
 export interface Encoded {
@@ -68,7 +69,7 @@ const decoder = new TextDecoder("utf-8", { fatal: true })
  * **Details**
  *
  * `Schema.toCodecJson` decides how values are written that JSON has no notation for: dates, big integers, bytes and
- * infinities as text, maps as pairs. `manifest` takes the place of the identifier. A codec without either fails at every
+ * infinities as text, maps as pairs. A `Json.Int64` is a number with all of its digits. `manifest` takes the place of the identifier. A codec without either fails at every
  * value.
  *
  * **Gotchas**
@@ -88,17 +89,18 @@ export const json = <A, E, RD, RE>(
     })
     return { encode: () => Effect.fail(anonymous), decode: () => Effect.fail(anonymous) }
   }
-  const Json = Schema.fromJsonString(Schema.toCodecJson(schema))
+  const Json = Schema.toCodecJson(schema)
   const encode = Schema.encodeEffect(Json)
-  const decode = Schema.decodeEffect(Json)
+  const decode = Schema.decodeUnknownEffect(Json)
   // Transformations may throw, and a value that nests too deep overflows the stack.
   const failing = <B, R>(effect: Effect.Effect<B, unknown, R>) =>
     Effect.mapError(Effect.catchDefect(effect, Effect.fail), (cause) => codecError(manifest, cause))
   return {
-    encode: (value) => failing(Effect.map(encode(value), (text) => ({ manifest, payload: encoder.encode(text) }))),
+    encode: (value) =>
+      failing(Effect.map(encode(value), (json) => ({ manifest, payload: encoder.encode(toText(json)) }))),
     decode: (encoded) =>
       encoded.manifest === manifest
-        ? failing(Effect.suspend(() => decode(decoder.decode(encoded.payload))))
+        ? failing(Effect.suspend(() => decode(fromText(decoder.decode(encoded.payload)))))
         : Effect.fail(new UnknownManifest({ manifest: encoded.manifest }))
   }
 }

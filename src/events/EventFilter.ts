@@ -1,6 +1,7 @@
 /** Decides whether an event matches a `Filter`, for backends and subscriptions that do not ask a database. */
 import type { DateTime, Schema } from "effect"
 import type { Filter } from "../Event.ts"
+import { normalInteger } from "../internal/ExactJson.ts"
 
 const isObject = (value: Schema.Json): value is Schema.JsonObject =>
   typeof value === "object" && value !== null && !Array.isArray(value)
@@ -20,8 +21,12 @@ export const contains = (whole: Schema.Json, part: Schema.Json, top = true): boo
     )
   }
   // At the top level an array also contains a value that is one of its elements.
-  return whole === part || (top && Array.isArray(whole) && whole.includes(part))
+  return isSame(whole, part) || (top && Array.isArray(whole) && whole.some((item) => isSame(item, part)))
 }
+
+/** An integer that a filter has as a `bigint` is what an event has as a number, where JavaScript can hold that. */
+const isSame = (whole: unknown, part: unknown): boolean =>
+  whole === part || (typeof part === "bigint" && whole === normalInteger(part))
 
 /** The parts of an event that a filter looks at. `data` and `metadata` may be parsed when they are read. */
 export interface Filterable {

@@ -1,10 +1,13 @@
 /** An event as the memory backend keeps it. */
-import { type DateTime, Schema } from "effect"
+import type { DateTime, Schema } from "effect"
 import type { Filterable } from "../events/EventFilter.ts"
 import { type NewEvent, StoredEvent } from "../EventStore.ts"
+import { fromText, type LargeIntegers, parseExact, toText } from "../internal/ExactJson.ts"
+import { instanceOf } from "../internal/Instance.ts"
+import { CorruptRow } from "../StoreError.ts"
 
-const parse = Schema.decodeSync(Schema.fromJsonString(Schema.Json))
-const parseMetadata = Schema.decodeSync(Schema.fromJsonString(Schema.NullOr(Schema.JsonObject)))
+const isMetadata = (value: Schema.Json): value is Schema.JsonObject | null =>
+  value === null || (typeof value === "object" && !Array.isArray(value))
 
 /** Data and metadata are text, so that a caller shares no object with the store, and reads give exactly what JSON keeps. */
 export class EventRow implements Filterable {
@@ -13,8 +16,8 @@ export class EventRow implements Filterable {
   readonly aggregateId: string
   readonly eventType: string
   readonly createdAt: DateTime.Utc
-  private readonly dataText: string
-  private readonly metadataText: string
+  readonly dataText: string
+  readonly metadataText: string
 
   constructor(event: NewEvent, id: string, version: bigint, createdAt: DateTime.Utc) {
     this.version = version
@@ -22,29 +25,26 @@ export class EventRow implements Filterable {
     this.aggregateId = event.aggregateId
     this.eventType = event.eventType
     this.createdAt = createdAt
-    this.dataText = JSON.stringify(event.data)
-    this.metadataText = JSON.stringify(event.metadata ?? null)
+    this.dataText = toText(event.data)
+    this.metadataText = toText(event.metadata ?? null)
   }
 
   get data(): Schema.Json {
-    return parse(this.dataText)
+    return fromText(this.dataText)
   }
 
   get metadata(): Schema.JsonObject | null {
-    return parseMetadata(this.metadataText)
+    const metadata = fromText(this.metadataText)
+    return isMetadata(metadata) ? metadata : null
   }
 }
 
-export const toStoredEvent = ({
-  aggregateId,
-  createdAt,
-  data,
-  eventType,
-  id,
-  metadata,
-  version
-}: EventRow): StoredEvent =>
-  new StoredEvent({
+const storedEvent = (
+  { aggregateId, createdAt, eventType, id, version }: EventRow,
+  data: Schema.Json,
+  metadata: Schema.JsonObject | null
+): StoredEvent =>
+  instanceOf(StoredEvent, {
     version,
     id,
     aggregateId,
@@ -54,3 +54,29 @@ export const toStoredEvent = ({
     createdAt,
     streamName: `stream_${aggregateId}`
   })
+
+/** The event, with integers beyond 2^53 as `bigint`. */
+export const toStoredEvent = (row: EventRow): StoredEvent => storedEvent(row, row.data, row.metadata)
+
+/** What rows have become: the events before the first one that cannot be read, and why that one cannot. */
+export interface Decoded {
+  readonly events: ReadonlyArray<StoredEvent>
+  readonly corrupt: CorruptRow | undefined
+}
+
+/** The events of rows. With `"fail"`, one with an integer beyond 2^53 cannot be read: another layer has appended it. */
+export const decodeEvents = (rows: ReadonlyArray<EventRow>, integers: LargeIntegers): Decoded => {
+  const events: Array<StoredEvent> = []
+  for (const row of rows) {
+    const data = parseExact(row.dataText, integers)
+    const metadata = parseExact(row.metadataText, integers)
+    if (data === undefined || metadata === undefined || !isMetadata(metadata)) {
+      const key = String(row.version)
+      return { events, corrupt: new CorruptRow({ table: "events", key, message: `row ${key} of events: ${tooLarge}` }) }
+    }
+    events.push(storedEvent(row, data, metadata))
+  }
+  return { events, corrupt: undefined }
+}
+
+const tooLarge = 'JavaScript cannot hold one of its numbers; give the layer the option largeIntegers: "bigint"'

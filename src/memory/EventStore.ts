@@ -5,7 +5,7 @@ import * as LastSeen from "../events/LastSeen.ts"
 import { EventStore, fromDriver, LogReplaced, type Query, type Subscription } from "../EventStore.ts"
 import * as Operation from "../internal/Operation.ts"
 import * as Appending from "./Appending.ts"
-import { type EventRow, toStoredEvent } from "./EventRow.ts"
+import { decodeEvents, type EventRow } from "./EventRow.ts"
 import * as Events from "./Events.ts"
 import { MemoryDatabase } from "./MemoryDatabase.ts"
 
@@ -34,7 +34,7 @@ interface Page {
 }
 
 export const make = Effect.gen(function* () {
-  const { listener, log, open, statement, tables } = yield* MemoryDatabase
+  const { largeIntegers, listener, log, open, statement, tables } = yield* MemoryDatabase
   const append = yield* Appending.make
   const untilClosed = yield* Operation.untilClosed("EventStore")
 
@@ -82,7 +82,13 @@ export const make = Effect.gen(function* () {
       direction === "backward"
         ? statement((transaction) => Effect.sync(() => Events.select(tables, transaction, keep).toReversed()))
         : settled(seen, keep)
-    return Stream.map(Stream.fromIterableEffect(Effect.map(rows, (all) => all.slice(0, limit))), toStoredEvent)
+    return Stream.unwrap(
+      Effect.map(rows, (all) => {
+        const { corrupt, events } = decodeEvents(all.slice(0, limit), largeIntegers)
+        const found = Stream.fromIterable(events)
+        return corrupt === undefined ? found : Stream.concat(found, Stream.fail(corrupt))
+      })
+    )
   }
 
   /** Waits for a transaction that may still commit the event at a cursor, and then compares it. */
@@ -108,28 +114,41 @@ export const make = Effect.gen(function* () {
         const rows = log.settledAfter(cursor, batchSize)
         return rows.length === 0 ? undefined : rows
       })
-      return Effect.map(page, (rows) => [
-        rows.filter((row) => matches(subscription, row)).map(toStoredEvent),
-        Option.some(rows.at(-1)?.version ?? cursor)
-      ])
+      return Effect.flatMap(page, (rows) => {
+        const { corrupt, events } = decodeEvents(
+          rows.filter((row) => matches(subscription, row)),
+          largeIntegers
+        )
+        if (corrupt === undefined) return Effect.succeed([events, Option.some(rows.at(-1)?.version ?? cursor)] as const)
+        // The events before it come first. The next page begins with it.
+        return events.length === 0
+          ? Effect.fail(corrupt)
+          : Effect.succeed([events, Option.some(BigInt(corrupt.key) - 1n)] as const)
+      })
     })
   })
 
+  const all = (rows: ReadonlyArray<EventRow>) => {
+    const { corrupt, events } = decodeEvents(rows, largeIntegers)
+    return corrupt === undefined ? Effect.succeed(events) : Effect.fail(corrupt)
+  }
+
   return yield* fromDriver("memory", {
+    largeIntegers,
     append,
     read,
     readAggregate: ({ aggregateId, since }) =>
       statement((transaction) =>
-        Effect.sync(() => {
+        Effect.suspend(() => {
           const keep = (row: EventRow) => row.aggregateId === aggregateId && row.version > since
-          return Events.select(tables, transaction, keep).map(toStoredEvent)
+          return all(Events.select(tables, transaction, keep))
         })
       ),
     find: ({ id }) =>
       statement((transaction) =>
-        Effect.sync(() => {
+        Effect.suspend(() => {
           const row = Events.find(tables, transaction, id)
-          return row === undefined ? undefined : toStoredEvent(row)
+          return row === undefined ? Effect.undefined : Effect.map(all([row]), ([event]) => event)
         })
       ),
     follow: (subscription) => untilClosed(Stream.unwrap(follow(subscription))),

@@ -12,6 +12,7 @@
 import { Context, Effect, Layer, SubscriptionRef } from "effect"
 import type { DurableState } from "../DurableStateStore.ts"
 import type { ListenerStatus } from "../EventStore.ts"
+import type { LargeIntegers } from "../internal/ExactJson.ts"
 import type { Offset } from "../OffsetStore.ts"
 import type { Reason } from "../StoreError.ts"
 import { EventLog } from "./EventLog.ts"
@@ -32,6 +33,9 @@ export class MemoryDatabase extends Context.Service<
       readonly spool: Table<MessageRow>
       readonly states: Table<DurableState>
     }
+
+    /** What becomes of integers beyond 2^53 in JSON. */
+    readonly largeIntegers: LargeIntegers
 
     /** The next number of a sequence, from 1. It is never given again, whatever becomes of the transaction. */
     readonly nextValue: (sequence: string) => Effect.Effect<bigint>
@@ -77,6 +81,7 @@ export const make: Effect.Effect<MemoryDatabase["Service"]> = Effect.gen(functio
     },
     log,
     listener,
+    largeIntegers: "fail",
     nextValue: (sequence) =>
       Effect.sync(() => {
         const value = (sequences.get(sequence) ?? 0n) + 1n

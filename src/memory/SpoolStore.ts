@@ -1,14 +1,16 @@
 /** `SpoolStore` in memory: a driver on the table of messages. */
 import { Effect, Layer } from "effect"
+import type { LargeIntegers } from "../internal/ExactJson.ts"
 import { type Driver, fromDriver, SpoolStore } from "../SpoolStore.ts"
-import type { MemoryDatabase } from "./MemoryDatabase.ts"
+import { MemoryDatabase } from "./MemoryDatabase.ts"
 import * as Claiming from "./spool/Claiming.ts"
 import * as Listing from "./spool/Listing.ts"
 import * as Settling from "./spool/Settling.ts"
 import * as SpoolTable from "./spool/SpoolTable.ts"
 import * as Storing from "./spool/Storing.ts"
 
-const driver = (table: SpoolTable.SpoolTable): Driver => ({
+const driver = (table: SpoolTable.SpoolTable, largeIntegers: LargeIntegers): Driver => ({
+  largeIntegers,
   store: (message) => Storing.store(table, message),
   storeMany: (messages) => Storing.storeMany(table, messages),
   get: (id) => Storing.get(table, id),
@@ -30,6 +32,10 @@ const driver = (table: SpoolTable.SpoolTable): Driver => ({
   ping: table.statement(() => Effect.void)
 })
 
-export const make = Effect.flatMap(SpoolTable.make, (table) => fromDriver("memory", driver(table)))
+export const make = Effect.gen(function* () {
+  const { largeIntegers } = yield* MemoryDatabase
+  const table = yield* SpoolTable.make
+  return yield* fromDriver("memory", driver(table, largeIntegers))
+})
 
 export const layer: Layer.Layer<SpoolStore, never, MemoryDatabase> = Layer.effect(SpoolStore, make)

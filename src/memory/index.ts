@@ -17,6 +17,15 @@ export * as MemoryDatabase from "./MemoryDatabase.ts"
 export * as OffsetStore from "./OffsetStore.ts"
 export * as SpoolStore from "./SpoolStore.ts"
 
+/** What an application can set of the memory backend. */
+export interface Options {
+  /**
+   * `"bigint"` gives integers beyond 2^53 in events and payloads as `bigint`, and takes them so: see the option of the same
+   * name on Postgres.
+   */
+  readonly largeIntegers?: "bigint"
+}
+
 /** What every backend provides. */
 export type Stores = Events.EventStore | Offsets.OffsetStore | Spools.SpoolStore | States.DurableStateStore | Transactor
 
@@ -46,6 +55,10 @@ export const layer: Layer.Layer<Stores | MemoryDatabase.MemoryDatabase> = Layer.
   MemoryDatabase.layer
 )
 
+/** `layer` with options. Each call gives another layer, so another database. */
+export const layerWith = (options: Options): Layer.Layer<Stores | MemoryDatabase.MemoryDatabase> =>
+  Layer.unwrap(Effect.map(MemoryDatabase.make, (database) => layerShared(database, options)))
+
 /**
  * Every store on a database that you hold, so that records outlive the layer: build it again and they are still there.
  *
@@ -67,6 +80,10 @@ export const layer: Layer.Layer<Stores | MemoryDatabase.MemoryDatabase> = Layer.
  * ```
  */
 export const layerShared = (
-  database: MemoryDatabase.MemoryDatabase["Service"]
+  database: MemoryDatabase.MemoryDatabase["Service"],
+  options: Options = {}
 ): Layer.Layer<Stores | MemoryDatabase.MemoryDatabase> =>
-  Layer.provideMerge(layerStores, Layer.succeed(MemoryDatabase.MemoryDatabase, database))
+  Layer.provideMerge(
+    layerStores,
+    Layer.succeed(MemoryDatabase.MemoryDatabase, { ...database, largeIntegers: options.largeIntegers ?? "fail" })
+  )

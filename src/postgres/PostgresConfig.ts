@@ -26,8 +26,8 @@
  * `DB_PORT`, in `PGHOST` and `PGPORT`: each new connection tries the hosts in their order, and uses the first one that
  * answers and is what `target_session_attrs` says (`any`, `read-write`, `read-only`, `primary`, `standby`, `prefer-standby`).
  * So after a failover new connections lead to the new primary. A host that has said nothing within its time is tried last for a
- * minute. A host that refuses the login ends the search. Behind a pooler only `any` works: a pooler does not say what its
- * server is.
+ * minute. A host that refuses the login ends the search. A pooler among the hosts repeats what its server has told it once, which
+ * may no longer be so.
  *
  * **Safety**
  *
@@ -104,11 +104,14 @@ export type ConnectionOptions = ConnectionConfig.Options
  * The URL means what it means for `DATABASE_URL`, and what it leaves out is read from libpq's variables. All but the settings
  * that tell where and how to connect (`url`, `host`, `port`, `path`, `ssl`, `stream`, `connectTimeout`) can be changed.
  *
- * **Example**
- *
  * ```ts
+ * import { PgClient } from "@effect/sql-pg"
+ * import { Effect, Layer, Redacted } from "effect"
+ * import { PostgresConfig } from "effect-strata/postgres"
+ *
  * const url = Redacted.make("postgres://app:secret@db1,db2/app?target_session_attrs=read-write")
- * const Database = Layer.unwrap(
+ *
+ * export const Database = Layer.unwrap(
  *   Effect.map(PostgresConfig.fromUrl(url), (config) => PgClient.layer({ ...config, maxConnections: 10 }))
  * )
  * ```

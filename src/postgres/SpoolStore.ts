@@ -14,9 +14,10 @@ import * as Wakeups from "./wakeups/Wakeups.ts"
 export const make = Effect.gen(function* () {
   const spool = yield* SpoolTable.make
   const store = yield* Storing.make(spool)
-  const { changes, query, sql, table } = spool
+  const { changes, integers, query, sql, table } = spool
 
   return yield* fromDriver("postgres", {
+    largeIntegers: integers,
     store,
     storeMany: (messages) => Storing.storeMany(spool, messages),
     get: (id) => Changing.get(spool, id),

@@ -60,6 +60,7 @@ export interface Options {
 
 const environmentOf = ({ env, url }: Options) => {
   const { DATABASE_URL: _, FORCE_COLOR: __, ...inherited } = process.env
+  for (const name of Object.keys(inherited)) if (name.startsWith("PG")) delete inherited[name]
   return { ...inherited, NO_COLOR: "1", ...(url === undefined ? {} : { DATABASE_URL: url }), ...env }
 }
 

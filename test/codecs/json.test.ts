@@ -1,11 +1,13 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Context, Effect, Equal, Fiber, Layer, Option, Result, Schema, SchemaTransformation } from "effect"
-import { DurableStateStore, StateCodec, StoreError } from "effect-strata"
+import { DurableStateStore, Json, StateCodec, StoreError } from "effect-strata"
 import * as Memory from "effect-strata/memory"
 import { TestClock } from "effect/testing"
 
 const utf8 = (text: string) => new TextEncoder().encode(text)
 const textOf = ({ payload }: StateCodec.Encoded) => new TextDecoder().decode(payload)
+
+class Counter extends Schema.Class<Counter>("Counter")({ nanos: Json.Int64, id: Json.Int64Text }) {}
 
 class AccountV1 extends Schema.Class<AccountV1>("Account")({ balance: Schema.Number }) {}
 class AccountV2 extends Schema.Class<AccountV2>("Account.v2")({ cents: Schema.BigInt }) {}
@@ -43,6 +45,23 @@ class Everything extends Schema.Class<Everything>("Everything")({
 const everything = StateCodec.json(Everything)
 
 describe("StateCodec.json", () => {
+  it.effect("writes integers of 64 bits as numbers, and reads all of their digits", () =>
+    Effect.gen(function* () {
+      const codec = StateCodec.json(Counter)
+      const counter = new Counter({ nanos: 1764187200123456789n, id: "-9007199254740993" })
+      const encoded = yield* codec.encode(counter)
+      assert.strictEqual(textOf(encoded), '{"nanos":1764187200123456789,"id":-9007199254740993}')
+      assert.deepStrictEqual(yield* codec.decode(encoded), counter)
+      for (const payload of ['{"nanos":9223372036854775808,"id":1}', '{"nanos":1.5,"id":1}', '{"nanos":"1","id":1}']) {
+        const error = yield* Effect.flip(codec.decode({ manifest: "Counter", payload: utf8(payload) }))
+        assert.instanceOf(error, StateCodec.CodecError)
+      }
+      // Another program's digits are never rounded for a field that asks for a number.
+      const rounding = StateCodec.json(Schema.Struct({ nanos: Schema.Number }), { manifest: "Counter" })
+      assert.instanceOf(yield* Effect.flip(rounding.decode(encoded)), StateCodec.CodecError)
+    })
+  )
+
   it.effect("writes JSON in UTF-8 under the identifier of the schema, and reads it", () =>
     Effect.gen(function* () {
       const encoded = yield* v1.encode(new AccountV1({ balance: 1.5 }))

@@ -60,7 +60,7 @@ describe("a list of hosts", () => {
         const DATABASE_URL = urlTo(primary.url, list, parameters)
         const found = yield* connected({
           DATABASE_URL,
-          DB_CONNECT_TIMEOUT: names.includes("silent") ? "2 seconds" : "1 minute"
+          DB_CONNECT_TIMEOUT: names.includes("silent") ? "5 seconds" : "1 minute"
         })
         assert.strictEqual(yield* found.port, port, `${names.join()} ${wanted}`)
       }
@@ -89,7 +89,7 @@ describe("a list of hosts", () => {
       const address = silent.address()
       const port = typeof address === "object" ? address?.port : undefined
       const DATABASE_URL = urlTo(primary.url, [`127.0.0.1:${port}`, hosts.primary])
-      const { sql } = yield* connected({ DATABASE_URL, DB_CONNECT_TIMEOUT: "3 seconds" })
+      const { sql } = yield* connected({ DATABASE_URL, DB_CONNECT_TIMEOUT: "5 seconds" })
       yield* sql`SELECT 1`
       const holding = sql.withTransaction(sql`SELECT pg_sleep(0.1)`)
       yield* Effect.all([holding, holding, holding], { concurrency: "unbounded" })

@@ -2,6 +2,7 @@
 import type { PgClient } from "@effect/sql-pg"
 import { assert, it } from "@effect/vitest"
 import { Effect, Redacted, Stream } from "effect"
+import * as Postgres from "effect-strata/postgres"
 import { connect } from "node:net"
 import { Duplex } from "node:stream"
 import { postgresUrl, scratchDatabase } from "../support/database.ts"
@@ -9,6 +10,7 @@ import * as PostgresServer from "../support/PostgresServer.ts"
 import * as Proxy from "../support/Proxy.ts"
 import { event, follow, serveEvents } from "./events.harness.ts"
 import { encrypt, execute, failsWith, freshRole, freshSchema, urlWith } from "./harness.ts"
+import { urlTo } from "./hosts.harness.ts"
 
 /** How many bytes the line lets pass in a second: the large event takes more than 5 seconds. */
 const bytesPerSecond = 1_000_000
@@ -54,6 +56,13 @@ const serverWith = Effect.gen(function* () {
         return Duplex.from({ readable: socket, writable: socket })
       }
     },
+    "several hosts": yield* Postgres.PostgresConfig.fromUrl(
+      Redacted.make(urlTo(server.url, ["127.0.0.1:1", `127.0.0.1:${proxy.port}`], { target_session_attrs: "primary" }))
+    ),
+    "several hosts, and TLS": yield* Postgres.PostgresConfig.fromUrl(
+      Redacted.make(urlTo(server.url, ["127.0.0.1:1", `127.0.0.1:${proxy.port}`])),
+      { tls: { ca } }
+    ),
     TLS: { url: Redacted.make(`${proxy.url(server.url)}?sslmode=require`), ssl: { ca } }
   }
   return { proxy, server, settings }

@@ -1,5 +1,5 @@
 import { readdirSync, readFileSync } from "node:fs"
-import { parseExact } from "../../src/postgres/database/ExactJson.ts"
+import { parseExact } from "../../src/internal/ExactJson.ts"
 import { codecError } from "../../src/StateCodec.ts"
 
 // The test runs this file as a process, and kills it if it takes longer than anything linear could. It prints what it has done.
@@ -57,6 +57,6 @@ for (const [whole, expression] of expressions) {
 }
 
 const number = `1${"0".repeat(millions)}1`
-say(`a long number: ${parseExact(`[${number}]`)}`)
-say(`a long number in a text: ${typeof parseExact(`"${number}"`)}`)
+say(`a long number: ${parseExact(`[${number}]`, "fail")}`)
+say(`a long number in a text: ${typeof parseExact(`"${number}"`, "fail")}`)
 say(`a message of spaces: ${codecError("m", " ".repeat(millions)).message.length}`)

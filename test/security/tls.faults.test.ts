@@ -184,6 +184,8 @@ describe("a setting of security", () => {
         "ssl_min_protocol_version=TLSv1.3",
         "sslaccept=strict",
         "uselibpqcompat=true",
+        "hostaddr=192.0.2.1",
+        "service=production",
         "tls=true"
       ]) {
         const [name = ""] = parameter.split("=")

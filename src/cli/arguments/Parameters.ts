@@ -2,10 +2,10 @@
 import { Duration, Effect, Result, Schema } from "effect"
 import { Argument, CliError, Flag } from "effect/cli"
 import { Key, Version } from "../../EventStore.ts"
+import { exactJson } from "../../internal/ExactJson.ts"
 import { Int64 } from "../../internal/Fields.ts"
 import { SafeJson, SafeJsonObject } from "../../internal/SafeJson.ts"
 import { invalidInput } from "../../InvalidInput.ts"
-import { ExactJson } from "../../postgres/database/ExactJson.ts"
 
 const isInt64 = Schema.is(Int64)
 const isVersion = Schema.is(Version)
@@ -51,11 +51,11 @@ const decoded = <A>(name: string, schema: Schema.Codec<A, string>) => {
 
 /** A flag that is JSON. A number that JavaScript would round is refused. */
 export const json = (name: string) =>
-  decoded(name, ExactJson.pipe(Schema.decodeTo(SafeJson))).pipe(Flag.withMetavar("JSON"))
+  decoded(name, exactJson("bigint").pipe(Schema.decodeTo(SafeJson))).pipe(Flag.withMetavar("JSON"))
 
 /** A flag that is a JSON object. A number that JavaScript would round is refused. */
 export const jsonObject = (name: string) =>
-  decoded(name, ExactJson.pipe(Schema.decodeTo(SafeJsonObject))).pipe(Flag.withMetavar("JSON"))
+  decoded(name, exactJson("bigint").pipe(Schema.decodeTo(SafeJsonObject))).pipe(Flag.withMetavar("JSON"))
 
 /** A flag that is an id, an aggregate id or an event type. */
 export const key = (name: string) => decoded(name, Key).pipe(Flag.withMetavar("TEXT"))

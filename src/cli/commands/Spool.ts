@@ -1,6 +1,7 @@
 /** `strata spool`: messages that wait to be delivered. */
 import { DateTime, Duration, Effect, Option, Stream } from "effect"
 import { Argument, Command, Flag } from "effect/cli"
+import { withDigits } from "../../internal/ExactJson.ts"
 import * as Policies from "../../Spool.ts"
 import { type SpoolMessage, SpoolStore, State } from "../../SpoolStore.ts"
 import * as Parameters from "../arguments/Parameters.ts"
@@ -8,8 +9,9 @@ import * as Database from "../connection/Database.ts"
 import { confirm, yes } from "../terminal/Confirm.ts"
 import * as Output from "../terminal/Output.ts"
 
-const toJson = ({ created, nextRetry, updated, ...message }: SpoolMessage) => ({
+const toJson = ({ created, nextRetry, payload, updated, ...message }: SpoolMessage) => ({
   ...message,
+  ...(payload === undefined ? {} : { payload: withDigits(payload) }),
   created: DateTime.formatIso(created),
   updated: DateTime.formatIso(updated),
   nextRetry: DateTime.formatIso(nextRetry)

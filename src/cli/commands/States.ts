@@ -3,6 +3,7 @@ import { DateTime, Effect, Option } from "effect"
 import { Argument, Command, Flag } from "effect/cli"
 import { readFile } from "node:fs/promises"
 import { type DurableState, DurableStateStore } from "../../DurableStateStore.ts"
+import { fromText, withDigits } from "../../internal/ExactJson.ts"
 import { isTooDeep } from "../../internal/JsonText.ts"
 import * as Database from "../connection/Database.ts"
 import { CommandFailed } from "../terminal/CommandErrors.ts"
@@ -112,7 +113,7 @@ const protobufOf = Effect.fnUntraced(function* (path: string) {
 const jsonOf = ({ payload }: DurableState): unknown => {
   try {
     const json = new TextDecoder("utf-8", { fatal: true }).decode(payload)
-    return isTooDeep(json) ? undefined : JSON.parse(json)
+    return isTooDeep(json) ? undefined : withDigits(fromText(json))
   } catch {
     return undefined
   }

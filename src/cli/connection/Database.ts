@@ -75,5 +75,8 @@ export const layerTables = ({ create = false, ...extras }: { readonly create?: b
     layerClient(create)
   )
 
-/** Every store, on tables that exist, and all that `layerTables` gives. */
-export const layer = Layer.provideMerge(Layer.unwrap(Effect.map(options, Postgres.layerStorage)), layerTables())
+/** Every store, on tables that exist, and all that `layerTables` gives. Integers beyond 2^53 are shown, and taken. */
+export const layer = Layer.provideMerge(
+  Layer.unwrap(Effect.map(options, (options) => Postgres.layerStorage({ ...options, largeIntegers: "bigint" }))),
+  layerTables()
+)

@@ -1,6 +1,8 @@
 /** How memory keeps a message, how that row becomes a message again, and the orders of rows. */
-import { DateTime, Order, Schema } from "effect"
+import { DateTime, Order } from "effect"
+import { fromText, toText } from "../../internal/ExactJson.ts"
 import { millisOf } from "../../internal/Fields.ts"
+import { instanceOf } from "../../internal/Instance.ts"
 import { type NewMessage, SpoolMessage, type State, stateOf } from "../../SpoolMessage.ts"
 import { byCodePoint } from "../Table.ts"
 
@@ -42,7 +44,7 @@ const sizeOf = (text: string) => BigInt(new TextEncoder().encode(text).length)
 
 /** The row of a new message. */
 export const rowOf = (message: NewMessage, now: Now): MessageRow => {
-  const payload = message.payload === undefined ? undefined : JSON.stringify(message.payload)
+  const payload = message.payload === undefined ? undefined : toText(message.payload)
   return {
     id: message.id,
     queue: message.queue,
@@ -62,13 +64,11 @@ export const rowOf = (message: NewMessage, now: Now): MessageRow => {
   }
 }
 
-const parse = Schema.decodeSync(Schema.fromJsonString(Schema.Json))
-
 const time = (millis: number) => DateTime.makeUnsafe(Math.floor(millis))
 
 /** The message, with its payload or without. */
 export const toMessage = (row: MessageRow, withPayload = true): SpoolMessage =>
-  new SpoolMessage({
+  instanceOf(SpoolMessage, {
     id: row.id,
     ...(row.queue === undefined ? {} : { queue: row.queue }),
     state: row.state,
@@ -82,7 +82,7 @@ export const toMessage = (row: MessageRow, withPayload = true): SpoolMessage =>
     priority: row.priority,
     headers: { ...row.headers },
     retryPolicyName: row.retryPolicyName,
-    ...(row.payload === undefined || !withPayload ? {} : { payload: parse(row.payload) })
+    ...(row.payload === undefined || !withPayload ? {} : { payload: fromText(row.payload) })
   })
 
 // Orders

@@ -27,8 +27,8 @@ export class Refused {
 
 const headerBytes = 5
 
-/** No message of a start is longer, and nobody who is no server can make us wait for more. */
-const maxMessageBytes = 1024 * 1024
+/** No start is longer, and nobody who is no server can fill our memory with more. */
+const maxStartBytes = 1024 * 1024
 
 const notPostgres = new HostFailure({ message: "The server does not answer as PostgreSQL does" })
 
@@ -70,7 +70,7 @@ const split = (bytes: Buffer): { readonly messages: ReadonlyArray<Buffer>; reado
   let rest = bytes
   while (rest.length >= headerBytes) {
     const length = 1 + rest.readUInt32BE(1)
-    if (length < headerBytes || length > maxMessageBytes) return undefined
+    if (length < headerBytes || length > maxStartBytes) return undefined
     if (rest.length < length) break
     messages.push(rest.subarray(0, length))
     rest = rest.subarray(length)
@@ -97,6 +97,7 @@ export const startUp = (
     const held: Array<Buffer> = []
     let key = ""
     let unread = Buffer.alloc(0)
+    let received = 0
 
     const settle = (result: Effect.Effect<Ready, HostFailure | Refused>) => {
       forget()
@@ -116,7 +117,8 @@ export const startUp = (
     }
 
     const read = (chunk: Buffer) => {
-      const found = split(Buffer.concat([unread, chunk]))
+      received += chunk.length
+      const found = received > maxStartBytes ? undefined : split(Buffer.concat([unread, chunk]))
       if (found === undefined) return settle(Effect.fail(notPostgres))
       unread = Buffer.from(found.rest)
       for (const [index, message] of found.messages.entries()) {

@@ -151,7 +151,7 @@ const tryHost = (stream: HostStream, hosts: Hosts, packet: Buffer, host: Host, w
 
 /** Sends the packet to one host after the other until one is ready and fits. */
 const start = Effect.fnUntraced(function* (stream: HostStream, hosts: Hosts, packet: Buffer) {
-  const failures: Array<string> = []
+  const failures = new Set<string>()
   for (const [host, wanted] of hosts.candidates()) {
     const result = yield* Effect.result(tryHost(stream, hosts, packet, host, wanted))
     if (Result.isSuccess(result)) return
@@ -160,9 +160,9 @@ const start = Effect.fnUntraced(function* (stream: HostStream, hosts: Hosts, pac
       stream.push(result.failure.message)
       return
     }
-    failures.push(`${describeHost(host)}: ${result.failure.message}`)
+    failures.add(`${describeHost(host)}: ${result.failure.message}`)
   }
-  return yield* new HostFailure({ message: failures.join("; ") })
+  return yield* new HostFailure({ message: [...failures].join("; ") })
 })
 
 /** Sends the request to the server that runs the statement. It answers by closing the connection. */

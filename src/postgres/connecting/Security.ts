@@ -50,9 +50,11 @@ const harmless: ReadonlyMap<string, ReadonlyArray<string>> = new Map([
 
 const understood = ["sslmode", "ssl", "sslrootcert", "sslcert", "sslkey"]
 
-/** The names of what is about security in URLs of libpq and of other drivers. */
+/** The names of what is about security in URLs of libpq and of other drivers, or leads to another server. */
 const isAboutSecurity = (name: string): boolean =>
-  /^(ssl|tls|gss|krb|scram|require|channel_?binding|oauth|uselibpqcompat|(min|max)_protocol)/i.test(name)
+  /^(hostaddr|service|ssl|tls|gss|krb|scram|require|channel_?binding|oauth|uselibpqcompat|(min|max)_protocol)/i.test(
+    name
+  )
 
 /** The variables of libpq, and what they are called in a URL. */
 export const variables = {

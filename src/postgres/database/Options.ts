@@ -77,6 +77,12 @@ export interface Options {
    * about twice as expensive, and queries work without it.
    */
   readonly index?: "containment"
+  /**
+   * `"bigint"` gives integers beyond 2^53 in events and payloads as `bigint`, which the type of JSON does not say, and takes
+   * them so: `Json.Int64` is a field for them. Without it, `InvalidInput` refuses them, and reads of what another program has
+   * written fail with `CorruptRow`.
+   */
+  readonly largeIntegers?: "bigint"
 }
 
 /** A process that is only busy can be silent for so long. */
@@ -96,6 +102,7 @@ export const settingsOf = Effect.fnUntraced(function* (options: Options) {
   const {
     acquireTimeout = "10 seconds",
     index,
+    largeIntegers,
     listen,
     notify,
     reconnect = transientDelays,
@@ -116,6 +123,7 @@ export const settingsOf = Effect.fnUntraced(function* (options: Options) {
     silenceLimit: silence,
     reconnect,
     listen,
+    integers: largeIntegers ?? ("fail" as const),
     extras: { index, notify }
   }
 })

@@ -4,6 +4,7 @@
 import { PgClient } from "@effect/sql-pg"
 import { Context, type Duration, Effect, Layer, Redacted, type Schedule } from "effect"
 import type { Statement } from "effect/sql"
+import type { LargeIntegers } from "../../internal/ExactJson.ts"
 import { maxRowBytes } from "../../internal/Fields.ts"
 import { InvalidInput } from "../../InvalidInput.ts"
 import type { Reason } from "../../StoreError.ts"
@@ -69,6 +70,9 @@ export class PostgresDatabase extends Context.Service<
     /** The settings of the connection that listens, if they are not those of the client. */
     readonly listen: Options["listen"] | undefined
 
+    /** What becomes of integers beyond 2^53 in JSON. */
+    readonly integers: LargeIntegers
+
     /** The optional migrations that the application asks for. */
     readonly extras: { readonly index: Options["index"] | undefined; readonly notify: Options["notify"] | undefined }
 
@@ -90,7 +94,7 @@ const smallMessages = new InvalidInput({
 
 export const make = (options: Options = {}) =>
   Effect.gen(function* () {
-    const { acquireTimeout, extras, listen, reconnect, schema, settleTimeout, silenceLimit, ...where } =
+    const { acquireTimeout, extras, integers, listen, reconnect, schema, settleTimeout, silenceLimit, ...where } =
       yield* settingsOf(options)
     const { tables: names } = where
     const sql = (yield* PgClient.PgClient).withoutTransforms()
@@ -125,6 +129,7 @@ export const make = (options: Options = {}) =>
       settleTimeout,
       reconnect,
       listen,
+      integers,
       extras,
       transactor
     })

@@ -1,8 +1,9 @@
 /** An append that is ready to be sent: its JSON is text, its events have ids, and its keys say what it touches. */
-import { DateTime, type Schema } from "effect"
+import { DateTime } from "effect"
 import { type Append, expectedOf, type StoredEvent } from "../../EventStore.ts"
+import { fromText, toText } from "../../internal/ExactJson.ts"
 import type { Job } from "../database/Coalescing.ts"
-import { toStoredEvent } from "./EventRow.ts"
+import { isMetadata, toStoredEvent } from "./EventRow.ts"
 
 interface Texts {
   readonly datas: ReadonlyArray<string>
@@ -37,8 +38,8 @@ export const requestOf = (append: Append, ids: ReadonlyArray<string>): Request =
   const given: Array<string> = []
   let size = 0
   for (const { aggregateId, data, id, metadata } of append.events) {
-    const dataText = JSON.stringify(data)
-    const metadataText = metadata === undefined ? noMetadata : JSON.stringify(metadata)
+    const dataText = toText(data)
+    const metadataText = metadata === undefined ? noMetadata : toText(metadata)
     datas.push(dataText)
     metadatas.push(metadataText)
     aggregates.add(aggregateId)
@@ -67,10 +68,10 @@ export const requestOf = (append: Append, ids: ReadonlyArray<string>): Request =
 /** The content of events, parsed from the text that is sent: the caller may change its objects without changing the events. */
 const contentOf = ({ datas, metadatas }: Texts): ReadonlyArray<Content> =>
   datas.map((text, index) => {
-    const data: Schema.Json = JSON.parse(text)
+    const data = fromText(text)
     const metadataText = metadatas[index] ?? noMetadata
-    const metadata: Schema.JsonObject | null = metadataText === noMetadata ? null : JSON.parse(metadataText)
-    return { data, metadata }
+    const metadata = metadataText === noMetadata ? null : fromText(metadataText)
+    return { data, metadata: isMetadata(metadata) ? metadata : null }
   })
 
 /** The events of a request as they are in the log: those for whose id there is a stamp. */

@@ -2,6 +2,7 @@
 import { DateTime, Effect, type Schema } from "effect"
 import type { Fragment } from "effect/sql/Statement"
 import type { Filter } from "../../Event.ts"
+import { toText } from "../../internal/ExactJson.ts"
 import { PostgresDatabase } from "../database/PostgresDatabase.ts"
 import { longestBytes } from "../database/RowSize.ts"
 import { columnsOf } from "./EventRow.ts"
@@ -32,8 +33,8 @@ export const make = Effect.gen(function* () {
   const filtersOf = ({ aggregateIds, createdAfter, data, eventTypes, metadata }: Filter): ReadonlyArray<Fragment> => [
     ...(aggregateIds === undefined ? [] : [among(aggregateIds)]),
     ...(eventTypes === undefined ? [] : [sql`event_type = ANY(${eventTypes}::text[])`]),
-    ...(data === undefined ? [] : [sql`${dataOf(data)} @> ${JSON.stringify(data)}::text::jsonb`]),
-    ...(metadata === undefined ? [] : [sql`metadata @> ${JSON.stringify(metadata)}::text::jsonb`]),
+    ...(data === undefined ? [] : [sql`${dataOf(data)} @> ${toText(data)}::text::jsonb`]),
+    ...(metadata === undefined ? [] : [sql`metadata @> ${toText(metadata)}::text::jsonb`]),
     // Times are compared in milliseconds, as readers get them: no event counts as created after its own time.
     ...(createdAfter === undefined
       ? []

@@ -9,29 +9,35 @@
  */
 import { DateTime, Predicate, Result, Schema } from "effect"
 import { StoredEvent, Version } from "../../EventStore.ts"
+import { exactJson, type LargeIntegers, parseExact } from "../../internal/ExactJson.ts"
 import { instanceOf } from "../../internal/Instance.ts"
 import type { CorruptRow } from "../../StoreError.ts"
 import { decodeRow } from "../database/DecodeRows.ts"
-import { ExactJson, parseExact } from "../database/ExactJson.ts"
 import * as RowSize from "../database/RowSize.ts"
 
-const isMetadata = (value: Schema.Json): value is Schema.JsonObject | null =>
+/** Whether JSON can be the metadata of an event. */
+export const isMetadata = (value: Schema.Json): value is Schema.JsonObject | null =>
   value === null || (typeof value === "object" && !Array.isArray(value))
 
-/** SQL's NULL and JSON's null mean the same: no data, or no metadata. */
-const Json = Schema.NullOr(ExactJson)
+const rowOf = (integers: LargeIntegers) => {
+  /** SQL's NULL and JSON's null mean the same: no data, or no metadata. */
+  const Json = Schema.NullOr(exactJson(integers))
+  return Schema.Struct({
+    version: Version,
+    id: Schema.String,
+    aggregateId: Schema.String,
+    eventType: Schema.String,
+    data: Json,
+    metadata: Json.pipe(Schema.refine(isMetadata, { expected: "a JSON object or null" })),
+    createdAt: Schema.DateTimeUtcFromDate,
+    streamName: Schema.String
+  })
+}
 
 /** A row of the table, as `columnsOf` names its parts. */
-export const Row = Schema.Struct({
-  version: Version,
-  id: Schema.String,
-  aggregateId: Schema.String,
-  eventType: Schema.String,
-  data: Json,
-  metadata: Json.pipe(Schema.refine(isMetadata, { expected: "a JSON object or null" })),
-  createdAt: Schema.DateTimeUtcFromDate,
-  streamName: Schema.String
-})
+export const Row = rowOf("fail")
+
+const rows = { fail: Row, bigint: rowOf("bigint") }
 
 /**
  * The parts of a row whose data and metadata together have at most so many bytes as text, for
@@ -87,7 +93,7 @@ const isVersion = Schema.is(Version)
 const isText = (value: unknown): value is string | null => typeof value === "string" || value === null
 
 /** The event of a row, if there is nothing unusual about it. */
-const plainEvent = (row: unknown): StoredEvent | undefined => {
+const plainEvent = (row: unknown, integers: LargeIntegers): StoredEvent | undefined => {
   if (!Predicate.isObject(row)) return undefined
   const { aggregateId, createdAt, eventType, id, streamName, version } = row
   if (
@@ -103,8 +109,8 @@ const plainEvent = (row: unknown): StoredEvent | undefined => {
   ) {
     return undefined
   }
-  const data = parseExact(row.data)
-  const metadata = parseExact(row.metadata)
+  const data = parseExact(row.data, integers)
+  const metadata = parseExact(row.metadata, integers)
   if (data === undefined || metadata === undefined || !isMetadata(metadata)) return undefined
   return toStoredEvent({
     version,
@@ -125,12 +131,15 @@ export interface Decoded {
 }
 
 /** Decodes rows of the table with this name. */
-export const eventDecoder = (table: string): ((rows: ReadonlyArray<unknown>) => Decoded) => {
-  const decode = decodeRow(Row, table, ["version"])
+export const eventDecoder = (
+  table: string,
+  integers: LargeIntegers = "fail"
+): ((rows: ReadonlyArray<unknown>) => Decoded) => {
+  const decode = decodeRow(rows[integers], table, ["version"])
   return (rows) => {
     const events: Array<StoredEvent> = []
     for (const row of rows) {
-      const plain = plainEvent(row)
+      const plain = plainEvent(row, integers)
       if (plain !== undefined) {
         events.push(plain)
         continue

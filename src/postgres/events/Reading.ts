@@ -50,11 +50,11 @@ export const eventsIn = <E>(pages: Stream.Stream<Step["events"], E>): Stream.Str
   Stream.flattenArray(Stream.filter(pages, Array.isReadonlyArrayNonEmpty))
 
 export const make = Effect.gen(function* () {
-  const { fixed, names, query, sql, tables } = yield* PostgresDatabase
+  const { fixed, integers, names, query, sql, tables } = yield* PostgresDatabase
   const settling = yield* Settling.make
   const { compare } = yield* Comparing.make
   const { columns, filtersOf, select } = yield* EventPages.make
-  const decode = eventDecoder(names.events)
+  const decode = eventDecoder(names.events, integers)
 
   const eventsOf = (statement: Runnable): Effect.Effect<Array<StoredEvent>, Reason> =>
     Effect.flatMap(query(statement), (rows) => {

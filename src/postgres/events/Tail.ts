@@ -126,10 +126,10 @@ const makeTail = (toItems: (rows: ReadonlyArray<unknown>) => ReadonlyArray<Item>
 }
 
 export const make = Effect.gen(function* () {
-  const { names, sql } = yield* PostgresDatabase
+  const { integers, names, sql } = yield* PostgresDatabase
   const { listen } = yield* Wakeups
   const read = yield* TailReader.make
-  const decode = eventDecoder(names.events)
+  const decode = eventDecoder(names.events, integers)
 
   /**
    * Watches the connection until the first subscriber has come to the end of the log: the subscribers on the way there have

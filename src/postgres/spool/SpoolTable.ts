@@ -4,6 +4,7 @@
  */
 import { Effect, Schema, type Stream } from "effect"
 import { Statement } from "effect/sql"
+import type { LargeIntegers } from "../../internal/ExactJson.ts"
 import type { SpoolMessage } from "../../SpoolMessage.ts"
 import type { CorruptRow, Reason } from "../../StoreError.ts"
 import { decodeRows } from "../database/DecodeRows.ts"
@@ -55,6 +56,9 @@ export interface SpoolTable extends Database {
     rows: ReadonlyArray<unknown>
   ) => Effect.Effect<Array<Row["Type"]>, CorruptRow>
 
+  /** What becomes of integers beyond 2^53 in payloads. */
+  readonly integers: LargeIntegers
+
   /** Which transactions it was said of that they keep messages locked. */
   readonly lockWarnings: LockWarnings
 
@@ -77,11 +81,11 @@ export interface SpoolTable extends Database {
 const Id = Schema.Struct({ id: Schema.String })
 
 export const make: Effect.Effect<SpoolTable, never, PostgresDatabase | Wakeups.Wakeups> = Effect.gen(function* () {
-  const { fixed, inTransaction, names, query, schema, sql, tables, whether } = yield* PostgresDatabase
+  const { fixed, integers, inTransaction, names, query, schema, sql, tables, whether } = yield* PostgresDatabase
   const wakeups = yield* Wakeups.Wakeups
   const queueStarts = new QueueStarts()
   const decodeIds = decodeRows(Id, names.spool, ["id"])
-  const decodeEach = messageDecoder(names.spool)
+  const decodeEach = messageDecoder(names.spool, integers)
 
   const decodeMessages = (rows: ReadonlyArray<unknown>) =>
     Effect.suspend(() => {
@@ -98,6 +102,7 @@ export const make: Effect.Effect<SpoolTable, never, PostgresDatabase | Wakeups.W
     sql,
     whether,
     name: names.spool,
+    integers,
     table: tables.spool,
     claimFunction: sql.literal(qualify(schema, `${names.spool}_claim`)),
     columns: columnsOf(sql),

@@ -3,6 +3,7 @@
  * coalesced: one statement stores them, and each keeps its own result.
  */
 import { DateTime, Effect, Exit, Option, type Scope } from "effect"
+import { toText } from "../../internal/ExactJson.ts"
 import { millisOf } from "../../internal/Fields.ts"
 import { isWaiting, MessageExists, type Messages, type NewMessage, stateOf } from "../../SpoolMessage.ts"
 import { Closed, type Reason } from "../../StoreError.ts"
@@ -22,7 +23,7 @@ interface Prepared {
 
 const prepare = (message: NewMessage): Prepared => ({
   message,
-  payload: message.payload === undefined ? null : JSON.stringify(message.payload)
+  payload: message.payload === undefined ? null : toText(message.payload)
 })
 
 const isoOf = (time: DateTime.Utc | undefined) => (time === undefined ? null : DateTime.formatIso(time))

@@ -2,9 +2,9 @@
 import { Effect, Option, Schema, Stream } from "effect"
 import { Command, Flag } from "effect/cli"
 import { EventStore, NewEvent, type StoredEvent } from "../../../EventStore.ts"
+import { exactJson } from "../../../internal/ExactJson.ts"
 import { SafeJson, SafeJsonObject } from "../../../internal/SafeJson.ts"
 import { invalidInput } from "../../../InvalidInput.ts"
-import { ExactJson } from "../../../postgres/database/ExactJson.ts"
 import * as Parameters from "../../arguments/Parameters.ts"
 import * as Database from "../../connection/Database.ts"
 import { WrongUsage } from "../../terminal/CommandErrors.ts"
@@ -59,7 +59,7 @@ const fromFlags = ({ aggregateId, data, eventType, id, metadata }: Flags) =>
 const { id, aggregateId, eventType } = NewEvent.fields
 
 /** An event on a line of stdin. A line with other parts, as `read --json` writes it, is refused: they would be lost. */
-const Line = ExactJson.pipe(
+const Line = exactJson("bigint").pipe(
   Schema.decodeTo(
     Schema.Struct({ id, aggregateId, eventType, data: SafeJson, metadata: Schema.optionalKey(SafeJsonObject) })
   )

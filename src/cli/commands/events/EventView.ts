@@ -2,6 +2,7 @@
 import { DateTime, Option } from "effect"
 import { type Command, Flag } from "effect/cli"
 import type { StoredEvent } from "../../../EventStore.ts"
+import { toText, withDigits } from "../../../internal/ExactJson.ts"
 import * as Parameters from "../../arguments/Parameters.ts"
 import type { Listing } from "../../terminal/Output.ts"
 
@@ -11,8 +12,8 @@ export const toJson = (event: StoredEvent) => ({
   id: event.id,
   aggregateId: event.aggregateId,
   eventType: event.eventType,
-  data: event.data,
-  metadata: event.metadata,
+  data: withDigits(event.data),
+  metadata: withDigits(event.metadata),
   createdAt: DateTime.formatIso(event.createdAt),
   streamName: event.streamName
 })
@@ -23,7 +24,7 @@ export const listing: Listing<StoredEvent> = {
     { title: "CREATED AT", show: ({ createdAt }) => DateTime.formatIso(createdAt) },
     { title: "AGGREGATE", show: ({ aggregateId }) => aggregateId },
     { title: "TYPE", show: ({ eventType }) => eventType },
-    { title: "DATA", show: ({ data }) => JSON.stringify(data) }
+    { title: "DATA", show: ({ data }) => toText(data) }
   ],
   toJson,
   nothing: "no events"
