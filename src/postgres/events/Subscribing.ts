@@ -56,8 +56,12 @@ export const make = Effect.fnUntraced(function* (check: Effect.Effect<unknown, R
       place.seen = next
     }
 
-    /** Whether the tail goes on where the subscriber is. It may not know yet that the log is another one by now. */
-    const isAtTail = () => tail.covers(seen.version) && LastSeen.mayBeSame(seen, tail.seen())
+    /**
+     * Whether the tail goes on where the subscriber is. The tail may not know yet that the log is another one by now, and a
+     * cursor that was given has to be compared first.
+     */
+    const isAtTail = () =>
+      seen.server !== undefined && tail.covers(seen.version) && LastSeen.mayBeSame(seen, tail.seen())
 
     /** The events of the table, up to what is the end of the log when the read begins, however long the read takes. */
     const fromTable = Stream.suspend(() => reading.settled(subscription, { seen, batchSize, forever: true })).pipe(
