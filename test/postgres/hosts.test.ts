@@ -1,5 +1,5 @@
 /** Several hosts in one URL, as libpq has them: the one that answers and fits is used, on every new connection. */
-import { PgClient } from "@effect/sql-pg"
+import { PgClient, PgConnection } from "@effect/sql-pg"
 import { assert, describe, it } from "@effect/vitest"
 import { Context, Effect, Fiber, Layer, Redacted } from "effect"
 import * as Postgres from "effect-strata/postgres"
@@ -282,6 +282,14 @@ describe("TLS", () => {
       assert.deepStrictEqual(yield* connect(hostsOf("localhost", "localhost"), "any"), [
         { port: primary.port, ssl: true }
       ])
+
+      // Beside the settings, the driver would use them itself, for the name of no host.
+      const url = Redacted.make(urlTo(primary.url, right))
+      const beside = { ...(yield* Postgres.PostgresConfig.fromUrl(url)), ssl: tls }
+      assert.match(
+        inspect(yield* Effect.flip(PgConnection.make(beside))),
+        /belong into those of PostgresConfig.fromUrl/
+      )
 
       // The same with files, by the configuration.
       const trusted = { DB_SSLROOTCERT: file("localhost-certificate.pem") }

@@ -178,7 +178,7 @@ describe("a setting of security", () => {
         "sslcrl=/nowhere",
         "sslpassword=x",
         "sslrootcert=/nowhere/ca.pem",
-        "sslrootcert=/nowhere/ca.pem&sslmode=disable",
+        "sslrootcert=/nowhere/ca.pem&sslmode=prefer",
         "requirepeer=postgres",
         "requiressl=1",
         "ssl_min_protocol_version=TLSv1.3",
@@ -216,6 +216,25 @@ describe("a setting of security", () => {
         2,
         /SSLMODE: .*written sslmode/
       )
+    })
+  )
+
+  it.live("in the URL counts before one in a variable", () =>
+    Effect.gen(function* () {
+      for (const [parameter, env, isPlain] of [
+        ["sslmode=disable", { PGSSLMODE: "verify-full", PGSSLROOTCERT: "/nowhere/ca.pem" }, true],
+        ["ssl=true", { PGSSLMODE: "disable", DB_SSLMODE: "prefer" }, false],
+        ["sslmode=require", { DB_SSLMODE: "disable" }, false],
+        ["", { DB_SSLMODE: "disable", PGSSLMODE: "verify-full" }, true]
+      ] as const) {
+        const DATABASE_URL = `postgres://someone@db.example/x?${parameter}`
+        const { ssl } = yield* Effect.provideService(
+          Postgres.PostgresConfig.pool,
+          ConfigProvider.ConfigProvider,
+          ConfigProvider.fromEnv({ env: { DATABASE_URL, ...env } })
+        )
+        assert.strictEqual(ssl === false, isPlain, parameter)
+      }
     })
   )
 

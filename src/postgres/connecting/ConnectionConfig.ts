@@ -23,7 +23,7 @@ interface Given<A = string> {
 }
 
 /** What a part of the environment says. */
-export interface Variables {
+interface Variables {
   readonly host: Given | undefined
   readonly port: Given | undefined
   readonly database: Given | undefined
@@ -213,8 +213,9 @@ const resolve = Effect.fnUntraced(function* (places: Places, options: Options) {
   })
   if (Result.isFailure(settings)) return yield* refuse(settings.failure)
   const { addresses, connectTimeout, security, wanted } = settings.success
-  const tls = { ...(yield* certificates(security.files)), ...options.tls }
   const hosts = addresses.map(({ name, port }) => ({ name, port, tls: security.tlsOf(name) }))
+  const isEncrypted = hosts.some((host) => host.tls !== "never")
+  const tls = { ...(isEncrypted ? yield* certificates(security.files) : {}), ...options.tls }
   const rest = places.url.without(["host", "port", "sslmode", "connect_timeout"])
   if (hosts.some((host) => host.tls === "offered")) rest.searchParams.set("sslmode", "prefer")
   const config: PgClient.PgClientConfig = {

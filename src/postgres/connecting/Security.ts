@@ -98,10 +98,13 @@ const refused = ({ name, path, value }: Setting): Refusal | undefined => {
 const modeOf = (find: (name: string) => Setting | undefined): Result.Result<Mode | undefined, Refusal> => {
   const mode = find("sslmode")
   const ssl = find("ssl")
-  if (ssl !== undefined && (ssl.value !== "true" || mode !== undefined)) {
-    return Result.fail({ path: ssl.path, message: "Expected true, and no sslmode beside it: sslmode alone says more" })
+  if (ssl !== undefined) {
+    // What stands in a variable is no contradiction: the URL counts before it.
+    return ssl.value === "true" && mode?.path[0] !== ssl.path[0]
+      ? Result.succeed("require")
+      : Result.fail({ path: ssl.path, message: "Expected true, and no sslmode beside it: sslmode alone says more" })
   }
-  if (mode === undefined) return Result.succeed(ssl === undefined ? undefined : "require")
+  if (mode === undefined) return Result.succeed(undefined)
   return isMode(mode.value)
     ? Result.succeed(mode.value)
     : Result.fail({ path: mode.path, message: `Expected one of ${modes.join(", ")}` })
@@ -132,7 +135,7 @@ export const make = (
           "Whoever answers in the place of the server would be sent the password: write verify-full, or disable for a plain connection"
       })
     }
-    if (hasCertificates && (isOptional(mode) || mode === "disable")) {
+    if (hasCertificates && isOptional(mode)) {
       return Result.fail({
         path: find("sslmode")?.path ?? [],
         message: "Expected verify-full, as there are certificates"
