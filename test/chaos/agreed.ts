@@ -10,22 +10,28 @@ export const messages = "retryspool_messages"
 
 /** The subscriptions of the follower: the history that each writes, and the condition on the events that it must get. */
 export const followed = [
-  { history: "follower-all", subscription: {}, where: "true" },
+  { history: "follower-all", subscription: {}, where: "true", keepsCursor: false },
   {
     history: "follower-some",
     subscription: { aggregateIds: ["shared", "foreign", "account 3"], batchSize: 7 },
-    where: "aggregate_id IN ('shared', 'foreign', 'account 3')"
+    where: "aggregate_id IN ('shared', 'foreign', 'account 3')",
+    keepsCursor: false
   }
 ] as const
 
 /** What the reader reads again and again, with the cursor that it keeps. */
-export const polled = { history: "follower-read", where: "true" }
+export const polled = { history: "follower-read", where: "true", keepsCursor: true }
 
 /** All who read the log, and note what they have seen and were told. */
 export const readers = [...followed, polled]
 
 /** What an asynchronous failover has taken away: what the server had that was lost, and its standby never got. */
-export const SetBack = Schema.Struct({ events: Schema.Array(Placed), messages: Schema.Array(Schema.String) })
+export const SetBack = Schema.Struct({
+  events: Schema.Array(Placed),
+  messages: Schema.Array(Schema.String),
+  /** Messages that were handled. */
+  handled: Schema.Array(Schema.String)
+})
 
 /** The history of what was set back. */
 export const setBacks = "set-backs"

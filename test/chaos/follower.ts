@@ -35,6 +35,7 @@ const reading = (
   read: (after: typeof Placed.Type | undefined) => Effect.Effect<unknown, Failure, EventStore.EventStore>
 ) =>
   seenIn(history).pipe(
+    Effect.tap(() => Effect.sync(() => note(history, encode({ begun: true })))),
     Effect.flatMap((seen) => read(seen.at(-1))),
     Effect.forever
   )

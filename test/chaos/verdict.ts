@@ -113,7 +113,7 @@ export const findings = Effect.fnUntraced(function* ({ directory, projection, sc
   const ends = Object.entries(written.counts).map(([end, count]) => `${count} ${end}`)
   const read = yield* Effect.forEach(
     readers,
-    Effect.fnUntraced(function* ({ history, where }) {
+    Effect.fnUntraced(function* ({ history, keepsCursor, where }) {
       const stored = yield* ask(
         Placed,
         `SELECT version::text, id FROM ${schema}.events WHERE ${where} ORDER BY events.version`
@@ -123,7 +123,7 @@ export const findings = Effect.fnUntraced(function* ({ directory, projection, sc
       return {
         about: history,
         found: `${standing(noted).length} events seen, ${stored.length} stored; told ${tolds} times that the log was replaced`,
-        wrong: misread(noted, stored, gone)
+        wrong: misread(noted, stored, gone, { keepsCursor })
       }
     })
   )
@@ -144,7 +144,11 @@ export const findings = Effect.fnUntraced(function* ({ directory, projection, sc
     {
       about: "messages",
       found: `${enqueued.length} enqueued, ${handled.length} handled`,
-      wrong: mishandled(enqueued, ids(handled))
+      wrong: mishandled(
+        enqueued,
+        ids(handled),
+        setBack.flatMap((lost) => lost.handled)
+      )
     },
     { about: "leases", found: `${transitions.length} changes`, wrong: overlaps(transitions, leaseMillis) }
   ]

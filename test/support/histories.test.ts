@@ -60,6 +60,26 @@ describe("the history of a reader", () => {
     ["was told to go back to 3: nothing was lost above it", [[one, other, four], { told: 3n }, [four]]]
   ])("is wrong: %s", (mistake, history) => assert.deepStrictEqual(misread(history, stored, setBack), [mistake]))
 
+  describe("whose cursor is all that is known", () => {
+    const kept = { keepsCursor: true }
+    const begun = { begun: true }
+
+    it("is right where nobody has the version of its last event, or it was told", () => {
+      assert.deepStrictEqual(misread([[one], [three], [four]], [one, four], setBack, kept), [])
+      assert.deepStrictEqual(misread([[one, two, three], [four]], [one, four], setBack, kept), [])
+      assert.deepStrictEqual(misread([begun, [one, three], begun, [four]], [one, four], setBack), [])
+      assert.deepStrictEqual(misread([begun, [one, two], { told: 1n }, begun, [other, four]], stored, setBack), [])
+    })
+
+    it.each([
+      ["another event has the version", [[one, two], [four]], kept],
+      ["it has not begun again", [begun, [one, two], [four]], { keepsCursor: false }],
+      ["it has gone on when it begins again", [begun, [one, two], [four], begun], { keepsCursor: false }]
+    ])("is wrong: %s", (_, history, options) =>
+      assert.deepStrictEqual(misread(history, stored, setBack, options), ["lost: 1", "set back, and never told of: 1"])
+    )
+  })
+
   it("is wrong: another event has taken the place of an event that was seen", () =>
     assert.deepStrictEqual(misread([[one, two, four]], stored, setBack), ["lost: 1", "set back, and never told of: 1"]))
 })

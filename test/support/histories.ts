@@ -56,10 +56,14 @@ type Placed = typeof Placed.Type
 /** A reader was told that the log was replaced, and has taken back what it had seen above a version. */
 export const Told = Schema.Struct({ told: Schema.BigIntFromString })
 
-/** What a reader has noted: what it has seen, page by page, and what it was told. */
-export const Noted = Schema.Union([Told, Schema.Array(Placed)])
+/** A reader begins, or begins again, with nothing but the cursor that it has kept: its last event. */
+export const Begun = Schema.Struct({ begun: Schema.Boolean })
+
+/** What a reader has noted: what it has seen, page by page, what it was told, and that it has begun. */
+export const Noted = Schema.Union([Told, Begun, Schema.Array(Placed)])
 type Noted = typeof Noted.Type
 
+const isBegun = (noted: Noted): noted is typeof Begun.Type => "begun" in noted
 const isTold = (noted: Noted): noted is typeof Told.Type => "told" in noted
 
 /** What a reader still goes by, after all that it was told. */
@@ -67,7 +71,7 @@ export const standing = (history: ReadonlyArray<Noted>): ReadonlyArray<Placed> =
   let seen: Array<Placed> = []
   for (const noted of history) {
     if (isTold(noted)) seen = seen.filter(({ version }) => version <= noted.told)
-    else seen.push(...noted)
+    else if (!isBegun(noted)) seen.push(...noted)
   }
   return seen
 }
@@ -77,21 +81,41 @@ const nameOf = ({ id, version }: Placed) => `${version} ${id}`
 /**
  * What is wrong with the history of a reader, of the events that are stored now, and those that the log has lost when it was
  * set back. A reader that was told of it may go by nothing that was lost, and nobody may be told of what was not.
+ *
+ * **Details**
+ *
+ * Of a cursor that a reader has kept, only the event is known. While nobody else has its version, nobody can tell whether it
+ * was lost or deleted, so what was seen until then is excused. `keepsCursor` is a reader that begins again with each page.
  */
 export const misread = (
   history: ReadonlyArray<Noted>,
   stored: ReadonlyArray<Placed>,
-  setBack: ReadonlyArray<Placed>
+  setBack: ReadonlyArray<Placed>,
+  { keepsCursor }: { readonly keepsCursor: boolean } = { keepsCursor: false }
 ): ReadonlyArray<string> => {
   const seen = standing(history)
   const [there, gone] = [new Set(stored.map(nameOf)), new Set(setBack.map(nameOf))]
-  const untrue = seen.filter((event) => !there.has(nameOf(event)))
-  const untold = untrue.filter((event) => gone.has(nameOf(event))).length
+  const ids = new Map(stored.map(({ id, version }) => [version, id]))
+  const isUntrue = (event: Placed) => !there.has(nameOf(event))
+
+  const excused = new Set<Placed>()
+  history.forEach((noted, line) => {
+    const next = history[line + 1]
+    if (isTold(noted) || isBegun(noted) || !noted.some(isUntrue)) return
+    if (!keepsCursor && (next === undefined || !isBegun(next))) return
+    const cursor = noted.at(-1)
+    if (cursor !== undefined && (ids.get(cursor.version) ?? cursor.id) !== cursor.id) return
+    for (const event of standing(history.slice(0, line + 1)).filter(isUntrue)) excused.add(event)
+  })
+
+  const untrue = seen.filter(isUntrue)
+  const invented = untrue.filter((event) => !gone.has(nameOf(event))).length
+  const untold = untrue.filter((event) => gone.has(nameOf(event)) && !excused.has(event)).length
   const found = mistakes(
-    seen.filter((event) => there.has(nameOf(event))).map(({ version }) => version),
+    seen.filter((event) => !isUntrue(event)).map(({ version }) => version),
     stored.map(({ version }) => version)
   )
-  const counts = { ...found, invented: untrue.length - untold, "set back, and never told of": untold }
+  const counts = { ...found, invented, "set back, and never told of": untold }
   return [
     ...Object.entries(counts).flatMap(([mistake, count]) => (count > 0 ? [`${mistake}: ${count}`] : [])),
     ...history
@@ -242,18 +266,21 @@ export type Fate = "fine" | "stubborn" | "hopeless" | "slow"
 
 /**
  * Messages that are not where they belong, or were not handled as often as they should be. Slow ones are handled outside of
- * transactions, so they may be handled again if their settlement was lost.
+ * transactions, so they may be handled again if their settlement was lost. `setBack` are those of which the server has lost
+ * that they were handled: slow ones may have been settled after that.
  */
 export const mishandled = (
   messages: ReadonlyArray<{ readonly id: string; readonly state: number }>,
-  handled: ReadonlyArray<string>
+  handled: ReadonlyArray<string>,
+  setBack: ReadonlyArray<string> = []
 ) => {
+  const lost = new Set(setBack)
   const times = new Map<string, number>()
   for (const id of handled) times.set(id, (times.get(id) ?? 0) + 1)
   return messages.flatMap(({ id, state }) => {
     const end = id.endsWith(":hopeless") ? bounced : archived
     const count = times.get(id) ?? 0
-    const isRight = id.endsWith(":slow") ? count > 0 : count === (end === bounced ? 0 : 1)
+    const isRight = id.endsWith(":slow") ? count > 0 || lost.has(id) : count === (end === bounced ? 0 : 1)
     return state === end && isRight ? [] : [`${id} is in state ${state}, and was handled ${count} times`]
   })
 }
