@@ -84,6 +84,8 @@ export const main = (): void => {
   // emits the error, which ends a process without a listener.
   stdout.on("error", () => {})
   stderr.on("error", () => {})
+  // The list of processes shows the arguments to all users of the machine, and a URL may have a password.
+  if (process.argv.some((argument) => argument.includes("://"))) process.title = "strata"
   const command = run(process.argv.slice(2), { env, stdin, stdout, stderr })
   // On a terminal a hangup is a signal.
   const ended = stdout.isTTY ? command : Effect.raceFirst(command, untilClosed(stdout.fd))

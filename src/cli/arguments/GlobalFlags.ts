@@ -11,6 +11,16 @@ const url = GlobalFlag.Setting("url")({
   )
 })
 
+const urlFile = GlobalFlag.Setting("url-file")({
+  flag: Flag.String("url-file").pipe(
+    Flag.optional,
+    Flag.withMetavar("FILE"),
+    Flag.withDescription(
+      "The file that has this URL, so that nobody sees it in the list of processes; or DATABASE_URL_FILE"
+    )
+  )
+})
+
 const schema = GlobalFlag.Setting("schema")({
   flag: Flag.String("schema").pipe(
     Flag.optional,
@@ -43,6 +53,6 @@ const verbose = GlobalFlag.Setting("verbose")({
   )
 })
 
-export const Settings = { url, schema, pglite, json, verbose } as const
+export const Settings = { url, urlFile, schema, pglite, json, verbose } as const
 
-export const all = [url, schema, pglite, json, verbose] as const
+export const all = [url, urlFile, schema, pglite, json, verbose] as const
