@@ -1,5 +1,6 @@
 /** The flags of every subcommand: which database it works on, and how it speaks. */
 import { Flag, GlobalFlag } from "effect/cli"
+import * as Parameters from "./Parameters.ts"
 
 const url = GlobalFlag.Setting("url")({
   flag: Flag.Redacted("url").pipe(
@@ -38,18 +39,13 @@ const pglite = GlobalFlag.Setting("pglite")({
 })
 
 const json = GlobalFlag.Setting("json")({
-  flag: Flag.Boolean("json").pipe(
-    Flag.withDefault(false),
-    Flag.withoutNegation,
-    Flag.withDescription("Write one JSON value per line instead of a table")
-  )
+  flag: Parameters.toggle("json", "Write one JSON value per line instead of a table")
 })
 
 const verbose = GlobalFlag.Setting("verbose")({
-  flag: Flag.Boolean("verbose").pipe(
-    Flag.withDefault(false),
-    Flag.withoutNegation,
-    Flag.withDescription("Write the debug log of the stores, and an error with its causes and stack, to stderr")
+  flag: Parameters.toggle(
+    "verbose",
+    "Write the debug log of the stores, and an error with its causes and stack, to stderr"
   )
 })
 

@@ -4,6 +4,7 @@ import { Argument, Command, Flag } from "effect/cli"
 import { PostgresDatabase } from "../../../postgres/database/PostgresDatabase.ts"
 import { longestBytes } from "../../../postgres/database/RowSize.ts"
 import * as Importing from "../../../postgres/events/Importing.ts"
+import * as Parameters from "../../arguments/Parameters.ts"
 import * as Database from "../../connection/Database.ts"
 import { CommandFailed, WrongUsage } from "../../terminal/CommandErrors.ts"
 import { HostProcess } from "../../terminal/HostProcess.ts"
@@ -31,16 +32,8 @@ const flags = {
     Flag.withMetavar("FILE"),
     Flag.withDescription("Where to write the old and the new version of each event; FILE.versions.jsonl unless given")
   ),
-  unchecked: Flag.Boolean("unchecked").pipe(
-    Flag.withDefault(false),
-    Flag.withoutNegation,
-    Flag.withDescription("Accept JSON lines without a checksum at their end")
-  ),
-  verify: Flag.Boolean("verify").pipe(
-    Flag.withDefault(false),
-    Flag.withoutNegation,
-    Flag.withDescription("Import nothing: compare each event, and the order of the events, with the log")
-  )
+  unchecked: Parameters.toggle("unchecked", "Accept JSON lines without a checksum at their end"),
+  verify: Parameters.toggle("verify", "Import nothing: compare each event, and the order of the events, with the log")
 }
 
 /** Where the events come from. */
