@@ -35,6 +35,22 @@ const loggerOn = ({ stderr }: Host) =>
     say(stderr, `${logLevel === "Warn" ? "warning: " : ""}${text}`)
   })
 
+/** An argument that asks for the version, or for the completions of a shell. */
+const asksOfProgram = /^(?:--version|-v|--completions)(?:=|$)/
+
+const subcommands = new Set(strata.subcommands.flatMap(({ commands }) => commands.map(({ name }) => name)))
+
+/**
+ * What the program tells of itself instead of running a subcommand. Only alone: `strata projections reset --version 3` would
+ * print the version of the program, end well, and reset nothing.
+ */
+const builtInsOf = (args: ReadonlyArray<string>) => {
+  const asks = args.some((argument) => asksOfProgram.test(argument))
+  const isAlone = args.length === (args[0] === "--completions" ? 2 : 1) && asksOfProgram.test(args[0] ?? "")
+  const ofProgram = asks ? isAlone : !args.some((argument) => subcommands.has(argument))
+  return [GlobalFlag.Help, ...(ofProgram ? [GlobalFlag.Version, GlobalFlag.Completions] : [])]
+}
+
 /** What the library for commands asks of the terminal, with the answers of the host. */
 const capabilitiesOf = ({ stdin, stdout }: Host) =>
   TerminalCapabilities.layer.pipe(
@@ -50,13 +66,13 @@ const capabilitiesOf = ({ stdin, stdout }: Host) =>
     )
   )
 
-const environmentOf = (host: Host, verbose: boolean) =>
+const environmentOf = (args: ReadonlyArray<string>, host: Host, verbose: boolean) =>
   Layer.mergeAll(
     Layer.succeed(HostProcess, host),
     Layer.succeed(Console.Console, new NodeConsole(host.stdout, host.stderr)),
     Logger.layer([loggerOn(host)]),
     Layer.succeed(References.MinimumLogLevel, verbose ? "Debug" : "Warn"),
-    CliConfig.layer({ builtIns: [GlobalFlag.Help, GlobalFlag.Version, GlobalFlag.Completions] }),
+    CliConfig.layer({ builtIns: builtInsOf(args) }),
     CliOutput.layerPresenter(presenterOn(host)),
     capabilitiesOf(host)
   ).pipe(
@@ -72,7 +88,7 @@ const environmentOf = (host: Host, verbose: boolean) =>
 export const run = (args: ReadonlyArray<string>, host: Host): Effect.Effect<void, ExitStatus> => {
   const verbose = args.includes("--verbose")
   return Command.runWith(strata, { version })(args).pipe(
-    Effect.provide(environmentOf(host, verbose)),
+    Effect.provide(environmentOf(args, host, verbose)),
     Effect.catchCause((cause) => report(cause, { verbose, stderr: host.stderr }))
   )
 }
@@ -84,6 +100,8 @@ export const main = (): void => {
   // emits the error, which ends a process without a listener.
   stdout.on("error", () => {})
   stderr.on("error", () => {})
+  // The list of processes shows the arguments to all users of the machine, and a URL may have a password.
+  if (process.argv.some((argument) => argument.includes("://"))) process.title = "strata"
   const command = run(process.argv.slice(2), { env, stdin, stdout, stderr })
   // On a terminal a hangup is a signal.
   const ended = stdout.isTTY ? command : Effect.raceFirst(command, untilClosed(stdout.fd))

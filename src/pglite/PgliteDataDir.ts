@@ -39,6 +39,7 @@ export const open = (dataDir: string): Effect.Effect<DataDir, PgliteError, Scope
     yield* attempt(() => {
       if (dataDir.trim() === "") throw unusable(dataDir, "has an empty name")
       makeDirectory(path, 0o700)
+      keepOthersOut(path)
     })
     yield* Effect.acquireRelease(
       attempt(() => lock(path)).pipe(
@@ -63,6 +64,23 @@ const makeDirectory = (path: string, mode: number): void => {
     if (codeOf(cause) !== "ENOENT" || Fs.existsSync(parent)) throw cause
     makeDirectory(parent, 0o777)
     makeDirectory(path, mode)
+  }
+}
+
+/**
+ * Closes a directory that others may enter, as `initdb` does. The files in it do not say themselves who may read and write
+ * them: PGlite makes them for everybody. On Windows they have the rights of the directory.
+ */
+const keepOthersOut = (path: string): void => {
+  if (process.platform === "win32" || (Fs.statSync(path).mode & 0o077) === 0) return
+  try {
+    Fs.chmodSync(path, 0o700)
+  } catch (cause) {
+    throw unusable(
+      path,
+      "is open to others, and only its owner can close it: use a directory of this user's own",
+      cause
+    )
   }
 }
 

@@ -20,6 +20,49 @@ describe("wrong usage ends with 2", () => {
     })
   )
 
+  it.live("no flag of the program, and no flag without a value, takes what is the subcommand's", () =>
+    Effect.gen(function* () {
+      const schema = yield* freshSchema()
+      const options = { url: postgresUrl, env: { DB_SCHEMA: schema } }
+      yield* succeeds(["migrate"], options)
+      yield* execute([
+        `INSERT INTO ${schema}.offsets_store (projection_name, shard_number, current_offset, timestamp) VALUES ('1', 0, 5, 0)`
+      ])
+      const reset = ["projections", "reset", "totals", "--yes"]
+      yield* fails(
+        [...reset, "--version", "3"],
+        2,
+        /Unrecognized flag: --version in command strata projections reset/,
+        options
+      )
+      yield* fails([...reset, "--version"], 2, /Unrecognized flag: --version/, options)
+      yield* fails([...reset, "-v"], 2, /Unrecognized flag: -v/, options)
+      yield* fails(["--version", ...reset], 2, /Unrecognized flag: --version/, options)
+      yield* fails([...reset, "--completions", "bash"], 2, /Unrecognized flag: --completions/, options)
+      yield* fails(["--version", "--json"], 2, /--version/, options)
+      for (const args of [
+        ["--version", "3"],
+        ["--completions", "bash", "events"]
+      ]) {
+        const { status, stderr, stdout } = yield* strata(args)
+        assert.deepStrictEqual([status, stdout], [2, ""])
+        assert.match(stderr, /Unrecognized flag: --(version|completions)/)
+      }
+      for (const args of [["--version"], ["-v"]]) assert.match(yield* succeeds(args), /^strata v\d+\.\d+\.\d+\n$/)
+      for (const args of [["--completions", "bash"], ["--completions=bash"]]) {
+        assert.include(yield* succeeds(args), "strata")
+      }
+      assert.include(yield* succeeds(["--help"]), "--version")
+      assert.notInclude(yield* succeeds(["projections", "reset", "--help"]), "--version")
+
+      assert.include(yield* succeeds(["offsets", "get", "--json", "1", "0"], options), `"value":"5"`)
+      assert.include(yield* succeeds(["offsets", "list", "--verbose", "1", "--json"], options), `"value":"5"`)
+      yield* succeeds(["offsets", "delete", "--yes", "1"], options)
+      assert.strictEqual(yield* succeeds(["offsets", "list", "--json"], options), "")
+      yield* fails(["offsets", "list", "--json", "no", "more"], 2, /more/, options)
+    }).pipe(Effect.scoped)
+  )
+
   it.live("so does an argument that a store refuses", () =>
     fails(["offsets", "get", ""], 2, /projectionName: Expected a non-empty string/, { url: postgresUrl })
   )

@@ -1,5 +1,6 @@
 /** The flags of every subcommand: which database it works on, and how it speaks. */
 import { Flag, GlobalFlag } from "effect/cli"
+import * as Parameters from "./Parameters.ts"
 
 const url = GlobalFlag.Setting("url")({
   flag: Flag.Redacted("url").pipe(
@@ -7,6 +8,16 @@ const url = GlobalFlag.Setting("url")({
     Flag.withMetavar("postgres://..."),
     Flag.withDescription(
       "The server, or several as postgres://one,two; without it DATABASE_URL, or DB_HOST, DB_PORT, DB_NAME, DB_USER and DB_PASSWORD name it"
+    )
+  )
+})
+
+const urlFile = GlobalFlag.Setting("url-file")({
+  flag: Flag.String("url-file").pipe(
+    Flag.optional,
+    Flag.withMetavar("FILE"),
+    Flag.withDescription(
+      "The file that has this URL, so that nobody sees it in the list of processes; or DATABASE_URL_FILE"
     )
   )
 })
@@ -28,21 +39,16 @@ const pglite = GlobalFlag.Setting("pglite")({
 })
 
 const json = GlobalFlag.Setting("json")({
-  flag: Flag.Boolean("json").pipe(
-    Flag.withDefault(false),
-    Flag.withoutNegation,
-    Flag.withDescription("Write one JSON value per line instead of a table")
-  )
+  flag: Parameters.toggle("json", "Write one JSON value per line instead of a table")
 })
 
 const verbose = GlobalFlag.Setting("verbose")({
-  flag: Flag.Boolean("verbose").pipe(
-    Flag.withDefault(false),
-    Flag.withoutNegation,
-    Flag.withDescription("Write the debug log of the stores, and an error with its causes and stack, to stderr")
+  flag: Parameters.toggle(
+    "verbose",
+    "Write the debug log of the stores, and an error with its causes and stack, to stderr"
   )
 })
 
-export const Settings = { url, schema, pglite, json, verbose } as const
+export const Settings = { url, urlFile, schema, pglite, json, verbose } as const
 
-export const all = [url, schema, pglite, json, verbose] as const
+export const all = [url, urlFile, schema, pglite, json, verbose] as const

@@ -15,6 +15,18 @@ const invalid = (option: string, value: string, expected: string, kind: "flag" |
 
 const toBigInt = (text: string): bigint | undefined => (/^-?\d{1,19}$/.test(text) ? BigInt(text) : undefined)
 
+/**
+ * A flag that is there or not. It takes no value but one after `=`: the argument that follows it is the subcommand's own, also
+ * if that is `1` or `no`.
+ */
+export const toggle = (name: string, description: string) =>
+  Flag.Boolean(name).pipe(
+    Flag.withOptionalValue("true"),
+    Flag.withDefault(false),
+    Flag.withoutNegation,
+    Flag.withDescription(description)
+  )
+
 /** An argument that is a whole number of 64 bits. */
 export const int64 = (name: string) =>
   Argument.mapEffect(Argument.String(name), (text) => {

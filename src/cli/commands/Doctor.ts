@@ -40,19 +40,13 @@ const examine = Effect.gen(function* () {
 })
 
 const flags = {
-  queries: Flag.Boolean("queries").pipe(
-    Flag.withDefault(false),
-    Flag.withoutNegation,
-    Flag.withDescription(
-      "Also show the last statement of a transaction that readers wait for: it may have secrets in it"
-    )
+  queries: Parameters.toggle(
+    "queries",
+    "Also show the last statement of a transaction that readers wait for: it may have secrets in it"
   ),
-  prove: Flag.Boolean("prove").pipe(
-    Flag.withDefault(false),
-    Flag.withoutNegation,
-    Flag.withDescription(
-      "Then run writers and a subscriber in a temporary schema, and compare what was stored with what was delivered"
-    )
+  prove: Parameters.toggle(
+    "prove",
+    "Then run writers and a subscriber in a temporary schema, and compare what was stored with what was delivered"
   ),
   for: Parameters.duration("for").pipe(
     Flag.withDefault(Duration.seconds(10)),

@@ -3,6 +3,7 @@ import { DateTime, Effect, Option, Stream } from "effect"
 import { Command, Flag } from "effect/cli"
 import { fileURLToPath } from "node:url"
 import * as Migrations from "../../postgres/Migrations.ts"
+import * as Parameters from "../arguments/Parameters.ts"
 import * as Database from "../connection/Database.ts"
 import { CommandFailed } from "../terminal/CommandErrors.ts"
 import * as Output from "../terminal/Output.ts"
@@ -44,11 +45,7 @@ const status = Command.make("status").pipe(
 )
 
 const flags = {
-  dryRun: Flag.Boolean("dry-run").pipe(
-    Flag.withDefault(false),
-    Flag.withoutNegation,
-    Flag.withDescription("Only name the files of the migrations that are pending")
-  ),
+  dryRun: Parameters.toggle("dry-run", "Only name the files of the migrations that are pending"),
   notify: Flag.Literals("notify", ["rows"]).pipe(
     Flag.optional,
     Flag.withDescription("Also install go-sync-kit's trigger, for programs that listen to its channels")

@@ -1,7 +1,8 @@
 /** The database that a subcommand works on, as the flags and the environment name it. */
 import { PgClient } from "@effect/sql-pg"
-import { ConfigProvider, Effect, Layer, Option, Redacted } from "effect"
+import { Config, ConfigProvider, Effect, Layer, Option, Redacted } from "effect"
 import { existsSync } from "node:fs"
+import { readFile } from "node:fs/promises"
 import { join } from "node:path"
 import * as Pglite from "../../pglite/index.ts"
 import * as ConnectionConfig from "../../postgres/connecting/ConnectionConfig.ts"
@@ -14,12 +15,46 @@ const { PostgresConfig, PostgresDatabase } = Postgres
 /** Connections are opened as they are needed. The proof of the doctor needs the most: its 12 writers, and a subscriber. */
 const mostConnections = 20
 
-/** The environment, with `--url` in place of DATABASE_URL, so that `PostgresConfig` is the only place that reads it. */
+/** The file that has the URL, if one is named. */
+const urlFile = Effect.gen(function* () {
+  const named = yield* Settings.urlFile
+  return Option.isSome(named) ? named : yield* Config.option(Config.String("DATABASE_URL_FILE"))
+})
+
+const readUrl = (path: string) =>
+  Effect.map(
+    Effect.tryPromise({
+      try: () => readFile(path, "utf8"),
+      catch: (cause) => new CommandFailed({ message: cause instanceof Error ? cause.message : String(cause), cause })
+    }),
+    (text) => text.trim()
+  )
+
+/** The URL of `--url` or of a file. An argument is in the list of processes, which all users of the machine can see. */
+const givenUrl = Effect.gen(function* () {
+  const url = yield* Settings.url
+  if (Option.isNone(url)) {
+    const path = yield* urlFile
+    return Option.isNone(path) ? Option.none() : Option.some(yield* readUrl(path.value))
+  }
+  if (Option.isSome(yield* Settings.urlFile)) {
+    return yield* new WrongUsage({ message: "--url and --url-file name two databases; give one of them" })
+  }
+  const text = Redacted.value(url.value)
+  if (URL.canParse(text) && new URL(text).password !== "") {
+    yield* Effect.logWarning(
+      "everybody on this machine can see the password of --url; use --url-file, DATABASE_URL or DATABASE_URL_FILE instead"
+    )
+  }
+  return Option.some(text)
+})
+
+/** The environment, with the given URL in place of DATABASE_URL, so that `PostgresConfig` is the only place that reads it. */
 const settings = Effect.gen(function* () {
   const environment = yield* ConfigProvider.ConfigProvider
-  const url = yield* Settings.url
+  const url = yield* givenUrl
   if (Option.isNone(url)) return environment
-  return ConfigProvider.orElse(ConfigProvider.fromUnknown({ DATABASE_URL: Redacted.value(url.value) }), environment)
+  return ConfigProvider.orElse(ConfigProvider.fromUnknown({ DATABASE_URL: url.value }), environment)
 })
 
 const server = Effect.gen(function* () {
@@ -37,8 +72,9 @@ const server = Effect.gen(function* () {
 })
 
 const embedded = Effect.fnUntraced(function* (dataDir: string, create: boolean) {
-  if (Option.isSome(yield* Settings.url)) {
-    return yield* new WrongUsage({ message: "--url and --pglite name two databases; give one of them" })
+  const url = Option.isSome(yield* Settings.url) ? "--url" : Option.isSome(yield* Settings.urlFile) ? "--url-file" : ""
+  if (url !== "") {
+    return yield* new WrongUsage({ message: `${url} and --pglite name two databases; give one of them` })
   }
   if (!create && !existsSync(join(dataDir, "PG_VERSION"))) {
     return yield* new CommandFailed({

@@ -7,7 +7,7 @@ import { reasonOf } from "../../postgres/database/Reasons.ts"
 import { isReason, StoreError } from "../../StoreError.ts"
 import type { Target } from "./HostProcess.ts"
 import { OutputClosed } from "./Output.ts"
-import { printableLines, say } from "./Printable.ts"
+import { printableLines, say, withoutPasswords } from "./Printable.ts"
 
 /** The arguments, the environment or the input make no sense to the command: exit status 2. */
 export class WrongUsage extends Schema.TaggedError<WrongUsage>("effect-strata/cli/WrongUsage")("WrongUsage", {
@@ -63,6 +63,6 @@ export const report = (
       return yield* error.errors.length === 0 ? Effect.void : new ExitStatus({ status: 2 })
     }
     say(stderr, messageOf(error))
-    if (verbose) stderr.write(`${causeIndent}${printableLines(Cause.pretty(cause), causeIndent)}\n`)
+    if (verbose) stderr.write(`${causeIndent}${printableLines(withoutPasswords(Cause.pretty(cause)), causeIndent)}\n`)
     return yield* new ExitStatus({ status: isUsage(error) ? 2 : 1 })
   })

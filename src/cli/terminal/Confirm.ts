@@ -1,17 +1,13 @@
 /** Asks before the command does something that cannot be undone. */
 import { Effect } from "effect"
 import { Flag, Prompt } from "effect/cli"
+import * as Parameters from "../arguments/Parameters.ts"
 import { CommandFailed, WrongUsage } from "./CommandErrors.ts"
 import { HostProcess } from "./HostProcess.ts"
 import { printable } from "./Printable.ts"
 
 /** The flag of the subcommands that ask. */
-export const yes = Flag.Boolean("yes").pipe(
-  Flag.withAlias("y"),
-  Flag.withDefault(false),
-  Flag.withoutNegation,
-  Flag.withDescription("Do not ask before it is done")
-)
+export const yes = Parameters.toggle("yes", "Do not ask before it is done").pipe(Flag.withAlias("y"))
 
 /**
  * Succeeds if the user agrees, or has agreed beforehand with `--yes`. Without a terminal there is nobody to ask, so that

@@ -15,6 +15,23 @@ const codeOf = (character: string): string => {
   return code < 0x100 ? `\\x${code.toString(16).padStart(2, "0")}` : `\\u{${code.toString(16)}}`
 }
 
+const endOfUrl = /[\s"'`]/
+
+/** The URL with stars in the place of a password: between the first colon and the last `@`, as one may be written wrongly. */
+const withoutPassword = (url: string): string => {
+  const start = url.indexOf("://") + 3
+  const end = url.lastIndexOf("@")
+  const colon = url.indexOf(":", start)
+  return end < start || colon === -1 || colon > end ? url : `${url.slice(0, colon)}:***${url.slice(end)}`
+}
+
+/** The text without the passwords of the URLs in it, and of the settings of a connection. */
+export const withoutPasswords = (text: string): string => {
+  const urls = text.split(endOfUrl).filter((word) => word.includes("://"))
+  const shown = urls.reduce((shown, url) => shown.replaceAll(url, () => withoutPassword(url)), text)
+  return shown.replaceAll(/\bpassword=[^\s&"'`]+/gi, "password=***")
+}
+
 /** The text in one line, without anything that a terminal obeys. */
 export const printable = (text: string): string => text.replaceAll(unprintable, codeOf)
 
@@ -32,5 +49,6 @@ const jsonEscapeOf = (character: string): string =>
 export const printableJson = (json: string): string =>
   json.replaceAll(unprintable, (character) => (character === "\n" ? character : jsonEscapeOf(character)))
 
-/** Says something on stderr, in one line that begins with the name of the command. */
-export const say = (stderr: Target, message: string): void => void stderr.write(`strata: ${printable(message)}\n`)
+/** Says something on stderr, in one line that begins with the name of the command, without passwords. */
+export const say = (stderr: Target, message: string): void =>
+  void stderr.write(`strata: ${printable(withoutPasswords(message))}\n`)

@@ -5,11 +5,7 @@ import * as Parameters from "../arguments/Parameters.ts"
 import * as Output from "./Output.ts"
 
 export const watchFlags = {
-  watch: Flag.Boolean("watch").pipe(
-    Flag.withDefault(false),
-    Flag.withoutNegation,
-    Flag.withDescription("Show it again and again, until Ctrl-C")
-  ),
+  watch: Parameters.toggle("watch", "Show it again and again, until Ctrl-C"),
   interval: Parameters.duration("interval").pipe(
     Flag.withDefault(Duration.seconds(1)),
     Flag.withDescription("The pause before it is shown again; 1s unless given")

@@ -90,13 +90,16 @@ export const incomplete = (name: string) =>
   })
 
 /** Looks through a file. Fails if its checksum is wrong. */
-export const scan = Effect.fnUntraced(function* (path: string): Effect.fn.Return<Scan, CommandFailed | FileError> {
+export const scan = Effect.fnUntraced(function* (
+  path: string,
+  bytes: Stream.Stream<Uint8Array, FileError> = bytesOf(path)
+): Effect.fn.Return<Scan, CommandFailed | FileError> {
   const checksum = new Checksum()
   let end = 0
   let lastEvent: string | undefined
   let rest: string | undefined
   let complete = false
-  yield* Stream.runForEachArray(linesOf(bytesOf(path)), (lines) =>
+  yield* Stream.runForEachArray(linesOf(bytes), (lines) =>
     Effect.gen(function* () {
       for (const { complete: whole, end: endOfLine, text } of lines) {
         if (complete) return yield* damaged(path)

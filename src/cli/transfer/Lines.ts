@@ -1,6 +1,6 @@
 /** The lines of a file or of stdin as they come in, with their numbers and where they end. */
 import { Effect, Schema, Stream } from "effect"
-import { open } from "node:fs/promises"
+import { type FileHandle, open } from "node:fs/promises"
 import { HostProcess } from "../terminal/HostProcess.ts"
 
 /** A file or stdin cannot be read or written. */
@@ -39,13 +39,24 @@ export const stdin: Stream.Stream<Uint8Array, FileError, HostProcess> = Stream.u
 
 const readBytes = 256 * 1024
 
+/** Closes a file that was read or written to its end, or given up. */
+export const closing = (file: FileHandle) => Effect.promise(() => file.close().catch(() => {}))
+
+/** The bytes of a file that is open. It stays open. */
+export const bytesOfOpen = (path: string, file: FileHandle): Stream.Stream<Uint8Array, FileError> =>
+  Stream.suspend(() =>
+    Stream.fromAsyncIterable(file.createReadStream({ autoClose: false, highWaterMark: readBytes, start: 0 }), (cause) =>
+      fileError(path, cause)
+    )
+  )
+
 /** The bytes of a file. */
 export const bytesOf = (path: string): Stream.Stream<Uint8Array, FileError> =>
   Stream.unwrap(
     Effect.map(
       Effect.acquireRelease(
         Effect.tryPromise({ try: () => open(path), catch: (cause) => fileError(path, cause) }),
-        (file) => Effect.promise(() => file.close().catch(() => {}))
+        closing
       ),
       (file) =>
         Stream.fromAsyncIterable(file.createReadStream({ autoClose: false, highWaterMark: readBytes }), (cause) =>

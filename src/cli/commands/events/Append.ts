@@ -29,10 +29,9 @@ const flags = {
     Flag.withDefault<"any">("any"),
     Flag.withDescription("What each aggregate must have before: no events, some, or a last event with this version")
   ),
-  ignoreDuplicates: Flag.Boolean("ignore-duplicates").pipe(
-    Flag.withDefault(false),
-    Flag.withoutNegation,
-    Flag.withDescription("Accept an event that is stored already, with the same id and the same in all else")
+  ignoreDuplicates: Parameters.toggle(
+    "ignore-duplicates",
+    "Accept an event that is stored already, with the same id and the same in all else"
   )
 }
 

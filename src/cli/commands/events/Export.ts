@@ -1,8 +1,7 @@
 /** `strata events export`: the log as a file of JSON lines. */
 import { Effect, Option, Schema, Stream } from "effect"
 import { Argument, Command, Flag } from "effect/cli"
-import { existsSync } from "node:fs"
-import { type FileHandle, open } from "node:fs/promises"
+import type { FileHandle } from "node:fs/promises"
 import * as LastSeen from "../../../events/LastSeen.ts"
 import { decodeRows } from "../../../postgres/database/DecodeRows.ts"
 import { PostgresDatabase } from "../../../postgres/database/PostgresDatabase.ts"
@@ -18,7 +17,8 @@ import type { HostProcess } from "../../terminal/HostProcess.ts"
 import * as Output from "../../terminal/Output.ts"
 import * as Progress from "../../terminal/Progress.ts"
 import * as EventFile from "../../transfer/EventFile.ts"
-import { fileError, type FileError } from "../../transfer/Lines.ts"
+import { bytesOfOpen, fileError, type FileError } from "../../transfer/Lines.ts"
+import { openToAppend } from "../../transfer/NewFile.ts"
 
 /** How many events a page has at most. They are fewer if they are large. */
 const largestPage = 1024
@@ -107,15 +107,12 @@ const toFile = Effect.fnUntraced(function* (path: string, after: Option.Option<b
     checksum,
     after
   })
-  const found = existsSync(path) ? yield* EventFile.scan(path) : undefined
-  if (found?.lastEvent === undefined && found?.rest !== undefined && !EventFile.isBeginning(found.rest)) {
+  const file = yield* openToAppend(path)
+  const found = yield* EventFile.scan(path, bytesOfOpen(path, file))
+  if (found.lastEvent === undefined && found.rest !== undefined && !EventFile.isBeginning(found.rest)) {
     return yield* new CommandFailed({ message: `${path} is there already, and is no export; name another file` })
   }
-  const file = yield* Effect.acquireRelease(
-    attempt(() => open(path, "a")),
-    (file) => Effect.promise(() => file.close().catch(() => {}))
-  )
-  if (found?.lastEvent === undefined) {
+  if (found.lastEvent === undefined) {
     yield* attempt(() => file.truncate(0))
     return targetOf(
       file,

@@ -1,10 +1,10 @@
 /** `strata events import`: events from a file of JSON lines, or from go-sync-kit's SQLite store. */
 import { Effect, Option, type Scope, Stream } from "effect"
 import { Argument, Command, Flag } from "effect/cli"
-import { open, rename, rm } from "node:fs/promises"
 import { PostgresDatabase } from "../../../postgres/database/PostgresDatabase.ts"
 import { longestBytes } from "../../../postgres/database/RowSize.ts"
 import * as Importing from "../../../postgres/events/Importing.ts"
+import * as Parameters from "../../arguments/Parameters.ts"
 import * as Database from "../../connection/Database.ts"
 import { CommandFailed, WrongUsage } from "../../terminal/CommandErrors.ts"
 import { HostProcess } from "../../terminal/HostProcess.ts"
@@ -12,7 +12,8 @@ import * as Output from "../../terminal/Output.ts"
 import { say } from "../../terminal/Printable.ts"
 import * as Progress from "../../terminal/Progress.ts"
 import * as EventFile from "../../transfer/EventFile.ts"
-import { bytesOf, fileError, type FileError, linesOf, stdin } from "../../transfer/Lines.ts"
+import { bytesOf, type FileError, linesOf, stdin } from "../../transfer/Lines.ts"
+import { openDraft } from "../../transfer/NewFile.ts"
 import * as SqliteFile from "../../transfer/SqliteFile.ts"
 import type { Limits } from "../../transfer/StorableValues.ts"
 
@@ -31,16 +32,8 @@ const flags = {
     Flag.withMetavar("FILE"),
     Flag.withDescription("Where to write the old and the new version of each event; FILE.versions.jsonl unless given")
   ),
-  unchecked: Flag.Boolean("unchecked").pipe(
-    Flag.withDefault(false),
-    Flag.withoutNegation,
-    Flag.withDescription("Accept JSON lines without a checksum at their end")
-  ),
-  verify: Flag.Boolean("verify").pipe(
-    Flag.withDefault(false),
-    Flag.withoutNegation,
-    Flag.withDescription("Import nothing: compare each event, and the order of the events, with the log")
-  )
+  unchecked: Parameters.toggle("unchecked", "Accept JSON lines without a checksum at their end"),
+  verify: Parameters.toggle("verify", "Import nothing: compare each event, and the order of the events, with the log")
 }
 
 /** Where the events come from. */
@@ -128,26 +121,12 @@ const inBatches = <E, R>(entries: Stream.Stream<Importing.Entry, E, R>) =>
  * all if the import fails.
  */
 const mappingTo = Effect.fnUntraced(function* (path: string) {
-  const attempt = <A>(f: () => Promise<A>) => Effect.tryPromise({ try: f, catch: (cause) => fileError(path, cause) })
-  const draft = `${path}.draft`
-  const file = yield* Effect.acquireRelease(
-    attempt(() => open(draft, "w")),
-    (file) =>
-      Effect.promise(() =>
-        file
-          .close()
-          .then(() => rm(draft, { force: true }))
-          .catch(() => {})
-      )
-  )
+  const { append, finish } = yield* openDraft(path)
   const lineOf = ({ entry, version }: Importing.Written) =>
     `${JSON.stringify({ from: entry.from, to: String(version), id: entry.id })}\n`
   return {
-    add: (written: ReadonlyArray<Importing.Written>) => attempt(() => file.appendFile(written.map(lineOf).join(""))),
-    finish: attempt(async () => {
-      await file.sync()
-      await rename(draft, path)
-    })
+    add: (written: ReadonlyArray<Importing.Written>) => append(written.map(lineOf).join("")),
+    finish
   }
 })
 

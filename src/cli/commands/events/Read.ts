@@ -11,11 +11,7 @@ const readFlags = {
   ...filterFlags,
   after: Parameters.version("after").pipe(Flag.withDefault(0n), Flag.withDescription("Only versions above this one")),
   limit: Parameters.positive("limit").pipe(Flag.optional, Flag.withDescription("At most this many events")),
-  backward: Flag.Boolean("backward").pipe(
-    Flag.withDefault(false),
-    Flag.withoutNegation,
-    Flag.withDescription("Begin with the last event")
-  )
+  backward: Parameters.toggle("backward", "Begin with the last event")
 }
 
 export const read = Command.make("read", readFlags).pipe(
