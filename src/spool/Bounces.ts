@@ -5,6 +5,21 @@ import type { Lease } from "./Leased.ts"
 
 export type OnBounce = "keep" | "archive" | "delete"
 
+/** What becomes of a message that bounces, in words. */
+export const fateOf = {
+  keep: "it bounces",
+  archive: "it bounces, and is archived",
+  delete: "it bounces, and is deleted"
+} as const
+
+/** What is logged of an attempt that has failed: what happens next, and why. */
+export const failureOf = (
+  queue: string,
+  { attempts, id, maxAttempts }: SpoolMessage,
+  next: string,
+  why: string
+): string => `message "${id}" of queue "${queue}" has failed, attempt ${attempts} of ${maxAttempts}; ${next}: ${why}`
+
 /** The application's handler of messages that bounce. */
 export type Bounced<R> = (message: SpoolMessage, reason: string) => Effect.Effect<unknown, unknown, R>
 

@@ -1,12 +1,13 @@
 /** What becomes of a message: how it is handed to its handler, and what follows when the handler fails. */
-import { Cause, type Duration, Effect, Exit, Metric, Option, Schedule, Tracer } from "effect"
+import { Cause, type Duration, Effect, Exit, Metric, Option, Schedule, Schema, SchemaIssue, Tracer } from "effect"
+import { makeTelling, prettyOf, retryTime } from "../internal/FailureLog.ts"
 import { withinLimit } from "../internal/HandlerTimeout.ts"
 import { isTraced } from "../internal/Operation.ts"
 import type { InvalidInput } from "../InvalidInput.ts"
 import { MessageLocked, type Outcome, type SpoolMessage, SpoolStore } from "../SpoolStore.ts"
 import type { StoreError } from "../StoreError.ts"
 import { Transactor } from "../Transactor.ts"
-import { type Bounced, type OnBounce, outcomeOf, tellerOf } from "./Bounces.ts"
+import { type Bounced, failureOf, fateOf, type OnBounce, outcomeOf, tellerOf } from "./Bounces.ts"
 import type { Lease } from "./Leased.ts"
 import { Permanent, textOf } from "./Permanent.ts"
 import { delayAfter, type Policy } from "./Policy.ts"
@@ -48,6 +49,17 @@ const lockedDelays = Schedule.min([Schedule.exponential("10 millis"), Schedule.s
   Schedule.upTo({ duration: "5 seconds" })
 )
 
+const issuesOf = SchemaIssue.makeFormatterStandardSchemaV1()
+
+/** Where a payload does not fit. What stands there is not for the log. */
+const misfitOf = (error: unknown): string => {
+  const issues = Schema.isSchemaError(error) ? issuesOf(error.issue).issues : []
+  const places = issues.map(({ path }) => (path ?? []).map(String).join(".")).filter((place) => place !== "")
+  return places.length === 0
+    ? "its payload does not fit the schema"
+    : `its payload does not fit the schema at ${places}`
+}
+
 /** Runs the handler in a span. Without a collector of spans it makes one only to pass on the trace of the sender. */
 const inSpan = <A, E, R>(queue: string, message: SpoolMessage, handled: Effect.Effect<A, E, R>) => {
   const parent = enqueuedBy(message)
@@ -87,11 +99,19 @@ export const make = <A, E, RD, R, R2>({
     const countDelivered = countOf("delivered")
     const countFailed = countOf("failed")
     const tellOfBounce = tellerOf(queue, countOf("bounced"), bounced)
+    const errorText = makeTelling()
+
+    const tell = (message: SpoolMessage, next: string, why: string) =>
+      Effect.logWarning(failureOf(queue, message, next, why))
 
     const delivered = (lease: Lease): Outcome => ({ outcome: onSuccess === "archive" ? "archived" : "done", ...lease })
 
-    const bounce = (message: SpoolMessage, lease: Lease, reason: string): Effect.Effect<Outcome, never, R2> =>
-      Effect.map(tellOfBounce(message, reason), () => outcomeOf(onBounce, lease, reason))
+    /** `text` is what the log says of the reason. */
+    const bounce = (message: SpoolMessage, lease: Lease, reason: string, text = reason) =>
+      tell(message, fateOf[onBounce], text).pipe(
+        Effect.andThen(tellOfBounce(message, reason)),
+        Effect.map((): Outcome => outcomeOf(onBounce, lease, reason))
+      )
 
     /** Settles the message in the caller's transaction, which fails if the lease is lost, or the message stays locked. */
     const settleHere = (outcome: Outcome) =>
@@ -119,8 +139,10 @@ export const make = <A, E, RD, R, R2>({
       const reason = error instanceof Permanent ? error.message : textOf(error)
       const isLast = error instanceof Permanent || message.attempts >= message.maxAttempts
       const delay = isLast ? Option.none() : yield* delayOf(message)
-      if (Option.isNone(delay)) return yield* bounce(message, lease, reason)
+      const text = yield* errorText(prettyOf(error instanceof Permanent ? Cause.fail(error.cause) : cause))
+      if (Option.isNone(delay)) return yield* bounce(message, lease, reason, text)
       yield* countFailed
+      yield* tell(message, `it is tried again ${retryTime(delay.value)}`, text)
       const outcome: Outcome = { outcome: "deferred", ...lease, delay: delay.value, error: reason }
       return outcome
     })
@@ -131,7 +153,8 @@ export const make = <A, E, RD, R, R2>({
       }
       const payload = yield* Effect.exit(decode(message.payload))
       if (Exit.isFailure(payload)) {
-        return yield* bounce(message, lease, `the payload does not fit: ${textOf(Cause.squash(payload.cause))}`)
+        const error = Cause.squash(payload.cause)
+        return yield* bounce(message, lease, `the payload does not fit: ${textOf(error)}`, misfitOf(error))
       }
       const handled = inSpan(
         queue,

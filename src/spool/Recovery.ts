@@ -4,7 +4,7 @@ import type { InvalidInput } from "../InvalidInput.ts"
 import { type SpoolMessage, SpoolStore } from "../SpoolStore.ts"
 import type { StoreError } from "../StoreError.ts"
 import { Transactor } from "../Transactor.ts"
-import type { OnBounce } from "./Bounces.ts"
+import { failureOf, fateOf, type OnBounce } from "./Bounces.ts"
 
 /**
  * Recovers messages of the queue whose leases have run out, and returns how many.
@@ -33,8 +33,15 @@ export const recover = <R>(
     return yield* withWatchedTransaction(
       Effect.gen(function* () {
         const recovered = yield* spool.recover({ queue })
+        const again = recovered.filter(({ state }) => state !== "bounce")
+        if (again[0] !== undefined) {
+          yield* Effect.logWarning(
+            `claims in queue "${queue}" are given up, and their messages (${again.length}) handled again: ${again[0].lastError}`
+          )
+        }
         for (const message of recovered) {
           if (message.state !== "bounce") continue
+          yield* Effect.logWarning(failureOf(queue, message, fateOf[onBounce], message.lastError))
           // The inner transaction is a savepoint: if the application's SQL fails, only its own part is rolled back.
           yield* Effect.catch(withTransaction(tellOfBounce(message, message.lastError)), (error) =>
             Effect.logError(error.message)

@@ -3,7 +3,18 @@ import { assert, it } from "@effect/vitest"
 import { Effect, Fiber, Layer, Logger, Option, Schedule, Stream } from "effect"
 import { type StoredEvent } from "../EventStore.ts"
 import * as Projection from "../Projection.ts"
-import { append, elsewhere, ending, latestVersion, long, range, scene, start, untilHandled } from "./ProjectionScene.ts"
+import {
+  append,
+  elsewhere,
+  ending,
+  keepsLog,
+  latestVersion,
+  long,
+  range,
+  scene,
+  start,
+  untilHandled
+} from "./ProjectionScene.ts"
 
 /** The result of a retry for an aggregate that is not parked any more. */
 const handled = (aggregateId: string) => new Projection.Retried({ aggregateId, state: "handled", error: Option.none() })
@@ -47,6 +58,54 @@ export const suite = <E>(name: string, layer: Layer.Layer<Projection.Services, E
         yield* Effect.flatMap(latestVersion, (version) => untilHandled(name, version))
         assert.deepStrictEqual(yield* seen("a"), [1, 2, 3])
         assert.notStrictEqual((yield* Projection.status(name))[0]?.state, "failed")
+      })
+    )
+
+    it.effect("says in the log why an event has failed, once in full, and what happens next", () =>
+      Effect.gen(function* () {
+        const firstLines = ({ logged }: { readonly logged: ReadonlyArray<string> }) =>
+          logged.map((message) => message.split("\n", 1)[0])
+        for (const onFailure of ["stop", "skip", "park"] as const) {
+          const { append, caughtUp, name, options, type } = yield* scene()
+          const { logged, withLog } = keepsLog()
+          const [event] = yield* append("a", 1)
+          const projection = Projection.make({
+            ...options,
+            onFailure,
+            retry: Schedule.upTo(Schedule.spaced("5 millis"), { times: 1 }),
+            // The error has the event with it, as errors of libraries have what they failed with.
+            handler: ({ data }) => Effect.fail(Object.assign(new Error("no ones"), { payload: { secret: data } }))
+          })
+          const told = (count: number) =>
+            Effect.repeat(Effect.sleep("5 millis"), { until: () => Effect.succeed(logged.length >= count) })
+          yield* withLog(Effect.exit(Effect.raceFirst(Projection.run(projection), Effect.andThen(caughtUp, told(3)))))
+          const at = `projection "${name}" failed at event ${event?.version} ("${type}" of "a", shard 0), attempt`
+          const last = onFailure === "stop" ? "the projection stops before it" : "it is tried a last time at once"
+          const lines = [`${at} 1; it is tried again in 5ms: Error: no ones`, `${at} 2; ${last}: Error: no ones`]
+          if (onFailure === "stop") {
+            lines.push(
+              `Projection "${name}" stopped before event ${event?.version} ("${type}" of "a", shard 0): the handler failed ` +
+                "2 times; nothing of it is stored: mend the handler and run it again, or let it skip or park such events"
+            )
+          }
+          if (onFailure === "skip") lines.push(`${at} 3; it is skipped: Error: no ones`)
+          const waits = "and its later events wait until Projection.retryParked asks for them"
+          if (onFailure === "park") lines.push(`${at} 3; its aggregate is parked, ${waits}: Error: no ones`)
+          assert.deepStrictEqual(firstLines({ logged }), lines)
+          // The stack follows once.
+          assert.deepStrictEqual(
+            logged.map((message) => message.includes("\n    at ")),
+            [true, false, false]
+          )
+          assert.notInclude(logged.join(), "secret")
+          if (onFailure !== "park") continue
+          logged.length = 0
+          const retried = Projection.retryParked(name, long)
+          yield* withLog(Effect.exit(Effect.raceFirst(Projection.run(projection), Effect.andThen(retried, told(1)))))
+          assert.deepStrictEqual(firstLines({ logged }), [
+            `${at.replace("attempt", "retried as asked for")}; its aggregate stays parked: Error: no ones`
+          ])
+        }
       })
     )
 

@@ -1,5 +1,5 @@
 /** What the parts of the projections' suite share. */
-import { Duration, Effect, Fiber, Result, Schedule, Schema, Stream } from "effect"
+import { Duration, Effect, Fiber, Logger, Result, Schedule, Schema, Stream } from "effect"
 import { typed } from "../DurableStateStore.ts"
 import { EventStore, type StoredEvent } from "../EventStore.ts"
 import { OffsetStore } from "../OffsetStore.ts"
@@ -95,6 +95,16 @@ export const start = <R>(projection: Projection.Projection<R>) =>
   Effect.forkScoped(Projection.run(projection), { startImmediately: true })
 
 export const range = (count: number) => Array.from({ length: count }, (_, index) => index)
+
+/** Keeps what an effect logs. */
+export const keepsLog = () => {
+  const logged: Array<string> = []
+  const logger = Logger.make(({ message }) => void logged.push(String(message)))
+  return {
+    logged,
+    withLog: <A, E, R>(effect: Effect.Effect<A, E, R>) => Effect.provide(effect, Logger.layer([logger]))
+  }
+}
 
 /** The error with which a run ends. */
 export const ending = <A, E>(fiber: Fiber.Fiber<A, E>) => Effect.flip(Fiber.join(fiber))

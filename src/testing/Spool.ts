@@ -7,7 +7,8 @@ import {
   Duration,
   Effect,
   Fiber,
-  type Layer,
+  Layer,
+  Logger,
   Option,
   Queue,
   Schedule,
@@ -65,7 +66,9 @@ export const suite = <E>(
   layer: Layer.Layer<SpoolStore | Transactor | OffsetStore, E>,
   { interleaving = true }: { readonly interleaving?: boolean } = {}
 ): void => {
-  it.layer(layer, { timeout: "2 minutes", excludeTestServices: true })(`Spool (${name})`, (it) => {
+  // Each failure is logged as a warning, and these tests cause many.
+  const quiet = Layer.merge(layer, Logger.layer([]))
+  it.layer(quiet, { timeout: "2 minutes", excludeTestServices: true })(`Spool (${name})`, (it) => {
     it.effect("delivers a message as it was enqueued, and deletes it", () =>
       Effect.gen(function* () {
         const mails = queue()
@@ -205,6 +208,66 @@ export const suite = <E>(
         assert.deepStrictEqual(yield* settled(mails), { bounce: 2 })
         assert.deepStrictEqual(received, ["anna"])
         assert.match((yield* getMeta(id)).lastError, /^the payload does not fit: .*Expected string/s)
+      })
+    )
+
+    it.effect("says in the log why an attempt has failed, once in full, and what happens next", () =>
+      Effect.gen(function* () {
+        const spool = yield* SpoolStore
+        for (const [onBounce, fate] of [
+          ["keep", "it bounces"],
+          ["archive", "it bounces, and is archived"],
+          ["delete", "it bounces, and is deleted"]
+        ] as const) {
+          const mails = queue({ onBounce, maxAttempts: 3, policies: { default: Spool.fixed("5 millis") } })
+          const logged: Array<string> = []
+          const logger = Logger.make(({ message }) => void logged.push(String(message)))
+          const handled = (run: Effect.Effect<unknown, unknown, SpoolStore | Transactor>) =>
+            Effect.raceFirst(Effect.provide(run, Logger.layer([logger])), settled(mails))
+          const failing = ({ to }: Mail) => {
+            const error = Object.assign(new Error(`not to ${to}`), { payload: { secret: to } })
+            return Effect.fail(to === "nobody" ? Spool.permanent(error) : error)
+          }
+          const firstLines = () => logged.splice(0).map((message) => message.split("\n", 1)[0])
+          const at = (id: string | undefined) => `message "${id}" of queue "${mails.name}" has failed, attempt`
+
+          const id = yield* mails.enqueue(mail("anna"))
+          yield* handled(mails.run(failing))
+          // The stack follows once.
+          assert.deepStrictEqual(
+            logged.map((message) => message.includes("\n    at ")),
+            [true, false, false]
+          )
+          assert.notInclude(logged.join(), "secret")
+          assert.deepStrictEqual(firstLines(), [
+            `${at(id)} 1 of 3; it is tried again in 5ms: Error: not to anna`,
+            `${at(id)} 2 of 3; it is tried again in 5ms: Error: not to anna`,
+            `${at(id)} 3 of 3; ${fate}: Error: not to anna`
+          ])
+          const permanent = yield* mails.enqueue(mail("nobody"))
+          yield* handled(mails.run(failing))
+          assert.deepStrictEqual(firstLines(), [`${at(permanent)} 1 of 3; ${fate}: Error: not to nobody`])
+
+          const misfit = fresh("misfit")
+          yield* spool.storeMeta({ id: misfit, queue: mails.name, maxAttempts: 3, payload: { to: 7, secret: "yes" } })
+          yield* handled(mails.run(failing))
+          const misfitLog = logged.splice(0)
+          assert.lengthOf(misfitLog, 1)
+          assert.include(misfitLog[0], `${at(misfit)} 1 of 3; ${fate}: its payload does not fit the schema at `)
+          assert.notMatch(misfitLog[0] ?? "", /secret|yes|7[^\d]*$/)
+
+          const [left, last] = yield* mails.enqueueAll([
+            { payload: mail("left") },
+            { payload: mail("last"), maxAttempts: 1 }
+          ])
+          yield* spool.claim({ queue: mails.name, limit: 2, lease: 0, owner: "dead" })
+          yield* handled(mails.run(() => Effect.void))
+          assert.deepStrictEqual(firstLines(), [
+            `claims in queue "${mails.name}" are given up, and their messages (1) handled again: ${leaseExpired}`,
+            `${at(last)} 1 of 1; ${fate}: ${leaseExpired}`
+          ])
+          assert.instanceOf(yield* Effect.flip(getMeta(left ?? "")), Error)
+        }
       })
     )
 

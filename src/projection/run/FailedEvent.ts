@@ -4,6 +4,7 @@
  */
 import { Cause, Clock, Effect, Exit, Schedule } from "effect"
 import type { StoredEvent } from "../../EventStore.ts"
+import { retryTime } from "../../internal/FailureLog.ts"
 import { Transactor } from "../../Transactor.ts"
 import type { Projection } from "../Definition.ts"
 import { type HandlerFailed, ProjectionFailed } from "../Errors.ts"
@@ -16,8 +17,10 @@ import { isTimeout, type ShardRun } from "./ShardRun.ts"
  * transaction is the handler's failure: another transaction records it.
  */
 const passEvent = <R>(run: ShardRun<R>, upTo: bigint, event: StoredEvent, policy: "skip" | "park") => {
-  const record = (cause: Cause.Cause<unknown>) =>
-    Effect.flatMap(run.failures.describe(event, cause), (failure) => run.failures.pass(failure, policy))
+  const record = Effect.fnUntraced(function* (cause: Cause.Cause<unknown>) {
+    const failure = yield* run.failures.describe(event, cause)
+    return { failure, record: yield* run.failures.pass(failure, policy) }
+  })
 
   const attempt = Effect.gen(function* () {
     const { withTransaction } = yield* Transactor
@@ -26,6 +29,40 @@ const passEvent = <R>(run: ShardRun<R>, upTo: bigint, event: StoredEvent, policy
   })
   return Effect.catchIf(run.transaction(upTo, attempt), isTimeout, (error) =>
     run.transaction(upTo, record(Cause.fail(error)))
+  )
+}
+
+/** What comes after the last attempt that the schedule allows. */
+const lastFate = {
+  stop: "the projection stops before it",
+  skip: "it is tried a last time at once",
+  park: "it is tried a last time at once"
+} as const
+
+/** What becomes of an event that is passed. */
+const fate = {
+  skip: "it is skipped",
+  park: "its aggregate is parked, and its later events wait until Projection.retryParked asks for them"
+} as const
+
+const stopped = <R>(
+  { settings, shard }: ShardRun<R>,
+  event: StoredEvent,
+  attempts: number,
+  { cause }: HandlerFailed
+) => {
+  const { aggregateId, eventType, id: eventId, version } = event
+  return Effect.fail(
+    new ProjectionFailed({
+      projectionName: settings.name,
+      shardNumber: shard,
+      version,
+      eventId,
+      aggregateId,
+      eventType,
+      attempts,
+      cause: Cause.squash(cause)
+    })
   )
 }
 
@@ -40,30 +77,28 @@ export const handleAgain = Effect.fnUntraced(function* <R>(
   event: StoredEvent,
   first: HandlerFailed
 ) {
-  const { failures, settings, shard } = run
+  const { failures, settings } = run
   const nextDelay = yield* Schedule.toStep(retry)
   let failed = first
   let attempts = 1
   while (true) {
-    yield* failures.report(yield* failures.describe(event, failed.cause))
+    const failure = yield* failures.describe(event, failed.cause)
+    yield* failures.keep(failure)
     const step = yield* Effect.exit(nextDelay(yield* Clock.currentTimeMillis, failed.cause))
-    if (Exit.isFailure(step)) break
-    yield* Effect.sleep(step.value[1])
+    if (Exit.isFailure(step)) {
+      yield* failures.tell(failure, `attempt ${attempts}`, lastFate[settings.onFailure])
+      if (settings.onFailure === "stop") return yield* stopped(run, event, attempts, failed)
+      const passed = yield* passEvent(run, batch.upTo, event, settings.onFailure)
+      if (passed === undefined) return undefined
+      yield* failures.tell(passed.failure, `attempt ${attempts + 1}`, fate[settings.onFailure])
+      return passed.record
+    }
+    const [, delay] = step.value
+    yield* failures.tell(failure, `attempt ${attempts}`, `it is tried again ${retryTime(delay)}`)
+    yield* Effect.sleep(delay)
     const again = yield* run.attempt(batch)
     if (again === undefined) return undefined
     failed = again
     attempts++
   }
-  if (settings.onFailure !== "stop") return yield* passEvent(run, batch.upTo, event, settings.onFailure)
-  const { aggregateId, eventType, id: eventId, version } = event
-  return yield* new ProjectionFailed({
-    projectionName: settings.name,
-    shardNumber: shard,
-    version,
-    eventId,
-    aggregateId,
-    eventType,
-    attempts,
-    cause: Cause.squash(failed.cause)
-  })
 })

@@ -1,12 +1,10 @@
 /** The records of events that a shard could not handle. */
 import { Cause, Clock, Effect, Option } from "effect"
 import type { StoredEvent } from "../../EventStore.ts"
+import { makeTelling, prettyOf } from "../../internal/FailureLog.ts"
 import { Failure } from "../Definition.ts"
 import { HandlerFailed } from "../Errors.ts"
 import { failureId, LastFailure, Parked, records, ShardRecord, shardId, skippedId } from "../Records.ts"
-
-/** How many characters of an error are kept. */
-const longestText = 4000
 
 /** The handler's own failure, where it was the handler that failed. */
 const innermost = (cause: Cause.Cause<unknown>): Cause.Cause<unknown> =>
@@ -15,15 +13,12 @@ const innermost = (cause: Cause.Cause<unknown>): Cause.Cause<unknown> =>
     onSome: (error) => (error instanceof HandlerFailed ? error.cause : cause)
   })
 
-/** Text that every database takes. */
-const textOf = (cause: Cause.Cause<unknown>): string =>
-  Cause.pretty(innermost(cause)).replaceAll("\0", "\uFFFD").toWellFormed().slice(0, longestText).toWellFormed()
-
 export type FailureRecords = Effect.Success<ReturnType<typeof make>>
 
 /** The records of one shard. */
 export const make = Effect.fnUntraced(function* (name: string, shard: number) {
   const record = yield* records
+  const tell = makeTelling()
 
   return {
     describe: (
@@ -32,15 +27,27 @@ export const make = Effect.fnUntraced(function* (name: string, shard: number) {
     ): Effect.Effect<Failure> =>
       Effect.map(
         Clock.currentTimeMillis,
-        (at) => new Failure({ shardNumber: shard, version, eventId, aggregateId, eventType, error: textOf(cause), at })
+        (at) =>
+          new Failure({
+            shardNumber: shard,
+            version,
+            eventId,
+            aggregateId,
+            eventType,
+            error: prettyOf(innermost(cause)),
+            at
+          })
       ),
 
     /** Keeps the last failure of the shard, for `status`: in any case the newer one replaces the older. */
-    report: (failure: Failure) =>
-      Effect.andThen(
-        record.failure.modify(failureId(name, shard), () => new LastFailure({ failure })),
+    keep: (failure: Failure) => record.failure.modify(failureId(name, shard), () => new LastFailure({ failure })),
+
+    /** Says in the log which event has failed, at which attempt, what happens next, and why the event has failed. */
+    tell: ({ aggregateId, error, eventType, version }: Failure, attempt: string, next: string) =>
+      Effect.flatMap(tell(error), (text) =>
         Effect.logWarning(
-          `projection "${name}" failed at event ${failure.version} ("${failure.eventType}" of "${failure.aggregateId}")`
+          `projection "${name}" failed at event ${version} ("${eventType}" of "${aggregateId}", shard ${shard}), ` +
+            `${attempt}; ${next}: ${text}`
         )
       ),
 

@@ -87,7 +87,9 @@ export const retryParked = Effect.fnUntraced(function* <R>(run: ShardRun<R>) {
   for (const { aggregateId } of asked) {
     let next = yield* retry(aggregateId, batchSize)
     while (typeof next === "number") next = yield* retry(aggregateId, next)
-    if (next !== undefined) yield* run.failures.report(next)
+    if (next === undefined) continue
+    yield* run.failures.keep(next)
+    yield* run.failures.tell(next, "retried as asked for", "its aggregate stays parked")
   }
   return (yield* record.shard.read(id)).value
 })

@@ -166,5 +166,11 @@ export const runBy =
     }).pipe(
       Effect.scoped,
       // A caller that forks the projection may never look at its end.
-      Effect.tapErrorTag("ProjectionFailed", ({ cause, message }) => Effect.logError(message, cause))
+      Effect.tapError((error) =>
+        Effect.logError(
+          error._tag === "ProjectionFailed"
+            ? error.message
+            : `projection "${projection.name}" has ended: ${error.message}`
+        )
+      )
     )
