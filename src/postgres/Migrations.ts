@@ -97,7 +97,8 @@ const namesOf = ({ names }: Database): ReadonlyMap<string, string> => new Map(Ob
 
 const hasRecords = ({ names, query, schema, sql }: Database) =>
   Effect.map(
-    query(sql`SELECT WHERE pg_catalog.to_regclass(${qualify(schema, names.migrations)}) IS NOT NULL`),
+    // To read pg_class makes the session hear of a table that another process has made while this one waited for it.
+    query(sql`SELECT FROM pg_class WHERE oid = pg_catalog.to_regclass(${qualify(schema, names.migrations)})::oid`),
     (rows) => rows.length > 0
   )
 

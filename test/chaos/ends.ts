@@ -1,6 +1,6 @@
 /** How writes end. */
 import { type Effect, Schema } from "effect"
-import type { EventStore, StoreError } from "effect-strata"
+import type { EventStore, SpoolStore, StoreError } from "effect-strata"
 import { isTransient } from "../../src/internal/Transient.ts"
 import type { Ended } from "../support/histories.ts"
 
@@ -9,6 +9,7 @@ export class RolledBack extends Schema.TaggedError<RolledBack>()("RolledBack", {
 export type Failure =
   | Effect.Error<ReturnType<EventStore.EventStore["Service"]["append"]>>
   | EventStore.LogReplaced
+  | SpoolStore.IdConflict
   | RolledBack
 
 /** Whether the write can succeed later: nobody could be reached, or a standby, which is to be promoted. */

@@ -1,9 +1,9 @@
 /** How memory keeps a message, how that row becomes a message again, and the orders of rows. */
-import { DateTime, Order } from "effect"
+import { DateTime, Order, Predicate } from "effect"
 import { fromText, toText } from "../../internal/ExactJson.ts"
 import { millisOf } from "../../internal/Fields.ts"
 import { instanceOf } from "../../internal/Instance.ts"
-import { type NewMessage, SpoolMessage, type State, stateOf } from "../../SpoolMessage.ts"
+import { keyText, type NewMessage, SpoolMessage, type State, stateOf } from "../../SpoolMessage.ts"
 import { byCodePoint } from "../Table.ts"
 
 /**
@@ -27,6 +27,15 @@ export interface MessageRow {
   readonly payload: string | undefined
   readonly owner: string | undefined
   readonly leaseUntil: number | undefined
+  /** For how long the id stays taken after the delivery, in milliseconds. */
+  readonly remember: number | undefined
+}
+
+/** An id that stays taken after its message was delivered. */
+export interface RememberedId {
+  readonly payload: string | undefined
+  /** In epoch milliseconds. */
+  readonly until: number
 }
 
 /** The time of a statement, in epoch milliseconds. */
@@ -60,8 +69,25 @@ export const rowOf = (message: NewMessage, now: Now): MessageRow => {
     headers: { ...message.headers },
     retryPolicyName: message.retryPolicyName ?? "",
     payload,
+    // RetrySpool's messages are in no queue: their ids are not remembered on any backend.
+    remember:
+      message.rememberId === undefined || message.queue === undefined ? undefined : millisOf(message.rememberId),
     ...noLease
   }
+}
+
+/** A JSON text in one form: payloads with the same value have the same one. */
+export const canonical = (payload: string | undefined): string | undefined =>
+  payload === undefined ? undefined : toText(sorted(fromText(payload)))
+
+const sorted = (value: unknown): unknown => {
+  if (Array.isArray(value)) return value.map(sorted)
+  if (!Predicate.isObject(value)) return value
+  return Object.fromEntries(
+    Object.entries(value)
+      .toSorted(([a], [b]) => (a < b ? -1 : 1))
+      .map(([key, part]) => [key, sorted(part)])
+  )
 }
 
 const time = (millis: number) => DateTime.makeUnsafe(Math.floor(millis))
@@ -89,7 +115,13 @@ export const toMessage = (row: MessageRow, withPayload = true): SpoolMessage =>
 
 const by = <Part>(order: Order.Order<Part>, part: (row: MessageRow) => Part) => Order.mapInput(order, part)
 
-export const byId = by(byCodePoint, (row) => row.id)
+export const byId = Order.combine(
+  by(byCodePoint, (row) => row.id),
+  by(byCodePoint, (row) => row.queue ?? "")
+)
+
+/** The order in which messages are held, so that two statements cannot block each other in a circle. */
+export const byKey = by(byCodePoint, keyText)
 
 export const byAge = Order.combine(
   by(Order.Number, (row) => row.created),

@@ -15,6 +15,7 @@ const named = (name: string, ending = "") =>
 export const Tables = Schema.Struct({
   events: named("events", "_append"),
   offsets: named("offsets_store"),
+  messages: named("strata_messages", "_claim"),
   spool: named("retryspool_messages", "_claim"),
   states: named("states_store", "_write"),
   migrations: named("strata_migrations")
@@ -39,8 +40,8 @@ export interface Options {
    */
   readonly schema?: string
   /**
-   * Other names for the tables: `events` (`events`), `offsets` (`offsets_store`), `states` (`states_store`), `spool`
-   * (`retryspool_messages`), `migrations` (`strata_migrations`).
+   * Other names for the tables: `events` (`events`), `offsets` (`offsets_store`), `states` (`states_store`), `messages`
+   * (`strata_messages`), `spool` (`retryspool_messages`), `migrations` (`strata_migrations`).
    */
   readonly tables?: (typeof Tables)["~type.make.in"]
   /** How long an operation waits for a connection while the pool is exhausted: 10 seconds. Then it is `Unavailable`. */
@@ -83,6 +84,19 @@ export interface Options {
    * written fail with `CorruptRow`.
    */
   readonly largeIntegers?: "bigint"
+  /**
+   * `"shared"` keeps the messages of queues in RetrySpool's table, for Go services that handle some of them: unless given, they
+   * are in a table of their own, which Go never sees. All processes on the tables must agree, from the first migration on.
+   *
+   * **Gotchas**
+   *
+   * RetrySpool's worker takes every message of its table that its handler accepts, and deletes a message whose data it does not
+   * find in its data storage, also with `WithDisableRecovery`. So each message that Go is to leave alone needs a header, and
+   * `CanHandle` of Go's handler must return false for messages that have it. Go must also run with `WithDisableRecovery`, as
+   * its recovery takes messages from our workers. Ids are those of all queues together: one that a message of another queue has
+   * is an `IdConflict`. No id is remembered.
+   */
+  readonly queues?: "shared"
 }
 
 /** A process that is only busy can be silent for so long. */
@@ -105,6 +119,7 @@ export const settingsOf = Effect.fnUntraced(function* (options: Options) {
     largeIntegers,
     listen,
     notify,
+    queues,
     reconnect = transientDelays,
     settleTimeout = "2 seconds",
     silenceLimit = "5 seconds",
@@ -124,6 +139,6 @@ export const settingsOf = Effect.fnUntraced(function* (options: Options) {
     reconnect,
     listen,
     integers: largeIntegers ?? ("fail" as const),
-    extras: { index, notify }
+    extras: { index, notify, queues: queues ?? "own" } as const
   }
 })

@@ -9,7 +9,7 @@ import { type Claim, reservedOf } from "../../SpoolMessage.ts"
 import type { CorruptRow } from "../../StoreError.ts"
 import { code } from "./MessageState.ts"
 import type { QueueStart } from "./QueueStarts.ts"
-import { noLease, type SpoolTable, touched } from "./SpoolTable.ts"
+import { inQueue, noLease, type SpoolTable, touched } from "./SpoolTable.ts"
 
 // Statements
 
@@ -21,13 +21,13 @@ const select = ({ claimFunction, columns, fixed }: SpoolTable, claim: Claim, sta
     ) AS message ORDER BY priority, message.created, id COLLATE "C" OFFSET 0
   ) AS message`
 
-const bounceCorrupt = ({ sql, table }: SpoolTable, { owner }: Claim, corrupt: ReadonlyArray<CorruptRow>) => sql`
-  UPDATE ${table} AS message SET ${touched}, state = ${code.bounce}, ${noLease}, last_error = corrupt.reason
+const bounceCorrupt = (spool: SpoolTable, { owner, queue }: Claim, corrupt: ReadonlyArray<CorruptRow>) => spool.sql`
+  UPDATE ${spool.table} AS message SET ${touched}, state = ${code.bounce}, ${noLease}, last_error = corrupt.reason
   FROM unnest(
     ${corrupt.map(({ key }) => key)}::text[],
     ${corrupt.map(({ message }) => message)}::text[]
   ) AS corrupt (id, reason)
-  WHERE message.id = corrupt.id AND state + 0 = ${code.active} AND lease_owner = ${owner}`
+  WHERE message.id = corrupt.id AND ${inQueue(spool, queue)} AND state + 0 = ${code.active} AND lease_owner = ${owner}`
 
 // Operations
 

@@ -6,7 +6,7 @@ import { defaultGrace, leaseExpired, type Recover, type Selection } from "../../
 import { warnOf } from "./Claiming.ts"
 import { warnOfUnrecovered } from "./LockedMessages.ts"
 import { code } from "./MessageState.ts"
-import { andInQueue, committed, inQueue, noLease, type SpoolTable, touched } from "./SpoolTable.ts"
+import { andInQueue, committed, inQueue, isSame, noLease, type SpoolTable, touched } from "./SpoolTable.ts"
 
 // Statements
 
@@ -20,14 +20,14 @@ const expired = (spool: SpoolTable, { grace, queue }: Recover) =>
 
 const giveUp = (spool: SpoolTable, input: Recover) => spool.sql`
   WITH expired AS MATERIALIZED (
-    SELECT id FROM ${spool.table}
+    SELECT queue, id FROM ${spool.table}
     WHERE state = ${code.active} AND ${expired(spool, input)}
     ORDER BY created, id COLLATE "C" LIMIT ${input.limit} FOR UPDATE SKIP LOCKED
   ), recovered AS (
     UPDATE ${spool.table} AS message SET
       ${touched}, state = CASE WHEN attempts < max_attempts THEN ${code.incoming} ELSE ${code.bounce} END,
       ${noLease}, last_error = ${leaseExpired}
-    FROM expired WHERE message.id = expired.id RETURNING message.*
+    FROM expired WHERE ${isSame(spool, "expired")} RETURNING message.*
   )
   SELECT ${spool.columns.sent} FROM (
     SELECT ${spool.columns.read} FROM recovered AS message WHERE ${committed}
