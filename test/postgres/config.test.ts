@@ -197,6 +197,25 @@ describe("layerConfig", () => {
     })
   )
 
+  it.live("refuses a list of hosts without their ports, and an attribute that is none", () =>
+    Effect.gen(function* () {
+      for (const [env, says] of [
+        [{ DATABASE_URL: "postgres://x@a,b/x?port=1,2,3" }, /3 for 2[^]*DATABASE_URL/],
+        [{ DATABASE_URL: "postgres://x@a:1,b:70000/x" }, /1 to 65535[^]*DATABASE_URL/],
+        [{ DATABASE_URL: "postgres://x@a:1:2,b/x" }, /hosts of the form name:port[^]*DATABASE_URL/],
+        [{ DB_HOST: "a,b,c", DB_PORT: "1,2" }, /2 for 3[^]*DB_PORT/],
+        [{ PGHOST: "a,b,c", PGPORT: "1,2" }, /2 for 3[^]*PGPORT/],
+        [
+          { DATABASE_URL: "postgres://x@a,b/x?target_session_attrs=writable" },
+          /prefer-standby[^]*target_session_attrs/
+        ],
+        [{ PGTARGETSESSIONATTRS: "writable" }, /prefer-standby[^]*PGTARGETSESSIONATTRS/]
+      ] as const) {
+        assert.match(yield* refused(env), says)
+      }
+    })
+  )
+
   it.live("gives up on a server that accepts and says nothing after DB_CONNECT_TIMEOUT", () =>
     Effect.gen(function* () {
       const { hostname, port } = new URL(postgresUrl)

@@ -3,6 +3,7 @@ import { PgClient } from "@effect/sql-pg"
 import { ConfigProvider, Context, Effect, Layer } from "effect"
 import { EventStore, OffsetStore } from "effect-strata"
 import * as Postgres from "effect-strata/postgres"
+import { createServer, type Server, type Socket } from "node:net"
 
 /** The DSN of a server with these hosts, each with its port, and with parameters. */
 export const urlTo = (server: string, hosts: ReadonlyArray<string>, parameters: Record<string, string> = {}) => {
@@ -25,6 +26,28 @@ export const configured = Effect.fnUntraced(function* (env: Record<string, strin
       Number(row?.port)
     )
   }
+})
+
+/** A host on 127.0.0.1 that accepts connections, answers the first packet of each in this way, and counts them. */
+export const fakeHost = Effect.fnUntraced(function* (answer: (socket: Socket) => void) {
+  const connections = new Set<Socket>()
+  const server = yield* Effect.acquireRelease(
+    Effect.callback<Server>((resume) => {
+      const server = createServer((socket) => {
+        connections.add(socket.on("error", () => {}))
+        socket.once("data", () => answer(socket))
+      })
+      server.listen(0, "127.0.0.1", () => resume(Effect.succeed(server)))
+    }),
+    (server) =>
+      Effect.sync(() => {
+        for (const socket of connections) socket.destroy()
+        server.close()
+      })
+  )
+  const address = server.address()
+  const port = typeof address === "object" && address !== null ? address.port : 0
+  return { host: `127.0.0.1:${port}`, connections: () => connections.size }
 })
 
 /** The same on tables that are there: also on a standby. */
