@@ -112,15 +112,14 @@ const behindPooler = (isBusy: boolean): Backends => ({
 
 const isSameAddress = (one: Line.Address, other: Line.Address) => one.host === other.host && one.port === other.port
 
-/** Opens a connection that leads where the line leads. */
+/** Opens a connection to the server of a line. */
 export const open = Effect.fnUntraced(function* (
   config: PgConnection.Config,
-  address: Line.Address | undefined
+  { address, settings }: Line.Way
 ): Effect.fn.Return<Backends, NotAsked, Scope.Scope> {
-  const settings = { ...Line.configTo(config, address), multiplex: false }
-  const connection = yield* Effect.mapError(PgConnection.make(settings), notAsked)
+  const connection = yield* Effect.mapError(PgConnection.make({ ...settings(config), multiplex: false }), notAsked)
   const line = Line.of(connection)
-  if (address !== undefined && line?.address !== undefined && !isSameAddress(line.address, address)) {
+  if (address !== undefined && line?.way.address !== undefined && !isSameAddress(line.way.address, address)) {
     // The application's stream has found another server. It knows nothing of the backends of this one.
     const isServerThere = yield* Line.accepts(address, Duration.toMillis(answerLimit))
     return yield* new NotAsked({ isServerThere, message: `${address.host} does not answer` })

@@ -14,10 +14,19 @@ export interface Address {
   readonly port: number
 }
 
-export interface Line {
-  readonly connection: PgConnection.PgConnection
+/** How another connection gets to the server of a line. */
+export interface Way {
+  /** The same for all lines that lead to the same server. */
+  readonly name: string
   /** Absent for a Unix socket, and for a stream that is no socket. */
   readonly address: Address | undefined
+  /** The settings of such a connection. */
+  readonly settings: (config: PgConnection.Config) => PgConnection.Config
+}
+
+export interface Line {
+  readonly connection: PgConnection.PgConnection
+  readonly way: Way
   /** Whether a statement is on its way, or its answer, and is read: a slow reader of a stream pauses the socket. */
   readonly isAwaiting: () => boolean
   /** How many bytes have arrived, or how many chunks on a stream that is no socket: part of an answer counts. */
@@ -47,6 +56,18 @@ const addressOf = (socket: Duplex): Address | undefined => {
   return host === undefined || port === undefined ? undefined : { host, port }
 }
 
+/** The address is the server's own where its name has several. A stream of the application's own knows the way by itself. */
+const wayOf = (socket: Duplex): Way => {
+  const address = addressOf(socket)
+  if (address === undefined) return { name: "", address, settings: (config) => config }
+  return {
+    name: `${address.host} ${address.port}`,
+    address,
+    settings: (config) =>
+      config.stream === undefined ? { ...config, stream: () => connect({ ...address, noDelay: true }) } : config
+  }
+}
+
 const countersOf = (socket: Duplex): Pick<Line, "received" | "sent"> => {
   if (socket instanceof Socket) return { received: () => socket.bytesRead, sent: () => socket.bytesWritten }
   let chunks = 0
@@ -62,7 +83,7 @@ export const of = (connection: PgConnection.PgConnection): Line | undefined => {
   if (!(socket instanceof Duplex)) return undefined
   return {
     connection,
-    address: addressOf(socket),
+    way: wayOf(socket),
     isAwaiting: () => connection.consumer !== undefined && !socket.isPaused(),
     ...countersOf(socket),
     isClosed: () => socket.destroyed,
@@ -71,12 +92,6 @@ export const of = (connection: PgConnection.PgConnection): Line | undefined => {
     close: (reason) => socket.destroy(reason)
   }
 }
-
-/** The settings of another connection that leads where this line leads. A stream of the application's own knows the way. */
-export const configTo = (config: PgConnection.Config, address: Address | undefined): PgConnection.Config =>
-  config.stream !== undefined || address === undefined
-    ? config
-    : { ...config, stream: () => connect({ ...address, noDelay: true }) }
 
 /** Whether anything accepts a TCP connection at the address, within the time limit. */
 export const accepts = (address: Address, limitMillis: number): Effect.Effect<boolean> =>

@@ -54,7 +54,7 @@ interface Watched {
 
 /** A backend whose connection was closed without a word to it. */
 interface Orphan {
-  readonly address: Line.Address | undefined
+  readonly way: Line.Way
   readonly processId: number
   readonly start: string | undefined
   readonly noticedAt: number
@@ -113,21 +113,20 @@ const messageOf = ({ line, start }: Watched, loss: Silence.Loss, isEnded: boolea
 
 /** What leads to the same server. */
 interface Place {
-  readonly address: Line.Address | undefined
+  readonly way: Line.Way
   readonly silent: Array<Watched>
   readonly orphans: Array<Orphan>
 }
 
 const placesOf = (silent: Iterable<Watched>, orphans: Iterable<Orphan>): Iterable<Place> => {
   const places = new Map<string, Place>()
-  const placeOf = (address: Line.Address | undefined) => {
-    const key = address === undefined ? "" : `${address.host} ${address.port}`
-    const place = places.get(key) ?? { address, silent: [], orphans: [] }
-    places.set(key, place)
+  const placeOf = (way: Line.Way) => {
+    const place = places.get(way.name) ?? { way, silent: [], orphans: [] }
+    places.set(way.name, place)
     return place
   }
-  for (const watched of silent) placeOf(watched.line.address).silent.push(watched)
-  for (const orphan of orphans) placeOf(orphan.address).orphans.push(orphan)
+  for (const watched of silent) placeOf(watched.line.way).silent.push(watched)
+  for (const orphan of orphans) placeOf(orphan.way).orphans.push(orphan)
   return places.values()
 }
 
@@ -212,9 +211,9 @@ class Connections {
     )
   })
 
-  #askAt({ address, orphans, silent }: Place): Effect.Effect<void> {
+  #askAt({ orphans, silent, way }: Place): Effect.Effect<void> {
     return Effect.gen({ self: this }, function* () {
-      const backends = yield* Backends.open(this.#sql.config, address)
+      const backends = yield* Backends.open(this.#sql.config, way)
       for (const watched of silent) yield* this.#ask(watched, backends)
       for (const orphan of orphans) yield* this.#endOrphan(orphan, backends)
     }).pipe(
@@ -284,8 +283,8 @@ class Connections {
   )
 
   #abandon({ line, noticedAt, start }: Watched): void {
-    const { address, connection } = line
-    this.#orphans.add({ address, processId: connection.processId, start, noticedAt, closedAt: now() })
+    const { connection, way } = line
+    this.#orphans.add({ way, processId: connection.processId, start, noticedAt, closedAt: now() })
     this.#present.openUnsafe()
   }
 
