@@ -10,6 +10,7 @@ import * as Failures from "./ProjectionFailures.ts"
 import * as Operating from "./ProjectionOperating.ts"
 import * as Rebuilding from "./ProjectionRebuilding.ts"
 import { append, elsewhere, latestVersion, range, scene, start } from "./ProjectionScene.ts"
+import * as Sharding from "./ProjectionSharding.ts"
 
 /** Parts of a projection that break the model. */
 const invalid: ReadonlyArray<readonly [what: string, part: object]> = [
@@ -281,4 +282,5 @@ export const suite = <E>(
   Failures.suite(name, layer)
   Operating.suite(name, layer, { interleaving })
   Rebuilding.suite(name, layer)
+  Sharding.suite(name, layer, { interleaving })
 }
