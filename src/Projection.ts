@@ -32,7 +32,7 @@
  *
  * **Details**
  *
- * The events of an aggregate always belong to the same shard: `shardOf` says to which. Each shard has its own offset, in the
+ * The events of an aggregate always belong to the same shard, unless `shardBy` gives another key: `shardOf` says to which. Each shard has its own offset, in the
  * `OffsetStore`, and runs by itself. The log is read once per process for all of them. Several processes may run the same
  * projection: they divide the shards, and take over the shards of a process that has died within seconds.
  */

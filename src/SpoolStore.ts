@@ -194,8 +194,9 @@ export class SpoolStore extends Context.Service<
      * **Details**
      *
      * A lease that has run out is lost only once the message is recovered. What no other transaction has locked is settled at
-     * once, in one statement. Then the call waits for the transactions that have locked the rest: `trySettle` does not wait.
-     * In a transaction of the caller's it is one statement, which waits.
+     * once, in one statement. Then the call waits for the transactions that have locked the rest, without a limit unless the
+     * session has a `lock_timeout`: a worker of your own should use `trySettle`, which does not wait. In a transaction of the
+     * caller's it is one statement, which waits.
      */
     readonly settle: (
       outcomes: (typeof Settle)["~type.make.in"]["outcomes"]

@@ -18,15 +18,24 @@ const fullTextIntervalMillis = 60_000
 /** How many different errors are remembered. */
 const mostErrors = 100
 
+const causeLabel = "[cause]: "
+
+/** The messages of an error and of the first cause of it: the driver's errors only say that a query has failed. */
+const shortOf = (text: string): string => {
+  const [first = "", ...lines] = text.split("\n").map((line) => line.trimStart())
+  const cause = lines.findLast((line) => line.startsWith(causeLabel))
+  return cause === undefined ? first : `${first} (${cause.slice(causeLabel.length)})`
+}
+
 /**
- * Makes a function that gives the text of an error in full, or only its first line where it has given a text with that line
+ * Makes a function that gives the text of an error in full, or in a line where it has given a text with the same messages
  * within the last minute.
  */
 export const makeTelling = () => {
   const toldAt = new Map<string, number>()
   return (text: string): Effect.Effect<string> =>
     Effect.map(monotonicMillis, (now) => {
-      const [line = ""] = text.split("\n", 1)
+      const line = shortOf(text)
       const last = toldAt.get(line)
       if (last !== undefined && now - last < fullTextIntervalMillis) return line
       const [oldest] = toldAt.keys()

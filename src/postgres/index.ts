@@ -93,11 +93,10 @@ const migrateAndCheck = Effect.gen(function* () {
 /** Runs the migrations, then serves every store. */
 export const layer = (
   options?: PostgresDatabase.Options
-): Layer.Layer<Stores, InvalidInput | StoreError, PgClient.PgClient> =>
-  Layer.provide(
-    layerStorage(options),
-    Layer.provide(Layer.effectDiscard(migrateAndCheck), PostgresDatabase.layer(options))
-  )
+): Layer.Layer<Stores, InvalidInput | StoreError, PgClient.PgClient> => {
+  const migrations = Layer.effectDiscard(migrateAndCheck)
+  return Layer.provide(Layer.provide(layerStores, migrations), PostgresDatabase.layer(options))
+}
 
 /**
  * Runs the migrations, then serves every store, on a pool of its own with the settings of `PostgresConfig`. The pool is

@@ -72,8 +72,23 @@ export class Failure extends Schema.Class<Failure>("effect-strata/Projection/Fai
 export interface Options {
   /** Its name: the key of its offsets. At most 200 characters. */
   readonly name: string
-  /** Into how many shards the events are divided, by their aggregates: 1 unless given. The first run records the number. */
+  /** Into how many shards the events are divided, by their aggregates or by `shardBy`: 1 unless given. The first run records the number. */
   readonly shards?: number
+  /**
+   * The key by which events are divided into shards: the id of the aggregate unless given. Let it name what the rows of the read
+   * model are for. Shards by order that write one row for each customer wait for each other, and end in deadlocks: one of them
+   * is rolled back and tried again, and a warning says so. Shards by customer do not.
+   *
+   * **Order.** The events of a key are handled in order of their versions. Events of an aggregate that have different keys may be
+   * handled at the same time, and in another order. An event that fails with `onFailure: "park"` parks its aggregate, in the shard
+   * of the event: other aggregates with the same key go on.
+   *
+   * **Gotchas**
+   *
+   * An event must have the same key always and everywhere. To give other keys, reset the projection and build the read model anew:
+   * otherwise events are left out, or handled twice. If the function throws, the projection stops before the event.
+   */
+  readonly shardBy?: (event: StoredEvent) => string
   /** The types of events that are handled, all unless given: others are read and passed. */
   readonly eventTypes?: ReadonlyArray<string>
   /** The aggregates whose events are handled, all unless given: others are read and passed. */
@@ -108,6 +123,7 @@ export interface Projection<out R = never> {
   /** They are checked when the projection runs. */
   readonly settings: (typeof Settings)["~type.make.in"]
   readonly retry: Schedule.Schedule<unknown, Cause.Cause<unknown>>
+  readonly shardBy: ((event: StoredEvent) => string) | undefined
   /** What is wrong with the classes of its view: also checked when the projection runs. */
   readonly issues: ReadonlyArray<Issue>
   readonly handle: Handle<R>
@@ -213,6 +229,7 @@ export function make<R>(options: Options & Handlers<R> & { readonly otherwise?: 
     },
     issues: events?.issues ?? [],
     retry,
+    shardBy: options.shardBy,
     handle: handleOf(options, timeout)
   }
 }

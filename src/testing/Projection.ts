@@ -10,6 +10,7 @@ import * as Failures from "./ProjectionFailures.ts"
 import * as Operating from "./ProjectionOperating.ts"
 import * as Rebuilding from "./ProjectionRebuilding.ts"
 import { append, elsewhere, latestVersion, range, scene, start } from "./ProjectionScene.ts"
+import * as Sharding from "./ProjectionSharding.ts"
 import * as Typed from "./ProjectionTyped.ts"
 
 /** Parts of a projection that break the model. */
@@ -283,4 +284,5 @@ export const suite = <E>(
   Operating.suite(name, layer, { interleaving })
   Rebuilding.suite(name, layer)
   Typed.suite(name, quiet)
+  Sharding.suite(name, layer, { interleaving })
 }

@@ -60,7 +60,7 @@ const model = Effect.fnUntraced(function* (name: string) {
   })
   const idOf = (aggregateId: string, slot: Projection.Slot) => `${slot} ${name.slice(-40)} ${aggregateId}`
   return {
-    add: ({ aggregateId, data }: StoredEvent, slot: Projection.Slot) =>
+    add: ({ aggregateId, data }: Pick<StoredEvent, "aggregateId" | "data">, slot: Projection.Slot) =>
       sums.modify(idOf(aggregateId, slot), ({ seen, sum }) => {
         const amount = Number(data)
         return { sum: sum + amount, seen: [...seen, amount] }

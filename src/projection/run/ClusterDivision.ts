@@ -32,10 +32,7 @@ export const layerCluster = <R>(projection: Projection<R>): Layer.Layer<never, n
         keep: Effect.never
       }
 
-      yield* runBy(() => Effect.succeed(share))(projection).pipe(
-        Effect.tapCause((cause) => Effect.logError(`projection "${projection.name}" has ended`, cause)),
-        Effect.forkScoped
-      )
+      yield* Effect.forkScoped(runBy(() => Effect.succeed(share))(projection))
       for (let shard = 0; shard < projection.settings.shards; shard++) {
         yield* sharding.registerSingleton(
           `strata/projection/${projection.name}/${shard}`,

@@ -14,6 +14,7 @@
  */
 import { Deferred, Duration, Effect, Stream } from "effect"
 import { EventStore, type StoredEvent } from "../../EventStore.ts"
+import type { ProjectionFailed } from "../Errors.ts"
 
 /** How long the reading waits for a shard whose buffer is full. */
 const longestWaitForRoom = Duration.millis(500)
@@ -95,11 +96,14 @@ export class Feed {
   }
 }
 
-/** The feeds of the shards, and the reading that fills them for ever. `shardOf` says which shard an event belongs to, if any. */
+/**
+ * The feeds of the shards, and the reading that fills them for ever. `shardOf` says which shard an event belongs to, if any, or
+ * why that cannot be told: the reading ends with it.
+ */
 export const make = (
   starts: ReadonlyMap<number, bigint>,
   capacity: number,
-  shardOf: (event: StoredEvent) => number | undefined
+  shardOf: (event: StoredEvent) => number | ProjectionFailed | undefined
 ) => {
   let restart = Deferred.makeUnsafe<void>()
   const feeds = new Map(
@@ -121,7 +125,8 @@ export const make = (
     Effect.suspend(() => {
       for (const event of events) {
         const shard = shardOf(event)
-        if (shard !== undefined) feeds.get(shard)?.put(event)
+        if (typeof shard === "number") feeds.get(shard)?.put(event)
+        else if (shard !== undefined) return Effect.fail(shard)
       }
       const last = events.at(-1)?.version ?? 0n
       for (const feed of all) {

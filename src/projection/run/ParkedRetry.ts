@@ -23,13 +23,12 @@ const replace = Effect.fnUntraced(function* (id: string, aggregateId: string, en
 
 /** The events of a parked aggregate that wait: the run has passed them. Later events come with its next batches. */
 const waitingEvents = Effect.fnUntraced(function* <R>(
-  { offset, settings }: ShardRun<R>,
+  { isOwn, offset }: ShardRun<R>,
   { aggregateId, version }: Parked
 ) {
   const events = yield* EventStore
-  const types = settings.eventTypes && new Set(settings.eventTypes)
   const stored = yield* events.loadByAggregate(aggregateId, version - 1n)
-  return stored.filter((event) => event.version <= offset() && (types?.has(event.eventType) ?? true))
+  return stored.filter((event) => event.version <= offset() && isOwn(event))
 })
 
 /**

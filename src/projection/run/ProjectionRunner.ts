@@ -1,7 +1,8 @@
 /** Runs a projection in this process: the log is read once for the shards that are this process's share. */
-import { Duration, Effect, Stream } from "effect"
+import { Cause, Duration, Effect, Option, Stream } from "effect"
 import type { State } from "../../DurableStateStore.ts"
-import type { LogReplaced, StoredEvent } from "../../EventStore.ts"
+import type { LogReplaced } from "../../EventStore.ts"
+import { prettyOf } from "../../internal/FailureLog.ts"
 import { monotonicMillis } from "../../internal/Monotonic.ts"
 import { isTransient, makeOutage, transientDelays } from "../../internal/Transient.ts"
 import type { InvalidInput } from "../../InvalidInput.ts"
@@ -16,7 +17,7 @@ import {
 } from "../Errors.ts"
 import { type Control, controlOf } from "../Records.ts"
 import { addShard, register } from "../Registration.ts"
-import { shardOf } from "../Shards.ts"
+import { shardOfEvent } from "../Shards.ts"
 import * as Feed from "./Feed.ts"
 import type { Share, ShardDivision } from "./ShardDivision.ts"
 import * as ShardRunner from "./ShardRunner.ts"
@@ -64,14 +65,6 @@ const delayBeforeLook = Duration.millis(50)
 const batchesAhead = 2
 const leastEventsAhead = 1000
 
-/** The shard of an event; nothing if the projection does not handle the event. */
-const shardOfEvent = ({ aggregateIds, eventTypes, shards }: Settings) => {
-  const types = eventTypes && new Set(eventTypes)
-  const aggregates = aggregateIds && new Set(aggregateIds)
-  return ({ aggregateId, eventType }: StoredEvent) =>
-    (types?.has(eventType) ?? true) && (aggregates?.has(aggregateId) ?? true) ? shardOf(aggregateId, shards) : undefined
-}
-
 /** Runs the shards of the assignment, from their offsets on, until one fails. */
 const session = Effect.fnUntraced(function* <R>(
   projection: Projection<R>,
@@ -87,7 +80,7 @@ const session = Effect.fnUntraced(function* <R>(
   const { feeds, read } = Feed.make(
     starts,
     Math.max(batchesAhead * batchSize, leastEventsAhead),
-    shardOfEvent(settings)
+    shardOfEvent(settings, projection.shardBy)
   )
   const runs = [...feeds].map(([shard, feed]) =>
     ShardRunner.run(projection, settings, shard, { offset: feed.upTo, control }, feed)
@@ -153,6 +146,14 @@ const runSessions = <R>(projection: Projection<R>, settings: Settings, share: Sh
   return Effect.forever(round)
 }
 
+/** What is logged of the end of a projection. */
+const endOf = (name: string, cause: Cause.Cause<RunError>): string => {
+  const error = Option.getOrUndefined(Cause.findErrorOption(cause))
+  // Why the event has failed is told already.
+  if (error?._tag === "ProjectionFailed") return error.message
+  return `projection "${name}" has ended: ${error?.message ?? prettyOf(cause)}`
+}
+
 /** Runs the shards that the division gives to this process. */
 export const runBy =
   (division: ShardDivision) =>
@@ -166,11 +167,7 @@ export const runBy =
     }).pipe(
       Effect.scoped,
       // A caller that forks the projection may never look at its end.
-      Effect.tapError((error) =>
-        Effect.logError(
-          error._tag === "ProjectionFailed"
-            ? error.message
-            : `projection "${projection.name}" has ended: ${error.message}`
-        )
+      Effect.tapCause((cause) =>
+        Cause.hasInterruptsOnly(cause) ? Effect.void : Effect.logError(endOf(projection.name, cause))
       )
     )

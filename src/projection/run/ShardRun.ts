@@ -8,7 +8,7 @@
  * that the control record is the one with which the run began. Only then events are handled. The backend ends a transaction
  * whose process has stopped, so that other runs do not wait for it for ever.
  */
-import { Cause, Effect, Option, Schedule } from "effect"
+import { Cause, Effect, Option } from "effect"
 import { DurableStateStore, type State } from "../../DurableStateStore.ts"
 import type { StoredEvent } from "../../EventStore.ts"
 import { monotonicMillis } from "../../internal/Monotonic.ts"
@@ -19,18 +19,12 @@ import { Transactor } from "../../Transactor.ts"
 import type { Projection, Settings } from "../Definition.ts"
 import { HandlerFailed, Outdated } from "../Errors.ts"
 import { type Control, controlId } from "../Records.ts"
+import { shardOfEvent } from "../Shards.ts"
 import type { Slot } from "../Slot.ts"
+import * as Contention from "./Contention.ts"
 import * as FailureRecords from "./FailureRecords.ts"
 import type { Batch } from "./Feed.ts"
 import * as Metrics from "./Metrics.ts"
-
-/** How long to wait before another attempt at a transaction that another one was in the way of. */
-const contentionDelays = Schedule.jittered(
-  Schedule.min([Schedule.exponential("10 millis"), Schedule.spaced("2 seconds")])
-)
-
-/** Whether other transactions were in the way: another attempt may succeed, and it is certain that nothing was stored. */
-const isContention = (error: unknown): boolean => error instanceof StoreError && error.reason._tag === "Contention"
 
 /** Whether a time limit of the backend has ended the transaction. */
 export const isTimeout = (error: unknown): error is StoreError =>
@@ -49,6 +43,8 @@ export interface ShardRun<R> {
   readonly offset: () => bigint
   /** When this run last moved the offset, by `monotonicMillis`. */
   readonly movedAt: () => number
+  /** Whether the shard handles the event. */
+  readonly isOwn: (event: StoredEvent) => boolean
   /** Moves the offset past versions that do not concern the shard. */
   readonly pass: (to: bigint) => Effect.Effect<void, RunFailure>
   /**
@@ -62,7 +58,7 @@ export interface ShardRun<R> {
 
 /** A run that begins at the offset, under the control record. */
 export const make = Effect.fnUntraced(function* <R>(
-  projection: Pick<Projection<R>, "handle">,
+  projection: Pick<Projection<R>, "handle" | "shardBy">,
   settings: Settings,
   shard: number,
   start: { readonly offset: bigint; readonly control: State<Control> }
@@ -72,8 +68,10 @@ export const make = Effect.fnUntraced(function* <R>(
   const states = yield* DurableStateStore
   const { withWatchedTransaction } = yield* Transactor
   const metrics = Metrics.make(name, shard)
+  const contention = Contention.make(name, shard)
   const id = { projectionName: name, shardNumber: shard }
   const { slot } = start.control.value
+  const shardOf = shardOfEvent(settings, projection.shardBy)
   let offset = start.offset
   let movedAt = Number.NEGATIVE_INFINITY
 
@@ -107,12 +105,9 @@ export const make = Effect.fnUntraced(function* <R>(
       const all = move(to).pipe(Effect.andThen(checkControl), Effect.andThen(begun))
       return withWatchedTransaction(all, { beginsWithStore: true })
     })
-    return attempt.pipe(
-      Effect.retry({
-        schedule: contentionDelays,
-        while: (error) => isContention(error) || (isTimeout(error) && !hasBegun)
-      }),
-      Effect.tap(() => moved(to))
+    return Effect.tap(
+      contention.untilWon(attempt, (error) => isTimeout(error) && !hasBegun),
+      () => moved(to)
     )
   }
 
@@ -122,6 +117,7 @@ export const make = Effect.fnUntraced(function* <R>(
     slot,
     failures: yield* FailureRecords.make(name, shard),
     handle,
+    isOwn: (event) => shardOf(event) === shard,
     offset: () => offset,
     movedAt: () => movedAt,
     pass: (to) => Effect.andThen(move(to), moved(to)),

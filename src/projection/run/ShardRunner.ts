@@ -33,7 +33,7 @@ const split = ({ events, upTo }: Batch, failed: number | undefined): ReadonlyArr
 
 /** Runs the shard for ever, from the offset on. */
 export const run = Effect.fnUntraced(function* <R>(
-  projection: Pick<Projection<R>, "handle" | "retry">,
+  projection: Pick<Projection<R>, "handle" | "retry" | "shardBy">,
   settings: Settings,
   shard: number,
   start: { readonly offset: bigint; readonly control: State<Control> },
