@@ -47,6 +47,7 @@ export { pause, remove, reset, resume } from "./projection/admin/Operating.ts"
 export { awaitVersion, Progress, progress } from "./projection/admin/Progress.ts"
 export { type Rebuild, rebuild, rebuildOf, slot } from "./projection/admin/Rebuilding.ts"
 export { Retried, retryParked } from "./projection/admin/Retrying.ts"
+export { idPrefix } from "./projection/Records.ts"
 export { names, ShardStatus, status } from "./projection/admin/Status.ts"
 export { parked, skipped } from "./projection/admin/Unhandled.ts"
 export {
