@@ -1,7 +1,7 @@
 /** What a projection is: its name, its settings and its handler. */
 import { type Cause, Duration, Effect, Option, Schedule, Schema } from "effect"
 import type { DurableStateStore } from "../DurableStateStore.ts"
-import { type EventStore, Key, Version } from "../EventStore.ts"
+import { type EventStore, Key, type StoredEvent, Version } from "../EventStore.ts"
 import { check } from "../internal/Arguments.ts"
 import { Identifier, ShardNumber } from "../internal/Fields.ts"
 import { TimeLimit, timeLimitOf } from "../internal/HandlerTimeout.ts"

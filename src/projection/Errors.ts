@@ -3,6 +3,8 @@ import { type Cause, Option, Schema } from "effect"
 import { Version } from "../EventStore.ts"
 import { ShardNumber } from "../internal/Fields.ts"
 
+const times = (count: number): string => (count === 1 ? "once" : count === 2 ? "twice" : `${count} times`)
+
 /** The projection has stopped before an event that could not be handled. */
 export class ProjectionFailed extends Schema.TaggedError<ProjectionFailed>("effect-strata/Projection/ProjectionFailed")(
   "ProjectionFailed",
@@ -21,7 +23,7 @@ export class ProjectionFailed extends Schema.TaggedError<ProjectionFailed>("effe
   override get message(): string {
     return (
       `Projection "${this.projectionName}" stopped before event ${this.version} ("${this.eventType}" of ` +
-      `"${this.aggregateId}", shard ${this.shardNumber}): the handler failed ${this.attempts} times; nothing of it is ` +
+      `"${this.aggregateId}", shard ${this.shardNumber}): the handler failed ${times(this.attempts)}; nothing of it is ` +
       "stored: mend the handler and run it again, or let it skip or park such events"
     )
   }

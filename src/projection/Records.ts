@@ -62,12 +62,14 @@ export class Runners extends Schema.Class<Runners>("effect-strata/Projection/Run
   runners: Schema.Array(Runner)
 }) {}
 
-export const controlId = (name: string) => `strata/projection/control/${name}`
-export const runnersId = (name: string) => `strata/projection/runners/${name}`
-export const shardId = (name: string, shard: number) => `strata/projection/shard/${shard}/${name}`
-export const failureId = (name: string, shard: number) => `strata/projection/failure/${shard}/${name}`
-export const skippedId = (name: string, shard: number, index: number) =>
-  `strata/projection/skipped/${shard}/${index}/${name}`
+/** What the ids of all states begin with that projections keep about themselves in the `DurableStateStore`. */
+export const idPrefix = "strata/projection/"
+
+export const controlId = (name: string) => `${idPrefix}control/${name}`
+export const runnersId = (name: string) => `${idPrefix}runners/${name}`
+export const shardId = (name: string, shard: number) => `${idPrefix}shard/${shard}/${name}`
+export const failureId = (name: string, shard: number) => `${idPrefix}failure/${shard}/${name}`
+export const skippedId = (name: string, shard: number, index: number) => `${idPrefix}skipped/${shard}/${index}/${name}`
 
 /** Reads and writes one kind of record as values of its schema. */
 const kind = <A, E>(schema: Schema.Codec<A, E>, manifest: string, initial: A) =>

@@ -157,7 +157,7 @@ describe.each([
         ])
         assert.match(
           yield* run("status"),
-          /^server .*\nevents +up to version 4.*\ntail +nobody is appending\nstates +about 0\nmessages +0 incoming, .*\n\nPROJECTION/
+          /^server .*\nevents +up to version 4.*\ntail +nobody is appending\nstates +0\nmessages +0 incoming, .*\n\nPROJECTION/
         )
 
         // Nothing may be wrong but that the server of the tests may run without fsync.

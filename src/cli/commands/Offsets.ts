@@ -21,7 +21,8 @@ const listing: Output.Listing<Offset> = {
     { title: "WRITTEN AT", show: ({ timestamp }) => timeOf(timestamp) }
   ],
   toJson: ({ projectionName, shardNumber, timestamp, value }) => ({ projectionName, shardNumber, value, timestamp }),
-  nothing: "no offsets"
+  nothing: "no offsets",
+  gather: true
 }
 
 const projection = Argument.String("projection").pipe(Argument.withDescription("The name of the projection"))

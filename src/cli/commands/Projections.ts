@@ -60,7 +60,8 @@ const summaryListing: Output.Listing<Summary> = {
     ...progressColumns
   ],
   toJson: ({ behind, ...summary }) => ({ ...summary, behindMillis: Duration.toMillis(behind) }),
-  nothing: "no projection has run on this database yet"
+  nothing: "no projection has run on this database yet",
+  gather: true
 }
 
 const summaries = Projection.names.pipe(
@@ -161,7 +162,8 @@ const parked = Command.make("parked", { name }).pipe(
         { title: "ERROR", show: ({ error }) => firstLine(error) }
       ],
       toJson: (failure) => ({ ...failure }),
-      nothing: "nothing is parked"
+      nothing: "nothing is parked",
+      gather: true
     })
   ),
   Command.provide(Database.layer)

@@ -1,10 +1,12 @@
 /** `strata states`: the latest state of each entity. */
-import { DateTime, Effect, Option } from "effect"
+import { DateTime, Effect, Option, Stream } from "effect"
 import { Argument, Command, Flag } from "effect/cli"
 import { readFile } from "node:fs/promises"
 import { type DurableState, DurableStateStore } from "../../DurableStateStore.ts"
 import { fromText, withDigits } from "../../internal/ExactJson.ts"
 import { isTooDeep } from "../../internal/JsonText.ts"
+import { idPrefix } from "../../Projection.ts"
+import * as Parameters from "../arguments/Parameters.ts"
 import * as Database from "../connection/Database.ts"
 import { CommandFailed } from "../terminal/CommandErrors.ts"
 import { confirm, yes } from "../terminal/Confirm.ts"
@@ -46,6 +48,7 @@ const listFlags = {
     Flag.withMetavar("N"),
     Flag.withDescription("Only the entities of this shard")
   ),
+  all: Parameters.toggle("all", "Also what projections keep about themselves, as states of their own"),
   manifest: Flag.String("manifest").pipe(
     Flag.optional,
     Flag.withMetavar("TEXT"),
@@ -56,13 +59,15 @@ const listFlags = {
 const list = Command.make("list", listFlags).pipe(
   Command.withDescription("Lists the entities and their versions, without the states themselves"),
   Command.withExamples([{ command: "strata states list --shard 3", description: "Every entity of one shard" }]),
-  Command.withHandler(({ manifest, shard }) =>
+  Command.withHandler(({ all, manifest, shard }) =>
     DurableStateStore.use((states) =>
       Output.list(
-        states.listStates({
-          ...(Option.isNone(shard) ? {} : { shard: shard.value }),
-          ...(Option.isNone(manifest) ? {} : { manifest: manifest.value })
-        }),
+        states
+          .listStates({
+            ...(Option.isNone(shard) ? {} : { shard: shard.value }),
+            ...(Option.isNone(manifest) ? {} : { manifest: manifest.value })
+          })
+          .pipe(Stream.filter(({ persistenceId }) => all || !persistenceId.startsWith(idPrefix))),
         listing
       )
     )

@@ -6,6 +6,7 @@ import { qualify } from "../../postgres/database/Identifier.ts"
 import { PostgresDatabase } from "../../postgres/database/PostgresDatabase.ts"
 import * as LockHolders from "../../postgres/events/LockHolders.ts"
 import { code } from "../../postgres/spool/MessageState.ts"
+import { idPrefix } from "../../Projection.ts"
 import type { State } from "../../SpoolMessage.ts"
 import { Settings } from "../arguments/GlobalFlags.ts"
 import * as Database from "../connection/Database.ts"
@@ -51,8 +52,14 @@ const lookAtOffsets = Effect.fnUntraced(function* (latestVersion: bigint) {
   return yield* decodeRows(Shard, names.offsets, ["projectionName", "shardNumber"])(rows)
 })
 
+/** Up to this many states are counted. */
+const fewStates = 10_000
+
 const Counts = Schema.Struct({
+  /** The states of applications among the few, and how many states there are among the few. */
   states: Schema.BigInt,
+  found: Schema.Int,
+  estimated: Schema.BigInt,
   incoming: Schema.BigInt,
   active: Schema.BigInt,
   deferred: Schema.BigInt,
@@ -60,7 +67,10 @@ const Counts = Schema.Struct({
   bounce: Schema.BigInt
 })
 
-/** States are estimated, and archived messages left out: counting them takes longer the more there are. */
+/**
+ * Many states are estimated, and archived messages left out: counting them takes longer the more there are. What projections
+ * keep about themselves is no state of the application.
+ */
 const countStatesAndMessages = Effect.gen(function* () {
   const { names, query, schema, sql, tables } = yield* PostgresDatabase
   const countOf = (state: State) => sql`(
@@ -69,14 +79,19 @@ const countStatesAndMessages = Effect.gen(function* () {
       SELECT FROM ${tables.spool} WHERE state = ${code[state]}
     ) AS message)`
   const rows = yield* query(sql`
-    SELECT (
+    SELECT few.states, few.found,
+      (
         SELECT greatest(reltuples, 0)::bigint FROM pg_class WHERE oid = ${qualify(schema, names.states)}::regclass::oid
-      ) AS states,
+      ) AS estimated,
       ${countOf("incoming")} AS incoming,
       ${countOf("active")} AS active,
       ${countOf("deferred")} AS deferred,
       ${countOf("hold")} AS hold,
-      ${countOf("bounce")} AS bounce`)
+      ${countOf("bounce")} AS bounce
+    FROM (
+      SELECT count(*) FILTER (WHERE NOT starts_with(persistence_id, ${idPrefix})) AS states, count(*)::int AS found
+      FROM (SELECT persistence_id FROM ${tables.states} LIMIT ${fewStates + 1}) AS few
+    ) AS few`)
   const [counts] = yield* decodeRows(Counts, names.spool, [])(rows)
   return counts
 })
@@ -91,9 +106,12 @@ const describeHolders = Effect.gen(function* () {
 const look = Effect.gen(function* () {
   const log = yield* lookAtLog
   const offsets = yield* lookAtOffsets(log?.latestVersion ?? 0n)
-  const { states = 0n, ...messages } = (yield* countStatesAndMessages) ?? {}
+  const { estimated = 0n, found = 0, states: few = 0n, ...messages } = (yield* countStatesAndMessages) ?? {}
+  const areMany = found > fewStates
+  // The statistics may be older than the states.
+  const states = !areMany ? few : estimated > found ? estimated : BigInt(found)
   const holders = yield* describeHolders
-  return { ...log, offsets, messages, states, holders, atMillis: yield* Clock.currentTimeMillis }
+  return { ...log, offsets, messages, states, areMany, holders, atMillis: yield* Clock.currentTimeMillis }
 })
 
 type Seen = Effect.Success<typeof look>
@@ -112,7 +130,7 @@ const shardColumns: Output.Listing<typeof Shard.Type>["columns"] = [
 ]
 
 const show = Effect.fnUntraced(function* (seen: Seen, before: Seen | undefined) {
-  const { connections, holders, latestAt, latestVersion = 0n, messages, offsets, server, states } = seen
+  const { areMany, connections, holders, latestAt, latestVersion = 0n, messages, offsets, server, states } = seen
   const rate = eventsPerSecond(before, seen)
   const at = latestAt === null || latestAt === undefined ? null : DateTime.formatIso(latestAt)
   if (yield* Settings.json) {
@@ -134,7 +152,7 @@ const show = Effect.fnUntraced(function* (seen: Seen, before: Seen | undefined) 
       (at === null ? "none" : `up to version ${latestVersion}, the last of ${at}`) +
       (rate === undefined ? "" : `, ${rate.toLocaleString("en-US")} a second`),
     tail: holders === undefined ? "nobody is appending" : `being appended to by ${holders}`,
-    states: `about ${states.toLocaleString("en-US")}`,
+    states: `${areMany ? "about " : ""}${states.toLocaleString("en-US")}`,
     messages: Object.entries(messages)
       .map(([state, count]) => `${count.toLocaleString("en-US")} ${state}`)
       .join(", ")

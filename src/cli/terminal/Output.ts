@@ -97,10 +97,21 @@ export interface Listing<A> {
   readonly toJson: (item: A) => unknown
   /** What an empty list says, on a terminal. */
   readonly nothing: string
+  /**
+   * Whether the list ends, and its items are small: then a table of up to a thousand is gathered before it is shown, so that its
+   * columns are as wide as the widest text in them. Otherwise each item is shown as it comes.
+   */
+  readonly gather?: boolean
 }
 
+/** How many items of a list are gathered. */
+const gathered = 1000
+
 /** Lists the items of a stream as they come. */
-export const list = <A, E, R>(items: Stream.Stream<A, E, R>, { columns, nothing, toJson }: Listing<A>) =>
+export const list = <A, E, R>(
+  items: Stream.Stream<A, E, R>,
+  { columns, gather = false, nothing, toJson }: Listing<A>
+) =>
   Effect.gen(function* () {
     if (yield* Settings.json) {
       return yield* Stream.runForEachArray(items, (chunk) =>
@@ -110,7 +121,7 @@ export const list = <A, E, R>(items: Stream.Stream<A, E, R>, { columns, nothing,
     const { stdout } = yield* HostProcess
     const format = makeTable(columns, columnsOf(stdout))
     let empty = true
-    yield* Stream.runForEachArray(items, (chunk) => {
+    yield* Stream.runForEachArray(gather ? Stream.rechunk(items, gathered) : items, (chunk) => {
       const text = format(chunk, { header: empty })
       empty = false
       return write(text)
