@@ -132,7 +132,7 @@ export class Query extends Filter.extend<Query>("effect-strata/EventStore/Query"
   after: Schema.optionalKey(After),
   /** `"forward"` unless given. `"backward"` begins with the last event and sees what is committed: it does not stop at holes. */
   direction: Schema.optionalKey(Schema.Literals(["forward", "backward"])),
-  /** How many events at most. */
+  /** How many events at most. With 0 a forward read only compares `after` with the log. */
   limit: Schema.optionalKey(Schema.Int.check(Schema.isGreaterThanOrEqualTo(0))),
   batchSize: Schema.optionalKey(BatchSize)
 }) {}

@@ -55,6 +55,7 @@ import { StoreError } from "./StoreError.ts"
 import { Supervisor, type Options as SupervisorOptions } from "./Supervisor.ts"
 
 export { HandlerTimeout } from "./internal/HandlerTimeout.ts"
+export { accept, Accepted, verify } from "./projection/admin/Accepting.ts"
 export { pause, remove, reset, resume } from "./projection/admin/Operating.ts"
 export { awaitVersion, Progress, progress } from "./projection/admin/Progress.ts"
 export { type Rebuild, rebuild, rebuildOf, slot } from "./projection/admin/Rebuilding.ts"
@@ -84,7 +85,9 @@ export type { Slot } from "./projection/Slot.ts"
  * **Details**
  *
  * The run waits while the connection is lost. Interrupting the run is safe at any time: a batch that is under way is rolled
- * back. The run ends with `ProjectionFailed` where an event cannot be handled and `onFailure` is `"stop"`.
+ * back. The run ends with `ProjectionFailed` where an event cannot be handled and `onFailure` is `"stop"`. Where the log was
+ * set back together with the offsets, as by a failover, the run goes on, and a warning says so; where an offset is ahead of the
+ * log, the run ends with `LogReplaced`: see `accept`.
  *
  * **Gotchas**
  *

@@ -8,6 +8,7 @@ import * as Appending from "./Appending.ts"
 import { decodeEvents, type EventRow } from "./EventRow.ts"
 import * as Events from "./Events.ts"
 import { MemoryDatabase } from "./MemoryDatabase.ts"
+import type { Transaction } from "./Transaction.ts"
 
 const settleTimeout = Duration.seconds(2)
 
@@ -38,23 +39,34 @@ export const make = Effect.gen(function* () {
   const append = yield* Appending.make
   const untilClosed = yield* Operation.untilClosed("EventStore")
 
+  /** The highest version that the transaction sees. */
+  const highestOf = (transaction: Transaction) => Events.select(tables, transaction, () => true).at(-1)?.version ?? 0n
+
+  /**
+   * Fails if the log is not the one that was read up to the cursor. Gives a version in flight that may become the event at
+   * the cursor.
+   */
+  const compareAt = (seen: LastSeen.Seen, transaction: Transaction): Effect.Effect<bigint | undefined, LogReplaced> => {
+    const { version } = seen
+    const atCursor = transaction.get(tables.events, Events.keyOf(version))
+    if (LastSeen.isCertain(seen, { cursorId: atCursor?.id, isAbove: false, server })) return Effect.undefined
+    const end = highestOf(transaction)
+    const mayCome = end < version ? log.firstInFlight(version - 1n, transaction) : undefined
+    if (mayCome !== undefined) return Effect.succeed(mayCome)
+    const replaced = compare(seen, atCursor, end)
+    return replaced === undefined ? Effect.undefined : Effect.fail(replaced)
+  }
+
   /** The settled events above a cursor. */
   const settledPage = (seen: LastSeen.Seen, keep: (row: EventRow) => boolean) =>
     statement((transaction) =>
-      Effect.suspend((): Effect.Effect<Page, LogReplaced> => {
-        const after = seen.version
-        const end = () => Events.select(tables, transaction, () => true).at(-1)?.version ?? 0n
-        const atCursor = transaction.get(tables.events, Events.keyOf(after))
-        if (!LastSeen.isCertain(seen, { cursorId: atCursor?.id, isAbove: false, server })) {
-          const mayCome = end() < after ? log.firstInFlight(after - 1n, transaction) : undefined
-          if (mayCome !== undefined) return Effect.succeed({ rows: [], hole: mayCome })
-          const replaced = compare(seen, atCursor, end())
-          if (replaced !== undefined) return Effect.fail(replaced)
-        }
+      Effect.map(compareAt(seen, transaction), (mayCome): Page => {
+        if (mayCome !== undefined) return { rows: [], hole: mayCome }
+        const { version: after } = seen
         const hole = log.firstInFlight(after, transaction)
         const isSettled = ({ version }: EventRow) => version > after && (hole === undefined || version < hole)
         const rows = Events.select(tables, transaction, (row) => isSettled(row) && keep(row))
-        return Effect.succeed({ rows, hole: hole !== undefined && end() > hole ? hole : undefined })
+        return { rows, hole: hole !== undefined && highestOf(transaction) > hole ? hole : undefined }
       })
     )
 
@@ -78,6 +90,10 @@ export const make = Effect.gen(function* () {
     const { after = 0n, direction, limit } = query
     const seen = LastSeen.of(after)
     const keep = (row: EventRow) => row.version > seen.version && matches(query, row)
+    if (limit === 0) {
+      const compared = statement((transaction) => Effect.asVoid(compareAt(seen, transaction)))
+      return direction === "backward" ? Stream.empty : Stream.drain(Stream.fromEffect(compared))
+    }
     const rows =
       direction === "backward"
         ? statement((transaction) => Effect.sync(() => Events.select(tables, transaction, keep).toReversed()))
@@ -153,9 +169,7 @@ export const make = Effect.gen(function* () {
       ),
     follow: (subscription) => untilClosed(Stream.unwrap(follow(subscription))),
     listener: listener.status,
-    highestVersion: statement((transaction) =>
-      Effect.sync(() => Events.select(tables, transaction, () => true).at(-1)?.version ?? 0n)
-    ),
+    highestVersion: statement((transaction) => Effect.sync(() => highestOf(transaction))),
     connections: Effect.map(open, (inUse) => ({ openConnections: inUse, inUse, idle: 0 })),
     ping: statement(() => Effect.void)
   })

@@ -1,11 +1,12 @@
 /** Logs that a failover, a crash or a restored backup sets back, under subscribers that live through it. */
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Fiber, Option, Stream } from "effect"
-import { EventStore } from "effect-strata"
+import { EventStore, Projection } from "effect-strata"
 import { execFile } from "node:child_process"
 import { rm } from "node:fs/promises"
 import { connect } from "node:net"
 import { promisify } from "node:util"
+import { untilHandled } from "../../src/testing/ProjectionScene.ts"
 import * as PostgresServer from "../support/PostgresServer.ts"
 import { standbyOf } from "../support/Replicas.ts"
 import { event, follow, serveEvents, type ServedEvents } from "./events.harness.ts"
@@ -109,6 +110,79 @@ describe("a failover to a standby that lagged", () => {
       })
     )
   }
+})
+
+/** Runs a projection of two shards whose read model is a table, and gives how it ends and what the model has. */
+const project = Effect.fnUntraced(function* ({ context, sql, watched }: ServedEvents) {
+  yield* sql`CREATE TABLE IF NOT EXISTS public.model (id text PRIMARY KEY)`.unprepared
+  const projection = Projection.make({
+    name: "model",
+    shards: 2,
+    handler: ({ id }) => sql`INSERT INTO public.model VALUES (${id})`
+  })
+  return yield* Projection.run(projection).pipe(Effect.provide(context), watched, Effect.forkScoped)
+})
+
+const handledIds = (server: string) =>
+  Effect.map(query("SELECT id FROM public.model ORDER BY id", server), (rows) => rows.map(([id]) => id))
+
+const storedIds = (server: string) =>
+  Effect.map(query("SELECT id FROM public.events ORDER BY id", server), (rows) => rows.map(([id]) => id))
+
+describe("a projection", () => {
+  it.live("goes on by itself where its offsets were set back together with the log, and says so", () =>
+    Effect.gen(function* () {
+      const primary = yield* PostgresServer.make()
+      yield* Effect.scoped(serveEvents({ url: primary.url, options: { schema: "public" } }))
+      const standby = yield* standbyOf(primary)
+      const place = { port: primary.port }
+      const served = yield* serveEvents({
+        url: primary.url,
+        client: { stream: () => connect(place.port, "127.0.0.1") },
+        options: { schema: "public" }
+      })
+      const fiber = yield* project(served)
+      yield* append(served, "kept", 40)
+      yield* Effect.provide(untilHandled("model", 40n), served.context)
+      yield* Effect.repeat(query("SELECT count(*)::int FROM public.model, pg_sleep(0.02)", standby.url), {
+        until: ([row]) => row?.[0] === 40
+      })
+      yield* standby.stop("fast")
+      yield* append(served, "lost", 60)
+      yield* Effect.provide(untilHandled("model", 100n), served.context)
+      yield* primary.kill
+      yield* standby.start
+      yield* execute(["SELECT pg_promote()"], standby.url)
+      place.port = standby.port
+      const [last] = yield* append(served, "new", 70)
+      const version = (last?.version ?? 0n) + 69n
+      yield* Effect.provide(untilHandled("model", version), served.context)
+      assert.isUndefined(fiber.pollUnsafe())
+      assert.deepStrictEqual(yield* handledIds(standby.url), yield* storedIds(standby.url))
+      const told = served.logged.filter((message) =>
+        /was set back, and the projection together with the log/.test(message)
+      )
+      assert.isAtLeast(told.length, 1, served.logged.join("\n"))
+    })
+  )
+
+  it.live("stops where the log was replaced and its offsets were not, and goes on after a reset", () =>
+    Effect.gen(function* () {
+      const { primary, served } = yield* movable()
+      const fiber = yield* project(served)
+      yield* append(served, "old", 20)
+      yield* Effect.provide(untilHandled("model", 20n), served.context)
+      yield* execute(["TRUNCATE public.events RESTART IDENTITY"], primary.url)
+      assert.instanceOf(yield* Effect.flip(Fiber.join(fiber)), EventStore.LogReplaced)
+      yield* append(served, "new", 30)
+      assert.instanceOf(yield* Effect.flip(Effect.flatMap(project(served), Fiber.join)), EventStore.LogReplaced)
+      yield* execute(["TRUNCATE public.model"], primary.url)
+      yield* Effect.provide(Projection.reset("model"), served.context)
+      yield* project(served)
+      yield* Effect.provide(untilHandled("model", 30n), served.context)
+      assert.deepStrictEqual(yield* handledIds(primary.url), yield* storedIds(primary.url))
+    })
+  )
 })
 
 describe("a crash with synchronous_commit = off", () => {

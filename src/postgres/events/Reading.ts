@@ -52,7 +52,7 @@ export const eventsIn = <E>(pages: Stream.Stream<Step["events"], E>): Stream.Str
 export const make = Effect.gen(function* () {
   const { fixed, integers, names, query, sql, tables } = yield* PostgresDatabase
   const settling = yield* Settling.make
-  const { compare } = yield* Comparing.make
+  const { agree, compare } = yield* Comparing.make
   const { columns, filtersOf, select } = yield* EventPages.make
   const decode = eventDecoder(names.events, integers)
 
@@ -173,8 +173,11 @@ export const make = Effect.gen(function* () {
     /** What `read` of the contract does. */
     read: (input: Query): Stream.Stream<StoredEvent, LogReplaced | Reason> => {
       const { after = 0n, batchSize = pageEvents, direction = "forward", limit = Number.POSITIVE_INFINITY } = input
-      if (limit === 0) return Stream.empty
       const seen = LastSeen.of(after)
+      if (limit === 0) {
+        const isCompared = direction === "forward" && seen.version > 0n
+        return isCompared ? Stream.drain(Stream.fromEffect(agree(seen, false))) : Stream.empty
+      }
       if (direction === "backward") {
         if (isNothing(input)) return Stream.empty
         const pageLimit = Math.min(batchSize, pageEvents)

@@ -18,13 +18,26 @@ import { StoreError } from "../../StoreError.ts"
 import { Transactor } from "../../Transactor.ts"
 import type { Projection, Settings } from "../Definition.ts"
 import { HandlerFailed, Outdated } from "../Errors.ts"
-import { type Control, controlId } from "../Records.ts"
+import { type Control, controlId, LastRead, lastReadId, records } from "../Records.ts"
 import { shardOfEvent } from "../Shards.ts"
 import type { Slot } from "../Slot.ts"
 import * as Contention from "./Contention.ts"
 import * as FailureRecords from "./FailureRecords.ts"
 import type { Batch } from "./Feed.ts"
 import * as Metrics from "./Metrics.ts"
+
+/** The least time between two records of what was read, where a shard only passes events of others. */
+const millisBetweenRecords = 1000
+
+/** Where a run begins. */
+export interface Start {
+  readonly offset: bigint
+  readonly control: State<Control>
+  /** The id of the event with a version that the run moves the offset to, if it is known. */
+  readonly idOf: (version: bigint) => string | undefined
+  /** Is told where the offset is. */
+  readonly onMove: (to: bigint) => void
+}
 
 /** Whether a time limit of the backend has ended the transaction. */
 export const isTimeout = (error: unknown): error is StoreError =>
@@ -61,7 +74,7 @@ export const make = Effect.fnUntraced(function* <R>(
   projection: Pick<Projection<R>, "handle" | "shardBy">,
   settings: Settings,
   shard: number,
-  start: { readonly offset: bigint; readonly control: State<Control> }
+  start: Start
 ) {
   const { name } = settings
   const offsets = yield* OffsetStore
@@ -70,8 +83,10 @@ export const make = Effect.fnUntraced(function* <R>(
   const metrics = Metrics.make(name, shard)
   const contention = Contention.make(name, shard)
   const id = { projectionName: name, shardNumber: shard }
+  const { lastRead } = yield* records
   const { slot } = start.control.value
   const shardOf = shardOfEvent(settings, projection.shardBy)
+  let recordedAt = Number.NEGATIVE_INFINITY
   let offset = start.offset
   let movedAt = Number.NEGATIVE_INFINITY
 
@@ -90,7 +105,24 @@ export const make = Effect.fnUntraced(function* <R>(
     Effect.map(monotonicMillis, (now) => {
       offset = to
       movedAt = now
+      start.onMove(to)
     })
+
+  /** Keeps the id of the event with the version of the offset, to be compared with the log when the shard is run again. */
+  const record = (to: bigint) =>
+    Effect.flatMap(monotonicMillis, (now) => {
+      recordedAt = now
+      const id = start.idOf(to)
+      return id === undefined ? Effect.void : lastRead.write(lastReadId(name, shard), new LastRead({ version: to, id }))
+    })
+
+  const pass = Effect.fnUntraced(function* (to: bigint) {
+    const isRecorded = (yield* monotonicMillis) - recordedAt < millisBetweenRecords
+    yield* isRecorded
+      ? move(to)
+      : withWatchedTransaction(Effect.andThen(move(to), record(to)), { beginsWithStore: true })
+    yield* moved(to)
+  })
 
   const handle: ShardRun<R>["handle"] = (events) => projection.handle(events, slot)
 
@@ -102,7 +134,7 @@ export const make = Effect.fnUntraced(function* <R>(
     })
     const attempt = Effect.suspend(() => {
       hasBegun = false
-      const all = move(to).pipe(Effect.andThen(checkControl), Effect.andThen(begun))
+      const all = move(to).pipe(Effect.andThen(checkControl), Effect.andThen(record(to)), Effect.andThen(begun))
       return withWatchedTransaction(all, { beginsWithStore: true })
     })
     return Effect.tap(
@@ -120,7 +152,7 @@ export const make = Effect.fnUntraced(function* <R>(
     isOwn: (event) => shardOf(event) === shard,
     offset: () => offset,
     movedAt: () => movedAt,
-    pass: (to) => Effect.andThen(move(to), moved(to)),
+    pass,
     transaction,
     attempt: ({ events, upTo }) =>
       transaction(upTo, handle(events)).pipe(
