@@ -36,8 +36,8 @@ const hostile = Effect.gen(function* () {
 const ours = ["events_append", "states_store_write"]
 
 /** A use of each command that sends a statement. */
-const commands = (file: string): ReadonlyArray<ReadonlyArray<string>> => [
-  ["migrate"],
+const commands = (file: string, owner: string): ReadonlyArray<ReadonlyArray<string>> => [
+  ["migrate", "--owner", owner],
   ["migrate", "status"],
   ["events", "append", "--aggregate", "a", "--type", "T", "--data", "{}"],
   ["events", "append", "--aggregate", "b", "--type", "U", "--ignore-duplicates", "--id", "given"],
@@ -110,7 +110,7 @@ describe("somebody's functions in a schema of the search path", () => {
       yield* execute(["INSERT INTO public.states_store VALUES ('s', 1, '', 'm', 0, 7)"], url)
       const called: Array<string> = []
       for (const as of [owner, url]) {
-        for (const command of commands(join(yield* temporaryDirectory, "events.jsonl"))) {
+        for (const command of commands(join(yield* temporaryDirectory, "events.jsonl"), new URL(owner).username)) {
           const before = yield* caught(url, "public")
           const { status, stderr, stdout } = yield* strata(command, { url: as })
           if (status !== 0 && command[0] !== "doctor") called.push(`${command.join(" ")}: ${stdout}${stderr}`)

@@ -19,6 +19,8 @@ export const Tables = Schema.Struct({
   migrations: named("strata_migrations")
 })
 
+const Owners = Schema.Array(Name)
+
 /** Where the tables are. */
 const Names = Schema.Struct({
   schema: Schema.optionalKey(Name),
@@ -60,6 +62,12 @@ export interface Options {
    */
   readonly notify?: "rows"
   /**
+   * Roles, beside the one that migrates and superusers, whose tables, functions, sequences and triggers the migrations adopt:
+   * the role of a Go service that has made its tables. What belongs to another role is refused as `Denied`, as its owner
+   * decides what runs there, as the role that uses it.
+   */
+  readonly owners?: ReadonlyArray<string>
+  /**
    * `"containment"` makes the migrations index what events contain, for queries by `data` and `metadata`. It makes an append
    * about twice as expensive, and queries work without it.
    */
@@ -81,6 +89,7 @@ export const settingsOf = Effect.fnUntraced(function* (options: Options) {
     acquireTimeout = "10 seconds",
     index,
     notify,
+    owners = [],
     reconnect = transientDelays,
     settleTimeout = "2 seconds",
     ...where
@@ -92,6 +101,7 @@ export const settingsOf = Effect.fnUntraced(function* (options: Options) {
     acquireTimeout: yield* durationOf("acquireTimeout", acquireTimeout),
     settleTimeout: yield* durationOf("settleTimeout", settleTimeout),
     reconnect,
+    owners: yield* check(Owners, "Postgres", "layer", owners),
     extras: { index, notify }
   }
 })

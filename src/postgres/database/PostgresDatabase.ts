@@ -68,6 +68,9 @@ export class PostgresDatabase extends Context.Service<
 
     readonly reconnect: Schedule.Schedule<unknown, Reason>
 
+    /** Roles whose tables the migrations adopt. */
+    readonly owners: ReadonlyArray<string>
+
     /** The optional migrations that the application asks for. */
     readonly extras: { readonly index: Options["index"] | undefined; readonly notify: Options["notify"] | undefined }
 
@@ -89,7 +92,15 @@ const smallMessages = new InvalidInput({
 
 export const make = (options: Options = {}) =>
   Effect.gen(function* () {
-    const { acquireTimeout, extras, reconnect, schema, settleTimeout, tables: names } = yield* settingsOf(options)
+    const {
+      acquireTimeout,
+      extras,
+      owners,
+      reconnect,
+      schema,
+      settleTimeout,
+      tables: names
+    } = yield* settingsOf(options)
     const sql = (yield* PgClient.PgClient).withoutTransforms()
     // The driver's error for a malformed URL repeats it, password and all, and its span of a transaction keeps the error.
     if (sql.config.url !== undefined && !URL.canParse(Redacted.value(sql.config.url))) return yield* invalidUrl
@@ -119,6 +130,7 @@ export const make = (options: Options = {}) =>
       whether,
       settleTimeout,
       reconnect,
+      owners,
       extras,
       transactor: Transactor.fromSqlClient({ withTransaction, afterCommit: sql.afterCommit }, reasonOf)
     })
