@@ -30,11 +30,13 @@ import { TimeSpan } from "./internal/Fields.ts"
 import { TimeLimit, timeLimitOf } from "./internal/HandlerTimeout.ts"
 import { idGenerator } from "./internal/Ids.ts"
 import { type InvalidInput, invalidInput } from "./InvalidInput.ts"
+import { cleanForever } from "./spool/Cleaning.ts"
 import * as Handling from "./spool/Handling.ts"
 import { type Policy, policyFinder } from "./spool/Policy.ts"
 import { traceHeaders } from "./spool/Trace.ts"
 import * as Worker from "./spool/Worker.ts"
 import {
+  IdConflict,
   type MessageNotFound,
   type NewMessage,
   type SpoolMessage,
@@ -53,7 +55,7 @@ export type { Policy } from "./spool/Policy.ts"
 // Model
 
 export interface Options<A, RD, RE> {
-  /** The name of the queue, at most 255 characters. Several queues share one table. */
+  /** The name of the queue, at most 255 characters. */
   readonly name: string
   readonly payload: Schema.Codec<A, unknown, RD, RE>
   /** Policies by the names that messages keep. `default` is for messages without a name: `Spool.backoff()` unless given. */
@@ -64,12 +66,20 @@ export interface Options<A, RD, RE> {
   readonly onSuccess?: "delete" | "archive"
   /** What becomes of messages that bounce: unless given `"keep"`, which leaves them in the state `bounce`. */
   readonly onBounce?: "keep" | "archive" | "delete"
+  /**
+   * For how long the id that a sender has given to a message stays taken after the message was delivered and deleted: 24 hours
+   * unless given. Workers forget older ones.
+   */
+  readonly rememberIds?: Duration.Input
   /** How long archived messages are kept: for ever unless given. Workers delete older ones. */
   readonly retention?: Duration.Input
 }
 
 export interface EnqueueOptions {
-  /** A message with an id is stored once, however often it is enqueued. A message without one gets a UUIDv7. */
+  /**
+   * A message with an id is stored once, however often it is enqueued: until it was delivered, and for `rememberIds` from then
+   * on. The id is one of this queue. A message without one gets a UUIDv7.
+   */
   readonly id?: string
   readonly headers?: Readonly<Record<string, string>>
   /** From 1, the most urgent, to 10: 5 unless given. */
@@ -116,18 +126,22 @@ export interface Spool<A, RD = never, RE = never> {
   readonly name: string
 
   /**
-   * Stores a message, in the caller's transaction if there is one, and returns its id. Workers see it after the commit. A
-   * message whose id is stored already is left as it is: so the same message can be enqueued again.
+   * Stores a message, in the caller's transaction if there is one, and returns its id. Workers see it after the commit. The
+   * same message can be enqueued again with the same id: the second time nothing happens, whatever the headers and the other
+   * options are. With another payload it is an `IdConflict`.
    */
   readonly enqueue: (
     payload: A,
     options?: EnqueueOptions
-  ) => Effect.Effect<string, InvalidInput | StoreError, SpoolStore | RE>
+  ) => Effect.Effect<string, IdConflict | InvalidInput | StoreError, SpoolStore | RE>
 
-  /** Stores messages in one statement, and returns their ids in their order. */
+  /**
+   * Stores messages in one statement, and returns their ids in their order. If it fails with an `IdConflict`, the messages
+   * without a conflict are stored.
+   */
   readonly enqueueAll: (
     messages: ReadonlyArray<EnqueueOptions & { readonly payload: A }>
-  ) => Effect.Effect<ReadonlyArray<string>, InvalidInput | StoreError, SpoolStore | RE>
+  ) => Effect.Effect<ReadonlyArray<string>, IdConflict | InvalidInput | StoreError, SpoolStore | RE>
 
   /**
    * Works until it is interrupted: claims messages, handles and settles them.
@@ -205,23 +219,6 @@ class Settings extends Schema.Class<Settings>("effect-strata/Spool/Settings")({
   retention: Schema.optionalKey(TimeSpan)
 }) {}
 
-/** How many archived messages are deleted in one statement. */
-const purgeBatchSize = 1000
-
-/** The longest time between two looks for archived messages that have been kept for long enough. */
-const longestPurgeInterval = Duration.hours(1)
-
-/** Deletes archived messages of the queue once they are older than `retention`, for ever. A failure is logged. */
-const purgeForever = (queue: string, retention: Duration.Input): Effect.Effect<never, never, SpoolStore> =>
-  SpoolStore.use((spool) =>
-    spool.purge({ state: "archived", queue, olderThan: retention, limit: purgeBatchSize }).pipe(
-      Effect.repeat({ until: (purged) => purged < purgeBatchSize }),
-      Effect.catch((error) => Effect.logWarning(error.message)),
-      Effect.andThen(Effect.sleep(Duration.min(Duration.fromInputUnsafe(retention), longestPurgeInterval))),
-      Effect.forever
-    )
-  )
-
 // Spool
 
 const newId = Effect.flatMap(idGenerator, (random) => random.uuidV7())
@@ -229,6 +226,7 @@ const newId = Effect.flatMap(idGenerator, (random) => random.uuidV7())
 /** Defines a queue. It does nothing by itself. */
 export const make = <A, RD = never, RE = never>(definition: Options<A, RD, RE>): Spool<A, RD, RE> => {
   const { maxAttempts = 10, name, onBounce = "keep", onSuccess = "delete", policies = {}, retention } = definition
+  const { rememberIds = "24 hours" } = definition
   const codec = Schema.toCodecJson(definition.payload)
   const encode = Schema.encodeEffect(codec)
   const decode = Schema.decodeUnknownEffect(codec)
@@ -244,6 +242,7 @@ export const make = <A, RD = never, RE = never>(definition: Options<A, RD, RE>):
       headers: { ...trace, ...headers },
       maxAttempts: options.maxAttempts ?? maxAttempts,
       retryPolicyName: policy ?? "",
+      ...(id === undefined ? {} : { rememberId: rememberIds }),
       ...(priority === undefined ? {} : { priority }),
       ...(delay === undefined ? {} : { delay }),
       ...(at === undefined ? {} : { nextRetry: at })
@@ -262,7 +261,8 @@ export const make = <A, RD = never, RE = never>(definition: Options<A, RD, RE>):
     const spool = yield* SpoolStore
     const trace = yield* traceHeaders
     const all = yield* Effect.forEach(messages, ({ payload, ...options }) => messageOf(payload, options, trace))
-    yield* spool.storeMany(all)
+    const conflict = (yield* spool.storeMany(all)).find((error) => error instanceof IdConflict)
+    if (conflict !== undefined) return yield* conflict
     return all.map(({ id }) => id)
   })
 
@@ -288,7 +288,7 @@ export const make = <A, RD = never, RE = never>(definition: Options<A, RD, RE>):
         shutdownTimeout: Duration.fromInputUnsafe(shutdownTimeout)
       }
       const worker = Worker.run(settings, handling)
-      return yield* retention === undefined ? worker : Effect.raceFirst(worker, purgeForever(name, retention))
+      return yield* Effect.raceFirst(worker, cleanForever(name, retention))
     })
 
   const move = (
@@ -296,7 +296,7 @@ export const make = <A, RD = never, RE = never>(definition: Options<A, RD, RE>):
     from: State | ReadonlyArray<State>,
     to: State,
     changes: { readonly lastError?: string; readonly attempts?: number }
-  ) => SpoolStore.use((spool) => spool.moveToState(id, from, to, changes))
+  ) => SpoolStore.use((spool) => spool.moveToState({ queue: name, id }, from, to, changes))
 
   return {
     name,

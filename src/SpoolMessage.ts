@@ -10,8 +10,30 @@ const longestName = 255
 
 export const MessageId = Identifier(longestName)
 
-/** The name of a queue. Several queues share a table. The messages of RetrySpool are in no queue. */
+/** The name of a queue. The messages of RetrySpool are in no queue. */
 export const QueueName = Identifier(longestName)
+
+/**
+ * Which message is meant: its id and its queue, or only its id if it is in no queue. The same id in two queues is two messages.
+ * A message has both, and so has a lease: either can be given as it is.
+ */
+export type MessageKey = string | { readonly queue?: string | undefined; readonly id: string }
+
+/** The parts of a key. */
+const key = { queue: Schema.optionalKey(QueueName), id: MessageId }
+
+/** A key as the operations check it. */
+export class Key extends Schema.Class<Key>("effect-strata/SpoolStore/Key")(key) {}
+
+/** The parts of the key, and nothing else that its value has. */
+export const keyOf = (message: MessageKey): { readonly queue?: string; readonly id: string } => {
+  if (typeof message === "string") return { id: message }
+  return message.queue === undefined ? { id: message.id } : { queue: message.queue, id: message.id }
+}
+
+/** The key as a text that no other key has, as no name contains a NUL. */
+export const keyText = ({ id, queue }: { readonly queue?: string | null | undefined; readonly id: string }): string =>
+  `${queue ?? ""}\0${id}`
 
 /**
  * The name under which messages are claimed. Each claim should have a name of its own: the store tells two claims of one
@@ -93,8 +115,7 @@ export type Changes = typeof Changes.Type
 /** A message to store. Without `nextRetry` and `delay` it is due at once. */
 export const NewMessage = Schema.Struct({
   ...changes,
-  id: MessageId,
-  queue: Schema.optionalKey(QueueName),
+  ...key,
   /** `incoming`, or `deferred` if `nextRetry` or `delay` is given. */
   state: Schema.optionalKey(State),
   /** 10 unless given. */
@@ -105,7 +126,12 @@ export const NewMessage = Schema.Struct({
   delay: Schema.optionalKey(TimeSpan),
   /** When the message was created: now, by the store's clock, unless given. */
   created: Schema.optionalKey(Time),
-  payload: Schema.optionalKey(safeJsonUpTo(maxPayloadBytes))
+  payload: Schema.optionalKey(safeJsonUpTo(maxPayloadBytes)),
+  /**
+   * For how long the id stays taken after the message was delivered and deleted, by a digest of the payload: not at all unless
+   * given. It has no effect on a message in no queue: RetrySpool would meet the id in its table.
+   */
+  rememberId: Schema.optionalKey(TimeSpan)
 }).check(
   Schema.makeFilter(({ delay, nextRetry }) =>
     delay === undefined || nextRetry === undefined ? undefined : "Expected nextRetry or delay, not both"
@@ -142,7 +168,7 @@ export class SpoolMessage extends Schema.Class<SpoolMessage>("effect-strata/Spoo
 export const leaseExpired = "the lease ran out: the worker that held it has stopped, or was too slow"
 
 const lease = {
-  id: MessageId,
+  ...key,
   owner: Owner,
   /** `attempts` of the message as it was claimed. */
   attempt: Count
@@ -151,6 +177,13 @@ const lease = {
 /** A worker's right to a message: it is held while the message is active and has this owner and this number of attempts. */
 export const Lease = Schema.Struct(lease)
 export type Lease = typeof Lease.Type
+
+/** The lease of a message that was claimed under this name. */
+export const leaseOf = (message: SpoolMessage, owner: string): Lease => ({
+  ...keyOf(message),
+  owner,
+  attempt: message.attempts
+})
 
 const outcome = <Name extends string, Fields extends Schema.Struct.Fields>(name: Name, fields: Fields) =>
   Schema.Struct({
@@ -177,27 +210,37 @@ export type Outcome = typeof Outcome.Type
 
 // Arguments
 
-const distinct = Schema.makeFilter((items: ReadonlyArray<{ readonly id: string }>) =>
-  items.length < 2 || new Set(items.map(({ id }) => id)).size === items.length ? undefined : "Expected each id once"
+const distinct = Schema.makeFilter((items: ReadonlyArray<typeof Key.Encoded>) =>
+  items.length < 2 || new Set(items.map(keyText)).size === items.length ? undefined : "Expected each message once"
+)
+
+const inQueuesOrInNone = Schema.makeFilter((messages: ReadonlyArray<NewMessage>) =>
+  messages.every(({ queue }) => (queue === undefined) === (messages[0]?.queue === undefined))
+    ? undefined
+    : "Expected a queue for each message, or for none"
 )
 
 /** How many messages one statement changes, or a stream reads at a time, at most. */
 const BatchSize = Schema.Int.check(Schema.isBetween({ minimum: 1, maximum: 10_000 }))
 
-export class ById extends Schema.Class<ById>("effect-strata/SpoolStore/ById")({ id: MessageId }) {}
-
 export class Messages extends Schema.Class<Messages>("effect-strata/SpoolStore/Messages")({
-  messages: Schema.Array(NewMessage).check(distinct)
+  messages: Schema.Array(NewMessage).check(distinct, inQueuesOrInNone)
 }) {}
 
 export class Update extends Schema.Class<Update>("effect-strata/SpoolStore/Update")({
-  id: MessageId,
+  ...key,
   changes: Changes,
   ifUpdated: Schema.optionalKey(Time)
 }) {}
 
+export class Remove extends Schema.Class<Remove>("effect-strata/SpoolStore/Remove")({
+  ...key,
+  /** Whether the id stays taken as after a delivery: false unless given. */
+  rememberId: Schema.Boolean.pipe(Schema.withConstructorDefault(Effect.succeed(false)))
+}) {}
+
 export class Move extends Schema.Class<Move>("effect-strata/SpoolStore/Move")({
-  id: MessageId,
+  ...key,
   from: Schema.Array(State),
   to: State,
   changes: Changes
@@ -275,6 +318,10 @@ export class Purge extends Schema.Class<Purge>("effect-strata/SpoolStore/Purge")
   limit: BatchSize.pipe(Schema.withConstructorDefault(Effect.succeed(1000)))
 }) {}
 
+export class Forget extends Schema.Class<Forget>("effect-strata/SpoolStore/Forget")({
+  limit: BatchSize.pipe(Schema.withConstructorDefault(Effect.succeed(1000)))
+}) {}
+
 /** One page of messages. */
 export interface Page {
   /** The messages, without their payloads. */
@@ -287,44 +334,67 @@ export interface Page {
 
 // Errors
 
-/** No message has this id. */
+const errorKey = { queue: Schema.optionalKey(Schema.String), id: Schema.String }
+
+/** The message in the text of an error. */
+const named = ({ id, queue }: { readonly queue?: string; readonly id: string }) =>
+  queue === undefined ? `"${id}"` : `"${id}" of queue "${queue}"`
+
+/** No message has this key. */
 export class MessageNotFound extends Schema.TaggedError<MessageNotFound>("effect-strata/SpoolStore/MessageNotFound")(
   "MessageNotFound",
-  { id: Schema.String }
+  errorKey
 ) {
   override get message(): string {
-    return `No message has the id "${this.id}"`
+    return this.queue === undefined
+      ? `No message without a queue has the id "${this.id}"; if it is in a queue, name the queue, too`
+      : `No message of queue "${this.queue}" has the id "${this.id}"`
   }
 }
 
-/** A message with this id is stored already, and stays as it is. */
+/** The message is stored already, with the same payload, and stays as it is. */
 export class MessageExists extends Schema.TaggedError<MessageExists>("effect-strata/SpoolStore/MessageExists")(
   "MessageExists",
-  { id: Schema.String }
+  errorKey
 ) {
   override get message(): string {
-    return `A message with the id "${this.id}" is stored already`
+    return `Message ${named(this)} is stored already`
+  }
+}
+
+/**
+ * The id is taken: by a message of the same queue with another payload, or, in RetrySpool's table, where ids are those of all
+ * queues, by a message of another queue. Nothing was changed.
+ */
+export class IdConflict extends Schema.TaggedError<IdConflict>("effect-strata/SpoolStore/IdConflict")("IdConflict", {
+  ...errorKey,
+  takenBy: Schema.Literals(["another payload", "another queue"])
+}) {
+  override get message(): string {
+    return this.takenBy === "another payload"
+      ? `The id of message ${named(this)} is taken by a message with another payload`
+      : `The id of message ${named(this)} is taken by a message of another queue in RetrySpool's table`
   }
 }
 
 /** The message is in another state than the caller expected. Nothing was changed. */
 export class StateConflict extends Schema.TaggedError<StateConflict>("effect-strata/SpoolStore/StateConflict")(
   "StateConflict",
-  { id: Schema.String, expected: Schema.Array(State), actual: State }
+  { ...errorKey, expected: Schema.Array(State), actual: State }
 ) {
   override get message(): string {
-    return `Message "${this.id}" is ${this.actual}, not ${this.expected.join(" or ")}`
+    return `Message ${named(this)} is ${this.actual}, not ${this.expected.join(" or ")}`
   }
 }
 
 /** The message has changed since the caller read it. Nothing was changed. */
 export class UpdateConflict extends Schema.TaggedError<UpdateConflict>("effect-strata/SpoolStore/UpdateConflict")(
   "UpdateConflict",
-  { id: Schema.String, expected: Schema.DateTimeUtc, actual: Schema.DateTimeUtc }
+  { ...errorKey, expected: Schema.DateTimeUtc, actual: Schema.DateTimeUtc }
 ) {
   override get message(): string {
     const [expected, actual] = [this.expected, this.actual].map(DateTime.formatIso)
-    return `Message "${this.id}" was last changed at ${actual}, not at ${expected}`
+    return `Message ${named(this)} was last changed at ${actual}, not at ${expected}`
   }
 }
 
@@ -333,22 +403,22 @@ export class UpdateConflict extends Schema.TaggedError<UpdateConflict>("effect-s
  * changed.
  */
 export class LeaseLost extends Schema.TaggedError<LeaseLost>("effect-strata/SpoolStore/LeaseLost")("LeaseLost", {
-  id: Schema.String,
+  ...errorKey,
   owner: Schema.String,
   attempt: Schema.Int
 }) {
   override get message(): string {
-    return `Message "${this.id}" is no longer held by "${this.owner}" in attempt ${this.attempt}`
+    return `Message ${named(this)} is no longer held by "${this.owner}" in attempt ${this.attempt}`
   }
 }
 
 /** Another transaction has locked the message: it is changing the message, or keeps others from it. Nothing was changed. */
 export class MessageLocked extends Schema.TaggedError<MessageLocked>("effect-strata/SpoolStore/MessageLocked")(
   "MessageLocked",
-  { id: Schema.String }
+  errorKey
 ) {
   override get message(): string {
-    return `Message "${this.id}" is locked by another transaction; settle it again once that has ended`
+    return `Message ${named(this)} is locked by another transaction; settle it again once that has ended`
   }
 }
 
@@ -360,28 +430,33 @@ export interface Unsettled {
   readonly locked: ReadonlyArray<MessageLocked>
 }
 
-/** The errors of the outcomes that are not stored: `settled` and `locked` are the ids of the others. */
+/** The errors of the outcomes that are not stored: `settled` and `locked` are the texts of the others' keys. */
 export const unsettledAmong = (
   outcomes: ReadonlyArray<Lease>,
   settled: ReadonlySet<string>,
   locked: ReadonlySet<string>
 ): Unsettled => ({
   lost: lostAmong(
-    outcomes.filter(({ id }) => !locked.has(id)),
+    outcomes.filter((lease) => !locked.has(keyText(lease))),
     settled
   ),
-  locked: outcomes.flatMap(({ id }) => (locked.has(id) ? [new MessageLocked({ id })] : []))
+  locked: outcomes.flatMap((lease) => (locked.has(keyText(lease)) ? [new MessageLocked(keyOf(lease))] : []))
 })
 
 /** Nothing is left to settle. */
 export const allSettled: Unsettled = { lost: [], locked: [] }
 
-/** The errors for the leases that are lost: the ids of their messages are not in `held`. */
+/** The errors for the leases that are lost: the texts of their keys are not in `held`. */
 export const lostAmong = (leases: ReadonlyArray<Lease>, held: ReadonlySet<string>): ReadonlyArray<LeaseLost> =>
-  leases.flatMap(({ attempt, id, owner }) => (held.has(id) ? [] : [new LeaseLost({ id, owner, attempt })]))
+  leases.flatMap((lease) =>
+    held.has(keyText(lease)) ? [] : [new LeaseLost({ ...keyOf(lease), owner: lease.owner, attempt: lease.attempt })]
+  )
 
 /** The errors in the order in which the caller has given the leases. */
-export const inOrderOf = (leases: ReadonlyArray<Lease>, lost: ReadonlyArray<LeaseLost>): ReadonlyArray<LeaseLost> => {
-  const byId = new Map(lost.map((error) => [error.id, error]))
-  return leases.flatMap(({ id }) => byId.get(id) ?? [])
+export const inOrderOf = <E extends { readonly queue?: string; readonly id: string }>(
+  leases: ReadonlyArray<Lease>,
+  errors: ReadonlyArray<E>
+): ReadonlyArray<E> => {
+  const byKey = new Map(errors.map((error) => [keyText(error), error]))
+  return leases.flatMap((lease) => byKey.get(keyText(lease)) ?? [])
 }

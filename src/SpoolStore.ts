@@ -1,9 +1,12 @@
 /**
  * Messages that wait to be delivered, retried, held or bounced.
  *
- * The table `retryspool_messages` is the one of RetrySpool's Postgres store. A message is stored in the transaction of its
- * sender, and nobody sees the message before that transaction commits. A worker claims the message under a lease, which ends
- * by the store's own clock, delivers it, and settles it. A worker that has lost the lease cannot change the message any more.
+ * A message is stored in the transaction of its sender, and nobody sees the message before that transaction commits. A worker
+ * claims the message under a lease, which ends by the store's own clock, delivers it, and settles it. A worker that has lost
+ * the lease cannot change the message any more.
+ *
+ * A message has an id in its queue: the same id in two queues is two messages. A message in no queue is one of RetrySpool's,
+ * whose Postgres store shares the table `retryspool_messages` with these messages. Go never sees the messages of queues.
  *
  * ```ts
  * import { Effect } from "effect"
@@ -11,31 +14,38 @@
  *
  * export const deliver = Effect.gen(function* () {
  *   const spool = yield* SpoolStore.SpoolStore
- *   yield* spool.storeMeta({ id: "mail-1", payload: { to: "anna@example.org" } })
+ *   yield* spool.storeMeta({ queue: "mails", id: "order-1", payload: { to: "anna@example.org" } })
  *
  *   const owner = "worker-1/claim-1"
- *   const messages = yield* spool.claim({ limit: 10, lease: "30 seconds", owner })
+ *   const messages = yield* spool.claim({ queue: "mails", limit: 10, lease: "30 seconds", owner })
  *   // .. deliver them ..
  *   const lost = yield* spool.settle(
- *     messages.map(({ attempts, id }) => ({ outcome: "done", id, owner, attempt: attempts }))
+ *     messages.map((message) => ({ outcome: "done", ...SpoolStore.leaseOf(message, owner) }))
  *   )
  *   return lost.map(({ message }) => message)
  * })
+ *
+ * export const hold = (mail: SpoolStore.MessageKey) =>
+ *   SpoolStore.SpoolStore.use((spool) => spool.moveToState(mail, ["incoming", "deferred"], "hold"))
  * ```
  */
 import { Context, type Duration, Effect, type Option, type Scope, type Stream } from "effect"
 import * as Operation from "./internal/Operation.ts"
 import type { InvalidInput } from "./InvalidInput.ts"
 import {
-  ById,
   type Changes,
   Claim,
   type Counts,
   Heartbeat,
+  Forget,
+  type IdConflict,
   Iterate,
+  Key,
+  keyOf,
   type LeaseLost,
   List,
   type MessageExists,
+  type MessageKey,
   type MessageNotFound,
   Messages,
   Move,
@@ -43,6 +53,7 @@ import {
   type Page,
   Purge,
   Recover,
+  Remove,
   Selection,
   Settle,
   type SpoolMessage,
@@ -68,19 +79,25 @@ type Options<Input, Positional extends keyof Input> = Omit<Input, Positional>
 export class SpoolStore extends Context.Service<
   SpoolStore,
   {
-    /** Stores a message. Of any number of concurrent callers with the same id, exactly one succeeds. */
-    readonly storeMeta: (message: NewMessageInput) => Effect.Effect<void, MessageExists | InvalidInput | StoreError>
+    /**
+     * Stores a message. Of any number of concurrent callers with the same id in a queue, exactly one succeeds; the others get
+     * `MessageExists`, or `IdConflict` if their payload is another one.
+     */
+    readonly storeMeta: (
+      message: NewMessageInput
+    ) => Effect.Effect<void, MessageExists | IdConflict | InvalidInput | StoreError>
 
     /**
-     * Stores the messages whose ids are not stored yet, in one statement, and returns an error for each of the others: to
+     * Stores the messages whose ids are not taken yet, in one statement, and returns an error for each of the others: to
      * store a message again does nothing. Messages of the same time and priority are claimed in the order of the argument.
+     * Either all of them are in queues, or none is.
      */
     readonly storeMany: (
       messages: ReadonlyArray<NewMessageInput>
-    ) => Effect.Effect<ReadonlyArray<MessageExists>, InvalidInput | StoreError>
+    ) => Effect.Effect<ReadonlyArray<MessageExists | IdConflict>, InvalidInput | StoreError>
 
-    /** The message with this id, with its payload. */
-    readonly getMeta: (id: string) => Effect.Effect<SpoolMessage, MessageNotFound | InvalidInput | StoreError>
+    /** The message with this key, with its payload. */
+    readonly getMeta: (message: MessageKey) => Effect.Effect<SpoolMessage, MessageNotFound | InvalidInput | StoreError>
 
     /**
      * Changes parts of a message, whatever its state, and returns the message as it is now. With `ifUpdated` it does so only
@@ -93,13 +110,18 @@ export class SpoolStore extends Context.Service<
      * `ifUpdated` notices such a change only if it sets another millisecond.
      */
     readonly updateMeta: (
-      id: string,
+      message: MessageKey,
       changes: (typeof Changes)["~type.make.in"],
       options?: { readonly ifUpdated?: SpoolMessage["updated"] }
     ) => Effect.Effect<SpoolMessage, MessageNotFound | UpdateConflict | InvalidInput | StoreError>
 
-    /** Deletes the message, whatever its state. */
-    readonly deleteMeta: (id: string) => Effect.Effect<void, MessageNotFound | InvalidInput | StoreError>
+    /**
+     * Deletes the message, whatever its state. Its id is free again, unless `rememberId` keeps the id taken as a delivery would.
+     */
+    readonly deleteMeta: (
+      message: MessageKey,
+      options?: Options<(typeof Remove)["~type.make.in"], "id" | "queue">
+    ) => Effect.Effect<void, MessageNotFound | InvalidInput | StoreError>
 
     /**
      * Moves the message from one state, or one of several, to another, with changes to it if there are any. Of any
@@ -111,7 +133,7 @@ export class SpoolStore extends Context.Service<
      * RetrySpool had claimed it: `recover` gives it up after its `grace`.
      */
     readonly moveToState: (
-      id: string,
+      message: MessageKey,
       from: State | ReadonlyArray<State>,
       to: State,
       changes?: (typeof Changes)["~type.make.in"]
@@ -164,7 +186,7 @@ export class SpoolStore extends Context.Service<
 
     /**
      * Settles claimed messages, and returns an error for each message whose lease is lost: that message stays as it is, the
-     * others are settled.
+     * others are settled. `leaseOf` makes the lease of a message.
      *
      * **Details**
      *
@@ -205,9 +227,16 @@ export class SpoolStore extends Context.Service<
 
     /**
      * Deletes messages in a state that have not changed for a time, and returns how many. If it has deleted fewer than
-     * `limit`, none is left, but for those that another transaction is changing.
+     * `limit`, none is left, but for those that another transaction is changing. An id whose `rememberId` is not over since the
+     * message changed last stays taken until then.
      */
     readonly purge: (options: (typeof Purge)["~type.make.in"]) => Effect.Effect<number, InvalidInput | StoreError>
+
+    /**
+     * Forgets ids of messages that were delivered, once the time is over for which they were to be remembered, and returns how
+     * many. If these are fewer than `limit`, none is left. An id is free again on time whether it is forgotten or not.
+     */
+    readonly forgetIds: (options?: (typeof Forget)["~type.make.in"]) => Effect.Effect<number, InvalidInput | StoreError>
 
     /**
      * How long until there is something to claim or to recover in a queue, or among the messages in no queue, if nothing is
@@ -240,11 +269,11 @@ export class SpoolStore extends Context.Service<
  * `fromDriver` makes of it. It fails with an error of the store's own or a bare `Reason`.
  */
 export interface Driver {
-  readonly store: (message: NewMessage) => Effect.Effect<void, MessageExists | Reason>
-  readonly storeMany: (messages: Messages) => Effect.Effect<ReadonlyArray<MessageExists>, Reason>
-  readonly get: (id: ById) => Effect.Effect<SpoolMessage, MessageNotFound | Reason>
+  readonly store: (message: NewMessage) => Effect.Effect<void, MessageExists | IdConflict | Reason>
+  readonly storeMany: (messages: Messages) => Effect.Effect<ReadonlyArray<MessageExists | IdConflict>, Reason>
+  readonly get: (key: Key) => Effect.Effect<SpoolMessage, MessageNotFound | Reason>
   readonly update: (update: Update) => Effect.Effect<SpoolMessage, MessageNotFound | UpdateConflict | Reason>
-  readonly remove: (id: ById) => Effect.Effect<void, MessageNotFound | Reason>
+  readonly remove: (remove: Remove) => Effect.Effect<void, MessageNotFound | Reason>
   readonly move: (move: Move) => Effect.Effect<void, MessageNotFound | StateConflict | Reason>
   readonly list: (list: List) => Effect.Effect<Page, Reason>
   readonly iterate: (iterate: Iterate) => Stream.Stream<SpoolMessage, Reason>
@@ -255,6 +284,7 @@ export interface Driver {
   readonly renew: (leases: Heartbeat) => Effect.Effect<ReadonlyArray<LeaseLost>, Reason>
   readonly recover: (recover: Recover) => Effect.Effect<ReadonlyArray<SpoolMessage>, Reason>
   readonly purge: (purge: Purge) => Effect.Effect<number, Reason>
+  readonly forget: (forget: Forget) => Effect.Effect<number, Reason>
   readonly untilReady: (selection: Selection) => Effect.Effect<Option.Option<Duration.Duration>, Reason>
   readonly oldestReady: (selection: Selection) => Effect.Effect<Option.Option<Duration.Duration>, Reason>
   /** Emits once it listens, and then after each change. `fromDriver` ends it with the scope. */
@@ -276,9 +306,9 @@ const inQueue = (queue: string | undefined) => (queue === undefined ? {} : { que
 export const fromDriver = (backend: string, driver: Driver): Effect.Effect<SpoolStore["Service"], never, Scope.Scope> =>
   Effect.map(Operation.make("SpoolStore", backend), (operation) => {
     const storeMany = operation.fn("storeMany", Messages, driver.storeMany)
-    const get = operation.fn("getMeta", ById, driver.get)
+    const get = operation.fn("getMeta", Key, driver.get)
     const update = operation.fn("updateMeta", Update, driver.update)
-    const remove = operation.fn("deleteMeta", ById, driver.remove)
+    const remove = operation.fn("deleteMeta", Remove, driver.remove)
     const move = operation.fn("moveToState", Move, driver.move)
     const list = operation.fn("listMessages", List, driver.list)
     const iterate = operation.stream("iterate", Iterate, driver.iterate)
@@ -287,17 +317,18 @@ export const fromDriver = (backend: string, driver: Driver): Effect.Effect<Spool
     const trySettle = operation.fn("trySettle", Settle, driver.trySettle)
     const renew = operation.fn("heartbeat", Heartbeat, driver.renew)
     const recover = operation.fn("recover", Recover, driver.recover)
+    const forget = operation.fn("forgetIds", Forget, driver.forget)
     const untilReady = operation.fn("untilReady", Selection, driver.untilReady)
     const oldestReady = operation.fn("oldestReady", Selection, driver.oldestReady)
 
     return SpoolStore.of({
       storeMeta: operation.fn("storeMeta", NewMessage, driver.store),
       storeMany: (messages) => storeMany({ messages }),
-      getMeta: (id) => get({ id }),
-      updateMeta: (id, changes, options) => update({ id, changes, ...options }),
-      deleteMeta: (id) => remove({ id }),
-      moveToState: (id, from, to, changes = {}) =>
-        move({ id, from: typeof from === "string" ? [from] : from, to, changes }),
+      getMeta: (message) => get(keyOf(message)),
+      updateMeta: (message, changes, options) => update({ ...keyOf(message), changes, ...options }),
+      deleteMeta: (message, options) => remove({ ...options, ...keyOf(message) }),
+      moveToState: (message, from, to, changes = {}) =>
+        move({ ...keyOf(message), from: typeof from === "string" ? [from] : from, to, changes }),
       listMessages: (state, options) => list({ ...options, state }),
       iterate: (state, options) => iterate({ ...options, state }),
       countByState: (queue) => count(inQueue(queue)),
@@ -307,6 +338,7 @@ export const fromDriver = (backend: string, driver: Driver): Effect.Effect<Spool
       heartbeat: (leases, lease) => renew({ leases, lease }),
       recover: (options = {}) => recover(options),
       purge: operation.fn("purge", Purge, driver.purge),
+      forgetIds: (options = {}) => forget(options),
       untilReady: (queue) => untilReady(inQueue(queue)),
       oldestReady: (queue) => oldestReady(inQueue(queue)),
       changes: operation.endless("changes", driver.changes),

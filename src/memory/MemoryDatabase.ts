@@ -18,7 +18,7 @@ import { EventLog } from "./EventLog.ts"
 import type { EventRow } from "./EventRow.ts"
 import * as Events from "./Events.ts"
 import { Listener } from "./Listener.ts"
-import type { MessageRow } from "./spool/MessageRow.ts"
+import type { MessageRow, RememberedId } from "./spool/MessageRow.ts"
 import { Table } from "./Table.ts"
 import * as Transactions from "./Transactions.ts"
 
@@ -29,6 +29,7 @@ export class MemoryDatabase extends Context.Service<
     /** The stores' tables. */
     readonly tables: Events.EventTables & {
       readonly offsets: Table<Offset>
+      readonly rememberedIds: Table<RememberedId>
       readonly spool: Table<MessageRow>
       readonly states: Table<DurableState>
     }
@@ -72,7 +73,8 @@ export const make: Effect.Effect<MemoryDatabase["Service"]> = Effect.gen(functio
       offsets: new Table("offsets_store"),
       events,
       eventIds: new Table("events_id"),
-      spool: new Table("retryspool_messages"),
+      rememberedIds: new Table("remembered_ids"),
+      spool: new Table("messages"),
       states: new Table("states_store")
     },
     log,

@@ -24,6 +24,7 @@ const driver = (table: SpoolTable.SpoolTable): Driver => ({
   renew: (leases) => Settling.renew(table, leases),
   recover: (recover) => Claiming.recover(table, recover),
   purge: (purge) => Listing.purge(table, purge),
+  forget: (forget) => Listing.forget(table, forget),
   untilReady: (selection) => Claiming.untilReady(table, selection),
   oldestReady: (selection) => Claiming.oldestReady(table, selection),
   changes: table.changes,

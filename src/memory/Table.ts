@@ -62,16 +62,31 @@ export class Table<Row> implements Merge {
 
   /** Every visible row, in no particular order. */
   entries(level: Level): Array<Entry<Row>> {
-    const keys = new Set(this.committed.keys())
-    for (let at: Level | undefined = level; at !== undefined; at = at.outer) {
-      for (const key of this.pending.get(at)?.keys() ?? []) keys.add(key)
-    }
     const entries: Array<Entry<Row>> = []
-    for (const key of keys) {
+    for (const key of this.keys(level)) {
       const entry = this.get(level, key)
       if (entry !== undefined) entries.push(entry)
     }
     return entries
+  }
+
+  /** The same with their keys. */
+  keyedEntries(level: Level): Array<{ readonly key: string; readonly row: Row }> {
+    const entries: Array<{ readonly key: string; readonly row: Row }> = []
+    for (const key of this.keys(level)) {
+      const entry = this.get(level, key)
+      if (entry !== undefined) entries.push({ key, row: entry.row })
+    }
+    return entries
+  }
+
+  /** The key of every row that is visible, and of some that are deleted. */
+  private keys(level: Level): Set<string> {
+    const keys = new Set(this.committed.keys())
+    for (let at: Level | undefined = level; at !== undefined; at = at.outer) {
+      for (const key of this.pending.get(at)?.keys() ?? []) keys.add(key)
+    }
+    return keys
   }
 
   /** Writes a row, or deletes it with `undefined`. The writer holds the row's lock. */

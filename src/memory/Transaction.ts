@@ -53,6 +53,11 @@ export class Transaction implements Owner {
     return table.entries(this.level)
   }
 
+  /** The same with their keys. */
+  keyedEntries<Row>(table: Table<Row>): ReadonlyArray<{ readonly key: string; readonly row: Row }> {
+    return table.keyedEntries(this.level)
+  }
+
   /**
    * Holds the place of a row, after waiting for the transaction that holds it, and returns the row that is in it then, as
    * INSERT .. ON CONFLICT DO UPDATE does.

@@ -103,18 +103,6 @@ const readRecords = Effect.fnUntraced(function* (database: Database, found: Read
   return yield* decodeRows(Applied, names.migrations, ["id"])(rows)
 })
 
-/** The names of the functions that the files make. Their names begin with those of the tables, as those of the files do. */
-const functionsOf = (database: Database, migrations: ReadonlyArray<Migration>): ReadonlyArray<string> => {
-  const names = namesOf(database)
-  const beside = migrations.map(({ part, table }) => `${names.get(table)}_${part.split("_")[0]}`)
-  return [...new Set(beside), "notify_event_inserted"]
-}
-
-/** What is there already of the names that the migrations use, with its owners. */
-export const owned = Effect.fnUntraced(function* (database: Database) {
-  return yield* Owners.list(database, functionsOf(database, yield* load))
-})
-
 /** What a file makes, whatever its number is: a function that has changed has the next number. */
 const subjectOf = (file: string): string => file.replace(/^\d+_/, "")
 
@@ -162,7 +150,7 @@ export const status: Effect.Effect<ReadonlyArray<Status>, StoreError, PostgresDa
   Effect.gen(function* () {
     const database = yield* PostgresDatabase
     const operation = yield* Operation.make("Postgres", "postgres")
-    const surveyed = Effect.flatMap(owned(database), (found) => survey(database, found))
+    const surveyed = Effect.flatMap(Owners.list(database), (found) => survey(database, found))
     const statuses = Effect.map(surveyed, (known) =>
       known.map(({ migration, record }) => ({
         file: migration.file,
@@ -206,7 +194,7 @@ const prepare = Effect.fnUntraced(function* (database: Database, setPath: SetPat
     yield* setPath(path)
   }
   // This statement locks tables of the catalog, so it sees what others had made until this one got its turn.
-  const found = yield* owned(database)
+  const found = yield* Owners.list(database)
   yield* Owners.refuseForeign(found)
   // IF NOT EXISTS would look for the table only in the first schema of the search path, and make a second one there.
   if (found.some(({ isRecords }) => isRecords)) return { path, found }
@@ -217,7 +205,7 @@ const prepare = Effect.fnUntraced(function* (database: Database, setPath: SetPat
     applied_at TIMESTAMPTZ NOT NULL DEFAULT now(),
     PRIMARY KEY (table_name, id)
   )`.unprepared
-  return { path, found: yield* owned(database) }
+  return { path, found: yield* Owners.list(database) }
 })
 
 /** Runs one migration and records it. A file may leave a path in which only what is built in is found: `setPath` mends it. */
@@ -245,7 +233,7 @@ const checkPrimary = Effect.fnUntraced(function* ({ query, sql }: Database) {
 const migrateWith = Effect.fnUntraced(function* (database: Database) {
   yield* checkPrimary(database)
   // A superuser has everything to lose, also where the records say that nothing is pending: they may be forged.
-  const found = yield* owned(database)
+  const found = yield* Owners.list(database)
   yield* Owners.refuseForeign(found.filter(({ asSuperuser }) => asSuperuser))
   if (!(yield* survey(database, found)).some(isPending)) return []
   const transaction = Effect.gen(function* () {

@@ -30,11 +30,19 @@ export const Owned = Schema.Struct({
 })
 export type Owned = typeof Owned.Type
 
-/** Everything of our names that is there already. `functions` are the names of those that the migrations make. */
-export const list = (
-  database: Database,
-  functions: ReadonlyArray<string>
-): Effect.Effect<ReadonlyArray<Owned>, Reason> => {
+/** The names of the functions that the migrations make, in the schema of the tables. */
+const functionsOf = ({ events, messages, spool, states }: Database["names"]): ReadonlyArray<string> => [
+  `${events}_append`,
+  "notify_event_inserted",
+  `${states}_write`,
+  `${spool}_claim`,
+  `${spool}_lease`,
+  `${spool}_queue`,
+  `${messages}_claim`
+]
+
+/** Everything of our names that is there already. */
+export const list = (database: Database): Effect.Effect<ReadonlyArray<Owned>, Reason> => {
   const { names, owners, query, schema, sql } = database
   const relations = Object.values(names).map((name) => qualify(schema, name))
   const statement = sql`
@@ -62,7 +70,7 @@ export const list = (
       WHERE refclassid = 'pg_class'::regclass::oid AND relkind = 'S'
       UNION
       SELECT 'function ' || pg_proc.oid::regprocedure::text, proowner, false, true
-      FROM pg_proc JOIN spaces ON pronamespace = space WHERE proname::text = ANY (${functions}::text[])
+      FROM pg_proc JOIN spaces ON pronamespace = space WHERE proname::text = ANY (${functionsOf(names)}::text[])
       UNION
       SELECT pg_catalog.format('function %s of the trigger %I on %s', pg_proc.oid::regprocedure, tgname, tgrelid::regclass),
         proowner, false, true

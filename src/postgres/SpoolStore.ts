@@ -1,41 +1,46 @@
-/** `SpoolStore` on Postgres: a driver on the table of messages. */
+/** `SpoolStore` on Postgres: a driver on the tables of messages. */
 import { Effect, Layer } from "effect"
 import { fromDriver, SpoolStore } from "../SpoolStore.ts"
 import type { PostgresDatabase } from "./database/PostgresDatabase.ts"
 import * as Changing from "./spool/Changing.ts"
 import * as Claiming from "./spool/Claiming.ts"
-import * as Listing from "./spool/Listing.ts"
+import * as Queues from "./spool/Queues.ts"
 import * as Recovering from "./spool/Recovering.ts"
-import * as Settling from "./spool/Settling.ts"
-import * as SpoolTable from "./spool/SpoolTable.ts"
 import * as Storing from "./spool/Storing.ts"
 import * as Wakeups from "./wakeups/Wakeups.ts"
 
 export const make = Effect.gen(function* () {
-  const spool = yield* SpoolTable.make
-  const store = yield* Storing.make(spool)
-  const { changes, query, sql, table } = spool
+  const queues = yield* Queues.make
+  const { messages, spool } = queues
+  const storeInQueue = yield* Storing.make(messages)
+  const storeInNone = messages === spool ? storeInQueue : yield* Storing.make(spool)
+  const tableOf = (key: { readonly queue?: string }) => Queues.tableOf(queues, key)
+  const { changes, query, sql } = spool
 
   return yield* fromDriver("postgres", {
-    store,
-    storeMany: (messages) => Storing.storeMany(spool, messages),
-    get: (id) => Changing.get(spool, id),
-    update: (update) => Changing.update(spool, update),
-    remove: (id) => Changing.remove(spool, id),
-    move: (move) => Changing.move(spool, move),
-    list: (list) => Listing.list(spool, list),
-    iterate: (iterate) => Listing.iterate(spool, iterate),
-    count: (selection) => Listing.count(spool, selection),
-    purge: (purge) => Listing.purge(spool, purge),
-    claim: (claim) => Claiming.claim(spool, claim),
-    settle: (settle) => Settling.settle(spool, settle),
-    trySettle: (settle) => Settling.trySettle(spool, settle),
-    renew: (leases) => Settling.renew(spool, leases),
-    recover: (recover) => Recovering.recover(spool, recover),
-    untilReady: (selection) => Recovering.untilReady(spool, selection),
-    oldestReady: (selection) => Recovering.oldestReady(spool, selection),
+    store: (message) => (message.queue === undefined ? storeInNone(message) : storeInQueue(message)),
+    storeMany: (many) => Storing.storeMany(tableOf(many.messages[0] ?? {}), many),
+    get: (key) => Changing.get(tableOf(key), key),
+    update: (update) => Changing.update(tableOf(update), update),
+    remove: (remove) => Changing.remove(tableOf(remove), remove),
+    move: (move) => Changing.move(tableOf(move), move),
+    list: (list) => Queues.list(queues, list),
+    iterate: (iterate) => Queues.iterate(queues, iterate),
+    count: (selection) => Queues.count(queues, selection),
+    claim: (claim) => Claiming.claim(tableOf(claim), claim),
+    settle: (settle) => Queues.settle(queues, settle),
+    trySettle: (settle) => Queues.trySettle(queues, settle),
+    renew: (leases) => Queues.renew(queues, leases),
+    recover: (recover) => Queues.recover(queues, recover),
+    purge: (purge) => Queues.purge(queues, purge),
+    forget: (forget) => Queues.forget(queues, forget),
+    untilReady: (selection) => Recovering.untilReady(tableOf(selection), selection),
+    oldestReady: (selection) => Recovering.oldestReady(tableOf(selection), selection),
     changes,
-    ping: Effect.asVoid(query(sql`SELECT FROM ${table} LIMIT 1`))
+    ping: Effect.asVoid(
+      query(sql`
+      SELECT FROM (SELECT FROM ${spool.table} LIMIT 1) AS spool, (SELECT FROM ${messages.table} LIMIT 1) AS messages`)
+    )
   })
 })
 

@@ -10,7 +10,7 @@
  * worker, releases its message.
  */
 import { Effect, Exit, type Fiber, Latch } from "effect"
-import type { Outcome, SpoolMessage } from "../SpoolStore.ts"
+import { leaseOf, type Outcome, type SpoolMessage } from "../SpoolStore.ts"
 import { forget, type Lease, type Leased, type LeasedMessages, warnOfLoss } from "./Leased.ts"
 import type { Settlements } from "./Settlements.ts"
 
@@ -57,7 +57,7 @@ export class Dispatch {
       // The worker had lost its lease without knowing it, and has claimed the message again.
       const former = this.messages.get(message.id)
       if (former !== undefined) this.drop(former)
-      const lease = { id: message.id, owner, attempt: message.attempts }
+      const lease = leaseOf(message, owner)
       const leased: Leased = { lease, message, fiber: undefined, outcome: undefined, isLost: false }
       this.messages.set(message.id, leased)
       this.waiting.push(leased)

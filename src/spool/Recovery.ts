@@ -21,12 +21,12 @@ export const recover = <R>(
     const spool = yield* SpoolStore
     const { withTransaction } = yield* Transactor
 
-    const dispose = Effect.fnUntraced(function* (id: string) {
-      if (onBounce === "archive") yield* spool.moveToState(id, "bounce", "archived")
+    const dispose = Effect.fnUntraced(function* (message: SpoolMessage) {
+      if (onBounce === "archive") yield* spool.moveToState(message, "bounce", "archived")
       if (onBounce === "delete") {
         // Fails where the message is in another state by now.
-        yield* spool.moveToState(id, "bounce", "bounce")
-        yield* spool.deleteMeta(id)
+        yield* spool.moveToState(message, "bounce", "bounce")
+        yield* spool.deleteMeta(message, { rememberId: true })
       }
     })
 
@@ -40,7 +40,7 @@ export const recover = <R>(
             Effect.logError(error.message)
           )
           // The application may have requeued or deleted the message.
-          yield* Effect.catchTag(dispose(message.id), ["MessageNotFound", "StateConflict"], () => Effect.void)
+          yield* Effect.catchTag(dispose(message), ["MessageNotFound", "StateConflict"], () => Effect.void)
         }
         return recovered.length
       })

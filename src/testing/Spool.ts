@@ -16,7 +16,7 @@ import {
 } from "effect"
 import { OffsetStore } from "../OffsetStore.ts"
 import * as Spool from "../Spool.ts"
-import { leaseExpired, type SpoolMessage, SpoolStore } from "../SpoolStore.ts"
+import { IdConflict, leaseExpired, type SpoolMessage, SpoolStore } from "../SpoolStore.ts"
 import { Transactor } from "../Transactor.ts"
 import { open } from "./SpoolSupport.ts"
 
@@ -34,7 +34,9 @@ const queue = (options: Options = {}) =>
 
 const failure = (message: string) => Effect.fail(new Error(message))
 
-const getMeta = (id: string) => SpoolStore.use((spool) => spool.getMeta(id))
+/** A message of the queue. */
+const getMeta = ({ name }: { readonly name: string }, id: string) =>
+  SpoolStore.use((spool) => spool.getMeta({ queue: name, id }))
 
 const transaction = <A, E, R>(effect: Effect.Effect<A, E, R>) =>
   Transactor.use(({ withTransaction }) => withTransaction(effect))
@@ -101,20 +103,95 @@ export const suite = <E>(
       })
     )
 
-    it.effect("stores a message with an id once", () =>
+    it.effect("stores a message with an id once, whatever its headers are, and refuses another payload", () =>
       Effect.gen(function* () {
         const mails = queue()
-        const id = fresh("mail")
-        assert.strictEqual(yield* mails.enqueue(mail("first"), { id }), id)
-        assert.strictEqual(yield* mails.enqueue(mail("second"), { id }), id)
-        const ids = yield* mails.enqueueAll([{ payload: mail("third"), id }, { payload: mail("other") }])
+        const id = "order-1"
+        const conflict = new IdConflict({ queue: mails.name, id, takenBy: "another payload" })
+        assert.strictEqual(yield* mails.enqueue(mail("first"), { id, headers: { a: "1" } }), id)
+        assert.strictEqual(yield* mails.enqueue(mail("first"), { id, headers: { a: "2" }, priority: 1 }), id)
+        assert.deepStrictEqual(yield* Effect.flip(mails.enqueue(mail("second"), { id })), conflict)
+        assert.deepStrictEqual(
+          yield* Effect.flip(mails.enqueueAll([{ payload: mail("third"), id }, { payload: mail("other") }])),
+          conflict
+        )
+        const ids = yield* mails.enqueueAll([{ payload: mail("first"), id }, { payload: mail("last") }])
         assert.strictEqual(ids[0], id)
-        const { counts } = yield* mails.stats
-        assert.strictEqual(counts.incoming, 2)
         const received: Array<string> = []
         yield* Effect.forkScoped(mails.run(({ to }) => Effect.sync(() => received.push(to))))
         yield* settled(mails)
-        assert.deepStrictEqual(received.toSorted(), ["first", "other"])
+        assert.deepStrictEqual(received.toSorted(), ["first", "last", "other"])
+      })
+    )
+
+    it.effect("keeps the ids of queues apart", () =>
+      Effect.gen(function* () {
+        const [mails, texts] = [queue(), queue()]
+        const id = "order-1"
+        yield* mails.enqueue(mail("by mail"), { id })
+        yield* texts.enqueue(mail("by text"), { id })
+        yield* texts.hold(id, "not yet")
+        const received: Array<string> = []
+        const handle = ({ to }: Mail) => Effect.sync(() => received.push(to))
+        yield* Effect.forkScoped(mails.run(handle))
+        yield* Effect.forkScoped(texts.run(handle))
+        assert.deepStrictEqual(yield* settled(mails), {})
+        assert.deepStrictEqual(received, ["by mail"])
+        assert.deepStrictEqual(yield* settled(texts), { hold: 1 })
+        yield* texts.release(id)
+        assert.deepStrictEqual(yield* settled(texts), {})
+        assert.deepStrictEqual(received, ["by mail", "by text"])
+      })
+    )
+
+    it.effect("remembers the ids of senders after the delivery, and with them the payload", () =>
+      Effect.gen(function* () {
+        const handled: Array<string> = []
+        const handle = ({ to }: Mail) =>
+          Effect.andThen(
+            Effect.sync(() => handled.push(to)),
+            to === "bad" ? Effect.fail(Spool.permanent("bad")) : Effect.void
+          )
+        for (const transactional of [false, true]) {
+          const mails = queue({ onBounce: "delete" })
+          const worker = yield* Effect.forkScoped(mails.run(handle, { transactional }))
+          for (const to of ["good", "bad"]) {
+            yield* mails.enqueue(mail(to), { id: to })
+            assert.deepStrictEqual(yield* settled(mails), {})
+            yield* mails.enqueue(mail(to), { id: to })
+            const { takenBy } = yield* Effect.flip(mails.enqueue(mail("other"), { id: to })).pipe(
+              Effect.filterOrFail((error) => error instanceof IdConflict)
+            )
+            assert.strictEqual(takenBy, "another payload")
+          }
+          assert.deepStrictEqual(yield* settled(mails), {})
+          assert.deepStrictEqual(handled.splice(0), ["good", "bad"])
+          yield* Fiber.interrupt(worker)
+          // Whoever crashes with it loses the message, and its id stays taken all the same.
+          yield* mails.enqueue(mail("crash"), { id: "crash", maxAttempts: 1 })
+          yield* SpoolStore.use((spool) => spool.claim({ queue: mails.name, limit: 1, lease: 0, owner: "dead" }))
+          yield* Effect.forkScoped(mails.run(handle, { transactional }))
+          assert.deepStrictEqual(yield* settled(mails), {})
+          yield* mails.enqueue(mail("crash"), { id: "crash" })
+          assert.deepStrictEqual(yield* settled(mails), {})
+          assert.deepStrictEqual(handled.splice(0), [])
+        }
+      })
+    )
+
+    it.effect("remembers ids no longer than it is told, and not those that it has generated", () =>
+      Effect.gen(function* () {
+        const mails = queue({ rememberIds: 0 })
+        const received: Array<string> = []
+        yield* Effect.forkScoped(mails.run(({ to }) => Effect.sync(() => received.push(to))))
+        const generated = yield* mails.enqueue(mail("0"))
+        yield* settled(mails)
+        yield* SpoolStore.use((spool) => spool.storeMeta({ queue: mails.name, id: generated, state: "hold" }))
+        for (const to of ["1", "2", "3"]) {
+          yield* mails.enqueue(mail(to), { id: "again" })
+          yield* settled(mails)
+        }
+        assert.deepStrictEqual(received, ["0", "1", "2", "3"])
       })
     )
 
@@ -166,9 +243,9 @@ export const suite = <E>(
           (yield* Queue.takeAll(bounced)).toSorted(),
           [`${broken}: Error: no 3`, `${dying}: of old age`].toSorted()
         )
-        const { attempts: made, lastError, state } = yield* getMeta(broken ?? "")
+        const { attempts: made, lastError, state } = yield* getMeta(mails, broken ?? "")
         assert.deepStrictEqual([state, made, lastError], ["bounce", 3, "Error: no 3"])
-        assert.instanceOf(yield* Effect.flip(getMeta(flaky ?? "")), Error)
+        assert.instanceOf(yield* Effect.flip(getMeta(mails, flaky ?? "")), Error)
       })
     )
 
@@ -188,7 +265,7 @@ export const suite = <E>(
         )
         assert.deepStrictEqual(yield* settled(mails), { bounce: 2 })
         assert.deepStrictEqual(attempts.toSorted(), ["given up", "permanent"])
-        assert.strictEqual((yield* getMeta(id)).lastError, "Error: no such user")
+        assert.strictEqual((yield* getMeta(mails, id)).lastError, "Error: no such user")
       })
     )
 
@@ -204,7 +281,7 @@ export const suite = <E>(
         yield* Effect.forkScoped(mails.run(({ to }) => Effect.sync(() => received.push(to))))
         assert.deepStrictEqual(yield* settled(mails), { bounce: 2 })
         assert.deepStrictEqual(received, ["anna"])
-        assert.match((yield* getMeta(id)).lastError, /^the payload does not fit: .*Expected string/s)
+        assert.match((yield* getMeta(mails, id)).lastError, /^the payload does not fit: .*Expected string/s)
       })
     )
 
@@ -216,7 +293,7 @@ export const suite = <E>(
         const [, bad] = yield* archiving.enqueueAll(both)
         yield* Effect.forkScoped(archiving.run(handle))
         assert.deepStrictEqual(yield* settled(archiving), { archived: 2 })
-        assert.strictEqual((yield* getMeta(bad ?? "")).lastError, "bad")
+        assert.strictEqual((yield* getMeta(archiving, bad ?? "")).lastError, "bad")
         const deleting = queue({ onBounce: "delete" })
         yield* deleting.enqueueAll(both)
         yield* Effect.forkScoped(deleting.run(handle))
@@ -272,13 +349,13 @@ export const suite = <E>(
               Effect.andThen(
                 offsets.writeOffset({ projectionName: mails.name, shardNumber: 0, value: 1n }),
                 // It moves the message as an administrator would, but in the transaction that has the only connection of some backends.
-                spool.moveToState(id, "active", "hold")
+                spool.moveToState({ queue: mails.name, id }, "active", "hold")
               ),
             { transactional: true }
           )
         )
-        yield* until(Effect.map(getMeta(id), ({ attempts, state }) => attempts === 1 && state !== "active"))
-        const { lastError, state } = yield* getMeta(id)
+        yield* until(Effect.map(getMeta(mails, id), ({ attempts, state }) => attempts === 1 && state !== "active"))
+        const { lastError, state } = yield* getMeta(mails, id)
         assert.strictEqual(state, "deferred")
         assert.include(lastError, "is no longer held")
         assert.isTrue(Option.isNone(yield* offsets.getCurrentOffset({ projectionName: mails.name, shardNumber: 0 })))
@@ -303,10 +380,10 @@ export const suite = <E>(
         yield* Deferred.await(begun)
         yield* mails.hold(id, "look at this")
         yield* Deferred.await(interrupted)
-        const held = yield* getMeta(id)
+        const held = yield* getMeta(mails, id)
         assert.deepStrictEqual([held.state, held.lastError, held.attempts], ["hold", "look at this", 1])
         yield* mails.release(id)
-        yield* until(Effect.map(getMeta(id), ({ attempts }) => attempts === 2))
+        yield* until(Effect.map(getMeta(mails, id), ({ attempts }) => attempts === 2))
       })
     )
 
@@ -328,7 +405,7 @@ export const suite = <E>(
           )
         )
         assert.strictEqual(yield* Queue.take(events), "begun 1")
-        yield* spool.moveToState(id, "active", "incoming")
+        yield* spool.moveToState({ queue: mails.name, id }, "active", "incoming")
         assert.sameMembers(yield* Effect.all([Queue.take(events), Queue.take(events)]), ["begun 2", "interrupted 1"])
         yield* Deferred.succeed(finish, undefined)
         assert.deepStrictEqual(yield* settled(mails), {})
@@ -388,7 +465,8 @@ export const suite = <E>(
           const received = yield* Queue.unbounded<string>()
           const worker = yield* Effect.forkScoped(
             mails.run(({ to }) => Queue.offer(received, to), {
-              bounced: ({ id }) => Effect.orDie(id === deleted ? spool.deleteMeta(id) : mails.requeue(id))
+              bounced: (message) =>
+                Effect.orDie(message.id === deleted ? spool.deleteMeta(message) : mails.requeue(message.id))
             })
           )
           assert.strictEqual(yield* Queue.take(received), "requeued")
@@ -440,7 +518,7 @@ export const suite = <E>(
         )
         yield* Deferred.await(begun)
         yield* Fiber.interrupt(worker)
-        const { attempts, state } = yield* getMeta(id)
+        const { attempts, state } = yield* getMeta(mails, id)
         assert.deepStrictEqual([state, attempts], ["incoming", 0])
       })
     )
@@ -466,7 +544,7 @@ export const suite = <E>(
           yield* mails.enqueue(mail("hangs once"))
           assert.deepStrictEqual(yield* settled(mails), { bounce: 1 })
           assert.deepStrictEqual([attempts, interrupted], [2, 4])
-          const { lastError, ...message } = yield* getMeta(hangs)
+          const { lastError, ...message } = yield* getMeta(mails, hangs)
           assert.strictEqual(message.attempts, 3)
           assert.include(lastError, "the handler has not ended within 50ms")
         }
@@ -577,11 +655,13 @@ export const suite = <E>(
               )
             )
             yield* Deferred.await(begun)
-            const commit = yield* open(SpoolStore.use((spool) => spool.updateMeta(locked, { priority: 1 })))
+            const commit = yield* open(
+              SpoolStore.use((spool) => spool.updateMeta({ queue: mails.name, id: locked }, { priority: 1 }))
+            )
             yield* mails.enqueueAll(Array.from({ length: count }, (_, n) => ({ payload: mail(`${n}`) })))
             yield* Deferred.succeed(isLocked, undefined)
             yield* until(Effect.map(mails.stats, ({ counts }) => counts.active + counts.incoming === 1))
-            assert.strictEqual((yield* getMeta(locked)).state, "active")
+            assert.strictEqual((yield* getMeta(mails, locked)).state, "active")
             yield* commit
             assert.deepStrictEqual(yield* settled(mails), {})
             assert.strictEqual(new Set(handled).size, count + 1)

@@ -2,6 +2,8 @@
 import { assert, it } from "@effect/vitest"
 import { DateTime, Duration, Effect, Fiber, type Layer, Option, Queue, Stream } from "effect"
 import {
+  keyOf,
+  type Lease,
   leaseExpired,
   LeaseLost,
   MessageExists,
@@ -20,7 +22,6 @@ import {
   fresh,
   future,
   getMeta,
-  type Lease,
   numberOf,
   numbersOf,
   open,
@@ -58,9 +59,9 @@ export const suite = <E>(
         ])
         const claimed = yield* claim(queue)
         assert.deepStrictEqual(numbersOf(claimed), [1, 3, 8, 10, 4, 2, 0])
-        for (const { attempts, id, lease: _, ...message } of claimed) {
-          assert.deepStrictEqual([message.state, attempts], ["active", 1])
-          assert.deepStrictEqual({ ...(yield* getMeta(id)) }, { ...message, id, attempts })
+        for (const { lease, ...message } of claimed) {
+          assert.deepStrictEqual([message.state, message.attempts], ["active", 1])
+          assert.deepStrictEqual({ ...(yield* getMeta(lease)) }, { ...message })
         }
         assert.deepStrictEqual(yield* claim(queue), [])
         assert.deepStrictEqual(yield* statesOf(queue), { active: 7, deferred: 2, hold: 1, archived: 1 })
@@ -140,20 +141,15 @@ export const suite = <E>(
           { outcome: "held", ...held, error: "look at this" }
         ])
         assert.deepStrictEqual(lost, [])
-        assert.instanceOf(yield* Effect.flip(getMeta(done.id)), MessageNotFound)
-        const shown = (lease: Lease) =>
-          Effect.map(getMeta(lease.id), ({ attempts, headers, lastError, state }) => [
-            state,
-            attempts,
-            lastError,
-            headers
-          ])
+        assert.instanceOf(yield* Effect.flip(getMeta(done)), MessageNotFound)
+        const shown = (lease: typeof Lease.Type) =>
+          Effect.map(getMeta(lease), ({ attempts, headers, lastError, state }) => [state, attempts, lastError, headers])
         assert.deepStrictEqual(yield* shown(archived), ["archived", 1, "old", { a: "1", b: "3", c: "4" }])
         assert.deepStrictEqual(yield* shown(deferred), ["deferred", 1, "busy", { a: "0", b: "2" }])
         assert.deepStrictEqual(yield* shown(bounced), ["bounce", 1, "gone", { a: "1", b: "2" }])
         assert.deepStrictEqual(yield* shown(held), ["hold", 1, "look at this", { a: "1", b: "2" }])
         assert.deepStrictEqual(yield* shown(released), ["incoming", 0, "old", { a: "1", b: "2" }])
-        const message = yield* getMeta(deferred.id)
+        const message = yield* getMeta(deferred)
         const wait = message.nextRetry.epochMilliseconds - message.updated.epochMilliseconds
         assert.isBelow(Math.abs(wait - 3_600_000), 1000)
         assert.deepStrictEqual(numbersOf(yield* claim(queue)), [numberOf(released)])
@@ -177,20 +173,20 @@ export const suite = <E>(
         const leases = (yield* claim(queue, { lease: 0 })).map(({ lease }) => lease)
         const [mine, held, deleted, recounted, retaken] = leases
         if (!mine || !held || !deleted || !recounted || !retaken) return assert.fail("not all claimed")
-        yield* spool.moveToState(held.id, "active", "hold", { lastError: "by an administrator" })
-        yield* spool.deleteMeta(deleted.id)
-        yield* spool.updateMeta(recounted.id, { attempts: 5 })
-        yield* spool.moveToState(retaken.id, "active", "incoming", { attempts: 0 })
+        yield* spool.moveToState(held, "active", "hold", { lastError: "by an administrator" })
+        yield* spool.deleteMeta(deleted)
+        yield* spool.updateMeta(recounted, { attempts: 5 })
+        yield* spool.moveToState(retaken, "active", "incoming", { attempts: 0 })
         yield* claim(queue, { limit: 1 })
         const others = [held, deleted, recounted, retaken].map((lease) => new LeaseLost(lease))
         assert.deepStrictEqual(yield* spool.heartbeat(leases, "1 minute"), others)
-        const before = yield* Effect.forEach([held, recounted, retaken], ({ id }) => getMeta(id))
+        const before = yield* Effect.forEach([held, recounted, retaken], (lease) => getMeta(lease))
         assert.deepStrictEqual(yield* settle(leases.map(deferred)), others)
         assert.deepStrictEqual(yield* settle(leases.map(done)), [new LeaseLost(mine), ...others])
-        const after = yield* Effect.forEach([held, recounted, retaken], ({ id }) => getMeta(id))
+        const after = yield* Effect.forEach([held, recounted, retaken], (lease) => getMeta(lease))
         assert.deepStrictEqual(after, before)
         assert.strictEqual(after[0]?.lastError, "by an administrator")
-        assert.strictEqual((yield* getMeta(mine.id)).lastError, "late")
+        assert.strictEqual((yield* getMeta(mine)).lastError, "late")
       })
     )
 
@@ -201,11 +197,11 @@ export const suite = <E>(
         const leases = (yield* claim(queue)).map(({ lease }) => lease)
         const [changed, moved, returned] = leases
         if (!changed || !moved || !returned) return assert.fail("not all claimed")
-        yield* spool.updateMeta(changed.id, { lastError: "seen", priority: 1 })
-        yield* spool.updateMeta(changed.id, { headers: { a: "b" } })
-        yield* spool.moveToState(moved.id, "active", "active")
-        yield* spool.moveToState(returned.id, "active", "incoming")
-        yield* spool.moveToState(returned.id, "incoming", "active")
+        yield* spool.updateMeta(changed, { lastError: "seen", priority: 1 })
+        yield* spool.updateMeta(changed, { headers: { a: "b" } })
+        yield* spool.moveToState(moved, "active", "active")
+        yield* spool.moveToState(returned, "active", "incoming")
+        yield* spool.moveToState(returned, "incoming", "active")
         const lost = [moved, returned].map((lease) => new LeaseLost(lease))
         assert.deepStrictEqual(yield* spool.heartbeat(leases, "1 minute"), lost)
         assert.deepStrictEqual(yield* settle(leases.map(done)), lost)
@@ -245,7 +241,7 @@ export const suite = <E>(
           ["incoming", 1, leaseExpired],
           ["bounce", 1, leaseExpired]
         ])
-        for (const message of [...one, ...recovered]) assert.deepStrictEqual(yield* getMeta(message.id), message)
+        for (const message of [...one, ...recovered]) assert.deepStrictEqual(yield* getMeta(message), message)
         assert.deepStrictEqual(yield* spool.recover({ queue }), [])
         // What RetrySpool has claimed has no lease.
         assert.deepStrictEqual(numbersOf(yield* spool.recover({ queue, grace: 0 })), [4])
@@ -339,18 +335,18 @@ export const suite = <E>(
           yield* effect
           yield* Queue.take(heard)
         })
-        const id = fresh()
-        yield* isHeard(store({ id, queue }))
+        const one = { id: fresh(), queue }
+        yield* isHeard(store(one))
         yield* isHeard(store({ id: fresh(), queue, delay: "1 hour" }))
         yield* isHeard(spool.storeMany([{ id: fresh(), queue }]))
-        yield* isHeard(spool.updateMeta(id, { priority: 1 }))
+        yield* isHeard(spool.updateMeta(one, { priority: 1 }))
         yield* isHeard(transaction(store({ id: fresh(), queue })))
         const [first] = yield* claim(queue, { limit: 1 })
         yield* isHeard(settle(first === undefined ? [] : [{ outcome: "released", ...first.lease }]))
         yield* claim(queue, { limit: 1, lease: 0 })
         yield* isHeard(spool.recover({ queue }))
-        yield* spool.moveToState(id, "incoming", "hold")
-        yield* isHeard(spool.moveToState(id, "hold", "incoming"))
+        yield* spool.moveToState(one, "incoming", "hold")
+        yield* isHeard(spool.moveToState(one, "hold", "incoming"))
       })
     )
 
@@ -358,7 +354,7 @@ export const suite = <E>(
       it.effect("lets no worker claim a message before its sender has committed", () =>
         Effect.gen(function* () {
           const queue = yield* queueOf(plain(1))
-          const commit = yield* open(store({ id: `${queue} 1`, queue, priority: 1 }))
+          const commit = yield* open(store({ id: "1", queue, priority: 1 }))
           assert.deepStrictEqual(numbersOf(yield* claim(queue)), [0])
           yield* commit
           assert.deepStrictEqual(numbersOf(yield* claim(queue)), [1])
@@ -368,19 +364,19 @@ export const suite = <E>(
       it.effect("stores messages that arrive at once, while another transaction stores the id of one of them", () =>
         Effect.gen(function* () {
           const queue = yield* queueOf([])
-          const commit = yield* open(store({ id: `${queue} 0`, queue }))
-          const first = yield* Effect.forkScoped(Effect.flip(store({ id: `${queue} 0`, queue })))
+          const commit = yield* open(store({ id: "0", queue }))
+          const first = yield* Effect.forkScoped(Effect.flip(store({ id: "0", queue })))
           const others = yield* Effect.forkScoped(
             Effect.forEach(
               Array.from({ length: 50 }, (_, n) => n + 1),
-              (n) => store({ id: `${queue} ${n}`, queue }),
+              (n) => store({ id: `${n}`, queue }),
               { concurrency: "unbounded" }
             )
           )
           yield* Fiber.join(others)
           assert.strictEqual((yield* claim(queue)).length, 50)
           yield* commit
-          assert.deepStrictEqual(yield* Fiber.join(first), new MessageExists({ id: `${queue} 0` }))
+          assert.deepStrictEqual(yield* Fiber.join(first), new MessageExists({ queue, id: "0" }))
         }).pipe(Effect.scoped)
       )
 
@@ -390,9 +386,9 @@ export const suite = <E>(
           const queue = yield* queueOf([{}, {}, { delay: 0 }, { delay: 0 }, { state: "active" }, { state: "active" }])
           const commit = yield* open(
             Effect.gen(function* () {
-              yield* spool.updateMeta(`${queue} 0`, { priority: 1 })
-              yield* spool.updateMeta(`${queue} 2`, { priority: 1 })
-              yield* spool.updateMeta(`${queue} 4`, { priority: 1 })
+              yield* spool.updateMeta({ queue, id: "0" }, { priority: 1 })
+              yield* spool.updateMeta({ queue, id: "2" }, { priority: 1 })
+              yield* spool.updateMeta({ queue, id: "4" }, { priority: 1 })
             })
           )
           assert.deepStrictEqual(numbersOf(yield* claim(queue)), [1, 3])
@@ -407,7 +403,7 @@ export const suite = <E>(
           const spool = yield* SpoolStore
           const queue = yield* queueOf(plain(2))
           const leases = (yield* claim(queue)).map(({ lease }) => lease)
-          const commit = yield* open(spool.moveToState(`${queue} 0`, "active", "hold"))
+          const commit = yield* open(spool.moveToState({ queue, id: "0" }, "active", "hold"))
           assert.deepStrictEqual(yield* spool.heartbeat(leases, "1 minute"), [])
           yield* commit
           assert.deepStrictEqual(
@@ -427,13 +423,13 @@ export const suite = <E>(
           const former = { ...stale, attempt: 9 }
           const commit = yield* open(
             Effect.gen(function* () {
-              yield* spool.updateMeta(changed.id, { priority: 1 })
-              yield* spool.moveToState(moved.id, "active", "hold")
-              yield* spool.updateMeta(stale.id, { priority: 1 })
+              yield* spool.updateMeta(changed, { priority: 1 })
+              yield* spool.moveToState(moved, "active", "hold")
+              yield* spool.updateMeta(stale, { priority: 1 })
             })
           )
           const outcomes = [changed, moved, former, ...leases.slice(3)].map(done)
-          const locked = [changed, moved].map(({ id }) => new MessageLocked({ id }))
+          const locked = [changed, moved].map((lease) => new MessageLocked(keyOf(lease)))
           assert.deepStrictEqual(yield* spool.trySettle(outcomes), { lost: [new LeaseLost(former)], locked })
           assert.deepStrictEqual(yield* statesOf(queue), { active: 3 })
           assert.deepStrictEqual(yield* spool.trySettle([bounced(changed)]), { lost: [], locked: locked.slice(0, 1) })
@@ -452,11 +448,23 @@ export const suite = <E>(
           const spool = yield* SpoolStore
           const queue = yield* queueOf(plain(100))
           const leases = (yield* claim(queue)).map(({ lease }) => lease)
-          const commit = yield* open(spool.updateMeta(`${queue} 50`, { priority: 1 }))
+          const commit = yield* open(spool.updateMeta({ queue, id: "50" }, { priority: 1 }))
           const settling = yield* Effect.forkScoped(settle(leases.map(done)))
           yield* Effect.repeat(statesOf(queue), { until: ({ active }) => active === 1 })
           yield* commit
           assert.deepStrictEqual(yield* Fiber.join(settling), [])
+          assert.deepStrictEqual(yield* statesOf(queue), {})
+        }).pipe(Effect.scoped)
+      )
+
+      it.effect("takes an id as taken while the transaction that delivers its message is open, and afterwards", () =>
+        Effect.gen(function* () {
+          const queue = yield* queueOf([{ rememberId: "1 hour" }])
+          const leases = (yield* claim(queue)).map(({ lease }) => lease)
+          const commit = yield* open(settle(leases.map(done)))
+          const again = yield* Effect.forkScoped(Effect.flip(store({ queue, id: "0" })), { startImmediately: true })
+          yield* commit
+          assert.deepStrictEqual(yield* Fiber.join(again), new MessageExists({ queue, id: "0" }))
           assert.deepStrictEqual(yield* statesOf(queue), {})
         }).pipe(Effect.scoped)
       )
@@ -468,13 +476,13 @@ export const suite = <E>(
           const leases = (yield* claim(queue)).map(({ lease }) => lease)
           const commit = yield* open(
             Effect.gen(function* () {
-              yield* spool.moveToState(`${queue} 0`, "active", "hold")
+              yield* spool.moveToState({ queue, id: "0" }, "active", "hold")
               yield* settle(leases.slice(1, 2).map(done))
-              yield* store({ id: `${queue} 9`, queue })
+              yield* store({ id: "9", queue })
             })
           )
           const waiting = yield* Effect.forkScoped(
-            Effect.all([settle(leases.map(bounced)), Effect.flip(store({ id: `${queue} 9`, queue }))], {
+            Effect.all([settle(leases.map(bounced)), Effect.flip(store({ id: "9", queue }))], {
               concurrency: 2
             }),
             { startImmediately: true }
@@ -485,7 +493,7 @@ export const suite = <E>(
             lost,
             leases.slice(0, 2).map((lease) => new LeaseLost(lease))
           )
-          assert.deepStrictEqual(exists, new MessageExists({ id: `${queue} 9` }))
+          assert.deepStrictEqual(exists, new MessageExists({ queue, id: "9" }))
           assert.deepStrictEqual(yield* statesOf(queue), { hold: 1, bounce: 1, incoming: 1 })
         }).pipe(Effect.scoped)
       )

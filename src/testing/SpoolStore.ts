@@ -3,6 +3,9 @@ import { assert, it } from "@effect/vitest"
 import { DateTime, Duration, Effect, Exit, type Layer, Option, Result, Stream } from "effect"
 import { InvalidInput } from "../InvalidInput.ts"
 import {
+  IdConflict,
+  leaseOf,
+  LeaseLost,
   maxHeadersBytes,
   maxPayloadBytes,
   maxTextLength,
@@ -17,6 +20,7 @@ import {
 import { type Transactor } from "../Transactor.ts"
 import * as SpoolClaiming from "./SpoolClaiming.ts"
 import {
+  bounced,
   claim,
   done,
   fresh,
@@ -50,6 +54,7 @@ const invalid: ReadonlyArray<readonly [what: string, part: object]> = [
   ["a priority of 11", { priority: 11 }],
   ["a negative delay", { delay: -1 }],
   ["a delay that is none", { delay: "soon" }],
+  ["a time to remember that is none", { rememberId: "for ever" }],
   ["an infinite delay", { delay: Duration.infinity }],
   ["a time that is none", { nextRetry: "tomorrow" }],
   ["a time after the year 9999", { nextRetry: DateTime.makeUnsafe(8.64e15) }],
@@ -95,7 +100,7 @@ export const suite = <E>(
           payload: { subject: "Hello", tags: ["a", null, 1.5, 2 ** 60, 1e300], nested: { empty: {}, list: [] } }
         }
         yield* store(message)
-        const stored = yield* getMeta(message.id)
+        const stored = yield* getMeta(message)
         assert.deepStrictEqual({ ...stored }, { ...message, updated: stored.updated })
         assert.isTrue(DateTime.isGreaterThan(stored.updated, past))
       })
@@ -158,20 +163,162 @@ export const suite = <E>(
       })
     )
 
+    it.effect("keeps the same id in two queues, and in none, as messages of their own", () =>
+      Effect.gen(function* () {
+        const spool = yield* SpoolStore
+        const id = fresh()
+        const keys = [{ queue: fresh("queue"), id }, { queue: fresh("queue"), id }, { id }] as const
+        for (const [n, key] of keys.entries()) yield* store({ ...key, payload: n })
+        for (const [n, key] of keys.entries()) assert.strictEqual((yield* getMeta(key)).payload, n)
+        const [first, second, none] = keys
+        yield* spool.moveToState(first, "incoming", "hold")
+        yield* spool.updateMeta(second, { priority: 1 })
+        assert.deepStrictEqual(
+          yield* Effect.forEach(keys, (key) =>
+            Effect.map(getMeta(key), ({ priority, queue, state }) => [queue, state, priority])
+          ),
+          [
+            [first.queue, "hold", 5],
+            [second.queue, "incoming", 1],
+            [undefined, "incoming", 5]
+          ]
+        )
+        // A message is its own key, and leases of several queues are settled together.
+        yield* spool.moveToState(yield* getMeta(first), "hold", "incoming")
+        const leases = (yield* Effect.forEach([first.queue, second.queue], (queue) => claim(queue))).flatMap(
+          (claimed) => claimed.map(({ lease }) => lease)
+        )
+        const [claimed] = yield* spool
+          .claim({ limit: 10_000, lease: "1 minute", owner: "none" })
+          .pipe(Effect.map((messages) => messages.filter((message) => message.id === id)))
+        if (claimed === undefined) return assert.fail("not claimed")
+        const all = [...leases.slice(0, 1), leaseOf(claimed, "none"), ...leases.slice(1)]
+        const stale = { ...leaseOf(claimed, "none"), attempt: 9 }
+        assert.deepStrictEqual(yield* spool.heartbeat(all, "1 minute"), [])
+        assert.deepStrictEqual(yield* spool.trySettle([...leases, stale].map(bounced)), {
+          lost: [new LeaseLost(stale)],
+          locked: []
+        })
+        assert.deepStrictEqual(
+          yield* settle(all.map(done)),
+          leases.map((lease) => new LeaseLost(lease))
+        )
+        assert.deepStrictEqual(yield* Effect.flip(getMeta(none)), new MessageNotFound({ id }))
+        yield* spool.deleteMeta(first)
+        assert.deepStrictEqual(yield* Effect.flip(getMeta(first)), new MessageNotFound(first))
+        assert.strictEqual(yield* stateOf(second), "bounce")
+      })
+    )
+
+    it.effect("refuses an id with another payload, and compares nothing else", () =>
+      Effect.gen(function* () {
+        const spool = yield* SpoolStore
+        for (const queue of [{ queue: fresh("queue") }, {}]) {
+          const key = { ...queue, id: fresh() }
+          const payload = { a: 1, b: [1.5, "é", null], c: { d: 1e21, e: -0 } }
+          const same = { c: { e: 0, d: 1e21 }, b: [1.5, "é", null], a: 1 }
+          const conflict = new IdConflict({ ...key, takenBy: "another payload" })
+          yield* store({ ...key, payload, headers: { traceparent: "1" } })
+          assert.deepStrictEqual(
+            yield* Effect.flip(store({ ...key, payload: same, headers: { traceparent: "2" }, priority: 1 })),
+            new MessageExists(key)
+          )
+          for (const payload of [{ ...same, a: 2 }, { ...same, b: ["é", 1.5, null] }, null]) {
+            assert.deepStrictEqual(yield* Effect.flip(store({ ...key, payload })), conflict)
+          }
+          assert.deepStrictEqual(yield* Effect.flip(store(key)), conflict)
+          const other = { ...queue, id: fresh(), payload: 1 }
+          assert.deepStrictEqual(
+            yield* spool.storeMany([{ ...key, payload: 2 }, other, { ...other, id: `${other.id} too` }]),
+            [conflict]
+          )
+          assert.deepStrictEqual(
+            yield* spool.storeMany([
+              { ...key, payload: same },
+              { ...other, payload: 2 }
+            ]),
+            [new MessageExists(key), new IdConflict({ ...queue, id: other.id, takenBy: "another payload" })]
+          )
+          assert.deepStrictEqual((yield* getMeta(key)).headers, { traceparent: "1" })
+        }
+      })
+    )
+
+    it.effect("remembers an id after its message was delivered or purged, until its time is over", () =>
+      Effect.gen(function* () {
+        const spool = yield* SpoolStore
+        const queue = fresh("queue")
+        const input = (id: string): Input => ({ queue, id, payload: { id }, rememberId: "1 hour" })
+        const ids = ["done", "archived", "deleted", "removed"]
+        yield* spool.storeMany([...ids.map(input), { queue, id: "generated", payload: 1 }])
+        const leases = (yield* claim(queue)).map(({ lease }) => lease)
+        const [first, second, ...rest] = leases
+        if (!first || !second) return assert.fail("not all claimed")
+        assert.deepStrictEqual(yield* settle([done(first), { outcome: "archived", ...second }]), [])
+        assert.deepStrictEqual(yield* settle(rest.slice(2).map(done)), [])
+        yield* spool.deleteMeta({ queue, id: "deleted" })
+        yield* spool.deleteMeta({ queue, id: "removed" }, { rememberId: true })
+        // A message can have changed a millisecond later than it is, so that the changes have an order.
+        const purge = spool.purge({ state: "archived", queue, olderThan: 0 })
+        yield* Effect.repeat(purge, { until: (purged) => purged === 1 })
+        assert.deepStrictEqual(yield* statesOf(queue), {})
+        // Nothing shows a remembered id.
+        const key = { queue, id: "done" }
+        const attempts: ReadonlyArray<Effect.Effect<unknown, unknown>> = [
+          spool.getMeta(key),
+          spool.deleteMeta(key),
+          spool.updateMeta(key, { priority: 1 }),
+          spool.moveToState(key, State.literals, "incoming")
+        ]
+        for (const attempt of attempts) {
+          assert.deepStrictEqual(yield* Effect.flip(attempt), new MessageNotFound(key))
+        }
+        const everywhere = yield* Effect.forEach(State.literals, (state) => Stream.runCollect(spool.iterate(state)))
+        assert.isTrue(everywhere.flat().every((message) => message.queue !== queue))
+        for (const id of ["done", "archived", "removed"]) {
+          assert.deepStrictEqual(yield* Effect.flip(store(input(id))), new MessageExists({ queue, id }))
+          assert.deepStrictEqual(
+            yield* Effect.flip(store({ ...input(id), payload: 2 })),
+            new IdConflict({ queue, id, takenBy: "another payload" })
+          )
+        }
+        yield* store(input("deleted"))
+        yield* store({ queue, id: "generated", payload: 2 })
+        yield* spool.forgetIds()
+        assert.instanceOf(yield* Effect.flip(store(input("done"))), MessageExists)
+        assert.deepStrictEqual(yield* claim(queue, { limit: 1, lease: 0 }).pipe(Effect.map(numbersOf)), [Number.NaN])
+      })
+    )
+
+    it.effect("forgets ids whose time is over, in batches", () =>
+      Effect.gen(function* () {
+        const spool = yield* SpoolStore
+        const queue = yield* queueOf(Array.from({ length: 5 }, () => ({ rememberId: 0 })))
+        assert.deepStrictEqual(yield* settle((yield* claim(queue)).map(({ lease }) => done(lease))), [])
+        // One is free again though it is not forgotten.
+        yield* store({ queue, id: "3", payload: "another" })
+        while ((yield* spool.forgetIds({ limit: 2 })) === 2);
+        assert.strictEqual(yield* spool.forgetIds(), 0)
+        assert.strictEqual((yield* getMeta({ queue, id: "3" })).payload, "another")
+      })
+    )
+
     it.effect("stores many messages at once, in their order, except those that are stored already", () =>
       Effect.gen(function* () {
         const spool = yield* SpoolStore
         assert.deepStrictEqual(yield* spool.storeMany([]), [])
         const queue = yield* queueOf(plain(300))
-        const old = { id: `${queue} 7`, queue, priority: 1 }
-        const added = { id: `${queue} 300`, queue }
-        assert.deepStrictEqual(yield* spool.storeMany([old, added]), [new MessageExists({ id: old.id })])
+        const old = { id: "7", queue, priority: 1 }
+        const added = { id: "300", queue }
+        assert.deepStrictEqual(yield* spool.storeMany([old, added]), [new MessageExists({ id: "7", queue })])
         assert.deepStrictEqual(
           numbersOf(yield* claim(queue, { limit: 1000 })),
           Array.from({ length: 301 }, (_, number) => number)
         )
         const error = yield* Effect.flip(spool.storeMany([added, added]))
-        assert.include(error.message, "Expected each id once")
+        assert.include(error.message, "Expected each message once")
+        const mixed = yield* Effect.flip(spool.storeMany([{ id: fresh(), queue }, { id: fresh() }]))
+        assert.include(mixed.message, "Expected a queue for each message, or for none")
       })
     )
 
@@ -291,7 +438,7 @@ export const suite = <E>(
           }))
         )
         yield* queueOf(plain(3))
-        yield* spool.moveToState(`${queue} 3`, "incoming", "hold")
+        yield* spool.moveToState({ queue, id: "3" }, "incoming", "hold")
         const page = (options: Parameters<SpoolStore["Service"]["listMessages"]>[1]) =>
           Effect.map(spool.listMessages("incoming", { queue, ...options }), ({ hasMore, messages, total }) => [
             numbersOf(messages),
@@ -315,12 +462,12 @@ export const suite = <E>(
         ])
         assert.deepStrictEqual(yield* page({ sortBy: "attempts" }), [[0, 2, 4, 6, 8, 1, 5, 7, 9], false, undefined])
 
-        const { updated } = yield* spool.updateMeta(`${queue} 6`, {})
+        const { updated } = yield* spool.updateMeta({ queue, id: "6" }, {})
         assert.deepStrictEqual(yield* page({ sortBy: "updated", sortOrder: "desc", limit: 1 }), [[6], true, undefined])
         assert.deepStrictEqual(yield* page({ since: updated, total: true }), [[6], false, 1])
         assert.deepStrictEqual(yield* page({ since: future, total: true }), [[], false, 0])
         const [listed] = (yield* spool.listMessages("incoming", { queue })).messages
-        const { payload: _, ...rest } = yield* getMeta(listed?.id ?? "")
+        const { payload: _, ...rest } = yield* getMeta(listed ?? "")
         assert.deepStrictEqual(Object.assign({}, listed), rest)
       })
     )
@@ -338,8 +485,8 @@ export const suite = <E>(
             const number = numberOf(message)
             seen.push(number)
             // Messages that were seen leave the state: a list by OFFSET would then skip as many of the others.
-            if (number % 2 === 0) yield* spool.moveToState(message.id, "incoming", "archived")
-            else yield* spool.updateMeta(message.id, { priority: 1 })
+            if (number % 2 === 0) yield* spool.moveToState(message, "incoming", "archived")
+            else yield* spool.updateMeta(message, { priority: 1 })
           })
         )
         const sorted = Array.from({ length: 50 }, (_, number) => number).sort((a, b) => (`${a}` < `${b}` ? -1 : 1))
@@ -373,7 +520,7 @@ export const suite = <E>(
       Effect.gen(function* () {
         const spool = yield* SpoolStore
         const queue = yield* queueOf([{}, {}, { state: "active" }, { state: "archived" }])
-        const ids = [0, 1, 2, 3].map((number) => `${queue} ${number}`)
+        const ids = ["0", "1", "2", "3"].map((id) => ({ queue, id }))
         const all = Effect.forEach(ids, getMeta)
         const before = yield* all
         const exit = yield* Effect.exit(
@@ -384,7 +531,7 @@ export const suite = <E>(
               yield* settle(claimed.slice(1).map(({ lease }) => done(lease)))
               yield* spool.recover({ queue, grace: 0 })
               yield* spool.purge({ state: "archived", queue, olderThan: 0 })
-              yield* spool.moveToState(`${queue} 2`, "incoming", "hold")
+              yield* spool.moveToState({ queue, id: "2" }, "incoming", "hold")
               assert.deepStrictEqual(yield* statesOf(queue), { incoming: 1, active: 1, hold: 1 })
               return yield* Effect.fail("rolled back")
             })

@@ -1,6 +1,14 @@
 /** What the suites of `SpoolStore` share. */
 import { DateTime, Deferred, Effect, Fiber } from "effect"
-import { type NewMessage, type Outcome, type SpoolMessage, SpoolStore } from "../SpoolStore.ts"
+import {
+  type Lease,
+  leaseOf,
+  type MessageKey,
+  type NewMessage,
+  type Outcome,
+  type SpoolMessage,
+  SpoolStore
+} from "../SpoolStore.ts"
 import { Transactor } from "../Transactor.ts"
 
 export type Input = (typeof NewMessage)["~type.make.in"]
@@ -9,17 +17,17 @@ export const fresh = (name = "message") => `${name} ${crypto.randomUUID()}`
 
 export const store = (message: Input) => SpoolStore.use((spool) => spool.storeMeta(message))
 
-/** Stores messages in a queue that no other test uses, and returns the queue. Their ids are its name and their numbers. */
+/** Stores messages in a queue that no other test uses, and returns the queue. Their ids are their numbers, as in other queues. */
 export const queueOf = Effect.fnUntraced(function* (messages: ReadonlyArray<Omit<Input, "id" | "queue">>) {
   const queue = fresh("queue")
   const spool = yield* SpoolStore
-  yield* spool.storeMany(messages.map((message, number) => ({ ...message, id: `${queue} ${number}`, queue })))
+  yield* spool.storeMany(messages.map((message, number) => ({ ...message, id: `${number}`, queue })))
   return queue
 })
 
 export const plain = (count: number): ReadonlyArray<object> => Array.from({ length: count }, () => ({}))
 
-export const numberOf = ({ id }: { readonly id: string }) => Number(id.slice(id.lastIndexOf(" ")))
+export const numberOf = ({ id }: { readonly id: string }) => Number(id)
 export const numbersOf = (messages: ReadonlyArray<{ readonly id: string }>) => messages.map(numberOf)
 
 let claims = 0
@@ -36,26 +44,30 @@ export const claim = (queue: string, { lease = "1 minute", limit = 100, ...rest 
 
 export type ClaimInput = Parameters<SpoolStore["Service"]["claim"]>[0]
 export interface Claimed extends SpoolMessage {
-  readonly lease: Lease
+  readonly lease: typeof Lease.Type
 }
-export type Lease = { readonly id: string; readonly owner: string; readonly attempt: number }
 
 export const withLease =
   (owner: string) =>
   (message: SpoolMessage): Claimed => ({
     ...message,
-    lease: { id: message.id, owner, attempt: message.attempts }
+    lease: leaseOf(message, owner)
   })
 
-export const done = (lease: Lease): Outcome => ({ outcome: "done", ...lease })
-export const deferred = (lease: Lease): Outcome => ({ outcome: "deferred", delay: 0, error: "late", ...lease })
+export const done = (lease: typeof Lease.Type): Outcome => ({ outcome: "done", ...lease })
+export const deferred = (lease: typeof Lease.Type): Outcome => ({
+  outcome: "deferred",
+  delay: 0,
+  error: "late",
+  ...lease
+})
 
-export const bounced = (lease: Lease): Outcome => ({ outcome: "bounced", error: "late", ...lease })
+export const bounced = (lease: typeof Lease.Type): Outcome => ({ outcome: "bounced", error: "late", ...lease })
 
 export const settle = (outcomes: ReadonlyArray<Outcome>) => SpoolStore.use((spool) => spool.settle(outcomes))
 
-export const getMeta = (id: string) => SpoolStore.use((spool) => spool.getMeta(id))
-export const stateOf = (id: string) => Effect.map(getMeta(id), ({ state }) => state)
+export const getMeta = (message: MessageKey) => SpoolStore.use((spool) => spool.getMeta(message))
+export const stateOf = (message: MessageKey) => Effect.map(getMeta(message), ({ state }) => state)
 
 export const statesOf = (queue: string) =>
   SpoolStore.use((spool) => spool.countByState(queue)).pipe(

@@ -118,7 +118,7 @@ const perMessage: Amount = {
         yield* all
       })
     )
-    yield* sql`DELETE FROM retryspool_messages WHERE queue = ${jobs.name}`
+    yield* sql`DELETE FROM strata_messages WHERE queue = ${jobs.name}`
     const other = yield* kilobytes(
       inHand,
       Effect.gen(function* () {

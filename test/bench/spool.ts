@@ -33,7 +33,9 @@ const drain = (queue: string, size: number) =>
         const owner = `bench ${++claims}`
         const messages = yield* spool.claim({ queue, limit: size, lease: "1 minute", owner })
         if (messages.length === 0) return
-        yield* spool.settle(messages.map(({ attempts, id }) => ({ outcome: "done", id, owner, attempt: attempts })))
+        yield* spool.settle(
+          messages.map((message) => Object.assign({ outcome: "done" as const }, SpoolStore.leaseOf(message, owner)))
+        )
       }
     })
     return Effect.all([worker, worker, worker, worker], { concurrency: 4 })
@@ -54,14 +56,14 @@ const drainOneByOne =
 const comparing = drainOneByOne(
   Effect.fnUntraced(function* (sql, queue) {
     const [next] = yield* sql`
-      SELECT id FROM retryspool_messages WHERE state = 0 AND coalesce(queue, '') = ${queue}
+      SELECT id FROM strata_messages WHERE state = 0 AND queue = ${queue}
       ORDER BY priority, created, id COLLATE "C" LIMIT 1`.values
     if (next === undefined) return false
     const id = String(next[0])
     const claimed = yield* sql`
-      UPDATE retryspool_messages SET state = 1, attempts = attempts + 1, updated = now() WHERE id = ${id} AND state = 0
+      UPDATE strata_messages SET state = 1, attempts = attempts + 1, updated = now() WHERE queue = ${queue} AND id = ${id} AND state = 0
       RETURNING id, payload, headers`.values
-    if (claimed.length > 0) yield* sql`DELETE FROM retryspool_messages WHERE id = ${id} AND state = 1`
+    if (claimed.length > 0) yield* sql`DELETE FROM strata_messages WHERE queue = ${queue} AND id = ${id} AND state = 1`
     return true
   })
 )
@@ -70,13 +72,13 @@ const comparing = drainOneByOne(
 const skippingLocked = drainOneByOne(
   Effect.fnUntraced(function* (sql, queue) {
     const [claimed] = yield* sql`
-      UPDATE retryspool_messages SET state = 1, attempts = attempts + 1, updated = now()
-      WHERE id = (
-        SELECT id FROM retryspool_messages WHERE state = 0 AND coalesce(queue, '') = ${queue}
+      UPDATE strata_messages SET state = 1, attempts = attempts + 1, updated = now()
+      WHERE queue = ${queue} AND id = (
+        SELECT id FROM strata_messages WHERE state = 0 AND queue = ${queue}
         ORDER BY priority, created, id COLLATE "C" LIMIT 1 FOR UPDATE SKIP LOCKED
       ) RETURNING id, payload, headers`.values
     if (claimed === undefined) return false
-    yield* sql`DELETE FROM retryspool_messages WHERE id = ${String(claimed[0])} AND state = 1`
+    yield* sql`DELETE FROM strata_messages WHERE queue = ${queue} AND id = ${String(claimed[0])} AND state = 1`
     return true
   })
 )
@@ -101,7 +103,7 @@ const stores = (count: number) =>
       other: fibers(
         count,
         () => sql`
-          INSERT INTO retryspool_messages (id, queue, state, max_attempts, next_retry, last_error, headers, payload)
+          INSERT INTO strata_messages (id, queue, state, max_attempts, next_retry, last_error, headers, payload)
           VALUES (${crypto.randomUUID()}, 'bare', 0, 10, now(), '', '{}', ${JSON.stringify(payload)})`
       )
     }
@@ -111,7 +113,12 @@ const stores = (count: number) =>
 const backlog = Effect.gen(function* () {
   const context = yield* Effect.context<PgClient.PgClient>()
   const sql = Context.get(context, PgClient.PgClient)
-  const tables = (name: string) => ({ spool: name, events: "backlog_events", offsets: "backlog_offsets" })
+  const tables = (name: string) => ({
+    messages: name,
+    spool: `${name}_go`,
+    events: "backlog_events",
+    offsets: "backlog_offsets"
+  })
   const serve = (name: string) =>
     Effect.map(Layer.build(Layer.fresh(Postgres.layer({ tables: tables(name) }))), (stores) =>
       Context.merge(context, stores)

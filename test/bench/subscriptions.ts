@@ -26,7 +26,12 @@ const appends = (count: number, operations: number, quick: number): Figure => ({
   conditions: "1 fiber, until each subscriber has got all",
   sides: Effect.gen(function* () {
     const events = yield* EventStore.EventStore
-    const tables = { events: `events_with_${count}`, offsets: `offsets_with_${count}`, spool: `spool_with_${count}` }
+    const tables = {
+      events: `events_with_${count}`,
+      offsets: `offsets_with_${count}`,
+      spool: `spool_with_${count}`,
+      messages: `messages_with_${count}`
+    }
     const stores = yield* Layer.build(Layer.fresh(Postgres.layer({ tables })))
     const followed = Context.get(stores, EventStore.EventStore)
     const load = (store: typeof events) => fibers(1, (fiber) => store.append(event(fiber)))

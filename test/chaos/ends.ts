@@ -1,11 +1,14 @@
 /** How writes end. */
 import { type Effect, Schema } from "effect"
-import type { EventStore, StoreError } from "effect-strata"
+import type { EventStore, SpoolStore, StoreError } from "effect-strata"
 import type { Ended } from "../support/histories.ts"
 
 export class RolledBack extends Schema.TaggedError<RolledBack>()("RolledBack", {}) {}
 
-export type Failure = Effect.Error<ReturnType<EventStore.EventStore["Service"]["append"]>> | RolledBack
+export type Failure =
+  | Effect.Error<ReturnType<EventStore.EventStore["Service"]["append"]>>
+  | SpoolStore.IdConflict
+  | RolledBack
 
 export const isRetryable = (error: Failure): error is StoreError.StoreError =>
   error._tag === "StoreError" && error.isRetryable

@@ -18,7 +18,7 @@ const statements = (schema: string) => [
         coalesce(NEW.lease_owner = OLD.lease_owner, false));
       RETURN NULL;
     END $$`,
-  `CREATE TRIGGER note_transition AFTER UPDATE ON ${schema}.retryspool_messages FOR EACH ROW
+  `CREATE TRIGGER note_transition AFTER UPDATE ON ${schema}.strata_messages FOR EACH ROW
     WHEN (OLD.state <> NEW.state OR OLD.lease_owner IS DISTINCT FROM NEW.lease_owner OR OLD.lease_until IS DISTINCT FROM NEW.lease_until)
     EXECUTE FUNCTION ${schema}.note_transition()`
 ]

@@ -36,9 +36,9 @@ const scene = Effect.gen(function* () {
     yield* events.append(
       aggregates.map((aggregateId, index) => ({ id: `${index + 1}`, aggregateId, eventType: "Added", data: index }))
     )
-    yield* spool.storeMany(write.messages.map((id) => ({ id })))
-    yield* spool.claim({ limit: 2, lease: "1 minute", owner: "worker" })
-    const lease = { owner: "worker", attempt: 1 }
+    yield* spool.storeMany(write.messages.map((id) => ({ queue: "jobs", id })))
+    yield* spool.claim({ queue: "jobs", limit: 2, lease: "1 minute", owner: "worker" })
+    const lease = { queue: "jobs", owner: "worker", attempt: 1 }
     yield* spool.settle([
       { outcome: "archived", id: "a:fine", ...lease },
       { outcome: "bounced", id: "b:hopeless", error: "never", ...lease }
@@ -103,7 +103,7 @@ it.live("finds no mistake where there is none, and each mistake that is made", (
     assert.deepStrictEqual(yield* wrong, [])
 
     // A store that gives a message to two workers would write these rows, and so would a store that takes it away too soon.
-    const messages = `${schema}.retryspool_messages`
+    const messages = `${schema}.strata_messages`
     yield* run(
       url,
       `UPDATE ${messages} SET state = 0 WHERE id = 'a:fine'`,

@@ -53,7 +53,7 @@ export const isBusy = Effect.fnUntraced(function* ({ directory, projection, sche
   const isBehind = heads.some(([head], index) => head?.version !== (pages[index]?.at(-1)?.at(-1) ?? "0"))
   const waiting = yield* ask(
     Id,
-    `SELECT id FROM ${schema}.retryspool_messages WHERE state IN (0, 1, 2)
+    `SELECT id FROM ${schema}.strata_messages WHERE state IN (0, 1, 2)
      UNION ALL
      SELECT projection_name FROM ${schema}.offsets_store
      WHERE projection_name = '${projection}' AND current_offset < (SELECT max(version) FROM ${schema}.events) LIMIT 1`
@@ -66,7 +66,7 @@ export const findings = Effect.fnUntraced(function* ({ directory, projection, sc
   const ask = asker(url)
   const history = (yield* Effect.forEach(writers, (name) => linesOf(directory, name, Entry))).flat()
   const events = yield* ask(Id, `SELECT id FROM ${schema}.events`)
-  const messages = yield* ask(Message, `SELECT id, state FROM ${schema}.retryspool_messages`)
+  const messages = yield* ask(Message, `SELECT id, state FROM ${schema}.strata_messages`)
   const handled = yield* ask(Id, `SELECT id FROM ${schema}.handled`)
   const transitions = yield* ask(Transition, `SELECT * FROM ${schema}.transitions ORDER BY place`)
   const sums = yield* ask(

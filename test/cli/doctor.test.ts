@@ -53,6 +53,7 @@ it.layer(Server.layer, { excludeTestServices: true, timeout: "120 seconds" })("s
           /^problem tables: there is no table .*events.* -> run: strata migrate$/,
           /^problem tables: there is no table .*offsets_store.* -> run: strata migrate$/,
           /^problem tables: there is no table .*states_store.* -> run: strata migrate$/,
+          /^problem tables: there is no table .*strata_messages.* -> run: strata migrate$/,
           /^problem tables: there is no table .*retryspool_messages.* -> run: strata migrate$/
         ],
         "--schema",
@@ -135,6 +136,9 @@ it.layer(Server.layer, { excludeTestServices: true, timeout: "120 seconds" })("s
             "INSERT ON app.states_store",
             "UPDATE ON app.states_store",
             "DELETE ON app.states_store",
+            "INSERT ON app.strata_messages",
+            "UPDATE ON app.strata_messages",
+            "DELETE ON app.strata_messages",
             "INSERT ON app.retryspool_messages",
             "UPDATE ON app.retryspool_messages",
             "DELETE ON app.retryspool_messages",
@@ -142,6 +146,7 @@ it.layer(Server.layer, { excludeTestServices: true, timeout: "120 seconds" })("s
             "EXECUTE ON FUNCTION app.events_append\\(.*\\)",
             "EXECUTE ON FUNCTION app.states_store_write\\(character.*\\)",
             "EXECUTE ON FUNCTION app.states_store_write\\(text.*\\)",
+            "EXECUTE ON FUNCTION app.strata_messages_claim\\(.*\\)",
             "EXECUTE ON FUNCTION app.retryspool_messages_claim\\(.*\\)"
           ].map((what) => new RegExp(`^problem grants: .* -> as the owner: GRANT ${what} TO ${role}$`)),
           /^warning sequence/

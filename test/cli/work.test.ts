@@ -23,27 +23,47 @@ describe("strata spool", () => {
     Effect.gen(function* () {
       const { context, options, run, schema } = yield* served
       const spool = Context.get(context, SpoolStore.SpoolStore)
+      const mail = ["--queue", "mail"]
       const message = (id: string) => ({ id, queue: "mail", payload: { to: id } })
       yield* spool.storeMany(["a", "b", "c"].map(message))
       assert.deepInclude(jsonLines(yield* run("spool", "stats", "--json"))[0], { incoming: 3, hold: 0 })
       const ids = (text: string) => jsonLines(text).map(({ id }) => id)
       assert.deepStrictEqual(ids(yield* run("spool", "list", "incoming", "--queue", "mail", "--json")), ["a", "b", "c"])
-      assert.deepInclude(jsonLines(yield* run("spool", "show", "a", "--json"))[0], { id: "a", payload: { to: "a" } })
+      assert.deepInclude(jsonLines(yield* run("spool", "show", "a", ...mail, "--json"))[0], {
+        id: "a",
+        payload: { to: "a" }
+      })
 
-      assert.strictEqual(yield* run("spool", "hold", "a"), `Message "a" is hold\n`)
-      yield* fails(["spool", "hold", "a"], 1, /Message "a" is hold, not incoming or deferred/, options)
-      yield* run("spool", "release", "a")
-      yield* spool.updateMeta("b", { attempts: 7 })
-      yield* run("spool", "bounce", "b")
-      yield* run("spool", "requeue", "b")
-      const { attempts, state } = yield* spool.getMeta("b")
+      assert.strictEqual(yield* run("spool", "hold", "a", ...mail), `Message "a" of queue "mail" is hold\n`)
+      yield* fails(
+        ["spool", "hold", "a", ...mail],
+        1,
+        /Message "a" of queue "mail" is hold, not incoming or deferred/,
+        options
+      )
+      yield* run("spool", "release", "a", ...mail)
+      yield* spool.updateMeta({ queue: "mail", id: "b" }, { attempts: 7 })
+      yield* run("spool", "bounce", "b", ...mail)
+      yield* run("spool", "requeue", "b", ...mail)
+      const { attempts, state } = yield* spool.getMeta({ queue: "mail", id: "b" })
       assert.deepStrictEqual({ attempts, state }, { attempts: 0, state: "incoming" })
-      yield* fails(["spool", "delete", "c"], 2, /say --yes/, options)
-      yield* run("spool", "delete", "c", "--yes")
-      yield* fails(["spool", "show", "c"], 1, /No message has the id "c"/, options)
+      yield* fails(["spool", "delete", "c", ...mail], 2, /say --yes/, options)
+      yield* run("spool", "delete", "c", "--yes", ...mail)
+      yield* fails(["spool", "show", "c", ...mail], 1, /No message of queue "mail" has the id "c"/, options)
+      yield* fails(
+        ["spool", "show", "a"],
+        1,
+        /No message without a queue has the id "a"; .*name the queue, too/,
+        options
+      )
+      // A message of RetrySpool's is in no queue.
+      yield* spool.storeMeta({ id: "a", payload: "of Go" })
+      assert.deepInclude(jsonLines(yield* run("spool", "show", "a", "--json"))[0], { id: "a", payload: "of Go" })
+      assert.deepStrictEqual(ids(yield* run("spool", "list", "incoming", "--json")), ["a", "b", "a"])
+      yield* run("spool", "delete", "a", "--yes")
 
       yield* spool.claim({ queue: "mail", limit: 1, lease: "1 hour", owner: "dead" })
-      yield* execute([`UPDATE ${schema}.retryspool_messages SET lease_until = now() - interval '1 s' WHERE state = 1`])
+      yield* execute([`UPDATE ${schema}.strata_messages SET lease_until = now() - interval '1 s' WHERE state = 1`])
       const examined = yield* strata(["doctor", "--json"], options)
       const finding = jsonLines(examined.stdout).find(({ check }) => check === "spool")
       assert.deepInclude(finding, { level: "warning", remedy: "start a worker, or run: strata spool recover" })

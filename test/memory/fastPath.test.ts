@@ -236,7 +236,7 @@ describe("the fast path through the arguments of an operation", () => {
       {
         messages: [
           { id: "1", queue: "q", payload: { to: "a" }, headers: { a: "", b: "c" } },
-          { id: "2", delay: "1 hour" }
+          { id: "2", queue: "q", delay: "1 hour", rememberId: "1 day" }
         ]
       }
     ],
@@ -246,7 +246,7 @@ describe("the fast path through the arguments of an operation", () => {
       SpoolStore.Settle,
       {
         outcomes: [
-          { outcome: "done", id: "1", owner: "o", attempt: 1 },
+          { outcome: "done", queue: "q", id: "1", owner: "o", attempt: 1 },
           { outcome: "archived", id: "2", owner: "o", attempt: 1, error: "", headers: { a: "b" } },
           { outcome: "deferred", id: "3", owner: "o", attempt: 2, delay: 5, error: "no" },
           { outcome: "bounced", id: "4", owner: "o", attempt: 3, error: "no" },

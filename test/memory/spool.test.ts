@@ -133,7 +133,7 @@ test(
     assert.strictEqual(yield* Queue.take(events), "begun")
     yield* TestClock.adjust("10 minutes")
     assert.deepStrictEqual(yield* store.recover(), [])
-    assert.strictEqual((yield* store.getMeta(id)).attempts, 1)
+    assert.strictEqual((yield* store.getMeta({ queue: spool.name, id })).attempts, 1)
     yield* failNext(new StoreError.Unavailable({ message: "gone" }), { times: 1000 })
     yield* TestClock.adjust("41 seconds")
     assert.strictEqual(yield* Queue.take(events), "interrupted")
@@ -205,7 +205,7 @@ test(
     const id = yield* spool.enqueue("again")
     assert.strictEqual(yield* Queue.take(handled), "again")
     yield* TestClock.adjust("1 second")
-    yield* store.moveToState(id, "active", "incoming")
+    yield* store.moveToState({ queue: spool.name, id }, "active", "incoming")
     assert.strictEqual(yield* Queue.take(handled), "again")
     yield* TestClock.adjust("1 second")
     yield* free.open
@@ -327,14 +327,16 @@ test(
     const release = yield* Latch.make()
     const holder = yield* Effect.forkChild(
       withTransaction(
-        store.updateMeta(id, { priority: 1 }).pipe(Effect.andThen(held.open), Effect.andThen(release.await))
+        store
+          .updateMeta({ queue: spool.name, id }, { priority: 1 })
+          .pipe(Effect.andThen(held.open), Effect.andThen(release.await))
       )
     )
     yield* held.await
     yield* Queue.offer(go, undefined)
     yield* Effect.repeat(TestClock.adjust("1 second"), { times: 10 })
     assert.isUndefined(yield* value)
-    assert.strictEqual((yield* store.getMeta(id)).state, "active")
+    assert.strictEqual((yield* store.getMeta({ queue: spool.name, id })).state, "active")
     yield* release.open
     yield* Fiber.join(holder)
     yield* Effect.repeat(TestClock.adjust("1 second"), { times: 3 })
@@ -343,6 +345,6 @@ test(
     yield* Queue.offer(go, undefined)
     yield* TestClock.adjust("1 second")
     assert.strictEqual(yield* value, 1n)
-    assert.strictEqual((yield* Effect.flip(store.getMeta(id)))._tag, "MessageNotFound")
+    assert.strictEqual((yield* Effect.flip(store.getMeta({ queue: spool.name, id })))._tag, "MessageNotFound")
   })
 )

@@ -103,6 +103,7 @@ const describe = (exit: Exit.Exit<unknown, unknown>): string => {
   if (error instanceof SpoolStore.UpdateConflict) return "has changed"
   if (error instanceof SpoolStore.MessageNotFound) return "not found"
   if (error instanceof SpoolStore.MessageExists) return "exists"
+  if (error instanceof SpoolStore.IdConflict) return `taken by ${error.takenBy}`
   if (error instanceof EventStore.VersionConflict) return `conflict with ${error.aggregateId.slice(-1)}`
   if (error instanceof DurableStateStore.StaleState) return `stale: ${shown(error.current)}`
   if (error instanceof OffsetStore.OffsetConflict)
@@ -212,28 +213,40 @@ const session = (run: string, id: number, requests: Queue.Dequeue<Request>) => {
 
   const spoolOperation = Effect.fnUntraced(function* (command: Command) {
     const spool = yield* SpoolStore.SpoolStore
-    const messageOf = (message: string) => ({ id: messageId(message), queue: run, maxAttempts: 2 })
+    const key = (message: string) => ({ queue: run, id: messageId(message) })
+    // The ids of "b" and "c" stay taken.
+    const messageOf = (message: string) => ({
+      ...key(message),
+      maxAttempts: 2,
+      ...(message === "a" ? {} : { rememberId: "1 hour" as const })
+    })
     switch (command.command) {
       case "store": {
         const { deferred, message, priority } = command
-        return yield* spool.storeMeta({ ...messageOf(message), priority, ...(deferred ? { delay: 0 } : {}) })
+        return yield* spool.storeMeta({
+          ...messageOf(message),
+          priority,
+          ...(deferred ? { delay: 0, payload: "later" } : {})
+        })
       }
       case "store many":
-        return (yield* spool.storeMany([messageOf("b"), messageOf("c")])).map(nameOf).join()
+        return (yield* spool.storeMany([messageOf("b"), messageOf("c")]))
+          .map((error) => `${nameOf(error)} ${error._tag}`)
+          .join()
       case "move":
-        return yield* spool.moveToState(messageId(command.message), command.from, command.to)
+        return yield* spool.moveToState(key(command.message), command.from, command.to)
       case "update": {
         const id = messageId(command.message)
         const ifUpdated = updated.get(id)
         const options = command.fresh && ifUpdated !== undefined ? { ifUpdated } : {}
-        const message = yield* spool.updateMeta(id, { priority: command.priority }, options)
+        const message = yield* spool.updateMeta(key(command.message), { priority: command.priority }, options)
         updated.set(id, message.updated)
         return describeMessage(message)
       }
       case "remove":
-        return yield* spool.deleteMeta(messageId(command.message))
+        return yield* spool.deleteMeta(key(command.message))
       case "look": {
-        const message = yield* spool.getMeta(messageId(command.message))
+        const message = yield* spool.getMeta(key(command.message))
         updated.set(message.id, message.updated)
         return describeMessage(message)
       }
@@ -241,7 +254,7 @@ const session = (run: string, id: number, requests: Queue.Dequeue<Request>) => {
         const owner = `${id}/${++claims}`
         const lease = command.lasting ? "1 hour" : 0
         const messages = yield* spool.claim({ queue: run, limit: command.limit, lease, owner })
-        leases = messages.map(({ attempts, id }) => ({ id, owner, attempt: attempts }))
+        leases = messages.map((message) => SpoolStore.leaseOf(message, owner))
         return messages.map(describeMessage).join()
       }
       case "settle": {

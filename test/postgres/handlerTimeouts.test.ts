@@ -58,7 +58,7 @@ it.live.each([false, true])("a worker bounces the message whose statement hangs 
       yield* Effect.repeat(spool.countByState("mails"), {
         until: ({ active, bounce, deferred, incoming }) => bounce === 1 && active + deferred + incoming === 0
       })
-      const { attempts, lastError } = yield* spool.getMeta(hangs)
+      const { attempts, lastError } = yield* spool.getMeta({ queue: "mails", id: hangs })
       assert.strictEqual(attempts, 2)
       assert.include(lastError, "the handler has not ended within 200ms")
     }).pipe(Effect.provideContext(context))

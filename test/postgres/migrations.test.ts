@@ -76,6 +76,7 @@ describe("starting at once", () => {
         "app.offsets_store",
         "app.retryspool_messages",
         "app.states_store",
+        "app.strata_messages",
         "app.strata_migrations"
       ])
       assert.deepStrictEqual(yield* query(`SELECT count(*)::int FROM app.offsets_store`, url), [[10]])
@@ -84,11 +85,14 @@ describe("starting at once", () => {
         [2, "events", "0002_events.sql"],
         [3, "states_store", "0003_states.sql"],
         [4, "retryspool_messages", "0004_spool.sql"],
-        [13, "retryspool_messages", "0013_spool_claim.sql"],
-        [14, "retryspool_messages", "0014_spool_lease.sql"],
+        [16, "strata_messages", "0016_messages.sql"],
+        [18, "retryspool_messages", "0018_spool_queues_own.sql"],
         [20, "states_store", "0020_states_write.sql"],
         [21, "states_store", "0021_states_write_many.sql"],
-        [22, "events", "0022_events_append.sql"]
+        [22, "events", "0022_events_append.sql"],
+        [24, "retryspool_messages", "0024_spool_claim.sql"],
+        [25, "retryspool_messages", "0025_spool_lease.sql"],
+        [26, "strata_messages", "0026_messages_claim.sql"]
       ])
     })
   )
@@ -125,11 +129,14 @@ describe("starting at once", () => {
           [2],
           [3],
           [4],
-          [13],
-          [14],
+          [16],
+          [18],
           [20],
           [21],
-          [22]
+          [22],
+          [24],
+          [25],
+          [26]
         ])
       })
   )
@@ -140,10 +147,24 @@ describe("starting at once", () => {
       const release = yield* holdLock(url)
       const applicationName = yield* unique
       const sets = [
-        { offsets: "a_offsets", events: "a_events", states: "a_states", spool: "a_spool", migrations: "a_migrations" },
-        { offsets: "b_offsets", events: "b_events", states: "b_states", spool: "b_spool", migrations: "b_migrations" },
-        { offsets: "c_offsets", events: "c_events", states: "c_states", spool: "c_spool" },
-        { offsets: "d_offsets", events: "d_events", states: "d_states", spool: "d_spool" }
+        {
+          offsets: "a_offsets",
+          events: "a_events",
+          states: "a_states",
+          spool: "a_spool",
+          messages: "a_messages",
+          migrations: "a_migrations"
+        },
+        {
+          offsets: "b_offsets",
+          events: "b_events",
+          states: "b_states",
+          spool: "b_spool",
+          messages: "b_messages",
+          migrations: "b_migrations"
+        },
+        { offsets: "c_offsets", events: "c_events", states: "c_states", spool: "c_spool", messages: "c_messages" },
+        { offsets: "d_offsets", events: "d_events", states: "d_states", spool: "d_spool", messages: "d_messages" }
       ]
       const starting = yield* Effect.forEach(sets, (tables) =>
         Effect.forkChild(migrate(url, { schema: "both", tables }, { applicationName }))
@@ -156,10 +177,12 @@ describe("starting at once", () => {
       assert.deepStrictEqual(yield* Effect.forEach(stores, (store) => shard(store, "row").read), [0n, 1n, 2n, 3n])
       assert.deepStrictEqual(yield* query(`SELECT DISTINCT table_name FROM "both".strata_migrations ORDER BY 1`, url), [
         ["c_events"],
+        ["c_messages"],
         ["c_offsets"],
         ["c_spool"],
         ["c_states"],
         ["d_events"],
+        ["d_messages"],
         ["d_offsets"],
         ["d_spool"],
         ["d_states"]
@@ -230,6 +253,7 @@ describe("a role", () => {
         "fresh.offsets_store",
         "fresh.retryspool_messages",
         "fresh.states_store",
+        "fresh.strata_messages",
         "fresh.strata_migrations",
         "theirs"
       ])
@@ -259,6 +283,7 @@ describe("names", () => {
       const tables = {
         offsets: table,
         events: `${table.slice(0, 50)} log`,
+        messages: `${table.slice(0, 50)} jobs`,
         spool: `${table.slice(0, 50)} mail`,
         states: `${table.slice(0, 50)} now`,
         migrations: `${table.slice(0, 55)} made`
@@ -280,6 +305,11 @@ describe("names", () => {
         yield* stores.states.writeState(state("c", BigInt(start)))
         yield* stores.spool.storeMeta({ id: `m${start}` })
         assert.strictEqual((yield* stores.spool.claim({ limit: 9, lease: "1 minute", owner: "o" })).length, 1)
+        yield* stores.spool.storeMeta({ queue: "q", id: `m${start}` })
+        assert.strictEqual(
+          (yield* stores.spool.claim({ queue: "q", limit: 9, lease: "1 minute", owner: "o" })).length,
+          1
+        )
       }
       assert.sameMembers(
         [...(yield* objects(url))],
@@ -317,6 +347,7 @@ describe("names", () => {
   it.live.each([
     ["events", 56],
     ["states", 57],
+    ["messages", 57],
     ["spool", 57]
   ] as const)("leave room for the ending of a function's name: that of %s can have %i bytes", ([table, bytes]) =>
     Effect.gen(function* () {
@@ -343,6 +374,7 @@ describe("a database of migrations 1 to 7", () => {
     events: "My events",
     offsets: "My offsets",
     states: "My states",
+    messages: "My messages",
     spool: "My spool",
     migrations: "My migrations"
   }
@@ -351,22 +383,22 @@ describe("a database of migrations 1 to 7", () => {
       what: "with the tables' own names",
       schema: "public",
       options: {},
-      names: ["events", "offsets_store", "states_store", "retryspool_messages", "strata_migrations"],
-      run: [1, 2, 3, 4, 13, 14, 20, 21, 22]
+      names: ["events", "offsets_store", "states_store", "strata_messages", "retryspool_messages", "strata_migrations"],
+      run: [1, 2, 3, 4, 16, 18, 20, 21, 22, 24, 25, 26]
     },
     {
       what: "with a schema, other names and all that is optional",
       schema: "My schema",
       options: { schema: "My schema", tables, notify: "rows", index: "containment" },
       names: Object.values(tables),
-      run: [1, 2, 3, 4, 5, 6, 13, 14, 20, 21, 22, 23]
+      run: [1, 2, 3, 4, 5, 6, 16, 18, 20, 21, 22, 23, 24, 25, 26]
     }
   ] as const
 
   it.live.each(sets)("$what has what a new one has once it is migrated, keeps its rows, and works", (set) =>
     Effect.gen(function* () {
       const { names, options, run, schema } = set
-      const migrations = `"${schema}"."${names[4]}"`
+      const migrations = `"${schema}"."${names[5]}"`
       const url = yield* restore("migrations1to7.sql")
       const fresh = yield* scratchDatabase()
       yield* migrate(fresh, options)
@@ -503,6 +535,7 @@ describe("tables that are there", () => {
         "app.offsets_store",
         "app.retryspool_messages",
         "app.states_store",
+        "app.strata_messages",
         "app.strata_migrations"
       ])
     })

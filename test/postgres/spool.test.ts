@@ -9,9 +9,20 @@ import { postgresUrl, waitForBackends } from "../support/database.ts"
 import { execute, failsWith, freshRole, freshSchema, query, shape, unique } from "./harness.ts"
 import { retrySpool, serveSpool } from "./spool.harness.ts"
 
-const files = ["0004_spool.sql", "0013_spool_claim.sql", "0014_spool_lease.sql"].map((file) =>
-  fileURLToPath(new URL(`../../resources/postgres/${file}`, import.meta.url))
-)
+const files = [
+  "0004_spool.sql",
+  "0024_spool_claim.sql",
+  "0025_spool_lease.sql",
+  "0016_messages.sql",
+  "0026_messages_claim.sql",
+  "0018_spool_queues_own.sql"
+].map((file) => fileURLToPath(new URL(`../../resources/postgres/${file}`, import.meta.url)))
+
+/** The two tables, as messages name them by their queue. */
+const kinds = [
+  { what: "RetrySpool's table", table: "retryspool_messages", queue: {} },
+  { what: "the table of queues", table: "strata_messages", queue: { queue: "mails" } }
+] as const
 
 describe("the table", () => {
   it.live.each([true, false])(
@@ -139,7 +150,7 @@ describe("the table", () => {
       const { role, url } = yield* freshRole()
       yield* execute([
         `GRANT USAGE ON SCHEMA ${schema} TO ${role}`,
-        `GRANT SELECT, INSERT, UPDATE, DELETE ON ${table} TO ${role}`
+        `GRANT SELECT, INSERT, UPDATE, DELETE ON ${table}, ${schema}.strata_messages TO ${role}`
       ])
       const client = { startupParameters: { search_path: "nowhere" } }
       const { spool } = yield* serveSpool({ url, client, options: { schema }, layer: Postgres.layerStorage })
@@ -148,6 +159,11 @@ describe("the table", () => {
       assert.strictEqual(message?.id, "a")
       yield* spool.recover()
       yield* spool.deleteMeta("a")
+      yield* spool.storeMeta({ queue: "mails", id: "a", rememberId: "1 hour" })
+      const [mail] = yield* spool.claim({ queue: "mails", limit: 1, lease: 0, owner: "o" })
+      if (mail === undefined) return assert.fail("not claimed")
+      assert.deepStrictEqual(yield* spool.settle([{ outcome: "done", ...SpoolStore.leaseOf(mail, "o") }]), [])
+      yield* spool.forgetIds()
     })
   )
 
@@ -222,68 +238,78 @@ describe("the table", () => {
 })
 
 describe("statements", () => {
-  it.live("of a worker never read the whole table, whatever the statistics say", () =>
-    Effect.gen(function* () {
-      const { spool, sql, table } = yield* serveSpool({ client: { maxConnections: 1 } })
-      const scans = Effect.gen(function* () {
-        yield* sql`SELECT pg_stat_force_next_flush()`
-        const rows = yield* query(`SELECT seq_scan FROM pg_stat_user_tables WHERE relid = '${table}'::regclass`)
-        return rows[0]?.[0]
-      })
-      // The plans that are made for an empty table are the ones that may read the whole table later.
-      const work = Effect.gen(function* () {
-        const owner = crypto.randomUUID()
-        const messages = yield* spool.claim({ limit: 20, lease: "1 minute", owner })
-        const leases = messages.map(({ attempts, id }) => ({ id, owner, attempt: attempts }))
-        yield* spool.heartbeat(leases, "1 minute")
-        const [first, ...rest] = leases
-        if (first !== undefined) {
-          yield* spool.settle([{ outcome: "deferred", ...first, delay: 0, error: "" }])
-          yield* spool.settle(rest.map((lease) => Object.assign({ outcome: "done" as const }, lease)))
-        }
-        yield* spool.untilReady()
-        yield* spool.recover()
-      })
-      yield* Effect.repeat(work, { times: 9 })
-      yield* spool.storeMany(Array.from({ length: 20_000 }, (_, n) => ({ id: `${n}`, ...(n % 2 ? { delay: 0 } : {}) })))
-      const before = yield* scans
-      yield* Effect.repeat(work, { times: 9 })
-      assert.strictEqual(yield* scans, before)
-    })
-  )
-
-  it.live("look messages up by their ids, also where statistics say that none is active", () =>
-    Effect.gen(function* () {
-      const { spool, sql, table } = yield* serveSpool({ client: { maxConnections: 1 } })
-      yield* spool.storeMany(Array.from({ length: 2000 }, (_, n) => ({ id: `${n}` })))
-      yield* sql.unsafe(`ANALYZE ${table}`).unprepared
-      const scans = Effect.gen(function* () {
-        yield* sql`SELECT pg_stat_force_next_flush()`
-        return yield* query(
-          `SELECT idx_scan FROM pg_stat_user_indexes
-           WHERE relid = '${table}'::regclass AND indexrelname = 'retryspool_messages_state'`
+  it.live.each(kinds)(
+    "of a worker never read the whole of $what, whatever the statistics say",
+    ({ queue, table: name }) =>
+      Effect.gen(function* () {
+        const { schema, spool, sql } = yield* serveSpool({ client: { maxConnections: 1 } })
+        const table = `${schema}.${name}`
+        const scans = Effect.gen(function* () {
+          yield* sql`SELECT pg_stat_force_next_flush()`
+          const rows = yield* query(`SELECT seq_scan FROM pg_stat_user_tables WHERE relid = '${table}'::regclass`)
+          return rows[0]?.[0]
+        })
+        // The plans that are made for an empty table are the ones that may read the whole table later.
+        const work = Effect.gen(function* () {
+          const owner = crypto.randomUUID()
+          const messages = yield* spool.claim({ ...queue, limit: 20, lease: "1 minute", owner })
+          const leases = messages.map((message) => SpoolStore.leaseOf(message, owner))
+          yield* spool.heartbeat(leases, "1 minute")
+          const [first, ...rest] = leases
+          if (first !== undefined) {
+            yield* spool.settle([{ outcome: "deferred", ...first, delay: 0, error: "" }])
+            yield* spool.settle(rest.map((lease) => Object.assign({ outcome: "done" as const }, lease)))
+          }
+          yield* spool.untilReady("queue" in queue ? queue.queue : undefined)
+          yield* spool.recover(queue)
+        })
+        yield* Effect.repeat(work, { times: 9 })
+        yield* spool.storeMany(
+          Array.from({ length: 20_000 }, (_, n) => ({ ...queue, id: `${n}`, ...(n % 2 ? { delay: 0 } : {}) }))
         )
+        const before = yield* scans
+        yield* Effect.repeat(work, { times: 9 })
+        assert.strictEqual(yield* scans, before)
       })
-      const before = yield* scans
-      for (let round = 0; round < 8; round++) {
-        const owner = `${round}`
-        const messages = yield* spool.claim({ limit: 20, lease: "1 minute", owner })
-        const leases = messages.map(({ attempts, id }) => ({ id, owner, attempt: attempts }))
-        yield* spool.heartbeat(leases, "1 minute")
-        const [first, ...rest] = leases.map((lease) => Object.assign({ outcome: "done" as const }, lease))
-        yield* spool.settle(rest)
-        if (first !== undefined) yield* spool.settle([{ ...first, outcome: "archived" }])
-      }
-      assert.deepStrictEqual(yield* scans, before)
-    })
   )
 
-  it.live("that renew leases touch no index", () =>
+  it.live.each(kinds)(
+    "look messages of $what up by their keys, also where statistics say that none is active",
+    (kind) =>
+      Effect.gen(function* () {
+        const { queue, table: name } = kind
+        const { schema, spool, sql } = yield* serveSpool({ client: { maxConnections: 1 } })
+        const table = `${schema}.${name}`
+        yield* spool.storeMany(Array.from({ length: 2000 }, (_, n) => ({ ...queue, id: `${n}` })))
+        yield* sql.unsafe(`ANALYZE ${table}`).unprepared
+        const scans = Effect.gen(function* () {
+          yield* sql`SELECT pg_stat_force_next_flush()`
+          return yield* query(
+            `SELECT idx_scan FROM pg_stat_user_indexes
+           WHERE relid = '${table}'::regclass AND indexrelname = '${name}_state'`
+          )
+        })
+        const before = yield* scans
+        for (let round = 0; round < 8; round++) {
+          const owner = `${round}`
+          const messages = yield* spool.claim({ ...queue, limit: 20, lease: "1 minute", owner })
+          const leases = messages.map((message) => SpoolStore.leaseOf(message, owner))
+          yield* spool.heartbeat(leases, "1 minute")
+          const [first, ...rest] = leases.map((lease) => Object.assign({ outcome: "done" as const }, lease))
+          yield* spool.settle(rest)
+          if (first !== undefined) yield* spool.settle([{ ...first, outcome: "archived" }])
+        }
+        assert.deepStrictEqual(yield* scans, before)
+      })
+  )
+
+  it.live.each(kinds)("that renew leases touch no index of $what", ({ queue, table: name }) =>
     Effect.gen(function* () {
-      const { spool, sql, table } = yield* serveSpool({ client: { maxConnections: 1 } })
-      yield* spool.storeMany(Array.from({ length: 100 }, (_, n) => ({ id: `${n}` })))
-      const messages = yield* spool.claim({ limit: 100, lease: "1 minute", owner: "o" })
-      const leases = messages.map(({ id }) => ({ id, owner: "o", attempt: 1 }))
+      const { schema, spool, sql } = yield* serveSpool({ client: { maxConnections: 1 } })
+      const table = `${schema}.${name}`
+      yield* spool.storeMany(Array.from({ length: 100 }, (_, n) => ({ ...queue, id: `${n}` })))
+      const messages = yield* spool.claim({ ...queue, limit: 100, lease: "1 minute", owner: "o" })
+      const leases = messages.map((message) => SpoolStore.leaseOf(message, "o"))
       const updates = Effect.gen(function* () {
         yield* sql`SELECT pg_stat_force_next_flush()`
         const [row] = yield* query(
@@ -486,11 +512,11 @@ const leakedLock = Effect.gen(function* () {
   const leaky = yield* serveSpool({ options: { schema: served.schema }, client: { applicationName: "leaky" } })
   const logged = yield* Queue.unbounded<string>()
   const logger = Logger.make(({ message }) => void Queue.offerUnsafe(logged, String(message)))
-  const lock = Effect.fnUntraced(function* (id: string) {
+  const lock = Effect.fnUntraced(function* (id: string, name = "retryspool_messages") {
     const held = yield* Latch.make()
     const release = yield* Latch.make()
     const holding = leaky.sql
-      .unsafe(`SELECT FROM ${leaky.table} WHERE id = $1 FOR UPDATE`, [id])
+      .unsafe(`SELECT FROM ${leaky.schema}.${name} WHERE id = $1 FOR UPDATE`, [id])
       .pipe(Effect.andThen(held.open), Effect.andThen(release.await), leaky.withTransaction)
     const holder = yield* Effect.forkScoped(holding)
     yield* held.await
@@ -549,21 +575,19 @@ describe("a transaction that has locked a message and never ends", () => {
         ).pipe(provide)
       )
       yield* begun.await
-      const release = yield* lock(locked)
+      const release = yield* lock(locked, "strata_messages")
       yield* provide(mails.enqueueAll(Array.from({ length: 279 }, (_, n) => ({ payload: `${n}` }))))
       yield* isLocked.open
       const unsettled = Effect.map(spool.countByState("mails"), ({ active, incoming }) => active + incoming)
       yield* Effect.repeat(unsettled, { until: (count) => count === 1 })
       assert.match(
         yield* Queue.take(logged),
-        new RegExp(
-          `^message "${locked}" of retryspool_messages cannot be (settled|renewed) yet: ${holder}; trying again$`
-        )
+        new RegExp(`^message "${locked}" of strata_messages cannot be (settled|renewed) yet: ${holder}; trying again$`)
       )
       // What comes now is handled and settled as ever.
       yield* provide(mails.enqueueAll([{ payload: "later" }, { payload: "last" }]))
       yield* Effect.repeat(unsettled, { until: (count) => count === 1 })
-      assert.strictEqual((yield* spool.getMeta(locked)).state, "active")
+      assert.strictEqual((yield* spool.getMeta({ queue: "mails", id: locked })).state, "active")
       yield* release
       yield* Effect.repeat(unsettled, { until: (count) => count === 0 })
     })

@@ -24,8 +24,8 @@ const serve = Effect.fnUntraced(function* (schema?: string) {
   const spool = Context.get(served.context, SpoolStore.SpoolStore)
   const claim = spool.claim({ queue, limit, lease: "1 minute", owner: "owner" })
   const settle = (messages: ReadonlyArray<SpoolStore.SpoolMessage>) =>
-    spool.settle(messages.map(({ attempts: attempt, id }) => ({ outcome: "done", id, owner: "owner", attempt })))
-  return { ...served, spool, claim, settle, table: `${served.schema}.retryspool_messages` }
+    spool.settle(messages.map((message) => ({ outcome: "done", ...SpoolStore.leaseOf(message, "owner") })))
+  return { ...served, spool, claim, settle, table: `${served.schema}.strata_messages` }
 })
 
 it.effect("a claim does not read the index entries of messages that were claimed before it", () =>
@@ -39,7 +39,7 @@ it.effect("a claim does not read the index entries of messages that were claimed
       yield* sql`SELECT pg_stat_force_next_flush()`
       const [row] = yield* sql`
         SELECT idx_tup_read AS count FROM pg_stat_user_indexes
-        WHERE schemaname = ${schema} AND indexrelname = 'retryspool_messages_ready'`
+        WHERE schemaname = ${schema} AND indexrelname = 'strata_messages_ready'`
       return Number(row?.["count"])
     })
     yield* spool.storeMany(numbered(0, 5000))
@@ -79,7 +79,7 @@ it.effect("a claim finds older messages that become ready after the claims befor
     )
     yield* expect()
     yield* late("COMMIT")
-    yield* other.spool.moveToState("m000007", "active", "incoming")
+    yield* other.spool.moveToState({ queue, id: "m000007" }, "active", "incoming")
     yield* expect()
     // After a second, claims look at the whole queue again.
     yield* TestClock.adjust("1 second")
@@ -95,11 +95,11 @@ it.effect("a claim finds older messages that become ready after the claims befor
     yield* spool.storeMeta({ id: "old", queue, created: start })
     yield* expect("old")
     yield* expect()
-    yield* spool.moveToState("m000008", "active", "incoming")
+    yield* spool.moveToState({ queue, id: "m000008" }, "active", "incoming")
     yield* expect("m000008")
 
     // A claim that finds fewer messages than it wants looks at the whole queue.
-    yield* other.spool.moveToState("m000009", "active", "incoming")
+    yield* other.spool.moveToState({ queue, id: "m000009" }, "active", "incoming")
     yield* expect("m000009")
     assert.strictEqual(next, count)
     assert.deepStrictEqual(yield* claim, [])

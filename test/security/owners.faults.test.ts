@@ -125,9 +125,7 @@ describe("tables that a Go service has created as a role of its own", () => {
       yield* as([eventsTable, "INSERT INTO events (id, aggregate_id, event_type) VALUES ('go-1', 'a', 'T')"])
       yield* failsWith(migrate(url), "Postgres.migrate", "Denied", new RegExp(`belongs to the role ${role}`))
       yield* succeeds(["migrate", "--owner", role], { url })
-      yield* Effect.flatMap(serve({ url, options: { owners: [role] } }), (served) =>
-        useStores(served, { spool: false })
-      ).pipe(Effect.scoped)
+      yield* Effect.flatMap(serve({ url, options: { owners: [role] } }), useStores).pipe(Effect.scoped)
       assert.deepStrictEqual(yield* query("SELECT id FROM events WHERE version = 1", url), [["go-1"]])
       // A role of the application, which owns nothing, goes on as before.
       const appUrl = new URL(url)
@@ -140,9 +138,7 @@ describe("tables that a Go service has created as a role of its own", () => {
         ],
         url
       )
-      yield* Effect.flatMap(serve({ url: appUrl.href, layer: Postgres.layer }), (served) =>
-        useStores(served, { spool: false })
-      ).pipe(Effect.scoped)
+      yield* Effect.flatMap(serve({ url: appUrl.href, layer: Postgres.layer }), useStores).pipe(Effect.scoped)
     }).pipe(Effect.scoped)
   )
 })

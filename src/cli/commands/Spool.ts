@@ -39,6 +39,19 @@ const queue = Flag.String("queue").pipe(
   Flag.withDescription("Only the messages of this queue")
 )
 
+const queueOfMessage = Flag.String("queue").pipe(
+  Flag.optional,
+  Flag.withMetavar("NAME"),
+  Flag.withDescription("The queue of the message; without it a message of RetrySpool's, which is in none")
+)
+
+/** A message that a subcommand names. */
+const key = { id, queue: queueOfMessage }
+
+/** The message in the text of an answer. */
+const named = ({ id, queue }: { readonly id: string; readonly queue?: string }) =>
+  queue === undefined ? `"${id}"` : `"${id}" of queue "${queue}"`
+
 const inQueue = (queue: Option.Option<string>) => (Option.isNone(queue) ? {} : { queue: queue.value })
 
 const stats = Command.make("stats", { queue }).pipe(
@@ -66,12 +79,14 @@ const list = Command.make("list", { state, queue }).pipe(
   Command.provide(Database.layer)
 )
 
-const show = Command.make("show", { id }).pipe(
+const show = Command.make("show", key).pipe(
   Command.withDescription("Shows one message, with its payload"),
-  Command.withExamples([{ command: "strata spool show mail-42", description: "Everything about one message" }]),
-  Command.withHandler(({ id }) =>
+  Command.withExamples([
+    { command: "strata spool show order-1 --queue mails", description: "Everything about one message" }
+  ]),
+  Command.withHandler(({ id, queue }) =>
     Effect.flatMap(
-      SpoolStore.use(({ getMeta }) => getMeta(id)),
+      SpoolStore.use(({ getMeta }) => getMeta({ id, ...inQueue(queue) })),
       (message) => Output.record(toJson(message))
     )
   ),
@@ -88,13 +103,14 @@ interface Move {
 
 /** A subcommand that moves one message to another state. */
 const move = <const Name extends string>(name: Name, { description, from, resetAttempts = false, to }: Move) =>
-  Command.make(name, { id }).pipe(
+  Command.make(name, key).pipe(
     Command.withDescription(description),
-    Command.withExamples([{ command: `strata spool ${name} mail-42`, description }]),
-    Command.withHandler(({ id }) =>
+    Command.withExamples([{ command: `strata spool ${name} order-1 --queue mails`, description }]),
+    Command.withHandler(({ id, queue }) =>
       Effect.gen(function* () {
-        yield* SpoolStore.use(({ moveToState }) => moveToState(id, from, to, resetAttempts ? { attempts: 0 } : {}))
-        yield* Output.done(`Message "${id}" is ${to}`, { id, state: to })
+        const message = { id, ...inQueue(queue) }
+        yield* SpoolStore.use(({ moveToState }) => moveToState(message, from, to, resetAttempts ? { attempts: 0 } : {}))
+        yield* Output.done(`Message ${named(message)} is ${to}`, { ...message, state: to })
       })
     ),
     Command.provide(Database.layer)
@@ -125,14 +141,17 @@ const bounce = move("bounce", {
   to: "bounce"
 })
 
-const remove = Command.make("delete", { id, yes }).pipe(
+const remove = Command.make("delete", { ...key, yes }).pipe(
   Command.withDescription("Deletes a message, whatever its state"),
-  Command.withExamples([{ command: "strata spool delete mail-42 --yes", description: "Without a question" }]),
-  Command.withHandler(({ id, yes }) =>
+  Command.withExamples([
+    { command: "strata spool delete order-1 --queue mails --yes", description: "Without a question" }
+  ]),
+  Command.withHandler(({ id, queue, yes }) =>
     Effect.gen(function* () {
-      yield* confirm(`Delete the message "${id}"?`, yes)
-      yield* SpoolStore.use(({ deleteMeta }) => deleteMeta(id))
-      yield* Output.done(`Message "${id}" is deleted`, { id })
+      const message = { id, ...inQueue(queue) }
+      yield* confirm(`Delete the message ${named(message)}?`, yes)
+      yield* SpoolStore.use(({ deleteMeta }) => deleteMeta(message))
+      yield* Output.done(`Message ${named(message)} is deleted`, message)
     })
   ),
   Command.provide(Database.layer)

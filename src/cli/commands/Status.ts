@@ -5,7 +5,8 @@ import { decodeRows } from "../../postgres/database/DecodeRows.ts"
 import { qualify } from "../../postgres/database/Identifier.ts"
 import { PostgresDatabase } from "../../postgres/database/PostgresDatabase.ts"
 import * as LockHolders from "../../postgres/events/LockHolders.ts"
-import { codeOf } from "../../postgres/spool/MessageState.ts"
+import { code } from "../../postgres/spool/MessageState.ts"
+import type { State } from "../../SpoolMessage.ts"
 import { Settings } from "../arguments/GlobalFlags.ts"
 import * as Database from "../connection/Database.ts"
 import * as Output from "../terminal/Output.ts"
@@ -62,15 +63,20 @@ const Counts = Schema.Struct({
 /** States are estimated, and archived messages left out: counting them takes longer the more there are. */
 const countStatesAndMessages = Effect.gen(function* () {
   const { names, query, schema, sql, tables } = yield* PostgresDatabase
+  const countOf = (state: State) => sql`(
+    SELECT count(*) FROM (
+      SELECT FROM ${tables.messages} WHERE state = ${code[state]} UNION ALL
+      SELECT FROM ${tables.spool} WHERE state = ${code[state]}
+    ) AS message)`
   const rows = yield* query(sql`
     SELECT (
         SELECT greatest(reltuples, 0)::bigint FROM pg_class WHERE oid = ${qualify(schema, names.states)}::regclass::oid
       ) AS states,
-      (SELECT count(*) FROM ${tables.spool} WHERE state = ${codeOf("incoming")}) AS incoming,
-      (SELECT count(*) FROM ${tables.spool} WHERE state = ${codeOf("active")}) AS active,
-      (SELECT count(*) FROM ${tables.spool} WHERE state = ${codeOf("deferred")}) AS deferred,
-      (SELECT count(*) FROM ${tables.spool} WHERE state = ${codeOf("hold")}) AS hold,
-      (SELECT count(*) FROM ${tables.spool} WHERE state = ${codeOf("bounce")}) AS bounce`)
+      ${countOf("incoming")} AS incoming,
+      ${countOf("active")} AS active,
+      ${countOf("deferred")} AS deferred,
+      ${countOf("hold")} AS hold,
+      ${countOf("bounce")} AS bounce`)
   const [counts] = yield* decodeRows(Counts, names.spool, [])(rows)
   return counts
 })

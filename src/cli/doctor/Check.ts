@@ -62,5 +62,6 @@ export const relations = PostgresDatabase.useSync(({ names, schema }) => ({
   events: qualify(schema, names.events),
   offsets: qualify(schema, names.offsets),
   states: qualify(schema, names.states),
+  messages: qualify(schema, names.messages),
   spool: qualify(schema, names.spool)
 }))

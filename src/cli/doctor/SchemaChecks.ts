@@ -24,13 +24,14 @@ export const migrations: Findings = Effect.map(Migrations.status, (statuses) => 
 /** May this role do on tables, sequence and functions what the stores do? */
 export const grants: Findings = Effect.gen(function* () {
   const { sql } = yield* PostgresDatabase
-  const { events, offsets, spool, states } = yield* relations
+  const { events, messages, offsets, spool, states } = yield* relations
   const missing = yield* texts(sql`
     SELECT pg_catalog.format('GRANT %s ON %s TO %I', privilege, name::regclass, current_user) AS text
     FROM (VALUES
       (${events}, 'SELECT, INSERT'),
       (${offsets}, 'SELECT, INSERT, UPDATE, DELETE'),
       (${states}, 'SELECT, INSERT, UPDATE, DELETE'),
+      (${messages}, 'SELECT, INSERT, UPDATE, DELETE'),
       (${spool}, 'SELECT, INSERT, UPDATE, DELETE')
     ) AS needed (name, privileges)
     CROSS JOIN LATERAL regexp_split_to_table(privileges, ', ') AS privilege
@@ -42,7 +43,9 @@ export const grants: Findings = Effect.gen(function* () {
       AND NOT has_sequence_privilege(seqrelid, 'USAGE')
     UNION ALL
     SELECT pg_catalog.format('GRANT EXECUTE ON FUNCTION %s TO %I', procedure.oid::regprocedure, current_user)
-    FROM (VALUES (${events}, '_append'), (${states}, '_write'), (${spool}, '_claim')) AS named (name, ending)
+    FROM (VALUES
+      (${events}, '_append'), (${states}, '_write'), (${messages}, '_claim'), (${spool}, '_claim')
+    ) AS named (name, ending)
     JOIN pg_class AS class ON class.oid = name::regclass::oid
     JOIN pg_proc AS procedure ON pronamespace = relnamespace AND proname = relname::text || ending
     WHERE NOT has_function_privilege(procedure.oid, 'EXECUTE')`)

@@ -1,7 +1,7 @@
 /** What the tables hold: dead rows, offsets beyond the log, and messages whose worker has died. */
 import { Effect, Schema } from "effect"
 import { PostgresDatabase } from "../../postgres/database/PostgresDatabase.ts"
-import { codeOf } from "../../postgres/spool/MessageState.ts"
+import { code } from "../../postgres/spool/MessageState.ts"
 import { type Finding, type Findings, ok, orOk, problem, relations, rows, texts, warning } from "./Check.ts"
 
 /** Below this many dead rows, a table is not worth a VACUUM. */
@@ -77,8 +77,11 @@ export const offsetsAhead: Findings = PostgresDatabase.use(({ sql, tables }) =>
 export const strandedMessages: Findings = PostgresDatabase.use(({ sql, tables }) =>
   Effect.map(
     texts(sql`
-      SELECT count(*)::text AS text FROM ${tables.spool}
-      WHERE state = ${codeOf("active")} AND coalesce(lease_until, updated + interval '10 minutes') < now()
+      SELECT count(*)::text AS text FROM (
+        SELECT lease_until, updated FROM ${tables.messages} WHERE state = ${code.active} UNION ALL
+        SELECT lease_until, updated FROM ${tables.spool} WHERE state = ${code.active}
+      ) AS message
+      WHERE coalesce(lease_until, updated + interval '10 minutes') < now()
       HAVING count(*) > 0`),
     (found) =>
       orOk(

@@ -1,7 +1,7 @@
 /** Who else can put something where the stores, the application or the doctor would find it. */
 import { Effect, Schema } from "effect"
 import { PostgresDatabase } from "../../postgres/database/PostgresDatabase.ts"
-import * as Migrations from "../../postgres/Migrations.ts"
+import * as Owners from "../../postgres/Owners.ts"
 import { type Findings, ok, orOk, problem, relations, rows, warning } from "./Check.ts"
 
 const Path = Schema.Struct({ builtInFirst: Schema.Boolean, path: Schema.String })
@@ -68,7 +68,7 @@ export const searchPath: Findings = Effect.gen(function* () {
 
 /** Does everything belong to those who may decide what runs there? That is the owner of the records, unless others are named. */
 export const owners: Findings = Effect.gen(function* () {
-  const found = yield* Effect.flatMap(PostgresDatabase, Migrations.owned)
+  const found = yield* Effect.flatMap(PostgresDatabase, Owners.list)
   const main = found.find(({ isPlain, isRecords }) => isRecords && isPlain)?.owner
   const foreign = found.filter(({ isTrusted, owner }) => !isTrusted && owner !== main)
   return orOk(

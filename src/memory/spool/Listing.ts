@@ -3,6 +3,7 @@ import { Effect, Option, Stream } from "effect"
 import { millisOf } from "../../internal/Fields.ts"
 import {
   type Counts,
+  type Forget,
   type Iterate,
   type List,
   noMessages,
@@ -68,7 +69,10 @@ export const purge = ({ now, statement }: SpoolTable, { limit, olderThan, queue,
       const isIn = inQueueOrAny(queue)
       const isOld = (row: MessageRow) => row.state === state && isIn(row) && row.updated <= latest
       const old = rows.holdFirst(rows.select(isOld, byAge), limit)
-      for (const { id } of old) rows.delete(id)
+      for (const row of old) rows.deleteOrRemember(row, row.updated)
       return old.length
     })
   )
+
+export const forget = ({ now, statement }: SpoolTable, { limit }: Forget) =>
+  statement((rows) => Effect.map(now, (at) => rows.forget(limit, at)))

@@ -1,7 +1,7 @@
 /** How memory keeps a message, how that row becomes a message again, and the orders of rows. */
-import { DateTime, Order, Schema } from "effect"
+import { DateTime, Order, Predicate, Schema } from "effect"
 import { millisOf } from "../../internal/Fields.ts"
-import { type NewMessage, SpoolMessage, type State, stateOf } from "../../SpoolMessage.ts"
+import { keyText, type NewMessage, SpoolMessage, type State, stateOf } from "../../SpoolMessage.ts"
 import { byCodePoint } from "../Table.ts"
 
 /**
@@ -25,6 +25,15 @@ export interface MessageRow {
   readonly payload: string | undefined
   readonly owner: string | undefined
   readonly leaseUntil: number | undefined
+  /** For how long the id stays taken after the delivery, in milliseconds. */
+  readonly remember: number | undefined
+}
+
+/** An id that stays taken after its message was delivered. */
+export interface RememberedId {
+  readonly payload: string | undefined
+  /** In epoch milliseconds. */
+  readonly until: number
 }
 
 /** The time of a statement, in epoch milliseconds. */
@@ -58,9 +67,22 @@ export const rowOf = (message: NewMessage, now: Now): MessageRow => {
     headers: { ...message.headers },
     retryPolicyName: message.retryPolicyName ?? "",
     payload,
+    // RetrySpool's messages are in no queue: their ids are not remembered on any backend.
+    remember:
+      message.rememberId === undefined || message.queue === undefined ? undefined : millisOf(message.rememberId),
     ...noLease
   }
 }
+
+/** A JSON text in one form: payloads with the same value have the same one. */
+export const canonical = (payload: string | undefined): string | undefined =>
+  payload === undefined
+    ? undefined
+    : JSON.stringify(parse(payload), (_, value: unknown) =>
+        Predicate.isObject(value) && !Array.isArray(value)
+          ? Object.fromEntries(Object.entries(value).toSorted(([a], [b]) => (a < b ? -1 : 1)))
+          : value
+      )
 
 const parse = Schema.decodeSync(Schema.fromJsonString(Schema.Json))
 
@@ -89,7 +111,13 @@ export const toMessage = (row: MessageRow, withPayload = true): SpoolMessage =>
 
 const by = <Part>(order: Order.Order<Part>, part: (row: MessageRow) => Part) => Order.mapInput(order, part)
 
-export const byId = by(byCodePoint, (row) => row.id)
+export const byId = Order.combine(
+  by(byCodePoint, (row) => row.id),
+  by(byCodePoint, (row) => row.queue ?? "")
+)
+
+/** The order in which messages are held, so that two statements cannot block each other in a circle. */
+export const byKey = by(byCodePoint, keyText)
 
 export const byAge = Order.combine(
   by(Order.Number, (row) => row.created),

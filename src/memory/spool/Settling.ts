@@ -3,6 +3,7 @@ import { Effect, Order } from "effect"
 import {
   type Heartbeat,
   inOrderOf,
+  keyText,
   type Lease,
   lostAmong,
   type Outcome,
@@ -14,7 +15,7 @@ import type { MessageRow, Now } from "./MessageRow.ts"
 import { renewed, settled } from "./RowChanges.ts"
 import type { Rows, SpoolTable } from "./SpoolTable.ts"
 
-const byId = Order.mapInput(byCodePoint, ({ id }: Lease) => id)
+const byKey = Order.mapInput(byCodePoint, (lease: Lease) => keyText(lease))
 
 const isHeld = (row: MessageRow | undefined, { attempt, owner }: Lease): row is MessageRow =>
   row?.state === "active" && row.owner === owner && row.attempts === attempt
@@ -22,26 +23,25 @@ const isHeld = (row: MessageRow | undefined, { attempt, owner }: Lease): row is 
 /** Stores the outcome of a message that this transaction holds. */
 const store = (rows: Rows, row: MessageRow, outcome: Outcome, at: Now) => {
   const next = settled(row, outcome, at)
-  if (next === undefined) rows.delete(row.id)
+  if (next === undefined) rows.deleteOrRemember(row, at.clock)
   else rows.put(next)
 }
 
 /**
  * Settles the messages whose leases are held, after waiting for transactions that hold the messages. It holds the messages
- * in the order of their ids: two settlements of the same messages cannot block each other in a circle.
+ * in the order of their keys: two settlements of the same messages cannot block each other in a circle.
  */
 const settleWaiting = ({ now, statement }: SpoolTable, outcomes: ReadonlyArray<Outcome>) =>
   statement(
     Effect.fnUntraced(function* (rows) {
       const at = yield* now
       const held = new Set<string>()
-      for (const outcome of outcomes.toSorted(byId)) {
-        const { id } = outcome
-        if (!isHeld(rows.get(id), outcome)) continue
-        const row = yield* rows.holdIfThere(id)
+      for (const outcome of outcomes.toSorted(byKey)) {
+        if (!isHeld(rows.get(outcome), outcome)) continue
+        const row = yield* rows.holdIfThere(outcome)
         if (!isHeld(row, outcome)) continue
         store(rows, row, outcome, at)
-        held.add(id)
+        held.add(keyText(outcome))
       }
       return lostAmong(outcomes, held)
     })
@@ -54,15 +54,14 @@ export const trySettle = ({ now, statement }: SpoolTable, { outcomes }: Settle) 
       const stored = new Set<string>()
       const locked = new Set<string>()
       for (const outcome of outcomes) {
-        const { id } = outcome
-        if (!isHeld(rows.get(id), outcome)) continue
-        const row = rows.tryHold(id)
+        if (!isHeld(rows.get(outcome), outcome)) continue
+        const row = rows.tryHold(outcome)
         if (row === undefined) {
-          locked.add(id)
+          locked.add(keyText(outcome))
           continue
         }
         store(rows, row, outcome, at)
-        stored.add(id)
+        stored.add(keyText(outcome))
       }
       return unsettledAmong(outcomes, stored, locked)
     })
@@ -73,10 +72,10 @@ export const settle = Effect.fnUntraced(function* (table: SpoolTable, { outcomes
   if (yield* table.inTransaction) return yield* settleWaiting(table, outcomes)
   const { locked, lost } = yield* trySettle(table, { outcomes })
   if (locked.length === 0) return lost
-  const ids = new Set(locked.map(({ id }) => id))
+  const keys = new Set(locked.map(keyText))
   const rest = yield* settleWaiting(
     table,
-    outcomes.filter(({ id }) => ids.has(id))
+    outcomes.filter((outcome) => keys.has(keyText(outcome)))
   )
   return inOrderOf(outcomes, [...lost, ...rest])
 })
@@ -85,11 +84,11 @@ export const settle = Effect.fnUntraced(function* (table: SpoolTable, { outcomes
 export const renew = ({ now, statement }: SpoolTable, { lease: duration, leases }: Heartbeat) =>
   statement((rows) =>
     Effect.map(now, (at) => {
-      const held = leases.filter((lease) => isHeld(rows.get(lease.id), lease))
-      for (const { id } of held) {
-        const row = rows.tryHold(id)
+      const held = leases.filter((lease) => isHeld(rows.get(lease), lease))
+      for (const lease of held) {
+        const row = rows.tryHold(lease)
         if (row !== undefined) rows.put(renewed(row, duration, at))
       }
-      return lostAmong(leases, new Set(held.map(({ id }) => id)))
+      return lostAmong(leases, new Set(held.map(keyText)))
     })
   )

@@ -1,11 +1,11 @@
 /** The table of messages in memory, as the statements of `SpoolStore` read, hold and write it. */
 import { Clock, Effect, type Order, type Stream } from "effect"
-import { MessageNotFound, type State } from "../../SpoolMessage.ts"
+import { keyOf, keyText, MessageNotFound, type State } from "../../SpoolMessage.ts"
 import type { Contention, Reason } from "../../StoreError.ts"
 import { MemoryDatabase } from "../MemoryDatabase.ts"
 import type { Table } from "../Table.ts"
 import type { Transaction } from "../Transaction.ts"
-import type { MessageRow, Now } from "./MessageRow.ts"
+import type { MessageRow, Now, RememberedId } from "./MessageRow.ts"
 
 export interface SpoolTable {
   /** Runs one statement: see `MemoryDatabase.statement`. */
@@ -21,6 +21,8 @@ export interface SpoolTable {
   readonly changes: Stream.Stream<void, Reason>
 }
 
+type Key = { readonly queue?: string | undefined; readonly id: string }
+
 /** Chooses rows. */
 type Filter = (row: MessageRow) => boolean
 
@@ -28,14 +30,16 @@ type Filter = (row: MessageRow) => boolean
 export class Rows {
   private readonly transaction: Transaction
   private readonly table: Table<MessageRow>
+  private readonly remembered: Table<RememberedId>
 
-  constructor(transaction: Transaction, table: Table<MessageRow>) {
+  constructor(transaction: Transaction, table: Table<MessageRow>, remembered: Table<RememberedId>) {
     this.transaction = transaction
     this.table = table
+    this.remembered = remembered
   }
 
-  get(id: string): MessageRow | undefined {
-    return this.transaction.get(this.table, id)
+  get(key: Key): MessageRow | undefined {
+    return this.transaction.get(this.table, keyText(key))
   }
 
   /** The rows that the filter keeps, in order. */
@@ -47,45 +51,70 @@ export class Rows {
   }
 
   /** Holds the row, after waiting for the transaction that holds it; `undefined` if there is none, or no more. */
-  holdIfThere(id: string): Effect.Effect<MessageRow | undefined, Contention> {
-    return this.transaction.holdRow(this.table, id)
+  holdIfThere(key: Key): Effect.Effect<MessageRow | undefined, Contention> {
+    return this.transaction.holdRow(this.table, keyText(key))
   }
 
   /** Holds the row, after waiting for the transaction that holds it. */
-  hold(id: string): Effect.Effect<MessageRow, MessageNotFound | Contention> {
-    return Effect.flatMap(this.holdIfThere(id), (row) =>
-      row === undefined ? Effect.fail(new MessageNotFound({ id })) : Effect.succeed(row)
+  hold(key: Key): Effect.Effect<MessageRow, MessageNotFound | Contention> {
+    return Effect.flatMap(this.holdIfThere(key), (row) =>
+      row === undefined ? Effect.fail(new MessageNotFound(keyOf(key))) : Effect.succeed(row)
     )
   }
 
   /** Holds the row unless another transaction does. */
-  tryHold(id: string): MessageRow | undefined {
-    return this.transaction.tryHoldRow(this.table, id)
+  tryHold(key: Key): MessageRow | undefined {
+    return this.transaction.tryHoldRow(this.table, keyText(key))
   }
 
   /** Holds the first of the rows that no other transaction holds, up to `limit`, in their order. */
   holdFirst(some: ReadonlyArray<MessageRow>, limit: number): Array<MessageRow> {
     const held: Array<MessageRow> = []
-    for (const { id } of some) {
+    for (const one of some) {
       if (held.length === limit) break
-      const row = this.tryHold(id)
+      const row = this.tryHold(one)
       if (row !== undefined) held.push(row)
     }
     return held
   }
 
   /** Holds the place of a row that is not there, after waiting for a transaction that writes it; false if there is a row. */
-  holdFreePlace(id: string): Effect.Effect<boolean, Contention> {
-    return this.transaction.holdFreePlace(this.table, id)
+  holdFreePlace(key: Key): Effect.Effect<boolean, Contention> {
+    return this.transaction.holdFreePlace(this.table, keyText(key))
   }
 
   put(row: MessageRow): MessageRow {
-    this.transaction.set(this.table, row.id, row)
+    this.transaction.set(this.table, keyText(row), row)
     return row
   }
 
-  delete(id: string): void {
-    this.transaction.set(this.table, id, undefined)
+  delete(key: Key): void {
+    this.transaction.set(this.table, keyText(key), undefined)
+  }
+
+  /** Deletes a message that this transaction holds. Its id stays taken if it is to be remembered, from a time on. */
+  deleteOrRemember(row: MessageRow, from: number): void {
+    this.delete(row)
+    if (row.remember === undefined) return
+    this.transaction.set(this.remembered, keyText(row), { payload: row.payload, until: from + row.remember })
+  }
+
+  /** What is remembered of an id whose place this transaction holds, if its time is not over. */
+  rememberedAt(key: Key, { clock }: Now): RememberedId | undefined {
+    const remembered = this.transaction.get(this.remembered, keyText(key))
+    return remembered !== undefined && remembered.until > clock ? remembered : undefined
+  }
+
+  /** Forgets ids whose time is over, and returns how many. */
+  forget(limit: number, { clock }: Now): number {
+    let forgotten = 0
+    for (const { key, row } of this.transaction.keyedEntries(this.remembered)) {
+      if (forgotten === limit) break
+      if (row.until > clock || this.transaction.tryHoldRow(this.remembered, key) === undefined) continue
+      this.transaction.set(this.remembered, key, undefined)
+      forgotten++
+    }
+    return forgotten
   }
 }
 
@@ -105,11 +134,11 @@ const microsecond = 0.001
 
 export const make: Effect.Effect<SpoolTable, never, MemoryDatabase> = Effect.map(
   MemoryDatabase,
-  ({ inTransaction, listener, statement, tables: { spool } }) => {
+  ({ inTransaction, listener, statement, tables: { rememberedIds, spool } }) => {
     let latest = 0
     return {
       inTransaction,
-      statement: (body) => statement((transaction) => body(new Rows(transaction, spool))),
+      statement: (body) => statement((transaction) => body(new Rows(transaction, spool, rememberedIds))),
       now: Effect.map(Clock.currentTimeMillis, (clock) => {
         latest = Math.max(clock, latest + microsecond)
         return { clock, stamp: latest }

@@ -14,6 +14,7 @@ const named = (name: string, ending = "") =>
 export const Tables = Schema.Struct({
   events: named("events", "_append"),
   offsets: named("offsets_store"),
+  messages: named("strata_messages", "_claim"),
   spool: named("retryspool_messages", "_claim"),
   states: named("states_store", "_write"),
   migrations: named("strata_migrations")
@@ -40,8 +41,8 @@ export interface Options {
    */
   readonly schema?: string
   /**
-   * Other names for the tables: `events` (`events`), `offsets` (`offsets_store`), `states` (`states_store`), `spool`
-   * (`retryspool_messages`), `migrations` (`strata_migrations`).
+   * Other names for the tables: `events` (`events`), `offsets` (`offsets_store`), `states` (`states_store`), `messages`
+   * (`strata_messages`), `spool` (`retryspool_messages`), `migrations` (`strata_migrations`).
    */
   readonly tables?: (typeof Tables)["~type.make.in"]
   /** How long an operation waits for a connection while the pool is exhausted: 10 seconds. Then it is `Unavailable`. */
@@ -72,6 +73,19 @@ export interface Options {
    * about twice as expensive, and queries work without it.
    */
   readonly index?: "containment"
+  /**
+   * `"shared"` keeps the messages of queues in RetrySpool's table, for Go services that handle some of them: unless given, they
+   * are in a table of their own, which Go never sees. All processes on the tables must agree, from the first migration on.
+   *
+   * **Gotchas**
+   *
+   * RetrySpool's worker takes every message of its table that its handler accepts, and deletes a message whose data it does not
+   * find in its data storage, also with `WithDisableRecovery`. So each message that Go is to leave alone needs a header, and
+   * `CanHandle` of Go's handler must return false for messages that have it. Go must also run with `WithDisableRecovery`, as
+   * its recovery takes messages from our workers. Ids are those of all queues together: one that a message of another queue has
+   * is an `IdConflict`. No id is remembered.
+   */
+  readonly queues?: "shared"
 }
 
 const invalidOption = (field: string, message: string) =>
@@ -90,6 +104,7 @@ export const settingsOf = Effect.fnUntraced(function* (options: Options) {
     index,
     notify,
     owners = [],
+    queues,
     reconnect = transientDelays,
     settleTimeout = "2 seconds",
     ...where
@@ -102,6 +117,6 @@ export const settingsOf = Effect.fnUntraced(function* (options: Options) {
     settleTimeout: yield* durationOf("settleTimeout", settleTimeout),
     reconnect,
     owners: yield* check(Owners, "Postgres", "layer", owners),
-    extras: { index, notify }
+    extras: { index, notify, queues: queues ?? "own" } as const
   }
 })

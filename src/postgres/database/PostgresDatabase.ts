@@ -71,8 +71,13 @@ export class PostgresDatabase extends Context.Service<
     /** Roles whose tables the migrations adopt. */
     readonly owners: ReadonlyArray<string>
 
-    /** The optional migrations that the application asks for. */
-    readonly extras: { readonly index: Options["index"] | undefined; readonly notify: Options["notify"] | undefined }
+    /** The choices of the application that decide which optional migrations it needs. */
+    readonly extras: {
+      readonly index: Options["index"] | undefined
+      readonly notify: Options["notify"] | undefined
+      /** Whether messages of queues have a table of their own. */
+      readonly queues: "own" | "shared"
+    }
 
     readonly transactor: Transactor.Transactor["Service"]
   }
@@ -117,6 +122,7 @@ export const make = (options: Options = {}) =>
       names,
       tables: {
         events: tableOf(names.events),
+        messages: tableOf(names.messages),
         offsets: tableOf(names.offsets),
         spool: tableOf(names.spool),
         states: tableOf(names.states),

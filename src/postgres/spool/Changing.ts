@@ -1,19 +1,22 @@
-/** The operations on one stored message, by its id: to get, update, move and delete it. */
+/** The operations on one stored message, by its key: to get, update, move and delete it. */
 import { DateTime, Effect, Schema } from "effect"
 import type { Statement } from "effect/sql"
 import {
-  type ById,
   type Changes,
   isWaiting,
+  type Key,
+  keyOf,
   MessageNotFound,
   type Move,
+  type Remove,
   StateConflict,
   type Update,
   UpdateConflict
 } from "../../SpoolMessage.ts"
 import { columns } from "./MessageRow.ts"
 import { code, codeOf, StateCode } from "./MessageState.ts"
-import { committed, noLease, type SpoolTable, touched } from "./SpoolTable.ts"
+import { removeOrRemember } from "./RememberedIds.ts"
+import { committed, hasKey, isSame, noLease, type SpoolTable, touched } from "./SpoolTable.ts"
 
 // Statements
 
@@ -29,28 +32,32 @@ const assignments = ({ sql }: SpoolTable, changes: Changes): ReadonlyArray<State
   ...(changes.retryPolicyName === undefined ? [] : [sql`retry_policy_name = ${changes.retryPolicyName}`])
 ]
 
-const select = ({ sql, table }: SpoolTable, id: string) => sql`SELECT ${columns} FROM ${table} WHERE id = ${id}`
+const select = (spool: SpoolTable, key: Key) =>
+  spool.sql`SELECT ${columns} FROM ${spool.table} WHERE ${hasKey(spool, key)}`
 
-const change = (spool: SpoolTable, { changes, id, ifUpdated }: Update) => {
+const change = (spool: SpoolTable, input: Update) => {
+  const { changes, ifUpdated } = input
   const { sql, table } = spool
   const unchanged =
     ifUpdated === undefined
       ? sql.literal("")
       : sql`AND date_trunc('milliseconds', updated) = ${DateTime.toDateUtc(ifUpdated)}`
   return sql`
-    UPDATE ${table} SET ${sql.csv(assignments(spool, changes))} WHERE id = ${id} ${unchanged} AND ${committed}
+    UPDATE ${table} SET ${sql.csv(assignments(spool, changes))} WHERE ${hasKey(spool, input)} ${unchanged} AND ${committed}
     RETURNING ${columns}`
 }
 
 // FOR UPDATE waits for a concurrent transaction and then sees what it committed, in the same statement.
-const moveHeld = (spool: SpoolTable, { changes, from, id, to }: Move) => {
+const moveHeld = (spool: SpoolTable, input: Move) => {
+  const { changes, from, to } = input
   const { sql, table } = spool
   const changed = sql.csv([...assignments(spool, changes), sql`state = ${code[to]}`, noLease])
   return sql`
     WITH held AS MATERIALIZED (
-      SELECT id, state, state = ANY(${from.map(codeOf)}::int[]) AS moves FROM ${table} WHERE id = ${id} FOR UPDATE
+      SELECT queue, id, state, state = ANY(${from.map(codeOf)}::int[]) AS moves FROM ${table}
+      WHERE ${hasKey(spool, input)} FOR UPDATE
     ), moved AS (
-      UPDATE ${table} AS message SET ${changed} FROM held WHERE message.id = held.id AND held.moves
+      UPDATE ${table} AS message SET ${changed} FROM held WHERE ${isSame(spool, "held")} AND held.moves
     )
     SELECT state, moves AS moved FROM held WHERE ${committed}`
 }
@@ -60,33 +67,36 @@ const MoveOutcome = Schema.Struct({ state: StateCode, moved: Schema.Boolean })
 
 // Operations
 
-const find = Effect.fnUntraced(function* (spool: SpoolTable, id: string) {
-  const [message] = yield* spool.messages(select(spool, id))
-  return message ?? (yield* new MessageNotFound({ id }))
+export const get = Effect.fnUntraced(function* (spool: SpoolTable, key: Key) {
+  const [message] = yield* spool.messages(select(spool, key))
+  return message ?? (yield* new MessageNotFound(keyOf(key)))
 })
-
-export const get = (spool: SpoolTable, { id }: ById) => find(spool, id)
 
 export const update = Effect.fnUntraced(function* (spool: SpoolTable, input: Update) {
   const [message] = yield* spool.messages(change(spool, input))
   if (message === undefined) {
-    const { updated } = yield* find(spool, input.id)
-    return yield* new UpdateConflict({ id: input.id, expected: input.ifUpdated ?? updated, actual: updated })
+    const { updated } = yield* get(spool, keyOf(input))
+    return yield* new UpdateConflict({ ...keyOf(input), expected: input.ifUpdated ?? updated, actual: updated })
   }
   if (isWaiting(message.state)) yield* spool.announce
   return message
 })
 
-export const remove = Effect.fnUntraced(function* (spool: SpoolTable, { id }: ById) {
+export const remove = Effect.fnUntraced(function* (spool: SpoolTable, input: Remove) {
   const { query, sql, table } = spool
-  const [deleted] = yield* query(sql`DELETE FROM ${table} WHERE id = ${id} AND ${committed} RETURNING id`)
-  if (deleted === undefined) return yield* new MessageNotFound({ id })
+  const remembers = input.rememberId && spool.isOfQueues
+  const [deleted] = yield* query(
+    remembers
+      ? removeOrRemember(spool, sql`SELECT queue, id, remember FROM ${table} WHERE ${hasKey(spool, input)} FOR UPDATE`)
+      : sql`DELETE FROM ${table} WHERE ${hasKey(spool, input)} AND ${committed} RETURNING id`
+  )
+  if (deleted === undefined) return yield* new MessageNotFound(keyOf(input))
 })
 
 export const move = Effect.fnUntraced(function* (spool: SpoolTable, input: Move) {
-  const { from, id, to } = input
+  const { from, to } = input
   const [outcome] = yield* spool.rows(moveHeld(spool, input), MoveOutcome)
-  if (outcome === undefined) return yield* new MessageNotFound({ id })
-  if (!outcome.moved) return yield* new StateConflict({ id, expected: from, actual: outcome.state })
+  if (outcome === undefined) return yield* new MessageNotFound(keyOf(input))
+  if (!outcome.moved) return yield* new StateConflict({ ...keyOf(input), expected: from, actual: outcome.state })
   if (isWaiting(to)) yield* spool.announce
 })

@@ -10,23 +10,24 @@ import type { CorruptRow } from "../../StoreError.ts"
 import { columns } from "./MessageRow.ts"
 import { code } from "./MessageState.ts"
 import type { QueueStart } from "./QueueStarts.ts"
-import { noLease, type SpoolTable, touched } from "./SpoolTable.ts"
+import { inQueue, noLease, type SpoolTable, touched } from "./SpoolTable.ts"
 
 // Statements
 
 const select = ({ claimFunction, fixed }: SpoolTable, claim: Claim, start: QueueStart | undefined) => fixed`
   SELECT ${columns} FROM ${claimFunction}(
-    ${claim.queue ?? ""}, ${claim.limit}, ${reservedOf(claim)}, ${claim.owner}, ${millisOf(claim.lease)},
-    ${start?.priority ?? null}, ${start === undefined ? null : DateTime.formatIso(start.created)}::timestamptz
+    ${claim.queue ?? ""}::text, ${claim.limit}::int, ${reservedOf(claim)}::int, ${claim.owner}::text,
+    ${millisOf(claim.lease)}::float8, ${start?.priority ?? null}::int,
+    ${start === undefined ? null : DateTime.formatIso(start.created)}::timestamptz
   ) AS message ORDER BY priority, message.created, id COLLATE "C"`
 
-const bounceCorrupt = ({ sql, table }: SpoolTable, { owner }: Claim, corrupt: ReadonlyArray<CorruptRow>) => sql`
-  UPDATE ${table} AS message SET ${touched}, state = ${code.bounce}, ${noLease}, last_error = corrupt.reason
+const bounceCorrupt = (spool: SpoolTable, { owner, queue }: Claim, corrupt: ReadonlyArray<CorruptRow>) => spool.sql`
+  UPDATE ${spool.table} AS message SET ${touched}, state = ${code.bounce}, ${noLease}, last_error = corrupt.reason
   FROM unnest(
     ${corrupt.map(({ key }) => key)}::text[],
     ${corrupt.map(({ message }) => message)}::text[]
   ) AS corrupt (id, reason)
-  WHERE message.id = corrupt.id AND state + 0 = ${code.active} AND lease_owner = ${owner}`
+  WHERE message.id::text = corrupt.id AND ${inQueue(spool, queue)} AND state + 0 = ${code.active} AND lease_owner = ${owner}`
 
 // Operations
 

@@ -6,21 +6,23 @@ import type { SpoolTable } from "./SpoolTable.ts"
 /** The leases as rows, with their places among them. */
 export const leasesAsRows = ({ sql }: SpoolTable, leases: ReadonlyArray<Lease>) => sql`
   unnest(
+    ${leases.map(({ queue = "" }) => queue)}::text[],
     ${leases.map(({ id }) => id)}::text[],
     ${leases.map(({ owner }) => owner)}::text[],
     ${leases.map(({ attempt }) => attempt)}::int[]
-  ) WITH ORDINALITY AS lease (id, owner, attempt, place)`
+  ) WITH ORDINALITY AS lease (queue, id, owner, attempt, place)`
 
 /**
  * The message of each lease that is held, locked or not. `state + 0` hides the state from the planner: with statistics that
  * know of no active message it would walk the index of states for each lease. As it is, it looks the id up.
  */
 export const leasedMessage = (
-  { sql, table }: SpoolTable,
+  { isOfQueues, sql, table }: SpoolTable,
   locking: "FOR UPDATE" | "FOR UPDATE SKIP LOCKED" | "OFFSET 0"
 ) => sql`
   LATERAL (
-    SELECT id FROM ${table}
-    WHERE id = lease.id AND state + 0 = ${code.active} AND lease_owner = lease.owner AND attempts = lease.attempt
+    SELECT queue, id${sql.literal(isOfQueues ? ", remember" : "")} FROM ${table}
+    WHERE id::text = lease.id AND ${sql.literal(isOfQueues ? "queue" : "coalesce(queue, '')")} = lease.queue
+      AND state + 0 = ${code.active} AND lease_owner = lease.owner AND attempts = lease.attempt
     ${sql.literal(locking)}
   ) AS message`

@@ -4,6 +4,7 @@ import { millisOf } from "../../internal/Fields.ts"
 import { type Iterate, type List, noMessages, type Purge, type Selection, type State } from "../../SpoolMessage.ts"
 import { columnsWithoutPayload } from "./MessageRow.ts"
 import { code, StateCode } from "./MessageState.ts"
+import { removeOrRemember } from "./RememberedIds.ts"
 import { andInQueue, committed, type SpoolTable } from "./SpoolTable.ts"
 
 // Statements
@@ -20,7 +21,7 @@ const selectPage = (spool: SpoolTable, list: List) => {
   const order = sql.literal(list.sortOrder)
   return sql`
     SELECT ${columnsWithoutPayload} FROM ${table} WHERE ${isListed(spool, list)}
-    ORDER BY ${sql.literal(list.sortBy)} ${order}, id COLLATE "C" ${order} LIMIT ${list.limit + 1} OFFSET ${list.offset}`
+    ORDER BY ${sql.literal(list.sortBy)} ${order}, id COLLATE "C" ${order}, coalesce(queue, '') ${order} LIMIT ${list.limit + 1} OFFSET ${list.offset}`
 }
 
 const countListed = (spool: SpoolTable, list: List) => spool.sql`
@@ -29,7 +30,7 @@ const countListed = (spool: SpoolTable, list: List) => spool.sql`
 const Total = Schema.Struct({ total: Schema.BigInt })
 
 /** A place in the order of `iterate`, in microseconds, as the table keeps times: the driver's times have milliseconds. */
-const Place = Schema.Struct({ id: Schema.String, micros: Schema.BigInt })
+const Place = Schema.Struct({ queue: Schema.NullOr(Schema.String), id: Schema.String, micros: Schema.BigInt })
 type Place = typeof Place.Type
 
 const selectBatch = (spool: SpoolTable, { batchSize, queue, state }: Iterate, after: Place | undefined) => {
@@ -37,16 +38,16 @@ const selectBatch = (spool: SpoolTable, { batchSize, queue, state }: Iterate, af
   const rest =
     after === undefined
       ? sql.literal("")
-      : sql`AND (created, id COLLATE "C")
-          > ('epoch'::timestamptz + ${after.micros}::bigint * interval '1 microsecond', ${after.id})`
+      : sql`AND (created, id::text COLLATE "C", coalesce(queue, ''))
+          > ('epoch'::timestamptz + ${after.micros}::float8 * interval '1 microsecond', ${after.id}, ${after.queue ?? ""})`
   return sql`
-    SELECT ${columnsWithoutPayload}, (extract(epoch FROM created) * 1000000)::bigint AS micros FROM ${table}
+    SELECT ${columnsWithoutPayload}, (extract(epoch FROM created) * 1000000::numeric)::bigint AS micros FROM ${table}
     WHERE state = ${code[state]} ${andInQueue(spool, queue)} ${rest}
-    ORDER BY created, id COLLATE "C" LIMIT ${batchSize}`
+    ORDER BY created, id COLLATE "C", coalesce(queue, '') LIMIT ${batchSize}`
 }
 
 const countStates = (spool: SpoolTable, queue: string | undefined) => spool.sql`
-  SELECT state, count(*) FROM ${spool.table} WHERE true ${andInQueue(spool, queue)} GROUP BY state`
+  SELECT state, count(*) FROM ${spool.table} WHERE state < 6 ${andInQueue(spool, queue)} GROUP BY state`
 
 const StateCount = Schema.Struct({ state: StateCode, count: Schema.BigInt })
 
@@ -54,12 +55,16 @@ const StateCount = Schema.Struct({ state: StateCode, count: Schema.BigInt })
 const removeOld = (spool: SpoolTable, { limit, olderThan, queue, state }: Purge) => {
   const { sql, table } = spool
   const latest = sql`clock_timestamp() - ${millisOf(olderThan)}::float8 * interval '1 millisecond'`
-  return sql`
-    DELETE FROM ${table} WHERE id = ANY(ARRAY(
-      SELECT id FROM ${table}
-      WHERE state = ${code[state]} ${andInQueue(spool, queue)} AND created <= ${latest} AND updated <= ${latest}
-      ORDER BY created, id COLLATE "C" LIMIT ${limit} FOR UPDATE SKIP LOCKED
-    )) AND ${committed} RETURNING id`
+  const old = (more: string) => sql`
+    SELECT queue, id${sql.literal(more)} FROM ${table}
+    WHERE state = ${code[state]} ${andInQueue(spool, queue)} AND created <= ${latest} AND updated <= ${latest}
+    ORDER BY created, id COLLATE "C" LIMIT ${limit} FOR UPDATE SKIP LOCKED`
+  return spool.isOfQueues
+    ? removeOrRemember(spool, old(", remember - (clock_timestamp() - updated) AS remember"))
+    : sql`
+        WITH old AS MATERIALIZED (${old("")})
+        DELETE FROM ${table} AS message USING old WHERE message.id::text = old.id::text AND ${committed}
+        RETURNING message.queue, message.id`
 }
 
 // Operations
@@ -93,4 +98,4 @@ export const count = Effect.fnUntraced(function* (spool: SpoolTable, { queue }: 
 })
 
 export const purge = (spool: SpoolTable, input: Purge) =>
-  Effect.map(spool.ids(removeOld(spool, input)), (ids) => ids.length)
+  Effect.map(spool.keys(removeOld(spool, input)), (keys) => keys.length)

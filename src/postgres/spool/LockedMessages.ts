@@ -5,7 +5,7 @@
 import { Effect, Schema } from "effect"
 import type { Statement } from "effect/sql"
 import { monotonicMillis } from "../../internal/Monotonic.ts"
-import type { Lease } from "../../SpoolMessage.ts"
+import { keyText, type Lease } from "../../SpoolMessage.ts"
 import type { Reason } from "../../StoreError.ts"
 import { transactionText } from "../database/TransactionText.ts"
 import { leasesAsRows } from "./LeasedRows.ts"
@@ -20,7 +20,7 @@ const shortestWorthTelling = "1 second"
  * of the transaction, or of its savepoint, that has locked the row. Without a holder it has just ended.
  */
 const withHolders = ({ sql }: SpoolTable, message: Statement.Fragment) => sql`
-  SELECT message.id, message.xid,
+  SELECT message.queue, message.id, message.xid,
     CASE WHEN coalesce(activity.xact_start, prepared.prepared) > clock_timestamp() - ${shortestWorthTelling}::interval
       THEN NULL ELSE ${transactionText("NULL")} END AS holder
   FROM (${message}) AS message
@@ -31,7 +31,12 @@ const withHolders = ({ sql }: SpoolTable, message: Statement.Fragment) => sql`
   ORDER BY message.place`
 
 /** A message that is locked. `holder` describes the transaction, if it has been open for long enough. */
-const Locked = Schema.Struct({ id: Schema.String, xid: Schema.String, holder: Schema.NullOr(Schema.String) })
+const Locked = Schema.Struct({
+  queue: Schema.NullOr(Schema.String),
+  id: Schema.String,
+  xid: Schema.String,
+  holder: Schema.NullOr(Schema.String)
+})
 
 /** Warns of the transactions that have locked these messages: of each once in a minute. */
 const warn = Effect.fnUntraced(function* (
@@ -50,7 +55,7 @@ const warn = Effect.fnUntraced(function* (
   }
 })
 
-/** The ids of the messages whose leases are held, among those that a statement has left out: they are locked, or were. */
+/** The texts of the keys of the messages whose leases are held, among those that a statement has left out: they are locked, or were. */
 export const lockedOf = (
   spool: SpoolTable,
   leases: ReadonlyArray<Lease>,
@@ -60,13 +65,13 @@ export const lockedOf = (
     const { sql, table } = spool
     const message = sql`
       SELECT message.*, lease.place FROM ${leasesAsRows(spool, leases)} CROSS JOIN LATERAL (
-        SELECT id, xmax::text AS xid FROM ${table}
-        WHERE id = lease.id AND state + 0 = ${code.active} AND lease_owner = lease.owner AND attempts = lease.attempt
+        SELECT queue, id, xmax::text AS xid FROM ${table}
+        WHERE id::text = lease.id AND ${sql.literal(spool.isOfQueues ? "queue" : "coalesce(queue, '')")} = lease.queue AND state + 0 = ${code.active} AND lease_owner = lease.owner AND attempts = lease.attempt
         OFFSET 0
       ) AS message`
     const locked = yield* spool.rows(withHolders(spool, message), Locked)
     yield* warn(spool, locked, what)
-    return new Set(locked.map(({ id }) => id))
+    return new Set(locked.map(keyText))
   })
 
 /** Warns of the transactions that have locked active messages for which the condition holds. */
@@ -78,7 +83,7 @@ export const warnOfUnrecovered = (
   Effect.gen(function* () {
     const { sql, table } = spool
     const message = sql`
-      SELECT id, xmax::text AS xid, row_number() OVER () AS place FROM ${table}
+      SELECT queue, id, xmax::text AS xid, row_number() OVER () AS place FROM ${table}
       WHERE state = ${code.active} AND ${condition} LIMIT ${limit}`
     yield* warn(spool, yield* spool.rows(withHolders(spool, message), Locked), "recovered")
   })

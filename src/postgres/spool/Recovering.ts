@@ -7,7 +7,7 @@ import { warnOf } from "./Claiming.ts"
 import { warnOfUnrecovered } from "./LockedMessages.ts"
 import { columns } from "./MessageRow.ts"
 import { code } from "./MessageState.ts"
-import { andInQueue, committed, inQueue, noLease, type SpoolTable, touched } from "./SpoolTable.ts"
+import { andInQueue, committed, inQueue, isSame, noLease, type SpoolTable, touched } from "./SpoolTable.ts"
 
 // Statements
 
@@ -21,14 +21,14 @@ const expired = (spool: SpoolTable, { grace, queue }: Recover) =>
 
 const giveUp = (spool: SpoolTable, input: Recover) => spool.sql`
   WITH expired AS MATERIALIZED (
-    SELECT id FROM ${spool.table}
+    SELECT queue, id FROM ${spool.table}
     WHERE state = ${code.active} AND ${expired(spool, input)}
     ORDER BY created, id COLLATE "C" LIMIT ${input.limit} FOR UPDATE SKIP LOCKED
   ), recovered AS (
     UPDATE ${spool.table} AS message SET
       ${touched}, state = CASE WHEN attempts < max_attempts THEN ${code.incoming} ELSE ${code.bounce} END,
       ${noLease}, last_error = ${leaseExpired}
-    FROM expired WHERE message.id = expired.id RETURNING message.*
+    FROM expired WHERE ${isSame(spool, "expired")} RETURNING message.*
   )
   SELECT ${columns} FROM recovered AS message WHERE ${committed}
   ORDER BY message.created, id COLLATE "C"`
@@ -48,7 +48,7 @@ const nextReady = (spool: SpoolTable, queue: string | undefined) => spool.sql`
       ORDER BY message.priority LIMIT 1
     ) FROM level WHERE priority IS NOT NULL
   )
-  SELECT (extract(epoch FROM min(at) - clock_timestamp()) * 1000)::float8 AS millis FROM (
+  SELECT (extract(epoch FROM min(at) - clock_timestamp()) * 1000::numeric)::float8 AS millis FROM (
     SELECT clock_timestamp() AS at
     WHERE EXISTS (
       SELECT FROM ${spool.table}
@@ -66,7 +66,7 @@ const nextReady = (spool: SpoolTable, queue: string | undefined) => spool.sql`
   ) AS next`
 
 const oldest = (spool: SpoolTable, queue: string | undefined) => spool.sql`
-  SELECT (extract(epoch FROM clock_timestamp() - min(since)) * 1000)::float8 AS millis FROM (
+  SELECT (extract(epoch FROM clock_timestamp() - min(since)) * 1000::numeric)::float8 AS millis FROM (
     SELECT min(created) AS since FROM ${spool.table} WHERE state = ${code.incoming} AND ${inQueue(spool, queue)}
     UNION ALL
     SELECT min(next_retry) FROM ${spool.table}

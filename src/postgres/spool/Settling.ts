@@ -5,6 +5,7 @@ import {
   allSettled,
   type Heartbeat,
   inOrderOf,
+  keyText,
   type Lease,
   lostAmong,
   type Outcome,
@@ -16,7 +17,8 @@ import type { Reason } from "../../StoreError.ts"
 import { leasedMessage, leasesAsRows } from "./LeasedRows.ts"
 import { lockedOf } from "./LockedMessages.ts"
 import { code, codeOf } from "./MessageState.ts"
-import { committed, noLease, nullableArray, type SpoolTable, touched } from "./SpoolTable.ts"
+import { removedOrRemembered } from "./RememberedIds.ts"
+import { committed, isSame, noLease, nullableArray, type SpoolTable, touched } from "./SpoolTable.ts"
 
 // Statements
 
@@ -26,14 +28,21 @@ type Locking = "FOR UPDATE" | "FOR UPDATE SKIP LOCKED"
 /** The messages whose leases are held, locked in the order of the leases. */
 const held = (spool: SpoolTable, leases: ReadonlyArray<Lease>, locking: Locking) => spool.sql`
   held AS MATERIALIZED (
-    SELECT lease.place, message.id
+    SELECT lease.place, message.*
     FROM ${leasesAsRows(spool, leases)} CROSS JOIN ${leasedMessage(spool, locking)}
   )`
 
-const remove = (spool: SpoolTable, outcomes: ReadonlyArray<Outcome>, locking: Locking) => spool.sql`
-  WITH ${held(spool, outcomes, locking)}
-  DELETE FROM ${spool.table} AS message USING held WHERE message.id = held.id AND ${committed}
-  RETURNING message.id`
+const remove = (spool: SpoolTable, outcomes: ReadonlyArray<Outcome>, locking: Locking) => {
+  const { isOfQueues, sql, table } = spool
+  return isOfQueues
+    ? sql`
+        WITH ${held(spool, outcomes, locking)}, ${removedOrRemembered(spool, "held")}
+        SELECT queue, id FROM held WHERE ${committed}`
+    : sql`
+        WITH ${held(spool, outcomes, locking)}
+        DELETE FROM ${table} AS message USING held WHERE ${isSame(spool, "held")} AND ${committed}
+        RETURNING message.queue, message.id`
+}
 
 /** The number of the state in which an outcome leaves a message, or null if the message is deleted. */
 const stateAfter = ({ outcome }: Outcome): number | null => {
@@ -55,15 +64,15 @@ const stateAfter = ({ outcome }: Outcome): number | null => {
 
 const apply = (spool: SpoolTable, outcomes: ReadonlyArray<Outcome>, locking: Locking) => spool.sql`
   WITH ${held(spool, outcomes, locking)}, outcome AS MATERIALIZED (
-    SELECT held.id, state, error, delay, headers FROM held JOIN unnest(
+    SELECT held.*, state, error, delay, headers FROM held JOIN unnest(
       ${nullableArray(outcomes.map(stateAfter))}::int[],
       ${nullableArray(outcomes.map((outcome) => ("error" in outcome ? (outcome.error ?? null) : null)))}::text[],
       ${nullableArray(outcomes.map((outcome) => ("delay" in outcome ? millisOf(outcome.delay) : null)))}::float8[],
       ${outcomes.map(({ headers }) => JSON.stringify(headers ?? {}))}::jsonb[]
     ) WITH ORDINALITY AS outcome (state, error, delay, headers, place) USING (place)
-  ), deleted AS (
-    DELETE FROM ${spool.table} AS message USING outcome WHERE message.id = outcome.id AND outcome.state IS NULL
-  ), changed AS (
+  ), done AS (
+    SELECT * FROM outcome WHERE state IS NULL
+  ), ${removedOrRemembered(spool, "done")}, changed AS (
     UPDATE ${spool.table} AS message SET
       ${touched}, state = outcome.state, ${noLease},
       attempts = message.attempts - CASE outcome.state WHEN ${code.incoming} THEN 1 ELSE 0 END,
@@ -71,9 +80,9 @@ const apply = (spool: SpoolTable, outcomes: ReadonlyArray<Outcome>, locking: Loc
       last_error = coalesce(outcome.error, message.last_error),
       headers = coalesce(nullif(message.headers, 'null'), '{}') || outcome.headers
     FROM outcome, (SELECT clock_timestamp() AS at OFFSET 0) AS start
-    WHERE message.id = outcome.id AND outcome.state IS NOT NULL
+    WHERE ${isSame(spool, "outcome")} AND outcome.state IS NOT NULL
   )
-  SELECT id FROM outcome WHERE ${committed}`
+  SELECT queue, id FROM outcome WHERE ${committed}`
 
 // A lease of a message that another transaction is changing counts as held until that transaction has committed: the
 // statement never waits.
@@ -81,20 +90,20 @@ const extend = (spool: SpoolTable, { lease, leases }: Heartbeat) => spool.sql`
   WITH held AS MATERIALIZED (
     SELECT lease.* FROM ${leasesAsRows(spool, leases)} CROSS JOIN ${leasedMessage(spool, "OFFSET 0")}
   ), free AS MATERIALIZED (
-    SELECT lease.id FROM held AS lease CROSS JOIN ${leasedMessage(spool, "FOR UPDATE SKIP LOCKED")}
+    SELECT lease.queue, lease.id FROM held AS lease CROSS JOIN ${leasedMessage(spool, "FOR UPDATE SKIP LOCKED")}
   ), renewed AS (
     UPDATE ${spool.table} AS message
     SET lease_until = clock_timestamp() + ${millisOf(lease)}::float8 * interval '1 millisecond'
-    FROM free WHERE message.id = free.id
+    FROM free WHERE ${isSame(spool, "free")}
   )
-  SELECT held.id, free.id IS NULL AS locked FROM held LEFT JOIN free USING (id) WHERE ${committed}`
+  SELECT held.queue, held.id, free.id IS NULL AS locked FROM held LEFT JOIN free USING (queue, id) WHERE ${committed}`
 
 /** What came of renewing a lease that is held: it was renewed unless another transaction has locked the message. */
-const Renewed = Schema.Struct({ id: Schema.String, locked: Schema.Boolean })
+const Renewed = Schema.Struct({ queue: Schema.String, id: Schema.String, locked: Schema.Boolean })
 
 // Operations
 
-const byId = (a: Lease, b: Lease) => (a.id < b.id ? -1 : 1)
+const byKey = (a: Lease, b: Lease) => (keyText(a) < keyText(b) ? -1 : 1)
 
 /** Tells workers of messages that are ready again, or will be. */
 const announceOf = (spool: SpoolTable, outcomes: ReadonlyArray<Outcome>) => {
@@ -103,14 +112,14 @@ const announceOf = (spool: SpoolTable, outcomes: ReadonlyArray<Outcome>) => {
 }
 
 /**
- * Settles the outcomes and returns the ids of the messages that are settled. The statement gets the leases in the order of
- * their ids: two that lock the same messages in this order cannot block each other in a circle.
+ * Settles the outcomes and returns the texts of the keys of what is settled. The statement gets the leases in the order of
+ * their keys: two that lock the same messages in this order cannot block each other in a circle.
  */
 const settleBy = (spool: SpoolTable, outcomes: ReadonlyArray<Outcome>, locking: Locking) => {
   // Where all messages are done, which is the usual case, a statement of its own takes half the time.
   const statement = outcomes.every(({ outcome }) => outcome === "done") ? remove : apply
   return Effect.tap(
-    Effect.map(spool.ids(statement(spool, outcomes.toSorted(byId), locking)), (ids) => new Set(ids)),
+    Effect.map(spool.keys(statement(spool, outcomes.toSorted(byKey), locking)), (keys) => new Set(keys)),
     () => announceOf(spool, outcomes)
   )
 }
@@ -125,7 +134,7 @@ export const trySettle = (spool: SpoolTable, { outcomes }: Settle): Effect.Effec
           : Effect.map(
               lockedOf(
                 spool,
-                outcomes.filter(({ id }) => !settled.has(id)),
+                outcomes.filter((outcome) => !settled.has(keyText(outcome))),
                 "settled"
               ),
               (locked) => unsettledAmong(outcomes, settled, locked)
@@ -144,24 +153,24 @@ export const settle = Effect.fnUntraced(function* (spool: SpoolTable, { outcomes
   if (yield* spool.inTransaction) return yield* settleWaiting(spool, outcomes)
   const { locked, lost } = yield* trySettle(spool, { outcomes })
   if (locked.length === 0) return lost
-  const ids = new Set(locked.map(({ id }) => id))
+  const keys = new Set(locked.map(keyText))
   const rest = yield* settleWaiting(
     spool,
-    outcomes.filter(({ id }) => ids.has(id))
+    outcomes.filter((outcome) => keys.has(keyText(outcome)))
   )
   return inOrderOf(outcomes, [...lost, ...rest])
 })
 
 export const renew = Effect.fnUntraced(function* (spool: SpoolTable, { lease, leases }: Heartbeat) {
   if (leases.length === 0) return []
-  const renewed = yield* spool.rows(extend(spool, { lease, leases: leases.toSorted(byId) }), Renewed)
-  const locked = new Set(renewed.flatMap(({ id, locked }) => (locked ? [id] : [])))
+  const renewed = yield* spool.rows(extend(spool, { lease, leases: leases.toSorted(byKey) }), Renewed)
+  const locked = new Set(renewed.flatMap((one) => (one.locked ? [keyText(one)] : [])))
   if (locked.size > 0) {
     yield* lockedOf(
       spool,
-      leases.filter(({ id }) => locked.has(id)),
+      leases.filter((one) => locked.has(keyText(one))),
       "renewed"
     )
   }
-  return lostAmong(leases, new Set(renewed.map(({ id }) => id)))
+  return lostAmong(leases, new Set(renewed.map(keyText)))
 })

@@ -1,15 +1,19 @@
 /**
- * The table of messages on Postgres: its names, how its rows are decoded, what statements about it have in common, and how
+ * A table of messages on Postgres: its names, how its rows are decoded, what statements about it have in common, and how
  * workers hear of it. All parts of `SpoolStore` on Postgres are functions of it.
+ *
+ * There are two. The table of queues has a key of queue and id, and remembers ids. RetrySpool's table has the messages in no
+ * queue, and ids are those of the whole table.
  */
 import { Effect, Schema, type Stream } from "effect"
 import { Statement } from "effect/sql"
-import type { SpoolMessage } from "../../SpoolMessage.ts"
+import { type Key as KeySchema, keyText, type SpoolMessage } from "../../SpoolMessage.ts"
 import type { CorruptRow, Reason } from "../../StoreError.ts"
 import { decodeRows } from "../database/DecodeRows.ts"
 import { qualify } from "../database/Identifier.ts"
 import { readCommitted } from "../database/Isolation.ts"
 import { PostgresDatabase, type Runnable } from "../database/PostgresDatabase.ts"
+import { fixedBy } from "../database/Statements.ts"
 import * as Wakeups from "../wakeups/Wakeups.ts"
 import { LockWarnings } from "./LockWarnings.ts"
 import { type Decoded, messageDecoder } from "./MessageRow.ts"
@@ -25,6 +29,9 @@ export interface SpoolTable extends Database {
   /** The same, qualified and quoted. */
   readonly table: Statement.Fragment
 
+  /** Whether it is the table of queues: an id belongs to its queue, and can be remembered. Else it is RetrySpool's. */
+  readonly isOfQueues: boolean
+
   /** The name of the database's function for claims, qualified and quoted. */
   readonly claimFunction: Statement.Fragment
 
@@ -34,8 +41,8 @@ export interface SpoolTable extends Database {
     schema: Row
   ) => Effect.Effect<Array<Row["Type"]>, Reason>
 
-  /** Runs a statement and returns the ids in its rows. */
-  readonly ids: (statement: Runnable) => Effect.Effect<Array<string>, Reason>
+  /** Runs a statement and returns the texts of the keys in its rows, which have a queue and an id: see `keyText`. */
+  readonly keys: (statement: Runnable) => Effect.Effect<Array<string>, Reason>
 
   /** Runs a statement and returns its messages: see `decodeMessages`. */
   readonly messages: (statement: Runnable) => Effect.Effect<Array<SpoolMessage>, Reason>
@@ -68,14 +75,16 @@ export interface SpoolTable extends Database {
   readonly changes: Stream.Stream<void, Reason>
 }
 
-const Id = Schema.Struct({ id: Schema.String })
+const Key = Schema.Struct({ queue: Schema.NullOr(Schema.String), id: Schema.String })
 
-export const make: Effect.Effect<SpoolTable, never, PostgresDatabase | Wakeups.Wakeups> = Effect.gen(function* () {
-  const { fixed, inTransaction, names, query, schema, sql, tables, whether } = yield* PostgresDatabase
+/** The table of queues, or RetrySpool's. */
+export const make = Effect.fnUntraced(function* (which: "messages" | "spool") {
+  const { inTransaction, names, query, schema, sql, tables, whether } = yield* PostgresDatabase
   const wakeups = yield* Wakeups.Wakeups
+  const name = names[which]
   const queueStarts = new QueueStarts()
-  const decodeIds = decodeRows(Id, names.spool, ["id"])
-  const decodeEach = messageDecoder(names.spool)
+  const decodeKeys = decodeRows(Key, name, ["id"])
+  const decodeEach = messageDecoder(name)
 
   const decodeMessages = (rows: ReadonlyArray<unknown>) =>
     Effect.suspend(() => {
@@ -83,19 +92,21 @@ export const make: Effect.Effect<SpoolTable, never, PostgresDatabase | Wakeups.W
       return corrupt[0] === undefined ? Effect.succeed(messages) : Effect.fail(corrupt[0])
     })
 
-  const decodeAs: SpoolTable["decodeAs"] = (row, rows) => decodeRows(row, names.spool, ["id"])(rows)
+  const decodeAs: SpoolTable["decodeAs"] = (row, rows) => decodeRows(row, name, ["id"])(rows)
 
-  return {
-    fixed,
+  const table: SpoolTable = {
+    // Of this table: a template is remembered with the name that it was first put together with.
+    fixed: fixedBy(sql),
     inTransaction,
     query,
     sql,
     whether,
-    name: names.spool,
-    table: tables.spool,
-    claimFunction: sql.literal(qualify(schema, `${names.spool}_claim`)),
+    name,
+    table: tables[which],
+    isOfQueues: which === "messages",
+    claimFunction: sql.literal(qualify(schema, `${name}_claim`)),
     rows: (statement, row) => Effect.flatMap(query(statement), (rows) => decodeAs(row, rows)),
-    ids: (statement) => Effect.map(Effect.flatMap(query(statement), decodeIds), (rows) => rows.map(({ id }) => id)),
+    keys: (statement) => Effect.map(Effect.flatMap(query(statement), decodeKeys), (rows) => rows.map(keyText)),
     messages: (statement) => Effect.flatMap(query(statement), decodeMessages),
     eachMessage: (statement) => Effect.map(query(statement), decodeEach),
     decodeMessages,
@@ -109,8 +120,10 @@ export const make: Effect.Effect<SpoolTable, never, PostgresDatabase | Wakeups.W
       })
     ),
     announceNewest: sql.afterCommit(Effect.sync(() => wakeups.announce("spool"))),
+    // Both tables have one wake-up: processes of earlier versions, too, announce what moves from one table to the other.
     changes: wakeups.changes("spool")
   }
+  return table
 })
 
 // Parts of statements
@@ -126,8 +139,28 @@ export const committed = text(readCommitted)
 /** What becomes of the lease of a message that is not active any more. */
 export const noLease = text("lease_owner = NULL, lease_until = NULL")
 
+/** The queue of a row, which is empty for a message in no queue. Each table has indexes on this expression. */
+const queue = text("queue")
+const queueOrNone = text("coalesce(queue, '')")
+
 /** The condition that a message is in the queue of this name, or without a name in no queue. */
-export const inQueue = ({ sql }: SpoolTable, queue = "") => sql`coalesce(queue, '') = ${queue}`
+export const inQueue = ({ isOfQueues, sql }: SpoolTable, name = "") =>
+  sql`${isOfQueues ? queue : queueOrNone} = ${name}`
+
+/** The state of a row that is no message any more, and remembers the id of one: see `RememberedIds`. */
+const isMessage = text("AND state <> 6")
+
+/** The condition that a row is the message with this key. */
+export const hasKey = (table: SpoolTable, key: typeof KeySchema.Encoded) =>
+  table.sql`id::text = ${key.id} AND ${inQueue(table, key.queue)} ${table.isOfQueues ? isMessage : text("")}`
+
+/** The condition that the row `message` is the one whose key the row of this name has. */
+export const isSame = ({ isOfQueues }: SpoolTable, other: string) =>
+  text(
+    isOfQueues
+      ? `message.queue = ${other}.queue AND message.id::text = ${other}.id::text`
+      : `message.id::text = ${other}.id::text`
+  )
 
 /** `AND` and that condition; without a name nothing, which selects all queues. */
 export const andInQueue = (table: SpoolTable, queue: string | undefined) =>

@@ -4,21 +4,16 @@
  */
 import { DateTime, Effect, Exit, Option, type Scope } from "effect"
 import { millisOf } from "../../internal/Fields.ts"
-import { isWaiting, MessageExists, type Messages, type NewMessage, stateOf } from "../../SpoolMessage.ts"
+import { isWaiting, keyText, type Messages, type NewMessage, stateOf } from "../../SpoolMessage.ts"
 import { Closed, type Reason } from "../../StoreError.ts"
 import * as Coalescing from "../database/Coalescing.ts"
 import type { PostgresDatabase } from "../database/PostgresDatabase.ts"
 import { codeOf } from "./MessageState.ts"
 import { nullableArray, type SpoolTable } from "./SpoolTable.ts"
+import { type Prepared, type Taken, whatHasTaken } from "./TakenIds.ts"
 
 /** How long coalesced messages wait for a transaction that is storing the id of one of them, in Postgres's notation. */
 const lockTimeout = "50ms"
-
-/** A message, and its payload as it is sent. */
-interface Prepared {
-  readonly message: NewMessage
-  readonly payload: string | null
-}
 
 const prepare = (message: NewMessage): Prepared => ({
   message,
@@ -28,21 +23,26 @@ const prepare = (message: NewMessage): Prepared => ({
 const isoOf = (time: DateTime.Utc | undefined) => (time === undefined ? null : DateTime.formatIso(time))
 
 // Each message of a batch has a time of its own, a microsecond after the one before, so that claims keep the order of the
-// batch. The rows are inserted in the order of their ids, so that two batches with the same ids cannot block each other in a
+// batch. The rows are inserted in the order of their keys, so that two batches with the same keys cannot block each other in a
 // circle. `lock_timeout` lasts to the end of a transaction, so only a statement in a transaction of its own is limited.
-const insert = ({ sql, table }: SpoolTable, messages: ReadonlyArray<Prepared>, limited: boolean) => {
+const insert = ({ isOfQueues, sql, table }: SpoolTable, messages: ReadonlyArray<Prepared>, limited: boolean) => {
   const rows = messages
     .map(({ message, payload }, place) => ({ message, payload, place }))
-    .sort((a, b) => (a.message.id < b.message.id ? -1 : 1))
+    .sort((a, b) => (keyText(a.message) < keyText(b.message) ? -1 : 1))
   const all = <A>(part: (message: NewMessage) => A) => rows.map(({ message }) => part(message))
   const limit = limited ? sql`, set_config('lock_timeout', ${lockTimeout}, true)` : sql.literal("")
+  const remembers = isOfQueues && messages.some(({ message }) => message.rememberId !== undefined)
+  const remember = (part: string) => sql.literal(remembers ? part : "")
+  const rememberMillis = () =>
+    sql`, ${nullableArray(all(({ rememberId }) => (rememberId === undefined ? null : millisOf(rememberId))))}::float8[]`
   return sql`
     INSERT INTO ${table} (id, queue, state, attempts, max_attempts, next_retry, created, updated, last_error, size,
-      priority, headers, retry_policy_name, payload)
+      priority, headers, retry_policy_name, payload${remember(", remember")})
     SELECT new.id, queue, state, attempts, max_attempts,
       coalesce(next_retry, start.at + delay * interval '1 millisecond'),
-      coalesce(created, start.at + place * interval '1 microsecond'), start.at,
+      coalesce(created, start.at + place::float8 * interval '1 microsecond'), start.at,
       last_error, coalesce(size, octet_length(payload), 0), priority, headers, retry_policy_name, payload::jsonb
+      ${remember(", remember * interval '1 millisecond'")}
     FROM (SELECT clock_timestamp() AS at ${limit} OFFSET 0) AS start, unnest(
       ${all(({ id }) => id)}::text[],
       ${rows.map(({ place }) => place)}::int[],
@@ -59,38 +59,59 @@ const insert = ({ sql, table }: SpoolTable, messages: ReadonlyArray<Prepared>, l
       ${all(({ headers }) => JSON.stringify(headers ?? {}))}::jsonb[],
       ${all(({ retryPolicyName }) => retryPolicyName ?? "")}::text[],
       ${nullableArray(rows.map(({ payload }) => payload))}::text[]
+      ${remembers ? rememberMillis() : sql.literal("")}
     ) AS new (id, place, queue, state, attempts, max_attempts, next_retry, delay, created, last_error, size, priority,
-      headers, retry_policy_name, payload)
-    ON CONFLICT (id) DO NOTHING RETURNING id`
+      headers, retry_policy_name, payload${remember(", remember")})
+    ON CONFLICT (${sql.literal(isOfQueues ? "queue, id" : "id")}) DO NOTHING RETURNING queue, id`
 }
 
-/** Stores messages in one statement, and returns for each the error if its id is stored already. */
-const storeAll = Effect.fnUntraced(function* (spool: SpoolTable, messages: ReadonlyArray<Prepared>, limited = false) {
-  if (messages.length === 0) return []
-  const stored = new Set(yield* spool.ids(insert(spool, messages, limited)))
-  const waiting = messages.filter(({ message }) => stored.has(message.id) && isWaiting(stateOf(message)))
+/** Stores messages in one statement, and returns the texts of the keys of those whose ids were not taken. */
+const storeFree = Effect.fnUntraced(function* (spool: SpoolTable, messages: ReadonlyArray<Prepared>, limited: boolean) {
+  const stored = new Set(yield* spool.keys(insert(spool, messages, limited)))
+  const waiting = messages.filter(({ message }) => stored.has(keyText(message)) && isWaiting(stateOf(message)))
   if (waiting.length > 0) {
     // A message that brings its own time of creation may be older than messages that wait.
     yield* waiting.every(({ message }) => message.created === undefined) ? spool.announceNewest : spool.announce
   }
-  return messages.map(({ message: { id } }) => (stored.has(id) ? undefined : new MessageExists({ id })))
+  return stored
+})
+
+/** Stores messages, and returns for each the error if its id is taken. */
+const storeAll: (
+  spool: SpoolTable,
+  messages: ReadonlyArray<Prepared>,
+  limited?: boolean
+) => Effect.Effect<ReadonlyArray<Taken | undefined>, Reason> = Effect.fnUntraced(function* (
+  spool,
+  messages,
+  limited = false
+) {
+  const errors = new Map<string, Taken>()
+  // An id can be free again between two statements: then its message is stored in another round.
+  for (let rest = messages; rest.length > 0;) {
+    const stored = yield* storeFree(spool, rest, limited)
+    const taken = rest.filter(({ message }) => !stored.has(keyText(message)))
+    for (const error of yield* whatHasTaken(spool, taken)) errors.set(keyText(error), error)
+    rest = taken.filter(({ message }) => !errors.has(keyText(message)))
+  }
+  return messages.map(({ message }) => errors.get(keyText(message)))
 })
 
 export const storeMany = (spool: SpoolTable, { messages }: Messages) =>
-  Effect.map(storeAll(spool, messages.map(prepare)), (all) => all.flatMap((exists) => exists ?? []))
+  Effect.map(storeAll(spool, messages.map(prepare)), (all) => all.flatMap((taken) => taken ?? []))
 
 // Coalescing
 
-type Failure = MessageExists | Reason
+type Failure = Taken | Reason
 
 interface Job extends Coalescing.Job, Prepared {}
 
-const resultOf = (exists: MessageExists | undefined): Exit.Exit<void, Failure> =>
-  exists === undefined ? Exit.void : Exit.fail(exists)
+const resultOf = (taken: Taken | undefined): Exit.Exit<void, Failure> =>
+  taken === undefined ? Exit.void : Exit.fail(taken)
 
 /** Stores one message, and waits for a transaction that is storing its id. */
 const storeAlone = (spool: SpoolTable, prepared: Prepared): Effect.Effect<void, Failure> =>
-  Effect.flatMap(storeAll(spool, [prepared]), ([exists]) => resultOf(exists))
+  Effect.flatMap(storeAll(spool, [prepared]), ([taken]) => resultOf(taken))
 
 /**
  * Stores messages together, with a limit to how long they wait for other transactions. The result is `undefined` for each
@@ -123,7 +144,7 @@ export const make = (
       inside: () => alone(prepared),
       outside: () => {
         const size = prepared.payload?.length ?? 0
-        return coalesced({ ...prepared, kind: "store", shared: [], exclusive: [message.id], size })
+        return coalesced({ ...prepared, kind: "store", shared: [], exclusive: [keyText(message)], size })
       }
     })
   })
