@@ -21,7 +21,8 @@ SET strata.spool TO :"spool";
 -- next
 DO $do$
 BEGIN
-    IF to_regclass(quote_ident(current_setting('strata.messages'))) IS NOT NULL THEN
+    -- The statements after this block need the search path, so it stays, and what is called here is named.
+    IF pg_catalog.to_regclass(pg_catalog.quote_ident(current_setting('strata.messages'))) IS NOT NULL THEN
         RETURN;
     END IF;
 
@@ -29,7 +30,7 @@ BEGIN
     --
     -- Every row changes several times, and most rows are deleted soon. So each page keeps room for the changes of its rows,
     -- and a vacuum comes after a few thousand of them.
-    EXECUTE format($sql$
+    EXECUTE pg_catalog.format($sql$
         CREATE TABLE %I.%I
         (
             queue             TEXT         NOT NULL,
@@ -60,7 +61,7 @@ BEGIN
         )
         $sql$, (
             SELECT nspname FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
-            WHERE pg_class.oid = quote_ident(current_setting('strata.spool'))::regclass
+            WHERE pg_class.oid = pg_catalog.quote_ident(current_setting('strata.spool'))::regclass::oid
         ), current_setting('strata.messages'));
 END
 $do$;

@@ -22,8 +22,8 @@ SET strata.messages TO :"messages";
 -- next
 DO $do$
 DECLARE
-    spool    CONSTANT REGCLASS := quote_ident(current_setting('strata.spool'))::regclass;
-    messages CONSTANT REGCLASS := quote_ident(current_setting('strata.messages'))::regclass;
+    spool    CONSTANT REGCLASS := pg_catalog.quote_ident(pg_catalog.current_setting('strata.spool'))::regclass;
+    messages CONSTANT REGCLASS := pg_catalog.quote_ident(pg_catalog.current_setting('strata.messages'))::regclass;
     source   TEXT; -- both tables with their schemas
     target   TEXT;
     moves    TEXT; -- the function, beside RetrySpool's table
@@ -41,6 +41,9 @@ DECLARE
             THEN interval '24 hours' END
         $sql$;
 BEGIN
+    -- Only built-in functions and operators are found from here on, whatever the schemas of the search path have.
+    PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+
     SELECT format('%I.%I', nspname, relname), format('%I.%I', nspname, relname || '_queue'), relname
     INTO STRICT source, moves, named
     FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace WHERE pg_class.oid = spool;
@@ -101,6 +104,9 @@ BEGIN
             RETURN NULL;
         END
         $body$, source, target, columns, parts, source, target));
+
+    -- Otherwise everybody could have it run for a table of their own, and write into the table of queues.
+    EXECUTE format('REVOKE ALL ON FUNCTION %s() FROM PUBLIC', moves);
 
     EXECUTE format('DROP TRIGGER IF EXISTS %I ON %s', named || '_queue', source);
     EXECUTE format('DROP TRIGGER IF EXISTS %I ON %s', named || '_moves', source);

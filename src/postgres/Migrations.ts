@@ -18,6 +18,7 @@ import { decodeRows } from "./database/DecodeRows.ts"
 import { qualify, quote } from "./database/Identifier.ts"
 import { PostgresDatabase } from "./database/PostgresDatabase.ts"
 import { reasonOf } from "./database/Reasons.ts"
+import * as Owners from "./Owners.ts"
 
 type Database = PostgresDatabase["Service"]
 
@@ -95,16 +96,9 @@ const isPending = ({ record }: Known): boolean => record === undefined
 
 const namesOf = ({ names }: Database): ReadonlyMap<string, string> => new Map(Object.entries(names))
 
-const hasRecords = ({ names, query, schema, sql }: Database) =>
-  Effect.map(
-    // To read pg_class makes the session hear of a table that another process has made while this one waited for it.
-    query(sql`SELECT FROM pg_class WHERE oid = pg_catalog.to_regclass(${qualify(schema, names.migrations)})::oid`),
-    (rows) => rows.length > 0
-  )
-
-const readRecords = Effect.fnUntraced(function* (database: Database) {
+const readRecords = Effect.fnUntraced(function* (database: Database, found: ReadonlyArray<Owners.Owned>) {
   const { names, query, sql, tables } = database
-  if (!(yield* hasRecords(database))) return []
+  if (!found.some(({ isRecords }) => isRecords)) return []
   const rows = yield* query(sql`SELECT id, table_name, file, applied_at FROM ${tables.migrations}`)
   return yield* decodeRows(Applied, names.migrations, ["id"])(rows)
 })
@@ -113,10 +107,12 @@ const readRecords = Effect.fnUntraced(function* (database: Database) {
 const subjectOf = (file: string): string => file.replace(/^\d+_/, "")
 
 /** Every migration of this version that this database needs: what is optional only if it is asked for, or was once. */
-const survey = (database: Database): Effect.Effect<ReadonlyArray<Known>, Reason> =>
+const survey = (database: Database, found: ReadonlyArray<Owners.Owned>): Effect.Effect<ReadonlyArray<Known>, Reason> =>
   Effect.gen(function* () {
     const migrations = yield* load
-    const records = yield* readRecords(database)
+    // What stands in the place of the table of records may run somebody's code when it is read.
+    yield* Owners.refuseUnreadable(found)
+    const records = yield* readRecords(database, found)
     const newest = Math.max(...migrations.map(({ id }) => id))
     const beyond = records.find(({ id }) => id > newest)
     if (beyond !== undefined) {
@@ -154,7 +150,8 @@ export const status: Effect.Effect<ReadonlyArray<Status>, StoreError, PostgresDa
   Effect.gen(function* () {
     const database = yield* PostgresDatabase
     const operation = yield* Operation.make("Postgres", "postgres")
-    const statuses = Effect.map(survey(database), (known) =>
+    const surveyed = Effect.flatMap(Owners.list(database), (found) => survey(database, found))
+    const statuses = Effect.map(surveyed, (known) =>
       known.map(({ migration, record }) => ({
         file: migration.file,
         appliedAt: Option.map(Option.fromUndefinedOr(record), ({ applied_at }) => applied_at)
@@ -170,8 +167,8 @@ export const status: Effect.Effect<ReadonlyArray<Status>, StoreError, PostgresDa
 type SetPath = (path: string) => Effect.Effect<unknown, SqlError.SqlError>
 
 /**
- * The first statements of the transaction: its limits, the lock, the schema, and the table of records. Returns the search
- * path in which the files find their tables.
+ * The first statements of the transaction: its limits, the lock, the schema, and the table of records. Refuses what belongs
+ * to others. Returns the search path in which the files find their tables, and what is there.
  *
  * **Details**
  *
@@ -196,8 +193,11 @@ const prepare = Effect.fnUntraced(function* (database: Database, setPath: SetPat
     if (missing.length > 0) yield* sql.unsafe(`CREATE SCHEMA ${quote(schema)}`).unprepared
     yield* setPath(path)
   }
+  // This statement locks tables of the catalog, so it sees what others had made until this one got its turn.
+  const found = yield* Owners.list(database)
+  yield* Owners.refuseForeign(found)
   // IF NOT EXISTS would look for the table only in the first schema of the search path, and make a second one there.
-  if (yield* hasRecords(database)) return path
+  if (found.some(({ isRecords }) => isRecords)) return { path, found }
   yield* sql`CREATE TABLE ${tables.migrations} (
     id         INTEGER     NOT NULL,
     table_name TEXT        NOT NULL,
@@ -205,7 +205,7 @@ const prepare = Effect.fnUntraced(function* (database: Database, setPath: SetPat
     applied_at TIMESTAMPTZ NOT NULL DEFAULT now(),
     PRIMARY KEY (table_name, id)
   )`.unprepared
-  return path
+  return { path, found: yield* Owners.list(database) }
 })
 
 /** Runs one migration and records it. A file may leave a path in which only what is built in is found: `setPath` mends it. */
@@ -232,12 +232,15 @@ const checkPrimary = Effect.fnUntraced(function* ({ query, sql }: Database) {
 
 const migrateWith = Effect.fnUntraced(function* (database: Database) {
   yield* checkPrimary(database)
-  if (!(yield* survey(database)).some(isPending)) return []
+  // A superuser has everything to lose, also where the records say that nothing is pending: they may be forged.
+  const found = yield* Owners.list(database)
+  yield* Owners.refuseForeign(found.filter(({ asSuperuser }) => asSuperuser))
+  if (!(yield* survey(database, found)).some(isPending)) return []
   const transaction = Effect.gen(function* () {
     const setPath: SetPath = (path) => database.sql`SELECT pg_catalog.set_config('search_path', ${path}, true)`
-    const path = yield* prepare(database, setPath)
+    const { found, path } = yield* prepare(database, setPath)
     // Another process may have migrated while this one waited for the lock.
-    const pending = (yield* survey(database)).filter(isPending)
+    const pending = (yield* survey(database, found)).filter(isPending)
     return yield* Effect.forEach(pending, ({ migration }) => apply(database, setPath(path), migration))
   })
   return yield* database.sql.withTransaction(transaction).pipe(

@@ -146,8 +146,8 @@ it.layer(Server.layer, { excludeTestServices: true, timeout: "120 seconds" })("s
             "EXECUTE ON FUNCTION app.events_append\\(.*\\)",
             "EXECUTE ON FUNCTION app.states_store_write\\(character.*\\)",
             "EXECUTE ON FUNCTION app.states_store_write\\(text.*\\)",
-            "EXECUTE ON FUNCTION app.retryspool_messages_claim\\(.*\\)",
-            "EXECUTE ON FUNCTION app.strata_messages_claim\\(.*\\)"
+            "EXECUTE ON FUNCTION app.strata_messages_claim\\(.*\\)",
+            "EXECUTE ON FUNCTION app.retryspool_messages_claim\\(.*\\)"
           ].map((what) => new RegExp(`^problem grants: .* -> as the owner: GRANT ${what} TO ${role}$`)),
           /^warning sequence/
         ],

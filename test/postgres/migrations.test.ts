@@ -85,14 +85,14 @@ describe("starting at once", () => {
         [2, "events", "0002_events.sql"],
         [3, "states_store", "0003_states.sql"],
         [4, "retryspool_messages", "0004_spool.sql"],
-        [13, "retryspool_messages", "0013_spool_claim.sql"],
-        [14, "retryspool_messages", "0014_spool_lease.sql"],
         [16, "strata_messages", "0016_messages.sql"],
-        [17, "strata_messages", "0017_messages_claim.sql"],
         [18, "retryspool_messages", "0018_spool_queues_own.sql"],
         [20, "states_store", "0020_states_write.sql"],
         [21, "states_store", "0021_states_write_many.sql"],
-        [22, "events", "0022_events_append.sql"]
+        [22, "events", "0022_events_append.sql"],
+        [24, "retryspool_messages", "0024_spool_claim.sql"],
+        [25, "retryspool_messages", "0025_spool_lease.sql"],
+        [26, "strata_messages", "0026_messages_claim.sql"]
       ])
     })
   )
@@ -129,14 +129,14 @@ describe("starting at once", () => {
           [2],
           [3],
           [4],
-          [13],
-          [14],
           [16],
-          [17],
           [18],
           [20],
           [21],
-          [22]
+          [22],
+          [24],
+          [25],
+          [26]
         ])
       })
   )
@@ -384,14 +384,14 @@ describe("a database of migrations 1 to 7", () => {
       schema: "public",
       options: {},
       names: ["events", "offsets_store", "states_store", "strata_messages", "retryspool_messages", "strata_migrations"],
-      run: [1, 2, 3, 4, 13, 14, 16, 17, 18, 20, 21, 22]
+      run: [1, 2, 3, 4, 16, 18, 20, 21, 22, 24, 25, 26]
     },
     {
       what: "with a schema, other names and all that is optional",
       schema: "My schema",
       options: { schema: "My schema", tables, notify: "rows", index: "containment" },
       names: Object.values(tables),
-      run: [1, 2, 3, 4, 5, 6, 13, 14, 16, 17, 18, 20, 21, 22, 23]
+      run: [1, 2, 3, 4, 5, 6, 16, 18, 20, 21, 22, 23, 24, 25, 26]
     }
   ] as const
 

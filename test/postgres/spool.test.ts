@@ -11,10 +11,10 @@ import { retrySpool, serveSpool } from "./spool.harness.ts"
 
 const files = [
   "0004_spool.sql",
-  "0013_spool_claim.sql",
-  "0014_spool_lease.sql",
+  "0024_spool_claim.sql",
+  "0025_spool_lease.sql",
   "0016_messages.sql",
-  "0017_messages_claim.sql",
+  "0026_messages_claim.sql",
   "0018_spool_queues_own.sql"
 ].map((file) => fileURLToPath(new URL(`../../resources/postgres/${file}`, import.meta.url)))
 

@@ -102,14 +102,14 @@ const useSpool = Effect.fnUntraced(function* ({ spool, transactor }: Served, key
   ])
   const claimed = yield* spool.claim({ queue: "q", owner: "w", limit: 10, lease: "1 minute" })
   assert.isAtLeast(claimed.length, 3)
-  const leases = claimed.map(({ attempts, id }) => ({ id, owner: "w", attempt: attempts }))
+  const leases = claimed.map(({ attempts, id }) => ({ queue: "q", id, owner: "w", attempt: attempts }))
   yield* spool.heartbeat(leases, "1 minute")
-  yield* spool.settle(leases.map(({ attempt, id, owner }) => ({ id, owner, attempt, outcome: "done" })))
+  yield* spool.settle(leases.map(({ attempt, id, owner, queue }) => ({ queue, id, owner, attempt, outcome: "done" })))
 })
 
-/** Uses all stores, or all but the spool. */
-export const useStores = Effect.fnUntraced(function* (served: Served, { spool = true } = {}) {
+/** Uses all stores. */
+export const useStores = Effect.fnUntraced(function* (served: Served) {
   const key = yield* useEvents(served)
   yield* useRows(served, key)
-  if (spool) yield* useSpool(served, key)
+  yield* useSpool(served, key)
 })

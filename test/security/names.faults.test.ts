@@ -20,7 +20,7 @@ const fragments = (
 const nameOf = (parts: ReadonlyArray<string>, maxBytes: number): string =>
   parts.reduce((name, part) => (Buffer.byteLength(name + part) <= maxBytes ? name + part : name), "")
 
-const bytesBefore = { schema: 63, events: 56, offsets: 63, spool: 57, states: 57, migrations: 63 }
+const bytesBefore = { schema: 63, events: 56, offsets: 63, spool: 57, messages: 57, states: 57, migrations: 63 }
 
 const Fragments = Schema.Array(Schema.Literals(fragments))
 const Names = Schema.Struct({
@@ -28,6 +28,7 @@ const Names = Schema.Struct({
   events: Fragments,
   offsets: Fragments,
   spool: Fragments,
+  messages: Fragments,
   states: Fragments,
   migrations: Fragments
 })
@@ -41,6 +42,7 @@ const optionsOf = (names: typeof Names.Type): Postgres.Options => {
       events: of("events", "e"),
       offsets: of("offsets", "o"),
       spool: of("spool", "m"),
+      messages: of("messages", "q"),
       states: of("states", "s"),
       migrations: of("migrations", "r")
     },
@@ -65,6 +67,7 @@ describe("names of schemas and tables", () => {
         events: [],
         offsets: [],
         spool: [],
+        messages: [],
         states: [],
         migrations: []
       })

@@ -33,11 +33,11 @@ const hostile = Effect.gen(function* () {
 })
 
 /** What stands beside our tables in `public`, and takes what our functions take as well. */
-const ours = ["events_append", "states_store_write"]
+const ours = ["events_append", "states_store_write", "retryspool_messages_claim", "strata_messages_claim"]
 
 /** A use of each command that sends a statement. */
-const commands = (file: string): ReadonlyArray<ReadonlyArray<string>> => [
-  ["migrate"],
+const commands = (file: string, owner: string, mallory: string): ReadonlyArray<ReadonlyArray<string>> => [
+  ["migrate", "--owner", owner, "--owner", mallory],
   ["migrate", "status"],
   ["events", "append", "--aggregate", "a", "--type", "T", "--data", "{}"],
   ["events", "append", "--aggregate", "b", "--type", "U", "--ignore-duplicates", "--id", "given"],
@@ -53,6 +53,14 @@ const commands = (file: string): ReadonlyArray<ReadonlyArray<string>> => [
   ["projections", "list"],
   ["states", "list", "--shard", "7", "--manifest", "m"],
   ["states", "show", "s"],
+  ["spool", "stats"],
+  ["spool", "list", "incoming"],
+  ["spool", "show", "m"],
+  ["spool", "hold", "m"],
+  ["spool", "release", "m"],
+  ["spool", "bounce", "m"],
+  ["spool", "requeue", "m"],
+  ["spool", "recover"],
   ["status"],
   ["doctor", "--prove", "--for", "300ms"],
   ["offsets", "delete", "p", "--yes"]
@@ -95,9 +103,9 @@ describe("somebody's functions in a schema of the search path", () => {
         [`GRANT USAGE ON SCHEMA strata TO ${app}`, `GRANT ALL ON ALL TABLES IN SCHEMA strata TO ${app}`],
         url
       )
-      yield* Effect.flatMap(serve({ url: appUrl, options, layer: Postgres.layerStorage }), (served) =>
-        useStores(served, { spool: false })
-      ).pipe(Effect.scoped)
+      yield* Effect.flatMap(serve({ url: appUrl, options, layer: Postgres.layerStorage }), useStores).pipe(
+        Effect.scoped
+      )
       assert.strictEqual(yield* caught(url, "public"), "0")
     }).pipe(Effect.scoped)
   )
@@ -107,10 +115,20 @@ describe("somebody's functions in a schema of the search path", () => {
       const { mallory, owner, url } = yield* hostile
       yield* succeeds(["migrate", "--notify", "rows"], { url: owner })
       yield* layTrapsBeside(url, mallory, "public", ours)
-      yield* execute(["INSERT INTO public.states_store VALUES ('s', 1, '', 'm', 0, 7)"], url)
+      yield* execute(
+        [
+          "INSERT INTO public.states_store VALUES ('s', 1, '', 'm', 0, 7)",
+          "INSERT INTO public.retryspool_messages (id, state, max_attempts, next_retry, headers) VALUES ('m', 0, 3, now(), '{}')"
+        ],
+        url
+      )
       const called: Array<string> = []
       for (const as of [owner, url]) {
-        for (const command of commands(join(yield* temporaryDirectory, "events.jsonl"))) {
+        for (const command of commands(
+          join(yield* temporaryDirectory, "events.jsonl"),
+          new URL(owner).username,
+          mallory
+        )) {
           const before = yield* caught(url, "public")
           const { status, stderr, stdout } = yield* strata(command, { url: as })
           if (status !== 0 && command[0] !== "doctor") called.push(`${command.join(" ")}: ${stdout}${stderr}`)
@@ -203,4 +221,6 @@ Suites.Entity.suite("traps in public", inPublic)
 Suites.EventStore.suite("traps in public", inPublic)
 Suites.OffsetStore.suite("traps in public", inPublic)
 Suites.Projection.suite("traps in public", inPublic)
+Suites.Spool.suite("traps in public", inPublic)
+Suites.SpoolStore.suite("traps in public", inPublic)
 Suites.Transactor.suite("traps in public", inPublic)

@@ -48,6 +48,13 @@ const flags = {
     "prove",
     "Then run writers and a subscriber in a temporary schema, and compare what was stored with what was delivered"
   ),
+  owners: Flag.String("owner").pipe(
+    Flag.atLeast(0),
+    Flag.withMetavar("ROLE"),
+    Flag.withDescription(
+      "A role whose tables and functions you trust, such as a Go service's; give it again for others"
+    )
+  ),
   for: Parameters.duration("for").pipe(
     Flag.withDefault(Duration.seconds(10)),
     Flag.withDescription("How long the writers of --prove run; 10s unless given")
@@ -71,5 +78,5 @@ export const doctor = Command.make("doctor", flags).pipe(
       if (problems > 0) return yield* new CommandFailed({ message: `${Output.count(problems, "problem")} found` })
     })
   ),
-  Command.provide(() => Database.layerTables())
+  Command.provide(({ owners }) => Database.layerTables({ owners }))
 )

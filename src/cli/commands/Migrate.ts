@@ -50,6 +50,11 @@ const flags = {
     Flag.optional,
     Flag.withDescription("Also install go-sync-kit's trigger, for programs that listen to its channels")
   ),
+  owners: Flag.String("owner").pipe(
+    Flag.atLeast(0),
+    Flag.withMetavar("ROLE"),
+    Flag.withDescription("Also adopt what belongs to this role, such as a Go service's; give it again for others")
+  ),
   index: Flag.Literals("index", ["containment"]).pipe(
     Flag.optional,
     Flag.withDescription("Also index what events contain, for queries by data and metadata")
@@ -59,8 +64,9 @@ const flags = {
 type Flags = Command.Command.Config.Infer<typeof flags>
 
 /** Only a real run may make an embedded database that does not exist. */
-const layerOf = ({ dryRun, index, notify }: Flags) =>
+const layerOf = ({ dryRun, index, notify, owners }: Flags) =>
   Database.layerTables({
+    owners,
     ...(Option.isNone(notify) ? {} : { notify: notify.value }),
     ...(Option.isNone(index) ? {} : { index: index.value }),
     create: !dryRun

@@ -93,8 +93,8 @@ const layerClient = (create: boolean) =>
     })
   )
 
-/** The options of migrations that do not run unless they are asked for. */
-type Extras = Pick<Postgres.Options, "notify" | "index">
+/** The options of migrations. */
+type Extras = Pick<Postgres.Options, "notify" | "index" | "owners">
 
 const options = Effect.gen(function* () {
   const schema = Option.getOrUndefined(yield* Settings.schema) ?? (yield* PostgresConfig.schema)

@@ -23,6 +23,7 @@ export const serverChecks: ReadonlyArray<Check> = [
   check("prepared", TransactionChecks.prepared),
   check("transactions", TransactionChecks.longOpen),
   check("search path", TrustChecks.searchPath),
+  check("owners", TrustChecks.owners),
   check("migrations", SchemaChecks.migrations)
 ]
 

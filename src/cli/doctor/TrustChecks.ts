@@ -1,7 +1,8 @@
 /** Who else can put something where the stores, the application or the doctor would find it. */
 import { Effect, Schema } from "effect"
 import { PostgresDatabase } from "../../postgres/database/PostgresDatabase.ts"
-import { type Findings, ok, problem, relations, rows, warning } from "./Check.ts"
+import * as Owners from "../../postgres/Owners.ts"
+import { type Findings, ok, orOk, problem, relations, rows, warning } from "./Check.ts"
 
 const Path = Schema.Struct({ builtInFirst: Schema.Boolean, path: Schema.String })
 
@@ -63,4 +64,20 @@ export const searchPath: Findings = Effect.gen(function* () {
         )
       : warning(`${role} may create in the schema ${name}, where the application's own SQL finds functions`, remedy)
   })
+})
+
+/** Does everything belong to those who may decide what runs there? That is the owner of the records, unless others are named. */
+export const owners: Findings = Effect.gen(function* () {
+  const found = yield* Effect.flatMap(PostgresDatabase, Owners.list)
+  const main = found.find(({ isPlain, isRecords }) => isRecords && isPlain)?.owner
+  const foreign = found.filter(({ isTrusted, owner }) => !isTrusted && owner !== main)
+  return orOk(
+    foreign.map(({ object, owner }) =>
+      problem(
+        `the ${object} belongs to the role ${owner}, who decides what runs there, as whoever uses it`,
+        `drop it, give it to ${main ?? "the owner of the tables"}, or say that you trust its owner: strata doctor --owner ${owner}`
+      )
+    ),
+    `all that is there belongs to ${[...new Set(found.map(({ owner }) => owner))].join(", ") || "nobody yet"}`
+  )
 })

@@ -21,6 +21,8 @@ export const Tables = Schema.Struct({
   migrations: named("strata_migrations")
 })
 
+const Owners = Schema.Array(Name)
+
 /** Where the tables are. */
 const Names = Schema.Struct({
   schema: Schema.optionalKey(Name),
@@ -74,6 +76,12 @@ export interface Options {
    */
   readonly notify?: "rows"
   /**
+   * Roles, beside the one that migrates and superusers, whose tables, functions, sequences and triggers the migrations adopt:
+   * the role of a Go service that has made its tables. What belongs to another role is refused as `Denied`, as its owner
+   * decides what runs there, as the role that uses it.
+   */
+  readonly owners?: ReadonlyArray<string>
+  /**
    * `"containment"` makes the migrations index what events contain, for queries by `data` and `metadata`. It makes an append
    * about twice as expensive, and queries work without it.
    */
@@ -119,6 +127,7 @@ export const settingsOf = Effect.fnUntraced(function* (options: Options) {
     largeIntegers,
     listen,
     notify,
+    owners = [],
     queues,
     reconnect = transientDelays,
     settleTimeout = "2 seconds",
@@ -139,6 +148,7 @@ export const settingsOf = Effect.fnUntraced(function* (options: Options) {
     reconnect,
     listen,
     integers: largeIntegers ?? ("fail" as const),
+    owners: yield* check(Owners, "Postgres", "layer", owners),
     extras: { index, notify, queues: queues ?? "own" } as const
   }
 })

@@ -73,6 +73,9 @@ export class PostgresDatabase extends Context.Service<
     /** What becomes of integers beyond 2^53 in JSON. */
     readonly integers: LargeIntegers
 
+    /** Roles whose tables the migrations adopt. */
+    readonly owners: ReadonlyArray<string>
+
     /** The choices of the application that decide which optional migrations it needs. */
     readonly extras: {
       readonly index: Options["index"] | undefined
@@ -99,8 +102,18 @@ const smallMessages = new InvalidInput({
 
 export const make = (options: Options = {}) =>
   Effect.gen(function* () {
-    const { acquireTimeout, extras, integers, listen, reconnect, schema, settleTimeout, silenceLimit, ...where } =
-      yield* settingsOf(options)
+    const {
+      acquireTimeout,
+      extras,
+      integers,
+      listen,
+      owners,
+      reconnect,
+      schema,
+      settleTimeout,
+      silenceLimit,
+      ...where
+    } = yield* settingsOf(options)
     const { tables: names } = where
     const sql = (yield* PgClient.PgClient).withoutTransforms()
     // The driver's error for a malformed URL repeats it, password and all, and its span of a transaction keeps the error.
@@ -136,6 +149,7 @@ export const make = (options: Options = {}) =>
       reconnect,
       listen,
       integers,
+      owners,
       extras,
       transactor
     })

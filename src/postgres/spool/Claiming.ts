@@ -16,8 +16,9 @@ import { inQueue, noLease, type SpoolTable, touched } from "./SpoolTable.ts"
 const select = ({ claimFunction, columns, fixed }: SpoolTable, claim: Claim, start: QueueStart | undefined) => fixed`
   SELECT ${columns.sent} FROM (
     SELECT ${columns.read} FROM ${claimFunction}(
-      ${claim.queue ?? ""}, ${claim.limit}, ${reservedOf(claim)}, ${claim.owner}, ${millisOf(claim.lease)},
-      ${start?.priority ?? null}, ${start === undefined ? null : DateTime.formatIso(start.created)}::timestamptz
+      ${claim.queue ?? ""}::text, ${claim.limit}::int, ${reservedOf(claim)}::int, ${claim.owner}::text,
+      ${millisOf(claim.lease)}::float8, ${start?.priority ?? null}::int,
+      ${start === undefined ? null : DateTime.formatIso(start.created)}::timestamptz
     ) AS message ORDER BY priority, message.created, id COLLATE "C" OFFSET 0
   ) AS message`
 
@@ -27,7 +28,7 @@ const bounceCorrupt = (spool: SpoolTable, { owner, queue }: Claim, corrupt: Read
     ${corrupt.map(({ key }) => key)}::text[],
     ${corrupt.map(({ message }) => message)}::text[]
   ) AS corrupt (id, reason)
-  WHERE message.id = corrupt.id AND ${inQueue(spool, queue)} AND state + 0 = ${code.active} AND lease_owner = ${owner}`
+  WHERE message.id::text = corrupt.id AND ${inQueue(spool, queue)} AND state + 0 = ${code.active} AND lease_owner = ${owner}`
 
 // Operations
 

@@ -22,7 +22,7 @@ export const leasedMessage = (
 ) => sql`
   LATERAL (
     SELECT queue, id${sql.literal(isOfQueues ? ", remember" : "")} FROM ${table}
-    WHERE id = lease.id AND ${sql.literal(isOfQueues ? "queue" : "coalesce(queue, '')")} = lease.queue
+    WHERE id::text = lease.id AND ${sql.literal(isOfQueues ? "queue" : "coalesce(queue, '')")} = lease.queue
       AND state + 0 = ${code.active} AND lease_owner = lease.owner AND attempts = lease.attempt
     ${sql.literal(locking)}
   ) AS message`

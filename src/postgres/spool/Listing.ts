@@ -38,10 +38,10 @@ const selectBatch = (spool: SpoolTable, { batchSize, queue, state }: Iterate, af
   const rest =
     after === undefined
       ? sql.literal("")
-      : sql`AND (created, id COLLATE "C", coalesce(queue, ''))
-          > ('epoch'::timestamptz + ${after.micros}::bigint * interval '1 microsecond', ${after.id}, ${after.queue ?? ""})`
+      : sql`AND (created, id::text COLLATE "C", coalesce(queue, ''))
+          > ('epoch'::timestamptz + ${after.micros}::float8 * interval '1 microsecond', ${after.id}, ${after.queue ?? ""})`
   return sql`
-    SELECT ${columnsWithoutPayload}, (extract(epoch FROM created) * 1000000)::bigint AS micros FROM ${table}
+    SELECT ${columnsWithoutPayload}, (extract(epoch FROM created) * 1000000::numeric)::bigint AS micros FROM ${table}
     WHERE state = ${code[state]} ${andInQueue(spool, queue)} ${rest}
     ORDER BY created, id COLLATE "C", coalesce(queue, '') LIMIT ${batchSize}`
 }
@@ -63,7 +63,7 @@ const removeOld = (spool: SpoolTable, { limit, olderThan, queue, state }: Purge)
     ? removeOrRemember(spool, old(", remember - (clock_timestamp() - updated) AS remember"))
     : sql`
         WITH old AS MATERIALIZED (${old("")})
-        DELETE FROM ${table} AS message USING old WHERE message.id = old.id AND ${committed}
+        DELETE FROM ${table} AS message USING old WHERE message.id::text = old.id::text AND ${committed}
         RETURNING message.queue, message.id`
 }
 

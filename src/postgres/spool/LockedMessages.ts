@@ -66,7 +66,7 @@ export const lockedOf = (
     const message = sql`
       SELECT message.*, lease.place FROM ${leasesAsRows(spool, leases)} CROSS JOIN LATERAL (
         SELECT queue, id, xmax::text AS xid FROM ${table}
-        WHERE id = lease.id AND ${sql.literal(spool.isOfQueues ? "queue" : "coalesce(queue, '')")} = lease.queue AND state + 0 = ${code.active} AND lease_owner = lease.owner AND attempts = lease.attempt
+        WHERE id::text = lease.id AND ${sql.literal(spool.isOfQueues ? "queue" : "coalesce(queue, '')")} = lease.queue AND state + 0 = ${code.active} AND lease_owner = lease.owner AND attempts = lease.attempt
         OFFSET 0
       ) AS message`
     const locked = yield* spool.rows(withHolders(spool, message), Locked)

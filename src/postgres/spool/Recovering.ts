@@ -49,7 +49,7 @@ const nextReady = (spool: SpoolTable, queue: string | undefined) => spool.sql`
       ORDER BY message.priority LIMIT 1
     ) FROM level WHERE priority IS NOT NULL
   )
-  SELECT (extract(epoch FROM min(at) - clock_timestamp()) * 1000)::float8 AS millis FROM (
+  SELECT (extract(epoch FROM min(at) - clock_timestamp()) * 1000::numeric)::float8 AS millis FROM (
     SELECT clock_timestamp() AS at
     WHERE EXISTS (
       SELECT FROM ${spool.table}
@@ -67,7 +67,7 @@ const nextReady = (spool: SpoolTable, queue: string | undefined) => spool.sql`
   ) AS next`
 
 const oldest = (spool: SpoolTable, queue: string | undefined) => spool.sql`
-  SELECT (extract(epoch FROM clock_timestamp() - min(since)) * 1000)::float8 AS millis FROM (
+  SELECT (extract(epoch FROM clock_timestamp() - min(since)) * 1000::numeric)::float8 AS millis FROM (
     SELECT min(created) AS since FROM ${spool.table} WHERE state = ${code.incoming} AND ${inQueue(spool, queue)}
     UNION ALL
     SELECT min(next_retry) FROM ${spool.table}

@@ -15,7 +15,7 @@ import { committed, isSame, type SpoolTable } from "./SpoolTable.ts"
 
 /** The digest of a payload, which is all that is kept of it. */
 export const digestOf = ({ sql }: SpoolTable, payload: string) =>
-  sql.literal(`sha256(convert_to(coalesce(${payload}::text, ''), 'UTF8'))`)
+  sql.literal(`sha256(convert_to(coalesce(${payload}::text, ''), 'UTF8'::name))`)
 
 /**
  * Two parts of a `WITH`. They delete the messages whose keys are in `source`, and those with an interval in its column

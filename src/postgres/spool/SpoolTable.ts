@@ -165,11 +165,15 @@ const isMessage = text("AND state <> 6")
 
 /** The condition that a row is the message with this key. */
 export const hasKey = (table: SpoolTable, key: typeof KeySchema.Encoded) =>
-  table.sql`id = ${key.id} AND ${inQueue(table, key.queue)} ${table.isOfQueues ? isMessage : text("")}`
+  table.sql`id::text = ${key.id} AND ${inQueue(table, key.queue)} ${table.isOfQueues ? isMessage : text("")}`
 
 /** The condition that the row `message` is the one whose key the row of this name has. */
 export const isSame = ({ isOfQueues }: SpoolTable, other: string) =>
-  text(isOfQueues ? `message.queue = ${other}.queue AND message.id = ${other}.id` : `message.id = ${other}.id`)
+  text(
+    isOfQueues
+      ? `message.queue = ${other}.queue AND message.id::text = ${other}.id::text`
+      : `message.id::text = ${other}.id::text`
+  )
 
 /** `AND` and that condition; without a name nothing, which selects all queues. */
 export const andInQueue = (table: SpoolTable, queue: string | undefined) =>

@@ -41,7 +41,7 @@ const insert = ({ isOfQueues, sql, table }: SpoolTable, messages: ReadonlyArray<
       priority, headers, retry_policy_name, payload${remember(", remember")})
     SELECT new.id, queue, state, attempts, max_attempts,
       coalesce(next_retry, start.at + delay * interval '1 millisecond'),
-      coalesce(created, start.at + place * interval '1 microsecond'), start.at,
+      coalesce(created, start.at + place::float8 * interval '1 microsecond'), start.at,
       last_error, coalesce(size, octet_length(payload), 0), priority, headers, retry_policy_name, payload::jsonb
       ${remember(", remember * interval '1 millisecond'")}
     FROM (SELECT clock_timestamp() AS at ${limit} OFFSET 0) AS start, unnest(

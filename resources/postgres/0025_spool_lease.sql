@@ -26,6 +26,7 @@ BEGIN
     EXECUTE format($sql$
         CREATE OR REPLACE FUNCTION %s() RETURNS TRIGGER
         LANGUAGE plpgsql
+        SET search_path = pg_catalog, pg_temp
         AS $body$
         BEGIN
             NEW.lease_owner := NULL;

@@ -27,6 +27,7 @@ CREATE OR REPLACE FUNCTION :"spool_claim" (
 )
 RETURNS SETOF :"spool"
 LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off
 SET enable_bitmapscan = off
