@@ -21,6 +21,16 @@ export const maxDataBytes = maxRowBytes - maxMetadataBytes - 16 * 1024
 /** A place in the log; 0 is before the first event. */
 export const Version = Int64.check(Schema.isGreaterThanOrEqualToBigInt(0n))
 
+/**
+ * A place in the log to read from: after the version, as long as the event that has the version is the one with the id. A
+ * stored event is one.
+ */
+export const Cursor = Schema.Struct({ version: Version, id: Schema.optionalKey(Schema.String) })
+export type Cursor = typeof Cursor.Type
+
+/** Without the id of the event, it can only be told whether the log still reaches up to the version. */
+const After = Schema.Union([Version, Cursor])
+
 /** An event to append. Without an `id` it gets a UUIDv7; with one, appending it again can be recognised. */
 export class NewEvent extends Schema.Class<NewEvent>("effect-strata/EventStore/NewEvent")({
   id: Schema.optionalKey(Key),
@@ -99,11 +109,14 @@ const BatchSize = Schema.Int.check(Schema.isBetween({ minimum: 1, maximum: 100_0
 
 /** Which events to read. */
 export class Query extends Filter.extend<Query>("effect-strata/EventStore/Query")({
-  /** Only versions above this one. */
-  after: Schema.optionalKey(Version),
+  /**
+   * Only versions above this one. If it is given as `{ version, id }`, as any stored event is, a forward read fails with
+   * `LogReplaced` where another event has the version.
+   */
+  after: Schema.optionalKey(After),
   /** `"forward"` unless given. `"backward"` begins with the last event and sees what is committed: it does not stop at holes. */
   direction: Schema.optionalKey(Schema.Literals(["forward", "backward"])),
-  /** How many events at most. */
+  /** How many events at most. With 0 a forward read only compares `after` with the log. */
   limit: Schema.optionalKey(Schema.Int.check(Schema.isGreaterThanOrEqualTo(0))),
   batchSize: Schema.optionalKey(BatchSize)
 }) {}
@@ -112,9 +125,10 @@ export class Query extends Filter.extend<Query>("effect-strata/EventStore/Query"
 export class Subscription extends Filter.extend<Subscription>("effect-strata/EventStore/Subscription")({
   /**
    * The version to begin after, `"start"` for every event in the log, or `"end"` for none of them: then only versions above
-   * the `latestVersion` at the moment when the stream starts.
+   * the `latestVersion` at the moment when the stream starts. A version that is given as `{ version, id }`, as any stored
+   * event is, is compared with the log: see `LogReplaced`.
    */
-  after: Schema.Union([Schema.Literals(["start", "end"]), Version]),
+  after: Schema.Union([Schema.Literals(["start", "end"]), Version, Cursor]),
   batchSize: Schema.optionalKey(BatchSize)
 }) {}
 
@@ -159,7 +173,7 @@ export const subscriptionTo = ({ aggregateId, eventType }: Topic): Subscription 
 export type ListenerStatus = "connected" | "reconnecting" | "stopped"
 
 /** A cursor of `load`. */
-export class Since extends Schema.Class<Since>("effect-strata/EventStore/Since")({ since: Version }) {}
+export class Since extends Schema.Class<Since>("effect-strata/EventStore/Since")({ since: After }) {}
 
 /** One aggregate, from a version on. */
 export class AggregateSince extends Schema.Class<AggregateSince>("effect-strata/EventStore/AggregateSince")({
@@ -209,6 +223,57 @@ export class DuplicateEvent extends Schema.TaggedError<DuplicateEvent>("effect-s
 ) {
   override get message(): string {
     return `An event with the id "${this.id}" is in the log already`
+  }
+}
+
+/**
+ * The log is not the one that was read up to here: it was set back, and draws versions again, or another log has taken its
+ * place. Nothing is read, because events below the cursor may be others than those that were seen.
+ *
+ * **Details**
+ *
+ * A log is set back by a failover to a server that lagged, by a restored backup, by a crash with `synchronous_commit = off`,
+ * and by `TRUNCATE .. RESTART IDENTITY`. Events that were deleted while the server was running are no such case. A reader that
+ * is running compares what it has seen with each page. A cursor that you keep is compared if you keep the event's id
+ * beside it; without the id it can only be told that the log ends before it, and an event that is missing below the end
+ * counts as deleted.
+ *
+ * To go on, undo what was made of the events above `lastAgreed`, and read again after it; or build everything anew from
+ * `"start"`.
+ */
+export class LogReplaced extends Schema.TaggedError<LogReplaced>("effect-strata/EventStore/LogReplaced")(
+  "LogReplaced",
+  {
+    /** The version that was seen last. */
+    version: Version,
+    /** The id of the event that was seen there, if it is known. */
+    id: Schema.Option(Schema.String),
+    /** The id of the event that is there now, if there is one. */
+    foundId: Schema.Option(Schema.String),
+    /** The highest version that the log has now. */
+    latest: Version,
+    /** The last version that is known to have the same event as before; `None` where nobody can tell. */
+    lastAgreed: Schema.Option(Version)
+  }
+) {
+  override get message(): string {
+    const seen = Option.match(this.id, {
+      onNone: () => `was read up to version ${this.version}`,
+      onSome: (id) => `had the event "${id}" at version ${this.version}`
+    })
+    const found = Option.match(this.foundId, {
+      onNone: () => `has nothing there now, and ends at version ${this.latest}`,
+      onSome: (id) => `has the event "${id}" there now`
+    })
+    const [agreed, from] = Option.match(this.lastAgreed, {
+      onNone: () => ["", "from the start"],
+      onSome: (version) => [`; both agree up to version ${version}`, `after version ${version}`]
+    })
+    return (
+      `The log was set back or replaced: it ${seen}, and ${found}${agreed}. A failover to a server that lagged, a restored ` +
+      "backup, a crash with synchronous_commit = off or TRUNCATE .. RESTART IDENTITY does this: look which of them it was, " +
+      `undo what was made of events that are gone, and read again ${from}`
+    )
   }
 }
 

@@ -34,7 +34,9 @@ import {
   ById,
   EventNotFound,
   type EventNotification,
+  type Cursor,
   type ListenerStatus,
+  type LogReplaced,
   type NewEventInput,
   notificationOf,
   Query,
@@ -89,8 +91,11 @@ export class EventStore extends Context.Service<
      *
      * Where an open transaction may still fill a hole, `load` waits for it up to `settleTimeout`. Then it returns the events
      * below the hole, and a warning names the holder. All events are in memory at once: use `read` where there may be many.
+     * The cursor is compared with the log: see `LogReplaced`. A stored event can be given for it, so that its id is compared.
      */
-    readonly load: (since?: bigint) => Effect.Effect<ReadonlyArray<StoredEvent>, InvalidInput | StoreError>
+    readonly load: (
+      since?: bigint | Cursor
+    ) => Effect.Effect<ReadonlyArray<StoredEvent>, LogReplaced | InvalidInput | StoreError>
 
     /** The events of one aggregate above the version, in order. */
     readonly loadByAggregate: (
@@ -100,9 +105,12 @@ export class EventStore extends Context.Service<
 
     /**
      * The events that a query describes, in order of their versions, read in pages with bounded memory. Forward, the stream
-     * ends where `load` ends: it does not wait for events to come.
+     * ends where `load` ends: it does not wait for events to come. Each page is compared with what was read before: see
+     * `LogReplaced`.
      */
-    readonly read: (query?: (typeof Query)["~type.make.in"]) => Stream.Stream<StoredEvent, InvalidInput | StoreError>
+    readonly read: (
+      query?: (typeof Query)["~type.make.in"]
+    ) => Stream.Stream<StoredEvent, LogReplaced | InvalidInput | StoreError>
 
     /**
      * The events after a version, first those in the log and then those to come, for ever: in order, each exactly once, and
@@ -113,23 +121,24 @@ export class EventStore extends Context.Service<
      * The stream first reads the log, as `read` does, then hears of new events. All subscribers of a layer share one
      * connection for that, and what arrives on it. A slow subscriber reads the log again to catch up: it delays no other
      * one, and holds at most what it reads at a time. After a lost connection each subscriber goes on at its cursor, by the
-     * layer's reconnect schedule. Only the end of that schedule, a `CorruptRow`, or an error that no retry mends ends the
-     * stream. An open transaction that may still append below the next event holds that event back, and a warning names the
+     * layer's reconnect schedule. Only the end of that schedule, a `CorruptRow`, `LogReplaced`, or an error that no retry
+     * mends ends the stream. An open transaction that may still append below the next event holds that event back, and a warning names the
      * holder.
      *
      * **Gotchas**
      *
      * The stream has only committed events, also inside a transaction. To process each event exactly once, store your cursor
-     * in the transaction that does the processing: the stream itself remembers no cursor after it has ended.
+     * in the transaction that does the processing: the stream itself remembers no cursor after it has ended. Keep the
+     * event's id beside the version: with both, a log that was set back or replaced meanwhile is found out.
      */
     readonly subscribe: (
       subscription: (typeof Subscription)["~type.make.in"]
-    ) => Stream.Stream<StoredEvent, InvalidInput | StoreError>
+    ) => Stream.Stream<StoredEvent, LogReplaced | InvalidInput | StoreError>
 
     /** The events that are appended from now on, as `subscribe` with `"end"` gives them, without their data. */
     readonly notifications: (
       topic?: (typeof Topic)["~type.make.in"]
-    ) => Stream.Stream<EventNotification, InvalidInput | StoreError>
+    ) => Stream.Stream<EventNotification, LogReplaced | InvalidInput | StoreError>
 
     /** Whether subscribers hear of new events at once: `status` says it now, `changes` emits it now and at each change. */
     readonly listener: {
@@ -165,11 +174,11 @@ export class EventStore extends Context.Service<
  */
 export interface Driver {
   readonly append: (append: Append) => Effect.Effect<ReadonlyArray<StoredEvent>, AppendError | InvalidInput | Reason>
-  readonly read: (query: Query) => Stream.Stream<StoredEvent, Reason>
+  readonly read: (query: Query) => Stream.Stream<StoredEvent, LogReplaced | Reason>
   readonly readAggregate: (since: AggregateSince) => Effect.Effect<ReadonlyArray<StoredEvent>, Reason>
   readonly find: (id: ById) => Effect.Effect<StoredEvent | undefined, Reason>
   /** The events of a subscription, for ever. The stream has to fail with `Closed` by itself when the scope ends. */
-  readonly follow: (subscription: Subscription) => Stream.Stream<StoredEvent, Reason>
+  readonly follow: (subscription: Subscription) => Stream.Stream<StoredEvent, LogReplaced | Reason>
   readonly listener: SubscriptionRef.SubscriptionRef<ListenerStatus>
   /** The highest version that is committed. */
   readonly highestVersion: Effect.Effect<bigint, Reason>

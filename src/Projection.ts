@@ -43,6 +43,7 @@ import { runBy, type RunError } from "./projection/run/ProjectionRunner.ts"
 import { evenly } from "./projection/run/ShardDivision.ts"
 
 export { HandlerTimeout } from "./internal/HandlerTimeout.ts"
+export { accept, Accepted, verify } from "./projection/admin/Accepting.ts"
 export { pause, remove, reset, resume } from "./projection/admin/Operating.ts"
 export { awaitVersion, Progress, progress } from "./projection/admin/Progress.ts"
 export { type Rebuild, rebuild, rebuildOf, slot } from "./projection/admin/Rebuilding.ts"
@@ -78,7 +79,9 @@ export { shardOf } from "./projection/Shards.ts"
  * **Details**
  *
  * The run waits while the connection is lost. Interrupting the run is safe at any time: a batch that is under way is rolled
- * back. The run ends with `ProjectionFailed` where an event cannot be handled and `onFailure` is `"stop"`.
+ * back. The run ends with `ProjectionFailed` where an event cannot be handled and `onFailure` is `"stop"`. Where the log was
+ * set back together with the offsets, as by a failover, the run goes on, and a warning says so; where an offset is ahead of the
+ * log, the run ends with `LogReplaced`: see `accept`.
  *
  * **Gotchas**
  *

@@ -3,8 +3,10 @@ import { Array as Arr, Effect, Result, Schema, Stream } from "effect"
 import type {
   AppendError,
   AppendOptions,
+  Cursor,
   EventNotFound,
   Expected,
+  LogReplaced,
   NewEventInput,
   Query,
   StoredEvent,
@@ -69,8 +71,12 @@ export interface TypedEvents<Class extends EventCodec.Tagged, Other = never, R =
 
   /** Loads the view's events, as `EventStore.load` does. */
   readonly load: (
-    since?: bigint
-  ) => Effect.Effect<ReadonlyArray<TypedEvent<Class["Type"] | Other>>, Failure, Class["DecodingServices"] | R>
+    since?: bigint | Cursor
+  ) => Effect.Effect<
+    ReadonlyArray<TypedEvent<Class["Type"] | Other>>,
+    LogReplaced | Failure,
+    Class["DecodingServices"] | R
+  >
 
   /** The events of one aggregate above the version, in order. */
   readonly loadByAggregate: (
@@ -119,12 +125,12 @@ export interface TypedEvents<Class extends EventCodec.Tagged, Other = never, R =
    */
   readonly read: <Only extends Class = Class>(
     query?: TypedQuery<Only>
-  ) => Stream.Stream<TypedEvent<Only["Type"] | Other>, Failure, Class["DecodingServices"] | R>
+  ) => Stream.Stream<TypedEvent<Only["Type"] | Other>, LogReplaced | Failure, Class["DecodingServices"] | R>
 
   /** Follows the view's events, or those of some of its classes, as `EventStore.subscribe` does. It fails as `read` does. */
   readonly subscribe: <Only extends Class = Class>(
     subscription: TypedSubscription<Only>
-  ) => Stream.Stream<TypedEvent<Only["Type"] | Other>, Failure, Class["DecodingServices"] | R>
+  ) => Stream.Stream<TypedEvent<Only["Type"] | Other>, LogReplaced | Failure, Class["DecodingServices"] | R>
 
   /** The event with this id. An event of an unknown type is a `CorruptRow`, unless `unknown` is `"raw"`. */
   readonly get: (
@@ -155,8 +161,8 @@ export interface UntypedEvents {
     options?: AppendOptions
   ) => Effect.Effect<ReadonlyArray<StoredEvent>, AppendError | Failure>
   readonly loadByAggregate: (aggregateId: string, since?: bigint) => Effect.Effect<ReadonlyArray<StoredEvent>, Failure>
-  readonly read: (query: QueryInput) => Stream.Stream<StoredEvent, Failure>
-  readonly subscribe: (subscription: SubscriptionInput) => Stream.Stream<StoredEvent, Failure>
+  readonly read: (query: QueryInput) => Stream.Stream<StoredEvent, LogReplaced | Failure>
+  readonly subscribe: (subscription: SubscriptionInput) => Stream.Stream<StoredEvent, LogReplaced | Failure>
   readonly get: (id: string) => Effect.Effect<StoredEvent, EventNotFound | Failure>
 }
 

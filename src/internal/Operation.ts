@@ -66,7 +66,7 @@ export const closed = (store: string) =>
 /** Completed when the scope ends. */
 const closing = Effect.acquireRelease(Deferred.make<void>(), (ended) => Deferred.succeed(ended, undefined))
 
-const failWhen = <A>(ended: Deferred.Deferred<void>, store: string, body: Stream.Stream<A, Reason>) =>
+const failWhen = <A, E>(ended: Deferred.Deferred<void>, store: string, body: Stream.Stream<A, E | Reason>) =>
   Stream.interruptWhen(
     body,
     Effect.flatMap(Deferred.await(ended), () => Effect.fail(closed(store)))
@@ -78,8 +78,13 @@ const failWhen = <A>(ended: Deferred.Deferred<void>, store: string, body: Stream
  */
 export const untilClosed = (
   store: string
-): Effect.Effect<<A>(body: Stream.Stream<A, Reason>) => Stream.Stream<A, Reason>, never, Scope.Scope> =>
-  Effect.map(closing, (ended) => (body) => failWhen(ended, store, body))
+): Effect.Effect<<A, E>(body: Stream.Stream<A, E | Reason>) => Stream.Stream<A, E | Reason>, never, Scope.Scope> =>
+  Effect.map(
+    closing,
+    (ended) =>
+      <A, E>(body: Stream.Stream<A, E | Reason>) =>
+        failWhen(ended, store, body)
+  )
 
 // One operation
 

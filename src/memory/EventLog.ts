@@ -53,6 +53,12 @@ export class EventLog {
     return this.committed.slice(start, Math.min(end, start + limit))
   }
 
+  /** The committed event that has the version. */
+  at(version: bigint): EventRow | undefined {
+    const row = this.committed[this.indexAfter(version) - 1]
+    return row?.version === version ? row : undefined
+  }
+
   /** The highest version that is committed. */
   get latest(): bigint {
     return this.committed.at(-1)?.version ?? 0n

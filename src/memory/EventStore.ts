@@ -1,19 +1,34 @@
 /** `EventStore` in memory. */
 import { Duration, Effect, Layer, Option, Stream } from "effect"
 import { matches } from "../events/EventFilter.ts"
-import { EventStore, fromDriver, type Query, type Subscription } from "../EventStore.ts"
+import * as LastSeen from "../events/LastSeen.ts"
+import { EventStore, fromDriver, LogReplaced, type Query, type Subscription } from "../EventStore.ts"
 import * as Operation from "../internal/Operation.ts"
 import * as Appending from "./Appending.ts"
 import { type EventRow, toStoredEvent } from "./EventRow.ts"
 import * as Events from "./Events.ts"
 import { MemoryDatabase } from "./MemoryDatabase.ts"
+import type { Transaction } from "./Transaction.ts"
 
 const settleTimeout = Duration.seconds(2)
 
 /** How many events a subscriber is given at a time, unless it says otherwise. */
 const pageSize = 1000
 
-/** What a read found, and the first hole in flight below other events, which keeps the read from going on. */
+/** A database in memory has no other server. */
+const server = "memory"
+
+/** Compares the event at a cursor with what is there. A cursor comes from elsewhere, so nothing is known of its server. */
+const compare = (seen: LastSeen.Seen, row: EventRow | undefined, end: bigint): LogReplaced | undefined => {
+  const ids = new Map(row === undefined ? [] : [[row.version, row.id]])
+  const compared = LastSeen.compare(seen, { server, end, ids })
+  return compared instanceof LogReplaced ? compared : undefined
+}
+
+/**
+ * What a read found, and a version in flight that keeps the read from going on: the first one below other events, or one
+ * that may become the event at the cursor.
+ */
 interface Page {
   readonly rows: ReadonlyArray<EventRow>
   readonly hole: bigint | undefined
@@ -24,22 +39,40 @@ export const make = Effect.gen(function* () {
   const append = yield* Appending.make
   const untilClosed = yield* Operation.untilClosed("EventStore")
 
-  /** The settled events above a version. */
-  const settledPage = (after: bigint, keep: (row: EventRow) => boolean) =>
+  /** The highest version that the transaction sees. */
+  const highestOf = (transaction: Transaction) => Events.select(tables, transaction, () => true).at(-1)?.version ?? 0n
+
+  /**
+   * Fails if the log is not the one that was read up to the cursor. Gives a version in flight that may become the event at
+   * the cursor.
+   */
+  const compareAt = (seen: LastSeen.Seen, transaction: Transaction): Effect.Effect<bigint | undefined, LogReplaced> => {
+    const { version } = seen
+    const atCursor = transaction.get(tables.events, Events.keyOf(version))
+    if (LastSeen.isCertain(seen, { cursorId: atCursor?.id, isAbove: false, server })) return Effect.undefined
+    const end = highestOf(transaction)
+    const mayCome = end < version ? log.firstInFlight(version - 1n, transaction) : undefined
+    if (mayCome !== undefined) return Effect.succeed(mayCome)
+    const replaced = compare(seen, atCursor, end)
+    return replaced === undefined ? Effect.undefined : Effect.fail(replaced)
+  }
+
+  /** The settled events above a cursor. */
+  const settledPage = (seen: LastSeen.Seen, keep: (row: EventRow) => boolean) =>
     statement((transaction) =>
-      Effect.sync((): Page => {
+      Effect.map(compareAt(seen, transaction), (mayCome): Page => {
+        if (mayCome !== undefined) return { rows: [], hole: mayCome }
+        const { version: after } = seen
         const hole = log.firstInFlight(after, transaction)
         const isSettled = ({ version }: EventRow) => version > after && (hole === undefined || version < hole)
         const rows = Events.select(tables, transaction, (row) => isSettled(row) && keep(row))
-        const isPassed =
-          hole !== undefined && Events.select(tables, transaction, ({ version }) => version > hole).length > 0
-        return { rows, hole: isPassed ? hole : undefined }
+        return { rows, hole: hole !== undefined && highestOf(transaction) > hole ? hole : undefined }
       })
     )
 
   /** The same, after waiting up to `settleTimeout` for transactions that may still fill a hole. */
-  const settled = Effect.fnUntraced(function* (after: bigint, keep: (row: EventRow) => boolean) {
-    const page = settledPage(after, keep)
+  const settled = Effect.fnUntraced(function* (seen: LastSeen.Seen, keep: (row: EventRow) => boolean) {
+    const page = settledPage(seen, keep)
     let latest = yield* page
     if (latest.hole === undefined) return latest.rows
     yield* Effect.andThen(log.nextEnd, page).pipe(
@@ -55,19 +88,38 @@ export const make = Effect.gen(function* () {
 
   const read = (query: Query) => {
     const { after = 0n, direction, limit } = query
-    const keep = (row: EventRow) => row.version > after && matches(query, row)
+    const seen = LastSeen.of(after)
+    const keep = (row: EventRow) => row.version > seen.version && matches(query, row)
+    if (limit === 0) {
+      const compared = statement((transaction) => Effect.asVoid(compareAt(seen, transaction)))
+      return direction === "backward" ? Stream.empty : Stream.drain(Stream.fromEffect(compared))
+    }
     const rows =
       direction === "backward"
         ? statement((transaction) => Effect.sync(() => Events.select(tables, transaction, keep).toReversed()))
-        : settled(after, keep)
+        : settled(seen, keep)
     return Stream.map(Stream.fromIterableEffect(Effect.map(rows, (all) => all.slice(0, limit))), toStoredEvent)
+  }
+
+  /** Waits for a transaction that may still commit the event at a cursor, and then compares it. */
+  const agree = (seen: LastSeen.Seen) => {
+    const { version } = seen
+    return Effect.flatMap(
+      listener.await(() =>
+        log.latest < version && log.firstInFlight(version - 1n) !== undefined
+          ? undefined
+          : Option.fromUndefinedOr(compare(seen, log.at(version), log.latest))
+      ),
+      Option.match({ onNone: () => Effect.void, onSome: Effect.fail })
+    )
   }
 
   const follow = Effect.fnUntraced(function* (subscription: Subscription) {
     yield* listener.attach
     const { after, batchSize = pageSize } = subscription
-    const start = after === "start" ? 0n : after === "end" ? log.latest : after
-    return Stream.paginate(start, (cursor) => {
+    const seen = LastSeen.of(after === "start" ? 0n : after === "end" ? log.latest : after)
+    yield* agree(seen)
+    return Stream.paginate(seen.version, (cursor) => {
       const page = listener.await(() => {
         const rows = log.settledAfter(cursor, batchSize)
         return rows.length === 0 ? undefined : rows
@@ -98,9 +150,7 @@ export const make = Effect.gen(function* () {
       ),
     follow: (subscription) => untilClosed(Stream.unwrap(follow(subscription))),
     listener: listener.status,
-    highestVersion: statement((transaction) =>
-      Effect.sync(() => Events.select(tables, transaction, () => true).at(-1)?.version ?? 0n)
-    ),
+    highestVersion: statement((transaction) => Effect.sync(() => highestOf(transaction))),
     connections: Effect.map(open, (inUse) => ({ openConnections: inUse, inUse, idle: 0 })),
     ping: statement(() => Effect.void)
   })

@@ -1,6 +1,6 @@
 /** What can go wrong with a projection. */
 import { type Cause, Option, Schema } from "effect"
-import { Version } from "../EventStore.ts"
+import { type LogReplaced, Version } from "../EventStore.ts"
 import { ShardNumber } from "../internal/Fields.ts"
 
 /** The projection has stopped before an event that could not be handled. */
@@ -81,6 +81,18 @@ export class HandlerFailed {
   constructor(cause: Cause.Cause<unknown>, index: number | undefined) {
     this.cause = cause
     this.index = index
+  }
+}
+
+/**
+ * The log was set back behind what has been read ahead for the shards: it is to be seen whether their offsets were set back
+ * with it. It never leaves this package.
+ */
+export class LogSetBack {
+  readonly _tag = "LogSetBack"
+  readonly error: LogReplaced
+  constructor(error: LogReplaced) {
+    this.error = error
   }
 }
 

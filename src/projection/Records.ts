@@ -9,8 +9,9 @@
  * the change and the batch happen one after the other, and a batch that comes second sees the changed record.
  */
 import { Duration, Effect, Option, Schema, Stream } from "effect"
-import { StaleState, typed } from "../DurableStateStore.ts"
-import type { InvalidInput } from "../InvalidInput.ts"
+import { DurableStateStore, StaleState, typed } from "../DurableStateStore.ts"
+import { Version } from "../EventStore.ts"
+import { InvalidInput } from "../InvalidInput.ts"
 import { type Offset, OffsetStore } from "../OffsetStore.ts"
 import * as StateCodec from "../StateCodec.ts"
 import { Contention, StoreError } from "../StoreError.ts"
@@ -44,6 +45,15 @@ export class LastFailure extends Schema.Class<LastFailure>("effect-strata/Projec
   failure: Schema.NullOr(Failure)
 }) {}
 
+/**
+ * The event up to which a shard has read: the one with the version of its offset, or an earlier one, as an offset that only
+ * passes events of others is not followed at once.
+ */
+export class LastRead extends Schema.Class<LastRead>("effect-strata/Projection/LastRead")({
+  version: Version,
+  id: Schema.String
+}) {}
+
 /** A process that runs the projection. */
 export const Runner = Schema.Struct({
   id: Schema.String,
@@ -65,6 +75,7 @@ export const controlId = (name: string) => `strata/projection/control/${name}`
 export const runnersId = (name: string) => `strata/projection/runners/${name}`
 export const shardId = (name: string, shard: number) => `strata/projection/shard/${shard}/${name}`
 export const failureId = (name: string, shard: number) => `strata/projection/failure/${shard}/${name}`
+export const lastReadId = (name: string, shard: number) => `strata/projection/read/${shard}/${name}`
 export const skippedId = (name: string, shard: number, index: number) =>
   `strata/projection/skipped/${shard}/${index}/${name}`
 
@@ -90,12 +101,37 @@ const kind = <A, E>(schema: Schema.Codec<A, E>, manifest: string, initial: A) =>
 /** The control record of a projection that has not run, or was removed. */
 export const unknown = new Control({ shards: 0, paused: false, slot: "blue" })
 
+const lastReadManifest = "strata.Projection.LastRead"
+const lastReadCodec = StateCodec.json(LastRead, { manifest: lastReadManifest })
+
+/** The record of what a shard has read is written with each batch, so in one statement, whatever was there before. */
+const lastRead = Effect.map(
+  Effect.all({
+    states: DurableStateStore,
+    kept: kind(LastRead, lastReadManifest, new LastRead({ version: 0n, id: "" }))
+  }),
+  ({ kept, states }) => ({
+    read: kept.read,
+    write: (id: string, value: LastRead) =>
+      lastReadCodec.encode(value).pipe(
+        Effect.mapError(
+          ({ message }) =>
+            new InvalidInput({ store: "Projection", operation: "run", issues: [{ field: "id", message }] })
+        ),
+        Effect.flatMap((encoded) =>
+          states.overwriteState({ persistenceId: id, versionNumber: value.version, ...encoded })
+        )
+      )
+  })
+)
+
 /** Every kind of record. */
 export const records = Effect.all({
   control: kind(Control, "strata.Projection.Control", unknown),
   runners: kind(Runners, "strata.Projection.Runners", new Runners({ runners: [] })),
   shard: kind(ShardRecord, "strata.Projection.Shard", new ShardRecord({ parked: [], skipped: 0 })),
-  failure: kind(LastFailure, "strata.Projection.Failure", new LastFailure({ failure: null }))
+  failure: kind(LastFailure, "strata.Projection.Failure", new LastFailure({ failure: null })),
+  lastRead
 })
 
 /** The control record of a projection that has run. */

@@ -2,11 +2,13 @@
 import { assert, it } from "@effect/vitest"
 import { Deferred, Effect, Equal, Exit, Fiber, type Layer, Option, Result, type Schema, Stream } from "effect"
 import {
+  type Cursor,
   DuplicateEvent,
   EventNotFound,
   EventStore,
   type Expected,
   InvalidVersion,
+  LogReplaced,
   maxDataBytes,
   maxMetadataBytes,
   parseVersion,
@@ -387,6 +389,43 @@ export const suite = <E>(
       })
     )
 
+    it.effect("compares a cursor with the log: its event, and without that the end", () =>
+      Effect.gen(function* () {
+        const events = yield* EventStore
+        const [first, second] = yield* append([event(fresh(), 1), event(fresh(), 2)])
+        assert.isDefined(first)
+        assert.isDefined(second)
+        const beyond = second.version + 1_000_000n
+        const readers = (cursor: bigint | Cursor) => [
+          events.load(cursor),
+          collect({ after: cursor, eventTypes: ["Nothing"] }),
+          Stream.runCollect(events.subscribe({ after: cursor }))
+        ]
+        for (const cursor of [beyond, { version: beyond, id: "lost" }, { version: first.version, id: "other" }]) {
+          for (const reader of readers(cursor)) {
+            const error = yield* Effect.flip(reader)
+            assert.instanceOf(error, LogReplaced)
+            const [version, found] = typeof cursor === "bigint" ? [cursor, undefined] : [cursor.version, cursor.id]
+            assert.strictEqual(error.version, version)
+            assert.strictEqual(error.latest, second.version)
+            assert.deepStrictEqual(error.id, Option.fromUndefinedOr(found))
+            assert.deepStrictEqual(error.foundId, version === beyond ? Option.none() : Option.some(first.id))
+          }
+        }
+        // A stored event is a cursor, and so is the version of one that was never stored.
+        assert.deepStrictEqual(yield* events.load(first), [second])
+        assert.deepStrictEqual(yield* collect({ after: { version: first.version, id: first.id } }), [second])
+        yield* Effect.exit(transaction(Effect.andThen(append(event(fresh(), "never")), Effect.fail("no"))))
+        const [third] = yield* append(event(fresh(), 3))
+        const followed = yield* Stream.runCollect(Stream.take(events.subscribe({ after: second }), 1))
+        assert.deepStrictEqual(followed, third === undefined ? [] : [third])
+        assert.isDefined(third)
+        assert.deepStrictEqual(yield* events.load(second.version + 1n), [third])
+        // A reader that goes backward has no cursor to compare: `after` is where it ends.
+        assert.deepStrictEqual(yield* collect({ after: { version: beyond, id: "lost" }, direction: "backward" }), [])
+      })
+    )
+
     it.effect("stamps with the time at which the transaction began, and finds what came after a time", () =>
       Effect.gen(function* () {
         const aggregateId = fresh()
@@ -458,6 +497,36 @@ export const suite = <E>(
     it.effect("answers a ping", () => EventStore.use((events) => events.ping))
 
     if (!interleaving) return
+
+    it.effect("waits at a cursor whose event is still on its way", () =>
+      Effect.gen(function* () {
+        const events = yield* EventStore
+        const drawn = yield* Deferred.make<Cursor>()
+        const end = yield* Deferred.make<void>()
+        const slow = yield* Effect.forkChild(
+          transaction(
+            Effect.gen(function* () {
+              const [stored] = yield* append(event(fresh(), "slow"))
+              assert.isDefined(stored)
+              yield* Deferred.succeed(drawn, stored)
+              yield* Deferred.await(end)
+            })
+          )
+        )
+        const cursor = yield* Deferred.await(drawn)
+        const loaded = yield* Effect.forkChild(events.load(cursor), { startImmediately: true })
+        const next = yield* Effect.forkChild(Stream.runHead(events.subscribe({ after: cursor })), {
+          startImmediately: true
+        })
+        yield* Effect.sleep("50 millis")
+        assert.deepStrictEqual([loaded.pollUnsafe(), next.pollUnsafe()], [undefined, undefined])
+        yield* Deferred.succeed(end, undefined)
+        yield* Fiber.join(slow)
+        assert.deepStrictEqual(yield* Fiber.join(loaded), [])
+        const [after] = yield* append(event(fresh(), "after"))
+        assert.deepStrictEqual(yield* Fiber.join(next), Option.fromUndefinedOr(after))
+      })
+    )
 
     it.effect("stops at an event that is still on its way, and never passes it", () =>
       Effect.gen(function* () {

@@ -6,7 +6,10 @@ import type { Ended } from "../support/histories.ts"
 
 export class RolledBack extends Schema.TaggedError<RolledBack>()("RolledBack", {}) {}
 
-export type Failure = Effect.Error<ReturnType<EventStore.EventStore["Service"]["append"]>> | RolledBack
+export type Failure =
+  | Effect.Error<ReturnType<EventStore.EventStore["Service"]["append"]>>
+  | EventStore.LogReplaced
+  | RolledBack
 
 /** Whether the write can succeed later: nobody could be reached, or a standby, which is to be promoted. */
 export const isRetryable = (error: Failure): error is StoreError.StoreError => isTransient(error)

@@ -66,6 +66,11 @@ const uses = (file: string): ReadonlyArray<Use> => [
   { path: "projections pause", args: ["balances"], says: /^"balances" is paused$/m },
   { path: "projections resume", args: ["balances"], says: /^"balances" goes on$/m },
   { path: "projections reset", args: ["balances", yes], says: /^"balances" goes on after version 0$/m },
+  {
+    path: "projections accept",
+    args: ["balances"],
+    says: /^"balances" has read this log: there is nothing to accept$/m
+  },
   { path: "status", says: /^tail +nobody is appending$/m },
   { path: "doctor", says: /^ok +triggers +no foreign triggers$/m }
 ]

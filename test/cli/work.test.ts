@@ -94,6 +94,29 @@ describe("strata projections", () => {
     }).pipe(Effect.scoped)
   )
 
+  it.live("says how the log differs from the one that a projection has read, and has it accepted", () =>
+    Effect.gen(function* () {
+      const { context, options, run, schema } = yield* served
+      const events = Context.get(context, EventStore.EventStore)
+      const append = (ids: ReadonlyArray<string>) =>
+        events.append(ids.map((id) => ({ id, aggregateId: "a", eventType: "Paid", data: {} })))
+      yield* append(["old-1", "old-2", "old-3"])
+      yield* Effect.gen(function* () {
+        yield* Effect.forkScoped(Projection.run(Projection.make({ name: "balances", handler: () => Effect.void })))
+        yield* Projection.awaitVersion("balances", 3n, "1 minute")
+      }).pipe(Effect.scoped, Effect.provideContext(context))
+      yield* execute([`TRUNCATE ${schema}.events RESTART IDENTITY`])
+      yield* append(["new-1", "new-2"])
+      const differs = /had the event "old-3" at version 3, and has nothing there now, and ends at version 2.* say --yes/
+      yield* fails(["projections", "accept", "balances"], 2, differs, options)
+      assert.strictEqual(
+        yield* run("projections", "accept", "balances", "--yes"),
+        '"balances" goes on after version 2\n'
+      )
+      assert.match(yield* run("projections", "accept", "balances"), /nothing to accept/)
+    }).pipe(Effect.scoped)
+  )
+
   it.live("says on stderr what a pause waits for, while a handler hangs", () =>
     Effect.gen(function* () {
       const { context, options } = yield* served

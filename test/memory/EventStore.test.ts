@@ -1,5 +1,5 @@
 import { assert, it } from "@effect/vitest"
-import { Deferred, Effect, Fiber, Layer, Logger, References } from "effect"
+import { Deferred, Effect, Fiber, Layer, Logger, Option, References, Stream } from "effect"
 import { EventStore, Transactor } from "effect-strata"
 import * as Memory from "effect-strata/memory"
 import { SecureRandom } from "effect/crypto"
@@ -78,5 +78,33 @@ it.effect("gives events ids by the clock, and by the random that is provided", (
       )
       assert.match(stored?.id ?? "", new RegExp(`^${time}-${rest}`))
     }
+  })
+)
+
+it.effect("tells a reader whose cursor is of another database", () =>
+  Effect.gen(function* () {
+    const [one, other] = [yield* Memory.MemoryDatabase.make, yield* Memory.MemoryDatabase.make]
+    const append = (count: number) =>
+      EventStore.EventStore.use((events) => events.append(Array.from({ length: count }, () => event("a"))))
+    const [, second, third] = yield* Effect.provide(append(3), Memory.layerShared(one))
+    assert.isDefined(second)
+    assert.isDefined(third)
+    yield* Effect.gen(function* () {
+      const [, there] = yield* append(2)
+      const events = yield* EventStore.EventStore
+      for (const [cursor, found] of [
+        [second, there?.id],
+        [third, undefined],
+        [third.version, undefined]
+      ] as const) {
+        const read = [events.load(cursor), Stream.runCollect(events.subscribe({ after: cursor }))]
+        for (const error of yield* Effect.forEach(read, Effect.flip)) {
+          assert.instanceOf(error, EventStore.LogReplaced)
+          assert.deepStrictEqual([error.foundId, error.latest], [Option.fromUndefinedOr(found), 2n])
+        }
+      }
+      // Without the id nobody can tell that another event has the version.
+      assert.deepStrictEqual(yield* events.load(second.version), [])
+    }).pipe(Effect.provide(Memory.layerShared(other)))
   })
 )

@@ -41,20 +41,23 @@ export const views = Effect.gen(function* () {
   // Reading
 
   type Failure = InvalidInput.InvalidInput | StoreError.StoreError
-  expectTypeOf(users.load()).toEqualTypeOf<Effect.Effect<ReadonlyArray<EventStore.TypedEvent<User>>, Failure>>()
+  type ReadFailure = Failure | EventStore.LogReplaced
+  expectTypeOf(users.load()).toEqualTypeOf<Effect.Effect<ReadonlyArray<EventStore.TypedEvent<User>>, ReadFailure>>()
   expectTypeOf(users.loadByAggregate("a", 1n)).toEqualTypeOf<
     Effect.Effect<ReadonlyArray<EventStore.TypedEvent<User>>, Failure>
   >()
-  expectTypeOf(users.read()).toEqualTypeOf<Stream.Stream<EventStore.TypedEvent<User>, Failure>>()
+  expectTypeOf(users.read()).toEqualTypeOf<Stream.Stream<EventStore.TypedEvent<User>, ReadFailure>>()
   expectTypeOf(users.read({ events: [UserRenamed] })).toEqualTypeOf<
-    Stream.Stream<EventStore.TypedEvent<UserRenamed>, Failure>
+    Stream.Stream<EventStore.TypedEvent<UserRenamed>, ReadFailure>
   >()
   expectTypeOf(users.get("id")).toEqualTypeOf<
     Effect.Effect<EventStore.TypedEvent<User>, EventStore.EventNotFound | Failure>
   >()
-  expectTypeOf(users.subscribe({ after: "end" })).toEqualTypeOf<Stream.Stream<EventStore.TypedEvent<User>, Failure>>()
+  expectTypeOf(users.subscribe({ after: "end" })).toEqualTypeOf<
+    Stream.Stream<EventStore.TypedEvent<User>, ReadFailure>
+  >()
   expectTypeOf(users.subscribe({ after: 1n, events: [UserRenamed, UserCreated] })).toEqualTypeOf<
-    Stream.Stream<EventStore.TypedEvent<UserRenamed | UserCreated>, Failure>
+    Stream.Stream<EventStore.TypedEvent<UserRenamed | UserCreated>, ReadFailure>
   >()
   // @ts-expect-error: it has to begin somewhere
   users.subscribe({})

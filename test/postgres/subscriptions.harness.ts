@@ -7,6 +7,7 @@ import { postgresUrl } from "../support/database.ts"
 import { mistakes, none } from "../support/histories.ts"
 import * as PostgresServer from "../support/PostgresServer.ts"
 import { event, type follow, serveEvents, type ServedEvents, versionsIn } from "./events.harness.ts"
+import { query } from "./harness.ts"
 
 type Status = EventStore.ListenerStatus
 
@@ -32,6 +33,17 @@ export const assertComplete = Effect.fnUntraced(function* (
   const stored = yield* versionsIn(table, "true", server)
   for (const { seen } of followers) assert.deepStrictEqual(mistakes(seen, stored), none)
   return stored
+})
+
+/** Waits until a page of the tail was read that began after now. */
+export const untilTailIsRead = Effect.fnUntraced(function* (
+  { applicationName }: Pick<ServedEvents, "applicationName">,
+  server: string = postgresUrl
+) {
+  const [row] = yield* query("SELECT clock_timestamp()::text", server)
+  const read = `SELECT count(*)::int FROM pg_stat_activity, pg_sleep(0.02)
+    WHERE application_name = '${applicationName}' AND query LIKE '%version >= $1 %' AND query_start > '${row?.[0]}'`
+  yield* Effect.repeat(query(read, server), { until: ([found]) => found?.[0] !== 0 })
 })
 
 /** A store on a server of its own, whose tables are there. */

@@ -3,6 +3,7 @@ import { PgClient } from "@effect/sql-pg"
 import { assert, it } from "@effect/vitest"
 import { Context, Deferred, Effect, Fiber, Layer, Option, Redacted } from "effect"
 import * as Postgres from "effect-strata/postgres"
+import * as LastSeen from "../../src/events/LastSeen.ts"
 import { PostgresDatabase, type Query } from "../../src/postgres/database/PostgresDatabase.ts"
 import { versionOf } from "../../src/postgres/events/TailItems.ts"
 import * as TailReader from "../../src/postgres/events/TailReader.ts"
@@ -38,11 +39,11 @@ const readAll = Effect.fnUntraced(function* (schema: string, last: bigint, asked
       asked.push(statement.compile()[0])
       return Effect.tap(query(statement), (rows) => Effect.sync(() => void (read += rows.length)))
     })
-  const publish: TailReader.Publish = (rows, upTo) => {
+  const publish: TailReader.Publish = (rows, { version: upTo }) => {
     for (const row of rows) versions.push(versionOf(row))
     if (upTo >= last) Deferred.doneUnsafe(done, Effect.void)
   }
-  yield* Effect.raceFirst(reader(earOf(counting), 0n, publish), Deferred.await(done))
+  yield* Effect.raceFirst(reader(earOf(counting), LastSeen.of(0n), publish), Deferred.await(done))
   return { asked, read, versions }
 })
 
@@ -128,16 +129,16 @@ it.live("pages grow, although each of them has a hole that somebody may still fi
         }
         limits.push(limit)
         const rows: Array<unknown> = []
-        for (let version = after + 1n; version <= last && rows.length < limit; version++) {
-          if (isThere(version)) rows.push({ version })
+        for (let version = after; version <= last && rows.length < limit; version++) {
+          if (version > 0n && isThere(version)) rows.push({ version, id: String(version) })
         }
         return rows
       })
-    const publish: TailReader.Publish = (rows, upTo) => {
+    const publish: TailReader.Publish = (rows, { version: upTo }) => {
       for (const row of rows) seen.push(versionOf(row))
       if (upTo >= last) Deferred.doneUnsafe(done, Effect.void)
     }
-    yield* Effect.raceFirst(reader(earOf(scripted), 0n, publish), Deferred.await(done))
+    yield* Effect.raceFirst(reader(earOf(scripted), LastSeen.of(0n), publish), Deferred.await(done))
     assert.deepStrictEqual(
       seen,
       Array.from({ length: Number(last) }, (_, index) => BigInt(index + 1))

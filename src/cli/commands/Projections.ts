@@ -148,6 +148,38 @@ const reset = Command.make("reset", { name, to, yes }).pipe(
   Command.provide(Database.layer)
 )
 
+/** What is different, if the log is not the one that the projection has read. */
+const differenceOf = (name: string) =>
+  Projection.verify(name).pipe(
+    Effect.as(undefined),
+    Effect.catchTag("LogReplaced", ({ message }) => Effect.succeed(message))
+  )
+
+const accept = Command.make("accept", { name, yes }).pipe(
+  Command.withDescription("Takes a log that was set back or replaced for the one that a projection has read"),
+  Command.withExamples([
+    { command: "strata projections accept balances", description: "Says what is different, and asks" },
+    { command: "strata projections reset balances --to 40", description: "Instead: handle again what came after 40" }
+  ]),
+  Command.withHandler(({ name, yes }) =>
+    Effect.gen(function* () {
+      const difference = yield* differenceOf(name)
+      if (difference === undefined) {
+        return yield* Output.done(`"${name}" has read this log: there is nothing to accept`, { name, shards: [] })
+      }
+      yield* confirm(
+        `${difference}. Have "${name}" go on above its offset? Its read model stays as it is, and events that the log has now ` +
+          "below the offset are not handled.",
+        yes
+      )
+      const shards = yield* Projection.accept(name)
+      const lowest = shards.reduce((low, { after }) => (after < low ? after : low), shards[0]?.after ?? 0n)
+      yield* Output.done(`"${name}" goes on after version ${lowest}`, { name, shards })
+    })
+  ),
+  Command.provide(Database.layer)
+)
+
 const parked = Command.make("parked", { name }).pipe(
   Command.withDescription("Lists the aggregates whose event failed, and whose later events wait until it is retried"),
   Command.withExamples([{ command: "strata projections parked balances", description: "Each with its error" }]),
@@ -239,5 +271,5 @@ const retry = Command.make("retry", retryFlags).pipe(
 export const projections = Command.make("projections").pipe(
   Command.withDescription("Projections, which handle the events of the log and keep read models"),
   Command.withExamples([{ command: "strata projections status balances", description: "How far one projection is" }]),
-  Command.withSubcommands([list, status, pause, resume, reset, parked, retry])
+  Command.withSubcommands([list, status, pause, resume, reset, accept, parked, retry])
 )

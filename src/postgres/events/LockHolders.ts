@@ -6,17 +6,22 @@ import { Effect, Schema } from "effect"
 import type { Holders } from "../../events/Hole.ts"
 import { Denied, type Reason, Unexpected } from "../../StoreError.ts"
 import { decodeRows } from "../database/DecodeRows.ts"
-import { qualify } from "../database/Identifier.ts"
+import { qualify, reference } from "../database/Identifier.ts"
 import { PostgresDatabase, type Query } from "../database/PostgresDatabase.ts"
 import { transactionText } from "../database/TransactionText.ts"
 import * as EventTable from "./EventTable.ts"
 
 /**
  * What each answer of the rule's questions says of its server. `server` is the time at which the server was started, which
- * tells one from another. As a number: its text would depend on the settings of the connection.
+ * tells one from another, as a number: its text would depend on the settings of the connection. Beside it is the file of the
+ * sequence, as that is another one after `TRUNCATE .. RESTART IDENTITY`.
  */
-export const serverColumns = `pg_is_in_recovery() AS standby, current_setting('transaction_isolation') AS isolation,
-  extract(epoch FROM pg_postmaster_start_time())::text AS server`
+export const serverColumns = ({ names, schema }: Pick<PostgresDatabase["Service"], "names" | "schema">) => {
+  const table = reference(qualify(schema, names.events))
+  return `pg_is_in_recovery() AS standby, current_setting('transaction_isolation') AS isolation,
+    extract(epoch FROM pg_postmaster_start_time())::text || ' '
+      || coalesce(pg_relation_filenode(pg_get_serial_sequence(${table}, 'version')::regclass)::text, '') AS server`
+}
 
 /** A row that has `serverColumns`. */
 export const ServerColumns = Schema.Struct({
@@ -64,7 +69,7 @@ export const make = Effect.gen(function* () {
   // transaction that makes a child of the table and inserts into it holds a lock of a table that nobody else can see to be a
   // child: it has locked the parent for that. VACUUM takes such a lock of the parent, too, but beside it it locks indexes only.
   const looking = sql.literal(`
-    SELECT ${serverColumns}, ${EventTable.sequenceColumns}, ARRAY(
+    SELECT ${serverColumns(database)}, ${EventTable.sequenceColumns}, ARRAY(
       WITH held AS MATERIALIZED (
         SELECT virtualtransaction, mode, relation FROM pg_locks
         WHERE locktype = 'relation' AND mode IN ('RowExclusiveLock', 'ShareUpdateExclusiveLock') AND granted

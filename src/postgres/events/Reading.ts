@@ -1,9 +1,11 @@
 /** How events are read: those of one aggregate at once, others as pages that become a stream. */
 import { Array, Effect, Option, Stream } from "effect"
 import type { Fragment } from "effect/sql/Statement"
-import type { Filter, Query, StoredEvent } from "../../EventStore.ts"
+import * as LastSeen from "../../events/LastSeen.ts"
+import { type Filter, LogReplaced, type Query, type StoredEvent } from "../../EventStore.ts"
 import type { Reason } from "../../StoreError.ts"
 import { PostgresDatabase, type Runnable } from "../database/PostgresDatabase.ts"
+import * as Comparing from "./Comparing.ts"
 import * as EventPages from "./EventPages.ts"
 import { eventDecoder } from "./EventRow.ts"
 import { pageOf } from "./PageSize.ts"
@@ -11,6 +13,10 @@ import * as Settling from "./Settling.ts"
 
 /** How many events a page has at most, unless a query says otherwise. */
 const pageEvents = 1000
+
+const highestPossible = 2n ** 63n - 1n
+
+const idOf = ({ id, version }: LastSeen.SeenEvent): LastSeen.SeenEvent => ({ version, id })
 
 interface Range {
   readonly after: bigint
@@ -21,10 +27,22 @@ interface Range {
   readonly pageLimit: number
 }
 
+/** Pages of events in the order of their versions. */
+interface Ascending {
+  readonly last: bigint
+  readonly batchSize: number
+  readonly pageLimit: number
+  /** What the reader has seen: the next page begins there. */
+  readonly seen: LastSeen.Seen
+  /** Whether there was a page before. The next one is only read if the last event of that page is still there. */
+  readonly isLater: boolean
+}
+
 /** The events that the filter describes, from the end of the step before up to a version. */
 export interface Step {
   readonly events: ReadonlyArray<StoredEvent>
-  readonly upTo: bigint
+  /** What the reader has seen then. */
+  readonly seen: LastSeen.Seen
 }
 
 /** The events of pages, some of which may be empty. A stream for each page would let memory grow with the number of pages. */
@@ -34,6 +52,7 @@ export const eventsIn = <E>(pages: Stream.Stream<Step["events"], E>): Stream.Str
 export const make = Effect.gen(function* () {
   const { fixed, names, query, sql, tables } = yield* PostgresDatabase
   const settling = yield* Settling.make
+  const { agree, compare } = yield* Comparing.make
   const { columns, filtersOf, select } = yield* EventPages.make
   const decode = eventDecoder(names.events)
 
@@ -43,70 +62,128 @@ export const make = Effect.gen(function* () {
       return corrupt === undefined ? Effect.succeed(events) : Effect.fail(corrupt)
     })
 
-  /** The events above `after` up to `last` that the filters describe, at most `limit`, in pages. */
-  const pages = (filters: ReadonlyArray<Fragment>, direction: "ASC" | "DESC", range: Range) =>
+  /** The events above `after` up to `last` that the filters describe, at most `limit`, in pages from the last one on. */
+  const descending = (filters: ReadonlyArray<Fragment>, range: Range) =>
     Stream.paginate<Range | Reason, StoredEvent, Reason>(range, (state) => {
       if ("_tag" in state) return Effect.fail(state)
       const size = Math.min(state.pageLimit, state.limit)
       if (size <= 0) return Effect.succeed([[], Option.none()])
       const within = [...filters, sql`version > ${state.after}`, sql`version <= ${state.last}`]
-      return Effect.map(query(select(within, direction, size)), (found) => {
+      return Effect.map(query(select(within, "DESC", size)), (found) => {
         const { isFull, nextLimit, rows } = pageOf(found, size, state.batchSize)
         const { corrupt, events } = decode(rows)
         // The events before a corrupt row are delivered first; the next page fails.
         if (corrupt !== undefined) return [events, Option.some(corrupt)]
         if (!isFull) return [events, Option.none()]
-        const end = events.at(-1)?.version
-        const rest = end === undefined ? {} : direction === "ASC" ? { after: end } : { last: end - 1n }
+        const lowest = events.at(-1)?.version
+        const rest = lowest === undefined ? {} : { last: lowest - 1n }
         return [events, Option.some({ ...state, ...rest, pageLimit: nextLimit, limit: state.limit - events.length })]
       })
     })
 
+  /** A condition that is false for every row if the event that was seen last is not there any more. */
+  const guardOf = ({ isLater, seen }: Ascending): ReadonlyArray<Fragment> => {
+    const last = LastSeen.atCursor(seen)
+    return !isLater || last?.id === undefined
+      ? []
+      : [sql`(SELECT id FROM ${tables.events} WHERE version = ${last.version}) = ${last.id}`]
+  }
+
+  /** The events above what was seen up to `last` that the filters describe, in pages. */
+  const ascending = (filters: ReadonlyArray<Fragment>, begin: Ascending) => {
+    type Next = readonly [steps: Array<Step>, next: Option.Option<Ascending | Reason>]
+
+    /** A later page without a row: either that is the end, or the event that was seen last is gone. */
+    const afterNothing = (state: Ascending): Effect.Effect<Next, LogReplaced | Reason> =>
+      Effect.flatMap(compare(query, state.seen), (seen) => {
+        if (seen instanceof LogReplaced) return Effect.fail(seen)
+        const isDeleted = LastSeen.atCursor(seen)?.id === undefined
+        return Effect.succeed<Next>([[], isDeleted ? Option.some({ ...state, seen }) : Option.none()])
+      })
+
+    return Stream.paginate<Ascending | Reason, Step, LogReplaced | Reason>(begin, (state) => {
+      if ("_tag" in state) return Effect.fail(state)
+      const { batchSize, last, pageLimit, seen } = state
+      const guard = guardOf(state)
+      const within = [...filters, ...guard, sql`version > ${seen.version}`, sql`version <= ${last}`]
+      return Effect.flatMap(
+        query(select(within, "ASC", pageLimit)),
+        (found): Effect.Effect<Next, LogReplaced | Reason> => {
+          if (found.length === 0 && guard.length > 0) return afterNothing(state)
+          const { isFull, nextLimit, rows } = pageOf(found, pageLimit, batchSize)
+          const { corrupt, events } = decode(rows)
+          const end = events.at(-1)
+          const now =
+            end === undefined ? seen : LastSeen.add(seen, LastSeen.lastOf(events, idOf), end.version, seen.server)
+          const steps = end === undefined ? [] : [{ events, seen: now }]
+          // The events before a corrupt row are delivered first; the next page fails.
+          if (corrupt !== undefined) return Effect.succeed<Next>([steps, Option.some(corrupt)])
+          if (!isFull) return Effect.succeed<Next>([steps, Option.none()])
+          return Effect.succeed<Next>([
+            steps,
+            Option.some({ ...state, seen: now, isLater: true, pageLimit: nextLimit })
+          ])
+        }
+      )
+    })
+  }
+
   /** Whether the filter describes no event at all. */
   const isNothing = ({ aggregateIds, eventTypes }: Filter) => aggregateIds?.length === 0 || eventTypes?.length === 0
 
-  /** The settled events above a version, in steps that say how far they go. */
+  /** The settled events above what was seen, in steps that say how far they go. */
   const settled = (
     filter: Filter,
     {
-      after,
       batchSize = pageEvents,
-      forever
-    }: { readonly after: bigint; readonly batchSize?: number | undefined; readonly forever: boolean }
-  ): Stream.Stream<Step, Reason> => {
+      forever,
+      seen: before
+    }: { readonly seen: LastSeen.Seen; readonly batchSize?: number | undefined; readonly forever: boolean }
+  ): Stream.Stream<Step, LogReplaced | Reason> => {
     const filters = filtersOf(filter)
-    let from = after
-    return Stream.flatMap(settling.marks(after, forever), (last) => {
-      const range = {
-        after: from,
-        last,
+    let seen: LastSeen.Seen | undefined
+    return Stream.flatMap(settling.marks(before, forever), (mark) => {
+      const begin: Ascending = {
+        last: mark.version,
         batchSize,
         pageLimit: Math.min(batchSize, pageEvents),
-        limit: Number.POSITIVE_INFINITY
+        seen: (seen ??= mark.seen),
+        isLater: false
       }
-      from = last
-      const end = Stream.succeed<Step>({ events: [], upTo: last })
-      if (isNothing(filter)) return end
-      const steps = Stream.mapArray(pages(filters, "ASC", range), (events) => [
-        { events, upTo: events[events.length - 1]?.version ?? last }
-      ])
-      return Stream.concat(steps, end)
+      const isEmpty = isNothing(filter) || mark.version <= begin.seen.version
+      const steps = isEmpty ? Stream.empty : ascending(filters, begin)
+      const end = Stream.sync((): Step => {
+        const { server } = mark.seen
+        seen = LastSeen.add(seen ?? mark.seen, mark.id === undefined ? [] : [idOf(mark)], mark.version, server)
+        return { events: [], seen }
+      })
+      const counted = Stream.map(steps, (step) => {
+        seen = step.seen
+        return step
+      })
+      return Stream.concat(counted, end)
     })
   }
 
   return {
     highestVersion: settling.highestVersion,
+    atEnd: settling.atEnd,
     settled,
 
     /** What `read` of the contract does. */
-    read: (input: Query): Stream.Stream<StoredEvent, Reason> => {
+    read: (input: Query): Stream.Stream<StoredEvent, LogReplaced | Reason> => {
       const { after = 0n, batchSize = pageEvents, direction = "forward", limit = Number.POSITIVE_INFINITY } = input
-      if (limit === 0 || isNothing(input)) return Stream.empty
-      if (direction === "backward") {
-        const pageLimit = Math.min(batchSize, pageEvents)
-        return pages(filtersOf(input), "DESC", { after, last: 2n ** 63n - 1n, batchSize, pageLimit, limit })
+      const seen = LastSeen.of(after)
+      if (limit === 0) {
+        const isCompared = direction === "forward" && seen.version > 0n
+        return isCompared ? Stream.drain(Stream.fromEffect(agree(seen, false))) : Stream.empty
       }
-      const steps = settled(input, { after, batchSize: Math.min(batchSize, limit), forever: false })
+      if (direction === "backward") {
+        if (isNothing(input)) return Stream.empty
+        const pageLimit = Math.min(batchSize, pageEvents)
+        return descending(filtersOf(input), { after: seen.version, last: highestPossible, batchSize, pageLimit, limit })
+      }
+      const steps = settled(input, { seen, batchSize: Math.min(batchSize, limit), forever: false })
       const forward = eventsIn(Stream.map(steps, ({ events }) => events))
       return limit === Number.POSITIVE_INFINITY ? forward : Stream.take(forward, limit)
     },

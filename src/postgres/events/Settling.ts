@@ -3,18 +3,31 @@
  * when. It does not read the events: only the highest version, and, once it has waited for a while, the place of the hole.
  */
 import { Duration, Effect, Option, Schema, Stream } from "effect"
+import type { LogReplaced } from "../../Event.ts"
 import * as Hole from "../../events/Hole.ts"
+import * as LastSeen from "../../events/LastSeen.ts"
 import { monotonicMillis } from "../../internal/Monotonic.ts"
 import type { Reason } from "../../StoreError.ts"
 import { decodeRows } from "../database/DecodeRows.ts"
 import { PostgresDatabase } from "../database/PostgresDatabase.ts"
+import * as Comparing from "./Comparing.ts"
 import * as LockHolders from "./LockHolders.ts"
 
 const Highest = Schema.Struct({ version: Schema.NullOr(Schema.BigInt) })
 
+const Last = Schema.Struct({
+  ...LockHolders.ServerColumns.fields,
+  version: Schema.NullOr(Schema.BigInt),
+  id: Schema.NullOr(Schema.String)
+})
+
 const Seen = Schema.Struct({
   ...LockHolders.ServerColumns.fields,
   highest: Schema.NullOr(Schema.BigInt),
+  /** The id of the event with the highest version. */
+  highestId: Schema.NullOr(Schema.String),
+  /** The id of the event at the cursor of the reader. */
+  cursorId: Schema.NullOr(Schema.String),
   /** The last version before the first hole. Null if there is none, or if the statement does not ask for it. */
   beforeHole: Schema.NullOr(Schema.BigInt)
 })
@@ -31,9 +44,21 @@ const beforeHoleAfterMillis = 20
 
 const highestPossible = 2n ** 63n - 1n
 
+/** A version up to which the log is settled. */
+export interface Mark {
+  /** What the reader has seen before the first mark. It may have to begin at another version than its cursor. */
+  readonly seen: LastSeen.Seen
+  readonly version: bigint
+  /** The id of the event with this version, if it is known. */
+  readonly id: string | undefined
+}
+
 /** A bounded read between two questions. */
 interface Read {
   readonly state: Hole.State
+  readonly seen: LastSeen.Seen
+  /** The event with the highest version that was committed when the read began. */
+  readonly highest: LastSeen.SeenEvent | undefined
   /** The highest version that was committed when the read began. */
   readonly bound: bigint
   readonly sinceMillis: number
@@ -42,13 +67,25 @@ interface Read {
 }
 
 /** Marks to tell, and how the read goes on, unless it has ended. */
-type Step = readonly [marks: Array<bigint>, next: Option.Option<Read>]
+type Step = readonly [marks: Array<Mark>, next: Option.Option<Read>]
 
-const goOn = (read: Read, before: Hole.State): Step => [newMarks(before, read.state), Option.some(read)]
+const goOn = (read: Read, before: Hole.State): Step => [newMarks(before, read, read.state), Option.some(read)]
 
-const end = (marks: Array<bigint>): Step => [marks, Option.none()]
+const end = (marks: Array<Mark>): Step => [marks, Option.none()]
 
-const newMarks = (before: Hole.State, { after }: Hole.State): Array<bigint> => (after > before.after ? [after] : [])
+const newMarks = (before: Hole.State, read: Read, { after }: Hole.State): Array<Mark> =>
+  after > before.after ? [markAt(read, after)] : []
+
+const markAt = ({ highest, seen }: Read, version: bigint): Mark => ({
+  seen,
+  version,
+  id: highest?.version === version ? highest.id : undefined
+})
+
+const highestOf = (found: typeof Seen.Type | undefined): LastSeen.SeenEvent | undefined =>
+  found === undefined || found.highest === null
+    ? undefined
+    : { version: found.highest, id: found.highestId ?? undefined }
 
 const runsOf = (after: bigint, { beforeHole, highest }: typeof Seen.Type, isHoleKnown: boolean): Array<Hole.Run> => {
   // An empty log ends before its first version.
@@ -58,10 +95,10 @@ const runsOf = (after: bigint, { beforeHole, highest }: typeof Seen.Type, isHole
 }
 
 /** How the highest versions are asked for. `check` fails where the answer decides nothing. */
-const pagesOf = ({ names, query, sql, tables }: PostgresDatabase["Service"], check: LockHolders.Check) => {
+const pagesOf = ({ names, query, schema, sql, tables }: PostgresDatabase["Service"], check: LockHolders.Check) => {
   const events = tables.events
   const decodeSeen = decodeRows(Seen, names.events, [])
-  const serverColumns = sql.literal(LockHolders.serverColumns)
+  const serverColumns = sql.literal(LockHolders.serverColumns({ names, schema }))
 
   const beforeHole = (after: bigint, bound: bigint) => sql`(
     SELECT previous FROM (
@@ -71,17 +108,20 @@ const pagesOf = ({ names, query, sql, tables }: PostgresDatabase["Service"], che
 
   /** Asks for the highest version up to the bound, and, if `isHoleWanted`, also for the place of the first hole. */
   return Effect.fnUntraced(function* (
+    { bound, seen: { version } }: Read,
     after: bigint,
-    bound: bigint,
     isHoleWanted: boolean
-  ): Effect.fn.Return<Hole.Page, Reason> {
+  ): Effect.fn.Return<{ readonly page: Hole.Page; readonly found: typeof Seen.Type | undefined }, Reason> {
     const rows = yield* query(sql`
-      SELECT ${serverColumns}, (SELECT max(version) FROM ${events} WHERE version <= ${bound}) AS highest,
-        ${isHoleWanted ? beforeHole(after, bound) : sql.literal("NULL::bigint")} AS "beforeHole"`)
-    const [seen] = yield* decodeSeen(rows)
-    if (seen === undefined) return { server: "", runs: [], isFull: false }
-    yield* check(query, seen)
-    return { server: seen.server, runs: runsOf(after, seen, isHoleWanted), isFull: false }
+      SELECT ${serverColumns}, last.version AS highest, last.id AS "highestId",
+        ${isHoleWanted ? beforeHole(after, bound) : sql.literal("NULL::bigint")} AS "beforeHole",
+        ${version === 0n ? sql.literal("NULL") : sql`(SELECT id FROM ${events} WHERE version = ${version})`} AS "cursorId"
+      FROM (SELECT) AS log
+      LEFT JOIN (SELECT version, id FROM ${events} WHERE version <= ${bound} ORDER BY version DESC LIMIT 1) AS last ON true`)
+    const [found] = yield* decodeSeen(rows)
+    if (found === undefined) return { page: { server: "", runs: [], isFull: false }, found }
+    yield* check(query, found)
+    return { page: { server: found.server, runs: runsOf(after, found, isHoleWanted), isFull: false }, found }
   })
 }
 
@@ -89,8 +129,10 @@ export const make = Effect.gen(function* () {
   const database = yield* PostgresDatabase
   const { inTransaction, names, query, settleTimeout, sql, tables } = database
   const { check, look, report } = yield* LockHolders.make
+  const { agree } = yield* Comparing.make
   const events = tables.events
   const decodeHighest = decodeRows(Highest, names.events, [])
+  const decodeLast = decodeRows(Last, names.events, [])
   const timeoutMillis = Duration.toMillis(settleTimeout)
 
   /** The last mark of any read, so that holes below it, which are dead, are decided once. */
@@ -101,6 +143,20 @@ export const make = Effect.gen(function* () {
       known = Hole.remember(known, state, inside)
     })
 
+  /** What is known to a reader that begins at the end of the log. */
+  const atEnd = Effect.flatMap(
+    query(sql`
+      SELECT ${sql.literal(LockHolders.serverColumns(database))}, version, id
+      FROM (SELECT) AS log LEFT JOIN (SELECT version, id FROM ${events} ORDER BY version DESC LIMIT 1) AS last ON true`),
+    decodeLast
+  ).pipe(
+    Effect.map(([last]) =>
+      last === undefined || last.version === null
+        ? LastSeen.of(0n)
+        : LastSeen.confirm(LastSeen.of(last.version), last.id ?? undefined, last.server)
+    )
+  )
+
   const highestVersion = Effect.map(
     Effect.flatMap(query(sql`SELECT max(version) AS version FROM ${events}`), decodeHighest),
     ([row]) => row?.version ?? 0n
@@ -108,13 +164,37 @@ export const make = Effect.gen(function* () {
 
   const page = pagesOf(database, check)
 
-  const begin = Effect.fnUntraced(function* (read: Read, asking: Hole.AsksPage): Effect.fn.Return<Step, Reason> {
-    const seen = yield* page(asking.after, read.bound, false)
-    const state = Hole.seePage(asking, seen)
+  /** What the reader remembers, once the log is known to be the one that it has seen. */
+  const begin = Effect.fnUntraced(function* (
+    read: Read,
+    asking: Hole.AsksPage,
+    forever: boolean
+  ): Effect.fn.Return<Step, LogReplaced | Reason> {
+    const { found, page: seenPage } = yield* page(read, asking.after, false)
+    const cursorId = found?.cursorId ?? undefined
+    const highest = highestOf(found)
+    const isAbove = highest !== undefined && highest.version > read.seen.version
+    if (!LastSeen.isCertain(read.seen, { cursorId, isAbove, server: seenPage.server })) {
+      const seen = yield* agree(read.seen, forever)
+      if (seen === undefined) return end([])
+      const after = asking.after === read.seen.version ? seen.version : asking.after
+      if (isAbove) return goOn({ ...read, seen, state: Hole.begin(after, known) }, asking)
+      return end(forever ? [{ seen, version: after, id: undefined }] : [])
+    }
+    const state = Hole.seePage(asking, seenPage)
     yield* remember(state)
-    const bound = seen.runs.at(-1)?.last ?? 0n
-    if (state.ask === "page") return end(newMarks(asking, state))
-    return goOn({ ...read, state, bound: bound < read.bound ? bound : read.bound }, asking)
+    const bound = seenPage.runs.at(-1)?.last ?? 0n
+    const now: Read = {
+      ...read,
+      state,
+      bound: bound < read.bound ? bound : read.bound,
+      seen: LastSeen.confirm(read.seen, cursorId, seenPage.server),
+      highest
+    }
+    if (state.ask !== "page") return goOn(now, asking)
+    const marks = newMarks(asking, now, state)
+    // A reader that stays has to know the event at its cursor, to compare it later.
+    return end(marks.length === 0 && forever ? [markAt(now, state.after)] : marks)
   })
 
   const proceed = Effect.fnUntraced(function* (
@@ -128,7 +208,7 @@ export const make = Effect.gen(function* () {
       // Nothing is decided if another server has answered.
       if (state.mark === undefined) return goOn({ ...read, state }, asking)
       yield* remember(state)
-      return end([state.mark.version])
+      return end([markAt(read, state.mark.version)])
     }
     const now = yield* monotonicMillis
     if (asking.ask === "holders") return goOn({ ...read, state, sinceMillis: now }, asking)
@@ -145,35 +225,41 @@ export const make = Effect.gen(function* () {
     waitedMillis: number,
     forever: boolean
   ): Effect.fn.Return<Step, Reason> {
-    const state = Hole.seePage(waiting, yield* page(waiting.after, read.bound, true))
-    if (state.ask === "page") return end(newMarks(waiting, state))
+    const state = Hole.seePage(waiting, (yield* page(read, waiting.after, true)).page)
+    if (state.ask === "page") return end(newMarks(waiting, read, state))
     const isLate = waitedMillis >= timeoutMillis
     if (isLate && !read.isReported) yield* report(query, waiting.holders, state.after + 1n)
-    if (isLate && !forever) return end(newMarks(waiting, state))
+    if (isLate && !forever) return end(newMarks(waiting, read, state))
     return goOn({ ...read, state, isReported: isLate }, waiting)
   })
 
   return {
     highestVersion,
+    atEnd,
 
     /**
      * Versions up to which the log is settled, each higher than the one before: several where the read waits for a
      * transaction and there are events before the place where it may still append. The last one is the highest version that
      * was committed when the read began. After `settleTimeout`, unless the read waits `forever`, it is the end of what is settled.
-     * The stream is empty if nothing above `after` is settled.
+     * The stream is empty if nothing above the cursor is settled, unless the read waits `forever`: then the mark is the cursor. It
+     * fails if the log is not the one that was seen.
      */
-    marks: (after: bigint, forever = false): Stream.Stream<bigint, Reason> =>
+    marks: (seen: LastSeen.Seen, forever = false): Stream.Stream<Mark, LogReplaced | Reason> =>
       Stream.unwrap(
         Effect.sync(() => {
           const read: Read = {
-            state: Hole.begin(after, known),
+            state: Hole.begin(seen.version, known),
+            seen,
+            highest: undefined,
             bound: highestPossible,
             sinceMillis: 0,
             waitMillis: firstWaitMillis,
             isReported: false
           }
           return Stream.paginate(read, (current) =>
-            current.state.ask === "page" ? begin(current, current.state) : proceed(current, current.state, forever)
+            current.state.ask === "page"
+              ? begin(current, current.state, forever)
+              : proceed(current, current.state, forever)
           )
         })
       )

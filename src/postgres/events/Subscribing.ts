@@ -4,13 +4,15 @@
  */
 import { Context, Effect, Option, Schedule, Stream } from "effect"
 import { matches } from "../../events/EventFilter.ts"
-import type { StoredEvent, Subscription } from "../../EventStore.ts"
+import * as LastSeen from "../../events/LastSeen.ts"
+import { LogReplaced, type StoredEvent, type Subscription } from "../../EventStore.ts"
 import { isPassing } from "../../internal/Transient.ts"
 import type { Reason } from "../../StoreError.ts"
 import { PostgresDatabase } from "../database/PostgresDatabase.ts"
 import * as Reading from "./Reading.ts"
 import * as Tail from "./Tail.ts"
 import type { Item } from "./TailItems.ts"
+import { replaced } from "./TailReader.ts"
 
 /** How long to wait before reading again, where an open transaction holds up the reader of the table and the tail alike. */
 const waitWhenHeldUp = "100 millis"
@@ -31,77 +33,109 @@ export const make = Effect.fnUntraced(function* (check: Effect.Effect<unknown, R
     query: database.queryAlive
   })
   const tailOf = yield* Tail.make
-  const atOnce = Schedule.while(Schedule.forever, ({ input }: { input: Reason }) => input === Tail.again)
+  const again = (reason: Reason) =>
+    Schedule.while(Schedule.forever, ({ input }: { input: LogReplaced | Reason }) => input === reason)
+  const atOnce = again(Tail.again)
   const afterWaiting = Schedule.while(reconnect, ({ input }) => isPassing(input))
 
-  const follow = Effect.fnUntraced(function* (subscription: Subscription) {
+  /** Where a subscriber is, from one tail to the next. */
+  interface Place {
+    seen: LastSeen.Seen | undefined
+  }
+
+  const follow = Effect.fnUntraced(function* (subscription: Subscription, place: Place) {
     const tail = yield* tailOf
     const ask = <A>(question: Effect.Effect<A, Reason>) =>
       Effect.raceFirst(question, tail.lost).pipe(Effect.retry(atOnce), Effect.retry(afterWaiting))
     yield* ask(check)
     const { after, batchSize } = subscription
-    const highestVersion = ask(reading.highestVersion)
     /**
      * Whether the next row of the tail cannot be decoded. Only the server knows what the row contains, and so whether the
      * filter describes it: the subscriber reads the row from the table.
      */
     let isNextCorrupt = false
-    let cursor = after === "start" ? 0n : after === "end" ? yield* highestVersion : after
+    let seen = place.seen ?? (after === "end" ? yield* ask(reading.atEnd) : LastSeen.of(after === "start" ? 0n : after))
+
+    const moveTo = (next: LastSeen.Seen) => {
+      seen = next
+      place.seen = next
+    }
+
+    /**
+     * Whether the tail goes on where the subscriber is. The tail may not know yet that the log is another one by now, and a
+     * cursor that was given has to be compared first.
+     */
+    const isAtTail = () =>
+      seen.server !== undefined && tail.covers(seen.version) && LastSeen.mayBeSame(seen, tail.seen())
 
     /** The events of the table, up to what is the end of the log when the read begins, however long the read takes. */
-    const fromTable = Stream.suspend(() =>
-      reading.settled(subscription, { after: cursor, batchSize, forever: true })
-    ).pipe(
+    const fromTable = Stream.suspend(() => reading.settled(subscription, { seen, batchSize, forever: true })).pipe(
       Stream.interruptWhen(tail.lost),
       // The cursor moves after `interruptWhen`, not before it: a step that the interruption drops was not delivered.
-      Stream.map(({ events, upTo }) => {
-        cursor = upTo
-        return events
+      Stream.map((step) => {
+        moveTo(step.seen)
+        return step.events
       }),
-      Reading.eventsIn,
+      // No schedule decides about this error.
+      Stream.catchTag("LogReplaced", (error) => Stream.succeed(error)),
       Stream.retry(atOnce),
-      Stream.retry(afterWaiting)
+      Stream.retry(afterWaiting),
+      Stream.mapEffect((page) => (page instanceof LogReplaced ? Effect.fail(page) : Effect.succeed(page))),
+      Reading.eventsIn
     )
 
     /** Comes to the tail. The first subscriber that does says from which version on the tail is read. */
     const join = Effect.gen(function* () {
-      const before = cursor
+      const before = seen.version
       if (!tail.isBegun()) {
-        const highest = yield* highestVersion
-        tail.begin(cursor < highest ? cursor : highest)
+        const end = yield* ask(reading.atEnd)
+        tail.begin(seen.version <= end.version ? seen : end)
       }
-      if (cursor === before && !tail.covers(cursor)) yield* Effect.sleep(waitWhenHeldUp)
+      if (seen.version === before && !isAtTail()) yield* Effect.sleep(waitWhenHeldUp)
     })
 
+    /** The tail may end because events that it knows to have been deleted are gone: this subscriber has seen them, too. */
+    const nextNews = Effect.suspend(() => tail.next(seen.version)).pipe(
+      Effect.tapError(() => Effect.sync(() => moveTo(LastSeen.learn(seen, tail.seen()))))
+    )
+
     const fromTail = Stream.paginate<void, StoredEvent, Reason>(undefined, () =>
-      Effect.map(tail.next(cursor), ({ items, upTo }) => {
+      Effect.map(nextNews, (news) => {
         const events: Array<StoredEvent> = []
-        for (const item of items) {
-          if (item.version <= cursor || !mayBeDescribed(subscription, item)) continue
+        if (news === undefined) return [events, Option.none()]
+        for (const item of news.items) {
+          if (item.version <= seen.version || !mayBeDescribed(subscription, item)) continue
           if ("corrupt" in item) {
             isNextCorrupt = true
-            cursor = item.version - 1n
+            moveTo(LastSeen.backTo(news.seen, item.version - 1n))
             return [events, Option.none()]
           }
           events.push(item)
         }
-        cursor = upTo
-        return [events, tail.covers(cursor) ? Option.some(undefined) : Option.none()]
+        moveTo(news.seen)
+        return [events, tail.covers(seen.version) ? Option.some(undefined) : Option.none()]
       })
     )
 
     return Stream.forever(
-      Stream.suspend(() => {
-        if (!isNextCorrupt && tail.covers(cursor)) return fromTail
+      Stream.suspend((): Stream.Stream<StoredEvent, LogReplaced | Reason> => {
+        if (!isNextCorrupt && isAtTail()) return fromTail
         isNextCorrupt = false
         return Stream.concat(fromTable, Stream.drain(Stream.fromEffect(join)))
       })
     )
   })
 
+  /** Follows one tail after another: a tail ends where the log is not the one that it has read. */
+  const followAll = (subscription: Subscription) =>
+    Stream.suspend(() => {
+      const place: Place = { seen: undefined }
+      return Stream.retry(Stream.unwrap(Effect.suspend(() => follow(subscription, place))), again(replaced))
+    })
+
   // A subscriber sees what is committed, also inside a transaction: it stays for ever, and may not take its connection.
-  return (subscription: Subscription): Stream.Stream<StoredEvent, Reason> => {
-    const events = Stream.unwrap(follow(subscription))
+  return (subscription: Subscription): Stream.Stream<StoredEvent, LogReplaced | Reason> => {
+    const events = followAll(subscription)
     const outside = Stream.updateContext(events, (context: Context.Context<never>) =>
       Context.makeUnsafe<never>(Context.omit(sql.transactionService)(context).mapUnsafe)
     )

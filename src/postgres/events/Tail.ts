@@ -8,6 +8,7 @@
  */
 import { Deferred, Effect, Fiber, RcRef } from "effect"
 import type { Scope } from "effect"
+import * as LastSeen from "../../events/LastSeen.ts"
 import { closed } from "../../internal/Operation.ts"
 import { type Reason, Unavailable, Unexpected } from "../../StoreError.ts"
 import { PostgresDatabase } from "../database/PostgresDatabase.ts"
@@ -22,21 +23,26 @@ const heartbeat = "1 second"
 
 /** The events between a version and the end of what was read. */
 export interface News {
-  /** Every event up to here that will ever be is among the items, or came before the version that was asked for. */
-  readonly upTo: bigint
+  /**
+   * What a reader has seen that has taken them: every event up to its version that will ever be is among the items, or came
+   * before the version that was asked for.
+   */
+  readonly seen: LastSeen.Seen
   /** In order. The first ones may be at or below the version that was asked for. */
   readonly items: ReadonlyArray<Item>
 }
 
 /** What subscribers see of the tail. */
 export interface Tail {
-  /** Begins to read after this version, which is not beyond the end of the log, unless the tail has begun already. */
-  readonly begin: (version: bigint) => void
+  /** Begins to read at this cursor, which is not beyond the end of the log, unless the tail has begun already. */
+  readonly begin: (seen: LastSeen.Seen) => void
   readonly isBegun: () => boolean
+  /** What the tail remembers of the log. */
+  readonly seen: () => LastSeen.Seen
   /** Whether the tail still has every event after this version. */
   readonly covers: (version: bigint) => boolean
-  /** Waits until the log is settled beyond this version. Gives no items if the tail does not cover the version any more. */
-  readonly next: (version: bigint) => Effect.Effect<News, Reason>
+  /** Waits until the log is settled beyond this version. Undefined if the tail does not cover the version any more. */
+  readonly next: (version: bigint) => Effect.Effect<News | undefined, Reason>
   /**
    * Fails with `again` when the connection was lost and there is a new one: other connections are likely to be dead as
    * well, and may not know it.
@@ -53,8 +59,8 @@ export const again = new Unavailable({ message: "the connection was lost; readin
 interface Running extends Tail {
   /** Takes rows as `TailReader` publishes them. */
   readonly publish: TailReader.Publish
-  /** Waits until a subscriber has come to the end of the log, and gives the version after which to read. */
-  readonly begun: Effect.Effect<bigint>
+  /** Waits until a subscriber has come to the end of the log, and gives what was read up to there. */
+  readonly begun: Effect.Effect<LastSeen.Seen>
   /** Tells the subscribers that the connection was lost, and that there is a new one. */
   readonly lose: () => void
 }
@@ -62,6 +68,7 @@ interface Running extends Tail {
 const makeTail = (toItems: (rows: ReadonlyArray<unknown>) => ReadonlyArray<Item>): Running => {
   const begun = Deferred.makeUnsafe<void>()
   let pages = TailPages.make(0n)
+  let seen = LastSeen.of(0n)
   let failure: Reason | undefined
   let grown = Deferred.makeUnsafe<void>()
   let lost = Deferred.makeUnsafe<never, Reason>()
@@ -73,23 +80,26 @@ const makeTail = (toItems: (rows: ReadonlyArray<unknown>) => ReadonlyArray<Item>
   }
 
   const news = (version: bigint) =>
-    Effect.suspend((): Effect.Effect<News, Reason> => {
+    Effect.suspend((): Effect.Effect<News | undefined, Reason> => {
       if (failure !== undefined) return Effect.fail(failure)
-      if (!pages.covers(version)) return Effect.succeed({ items: [], upTo: version })
-      return Effect.succeed({ items: pages.above(version), upTo: pages.end() })
+      return Effect.succeed(pages.covers(version) ? { items: pages.above(version), seen } : undefined)
     })
 
   return {
-    begun: Effect.map(Deferred.await(begun), () => pages.end()),
-    begin: (version) => {
+    begun: Effect.map(Deferred.await(begun), () => seen),
+    begin: (before) => {
       if (Deferred.isDoneUnsafe(begun)) return
-      pages = TailPages.make(version)
+      seen = before
+      pages = TailPages.make(before.version)
       Deferred.doneUnsafe(begun, Effect.void)
     },
+    seen: () => seen,
     isBegun: () => Deferred.isDoneUnsafe(begun),
     covers: (version) => Deferred.isDoneUnsafe(begun) && pages.covers(version),
-    publish: (rows, upTo) => {
-      pages.add(toItems(rows), upTo, sizeOf(rows))
+    publish: (rows, now) => {
+      seen = now
+      if (now.version === pages.end()) return
+      pages.add(toItems(rows), now.version, sizeOf(rows))
       tellAll()
     },
     next: (version) =>
@@ -140,7 +150,7 @@ export const make = Effect.gen(function* () {
         if (ear.again) tail.lose()
         return untilBegun(tail, ear).pipe(
           Effect.andThen(tail.begun),
-          Effect.flatMap((after) => read(ear, after, tail.publish)),
+          Effect.flatMap((seen) => read(ear, seen, tail.publish)),
           // What is wrong with the log is no concern of others that hear on this connection.
           Effect.catchIf(
             ({ isRetryable }) => !isRetryable,
@@ -150,8 +160,14 @@ export const make = Effect.gen(function* () {
       })
     return Effect.raceFirst(listen("events", reader), Deferred.await(broken)).pipe(
       Effect.catchDefect((cause) => new Unexpected({ message: "the reader of the log has broken down", cause })),
-      // Subscribers that wait for the tail end with it, whatever it was that ended it.
-      Effect.tapError((reason) => Effect.sync(() => tail.end(reason)))
+      // Subscribers that wait for the tail end with it, whatever it was that ended it. If they begin again, it is with
+      // another tail.
+      Effect.tapError((reason) =>
+        Effect.andThen(
+          RcRef.invalidate(tails),
+          Effect.sync(() => tail.end(reason))
+        )
+      )
     )
   }
 
@@ -161,8 +177,7 @@ export const make = Effect.gen(function* () {
     acquire: Effect.acquireRelease(
       Effect.sync(() => {
         const tail = makeTail((rows) => itemsOf(rows, decode))
-        const running = Effect.tapError(Effect.scoped(run(tail)), () => RcRef.invalidate(tails))
-        return { tail, fiber: Effect.runForkWith(context)(running) }
+        return { tail, fiber: Effect.runForkWith(context)(Effect.scoped(run(tail))) }
       }),
       // A subscriber can still have the tail here only if the scope of the layer ends.
       ({ fiber, tail }) =>

@@ -3,12 +3,15 @@
  * says when. Each page is asked for on the connection that listens, so a wake-up that comes while it reads is not lost.
  */
 import { Duration, Effect, Metric, Option } from "effect"
+import { LogReplaced } from "../../Event.ts"
 import * as Hole from "../../events/Hole.ts"
+import * as LastSeen from "../../events/LastSeen.ts"
 import { monotonicMillis } from "../../internal/Monotonic.ts"
-import type { Reason } from "../../StoreError.ts"
+import { type Reason, Unexpected } from "../../StoreError.ts"
 import { PostgresDatabase, type Runnable } from "../database/PostgresDatabase.ts"
 import type { Ear } from "../wakeups/Wakeups.ts"
-import { columnsOf } from "./EventRow.ts"
+import * as Comparing from "./Comparing.ts"
+import { columnsOf, textOf } from "./EventRow.ts"
 import * as LockHolders from "./LockHolders.ts"
 import { longestBytes, type Page, pageOf, shareBytes } from "./PageSize.ts"
 import { versionOf } from "./TailItems.ts"
@@ -41,8 +44,14 @@ const heldSeconds = Metric.gauge("strata_events_held_seconds", {
   description: "For how long an open transaction has been holding up subscribers"
 })
 
-/** Takes rows in order. They have every event above the version before, up to this one, that will ever be. */
-export type Publish = (rows: ReadonlyArray<unknown>, upTo: bigint) => void
+/**
+ * Takes rows in order. They have every event above the version before, up to that of `seen`, that will ever be. It is told,
+ * too, where events that were seen have been deleted: then the version is the same as before, and there are no rows.
+ */
+export type Publish = (rows: ReadonlyArray<unknown>, seen: LastSeen.Seen) => void
+
+/** The log is not the one that was read: each subscriber compares what it has seen itself. Nobody else gets this reason. */
+export const replaced = new Unexpected({ message: "the log is not the one that the subscribers have read" })
 
 /** A hole that subscribers are held up at. */
 interface Held {
@@ -57,6 +66,8 @@ const countUpTo = (rows: ReadonlyArray<unknown>, version: bigint): number => {
   return rows.findIndex((row) => versionOf(row) > version)
 }
 
+const idOf = (row: unknown): LastSeen.SeenEvent => ({ version: versionOf(row), id: textOf(row, "id") })
+
 const statementsOf = ({ sql, tables }: PostgresDatabase["Service"]) => {
   const longest = longestBytes(sql)
 
@@ -64,28 +75,29 @@ const statementsOf = ({ sql, tables }: PostgresDatabase["Service"]) => {
   const texts = new Map<number, string>()
 
   const textOf = (limit: number): string => {
-    const { read, sent } = columnsOf(shareBytes(limit, longest))
+    const { read, sent } = columnsOf(shareBytes(limit, longest), "$1")
     const [text] = sql`
       SELECT ${sql.literal(sent)} FROM (
-        SELECT ${sql.literal(read)} FROM ${tables.events} WHERE version > ${0n} ORDER BY version LIMIT ${limit}
+        SELECT ${sql.literal(read)} FROM ${tables.events} WHERE version >= ${0n} ORDER BY version LIMIT ${limit}
       ) AS page ORDER BY version`.compile()
     return text
   }
 
-  const pageAbove = (after: bigint, limit: number): Runnable => {
+  /** The event at the cursor, without its JSON, and a page above it. */
+  const pageFrom = (cursor: bigint, limit: number): Runnable => {
     const text = texts.get(limit) ?? textOf(limit)
     texts.set(limit, text)
-    return { compile: () => [text, [after, limit]] }
+    return { compile: () => [text, [cursor, limit + 1]] }
   }
 
   const highestVersion = sql`SELECT max(version) AS version FROM ${tables.events}`
 
-  return { highestVersion, pageAbove }
+  return { highestVersion, pageFrom }
 }
 
 /** Publishes, lets the subscribers run, and says how long they took. */
-const publishing = Effect.fnUntraced(function* (publish: Publish, rows: ReadonlyArray<unknown>, upTo: bigint) {
-  publish(rows, upTo)
+const publishing = Effect.fnUntraced(function* (publish: Publish, rows: ReadonlyArray<unknown>, seen: LastSeen.Seen) {
+  publish(rows, seen)
   const published = yield* monotonicMillis
   yield* Effect.yieldNow
   return (yield* monotonicMillis) - published
@@ -107,8 +119,9 @@ const waitForWakeups = ({ wait }: Ear) => {
 export const make = Effect.gen(function* () {
   const database = yield* PostgresDatabase
   const { look, report } = yield* LockHolders.make
+  const { compare } = yield* Comparing.make
   const timeoutMillis = Duration.toMillis(database.settleTimeout)
-  const { highestVersion, pageAbove } = statementsOf(database)
+  const { highestVersion, pageFrom } = statementsOf(database)
 
   /**
    * Takes a page. If a full one has a hole, the answer to the question for the holders decides about the other holes of the
@@ -146,13 +159,33 @@ export const make = Effect.gen(function* () {
     }
   })
 
-  /** Reads what is above a version, to the end of the log and on. Fails when the connection does. */
-  return Effect.fnUntraced(function* (ear: Ear, after: bigint, publish: Publish): Effect.fn.Return<never, Reason> {
+  /** Compares all that was seen with what is there. */
+  const agree = Effect.fnUntraced(function* (
+    { query }: Ear,
+    before: LastSeen.Seen,
+    publish: Publish
+  ): Effect.fn.Return<LastSeen.Seen, Reason> {
+    const seen = yield* compare(query, before)
+    if (seen instanceof LogReplaced || seen.version < before.version) return yield* replaced
+    publish([], seen)
+    return seen
+  })
+
+  /**
+   * Reads what is above the cursor, to the end of the log and on. Fails when the connection does, and with `replaced` if the
+   * log is not the one that was seen.
+   */
+  return Effect.fnUntraced(function* (
+    ear: Ear,
+    before: LastSeen.Seen,
+    publish: Publish
+  ): Effect.fn.Return<never, Reason> {
     const rest = waitForWakeups(ear)
     // Behind a pooler a connection can lead to another server than before, so each look says anew to which one.
     let server = ""
     let lookedAtMillis = Number.NEGATIVE_INFINITY
-    let state: Hole.State = Hole.begin(after)
+    let seen = before
+    let state: Hole.State = Hole.begin(before.version)
     let held: Held | undefined
     let limit = firstPageEvents
     /** Whether the last page began with a hole that is waited for: the next one only shows whether the hole has been filled. */
@@ -166,7 +199,14 @@ export const make = Effect.gen(function* () {
         if (state.ask !== "page") state = Hole.seeHolders(state, holders)
       }
       const pageLimit: number = isStalled && state.ask === "wait" ? Math.min(limit, firstPageEvents) : limit
-      const page: Page = pageOf(yield* ear.query(pageAbove(state.after, pageLimit)), pageLimit, largestPageEvents)
+      const found = yield* ear.query(pageFrom(state.after, pageLimit))
+      const isCursorThere: boolean = found.length > 0 && versionOf(found[0]) === state.after
+      const above = isCursorThere ? found.slice(1) : found
+      const cursorId = isCursorThere ? textOf(found[0], "id") : undefined
+      seen = LastSeen.isCertain(seen, { cursorId, isAbove: above.length > 0, server })
+        ? LastSeen.confirm(seen, cursorId, server)
+        : yield* agree(ear, seen, publish)
+      const page: Page = pageOf(above, pageLimit, largestPageEvents)
       const { isFull, rows } = page
       const before: bigint = state.after
       state = yield* seePage(ear, state, { server, runs: Hole.runsOf(rows, versionOf), isFull })
@@ -175,7 +215,9 @@ export const make = Effect.gen(function* () {
       const count = countUpTo(rows, state.after)
       let busyMillis = 0
       if (state.after > before) {
-        busyMillis = yield* publishing(publish, count === rows.length ? rows : rows.slice(0, count), state.after)
+        const settled = count === rows.length ? rows : rows.slice(0, count)
+        seen = LastSeen.add(seen, LastSeen.lastOf(settled, idOf), state.after, server)
+        busyMillis = yield* publishing(publish, settled, seen)
       }
 
       if (held !== undefined && state.ask !== "wait") {

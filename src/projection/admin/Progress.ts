@@ -1,12 +1,13 @@
 /** How far a projection has come, and how to wait for it. */
 import { Duration, Effect, Option, Schedule, Schema, Stream } from "effect"
-import { EventStore, Version } from "../../EventStore.ts"
+import { type Cursor, EventStore, Version } from "../../EventStore.ts"
 import { check } from "../../internal/Arguments.ts"
 import { monotonicMillis } from "../../internal/Monotonic.ts"
 import { isTransient, transientDelays } from "../../internal/Transient.ts"
 import type { InvalidInput } from "../../InvalidInput.ts"
 import { OffsetStore } from "../../OffsetStore.ts"
 import type { StoreError } from "../../StoreError.ts"
+import { compare } from "../Agreement.ts"
 import { At, ByName } from "../Definition.ts"
 import { AwaitTimeout } from "../Errors.ts"
 import { controlOf } from "../Records.ts"
@@ -48,17 +49,25 @@ const lowestOffset = (name: string) =>
   )
 
 /**
- * Waits until the projection has handled every event up to this version, in whichever process: what is read from its read
+ * Waits until the projection has handled every event up to this version, or up to this event, in whichever process: what is read from its read
  * model after that contains them.
  *
  * **Details**
  *
  * A wake-up follows each move of an offset, in any process; a look each second finds a move without one. `awaitVersion`
  * also waits for a version that is not there yet, and for a projection that has not run yet. Events that were skipped or
- * parked count as handled.
+ * parked count as handled. With a stored event, or `{ version, id }`, it fails with `LogReplaced` where the log has lost that
+ * event: no read model will ever contain it.
  */
-export const awaitVersion = Effect.fnUntraced(function* (name: string, version: bigint, timeout: Duration.Input) {
+export const awaitVersion = Effect.fnUntraced(function* (
+  name: string,
+  event: bigint | Cursor,
+  timeout: Duration.Input
+) {
+  const { id, version } = typeof event === "bigint" ? { version: event, id: undefined } : event
   yield* check(At, "Projection", "awaitVersion", { name, version })
+  const isThere = id === undefined ? Effect.void : compare({ version, id })
+  yield* isThere
   const done = yield* offsetsMoved.pipe(
     Stream.mapEffect(() => lowestOffset(name)),
     Stream.filter(Option.exists((at) => at >= version)),
@@ -66,6 +75,7 @@ export const awaitVersion = Effect.fnUntraced(function* (name: string, version: 
     Stream.runDrain,
     Effect.timeoutOption(timeout)
   )
+  yield* isThere
   if (Option.isNone(done)) {
     return yield* new AwaitTimeout({ projectionName: name, version, reached: yield* lowestOffset(name) })
   }

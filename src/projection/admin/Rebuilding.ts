@@ -6,7 +6,17 @@ import { isTransient } from "../../internal/Transient.ts"
 import { OffsetStore } from "../../OffsetStore.ts"
 import { Transactor } from "../../Transactor.ts"
 import { ByName, otherSlot, type Projection, type Services, Settings, type Slot } from "../Definition.ts"
-import { Control, controlId, controlOf, failureId, holdAll, records, shardId, skippedId } from "../Records.ts"
+import {
+  Control,
+  controlId,
+  controlOf,
+  failureId,
+  holdAll,
+  lastReadId,
+  records,
+  shardId,
+  skippedId
+} from "../Records.ts"
 import { expectShards, register } from "../Registration.ts"
 import { runBy, type RunError } from "../run/ProjectionRunner.ts"
 import { evenly } from "../run/ShardDivision.ts"
@@ -45,6 +55,8 @@ const adoptRecords = Effect.fnUntraced(function* (name: string, shadow: string, 
   const record = yield* records
   const { value } = yield* record.shard.read(shardId(shadow, shard))
   yield* record.shard.modify(shardId(name, shard), () => value)
+  const last = yield* record.lastRead.read(lastReadId(shadow, shard))
+  if (last.value.version > 0n) yield* record.lastRead.write(lastReadId(name, shard), last.value)
   const failure = yield* record.failure.read(failureId(shadow, shard))
   yield* record.failure.modify(failureId(name, shard), () => failure.value)
   for (let index = 0; index < value.skipped; index++) {

@@ -3,7 +3,7 @@ import { Effect, Stream } from "effect"
 import { DurableStateStore } from "../../DurableStateStore.ts"
 import { check } from "../../internal/Arguments.ts"
 import { ByName } from "../Definition.ts"
-import { controlOf, failureId, records, shardId, skippedId } from "../Records.ts"
+import { controlOf, failureId, lastReadId, records, shardId, skippedId } from "../Records.ts"
 
 /** The records of a projection's shards, in the order of their numbers. */
 const shardRecords = (operation: string, name: string) =>
@@ -36,7 +36,7 @@ export const skipped = (name: string) =>
     )
   )
 
-/** Forgets what the shards have parked and skipped, and their last failures. */
+/** Forgets what the shards have parked and skipped, their last failures, and which event they have read last. */
 export const forget = Effect.fnUntraced(function* (name: string, shards: number) {
   const states = yield* DurableStateStore
   const record = yield* records
@@ -45,5 +45,6 @@ export const forget = Effect.fnUntraced(function* (name: string, shards: number)
     for (let index = 0; index < value.skipped; index++) yield* states.deleteState(skippedId(name, shard, index))
     yield* states.deleteState(shardId(name, shard))
     yield* states.deleteState(failureId(name, shard))
+    yield* states.deleteState(lastReadId(name, shard))
   }
 })

@@ -13,7 +13,8 @@
  * the last event of that type: it would be read from there at each start, and `awaitVersion` would wait for the next one.
  */
 import { Deferred, Duration, Effect, Stream } from "effect"
-import { EventStore, type StoredEvent } from "../../EventStore.ts"
+import { type Cursor, EventStore, type StoredEvent } from "../../EventStore.ts"
+import { LogSetBack } from "../Errors.ts"
 
 /** How long the reading waits for a shard whose buffer is full. */
 const longestWaitForRoom = Duration.millis(500)
@@ -28,6 +29,9 @@ export interface Batch {
 export class Feed {
   /** How far the log has been read for this shard. */
   upTo: bigint
+  /** The id of the event with the version `upTo`, if it is known. */
+  private id: string | undefined
+  private taken: Batch & { readonly id: string | undefined }
   /** Whether the shard was left behind: then nothing is put into its buffer. */
   isBehind = false
   /** Whether the reading does not wait for the shard. */
@@ -38,8 +42,10 @@ export class Feed {
   private progress = Deferred.makeUnsafe<void>()
   private room = Deferred.makeUnsafe<void>()
 
-  constructor(after: bigint, capacity: number, onEmpty: () => void) {
-    this.upTo = after
+  constructor({ id, version }: Cursor, capacity: number, onEmpty: () => void) {
+    this.upTo = version
+    this.id = id
+    this.taken = { events: [], upTo: version, id }
     this.capacity = capacity
     this.onEmpty = onEmpty
   }
@@ -48,10 +54,11 @@ export class Feed {
     if (!this.isBehind && event.version > this.upTo) this.events.push(event)
   }
 
-  /** Says that every event up to this version was put. */
-  mark(version: bigint): void {
+  /** Says that every event up to this one was put. */
+  mark({ id, version }: Cursor): void {
     if (this.isBehind || version <= this.upTo) return
     this.upTo = version
+    this.id = id
     Deferred.doneUnsafe(this.progress, Effect.void)
   }
 
@@ -91,13 +98,27 @@ export class Feed {
     const events = this.events.splice(0, count)
     if (!this.isFull) Deferred.doneUnsafe(this.room, Effect.void)
     if (this.isEmpty && this.isBehind) this.onEmpty()
-    return { events, upTo: this.isEmpty ? this.upTo : (events.at(-1)?.version ?? this.upTo) }
+    const last = this.isEmpty ? this.cursor : (events.at(-1) ?? this.cursor)
+    this.taken = { events, upTo: last.version, id: last.id }
+    return this.taken
+  }
+
+  /** Where the reading is. */
+  get cursor(): Cursor {
+    return this.id === undefined ? { version: this.upTo } : { version: this.upTo, id: this.id }
+  }
+
+  /** The id of the event with this version: of one that was taken last, or up to which the log was read. */
+  idOf(version: bigint): string | undefined {
+    if (version === this.taken.upTo) return this.taken.id
+    if (version === this.upTo) return this.id
+    return this.taken.events.find((event) => event.version === version)?.id
   }
 }
 
 /** The feeds of the shards, and the reading that fills them for ever. `shardOf` says which shard an event belongs to, if any. */
 export const make = (
-  starts: ReadonlyMap<number, bigint>,
+  starts: ReadonlyMap<number, Cursor>,
   capacity: number,
   shardOf: (event: StoredEvent) => number | undefined
 ) => {
@@ -123,11 +144,17 @@ export const make = (
         const shard = shardOf(event)
         if (shard !== undefined) feeds.get(shard)?.put(event)
       }
-      const last = events.at(-1)?.version ?? 0n
+      const last = events.at(-1)
+      if (last === undefined) return Effect.void
       for (const feed of all) {
         feed.mark(last)
         // The shard has come as far as all others.
-        if (feed.isSlow && feed.upTo === last && !feed.isFull && all.every(({ upTo }) => upTo <= last)) {
+        if (
+          feed.isSlow &&
+          feed.upTo === last.version &&
+          !feed.isFull &&
+          all.every(({ upTo }) => upTo <= last.version)
+        ) {
           feed.isSlow = false
         }
       }
@@ -145,13 +172,15 @@ export const make = (
         // A shard that has not worked off its buffer yet asks for more when it has.
         if (feed.isBehind && feed.isEmpty) feed.isBehind = false
       }
-      const versions = all.filter(({ isBehind }) => !isBehind).map(({ upTo }) => upTo)
+      const cursors = all.filter(({ isBehind }) => !isBehind).map(({ cursor }) => cursor)
       // All shards are behind: the first to work off its buffer says where to go on.
-      if (versions.length === 0) return Deferred.await(restart)
-      const after = versions.reduce((lowest, version) => (version < lowest ? version : lowest))
-      return events
-        .subscribe({ after })
-        .pipe(Stream.interruptWhen(Deferred.await(restart)), Stream.runForEachArray(deliver))
+      if (cursors.length === 0) return Deferred.await(restart)
+      const after = cursors.reduce((lowest, cursor) => (cursor.version < lowest.version ? cursor : lowest))
+      return events.subscribe({ after }).pipe(
+        Stream.interruptWhen(Deferred.await(restart)),
+        Stream.runForEachArray(deliver),
+        Effect.catchTag("LogReplaced", (error) => Effect.fail(new LogSetBack(error)))
+      )
     })
   )
 

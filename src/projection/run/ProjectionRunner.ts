@@ -1,13 +1,14 @@
 /** Runs a projection in this process: the log is read once for the shards that are this process's share. */
 import { Duration, Effect, Stream } from "effect"
 import type { State } from "../../DurableStateStore.ts"
-import type { StoredEvent } from "../../EventStore.ts"
+import type { LogReplaced, StoredEvent } from "../../EventStore.ts"
 import { check } from "../../internal/Arguments.ts"
 import { monotonicMillis } from "../../internal/Monotonic.ts"
 import { isTransient, makeOutage, transientDelays } from "../../internal/Transient.ts"
 import type { InvalidInput } from "../../InvalidInput.ts"
 import { OffsetStore } from "../../OffsetStore.ts"
 import type { StoreError } from "../../StoreError.ts"
+import { placesOf } from "../Agreement.ts"
 import { type Projection, type Services, Settings } from "../Definition.ts"
 import {
   DuplicateProjection,
@@ -28,6 +29,7 @@ export type RunError =
   | ShardCountMismatch
   | DuplicateProjection
   | UnknownProjection
+  | LogReplaced
   | InvalidInput
   | StoreError
 
@@ -72,31 +74,70 @@ const shardOfEvent = ({ aggregateIds, eventTypes, shards }: Settings) => {
     (types?.has(eventType) ?? true) && (aggregates?.has(aggregateId) ?? true) ? shardOf(aggregateId, shards) : undefined
 }
 
+/** Where this process has left the offsets, to say so if they are lower although nobody has given an order to move them. */
+const makePast = (name: string) => {
+  const known = new Map<number, { readonly offset: bigint; readonly control: bigint }>()
+  const set = (shard: number, offset: bigint, control: bigint) => known.set(shard, { offset, control })
+  return {
+    set,
+    compare: (shard: number, offset: bigint, control: bigint) =>
+      Effect.suspend(() => {
+        const before = known.get(shard)
+        set(shard, offset, control)
+        return before === undefined || offset >= before.offset || control > before.control
+          ? Effect.void
+          : Effect.logWarning(
+              `shard ${shard} of projection "${name}" was at version ${before.offset}, and is at version ${offset}: the database ` +
+                "was set back, and the projection together with the log; it goes on from there"
+            )
+      })
+  }
+}
+type Past = ReturnType<typeof makePast>
+
 /** Runs the shards of the assignment, from their offsets on, until one fails. */
 const session = Effect.fnUntraced(function* <R>(
   projection: Projection<R>,
   settings: Settings,
-  { control, shards }: Assignment
+  { control, shards }: Assignment,
+  past: Past
 ) {
   const { batchSize, name } = settings
   const offsets = yield* OffsetStore
   const stored = yield* Stream.runCollect(offsets.listOffsets(name))
-  const known = new Map(stored.map(({ shardNumber, value }) => [shardNumber, value]))
-  const starts = new Map(shards.map((shard) => [shard, known.get(shard) ?? 0n]))
-  for (const shard of shards) if (!known.has(shard)) yield* addShard(name, shard)
+  const offsetOf = new Map(stored.map(({ shardNumber, value }) => [shardNumber, value]))
+  for (const shard of shards) if (!offsetOf.has(shard)) yield* addShard(name, shard)
+  const starts = yield* placesOf(name, shards, (shard) => offsetOf.get(shard) ?? 0n)
+  for (const [shard, { version }] of starts) yield* past.compare(shard, version, control.versionNumber)
   const { feeds, read } = Feed.make(
     starts,
     Math.max(batchesAhead * batchSize, leastEventsAhead),
     shardOfEvent(settings)
   )
   const runs = [...feeds].map(([shard, feed]) =>
-    ShardRunner.run(projection, settings, shard, { offset: feed.upTo, control }, feed)
+    ShardRunner.run(
+      projection,
+      settings,
+      shard,
+      {
+        offset: feed.upTo,
+        control,
+        idOf: (version) => feed.idOf(version),
+        onMove: (to) => past.set(shard, to, control.versionNumber)
+      },
+      feed
+    )
   )
   return yield* Effect.all([read, ...runs], { concurrency: "unbounded", discard: true })
 })
 
 /** One session, until its assignment has changed. A projection that is paused, or has no shard here, just waits for that. */
-const untilChanged = Effect.fnUntraced(function* <R>(projection: Projection<R>, settings: Settings, share: Share) {
+const untilChanged = Effect.fnUntraced(function* <R>(
+  projection: Projection<R>,
+  settings: Settings,
+  share: Share,
+  past: Past
+) {
   const offsets = yield* OffsetStore
   const look = Effect.all({ control: controlOf(settings.name), shards: share.shards })
   const now: Assignment = yield* look
@@ -109,7 +150,7 @@ const untilChanged = Effect.fnUntraced(function* <R>(projection: Projection<R>, 
     Stream.runDrain
   )
   const isResting = now.control.value.paused || now.shards.length === 0
-  yield* isResting ? changed : Effect.raceFirst(session(projection, settings, now), changed)
+  yield* isResting ? changed : Effect.raceFirst(session(projection, settings, now, past), changed)
 })
 
 const waiting = ({ name }: Settings, { message }: StoreError) =>
@@ -134,9 +175,17 @@ const longestPauseMillis = 1000
 const runSessions = <R>(projection: Projection<R>, settings: Settings, share: Share) => {
   let pause = shortestPauseMillis
   const outage = makeOutage()
+  const past = makePast(settings.name)
   const round = Effect.gen(function* () {
     const began = yield* monotonicMillis
-    yield* untilChanged(projection, settings, share).pipe(
+    yield* untilChanged(projection, settings, share, past).pipe(
+      // The next session compares the offsets with the log, before anything is handled.
+      Effect.catchTag("LogSetBack", ({ error }) =>
+        Effect.delay(
+          Effect.logWarning(`projection "${settings.name}" looks where it is: ${error.message}`),
+          delayBeforeLook
+        )
+      ),
       Effect.catchTag("Outdated", () => Effect.delay(share.refresh, delayBeforeLook)),
       Effect.catchIf(
         isTransient,
@@ -166,5 +215,8 @@ export const runBy =
     }).pipe(
       Effect.scoped,
       // A caller that forks the projection may never look at its end.
-      Effect.tapErrorTag("ProjectionFailed", ({ cause, message }) => Effect.logError(message, cause))
+      Effect.tapErrorTag("ProjectionFailed", ({ cause, message }) => Effect.logError(message, cause)),
+      Effect.tapErrorTag("LogReplaced", ({ message }) =>
+        Effect.logError(`projection "${projection.name}" stopped: ${message}`)
+      )
     )

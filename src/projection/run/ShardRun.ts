@@ -17,7 +17,7 @@ import { StoreError } from "../../StoreError.ts"
 import { Transactor } from "../../Transactor.ts"
 import type { Projection, Settings, Slot } from "../Definition.ts"
 import { type HandlerFailed, Outdated } from "../Errors.ts"
-import { type Control, controlId } from "../Records.ts"
+import { type Control, controlId, LastRead, lastReadId, records } from "../Records.ts"
 import * as FailureRecords from "./FailureRecords.ts"
 import type { Batch } from "./Feed.ts"
 import * as Metrics from "./Metrics.ts"
@@ -26,6 +26,19 @@ import * as Metrics from "./Metrics.ts"
 const contentionDelays = Schedule.jittered(
   Schedule.min([Schedule.exponential("10 millis"), Schedule.spaced("2 seconds")])
 )
+
+/** The least time between two records of what was read, where a shard only passes events of others. */
+const millisBetweenRecords = 1000
+
+/** Where a run begins. */
+export interface Start {
+  readonly offset: bigint
+  readonly control: State<Control>
+  /** The id of the event with a version that the run moves the offset to, if it is known. */
+  readonly idOf: (version: bigint) => string | undefined
+  /** Is told where the offset is. */
+  readonly onMove: (to: bigint) => void
+}
 
 /** Whether other transactions were in the way: another attempt may succeed, and it is certain that nothing was stored. */
 const isContention = (error: unknown): boolean =>
@@ -57,7 +70,7 @@ export const make = Effect.fnUntraced(function* <R>(
   projection: Pick<Projection<R>, "handle">,
   settings: Settings,
   shard: number,
-  start: { readonly offset: bigint; readonly control: State<Control> }
+  start: Start
 ) {
   const { name } = settings
   const offsets = yield* OffsetStore
@@ -65,7 +78,9 @@ export const make = Effect.fnUntraced(function* <R>(
   const { withTransaction } = yield* Transactor
   const metrics = Metrics.make(name, shard)
   const id = { projectionName: name, shardNumber: shard }
+  const { lastRead } = yield* records
   const { slot } = start.control.value
+  let recordedAt = Number.NEGATIVE_INFINITY
   let offset = start.offset
   let movedAt = Number.NEGATIVE_INFINITY
 
@@ -84,12 +99,27 @@ export const make = Effect.fnUntraced(function* <R>(
     Effect.map(monotonicMillis, (now) => {
       offset = to
       movedAt = now
+      start.onMove(to)
     })
+
+  /** Keeps the id of the event with the version of the offset, to be compared with the log when the shard is run again. */
+  const record = (to: bigint) =>
+    Effect.flatMap(monotonicMillis, (now) => {
+      recordedAt = now
+      const id = start.idOf(to)
+      return id === undefined ? Effect.void : lastRead.write(lastReadId(name, shard), new LastRead({ version: to, id }))
+    })
+
+  const pass = Effect.fnUntraced(function* (to: bigint) {
+    const isRecorded = (yield* monotonicMillis) - recordedAt < millisBetweenRecords
+    yield* isRecorded ? move(to) : withTransaction(Effect.andThen(move(to), record(to)))
+    yield* moved(to)
+  })
 
   const handle: ShardRun<R>["handle"] = (events) => projection.handle(events, slot)
 
   const transaction: ShardRun<R>["transaction"] = (to, body) =>
-    withTransaction(move(to).pipe(Effect.andThen(checkControl), Effect.andThen(body))).pipe(
+    withTransaction(move(to).pipe(Effect.andThen(checkControl), Effect.andThen(record(to)), Effect.andThen(body))).pipe(
       Effect.retry({ schedule: contentionDelays, while: (error) => isContention(error) }),
       Effect.tap(() => moved(to))
     )
@@ -102,7 +132,7 @@ export const make = Effect.fnUntraced(function* <R>(
     handle,
     offset: () => offset,
     movedAt: () => movedAt,
-    pass: (to) => Effect.andThen(move(to), moved(to)),
+    pass,
     transaction,
     attempt: ({ events, upTo }) =>
       transaction(upTo, handle(events)).pipe(

@@ -1,9 +1,8 @@
 /** Runs one shard of a projection: batch after batch, each with its offset in one transaction. */
 import { Effect } from "effect"
-import type { State } from "../../DurableStateStore.ts"
 import { monotonicMillis } from "../../internal/Monotonic.ts"
 import type { Projection, Settings } from "../Definition.ts"
-import type { Control, ShardRecord } from "../Records.ts"
+import type { ShardRecord } from "../Records.ts"
 import { handleAgain } from "./FailedEvent.ts"
 import type { Batch, Feed } from "./Feed.ts"
 import { retryParked } from "./ParkedRetry.ts"
@@ -36,7 +35,7 @@ export const run = Effect.fnUntraced(function* <R>(
   projection: Pick<Projection<R>, "handle" | "retry">,
   settings: Settings,
   shard: number,
-  start: { readonly offset: bigint; readonly control: State<Control> },
+  start: ShardRun.Start,
   feed: Feed
 ) {
   const { batchSize, shards } = settings

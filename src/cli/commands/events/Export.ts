@@ -3,6 +3,7 @@ import { Effect, Option, Schema, Stream } from "effect"
 import { Argument, Command, Flag } from "effect/cli"
 import { existsSync } from "node:fs"
 import { type FileHandle, open } from "node:fs/promises"
+import * as LastSeen from "../../../events/LastSeen.ts"
 import { decodeRows } from "../../../postgres/database/DecodeRows.ts"
 import { PostgresDatabase } from "../../../postgres/database/PostgresDatabase.ts"
 import * as EventTable from "../../../postgres/events/EventTable.ts"
@@ -42,10 +43,10 @@ const countAfter = Effect.fnUntraced(function* (after: bigint) {
 const settledPages = Effect.fnUntraced(function* (after: bigint) {
   const { marks } = yield* Settling.make
   let from = after
-  return Stream.flatMap(marks(after), (mark) =>
+  return Stream.flatMap(marks(LastSeen.of(after)), ({ version }) =>
     Stream.paginate(from, (after: bigint) =>
-      Effect.map(pageOf(after, mark), (rows) => {
-        from = mark
+      Effect.map(pageOf(after, version), (rows) => {
+        from = version
         const end = rows.at(-1)?.version
         return [
           rows.length === 0 ? [] : [rows],

@@ -1,0 +1,199 @@
+/**
+ * Whether the log is still the one that a reader has seen.
+ *
+ * After a failover to a server that lagged, after a restored backup, a crash with `synchronous_commit = off` or
+ * `TRUNCATE .. RESTART IDENTITY`, the log ends earlier than before and draws versions again. A reader that goes on at its
+ * cursor would never get the new events below it, and has got others that exist no more. So a reader keeps the ids of the
+ * events that it has seen last, and compares them with what is there now:
+ *
+ * - *Another event* has one of these versions: the log was replaced.
+ * - *Nothing is there*, and the log ends before the cursor: the log was set back, or its last events were deleted.
+ * - *Nothing is there*, and the log goes on above the cursor: the event was deleted, or the log was set back and has gone on.
+ *   A sequence is logged 32 numbers ahead, so after a failover it often jumps over the versions that were lost.
+ *
+ * What was deleted on purpose must not end a reader. In the last two cases the server tells: a log is only set back by
+ * another start of a server, or by a restart of the sequence, and `server` names both. Where they are the same as when the
+ * event was seen, the event was deleted: the reader remembers that, and goes on.
+ *
+ * This module is plain data and pure functions.
+ */
+import { Option } from "effect"
+import { type Cursor, LogReplaced } from "../Event.ts"
+
+/** An event that a reader has seen, or, without an id, a version below its cursor at which nothing is there. */
+export interface SeenEvent {
+  readonly version: bigint
+  readonly id: string | undefined
+}
+
+/** What a reader has seen of the log. */
+export interface Seen {
+  /** Its cursor. */
+  readonly version: bigint
+  /** In order. The last ones are there one by one, and the further back the fewer. */
+  readonly events: ReadonlyArray<SeenEvent>
+  /** Names the server on which they were seen, and its sequence, from one start to the next. Absent if nobody knows. */
+  readonly server: string | undefined
+}
+
+/** What is there now. */
+export interface Found {
+  readonly server: string
+  /** The highest version. */
+  readonly end: bigint
+  /** The id of the event at each version that was asked for. */
+  readonly ids: ReadonlyMap<bigint, string>
+}
+
+/** How many events are remembered one by one, and how many in all. */
+const keptClosely = 128
+const keptAtMost = 256
+
+/** What is known to a reader that begins at a cursor. */
+export const of = (cursor: bigint | Cursor): Seen =>
+  typeof cursor === "bigint"
+    ? { version: cursor, events: [], server: undefined }
+    : {
+        version: cursor.version,
+        events: cursor.id === undefined || cursor.version === 0n ? [] : [{ version: cursor.version, id: cursor.id }],
+        server: undefined
+      }
+
+/** The event at the cursor: its id, or none if nothing was there. Nothing is known if the result is undefined. */
+export const atCursor = ({ events, version }: Seen): SeenEvent | undefined => {
+  const last = events.at(-1)
+  return last?.version === version ? last : undefined
+}
+
+/** What one look has found. */
+export interface Look {
+  readonly server: string
+  /** The id of the event at the cursor, if there is one. */
+  readonly cursorId: string | undefined
+  /** Whether there are events above the cursor. */
+  readonly isAbove: boolean
+}
+
+/**
+ * Whether one look at the cursor is enough to go on: the event is there that was seen there. Where there is nothing, as it is
+ * known, the log may have been set back all the same, unless the same server has events above it.
+ */
+export const isCertain = (seen: Seen, { cursorId, isAbove, server }: Look): boolean => {
+  if (seen.version === 0n) return true
+  const known = atCursor(seen)
+  if (cursorId !== undefined) return known === undefined || known.id === cursorId
+  return known !== undefined && known.id === undefined && isAbove && seen.server === server
+}
+
+/** Whether another event than the one that was seen, or any where nothing was, has the version now. */
+const isAnother = ({ id, version }: SeenEvent, ids: Found["ids"]): boolean => {
+  const found = ids.get(version)
+  return found !== undefined && found !== id
+}
+
+/** What the reader remembers where one look was enough. */
+export const confirm = (seen: Seen, id: string | undefined, server: string): Seen =>
+  seen.version === 0n || atCursor(seen) !== undefined
+    ? seen.server === server
+      ? seen
+      : { ...seen, server }
+    : { ...seen, events: [...seen.events, { version: seen.version, id }], server }
+
+const isThere = ({ id, version }: SeenEvent, ids: Found["ids"]): boolean => id !== undefined && ids.get(version) === id
+
+const thinned = (events: ReadonlyArray<SeenEvent>): ReadonlyArray<SeenEvent> =>
+  events.length <= keptAtMost
+    ? events
+    : events.filter((_, index) => index % 2 === 0 || index >= events.length - keptClosely)
+
+/** The last ones of events or rows, as far as they are remembered one by one. */
+export const lastOf = <A>(items: ReadonlyArray<A>, toSeen: (item: A) => SeenEvent): ReadonlyArray<SeenEvent> =>
+  items.slice(-keptClosely).map(toSeen)
+
+/** The reader has seen these events, in order, and is at a version at or above them. */
+export const add = (
+  seen: Seen,
+  events: ReadonlyArray<SeenEvent>,
+  version: bigint,
+  server: string | undefined
+): Seen => {
+  const last = seen.events.at(-1)?.version ?? -1n
+  const added = events.filter((event) => event.version > last)
+  return { version, events: thinned([...seen.events, ...added]), server }
+}
+
+/** The reader goes back to a version that it has passed. */
+export const backTo = (seen: Seen, version: bigint): Seen => ({
+  ...seen,
+  version,
+  events: seen.events.filter((event) => event.version <= version)
+})
+
+/** The reader learns which events another reader of this log has found deleted. */
+export const learn = (seen: Seen, { events }: Seen): Seen => {
+  const deleted = new Set(events.filter(({ id }) => id === undefined).map(({ version }) => version))
+  return deleted.size === 0
+    ? seen
+    : {
+        ...seen,
+        events: seen.events.map((event) => (deleted.has(event.version) ? { ...event, id: undefined } : event))
+      }
+}
+
+/** Whether two readers may have seen the same log: as far as both know, on the same server, and the same event at the cursor. */
+export const mayBeSame = (one: Seen, other: Seen): boolean => {
+  if (one.server !== undefined && other.server !== undefined && one.server !== other.server) return false
+  const last = atCursor(one)
+  const known = other.events.find(({ version }) => version === last?.version)
+  return last?.id === undefined || known?.id === undefined || last.id === known.id
+}
+
+/** The versions whose events decide. */
+export const versionsOf = ({ events, version }: Seen): ReadonlyArray<bigint> => [
+  ...events.map((event) => event.version),
+  ...(events.at(-1)?.version === version ? [] : [version])
+]
+
+const replaced = ({ events, version }: Seen, { end, ids }: Found): LogReplaced => {
+  const another = events.find((event) => isAnother(event, ids))
+  const agreed = events.findLast(
+    (event) => isThere(event, ids) && (another === undefined || event.version < another.version)
+  )
+  const last = events.at(-1) ?? { version, id: undefined }
+  return new LogReplaced({
+    version: last.version,
+    id: Option.fromUndefinedOr(last.id),
+    foundId: Option.fromUndefinedOr(ids.get(last.version)),
+    latest: end,
+    lastAgreed: Option.fromUndefinedOr(agreed?.version)
+  })
+}
+
+/**
+ * Compares what was seen with what is there now. Gives what the reader remembers from now on, unless the log was replaced.
+ *
+ * **Details**
+ *
+ * Where everything above a version is known to have been deleted, and another server draws versions from there on, the
+ * reader goes back to that version: its cursor is lower then.
+ */
+export const compare = (seen: Seen, found: Found): Seen | LogReplaced => {
+  const { events, version } = seen
+  const { end, ids, server } = found
+  if (events.some((event) => isAnother(event, ids))) return replaced(seen, found)
+  const now = events.map((event) => (ids.has(event.version) ? event : { version: event.version, id: undefined }))
+  const isSameServer = seen.server === server
+  if (!isSameServer) {
+    const last = events.findLast(({ id }) => id !== undefined)
+    const isLastThere = last !== undefined && isThere(last, ids)
+    if (end < version) {
+      // Of a cursor alone, and of an event that is gone, nobody can tell that it was deleted.
+      if (events.length === 0 || (last !== undefined && !isLastThere)) return replaced(seen, found)
+      return { ...backTo({ ...seen, events: now }, last?.version ?? end), server }
+    }
+    // What was kept elsewhere, without the server, may have been deleted since.
+    if (seen.server !== undefined && last !== undefined && !isLastThere) return replaced(seen, found)
+  }
+  const isCursorKnown = version === 0n || events.at(-1)?.version === version
+  return { version, events: isCursorKnown ? now : [...now, { version, id: ids.get(version) }], server }
+}
