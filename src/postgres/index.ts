@@ -3,6 +3,20 @@
  *
  * Each layer needs only a `PgClient`: an application gives the stores its own, and that is what makes their transactions
  * one.
+ *
+ * **Details**
+ *
+ * A connection can be silently dead: nothing passes on it any more, and no error comes. What waits for an answer on it fails
+ * with `Unavailable` after a few seconds: once the server says, on another connection, that the backend is gone, or that it
+ * has waited for its client at two looks. A long statement, and the wait for a lock, are waited for. Where no server can be
+ * reached, it fails after 10 seconds. The message says what is known of the statement. This holds for the stores, for their
+ * transactions, and for the application's own statements on each connection of the pool that the stores have used.
+ *
+ * **Gotchas**
+ *
+ * Behind a pooler nobody can ask for the backend of a connection. There a dead connection is found out while the role has no
+ * other session that does something; otherwise TCP ends the wait, after 15 minutes. `idle_in_transaction_session_timeout`
+ * ends the sessions that dead connections leave behind in a transaction.
  */
 import { PgClient } from "@effect/sql-pg"
 import { type Config, Effect, Layer } from "effect"

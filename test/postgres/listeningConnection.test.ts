@@ -58,6 +58,9 @@ const serverWith = Effect.gen(function* () {
   return { proxy, server, settings }
 })
 
+/** Whether the proxy lies between. */
+const isBetween = (name: string) => name === "TLS" || name === "a stream of one's own"
+
 it.live("it is found and watched, wherever the server is and whatever lies between", () =>
   Effect.gen(function* () {
     const { proxy, server, settings } = yield* serverWith
@@ -74,16 +77,23 @@ it.live("it is found and watched, wherever the server is and whatever lies betwe
           Stream.runDrain,
           Effect.andThen(Effect.die(`${name}: the connection was given up`))
         )
-        return { until: (version: bigint) => Effect.raceFirst(until(version), lost) }
+        return { name, until, whole: (version: bigint) => Effect.raceFirst(until(version), lost) }
       })
     )
     const all = (version: bigint) =>
-      Effect.forEach(followers, ({ until }) => until(version), { concurrency: "unbounded", discard: true })
+      Effect.forEach(followers, ({ whole }) => whole(version), { concurrency: "unbounded", discard: true })
     yield* direct.events.append(event("small"))
     yield* all(1n)
     yield* proxy.throttle(bytesPerSecond)
     yield* direct.events.append(large)
     yield* all(2n)
     assert.strictEqual(yield* direct.events.latestVersion, 2n)
+    // What lies between can die, too.
+    yield* proxy.throttle(Number.POSITIVE_INFINITY)
+    const between = followers.filter(({ name }) => isBetween(name))
+    assert.lengthOf(between, 2)
+    yield* proxy.blackhole
+    const [third] = yield* direct.events.append(event("third"))
+    yield* Effect.forEach(between, ({ until }) => until(third?.version ?? 0n), { concurrency: "unbounded" })
   })
 )

@@ -50,14 +50,14 @@ const serve = Effect.gen(function* () {
     const wait = (times: number) => Effect.repeat(Effect.yieldNow, { times })
     const read = yield* Latch.make()
     const handled = yield* Latch.make()
-    const queryAlive: typeof database.queryAlive = (statement) =>
-      Effect.tap(database.queryAlive(statement), () =>
+    const query: typeof database.query = (statement) =>
+      Effect.tap(database.query(statement), () =>
         statement.compile()[0].includes("ORDER BY version ASC") && ++pages === 2
           ? Queue.offer(losses, undefined).pipe(Effect.andThen(wait(turns)), Effect.andThen(read.open))
           : Effect.void
       )
     const following = yield* Subscribing.make(Effect.void).pipe(
-      Effect.provideService(PostgresDatabase, { ...database, queryAlive }),
+      Effect.provideService(PostgresDatabase, { ...database, query }),
       Effect.provideService(Wakeups.Wakeups, { ...rest, listen: lossy })
     )
     yield* read.await.pipe(Effect.andThen(wait(100)), Effect.andThen(handled.open), Effect.forkScoped)

@@ -12,21 +12,11 @@ import type { PgClient } from "@effect/sql-pg"
 import { Duration, Effect, Exit, Scope } from "effect"
 import { SqlError } from "effect/sql"
 import type { Connection } from "effect/sql/SqlConnection"
-import { type Reason, Unavailable } from "../../StoreError.ts"
-
-/** A connection that has said nothing for so long, where an answer takes no time, is taken for dead. */
-export const silenceLimit = Duration.seconds(5)
+import { Unavailable } from "../../StoreError.ts"
+import type { Watch } from "./Watch.ts"
 
 /** For how many milliseconds a connection stays out of the pool at most, unless a single statement takes longer. */
 const maxMillisOutOfPool = Duration.toMillis("5 millis")
-
-const sqlErrorOf = (cause: Reason) => new SqlError.SqlError({ reason: new SqlError.UnknownError({ cause }) })
-
-const silent = sqlErrorOf(
-  new Unavailable({
-    message: "a connection of the pool has not answered for 5 seconds: it is taken for dead, and closed; call again"
-  })
-)
 
 /** A connection that is out of the pool. */
 interface Borrowed {
@@ -39,35 +29,35 @@ interface Borrowed {
 
 type Use<A> = (connection: Connection) => Effect.Effect<A, SqlError.SqlError>
 
-export const make = Effect.fnUntraced(function* (sql: PgClient.PgClient, acquireTimeout: Duration.Duration) {
+export const make = Effect.fnUntraced(function* (
+  sql: PgClient.PgClient,
+  acquireTimeout: Duration.Duration,
+  notice: Watch["notice"]
+) {
   const fork = Effect.runForkWith(yield* Effect.context())
 
-  const exhausted = sqlErrorOf(
-    new Unavailable({
-      message:
-        `no connection came free within ${Duration.format(acquireTimeout)}: the pool is exhausted; ` +
-        "make it larger, or hold transactions open for less time"
-    })
-  )
+  const cause = new Unavailable({
+    message:
+      `no connection came free within ${Duration.format(acquireTimeout)}: the pool is exhausted; ` +
+      "make it larger, or hold transactions open for less time"
+  })
+  const exhausted = new SqlError.SqlError({ reason: new SqlError.UnknownError({ cause }) })
 
   const reserve = Effect.timeoutOrElse(sql.reserve, {
     duration: acquireTimeout,
     orElse: () => Effect.fail(exhausted)
   })
 
-  const reserveAlive = Effect.tap(reserve, (connection) =>
-    Effect.timeoutOrElse(connection.execute("SELECT 1", [], undefined), {
-      duration: silenceLimit,
-      orElse: () => Effect.fail(silent)
-    })
-  )
-
   const takeOut = (reserving: typeof reserve) => {
     const scope = Scope.makeUnsafe()
     return reserving.pipe(
       Scope.provide(scope),
       Effect.onError((cause) => Scope.close(scope, Exit.failCause(cause))),
-      Effect.map((connection): Borrowed => ({ connection, scope, since: performance.now() }))
+      Effect.map((connection): Borrowed => {
+        const since = performance.now()
+        notice(connection, since)
+        return { connection, scope, since }
+      })
     )
   }
 
@@ -92,23 +82,19 @@ export const make = Effect.fnUntraced(function* (sql: PgClient.PgClient, acquire
     return undefined
   }
 
-  const borrow =
-    (reserving: typeof reserve) =>
-    <A>(use: Use<A>): Effect.Effect<A, SqlError.SqlError> =>
-      Effect.uninterruptibleMask((restore) => {
-        const using = (borrowed: Borrowed) =>
-          Effect.onExitPrimitive(restore(use(borrowed.connection)), (exit) => leave(borrowed, exit))
-        const left = idle.pop()
-        return left === undefined ? Effect.flatMap(takeOut(restore(reserving)), using) : using(left)
-      })
+  const borrow = <A>(use: Use<A>): Effect.Effect<A, SqlError.SqlError> =>
+    Effect.uninterruptibleMask((restore) => {
+      const using = (borrowed: Borrowed) =>
+        Effect.onExitPrimitive(restore(use(borrowed.connection)), (exit) => leave(borrowed, exit))
+      const left = idle.pop()
+      return left === undefined ? Effect.flatMap(takeOut(restore(reserve)), using) : using(left)
+    })
 
   return {
     /** No connection has come free in time. */
     exhausted,
     /** Uses a connection for one statement. */
-    borrow: borrow(reserve),
-    /** The same with a connection that answers: it has answered a moment ago, or it is asked first. */
-    borrowAlive: borrow(reserveAlive)
+    borrow
   }
 })
 

@@ -15,6 +15,7 @@ import { type Options, settingsOf, type Tables } from "./Options.ts"
 import { reasonOf } from "./Reasons.ts"
 import { fixedBy, type Query, queryOn, type Runnable } from "./Statements.ts"
 import * as Transactions from "./Transactions.ts"
+import * as Watch from "./Watch.ts"
 
 export type { Options } from "./Options.ts"
 export type { Query, Runnable } from "./Statements.ts"
@@ -49,14 +50,11 @@ export class PostgresDatabase extends Context.Service<
      */
     readonly query: Query
 
-    /**
-     * The same for a statement that may take long. A connection that comes out of the pool may have lain idle while the
-     * network forgot it. So it is first asked for something that takes no time: `Unavailable` if it does not answer.
-     */
-    readonly queryAlive: Query
-
     /** Runs one statement with READ COMMITTED on a connection that is not of the pool. */
     readonly isolated: Isolation.Run
+
+    /** Watches a connection that is not of the pool, and on which everything only reads. */
+    readonly noticeReader: Watch.Watch["noticeReader"]
 
     /** Whether the caller is in a transaction. */
     readonly inTransaction: Effect.Effect<boolean>
@@ -94,8 +92,9 @@ export const make = (options: Options = {}) =>
     // The driver's error for a malformed URL repeats it, password and all, and its span of a transaction keeps the error.
     if (sql.config.url !== undefined && !URL.canParse(Redacted.value(sql.config.url))) return yield* invalidUrl
     if ((sql.config.maxMessageSize ?? maxRowBytes) < maxRowBytes) return yield* smallMessages
-    const { borrow, borrowAlive, exhausted } = yield* Borrowing.make(sql, acquireTimeout)
-    const transactions = Transactions.make(sql, acquireTimeout, exhausted)
+    const { notice, noticeReader } = yield* Watch.make(sql)
+    const { borrow, exhausted } = yield* Borrowing.make(sql, acquireTimeout, notice)
+    const transactions = Transactions.make(sql, acquireTimeout, exhausted, notice)
     const { inTransaction, whether, withTransaction } = transactions
     const isolated = Isolation.make()
     const tableOf = (name: string) => sql.literal(qualify(schema, name))
@@ -112,9 +111,9 @@ export const make = (options: Options = {}) =>
         migrations: tableOf(names.migrations)
       },
       fixed: fixedBy(sql),
-      query: queryOn(transactions, borrow, isolated),
-      queryAlive: queryOn(transactions, borrowAlive, isolated),
+      query: queryOn(transactions, borrow, isolated, notice),
       isolated,
+      noticeReader,
       inTransaction,
       whether,
       settleTimeout,

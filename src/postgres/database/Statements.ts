@@ -7,6 +7,7 @@ import type { Borrowing } from "./Borrowing.ts"
 import * as Isolation from "./Isolation.ts"
 import { reasonOf } from "./Reasons.ts"
 import type { Transactions } from "./Transactions.ts"
+import type { Watch } from "./Watch.ts"
 
 /** The part of a statement that it takes to run it. */
 export type Runnable = Pick<Statement.Statement<unknown>, "compile">
@@ -42,14 +43,18 @@ export const fixedBy = (sql: PgClient.PgClient) => {
  * COMMITTED.
  */
 export const queryOn =
-  ({ current }: Transactions, borrow: Borrowing["borrow"], isolated: Isolation.Run): Query =>
+  ({ current }: Transactions, borrow: Borrowing["borrow"], isolated: Isolation.Run, notice: Watch["notice"]): Query =>
   (statement) =>
     Effect.withFiber((fiber) => {
       const [text, parameters] = statement.compile()
       const transaction = current(fiber.context)
-      const running =
-        transaction === undefined
-          ? borrow((connection) => isolated(connection, text, parameters))
-          : transaction[0].execute(Isolation.withoutCondition(text), parameters, undefined)
-      return Effect.mapError(running, reasonOf)
+      if (transaction === undefined) {
+        return Effect.mapError(
+          borrow((connection) => isolated(connection, text, parameters)),
+          reasonOf
+        )
+      }
+      // The application may have begun the transaction.
+      notice(transaction[0])
+      return Effect.mapError(transaction[0].execute(Isolation.withoutCondition(text), parameters, undefined), reasonOf)
     })

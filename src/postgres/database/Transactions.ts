@@ -2,6 +2,7 @@
 import type { PgClient } from "@effect/sql-pg"
 import { Context, Deferred, type Duration, Effect, Fiber } from "effect"
 import type { SqlError } from "effect/sql"
+import type { Watch } from "./Watch.ts"
 
 /** What to run if the caller is in a transaction, and what otherwise. */
 export interface Cases<A, E, R> {
@@ -10,7 +11,12 @@ export interface Cases<A, E, R> {
 }
 
 /** A transaction waits for a connection for `acquireTimeout`, then fails with `exhausted`. */
-export const make = (sql: PgClient.PgClient, acquireTimeout: Duration.Duration, exhausted: SqlError.SqlError) => {
+export const make = (
+  sql: PgClient.PgClient,
+  acquireTimeout: Duration.Duration,
+  exhausted: SqlError.SqlError,
+  notice: Watch["notice"]
+) => {
   const current = (context: Context.Context<never>) => Context.getOrUndefined(context, sql.transactionService)
 
   const inTransaction = Effect.contextWith((context: Context.Context<never>) =>
@@ -24,9 +30,10 @@ export const make = (sql: PgClient.PgClient, acquireTimeout: Duration.Duration, 
       Effect.gen(function* () {
         const begun = yield* Deferred.make<Context.Context<R>, E | SqlError.SqlError>()
         const ended = yield* Deferred.make<A, E>()
-        const body = Effect.contextWith((context: Context.Context<R>) =>
-          Effect.andThen(Deferred.succeed(begun, context), Deferred.await(ended))
-        )
+        const body = Effect.contextWith((context: Context.Context<R>) => {
+          notice(current(context)?.[0])
+          return Effect.andThen(Deferred.succeed(begun, context), Deferred.await(ended))
+        })
         const transaction = yield* restore(sql.withTransaction(body)).pipe(
           Effect.tapCause((cause) => Deferred.failCause(begun, cause)),
           Effect.forkDetach

@@ -150,9 +150,8 @@ export class EventTable extends Context.Service<
 export const make = Effect.gen(function* () {
   const database = yield* PostgresDatabase
   let found: Effect.Effect<Description> | undefined
-  // The first statement of a store may get a connection that the network has forgotten.
   const first = checkAndWarn.pipe(
-    Effect.provideService(PostgresDatabase, { ...database, query: database.queryAlive }),
+    Effect.provideService(PostgresDatabase, database),
     Effect.tap((description) => Effect.sync(() => (found = Effect.succeed(description))))
   )
   return EventTable.of({ inspect: Effect.suspend(() => found ?? first) })

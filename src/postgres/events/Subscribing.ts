@@ -25,13 +25,8 @@ const mayBeDescribed = (subscription: Subscription, item: Item): boolean =>
     : matches(subscription, item)
 
 export const make = Effect.fnUntraced(function* (check: Effect.Effect<unknown, Reason>) {
-  const database = yield* PostgresDatabase
-  const { inTransaction, reconnect, sql } = database
-  // A page may take long if the filter describes few events, so no time limit can tell that its connection is dead.
-  const reading = yield* Effect.provideService(Reading.make, PostgresDatabase, {
-    ...database,
-    query: database.queryAlive
-  })
+  const { inTransaction, reconnect, sql } = yield* PostgresDatabase
+  const reading = yield* Reading.make
   const tailOf = yield* Tail.make
   const again = (reason: Reason) =>
     Schedule.while(Schedule.forever, ({ input }: { input: LogReplaced | Reason }) => input === reason)

@@ -6,41 +6,13 @@ import { PgConnection } from "@effect/sql-pg"
 import { Deferred, Duration, Effect, Queue, Scope, Semaphore } from "effect"
 import type { SqlError } from "effect/sql"
 import { type Reason, Unavailable } from "../../StoreError.ts"
-import { silenceLimit } from "../database/Borrowing.ts"
 import type { Executing } from "../database/Isolation.ts"
 import { PostgresDatabase, type Query } from "../database/PostgresDatabase.ts"
 import { isTooLarge, reasonOf } from "../database/Reasons.ts"
-import * as BytesReceived from "./BytesReceived.ts"
 import { channel, rowChannel } from "./Notifications.ts"
 
-const silent = new Unavailable({
-  message: "nothing has come for 5 seconds on the connection that listens: it is taken for dead, and opened again"
-})
-
-/** How many looks in a row have to find nothing new before the connection is taken for dead. */
-const maxSilentLooks = 5
-
-const lookInterval = Duration.divideUnsafe(silenceLimit, maxSilentLooks)
-
-/**
- * Fails once nothing at all has come for `silenceLimit`: part of an answer is a sign of life. It takes several looks, and
- * between two of them the process reads what is there: a process that was busy for 5 seconds has not read anything, even if
- * the server has answered.
- */
-const untilSilent = (received: () => number) =>
-  Effect.suspend(() => {
-    let known = received()
-    let silentLooks = 0
-    return Effect.whileLoop({
-      while: () => silentLooks < maxSilentLooks,
-      body: () => Effect.sleep(lookInterval),
-      step: () => {
-        const now = received()
-        silentLooks = now === known ? silentLooks + 1 : 0
-        known = now
-      }
-    })
-  }).pipe(Effect.andThen(Effect.fail(silent)))
+/** How long the server may take to hear that a statement is not wanted any more. */
+const cancelLimit = Duration.seconds(1)
 
 export interface ListeningConnection {
   readonly query: Query
@@ -64,24 +36,35 @@ const hear = (queue: Heard, rows: Heard): Pick<ListeningConnection, "heard" | "h
 })
 
 /**
- * The server's answer, unless the server falls silent. Statements on this connection read a page by its key, so an answer
- * begins at once.
+ * Runs questions in fibers of their own, which end with the connection: to interrupt one would wait for the server, and could
+ * cancel the question of another reader. A connection that is closed meanwhile takes its backend with it, which may wait for a
+ * lock and would not see that nobody is there.
  */
-const answered = <A>(asking: Effect.Effect<A, SqlError.SqlError>, received: () => number): Effect.Effect<A, Reason> =>
-  Effect.suspend(() => {
-    const answer = Deferred.makeUnsafe<A, Reason>()
-    // The question runs in a fiber of its own, which ends with the connection: to interrupt it would wait for the server.
-    return asking.pipe(
-      Effect.mapError(reasonOf),
-      Effect.exit,
-      Effect.flatMap((exit) => Deferred.done(answer, exit)),
-      Effect.forkDetach({ startImmediately: true }),
-      Effect.andThen(Effect.raceFirst(Deferred.await(answer), untilSilent(received)))
+const asking = (cancel: Effect.Effect<void>) =>
+  Effect.gen(function* () {
+    let unanswered = 0
+    yield* Effect.addFinalizer(() =>
+      Effect.suspend(() => (unanswered === 0 ? Effect.void : Effect.timeoutOption(cancel, cancelLimit)))
     )
+    return <A>(question: Effect.Effect<A, SqlError.SqlError>): Effect.Effect<A, Reason> =>
+      Effect.suspend(() => {
+        const answer = Deferred.makeUnsafe<A, Reason>()
+        unanswered++
+        return question.pipe(
+          Effect.mapError(reasonOf),
+          Effect.exit,
+          Effect.flatMap((exit) => {
+            unanswered--
+            return Deferred.done(answer, exit)
+          }),
+          Effect.forkDetach({ startImmediately: true }),
+          Effect.andThen(Deferred.await(answer))
+        )
+      })
   })
 
 export const make = Effect.gen(function* () {
-  const { isolated, query, sql } = yield* PostgresDatabase
+  const { isolated, noticeReader, query, sql } = yield* PostgresDatabase
 
   /** PGlite has one session, in this process, which cannot be lost. It tells its listeners by itself. */
   const embedded = Effect.zipWith(sql.listen(channel), sql.listen(rowChannel), (queue, rows): ListeningConnection => ({
@@ -94,10 +77,11 @@ export const make = Effect.gen(function* () {
     // that may be gone.
     const pinning = yield* Scope.make()
     yield* Effect.addFinalizer((exit) => Scope.close(pinning, exit))
-    const { config, received } = BytesReceived.watch(sql.config)
-    const connection = yield* Effect.mapError(PgConnection.make(config), reasonOf)
+    const connection = yield* Effect.mapError(PgConnection.make(sql.config), reasonOf)
+    noticeReader(connection)
     const pinned = yield* Scope.provide(connection.pin, pinning)
-    const listenTo = (channel: string) => answered(Scope.provide(pinned.listen(channel), pinning), received)
+    const answered = yield* asking(pinned.interrupt)
+    const listenTo = (channel: string) => answered(Scope.provide(pinned.listen(channel), pinning))
     const [queue, rows] = [yield* listenTo(channel), yield* listenTo(rowChannel)]
     const executing: Executing = {
       execute: (text, parameters) => Effect.map(pinned.query(text, parameters), ({ rows }) => rows)
@@ -106,8 +90,7 @@ export const make = Effect.gen(function* () {
     const inTurn = Semaphore.withPermit(yield* Semaphore.make(1))
     const listening: ListeningConnection = {
       ...hear(queue, rows),
-      query: (statement) =>
-        Effect.suspend(() => answered(inTurn(isolated(executing, ...statement.compile())), received))
+      query: (statement) => Effect.suspend(() => answered(inTurn(isolated(executing, ...statement.compile()))))
     }
     return listening
   })
