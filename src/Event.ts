@@ -255,7 +255,9 @@ export class DuplicateEvent extends Schema.TaggedError<DuplicateEvent>("effect-s
  * counts as deleted.
  *
  * To go on, undo what was made of the events above `lastAgreed`, and read again after it; or build everything anew from
- * `"start"`.
+ * `"start"`. A log is not cut at one version: an event that was committed late can be gone below others that are still there.
+ * A running reader remembers its last 128 events one by one, and `lastAgreed` is below the first of them that is gone; of
+ * what is further back, `get` tells whether it is still there.
  */
 export class LogReplaced extends Schema.TaggedError<LogReplaced>("effect-strata/EventStore/LogReplaced")(
   "LogReplaced",

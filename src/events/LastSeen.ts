@@ -15,7 +15,10 @@
  * another start of a server, or by a restart of the sequence, and `server` names both. Where they are the same as when the
  * event was seen, the event was deleted: the reader remembers that, and goes on.
  *
- * This module is plain data and pure functions.
+ * A log is not cut at one version: an event that was drawn early and committed late is lost, and a later version that was
+ * committed before it is still there. So another server is asked for all that was seen lately, and not only for the last event.
+ *
+ * This module is plain data and functions. Where they take a time, it is the machine's, in milliseconds that never go back.
  */
 import { Option } from "effect"
 import { type Cursor, LogReplaced } from "../Event.ts"
@@ -26,12 +29,21 @@ export interface SeenEvent {
   readonly id: string | undefined
 }
 
+/** Which events were seen lately: those above `after`, for as long as a window lasts, or for two. */
+interface Lately {
+  readonly after: bigint
+  /** When the present window began, and the cursor at that time. */
+  readonly since: number
+  readonly from: bigint
+}
+
 /** What a reader has seen of the log. */
 export interface Seen {
   /** Its cursor. */
   readonly version: bigint
   /** In order. The last ones are there one by one, and the further back the fewer. */
   readonly events: ReadonlyArray<SeenEvent>
+  readonly lately: Lately
   /** Names the server on which they were seen, and its sequence, from one start to the next. Absent if nobody knows. */
   readonly server: string | undefined
 }
@@ -49,12 +61,25 @@ export interface Found {
 const keptClosely = 128
 const keptAtMost = 256
 
+/** What was committed while a standby lagged can be lost, and was seen within about such a time. */
+const windowMillis = 30_000
+
+const nothingLately = (version: bigint): Lately => ({ after: version, since: -windowMillis, from: version })
+
+/** The windows of a reader that goes on from its cursor. */
+const move = ({ lately, version }: Seen, at: number): Lately => {
+  const age = at - lately.since
+  if (age < windowMillis) return lately
+  return { after: age < 2 * windowMillis ? lately.from : version, since: at, from: version }
+}
+
 /** What is known to a reader that begins at a cursor. */
 export const of = (cursor: bigint | Cursor): Seen =>
   typeof cursor === "bigint"
-    ? { version: cursor, events: [], server: undefined }
+    ? { version: cursor, events: [], lately: nothingLately(cursor), server: undefined }
     : {
         version: cursor.version,
+        lately: nothingLately(cursor.version),
         events: cursor.id === undefined || cursor.version === 0n ? [] : [{ version: cursor.version, id: cursor.id }],
         server: undefined
       }
@@ -75,15 +100,24 @@ export interface Look {
 }
 
 /**
- * Whether one look at the cursor is enough to go on: the event is there that was seen there. Where there is nothing, as it is
- * known, the log may have been set back all the same, unless the same server has events above it.
+ * Whether one look at the cursor is enough to go on: the event is there that was seen there, and no other server can lack what
+ * was seen lately below it. Where there is nothing, as it is known, the log may have been set back all the same, unless the
+ * same server has events above it.
  */
 export const isCertain = (seen: Seen, { cursorId, isAbove, server }: Look): boolean => {
   if (seen.version === 0n) return true
   const known = atCursor(seen)
-  if (cursorId !== undefined) return known === undefined || known.id === cursorId
+  if (cursorId !== undefined) {
+    const isAll = seen.server === undefined || seen.server === server || !seen.events.some(isLatelyBelow(seen))
+    return known === undefined || (known.id === cursorId && isAll)
+  }
   return known !== undefined && known.id === undefined && isAbove && seen.server === server
 }
+
+const isLatelyBelow =
+  ({ lately, version }: Seen) =>
+  (event: SeenEvent): boolean =>
+    event.version > lately.after && event.version < version
 
 /** Whether another event than the one that was seen, or any where nothing was, has the version now. */
 const isAnother = ({ id, version }: SeenEvent, ids: Found["ids"]): boolean => {
@@ -101,6 +135,9 @@ export const confirm = (seen: Seen, id: string | undefined, server: string): See
 
 const isThere = ({ id, version }: SeenEvent, ids: Found["ids"]): boolean => id !== undefined && ids.get(version) === id
 
+/** Whether an event is gone, as far as the reader knew until now. */
+const isMissing = (event: SeenEvent, ids: Found["ids"]): boolean => event.id !== undefined && !isThere(event, ids)
+
 const thinned = (events: ReadonlyArray<SeenEvent>): ReadonlyArray<SeenEvent> =>
   events.length <= keptAtMost
     ? events
@@ -115,11 +152,12 @@ export const add = (
   seen: Seen,
   events: ReadonlyArray<SeenEvent>,
   version: bigint,
-  server: string | undefined
+  server: string | undefined,
+  at = performance.now()
 ): Seen => {
   const last = seen.events.at(-1)?.version ?? -1n
   const added = events.filter((event) => event.version > last)
-  return { version, events: thinned([...seen.events, ...added]), server }
+  return { version, events: thinned([...seen.events, ...added]), lately: move(seen, at), server }
 }
 
 /** The reader goes back to a version that it has passed. */
@@ -155,9 +193,10 @@ export const versionsOf = ({ events, version }: Seen): ReadonlyArray<bigint> => 
 ]
 
 const replaced = ({ events, version }: Seen, { end, ids }: Found): LogReplaced => {
-  const another = events.find((event) => isAnother(event, ids))
+  // Nobody can tell whether what is missing below another event was lost or deleted: what is read again does no harm.
+  const first = events.find((event) => isAnother(event, ids) || isMissing(event, ids))
   const agreed = events.findLast(
-    (event) => isThere(event, ids) && (another === undefined || event.version < another.version)
+    (event) => isThere(event, ids) && (first === undefined || event.version < first.version)
   )
   const last = events.at(-1) ?? { version, id: undefined }
   return new LogReplaced({
@@ -180,6 +219,7 @@ const replaced = ({ events, version }: Seen, { end, ids }: Found): LogReplaced =
 export const compare = (seen: Seen, found: Found): Seen | LogReplaced => {
   const { events, version } = seen
   const { end, ids, server } = found
+  const { lately } = seen
   if (events.some((event) => isAnother(event, ids))) return replaced(seen, found)
   const now = events.map((event) => (ids.has(event.version) ? event : { version: event.version, id: undefined }))
   const isSameServer = seen.server === server
@@ -193,7 +233,11 @@ export const compare = (seen: Seen, found: Found): Seen | LogReplaced => {
     }
     // What was kept elsewhere, without the server, may have been deleted since.
     if (seen.server !== undefined && last !== undefined && !isLastThere) return replaced(seen, found)
+    const isLately = isLatelyBelow(seen)
+    if (seen.server !== undefined && events.some((event) => isLately(event) && isMissing(event, ids))) {
+      return replaced(seen, found)
+    }
   }
   const isCursorKnown = version === 0n || events.at(-1)?.version === version
-  return { version, events: isCursorKnown ? now : [...now, { version, id: ids.get(version) }], server }
+  return { version, events: isCursorKnown ? now : [...now, { version, id: ids.get(version) }], lately, server }
 }

@@ -6,12 +6,16 @@ import * as Foreign from "./foreign.ts"
 import * as Locks from "./locks.ts"
 import type { Process } from "./processes.ts"
 import type { Fault, Kind } from "./schedule.ts"
+import * as SetBack from "./setBack.ts"
 import { chosen, type Inflict, type World } from "./world.ts"
 
 const minute = 60_000
 
 /** How far clocks are set, in minutes. */
 const steps = [-24 * 60, -60, -2, 2, 60, 24 * 60]
+
+/** When the server notices that connections are dead, as by its keepalives. */
+const noticing = "15 seconds"
 
 export const make = (world: World) => {
   const { cluster, processes } = world
@@ -71,6 +75,15 @@ export const make = (world: World) => {
   const network = (begin: Effect.Effect<void, unknown>, end: Effect.Effect<void, unknown>): Inflict =>
     lasting((millis) => begin.pipe(Effect.andThen(Effect.sleep(millis)), Effect.andThen(end)), "so")
 
+  /** Nobody ever tells the clients. The server notices after a while, or it would have no room left. */
+  const buryConnections: Inflict = () =>
+    Effect.gen(function* () {
+      const count = yield* proxy.connections
+      const tellServer = yield* proxy.bury
+      yield* Effect.ensuring(Effect.sleep(noticing), tellServer)
+      return `${count} connections, and the server has noticed after ${noticing}`
+    })
+
   const inflict: Readonly<Record<Kind, Inflict>> = {
     "kill a backend": killBackend,
     "kill a process": toProcess(processes, (one, millis) => one.kill(millis)),
@@ -82,10 +95,12 @@ export const make = (world: World) => {
     "kill the server": lasting((millis) => cluster.outage(({ kill }) => kill, millis), "down"),
     "promote a standby early": lasting(cluster.promoteEarly, "nobody answered"),
     "promote a standby late": lasting(cluster.promoteLate, "a standby answered"),
+    "set the log back": SetBack.make(world, foreign.endAgain),
     "stall the network": network(proxy.stall(true), proxy.stall(false)),
     "cut the network": () => Effect.as(proxy.cut, "once"),
     // Nothing passes on these connections any more, but their ends are told at last, as by keepalives.
     "silence the network": network(proxy.blackhole, proxy.cut),
+    "let connections die": buryConnections,
     "refuse connections": network(proxy.refuse(true), proxy.refuse(false)),
     "fill the server": fillServer,
     "fill a pool": toProcess(writers, (one) => one.tell("SIGUSR2")),

@@ -34,7 +34,7 @@ export const linesOf = <A>(directory: string, history: string, line: Schema.Code
 }
 
 const Entry = Schema.fromJsonString(Schema.Union([Ended, Began]))
-const Line = Schema.fromJsonString(Noted)
+export const Line = Schema.fromJsonString(Noted)
 const Lost = Schema.fromJsonString(SetBack)
 
 /** One line of the verdict: what was looked at, and what is wrong with it. */

@@ -60,6 +60,30 @@ describe("a reader that has seen events on a server", () => {
     }
   })
 
+  describe("has seen an event that was committed late, and is gone, below one that is still there", () => {
+    const without = (gone: number) => range(1, 12).filter(({ version }) => version !== BigInt(gone))
+    const look = (server: string) => ({ server, cursorId: "id 10", isAbove: true })
+
+    it("is told by another server, which it asks, and of no version above the event as agreed", () => {
+      assert.isFalse(LastSeen.isCertain(seen, look("B")))
+      assert.strictEqual(replaced(LastSeen.compare(seen, found("B", without(4)))).agreed, 3n)
+      const replacedToo = [...without(4).slice(0, 7), event(9, "other")]
+      assert.strictEqual(replaced(LastSeen.compare(seen, found("B", replacedToo))).agreed, 3n)
+    })
+
+    it("goes on, on the same server and where it has seen the event long ago: it was deleted", () => {
+      assert.isTrue(LastSeen.isCertain(seen, look("A")))
+      assert.strictEqual(goesOn(LastSeen.compare(seen, found("A", without(4)))).version, 10n)
+      const at = (millis: number) => performance.now() + millis
+      let later = LastSeen.add(LastSeen.of(0n), range(1, 5), 5n, "A", at(0))
+      later = LastSeen.add(later, [event(6)], 6n, "A", at(40_000))
+      assert.strictEqual(replaced(LastSeen.compare(later, found("B", without(4)))).agreed, 3n)
+      later = LastSeen.add(later, range(7, 10), 10n, "A", at(80_000))
+      assert.strictEqual(goesOn(LastSeen.compare(later, found("B", without(4)))).version, 10n)
+      assert.strictEqual(replaced(LastSeen.compare(later, found("B", without(6)))).agreed, 5n)
+    })
+  })
+
   it("remembers on the same server that events are gone, and is told if others come in their place", () => {
     for (const end of [7n, 73n]) {
       const after = goesOn(LastSeen.compare(seen, found("A", range(1, 7), end)))

@@ -9,7 +9,7 @@ import { promisify } from "node:util"
 import { untilHandled } from "../../src/testing/ProjectionScene.ts"
 import * as PostgresServer from "../support/PostgresServer.ts"
 import { standbyOf } from "../support/Replicas.ts"
-import { event, follow, serveEvents, type ServedEvents } from "./events.harness.ts"
+import { event, follow, plainInsert, serveEvents, type ServedEvents, session } from "./events.harness.ts"
 import { execute, query } from "./harness.ts"
 import { untilTailIsRead } from "./subscriptions.harness.ts"
 
@@ -111,6 +111,38 @@ describe("a failover to a standby that lagged", () => {
     )
   }
 })
+
+it.live(
+  "a subscriber is told of an event that was drawn early, committed late and lost, where its last event was not",
+  () =>
+    Effect.gen(function* () {
+      const { place, primary, served } = yield* movable()
+      yield* append(served, "kept", 3)
+      const standby = yield* standbyOf(primary)
+      const run = yield* session(primary.url)
+      yield* run("BEGIN")
+      yield* run(plainInsert("public.events", "late"))
+      yield* append(served, "above", 1)
+      yield* Effect.repeat(query("SELECT max(version)::int FROM public.events, pg_sleep(0.02)", standby.url), {
+        until: ([row]) => row?.[0] === 5
+      })
+      yield* standby.stop("fast")
+      yield* run("COMMIT")
+      const subscriber = yield* follow(served, { after: "start" })
+      yield* subscriber.until(5n)
+      assert.deepStrictEqual(subscriber.seen, [1n, 2n, 3n, 4n, 5n])
+      yield* primary.kill
+      yield* standby.start
+      yield* execute(["SELECT pg_promote()"], standby.url)
+      place.port = standby.port
+      const { lastAgreed } = yield* replacedOf(subscriber)
+      assert.deepStrictEqual(Option.getOrUndefined(lastAgreed), 3n)
+      assert.deepStrictEqual(
+        (yield* Stream.runCollect(served.events.read())).map(({ version }) => version),
+        [1n, 2n, 3n, 5n]
+      )
+    })
+)
 
 /** Runs a projection of two shards whose read model is a table, and gives how it ends and what the model has. */
 const project = Effect.fnUntraced(function* ({ context, sql, watched }: ServedEvents) {
