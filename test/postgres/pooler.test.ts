@@ -1,7 +1,7 @@
 /** Behind a pooler: what works there, and how the library does where it can hear of nothing. */
 import { assert, describe, it } from "@effect/vitest"
-import { Context, Effect, Queue, Redacted, Schema } from "effect"
-import { Spool, SpoolStore } from "effect-strata"
+import { Context, type Duration, Effect, Queue, Redacted, Result, Schema } from "effect"
+import { type EventStore, Projection, Spool, SpoolStore } from "effect-strata"
 import type * as Postgres from "effect-strata/postgres"
 import { scratchDatabase, waitForBackends } from "../support/database.ts"
 import { mistakes, none } from "../support/histories.ts"
@@ -118,6 +118,35 @@ describe("a pooler in transaction mode", () => {
       }
       while (behind.logged.length === 0) yield* Effect.sleep(50)
       assert.match(behind.logged[0] ?? "", /events and messages are found by looking/)
+    }).pipe(Effect.scoped)
+  )
+
+  behindPooler(
+    "has projections obey orders, and those who wait for them see how far they are",
+    Effect.gen(function* () {
+      const { behind, direct } = yield* pooled("transaction", { prepare: false })
+      const handled: Array<string> = []
+      const handler = ({ aggregateId }: EventStore.StoredEvent) => Effect.sync(() => handled.push(aggregateId))
+      yield* Projection.run(Projection.make({ name: "orders", handler })).pipe(
+        Effect.provideContext(behind.context),
+        behind.watched,
+        Effect.forkScoped
+      )
+      const append = Effect.fnUntraced(function* (aggregateId: string) {
+        const [appended] = yield* direct.events.append(event(aggregateId))
+        return appended?.version ?? 0n
+      })
+      const waits = (version: bigint, limit: Duration.Input) =>
+        Effect.result(Effect.provideContext(Projection.awaitVersion("orders", version, limit), behind.context))
+      const order = <E>(given: Effect.Effect<void, E, Projection.Services>) =>
+        Effect.provideContext(given, direct.context)
+      assert.isTrue(Result.isSuccess(yield* waits(yield* append("a"), "4 minutes")))
+      yield* order(Projection.pause("orders"))
+      const later = yield* append("b")
+      assert.isTrue(Result.isFailure(yield* waits(later, "2 seconds")))
+      yield* order(Projection.resume("orders"))
+      assert.isTrue(Result.isSuccess(yield* waits(later, "4 minutes")))
+      assert.deepStrictEqual(handled, ["a", "b"])
     }).pipe(Effect.scoped)
   )
 

@@ -31,17 +31,10 @@ import { PostgresDatabase, type Query } from "../database/PostgresDatabase.ts"
 import * as Connector from "./Connector.ts"
 import * as Notifications from "./Notifications.ts"
 import type { Table } from "./Notifications.ts"
+import { makePace } from "./Pace.ts"
 
 /** How long a reader of `changes` hears nothing before it asks whether the connection still lives. */
 const heartbeatInterval = Duration.minutes(1)
-
-/**
- * How long readers of `changes` wait, where no notification arrives, before they are woken without one: at least, and at most
- * once nothing has been found for a while.
- */
-const shortestBlindWait = Duration.seconds(1)
-const longestBlindWait = Duration.seconds(5)
-const timeUntilIdle = Duration.seconds(30)
 
 /** What a reader has to hear with: as long as the connection lasts. */
 export interface Ear {
@@ -103,21 +96,6 @@ const makeReaders = () => {
   }
 }
 
-/** Remembers when there was something in a table. */
-const makeFinds = (isDeaf: () => boolean) => {
-  const began = performance.now()
-  const foundAt = new Map<Table, number>()
-  return {
-    found: (table: Table) => void foundAt.set(table, performance.now()),
-    /** How long a reader of the table may wait, if no notification arrives. */
-    blindWait: (table: Table): Duration.Duration | undefined => {
-      if (!isDeaf()) return undefined
-      const isIdle = performance.now() - (foundAt.get(table) ?? began) > Duration.toMillis(timeUntilIdle)
-      return isIdle ? longestBlindWait : shortestBlindWait
-    }
-  }
-}
-
 /** The stream of a table's changes, by a reader that only tells of wake-ups. */
 const changesBy =
   (
@@ -153,7 +131,7 @@ const make = Effect.gen(function* () {
   const { latchOf, wake } = makeReaders()
   const notifier = yield* Notifications.make
   const { connector, isDeaf, status } = yield* Connector.make(wake, notifier)
-  const { blindWait, found } = makeFinds(isDeaf)
+  const pace = makePace(() => performance.now())
 
   const listen: Listen = Effect.fnUntraced(function* (table, reader): Effect.fn.Return<never, Reason, Scope.Scope> {
     const { connected, count } = yield* connector
@@ -174,13 +152,17 @@ const make = Effect.gen(function* () {
 
   return Wakeups.of({
     announce: (table) => {
-      found(table)
+      pace.found(table)
       wake(table)
       notifier.notify(table)
     },
-    found,
+    found: pace.found,
     listen,
-    changes: changesBy(listen, (query) => query(sql`SELECT 1`), blindWait),
+    changes: changesBy(
+      listen,
+      (query) => query(sql`SELECT 1`),
+      (table) => (isDeaf() ? pace.wait(table) : undefined)
+    ),
     status
   })
 })
