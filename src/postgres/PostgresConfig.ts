@@ -6,6 +6,7 @@
  * | `DATABASE_URL` | | `postgres://user:password@host:5432/database?sslmode=require` |
  * | `DB_HOST`, `DB_PORT`, `DB_NAME`, `DB_USER`, `DB_PASSWORD`, `DB_SSLMODE` | `localhost`, 5432 | its parts, where there is no URL |
  * | `DB_SCHEMA` | | the schema of the stores' tables |
+ * | `DB_QUEUES` | | `shared` where messages of queues are in RetrySpool's table: the option `queues` |
  * | `DB_POOL_SIZE` | 25 | connections at most |
  * | `DB_IDLE_TIMEOUT` | `15 minutes` | an idle connection is closed after this |
  * | `DB_MAX_LIFETIME` | `1 hour` | any connection is replaced after this |
@@ -55,6 +56,15 @@ const optional = <A>(config: Config.Config<A>) => Config.map(Config.option(confi
 
 /** The schema of the stores' tables, if one is set. */
 export const schema = optional(Config.String("DB_SCHEMA"))
+
+/** Whether messages of queues share RetrySpool's table. */
+export const queues = optional(Config.schema(Schema.Literal("shared"), "DB_QUEUES"))
+
+/** The options of the layers that are set, beside those of the pool. */
+export const options = Config.map(Config.all({ schema, queues }), ({ queues, schema }) => ({
+  ...(schema === undefined ? {} : { schema }),
+  ...(queues === undefined ? {} : { queues })
+}))
 
 /** The settings of the pool. */
 export const pool: Config.Config<PgClient.PgPoolConfig> = Config.map(

@@ -95,6 +95,6 @@ export const layerConfig = (
   Stores | PgClient.PgClient | SqlClient.SqlClient,
   Config.ConfigError | InvalidInput | SqlError.SqlError | StoreError
 > =>
-  Layer.unwrap(
-    Effect.map(PostgresConfig.schema, (schema) => layer(schema === undefined ? options : { schema, ...options }))
-  ).pipe(Layer.provideMerge(Layer.unwrap(Effect.map(PostgresConfig.pool, PgClient.layer))))
+  Layer.unwrap(Effect.map(PostgresConfig.options, (set) => layer({ ...set, ...options }))).pipe(
+    Layer.provideMerge(Layer.unwrap(Effect.map(PostgresConfig.pool, PgClient.layer)))
+  )

@@ -56,8 +56,8 @@ const layerClient = (create: boolean) =>
 type Extras = Pick<Postgres.Options, "notify" | "index">
 
 const options = Effect.gen(function* () {
-  const schema = Option.getOrUndefined(yield* Settings.schema) ?? (yield* PostgresConfig.schema)
-  return schema === undefined ? {} : { schema }
+  const schema = yield* Settings.schema
+  return { ...(yield* PostgresConfig.options), ...(Option.isNone(schema) ? {} : { schema: schema.value }) }
 })
 
 /** The names of the tables, and a way to run statements on them. The tables need not exist. */
