@@ -280,6 +280,37 @@ describe("statements", () => {
       })
   )
 
+  it.live("that look for the messages of a queue in a state do not read all messages of the queue", () =>
+    Effect.gen(function* () {
+      const { schema, spool: filling } = yield* serveSpool()
+      // Without statistics the planner takes the queue for a small one, also where it reads the key of the whole queue.
+      yield* execute([`ALTER TABLE ${schema}.strata_messages SET (autovacuum_enabled = off)`])
+      const messages = (queue: string, count: number, state: "incoming" | "active") =>
+        filling.storeMany(Array.from({ length: count }, (_, n) => ({ queue, id: `${n}`, state })))
+      yield* messages("mails", 10_000, "incoming")
+      yield* messages("other", 100, "active")
+      const { spool, sql } = yield* serveSpool({
+        options: { schema },
+        layer: Postgres.layerStorage,
+        client: { maxConnections: 1 }
+      })
+      const entries = Effect.gen(function* () {
+        yield* sql`SELECT pg_stat_force_next_flush()`
+        const [row] = yield* query(
+          `SELECT idx_tup_read FROM pg_stat_user_indexes WHERE relid = '${schema}.strata_messages'::regclass
+           AND indexrelname = 'strata_messages_pkey'`
+        )
+        return Number(row?.[0])
+      })
+      const before = yield* entries
+      yield* spool.untilReady("mails")
+      yield* spool.recover({ queue: "mails" })
+      yield* spool.purge({ state: "archived", queue: "mails", olderThan: 0 })
+      yield* spool.listMessages("active", { queue: "mails" })
+      assert.strictEqual((yield* entries) - before, 0)
+    })
+  )
+
   it.live.each(kinds)(
     "look messages of $what up by their keys, also where statistics say that none is active",
     (kind) =>
