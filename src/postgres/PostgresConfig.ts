@@ -8,6 +8,7 @@
  * | `DB_SSLMODE`, `DB_SSLROOTCERT` | `verify-full`; to this machine `disable` | TLS, where the URL says nothing of it |
  * | `DB_TARGET_SESSION_ATTRS` | `any` | which of several hosts, where the URL does not say it |
  * | `DB_SCHEMA` | | the schema of the stores' tables |
+ * | `DB_QUEUES` | | `shared` where messages of queues are in RetrySpool's table: the option `queues` |
  * | `DB_POOL_SIZE` | 25 | connections at most |
  * | `DB_IDLE_TIMEOUT` | `15 minutes` | an idle connection is closed after this |
  * | `DB_MAX_LIFETIME` | `1 hour` | any connection is replaced after this |
@@ -66,6 +67,16 @@ export const schema = optional(Config.String("DB_SCHEMA"))
 
 /** The connection that listens, if it is not made with the settings of the pool. */
 export const listen: Config.Config<PgClient.PgClientConfig | undefined> = ConnectionConfig.fromVariable("DB_LISTEN_URL")
+
+/** Whether messages of queues share RetrySpool's table. */
+export const queues = optional(Config.schema(Schema.Literal("shared"), "DB_QUEUES"))
+
+/** The options of the layers that are set, beside those of the pool. */
+export const options = Config.map(Config.all({ listen, queues, schema }), ({ listen, queues, schema }) => ({
+  ...(listen === undefined ? {} : { listen }),
+  ...(queues === undefined ? {} : { queues }),
+  ...(schema === undefined ? {} : { schema })
+}))
 
 const connection = ConnectionConfig.fromEnvironment(
   Config.all({ connectTimeout: optional(Config.schema(TimeLimit, "DB_CONNECT_TIMEOUT")) })

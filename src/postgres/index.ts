@@ -19,7 +19,8 @@
  * ends the sessions that dead connections leave behind in a transaction.
  */
 import { PgClient } from "@effect/sql-pg"
-import { Config, Effect, Layer } from "effect"
+import type { Config } from "effect"
+import { Effect, Layer } from "effect"
 import { type SqlClient, type SqlError } from "effect/sql"
 import type * as States from "../DurableStateStore.ts"
 import type * as Events from "../EventStore.ts"
@@ -108,8 +109,6 @@ export const layerConfig = (
   Stores | PgClient.PgClient | SqlClient.SqlClient,
   Config.ConfigError | InvalidInput | SqlError.SqlError | StoreError
 > =>
-  Layer.unwrap(
-    Effect.map(Config.all({ schema: PostgresConfig.schema, listen: PostgresConfig.listen }), ({ listen, schema }) =>
-      layer({ ...(schema === undefined ? {} : { schema }), ...(listen === undefined ? {} : { listen }), ...options })
-    )
-  ).pipe(Layer.provideMerge(Layer.unwrap(Effect.map(PostgresConfig.pool, PgClient.layer))))
+  Layer.unwrap(Effect.map(PostgresConfig.options, (set) => layer({ ...set, ...options }))).pipe(
+    Layer.provideMerge(Layer.unwrap(Effect.map(PostgresConfig.pool, PgClient.layer)))
+  )

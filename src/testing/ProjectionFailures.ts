@@ -85,7 +85,7 @@ export const suite = <E>(name: string, layer: Layer.Layer<Projection.Services, E
           if (onFailure === "stop") {
             lines.push(
               `Projection "${name}" stopped before event ${event?.version} ("${type}" of "a", shard 0): the handler failed ` +
-                "2 times; nothing of it is stored: mend the handler and run it again, or let it skip or park such events"
+                "twice; nothing of it is stored: mend the handler and run it again, or let it skip or park such events"
             )
           }
           if (onFailure === "skip") lines.push(`${at} 3; it is skipped: Error: no ones`)

@@ -97,11 +97,15 @@ const layerClient = (create: boolean) =>
 type Extras = Pick<Postgres.Options, "notify" | "index" | "owners">
 
 const options = Effect.gen(function* () {
-  const schema = Option.getOrUndefined(yield* Settings.schema) ?? (yield* PostgresConfig.schema)
+  const schema = Option.getOrUndefined(yield* Settings.schema)
+  const { listen, ...options } = yield* PostgresConfig.options
   // It belongs to the server of the environment, and to no other.
   const isNamed = Option.isSome(yield* Settings.url) || Option.isSome(yield* Settings.pglite)
-  const listen = isNamed ? undefined : yield* PostgresConfig.listen
-  return { ...(schema === undefined ? {} : { schema }), ...(listen === undefined ? {} : { listen }) }
+  return {
+    ...options,
+    ...(schema === undefined ? {} : { schema }),
+    ...(listen === undefined || isNamed ? {} : { listen })
+  }
 })
 
 /** The names of the tables, and a way to run statements on them. The tables need not exist. */

@@ -5,14 +5,14 @@ import { type Iterate, type List, noMessages, type Purge, type Selection, type S
 import { columnsWithoutPayload } from "./MessageRow.ts"
 import { code, StateCode } from "./MessageState.ts"
 import { removeOrRemember } from "./RememberedIds.ts"
-import { andInQueue, committed, type SpoolTable } from "./SpoolTable.ts"
+import { andFilterQueue, committed, inQueue, type SpoolTable } from "./SpoolTable.ts"
 
 // Statements
 
 const isListed = (spool: SpoolTable, { queue, since, state }: List) => {
   const { sql } = spool
   const recent = since === undefined ? sql.literal("") : sql`AND updated >= ${DateTime.toDateUtc(since)}`
-  return sql`state = ${code[state]} ${andInQueue(spool, queue)} ${recent}`
+  return sql`state = ${code[state]} ${andFilterQueue(spool, queue)} ${recent}`
 }
 
 /** One message more than the page has room for tells whether there is another page. */
@@ -42,12 +42,14 @@ const selectBatch = (spool: SpoolTable, { batchSize, queue, state }: Iterate, af
           > ('epoch'::timestamptz + ${after.micros}::float8 * interval '1 microsecond', ${after.id}, ${after.queue ?? ""})`
   return sql`
     SELECT ${columnsWithoutPayload}, (extract(epoch FROM created) * 1000000::numeric)::bigint AS micros FROM ${table}
-    WHERE state = ${code[state]} ${andInQueue(spool, queue)} ${rest}
+    WHERE state = ${code[state]} ${andFilterQueue(spool, queue)} ${rest}
     ORDER BY created, id COLLATE "C", coalesce(queue, '') LIMIT ${batchSize}`
 }
 
 const countStates = (spool: SpoolTable, queue: string | undefined) => spool.sql`
-  SELECT state, count(*) FROM ${spool.table} WHERE state < 6 ${andInQueue(spool, queue)} GROUP BY state`
+  SELECT state, count(*) FROM ${spool.table} WHERE state < 6 ${
+    queue === undefined ? spool.sql.literal("") : spool.sql`AND ${inQueue(spool, queue)}`
+  } GROUP BY state`
 
 const StateCount = Schema.Struct({ state: StateCode, count: Schema.BigInt })
 
@@ -57,7 +59,7 @@ const removeOld = (spool: SpoolTable, { limit, olderThan, queue, state }: Purge)
   const latest = sql`clock_timestamp() - ${millisOf(olderThan)}::float8 * interval '1 millisecond'`
   const old = (more: string) => sql`
     SELECT queue, id${sql.literal(more)} FROM ${table}
-    WHERE state = ${code[state]} ${andInQueue(spool, queue)} AND created <= ${latest} AND updated <= ${latest}
+    WHERE state = ${code[state]} ${andFilterQueue(spool, queue)} AND created <= ${latest} AND updated <= ${latest}
     ORDER BY created, id COLLATE "C" LIMIT ${limit} FOR UPDATE SKIP LOCKED`
   return spool.isOfQueues
     ? removeOrRemember(spool, old(", remember - (clock_timestamp() - updated) AS remember"))

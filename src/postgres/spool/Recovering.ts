@@ -6,7 +6,16 @@ import { defaultGrace, leaseExpired, type Recover, type Selection } from "../../
 import { warnOf } from "./Claiming.ts"
 import { warnOfUnrecovered } from "./LockedMessages.ts"
 import { code } from "./MessageState.ts"
-import { andInQueue, committed, inQueue, isSame, noLease, type SpoolTable, touched } from "./SpoolTable.ts"
+import {
+  andFilterQueue,
+  committed,
+  filterQueue,
+  inQueue,
+  isSame,
+  noLease,
+  type SpoolTable,
+  touched
+} from "./SpoolTable.ts"
 
 // Statements
 
@@ -16,7 +25,7 @@ const leaseEnd = ({ sql }: SpoolTable, grace: Duration.Input) =>
 
 /** The condition that the claim of an active message is to be given up. */
 const expired = (spool: SpoolTable, { grace, queue }: Recover) =>
-  spool.sql`${leaseEnd(spool, grace)} <= clock_timestamp() ${andInQueue(spool, queue)}`
+  spool.sql`${leaseEnd(spool, grace)} <= clock_timestamp() ${andFilterQueue(spool, queue)}`
 
 const giveUp = (spool: SpoolTable, input: Recover) => spool.sql`
   WITH expired AS MATERIALIZED (
@@ -63,7 +72,7 @@ const nextReady = (spool: SpoolTable, queue: string | undefined) => spool.sql`
     ) FROM level
     UNION ALL
     SELECT min(${leaseEnd(spool, defaultGrace)}) FROM ${spool.table}
-    WHERE state = ${code.active} AND ${inQueue(spool, queue)}
+    WHERE state = ${code.active} AND ${filterQueue(spool, queue)}
   ) AS next`
 
 const oldest = (spool: SpoolTable, queue: string | undefined) => spool.sql`

@@ -32,17 +32,20 @@ const held = (spool: SpoolTable, leases: ReadonlyArray<Lease>, locking: Locking)
     FROM ${leasesAsRows(spool, leases)} CROSS JOIN ${leasedMessage(spool, locking)}
   )`
 
+/** Deletes the messages, but for those whose ids are to be remembered. */
 const remove = (spool: SpoolTable, outcomes: ReadonlyArray<Outcome>, locking: Locking) => {
   const { isOfQueues, sql, table } = spool
-  return isOfQueues
-    ? sql`
-        WITH ${held(spool, outcomes, locking)}, ${removedOrRemembered(spool, "held")}
-        SELECT queue, id FROM held WHERE ${committed}`
-    : sql`
-        WITH ${held(spool, outcomes, locking)}
-        DELETE FROM ${table} AS message USING held WHERE ${isSame(spool, "held")} AND ${committed}
-        RETURNING message.queue, message.id`
+  const forgettable = sql.literal(isOfQueues ? "AND held.remember IS NULL" : "")
+  return sql`
+    WITH ${held(spool, outcomes, locking)}
+    DELETE FROM ${table} AS message USING held WHERE ${isSame(spool, "held")} ${forgettable} AND ${committed}
+    RETURNING message.queue, message.id`
 }
+
+/** Deletes the messages, or remembers their ids. To plan it takes a third longer. */
+const removeOrRemember = (spool: SpoolTable, outcomes: ReadonlyArray<Outcome>, locking: Locking) => spool.sql`
+  WITH ${held(spool, outcomes, locking)}, ${removedOrRemembered(spool, "held")}
+  SELECT queue, id FROM held WHERE ${committed}`
 
 /** The number of the state in which an outcome leaves a message, or null if the message is deleted. */
 const stateAfter = ({ outcome }: Outcome): number | null => {
@@ -62,6 +65,11 @@ const stateAfter = ({ outcome }: Outcome): number | null => {
   }
 }
 
+const isDone = ({ outcome }: Outcome) => outcome === "done"
+
+const endOfDone = (spool: SpoolTable) => spool.sql`
+  done AS (SELECT * FROM outcome WHERE state IS NULL), ${removedOrRemembered(spool, "done")},`
+
 const apply = (spool: SpoolTable, outcomes: ReadonlyArray<Outcome>, locking: Locking) => spool.sql`
   WITH ${held(spool, outcomes, locking)}, outcome AS MATERIALIZED (
     SELECT held.*, state, error, delay, headers FROM held JOIN unnest(
@@ -70,9 +78,7 @@ const apply = (spool: SpoolTable, outcomes: ReadonlyArray<Outcome>, locking: Loc
       ${nullableArray(outcomes.map((outcome) => ("delay" in outcome ? millisOf(outcome.delay) : null)))}::float8[],
       ${outcomes.map(({ headers }) => JSON.stringify(headers ?? {}))}::jsonb[]
     ) WITH ORDINALITY AS outcome (state, error, delay, headers, place) USING (place)
-  ), done AS (
-    SELECT * FROM outcome WHERE state IS NULL
-  ), ${removedOrRemembered(spool, "done")}, changed AS (
+  ), ${outcomes.some(isDone) ? endOfDone(spool) : spool.sql.literal("")} changed AS (
     UPDATE ${spool.table} AS message SET
       ${touched}, state = outcome.state, ${noLease},
       attempts = message.attempts - CASE outcome.state WHEN ${code.incoming} THEN 1 ELSE 0 END,
@@ -112,14 +118,36 @@ const announceOf = (spool: SpoolTable, outcomes: ReadonlyArray<Outcome>) => {
 }
 
 /**
- * Settles the outcomes and returns the texts of the keys of what is settled. The statement gets the leases in the order of
+ * Deletes the messages, or remembers their ids, and returns the texts of their keys. A queue in which nothing is to be
+ * remembered has the short statement. The first message that is to be remembered takes a second one, and tells that its queue has
+ * such messages. The first statement has locked them.
+ */
+const removeDone = Effect.fnUntraced(function* (spool: SpoolTable, outcomes: ReadonlyArray<Outcome>, locking: Locking) {
+  const { isOfQueues, keys, remembering } = spool
+  if (outcomes.some(({ queue = "" }) => remembering.has(queue))) {
+    return yield* keys(removeOrRemember(spool, outcomes, locking))
+  }
+  const removed = yield* keys(remove(spool, outcomes, locking))
+  if (removed.length === outcomes.length || !isOfQueues) return removed
+  const removedKeys = new Set(removed)
+  const left = outcomes.filter((outcome) => !removedKeys.has(keyText(outcome)))
+  const remembered = new Set(yield* keys(removeOrRemember(spool, left, locking)))
+  for (const outcome of left) if (remembered.has(keyText(outcome))) remembering.add(outcome.queue ?? "")
+  return [...removed, ...remembered]
+})
+
+/**
+ * Settles the outcomes and returns the texts of the keys of what is settled. The statements get the leases in the order of
  * their keys: two that lock the same messages in this order cannot block each other in a circle.
  */
 const settleBy = (spool: SpoolTable, outcomes: ReadonlyArray<Outcome>, locking: Locking) => {
+  const sorted = outcomes.toSorted(byKey)
   // Where all messages are done, which is the usual case, a statement of its own takes half the time.
-  const statement = outcomes.every(({ outcome }) => outcome === "done") ? remove : apply
+  const settled = outcomes.every(isDone)
+    ? removeDone(spool, sorted, locking)
+    : spool.keys(apply(spool, sorted, locking))
   return Effect.tap(
-    Effect.map(spool.keys(statement(spool, outcomes.toSorted(byKey), locking)), (keys) => new Set(keys)),
+    Effect.map(settled, (keys) => new Set(keys)),
     () => announceOf(spool, outcomes)
   )
 }

@@ -69,6 +69,9 @@ export interface SpoolTable extends Database {
   /** Which transactions it was said of that they keep messages locked. */
   readonly lockWarnings: LockWarnings
 
+  /** The queues in which this process has settled messages whose ids are to be remembered. */
+  readonly remembering: Set<string>
+
   /** Where the incoming messages of each queue begin. `announce` forgets them. */
   readonly queueStarts: QueueStarts
 
@@ -124,6 +127,7 @@ export const make = Effect.fnUntraced(function* (which: "messages" | "spool") {
     decodeMessages,
     decodeAs,
     lockWarnings: new LockWarnings(),
+    remembering: new Set(),
     queueStarts,
     announce: sql.afterCommit(
       Effect.sync(() => {
@@ -152,11 +156,14 @@ export const committed = text(readCommitted)
 /** What becomes of the lease of a message that is not active any more. */
 export const noLease = text("lease_owner = NULL, lease_until = NULL")
 
-/** The queue of a row, which is empty for a message in no queue. Each table has indexes on this expression. */
+/** The queue of a row, which is empty for a message in no queue. */
 const queue = text("queue")
 const queueOrNone = text("coalesce(queue, '')")
 
-/** The condition that a message is in the queue of this name, or without a name in no queue. */
+/**
+ * The condition that a message is in the queue of this name, or without a name in no queue, for statements that look for ready
+ * messages, or for a key: each table has indexes on this expression.
+ */
 export const inQueue = ({ isOfQueues, sql }: SpoolTable, name = "") =>
   sql`${isOfQueues ? queue : queueOrNone} = ${name}`
 
@@ -175,9 +182,15 @@ export const isSame = ({ isOfQueues }: SpoolTable, other: string) =>
       : `message.id::text = ${other}.id::text`
   )
 
+/**
+ * The same condition for statements that look for messages by their state. In the table of queues no index has this expression:
+ * the planner could take the primary key, which begins with the queue, and read all messages of the queue.
+ */
+export const filterQueue = ({ sql }: SpoolTable, name = "") => sql`${queueOrNone} = ${name}`
+
 /** `AND` and that condition; without a name nothing, which selects all queues. */
-export const andInQueue = (table: SpoolTable, queue: string | undefined) =>
-  queue === undefined ? text("") : table.sql`AND ${inQueue(table, queue)}`
+export const andFilterQueue = (table: SpoolTable, queue: string | undefined) =>
+  queue === undefined ? text("") : table.sql`AND ${filterQueue(table, queue)}`
 
 /** An array to be cast to another type. The driver cannot send an array that contains only nulls, except as a literal. */
 export const nullableArray = (
