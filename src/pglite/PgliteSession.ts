@@ -1,5 +1,4 @@
 import type { PgConnection } from "@effect/sql-pg"
-import type { PGlite } from "@electric-sql/pglite"
 import { Cause, Queue } from "effect"
 import type { SqlError } from "effect/sql/SqlError"
 import { randomInt } from "node:crypto"
@@ -33,6 +32,14 @@ const leave = (queue: Array<Waiter>, socket: PgliteSocket): void => {
   if (index !== -1) queue.splice(index, 1)
 }
 
+/** What a session needs of PGlite. PGlite's own types need others that it does not bring: no declaration may name them. */
+export interface Engine {
+  readonly execProtocolRawStream: (
+    messages: Uint8Array,
+    options: { readonly onRawData: (bytes: Uint8Array) => void }
+  ) => Promise<void>
+}
+
 /**
  * Lets the connections of a client use the one session of PGlite in turn, each as if it had a session of its own.
  *
@@ -44,7 +51,7 @@ const leave = (queue: Array<Waiter>, socket: PgliteSocket): void => {
  * a connection, never inside one.
  */
 export class PgliteSession implements Session {
-  private readonly pglite: PGlite
+  private readonly pglite: Engine
   private readonly greeting: Buffer
   /** Where the last exchange has left the session. */
   private status: Wire.Status = "idle"
@@ -66,7 +73,7 @@ export class PgliteSession implements Session {
   /** Why the session is over, once it is. */
   private failure: Error | undefined
 
-  constructor(pglite: PGlite) {
+  constructor(pglite: Engine) {
     this.pglite = pglite
     this.greeting = this.exchange(Wire.startup({ user: "postgres", database: "postgres" })).bytes
   }

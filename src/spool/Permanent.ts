@@ -1,5 +1,5 @@
 /** Errors of handlers as text, and the error that no further attempt can mend. */
-import { Data } from "effect"
+import { Schema } from "effect"
 
 /** How many characters of an error are stored. */
 const longestText = 2000
@@ -11,7 +11,9 @@ export const textOf = (error: unknown): string => {
 }
 
 /** An error that no further attempt can mend: see `permanent`. */
-export class Permanent extends Data.TaggedError("Permanent")<{ readonly cause: unknown }> {
+export class Permanent extends Schema.TaggedError<Permanent>("effect-strata/Spool/Permanent")("Permanent", {
+  cause: Schema.Unknown
+}) {
   override get message(): string {
     return textOf(this.cause)
   }

@@ -73,7 +73,7 @@ const model = Effect.fnUntraced(function* (name: string) {
 })
 
 /** A projection, its read model, and a type of events that no other test uses: as if the test had a log of its own. */
-export const scene = Effect.fnUntraced(function* (what = "projection") {
+export const scene = Effect.fnUntraced(function* (what: string = "projection") {
   const name = fresh(what)
   const type = fresh("type")
   const { add, clear, seen } = yield* model(name)

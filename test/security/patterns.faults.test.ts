@@ -31,7 +31,10 @@ describe("content", () => {
     })
     assert.deepStrictEqual([signal, stderr], [null, ""], stdout)
     assert.isAtLeast(stdout.match(/^expression \//gm)?.length ?? 0, 20, stdout)
-    assert.match(stdout, /a long number: undefined\na long number in a text: string\na message of spaces: \d+\n$/)
+    assert.match(
+      stdout,
+      /as many URLs: 4750000\na long number: undefined\na long number in a text: string\na message of spaces: \d+\n$/
+    )
   })
 
   it.live("a number of 100 KB and JSON of 5,000 levels are rows that cannot be read, and no more", () =>

@@ -1,4 +1,5 @@
 import { readdirSync, readFileSync } from "node:fs"
+import { withoutPasswords } from "../../src/cli/terminal/Printable.ts"
 import { parseExact } from "../../src/internal/ExactJson.ts"
 import { codecError } from "../../src/StateCodec.ts"
 
@@ -55,6 +56,9 @@ for (const [whole, expression] of expressions) {
   }
   say(`expression ${whole}`)
 }
+
+const urls = "postgres://a:b@c ".repeat(millions / 16)
+say(`as many URLs: ${withoutPasswords(urls).length}`)
 
 const number = `1${"0".repeat(millions)}1`
 say(`a long number: ${parseExact(`[${number}]`, "fail")}`)

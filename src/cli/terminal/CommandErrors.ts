@@ -1,5 +1,5 @@
 /** How the command fails: what it says, in a line or two, and with which exit status it ends. */
-import { Cause, Config, Data, Effect, Option, Predicate, Runtime, Schema } from "effect"
+import { Cause, Config, Effect, Option, Predicate, Runtime, Schema } from "effect"
 import { CliError } from "effect/cli"
 import { SqlError } from "effect/sql"
 import { InvalidInput, invalidInput } from "../../InvalidInput.ts"
@@ -21,7 +21,9 @@ export class CommandFailed extends Schema.TaggedError<CommandFailed>("effect-str
 ) {}
 
 /** Ends the process with a status. Everything that there is to say has been said. */
-export class ExitStatus extends Data.TaggedError("ExitStatus")<{ readonly status: number }> {
+export class ExitStatus extends Schema.TaggedError<ExitStatus>("effect-strata/cli/ExitStatus")("ExitStatus", {
+  status: Schema.Int
+}) {
   override readonly [Runtime.errorExitCode] = this.status
 }
 

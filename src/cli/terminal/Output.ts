@@ -43,8 +43,10 @@ const columnsOf = (stdout: Target): number =>
 const fit = (text: string, columns: number): string => {
   if (CliOutput.displayWidth(text) <= columns) return text
   let cut = ""
+  let width = 0
   for (const character of text) {
-    if (CliOutput.displayWidth(cut + character) > columns - 1) break
+    width += CliOutput.displayWidth(character)
+    if (width > columns - 1) break
     cut += character
   }
   return `${cut}…`

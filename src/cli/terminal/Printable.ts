@@ -15,7 +15,8 @@ const codeOf = (character: string): string => {
   return code < 0x100 ? `\\x${code.toString(16).padStart(2, "0")}` : `\\u{${code.toString(16)}}`
 }
 
-const endOfUrl = /[\s"'`]/
+/** What ends a URL in a text. It is kept when the text is split. */
+const endOfUrl = /([\s"'`])/
 
 /** The URL with stars in the place of a password: between the first colon and the last `@`, as one may be written wrongly. */
 const withoutPassword = (url: string): string => {
@@ -27,9 +28,8 @@ const withoutPassword = (url: string): string => {
 
 /** The text without the passwords of the URLs in it, and of the settings of a connection. */
 export const withoutPasswords = (text: string): string => {
-  const urls = text.split(endOfUrl).filter((word) => word.includes("://"))
-  const shown = urls.reduce((shown, url) => shown.replaceAll(url, () => withoutPassword(url)), text)
-  return shown.replaceAll(/\bpassword=[^\s&"'`]+/gi, "password=***")
+  const words = text.split(endOfUrl).map((word) => (word.includes("://") ? withoutPassword(word) : word))
+  return words.join("").replaceAll(/\bpassword=[^\s&"'`]+/gi, "password=***")
 }
 
 /** The text in one line, without anything that a terminal obeys. */

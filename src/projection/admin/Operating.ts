@@ -53,7 +53,7 @@ export const resume = (name: string) => setPaused("resume", name, false)
  *
  * The reset does not touch the read model: a handler that adds up would add again what it has added already.
  */
-export const reset = Effect.fnUntraced(function* (name: string, version = 0n) {
+export const reset = Effect.fnUntraced(function* (name: string, version: bigint = 0n) {
   yield* check(At, "Projection", "reset", { name, version })
   const { latestVersion } = yield* EventStore
   const offsets = yield* OffsetStore
