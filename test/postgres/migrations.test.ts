@@ -73,6 +73,7 @@ describe("starting at once", () => {
       assert.deepStrictEqual(yield* objects(url), [
         "app",
         "app.events",
+        "app.events_log",
         "app.offsets_store",
         "app.retryspool_messages",
         "app.states_store",
@@ -88,7 +89,8 @@ describe("starting at once", () => {
         [11, "states_store", "0011_states_write_many.sql"],
         [12, "events", "0012_events_append.sql"],
         [13, "retryspool_messages", "0013_spool_claim.sql"],
-        [14, "retryspool_messages", "0014_spool_lease.sql"]
+        [14, "retryspool_messages", "0014_spool_lease.sql"],
+        [15, "events", "0015_events_log.sql"]
       ])
     })
   )
@@ -129,7 +131,8 @@ describe("starting at once", () => {
           [11],
           [12],
           [13],
-          [14]
+          [14],
+          [15]
         ])
       })
   )
@@ -227,6 +230,7 @@ describe("a role", () => {
       assert.deepStrictEqual(yield* objects(url), [
         "fresh",
         "fresh.events",
+        "fresh.events_log",
         "fresh.offsets_store",
         "fresh.retryspool_messages",
         "fresh.states_store",
@@ -283,7 +287,7 @@ describe("names", () => {
       }
       assert.sameMembers(
         [...(yield* objects(url))],
-        [schema, ...Object.values(tables).map((name) => `${schema}.${name}`)]
+        [schema, ...[...Object.values(tables), `${tables.events}_log`].map((name) => `${schema}.${name}`)]
       )
     })
   )
@@ -352,14 +356,14 @@ describe("a database of migrations 1 to 7", () => {
       schema: "public",
       options: {},
       names: ["events", "offsets_store", "states_store", "retryspool_messages", "strata_migrations"],
-      run: [1, 2, 3, 4, 10, 11, 12, 13, 14]
+      run: [1, 2, 3, 4, 10, 11, 12, 13, 14, 15]
     },
     {
       what: "with a schema, other names and all that is optional",
       schema: "My schema",
       options: { schema: "My schema", tables, notify: "rows", index: "containment" },
       names: Object.values(tables),
-      run: [1, 2, 3, 4, 5, 6, 10, 11, 12, 13, 14]
+      run: [1, 2, 3, 4, 5, 6, 10, 11, 12, 13, 14, 15]
     }
   ] as const
 
@@ -500,6 +504,7 @@ describe("tables that are there", () => {
       assert.deepStrictEqual(yield* objects(url), [
         "app",
         "app.events",
+        "app.events_log",
         "app.offsets_store",
         "app.retryspool_messages",
         "app.states_store",
