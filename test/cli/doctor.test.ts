@@ -183,6 +183,60 @@ it.layer(Server.layer, { excludeTestServices: true, timeout: "120 seconds" })("s
     })
   )
 
+  it.effect("remembers the log and its server, and says once what has changed since", () =>
+    Effect.gen(function* () {
+      const { execute, url } = yield* prepared
+      const insert = (id: string) => `INSERT INTO events (id, aggregate_id, event_type) VALUES ('${id}', 'a', 'T')`
+      const told = Effect.fnUntraced(function* (change: ReadonlyArray<string>, expected: ReadonlyArray<RegExp>) {
+        yield* execute(...change)
+        yield* complains({ url }, expected)
+        yield* complains({ url }, [])
+      })
+      yield* told([insert("a"), insert("b")], [])
+      // What was deleted below the end, and what came later, is no other log.
+      yield* told(["DELETE FROM events WHERE id = 'b'", insert("c")], [])
+      yield* told(
+        ["TRUNCATE events RESTART IDENTITY", insert("d")],
+        [/^problem log: the log ends at version 1, and had version 3 at .* -> look at the README/]
+      )
+      yield* told(
+        ["TRUNCATE events RESTART IDENTITY", insert("e")],
+        [/^problem log: version 1 was the event "d" at .*, and is "e" now -> look at the README/]
+      )
+      yield* told(
+        ["UPDATE events_log SET system_identifier = '1'"],
+        [
+          /^warning log: the log is on the system \d+, and was on 1 at .*: it was restored or copied -> look at the README/
+        ]
+      )
+      yield* told(
+        ["UPDATE events_log SET timeline = 7"],
+        [/^warning log: the timeline of the server is 1, and was 7 at .*: a standby was promoted/]
+      )
+      // A role that may not use the table is no worse off, and neither is a database without it.
+      const found = jsonLines((yield* strata(["doctor", "--json"], { url })).stdout).find(
+        ({ check }) => check === "log"
+      )
+      assert.match(String(found?.["says"]), /^[0-9a-f-]{36}, on system \d+, timeline 1$/)
+      yield* execute("DROP TABLE events_log")
+      yield* complains({ url }, [])
+    })
+  )
+
+  it.effect("finds that a standby was promoted", () =>
+    Effect.gen(function* () {
+      const primary = yield* PostgresServer.make({ settings: { fsync: "on" } })
+      yield* succeeds(["migrate"], { url: primary.url })
+      yield* strata(["doctor"], { url: primary.url })
+      const { url } = yield* standbyOf(primary)
+      yield* execute(["SELECT pg_promote()"], url)
+      yield* complains({ url }, [
+        /^warning .*fsync|^problem durability: fsync is off/,
+        /^warning log: the timeline of the server is 2, and was 1 at .*: a standby was promoted/
+      ])
+    })
+  )
+
   it.effect("finds that the server is a standby", () =>
     Effect.gen(function* () {
       const primary = yield* PostgresServer.make({ settings: { fsync: "on" } })

@@ -73,6 +73,7 @@ describe("starting at once", () => {
       assert.deepStrictEqual(yield* objects(url), [
         "app",
         "app.events",
+        "app.events_log",
         "app.offsets_store",
         "app.retryspool_messages",
         "app.states_store",
@@ -85,6 +86,7 @@ describe("starting at once", () => {
         [2, "events", "0002_events.sql"],
         [3, "states_store", "0003_states.sql"],
         [4, "retryspool_messages", "0004_spool.sql"],
+        [15, "events", "0015_events_log.sql"],
         [16, "strata_messages", "0016_messages.sql"],
         [18, "retryspool_messages", "0018_spool_queues_own.sql"],
         [20, "states_store", "0020_states_write.sql"],
@@ -129,6 +131,7 @@ describe("starting at once", () => {
           [2],
           [3],
           [4],
+          [15],
           [16],
           [18],
           [20],
@@ -250,6 +253,7 @@ describe("a role", () => {
       assert.deepStrictEqual(yield* objects(url), [
         "fresh",
         "fresh.events",
+        "fresh.events_log",
         "fresh.offsets_store",
         "fresh.retryspool_messages",
         "fresh.states_store",
@@ -313,7 +317,7 @@ describe("names", () => {
       }
       assert.sameMembers(
         [...(yield* objects(url))],
-        [schema, ...Object.values(tables).map((name) => `${schema}.${name}`)]
+        [schema, ...[...Object.values(tables), `${tables.events}_log`].map((name) => `${schema}.${name}`)]
       )
     })
   )
@@ -384,14 +388,14 @@ describe("a database of migrations 1 to 7", () => {
       schema: "public",
       options: {},
       names: ["events", "offsets_store", "states_store", "strata_messages", "retryspool_messages", "strata_migrations"],
-      run: [1, 2, 3, 4, 16, 18, 20, 21, 22, 24, 25, 26]
+      run: [1, 2, 3, 4, 15, 16, 18, 20, 21, 22, 24, 25, 26]
     },
     {
       what: "with a schema, other names and all that is optional",
       schema: "My schema",
       options: { schema: "My schema", tables, notify: "rows", index: "containment" },
       names: Object.values(tables),
-      run: [1, 2, 3, 4, 5, 6, 16, 18, 20, 21, 22, 23, 24, 25, 26]
+      run: [1, 2, 3, 4, 5, 6, 15, 16, 18, 20, 21, 22, 23, 24, 25, 26]
     }
   ] as const
 
@@ -532,6 +536,7 @@ describe("tables that are there", () => {
       assert.deepStrictEqual(yield* objects(url), [
         "app",
         "app.events",
+        "app.events_log",
         "app.offsets_store",
         "app.retryspool_messages",
         "app.states_store",

@@ -146,3 +146,21 @@ it.live("pages grow, although each of them has a hole that somebody may still fi
     assert.isAtLeast(Math.max(...limits), 64)
   })
 )
+
+it.live("where another server answers, subscribers are told at once, although there is no event", () =>
+  Effect.gen(function* () {
+    const { schema, table } = yield* migrated
+    yield* execute([plainInsert(table, "a")])
+    const { query, reader } = yield* makeReader(schema)
+    const told = yield* Deferred.make<LastSeen.Seen>()
+    const before = LastSeen.add(LastSeen.of(0n), [{ version: 1n, id: "a" }], 1n, "the server before")
+    const publish: TailReader.Publish = (rows, seen) => {
+      assert.deepStrictEqual(rows, [])
+      Deferred.doneUnsafe(told, Effect.succeed(seen))
+    }
+    yield* Effect.raceFirst(reader(earOf(query), before, publish), Deferred.await(told))
+    const { events, server, version } = yield* Deferred.await(told)
+    assert.deepStrictEqual([version, events], [1n, before.events])
+    assert.notStrictEqual(server, before.server)
+  })
+)

@@ -4,6 +4,7 @@ import type { PostgresDatabase } from "../../postgres/database/PostgresDatabase.
 import { StoreError } from "../../StoreError.ts"
 import { type Check, type Finding, type Findings, problem } from "./Check.ts"
 import * as ConnectionChecks from "./ConnectionChecks.ts"
+import * as IdentityChecks from "./IdentityChecks.ts"
 import * as LogChecks from "./LogChecks.ts"
 import * as SchemaChecks from "./SchemaChecks.ts"
 import * as ServerChecks from "./ServerChecks.ts"
@@ -33,6 +34,7 @@ export const missingTables: Check = check("tables", SchemaChecks.missing)
 /** What the tables are like, once there are tables. */
 export const tableChecks: ReadonlyArray<Check> = [
   check("grants", SchemaChecks.grants),
+  check("log", IdentityChecks.identity),
   check("sequence", LogChecks.sequence),
   check("triggers", LogChecks.triggers),
   check("replication", LogChecks.replication),

@@ -47,7 +47,8 @@ const heldSeconds = Metric.gauge("strata_events_held_seconds", {
 
 /**
  * Takes rows in order. They have every event above the version before, up to that of `seen`, that will ever be. It is told,
- * too, where events that were seen have been deleted: then the version is the same as before, and there are no rows.
+ * too, where events that were seen have been deleted, or another server answers: then the version is the same as before, and
+ * there are no rows.
  */
 export type Publish = (rows: ReadonlyArray<unknown>, seen: LastSeen.Seen) => void
 
@@ -163,13 +164,10 @@ export const make = Effect.gen(function* () {
   /** Compares all that was seen with what is there. */
   const agree = Effect.fnUntraced(function* (
     { query }: Ear,
-    before: LastSeen.Seen,
-    publish: Publish
+    before: LastSeen.Seen
   ): Effect.fn.Return<LastSeen.Seen, Reason> {
     const seen = yield* compare(query, before)
-    if (seen instanceof LogReplaced || seen.version < before.version) return yield* replaced
-    publish([], seen)
-    return seen
+    return seen instanceof LogReplaced || seen.version < before.version ? yield* replaced : seen
   })
 
   /**
@@ -204,9 +202,11 @@ export const make = Effect.gen(function* () {
       const isCursorThere: boolean = found.length > 0 && versionOf(found[0]) === state.after
       const above = isCursorThere ? found.slice(1) : found
       const cursorId = isCursorThere ? textOf(found[0], "id") : undefined
+      const known: LastSeen.Seen = seen
       seen = LastSeen.isCertain(seen, { cursorId, isAbove: above.length > 0, server })
         ? LastSeen.confirm(seen, cursorId, server)
-        : yield* agree(ear, seen, publish)
+        : yield* agree(ear, seen)
+      if (seen !== known) publish([], seen)
       const page: Page = pageOf(above, pageLimit, largestPageEvents)
       const { isFull, rows } = page
       const before: bigint = state.after
