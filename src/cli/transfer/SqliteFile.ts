@@ -21,7 +21,7 @@ const countedRows = 10_000
 /** How many characters a page has at most, unless it has only one row. */
 const pageLength = 8 * 1024 * 1024
 
-/** Of a text in a file, each character has six at most: `\\u0001`. */
+/** Of a text in a file, each character has six at most: `\u0001`. */
 const escapeLength = 6
 
 /** The least integer that SQLite can store. */
