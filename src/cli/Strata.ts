@@ -3,6 +3,7 @@ import { Command } from "effect/cli"
 import * as GlobalFlags from "./arguments/GlobalFlags.ts"
 import { doctor } from "./commands/Doctor.ts"
 import { events } from "./commands/events/Events.ts"
+import { grants } from "./commands/Grants.ts"
 import { migrate } from "./commands/Migrate.ts"
 import { offsets } from "./commands/Offsets.ts"
 import { projections } from "./commands/Projections.ts"
@@ -19,6 +20,6 @@ export const strata = Command.make("strata").pipe(
     { command: "strata migrate --pglite ./data", description: "Make a database in a directory, without a server" },
     { command: "source <(strata --completions bash)", description: "Complete commands in this shell" }
   ]),
-  Command.withSubcommands([status, doctor, migrate, events, offsets, states, spool, projections]),
+  Command.withSubcommands([status, doctor, migrate, grants, events, offsets, states, spool, projections]),
   Command.withGlobalFlags(GlobalFlags.all)
 )

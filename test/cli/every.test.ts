@@ -33,6 +33,7 @@ const yes = "--yes"
 /** One use of each command, in an order in which each finds what it needs. */
 const uses = (file: string): ReadonlyArray<Use> => [
   { path: "migrate", says: /^Nothing is pending$/m },
+  { path: "grants", args: ["pg_monitor"], says: /^GRANT SELECT, INSERT \(id, .*\) ON .*events TO "pg_monitor";$/m },
   { path: "migrate status", says: /^0001_offsets\.sql +run at/m },
   { path: "events append", args: ["--aggregate", "a", "--type", "T", "--id", "e1"], says: /^ +\d+ .* a +T +null$/m },
   { path: "events read", args: ["--limit", "1"], says: /^ +1 .* anna +Paid +1$/m },

@@ -22,30 +22,56 @@ export const replication: Findings = Effect.gen(function* () {
   )
 })
 
-const Position = Schema.Struct({ behind: Schema.Boolean, name: Schema.String, highest: Schema.BigInt })
+const Position = Schema.Struct({
+  behind: Schema.Boolean,
+  name: Schema.String,
+  /** The last version that the sequence has drawn. */
+  drawn: Schema.BigInt,
+  highest: Schema.BigInt,
+  /** How many events have higher versions than the sequence has drawn, as far as they were counted. */
+  beyond: Schema.BigInt
+})
 
-/** Does the sequence of the versions stand before the last event, as after a backup that was restored by halves? */
+/** A sequence that draws versions has no more holes than this for each event, and some more. */
+const mostHolesPerEvent = 1000n
+const someHoles = 1_000_000n
+
+/** Does the sequence of the versions stand before the last event: by a backup that was restored by halves, or by a forger? */
 const sequenceBehind = Effect.fnUntraced(function* (sequence: string | null) {
   const { sql, tables } = yield* PostgresDatabase
+  const { events } = yield* relations
   // A role that may not use the sequence does not see its position, either. On an identity column it need not.
   const positions = yield* rows(
     Position,
     sql`
-      SELECT has_sequence_privilege(${sequence}, 'USAGE, SELECT')
-          AND coalesce(pg_sequence_last_value(${sequence}::regclass), 0) < highest AS behind,
-        ${sequence}::text AS name, highest
-      FROM (SELECT coalesce(max(version), 0) AS highest FROM ${tables.events}) AS log`
+      SELECT has_sequence_privilege(${sequence}, 'USAGE, SELECT') AND drawn < highest AS behind,
+        ${sequence}::text AS name, drawn, highest, (
+          SELECT count(*) FROM (SELECT FROM ${tables.events} WHERE version > drawn LIMIT 100000) AS beyond
+        ) AS beyond
+      FROM (
+        SELECT coalesce(max(version), 0) AS highest, coalesce(pg_sequence_last_value(${sequence}::regclass), 0) AS drawn
+        FROM ${tables.events}
+      ) AS log`
   )
-  return positions.flatMap(({ behind, highest, name }) =>
-    behind
+  return positions.flatMap(({ behind, beyond, drawn, highest, name }) => {
+    if (!behind) return []
+    // To set the sequence to such a version would leave too few versions, or none, for the events to come.
+    return highest - drawn > beyond * mostHolesPerEvent + someHoles
       ? [
+          problem(
+            `the last version is ${highest}, the sequence ${name} has drawn ${drawn}: somebody has chosen a version, and readers ` +
+              "that have seen it get no event any more",
+            `as the owner: UPDATE ${events} SET version = DEFAULT WHERE version > ${drawn}; then set back what ` +
+              "has read it (strata offsets set, strata projections reset), restart subscribers, and see strata grants"
+          )
+        ]
+      : [
           problem(
             `the sequence ${name} is behind the last event: the next append fails, or is never seen by readers`,
             `run: SELECT setval('${name}', ${highest})`
           )
         ]
-      : []
-  )
+  })
 })
 
 /** Does each event get a version that no reader can have passed already? */

@@ -1,8 +1,10 @@
 /** The schema: whether all tables are there, the migrations have run, and this role may use what they made. */
-import { Effect, Option } from "effect"
+import { Effect, Option, Schema } from "effect"
+import { qualify, quote } from "../../postgres/database/Identifier.ts"
 import { PostgresDatabase } from "../../postgres/database/PostgresDatabase.ts"
+import * as Grants from "../../postgres/Grants.ts"
 import * as Migrations from "../../postgres/Migrations.ts"
-import { type Findings, ok, orOk, problem, relations, texts } from "./Check.ts"
+import { type Findings, ok, orOk, problem, relations, rows, texts, warning } from "./Check.ts"
 
 /** Which tables are missing? Finds nothing if none is. */
 export const missing: Findings = Effect.gen(function* () {
@@ -13,44 +15,49 @@ export const missing: Findings = Effect.gen(function* () {
   return found.map((name) => problem(`there is no table ${name}`, "run: strata migrate"))
 })
 
-/** Is a migration pending? */
-export const migrations: Findings = Effect.map(Migrations.status, (statuses) => {
+/** Is a migration pending? A role that may not see the records has no need to, unless it is to use `Postgres.layer`. */
+export const migrations: Findings = Effect.gen(function* () {
+  const { names, schema, sql } = yield* PostgresDatabase
+  const hidden = yield* texts(sql`
+    SELECT pg_catalog.format('GRANT SELECT ON %s TO %I', oid::regclass, current_user) AS text FROM pg_class
+    WHERE oid = to_regclass(${qualify(schema, names.migrations)})::oid AND NOT pg_catalog.has_table_privilege(oid, 'SELECT')`)
+  if (hidden.length > 0) {
+    return hidden.map((grant) =>
+      warning("this role may not see which migrations have run", `as the owner: ${grant}, or ask as the owner`)
+    )
+  }
+  const statuses = yield* Migrations.status
   const pending = statuses.flatMap(({ appliedAt, file }) => (Option.isNone(appliedAt) ? [file] : []))
   return pending.length === 0
     ? ok(`${statuses.length} run, none pending`)
     : [problem(`pending: ${pending.join(", ")}`, "run: strata migrate")]
 })
 
-/** May this role do on tables, sequence and functions what the stores do? */
+const Me = Schema.Struct({ role: Schema.String, mayForge: Schema.Boolean, owns: Schema.Boolean })
+
+/** May this role do what the stores do, and not more of what no store does? */
 export const grants: Findings = Effect.gen(function* () {
-  const { sql } = yield* PostgresDatabase
-  const { events, messages, offsets, spool, states } = yield* relations
-  const missing = yield* texts(sql`
-    SELECT pg_catalog.format('GRANT %s ON %s TO %I', privilege, name::regclass, current_user) AS text
-    FROM (VALUES
-      (${events}, 'SELECT, INSERT'),
-      (${offsets}, 'SELECT, INSERT, UPDATE, DELETE'),
-      (${states}, 'SELECT, INSERT, UPDATE, DELETE'),
-      (${messages}, 'SELECT, INSERT, UPDATE, DELETE'),
-      (${spool}, 'SELECT, INSERT, UPDATE, DELETE')
-    ) AS needed (name, privileges)
-    CROSS JOIN LATERAL regexp_split_to_table(privileges, ', ') AS privilege
-    WHERE NOT pg_catalog.has_table_privilege(name::regclass, privilege)
-    UNION ALL
-    SELECT pg_catalog.format('GRANT USAGE ON SEQUENCE %s TO %I', seqrelid::regclass, current_user)
-    FROM pg_attribute JOIN pg_sequence ON seqrelid = pg_get_serial_sequence(${events}, 'version')::regclass::oid
-    WHERE attrelid = ${events}::regclass::oid AND attname = 'version' AND attidentity = ''
-      AND NOT has_sequence_privilege(seqrelid, 'USAGE')
-    UNION ALL
-    SELECT pg_catalog.format('GRANT EXECUTE ON FUNCTION %s TO %I', procedure.oid::regprocedure, current_user)
-    FROM (VALUES
-      (${events}, '_append'), (${states}, '_write'), (${messages}, '_claim'), (${spool}, '_claim')
-    ) AS named (name, ending)
-    JOIN pg_class AS class ON class.oid = name::regclass::oid
-    JOIN pg_proc AS procedure ON pronamespace = relnamespace AND proname = relname::text || ending
-    WHERE NOT has_function_privilege(procedure.oid, 'EXECUTE')`)
-  return orOk(
-    missing.map((grant) => problem("this role may not do all that the stores do", `as the owner: ${grant}`)),
-    "this role may do what the stores do"
+  const database = yield* PostgresDatabase
+  const { events } = yield* relations
+  const [me] = yield* rows(
+    Me,
+    database.sql`
+      SELECT current_user::text AS role, pg_catalog.pg_has_role(relowner, 'USAGE') AS owns,
+        pg_catalog.has_column_privilege(pg_class.oid, 'version', 'INSERT') AS "mayForge"
+      FROM pg_class WHERE pg_class.oid = ${events}::regclass::oid`
   )
+  if (me === undefined) return []
+  const missing = yield* Grants.missingOfStores(database, me.role)
+  const findings = missing.map((grant) =>
+    problem("this role may not do all that the stores do", `as the owner: ${grant}`)
+  )
+  return me.mayForge && !me.owns
+    ? [
+        ...findings,
+        warning(
+          "this role may choose the versions and times of events: a version that the sequence has not drawn silences subscribers",
+          `as the owner: REVOKE INSERT ON ${events} FROM ${quote(me.role)}, then run what strata grants ${me.role} prints`
+        )
+      ]
+    : orOk(findings, "this role may do what the stores do")
 })
