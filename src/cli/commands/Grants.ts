@@ -9,10 +9,11 @@ import { Settings } from "../arguments/GlobalFlags.ts"
 import * as Database from "../connection/Database.ts"
 import { CommandFailed } from "../terminal/CommandErrors.ts"
 import * as Output from "../terminal/Output.ts"
+import { printable } from "../terminal/Printable.ts"
 
 /** Whole statements, also on a narrow terminal: they are to be copied. */
 const show = Effect.fnUntraced(function* (grant: Privileges.Grant) {
-  return yield* (yield* Settings.json) ? Output.json(grant) : Output.line(`${Output.printable(grant.statement)};`)
+  return yield* (yield* Settings.json) ? Output.json(grant) : Output.line(`${printable(grant.statement)};`)
 })
 
 const Role = Schema.Struct({ name: Schema.String })
