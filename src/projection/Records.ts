@@ -4,7 +4,7 @@
  *
  * **Details**
  *
- * The handling of events depends on every record but `runners` and `failure`. A transaction that changes such a record first
+ * The handling of events depends on every record but `runners`, `failure` and `lastRead`. A transaction that changes such a record first
  * holds the offsets of the shards that the record matters to. A batch holds the offset of its shard from its start, too. So
  * the change and the batch happen one after the other, and a batch that comes second sees the changed record.
  */

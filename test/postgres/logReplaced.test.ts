@@ -173,3 +173,36 @@ it.live("a cursor from a transaction that has not committed yet waits for it", (
     assert.deepStrictEqual(follower.seen, [5n])
   })
 )
+
+it.live("a read that is under way is told at its next page, and passes what was deleted meanwhile", () =>
+  Effect.gen(function* () {
+    const served = yield* serveEvents()
+    const reading = (statements: ReadonlyArray<string>) => {
+      let isFirst = true
+      const seen: Array<bigint> = []
+      return served.events.read({ batchSize: 10 }).pipe(
+        Stream.runForEachArray((page) =>
+          Effect.suspend(() => {
+            for (const { version } of page) seen.push(version)
+            if (!isFirst) return Effect.void
+            isFirst = false
+            return execute(statements)
+          })
+        ),
+        Effect.as(seen)
+      )
+    }
+    yield* append(served, "old", 30)
+    const seen = yield* reading([`DELETE FROM ${served.table} WHERE version IN (5, 10, 11)`])
+    assert.deepStrictEqual(
+      seen,
+      Array.from({ length: 30 }, (_, index) => BigInt(index + 1)).filter((version) => version !== 11n)
+    )
+    const refill = ids("new", 30).map((id) => plainInsert(served.table, id))
+    for (const after of [[], refill]) {
+      const error = yield* Effect.flip(reading([`TRUNCATE ${served.table} RESTART IDENTITY`, ...after]))
+      assert.instanceOf(error, EventStore.LogReplaced)
+      yield* append(served, `again ${after.length}`, 30)
+    }
+  })
+)
