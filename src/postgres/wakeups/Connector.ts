@@ -67,12 +67,14 @@ const makeDeliveryCheck = Effect.fnUntraced(function* (wake: (table: Table) => v
       Effect.option
     )
     if (Option.isNone(sent)) return
-    for (let look = 0; look < mostLooks; look++) {
-      // What was notified before comes before the answer. So a process that is too busy to read takes longer, and is not deaf.
-      const answer = yield* Effect.exit(
-        Effect.tapError(connection.query(sql`SELECT 1`), (reason) => Deferred.fail(connection.lost, reason))
-      )
-      if (Exit.isFailure(answer)) return
+    for (let look = 0; look <= mostLooks; look++) {
+      if (look > 0) {
+        // What was notified before comes before the answer. So a process that is too busy to read takes longer, and is not deaf.
+        const answer = yield* Effect.exit(
+          Effect.tapError(connection.query(sql`SELECT 1`), (reason) => Deferred.fail(connection.lost, reason))
+        )
+        if (Exit.isFailure(answer)) return
+      }
       if (Option.isNone(yield* Effect.timeoutOption(Deferred.await(arrived), lookInterval))) continue
       isDeaf = false
       return
