@@ -1,5 +1,6 @@
 /** What a worker deletes beside its work, in batches: archived messages that were kept for long enough, and remembered ids. */
 import { Duration, Effect } from "effect"
+import { isTransient } from "../internal/Transient.ts"
 import type { InvalidInput } from "../InvalidInput.ts"
 import { SpoolStore } from "../SpoolStore.ts"
 import type { StoreError } from "../StoreError.ts"
@@ -13,14 +14,17 @@ const longestPurgeInterval = Duration.hours(1)
 /** The time between two looks for ids that need not be remembered any more. */
 const forgetInterval = Duration.minutes(10)
 
-/** Deletes batch after batch until one is not full, again and again after the interval. A failure is logged. */
+/**
+ * Deletes batch after batch until one is not full, again and again after the interval. A failure is logged, unless it passes by
+ * itself: the worker's claims tell of those.
+ */
 const forever = <R>(
   deleteBatch: Effect.Effect<number, InvalidInput | StoreError, R>,
   interval: Duration.Duration
 ): Effect.Effect<never, never, R> =>
   deleteBatch.pipe(
     Effect.repeat({ until: (deleted) => deleted < batchSize }),
-    Effect.catch((error) => Effect.logWarning(error.message)),
+    Effect.catch((error) => (isTransient(error) ? Effect.void : Effect.logWarning(error.message))),
     Effect.andThen(Effect.sleep(interval)),
     Effect.forever
   )

@@ -99,6 +99,25 @@ test(
 )
 
 test(
+  "the id of a sender stays taken for a day after the delivery, and then a worker forgets it",
+  Effect.gen(function* () {
+    const store = yield* SpoolStore.SpoolStore
+    const spool = Spool.make({ name: "mails", payload: Payload })
+    const handled = yield* Queue.unbounded<string>()
+    yield* Effect.forkScoped(spool.run((text) => Queue.offer(handled, text)))
+    yield* spool.enqueue("a", { id: "1" })
+    assert.strictEqual(yield* Queue.take(handled), "a")
+    yield* TestClock.adjust("23 hours")
+    assert.strictEqual(yield* spool.enqueue("a", { id: "1" }), "1")
+    assert.strictEqual((yield* Effect.flip(spool.enqueue("b", { id: "1" })))._tag, "IdConflict")
+    yield* TestClock.adjust("70 minutes")
+    assert.strictEqual(yield* store.forgetIds(), 0)
+    yield* spool.enqueue("b", { id: "1" })
+    assert.strictEqual(yield* Queue.take(handled), "b")
+  })
+)
+
+test(
   "an unknown policy is the default, and is warned of once",
   Effect.gen(function* () {
     const logged: Array<string> = []

@@ -77,13 +77,16 @@ describe("a program that creates an index and then a trigger does not meet in a 
     })
   )
 
-  it.live("a claim", () =>
+  it.live.each([
+    { table: "retryspool_messages", queue: {} },
+    { table: "strata_messages", queue: { queue: "q" } }
+  ])("a claim of $table", ({ queue, table }) =>
     Effect.gen(function* () {
       const served = yield* serveEvents()
       const spool = spoolOf(served)
-      yield* spool.storeMeta({ id: "m" })
-      const claim = spool.claim({ limit: 3, lease: "1 minute", owner: "o" })
-      const claimed = yield* beside(`${served.schema}.retryspool_messages`, claim)
+      yield* spool.storeMeta({ ...queue, id: "m" })
+      const claim = spool.claim({ ...queue, limit: 3, lease: "1 minute", owner: "o" })
+      const claimed = yield* beside(`${served.schema}.${table}`, claim)
       assert.deepStrictEqual(
         claimed.map(({ id }) => id),
         ["m"]

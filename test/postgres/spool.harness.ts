@@ -20,6 +20,8 @@ export const serveSpool = Effect.fnUntraced(function* ({
     schema,
     context,
     table: `${schema}.${options?.tables?.spool ?? "retryspool_messages"}`,
+    /** The table of queues. */
+    messages: `${schema}.${options?.tables?.messages ?? "strata_messages"}`,
     spool: Context.get(context, SpoolStore.SpoolStore),
     sql: Context.get(context, PgClient.PgClient),
     withTransaction: Context.get(context, Transactor.Transactor).withTransaction

@@ -58,9 +58,12 @@ describe("a standby that is promoted late", () => {
       yield* early.worker.send("before")
       assert.strictEqual(yield* Queue.take(early.worker.handled), "before")
       // A worker that has something left to settle would warn of that as well.
-      yield* Effect.repeat(query("SELECT count(*)::int FROM public.retryspool_messages, pg_sleep(0.02)", primary.url), {
-        until: ([row]) => row?.[0] === 0
-      })
+      yield* Effect.repeat(
+        query("SELECT count(*)::int FROM public.strata_messages, pg_sleep(0.02) WHERE state < 6", primary.url),
+        {
+          until: ([row]) => row?.[0] === 0
+        }
+      )
 
       // The shutdown waits until the standby has everything.
       yield* primary.stop("fast")
