@@ -48,6 +48,7 @@ DECLARE
     coarse    CONSTANT BOOLEAN := (SELECT count(DISTINCT name) FROM unnest(aggregate_ids) AS name) > max_locks;
     named     CONSTANT INTEGER := (SELECT count(*) FROM unnest(given) AS it WHERE it);
     lock      RECORD;
+    before    CONSTANT TEXT := current_setting('lock_timeout');
     failed    INTEGER[] := '{}'; -- the appends that write nothing
     stored    TEXT[]    := '{}'; -- the ids that are in the log already
     wrong     INTEGER[];
@@ -67,20 +68,35 @@ BEGIN
         FROM unnest(ids, given) AS new (id, given) WHERE new.given AND named <= max_locks
         ORDER BY 1, 2, 3 DESC
     LOOP
-        IF patient THEN
+        CONTINUE WHEN CASE WHEN lock.exclusive THEN pg_try_advisory_xact_lock(lock.key)
+            ELSE pg_try_advisory_xact_lock_shared(lock.key) END;
+        IF NOT patient THEN
+            failed := failed || ARRAY(
+                SELECT new.request FROM unnest(requests, ids, aggregate_ids) AS new (request, id, aggregate_id)
+                WHERE lock.level = 0 OR new.aggregate_id = lock.aggregate_id OR new.id = lock.id
+            );
+            CONTINUE;
+        END IF;
+        -- Any role that may connect can take such a lock, and keep it. So the wait has a limit, and the error says who it is.
+        BEGIN
+            IF before = '0' THEN
+                PERFORM set_config('lock_timeout', '1min', true);
+            END IF;
             IF lock.exclusive THEN
                 PERFORM pg_advisory_xact_lock(lock.key);
             ELSE
                 PERFORM pg_advisory_xact_lock_shared(lock.key);
             END IF;
-        ELSIF lock.exclusive AND NOT pg_try_advisory_xact_lock(lock.key)
-            OR NOT lock.exclusive AND NOT pg_try_advisory_xact_lock_shared(lock.key)
-        THEN
-            failed := failed || ARRAY(
-                SELECT new.request FROM unnest(requests, ids, aggregate_ids) AS new (request, id, aggregate_id)
-                WHERE lock.level = 0 OR new.aggregate_id = lock.aggregate_id OR new.id = lock.id
-            );
-        END IF;
+            PERFORM set_config('lock_timeout', before, true);
+        EXCEPTION WHEN lock_not_available THEN
+            RAISE EXCEPTION 'waiting for %', coalesce((
+                SELECT string_agg(DISTINCT format('pid %s, role %s, application %L', held.pid, usename, application_name), '; ')
+                FROM pg_locks AS held LEFT JOIN pg_stat_activity AS activity ON activity.pid = held.pid
+                WHERE locktype = 'advisory' AND granted AND objsubid = 1 AND held.pid IS DISTINCT FROM pg_backend_pid()
+                    AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+                    AND classid = (lock.key >> 32 & 4294967295)::oid AND objid = (lock.key & 4294967295)::oid
+            ), 'a transaction that has just ended') USING ERRCODE = 'lock_not_available';
+        END;
     END LOOP;
     IF cardinality(failed) > 0 THEN
         RETURN QUERY

@@ -38,6 +38,7 @@ export const tableChecks: ReadonlyArray<Check> = [
   check("sequence", LogChecks.sequence),
   check("triggers", LogChecks.triggers),
   check("replication", LogChecks.replication),
+  check("locks", TransactionChecks.locks),
   check("tail", ServerChecks.onPrimary(TransactionChecks.holders)),
   check("tables", TableChecks.sizes),
   check("offsets", TableChecks.offsetsAhead),

@@ -3,7 +3,7 @@ import { Context, Duration, Effect } from "effect"
 import { remaining } from "../../events/Hole.ts"
 import { PostgresDatabase } from "../../postgres/database/PostgresDatabase.ts"
 import * as LockHolders from "../../postgres/events/LockHolders.ts"
-import { type Findings, ok, orOk, problem, texts, warning } from "./Check.ts"
+import { type Findings, ok, orOk, problem, relations, texts, warning } from "./Check.ts"
 
 /** Whether the queries of other sessions are shown. There may be secrets in them. */
 export const ShowQueries = Context.Reference("effect-strata/cli/ShowQueries", { defaultValue: () => false })
@@ -67,4 +67,38 @@ export const holders: Findings = Effect.gen(function* () {
       "end that transaction: SELECT pg_terminate_backend(its pid)"
     )
   ]
+})
+
+/** Who has one of the advisory locks that keep out all appends, all ids or all migrations. */
+const lockedBy = Effect.gen(function* () {
+  const { sql } = yield* PostgresDatabase
+  const { events } = yield* relations
+  return yield* texts(sql`
+    SELECT pg_catalog.format('pid %s, role %s, application %L, holds the lock of all %s', held.pid, usename, application_name, what)
+      AS text
+    FROM (
+      SELECT 'migrations' AS what, hashtextextended('effect-strata', 0::bigint) AS key
+      UNION ALL SELECT 'appends', hashtextextended('', 2 * ${events}::regclass::oid::bigint)
+      UNION ALL SELECT 'appends that bring ids', hashtextextended('', 2 * ${events}::regclass::oid::bigint + 1)
+    ) AS locks
+    JOIN pg_locks AS held ON locktype = 'advisory' AND granted AND objsubid = 1::int2 AND mode = 'ExclusiveLock'
+      AND classid = (key >> 32 & 4294967295)::oid AND objid = (key & 4294967295)::oid
+    LEFT JOIN pg_stat_activity AS activity ON activity.pid = held.pid
+    WHERE held.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+      AND held.pid IS DISTINCT FROM pg_backend_pid()
+    ORDER BY 1`)
+})
+
+/** Does somebody keep out all appends, or all migrations? Advisory locks have no grants: any role that may connect can. */
+export const locks: Findings = Effect.gen(function* () {
+  const before = new Set(yield* lockedBy)
+  if (before.size === 0) return ok("nobody keeps out appends or migrations")
+  yield* Effect.sleep(pauseBetweenLooks)
+  const still = (yield* lockedBy).filter((text) => before.has(text))
+  return orOk(
+    still.map((text) =>
+      problem(text, "end it: SELECT pg_terminate_backend(its pid); see which roles may connect: REVOKE CONNECT")
+    ),
+    "imports or migrations come and go, nobody keeps out others"
+  )
 })

@@ -72,7 +72,8 @@ export interface Options {
   readonly listen?: PgConnection.Config
   /**
    * `"rows"` makes the migrations install go-sync-kit's trigger, for programs that listen to its channels: each event is
-   * notified in the transaction that appends it, and aggregate ids can have 56 bytes at most.
+   * notified in the transaction that appends it, and aggregate ids can have 56 bytes at most. Any role that may connect to the
+   * database can listen, and hears the ids and types of all events.
    */
   readonly notify?: "rows"
   /**
