@@ -39,6 +39,7 @@ const ours = ["events_append", "states_store_write", "retryspool_messages_claim"
 const commands = (file: string, owner: string, mallory: string): ReadonlyArray<ReadonlyArray<string>> => [
   ["migrate", "--owner", owner, "--owner", mallory],
   ["migrate", "status"],
+  ["grants", owner],
   ["events", "append", "--aggregate", "a", "--type", "T", "--data", "{}"],
   ["events", "append", "--aggregate", "b", "--type", "U", "--ignore-duplicates", "--id", "given"],
   ["events", "read", "--type", "T", "--data", "{}", "--created-after", "2020-01-01T00:00:00Z"],
