@@ -5,6 +5,7 @@ import { appendFile, chown, mkdir, readdir, writeFile } from "node:fs/promises"
 import { join } from "node:path"
 import { promisify } from "node:util"
 import { execute, withConnection } from "./connection.ts"
+import { attempt } from "./PostgresBinaries.ts"
 import * as PostgresServer from "./PostgresServer.ts"
 
 const run = promisify(execFile)
@@ -34,12 +35,12 @@ const backUp = (primary: PostgresServer.PostgresServer): PostgresServer.Fill =>
       const label = yield* withConnection(primary.url, (sql) =>
         Effect.gen(function* () {
           yield* sql`SELECT FROM pg_backup_start('standby', true)`
-          yield* Effect.promise(() => copy(primary.dataDir, dataDir))
+          yield* attempt("Copying the server", () => copy(primary.dataDir, dataDir))
           const rows = yield* sql`SELECT labelfile AS label FROM pg_backup_stop(false)`
           return (yield* Schema.decodeUnknownEffect(Label)(rows)).map((row) => row.label).join()
         })
       )
-      yield* Effect.promise(async () => {
+      yield* attempt("Making the copy a standby", async () => {
         const path = (name: string) => join(dataDir, name)
         await writeFile(path("backup_label"), label)
         await writeFile(path("standby.signal"), "")
