@@ -28,6 +28,7 @@ DECLARE
     target   TEXT;
     moves    TEXT; -- the function, beside RetrySpool's table
     named    TEXT; -- the beginning of the triggers' names
+    granted  RECORD;
     -- A row of RetrySpool's table as one of the table of queues. Ids that were given by senders are remembered from now on.
     -- Those that are UUIDv7 were generated.
     columns  CONSTANT TEXT := 'queue, id, state, attempts, max_attempts, next_retry, created, updated, last_error, size, '
@@ -51,6 +52,7 @@ BEGIN
     FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace WHERE pg_class.oid = messages;
 
     -- Waits until nobody is writing, and keeps writers waiting until this has committed: the triggers see whatever comes next.
+    -- Nothing later takes a stronger lock: a worker that has read the table and waits to write would stand in its way.
     EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', source);
 
     EXECUTE format($sql$
@@ -69,11 +71,9 @@ BEGIN
         ON CONFLICT (queue, id) DO NOTHING
         $sql$, source, target);
 
-    -- It has the rights of the tables' owner: RetrySpool, and the workers of earlier versions, have none on the table of queues.
     EXECUTE format($sql$
         CREATE OR REPLACE FUNCTION %s() RETURNS TRIGGER
         LANGUAGE plpgsql
-        SECURITY DEFINER
         SET search_path = pg_catalog, pg_temp
         AS %L
         $sql$, moves, format($body$
@@ -105,22 +105,28 @@ BEGIN
         END
         $body$, source, target, columns, parts, source, target));
 
-    -- Otherwise everybody could have it run for a table of their own, and write into the table of queues.
-    EXECUTE format('REVOKE ALL ON FUNCTION %s() FROM PUBLIC', moves);
+    -- Who might read and change the messages of queues where they were may do so where they are. So processes go on without new
+    -- grants, and the function needs no other rights than those of the worker that it runs for.
+    FOR granted IN
+        SELECT privilege_type AS privilege,
+            CASE grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(grantee)) END AS role
+        FROM pg_class, aclexplode(relacl)
+        WHERE pg_class.oid = spool AND grantee <> relowner
+            AND privilege_type IN ('SELECT', 'INSERT', 'UPDATE', 'DELETE')
+    LOOP
+        EXECUTE format('GRANT %s ON %s TO %s', granted.privilege, target, granted.role);
+    END LOOP;
 
-    EXECUTE format('DROP TRIGGER IF EXISTS %I ON %s', named || '_queue', source);
-    EXECUTE format('DROP TRIGGER IF EXISTS %I ON %s', named || '_moves', source);
-    EXECUTE format('DROP TRIGGER IF EXISTS %I ON %s', named || '_ended', source);
     EXECUTE format($sql$
-        CREATE TRIGGER %I BEFORE INSERT ON %s
+        CREATE OR REPLACE TRIGGER %I BEFORE INSERT ON %s
             FOR EACH ROW WHEN (NEW.queue <> '') EXECUTE FUNCTION %s()
         $sql$, named || '_queue', source, moves);
     EXECUTE format($sql$
-        CREATE TRIGGER %I AFTER UPDATE ON %s
+        CREATE OR REPLACE TRIGGER %I AFTER UPDATE ON %s
             FOR EACH ROW WHEN (NEW.queue <> '' AND NEW.state <> 1) EXECUTE FUNCTION %s()
         $sql$, named || '_moves', source, moves);
     EXECUTE format($sql$
-        CREATE TRIGGER %I AFTER DELETE ON %s
+        CREATE OR REPLACE TRIGGER %I AFTER DELETE ON %s
             FOR EACH ROW WHEN (OLD.queue <> '') EXECUTE FUNCTION %s()
         $sql$, named || '_ended', source, moves);
 END

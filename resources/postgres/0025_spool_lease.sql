@@ -35,9 +35,8 @@ BEGIN
         END
         $body$
         $sql$, lease);
-    EXECUTE format('DROP TRIGGER IF EXISTS %s ON %s', named, spool);
     EXECUTE format($sql$
-        CREATE TRIGGER %s BEFORE UPDATE OF state ON %s
+        CREATE OR REPLACE TRIGGER %s BEFORE UPDATE OF state ON %s
             FOR EACH ROW
             WHEN (OLD.lease_owner IS NOT NULL AND NEW.state <> OLD.state
                 AND NEW.lease_owner = OLD.lease_owner AND NEW.lease_until IS NOT DISTINCT FROM OLD.lease_until)

@@ -80,7 +80,7 @@ describe("while the clock is set back again and again", () => {
   test(
     "a worker that cannot renew its lease gives it up",
     Effect.gen(function* () {
-      const { context, table } = yield* serveSpool()
+      const { context, schema } = yield* serveSpool()
       const begun = yield* Deferred.make<void>()
       const lost = yield* Deferred.make<void>()
       const handler = Effect.andThen(Deferred.succeed(begun, undefined), Effect.never).pipe(
@@ -90,7 +90,7 @@ describe("while the clock is set back again and again", () => {
         const run = yield* session()
         yield* Deferred.await(begun)
         yield* run("BEGIN")
-        yield* run(`LOCK TABLE ${table}`)
+        yield* run(`LOCK TABLE ${schema}.strata_messages`)
         yield* Deferred.await(lost)
         yield* run("ROLLBACK")
       })

@@ -62,12 +62,9 @@ const claimsOnce = Effect.fnUntraced(function* ({ behind, direct }: Pooled) {
     while (true) {
       const messages = yield* claim({ queue: "mail", limit: 7, lease: "1 minute", owner: `worker ${worker}` })
       if (messages.length === 0) return
-      const outcomes = messages.map(({ attempts, id }) => ({
-        id,
-        owner: `worker ${worker}`,
-        attempt: attempts,
-        outcome: "done" as const
-      }))
+      const outcomes = messages.map((message) =>
+        Object.assign({ outcome: "done" as const }, SpoolStore.leaseOf(message, `worker ${worker}`))
+      )
       assert.deepStrictEqual(yield* settle(outcomes), [])
       claimed.push(...messages.map(({ id }) => id))
     }

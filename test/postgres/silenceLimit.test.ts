@@ -122,7 +122,9 @@ describe("a handler that keeps the event loop busy", () => {
         const busy = yield* mails.enqueue("busy")
         yield* Effect.forkScoped(mails.run(() => blocked, { transactional: true }))
         yield* messages(({ bounce }) => bounce === 1)
-        const { attempts, lastError } = yield* SpoolStore.SpoolStore.use((spool) => spool.getMeta(busy))
+        const { attempts, lastError } = yield* SpoolStore.SpoolStore.use((spool) =>
+          spool.getMeta({ queue: mails.name, id: busy })
+        )
         assert.strictEqual(attempts, 2)
         assert.match(lastError, ended)
       }).pipe(Effect.provideContext(context))

@@ -159,8 +159,7 @@ const differenceOf = (name: string) =>
 const accept = Command.make("accept", { name, yes }).pipe(
   Command.withDescription("Takes a log that was set back or replaced for the one that a projection has read"),
   Command.withExamples([
-    { command: "strata projections accept balances", description: "Says what is different, and asks" },
-    { command: "strata projections reset balances --to 40", description: "Instead: handle again what came after 40" }
+    { command: "strata projections accept balances", description: "Says what is different, and asks" }
   ]),
   Command.withHandler(({ name, yes }) =>
     Effect.gen(function* () {

@@ -117,7 +117,7 @@ const makeIdentityCheck = Effect.gen(function* () {
   const { listen, query, sql } = yield* PostgresDatabase
   const decode = decodeRows(Identity, "pg_database", [])
   const identity = sql`
-    SELECT system_identifier || '/' || oid AS id FROM pg_control_system(), pg_database WHERE datname = current_database()`
+    SELECT system_identifier::text || '/' || oid::text AS id FROM pg_control_system(), pg_database WHERE datname = current_database()`
   const identityBy = (run: Query) => Effect.map(Effect.flatMap(run(identity), decode), ([row]) => row?.id)
 
   return Effect.fnUntraced(function* (connection: Pick<Connected, "query">) {
