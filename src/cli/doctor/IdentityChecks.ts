@@ -60,18 +60,19 @@ export const identity: Findings = Effect.gen(function* () {
   const name = qualify(schema, `${names.events}_log`)
   const log = sql.literal(name)
   const readable = yield* texts(sql`
-    SELECT 'yes' AS text WHERE to_regclass(${name}) IS NOT NULL AND has_table_privilege(to_regclass(${name}), 'SELECT')`)
+    SELECT 'yes' AS text FROM pg_class
+    WHERE oid = pg_catalog.to_regclass(${name}::text)::oid AND pg_catalog.has_table_privilege(oid, 'SELECT')`)
   // A migration that is pending is another check's finding. The stores do not need this table.
   if (readable.length === 0) return ok("not looked at: this role may not read what names it")
   const [seen] = yield* rows(
     Seen,
     sql`
-      SELECT log.id::text, has_table_privilege(${name}, 'UPDATE') AND NOT pg_is_in_recovery() AS "mayRecord",
+      SELECT log.id::text, pg_catalog.has_table_privilege(${name}::text, 'UPDATE') AND NOT pg_is_in_recovery() AS "mayRecord",
         log.system_identifier AS system, log.timeline, log.version, log.event_id AS "eventId",
-        to_char(log.seen_at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI') AS "seenAt",
+        pg_catalog.to_char(pg_catalog.timezone('UTC', log.seen_at), 'YYYY-MM-DD HH24:MI') AS "seenAt",
         (SELECT system_identifier::text FROM pg_control_system()) AS "systemNow",
         CASE WHEN NOT pg_is_in_recovery()
-          THEN ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::int END AS "timelineNow",
+          THEN ('x' || pg_catalog.substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::int END AS "timelineNow",
         last.version AS "versionNow", last.id AS "eventIdNow",
         (SELECT id FROM ${tables.events} WHERE version = log.version) AS "foundId"
       FROM ${log} AS log
