@@ -6,7 +6,7 @@ import { Placed } from "../support/histories.ts"
 export const leaseMillis = 3000
 
 /** The table of the messages. */
-export const messages = "retryspool_messages"
+export const messages = "strata_messages"
 
 /** The subscriptions of the follower: the history that each writes, and the condition on the events that it must get. */
 export const followed = [

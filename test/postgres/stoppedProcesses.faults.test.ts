@@ -93,7 +93,7 @@ it.live("a worker that stops in the middle of its transaction keeps no row locke
     // A lock for which another handler of the same message waits.
     yield* execute([`CREATE UNIQUE INDEX ON ${schema}.numbers (number)`])
     const enqueue = Effect.suspend(() => numbers.enqueueAll(next().map((payload) => ({ payload }))))
-    const untilAllHandled = Effect.repeat(query(`SELECT 1 FROM ${schema}.retryspool_messages LIMIT 1`), {
+    const untilAllHandled = Effect.repeat(query(`SELECT 1 FROM ${schema}.strata_messages WHERE state < 6 LIMIT 1`), {
       until: (rows) => rows.length === 0,
       schedule: Schedule.spaced("100 millis")
     })

@@ -150,6 +150,11 @@ describe("a version that the sequence has not drawn", () => {
       )
       const [, statement = ""] = /as the owner: (UPDATE [^;]*);/.exec(String(found?.["remedy"])) ?? []
       yield* execute([statement], url)
+      // The doctor has seen the version that is gone now, and says so once.
+      assert.deepStrictEqual(
+        (yield* problems(url)).map(({ check }) => check),
+        ["log"]
+      )
       assert.deepStrictEqual(yield* problems(url), [])
       yield* append("three")
       assert.deepStrictEqual(yield* query("SELECT version, id FROM strata.events ORDER BY version", url), [

@@ -89,7 +89,7 @@ const countStatesAndMessages = Effect.gen(function* () {
       ${countOf("hold")} AS hold,
       ${countOf("bounce")} AS bounce
     FROM (
-      SELECT count(*) FILTER (WHERE NOT starts_with(persistence_id, ${idPrefix})) AS states, count(*)::int AS found
+      SELECT count(*) FILTER (WHERE NOT starts_with(persistence_id::text, ${idPrefix}::text)) AS states, count(*)::int AS found
       FROM (SELECT persistence_id FROM ${tables.states} LIMIT ${fewStates + 1}) AS few
     ) AS few`)
   const [counts] = yield* decodeRows(Counts, names.spool, [])(rows)

@@ -44,7 +44,7 @@ const sequenceBehind = Effect.fnUntraced(function* (sequence: string | null) {
   const positions = yield* rows(
     Position,
     sql`
-      SELECT has_sequence_privilege(${sequence}, 'USAGE, SELECT') AND drawn < highest AS behind,
+      SELECT pg_catalog.has_sequence_privilege(${sequence}, 'USAGE, SELECT') AND drawn < highest AS behind,
         ${sequence}::text AS name, drawn, highest, (
           SELECT count(*) FROM (SELECT FROM ${tables.events} WHERE version > drawn LIMIT 100000) AS beyond
         ) AS beyond

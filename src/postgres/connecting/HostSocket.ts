@@ -1,6 +1,6 @@
 /** A socket to one server, with TLS where it is asked for. */
 import { PgProtocol } from "@effect/sql-pg"
-import { Data, Duration, Effect } from "effect"
+import { Duration, Effect, Schema } from "effect"
 import { connect as connectTcp, isIP, type Socket } from "node:net"
 import type { Duplex } from "node:stream"
 import { connect as connectTls, type ConnectionOptions } from "node:tls"
@@ -22,7 +22,9 @@ export interface SocketOptions {
 }
 
 /** Why a host is not the one. */
-export class HostFailure extends Data.TaggedError("HostFailure")<{ readonly message: string }> {}
+export class HostFailure extends Schema.TaggedError<HostFailure>("effect-strata/postgres/HostFailure")("HostFailure", {
+  message: Schema.String
+}) {}
 
 /** An open connection, and the address that it has found: a name can have several. */
 export interface Opened {

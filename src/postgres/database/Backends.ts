@@ -3,7 +3,7 @@
  * consist of connections that are dead.
  */
 import { PgConnection } from "@effect/sql-pg"
-import { Data, Duration, Effect, Predicate, Schema, type Scope } from "effect"
+import { Duration, Effect, Predicate, Schema, type Scope } from "effect"
 import type { SqlError } from "effect/sql"
 import { Unavailable } from "../../StoreError.ts"
 import { decodeRows } from "./DecodeRows.ts"
@@ -17,10 +17,10 @@ const answerLimit = Duration.seconds(5)
 const clockStepMillis = 60_000
 
 /** Nothing was found out, because there is no server or because it refuses. */
-export class NotAsked extends Data.TaggedError("NotAsked")<{
-  readonly isServerThere: boolean
-  readonly message: string
-}> {}
+export class NotAsked extends Schema.TaggedError<NotAsked>("effect-strata/postgres/NotAsked")("NotAsked", {
+  isServerThere: Schema.Boolean,
+  message: Schema.String
+}) {}
 
 /** A backend whose connection was seen alive so many milliseconds ago. */
 export interface Wanted {

@@ -57,14 +57,14 @@ const rows = { fail: Row, bigint: rowOf("bigint") }
 export const columnsOf = (bytes: number, without?: string) => ({
   read: `version, id, aggregate_id AS "aggregateId", event_type AS "eventType",
     CASE ${without === undefined ? "" : `WHEN version = ${without} THEN NULL `}WHEN pg_catalog.pg_column_size(data) > ${5 * bytes}
-      THEN '#' || pg_catalog.pg_column_size(data)::text ELSE data::text END AS data,
+      THEN '#'::text || pg_catalog.pg_column_size(data)::text ELSE data::text END AS data,
     ${without === undefined ? "metadata::text" : `CASE WHEN version <> ${without} THEN metadata::text END`} AS metadata,
     created_at AS "createdAt", stream_name AS "streamName"`,
   sent: `version, id, "aggregateId", "eventType",
     CASE WHEN octet_length(data) + coalesce(octet_length(metadata), 0) > ${bytes}
-      THEN '#' || (octet_length(data) + coalesce(octet_length(metadata), 0))::text ELSE data END AS data,
+      THEN '#'::text || (octet_length(data) + coalesce(octet_length(metadata), 0))::text ELSE data END AS data,
     CASE WHEN octet_length(metadata) > ${bytes}
-      THEN '#' || octet_length(metadata)::text ELSE metadata END AS metadata, "createdAt", "streamName"`
+      THEN '#'::text || octet_length(metadata)::text ELSE metadata END AS metadata, "createdAt", "streamName"`
 })
 
 /** How many bytes the JSON of a row has that was held back. */

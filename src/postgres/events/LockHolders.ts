@@ -123,7 +123,7 @@ export const make = Effect.gen(function* () {
     Effect.map(
       Effect.flatMap(
         run(sql`
-          SELECT string_agg(${holderText(withQuery)}, '; ') AS description
+          SELECT pg_catalog.string_agg(${holderText(withQuery)}, '; ') AS description
           FROM (
             SELECT virtualtransaction, max(pid) AS pid,
               max(transactionid::text) FILTER (WHERE locktype = 'transactionid' AND mode = 'ExclusiveLock') AS xid

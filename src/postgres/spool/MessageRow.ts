@@ -44,9 +44,9 @@ const longestText = maxTextLength
 const shared = `id, queue, state, attempts, max_attempts AS "maxAttempts", next_retry AS "nextRetry", created, updated,
   left(coalesce(last_error, ''), ${longestText}) AS "lastError", size, priority,
   left(coalesce(retry_policy_name, ''), ${longestText}) AS "retryPolicyName",
-  CASE WHEN (pg_column_size(headers) > ${fewBytes} OR pg_column_compression(headers) IS NOT NULL)
+  CASE WHEN (pg_catalog.pg_column_size(headers) > ${fewBytes} OR pg_catalog.pg_column_compression(headers) IS NOT NULL)
       AND octet_length(headers::text) > ${longestHeaders}
-    THEN to_jsonb('#' || octet_length(headers::text)) ELSE coalesce(nullif(headers, 'null'), '{}') END AS headers`
+    THEN pg_catalog.to_jsonb('#'::text || octet_length(headers::text)::text) ELSE coalesce(nullif(headers, 'null'), '{}') END AS headers`
 
 /** The parts of a row, as they are read in an inner SELECT, and as they are sent. */
 export interface Columns {
@@ -65,7 +65,7 @@ const payload = "payload::text AS payload"
 export const columnsOf = (sql: PgClient.PgClient): Columns => ({
   read: fragment(`${shared}, ${payload}`),
   sent: fragment(`id, queue, state, attempts, "maxAttempts", "nextRetry", created, updated, "lastError", size, priority, headers,
-    "retryPolicyName", CASE WHEN octet_length(payload) > ${longestRow(sql) - 3 * maxHeadersBytes} THEN '#' || octet_length(payload)::text ELSE payload END
+    "retryPolicyName", CASE WHEN octet_length(payload) > ${longestRow(sql) - 3 * maxHeadersBytes} THEN '#'::text || octet_length(payload)::text ELSE payload END
       AS payload`)
 })
 
