@@ -1,7 +1,7 @@
 /** How a transaction that others wait for is described to people. */
 import { Statement } from "effect/sql"
 
-const queryText = `', query: ' || left(regexp_replace(activity.query, '\\s+', ' ', 'g'), 100)`
+const queryText = `', query: '::text || left(regexp_replace(activity.query, '\\s+', ' ', 'g'), 100)`
 
 /**
  * An SQL expression that describes a transaction: its process, its state and application, and for how long it is open.
@@ -19,7 +19,7 @@ export const transactionText = (otherwise: string, withQuery = false): Statement
       WHEN activity.pid IS NOT NULL THEN
         pg_catalog.format('pid %s, %s for %s s, application %s', activity.pid, coalesce(activity.state, 'active'),
           round(extract(epoch FROM clock_timestamp() - activity.xact_start)), quote_literal(activity.application_name))
-          || coalesce(', query id ' || activity.query_id, '')
+          || coalesce(', query id '::text || activity.query_id::text, '')
           || ${withQuery ? queryText : "''"}
       WHEN prepared.gid IS NOT NULL THEN
         pg_catalog.format('the prepared transaction %L, for %s s: COMMIT PREPARED or ROLLBACK PREPARED it', prepared.gid,

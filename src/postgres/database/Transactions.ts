@@ -83,7 +83,11 @@ export const make = (
     /** The connection of the caller's transaction, if there is one. */
     current,
     /** Runs a statement in a transaction. */
-    execute: ([connection, savepoints]: Open, text: string, parameters: ReadonlyArray<unknown>) =>
+    execute: (
+      [connection, savepoints]: Open,
+      text: string,
+      parameters: ReadonlyArray<unknown>
+    ): Effect.Effect<ReadonlyArray<unknown>, SqlError.SqlError> =>
       savepoints === 0
         ? silence.execute(connection, text, parameters)
         : connection.execute(text, parameters, undefined),
