@@ -17,9 +17,9 @@
  * Behind a pooler the process id of a connection is the pooler's, and says nothing about a backend. There a connection is lost
  * only while the role has no other session that does something. Otherwise a statement waits: it may be a long one.
  *
- * The first statement of a transaction, `BEGIN`, is watched only where the stores have used the connection before. Elsewhere
- * `acquireTimeout` ends the wait for it. Transactions and statements of the application on connections that the stores have
- * never used are not watched.
+ * The first statement of a transaction, `BEGIN`, is watched only where the stores have used the connection before. On another
+ * connection that is silently dead, `BEGIN` waits until TCP gives up. Transactions and statements of the application on
+ * connections that the stores have never used are not watched.
  */
 import type { PgClient } from "@effect/sql-pg"
 import { Duration, Effect, Latch, type Scope } from "effect"
