@@ -34,7 +34,8 @@ const mostPayloads = 1000
 
 /**
  * The notifications of the queue, equal ones once. Any role that may connect can notify, and the driver's queue has no bound. So
- * all of them are taken at once, equal ones count once, and the driver's queue has no bound. Of a flood some are dropped, and with them perhaps a wake-up: readers look by themselves within a second.
+ * all of them are taken at once. Of a flood some are dropped, and with them perhaps a wake-up: readers look by themselves within
+ * a second.
  */
 const taken = (queue: Heard): Effect.Effect<PgConnection.Notification, SqlError.SqlError> => {
   let waiting: Array<PgConnection.Notification> = []
