@@ -1,4 +1,6 @@
 /** What each public module exports, read from the declarations that are published. */
+import { readFileSync } from "node:fs"
+import { join } from "node:path"
 import ts from "typescript"
 
 /** A member of a service. */
@@ -31,7 +33,14 @@ export interface Module {
 /** An entry point of the package: what follows its name in an import, and its declarations. */
 export interface EntryPoint {
   readonly path: string
+  /** In the folder of the declarations. */
   readonly file: string
+}
+
+export interface Places {
+  readonly declarations: string
+  /** The files of which the declarations were made. */
+  readonly sources: string
 }
 
 const unindent = (text: string): string => {
@@ -57,10 +66,14 @@ const commentBefore = (node: ts.Node, file: ts.SourceFile): string => {
   return last === undefined ? "" : commentText(file.text.slice(last.pos, last.end))
 }
 
-/** The comment at the top of a file that has one of its own: the one before its imports. */
-const fileComment = (file: ts.SourceFile): string => {
-  const [first] = file.statements
-  return first !== undefined && ts.isImportDeclaration(first) ? commentBefore(first, file) : ""
+/**
+ * The comment at the top of a source file that has one of its own. The compiler leaves it out of the declarations together
+ * with an import that they do not need.
+ */
+const sourceComment = (file: string, { declarations, sources }: Places): string => {
+  const source = readFileSync(file.replace(declarations, sources).replace(/\.d\.ts$/, ".ts"), "utf8")
+  const [comment] = /^\/\*\*[\s\S]*?\*\/(?=\s+(?:import|export) )/.exec(source) ?? []
+  return comment === undefined ? "" : commentText(comment)
 }
 
 const textOf = (node: ts.Node): string => unindent(node.getText()).replace(/^export (declare )?/, "")
@@ -132,8 +145,8 @@ const exportOf = (name: string, symbol: ts.Symbol, checker: ts.TypeChecker): Exp
 }
 
 /** The public modules, in the order of the entry points, and of their names. */
-export const modules = (entryPoints: ReadonlyArray<EntryPoint>): ReadonlyArray<Module> => {
-  const files = entryPoints.map(({ file }) => file)
+export const modules = (places: Places, entryPoints: ReadonlyArray<EntryPoint>): ReadonlyArray<Module> => {
+  const files = entryPoints.map(({ file }) => join(places.declarations, file))
   const program = ts.createProgram(files, {
     module: ts.ModuleKind.NodeNext,
     moduleResolution: ts.ModuleResolutionKind.NodeNext,
@@ -156,14 +169,14 @@ export const modules = (entryPoints: ReadonlyArray<EntryPoint>): ReadonlyArray<M
   const moduleOf = (name: string, importing: string, module: ts.Symbol): Module => ({
     name,
     importing,
-    comment: (module.declarations ?? []).flatMap((node) => (ts.isSourceFile(node) ? [fileComment(node)] : [])).join(""),
+    comment: (module.declarations ?? []).map((node) => sourceComment(node.getSourceFile().fileName, places)).join(""),
     exports: exportsOf(module)
       .filter((each) => !isModule(each))
       .map(({ name, symbol }) => exportOf(name, symbol, checker))
   })
 
   return entryPoints.flatMap(({ path, file }) => {
-    const source = program.getSourceFile(file)
+    const source = program.getSourceFile(join(places.declarations, file))
     const entry = source === undefined ? undefined : checker.getSymbolAtLocation(source)
     if (entry === undefined) return []
     const from = `"effect-strata${path === "" ? "" : `/${path}`}"`

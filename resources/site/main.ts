@@ -21,7 +21,7 @@ const entryPoints = async (): Promise<ReadonlyArray<EntryPoint>> => {
   return Object.keys(exports).flatMap((name) => {
     const types: unknown = exports[name].types
     const path = name.replace(/^\.\/?/, "")
-    return typeof types === "string" ? [{ path, file: types.replace("./dist", declarations) }] : []
+    return typeof types === "string" ? [{ path, file: types.replace("./dist/", "") }] : []
   })
 }
 
@@ -61,7 +61,7 @@ const declare = (): void => {
 }
 
 const writePages = async (): Promise<void> => {
-  const all = modules(await entryPoints())
+  const all = modules({ declarations, sources: join(root, "src") }, await entryPoints())
   const written = await guides(root)
   const references = await Promise.all(all.map(modulePage))
   const tables = [await commandsPage(), errorsPage(all)]

@@ -16,5 +16,11 @@ export const chromium: string | undefined = [process.env["CHROMIUM"], ...places]
 /** Nothing that the tests look at comes from elsewhere, so the browser's own requests must not, either. */
 export const launchOptions = {
   executablePath: chromium ?? "",
-  args: ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking", "--disable-component-update"]
+  args: [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-background-networking",
+    "--disable-component-update"
+  ]
 }

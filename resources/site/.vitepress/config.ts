@@ -16,6 +16,9 @@ const sidebar: Items = Array.isArray(menu) ? menu.filter(isItem) : []
 /** Names as code in the text, such as `EventStore.append`, and the place of the reference that explains each. */
 const places = new Map(Object.entries<unknown>(JSON.parse(read("places.json"))))
 
+/** A call stands for what it calls. */
+const nameIn = (code: string): string => /^([\w.]+)\(.*\)$/s.exec(code)?.[1] ?? code
+
 export default defineConfig({
   title: "Strata",
   description: "Durable stores for Effect, in layers",
@@ -30,7 +33,7 @@ export default defineConfig({
       const plain = markdown.renderer.rules.code_inline
       markdown.renderer.rules.code_inline = (tokens, index, options, env, self) => {
         const shown = plain?.(tokens, index, options, env, self) ?? ""
-        const place = places.get(tokens[index]?.content ?? "")
+        const place = places.get(nameIn(tokens[index]?.content ?? ""))
         const isLink = tokens[index - 1]?.type === "link_open"
         return typeof place === "string" && !isLink ? `<a class="name" href="${place}">${shown}</a>` : shown
       }
