@@ -49,6 +49,7 @@ import {
   subscriptionTo,
   Topic
 } from "./Event.ts"
+import * as Origins from "./events/Origins.ts"
 import { eventsIn } from "./events/Steps.ts"
 import * as TypedEvents from "./events/TypedEvents.ts"
 import type { LargeIntegers } from "./internal/ExactJson.ts"
@@ -73,9 +74,12 @@ export class EventStore extends Context.Service<
      * `expected` describes each aggregate before the append. Aggregates that a record names and that get no event do not
      * matter. No event has version 0, so expecting it always conflicts. After a conflict the transaction can go on.
      * With `onDuplicate: "ignore"` an event whose id is in the log already is returned as it is stored, and not compared
-     * with `expected`: the same append can be tried again. The same id with other content is always `DuplicateEvent`.
+     * with `expected`: the same append can be tried again. The same id with other content is always `DuplicateEvent`. The keys of
+     * `Origin` are no content.
      * An append of no events does nothing. Appends that are made at once outside of a transaction can share a commit, but
      * each has its own result or failure. Appends to one aggregate happen in the order in which they were made.
+     *
+     * The metadata also says where the events come from: see `Origin`.
      *
      * **Gotchas**
      *
@@ -206,6 +210,8 @@ export interface Driver {
    * are `InvalidInput` unless given, and reads fail with `CorruptRow`.
    */
   readonly largeIntegers?: LargeIntegers
+  /** `"never"` leaves `traceparent` out of the metadata of events: see `Origin`. */
+  readonly traceparent?: "never" | undefined
   readonly ping: Effect.Effect<void, Reason>
 }
 
@@ -221,7 +227,11 @@ export interface Driver {
 export const fromDriver = (backend: string, driver: Driver): Effect.Effect<EventStore["Service"], never, Scope.Scope> =>
   Effect.map(Operation.make("EventStore", backend), (operation) => {
     const subscribe = (subscription: Subscription) => eventsIn(driver.follow(subscription))
-    const append = operation.fn("append", driver.largeIntegers === "bigint" ? ExactAppend : Append, driver.append)
+    const append = operation.fn(
+      "append",
+      driver.largeIntegers === "bigint" ? ExactAppend : Append,
+      Origins.withOrigin(driver.append, driver.traceparent)
+    )
     const load = operation.fn("load", Since, ({ since }) => Stream.runCollect(driver.read(new Query({ after: since }))))
     const loadByAggregate = operation.fn("loadByAggregate", AggregateSince, driver.readAggregate)
     const read = operation.stream("read", Query, driver.read)

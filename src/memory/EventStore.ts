@@ -36,7 +36,7 @@ interface Page {
 }
 
 export const make = Effect.gen(function* () {
-  const { largeIntegers, listener, log, open, statement, tables } = yield* MemoryDatabase
+  const { largeIntegers, listener, log, open, statement, tables, traceparent } = yield* MemoryDatabase
   const append = yield* Appending.make
   const untilClosed = yield* Operation.untilClosed("EventStore")
 
@@ -157,6 +157,7 @@ export const make = Effect.gen(function* () {
 
   return yield* fromDriver("memory", {
     largeIntegers,
+    traceparent,
     append,
     read,
     readAggregate: ({ aggregateId, since }) =>
