@@ -13,7 +13,10 @@
  *   name: "account",
  *   events: EventStore.typed({ events: [Deposited, Withdrawn] }),
  *   initial: () => 0,
- *   apply: (balance, { event }) => (event._tag === "Deposited" ? balance + event.amount : balance - event.amount)
+ *   on: {
+ *     Deposited: (balance, { event }) => balance + event.amount,
+ *     Withdrawn: (balance, { event }) => balance - event.amount
+ *   }
  * })
  *
  * export const withdraw = Effect.fn(function* (account: string, amount: number, key: string) {
@@ -80,15 +83,13 @@ export interface Snapshots<S, RD, RE> {
   readonly every: number
 }
 
-export interface Options<S, Class extends Tagged, Other, R, Id, RD, RE> {
+interface Definition<S, View, RD, RE> {
   /** What these aggregates are called. The ids of snapshots are `name/aggregateId`: together at most 255 characters. */
   readonly name: string
   /** The events of the aggregates. */
-  readonly events: TypedView<Class, Other, R, Id>
+  readonly events: View
   /** The state before the first event. */
   readonly initial: (aggregateId: string) => S
-  /** The state after one more event. */
-  readonly apply: (state: S, event: TypedEvent<Class["Type"] | Other>) => S
   /** Stores states, so that not every event has to be read each time: never unless given. */
   readonly snapshots?: Snapshots<S, RD, RE>
   /**
@@ -97,6 +98,39 @@ export interface Options<S, Class extends Tagged, Other, R, Id, RD, RE> {
    */
   readonly retry?: Schedule.Schedule<unknown>
 }
+
+interface Event {
+  readonly _tag: string
+}
+
+/** The state after one more event. */
+type Apply<S, E> = (state: S, event: TypedEvent<E>) => S
+
+/** The state after one more event: one function for all events, or one for each class of the view, by its tag. */
+type Applying<S, E extends Event> =
+  | { readonly apply: Apply<S, E>; readonly on?: never }
+  | {
+      readonly on: { readonly [Tag in E["_tag"]]: Apply<S, Extract<E, { readonly _tag: Tag }>> }
+      readonly apply?: never
+    }
+
+/**
+ * The same inside of this module. They are methods, whose parameters the compiler compares in both directions: the types of
+ * `make` have made sure that a function gets the events that it takes.
+ */
+interface AnyApplying<S> {
+  apply?(state: S, event: TypedEvent<Event>): S
+  readonly on?: Readonly<Record<string, AnyApplying<S>["apply"]>>
+}
+
+/** What aggregates of one kind are: their name, their events, and the state that follows from these. */
+export type Options<S, Class extends Tagged, Other extends Event, R, Id, RD, RE> = Definition<
+  S,
+  TypedView<Class, Other, R, Id>,
+  RD,
+  RE
+> &
+  Applying<S, Class["Type"] | Other>
 
 /** Aggregates of one kind: see `make`. `R` are the services that their schemas and codec need. */
 export interface Entity<S, Class extends Tagged, Other = never, R = never> {
@@ -118,7 +152,9 @@ export interface Entity<S, Class extends Tagged, Other = never, R = never> {
    *
    * **Gotchas**
    *
-   * `decide` may be called several times, each time on the state of then. What it does beside deciding can happen as often.
+   * `decide` may be called several times, each time on the state of then. What it does beside deciding can happen as often. In
+   * a transaction of the caller, what it writes with the stores, and with SQL of the caller, is undone when its race was lost:
+   * it commits once, together with the events.
    */
   readonly execute: <E = never, R2 = never>(
     aggregateId: string,
@@ -206,8 +242,17 @@ class LostRace {
 
 const defaultRetry = Schedule.exponential("2 millis").pipe(Schedule.jittered, Schedule.upTo({ times: 10 }))
 
+/** The one function of `apply`, or of `on`. */
+const applyOf =
+  <S>({ apply, on = {} }: AnyApplying<S>) =>
+  (state: S, event: TypedEvent<Event>): S => {
+    const step = apply ?? on[event.event._tag]
+    return step === undefined ? state : step(state, event)
+  }
+
 /**
- * Aggregates of one kind, whose state follows from their events.
+ * Aggregates of one kind, whose state follows from their events: `apply` gets each of them, or `on` has a function for each
+ * class, by its tag.
  *
  * **Details**
  *
@@ -215,12 +260,27 @@ const defaultRetry = Schedule.exponential("2 millis").pipe(Schedule.jittered, Sc
  * after it. A snapshot is only a shortcut: one that does not decode any more is not used, and one that cannot be written is
  * left out.
  */
-export const make = Effect.fnUntraced(function* <S, Class extends Tagged, Other, R, Id, RD = never, RE = never>(
+export function make<S, Class extends Tagged, Other extends Event, R, Id, RD = never, RE = never>(
   options: Options<S, Class, Other, R, Id, RD, RE>
+): Effect.Effect<
+  Entity<S, Class, Other, R | RD | RE | Class["DecodingServices"] | Class["EncodingServices"]>,
+  InvalidInput,
+  Id | DurableStateStore | Transactor
+>
+export function make<S, Class extends Tagged, Other extends Event, R, Id, RD = never, RE = never>(
+  options: Definition<S, TypedView<Class, Other, R, Id>, RD, RE> & AnyApplying<S>
 ) {
-  const { apply, initial, name, retry = defaultRetry } = options
+  return makeEntity(options, applyOf(options))
+}
+
+const makeEntity = Effect.fnUntraced(function* <S, Class extends Tagged, Other extends Event, R, Id, RD, RE>(
+  options: Definition<S, TypedView<Class, Other, R, Id>, RD, RE>,
+  apply: (state: S, event: TypedEvent<Class["Type"] | Other>) => S
+) {
+  const { initial, name, retry = defaultRetry } = options
   const every = options.snapshots?.every
   yield* check(Settings, "Entity", "make", every === undefined ? { name } : { name, every })
+  const { inTransaction, withTransaction } = yield* Transactor
   const log = yield* options.events
   const snapshots = yield* makeSnapshots(name, options.snapshots)
 
@@ -281,7 +341,10 @@ export const make = Effect.fnUntraced(function* <S, Class extends Tagged, Other,
     execute: (aggregateId, decide, options = {}) =>
       Effect.andThen(
         check(Execution, "Entity", "execute", options.key === undefined ? {} : { key: options.key }),
-        once(aggregateId, decide, options).pipe(
+        // In a transaction each attempt is a savepoint: what `decide` has written goes with it.
+        Effect.flatMap(inTransaction, (isInside) =>
+          isInside ? withTransaction(once(aggregateId, decide, options)) : once(aggregateId, decide, options)
+        ).pipe(
           Effect.retry({ schedule: retry, while: (error) => error instanceof LostRace }),
           Effect.catchIf(
             (error) => error instanceof LostRace,
