@@ -46,7 +46,7 @@ import { Identifier } from "./internal/Fields.ts"
 import { derivedId } from "./internal/Ids.ts"
 import type { InvalidInput } from "./InvalidInput.ts"
 import type { StateCodec } from "./StateCodec.ts"
-import type { StoreError } from "./StoreError.ts"
+import { StoreError } from "./StoreError.ts"
 import { Transactor } from "./Transactor.ts"
 
 // Model
@@ -232,13 +232,18 @@ const executedBefore = Effect.fnUntraced(function* <Class extends Tagged, Other,
 // The entity
 
 /** Another append to the aggregate was faster, or the same command was executed at the same time. */
-class LostRace {
+class LostRace<out E> {
   readonly _tag = "LostRace"
-  readonly error: VersionConflict | DuplicateEvent
-  constructor(error: VersionConflict | DuplicateEvent) {
+  readonly error: E
+  constructor(error: E) {
     this.error = error
   }
 }
+
+/** Fails with the error, as one of all that an attempt to execute a command can fail with. */
+const lost = <E>(
+  error: LostRace<E | VersionConflict | DuplicateEvent | InvalidInput> | E | InvalidInput | StoreError
+): Effect.Effect<never, typeof error> => Effect.fail(error)
 
 const defaultRetry = Schedule.exponential("2 millis").pipe(Schedule.jittered, Schedule.upTo({ times: 10 }))
 
@@ -291,6 +296,9 @@ const makeEntity = Effect.fnUntraced(function* <S, Class extends Tagged, Other e
     return { events, state: events.reduce(apply, base.state), version: events.at(-1)?.version ?? base.version }
   })
 
+  const executed = (aggregateId: string, key: string) =>
+    executedBefore(log, (index) => idOf(name, aggregateId, key, index))
+
   const append = Effect.fnUntraced(function* (
     aggregateId: string,
     decided: ReadonlyArray<Class["Type"]>,
@@ -325,8 +333,12 @@ const makeEntity = Effect.fnUntraced(function* <S, Class extends Tagged, Other e
     const { events: before, ...loaded } = yield* load(aggregateId)
     const { key } = options
     if (key !== undefined) {
-      const found = yield* executedBefore(log, (index) => idOf(name, aggregateId, key, index))
-      if (found.length > 0) return { ...loaded, events: found }
+      const found = yield* executed(aggregateId, key)
+      const last = found.at(-1)
+      if (last !== undefined) {
+        const { state, version } = last.version > loaded.version ? yield* load(aggregateId) : loaded
+        return { state, version, events: found }
+      }
     }
     const result = decide(loaded.state)
     const decided = Effect.isEffect(result) ? yield* result : result
@@ -336,15 +348,32 @@ const makeEntity = Effect.fnUntraced(function* <S, Class extends Tagged, Other e
     return { ...next, events }
   })
 
+  const attempt = <E, R2>(
+    aggregateId: string,
+    decide: (state: S) => Decided<Class["Type"], E, R2>,
+    options: ExecuteOptions
+  ) => {
+    const { key } = options
+    // In a transaction each attempt is a savepoint: what `decide` has written goes with it.
+    const attempted = Effect.flatMap(inTransaction, (isInside) =>
+      isInside ? withTransaction(once(aggregateId, decide, options)) : once(aggregateId, decide, options)
+    )
+    if (key === undefined) return attempted
+    // A failure of `decide` may come from what the same command has written at the same time.
+    return Effect.catch(attempted, (error) => {
+      if (error instanceof LostRace || error instanceof StoreError) return lost<E>(error)
+      return Effect.flatMap(executed(aggregateId, key), ({ length }) =>
+        lost<E>(length === 0 ? error : new LostRace(error))
+      )
+    })
+  }
+
   const self: Entity<S, Class, Other, R | RD | RE | Class["DecodingServices"] | Class["EncodingServices"]> = {
     load: (aggregateId) => Effect.map(load(aggregateId), ({ state, version }) => ({ state, version })),
     execute: (aggregateId, decide, options = {}) =>
       Effect.andThen(
         check(Execution, "Entity", "execute", options.key === undefined ? {} : { key: options.key }),
-        // In a transaction each attempt is a savepoint: what `decide` has written goes with it.
-        Effect.flatMap(inTransaction, (isInside) =>
-          isInside ? withTransaction(once(aggregateId, decide, options)) : once(aggregateId, decide, options)
-        ).pipe(
+        attempt(aggregateId, decide, options).pipe(
           Effect.retry({ schedule: retry, while: (error) => error instanceof LostRace }),
           Effect.catchIf(
             (error) => error instanceof LostRace,

@@ -128,23 +128,48 @@ export const suite = <E>(
       })
     )
 
-    it.effect("finds a command that was executed between its own look at the state and its search for the key", () =>
+    it.effect.each(["before", "after"])(
+      "gives a command that was executed %s its search for the key, after its look at the state, as if it were its own",
+      (when) =>
+        Effect.gen(function* () {
+          const events = yield* EventStore
+          const counter = yield* Counter
+          const id = fresh("entity")
+          const once = ({ sum }: typeof Sum.Type) =>
+            sum === 0 ? addOne({ sum, seen: [] }) : Effect.fail(new TooMuch())
+          let searches = 0
+          const faster = Effect.suspend(() =>
+            ++searches === 1 ? Effect.orDie(counter.execute(id, once, { key: "a" })) : Effect.void
+          )
+          const overtaken = EventStore.of({
+            ...events,
+            get: (event) =>
+              when === "before"
+                ? Effect.andThen(faster, events.get(event))
+                : Effect.tapCause(events.get(event), () => faster)
+          })
+          const slow = yield* Effect.provideService(Counter, EventStore, overtaken)
+          const { events: found, ...loaded } = yield* slow.execute(id, once, { key: "a" })
+          assert.strictEqual(found.length, 1)
+          assert.deepStrictEqual(loaded, yield* counter.load(id))
+          assert.deepStrictEqual(loaded.state.seen, [1])
+        })
+    )
+
+    it.effect("does not fail where the command was executed while its own decision failed", () =>
       Effect.gen(function* () {
-        const events = yield* EventStore
         const counter = yield* Counter
         const id = fresh("entity")
-        const once = ({ sum }: typeof Sum.Type) => (sum === 0 ? addOne({ sum, seen: [] }) : Effect.fail(new TooMuch()))
-        let searches = 0
-        const overtaken = EventStore.of({
-          ...events,
-          get: (event) =>
-            Effect.tapCause(events.get(event), () =>
-              ++searches === 1 ? Effect.orDie(counter.execute(id, once, { key: "a" })) : Effect.void
-            )
-        })
-        const slow = yield* Effect.provideService(Counter, EventStore, overtaken)
-        const { events: found } = yield* slow.execute(id, once, { key: "a" })
-        assert.strictEqual(found.length, 1)
+        const refuse = counter.execute(id, () => Effect.fail(new TooMuch()), { key: "b" })
+        assert.strictEqual((yield* Effect.flip(refuse))._tag, "TooMuch")
+        const overtaken = counter.execute(
+          id,
+          () => Effect.andThen(Effect.orDie(counter.execute(id, addOne, { key: "a" })), Effect.fail(new TooMuch())),
+          { key: "a" }
+        )
+        const { events, state } = yield* overtaken
+        assert.strictEqual(events.length, 1)
+        assert.deepStrictEqual(state.seen, [1])
         assert.deepStrictEqual((yield* counter.load(id)).state.seen, [1])
       })
     )
