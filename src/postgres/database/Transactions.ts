@@ -111,7 +111,10 @@ export const make = (sql: PgClient.PgClient, { silence, takeOut }: Parts) => {
     withTransaction,
     whether: <A, E, R>({ inside, outside }: Cases<A, E, R>): Effect.Effect<A, E, R> =>
       Effect.withFiber((fiber) => (current(fiber.context) === undefined ? outside() : inside())),
-    transactor: Transactor.fromSqlClient({ withTransaction, afterCommit: sql.afterCommit, watch }, reasonOf)
+    transactor: Transactor.fromSqlClient(
+      { withTransaction, afterCommit: sql.afterCommit, inTransaction, watch },
+      reasonOf
+    )
   }
 }
 
