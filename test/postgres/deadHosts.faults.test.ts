@@ -5,11 +5,11 @@ import { type Backend, waitForBackends } from "../support/database.ts"
 import * as PostgresServer from "../support/PostgresServer.ts"
 import * as Proxy from "../support/Proxy.ts"
 import { standbyOf } from "../support/Replicas.ts"
-import { event, session } from "./events.harness.ts"
-import { query, storeError, unique } from "./harness.ts"
+import { session } from "./events.harness.ts"
+import { query, shard, storeError, unique } from "./harness.ts"
 import { configured, urlTo } from "./hosts.harness.ts"
 
-it.live("the server of the connection is asked, though another host is the first one by now", () =>
+it.live("the server of the connection is asked, though another host is the first that fits by now", () =>
   Effect.gen(function* () {
     const primary = yield* PostgresServer.make()
     const standby = yield* standbyOf(primary)
@@ -18,14 +18,17 @@ it.live("the server of the connection is asked, though another host is the first
     yield* first.refuse(true)
     const name = yield* unique
     const hosts = [first, second].map(({ host, port }) => `${host}:${port}`)
-    const { events } = yield* configured({ DATABASE_URL: urlTo(primary.url, hosts, { application_name: name }) })
-    yield* events.append(event("a"))
+    const stores = yield* configured({ DATABASE_URL: urlTo(primary.url, hosts, { application_name: name }) })
+    // It only reads, so that one connection is enough, which nothing else uses.
+    const { read } = shard(stores, name)
+    yield* read
     yield* first.refuse(false)
 
+    // The standby knows of no such backend, and would call the connection dead.
     const say = yield* session(primary.url)
     yield* say("BEGIN")
-    yield* say("LOCK TABLE events IN EXCLUSIVE MODE")
-    const fiber = yield* Effect.forkChild(events.append(event("a")))
+    yield* say("LOCK TABLE offsets_store IN ACCESS EXCLUSIVE MODE")
+    const fiber = yield* Effect.forkChild(read)
     yield* query(
       `SELECT max(clock_timestamp() - query_start) > '8 seconds' FROM pg_stat_activity
        WHERE application_name = '${name}' AND wait_event_type = 'Lock'`,
@@ -35,7 +38,7 @@ it.live("the server of the connection is asked, though another host is the first
     yield* Fiber.join(fiber)
 
     yield* second.blackhole
-    const { message } = yield* storeError(events.append(event("a")))
+    const { message } = yield* storeError(read)
     const [, ended] = /silently dead: its backend (\d+) \(now ended\)/.exec(message) ?? []
     assert.isDefined(ended, message)
     const hasEnded = (all: ReadonlyArray<Backend>) => !all.some(({ pid }) => pid === Number(ended))

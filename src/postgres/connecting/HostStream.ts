@@ -155,7 +155,7 @@ const tryHost = (stream: HostStream, hosts: Hosts, packet: Buffer, [host, wanted
     stream.under = {
       socket,
       name: `${describeHost(host)} ${address ?? ""}`,
-      again: () => streamBy((other, packet) => start(other, hosts, packet, [[host, "any", address]]))
+      again: () => streamBy((other, packet) => begin(other, hosts, packet, () => [[host, "any", address]]))
     }
     stream.adopt(socket, unread)
   }).pipe(
@@ -199,7 +199,12 @@ const cancel = Effect.fnUntraced(function* (stream: HostStream, hosts: Hosts, pa
   socket.write(packet)
 })
 
-const begin = (stream: HostStream, hosts: Hosts, packet: Buffer): Effect.Effect<void, HostFailure> => {
+const begin = (
+  stream: HostStream,
+  hosts: Hosts,
+  packet: Buffer,
+  candidates: () => ReadonlyArray<Candidate>
+): Effect.Effect<void, HostFailure> => {
   switch (packet.length < packetHeaderBytes ? 0 : packet.readInt32BE(4)) {
     case cancelRequest:
       return cancel(stream, hosts, packet)
@@ -208,7 +213,7 @@ const begin = (stream: HostStream, hosts: Hosts, packet: Buffer): Effect.Effect<
         new HostFailure({ message: "the options of TLS belong into those of PostgresConfig.fromUrl, not beside it" })
       )
     default:
-      return start(stream, hosts, packet, hosts.candidates())
+      return start(stream, hosts, packet, candidates())
   }
 }
 
@@ -227,8 +232,8 @@ const streamBy = (beginning: (stream: HostStream, packet: Buffer) => Effect.Effe
 /** What opens a stream for each connection to the hosts. */
 export const make = (settings: Settings): (() => Duplex) => {
   const hosts = new Hosts(settings)
-  return () => streamBy((stream, packet) => begin(stream, hosts, packet))
+  return () => streamBy((stream, packet) => begin(stream, hosts, packet, () => hosts.candidates()))
 }
 
-/** What lies under the stream, if it is one of these. */
+/** What lies under the stream, if it is one of several hosts and uses a server. */
 export const underOf = (stream: Duplex): Under | undefined => (stream instanceof HostStream ? stream.under : undefined)
