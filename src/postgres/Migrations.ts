@@ -243,7 +243,7 @@ const migrateWith = Effect.fnUntraced(function* (database: Database) {
     const pending = (yield* survey(database, found)).filter(isPending)
     return yield* Effect.forEach(pending, ({ migration }) => apply(database, setPath(path), migration))
   })
-  return yield* database.sql.withTransaction(transaction).pipe(
+  return yield* database.withTransaction(transaction).pipe(
     // Each statement must see what was committed while this process waited for the lock, whatever the session's default is.
     Effect.provideService(SqlClient.BeginTransaction, "BEGIN ISOLATION LEVEL READ COMMITTED"),
     Effect.catchTag("SqlError", (error) => Effect.fail(reasonOf(error)))

@@ -57,6 +57,12 @@ export class PostgresDatabase extends Context.Service<
     /** Watches a connection that is not of the pool, and on which everything only reads. */
     readonly noticeReader: Watch.Watch["noticeReader"]
 
+    /**
+     * The same as that of `sql`, on a connection that is watched from the first: BEGIN does not wait for ever on one that is
+     * silently dead.
+     */
+    readonly withTransaction: Transactions.Transactions["withTransaction"]
+
     /** Whether the caller is in a transaction. */
     readonly inTransaction: Effect.Effect<boolean>
 
@@ -124,10 +130,10 @@ export const make = (options: Options = {}) =>
     if (sql.config.url !== undefined && !URL.canParse(Redacted.value(sql.config.url))) return yield* invalidUrl
     if ((sql.config.maxMessageSize ?? maxRowBytes) < maxRowBytes) return yield* smallMessages
     const { notice, noticeReader } = yield* Watch.make(sql)
-    const { borrow, exhausted } = yield* Borrowing.make(sql, acquireTimeout, notice)
+    const { borrow, takeOut } = yield* Borrowing.make(sql, acquireTimeout, notice)
     const silence = yield* SilenceLimit.make(silenceLimit)
-    const transactions = Transactions.make(sql, acquireTimeout, { exhausted, notice, silence })
-    const { inTransaction, transactor, whether } = transactions
+    const transactions = Transactions.make(sql, { silence, takeOut })
+    const { inTransaction, transactor, whether, withTransaction } = transactions
     const isolated = Isolation.make()
     const tableOf = (name: string) => sql.literal(qualify(schema, name))
 
@@ -147,6 +153,7 @@ export const make = (options: Options = {}) =>
       query: queryOn(transactions, borrow, isolated, notice),
       isolated,
       noticeReader,
+      withTransaction,
       inTransaction,
       whether,
       settleTimeout,

@@ -55,7 +55,7 @@ const Inserted = Schema.Struct({ id: Schema.String, version: Schema.BigInt })
 
 export const make = Effect.gen(function* () {
   const database = yield* PostgresDatabase
-  const { names, query, sql, tables } = database
+  const { names, query, sql, tables, withTransaction } = database
   const events = tables.events
   const locks = AppendLocks.make(database)
   const decodeKnown = decodeRows(Known, names.events, ["id"])
@@ -133,7 +133,7 @@ export const make = Effect.gen(function* () {
     write: (entries: ReadonlyArray<Entry>): Effect.Effect<ReadonlyArray<Written>, ImportRefused | Reason> =>
       Effect.andThen(
         distinct(entries),
-        sql.withTransaction(attempt(entries)).pipe(
+        withTransaction(attempt(entries)).pipe(
           // At this level the look sees what was committed before the locks were taken, whatever the session's default is.
           Effect.provideService(SqlClient.BeginTransaction, "BEGIN ISOLATION LEVEL READ COMMITTED"),
           Effect.catchTag("SqlError", (error) => Effect.fail(reasonOf(error))),
