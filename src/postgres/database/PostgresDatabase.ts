@@ -76,6 +76,9 @@ export class PostgresDatabase extends Context.Service<
     /** Roles whose tables the migrations adopt. */
     readonly owners: ReadonlyArray<string>
 
+    /** How long a process waits for another one that migrates. */
+    readonly migrationWait: Duration.Duration
+
     /** The choices of the application that decide which optional migrations it needs. */
     readonly extras: {
       readonly index: Options["index"] | undefined
@@ -107,6 +110,7 @@ export const make = (options: Options = {}) =>
       extras,
       integers,
       listen,
+      migrationWait,
       owners,
       reconnect,
       schema,
@@ -150,6 +154,7 @@ export const make = (options: Options = {}) =>
       listen,
       integers,
       owners,
+      migrationWait,
       extras,
       transactor
     })
