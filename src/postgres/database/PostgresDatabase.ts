@@ -85,6 +85,9 @@ export class PostgresDatabase extends Context.Service<
     /** Roles whose tables the migrations adopt. */
     readonly owners: ReadonlyArray<string>
 
+    /** How long a process waits for another one that migrates. */
+    readonly migrationWait: Duration.Duration
+
     /** The choices of the application that decide which optional migrations it needs. */
     readonly extras: {
       readonly index: Options["index"] | undefined
@@ -116,6 +119,7 @@ export const make = (options: Options = {}) =>
       extras,
       integers,
       listen,
+      migrationWait,
       owners,
       reconnect,
       schema,
@@ -162,6 +166,7 @@ export const make = (options: Options = {}) =>
       integers,
       traceparent,
       owners,
+      migrationWait,
       extras,
       transactor
     })

@@ -117,6 +117,9 @@ export const reasonOf = ({ reason }: SqlError.SqlError): Reason => {
 /** Whether another row has the same unique key. */
 export const isUniqueViolation = ({ cause }: Reason): boolean => textOf(cause, "code") === "23505"
 
+/** Whether the statement has waited for a lock for as long as `lock_timeout` says. */
+export const isLockTimeout = ({ cause }: Reason): boolean => textOf(cause, "code") === "55P03"
+
 /** Whether a NOTIFY of the statement, or of a trigger, was refused: the channel's name or the payload is too long. */
 export const isNotifyRefusal = ({ cause }: Reason): boolean =>
   textOf(cause, "code") === "22023" && textOf(cause, "routine") === "Async_Notify"
