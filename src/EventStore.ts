@@ -43,12 +43,14 @@ import {
   Query,
   Since,
   Stats,
+  type Step,
   type StoredEvent,
   Subscription,
   subscriptionTo,
   Topic
 } from "./Event.ts"
 import * as Origins from "./events/Origins.ts"
+import { eventsIn } from "./events/Steps.ts"
 import * as TypedEvents from "./events/TypedEvents.ts"
 import type { LargeIntegers } from "./internal/ExactJson.ts"
 import * as Operation from "./internal/Operation.ts"
@@ -141,6 +143,20 @@ export class EventStore extends Context.Service<
       subscription: (typeof Subscription)["~type.make.in"]
     ) => Stream.Stream<StoredEvent, LogReplaced | InvalidInput | StoreError>
 
+    /**
+     * As `subscribe`, and says how far the log has been passed: also where none of its events are of the subscription. So a
+     * reader that chooses events by a filter can keep a cursor that moves with the log, and the database sends it no others
+     * while it catches up.
+     *
+     * **Gotchas**
+     *
+     * Keep `upTo` as the cursor once the events of its step are handled. A step can have no events, and steps come in their
+     * order, each `upTo` at or above the one before.
+     */
+    readonly follow: (
+      subscription: (typeof Subscription)["~type.make.in"]
+    ) => Stream.Stream<Step, LogReplaced | InvalidInput | StoreError>
+
     /** The events that are appended from now on, as `subscribe` with `"end"` gives them, without their data. */
     readonly notifications: (
       topic?: (typeof Topic)["~type.make.in"]
@@ -183,8 +199,8 @@ export interface Driver {
   readonly read: (query: Query) => Stream.Stream<StoredEvent, LogReplaced | Reason>
   readonly readAggregate: (since: AggregateSince) => Effect.Effect<ReadonlyArray<StoredEvent>, Reason>
   readonly find: (id: ById) => Effect.Effect<StoredEvent | undefined, Reason>
-  /** The events of a subscription, for ever. The stream has to fail with `Closed` by itself when the scope ends. */
-  readonly follow: (subscription: Subscription) => Stream.Stream<StoredEvent, LogReplaced | Reason>
+  /** The events of a subscription, and how far the log was passed, for ever. The stream has to fail with `Closed` by itself when the scope ends. */
+  readonly follow: (subscription: Subscription) => Stream.Stream<Step, LogReplaced | Reason>
   readonly listener: SubscriptionRef.SubscriptionRef<ListenerStatus>
   /** The highest version that is committed. */
   readonly highestVersion: Effect.Effect<bigint, Reason>
@@ -210,6 +226,7 @@ export interface Driver {
  */
 export const fromDriver = (backend: string, driver: Driver): Effect.Effect<EventStore["Service"], never, Scope.Scope> =>
   Effect.map(Operation.make("EventStore", backend), (operation) => {
+    const subscribe = (subscription: Subscription) => eventsIn(driver.follow(subscription))
     const append = operation.fn(
       "append",
       driver.largeIntegers === "bigint" ? ExactAppend : Append,
@@ -219,7 +236,7 @@ export const fromDriver = (backend: string, driver: Driver): Effect.Effect<Event
     const loadByAggregate = operation.fn("loadByAggregate", AggregateSince, driver.readAggregate)
     const read = operation.stream("read", Query, driver.read)
     const notifications = operation.subscription("notifications", Topic, (topic) =>
-      Stream.map(driver.follow(subscriptionTo(topic)), notificationOf)
+      Stream.map(subscribe(subscriptionTo(topic)), notificationOf)
     )
     const get = operation.fn("get", ById, (by) =>
       Effect.flatMap(driver.find(by), (event) =>
@@ -239,7 +256,8 @@ export const fromDriver = (backend: string, driver: Driver): Effect.Effect<Event
       load: (since = 0n) => load({ since }),
       loadByAggregate: (aggregateId, since = 0n) => loadByAggregate({ aggregateId, since }),
       read: (query = {}) => read(query),
-      subscribe: operation.subscription("subscribe", Subscription, driver.follow),
+      subscribe: operation.subscription("subscribe", Subscription, subscribe),
+      follow: operation.subscription("follow", Subscription, driver.follow),
       notifications: (topic = {}) => notifications(topic),
       listener: { status: SubscriptionRef.get(driver.listener), changes: SubscriptionRef.changes(driver.listener) },
       get: (id) => get({ id }),
