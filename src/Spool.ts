@@ -31,6 +31,7 @@ import { TimeLimit, timeLimitOf } from "./internal/HandlerTimeout.ts"
 import { idGenerator } from "./internal/Ids.ts"
 import { type InvalidInput, invalidInput } from "./InvalidInput.ts"
 import { cleanForever } from "./spool/Cleaning.ts"
+import * as Gauges from "./spool/Gauges.ts"
 import * as Handling from "./spool/Handling.ts"
 import { type Policy, policyFinder } from "./spool/Policy.ts"
 import { traceHeaders } from "./spool/Trace.ts"
@@ -158,6 +159,7 @@ export interface Spool<A, RD = never, RE = never> {
    * A worker waits for a store that is gone. A worker that is interrupted claims no more, gives back messages whose handlers
    * have not begun, and lets the others finish, up to `shutdownTimeout`. An idle worker asks the store once a minute; behind a
    * pooler in transaction mode, which passes no wake-up on, once a second, and each 5 seconds once it has been idle for a while.
+   * The process also looks at all queues every 15 seconds, for the gauges: see `Health`.
    */
   readonly run: <E, R, R2 = never>(
     handler: (payload: A, message: SpoolMessage) => Effect.Effect<unknown, E, R>,
@@ -203,22 +205,17 @@ export const layer = <A, RD, RE, E, R, R2 = never>(
     )
   )
 
-// Metrics
-
-const depth = Metric.gauge("strata_spool_depth", { description: "Messages by queue and state" })
-const oldest = Metric.gauge("strata_spool_oldest_ready_seconds", {
-  description: "For how long the oldest message that could be handled has waited"
-})
+// Stats
 
 const statsOf = Effect.fnUntraced(function* (queue: string) {
   const spool = yield* SpoolStore
   const counts = yield* spool.countByState(queue)
   const oldestReady = yield* spool.oldestReady(queue)
   for (const [state, messages] of Object.entries(counts)) {
-    yield* Metric.update(Metric.withAttributes(depth, { queue, state }), messages)
+    yield* Metric.update(Metric.withAttributes(Gauges.depth, { queue, state }), messages)
   }
   const age = Option.match(oldestReady, { onNone: () => 0, onSome: Duration.toSeconds })
-  yield* Metric.update(Metric.withAttributes(oldest, { queue }), age)
+  yield* Metric.update(Metric.withAttributes(Gauges.oldest, { queue }), age)
   return { counts, oldestReady }
 })
 
@@ -308,8 +305,9 @@ export const make = <A, RD = never, RE = never>(definition: Options<A, RD, RE>):
         shutdownTimeout: Duration.fromInputUnsafe(shutdownTimeout)
       }
       const worker = Worker.run(settings, handling)
+      yield* Gauges.feed
       return yield* Effect.raceFirst(worker, cleanForever(name, retention))
-    })
+    }).pipe(Effect.scoped)
 
   const move = (
     id: string,

@@ -14,7 +14,7 @@ import {
   Schema,
   type Scope
 } from "effect"
-import { OffsetStore, Spool, SpoolStore, StoreError, Transactor } from "effect-strata"
+import { Health, OffsetStore, Spool, SpoolStore, StoreError, Transactor } from "effect-strata"
 import * as Memory from "effect-strata/memory"
 import { TestClock } from "effect/testing"
 
@@ -258,7 +258,11 @@ test(
     assert.isAtLeast(asked, 50)
     assert.isAtMost(asked, 200)
     yield* Fiber.interrupt(worker)
-  }).pipe(Effect.provideService(Metric.MetricRegistry, new Map()))
+  }).pipe(
+    Effect.provideService(Metric.MetricRegistry, new Map()),
+    // The gauges are no worker's: `health.test.ts` counts how often they are fed.
+    Effect.provideService(Health.GaugeInterval, Duration.infinity)
+  )
 )
 
 test(

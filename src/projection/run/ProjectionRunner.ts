@@ -20,6 +20,7 @@ import { type Control, controlOf } from "../Records.ts"
 import { addShard, register } from "../Registration.ts"
 import { shardOfEvent } from "../Shards.ts"
 import * as Feed from "./Feed.ts"
+import * as Gauges from "./Gauges.ts"
 import type { Share, ShardDivision } from "./ShardDivision.ts"
 import * as ShardRunner from "./ShardRunner.ts"
 
@@ -217,6 +218,7 @@ export const runBy =
       yield* runOnce(settings.name)
       yield* registered(settings)
       const share = yield* division(settings)
+      yield* Gauges.feed
       return yield* Effect.raceFirst(share.keep, runSessions(projection, settings, share))
     }).pipe(
       Effect.scoped,
