@@ -93,13 +93,14 @@ const makeDeliveryCheck = Effect.fnUntraced(function* (wake: (table: Table) => v
   return {
     /** Whether it is known that no notification arrives. */
     isDeaf: () => isDeaf,
-    /** Begins the check of a connection. Returns what to do with each payload that arrives. */
+    /** Begins the check of a connection. Returns what to do with what arrives. */
     begin: Effect.fnUntraced(function* (connection: Pick<Connected, "query" | "lost">) {
       const payload = `check ${crypto.randomUUID()}`
       const arrived = Deferred.makeUnsafe<void>()
       yield* Effect.forkScoped(check(connection, payload, arrived))
-      return (arriving: string) => {
-        if (arriving === payload) Deferred.doneUnsafe(arrived, Effect.void)
+      return ({ isMore, payloads }: ListeningConnection.Heard) => {
+        // Where there were too many, this one may have been dropped. That others arrive says as much.
+        if (isMore || payloads.has(payload)) Deferred.doneUnsafe(arrived, Effect.void)
       }
     })
   }
@@ -153,12 +154,15 @@ const makeHearing = Effect.fnUntraced(function* (wake: (table: Table) => void, {
     const lost = Deferred.makeUnsafe<never, Reason>()
     const arrives = yield* delivery.begin({ query: connection.query, lost })
     yield* connection.heard.pipe(
-      Effect.tap(({ payload }) =>
+      Effect.tap((heard) =>
         Effect.sync(() => {
-          const [oid = "", from] = payload.split(" ")
-          const table = byOid.get(oid)
-          if (table !== undefined && from !== sender) wake(table)
-          else arrives(payload)
+          arrives(heard)
+          for (const payload of heard.payloads) {
+            const [oid = "", from] = payload.split(" ")
+            const table = byOid.get(oid)
+            if (table !== undefined && from !== sender) wake(table)
+          }
+          if (heard.isMore) tables.forEach(wake)
         })
       ),
       Effect.forever,

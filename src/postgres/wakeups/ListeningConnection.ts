@@ -14,10 +14,18 @@ import { channel, rowChannel } from "./Notifications.ts"
 /** How long the server may take to hear that a statement is not wanted any more. */
 const cancelLimit = Duration.seconds(1)
 
+/** What was notified on the channel since the last wait. */
+export interface Heard {
+  /** The payloads, equal ones once. */
+  readonly payloads: ReadonlySet<string>
+  /** Whether there were more than are kept: then anything may have been notified. */
+  readonly isMore: boolean
+}
+
 export interface ListeningConnection {
   readonly query: Query
-  /** The next notification on the channel. Fails when the connection is lost. */
-  readonly heard: Effect.Effect<PgConnection.Notification, Reason>
+  /** Waits until something is notified on the channel. Fails when the connection is lost. */
+  readonly heard: Effect.Effect<Heard, Reason>
   /** Waits until go-sync-kit's trigger has notified of some events since the last wait. Fails when the connection is lost. */
   readonly heardOfRows: Effect.Effect<void, Reason>
 }
@@ -27,39 +35,35 @@ const lost = (reason: Reason) =>
     ? reason
     : new Unavailable({ message: `the connection that listens was lost: ${reason.message}`, cause: reason.cause })
 
-type Heard = Queue.Dequeue<PgConnection.Notification, SqlError.SqlError>
+type Notified = Queue.Dequeue<PgConnection.Notification, SqlError.SqlError>
 
-/** How many notifications of a batch are looked at, of those with different payloads. Ours have a few. */
-const mostPayloads = 1000
+/** How many notifications wait on the channel at most. Ours are a few in each turn of the event loop. */
+const mostWaiting = 256
 
 /**
- * The notifications of the queue, equal ones once. Any role that may connect can notify, and the driver's queue has no bound. So
- * all of them are taken at once. Of a flood some are dropped, and with them perhaps a wake-up: readers look by themselves within
- * a second.
+ * Keeps at most so many notifications: the queue drops the ones after them. Any role that may connect can notify, a payload has up
+ * to 8,000 bytes, and the driver's queues have no bound of their own.
  */
-const taken = (queue: Heard): Effect.Effect<PgConnection.Notification, SqlError.SqlError> => {
-  let waiting: Array<PgConnection.Notification> = []
-  return Effect.suspend(() => {
-    const next = waiting.pop()
-    if (next !== undefined) return Effect.succeed(next)
-    return Effect.map(Queue.takeAll(queue), ([first, ...rest]) => {
-      const different = new Map<string, PgConnection.Notification>()
-      for (const notification of rest) {
-        if (different.size >= mostPayloads) break
-        different.set(notification.payload, notification)
-      }
-      different.delete(first.payload)
-      waiting = [...different.values()]
-      return first
-    })
-  })
+const bound = (queue: Notified, most: number): Notified => {
+  queue.capacity = most
+  return queue
 }
 
-const hear = (queue: Heard, rows: Heard): Pick<ListeningConnection, "heard" | "heardOfRows"> => ({
-  heard: Effect.mapError(taken(queue), (error) => lost(reasonOf(error))),
-  // All at once: a writer of many rows notifies of each.
-  heardOfRows: Effect.mapError(Effect.asVoid(Queue.takeAll(rows)), (error) => lost(reasonOf(error)))
-})
+const hear = (notified: Notified, rows: Notified): Pick<ListeningConnection, "heard" | "heardOfRows"> => {
+  const waiting = bound(notified, mostWaiting)
+  // A writer of many rows notifies of each, and one says all.
+  const waitingRow = bound(rows, 1)
+  return {
+    heard: Queue.takeAll(waiting).pipe(
+      Effect.map((all) => ({
+        payloads: new Set(all.map(({ payload }) => payload)),
+        isMore: all.length >= mostWaiting
+      })),
+      Effect.mapError((error) => lost(reasonOf(error)))
+    ),
+    heardOfRows: Effect.mapError(Effect.asVoid(Queue.takeAll(waitingRow)), (error) => lost(reasonOf(error)))
+  }
+}
 
 /**
  * Runs questions in fibers of their own, which end with the connection: to interrupt one would wait for the server, and could
