@@ -69,7 +69,8 @@ export type Decided<Event, E, R> = Event | ReadonlyArray<Event> | Effect.Effect<
 export interface ExecuteOptions {
   /**
    * Names this execution, so that it takes effect once: a call with the same key gives the events of the first success,
-   * however often and from wherever it is made. What a client sends with a request that it may repeat is a good key.
+   * however often and from wherever it is made. What a client sends with a request that it may repeat is a good key. Put the
+   * kind of the command before it: commands of one aggregate that have the same key are one command.
    */
   readonly key?: string
   /** The metadata of the events. */

@@ -97,7 +97,7 @@ const place = Effect.fn("Shop.place")(function* (id: string, placed: Placed, key
       )
       return placed
     }),
-    { key }
+    { key: `place ${key}` }
   )
   return yield* existing(state)
 }, Transactor.withTransaction)
@@ -114,7 +114,7 @@ const pay = Effect.fn("Shop.pay")(function* (id: string, key: string) {
       yield* Receipts.enqueue(new Receipt({ customer, order: id, total }), { id })
       return new Paid()
     }),
-    { key }
+    { key: `pay ${key}` }
   )
   return yield* existing(state)
 }, Transactor.withTransaction)
