@@ -4,6 +4,8 @@ import { Argument, Command, Flag } from "effect/cli"
 import * as Projection from "../../Projection.ts"
 import * as Parameters from "../arguments/Parameters.ts"
 import * as Database from "../connection/Database.ts"
+import { judgedBy, ofProjections } from "../doctor/HealthChecks.ts"
+import { limitsOf, projectionFlags } from "../doctor/Limits.ts"
 import { CommandFailed } from "../terminal/CommandErrors.ts"
 import { confirm, yes } from "../terminal/Confirm.ts"
 import * as Output from "../terminal/Output.ts"
@@ -64,21 +66,21 @@ const summaryListing: Output.Listing<Summary> = {
   gather: true
 }
 
-const summaries = Projection.names.pipe(
-  Stream.mapEffect((name) =>
-    Projection.status(name).pipe(
-      Effect.map((shards) => [summaryOf(name, shards)]),
-      // The projection was removed after its name had been read.
-      Effect.catchTag("UnknownProjection", () => Effect.succeed([]))
-    )
-  ),
-  Stream.flattenIterable
+const summaries = Stream.fromIterableEffect(
+  Effect.map(Projection.statuses, (all) => all.map(({ projectionName, shards }) => summaryOf(projectionName, shards)))
 )
 
-const list = Command.make("list", watchFlags).pipe(
-  Command.withDescription("Lists all projections: how far each is, and in which state"),
-  Command.withExamples([{ command: "strata projections list", description: "Each with its slowest shard" }]),
-  Command.withHandler((flags) => watched(flags, Output.list(summaries, summaryListing))),
+const list = Command.make("list", { ...watchFlags, ...projectionFlags }).pipe(
+  Command.withDescription(
+    "Lists all projections: how far each is, and in which state. With a limit it fails if one is beyond its limits"
+  ),
+  Command.withExamples([
+    { command: "strata projections list", description: "Each with its slowest shard" },
+    { command: "strata projections list --max-behind 5m", description: "For a check: is one too far behind?" }
+  ]),
+  Command.withHandler((flags) =>
+    watched(flags, Effect.andThen(Output.list(summaries, summaryListing), judgedBy(limitsOf(flags), ofProjections())))
+  ),
   Command.provide(Database.layer)
 )
 
@@ -99,13 +101,17 @@ const shardListing: Output.Listing<Projection.ShardStatus> = {
   nothing: "no shards"
 }
 
-const status = Command.make("status", { name, ...watchFlags }).pipe(
-  Command.withDescription("Shows how far each shard is, and whether a process runs it"),
+const status = Command.make("status", { name, ...watchFlags, ...projectionFlags }).pipe(
+  Command.withDescription(
+    "Shows how far each shard is, and whether a process runs it. With a limit it fails if the projection is beyond its limits"
+  ),
   Command.withExamples([{ command: "strata projections status balances --watch", description: "Until Ctrl-C" }]),
   Command.withHandler(({ name, ...flags }) =>
     watched(
       flags,
-      Effect.flatMap(Projection.status(name), (shards) => Output.list(Stream.fromIterable(shards), shardListing))
+      Effect.flatMap(Projection.status(name), (shards) => Output.list(Stream.fromIterable(shards), shardListing)).pipe(
+        Effect.andThen(judgedBy(limitsOf(flags), ofProjections(name)))
+      )
     )
   ),
   Command.provide(Database.layer)

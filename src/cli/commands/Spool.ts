@@ -6,6 +6,8 @@ import * as Policies from "../../Spool.ts"
 import { type SpoolMessage, SpoolStore, State } from "../../SpoolStore.ts"
 import * as Parameters from "../arguments/Parameters.ts"
 import * as Database from "../connection/Database.ts"
+import { judgedBy, ofQueues } from "../doctor/HealthChecks.ts"
+import { limitsOf, queueFlags } from "../doctor/Limits.ts"
 import { confirm, yes } from "../terminal/Confirm.ts"
 import * as Output from "../terminal/Output.ts"
 
@@ -56,14 +58,17 @@ const named = ({ id, queue }: { readonly id: string; readonly queue?: string }) 
 
 const inQueue = (queue: Option.Option<string>) => (Option.isNone(queue) ? {} : { queue: queue.value })
 
-const stats = Command.make("stats", { queue }).pipe(
-  Command.withDescription("Counts the messages in each state"),
-  Command.withExamples([{ command: "strata spool stats --queue mail", description: "Those of one queue" }]),
-  Command.withHandler(({ queue }) =>
+const stats = Command.make("stats", { queue, ...queueFlags }).pipe(
+  Command.withDescription("Counts the messages in each state. With a limit it fails if a queue is beyond its limits"),
+  Command.withExamples([
+    { command: "strata spool stats --queue mail", description: "Those of one queue" },
+    { command: "strata spool stats --max-bounced 0", description: "For a check: could a message not be delivered?" }
+  ]),
+  Command.withHandler(({ queue, ...limits }) =>
     Effect.flatMap(
       SpoolStore.use(({ countByState }) => countByState(Option.getOrUndefined(queue))),
       Output.record
-    )
+    ).pipe(Effect.andThen(judgedBy(limitsOf(limits), ofQueues(Option.getOrUndefined(queue)))))
   ),
   Command.provide(Database.layer)
 )
