@@ -58,7 +58,7 @@ export { HandlerTimeout } from "./internal/HandlerTimeout.ts"
 export { accept, Accepted, verify } from "./projection/admin/Accepting.ts"
 export { pause, remove, reset, resume } from "./projection/admin/Operating.ts"
 export { awaitVersion, Progress, progress } from "./projection/admin/Progress.ts"
-export { type Rebuild, rebuild, rebuildOf, slot } from "./projection/admin/Rebuilding.ts"
+export { askRebuild, type Rebuild, rebuild, rebuildOf, slot } from "./projection/admin/Rebuilding.ts"
 export { Retried, retryParked } from "./projection/admin/Retrying.ts"
 export { idPrefix } from "./projection/Records.ts"
 export { names, ShardStatus, status } from "./projection/admin/Status.ts"
@@ -69,6 +69,7 @@ export {
   DuplicateProjection,
   HandlerFailed,
   ProjectionFailed,
+  RebuildRefused,
   ShardCountMismatch,
   UnknownProjection
 } from "./projection/Errors.ts"
