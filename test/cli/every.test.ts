@@ -34,6 +34,7 @@ const yes = "--yes"
 const uses = (file: string): ReadonlyArray<Use> => [
   { path: "migrate", says: /^Nothing is pending$/m },
   { path: "grants", args: ["pg_monitor"], says: /^GRANT SELECT, INSERT \(id, .*\) ON .*events TO "pg_monitor";$/m },
+  { path: "schema", says: /^ +aggregate_id +text +What the event happened to$/m },
   { path: "migrate status", says: /^0001_offsets\.sql +run at/m },
   { path: "events append", args: ["--aggregate", "a", "--type", "T", "--id", "e1"], says: /^ +\d+ .* a +T +null$/m },
   { path: "events read", args: ["--limit", "1"], says: /^ +1 .* anna +Paid +1$/m },
