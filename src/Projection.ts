@@ -67,7 +67,6 @@ export { Failure, make, type Options, type Projection, type Services } from "./p
 export {
   AwaitTimeout,
   DuplicateProjection,
-  HandlerFailed,
   ProjectionFailed,
   RebuildRefused,
   ShardCountMismatch,
