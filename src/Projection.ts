@@ -58,7 +58,7 @@ export { HandlerTimeout } from "./internal/HandlerTimeout.ts"
 export { accept, Accepted, verify } from "./projection/admin/Accepting.ts"
 export { pause, remove, reset, resume } from "./projection/admin/Operating.ts"
 export { awaitVersion, Progress, progress } from "./projection/admin/Progress.ts"
-export { type Rebuild, rebuild, rebuildOf, slot } from "./projection/admin/Rebuilding.ts"
+export { askRebuild, type Rebuild, rebuild, rebuildOf, slot } from "./projection/admin/Rebuilding.ts"
 export { Retried, retryParked } from "./projection/admin/Retrying.ts"
 export { idPrefix } from "./projection/Records.ts"
 export { names, status, statuses } from "./projection/admin/Status.ts"
@@ -67,8 +67,8 @@ export { Failure, make, type Options, type Projection, type Services } from "./p
 export {
   AwaitTimeout,
   DuplicateProjection,
-  HandlerFailed,
   ProjectionFailed,
+  RebuildRefused,
   ShardCountMismatch,
   UnknownProjection
 } from "./projection/Errors.ts"

@@ -69,7 +69,33 @@ import {
 } from "./SpoolMessage.ts"
 import type { Reason, StoreError } from "./StoreError.ts"
 
-export * from "./SpoolMessage.ts"
+export {
+  type Counts,
+  Headers,
+  IdConflict,
+  Lease,
+  LeaseLost,
+  MessageExists,
+  MessageId,
+  type MessageKey,
+  MessageLocked,
+  MessageNotFound,
+  NewMessage,
+  Outcome,
+  type Page,
+  Priority,
+  QueueName,
+  type QueueOverview,
+  SpoolMessage,
+  State,
+  StateConflict,
+  type Unsettled,
+  UpdateConflict,
+  leaseOf,
+  maxHeadersBytes,
+  maxPayloadBytes,
+  maxTextLength
+} from "./SpoolMessage.ts"
 
 // Service
 

@@ -25,7 +25,11 @@ export class Control extends Schema.Class<Control>("effect-strata/Projection/Con
   shards: Schema.Int,
   paused: Schema.Boolean,
   /** The copy of the read model that is served. */
-  slot: Slot
+  slot: Slot,
+  /** Whether somebody has asked for the read model to be built anew, and no process has begun yet. */
+  rebuildAsked: Schema.optionalKey(Schema.Boolean),
+  /** Why a process could not begin to build it anew. */
+  rebuildFailure: Schema.optionalKey(Schema.String)
 }) {}
 
 /** An aggregate that is parked: its events wait, from the failed event on, until they are retried. */
@@ -204,4 +208,17 @@ export const holdAll = Effect.fnUntraced(function* (name: string) {
     if (current !== undefined) held.push(current)
   }
   return held
+})
+
+/** Forgets what the shards have parked and skipped, their last failures, and which event they have read last. */
+export const forget = Effect.fnUntraced(function* (name: string, shards: number) {
+  const states = yield* DurableStateStore
+  const record = yield* records
+  for (let shard = 0; shard < shards; shard++) {
+    const { value } = yield* record.shard.read(shardId(name, shard))
+    for (let index = 0; index < value.skipped; index++) yield* states.deleteState(skippedId(name, shard, index))
+    yield* states.deleteState(shardId(name, shard))
+    yield* states.deleteState(failureId(name, shard))
+    yield* states.deleteState(lastReadId(name, shard))
+  }
 })

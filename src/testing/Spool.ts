@@ -17,7 +17,8 @@ import {
 } from "effect"
 import { OffsetStore } from "../OffsetStore.ts"
 import * as Spool from "../Spool.ts"
-import { IdConflict, leaseExpired, type SpoolMessage, SpoolStore } from "../SpoolStore.ts"
+import { leaseExpired } from "../SpoolMessage.ts"
+import { IdConflict, type SpoolMessage, SpoolStore } from "../SpoolStore.ts"
 import { Transactor } from "../Transactor.ts"
 import { open } from "./SpoolSupport.ts"
 

@@ -1,10 +1,9 @@
 /** What workers can rely on of every `SpoolStore`: the part of its suite about claims. */
 import { assert, it } from "@effect/vitest"
 import { DateTime, Duration, Effect, Fiber, type Layer, Option, Queue, Stream } from "effect"
+import { keyOf, leaseExpired } from "../SpoolMessage.ts"
 import {
-  keyOf,
   type Lease,
-  leaseExpired,
   LeaseLost,
   MessageExists,
   MessageLocked,

@@ -15,6 +15,7 @@ import { type Control, controlOf } from "../Records.ts"
 import { addShard, register } from "../Registration.ts"
 import { runOnce } from "../Running.ts"
 import { shardOfEvent } from "../Shards.ts"
+import * as AskedRebuild from "./AskedRebuild.ts"
 import * as Feed from "./Feed.ts"
 import * as Gauges from "./Gauges.ts"
 import type { Share, ShardDivision } from "./ShardDivision.ts"
@@ -127,6 +128,7 @@ const untilChanged = Effect.fnUntraced(function* <R>(
     Stream.take(1),
     Stream.runDrain
   )
+  if (now.control.value.rebuildAsked === true) return yield* AskedRebuild.begin(projection)
   const isResting = now.control.value.paused || now.shards.length === 0
   yield* isResting ? changed : Effect.raceFirst(session(projection, settings, now, past), changed)
 })

@@ -134,7 +134,7 @@ const toFile = Effect.fnUntraced(function* (path: string, after: Option.Option<b
 const writeLog = Effect.fnUntraced(function* ({ after, checksum, finish, write }: Target) {
   const before = checksum.events
   const pages = yield* settledPages(after)
-  yield* Progress.during("exported", yield* countAfter(after), ({ advance }) =>
+  yield* Progress.during({ verb: "exported", total: yield* countAfter(after) }, ({ advance }) =>
     Stream.runForEach(pages, (rows) =>
       Effect.gen(function* () {
         const text = rows.map(EventFile.lineOf).join("")
