@@ -37,7 +37,7 @@ const masks: ReadonlyArray<readonly [RegExp, string]> = [
   [/^strata: \d+ problems? found/g, "strata: <n> problems found"],
   [/\b\d+ connections?\b/g, "<n> connections"],
   [/\b\d[\d,.]*( ?)(bytes|kB|MB|GB|B)\b/g, "<size>"],
-  [/\b\d[\d,.]*( ?)(ms|s|m|h|seconds?|minutes?|hours?|days?)\b/g, "<duration>"]
+  [/\b\d[\d,.]*( ?)(ms|s|m|h|seconds?|minutes?|hours?|days?)\b(?: \d+(ms|s|m|h)\b)*/g, "<duration>"]
 ]
 
 /** A line without what differs, and without the width of columns, which depends on that. */
