@@ -146,6 +146,18 @@ const sqlite = ({ cwd }: Place) =>
     database.close()
   })
 
+/** A table of Emmett's, of which only the columns that matter, with an event in it. */
+const emmett = Effect.fnUntraced(function* ({ url }: Place) {
+  yield* strata(["migrate"], { url })
+  yield* execute(url, [
+    `CREATE TABLE emt_messages (global_position BIGSERIAL, created TIMESTAMPTZ NOT NULL DEFAULT now(), message_kind VARCHAR(1) NOT NULL,
+      stream_id TEXT NOT NULL, message_id TEXT NOT NULL, message_type TEXT NOT NULL, message_data JSONB NOT NULL,
+      message_metadata JSONB NOT NULL)`,
+    `INSERT INTO emt_messages (message_kind, stream_id, message_id, message_type, message_data, message_metadata) VALUES
+      ('E', 'order-order-1', 'one', 'Placed', '{"customer": "anna", "total": 42}', '{}')`
+  ])
+})
+
 export const scenes: Readonly<Record<string, (place: Place) => Effect.Effect<unknown, unknown, Scope.Scope>>> = {
   open,
   held,
@@ -154,5 +166,6 @@ export const scenes: Readonly<Record<string, (place: Place) => Effect.Effect<unk
   bounced,
   setBack,
   locked,
-  sqlite
+  sqlite,
+  emmett
 }
