@@ -158,6 +158,12 @@ const emmett = Effect.fnUntraced(function* ({ url }: Place) {
   ])
 })
 
+/** The next version has migrated the tables. */
+const newer = ({ url }: Place) =>
+  execute(url, [
+    "INSERT INTO strata_migrations (id, table_name, file) VALUES (9999, 'events', '9999_events_later.sql')"
+  ])
+
 export const scenes: Readonly<Record<string, (place: Place) => Effect.Effect<unknown, unknown, Scope.Scope>>> = {
   open,
   held,
@@ -167,5 +173,6 @@ export const scenes: Readonly<Record<string, (place: Place) => Effect.Effect<unk
   setBack,
   locked,
   sqlite,
-  emmett
+  emmett,
+  newer
 }
