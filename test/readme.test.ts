@@ -11,6 +11,7 @@ import { Effect } from "effect"
 import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises"
 import { dirname, join, posix } from "node:path"
 import { afterAll, beforeAll } from "vitest"
+import { charts } from "./guides/charts.ts"
 import { sources } from "./package/dependencies.ts"
 import { runDocument } from "./package/documents.ts"
 import {
@@ -149,6 +150,32 @@ describe("README.md", () => {
   it("says how to start it and how to test it", () => {
     const lines = commands.flatMap(({ code }) => code.split("\n"))
     assert.includeMembers(lines, ["npm install && npm start", "npm install && npm test"])
+  })
+})
+
+describe("the pictures of the guide to measurements", () => {
+  const measurements = documents.find(({ file }) => file.endsWith("measurements.md"))?.text ?? ""
+
+  it.each(charts(measurements))("show what its table has: %s", async (file, svg) => {
+    assert.strictEqual(await readFile(join(root, "resources", "guides", file), "utf8"), svg)
+  })
+})
+
+describe("the guide to settings", () => {
+  const settings = documents.find(({ file }) => file.endsWith("settings.md"))?.text ?? ""
+
+  it("has each option of the layers, and each variable of the environment", () => {
+    const code = [...sources()]
+    const [, options = ""] = code.find(([file]) => file === "postgres/database/Options.ts") ?? []
+    const fields = [...options.slice(options.indexOf("export interface Options")).matchAll(/^  readonly (\w+)\?:/gm)]
+    const variables = code.flatMap(([, text]) => [...text.matchAll(/"((?:DB_|PG|DATABASE_)[A-Z_]+)"/g)])
+    const names = new Set([...fields, ...variables].map(([, name = ""]) => name))
+    assert.isAbove(names.size, 30)
+    assert.deepStrictEqual(
+      // The last one is a file in an embedded database.
+      [...names].filter((name) => name !== "PG_VERSION" && !new RegExp(`\\b${name}\\b`).test(settings)),
+      []
+    )
   })
 })
 

@@ -6,8 +6,16 @@ import { PgClient } from "@effect/sql-pg"
 import { Deferred, Effect, Layer, Redacted, Schedule, Schema, type Scope } from "effect"
 import { EventStore, Projection, Spool } from "effect-strata"
 import * as Postgres from "effect-strata/postgres"
+import { join } from "node:path"
+import { DatabaseSync } from "node:sqlite"
 import { strata } from "../cli/harness.ts"
 import { execute } from "../support/connection.ts"
+
+/** Where a guide is run: in a directory, with a database. */
+export interface Place {
+  readonly cwd: string
+  readonly url: string
+}
 
 class Placed extends Schema.TaggedClass<Placed>()("Placed", { customer: Schema.String, total: Schema.Int }) {}
 class Receipt extends Schema.Class<Receipt>("Receipt")({ order: Schema.String }) {}
@@ -49,7 +57,7 @@ const caughtUp = (name: string) =>
 const known = new Set(["anna", "bert"])
 
 /** Two orders, in the read model, and a receipt that waits. */
-const open = Effect.fnUntraced(function* (url: string) {
+const open = Effect.fnUntraced(function* ({ url }: Place) {
   yield* Effect.gen(function* () {
     yield* place("order-1", "anna", 42)
     yield* place("order-2", "bert", 8)
@@ -59,7 +67,7 @@ const open = Effect.fnUntraced(function* (url: string) {
 })
 
 /** A nightly job has written an event, and does something else before it commits. */
-const held = Effect.fnUntraced(function* (url: string) {
+const held = Effect.fnUntraced(function* ({ url }: Place) {
   const context = yield* Layer.build(Layer.fresh(client(url, "nightly-job")))
   const sql = yield* PgClient.PgClient.pipe(Effect.provide(context))
   const reserved = yield* sql.reserve
@@ -72,7 +80,7 @@ const held = Effect.fnUntraced(function* (url: string) {
 })
 
 /** An order of a customer that the handler does not know. */
-const stopped = Effect.fnUntraced(function* (url: string) {
+const stopped = Effect.fnUntraced(function* ({ url }: Place) {
   yield* Effect.gen(function* () {
     yield* place("order-5", "carl", 30)
     yield* Effect.exit(Projection.run(sales(known)))
@@ -80,7 +88,7 @@ const stopped = Effect.fnUntraced(function* (url: string) {
 })
 
 /** A projection that parks orders of unknown customers runs on; one of the customers has become known since. */
-const parked = Effect.fnUntraced(function* (url: string) {
+const parked = Effect.fnUntraced(function* ({ url }: Place) {
   const context = yield* Layer.build(stores(url))
   const customers = new Set(known)
   yield* Effect.gen(function* () {
@@ -93,7 +101,7 @@ const parked = Effect.fnUntraced(function* (url: string) {
 })
 
 /** A mail server that refuses some receipts: one has bounced, and one is tried again later. */
-const bounced = Effect.fnUntraced(function* (url: string) {
+const bounced = Effect.fnUntraced(function* ({ url }: Place) {
   yield* Effect.gen(function* () {
     yield* Receipts.enqueue(new Receipt({ order: "order-2" }), { id: "order-2", maxAttempts: 1 })
     yield* Receipts.enqueue(new Receipt({ order: "order-4" }), { id: "order-4", policy: "slow" })
@@ -109,7 +117,7 @@ const bounced = Effect.fnUntraced(function* (url: string) {
 })
 
 /** The last events were lost, as by a failover to a standby that lagged, and offsets of elsewhere were not. */
-const setBack = Effect.fnUntraced(function* (url: string) {
+const setBack = Effect.fnUntraced(function* ({ url }: Place) {
   yield* strata(["doctor"], { url })
   yield* execute(url, [
     "DELETE FROM events WHERE version > 2",
@@ -118,7 +126,7 @@ const setBack = Effect.fnUntraced(function* (url: string) {
 })
 
 /** Somebody has locked the table of the events. */
-const locked = Effect.fnUntraced(function* (url: string) {
+const locked = Effect.fnUntraced(function* ({ url }: Place) {
   const context = yield* Layer.build(Layer.fresh(client(url, "psql")))
   const sql = yield* PgClient.PgClient.pipe(Effect.provide(context))
   const reserved = yield* sql.reserve
@@ -126,12 +134,45 @@ const locked = Effect.fnUntraced(function* (url: string) {
   yield* reserved.executeRaw("LOCK TABLE events IN ACCESS EXCLUSIVE MODE", [])
 })
 
-export const scenes: Readonly<Record<string, (url: string) => Effect.Effect<unknown, unknown, Scope.Scope>>> = {
+/** A store of go-sync-kit in SQLite. */
+const sqlite = ({ cwd }: Place) =>
+  Effect.sync(() => {
+    const database = new DatabaseSync(join(cwd, "events.db"))
+    database.exec(`
+      CREATE TABLE events (version INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT UNIQUE, aggregate_id TEXT, event_type TEXT, data TEXT,
+        metadata TEXT, created_at TIMESTAMP DEFAULT CURRENT_TIMESTAMP);
+      INSERT INTO events (id, aggregate_id, event_type, data) VALUES
+        ('go-1', 'order-8', 'Placed', '{"customer":"anna","total":3}'), ('go-2', 'order-8', 'Paid', '{}')`)
+    database.close()
+  })
+
+/** A table of Emmett's, of which only the columns that matter, with an event in it. */
+const emmett = Effect.fnUntraced(function* ({ url }: Place) {
+  yield* strata(["migrate"], { url })
+  yield* execute(url, [
+    `CREATE TABLE emt_messages (global_position BIGSERIAL, created TIMESTAMPTZ NOT NULL DEFAULT now(), message_kind VARCHAR(1) NOT NULL,
+      stream_id TEXT NOT NULL, message_id TEXT NOT NULL, message_type TEXT NOT NULL, message_data JSONB NOT NULL,
+      message_metadata JSONB NOT NULL)`,
+    `INSERT INTO emt_messages (message_kind, stream_id, message_id, message_type, message_data, message_metadata) VALUES
+      ('E', 'order-order-1', 'one', 'Placed', '{"customer": "anna", "total": 42}', '{}')`
+  ])
+})
+
+/** The next version has migrated the tables. */
+const newer = ({ url }: Place) =>
+  execute(url, [
+    "INSERT INTO strata_migrations (id, table_name, file) VALUES (9999, 'events', '9999_events_later.sql')"
+  ])
+
+export const scenes: Readonly<Record<string, (place: Place) => Effect.Effect<unknown, unknown, Scope.Scope>>> = {
   open,
   held,
   stopped,
   parked,
   bounced,
   setBack,
-  locked
+  locked,
+  sqlite,
+  emmett,
+  newer
 }

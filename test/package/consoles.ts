@@ -33,11 +33,13 @@ const masks: ReadonlyArray<readonly [RegExp, string]> = [
   [/\bdatabase \w+, role \w+/g, "database <name>, role <name>"],
   [/\bsystem \d+, timeline \d+/g, "system <id>, timeline <n>"],
   [/\b(pid|process) \d+/g, "$1 <pid>"],
+  [/migration \d+, this version knows none above \d+/g, "migration <n>, this version knows none above <n>"],
+  [/[\d,]+ events of (\d+) writers, [\d,]+ versions/g, "<n> events of $1 writers, <n> versions"],
   // The tests' server has no fsync, which is a problem, and others may be connected to it.
   [/^strata: \d+ problems? found/g, "strata: <n> problems found"],
   [/\b\d+ connections?\b/g, "<n> connections"],
   [/\b\d[\d,.]*( ?)(bytes|kB|MB|GB|B)\b/g, "<size>"],
-  [/\b\d[\d,.]*( ?)(ms|s|m|h|seconds?|minutes?|hours?|days?)\b/g, "<duration>"]
+  [/\b\d[\d,.]*( ?)(ms|s|m|h|seconds?|minutes?|hours?|days?)\b(?: \d+(ms|s|m|h)\b)*/g, "<duration>"]
 ]
 
 /** A line without what differs, and without the width of columns, which depends on that. */

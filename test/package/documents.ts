@@ -1,8 +1,9 @@
 /** Runs the blocks of a document in their order: its programs, its SQL, and the commands of its console blocks. */
 import { Effect, Exit, Logger, Scope } from "effect"
+import { join } from "node:path"
 import { fileURLToPath } from "node:url"
 import { strata } from "../cli/harness.ts"
-import { scenes } from "../guides/scenes.ts"
+import { type Place, scenes } from "../guides/scenes.ts"
 import { execute } from "../support/connection.ts"
 import { commandsOf, compared } from "./consoles.ts"
 import { type Example, isTest, type SourceFile, where, whyNotRun } from "./examples.ts"
@@ -15,12 +16,6 @@ export interface Document {
   readonly blocks: ReadonlyArray<Example>
   readonly sources: ReadonlyArray<SourceFile>
   readonly pathOf: (source: SourceFile) => string
-}
-
-/** Where a document is run: in a directory, with a database. */
-export interface Place {
-  readonly cwd: string
-  readonly url: string
 }
 
 /** What a block shows, and what was written instead. */
@@ -65,15 +60,19 @@ const runPrograms = async (document: Document, group: ReadonlyArray<Example>, pl
   })
 }
 
+/** A file among the arguments of a command, which is in the document's directory. */
+const fileIn = (cwd: string) => (argument: string) =>
+  /^[\w-]+\.(?:jsonl|db)$/.test(argument) ? join(cwd, argument) : argument
+
 /** Runs the commands of a console block, and compares what they write. */
-const runCommands = async (block: Example, { url }: Place) => {
+const runCommands = async (block: Example, { cwd, url }: Place) => {
   const found: Array<Difference> = []
   for (const { args, output, text } of commandsOf(block.code)) {
     const [command, ...rest] = args
     if (command === "export") continue
     if (command !== "strata") throw new Error(`${where(block)} has a command that is not run: ${text}`)
-    const { stderr, stdout } = await Effect.runPromise(strata(rest, { url }))
-    found.push(...differences(`${where(block)} ${text}`, output, stdout + stderr))
+    const { stderr, stdout } = await Effect.runPromise(strata(rest.map(fileIn(cwd)), { url }))
+    found.push(...differences(`${where(block)} ${text}`, output, (stdout + stderr).replaceAll(join(cwd, "/"), "")))
   }
   return found
 }
@@ -121,7 +120,7 @@ export const runDocument = async (document: Document, place: Place): Promise<Rea
         const scene = scenes[first.code]
         if (scene === undefined) throw new Error(`${where(first)} names no scene`)
         // What goes wrong in a scene is meant to, and logged.
-        const silent = Effect.provide(scene(place.url), Logger.layer([]))
+        const silent = Effect.provide(scene(place), Logger.layer([]))
         await Effect.runPromise(Effect.provideService(silent, Scope.Scope, stage))
       } else found.push(...(await runPrograms(document, group, place)))
     }
