@@ -67,7 +67,7 @@ const rules: ReadonlyMap<string, Rule> = new Map<string, Rule>([
   ["protobuf", { rooms: upToContracts, packages: ["effect", "@bufbuild/protobuf"] }],
   ["memory", { rooms: upToContracts, packages: effect }],
   ["postgres/connecting", { rooms: [], packages: driver }],
-  ["postgres/database", { rooms: upToContracts, packages: driver }],
+  ["postgres/database", { rooms: [...upToContracts, "postgres/connecting"], packages: driver }],
   ["postgres/wakeups", { rooms: [...upToContracts, "postgres/database"], packages: driver }],
   ["postgres/events", { rooms: upToWakeups, packages: driver }],
   ["postgres/states", { rooms: upToWakeups, packages: driver }],
