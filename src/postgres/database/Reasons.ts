@@ -130,6 +130,9 @@ export const isUniqueViolation = ({ cause }: Reason): boolean => textOf(cause, "
 /** Whether the statement has waited for a lock for as long as `lock_timeout` says. */
 export const isLockTimeout = ({ cause }: Reason): boolean => textOf(cause, "code") === "55P03"
 
+/** Whether a text would have more than the gigabyte that the server can make. */
+export const isTextTooLong = ({ cause }: Reason): boolean => textOf(cause, "code") === "54000"
+
 /** Whether a NOTIFY of the statement, or of a trigger, was refused: the channel's name or the payload is too long. */
 export const isNotifyRefusal = ({ cause }: Reason): boolean =>
   textOf(cause, "code") === "22023" && textOf(cause, "routine") === "Async_Notify"
