@@ -20,11 +20,12 @@
  */
 import { PgClient } from "@effect/sql-pg"
 import type { Config } from "effect"
-import { Effect, Layer } from "effect"
+import { Clock, Effect, Layer } from "effect"
 import { type SqlClient, type SqlError } from "effect/sql"
 import type * as States from "../DurableStateStore.ts"
 import type * as Events from "../EventStore.ts"
 import * as Operation from "../internal/Operation.ts"
+import { realClock } from "../internal/RealTime.ts"
 import type { InvalidInput } from "../InvalidInput.ts"
 import type * as Offsets from "../OffsetStore.ts"
 import type * as Spools from "../SpoolStore.ts"
@@ -64,6 +65,17 @@ const layerStores: Layer.Layer<Stores, never, PostgresDatabase.PostgresDatabase>
   OffsetStore.layer,
   SpoolStore.layer
 )
+
+const layerRealClock = Layer.succeed(Clock.Clock, realClock)
+
+/**
+ * `PgClient.layer`, whose time limits go by real time also under `TestClock`. A server answers in real time: by the clock of a
+ * test a connection would time out while it opens.
+ */
+export const layerClient = (
+  config: PgClient.PgPoolConfig
+): Layer.Layer<PgClient.PgClient | SqlClient.SqlClient, SqlError.SqlError> =>
+  Layer.provide(PgClient.layer(config), layerRealClock)
 
 /** Runs the migrations, and nothing else: for a role that owns the tables, in a deployment step. */
 export const layerMigrations = (
@@ -110,5 +122,5 @@ export const layerConfig = (
   Config.ConfigError | InvalidInput | SqlError.SqlError | StoreError
 > =>
   Layer.unwrap(Effect.map(PostgresConfig.options, (set) => layer({ ...set, ...options }))).pipe(
-    Layer.provideMerge(Layer.unwrap(Effect.map(PostgresConfig.pool, PgClient.layer)))
+    Layer.provideMerge(Layer.unwrap(Effect.map(PostgresConfig.pool, layerClient)))
   )

@@ -3,6 +3,7 @@ import type { PgClient } from "@effect/sql-pg"
 import { Context, Deferred, type Duration, Effect, Fiber } from "effect"
 import type { SqlError } from "effect/sql"
 import type { Connection } from "effect/sql/SqlConnection"
+import { onRealClock } from "../../internal/RealTime.ts"
 import * as Transactor from "../../Transactor.ts"
 import { reasonOf } from "./Reasons.ts"
 import type { SilenceLimit } from "./SilenceLimit.ts"
@@ -51,10 +52,12 @@ export const make = (
           Effect.forkDetach
         )
         const context = yield* restore(
-          Effect.timeoutOrElse(Deferred.await(begun), {
-            duration: acquireTimeout,
-            orElse: () => Effect.fail(exhausted)
-          })
+          onRealClock(
+            Effect.timeoutOrElse(Deferred.await(begun), {
+              duration: acquireTimeout,
+              orElse: () => Effect.fail(exhausted)
+            })
+          )
         ).pipe(Effect.onError(() => Fiber.interrupt(transaction)))
         yield* Deferred.done(ended, yield* Effect.exit(restore(Effect.provideContext(effect, context))))
         return yield* Fiber.join(transaction)

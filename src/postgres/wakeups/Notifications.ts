@@ -1,5 +1,6 @@
 /** What is notified, and how notifications are sent to other processes: few, and outside of the transactions that cause them. */
 import { Duration, Effect, Fiber, Latch } from "effect"
+import { onRealClock } from "../../internal/RealTime.ts"
 import { qualify } from "../database/Identifier.ts"
 import { PostgresDatabase } from "../database/PostgresDatabase.ts"
 
@@ -48,7 +49,7 @@ export const make = Effect.gen(function* () {
   })
 
   yield* Effect.addFinalizer(() =>
-    Effect.suspend(() => (unsent.size === 0 ? Effect.void : Effect.timeoutOption(send, maxWaitForLast)))
+    Effect.suspend(() => (unsent.size === 0 ? Effect.void : onRealClock(Effect.timeoutOption(send, maxWaitForLast))))
   )
   yield* due.await.pipe(
     // Each is sent in a fiber of its own: on a dead connection it waits for an answer, while the next ones go on others.
@@ -58,6 +59,7 @@ export const make = Effect.gen(function* () {
       fiber.pollUnsafe() === undefined ? Effect.timeoutOption(Fiber.await(fiber), maxWaitForAnswer) : Effect.void
     ),
     Effect.forever,
+    onRealClock,
     Effect.forkScoped
   )
 
