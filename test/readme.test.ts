@@ -168,7 +168,7 @@ describe("the guide to settings", () => {
     const code = [...sources()]
     const [, options = ""] = code.find(([file]) => file === "postgres/database/Options.ts") ?? []
     const fields = [...options.slice(options.indexOf("export interface Options")).matchAll(/^  readonly (\w+)\?:/gm)]
-    const variables = code.flatMap(([, text]) => [...text.matchAll(/"((?:DB_|PG|DATABASE_)[A-Z_]+)"/g)])
+    const variables = code.flatMap(([, text]) => Array.from(text.matchAll(/"((?:DB_|PG|DATABASE_)[A-Z_]+)"/g)))
     const names = new Set([...fields, ...variables].map(([, name = ""]) => name))
     assert.isAbove(names.size, 30)
     assert.deepStrictEqual(

@@ -20,11 +20,12 @@
  */
 import { PgClient } from "@effect/sql-pg"
 import type { Config } from "effect"
-import { Effect, Layer } from "effect"
+import { Clock, Effect, Layer } from "effect"
 import { type SqlClient, type SqlError } from "effect/sql"
 import type * as States from "../DurableStateStore.ts"
 import type * as Events from "../EventStore.ts"
 import * as Operation from "../internal/Operation.ts"
+import { realClock } from "../internal/RealTime.ts"
 import type { InvalidInput } from "../InvalidInput.ts"
 import type * as Offsets from "../OffsetStore.ts"
 import type * as Spools from "../SpoolStore.ts"
@@ -65,6 +66,17 @@ const layerStores: Layer.Layer<Stores, never, PostgresDatabase.PostgresDatabase>
   SpoolStore.layer
 )
 
+const layerRealClock = Layer.succeed(Clock.Clock, realClock)
+
+/**
+ * `PgClient.layer`, whose time limits go by real time also under `TestClock`. A server answers in real time: by the clock of a
+ * test a connection would time out while it opens.
+ */
+export const layerClient = (
+  config: PgClient.PgPoolConfig
+): Layer.Layer<PgClient.PgClient | SqlClient.SqlClient, SqlError.SqlError> =>
+  Layer.provide(PgClient.layer(config), layerRealClock)
+
 /** Runs the migrations, and nothing else: for a role that owns the tables, in a deployment step. */
 export const layerMigrations = (
   options?: PostgresDatabase.Options
@@ -100,7 +112,7 @@ export const layer = (
 }
 
 /** The pool of `PostgresConfig`. */
-const layerPool = Layer.unwrap(Effect.map(PostgresConfig.pool, PgClient.layer))
+const layerPool = Layer.unwrap(Effect.map(PostgresConfig.pool, layerClient))
 
 /** What is set in the environment, and what is given: that counts more. */
 const withOptions = <A, E, R>(
@@ -148,7 +160,7 @@ export const layerMigrationsConfig = (
   const settings = Effect.gen(function* () {
     return (yield* PostgresConfig.owner) ?? (yield* PostgresConfig.pool)
   })
-  const client = Layer.unwrap(Effect.map(settings, (config) => PgClient.layer({ ...config, maxConnections: 2 })))
+  const client = Layer.unwrap(Effect.map(settings, (config) => layerClient({ ...config, maxConnections: 2 })))
   const migrations = Layer.provide(withOptions(options, layerMigrations), client)
   return Layer.effectDiscard(Effect.scoped(Layer.build(Layer.fresh(migrations))))
 }
