@@ -161,6 +161,24 @@ describe("the pictures of the guide to measurements", () => {
   })
 })
 
+describe("the guide to settings", () => {
+  const settings = documents.find(({ file }) => file.endsWith("settings.md"))?.text ?? ""
+
+  it("has each option of the layers, and each variable of the environment", () => {
+    const code = [...sources()]
+    const [, options = ""] = code.find(([file]) => file === "postgres/database/Options.ts") ?? []
+    const fields = [...options.slice(options.indexOf("export interface Options")).matchAll(/^  readonly (\w+)\?:/gm)]
+    const variables = code.flatMap(([, text]) => Array.from(text.matchAll(/"((?:DB_|PG|DATABASE_)[A-Z_]+)"/g)))
+    const names = new Set([...fields, ...variables].map(([, name = ""]) => name))
+    assert.isAbove(names.size, 30)
+    assert.deepStrictEqual(
+      // The last one is a file in an embedded database.
+      [...names].filter((name) => name !== "PG_VERSION" && !new RegExp(`\\b${name}\\b`).test(settings)),
+      []
+    )
+  })
+})
+
 describe("the documents", () => {
   const all = [...documents, ...others]
 
