@@ -94,23 +94,27 @@ const write = async (block: Example, { directory }: Desk) => {
 }
 
 describe("the tutorial", () => {
-  it.live("does what it says", () =>
-    withDatabase((url) =>
-      Effect.promise(async () => {
-        const directory = await temporaryDirectory()
-        const packed = await temporaryDirectory()
-        const typed: Array<string> = []
-        try {
-          const desk: Desk = { directory, env: {}, packages: new Set(), tarball: await pack(packed), url }
-          for (const block of blocks) {
-            if (block.language !== "console") await write(block, desk)
-            else for (const command of commandsOf(block.code)) typed.push(await follow(command, desk))
+  it.live(
+    "does what it says",
+    () =>
+      withDatabase((url) =>
+        Effect.promise(async () => {
+          const directory = await temporaryDirectory()
+          const packed = await temporaryDirectory()
+          const typed: Array<string> = []
+          try {
+            const desk: Desk = { directory, env: {}, packages: new Set(), tarball: await pack(packed), url }
+            for (const block of blocks) {
+              if (block.language !== "console") await write(block, desk)
+              else for (const command of commandsOf(block.code)) typed.push(await follow(command, desk))
+            }
+          } finally {
+            await Promise.all([directory, packed].map((path) => rm(path, { recursive: true, force: true })))
           }
-        } finally {
-          await Promise.all([directory, packed].map((path) => rm(path, { recursive: true, force: true })))
-        }
-        assert.includeMembers(typed, ["node main.ts", "npx vitest run", "npx tsc"])
-      })
-    )
+          assert.includeMembers(typed, ["node main.ts", "npx vitest run", "npx tsc"])
+        })
+      ),
+    // npm installs, and builds, which takes minutes where others do so, too.
+    1_200_000
   )
 })
