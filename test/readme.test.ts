@@ -11,6 +11,7 @@ import { Effect } from "effect"
 import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises"
 import { dirname, join, posix } from "node:path"
 import { afterAll, beforeAll } from "vitest"
+import { charts } from "./guides/charts.ts"
 import { sources } from "./package/dependencies.ts"
 import { runDocument } from "./package/documents.ts"
 import {
@@ -42,7 +43,9 @@ const docExamples = [...sources()].flatMap(([file, text]) => docExamplesIn(`src/
 
 /** Where the files of a document are, below the directory of all. */
 const folderOf = (file: string) => file.replace(/\.md$/, "").replaceAll("/", ".")
+// `tutorial.faults.test.ts` follows the tutorial.
 const documented = documents
+  .filter(({ file }) => file !== "resources/guides/tutorial.md")
   .map(({ file, text }) => ({ file, blocks: examplesIn(file, text) }))
   .filter(({ blocks }) => blocks.length > 0)
   .map(({ blocks, file }) => ({ file, blocks, sources: filesOf(blocks) }))
@@ -97,7 +100,7 @@ describe("the code of README.md, of the guides and of the doc comments", () => {
   })
 
   it("is in languages that are checked", () => {
-    const languages = ["ts", "console", "bash", "text", "sql"]
+    const languages = ["ts", "json", "console", "bash", "text", "sql", "scene"]
     assert.deepStrictEqual(examples.filter(({ language }) => !languages.includes(language)).map(where), [])
   })
 
@@ -150,6 +153,32 @@ describe("README.md", () => {
   })
 })
 
+describe("the pictures of the guide to measurements", () => {
+  const measurements = documents.find(({ file }) => file.endsWith("measurements.md"))?.text ?? ""
+
+  it.each(charts(measurements))("show what its table has: %s", async (file, svg) => {
+    assert.strictEqual(await readFile(join(root, "resources", "guides", file), "utf8"), svg)
+  })
+})
+
+describe("the guide to settings", () => {
+  const settings = documents.find(({ file }) => file.endsWith("settings.md"))?.text ?? ""
+
+  it("has each option of the layers, and each variable of the environment", () => {
+    const code = [...sources()]
+    const [, options = ""] = code.find(([file]) => file === "postgres/database/Options.ts") ?? []
+    const fields = [...options.slice(options.indexOf("export interface Options")).matchAll(/^  readonly (\w+)\?:/gm)]
+    const variables = code.flatMap(([, text]) => Array.from(text.matchAll(/"((?:DB_|PG|DATABASE_)[A-Z_]+)"/g)))
+    const names = new Set([...fields, ...variables].map(([, name = ""]) => name))
+    assert.isAbove(names.size, 30)
+    assert.deepStrictEqual(
+      // The last one is a file in an embedded database.
+      [...names].filter((name) => name !== "PG_VERSION" && !new RegExp(`\\b${name}\\b`).test(settings)),
+      []
+    )
+  })
+})
+
 describe("the documents", () => {
   const all = [...documents, ...others]
 
@@ -171,23 +200,29 @@ describe("the documents", () => {
     assert.deepStrictEqual(wrong, [])
   })
 
-  it("name only scripts and tests that there are", async () => {
+  it("name only scripts that there are", () => {
     const named = all.flatMap(({ text }) => Array.from(text.matchAll(/\bnpm (?:run ([\w:-]+)|(test|start)\b)/g)))
     assert.includeMembers(
       Object.keys(manifest.scripts),
       named.map(([, script, shorthand]) => script ?? shorthand)
     )
-    const tests = all.flatMap(({ text }) =>
-      Array.from(text.matchAll(/`((?:test|src)\/[\w./-]+\.ts)`/g), ([, path = ""]) => path)
+  })
+
+  it("name only files and tests that there are", async () => {
+    const named = all.flatMap(({ file, text }) =>
+      Array.from(text.matchAll(/`((?:test|src)\/[\w./-]+\.ts)`(?: "([^"]+)")?/g), ([, path = "", title = ""]) => ({
+        file,
+        path,
+        title
+      }))
     )
-    const missing = await Promise.all(
-      tests.map((path) =>
-        readFile(join(root, path)).then(
-          () => [],
-          () => [path]
-        )
-      )
+    const wrong = await Promise.all(
+      named.map(async ({ file, path, title }) => {
+        const text = await readFile(join(root, path), "utf8").catch(() => undefined)
+        return text?.includes(title) === true ? [] : [`${file}: ${path} ${title}`]
+      })
     )
-    assert.deepStrictEqual(missing.flat(), [])
+    assert.isNotEmpty(named)
+    assert.deepStrictEqual(wrong.flat(), [])
   })
 })

@@ -188,16 +188,20 @@ it.layer(Server.layer, { excludeTestServices: true, timeout: "120 seconds" })("s
       yield* told(["DELETE FROM events WHERE id = 'b'", insert("c")], [])
       yield* told(
         ["TRUNCATE events RESTART IDENTITY", insert("d")],
-        [/^problem log: the log ends at version 1, and had version 3 at .* -> look at the README/]
+        [
+          /^problem log: the log ends at version 1, and had version 3 at .* -> look at `Postgres fails over` in the runbooks/
+        ]
       )
       yield* told(
         ["TRUNCATE events RESTART IDENTITY", insert("e")],
-        [/^problem log: version 1 was the event "d" at .*, and is "e" now -> look at the README/]
+        [
+          /^problem log: version 1 was the event "d" at .*, and is "e" now -> look at `Postgres fails over` in the runbooks/
+        ]
       )
       yield* told(
         ["UPDATE events_log SET system_identifier = '1'"],
         [
-          /^warning log: the log is on the system \d+, and was on 1 at .*: it was restored or copied -> look at the README/
+          /^warning log: the log is on the system \d+, and was on 1 at .*: it was restored or copied -> look at `Postgres fails over` in the runbooks/
         ]
       )
       yield* told(

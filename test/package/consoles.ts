@@ -27,13 +27,19 @@ export const commandsOf = (code: string): ReadonlyArray<ConsoleCommand> =>
 const masks: ReadonlyArray<readonly [RegExp, string]> = [
   [/[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}/g, "<id>"],
   [/\b\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d(?::?\d\d)?)?/g, "<time>"],
+  [/\b\d{4}-\d\d-\d\d \d\d:\d\d\b/g, "<time>"],
   [/\bpostgres(?:ql)?:\/\/\S+/g, "<url>"],
   [/\bPostgreSQL \d+(?:\.\d+)?/g, "PostgreSQL <version>"],
   [/\bdatabase \w+, role \w+/g, "database <name>, role <name>"],
   [/\bsystem \d+, timeline \d+/g, "system <id>, timeline <n>"],
   [/\b(pid|process) \d+/g, "$1 <pid>"],
+  [/migration \d+, this version knows none above \d+/g, "migration <n>, this version knows none above <n>"],
+  [/[\d,]+ events of (\d+) writers, [\d,]+ versions/g, "<n> events of $1 writers, <n> versions"],
+  // The tests' server has no fsync, which is a problem, and others may be connected to it.
+  [/^strata: \d+ problems? found/g, "strata: <n> problems found"],
+  [/\b\d+ connections?\b/g, "<n> connections"],
   [/\b\d[\d,.]*( ?)(bytes|kB|MB|GB|B)\b/g, "<size>"],
-  [/\b\d[\d,.]*( ?)(ms|s|m|h|seconds?|minutes?|hours?|days?)\b/g, "<duration>"]
+  [/\b\d[\d,.]*( ?)(ms|s|m|h|seconds?|minutes?|hours?|days?)\b(?: \d+(ms|s|m|h)\b)*/g, "<duration>"]
 ]
 
 /** A line without what differs, and without the width of columns, which depends on that. */

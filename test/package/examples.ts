@@ -11,12 +11,15 @@ export interface Example {
 }
 
 const fence = /^(\s*)(`{3,})(\w*)(.*)$/
+const scene = /^<!-- scene: (\w+) -->$/
 
-/** The fenced code blocks of a Markdown text. */
+/** The fenced code blocks of a Markdown text, and as blocks in the language "scene" the comments that name one. */
 export const examplesIn = (file: string, markdown: string): ReadonlyArray<Example> => {
   const found: Array<Example> = []
   const lines = markdown.split("\n")
   for (let start = 0; start < lines.length; start++) {
+    const [, name] = scene.exec(lines[start] ?? "") ?? []
+    if (name !== undefined) found.push({ file, line: start + 1, language: "scene", flags: [], code: name })
     const [, indent = "", ticks, language = "", info = ""] = fence.exec(lines[start] ?? "") ?? []
     if (ticks === undefined) continue
     const length = lines.slice(start + 1).findIndex((line) => line.trim() === ticks)
@@ -58,12 +61,15 @@ export const isTest = ({ code }: Example): boolean =>
 export const whyNotRun = ({ flags: [first, ...reason] }: Example): string | undefined =>
   first === "no-run" ? reason.join(" ") : undefined
 
-const naming = /^\/\/ ([\w./-]+\.ts)(, continued)?$/
+const naming = /^\/\/ ([\w./-]+\.\w+)(?:, (continued|instead))?$/
 
-/** The name of the file that a block is, if its first line says so: `// shop.ts`, or `// shop.ts, continued`. */
-const nameOf = ({ code }: Example): { readonly name?: string; readonly continues: boolean } => {
-  const [, name, continued] = naming.exec(code.split("\n", 1)[0] ?? "") ?? []
-  return { ...(name === undefined ? {} : { name }), continues: continued !== undefined }
+/**
+ * The name of the file that a block is, if its first line says so: `// shop.ts`. One that is `continued` comes after what is
+ * there, and one that is there `instead` takes its place.
+ */
+export const fileNameOf = ({ code }: Example): { readonly name?: string; readonly how?: string } => {
+  const [, name, how] = naming.exec(code.split("\n", 1)[0] ?? "") ?? []
+  return { ...(name === undefined ? {} : { name }), ...(how === undefined ? {} : { how }) }
 }
 
 /** A file that the TypeScript blocks of a document make. */
@@ -85,7 +91,8 @@ export interface SourceFile {
 export const filesOf = (examples: ReadonlyArray<Example>): ReadonlyArray<SourceFile> => {
   const files = new Map<string, SourceFile>()
   for (const example of examples.filter(isTypeScript)) {
-    const { continues, name = `L${example.line}.ts` } = nameOf(example)
+    const { how, name = `L${example.line}.ts` } = fileNameOf(example)
+    const continues = how === "continued"
     const before = files.get(name)
     if (continues !== (before !== undefined)) {
       throw new Error(
@@ -98,7 +105,7 @@ export const filesOf = (examples: ReadonlyArray<Example>): ReadonlyArray<SourceF
       name,
       text: `${text}${"\n".repeat(missing)}${example.code}\n`,
       example: before?.example ?? example,
-      isProgram: nameOf(example).name === undefined
+      isProgram: fileNameOf(example).name === undefined
     })
   }
   return [...files.values()]

@@ -12,5 +12,5 @@ process.on("beforeExit", () => {
   process.stdout.write(`\u0001${next}\n`)
   // An import by itself does not keep a process alive. One that fails ends it, as any rejection that nobody handles does.
   const alive = setInterval(() => {}, 1000)
-  void import(pathToFileURL(next).href).finally(() => clearInterval(alive))
+  setImmediate(() => void import(pathToFileURL(next).href).finally(() => clearInterval(alive)))
 })

@@ -55,15 +55,16 @@ export const pack = async (directory: string): Promise<string> => {
 }
 
 /**
- * Installs a tarball of this package, and some of the packages that this repository uses in the same versions, in an
- * empty directory outside the repository.
+ * Installs a tarball of this package, and some of the packages that this repository uses in the same versions, in a
+ * directory outside the repository that is empty, or has a `package.json`.
  *
  * With the lock file of the repository, and what npm has cached when it installed that, npm needs no network.
  */
 export const install = async (directory: string, tarball: string, packages: ReadonlyArray<string>): Promise<void> => {
   const versions = packages.map((name) => [name, manifest.devDependencies[name]])
   const dependencies = { ...Object.fromEntries(versions), [manifest.name]: `file:${tarball}` }
-  await writeFile(join(directory, "package.json"), JSON.stringify({ private: true, type: "module", dependencies }))
+  const before = await readFile(join(directory, "package.json"), "utf8").catch(() => `{"private":true,"type":"module"}`)
+  await writeFile(join(directory, "package.json"), JSON.stringify({ ...JSON.parse(before), dependencies }))
 
   const lock = Schema.decodeSync(Lock)(await readFile(join(root, "package-lock.json"), "utf8"))
   // npm would install an optional peer that is in the lock file.

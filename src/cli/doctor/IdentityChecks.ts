@@ -27,7 +27,7 @@ const Seen = Schema.Struct({
 type Seen = typeof Seen.Type
 
 const look =
-  "look at the README, `A log that was set back`: readers and projections that have seen more get LogReplaced"
+  "look at `Postgres fails over` in the runbooks: readers and projections that have seen more get LogReplaced"
 
 /** What has changed, from the outside to the inside: the cluster, its timeline, the log. */
 const changesOf = (seen: Seen): ReadonlyArray<Finding> => {

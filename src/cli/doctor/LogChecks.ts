@@ -80,7 +80,7 @@ export const sequence: Findings = Effect.gen(function* () {
   if ((yield* replication).some(({ level }) => level === "problem")) return []
   const checked = yield* Effect.result(EventTable.check)
   if (checked._tag === "Failure") {
-    const [says = "", remedy = "see the README"] = checked.failure.message.split("; ")
+    const [says = "", remedy = "see the guide to guarantees"] = checked.failure.message.split("; ")
     return [problem(says, remedy)]
   }
   const { generated, name } = checked.success

@@ -12,6 +12,7 @@ import type { PgClient } from "@effect/sql-pg"
 import { Duration, Effect, Exit, Scope } from "effect"
 import { SqlError } from "effect/sql"
 import type { Connection } from "effect/sql/SqlConnection"
+import { onRealClock } from "../../internal/RealTime.ts"
 import { Unavailable } from "../../StoreError.ts"
 import type { Watch } from "./Watch.ts"
 
@@ -46,10 +47,9 @@ export const make = Effect.fnUntraced(function* (
   })
   const exhausted = new SqlError.SqlError({ reason: new SqlError.UnknownError({ cause }) })
 
-  const reserve = Effect.timeoutOrElse(sql.reserve, {
-    duration: acquireTimeout,
-    orElse: () => Effect.fail(exhausted)
-  })
+  const reserve = onRealClock(
+    Effect.timeoutOrElse(sql.reserve, { duration: acquireTimeout, orElse: () => Effect.fail(exhausted) })
+  )
 
   const takeOut = (restore: Restore): Effect.Effect<Borrowed, SqlError.SqlError> => {
     const scope = Scope.makeUnsafe()

@@ -23,6 +23,7 @@
  */
 import type { PgClient } from "@effect/sql-pg"
 import { Duration, Effect, Latch, type Scope } from "effect"
+import { onRealClock } from "../../internal/RealTime.ts"
 import { Unavailable } from "../../StoreError.ts"
 import * as Backends from "./Backends.ts"
 import * as Line from "./Line.ts"
@@ -303,7 +304,7 @@ const none: Watch = { notice: () => {}, noticeReader: () => {} }
 export const make = (sql: PgClient.PgClient): Effect.Effect<Watch, never, Scope.Scope> => {
   if (sql.driver === "pglite") return Effect.succeed(none)
   const connections = new Connections(sql)
-  return Effect.as(Effect.forkScoped(connections.run), {
+  return Effect.as(Effect.forkScoped(onRealClock(connections.run)), {
     notice: (connection, quietAt) => connections.notice(connection, false, quietAt),
     noticeReader: (connection) => connections.notice(connection, true)
   })

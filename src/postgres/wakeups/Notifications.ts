@@ -1,5 +1,6 @@
 /** What is notified, and how notifications are sent to other processes: few, and outside of the transactions that cause them. */
 import { Duration, Effect, Fiber, FiberSet, Latch } from "effect"
+import { onRealClock } from "../../internal/RealTime.ts"
 import { qualify } from "../database/Identifier.ts"
 import { PostgresDatabase } from "../database/PostgresDatabase.ts"
 
@@ -53,7 +54,8 @@ export const make = Effect.gen(function* () {
     Effect.suspend(() => (unsent.size === 0 ? Effect.void : FiberSet.run(sending, send))).pipe(
       Effect.andThen(FiberSet.awaitEmpty(sending)),
       // Those that are left are interrupted with the layer: the pool would wait for them on a dead connection.
-      Effect.timeoutOption(maxWaitForLast)
+      Effect.timeoutOption(maxWaitForLast),
+      onRealClock
     )
   )
   yield* due.await.pipe(
@@ -64,6 +66,7 @@ export const make = Effect.gen(function* () {
       fiber.pollUnsafe() === undefined ? Effect.timeoutOption(Fiber.await(fiber), maxWaitForAnswer) : Effect.void
     ),
     Effect.forever,
+    onRealClock,
     Effect.forkScoped
   )
 

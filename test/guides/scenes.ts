@@ -1,0 +1,178 @@
+/**
+ * What has happened before a command of a guide is run. A comment in the guide, `<!-- scene: held -->`, names a scene, which
+ * stays until the end of the guide or until the next one begins.
+ */
+import { PgClient } from "@effect/sql-pg"
+import { Deferred, Effect, Layer, Redacted, Schedule, Schema, type Scope } from "effect"
+import { EventStore, Projection, Spool } from "effect-strata"
+import * as Postgres from "effect-strata/postgres"
+import { join } from "node:path"
+import { DatabaseSync } from "node:sqlite"
+import { strata } from "../cli/harness.ts"
+import { execute } from "../support/connection.ts"
+
+/** Where a guide is run: in a directory, with a database. */
+export interface Place {
+  readonly cwd: string
+  readonly url: string
+}
+
+class Placed extends Schema.TaggedClass<Placed>()("Placed", { customer: Schema.String, total: Schema.Int }) {}
+class Receipt extends Schema.Class<Receipt>("Receipt")({ order: Schema.String }) {}
+
+const OrderEvents = EventStore.typed({ events: [Placed] })
+const Receipts = Spool.make({
+  name: "receipts",
+  payload: Receipt,
+  maxAttempts: 3,
+  policies: { default: Schedule.forever, slow: Spool.backoff() }
+})
+
+const client = (url: string, applicationName = "shop") =>
+  PgClient.layer({ url: Redacted.make(url), maxConnections: 5, applicationName })
+
+const stores = (url: string) => Layer.fresh(Layer.provideMerge(Postgres.layer(), client(url)))
+
+const place = (order: string, customer: string, total: number) =>
+  Effect.flatMap(OrderEvents, (orders) => orders.append(order, new Placed({ customer, total })))
+
+const sales = (customers: ReadonlySet<string>, onFailure: "stop" | "park" = "stop", name = "sales") =>
+  Projection.make({
+    name,
+    events: OrderEvents,
+    heartbeat: "100 millis",
+    retry: Schedule.recurs(0),
+    onFailure,
+    on: {
+      Placed: ({ event: { customer } }) =>
+        customers.has(customer) ? Effect.void : Effect.fail(new Error(`no customer ${customer}`))
+    }
+  })
+
+const caughtUp = (name: string) =>
+  Effect.flatMap(EventStore.EventStore, ({ latestVersion }) =>
+    Effect.flatMap(latestVersion, (version) => Projection.awaitVersion(name, version, "1 minute"))
+  )
+
+const known = new Set(["anna", "bert"])
+
+/** Two orders, in the read model, and a receipt that waits. */
+const open = Effect.fnUntraced(function* ({ url }: Place) {
+  yield* Effect.gen(function* () {
+    yield* place("order-1", "anna", 42)
+    yield* place("order-2", "bert", 8)
+    yield* Receipts.enqueue(new Receipt({ order: "order-1" }), { id: "order-1" })
+    yield* Effect.raceFirst(Projection.run(sales(known)), caughtUp("sales"))
+  }).pipe(Effect.provide(stores(url)))
+})
+
+/** A nightly job has written an event, and does something else before it commits. */
+const held = Effect.fnUntraced(function* ({ url }: Place) {
+  const context = yield* Layer.build(Layer.fresh(client(url, "nightly-job")))
+  const sql = yield* PgClient.PgClient.pipe(Effect.provide(context))
+  const reserved = yield* sql.reserve
+  yield* reserved.executeRaw("BEGIN", [])
+  yield* reserved.executeRaw(
+    "INSERT INTO events (id, aggregate_id, event_type, data) VALUES ('nightly-1', 'order-3', 'Placed', '{\"customer\":\"anna\",\"total\":1}')",
+    []
+  )
+  yield* Effect.provide(place("order-4", "anna", 5), stores(url))
+})
+
+/** An order of a customer that the handler does not know. */
+const stopped = Effect.fnUntraced(function* ({ url }: Place) {
+  yield* Effect.gen(function* () {
+    yield* place("order-5", "carl", 30)
+    yield* Effect.exit(Projection.run(sales(known)))
+  }).pipe(Effect.provide(stores(url)))
+})
+
+/** A projection that parks orders of unknown customers runs on; one of the customers has become known since. */
+const parked = Effect.fnUntraced(function* ({ url }: Place) {
+  const context = yield* Layer.build(stores(url))
+  const customers = new Set(known)
+  yield* Effect.gen(function* () {
+    yield* place("order-6", "carl", 12)
+    yield* place("order-7", "dora", 30)
+    yield* Effect.forkScoped(Projection.run(sales(customers, "park", "mailing")))
+    yield* caughtUp("mailing")
+  }).pipe(Effect.provide(context))
+  customers.add("carl")
+})
+
+/** A mail server that refuses some receipts: one has bounced, and one is tried again later. */
+const bounced = Effect.fnUntraced(function* ({ url }: Place) {
+  yield* Effect.gen(function* () {
+    yield* Receipts.enqueue(new Receipt({ order: "order-2" }), { id: "order-2", maxAttempts: 1 })
+    yield* Receipts.enqueue(new Receipt({ order: "order-4" }), { id: "order-4", policy: "slow" })
+    const handled = yield* Deferred.make<void>()
+    const worker = Receipts.run(({ order }) =>
+      order === "order-1" ? Deferred.succeed(handled, undefined) : Effect.fail(new Error("mailbox unavailable"))
+    )
+    const settled = Effect.flatMap(Receipts.stats, ({ counts }) =>
+      counts.bounce === 1 && counts.deferred === 1 ? Deferred.await(handled) : Effect.fail("not yet")
+    )
+    yield* Effect.raceFirst(worker, Effect.retry(settled, Schedule.spaced("50 millis")))
+  }).pipe(Effect.provide(stores(url)))
+})
+
+/** The last events were lost, as by a failover to a standby that lagged, and offsets of elsewhere were not. */
+const setBack = Effect.fnUntraced(function* ({ url }: Place) {
+  yield* strata(["doctor"], { url })
+  yield* execute(url, [
+    "DELETE FROM events WHERE version > 2",
+    "SELECT setval(pg_get_serial_sequence('events', 'version'), 2)"
+  ])
+})
+
+/** Somebody has locked the table of the events. */
+const locked = Effect.fnUntraced(function* ({ url }: Place) {
+  const context = yield* Layer.build(Layer.fresh(client(url, "psql")))
+  const sql = yield* PgClient.PgClient.pipe(Effect.provide(context))
+  const reserved = yield* sql.reserve
+  yield* reserved.executeRaw("BEGIN", [])
+  yield* reserved.executeRaw("LOCK TABLE events IN ACCESS EXCLUSIVE MODE", [])
+})
+
+/** A store of go-sync-kit in SQLite. */
+const sqlite = ({ cwd }: Place) =>
+  Effect.sync(() => {
+    const database = new DatabaseSync(join(cwd, "events.db"))
+    database.exec(`
+      CREATE TABLE events (version INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT UNIQUE, aggregate_id TEXT, event_type TEXT, data TEXT,
+        metadata TEXT, created_at TIMESTAMP DEFAULT CURRENT_TIMESTAMP);
+      INSERT INTO events (id, aggregate_id, event_type, data) VALUES
+        ('go-1', 'order-8', 'Placed', '{"customer":"anna","total":3}'), ('go-2', 'order-8', 'Paid', '{}')`)
+    database.close()
+  })
+
+/** A table of Emmett's, of which only the columns that matter, with an event in it. */
+const emmett = Effect.fnUntraced(function* ({ url }: Place) {
+  yield* strata(["migrate"], { url })
+  yield* execute(url, [
+    `CREATE TABLE emt_messages (global_position BIGSERIAL, created TIMESTAMPTZ NOT NULL DEFAULT now(), message_kind VARCHAR(1) NOT NULL,
+      stream_id TEXT NOT NULL, message_id TEXT NOT NULL, message_type TEXT NOT NULL, message_data JSONB NOT NULL,
+      message_metadata JSONB NOT NULL)`,
+    `INSERT INTO emt_messages (message_kind, stream_id, message_id, message_type, message_data, message_metadata) VALUES
+      ('E', 'order-order-1', 'one', 'Placed', '{"customer": "anna", "total": 42}', '{}')`
+  ])
+})
+
+/** The next version has migrated the tables. */
+const newer = ({ url }: Place) =>
+  execute(url, [
+    "INSERT INTO strata_migrations (id, table_name, file) VALUES (9999, 'events', '9999_events_later.sql')"
+  ])
+
+export const scenes: Readonly<Record<string, (place: Place) => Effect.Effect<unknown, unknown, Scope.Scope>>> = {
+  open,
+  held,
+  stopped,
+  parked,
+  bounced,
+  setBack,
+  locked,
+  sqlite,
+  emmett,
+  newer
+}

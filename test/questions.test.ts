@@ -1,0 +1,36 @@
+/**
+ * Ten questions of a first day and of an incident. The first section that a search for the words of a question finds has the
+ * answer. They were written down before the guides were.
+ */
+import { assert, describe, it } from "@effect/vitest"
+import { readdir, readFile } from "node:fs/promises"
+import { join } from "node:path"
+import { root } from "./package/run.ts"
+import { search, sectionsOf } from "./package/searching.ts"
+
+const folder = join(root, "resources", "guides")
+const names = (await readdir(folder)).filter((name) => name.endsWith(".md"))
+const guides = await Promise.all(
+  names.map(async (name) => sectionsOf(name, await readFile(join(folder, name), "utf8")))
+)
+const sections = guides.flat()
+
+describe("the first section that a search finds", () => {
+  it.each([
+    ["how do I test a worker", "testing.md", /Receipts\.run|worker/],
+    ["why is my subscriber not getting events", "runbooks.md", /strata status/],
+    ["how do I rename an event", "events.md", /upcast/],
+    ["may I run two versions side by side", "deploying.md", /side by side/],
+    ["how big must the pool be", "deploying.md", /connections/],
+    ["what do I back up", "deploying.md", /pg_dump|backup/],
+    ["how do I erase a user", "runbooks.md", /DELETE|UPDATE/],
+    ["who holds the tail", "runbooks.md", /strata status|strata doctor/],
+    ["what happens when Postgres fails over", "runbooks.md", /LogReplaced/],
+    ["how do I delete a projection", "projections.md", /remove/]
+  ] as const)("for: %s, has the answer", (question, file, answer) => {
+    const found = search(sections, question)
+    const shown = found.slice(0, 3).map(({ file, headings }) => `${file}: ${headings.join(" > ")}`)
+    assert.strictEqual(found[0]?.file, file, `${question}: ${shown.join("; ")}`)
+    assert.match(found[0]?.text ?? "", answer, shown[0])
+  })
+})
