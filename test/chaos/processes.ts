@@ -14,8 +14,8 @@ const cache = join(tmpdir(), "strata-compile-cache")
 /** The time between two steps of a clock. */
 const between = "40 millis"
 
-/** How long a process may take to come back after faults, or to end once it is told to. */
-const longest = "30 seconds"
+/** How long a process may take to come back after faults, or to end once it is told to, on a machine that is very busy. */
+const longest = "2 minutes"
 
 export interface Process {
   readonly name: string
@@ -36,6 +36,14 @@ export interface Process {
   readonly works: Effect.Effect<void>
   readonly mistakes: ReadonlyArray<string>
   readonly starts: () => number
+  /** The longest time in which it has done nothing, however often it was started, and when that was over. */
+  readonly longestRest: () => Rest
+}
+
+/** In milliseconds, by `performance.now()`. */
+interface Rest {
+  readonly millis: number
+  readonly until: number
 }
 
 export const supervise = Effect.fnUntraced(function* (options: {
@@ -44,8 +52,10 @@ export const supervise = Effect.fnUntraced(function* (options: {
   readonly arguments: ReadonlyArray<string>
   readonly directory: string
   readonly patience?: Duration.Input
+  /** What the server has of the process that has given it this name, for the account of a mistake. */
+  readonly look?: (application: string) => Effect.Effect<string>
 }): Effect.fn.Return<Process, never, Scope.Scope> {
-  const { directory, name, patience = longest, script } = options
+  const { directory, look = () => Effect.succeed(""), name, patience = longest, script } = options
   const mistakes: Array<string> = []
   const first = Deferred.makeUnsafe<void>()
   const over = Deferred.makeUnsafe<void>()
@@ -59,12 +69,42 @@ export const supervise = Effect.fnUntraced(function* (options: {
   let ahead = 0
   let sign = Deferred.makeUnsafe<void>()
 
+  let startedAt = 0
+  let workedAt: number | undefined
+  let lastLine = ""
+  let restingSince = performance.now()
+  let longestRest: Rest = { millis: 0, until: 0 }
+
   const application = () => `${name}#${starts}`
+
+  const ago = (at: number) => `${((performance.now() - at) / 1000).toFixed(1)} s ago`
+
+  const said = () => (lastLine === "" ? [] : [`it last said "${lastLine}"`])
+
+  /** A mistake, with what the process has done last, and what the server has of it. */
+  const accuse = (mistake: string) =>
+    Effect.map(look(application()), (seen) => {
+      const account = [
+        `${application()} was started ${ago(startedAt)}`,
+        workedAt === undefined ? "it has never worked" : `it last worked ${ago(workedAt)}`,
+        ...said(),
+        ...(seen === "" ? [] : [seen])
+      ]
+      mistakes.push(`${name} ${mistake}: ${account.join("; ")}`)
+    })
+
+  const noteWork = (at: number) => {
+    if (at - restingSince > longestRest.millis) longestRest = { millis: at - restingSince, until: at }
+    restingSince = at
+    workedAt = at
+  }
 
   const start = () => {
     let isReady = false
     killed = false
     starts++
+    startedAt = performance.now()
+    workedAt = undefined
     const started = spawn(
       process.execPath,
       ["--conditions=@effect-strata/source", "--import", clock.href, script.pathname, ...options.arguments],
@@ -75,11 +115,18 @@ export const supervise = Effect.fnUntraced(function* (options: {
     )
     child = started
     started.stderr?.pipe(log, { end: false })
+    createInterface(started.stderr ?? Readable.from([])).on("line", (line) => {
+      lastLine = line
+    })
     createInterface(started.stdout ?? Readable.from([])).on("line", (line) => {
       // A line that is a number says that the process has done something.
       const hasWorked = /^\d+$/.test(line)
-      if (line !== "ready" && !hasWorked) return void log.write(`${line}\n`)
+      if (line !== "ready" && !hasWorked) {
+        lastLine = line
+        return void log.write(`${line}\n`)
+      }
       isReady = true
+      if (hasWorked) noteWork(performance.now())
       // The next sign is made first: a fiber that waits for this one goes on at once, and may then wait for the next.
       const before = sign
       if (hasWorked) sign = Deferred.makeUnsafe()
@@ -94,7 +141,7 @@ export const supervise = Effect.fnUntraced(function* (options: {
         return void Deferred.doneUnsafe(over, Effect.void)
       }
       // A process that finds no server when it starts may give up; later on it has to wait.
-      if (!killed && isReady) mistakes.push(`${name} has ended by itself: ${signal ?? code}`)
+      if (!killed && isReady) mistakes.push([`${name} has ended by itself: ${signal ?? code}`, ...said()].join("; "))
       timer = setTimeout(start, killed ? downtime : 500)
       return undefined
     })
@@ -117,10 +164,11 @@ export const supervise = Effect.fnUntraced(function* (options: {
     yield* Deferred.await(over).pipe(
       Effect.timeoutOrElse({
         duration: patience,
-        orElse: () => {
-          mistakes.push(`${name} did not end when it was told to`)
-          return Effect.andThen(tell("SIGKILL"), Deferred.await(over))
-        }
+        orElse: () =>
+          accuse("did not end when it was told to").pipe(
+            Effect.andThen(tell("SIGKILL")),
+            Effect.andThen(Deferred.await(over))
+          )
       })
     )
   })
@@ -162,10 +210,11 @@ export const supervise = Effect.fnUntraced(function* (options: {
     works: Effect.suspend(() => Deferred.await(sign)).pipe(
       Effect.timeoutOrElse({
         duration: patience,
-        orElse: () => Effect.sync(() => void mistakes.push(`${name} did not come back`))
+        orElse: () => accuse("did not come back")
       })
     ),
     mistakes,
-    starts: () => starts
+    starts: () => starts,
+    longestRest: () => longestRest
   }
 })

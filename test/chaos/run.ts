@@ -1,31 +1,35 @@
 /** Processes of every kind on a server of their own, a seeded schedule of faults, and a verdict from the histories. */
-import { Clock, Effect, Schedule } from "effect"
+import { Clock, Duration, Effect, Schedule } from "effect"
 import * as Cluster from "./cluster.ts"
 import * as Faults from "./faults.ts"
 import * as Processes from "./processes.ts"
 import type { Report } from "./report.ts"
 import { type Fault, last, schedule } from "./schedule.ts"
 import { migrate } from "./tables.ts"
-import { type Finding, findings, isBusy, leftovers } from "./verdict.ts"
+import { type Finding, findings, isBusy, leftovers, sessionsOf } from "./verdict.ts"
 
 const schema = "chaos"
 const projection = "sums"
 
-/** How long events and messages may take to arrive, after the last fault. */
-const patience = "60 seconds"
+/** How long events and messages may take to arrive after the last fault, on a machine that is very busy. */
+const patience = "3 minutes"
 
-const startProcesses = (url: string, directory: string) => {
+const seconds = (millis: number) => (millis / 1000).toFixed(1)
+
+const startProcesses = (url: string, directory: string, look: (application: string) => Effect.Effect<string>) => {
   const own = (role: string, name: string) => ({
     name,
     script: new URL(`${role}.ts`, import.meta.url),
     arguments: [url, schema, name, directory],
-    directory
+    directory,
+    look
   })
   const projector = (name: string) => ({
     name,
     script: new URL("../postgres/projection.process.ts", import.meta.url),
     arguments: [url, schema, projection],
-    directory
+    directory,
+    look
   })
   return Effect.forEach(
     [
@@ -41,6 +45,30 @@ const startProcesses = (url: string, directory: string) => {
   )
 }
 
+/** Waits for all of them, and says who was the last, and after how long. */
+const awaiting =
+  (say: Report["say"]) =>
+  (whom: ReadonlyArray<Processes.Process>, what: (one: Processes.Process) => Effect.Effect<void>, how: string) =>
+    Effect.gen(function* () {
+      let last = ""
+      const waitFor = (one: Processes.Process) =>
+        Effect.andThen(
+          what(one),
+          Effect.sync(() => void (last = one.name))
+        )
+      const [time] = yield* Effect.timed(Effect.forEach(whom, waitFor, { concurrency: "unbounded" }))
+      yield* say(`the last one ${how}: ${last}, after ${seconds(Duration.toMillis(time))} s`)
+    })
+
+/** Says who has done nothing for the longest time. */
+const sayRest = (say: Report["say"], processes: ReadonlyArray<Processes.Process>) => {
+  const rests = processes.map(({ longestRest, name }) => ({ name, ...longestRest() }))
+  const [longest] = rests.toSorted((one, other) => other.millis - one.millis)
+  return longest === undefined
+    ? Effect.void
+    : say(`the longest rest: ${longest.name}, for ${seconds(longest.millis)} s until ${seconds(longest.until)}`)
+}
+
 export const run = Effect.fnUntraced(function* (
   { conclude, directory, say }: Report,
   { minutes, seed }: { readonly minutes: number; readonly seed: number }
@@ -48,12 +76,15 @@ export const run = Effect.fnUntraced(function* (
   yield* say(`npm run chaos -- --minutes ${minutes} --seed ${seed}; histories and logs in ${directory}`)
   const cluster = yield* Cluster.make
   yield* migrate(cluster.url(), schema)
-  const processes = yield* startProcesses(cluster.proxy.url(cluster.url()), directory)
+  const processes = yield* startProcesses(cluster.proxy.url(cluster.url()), directory, (application) =>
+    sessionsOf(cluster.url(), application)
+  )
   yield* Effect.all(processes.map(({ ready }) => ready)).pipe(Effect.timeout(patience))
   yield* say(
     `PostgreSQL ${cluster.version}, ${processes.length} processes: ${processes.map(({ name }) => name).join(", ")}`
   )
 
+  const allOf = awaiting(say)
   const faulty = Faults.make({ cluster, processes, schema, projection, directory })
   const start = yield* Clock.currentTimeMillis
   const faults = yield* schedule(seed, minutes * 60_000)
@@ -66,11 +97,11 @@ export const run = Effect.fnUntraced(function* (
   yield* faulty.heal
   yield* meet(last(minutes * 60_000))
   yield* say(`${faults.length + 1} faults are over`)
-  yield* Effect.forEach(processes, ({ works }) => works, { concurrency: "unbounded" })
+  yield* allOf(processes, ({ works }) => works, "back at work")
 
   const isWriter = ({ name }: Processes.Process) => name.startsWith("writer")
   const writers = processes.filter(isWriter)
-  yield* Effect.forEach(writers, ({ end }) => end, { concurrency: "unbounded" })
+  yield* allOf(writers, ({ end }) => end, "at its end")
   const run = {
     url: cluster.url(),
     schema,
@@ -82,8 +113,13 @@ export const run = Effect.fnUntraced(function* (
     Effect.repeat({ while: (busy) => busy, schedule: Schedule.spaced("500 millis") }),
     Effect.timeoutOrElse({ duration: patience, orElse: () => say(`something is still on its way after ${patience}`) })
   )
-  yield* Effect.forEach(processes, ({ end }) => end, { concurrency: "unbounded" })
+  yield* allOf(
+    processes.filter((one) => !isWriter(one)),
+    ({ end }) => end,
+    "at its end"
+  )
 
+  yield* sayRest(say, processes)
   const starts = processes.reduce((sum, one) => sum + one.starts(), 0)
   const left = yield* leftovers(cluster.url())
   const all: ReadonlyArray<Finding> = [

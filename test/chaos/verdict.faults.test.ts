@@ -239,7 +239,8 @@ it.live("finds that nobody went on for a process that was stopped in a batch", (
       ready: Effect.void,
       works: Effect.void,
       mistakes: [],
-      starts: () => 1
+      starts: () => 1,
+      longestRest: () => ({ millis: 0, until: 0 })
     })
     const stopIn = (name: string) =>
       withConnection(url, (sql) =>

@@ -155,6 +155,24 @@ export const findings = Effect.fnUntraced(function* ({ directory, projection, sc
   return checks
 })
 
+/** What the server has of a process, in one line. */
+export const sessionsOf = (url: string, application: string): Effect.Effect<string> =>
+  asker(url)(
+    Id,
+    `SELECT format('%s %s %s for %s s: %s', pid, state, concat_ws(' ', wait_event_type, wait_event),
+       round(extract(epoch FROM clock_timestamp() - state_change), 1), left(regexp_replace(query, '\\s+', ' ', 'g'), 100)) AS id
+     FROM pg_stat_activity WHERE application_name = '${application}' ORDER BY pid`
+  ).pipe(
+    Effect.timeout("10 seconds"),
+    Effect.match({
+      onFailure: (error) => `the server cannot be asked: ${String(error).split("\n")[0]}`,
+      onSuccess: (sessions) =>
+        sessions.length === 0
+          ? "the server has no session of it"
+          : `the server has ${sessions.map(({ id }) => id).join(" | ")}`
+    })
+  )
+
 /** What is left connected, locked or prepared after all processes have ended, and the server has had a moment to notice. */
 export const leftovers = Effect.fnUntraced(function* (url: string) {
   const look = asker(url)(

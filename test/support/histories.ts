@@ -85,7 +85,8 @@ const nameOf = ({ id, version }: Placed) => `${version} ${id}`
  * **Details**
  *
  * Of a cursor that a reader has kept, only the event is known. While nobody else has its version, nobody can tell whether it
- * was lost or deleted, so what was seen until then is excused. `keepsCursor` is a reader that begins again with each page.
+ * was lost or deleted, so what was seen until then is excused, and so are the events that have come below that version since
+ * the log was set back, which the reader passes over. `keepsCursor` is a reader that begins again with each page.
  */
 export const misread = (
   history: ReadonlyArray<Noted>,
@@ -99,6 +100,7 @@ export const misread = (
   const isUntrue = (event: Placed) => !there.has(nameOf(event))
 
   const excused = new Set<Placed>()
+  let passedOver = 0n
   history.forEach((noted, line) => {
     const next = history[line + 1]
     if (isTold(noted) || isBegun(noted) || !noted.some(isUntrue)) return
@@ -106,14 +108,17 @@ export const misread = (
     const cursor = noted.at(-1)
     if (cursor !== undefined && (ids.get(cursor.version) ?? cursor.id) !== cursor.id) return
     for (const event of standing(history.slice(0, line + 1)).filter(isUntrue)) excused.add(event)
+    if (cursor !== undefined && isUntrue(cursor) && cursor.version > passedOver) passedOver = cursor.version
   })
 
   const untrue = seen.filter(isUntrue)
   const invented = untrue.filter((event) => !gone.has(nameOf(event))).length
   const untold = untrue.filter((event) => gone.has(nameOf(event)) && !excused.has(event)).length
+  const right = seen.filter((event) => !isUntrue(event)).map(({ version }) => version)
+  const known = new Set(right)
   const found = mistakes(
-    seen.filter((event) => !isUntrue(event)).map(({ version }) => version),
-    stored.map(({ version }) => version)
+    right,
+    stored.map(({ version }) => version).filter((version) => version > passedOver || known.has(version))
   )
   const counts = { ...found, invented, "set back, and never told of": untold }
   return [

@@ -47,17 +47,17 @@ export const make = (sql: PgClient.PgClient, { silence, takeOut }: Parts) => {
    * BEGIN is sent.
    */
   const beginOn = <A, E, R>(connection: Connection, transaction: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
-    Effect.withFiber((fiber) =>
-      Effect.updateContext(transaction, (context: Context.Context<R>) => {
-        const offering = Context.add(context, sql.transactionService, [
-          beforeEach(connection, () => {
-            if (fiber.context === offering) fiber.setContext(context)
-          }),
-          notBegun
-        ])
-        return offering
-      })
-    )
+    Effect.withFiber((fiber) => {
+      const offered: Open = [
+        beforeEach(connection, () => {
+          if (current(fiber.context) === offered) fiber.setContext(Context.omit(sql.transactionService)(fiber.context))
+        }),
+        notBegun
+      ]
+      return Effect.updateContext(transaction, (context: Context.Context<R>) =>
+        Context.add(context, sql.transactionService, offered)
+      )
+    })
 
   const inTransaction = Effect.contextWith((context: Context.Context<never>) =>
     Effect.succeed(current(context) !== undefined)
