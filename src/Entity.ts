@@ -13,7 +13,10 @@
  *   name: "account",
  *   events: EventStore.typed({ events: [Deposited, Withdrawn] }),
  *   initial: () => 0,
- *   apply: (balance, { event }) => (event._tag === "Deposited" ? balance + event.amount : balance - event.amount)
+ *   on: {
+ *     Deposited: (balance, { event }) => balance + event.amount,
+ *     Withdrawn: (balance, { event }) => balance - event.amount
+ *   }
  * })
  *
  * export const withdraw = Effect.fn(function* (account: string, amount: number, key: string) {
@@ -43,7 +46,7 @@ import { Identifier } from "./internal/Fields.ts"
 import { derivedId } from "./internal/Ids.ts"
 import type { InvalidInput } from "./InvalidInput.ts"
 import type { StateCodec } from "./StateCodec.ts"
-import type { StoreError } from "./StoreError.ts"
+import { StoreError } from "./StoreError.ts"
 import { Transactor } from "./Transactor.ts"
 
 // Model
@@ -80,15 +83,13 @@ export interface Snapshots<S, RD, RE> {
   readonly every: number
 }
 
-export interface Options<S, Class extends Tagged, Other, R, Id, RD, RE> {
+interface Definition<S, View, RD, RE> {
   /** What these aggregates are called. The ids of snapshots are `name/aggregateId`: together at most 255 characters. */
   readonly name: string
   /** The events of the aggregates. */
-  readonly events: TypedView<Class, Other, R, Id>
+  readonly events: View
   /** The state before the first event. */
   readonly initial: (aggregateId: string) => S
-  /** The state after one more event. */
-  readonly apply: (state: S, event: TypedEvent<Class["Type"] | Other>) => S
   /** Stores states, so that not every event has to be read each time: never unless given. */
   readonly snapshots?: Snapshots<S, RD, RE>
   /**
@@ -97,6 +98,39 @@ export interface Options<S, Class extends Tagged, Other, R, Id, RD, RE> {
    */
   readonly retry?: Schedule.Schedule<unknown>
 }
+
+interface Event {
+  readonly _tag: string
+}
+
+/** The state after one more event. */
+type Apply<S, E> = (state: S, event: TypedEvent<E>) => S
+
+/** The state after one more event: one function for all events, or one for each class of the view, by its tag. */
+type Applying<S, E extends Event> =
+  | { readonly apply: Apply<S, E>; readonly on?: never }
+  | {
+      readonly on: { readonly [Tag in E["_tag"]]: Apply<S, Extract<E, { readonly _tag: Tag }>> }
+      readonly apply?: never
+    }
+
+/**
+ * The same inside of this module. They are methods, whose parameters the compiler compares in both directions: the types of
+ * `make` have made sure that a function gets the events that it takes.
+ */
+interface AnyApplying<S> {
+  apply?(state: S, event: TypedEvent<Event>): S
+  readonly on?: Readonly<Record<string, AnyApplying<S>["apply"]>>
+}
+
+/** What aggregates of one kind are: their name, their events, and the state that follows from these. */
+export type Options<S, Class extends Tagged, Other extends Event, R, Id, RD, RE> = Definition<
+  S,
+  TypedView<Class, Other, R, Id>,
+  RD,
+  RE
+> &
+  Applying<S, Class["Type"] | Other>
 
 /** Aggregates of one kind: see `make`. `R` are the services that their schemas and codec need. */
 export interface Entity<S, Class extends Tagged, Other = never, R = never> {
@@ -118,7 +152,9 @@ export interface Entity<S, Class extends Tagged, Other = never, R = never> {
    *
    * **Gotchas**
    *
-   * `decide` may be called several times, each time on the state of then. What it does beside deciding can happen as often.
+   * `decide` may be called several times, each time on the state of then. What it does beside deciding can happen as often. In
+   * a transaction of the caller, what it writes with the stores, and with SQL of the caller, is undone when its race was lost:
+   * it commits once, together with the events.
    */
   readonly execute: <E = never, R2 = never>(
     aggregateId: string,
@@ -196,18 +232,32 @@ const executedBefore = Effect.fnUntraced(function* <Class extends Tagged, Other,
 // The entity
 
 /** Another append to the aggregate was faster, or the same command was executed at the same time. */
-class LostRace {
+class LostRace<out E> {
   readonly _tag = "LostRace"
-  readonly error: VersionConflict | DuplicateEvent
-  constructor(error: VersionConflict | DuplicateEvent) {
+  readonly error: E
+  constructor(error: E) {
     this.error = error
   }
 }
 
+/** Fails with the error, as one of all that an attempt to execute a command can fail with. */
+const lost = <E>(
+  error: LostRace<E | VersionConflict | DuplicateEvent | InvalidInput> | E | InvalidInput | StoreError
+): Effect.Effect<never, typeof error> => Effect.fail(error)
+
 const defaultRetry = Schedule.exponential("2 millis").pipe(Schedule.jittered, Schedule.upTo({ times: 10 }))
 
+/** The one function of `apply`, or of `on`. */
+const applyOf =
+  <S>({ apply, on = {} }: AnyApplying<S>) =>
+  (state: S, event: TypedEvent<Event>): S => {
+    const step = apply ?? on[event.event._tag]
+    return step === undefined ? state : step(state, event)
+  }
+
 /**
- * Aggregates of one kind, whose state follows from their events.
+ * Aggregates of one kind, whose state follows from their events: `apply` gets each of them, or `on` has a function for each
+ * class, by its tag.
  *
  * **Details**
  *
@@ -215,12 +265,27 @@ const defaultRetry = Schedule.exponential("2 millis").pipe(Schedule.jittered, Sc
  * after it. A snapshot is only a shortcut: one that does not decode any more is not used, and one that cannot be written is
  * left out.
  */
-export const make = Effect.fnUntraced(function* <S, Class extends Tagged, Other, R, Id, RD = never, RE = never>(
+export function make<S, Class extends Tagged, Other extends Event, R, Id, RD = never, RE = never>(
   options: Options<S, Class, Other, R, Id, RD, RE>
+): Effect.Effect<
+  Entity<S, Class, Other, R | RD | RE | Class["DecodingServices"] | Class["EncodingServices"]>,
+  InvalidInput,
+  Id | DurableStateStore | Transactor
+>
+export function make<S, Class extends Tagged, Other extends Event, R, Id, RD = never, RE = never>(
+  options: Definition<S, TypedView<Class, Other, R, Id>, RD, RE> & AnyApplying<S>
 ) {
-  const { apply, initial, name, retry = defaultRetry } = options
+  return makeEntity(options, applyOf(options))
+}
+
+const makeEntity = Effect.fnUntraced(function* <S, Class extends Tagged, Other extends Event, R, Id, RD, RE>(
+  options: Definition<S, TypedView<Class, Other, R, Id>, RD, RE>,
+  apply: (state: S, event: TypedEvent<Class["Type"] | Other>) => S
+) {
+  const { initial, name, retry = defaultRetry } = options
   const every = options.snapshots?.every
   yield* check(Settings, "Entity", "make", every === undefined ? { name } : { name, every })
+  const { inTransaction, withTransaction } = yield* Transactor
   const log = yield* options.events
   const snapshots = yield* makeSnapshots(name, options.snapshots)
 
@@ -230,6 +295,9 @@ export const make = Effect.fnUntraced(function* <S, Class extends Tagged, Other,
     const events = yield* log.loadByAggregate(aggregateId, base.version)
     return { events, state: events.reduce(apply, base.state), version: events.at(-1)?.version ?? base.version }
   })
+
+  const executed = (aggregateId: string, key: string) =>
+    executedBefore(log, (index) => idOf(name, aggregateId, key, index))
 
   const append = Effect.fnUntraced(function* (
     aggregateId: string,
@@ -265,8 +333,12 @@ export const make = Effect.fnUntraced(function* <S, Class extends Tagged, Other,
     const { events: before, ...loaded } = yield* load(aggregateId)
     const { key } = options
     if (key !== undefined) {
-      const found = yield* executedBefore(log, (index) => idOf(name, aggregateId, key, index))
-      if (found.length > 0) return { ...loaded, events: found }
+      const found = yield* executed(aggregateId, key)
+      const last = found.at(-1)
+      if (last !== undefined) {
+        const { state, version } = last.version > loaded.version ? yield* load(aggregateId) : loaded
+        return { state, version, events: found }
+      }
     }
     const result = decide(loaded.state)
     const decided = Effect.isEffect(result) ? yield* result : result
@@ -276,12 +348,32 @@ export const make = Effect.fnUntraced(function* <S, Class extends Tagged, Other,
     return { ...next, events }
   })
 
+  const attempt = <E, R2>(
+    aggregateId: string,
+    decide: (state: S) => Decided<Class["Type"], E, R2>,
+    options: ExecuteOptions
+  ) => {
+    const { key } = options
+    // In a transaction each attempt is a savepoint: what `decide` has written goes with it.
+    const attempted = Effect.flatMap(inTransaction, (isInside) =>
+      isInside ? withTransaction(once(aggregateId, decide, options)) : once(aggregateId, decide, options)
+    )
+    if (key === undefined) return attempted
+    // A failure of `decide` may come from what the same command has written at the same time.
+    return Effect.catch(attempted, (error) => {
+      if (error instanceof LostRace || error instanceof StoreError) return lost<E>(error)
+      return Effect.flatMap(executed(aggregateId, key), ({ length }) =>
+        lost<E>(length === 0 ? error : new LostRace(error))
+      )
+    })
+  }
+
   const self: Entity<S, Class, Other, R | RD | RE | Class["DecodingServices"] | Class["EncodingServices"]> = {
     load: (aggregateId) => Effect.map(load(aggregateId), ({ state, version }) => ({ state, version })),
     execute: (aggregateId, decide, options = {}) =>
       Effect.andThen(
         check(Execution, "Entity", "execute", options.key === undefined ? {} : { key: options.key }),
-        once(aggregateId, decide, options).pipe(
+        attempt(aggregateId, decide, options).pipe(
           Effect.retry({ schedule: retry, while: (error) => error instanceof LostRace }),
           Effect.catchIf(
             (error) => error instanceof LostRace,

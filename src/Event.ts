@@ -148,6 +148,14 @@ export class Subscription extends Filter.extend<Subscription>("effect-strata/Eve
   batchSize: Schema.optionalKey(BatchSize)
 }) {}
 
+/** A part of the log that a subscription has passed. */
+export interface Step {
+  /** Every event of the subscription in this part that there will ever be, in order: often none. */
+  readonly events: ReadonlyArray<StoredEvent>
+  /** Where this part ends, and the next one begins: with the id of the event there, if it is known. */
+  readonly upTo: Cursor
+}
+
 /** An event without its data. The fields are those of go-sync-kit's notification payload. */
 export class EventNotification extends Schema.Class<EventNotification>("effect-strata/EventStore/EventNotification")({
   version: Version,

@@ -43,11 +43,14 @@ import {
   Query,
   Since,
   Stats,
+  type Step,
   type StoredEvent,
   Subscription,
   subscriptionTo,
   Topic
 } from "./Event.ts"
+import * as Origins from "./events/Origins.ts"
+import { eventsIn } from "./events/Steps.ts"
 import * as TypedEvents from "./events/TypedEvents.ts"
 import type { LargeIntegers } from "./internal/ExactJson.ts"
 import * as Operation from "./internal/Operation.ts"
@@ -71,9 +74,12 @@ export class EventStore extends Context.Service<
      * `expected` describes each aggregate before the append. Aggregates that a record names and that get no event do not
      * matter. No event has version 0, so expecting it always conflicts. After a conflict the transaction can go on.
      * With `onDuplicate: "ignore"` an event whose id is in the log already is returned as it is stored, and not compared
-     * with `expected`: the same append can be tried again. The same id with other content is always `DuplicateEvent`.
+     * with `expected`: the same append can be tried again. The same id with other content is always `DuplicateEvent`. The keys of
+     * `Origin` are no content.
      * An append of no events does nothing. Appends that are made at once outside of a transaction can share a commit, but
      * each has its own result or failure. Appends to one aggregate happen in the order in which they were made.
+     *
+     * The metadata also says where the events come from: see `Origin`.
      *
      * **Gotchas**
      *
@@ -137,6 +143,20 @@ export class EventStore extends Context.Service<
       subscription: (typeof Subscription)["~type.make.in"]
     ) => Stream.Stream<StoredEvent, LogReplaced | InvalidInput | StoreError>
 
+    /**
+     * As `subscribe`, and says how far the log has been passed: also where none of its events are of the subscription. So a
+     * reader that chooses events by a filter can keep a cursor that moves with the log, and the database sends it no others
+     * while it catches up.
+     *
+     * **Gotchas**
+     *
+     * Keep `upTo` as the cursor once the events of its step are handled. A step can have no events, and steps come in their
+     * order, each `upTo` at or above the one before.
+     */
+    readonly follow: (
+      subscription: (typeof Subscription)["~type.make.in"]
+    ) => Stream.Stream<Step, LogReplaced | InvalidInput | StoreError>
+
     /** The events that are appended from now on, as `subscribe` with `"end"` gives them, without their data. */
     readonly notifications: (
       topic?: (typeof Topic)["~type.make.in"]
@@ -179,8 +199,8 @@ export interface Driver {
   readonly read: (query: Query) => Stream.Stream<StoredEvent, LogReplaced | Reason>
   readonly readAggregate: (since: AggregateSince) => Effect.Effect<ReadonlyArray<StoredEvent>, Reason>
   readonly find: (id: ById) => Effect.Effect<StoredEvent | undefined, Reason>
-  /** The events of a subscription, for ever. The stream has to fail with `Closed` by itself when the scope ends. */
-  readonly follow: (subscription: Subscription) => Stream.Stream<StoredEvent, LogReplaced | Reason>
+  /** The events of a subscription, and how far the log was passed, for ever. The stream has to fail with `Closed` by itself when the scope ends. */
+  readonly follow: (subscription: Subscription) => Stream.Stream<Step, LogReplaced | Reason>
   readonly listener: SubscriptionRef.SubscriptionRef<ListenerStatus>
   /** The highest version that is committed. */
   readonly highestVersion: Effect.Effect<bigint, Reason>
@@ -190,6 +210,8 @@ export interface Driver {
    * are `InvalidInput` unless given, and reads fail with `CorruptRow`.
    */
   readonly largeIntegers?: LargeIntegers
+  /** `"never"` leaves `traceparent` out of the metadata of events: see `Origin`. */
+  readonly traceparent?: "never" | undefined
   readonly ping: Effect.Effect<void, Reason>
 }
 
@@ -204,12 +226,17 @@ export interface Driver {
  */
 export const fromDriver = (backend: string, driver: Driver): Effect.Effect<EventStore["Service"], never, Scope.Scope> =>
   Effect.map(Operation.make("EventStore", backend), (operation) => {
-    const append = operation.fn("append", driver.largeIntegers === "bigint" ? ExactAppend : Append, driver.append)
+    const subscribe = (subscription: Subscription) => eventsIn(driver.follow(subscription))
+    const append = operation.fn(
+      "append",
+      driver.largeIntegers === "bigint" ? ExactAppend : Append,
+      Origins.withOrigin(driver.append, driver.traceparent)
+    )
     const load = operation.fn("load", Since, ({ since }) => Stream.runCollect(driver.read(new Query({ after: since }))))
     const loadByAggregate = operation.fn("loadByAggregate", AggregateSince, driver.readAggregate)
     const read = operation.stream("read", Query, driver.read)
     const notifications = operation.subscription("notifications", Topic, (topic) =>
-      Stream.map(driver.follow(subscriptionTo(topic)), notificationOf)
+      Stream.map(subscribe(subscriptionTo(topic)), notificationOf)
     )
     const get = operation.fn("get", ById, (by) =>
       Effect.flatMap(driver.find(by), (event) =>
@@ -229,7 +256,8 @@ export const fromDriver = (backend: string, driver: Driver): Effect.Effect<Event
       load: (since = 0n) => load({ since }),
       loadByAggregate: (aggregateId, since = 0n) => loadByAggregate({ aggregateId, since }),
       read: (query = {}) => read(query),
-      subscribe: operation.subscription("subscribe", Subscription, driver.follow),
+      subscribe: operation.subscription("subscribe", Subscription, subscribe),
+      follow: operation.subscription("follow", Subscription, driver.follow),
       notifications: (topic = {}) => notifications(topic),
       listener: { status: SubscriptionRef.get(driver.listener), changes: SubscriptionRef.changes(driver.listener) },
       get: (id) => get({ id }),

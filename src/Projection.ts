@@ -92,8 +92,8 @@ export type { Slot } from "./projection/Slot.ts"
  * **Gotchas**
  *
  * What a handler does beside its transaction (mail, other databases) can happen more often than once: a batch that fails
- * is handled again. Events of other types are read, too, and passed: a row of the log that is no event ends the projection
- * with `CorruptRow`, whatever its type.
+ * is handled again. A row of the log that is no event ends the projection with `CorruptRow`, unless it is of another type or aggregate
+ * than those of the projection.
  */
 export const run: <R>(projection: Projection<R>) => Effect.Effect<never, RunError, R | Services> = runBy(evenly)
 

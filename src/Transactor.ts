@@ -77,8 +77,30 @@ export class Transactor extends Context.Service<
      * `Effect.forkIn` for a fiber that must go on.
      */
     readonly afterCommit: <R>(effect: Effect.Effect<void, never, R>) => Effect.Effect<void, never, R>
+
+    /** Whether the caller is in a transaction: one of this service, or of the `SqlClient` that it shares. */
+    readonly inTransaction: Effect.Effect<boolean>
   }
 >()("effect-strata/Transactor") {}
+
+/**
+ * `Transactor.withTransaction` of the backend that is provided, as a function to pipe an effect through, or to end an
+ * `Effect.fn` with.
+ *
+ * ```ts
+ * import { Effect } from "effect"
+ * import { OffsetStore, Transactor } from "effect-strata"
+ *
+ * export const forget = Effect.fn("forget")(function* (projections: ReadonlyArray<string>) {
+ *   const offsets = yield* OffsetStore.OffsetStore
+ *   yield* Effect.forEach(projections, offsets.deleteOffsets)
+ * }, Transactor.withTransaction)
+ * ```
+ */
+export const withTransaction = <A, E, R>(
+  effect: Effect.Effect<A, E, R>
+): Effect.Effect<A, E | StoreError, R | Transactor> =>
+  Transactor.use((transactor) => transactor.withTransaction(effect))
 
 /** What a backend that outlives this process needs for one watched transaction. */
 export interface Watch {
@@ -89,7 +111,8 @@ export interface Watch {
 }
 
 /** The part of a `SqlClient` that transactions need. */
-type Client = Pick<SqlClient.SqlClient, "withTransaction" | "afterCommit">
+type Client = Pick<SqlClient.SqlClient, "withTransaction" | "afterCommit"> &
+  Pick<Transactor["Service"], "inTransaction">
 
 /**
  * A transactor on top of a `SqlClient`: the application's on Postgres, or the one that drives the memory backend.
@@ -153,6 +176,7 @@ export const fromSqlClient = (
         const watch = client.watch?.()
         return watch === undefined ? withTransaction(effect) : run(watch.during(effect, beginsWithStore), watch.silence)
       }),
-    afterCommit: client.afterCommit
+    afterCommit: client.afterCommit,
+    inTransaction: client.inTransaction
   })
 }

@@ -1,100 +1,193 @@
 /**
- * The examples of README.md and of the doc comments are right: all type-check, and those of README.md run.
+ * README.md, the guides and the doc comments are right: their TypeScript type-checks, the programs of README.md and of the
+ * guides run, commands write what is shown, and links lead to something that the package has.
  *
- * A `ts` block of README.md is a program of its own, which ends by itself. It runs in an empty directory, and DATABASE_URL
- * is the DSN of an empty database. One that imports Vitest or the conformance suites is run by Vitest. A block that begins
- * with "ts no-run" is only type-checked.
+ * `resources/guides/README.md` says how blocks belong together. The blocks of a document run in their order, on one empty
+ * database, in an empty directory: programs that follow each other in one process. Vitest runs those that import it.
+ * A block that begins with "no-run" says there why it is not run.
  */
 import { assert, describe, it } from "@effect/vitest"
 import { Effect } from "effect"
-import { mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises"
-import { join } from "node:path"
+import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises"
+import { dirname, join, posix } from "node:path"
 import { afterAll, beforeAll } from "vitest"
 import { sources } from "./package/dependencies.ts"
-import { docExamplesIn, type Example, examplesIn } from "./package/examples.ts"
+import { runDocument } from "./package/documents.ts"
+import {
+  docExamplesIn,
+  type Example,
+  examplesIn,
+  filesOf,
+  isTest,
+  isTypeScript,
+  type SourceFile,
+  where,
+  whyNotRun
+} from "./package/examples.ts"
+import { anchorsOf, linksOf } from "./package/links.ts"
 import { manifest, temporaryDirectory } from "./package/project.ts"
 import { outcome, root, run, tsc, vitest } from "./package/run.ts"
 import { withDatabase } from "./support/database.ts"
 
-const isTypeScript = ({ language }: Example) => language === "ts" || language === "typescript"
-const isTest = ({ code }: Example) => /from "(vitest|@effect\/vitest|effect-strata\/testing)"/.test(code)
-const where = ({ file, line }: Example) => `${file}:${line}`
-const fileName = ({ file, line }: Example) => `${file.replaceAll("/", ".")}.L${line}.ts`
+const read = async (file: string) => ({ file, text: await readFile(join(root, file), "utf8") })
 
-const blocks = examplesIn("README.md", await readFile(join(root, "README.md"), "utf8"))
-const examples = blocks.filter(isTypeScript)
+const guides = (await readdir(join(root, "resources", "guides"))).filter((file) => file.endsWith(".md"))
+const documents = await Promise.all(["README.md", ...guides.map((name) => `resources/guides/${name}`)].map(read))
+const others = await Promise.all(
+  ["CHANGELOG.md", "CONTRIBUTING.md", "src/README.md", "resources/postgres/README.md"].map(read)
+)
+
+const examples = documents.flatMap(({ file, text }) => examplesIn(file, text))
 const docExamples = [...sources()].flatMap(([file, text]) => docExamplesIn(`src/${file}`, text)).filter(isTypeScript)
-const commands = blocks.filter(({ language }) => ["bash", "sh", "shell"].includes(language)).map(({ code }) => code)
+
+/** Where the files of a document are, below the directory of all. */
+const folderOf = (file: string) => file.replace(/\.md$/, "").replaceAll("/", ".")
+const documented = documents
+  .map(({ file, text }) => ({ file, blocks: examplesIn(file, text) }))
+  .filter(({ blocks }) => blocks.length > 0)
+  .map(({ blocks, file }) => ({ file, blocks, sources: filesOf(blocks) }))
 
 /** Inside the repository, so that examples find its packages, and itself by name. */
 let directory: string
-/** Where programs run, so that the files they make are not in the repository. */
-let scratch: string
+const pathOf = (file: string, { name }: SourceFile) => join(directory, folderOf(file), name)
+const docPathOf = ({ file, line }: Example) => join(directory, "docs", `${file.replaceAll("/", ".")}.L${line}.ts`)
 
 beforeAll(async () => {
   await mkdir(join(root, ".strata"), { recursive: true })
   directory = await mkdtemp(join(root, ".strata", "examples-"))
-  scratch = await temporaryDirectory()
-  for (const example of [...examples, ...docExamples]) {
-    // The code follows as many lines as are before it in its own file, so that messages name its lines.
-    await writeFile(join(directory, fileName(example)), "\n".repeat(example.line) + example.code)
+  const files = [
+    ...documented.flatMap(({ file, sources }) => sources.map((source) => [pathOf(file, source), source.text] as const)),
+    ...docExamples.map((example) => [docPathOf(example), "\n".repeat(example.line) + example.code] as const)
+  ]
+  for (const [path, text] of files) {
+    await mkdir(dirname(path), { recursive: true })
+    await writeFile(path, text)
   }
+  // An example may define what it does not use.
+  const compilerOptions = { noUnusedLocals: false, noUnusedParameters: false }
+  await writeFile(
+    join(directory, "tsconfig.json"),
+    JSON.stringify({ extends: "../../tsconfig.json", compilerOptions, files: files.map(([path]) => path), include: [] })
+  )
   await writeFile(
     join(directory, "vitest.config.ts"),
     `import config from "../../vitest.config.ts"
      const { resolve, ssr } = config
-     export default { root: import.meta.dirname, resolve, ssr, test: { include: ["*.L*.ts"], testTimeout: 300_000 } }`
+     export default { root: import.meta.dirname, resolve, ssr, test: { include: ["**/*.ts"], testTimeout: 300_000 } }`
   )
 })
 
-afterAll(() => Promise.all([directory, scratch].map((path) => rm(path, { recursive: true, force: true }))))
+afterAll(() => rm(directory, { recursive: true, force: true }))
 
-/** What the compiler objects to. An example may define what it does not use. */
-const typeErrors = async (name: string, checked: ReadonlyArray<Example>): Promise<ReadonlyArray<string>> => {
-  const project = join(directory, `tsconfig.${name}.json`)
-  const compilerOptions = { noUnusedLocals: false, noUnusedParameters: false }
-  const files = checked.map(fileName)
-  await writeFile(project, JSON.stringify({ extends: "../../tsconfig.json", compilerOptions, files, include: [] }))
-  const { output } = await outcome(process.execPath, [tsc, "--pretty", "false", "-p", project], { cwd: directory })
-  return output.split("\n").filter((line) => line !== "")
-}
-
-const execute = (example: Example, env: Readonly<Record<string, string>>) => {
-  const file = join(directory, fileName(example))
-  return isTest(example)
-    ? run(process.execPath, [vitest, "run", "--config", join(directory, "vitest.config.ts"), file], { cwd: root, env })
-    : run(process.execPath, ["--conditions=@effect-strata/source", file], { cwd: scratch, env })
-}
-
-describe("README.md", () => {
-  it("has examples, which type-check", async () => {
-    assert.isNotEmpty(examples)
-    assert.deepStrictEqual(await typeErrors("readme", examples), [])
+describe("the code of README.md, of the guides and of the doc comments", () => {
+  it("type-checks", async () => {
+    assert.isNotEmpty(docExamples)
+    assert.isNotEmpty(documented)
+    const { output } = await outcome(process.execPath, [tsc, "--pretty", "false", "-p", "tsconfig.json"], {
+      cwd: directory
+    })
+    assert.deepStrictEqual(
+      output.split("\n").filter((line) => line !== ""),
+      []
+    )
   })
 
-  const programs = examples.filter(({ flags }) => !flags.includes("no-run"))
+  it("says why, where it is not run", () => {
+    assert.deepStrictEqual(examples.filter((example) => whyNotRun(example) === "").map(where), [])
+  })
 
-  it.live.each(programs.map((example) => [where(example), example] as const))("%s runs", ([, example]) =>
-    withDatabase((url) => Effect.promise(() => execute(example, { DATABASE_URL: url })))
+  it("is in languages that are checked", () => {
+    const languages = ["ts", "console", "bash", "text", "sql"]
+    assert.deepStrictEqual(examples.filter(({ language }) => !languages.includes(language)).map(where), [])
+  })
+
+  const tests = documented.flatMap(({ file, sources }) =>
+    sources.filter(({ example }) => isTest(example)).map((source) => ({ file, source }))
   )
 
-  it("says how to start it and how to test it", () => {
-    const lines = commands.flatMap((code) => code.split("\n"))
-    assert.includeMembers(lines, ["npm install && npm start", "npm install && npm test"])
+  it.live("that is for Vitest, passes", () =>
+    withDatabase((DATABASE_URL) =>
+      Effect.promise(() => {
+        assert.isNotEmpty(tests)
+        const paths = tests.map(({ file, source }) => pathOf(file, source))
+        const args = [vitest, "run", "--config", join(directory, "vitest.config.ts"), ...paths]
+        return run(process.execPath, args, { cwd: root, env: { DATABASE_URL } })
+      })
+    )
+  )
+})
+
+describe("the blocks that can run", () => {
+  it.concurrent.each(documented.map((document) => [document.file, document] as const))(
+    "of %s do",
+    async (_, document) => {
+      const cwd = await temporaryDirectory()
+      try {
+        const runIt = withDatabase((url) =>
+          Effect.promise(() =>
+            runDocument({ ...document, pathOf: (source) => pathOf(document.file, source) }, { cwd, url })
+          )
+        )
+        assert.deepStrictEqual(await Effect.runPromise(runIt), [])
+      } finally {
+        await rm(cwd, { recursive: true, force: true })
+      }
+    }
+  )
+})
+
+describe("README.md", () => {
+  const [readme] = documents
+  const commands = examplesIn("README.md", readme?.text ?? "").filter(({ language }) => language === "bash")
+
+  it("is short", () => {
+    assert.isAtMost(readme?.text.split("\n").length ?? 0, 250)
   })
 
-  it("names only scripts that there are", () => {
-    const named = commands.flatMap((code) => Array.from(code.matchAll(/\bnpm (?:run ([\w:-]+)|(test|start)\b)/g)))
+  it("says how to start it and how to test it", () => {
+    const lines = commands.flatMap(({ code }) => code.split("\n"))
+    assert.includeMembers(lines, ["npm install && npm start", "npm install && npm test"])
+  })
+})
+
+describe("the documents", () => {
+  const all = [...documents, ...others]
+
+  it("lead to files and headings that the package has", async () => {
+    const shipped = [...manifest.files, "README.md", "LICENSE", "package.json"]
+    const wrong: Array<string> = []
+    for (const { file, text } of all) {
+      for (const { anchor, link, path } of linksOf(text)) {
+        const target = path === "" ? file : posix.normalize(posix.join(posix.dirname(file), path)).replace(/\/$/, "")
+        const isShipped = shipped.some((name) => target === name || target.startsWith(`${name}/`))
+        const there = isShipped
+          ? await readFile(join(root, target), "utf8").catch(() => readdir(join(root, target)).catch(() => undefined))
+          : undefined
+        const isRight =
+          typeof there === "string" && anchor !== undefined ? anchorsOf(there).includes(anchor) : there !== undefined
+        if (!isRight) wrong.push(`${file} leads to ${link}`)
+      }
+    }
+    assert.deepStrictEqual(wrong, [])
+  })
+
+  it("name only scripts and tests that there are", async () => {
+    const named = all.flatMap(({ text }) => Array.from(text.matchAll(/\bnpm (?:run ([\w:-]+)|(test|start)\b)/g)))
     assert.includeMembers(
       Object.keys(manifest.scripts),
       named.map(([, script, shorthand]) => script ?? shorthand)
     )
-  })
-})
-
-describe("the doc comments", () => {
-  it("have examples, which type-check", async () => {
-    assert.isNotEmpty(docExamples)
-    assert.deepStrictEqual(await typeErrors("docs", docExamples), [])
+    const tests = all.flatMap(({ text }) =>
+      Array.from(text.matchAll(/`((?:test|src)\/[\w./-]+\.ts)`/g), ([, path = ""]) => path)
+    )
+    const missing = await Promise.all(
+      tests.map((path) =>
+        readFile(join(root, path)).then(
+          () => [],
+          () => [path]
+        )
+      )
+    )
+    assert.deepStrictEqual(missing.flat(), [])
   })
 })

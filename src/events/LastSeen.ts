@@ -90,6 +90,12 @@ export const atCursor = ({ events, version }: Seen): SeenEvent | undefined => {
   return last?.version === version ? last : undefined
 }
 
+/** The cursor, with the id of the event at it if there is one and it is known. */
+export const cursorOf = (seen: Seen): Cursor => {
+  const id = atCursor(seen)?.id
+  return id === undefined ? { version: seen.version } : { version: seen.version, id }
+}
+
 /** What one look has found. */
 export interface Look {
   readonly server: string

@@ -1,5 +1,5 @@
 /** `traceparent` of W3C Trace Context, version 00: a span as text, in the headers of messages and the metadata of events. */
-import { Tracer } from "effect"
+import { Predicate, type Schema, Tracer } from "effect"
 
 export const format = ({ sampled, spanId, traceId }: Tracer.AnySpan): string =>
   `00-${traceId}-${spanId}-${sampled ? "01" : "00"}`
@@ -15,4 +15,10 @@ export const parse = (text: string): Tracer.ExternalSpan | undefined => {
   return traceId === undefined || spanId === undefined || flags === undefined
     ? undefined
     : Tracer.externalSpan({ traceId, spanId, sampled: (Number.parseInt(flags, 16) & sampledFlag) === sampledFlag })
+}
+
+/** The span that has appended an event, if its metadata names one. */
+export const of = ({ metadata }: { readonly metadata: Schema.JsonObject | null }): Tracer.ExternalSpan | undefined => {
+  const text = metadata?.["traceparent"]
+  return Predicate.isString(text) ? parse(text) : undefined
 }

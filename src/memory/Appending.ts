@@ -1,5 +1,6 @@
 /** How events get into the log in memory: `append` of the contract. */
 import { DateTime, Effect, Equal, Option } from "effect"
+import * as Origins from "../events/Origins.ts"
 import {
   type Append,
   DuplicateEvent,
@@ -40,6 +41,14 @@ const lockAll = Effect.fnUntraced(function* (tables: Events.EventTables, transac
   }
 })
 
+/** What two events have to have in common to be the same: not where they come from. */
+const contentOf = ({ aggregateId, data, eventType, metadata }: EventRow) => ({
+  aggregateId,
+  eventType,
+  data,
+  metadata: Origins.contentOf(metadata)
+})
+
 /** The events that are in the log already. By the rules of `onDuplicate` each is equal to what is appended, or an error. */
 const knownEvents = (
   tables: Events.EventTables,
@@ -51,7 +60,7 @@ const knownEvents = (
     const row = event.id === undefined ? undefined : Events.find(tables, transaction, event.id)
     if (row === undefined) continue
     const appended = new EventRow(event, row.id, row.version, row.createdAt)
-    const isSame = Equal.equals(toStoredEvent(row), toStoredEvent(appended))
+    const isSame = Equal.equals(contentOf(row), contentOf(appended))
     if (append.onDuplicate !== "ignore" || !isSame) return new DuplicateEvent({ id: row.id })
     known.set(event, row)
   }

@@ -2,8 +2,9 @@
 import { Duration, Effect, Layer, Option, Stream } from "effect"
 import { matches } from "../events/EventFilter.ts"
 import * as LastSeen from "../events/LastSeen.ts"
-import { EventStore, fromDriver, LogReplaced, type Query, type Subscription } from "../EventStore.ts"
+import { EventStore, fromDriver, LogReplaced, type Query, type Step, type Subscription } from "../EventStore.ts"
 import * as Operation from "../internal/Operation.ts"
+import type { Reason } from "../StoreError.ts"
 import * as Appending from "./Appending.ts"
 import { decodeEvents, type EventRow } from "./EventRow.ts"
 import * as Events from "./Events.ts"
@@ -35,7 +36,7 @@ interface Page {
 }
 
 export const make = Effect.gen(function* () {
-  const { largeIntegers, listener, log, open, statement, tables } = yield* MemoryDatabase
+  const { largeIntegers, listener, log, open, statement, tables, traceparent } = yield* MemoryDatabase
   const append = yield* Appending.make
   const untilClosed = yield* Operation.untilClosed("EventStore")
 
@@ -125,7 +126,7 @@ export const make = Effect.gen(function* () {
     const { after, batchSize = pageSize } = subscription
     const seen = LastSeen.of(after === "start" ? 0n : after === "end" ? log.latest : after)
     yield* agree(seen)
-    return Stream.paginate(seen.version, (cursor) => {
+    return Stream.paginate<bigint, Step, LogReplaced | Reason>(seen.version, (cursor) => {
       const page = listener.await(() => {
         const rows = log.settledAfter(cursor, batchSize)
         return rows.length === 0 ? undefined : rows
@@ -135,11 +136,16 @@ export const make = Effect.gen(function* () {
           rows.filter((row) => matches(subscription, row)),
           largeIntegers
         )
-        if (corrupt === undefined) return Effect.succeed([events, Option.some(rows.at(-1)?.version ?? cursor)] as const)
+        if (corrupt === undefined) {
+          const { id, version } = rows.at(-1) ?? { id: undefined, version: cursor }
+          const upTo = id === undefined ? { version } : { version, id }
+          return Effect.succeed([[{ events, upTo }], Option.some(version)] as const)
+        }
         // The events before it come first. The next page begins with it.
-        return events.length === 0
+        const last = events.at(-1)
+        return last === undefined
           ? Effect.fail(corrupt)
-          : Effect.succeed([events, Option.some(BigInt(corrupt.key) - 1n)] as const)
+          : Effect.succeed([[{ events, upTo: last }], Option.some(BigInt(corrupt.key) - 1n)] as const)
       })
     })
   })
@@ -151,6 +157,7 @@ export const make = Effect.gen(function* () {
 
   return yield* fromDriver("memory", {
     largeIntegers,
+    traceparent,
     append,
     read,
     readAggregate: ({ aggregateId, since }) =>

@@ -38,6 +38,9 @@ export class MemoryDatabase extends Context.Service<
     /** What becomes of integers beyond 2^53 in JSON. */
     readonly largeIntegers: LargeIntegers
 
+    /** Whether events name the span that has appended them. */
+    readonly traceparent: "never" | undefined
+
     /** The next number of a sequence, from 1. It is never given again, whatever becomes of the transaction. */
     readonly nextValue: (sequence: string) => Effect.Effect<bigint>
 
@@ -84,6 +87,7 @@ export const make: Effect.Effect<MemoryDatabase["Service"]> = Effect.gen(functio
     log,
     listener,
     largeIntegers: "fail",
+    traceparent: undefined,
     nextValue: (sequence) =>
       Effect.sync(() => {
         const value = (sequences.get(sequence) ?? 0n) + 1n

@@ -91,6 +91,8 @@ const withTransactionOf = ({ begin, commit, rollback }: Control) =>
 const outside = <R>(context: Context.Context<R>): Context.Context<R> =>
   Context.makeUnsafe<R>(Context.omit(CurrentTransaction)(context).mapUnsafe)
 
+const inTransaction = Effect.map(Effect.serviceOption(CurrentTransaction), Option.isSome)
+
 const afterCommit = <R>(effect: Effect.Effect<void, never, R>) =>
   Effect.contextWith((context: Context.Context<R>) =>
     Option.match(Context.getOption(context, CurrentTransaction), {
@@ -163,9 +165,9 @@ export const make = (onEnd: (transaction: Transaction) => void): Transactions =>
 
   return {
     statement,
-    inTransaction: Effect.map(Effect.serviceOption(CurrentTransaction), Option.isSome),
+    inTransaction,
     transactor: Transactor.fromSqlClient(
-      { withTransaction: withTransactionOf({ begin, commit, rollback }), afterCommit },
+      { withTransaction: withTransactionOf({ begin, commit, rollback }), afterCommit, inTransaction },
       reasonOf
     ),
     failNext: (reason, { times = 1 } = {}) =>

@@ -24,6 +24,8 @@ export interface Options {
    * name on Postgres.
    */
   readonly largeIntegers?: "bigint"
+  /** `"never"` leaves `traceparent` out of the metadata of events: see the option of the same name on Postgres. */
+  readonly traceparent?: "never"
 }
 
 /** What every backend provides. */
@@ -85,5 +87,9 @@ export const layerShared = (
 ): Layer.Layer<Stores | MemoryDatabase.MemoryDatabase> =>
   Layer.provideMerge(
     layerStores,
-    Layer.succeed(MemoryDatabase.MemoryDatabase, { ...database, largeIntegers: options.largeIntegers ?? "fail" })
+    Layer.succeed(MemoryDatabase.MemoryDatabase, {
+      ...database,
+      largeIntegers: options.largeIntegers ?? "fail",
+      traceparent: options.traceparent
+    })
   )

@@ -1,3 +1,15 @@
+/**
+ * Postgres inside the process: a `PgClient` on an embedded database, with which the layers of `effect-strata/postgres` run
+ * without a server.
+ *
+ * ```ts
+ * import { Layer } from "effect"
+ * import * as Pglite from "effect-strata/pglite"
+ * import * as Postgres from "effect-strata/postgres"
+ *
+ * export const stores = Postgres.layer().pipe(Layer.provideMerge(Pglite.layer({ dataDir: "./data" })))
+ * ```
+ */
 import { PgClient } from "@effect/sql-pg"
 import type { PGlite } from "@electric-sql/pglite"
 import { Effect, type Layer, type Scope } from "effect"

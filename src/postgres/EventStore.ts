@@ -12,7 +12,7 @@ import * as Wakeups from "./wakeups/Wakeups.ts"
 const Connections = Schema.Struct({ open: Schema.Int, idle: Schema.Int })
 
 export const make = Effect.gen(function* () {
-  const { integers, inTransaction, query, sql, tables } = yield* PostgresDatabase
+  const { integers, inTransaction, query, sql, tables, traceparent } = yield* PostgresDatabase
   const { status } = yield* Wakeups.Wakeups
   const { inspect } = yield* EventTable.EventTable
   const decodeConnections = decodeRows(Connections, "pg_stat_activity", [])
@@ -45,6 +45,7 @@ export const make = Effect.gen(function* () {
     highestVersion: reading.highestVersion,
     connections,
     largeIntegers: integers,
+    traceparent,
     ping: Effect.asVoid(query(sql`SELECT FROM ${tables.events} LIMIT 1`))
   })
 })

@@ -71,7 +71,7 @@ export const layerMigrations = (
 ): Layer.Layer<never, InvalidInput | StoreError, PgClient.PgClient> =>
   Layer.provide(Layer.effectDiscard(Migrations.migrate), PostgresDatabase.layer(options))
 
-/** Serves every store, on tables that are there. It never runs DDL, so a role with the grants of the README is enough. */
+/** Serves every store, on tables that are there. It never runs DDL, so a role with the grants of the guide to deploying is enough. */
 export const layerStorage = (
   options?: PostgresDatabase.Options
 ): Layer.Layer<Stores, InvalidInput, PgClient.PgClient> => Layer.provide(layerStores, PostgresDatabase.layer(options))

@@ -89,9 +89,9 @@ export interface Options {
    * otherwise events are left out, or handled twice. If the function throws, the projection stops before the event.
    */
   readonly shardBy?: (event: StoredEvent) => string
-  /** The types of events that are handled, all unless given: others are read and passed. */
+  /** The types of events that are handled, all unless given: others are passed. */
   readonly eventTypes?: ReadonlyArray<string>
-  /** The aggregates whose events are handled, all unless given: others are read and passed. */
+  /** The aggregates whose events are handled, all unless given: others are passed. */
   readonly aggregateIds?: ReadonlyArray<string>
   /** How many events a batch has, at most: 500 unless given. A batch is handled in one transaction. */
   readonly batchSize?: number

@@ -1,5 +1,6 @@
 /** What happens when a message bounces: it is counted, the application is told, and the message is kept, archived or deleted. */
 import { Effect } from "effect"
+import * as Origin from "../Origin.ts"
 import type { Outcome, SpoolMessage } from "../SpoolStore.ts"
 import type { Lease } from "./Leased.ts"
 
@@ -32,6 +33,7 @@ export const tellerOf =
       bounced === undefined
         ? Effect.void
         : bounced(message, reason).pipe(
+            Effect.provideService(Origin.Origin, Origin.of(message)),
             Effect.asVoid,
             Effect.catchCause((cause) =>
               Effect.logError(`the handler of bounced messages of queue "${queue}" has failed`, cause)

@@ -4,6 +4,7 @@ import { makeTelling, prettyOf, retryTime } from "../internal/FailureLog.ts"
 import { withinLimit } from "../internal/HandlerTimeout.ts"
 import { isTraced } from "../internal/Operation.ts"
 import type { InvalidInput } from "../InvalidInput.ts"
+import * as Origin from "../Origin.ts"
 import { MessageLocked, type Outcome, type SpoolMessage, SpoolStore } from "../SpoolStore.ts"
 import type { StoreError } from "../StoreError.ts"
 import { Transactor } from "../Transactor.ts"
@@ -160,7 +161,9 @@ export const make = <A, E, RD, R, R2>({
         queue,
         message,
         withinLimit(
-          Effect.suspend(() => handler(payload.value, message)),
+          Effect.suspend(() => handler(payload.value, message)).pipe(
+            Effect.provideService(Origin.Origin, Origin.of(message))
+          ),
           timeout
         )
       )

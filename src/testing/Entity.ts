@@ -1,14 +1,15 @@
 /** What `Entity` does on every backend, as a suite for Vitest. */
 import { assert, it } from "@effect/vitest"
 import { Effect, Latch, type Layer, Ref, Result, Schedule, Schema } from "effect"
-import { DurableStateStore } from "../DurableStateStore.ts"
+import * as DurableStateStore from "../DurableStateStore.ts"
 import * as Entity from "../Entity.ts"
 import { EventStore, typed } from "../EventStore.ts"
 import * as StateCodec from "../StateCodec.ts"
-import { Transactor } from "../Transactor.ts"
+import * as Transactor from "../Transactor.ts"
 import { fresh, range, Sum } from "./ProjectionScene.ts"
 
 class Added extends Schema.TaggedClass<Added>()("suite/Added", { amount: Schema.Int }) {}
+class Cleared extends Schema.TaggedClass<Cleared>()("suite/Cleared", {}) {}
 class TooMuch extends Schema.TaggedError<TooMuch>()("TooMuch", {}) {}
 
 const Amounts = typed({ events: [Added] })
@@ -24,7 +25,10 @@ const addOne = ({ sum }: typeof Sum.Type) =>
   sum < 5 ? Effect.succeed([new Added({ amount: 1 })]) : Effect.fail(new TooMuch())
 
 /** Registers the suite. */
-export const suite = <E>(name: string, layer: Layer.Layer<EventStore | DurableStateStore | Transactor, E>): void => {
+export const suite = <E>(
+  name: string,
+  layer: Layer.Layer<EventStore | DurableStateStore.DurableStateStore | Transactor.Transactor, E>
+): void => {
   it.layer(layer, { timeout: "2 minutes", excludeTestServices: true })(`Entity (${name})`, (it) => {
     it.effect("executes commands on the state that the events make", () =>
       Effect.gen(function* () {
@@ -124,23 +128,48 @@ export const suite = <E>(name: string, layer: Layer.Layer<EventStore | DurableSt
       })
     )
 
-    it.effect("finds a command that was executed between its own look at the state and its search for the key", () =>
+    it.effect.each(["before", "after"])(
+      "gives a command that was executed %s its search for the key, after its look at the state, as if it were its own",
+      (when) =>
+        Effect.gen(function* () {
+          const events = yield* EventStore
+          const counter = yield* Counter
+          const id = fresh("entity")
+          const once = ({ sum }: typeof Sum.Type) =>
+            sum === 0 ? addOne({ sum, seen: [] }) : Effect.fail(new TooMuch())
+          let searches = 0
+          const faster = Effect.suspend(() =>
+            ++searches === 1 ? Effect.orDie(counter.execute(id, once, { key: "a" })) : Effect.void
+          )
+          const overtaken = EventStore.of({
+            ...events,
+            get: (event) =>
+              when === "before"
+                ? Effect.andThen(faster, events.get(event))
+                : Effect.tapCause(events.get(event), () => faster)
+          })
+          const slow = yield* Effect.provideService(Counter, EventStore, overtaken)
+          const { events: found, ...loaded } = yield* slow.execute(id, once, { key: "a" })
+          assert.strictEqual(found.length, 1)
+          assert.deepStrictEqual(loaded, yield* counter.load(id))
+          assert.deepStrictEqual(loaded.state.seen, [1])
+        })
+    )
+
+    it.effect("does not fail where the command was executed while its own decision failed", () =>
       Effect.gen(function* () {
-        const events = yield* EventStore
         const counter = yield* Counter
         const id = fresh("entity")
-        const once = ({ sum }: typeof Sum.Type) => (sum === 0 ? addOne({ sum, seen: [] }) : Effect.fail(new TooMuch()))
-        let searches = 0
-        const overtaken = EventStore.of({
-          ...events,
-          get: (event) =>
-            Effect.tapCause(events.get(event), () =>
-              ++searches === 1 ? Effect.orDie(counter.execute(id, once, { key: "a" })) : Effect.void
-            )
-        })
-        const slow = yield* Effect.provideService(Counter, EventStore, overtaken)
-        const { events: found } = yield* slow.execute(id, once, { key: "a" })
-        assert.strictEqual(found.length, 1)
+        const refuse = counter.execute(id, () => Effect.fail(new TooMuch()), { key: "b" })
+        assert.strictEqual((yield* Effect.flip(refuse))._tag, "TooMuch")
+        const overtaken = counter.execute(
+          id,
+          () => Effect.andThen(Effect.orDie(counter.execute(id, addOne, { key: "a" })), Effect.fail(new TooMuch())),
+          { key: "a" }
+        )
+        const { events, state } = yield* overtaken
+        assert.strictEqual(events.length, 1)
+        assert.deepStrictEqual(state.seen, [1])
         assert.deepStrictEqual((yield* counter.load(id)).state.seen, [1])
       })
     )
@@ -161,8 +190,8 @@ export const suite = <E>(name: string, layer: Layer.Layer<EventStore | DurableSt
     it.effect("commits together with what else its transaction writes, or not at all", () =>
       Effect.gen(function* () {
         const counter = yield* Counter
-        const states = yield* DurableStateStore
-        const { withTransaction } = yield* Transactor
+        const states = yield* DurableStateStore.DurableStateStore
+        const { withTransaction } = yield* Transactor.Transactor
         const id = fresh("entity")
         const written = { persistenceId: id, versionNumber: 1n, payload: new Uint8Array([1]), manifest: "m", shard: 0 }
         const command = Effect.andThen(
@@ -174,6 +203,53 @@ export const suite = <E>(name: string, layer: Layer.Layer<EventStore | DurableSt
         const first = yield* withTransaction(command)
         assert.deepStrictEqual(yield* withTransaction(command), first)
         assert.deepStrictEqual((yield* counter.load(id)).state.seen, [1])
+      })
+    )
+
+    it.effect("undoes what a decision has written in the caller's transaction when its race was lost", () =>
+      Effect.gen(function* () {
+        const counter = yield* Counter
+        const amounts = yield* Amounts
+        const decisions = yield* DurableStateStore.typed({
+          codec: StateCodec.json(Sum, { manifest: "Sum" }),
+          initial
+        })
+        const id = fresh("entity")
+        let attempts = 0
+        const command = counter.execute(
+          id,
+          Effect.fn(function* (state) {
+            yield* decisions.modify(id, ({ seen, sum }) => ({ sum: sum + 1, seen: [...seen, state.sum] }))
+            // What another append would do that was faster.
+            if (++attempts === 1) yield* amounts.append(id, new Added({ amount: 7 }))
+            return [new Added({ amount: 1 })]
+          }),
+          { key: "a" }
+        )
+        yield* Transactor.withTransaction(command)
+        assert.strictEqual(attempts, 2)
+        assert.deepStrictEqual((yield* decisions.read(id)).value, { sum: 1, seen: [0] })
+        assert.deepStrictEqual((yield* counter.load(id)).state.seen, [1])
+
+        yield* Transactor.withTransaction(command)
+        assert.strictEqual((yield* decisions.read(id)).value.sum, 1)
+      })
+    )
+
+    it.effect("applies events by their tags", () =>
+      Effect.gen(function* () {
+        const counter = yield* Entity.make({
+          name: "counter by tags",
+          events: typed({ events: [Added, Cleared] }),
+          initial: () => 0,
+          on: { "suite/Added": (sum, { event }) => sum + event.amount, "suite/Cleared": () => 0 }
+        })
+        const id = fresh("entity")
+        const add = (amount: number) => counter.execute(id, () => [new Added({ amount })])
+        yield* add(1)
+        assert.strictEqual((yield* add(2)).state, 3)
+        assert.strictEqual((yield* counter.execute(id, () => [new Cleared(), new Added({ amount: 4 })])).state, 4)
+        assert.strictEqual((yield* counter.load(id)).state, 4)
       })
     )
 

@@ -17,6 +17,7 @@ import {
 } from "../EventStore.ts"
 import { InvalidInput } from "../InvalidInput.ts"
 import { Transactor } from "../Transactor.ts"
+import * as Origins from "./EventOrigins.ts"
 import * as Subscriptions from "./EventSubscriptions.ts"
 import * as TypedEvents from "./TypedEvents.ts"
 
@@ -628,6 +629,7 @@ export const suite = <E>(
   })
 
   Subscriptions.suite(name, layer, { interleaving })
+  Origins.suite(name, layer)
   TypedEvents.suite(name, layer)
 
   it.effect("parses a version from text", () =>

@@ -1,7 +1,7 @@
 /** What subscriptions to every `EventStore` do: a part of its suite. */
 import { assert, it } from "@effect/vitest"
 import { Context, Deferred, Effect, Exit, Fiber, Layer, Queue, Scope, Stream } from "effect"
-import { EventNotification, EventStore, type StoredEvent } from "../EventStore.ts"
+import { type Cursor, EventNotification, EventStore, type Step, type StoredEvent } from "../EventStore.ts"
 import { InvalidInput } from "../InvalidInput.ts"
 import { StoreError } from "../StoreError.ts"
 import { Transactor } from "../Transactor.ts"
@@ -61,6 +61,43 @@ export const suite = <E>(
         const first = yield* append(event(aggregateId, 3))
         const rest = yield* append([event(aggregateId, 4), event(aggregateId, 5)])
         assert.deepStrictEqual(yield* take(3), [...first, ...rest])
+      })
+    )
+
+    it.effect("says how far the log was passed where no event is described, with the id of the event there", () =>
+      Effect.gen(function* () {
+        const events = yield* EventStore
+        const type = crypto.randomUUID()
+        const after = yield* latestVersion
+        const stored = yield* append([
+          event(fresh(), 1),
+          event(fresh(), 2, type),
+          ...Array.from({ length: 20 }, () => event(fresh(), 3))
+        ])
+        const queue = yield* Queue.bounded<Step>(1)
+        yield* Effect.forkScoped(
+          Stream.runForEach(events.follow({ after, eventTypes: [type], batchSize: 5 }), (step) =>
+            Queue.offer(queue, step)
+          )
+        )
+        const passed = Effect.fnUntraced(function* (last: StoredEvent | undefined) {
+          const found: Array<StoredEvent> = []
+          let upTo: Cursor = { version: after }
+          while (upTo.version < (last?.version ?? 0n)) {
+            const step = yield* Queue.take(queue)
+            for (const { version } of step.events) assert.isTrue(version > upTo.version && version <= step.upTo.version)
+            found.push(...step.events)
+            upTo = step.upTo
+          }
+          if (upTo.version === last?.version) assert.strictEqual(upTo.id, last.id)
+          return dataOf(found)
+        })
+        assert.deepStrictEqual(yield* passed(stored.at(-1)), [2])
+        // And as the log grows.
+        const other = yield* append([event(fresh(), 4), event(fresh(), 5)])
+        assert.deepStrictEqual(yield* passed(other.at(-1)), [])
+        const own = yield* append([event(fresh(), 6, type), event(fresh(), 7)])
+        assert.deepStrictEqual(yield* passed(own.at(-1)), [6])
       })
     )
 

@@ -3,7 +3,7 @@ import { assert, it } from "@effect/vitest"
 import { Cause, Deferred, Effect, Exit, Fiber, Latch, type Layer, Option, Ref } from "effect"
 import { OffsetStore } from "../OffsetStore.ts"
 import { StoreError } from "../StoreError.ts"
-import { Transactor } from "../Transactor.ts"
+import { Transactor, withTransaction as transaction } from "../Transactor.ts"
 
 const write = (projectionName: string, value: bigint, shardNumber = 0) =>
   OffsetStore.use((offsets) => offsets.writeOffset({ projectionName, shardNumber, value }))
@@ -13,9 +13,6 @@ const read = (projectionName: string, shardNumber = 0) =>
   OffsetStore.use((offsets) => offsets.getCurrentOffset({ projectionName, shardNumber })).pipe(
     Effect.map(Option.match({ onNone: () => -1n, onSome: (offset) => offset.value }))
   )
-
-const transaction = <A, E, R>(effect: Effect.Effect<A, E, R>) =>
-  Transactor.use(({ withTransaction }) => withTransaction(effect))
 
 const afterCommit = (effect: Effect.Effect<void>) => Transactor.use((transactor) => transactor.afterCommit(effect))
 
@@ -83,6 +80,19 @@ export const suite = <E>(
         const exit = yield* Effect.exit(transaction(Effect.andThen(write(a, 2n), end)))
         assert.deepStrictEqual(endingOf(exit), endingOf(yield* Effect.exit(end)))
         assert.strictEqual(yield* read(a), 1n)
+      })
+    )
+
+    it.effect("knows whether the caller is in a transaction", () =>
+      Effect.gen(function* () {
+        const { afterCommit, inTransaction } = yield* Transactor
+        const after = yield* Ref.make(true)
+        const inside = Effect.all([inTransaction, transaction(inTransaction)])
+        const told = yield* transaction(
+          Effect.tap(inside, () => afterCommit(Effect.flatMap(inTransaction, (now) => Ref.set(after, now))))
+        )
+        assert.deepStrictEqual(told, [true, true])
+        assert.deepStrictEqual([yield* inTransaction, yield* Ref.get(after)], [false, false])
       })
     )
 

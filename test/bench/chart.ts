@@ -1,4 +1,4 @@
-/** The chart of the README: rates against the number of writers, as an SVG. */
+/** The chart of the guide to measurements: rates against the number of writers, as an SVG. */
 
 export interface Line {
   readonly name: string

@@ -1,4 +1,4 @@
-/** How a report looks: in a terminal, in the README, and as a chart. */
+/** How a report looks: in a terminal, in the guide, and as a chart. */
 import { chart } from "./chart.ts"
 import type { Change, Measurement, Report, Settings } from "./report.ts"
 import { writersOf } from "./writers.ts"
@@ -38,7 +38,7 @@ export const change = ({ earlier, name, now, verdict }: Change): string =>
 const origin = ({ settings }: Report): string =>
   `${settings["machine"]}; PostgreSQL ${settings["server_version"]}, fsync ${settings["fsync"]}, synchronous_commit ${settings["synchronous_commit"]}; Node ${settings["node"]}`
 
-/** What the README tells. The writers are in its chart. */
+/** What the guide tells. The writers are in its chart. */
 const told = [
   /^append\/(1|256|batch-1000|with-10+-subscribers|size-(100k|5m))$/,
   /^read\/(catch-up-1m|size-(100k|5m))$/,
@@ -51,7 +51,7 @@ const told = [
   /^(memory|start|size)\//
 ]
 
-/** The table of the README. */
+/** The table of the guide. */
 export const markdown = (report: Report): string =>
   [
     "| figure | Strata | other | ratio | min-max | |",

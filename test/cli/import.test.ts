@@ -252,6 +252,19 @@ describe("export and import", () => {
       assert.deepStrictEqual(yield* rowsOf(to), yield* rowsOf(from))
       const piped = yield* succeeds(["events", "import", "-", "--schema", to], { ...options, input: text })
       assert.match(piped, /^0 events imported from stdin, 2,999 were there already\n$/)
+
+      // Where an event comes from is no content of it.
+      yield* execute([
+        `UPDATE ${to}.events SET metadata = CASE jsonb_typeof(metadata) WHEN 'object' THEN metadata ELSE '{}' END
+           || '{"traceparent": "00-1", "correlationId": "c", "causationId": "d"}' WHERE version < 10`
+      ])
+      const otherTraces = yield* succeeds(["events", "import", "-", "--schema", to], { ...options, input: text })
+      assert.match(otherTraces, /^0 events imported from stdin, 2,999 were there already\n$/)
+      yield* execute([`UPDATE ${to}.events SET metadata = metadata || '{"by": "me"}' WHERE version = 2`])
+      yield* fails(["events", "import", "-", "--schema", to], 1, /another event with the id/, {
+        ...options,
+        input: text
+      })
     }).pipe(Effect.scoped)
   )
 

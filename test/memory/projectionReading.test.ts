@@ -15,11 +15,11 @@ const counted = (events: EventStore.EventStore["Service"]) => {
   const read = { subscriptions: 0, events: 0 }
   const store = EventStore.EventStore.of({
     ...events,
-    subscribe: (subscription) => {
+    follow: (subscription) => {
       read.subscriptions++
-      return Stream.tap(events.subscribe(subscription), () =>
+      return Stream.tap(events.follow(subscription), (step) =>
         Effect.sync(() => {
-          read.events++
+          read.events += step.events.length
         })
       )
     }
@@ -47,7 +47,7 @@ it.live("the log is read once for all shards of a process", () =>
   }).pipe(Effect.provide(fresh))
 )
 
-it.live("a projection of a rare type does not read the events again that it has passed", () =>
+it.live("a projection of a rare type is given its own events alone, and its offset moves past the others", () =>
   Effect.gen(function* () {
     const events = yield* EventStore.EventStore
     const projection = Projection.make({ name: "rare", eventTypes: ["Rare"], shards: 3, handler: () => Effect.void })
@@ -61,7 +61,7 @@ it.live("a projection of a rare type does not read the events again that it has 
     yield* runUntil(first.at(-1)?.version ?? 0n)
     const second = yield* events.append([event("a"), event("a")])
     yield* runUntil(second.at(-1)?.version ?? 0n)
-    assert.deepStrictEqual(read, { subscriptions: 2, events: 503 })
+    assert.deepStrictEqual(read, { subscriptions: 2, events: 1 })
   }).pipe(Effect.provide(fresh))
 )
 

@@ -135,7 +135,7 @@ it.live("a projection whose offsets agree with the log goes on, where only what 
     let subscriptions = 0
     const store = EventStore.EventStore.of({
       ...log.events,
-      subscribe: (subscription) => (subscriptions++ === 0 ? Stream.fail(lost) : log.events.subscribe(subscription))
+      follow: (subscription) => (subscriptions++ === 0 ? Stream.fail(lost) : log.events.follow(subscription))
     })
     yield* Effect.gen(function* () {
       yield* Effect.forkScoped(Projection.run(model("ahead")))

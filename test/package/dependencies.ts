@@ -19,7 +19,7 @@ const contracts = "contracts"
 
 /** What a contract is made of, and so what every room above the contracts may import. */
 const errors = ["StoreError", "InvalidInput"]
-const models = ["Event", "SpoolMessage", "StateCodec"]
+const models = ["Event", "SpoolMessage", "StateCodec", "Origin"]
 const upToInternal = [...errors, "internal"]
 const upToModels = [...upToInternal, ...models]
 const upToContracts = [...upToModels, "events", contracts]
@@ -47,6 +47,7 @@ const rules: ReadonlyMap<string, Rule> = new Map<string, Rule>([
   ["Event", { rooms: upToInternal, packages: effect }],
   ["SpoolMessage", { rooms: upToInternal, packages: effect }],
   ["StateCodec", { rooms: upToInternal, packages: effect }],
+  ["Origin", { rooms: upToInternal, packages: effect }],
   ["events", { rooms: upToModels, packages: effect }],
   [contracts, { rooms: [...upToModels, "events"], packages: effect }],
   ["Supervisor", { rooms: [], packages: effect }],

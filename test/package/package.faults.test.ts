@@ -134,8 +134,6 @@ describe("the package", () => {
       ...sources.map((file) => `src/${file}`),
       "src/README.md",
       ...resources.map((file) => `resources/${file}`),
-      // What the README leads to.
-      "test/bench/writers.svg",
       ...examples.map((file) => `test/examples/${file}`)
     ]
     assert.include(resources, "postgres/0001_offsets.sql")

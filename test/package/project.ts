@@ -11,6 +11,7 @@ const Versions = Schema.Record(Schema.String, Schema.String)
 export const Manifest = Schema.fromJsonString(
   Schema.Struct({
     name: Schema.String,
+    files: Schema.Array(Schema.String),
     scripts: Versions,
     engines: Versions,
     exports: Schema.Record(Schema.String, Schema.Json),

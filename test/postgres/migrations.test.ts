@@ -91,10 +91,10 @@ describe("starting at once", () => {
         [18, "retryspool_messages", "0018_spool_queues_own.sql"],
         [20, "states_store", "0020_states_write.sql"],
         [21, "states_store", "0021_states_write_many.sql"],
-        [22, "events", "0022_events_append.sql"],
         [24, "retryspool_messages", "0024_spool_claim.sql"],
         [25, "retryspool_messages", "0025_spool_lease.sql"],
-        [26, "strata_messages", "0026_messages_claim.sql"]
+        [26, "strata_messages", "0026_messages_claim.sql"],
+        [30, "events", "0030_events_append.sql"]
       ])
     })
   )
@@ -136,10 +136,10 @@ describe("starting at once", () => {
           [18],
           [20],
           [21],
-          [22],
           [24],
           [25],
-          [26]
+          [26],
+          [30]
         ])
       })
   )
@@ -388,14 +388,14 @@ describe("a database of migrations 1 to 7", () => {
       schema: "public",
       options: {},
       names: ["events", "offsets_store", "states_store", "strata_messages", "retryspool_messages", "strata_migrations"],
-      run: [1, 2, 3, 4, 15, 16, 18, 20, 21, 22, 24, 25, 26]
+      run: [1, 2, 3, 4, 15, 16, 18, 20, 21, 24, 25, 26, 30]
     },
     {
       what: "with a schema, other names and all that is optional",
       schema: "My schema",
       options: { schema: "My schema", tables, notify: "rows", index: "containment" },
       names: Object.values(tables),
-      run: [1, 2, 3, 4, 5, 6, 15, 16, 18, 20, 21, 22, 23, 24, 25, 26]
+      run: [1, 2, 3, 4, 5, 6, 15, 16, 18, 20, 21, 23, 24, 25, 26, 30]
     }
   ] as const
 

@@ -61,14 +61,14 @@ const serve = Effect.gen(function* () {
       Effect.provideService(Wakeups.Wakeups, { ...rest, listen: lossy })
     )
     yield* read.await.pipe(Effect.andThen(wait(100)), Effect.andThen(handled.open), Effect.forkScoped)
-    const events = yield* following(new EventStore.Subscription({ after: "start", batchSize: 2 })).pipe(
+    const steps = yield* following(new EventStore.Subscription({ after: "start", batchSize: 2 })).pipe(
       Stream.tap(() => handled.await),
-      Stream.takeUntil(({ version }) => version === BigInt(count)),
+      Stream.takeUntil(({ upTo }) => upTo.version === BigInt(count)),
       Stream.runCollect,
       // The fiber lets others run after every few steps, so that the loss can fall between any two of them.
       Effect.provideService(References.MaxOpsBeforeYield, 3)
     )
-    return { seen: events.map(({ version }) => version), pages }
+    return { seen: steps.flatMap(({ events }) => events.map(({ version }) => version)), pages }
   }, Effect.scoped)
 
   return { events: Context.get(context, EventStore.EventStore), follow }

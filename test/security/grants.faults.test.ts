@@ -1,4 +1,4 @@
-/** What a role of the application can do with exactly the grants that the README and `strata grants` name, and what not. */
+/** What a role of the application can do with exactly the grants that the guide and `strata grants` name, and what not. */
 import { PgClient } from "@effect/sql-pg"
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Layer, Redacted } from "effect"
@@ -12,10 +12,10 @@ import { withConnection } from "../support/connection.ts"
 import { scratchDatabase } from "../support/database.ts"
 import { useStores } from "./harness.ts"
 
-/** The grants of the README, for this role. */
-const grantsOfReadme = (role: string) => {
-  const readme = readFileSync(new URL("../../README.md", import.meta.url), "utf8")
-  const block = readme.split("```sql\n").find((text) => text.includes("GRANT USAGE ON SCHEMA strata TO app"))
+/** The grants of the guide to deploying, for this role. */
+const grantsOfGuide = (role: string) => {
+  const guide = readFileSync(new URL("../../resources/guides/deploying.md", import.meta.url), "utf8")
+  const block = guide.split("```sql\n").find((text) => text.includes("GRANT USAGE ON SCHEMA strata TO app"))
   const [sql = ""] = (block ?? "").split("```")
   return sql
     .replaceAll(/--.*/g, "")
@@ -51,7 +51,7 @@ const problems = (url: string) =>
 
 describe("a role with the grants", () => {
   it.live.each([
-    ["of the README", (role: string) => Effect.succeed(grantsOfReadme(role))],
+    ["of the guide", (role: string) => Effect.succeed(grantsOfGuide(role))],
     [
       "that strata grants prints",
       (role: string, url: string) =>

@@ -84,7 +84,7 @@ describe("what is printed of a report", () => {
     assert.isAtLeast(strata - bare, 16)
   })
 
-  it("has a table for the README, without what the chart shows", () => {
+  it("has a table for the guide, without what the chart shows", () => {
     const lines = Printing.markdown(report(measured(1), writers(1, 10, 20))).split("\n")
     assert.deepStrictEqual(
       lines.filter((line) => line.includes("append/")),

@@ -99,6 +99,11 @@ export interface Options {
    */
   readonly largeIntegers?: "bigint"
   /**
+   * `"never"` leaves `traceparent` out of the metadata of events: without it, `append` names its span there, where spans are
+   * collected. See `Origin`.
+   */
+  readonly traceparent?: "never"
+  /**
    * `"shared"` keeps the messages of queues in RetrySpool's table, for Go services that handle some of them: unless given, they
    * are in a table of their own, which Go never sees. All processes on the tables must agree, from the first migration on.
    *
@@ -139,6 +144,7 @@ export const settingsOf = Effect.fnUntraced(function* (options: Options) {
     reconnect = transientDelays,
     settleTimeout = "2 seconds",
     silenceLimit = "5 seconds",
+    traceparent,
     ...where
   } = options
   const { schema, tables } = yield* check(Names, "Postgres", "layer", where)
@@ -155,6 +161,7 @@ export const settingsOf = Effect.fnUntraced(function* (options: Options) {
     silenceLimit: silence,
     reconnect,
     listen,
+    traceparent,
     integers: largeIntegers ?? ("fail" as const),
     owners: yield* check(Owners, "Postgres", "layer", owners),
     extras: { index, notify, queues: queues ?? "own" } as const

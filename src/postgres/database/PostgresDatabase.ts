@@ -73,6 +73,9 @@ export class PostgresDatabase extends Context.Service<
     /** What becomes of integers beyond 2^53 in JSON. */
     readonly integers: LargeIntegers
 
+    /** Whether events name the span that has appended them. */
+    readonly traceparent: Options["traceparent"] | undefined
+
     /** Roles whose tables the migrations adopt. */
     readonly owners: ReadonlyArray<string>
 
@@ -116,6 +119,7 @@ export const make = (options: Options = {}) =>
       schema,
       settleTimeout,
       silenceLimit,
+      traceparent,
       ...where
     } = yield* settingsOf(options)
     const { tables: names } = where
@@ -153,6 +157,7 @@ export const make = (options: Options = {}) =>
       reconnect,
       listen,
       integers,
+      traceparent,
       owners,
       migrationWait,
       extras,

@@ -94,7 +94,10 @@ export const make = (
     inTransaction,
     whether: <A, E, R>({ inside, outside }: Cases<A, E, R>): Effect.Effect<A, E, R> =>
       Effect.withFiber((fiber) => (current(fiber.context) === undefined ? outside() : inside())),
-    transactor: Transactor.fromSqlClient({ withTransaction, afterCommit: sql.afterCommit, watch }, reasonOf)
+    transactor: Transactor.fromSqlClient(
+      { withTransaction, afterCommit: sql.afterCommit, inTransaction, watch },
+      reasonOf
+    )
   }
 }
 

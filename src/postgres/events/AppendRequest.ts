@@ -10,7 +10,7 @@ interface Texts {
   readonly metadatas: ReadonlyArray<string>
 }
 
-type Content = Pick<StoredEvent, "data" | "metadata">
+export type Content = Pick<StoredEvent, "data" | "metadata">
 
 export interface Request extends Job, Texts {
   /** A `plain` append expects nothing and brings no ids. A `checked` one needs the function of the database. */
@@ -65,14 +65,14 @@ export const requestOf = (append: Append, ids: ReadonlyArray<string>): Request =
   }
 }
 
+export const metadataOfText = (text: string): Content["metadata"] => {
+  const metadata = text === noMetadata ? null : fromText(text)
+  return isMetadata(metadata) ? metadata : null
+}
+
 /** The content of events, parsed from the text that is sent: the caller may change its objects without changing the events. */
 const contentOf = ({ datas, metadatas }: Texts): ReadonlyArray<Content> =>
-  datas.map((text, index) => {
-    const data = fromText(text)
-    const metadataText = metadatas[index] ?? noMetadata
-    const metadata = metadataText === noMetadata ? null : fromText(metadataText)
-    return { data, metadata: isMetadata(metadata) ? metadata : null }
-  })
+  datas.map((text, index) => ({ data: fromText(text), metadata: metadataOfText(metadatas[index] ?? noMetadata) }))
 
 /** The events of a request as they are in the log: those for whose id there is a stamp. */
 export const storedEvents = (

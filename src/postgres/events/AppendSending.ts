@@ -4,10 +4,10 @@
  * **Details**
  *
  * An append is one round trip, unless it has to wait. A plain one needs only shared locks: it is an INSERT that does
- * nothing if it cannot have them at once. The function of `resources/postgres/0022_events_append.sql` does all others, and
+ * nothing if it cannot have them at once. The function of `resources/postgres/0030_events_append.sql` does all others, and
  * also a plain append that has to wait.
  */
-import { Effect, Exit, Option } from "effect"
+import { Effect, Exit, Option, Result } from "effect"
 import { DuplicateEvent, expectedOf, type StoredEvent, VersionConflict } from "../../EventStore.ts"
 import type { InvalidInput } from "../../InvalidInput.ts"
 import { Contention, type Reason, Unexpected } from "../../StoreError.ts"
@@ -17,6 +17,7 @@ import { isNotifyRefusal, isRefusal, isUniqueViolation } from "../database/Reaso
 import { Wakeups } from "../wakeups/Wakeups.ts"
 import { type Request, storedEvents } from "./AppendRequest.ts"
 import * as AppendStatements from "./AppendStatements.ts"
+import { toStoredEvent } from "./EventRow.ts"
 import { EventTable } from "./EventTable.ts"
 import * as RowNotifications from "./RowNotifications.ts"
 
@@ -26,7 +27,7 @@ export type Failure = VersionConflict | DuplicateEvent | InvalidInput | Reason
 export type Stored = Effect.Effect<ReadonlyArray<StoredEvent>, Failure>
 
 /** What came of a request. `undefined` stands for a request that would have to wait for another transaction. */
-type Result = Exit.Exit<ReadonlyArray<StoredEvent>, Failure> | undefined
+type RequestResult = Exit.Exit<ReadonlyArray<StoredEvent>, Failure> | undefined
 
 /** Tells the readers of the log that a commit has stored events. */
 type Announcement = Effect.Effect<void>
@@ -41,7 +42,7 @@ const wrongIsolation = new Unexpected({
 const resultsOf = (
   requests: ReadonlyArray<Request>,
   rows: ReadonlyArray<AppendStatements.Outcome>
-): ReadonlyArray<Result> => {
+): ReadonlyArray<RequestResult> => {
   const written = new Map<string, AppendStatements.Written>()
   const failures = new Map<number, Failure | "blocked">()
   for (const row of rows) {
@@ -80,8 +81,8 @@ const resultsOf = (
 /** Sends the requests that have no result yet, and puts their results at their places. */
 const completed = <E>(
   requests: ReadonlyArray<Request>,
-  known: ReadonlyArray<Result | "none yet">,
-  send: (requests: ReadonlyArray<Request>) => Effect.Effect<ReadonlyArray<Result>, E>
+  known: ReadonlyArray<RequestResult | "none yet">,
+  send: (requests: ReadonlyArray<Request>) => Effect.Effect<ReadonlyArray<RequestResult>, E>
 ) => {
   const rest = requests.filter((_, index) => known[index] === "none yet")
   return Effect.map(rest.length === 0 ? Effect.succeed([]) : send(rest), (results) => {
@@ -119,7 +120,7 @@ const refusedBy =
     isNotifyRefusal(reason) ? (RowNotifications.refusalOf(append) ?? reason) : reason
 
 /** Sends requests of one kind. */
-type Send = (requests: ReadonlyArray<Request>) => Effect.Effect<ReadonlyArray<Result>, Reason>
+type Send = (requests: ReadonlyArray<Request>) => Effect.Effect<ReadonlyArray<RequestResult>, Reason>
 
 /** Sends the requests of a batch: a request that cannot be appended fails, and does not concern the others. */
 const attemptBy = (send: Send, inspect: EventTable["Service"]["inspect"]) => {
@@ -144,7 +145,7 @@ const attemptBy = (send: Send, inspect: EventTable["Service"]["inspect"]) => {
     })
   }
 
-  const attempt = (requests: ReadonlyArray<Request>): Effect.Effect<ReadonlyArray<Result>> =>
+  const attempt = (requests: ReadonlyArray<Request>): Effect.Effect<ReadonlyArray<RequestResult>> =>
     // The table is inspected here, after the order is settled: no append overtakes another one that waits for the answer.
     Effect.flatMap(inspect, ({ notifies }) => (notifies ? sendFitting(requests) : send(requests))).pipe(
       Effect.catch((reason) =>
@@ -167,7 +168,7 @@ export interface AppendSending {
 
 export const make = Effect.gen(function* () {
   const { inTransaction, sql } = yield* PostgresDatabase
-  const { callFunction, insertMany, insertOne } = yield* AppendStatements.make
+  const { callFunction, insertMany, insertOne, metadataOf } = yield* AppendStatements.make
   const { inspect } = yield* EventTable
   const { announce } = yield* Wakeups
 
@@ -175,8 +176,8 @@ export const make = Effect.gen(function* () {
   const announceAfterCommit: Announcement = sql.afterCommit(announceNow)
 
   /** Sends plain requests. Stores nothing if another transaction holds a lock. */
-  const insert = (requests: ReadonlyArray<Request>): Effect.Effect<ReadonlyArray<Result>, Reason> =>
-    Effect.flatMap(insertMany(requests), (rows): Effect.Effect<ReadonlyArray<Result>> => {
+  const insert = (requests: ReadonlyArray<Request>): Effect.Effect<ReadonlyArray<RequestResult>, Reason> =>
+    Effect.flatMap(insertMany(requests), (rows): Effect.Effect<ReadonlyArray<RequestResult>> => {
       if (rows.length === 0) return Effect.succeed(requests.map(() => undefined))
       const byId = new Map(rows.map((row) => [row.id, row]))
       const results = requests.map((request) => Exit.succeed(storedEvents(request, (id) => byId.get(id))))
@@ -193,16 +194,40 @@ export const make = Effect.gen(function* () {
     })
   }
 
+  /**
+   * Gives events that were there before the metadata that they have: those of the request may name another trace. Where it
+   * cannot be read, the requests with such events fail, and no others.
+   */
+  const asStored = (results: ReadonlyArray<RequestResult>, known: ReadonlySet<string>) =>
+    Effect.map(Effect.result(metadataOf([...known])), (found): ReadonlyArray<RequestResult> =>
+      results.map((result) => {
+        if (result === undefined || Exit.isFailure(result) || !result.value.some(({ id }) => known.has(id))) {
+          return result
+        }
+        if (Result.isFailure(found)) return Exit.fail(found.failure)
+        return Exit.succeed(
+          result.value.map((event) => {
+            const metadata = found.success.get(event.id)
+            return metadata === undefined ? event : toStoredEvent({ ...event, metadata })
+          })
+        )
+      })
+    )
+
   /** Sends requests of any kind. */
   const check = (
     requests: ReadonlyArray<Request>,
     patience: "waits" | "never waits"
-  ): Effect.Effect<ReadonlyArray<Result>, Reason> => {
+  ): Effect.Effect<ReadonlyArray<RequestResult>, Reason> => {
     const call = callFunction(requests, patience)
     return Effect.flatMap(requests.length === 1 ? retried(call, inTransaction) : call, (rows) => {
       const results = resultsOf(requests, rows)
       const hasStored = rows.some(({ outcome }) => outcome === "stored")
-      return hasStored ? Effect.as(announceAfterCommit, results) : Effect.succeed(results)
+      const told = hasStored ? Effect.as(announceAfterCommit, results) : Effect.succeed(results)
+      const known = rows.flatMap((row) => (row.outcome === "known" ? [row.id] : []))
+      return known.length === 0 || results.every((result) => result === undefined || Exit.isFailure(result))
+        ? told
+        : Effect.flatMap(told, (results) => asStored(results, new Set(known)))
     })
   }
 

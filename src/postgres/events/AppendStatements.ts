@@ -6,7 +6,7 @@ import { decodeRows } from "../database/DecodeRows.ts"
 import { qualify } from "../database/Identifier.ts"
 import { PostgresDatabase } from "../database/PostgresDatabase.ts"
 import * as AppendLocks from "./AppendLocks.ts"
-import type { Request, Stamp } from "./AppendRequest.ts"
+import { type Content, metadataOfText, type Request, type Stamp } from "./AppendRequest.ts"
 
 const isTime = (value: unknown): value is Date => value instanceof Date && !Number.isNaN(value.getTime())
 
@@ -27,7 +27,7 @@ const isStamp = (row: unknown): row is Stamp =>
 
 const isWritten = (row: unknown): row is Written => isStamp(row) && "id" in row && typeof row.id === "string"
 
-/** What came of an event, or of an append. See `resources/postgres/0022_events_append.sql`. */
+/** What came of an event, or of an append. See `resources/postgres/0030_events_append.sql`. */
 const OutcomeRow = Schema.Union([
   Schema.Struct({ outcome: Schema.Literals(["stored", "known"]), ...written }),
   Schema.Struct({ outcome: Schema.Literals(["blocked", "isolation"]), request: Schema.Int }),
@@ -41,6 +41,8 @@ const OutcomeRow = Schema.Union([
 ])
 
 export type Outcome = typeof OutcomeRow.Type
+
+const MetadataRow = Schema.Struct({ id: Schema.String, metadata: Schema.String })
 
 /** Whether the function waits for other transactions. If not, appends that would have to wait are `blocked`. */
 type Patience = "waits" | "never waits"
@@ -107,8 +109,12 @@ export const make = Effect.gen(function* () {
       )`
   }
 
+  const selectMetadataOf = (ids: ReadonlyArray<string>) =>
+    sql`SELECT id, coalesce(metadata::text, 'null'::text) AS metadata FROM ${table} WHERE id = ANY(${ids}::text[])`
+
   const decodeStamps = decodeRows(StampRow, names.events, ["version"])
   const decodeWritten = decodeRows(WrittenRow, names.events, ["id"])
+  const decodeMetadata = decodeRows(MetadataRow, names.events, ["id"])
   const decodeOutcomes = decodeRows(OutcomeRow, names.events, ["id"])
 
   return {
@@ -131,6 +137,13 @@ export const make = Effect.gen(function* () {
       requests: ReadonlyArray<Request>,
       patience: Patience
     ): Effect.Effect<ReadonlyArray<Outcome>, Reason> =>
-      Effect.flatMap(query(callOf(requests, patience)), decodeOutcomes)
+      Effect.flatMap(query(callOf(requests, patience)), decodeOutcomes),
+
+    /** The metadata of events that were there before: those of the request may say that they come from elsewhere. */
+    metadataOf: (ids: ReadonlyArray<string>): Effect.Effect<ReadonlyMap<string, Content["metadata"]>, Reason> =>
+      Effect.map(
+        Effect.flatMap(query(selectMetadataOf(ids)), decodeMetadata),
+        (rows) => new Map(rows.map(({ id, metadata }) => [id, metadataOfText(metadata)]))
+      )
   }
 })

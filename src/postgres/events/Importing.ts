@@ -9,6 +9,7 @@
  */
 import { Duration, Effect, Schema } from "effect"
 import { SqlClient } from "effect/sql"
+import { originKeys } from "../../events/Origins.ts"
 import type { Reason } from "../../StoreError.ts"
 import * as AdvisoryLocks from "../database/AdvisoryLocks.ts"
 import { decodeRows } from "../database/DecodeRows.ts"
@@ -73,13 +74,18 @@ export const make = Effect.gen(function* () {
       ${entries.map(({ createdAt }) => createdAt ?? "")}::text[]
     ) WITH ORDINALITY AS new (id, aggregate_id, event_type, json, created_at, place)`
 
+  /** Metadata without where the event comes from, in a function's own types: see `resources/postgres/0030_events_append.sql`. */
+  const contentOf = (metadata: string) =>
+    sql.literal(`coalesce(nullif(CASE WHEN jsonb_typeof(${metadata}) = 'object'::text
+      THEN ${metadata} - ARRAY[${originKeys.map((key) => `'${key}'`).join()}]::text[] ELSE ${metadata} END, '{}'::jsonb), 'null'::jsonb)`)
+
   const select = (entries: ReadonlyArray<Entry>) => sql`
     SELECT old.* FROM ${entriesAs(entries)}
     CROSS JOIN LATERAL (
       SELECT event.id, event.version,
         event.aggregate_id = new.aggregate_id AND event.event_type = new.event_type
           AND coalesce(event.data, 'null') = new.json -> 'data'::text
-          AND coalesce(event.metadata, 'null') = coalesce(new.json -> 'metadata'::text, 'null') AS same,
+          AND ${contentOf("event.metadata")} = ${contentOf("(new.json -> 'metadata'::text)")} AS same,
         coalesce(event.created_at = nullif(new.created_at, '')::timestamptz, new.created_at = '') AS "sameTime"
       FROM ${events} AS event WHERE event.id = new.id OFFSET 0
     ) AS old`
@@ -108,7 +114,7 @@ export const make = Effect.gen(function* () {
 
   const attempt = Effect.fnUntraced(function* (entries: ReadonlyArray<Entry>) {
     yield* AdvisoryLocks.take(database, { of: "all appends", keys: locks.all, atMost: lockLimit })
-    // The lock of the INSERT before the look, which takes a weaker one: see `resources/postgres/0022_events_append.sql`.
+    // The lock of the INSERT before the look, which takes a weaker one: see `resources/postgres/0030_events_append.sql`.
     yield* query(sql`INSERT INTO ${events} (id, aggregate_id, event_type) SELECT '', '', '' WHERE false`)
     const stored = yield* look(entries)
     const changed = entries.find(({ id }) => stored.get(id)?.same === false)

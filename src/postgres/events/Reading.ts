@@ -1,9 +1,11 @@
 /** How events are read: those of one aggregate at once, others as pages that become a stream. */
-import { Array, Effect, Option, Stream } from "effect"
+import { Effect, Option, Schema, Stream } from "effect"
 import type { Fragment } from "effect/sql/Statement"
 import * as LastSeen from "../../events/LastSeen.ts"
+import { eventsIn } from "../../events/Steps.ts"
 import { type Filter, LogReplaced, type Query, type StoredEvent } from "../../EventStore.ts"
 import type { Reason } from "../../StoreError.ts"
+import { decodeRows } from "../database/DecodeRows.ts"
 import { PostgresDatabase, type Runnable } from "../database/PostgresDatabase.ts"
 import * as Comparing from "./Comparing.ts"
 import * as EventPages from "./EventPages.ts"
@@ -15,9 +17,18 @@ import * as Settling from "./Settling.ts"
 /** How many events a page has at most, unless a query says otherwise. */
 const pageEvents = 1000
 
+/**
+ * How many events a statement looks through for those that a filter describes, where the reader wants to know how far it has
+ * come: no answer takes long then, and after a lost connection the reader need not begin anew. It takes some 30 milliseconds.
+ */
+const partEvents = 50_000
+
 const highestPossible = 2n ** 63n - 1n
 
 const idOf = ({ id, version }: LastSeen.SeenEvent): LastSeen.SeenEvent => ({ version, id })
+
+/** Where a reader stops that looks for few of many events. */
+const Stop = Schema.Struct({ version: Schema.BigInt, id: Schema.String })
 
 interface Range {
   readonly after: bigint
@@ -46,16 +57,13 @@ export interface Step {
   readonly seen: LastSeen.Seen
 }
 
-/** The events of pages, some of which may be empty. A stream for each page would let memory grow with the number of pages. */
-export const eventsIn = <E>(pages: Stream.Stream<Step["events"], E>): Stream.Stream<StoredEvent, E> =>
-  Stream.flattenArray(Stream.filter(pages, Array.isReadonlyArrayNonEmpty))
-
 export const make = Effect.gen(function* () {
   const { fixed, integers, names, query, sql, tables } = yield* PostgresDatabase
   const settling = yield* Settling.make
   const { agree, compare } = yield* Comparing.make
   const { columns, filtersOf, select, selectAll } = yield* EventPages.make
   const decode = eventDecoder(names.events, integers)
+  const decodeStop = decodeRows(Stop, names.events, [])
 
   /** The events of a statement that is the same each time. The filters describe the same events. */
   const eventsOf = (
@@ -136,6 +144,22 @@ export const make = Effect.gen(function* () {
     })
   }
 
+  /**
+   * The places above a version at which a reader that looks for few of many events stops, before the mark. The last one is the
+   * mark itself.
+   */
+  const partsUpTo = (mark: Settling.Mark, after: bigint): Stream.Stream<Settling.Mark, Reason> =>
+    Stream.paginate(after, (from) => {
+      const whole = [[mark], Option.none<bigint>()] as const
+      if (mark.version - from <= partEvents) return Effect.succeed(whole)
+      const statement = sql`
+        SELECT version, id FROM ${tables.events} WHERE version > ${from} AND version < ${mark.version}
+        ORDER BY version OFFSET ${partEvents - 1} LIMIT 1`
+      return Effect.map(Effect.flatMap(query(statement), decodeStop), ([stop]) =>
+        stop === undefined ? whole : ([[{ ...mark, ...stop }], Option.some(stop.version)] as const)
+      )
+    })
+
   /** Whether the filter describes no event at all. */
   const isNothing = ({ aggregateIds, eventTypes }: Filter) => aggregateIds?.length === 0 || eventTypes?.length === 0
 
@@ -149,14 +173,18 @@ export const make = Effect.gen(function* () {
     }: { readonly seen: LastSeen.Seen; readonly batchSize?: number | undefined; readonly forever: boolean }
   ): Stream.Stream<Step, LogReplaced | Reason> => {
     const filters = filtersOf(filter)
+    // The index finds the events of one aggregate.
+    const isInParts = forever && filters.length > 0 && filter.aggregateIds?.length !== 1 && !isNothing(filter)
     let seen: LastSeen.Seen | undefined
-    return Stream.flatMap(settling.marks(before, forever), (mark) => {
+    const marks = settling.marks(before, forever)
+    const stops = isInParts ? Stream.flatMap(marks, (mark) => partsUpTo(mark, (seen ?? mark.seen).version)) : marks
+    return Stream.flatMap(stops, (mark) => {
       const begin: Ascending = {
         last: mark.version,
         batchSize,
         pageLimit: Math.min(batchSize, pageEvents),
-        seen: (seen ??= mark.seen),
-        isLater: false
+        isLater: seen !== undefined && isInParts,
+        seen: (seen ??= mark.seen)
       }
       const isEmpty = isNothing(filter) || mark.version <= begin.seen.version
       const steps = isEmpty ? Stream.empty : ascending(filters, begin)
@@ -192,7 +220,7 @@ export const make = Effect.gen(function* () {
         return descending(filtersOf(input), { after: seen.version, last: highestPossible, batchSize, pageLimit, limit })
       }
       const steps = settled(input, { seen, batchSize: Math.min(batchSize, limit), forever: false })
-      const forward = eventsIn(Stream.map(steps, ({ events }) => events))
+      const forward = eventsIn(steps)
       return limit === Number.POSITIVE_INFINITY ? forward : Stream.take(forward, limit)
     },
 

@@ -5,7 +5,7 @@
 import { Context, Effect, Option, Schedule, Stream } from "effect"
 import { matches } from "../../events/EventFilter.ts"
 import * as LastSeen from "../../events/LastSeen.ts"
-import { LogReplaced, type StoredEvent, type Subscription } from "../../EventStore.ts"
+import { LogReplaced, type Step, type StoredEvent, type Subscription } from "../../EventStore.ts"
 import { isPassing } from "../../internal/Transient.ts"
 import type { Reason } from "../../StoreError.ts"
 import { PostgresDatabase } from "../database/PostgresDatabase.ts"
@@ -23,6 +23,11 @@ const mayBeDescribed = (subscription: Subscription, item: Item): boolean =>
     ? (subscription.aggregateIds?.includes(item.aggregateId) ?? true) &&
       (subscription.eventTypes?.includes(item.eventType) ?? true)
     : matches(subscription, item)
+
+const stepTo = (events: ReadonlyArray<StoredEvent>, seen: LastSeen.Seen): Step => ({
+  events,
+  upTo: LastSeen.cursorOf(seen)
+})
 
 export const make = Effect.fnUntraced(function* (check: Effect.Effect<unknown, Reason>) {
   const { inTransaction, reconnect, sql } = yield* PostgresDatabase
@@ -67,16 +72,15 @@ export const make = Effect.fnUntraced(function* (check: Effect.Effect<unknown, R
     const fromTable = Stream.suspend(() => reading.settled(subscription, { seen, batchSize, forever: true })).pipe(
       Stream.interruptWhen(tail.lost),
       // The cursor moves after `interruptWhen`, not before it: a step that the interruption drops was not delivered.
-      Stream.map((step) => {
-        moveTo(step.seen)
-        return step.events
+      Stream.map(({ events, seen }) => {
+        moveTo(seen)
+        return stepTo(events, seen)
       }),
       // No schedule decides about this error.
       Stream.catchTag("LogReplaced", (error) => Stream.succeed(error)),
       Stream.retry(atOnce),
       Stream.retry(afterWaiting),
-      Stream.mapEffect((page) => (page instanceof LogReplaced ? Effect.fail(page) : Effect.succeed(page))),
-      Reading.eventsIn
+      Stream.mapEffect((step) => (step instanceof LogReplaced ? Effect.fail(step) : Effect.succeed(step)))
     )
 
     /** Comes to the tail. The first subscriber that does says from which version on the tail is read. */
@@ -94,26 +98,26 @@ export const make = Effect.fnUntraced(function* (check: Effect.Effect<unknown, R
       Effect.tapError(() => Effect.sync(() => moveTo(LastSeen.learn(seen, tail.seen()))))
     )
 
-    const fromTail = Stream.paginate<void, StoredEvent, Reason>(undefined, () =>
+    const fromTail = Stream.paginate<void, Step, Reason>(undefined, () =>
       Effect.map(nextNews, (news) => {
+        if (news === undefined) return [[], Option.none()]
         const events: Array<StoredEvent> = []
-        if (news === undefined) return [events, Option.none()]
         for (const item of news.items) {
           if (item.version <= seen.version || !mayBeDescribed(subscription, item)) continue
           if ("corrupt" in item) {
             isNextCorrupt = true
             moveTo(LastSeen.backTo(news.seen, item.version - 1n))
-            return [events, Option.none()]
+            return [[stepTo(events, seen)], Option.none()]
           }
           events.push(item)
         }
         moveTo(news.seen)
-        return [events, tail.covers(seen.version) ? Option.some(undefined) : Option.none()]
+        return [[stepTo(events, seen)], tail.covers(seen.version) ? Option.some(undefined) : Option.none()]
       })
     )
 
     return Stream.forever(
-      Stream.suspend((): Stream.Stream<StoredEvent, LogReplaced | Reason> => {
+      Stream.suspend((): Stream.Stream<Step, LogReplaced | Reason> => {
         if (!isNextCorrupt && isAtTail()) return fromTail
         isNextCorrupt = false
         return Stream.concat(fromTable, Stream.drain(Stream.fromEffect(join)))
@@ -129,11 +133,11 @@ export const make = Effect.fnUntraced(function* (check: Effect.Effect<unknown, R
     })
 
   // A subscriber sees what is committed, also inside a transaction: it stays for ever, and may not take its connection.
-  return (subscription: Subscription): Stream.Stream<StoredEvent, LogReplaced | Reason> => {
-    const events = followAll(subscription)
-    const outside = Stream.updateContext(events, (context: Context.Context<never>) =>
+  return (subscription: Subscription): Stream.Stream<Step, LogReplaced | Reason> => {
+    const steps = followAll(subscription)
+    const outside = Stream.updateContext(steps, (context: Context.Context<never>) =>
       Context.makeUnsafe<never>(Context.omit(sql.transactionService)(context).mapUnsafe)
     )
-    return Stream.unwrap(Effect.map(inTransaction, (inside) => (inside ? outside : events)))
+    return Stream.unwrap(Effect.map(inTransaction, (inside) => (inside ? outside : steps)))
   }
 })

@@ -8,12 +8,12 @@
  * version that a shard has got to, and the shards that are further pass over what they have had. The reading does
  * not wait again for a shard that was left behind, until the shard keeps up.
  *
- * Everything is read, and the projection's events are picked out here: a subscription to some types or aggregates emits their
- * events alone, and does not say how far it has come between them. The offset of a projection for a rare type would stay at
- * the last event of that type: it would be read from there at each start, and `awaitVersion` would wait for the next one.
+ * The store picks out the projection's events, and says how far it has passed the log between them. So the offset of a
+ * projection for a rare type moves with the log: the next start does not look at the same events again, and `awaitVersion` does not
+ * wait for the next event of that type.
  */
 import { Deferred, Duration, Effect, Stream } from "effect"
-import { type Cursor, EventStore, type StoredEvent } from "../../EventStore.ts"
+import { type Cursor, EventStore, type Step, type StoredEvent, type Subscription } from "../../EventStore.ts"
 import { LogSetBack, type ProjectionFailed } from "../Errors.ts"
 
 /** How long the reading waits for a shard whose buffer is full. */
@@ -117,12 +117,13 @@ export class Feed {
 }
 
 /**
- * The feeds of the shards, and the reading that fills them for ever. `shardOf` says which shard an event belongs to, if any, or
+ * The feeds of the shards, and the reading that fills them for ever with the events that the filter describes. `shardOf` says which shard an event belongs to, if any, or
  * why that cannot be told: the reading ends with it.
  */
 export const make = (
   starts: ReadonlyMap<number, Cursor>,
   capacity: number,
+  filter: Pick<Subscription, "aggregateIds" | "eventTypes">,
   shardOf: (event: StoredEvent) => number | ProjectionFailed | undefined
 ) => {
   let restart = Deferred.makeUnsafe<void>()
@@ -141,23 +142,21 @@ export const make = (
       feed.isSlow = true
     })
 
-  const deliver = (events: ReadonlyArray<StoredEvent>) =>
+  const deliver = ({ events, upTo }: Step) =>
     Effect.suspend(() => {
       for (const event of events) {
         const shard = shardOf(event)
         if (typeof shard === "number") feeds.get(shard)?.put(event)
         else if (shard !== undefined) return Effect.fail(shard)
       }
-      const last = events.at(-1)
-      if (last === undefined) return Effect.void
       for (const feed of all) {
-        feed.mark(last)
+        feed.mark(upTo)
         // The shard has come as far as all others.
         if (
           feed.isSlow &&
-          feed.upTo === last.version &&
+          feed.upTo === upTo.version &&
           !feed.isFull &&
-          all.every(({ upTo }) => upTo <= last.version)
+          all.every((other) => other.upTo <= upTo.version)
         ) {
           feed.isSlow = false
         }
@@ -180,9 +179,9 @@ export const make = (
       // All shards are behind: the first to work off its buffer says where to go on.
       if (cursors.length === 0) return Deferred.await(restart)
       const after = cursors.reduce((lowest, cursor) => (cursor.version < lowest.version ? cursor : lowest))
-      return events.subscribe({ after }).pipe(
+      return events.follow({ ...filter, after }).pipe(
         Stream.interruptWhen(Deferred.await(restart)),
-        Stream.runForEachArray(deliver),
+        Stream.runForEach(deliver),
         Effect.catchTag("LogReplaced", (error) => Effect.fail(new LogSetBack(error)))
       )
     })

@@ -87,6 +87,11 @@ const makePast = (name: string) => {
 }
 type Past = ReturnType<typeof makePast>
 
+const filterOf = ({ aggregateIds, eventTypes }: Settings) => ({
+  ...(aggregateIds === undefined ? {} : { aggregateIds }),
+  ...(eventTypes === undefined ? {} : { eventTypes })
+})
+
 /** Runs the shards of the assignment, from their offsets on, until one fails. */
 const session = Effect.fnUntraced(function* <R>(
   projection: Projection<R>,
@@ -104,6 +109,7 @@ const session = Effect.fnUntraced(function* <R>(
   const { feeds, read } = Feed.make(
     starts,
     Math.max(batchesAhead * batchSize, leastEventsAhead),
+    filterOf(settings),
     shardOfEvent(settings, projection.shardBy)
   )
   const runs = [...feeds].map(([shard, feed]) =>
