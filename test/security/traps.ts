@@ -28,7 +28,7 @@ const calledNames = () => {
 const types = `text varchar bpchar name "char" int2 int4 int8 oid regclass numeric float8 bool timestamptz interval jsonb xid
   bytea text[] int4[] int8[] bool[] varchar[] oid[] name[] int2vector timestamp date uuid`
 
-/** Makes the traps in `schema`. A trap that is called counts up a sequence, which no rollback undoes, and fails. */
+/** Makes the traps in `schema`. A trap that is called counts up a sequence, which no rollback undoes, and fails with what was called, and by which statement. */
 const statements = (schema: string, names: ReadonlyArray<string>) => [
   `CREATE SEQUENCE IF NOT EXISTS ${schema}.caught`,
   `GRANT ALL ON SEQUENCE ${schema}.caught TO PUBLIC`,
@@ -38,7 +38,7 @@ const statements = (schema: string, names: ReadonlyArray<string>) => [
     it RECORD;
     body TEXT := $body$ BEGIN
         PERFORM pg_catalog.nextval('${schema}.caught');
-        RAISE EXCEPTION 'captured: %s as %%', current_user;
+        RAISE EXCEPTION 'captured: %s as %%, by %%', current_user, pg_catalog.current_query();
       END $body$;
   BEGIN
     -- A function for each pair of types and each result, and on it the operators that have no built-in one of exactly these.
@@ -116,7 +116,7 @@ const trapsOfFunctions = (schema: string, of: string, names: ReadonlyArray<strin
         EXECUTE format('CREATE OR REPLACE FUNCTION ${schema}.%s RETURNS %s %s LANGUAGE plpgsql AS %L',
           made, CASE WHEN it.proretset THEN 'SETOF' ELSE '' END, it.result, format($body$ BEGIN
             PERFORM pg_catalog.nextval('${schema}.caught');
-            RAISE EXCEPTION 'captured: %s as %%', current_user;
+            RAISE EXCEPTION 'captured: %s as %%, by %%', current_user, pg_catalog.current_query();
           END $body$, made));
       EXCEPTION WHEN feature_not_supported OR invalid_function_definition OR undefined_object OR duplicate_function THEN
         NULL;
