@@ -2,7 +2,7 @@
  * Time limits of waits for the outside world. A server answers in real time, whatever the clock of the fiber is: under
  * `TestClock`, a limit by the fiber's clock would end the wait at once, or never.
  */
-import { Clock, Context, type Duration, Effect, Stream } from "effect"
+import { Clock, Context, type Duration, Effect, Fiber, Stream } from "effect"
 
 /** The clock of the machine. */
 export const realClock: Clock.Clock = Context.get(Context.empty(), Clock.Clock)
@@ -29,10 +29,19 @@ export const realMillis: Effect.Effect<number> = Effect.sync(() => performance.n
 /** Waits in real time. */
 export const realSleep = (duration: Duration.Input): Effect.Effect<void> => onRealClock(Effect.sleep(duration))
 
-/** Ends the wait when the time has passed, in real time. The effect itself keeps its clock. */
+/**
+ * Ends the wait when the time has passed, in real time, and interrupts the effect without waiting for its end: a statement on a
+ * silent connection takes seconds to be interrupted. The effect itself keeps its clock.
+ */
 export const withinRealTime = <A, E, R, A2, E2, R2>(
   effect: Effect.Effect<A, E, R>,
   limit: Duration.Input,
   orElse: () => Effect.Effect<A2, E2, R2>
 ): Effect.Effect<A | A2, E | E2, R | R2> =>
-  Effect.raceFirst(effect, Effect.andThen(realSleep(limit), Effect.suspend(orElse)))
+  Effect.uninterruptibleMask((restore) =>
+    Effect.flatMap(Effect.forkDetach(Effect.interruptible(effect)), (fiber) =>
+      restore(Effect.raceFirst(Fiber.join(fiber), Effect.andThen(realSleep(limit), Effect.suspend(orElse)))).pipe(
+        Effect.ensuring(Effect.sync(() => fiber.interruptUnsafe()))
+      )
+    )
+  )
