@@ -41,6 +41,7 @@ import type {
 import { check } from "./internal/Arguments.ts"
 import { Identifier } from "./internal/Fields.ts"
 import { derivedId } from "./internal/Ids.ts"
+import { named } from "./internal/Named.ts"
 import type { InvalidInput } from "./InvalidInput.ts"
 import type { StateCodec } from "./StateCodec.ts"
 import type { StoreError } from "./StoreError.ts"
@@ -204,6 +205,9 @@ class LostRace {
   }
 }
 
+/** A failure of the caller's `decide` keeps its own name. */
+const executeError = named("Entity", "execute")
+
 const defaultRetry = Schedule.exponential("2 millis").pipe(Schedule.jittered, Schedule.upTo({ times: 10 }))
 
 /**
@@ -262,22 +266,29 @@ export const make = Effect.fnUntraced(function* <S, Class extends Tagged, Other,
     options: ExecuteOptions
   ) {
     // The state is loaded first: then it cannot have events of this command that the search does not find.
-    const { events: before, ...loaded } = yield* load(aggregateId)
+    const { events: before, ...loaded } = yield* Effect.mapError(load(aggregateId), executeError)
     const { key } = options
     if (key !== undefined) {
-      const found = yield* executedBefore(log, (index) => idOf(name, aggregateId, key, index))
+      const found = yield* Effect.mapError(
+        executedBefore(log, (index) => idOf(name, aggregateId, key, index)),
+        executeError
+      )
       if (found.length > 0) return { ...loaded, events: found }
     }
     const result = decide(loaded.state)
     const decided = Effect.isEffect(result) ? yield* result : result
-    const events = yield* append(aggregateId, decided, loaded, options)
+    const events = yield* Effect.mapError(append(aggregateId, decided, loaded, options), executeError)
     const next = { state: events.reduce(apply, loaded.state), version: events.at(-1)?.version ?? loaded.version }
     yield* snapshots.take(aggregateId, next, events.length === 0 ? 0 : before.length + events.length)
     return { ...next, events }
   })
 
   const self: Entity<S, Class, Other, R | RD | RE | Class["DecodingServices"] | Class["EncodingServices"]> = {
-    load: (aggregateId) => Effect.map(load(aggregateId), ({ state, version }) => ({ state, version })),
+    load: (aggregateId) =>
+      Effect.mapBoth(load(aggregateId), {
+        onSuccess: ({ state, version }) => ({ state, version }),
+        onFailure: named("Entity", "load")
+      }),
     execute: (aggregateId, decide, options = {}) =>
       Effect.andThen(
         check(Execution, "Entity", "execute", options.key === undefined ? {} : { key: options.key }),

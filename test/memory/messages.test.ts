@@ -1,7 +1,7 @@
 /** What errors say: what the caller has called, where it is wrong, what was found there, and what to do. */
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Fiber, Layer, Schedule, Schema } from "effect"
-import { DurableStateStore, EventStore, Projection, Spool, StateCodec, type SpoolStore } from "effect-strata"
+import { DurableStateStore, Entity, EventStore, Projection, Spool, StateCodec, type SpoolStore } from "effect-strata"
 import * as Memory from "effect-strata/memory"
 
 class Address extends Schema.Class<Address>("Address")({ street: Schema.String }) {}
@@ -133,6 +133,27 @@ describe("errors name the operation that was called, and its arguments", () => {
   it.effect("where an argument is wrong", () =>
     Effect.gen(function* () {
       for (const [effect, message] of cases) assert.strictEqual(yield* messageOf(effect), message)
+    }).pipe(Effect.provide(fresh))
+  )
+
+  it.effect("of an entity, but not what its decision calls", () =>
+    Effect.gen(function* () {
+      const users = yield* Entity.make({
+        name: "users",
+        events: EventStore.typed({ events: [UserCreated] }),
+        initial: () => 0,
+        apply: (count) => count + 1
+      })
+      assert.match(yield* messageOf(users.load("")), /^Entity\.load: invalid input: aggregateId: Expected a non-empty/)
+      assert.match(yield* messageOf(users.execute("", () => [])), /^Entity\.execute: invalid input: aggregateId: /)
+      assert.match(
+        yield* messageOf(users.execute("a", () => [untyped({ _tag: "UserCreated" })])),
+        /^Entity\.execute: invalid input: events\.0\.event: .*use new UserCreated\(\.\.\); events\.0\.event\.name: /
+      )
+      assert.match(
+        yield* messageOf(users.execute("a", () => mails.requeue("").pipe(Effect.as([])))),
+        /^Spool\.requeue: /
+      )
     }).pipe(Effect.provide(fresh))
   )
 
