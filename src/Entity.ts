@@ -44,6 +44,7 @@ import type {
 import { check } from "./internal/Arguments.ts"
 import { Identifier } from "./internal/Fields.ts"
 import { derivedId } from "./internal/Ids.ts"
+import { named } from "./internal/Named.ts"
 import type { InvalidInput } from "./InvalidInput.ts"
 import type { StateCodec } from "./StateCodec.ts"
 import { StoreError } from "./StoreError.ts"
@@ -228,6 +229,9 @@ const lost = <E>(
   error: LostRace<E | VersionConflict | DuplicateEvent | InvalidInput> | E | InvalidInput | StoreError
 ): Effect.Effect<never, typeof error> => Effect.fail(error)
 
+/** A failure of the caller's `decide` keeps its own name. */
+const executeError = named("Entity", "execute")
+
 const defaultRetry = Schedule.exponential("2 millis").pipe(Schedule.jittered, Schedule.upTo({ times: 10 }))
 
 /**
@@ -281,7 +285,10 @@ export const make = Effect.fnUntraced(function* <
   })
 
   const executed = (aggregateId: string, key: string) =>
-    executedBefore(log, (index) => idOf(name, aggregateId, key, index))
+    Effect.mapError(
+      executedBefore(log, (index) => idOf(name, aggregateId, key, index)),
+      executeError
+    )
 
   const append = Effect.fnUntraced(function* (
     aggregateId: string,
@@ -314,19 +321,21 @@ export const make = Effect.fnUntraced(function* <
     options: ExecuteOptions
   ) {
     // The state is loaded first: then it cannot have events of this command that the search does not find.
-    const { events: before, ...loaded } = yield* load(aggregateId)
+    const loadNow = Effect.mapError(load(aggregateId), executeError)
+    const { events: before, ...loaded } = yield* loadNow
     const { key } = options
     if (key !== undefined) {
       const found = yield* executed(aggregateId, key)
       const last = found.at(-1)
       if (last !== undefined) {
-        const { state, version } = last.version > loaded.version ? yield* load(aggregateId) : loaded
+        const { state, version } = last.version > loaded.version ? yield* loadNow : loaded
         return { state, version, events: found }
       }
     }
     const result = decide(loaded.state)
     const decided = Effect.isEffect(result) ? yield* result : result
-    const events = yield* append(aggregateId, Array.isArray(decided) ? decided : [decided], loaded, options)
+    const added = append(aggregateId, Array.isArray(decided) ? decided : [decided], loaded, options)
+    const events = yield* Effect.mapError(added, executeError)
     const next = { state: events.reduce(apply, loaded.state), version: events.at(-1)?.version ?? loaded.version }
     yield* snapshots.take(aggregateId, next, events.length === 0 ? 0 : before.length + events.length)
     return { ...next, events }
@@ -353,7 +362,11 @@ export const make = Effect.fnUntraced(function* <
   }
 
   const self: Entity<S, Class, Other, R | RD | RE | Class["DecodingServices"] | Class["EncodingServices"]> = {
-    load: (aggregateId) => Effect.map(load(aggregateId), ({ state, version }) => ({ state, version })),
+    load: (aggregateId) =>
+      Effect.mapBoth(load(aggregateId), {
+        onSuccess: ({ state, version }) => ({ state, version }),
+        onFailure: named("Entity", "load")
+      }),
     execute: (aggregateId, decide, options = {}) =>
       Effect.andThen(
         check(Execution, "Entity", "execute", options.key === undefined ? {} : { key: options.key }),

@@ -1,14 +1,7 @@
 /** `DurableStateStore` in memory. */
 import { Effect, Layer, Option, Order, Stream } from "effect"
-import {
-  DurableState,
-  DurableStateStore,
-  fromDriver,
-  isSame,
-  type Selection,
-  StaleState,
-  type Write
-} from "../DurableStateStore.ts"
+import { isSame, type Selection, type Write } from "../DurableState.ts"
+import { DurableState, DurableStateStore, fromDriver, StaleState } from "../DurableStateStore.ts"
 import { MemoryDatabase } from "./MemoryDatabase.ts"
 import { byCodePoint, type Entry } from "./Table.ts"
 import type { Transaction } from "./Transaction.ts"

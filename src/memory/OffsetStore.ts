@@ -1,14 +1,7 @@
 /** `OffsetStore` in memory. */
 import { Effect, Equal, Layer, Option, Order, Stream } from "effect"
-import {
-  fromDriver,
-  Offset,
-  OffsetConflict,
-  OffsetStore,
-  type ProjectionId,
-  type Selection,
-  type Step
-} from "../OffsetStore.ts"
+import { type Selection, type Step } from "../Offset.ts"
+import { fromDriver, Offset, OffsetConflict, OffsetStore, type ProjectionId } from "../OffsetStore.ts"
 import { MemoryDatabase } from "./MemoryDatabase.ts"
 import { byCodePoint, type Entry } from "./Table.ts"
 import type { Transaction } from "./Transaction.ts"

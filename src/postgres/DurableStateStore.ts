@@ -1,6 +1,7 @@
 /** `DurableStateStore` on Postgres. */
 import { Effect, Layer, Option, Stream } from "effect"
-import { type ById, type ByIds, DurableStateStore, fromDriver, type Selection } from "../DurableStateStore.ts"
+import { type ById, type ByIds, type Selection } from "../DurableState.ts"
+import { DurableStateStore, fromDriver } from "../DurableStateStore.ts"
 import { readCommitted } from "./database/Isolation.ts"
 import { PostgresDatabase, type Runnable } from "./database/PostgresDatabase.ts"
 import { columns, stateDecoder } from "./states/StateRow.ts"

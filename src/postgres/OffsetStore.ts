@@ -1,16 +1,7 @@
 /** `OffsetStore` on Postgres. */
 import { Effect, Layer, Option, Schema, Stream } from "effect"
-import {
-  fromDriver,
-  Offset,
-  OffsetConflict,
-  OffsetStore,
-  type Projection,
-  type ProjectionId,
-  type Reset,
-  type Selection,
-  type Step
-} from "../OffsetStore.ts"
+import { type Projection, type Reset, type Selection, type Step } from "../Offset.ts"
+import { fromDriver, Offset, OffsetConflict, OffsetStore, type ProjectionId } from "../OffsetStore.ts"
 import { decodeRows, NumberFromBigInt } from "./database/DecodeRows.ts"
 import { readCommitted } from "./database/Isolation.ts"
 import { PostgresDatabase, type Runnable } from "./database/PostgresDatabase.ts"

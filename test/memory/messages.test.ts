@@ -1,8 +1,9 @@
 /** What errors say: what the caller has called, where it is wrong, what was found there, and what to do. */
 import { assert, describe, it } from "@effect/vitest"
-import { Effect, Fiber, Layer, Schedule, Schema } from "effect"
-import { DurableStateStore, EventStore, Projection, Spool, StateCodec, type SpoolStore } from "effect-strata"
+import { Deferred, Effect, Fiber, Layer, Schedule, Schema } from "effect"
+import { DurableStateStore, Entity, EventStore, Projection, Spool, StateCodec, type SpoolStore } from "effect-strata"
 import * as Memory from "effect-strata/memory"
+import { elsewhere } from "../../src/testing/ProjectionScene.ts"
 
 class Address extends Schema.Class<Address>("Address")({ street: Schema.String }) {}
 class Mail extends Schema.Class<Mail>("my-app/Mail")({
@@ -136,6 +137,27 @@ describe("errors name the operation that was called, and its arguments", () => {
     }).pipe(Effect.provide(fresh))
   )
 
+  it.effect("of an entity, but not what its decision calls", () =>
+    Effect.gen(function* () {
+      const users = yield* Entity.make({
+        name: "users",
+        events: EventStore.typed({ events: [UserCreated] }),
+        initial: () => 0,
+        apply: (count) => count + 1
+      })
+      assert.match(yield* messageOf(users.load("")), /^Entity\.load: invalid input: aggregateId: Expected a non-empty/)
+      assert.match(yield* messageOf(users.execute("", () => [])), /^Entity\.execute: invalid input: aggregateId: /)
+      assert.match(
+        yield* messageOf(users.execute("a", () => [untyped({ _tag: "UserCreated" })])),
+        /^Entity\.execute: invalid input: events\.0\.event: .*use new UserCreated\(\.\.\); events\.0\.event\.name: /
+      )
+      assert.match(
+        yield* messageOf(users.execute("a", () => mails.requeue("").pipe(Effect.as([])))),
+        /^Spool\.requeue: /
+      )
+    }).pipe(Effect.provide(fresh))
+  )
+
   it.effect("and where the store cannot be used", () =>
     Effect.gen(function* () {
       const closed = yield* Effect.scoped(Layer.build(fresh))
@@ -158,10 +180,15 @@ it.live("awaitVersion tells at once that the projection has stopped, and why, un
     const events = yield* EventStore.EventStore
     const [stored] = yield* events.append({ aggregateId: "a", eventType: "b", data: 1 })
     let isMended = false
+    const handling = yield* Deferred.make<void>()
+    const gate = yield* Deferred.make<void>()
     const projection = Projection.make({
       name: "stops",
       retry: Schedule.recurs(1),
-      handler: () => (isMended ? Effect.void : Effect.fail(new Error("no such table")))
+      handler: () =>
+        isMended
+          ? Effect.andThen(Deferred.succeed(handling, undefined), Deferred.await(gate))
+          : Effect.fail(new Error("no such table"))
     })
     const waiting = yield* Effect.forkChild(Effect.flip(Projection.awaitVersion("stops", 1n, "1 hour")), {
       startImmediately: true
@@ -176,9 +203,17 @@ it.live("awaitVersion tells at once that the projection has stopped, and why, un
       assert.match(error.message, /^Projection "stops" stopped before event 1 .*: the handler failed twice/)
       assert.match(String(error.cause), /no such table/)
     }
+    const awaited = Projection.awaitVersion("stops", stored?.version ?? 0n, "1 minute")
     isMended = true
     yield* Effect.forkScoped(Projection.run(projection))
-    // What it has said before is over once it runs again.
-    yield* Projection.awaitVersion("stops", stored?.version ?? 0n, "1 minute")
+    // What it has said before is over once it runs again: in this process, as soon as the run begins.
+    const here = yield* Effect.forkChild(awaited, { startImmediately: true })
+    yield* Deferred.await(handling)
+    // And in others, once the shard does.
+    const there = yield* Effect.forkChild(elsewhere(awaited), { startImmediately: true })
+    yield* Effect.repeat(Effect.yieldNow, { times: 100 })
+    yield* Deferred.succeed(gate, undefined)
+    yield* Fiber.join(here)
+    yield* Fiber.join(there)
   }).pipe(Effect.scoped, Effect.provide(fresh))
 )

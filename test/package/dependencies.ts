@@ -19,7 +19,7 @@ const contracts = "contracts"
 
 /** What a contract is made of, and so what every room above the contracts may import. */
 const errors = ["StoreError", "InvalidInput"]
-const models = ["Event", "SpoolMessage", "StateCodec", "Origin"]
+const models = ["Event", "Offset", "DurableState", "SpoolMessage", "StateCodec", "Origin"]
 const upToInternal = [...errors, "internal"]
 const upToModels = [...upToInternal, ...models]
 const upToContracts = [...upToModels, "events", contracts]
@@ -45,6 +45,8 @@ const rules: ReadonlyMap<string, Rule> = new Map<string, Rule>([
   ["InvalidInput", { rooms: [], packages: effect }],
   ["internal", { rooms: errors, packages: effect }],
   ["Event", { rooms: upToInternal, packages: effect }],
+  ["Offset", { rooms: upToInternal, packages: effect }],
+  ["DurableState", { rooms: upToInternal, packages: effect }],
   ["SpoolMessage", { rooms: upToInternal, packages: effect }],
   ["StateCodec", { rooms: upToInternal, packages: effect }],
   ["Origin", { rooms: upToInternal, packages: effect }],

@@ -1,5 +1,5 @@
 /** The statements that write states. The functions of `resources/postgres` return what is stored where they write nothing. */
-import type { Write } from "../../DurableStateStore.ts"
+import type { Write } from "../../DurableState.ts"
 import { qualify } from "../database/Identifier.ts"
 import type { PostgresDatabase } from "../database/PostgresDatabase.ts"
 import { replace, stored } from "./StateRow.ts"

@@ -10,7 +10,8 @@
  * circle.
  */
 import { Effect, Exit, Schema } from "effect"
-import { type DurableState, isSame, StaleState, type Write } from "../../DurableStateStore.ts"
+import { isSame, type Write } from "../../DurableState.ts"
+import { type DurableState, StaleState } from "../../DurableStateStore.ts"
 import { Closed, type Reason } from "../../StoreError.ts"
 import * as Coalescing from "../database/Coalescing.ts"
 import { decodeRows } from "../database/DecodeRows.ts"
