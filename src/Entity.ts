@@ -13,7 +13,7 @@
  *   name: "account",
  *   events: EventStore.typed({ events: [Deposited, Withdrawn] }),
  *   initial: () => 0,
- *   on: {
+ *   apply: {
  *     Deposited: (balance, { event }) => balance + event.amount,
  *     Withdrawn: (balance, { event }) => balance - event.amount
  *   }
@@ -23,7 +23,7 @@
  *   const accounts = yield* Account
  *   const { state } = yield* accounts.execute(
  *     account,
- *     (balance) => (balance < amount ? Effect.fail(new Overdrawn({ balance })) : [new Withdrawn({ amount })]),
+ *     (balance) => (balance < amount ? Effect.fail(new Overdrawn({ balance })) : new Withdrawn({ amount })),
  *     { key }
  *   )
  *   return state
@@ -63,13 +63,14 @@ export interface Executed<S, Event> extends Loaded<S> {
   readonly events: ReadonlyArray<TypedEvent<Event>>
 }
 
-/** What a command decides: the events that come next, if any. */
-export type Decided<Event, E, R> = ReadonlyArray<Event> | Effect.Effect<ReadonlyArray<Event>, E, R>
+/** What a command decides: the event, or the events, that come next. An empty array says that nothing happens. */
+export type Decided<Event, E, R> = Event | ReadonlyArray<Event> | Effect.Effect<Event | ReadonlyArray<Event>, E, R>
 
 export interface ExecuteOptions {
   /**
    * Names this execution, so that it takes effect once: a call with the same key gives the events of the first success,
-   * however often and from wherever it is made. What a client sends with a request that it may repeat is a good key.
+   * however often and from wherever it is made. What a client sends with a request that it may repeat is a good key. Put the
+   * kind of the command before it: commands of one aggregate that have the same key are one command.
    */
   readonly key?: string
   /** The metadata of the events. */
@@ -83,13 +84,28 @@ export interface Snapshots<S, RD, RE> {
   readonly every: number
 }
 
-interface Definition<S, View, RD, RE> {
+interface Event {
+  readonly _tag: string
+}
+
+/** The state after one more event. */
+type Apply<S, E> = (state: S, event: TypedEvent<E>) => S
+
+/** A function for each class of a view, by its tag. */
+type ApplyByTag<S, E extends Event> = {
+  readonly [Tag in E["_tag"]]: Apply<S, Extract<E, { readonly _tag: Tag }>>
+}
+
+/** What aggregates of one kind are: their name, their events, and the state that follows from these. */
+export interface Options<S, Class extends Tagged, Other extends Event, R, Id, RD, RE> {
   /** What these aggregates are called. The ids of snapshots are `name/aggregateId`: together at most 255 characters. */
   readonly name: string
   /** The events of the aggregates. */
-  readonly events: View
+  readonly events: TypedView<Class, Other, R, Id>
   /** The state before the first event. */
   readonly initial: (aggregateId: string) => S
+  /** The state after one more event: a function for each class of the view, by its tag, or one for all events. */
+  readonly apply: ApplyByTag<S, Class["Type"] | Other> | Apply<S, Class["Type"] | Other>
   /** Stores states, so that not every event has to be read each time: never unless given. */
   readonly snapshots?: Snapshots<S, RD, RE>
   /**
@@ -98,39 +114,6 @@ interface Definition<S, View, RD, RE> {
    */
   readonly retry?: Schedule.Schedule<unknown>
 }
-
-interface Event {
-  readonly _tag: string
-}
-
-/** The state after one more event. */
-type Apply<S, E> = (state: S, event: TypedEvent<E>) => S
-
-/** The state after one more event: one function for all events, or one for each class of the view, by its tag. */
-type Applying<S, E extends Event> =
-  | { readonly apply: Apply<S, E>; readonly on?: never }
-  | {
-      readonly on: { readonly [Tag in E["_tag"]]: Apply<S, Extract<E, { readonly _tag: Tag }>> }
-      readonly apply?: never
-    }
-
-/**
- * The same inside of this module. They are methods, whose parameters the compiler compares in both directions: the types of
- * `make` have made sure that a function gets the events that it takes.
- */
-interface AnyApplying<S> {
-  apply?(state: S, event: TypedEvent<Event>): S
-  readonly on?: Readonly<Record<string, AnyApplying<S>["apply"]>>
-}
-
-/** What aggregates of one kind are: their name, their events, and the state that follows from these. */
-export type Options<S, Class extends Tagged, Other extends Event, R, Id, RD, RE> = Definition<
-  S,
-  TypedView<Class, Other, R, Id>,
-  RD,
-  RE
-> &
-  Applying<S, Class["Type"] | Other>
 
 /** Aggregates of one kind: see `make`. `R` are the services that their schemas and codec need. */
 export interface Entity<S, Class extends Tagged, Other = never, R = never> {
@@ -247,17 +230,25 @@ const lost = <E>(
 
 const defaultRetry = Schedule.exponential("2 millis").pipe(Schedule.jittered, Schedule.upTo({ times: 10 }))
 
-/** The one function of `apply`, or of `on`. */
+/**
+ * Functions by tags as one for all events. They are methods, whose parameters the compiler compares in both directions: the
+ * types of `Options` have made sure that each gets the events that it takes.
+ */
+interface Applying<S> {
+  apply(state: S, event: TypedEvent<Event>): S
+}
+
+type AnyApply<S> = Applying<S>["apply"] | Readonly<Record<string, Applying<S>["apply"]>>
+
 const applyOf =
-  <S>({ apply, on = {} }: AnyApplying<S>) =>
-  (state: S, event: TypedEvent<Event>): S => {
-    const step = apply ?? on[event.event._tag]
+  <S>(apply: AnyApply<S>): Applying<S>["apply"] =>
+  (state, event) => {
+    const step = typeof apply === "function" ? apply : apply[event.event._tag]
     return step === undefined ? state : step(state, event)
   }
 
 /**
- * Aggregates of one kind, whose state follows from their events: `apply` gets each of them, or `on` has a function for each
- * class, by its tag.
+ * Aggregates of one kind, whose state follows from their events.
  *
  * **Details**
  *
@@ -265,23 +256,16 @@ const applyOf =
  * after it. A snapshot is only a shortcut: one that does not decode any more is not used, and one that cannot be written is
  * left out.
  */
-export function make<S, Class extends Tagged, Other extends Event, R, Id, RD = never, RE = never>(
-  options: Options<S, Class, Other, R, Id, RD, RE>
-): Effect.Effect<
-  Entity<S, Class, Other, R | RD | RE | Class["DecodingServices"] | Class["EncodingServices"]>,
-  InvalidInput,
-  Id | DurableStateStore | Transactor
->
-export function make<S, Class extends Tagged, Other extends Event, R, Id, RD = never, RE = never>(
-  options: Definition<S, TypedView<Class, Other, R, Id>, RD, RE> & AnyApplying<S>
-) {
-  return makeEntity(options, applyOf(options))
-}
-
-const makeEntity = Effect.fnUntraced(function* <S, Class extends Tagged, Other extends Event, R, Id, RD, RE>(
-  options: Definition<S, TypedView<Class, Other, R, Id>, RD, RE>,
-  apply: (state: S, event: TypedEvent<Class["Type"] | Other>) => S
-) {
+export const make = Effect.fnUntraced(function* <
+  S,
+  Class extends Tagged,
+  Other extends Event,
+  R,
+  Id,
+  RD = never,
+  RE = never
+>(options: Options<S, Class, Other, R, Id, RD, RE>) {
+  const apply = applyOf<S>(options.apply)
   const { initial, name, retry = defaultRetry } = options
   const every = options.snapshots?.every
   yield* check(Settings, "Entity", "make", every === undefined ? { name } : { name, every })
@@ -342,7 +326,7 @@ const makeEntity = Effect.fnUntraced(function* <S, Class extends Tagged, Other e
     }
     const result = decide(loaded.state)
     const decided = Effect.isEffect(result) ? yield* result : result
-    const events = yield* append(aggregateId, decided, loaded, options)
+    const events = yield* append(aggregateId, Array.isArray(decided) ? decided : [decided], loaded, options)
     const next = { state: events.reduce(apply, loaded.state), version: events.at(-1)?.version ?? loaded.version }
     yield* snapshots.take(aggregateId, next, events.length === 0 ? 0 : before.length + events.length)
     return { ...next, events }

@@ -57,7 +57,33 @@ import * as Operation from "./internal/Operation.ts"
 import type { InvalidInput } from "./InvalidInput.ts"
 import type { Reason, StoreError } from "./StoreError.ts"
 
-export * from "./Event.ts"
+export {
+  type AppendError,
+  type AppendOptions,
+  Cursor,
+  DuplicateEvent,
+  EventNotFound,
+  EventNotification,
+  Expected,
+  Filter,
+  InvalidVersion,
+  Key,
+  type ListenerStatus,
+  LogReplaced,
+  NewEvent,
+  type NewEventInput,
+  Query,
+  Stats,
+  type Step,
+  StoredEvent,
+  Subscription,
+  Topic,
+  Version,
+  VersionConflict,
+  maxDataBytes,
+  maxMetadataBytes,
+  parseVersion
+} from "./Event.ts"
 
 // Service
 

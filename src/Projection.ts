@@ -58,17 +58,17 @@ export { HandlerTimeout } from "./internal/HandlerTimeout.ts"
 export { accept, Accepted, verify } from "./projection/admin/Accepting.ts"
 export { pause, remove, reset, resume } from "./projection/admin/Operating.ts"
 export { awaitVersion, Progress, progress } from "./projection/admin/Progress.ts"
-export { type Rebuild, rebuild, rebuildOf, slot } from "./projection/admin/Rebuilding.ts"
+export { askRebuild, type Rebuild, rebuild, rebuildOf, slot } from "./projection/admin/Rebuilding.ts"
 export { Retried, retryParked } from "./projection/admin/Retrying.ts"
 export { idPrefix } from "./projection/Records.ts"
-export { names, ShardStatus, status } from "./projection/admin/Status.ts"
+export { names, status, statuses } from "./projection/admin/Status.ts"
 export { parked, skipped } from "./projection/admin/Unhandled.ts"
 export { Failure, make, type Options, type Projection, type Services } from "./projection/Definition.ts"
 export {
   AwaitTimeout,
   DuplicateProjection,
-  HandlerFailed,
   ProjectionFailed,
+  RebuildRefused,
   ShardCountMismatch,
   UnknownProjection
 } from "./projection/Errors.ts"
@@ -77,6 +77,7 @@ export { Parked } from "./projection/Records.ts"
 export { layerCluster } from "./projection/run/ClusterDivision.ts"
 export type { RunError } from "./projection/run/ProjectionRunner.ts"
 export { shardOf } from "./projection/Shards.ts"
+export { type ProjectionStatus, ShardStatus } from "./projection/Survey.ts"
 export type { Slot } from "./projection/Slot.ts"
 
 /**

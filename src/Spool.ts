@@ -29,8 +29,11 @@ import { check } from "./internal/Arguments.ts"
 import { TimeSpan } from "./internal/Fields.ts"
 import { TimeLimit, timeLimitOf } from "./internal/HandlerTimeout.ts"
 import { idGenerator } from "./internal/Ids.ts"
-import { type InvalidInput, invalidInput } from "./InvalidInput.ts"
+import { named } from "./internal/Named.ts"
+import { encodingIssues } from "./internal/PlainObject.ts"
+import { InvalidInput } from "./InvalidInput.ts"
 import { cleanForever } from "./spool/Cleaning.ts"
+import * as Gauges from "./spool/Gauges.ts"
 import * as Handling from "./spool/Handling.ts"
 import { type Policy, policyFinder } from "./spool/Policy.ts"
 import { traceHeaders } from "./spool/Trace.ts"
@@ -55,12 +58,12 @@ export type { Policy } from "./spool/Policy.ts"
 
 // Model
 
-export interface Options<A, RD, RE> {
+export interface Options<A, RD, RE, Policies extends string = never> {
   /** The name of the queue, at most 255 characters. */
   readonly name: string
   readonly payload: Schema.Codec<A, unknown, RD, RE>
   /** Policies by the names that messages keep. `default` is for messages without a name: `Spool.backoff()` unless given. */
-  readonly policies?: Readonly<Record<string, Policy>>
+  readonly policies?: Readonly<Record<Policies, Policy>>
   /** How often a message without `maxAttempts` is tried before it bounces: 10 unless given. */
   readonly maxAttempts?: number
   /** What becomes of messages that were delivered: `"delete"` unless given. */
@@ -76,7 +79,8 @@ export interface Options<A, RD, RE> {
   readonly retention?: Duration.Input
 }
 
-export interface EnqueueOptions {
+/** How a message is enqueued. `Policies` are the names of the queue's policies. */
+export interface EnqueueOptions<Policies extends string = never> {
   /**
    * A message with an id is stored once, however often it is enqueued: until it was delivered, and for `rememberIds` from then
    * on. The id is one of this queue. A message without one gets a UUIDv7.
@@ -88,8 +92,8 @@ export interface EnqueueOptions {
   /** When the message is handled, by the store's clock, after a delay or at a time: at once unless given. */
   readonly delay?: Duration.Input
   readonly at?: DateTime.Utc
-  /** The name of the policy by which the message is tried again. */
-  readonly policy?: string
+  /** The name of the queue's policy by which the message is tried again: `"default"` unless given. */
+  readonly policy?: Policies | "default"
   readonly maxAttempts?: number
 }
 
@@ -122,8 +126,8 @@ export interface Stats {
   readonly oldestReady: Option.Option<Duration.Duration>
 }
 
-/** One queue. */
-export interface Spool<A, RD = never, RE = never> {
+/** One queue. `Policies` are the names of its policies besides `default`: a queue with more of them fits where fewer are asked for. */
+export interface Spool<A, RD = never, RE = never, Policies extends string = never> {
   readonly name: string
 
   /**
@@ -133,7 +137,7 @@ export interface Spool<A, RD = never, RE = never> {
    */
   readonly enqueue: (
     payload: A,
-    options?: EnqueueOptions
+    options?: EnqueueOptions<Policies>
   ) => Effect.Effect<string, IdConflict | InvalidInput | StoreError, SpoolStore | RE>
 
   /**
@@ -141,7 +145,7 @@ export interface Spool<A, RD = never, RE = never> {
    * without a conflict are stored.
    */
   readonly enqueueAll: (
-    messages: ReadonlyArray<EnqueueOptions & { readonly payload: A }>
+    messages: ReadonlyArray<EnqueueOptions<Policies> & { readonly payload: A }>
   ) => Effect.Effect<ReadonlyArray<string>, IdConflict | InvalidInput | StoreError, SpoolStore | RE>
 
   /**
@@ -158,6 +162,7 @@ export interface Spool<A, RD = never, RE = never> {
    * A worker waits for a store that is gone. A worker that is interrupted claims no more, gives back messages whose handlers
    * have not begun, and lets the others finish, up to `shutdownTimeout`. An idle worker asks the store once a minute; behind a
    * pooler in transaction mode, which passes no wake-up on, once a second, and each 5 seconds once it has been idle for a while.
+   * The process also looks at all queues every 15 seconds, for the gauges: see `Health`.
    */
   readonly run: <E, R, R2 = never>(
     handler: (payload: A, message: SpoolMessage) => Effect.Effect<unknown, E, R>,
@@ -203,22 +208,17 @@ export const layer = <A, RD, RE, E, R, R2 = never>(
     )
   )
 
-// Metrics
-
-const depth = Metric.gauge("strata_spool_depth", { description: "Messages by queue and state" })
-const oldest = Metric.gauge("strata_spool_oldest_ready_seconds", {
-  description: "For how long the oldest message that could be handled has waited"
-})
+// Stats
 
 const statsOf = Effect.fnUntraced(function* (queue: string) {
   const spool = yield* SpoolStore
   const counts = yield* spool.countByState(queue)
   const oldestReady = yield* spool.oldestReady(queue)
   for (const [state, messages] of Object.entries(counts)) {
-    yield* Metric.update(Metric.withAttributes(depth, { queue, state }), messages)
+    yield* Metric.update(Metric.withAttributes(Gauges.depth, { queue, state }), messages)
   }
   const age = Option.match(oldestReady, { onNone: () => 0, onSome: Duration.toSeconds })
-  yield* Metric.update(Metric.withAttributes(oldest, { queue }), age)
+  yield* Metric.update(Metric.withAttributes(Gauges.oldest, { queue }), age)
   return { counts, oldestReady }
 })
 
@@ -241,10 +241,25 @@ class Settings extends Schema.Class<Settings>("effect-strata/Spool/Settings")({
 
 // Spool
 
+/** The arguments of the operations by the fields of messages that they become. */
+const fields = { retryPolicyName: "policy", nextRetry: "at", rememberId: "rememberIds", "changes.lastError": "reason" }
+const enqueueError = named("Spool", "enqueue", fields)
+const enqueueAllError = named("Spool", "enqueueAll", fields)
+
+/** What is wrong with one of several messages. */
+const inMessage = ({ issues }: InvalidInput, index: number) =>
+  new InvalidInput({
+    store: "Spool",
+    operation: "enqueueAll",
+    issues: issues.map(({ field, message }) => ({ field: `messages.${index}.${field}`.replace(/\.$/, ""), message }))
+  })
+
 const newId = Effect.flatMap(idGenerator, (random) => random.uuidV7())
 
 /** Defines a queue. It does nothing by itself. */
-export const make = <A, RD = never, RE = never>(definition: Options<A, RD, RE>): Spool<A, RD, RE> => {
+export const make = <A, RD = never, RE = never, const Policies extends string = never>(
+  definition: Options<A, RD, RE, Policies>
+): Spool<A, RD, RE, Policies> => {
   const { maxAttempts = 10, name, onBounce = "keep", onSuccess = "delete", policies = {}, retention } = definition
   const { rememberIds = "24 hours" } = definition
   const codec = Schema.toCodecJson(definition.payload)
@@ -252,9 +267,16 @@ export const make = <A, RD = never, RE = never>(definition: Options<A, RD, RE>):
   const decode = Schema.decodeUnknownEffect(codec)
   const policyOf = policyFinder(name, policies)
 
-  const messageOf = Effect.fnUntraced(function* (payload: A, options: EnqueueOptions, trace: Record<string, string>) {
+  const messageOf = Effect.fnUntraced(function* (
+    payload: A,
+    options: EnqueueOptions<Policies>,
+    trace: Record<string, string>
+  ) {
     const { at, delay, headers, id, policy, priority } = options
-    const encoded = yield* Effect.mapError(encode(payload), ({ issue }) => invalidInput("Spool", "enqueue", issue))
+    const encoded = yield* Effect.mapError(
+      encode(payload),
+      ({ issue }) => new InvalidInput({ store: "Spool", operation: "enqueue", issues: encodingIssues(issue, payload) })
+    )
     const message: (typeof NewMessage)["~type.make.in"] = {
       id: id ?? (yield* newId),
       queue: name,
@@ -270,18 +292,25 @@ export const make = <A, RD = never, RE = never>(definition: Options<A, RD, RE>):
     return message
   })
 
-  const enqueue = Effect.fnUntraced(function* (payload: A, options: EnqueueOptions = {}) {
+  const enqueue = Effect.fnUntraced(function* (payload: A, options: EnqueueOptions<Policies> = {}) {
     const spool = yield* SpoolStore
     const message = yield* messageOf(payload, options, yield* traceHeaders)
-    yield* Effect.catchTag(spool.storeMeta(message), "MessageExists", () => Effect.void)
+    yield* Effect.catch(spool.storeMeta(message), (error) =>
+      error._tag === "MessageExists" ? Effect.void : Effect.fail(enqueueError(error))
+    )
     return message.id
   })
 
-  const enqueueAll = Effect.fnUntraced(function* (messages: ReadonlyArray<EnqueueOptions & { readonly payload: A }>) {
+  const enqueueAll = Effect.fnUntraced(function* (
+    messages: ReadonlyArray<EnqueueOptions<Policies> & { readonly payload: A }>
+  ) {
     const spool = yield* SpoolStore
     const trace = yield* traceHeaders
-    const all = yield* Effect.forEach(messages, ({ payload, ...options }) => messageOf(payload, options, trace))
-    const conflict = (yield* spool.storeMany(all)).find((error) => error instanceof IdConflict)
+    const all = yield* Effect.forEach(messages, ({ payload, ...options }, index) =>
+      Effect.mapError(messageOf(payload, options, trace), (error) => inMessage(error, index))
+    )
+    const stored = yield* Effect.mapError(spool.storeMany(all), enqueueAllError)
+    const conflict = stored.find((error) => error instanceof IdConflict)
     if (conflict !== undefined) return yield* conflict
     return all.map(({ id }) => id)
   })
@@ -308,24 +337,29 @@ export const make = <A, RD = never, RE = never>(definition: Options<A, RD, RE>):
         shutdownTimeout: Duration.fromInputUnsafe(shutdownTimeout)
       }
       const worker = Worker.run(settings, handling)
+      yield* Gauges.feed
       return yield* Effect.raceFirst(worker, cleanForever(name, retention))
-    })
+    }).pipe(Effect.scoped)
 
   const move = (
+    operation: string,
     id: string,
     from: State | ReadonlyArray<State>,
     to: State,
     changes: { readonly lastError?: string; readonly attempts?: number }
-  ) => SpoolStore.use((spool) => spool.moveToState({ queue: name, id }, from, to, changes))
+  ) =>
+    SpoolStore.use((spool) =>
+      Effect.mapError(spool.moveToState({ queue: name, id }, from, to, changes), named("Spool", operation, fields))
+    )
 
   return {
     name,
     enqueue,
     enqueueAll,
     run,
-    hold: (id, reason) => move(id, ["incoming", "deferred", "active"], "hold", { lastError: reason }),
-    release: (id, reason = "") => move(id, "hold", "incoming", { lastError: reason }),
-    requeue: (id) => move(id, "bounce", "incoming", { attempts: 0 }),
-    stats: statsOf(name)
+    hold: (id, reason) => move("hold", id, ["incoming", "deferred", "active"], "hold", { lastError: reason }),
+    release: (id, reason = "") => move("release", id, "hold", "incoming", { lastError: reason }),
+    requeue: (id) => move("requeue", id, "bounce", "incoming", { attempts: 0 }),
+    stats: Effect.mapError(statsOf(name), named("Spool", "stats"))
   }
 }

@@ -59,6 +59,18 @@ export type Counts = { readonly [S in State]: number }
 /** The counts of an empty table. */
 export const noMessages: Counts = { incoming: 0, active: 0, deferred: 0, hold: 0, bounce: 0, archived: 0 }
 
+/** What waits in one queue, or in none: see `SpoolStore.overview`. */
+export interface QueueOverview {
+  /** Absent for the messages that are in no queue. */
+  readonly queue: string | undefined
+  /** How many messages are in each state but `archived`. */
+  readonly counts: Omit<Counts, "archived">
+  /** How many of the active messages have a worker whose lease has not run out. */
+  readonly leased: number
+  /** For how long the oldest message that could be claimed has waited; none if there is no such message. */
+  readonly oldestReady: Option.Option<Duration.Duration>
+}
+
 /** From 1, which is claimed first, to 10. */
 export const Priority = Schema.Int.check(Schema.isBetween({ minimum: 1, maximum: 10 }))
 

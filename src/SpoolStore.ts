@@ -55,6 +55,7 @@ import {
   NewMessage,
   type Page,
   Purge,
+  type QueueOverview,
   Recover,
   Remove,
   Selection,
@@ -68,7 +69,33 @@ import {
 } from "./SpoolMessage.ts"
 import type { Reason, StoreError } from "./StoreError.ts"
 
-export * from "./SpoolMessage.ts"
+export {
+  type Counts,
+  Headers,
+  IdConflict,
+  Lease,
+  LeaseLost,
+  MessageExists,
+  MessageId,
+  type MessageKey,
+  MessageLocked,
+  MessageNotFound,
+  NewMessage,
+  Outcome,
+  type Page,
+  Priority,
+  QueueName,
+  type QueueOverview,
+  SpoolMessage,
+  State,
+  StateConflict,
+  type Unsettled,
+  UpdateConflict,
+  leaseOf,
+  maxHeadersBytes,
+  maxPayloadBytes,
+  maxTextLength
+} from "./SpoolMessage.ts"
 
 // Service
 
@@ -252,6 +279,12 @@ export class SpoolStore extends Context.Service<
     readonly oldestReady: (queue?: string) => Effect.Effect<Option.Option<Duration.Duration>, InvalidInput | StoreError>
 
     /**
+     * What waits in each queue that has messages other than archived ones, and in none, by the names of the queues. It is one
+     * statement, which reads each of these messages: look now and then, not before each message.
+     */
+    readonly overview: Effect.Effect<ReadonlyArray<QueueOverview>, StoreError>
+
+    /**
      * Emits once it listens, and then a wake-up whenever messages may have become ready by a commit, in whichever process.
      *
      * **Gotchas**
@@ -291,6 +324,7 @@ export interface Driver {
   readonly forget: (forget: Forget) => Effect.Effect<number, Reason>
   readonly untilReady: (selection: Selection) => Effect.Effect<Option.Option<Duration.Duration>, Reason>
   readonly oldestReady: (selection: Selection) => Effect.Effect<Option.Option<Duration.Duration>, Reason>
+  readonly overview: Effect.Effect<ReadonlyArray<QueueOverview>, Reason>
   /** Emits once it listens, and then after each change. `fromDriver` ends it with the scope. */
   readonly changes: Stream.Stream<void, Reason>
   readonly ping: Effect.Effect<void, Reason>
@@ -348,6 +382,7 @@ export const fromDriver = (backend: string, driver: Driver): Effect.Effect<Spool
       forgetIds: (options = {}) => forget(options),
       untilReady: (queue) => untilReady(inQueue(queue)),
       oldestReady: (queue) => oldestReady(inQueue(queue)),
+      overview: operation.effect("overview", driver.overview),
       changes: operation.endless("changes", driver.changes),
       ping: operation.effect("ping", driver.ping)
     })

@@ -20,6 +20,7 @@
  */
 import { Effect, Schema, SchemaAST } from "effect"
 import { fromText, toText } from "./internal/ExactJson.ts"
+import { plainObjects } from "./internal/PlainObject.ts"
 
 /** A value as it is stored. */
 export interface Encoded {
@@ -97,7 +98,17 @@ export const json = <A, E, RD, RE>(
     Effect.mapError(Effect.catchDefect(effect, Effect.fail), (cause) => codecError(manifest, cause))
   return {
     encode: (value) =>
-      failing(Effect.map(encode(value), (json) => ({ manifest, payload: encoder.encode(toText(json)) }))),
+      failing(
+        Effect.mapBoth(encode(value), {
+          onSuccess: (json) => ({ manifest, payload: encoder.encode(toText(json)) }),
+          onFailure: (error) => {
+            const issues = plainObjects(error.issue, value)
+            return issues.length === 0
+              ? error
+              : issues.map(({ field, message }) => (field === "" ? message : `${field}: ${message}`)).join("; ")
+          }
+        })
+      ),
     decode: (encoded) =>
       encoded.manifest === manifest
         ? failing(Effect.suspend(() => decode(fromText(decoder.decode(encoded.payload)))))

@@ -5,6 +5,7 @@
 export * as DurableStateStore from "./DurableStateStore.ts"
 export * as Entity from "./Entity.ts"
 export * as EventStore from "./EventStore.ts"
+export * as Health from "./Health.ts"
 export * as InvalidInput from "./InvalidInput.ts"
 export * as Json from "./Json.ts"
 export * as OffsetStore from "./OffsetStore.ts"

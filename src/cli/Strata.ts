@@ -7,6 +7,7 @@ import { grants } from "./commands/Grants.ts"
 import { migrate } from "./commands/Migrate.ts"
 import { offsets } from "./commands/Offsets.ts"
 import { projections } from "./commands/Projections.ts"
+import { schema } from "./commands/Schema.ts"
 import { spool } from "./commands/Spool.ts"
 import { states } from "./commands/States.ts"
 import { status } from "./commands/Status.ts"
@@ -20,6 +21,6 @@ export const strata = Command.make("strata").pipe(
     { command: "strata migrate --pglite ./data", description: "Make a database in a directory, without a server" },
     { command: "source <(strata --completions bash)", description: "Complete commands in this shell" }
   ]),
-  Command.withSubcommands([status, doctor, migrate, grants, events, offsets, states, spool, projections]),
+  Command.withSubcommands([status, doctor, migrate, grants, schema, events, offsets, states, spool, projections]),
   Command.withGlobalFlags(GlobalFlags.all)
 )

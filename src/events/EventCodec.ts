@@ -7,6 +7,7 @@
 import { Effect, Exit, Predicate, Result, Schema, type SchemaIssue, SchemaParser } from "effect"
 import type { NewEvent, StoredEvent } from "../Event.ts"
 import type { Arguments } from "../internal/Arguments.ts"
+import { encodingIssues } from "../internal/PlainObject.ts"
 import { invalidInput, type Issue } from "../InvalidInput.ts"
 import { CorruptRow } from "../StoreError.ts"
 
@@ -230,7 +231,7 @@ const encodeBy = <Class extends Tagged, R>(
           return added === undefined ? { eventType, data } : { eventType, data, metadata: added }
         },
         onFailure: (issue) =>
-          issuesOf(issue).map(({ field, message }) => ({
+          encodingIssues(issue, event).map(({ field, message }) => ({
             field: field === "" ? "event" : `event.${field}`,
             message
           }))

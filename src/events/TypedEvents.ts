@@ -151,6 +151,18 @@ const store = "EventStore"
 
 type ServicesOf<Upcasts> = Upcasts extends EventCodec.Upcast<unknown, infer R> ? R : never
 
+/** Refuses upcasts to classes that the view does not have, in words that name the class. */
+type IntoView<Upcasts, Event extends EventCodec.Tagged["Type"]> = {
+  readonly [Index in keyof Upcasts]: Upcasts[Index] extends EventCodec.Upcast<
+    infer To extends EventCodec.Tagged["Type"],
+    unknown
+  >
+    ? [To] extends [Event]
+      ? unknown
+      : `"${Exclude<To, Event>["_tag"]}" is not among the events of this view`
+    : never
+}
+
 /** The operations of `EventStore` that a view needs. They stand here because `EventStore` imports this module. */
 export interface UntypedEvents {
   readonly append: (
@@ -196,11 +208,11 @@ export class TypedView<Class extends EventCodec.Tagged, Other = never, R = never
 export const over = <Id>(events: Effect.Effect<UntypedEvents, never, Id>) => {
   function typed<
     const Classes extends ReadonlyArray<EventCodec.Tagged>,
-    const Upcasts extends ReadonlyArray<EventCodec.Upcast<Classes[number]["Type"], unknown>> = [],
+    const Upcasts extends ReadonlyArray<EventCodec.Upcast<EventCodec.Tagged["Type"], unknown>> = [],
     Other extends Unknown = "fail"
   >(options: {
     readonly events: Classes
-    readonly upcast?: Upcasts
+    readonly upcast?: Upcasts & IntoView<Upcasts, Classes[number]["Type"]>
     readonly unknown?: Other
   }): TypedView<Classes[number], Other extends "raw" ? UnknownEvent : never, ServicesOf<Upcasts[number]>, Id>
   function typed<Class extends EventCodec.Tagged>(options: {

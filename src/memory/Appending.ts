@@ -1,14 +1,8 @@
 /** How events get into the log in memory: `append` of the contract. */
 import { DateTime, Effect, Equal, Option } from "effect"
+import { type Append, expectedOf } from "../Event.ts"
 import * as Origins from "../events/Origins.ts"
-import {
-  type Append,
-  DuplicateEvent,
-  type Expected,
-  expectedOf,
-  type NewEvent,
-  VersionConflict
-} from "../EventStore.ts"
+import { DuplicateEvent, type Expected, type NewEvent, VersionConflict } from "../EventStore.ts"
 import { idGenerator } from "../internal/Ids.ts"
 import { EventRow, toStoredEvent } from "./EventRow.ts"
 import * as Events from "./Events.ts"

@@ -29,6 +29,7 @@ const driver = (table: SpoolTable.SpoolTable, largeIntegers: LargeIntegers): Dri
   forget: (forget) => Listing.forget(table, forget),
   untilReady: (selection) => Claiming.untilReady(table, selection),
   oldestReady: (selection) => Claiming.oldestReady(table, selection),
+  overview: Listing.overview(table),
   changes: table.changes,
   ping: table.statement(() => Effect.void)
 })

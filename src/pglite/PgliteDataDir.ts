@@ -3,6 +3,7 @@ import { randomBytes } from "node:crypto"
 import * as Fs from "node:fs"
 import * as Os from "node:os"
 import * as Path from "node:path"
+import { onRealClock } from "../internal/RealTime.ts"
 import { PgliteError } from "./PgliteError.ts"
 
 /** A directory that only this process uses. */
@@ -46,7 +47,8 @@ export const open = (dataDir: string): Effect.Effect<DataDir, PgliteError, Scope
         Effect.retry({
           schedule: lockRetries,
           while: (error) => error.reason === "InUse"
-        })
+        }),
+        onRealClock
       ),
       (file) => Effect.sync(() => remove(file))
     )

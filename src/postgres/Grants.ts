@@ -3,41 +3,12 @@ import { Effect, Schema } from "effect"
 import type { Reason } from "../StoreError.ts"
 import { decodeRows } from "./database/DecodeRows.ts"
 import { qualify, quote } from "./database/Identifier.ts"
+import { appended, type Need, needsOf, type Purpose } from "./database/Needs.ts"
 import type { PostgresDatabase } from "./database/PostgresDatabase.ts"
 
 type Database = PostgresDatabase["Service"]
 
-/**
- * What a role is to do: `use` all stores, as an application does; `read` them, as most of the command does; or `import`
- * events, which takes the right to choose their times.
- */
-export type Purpose = "use" | "read" | "import"
-
-/**
- * The columns of an event that an append gives. Nobody but the owner needs to give the version: an event with a version that
- * the sequence has not drawn silences all subscribers. The time is the database's, except of imported events.
- */
-const appended = ["id", "aggregate_id", "event_type", "data", "metadata"]
-
-interface Need {
-  /** A table, qualified and quoted. */
-  readonly table: string
-  readonly privileges: ReadonlyArray<string>
-  /** The columns of `INSERT`. */
-  readonly columns?: ReadonlyArray<string>
-}
-
-const needsOf = ({ names, schema }: Database, purpose: Purpose): ReadonlyArray<Need> => {
-  const of = (name: string) => qualify(schema, name)
-  const events = { table: of(names.events), privileges: ["SELECT"] }
-  const rows = [names.offsets, names.states, names.messages, names.spool].map(of)
-  if (purpose === "import") return [{ ...events, columns: [...appended, "created_at"] }]
-  const privileges = purpose === "read" ? ["SELECT"] : ["SELECT", "INSERT", "UPDATE", "DELETE"]
-  return [
-    purpose === "read" ? events : { ...events, columns: appended },
-    ...rows.map((table) => ({ table, privileges }))
-  ]
-}
+export type { Purpose } from "./database/Needs.ts"
 
 /** What `Postgres.layer`, the command and the doctor read besides. */
 const recordsOf = ({ names, schema }: Database): ReadonlyArray<Need> =>

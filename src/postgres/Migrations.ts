@@ -14,6 +14,7 @@ import { SqlClient, type SqlError } from "effect/sql"
 import { readdir, readFile } from "node:fs/promises"
 import * as Operation from "../internal/Operation.ts"
 import { Denied, type Reason, SchemaMissing, type StoreError, Unexpected } from "../StoreError.ts"
+import * as AdvisoryLocks from "./database/AdvisoryLocks.ts"
 import { decodeRows } from "./database/DecodeRows.ts"
 import { qualify, quote } from "./database/Identifier.ts"
 import { PostgresDatabase } from "./database/PostgresDatabase.ts"
@@ -176,12 +177,16 @@ type SetPath = (path: string) => Effect.Effect<unknown, SqlError.SqlError>
  */
 const prepare = Effect.fnUntraced(function* (database: Database, setPath: SetPath) {
   const { query, schema, sql, tables } = database
-  // A migration may take as long as it must, whatever the limits of the session are, and so may the wait for another one.
+  // A migration may take as long as it must, whatever the limits of the session are. The wait for another one has its own.
   yield* sql`
     SELECT pg_catalog.set_config(name, '0', true) FROM pg_catalog.pg_settings
     WHERE name IN ('statement_timeout', 'lock_timeout', 'idle_in_transaction_session_timeout', 'transaction_timeout')`
   // One lock for all tables of the database: the same table can go by two names, with its schema and without.
-  yield* sql`SELECT pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended('effect-strata', 0))`
+  yield* AdvisoryLocks.take(database, {
+    of: "all migrations",
+    keys: sql`SELECT pg_catalog.hashtextextended('effect-strata'::text, 0::int8) AS key`,
+    atMost: database.migrationWait
+  })
   const [session] = yield* Effect.flatMap(
     query(sql`SELECT pg_catalog.current_setting('search_path') AS path`),
     decodeRows(Path, "pg_settings", [])
@@ -243,7 +248,7 @@ const migrateWith = Effect.fnUntraced(function* (database: Database) {
     const pending = (yield* survey(database, found)).filter(isPending)
     return yield* Effect.forEach(pending, ({ migration }) => apply(database, setPath(path), migration))
   })
-  return yield* database.sql.withTransaction(transaction).pipe(
+  return yield* database.withTransaction(transaction).pipe(
     // Each statement must see what was committed while this process waited for the lock, whatever the session's default is.
     Effect.provideService(SqlClient.BeginTransaction, "BEGIN ISOLATION LEVEL READ COMMITTED"),
     Effect.catchTag("SqlError", (error) => Effect.fail(reasonOf(error)))

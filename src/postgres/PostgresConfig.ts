@@ -7,6 +7,7 @@
  * | `DB_HOST`, `DB_PORT`, `DB_NAME`, `DB_USER`, `DB_PASSWORD` | `localhost`, 5432 | its parts, where there is no URL |
  * | `DB_SSLMODE`, `DB_SSLROOTCERT` | `verify-full`; to this machine `disable` | TLS, where the URL says nothing of it |
  * | `DB_TARGET_SESSION_ATTRS` | `any` | which of several hosts, where the URL does not say it |
+ * | `DB_OWNER_URL` | | the role that owns the tables: `layerMigrationsConfig` migrates with it, and all else is the application's |
  * | `DB_SCHEMA` | | the schema of the stores' tables |
  * | `DB_QUEUES` | | `shared` where messages of queues are in RetrySpool's table: the option `queues` |
  * | `DB_POOL_SIZE` | 25 | connections at most |
@@ -67,6 +68,9 @@ export const schema = optional(Config.String("DB_SCHEMA"))
 
 /** The connection that listens, if it is not made with the settings of the pool. */
 export const listen: Config.Config<PgClient.PgClientConfig | undefined> = ConnectionConfig.fromVariable("DB_LISTEN_URL")
+
+/** The connection of the role that migrates, if it is another one than that of the pool. */
+export const owner: Config.Config<PgClient.PgClientConfig | undefined> = ConnectionConfig.fromVariable("DB_OWNER_URL")
 
 /** Whether messages of queues share RetrySpool's table. */
 export const queues = optional(Config.schema(Schema.Literal("shared"), "DB_QUEUES"))

@@ -4,6 +4,7 @@ import { fromDriver, SpoolStore } from "../SpoolStore.ts"
 import type { PostgresDatabase } from "./database/PostgresDatabase.ts"
 import * as Changing from "./spool/Changing.ts"
 import * as Claiming from "./spool/Claiming.ts"
+import * as Overview from "./spool/Overview.ts"
 import * as Queues from "./spool/Queues.ts"
 import * as Recovering from "./spool/Recovering.ts"
 import * as Storing from "./spool/Storing.ts"
@@ -37,6 +38,7 @@ export const make = Effect.gen(function* () {
     forget: (forget) => Queues.forget(queues, forget),
     untilReady: (selection) => Recovering.untilReady(tableOf(selection), selection),
     oldestReady: (selection) => Recovering.oldestReady(tableOf(selection), selection),
+    overview: Overview.overview(queues),
     changes,
     ping: Effect.asVoid(
       query(sql`

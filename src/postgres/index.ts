@@ -20,11 +20,12 @@
  */
 import { PgClient } from "@effect/sql-pg"
 import type { Config } from "effect"
-import { Effect, Layer } from "effect"
+import { Clock, Effect, Layer } from "effect"
 import { type SqlClient, type SqlError } from "effect/sql"
 import type * as States from "../DurableStateStore.ts"
 import type * as Events from "../EventStore.ts"
 import * as Operation from "../internal/Operation.ts"
+import { realClock } from "../internal/RealTime.ts"
 import type { InvalidInput } from "../InvalidInput.ts"
 import type * as Offsets from "../OffsetStore.ts"
 import type * as Spools from "../SpoolStore.ts"
@@ -65,6 +66,17 @@ const layerStores: Layer.Layer<Stores, never, PostgresDatabase.PostgresDatabase>
   SpoolStore.layer
 )
 
+const layerRealClock = Layer.succeed(Clock.Clock, realClock)
+
+/**
+ * `PgClient.layer`, whose time limits go by real time also under `TestClock`. A server answers in real time: by the clock of a
+ * test a connection would time out while it opens.
+ */
+export const layerClient = (
+  config: PgClient.PgPoolConfig
+): Layer.Layer<PgClient.PgClient | SqlClient.SqlClient, SqlError.SqlError> =>
+  Layer.provide(PgClient.layer(config), layerRealClock)
+
 /** Runs the migrations, and nothing else: for a role that owns the tables, in a deployment step. */
 export const layerMigrations = (
   options?: PostgresDatabase.Options
@@ -99,6 +111,15 @@ export const layer = (
   return Layer.provide(Layer.provide(layerStores, migrations), PostgresDatabase.layer(options))
 }
 
+/** The pool of `PostgresConfig`. */
+const layerPool = Layer.unwrap(Effect.map(PostgresConfig.pool, layerClient))
+
+/** What is set in the environment, and what is given: that counts more. */
+const withOptions = <A, E, R>(
+  options: PostgresDatabase.Options | undefined,
+  make: (options: PostgresDatabase.Options) => Layer.Layer<A, E, R>
+) => Layer.unwrap(Effect.map(PostgresConfig.options, (set) => make({ ...set, ...options })))
+
 /**
  * Runs the migrations, then serves every store, on a pool of its own with the settings of `PostgresConfig`. The pool is
  * provided too, so that the application's statements join the stores' transactions.
@@ -108,7 +129,38 @@ export const layerConfig = (
 ): Layer.Layer<
   Stores | PgClient.PgClient | SqlClient.SqlClient,
   Config.ConfigError | InvalidInput | SqlError.SqlError | StoreError
-> =>
-  Layer.unwrap(Effect.map(PostgresConfig.options, (set) => layer({ ...set, ...options }))).pipe(
-    Layer.provideMerge(Layer.unwrap(Effect.map(PostgresConfig.pool, PgClient.layer)))
-  )
+> => Layer.provideMerge(withOptions(options, layer), layerPool)
+
+/**
+ * `layerStorage` on a pool of its own with the settings of `PostgresConfig`: for a role that does not own the tables. The pool
+ * is provided, too.
+ *
+ * ```ts
+ * import { Layer } from "effect"
+ * import * as Postgres from "effect-strata/postgres"
+ *
+ * // DB_OWNER_URL is the owner's, DATABASE_URL the application's. In production a step of the deployment migrates.
+ * export const Stores = Layer.provide(Postgres.layerStorageConfig(), Postgres.layerMigrationsConfig())
+ * ```
+ */
+export const layerStorageConfig = (
+  options?: PostgresDatabase.Options
+): Layer.Layer<
+  Stores | PgClient.PgClient | SqlClient.SqlClient,
+  Config.ConfigError | InvalidInput | SqlError.SqlError
+> => Layer.provideMerge(withOptions(options, layerStorage), layerPool)
+
+/**
+ * `layerMigrations` on a connection of its own with the settings of `PostgresConfig`: that of `DB_OWNER_URL` if it is set, else one
+ * like those of the pool. It is closed when the migrations have run.
+ */
+export const layerMigrationsConfig = (
+  options?: PostgresDatabase.Options
+): Layer.Layer<never, Config.ConfigError | InvalidInput | SqlError.SqlError | StoreError> => {
+  const settings = Effect.gen(function* () {
+    return (yield* PostgresConfig.owner) ?? (yield* PostgresConfig.pool)
+  })
+  const client = Layer.unwrap(Effect.map(settings, (config) => layerClient({ ...config, maxConnections: 2 })))
+  const migrations = Layer.provide(withOptions(options, layerMigrations), client)
+  return Layer.effectDiscard(Effect.scoped(Layer.build(Layer.fresh(migrations))))
+}

@@ -21,6 +21,7 @@ import {
   type ServicesOfView,
   type View
 } from "./Handlers.ts"
+import type { Slot } from "./Slot.ts"
 
 /** What a projection needs besides the services of its handler. */
 export type Services = EventStore | OffsetStore | DurableStateStore | Transactor
@@ -117,6 +118,15 @@ export interface Options {
   readonly timeout?: Duration.Input
 }
 
+/** What empties a read model. */
+interface Clearing<R> {
+  /**
+   * Empties a copy of the read model. With it `askRebuild`, and so `strata projections rebuild`, has the processes that run the
+   * projection build the read model anew, in the transaction in which that begins.
+   */
+  readonly clear?: (slot: Slot) => Effect.Effect<unknown, unknown, R>
+}
+
 /** A projection, to be run. `R` are the services of its handler. */
 export interface Projection<out R = never> {
   readonly name: string
@@ -127,6 +137,7 @@ export interface Projection<out R = never> {
   /** What is wrong with the classes of its view: also checked when the projection runs. */
   readonly issues: ReadonlyArray<Issue>
   readonly handle: Handle<R>
+  readonly clear: ((slot: Slot) => Effect.Effect<unknown, unknown, R>) | undefined
 }
 
 /** What handles the events: one of these. The compiler tells of the last one where there is none. */
@@ -207,10 +218,10 @@ const defaultRetry = Schedule.exponential("100 millis").pipe(Schedule.jittered, 
  * })
  * ```
  */
-export function make<V extends View = undefined, R = never, On = Record<never, never>>(
-  options: Options & { readonly events?: V } & Handling<R, V, On>
-): Projection<R | ServicesOfView<V> | ServicesOfTags<On>>
-export function make<R>(options: Options & Handlers<R> & { readonly otherwise?: "pass" }): Projection<R> {
+export function make<V extends View = undefined, R = never, On = Record<never, never>, RC = never>(
+  options: Options & Clearing<RC> & { readonly events?: V } & Handling<R, V, On>
+): Projection<R | RC | ServicesOfView<V> | ServicesOfTags<On>>
+export function make<R>(options: Options & Clearing<R> & Handlers<R> & { readonly otherwise?: "pass" }): Projection<R> {
   const { aggregateIds, batchSize = 500, events, name, on, onFailure = "stop" } = options
   const { heartbeat = "1 second", retry = defaultRetry, shards = 1 } = options
   const eventTypes = options.eventTypes ?? events?.typesOf(on && Object.keys(on))
@@ -230,6 +241,7 @@ export function make<R>(options: Options & Handlers<R> & { readonly otherwise?: 
     issues: events?.issues ?? [],
     retry,
     shardBy: options.shardBy,
-    handle: handleOf(options, timeout)
+    handle: handleOf(options, timeout),
+    clear: options.clear
   }
 }

@@ -59,6 +59,16 @@ export class UnknownProjection extends Schema.TaggedError<UnknownProjection>(
   }
 }
 
+/** The read model was to be built anew, and no process has begun: nothing has changed. */
+export class RebuildRefused extends Schema.TaggedError<RebuildRefused>("effect-strata/Projection/RebuildRefused")(
+  "RebuildRefused",
+  { projectionName: Schema.String, reason: Schema.String }
+) {
+  override get message(): string {
+    return `The read model of projection "${this.projectionName}" is not built anew: ${this.reason}`
+  }
+}
+
 /** The projection has not handled the version within the time that the caller gave it. */
 export class AwaitTimeout extends Schema.TaggedError<AwaitTimeout>("effect-strata/Projection/AwaitTimeout")(
   "AwaitTimeout",

@@ -16,7 +16,7 @@ import { type Offset, OffsetStore } from "../OffsetStore.ts"
 import * as StateCodec from "../StateCodec.ts"
 import { Contention, StoreError } from "../StoreError.ts"
 import { Failure } from "./Definition.ts"
-import { UnknownProjection } from "./Errors.ts"
+import { ProjectionFailed, UnknownProjection } from "./Errors.ts"
 import { Slot } from "./Slot.ts"
 
 /** What every runner of a projection obeys. */
@@ -25,7 +25,11 @@ export class Control extends Schema.Class<Control>("effect-strata/Projection/Con
   shards: Schema.Int,
   paused: Schema.Boolean,
   /** The copy of the read model that is served. */
-  slot: Slot
+  slot: Slot,
+  /** Whether somebody has asked for the read model to be built anew, and no process has begun yet. */
+  rebuildAsked: Schema.optionalKey(Schema.Boolean),
+  /** Why a process could not begin to build it anew. */
+  rebuildFailure: Schema.optionalKey(Schema.String)
 }) {}
 
 /** An aggregate that is parked: its events wait, from the failed event on, until they are retried. */
@@ -43,7 +47,9 @@ export class ShardRecord extends Schema.Class<ShardRecord>("effect-strata/Projec
 
 /** The last failure of a shard, or the failure of an event that was skipped. */
 export class LastFailure extends Schema.Class<LastFailure>("effect-strata/Projection/LastFailure")({
-  failure: Schema.NullOr(Failure)
+  failure: Schema.NullOr(Failure),
+  /** After how many attempts the projection has stopped before the event. Absent while it is tried again. */
+  stoppedAfter: Schema.optionalKey(Schema.Int)
 }) {}
 
 /**
@@ -128,12 +134,35 @@ const lastRead = Effect.map(
   })
 )
 
+const failureManifest = "strata.Projection.Failure"
+const failureCodec = StateCodec.json(LastFailure, { manifest: failureManifest })
+
+/** The events before which these shards have stopped, in one statement. */
+const stops = Effect.map(
+  DurableStateStore,
+  (states) => (name: string, shards: ReadonlyArray<number>) =>
+    Effect.map(
+      Effect.flatMap(states.getStates(shards.map((shard) => failureId(name, shard))), (found) =>
+        // A record that another version of the library has written differently tells nothing.
+        Effect.forEach(found, (state) => Effect.option(failureCodec.decode(state)))
+      ),
+      (all) =>
+        all.flatMap((decoded) => {
+          const { failure, stoppedAfter } = Option.getOrUndefined(decoded) ?? { failure: null }
+          if (failure === null || stoppedAfter === undefined) return []
+          const { error, ...event } = failure
+          return [new ProjectionFailed({ ...event, projectionName: name, attempts: stoppedAfter, cause: error })]
+        })
+    )
+)
+
 /** Every kind of record. */
 export const records = Effect.all({
   control: kind(Control, "strata.Projection.Control", unknown),
   runners: kind(Runners, "strata.Projection.Runners", new Runners({ runners: [] })),
   shard: kind(ShardRecord, "strata.Projection.Shard", new ShardRecord({ parked: [], skipped: 0 })),
-  failure: kind(LastFailure, "strata.Projection.Failure", new LastFailure({ failure: null })),
+  failure: kind(LastFailure, failureManifest, new LastFailure({ failure: null })),
+  stops,
   lastRead
 })
 
@@ -179,4 +208,17 @@ export const holdAll = Effect.fnUntraced(function* (name: string) {
     if (current !== undefined) held.push(current)
   }
   return held
+})
+
+/** Forgets what the shards have parked and skipped, their last failures, and which event they have read last. */
+export const forget = Effect.fnUntraced(function* (name: string, shards: number) {
+  const states = yield* DurableStateStore
+  const record = yield* records
+  for (let shard = 0; shard < shards; shard++) {
+    const { value } = yield* record.shard.read(shardId(name, shard))
+    for (let index = 0; index < value.skipped; index++) yield* states.deleteState(skippedId(name, shard, index))
+    yield* states.deleteState(shardId(name, shard))
+    yield* states.deleteState(failureId(name, shard))
+    yield* states.deleteState(lastReadId(name, shard))
+  }
 })

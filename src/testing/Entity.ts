@@ -242,7 +242,7 @@ export const suite = <E>(
           name: "counter by tags",
           events: typed({ events: [Added, Cleared] }),
           initial: () => 0,
-          on: { "suite/Added": (sum, { event }) => sum + event.amount, "suite/Cleared": () => 0 }
+          apply: { "suite/Added": (sum, { event }) => sum + event.amount, "suite/Cleared": () => 0 }
         })
         const id = fresh("entity")
         const add = (amount: number) => counter.execute(id, () => [new Added({ amount })])

@@ -17,7 +17,8 @@ import {
 } from "effect"
 import { OffsetStore } from "../OffsetStore.ts"
 import * as Spool from "../Spool.ts"
-import { IdConflict, leaseExpired, type SpoolMessage, SpoolStore } from "../SpoolStore.ts"
+import { leaseExpired } from "../SpoolMessage.ts"
+import { IdConflict, type SpoolMessage, SpoolStore } from "../SpoolStore.ts"
 import { Transactor } from "../Transactor.ts"
 import { open } from "./SpoolSupport.ts"
 
@@ -27,7 +28,7 @@ class Mail extends Schema.Class<Mail>("Mail")({ to: Schema.String, size: Schema.
 
 const mail = (to: string) => new Mail({ to, size: 2n ** 60n, at: DateTime.makeUnsafe(1_755_381_600_123) })
 
-type Options = Omit<Spool.Options<Mail, never, never>, "payload" | "name">
+type Options = Omit<Spool.Options<Mail, never, never, "default">, "payload" | "name">
 
 /** A queue that no other test uses, whose messages are retried at once. */
 const queue = (options: Options = {}) =>
@@ -254,7 +255,8 @@ export const suite = <E>(
 
     it.effect("bounces a message at once after a permanent error, or when its policy gives up", () =>
       Effect.gen(function* () {
-        const mails = queue({ policies: { default: Spool.fixed(0), never: Schedule.recurs(0) } })
+        const policies = { default: Spool.fixed(0), never: Schedule.recurs(0) }
+        const mails = Spool.make({ name: fresh(), payload: Mail, policies })
         const attempts: Array<string> = []
         const id = yield* mails.enqueue(mail("permanent"))
         yield* mails.enqueue(mail("given up"), { policy: "never" })

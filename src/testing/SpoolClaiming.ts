@@ -1,10 +1,9 @@
 /** What workers can rely on of every `SpoolStore`: the part of its suite about claims. */
 import { assert, it } from "@effect/vitest"
 import { DateTime, Duration, Effect, Fiber, type Layer, Option, Queue, Stream } from "effect"
+import { keyOf, leaseExpired } from "../SpoolMessage.ts"
 import {
-  keyOf,
   type Lease,
-  leaseExpired,
   LeaseLost,
   MessageExists,
   MessageLocked,
@@ -319,6 +318,42 @@ export const suite = <E>(
         expectAbout(yield* oldest(yield* queueOf([{ created: ago(2) }, { created: ago(9), nextRetry: ago(4) }])), 4)
         const retried = yield* queueOf([{ created: ago(9), nextRetry: ago(1) }])
         expectAbout(yield* oldest(retried), 1)
+      })
+    )
+
+    it.effect("says what waits in each queue, by its state, and in no queue", () =>
+      Effect.gen(function* () {
+        const spool = yield* SpoolStore
+        const now = yield* DateTime.now
+        const ago = (hours: number) => DateTime.subtract(now, { hours })
+        const states = (["hold", "bounce", "bounce", "archived"] as const).map((state) => ({ state, created: past }))
+        const queue = yield* queueOf([
+          ...states,
+          { created: ago(2), priority: 9 },
+          { created: ago(3), priority: 9 },
+          { nextRetry: future },
+          { created: ago(9), nextRetry: ago(4), priority: 9 },
+          // Nobody holds its lease.
+          { state: "active" },
+          { priority: 1 }
+        ])
+        yield* claim(queue, { limit: 1, lease: "2 hours", reserved: 1 })
+        const archived = yield* queueOf([{ state: "archived" }])
+        const [overview, ...others] = (yield* spool.overview).filter((one) =>
+          [queue, archived].includes(one.queue ?? "")
+        )
+        assert.deepStrictEqual(others, [])
+        if (overview === undefined) return assert.fail("no queue")
+        const { counts, leased, oldestReady } = overview
+        assert.deepStrictEqual(counts, { incoming: 2, active: 2, deferred: 2, hold: 1, bounce: 2 })
+        assert.strictEqual(leased, 1)
+        const hours = Option.getOrUndefined(Option.map(oldestReady, Duration.toHours))
+        assert.isBelow(Math.abs((hours ?? 0) - 4), 0.1)
+
+        const inNone = Effect.map(spool.overview, (all) => all.find((one) => one.queue === undefined)?.counts.hold ?? 0)
+        const before = yield* inNone
+        yield* store({ id: fresh(), state: "hold" })
+        assert.isAbove(yield* inNone, before)
       })
     )
 

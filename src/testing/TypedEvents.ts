@@ -117,7 +117,7 @@ export const suite = <E>(name: string, layer: Layer.Layer<EventStore, E>): void 
         const strange = Object.assign(new UserRenamed({ name: "Jane" }), { _tag: "Strange" as const })
         for (const [event, field] of [
           [imitation, "events.1.event"],
-          [invalid, "events.1.data"],
+          [invalid, "events.1.data.name"],
           [strange, "events.1.event"],
           [Object.assign(new UserRenamed({ name: "" }), { name: 1 }), "events.1.event.name"]
         ] as const) {

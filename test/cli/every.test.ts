@@ -34,6 +34,7 @@ const yes = "--yes"
 const uses = (file: string): ReadonlyArray<Use> => [
   { path: "migrate", says: /^Nothing is pending$/m },
   { path: "grants", args: ["pg_monitor"], says: /^GRANT SELECT, INSERT \(id, .*\) ON .*events TO "pg_monitor";$/m },
+  { path: "schema", says: /^ +aggregate_id +text +What the event happened to$/m },
   { path: "migrate status", says: /^0001_offsets\.sql +run at/m },
   { path: "events append", args: ["--aggregate", "a", "--type", "T", "--id", "e1"], says: /^ +\d+ .* a +T +null$/m },
   { path: "events read", args: ["--limit", "1"], says: /^ +1 .* anna +Paid +1$/m },
@@ -64,6 +65,13 @@ const uses = (file: string): ReadonlyArray<Use> => [
   { path: "projections status", args: ["balances"], says: /^ +1 +idle /m },
   { path: "projections parked", args: ["balances"], says: /^bert +2 +Paid .*Error: no account bert/m },
   { path: "projections retry", args: ["balances", "--timeout", "10ms"], says: /^bert +waiting/m, status: 1 },
+  { path: "projections skipped", args: ["balances"], says: /^(nothing was skipped)?$/m },
+  {
+    path: "projections rebuild",
+    args: ["balances", "--timeout", "10ms", yes],
+    says: /no process runs "balances"; start one/,
+    status: 1
+  },
   { path: "projections pause", args: ["balances"], says: /^"balances" is paused$/m },
   { path: "projections resume", args: ["balances"], says: /^"balances" goes on$/m },
   { path: "projections reset", args: ["balances", yes], says: /^"balances" goes on after version 0$/m },
@@ -72,6 +80,7 @@ const uses = (file: string): ReadonlyArray<Use> => [
     args: ["balances"],
     says: /^"balances" has read this log: there is nothing to accept$/m
   },
+  { path: "projections remove", args: ["balances", yes], says: /^"balances" is removed$/m },
   { path: "status", says: /^tail +nobody is appending$/m },
   { path: "doctor", says: /^ok +triggers +no foreign triggers$/m }
 ]

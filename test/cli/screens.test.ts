@@ -7,7 +7,9 @@ import { ProjectionFailed } from "../../src/projection/Errors.ts"
 import { execute, freshSchema } from "../postgres/harness.ts"
 import { postgresUrl } from "../support/database.ts"
 import { clientOf } from "./balances.ts"
-import { jsonLines, succeeds } from "./harness.ts"
+import { beginOnTerminal, jsonLines, succeeds } from "./harness.ts"
+
+const escape = "\u001b"
 
 const migrated = Effect.gen(function* () {
   const schema = yield* freshSchema()
@@ -64,6 +66,42 @@ describe("a screen", () => {
       yield* insertStates(schema, 20_000)
       yield* execute([`ANALYZE ${schema}.states_store`])
       assert.deepStrictEqual(yield* status(options), ["about 20,000", "20000"])
+    }).pipe(Effect.scoped)
+  )
+
+  it.live("has the same colour for the same type of events, on a terminal that has colours", () =>
+    Effect.gen(function* () {
+      const { options } = yield* migrated
+      for (const type of ["Paid", "Opened", "Paid"]) {
+        yield* succeeds(
+          ["events", "append", "--aggregate", "a", "--type", type, "--data", `{"text":"${"x".repeat(80)}"}`],
+          options
+        )
+      }
+      const tail = Effect.fnUntraced(function* (env: Record<string, string>) {
+        const args = ["events", "tail", "--after", "start"]
+        const running = yield* beginOnTerminal(args, { ...options, env: { ...options.env, ...env } })
+        yield* running.says(/Paid[^]*Opened[^]*Paid[^]*…/)
+        yield* running.interrupt
+        return (yield* running.ended).stdout
+      })
+      const plain = yield* tail({})
+      assert.notInclude(plain, escape)
+      const coloured = yield* tail({ NO_COLOR: "" })
+      const codes = [...coloured.matchAll(new RegExp(`${escape}\\[(\\d+)m(\\w+) *${escape}\\[0m`, "g"))].map(
+        ([, code, type]) => [type, code]
+      )
+      assert.deepStrictEqual(
+        codes.map(([type]) => type),
+        ["Paid", "Opened", "Paid"]
+      )
+      assert.strictEqual(codes[0]?.[1], codes[2]?.[1])
+      assert.notStrictEqual(codes[0]?.[1], codes[1]?.[1])
+      // Nothing else is different, and no line is longer.
+      assert.strictEqual(coloured.replaceAll(new RegExp(`${escape}\\[\\d+m`, "g"), ""), plain)
+      assert.isFalse(
+        (yield* succeeds(["events", "read"], { ...options, env: { ...options.env, NO_COLOR: "" } })).includes(escape)
+      )
     }).pipe(Effect.scoped)
   )
 

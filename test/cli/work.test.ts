@@ -1,7 +1,7 @@
 /** Messages and projections, administered by the command while their workers run elsewhere. */
 import { PgClient } from "@effect/sql-pg"
 import { assert, describe, it } from "@effect/vitest"
-import { Context, Deferred, Effect, Layer, Redacted } from "effect"
+import { Context, Deferred, Effect, Fiber, Layer, Redacted, Schedule } from "effect"
 import { EventStore, Projection, SpoolStore } from "effect-strata"
 import * as Postgres from "effect-strata/postgres"
 import { execute, freshSchema } from "../postgres/harness.ts"
@@ -19,6 +19,53 @@ const served = Effect.gen(function* () {
 })
 
 describe("strata spool", () => {
+  it.live("requeues all messages in a state that a filter describes, and says how far it is", () =>
+    Effect.gen(function* () {
+      const { context, options, run } = yield* served
+      const spool = Context.get(context, SpoolStore.SpoolStore)
+      const stored = Array.from({ length: 2500 }, (_, index) => ({ id: `m${index}`, queue: "mail", payload: index }))
+      yield* spool.storeMany([...stored, { id: "m1", queue: "sms", payload: 1 }])
+      const bounced = (queue: string, id: string, lastError: string) =>
+        spool.moveToState({ queue, id }, "incoming", "bounce", { lastError, attempts: 7 })
+      yield* Effect.forEach(
+        stored,
+        ({ id }, index) => bounced("mail", id, index % 5 === 0 ? "Connection TIMED OUT" : "no such user"),
+        {
+          concurrency: 8
+        }
+      )
+      yield* bounced("sms", "m1", "timed out")
+      const states = (queue: string) =>
+        Effect.map(spool.countByState(queue), ({ bounce, incoming }) => ({ bounce, incoming }))
+
+      yield* fails(["spool", "requeue"], 2, /give the id of one message, or --state/, options)
+      yield* fails(
+        ["spool", "requeue", "m1", "--state", "bounce"],
+        2,
+        /give the id of one message, or --state/,
+        options
+      )
+      yield* fails(["spool", "requeue", "--error", "x"], 2, /give the id of one message, or --state/, options)
+      const args = ["spool", "requeue", "--queue", "mail", "--state", "bounce"]
+      yield* fails(args, 2, /Deliver 2,500 messages in bounce of queue "mail" again\?.*say --yes/, options)
+      const first = yield* strata([...args, "--error", "timed out", "--yes"], options)
+      assert.strictEqual(first.stdout, `500 messages of queue "mail" are incoming\n`)
+      assert.match(first.stderr, /^looked at 1,000 of 2,500 messages\n/)
+      assert.deepStrictEqual(yield* states("mail"), { bounce: 2000, incoming: 500 })
+      assert.deepStrictEqual(yield* states("sms"), { bounce: 1, incoming: 0 })
+      const { attempts, lastError } = yield* spool.getMeta({ queue: "mail", id: "m0" })
+      assert.deepStrictEqual([attempts, lastError], [0, "Connection TIMED OUT"])
+      assert.strictEqual(
+        yield* run(...args, "--created-after", "2100-01-01T00:00:00Z", "--yes"),
+        `0 messages of queue "mail" are incoming\n`
+      )
+      assert.deepStrictEqual(jsonLines(yield* run("spool", "requeue", "--state", "bounce", "--yes", "--json")), [
+        { requeued: 2001, from: "bounce" }
+      ])
+      assert.deepStrictEqual(yield* states("sms"), { bounce: 0, incoming: 1 })
+    }).pipe(Effect.scoped)
+  )
+
   it.live("counts, lists, shows and moves messages, and finds and recovers stranded ones", () =>
     Effect.gen(function* () {
       const { context, options, run, schema } = yield* served
@@ -156,6 +203,91 @@ describe("strata projections", () => {
       const { status, stderr, stdout } = yield* pause.ended
       assert.deepStrictEqual([status, stdout], [0, `"slow" is paused\n`])
       assert.strictEqual(stderr.trimEnd().split("\n").length, 1)
+    }).pipe(Effect.scoped)
+  )
+})
+
+describe("strata projections rebuild", () => {
+  it.live("has the process that runs it empty the read model and build it anew, or says why not", () =>
+    Effect.gen(function* () {
+      const { context, options, run, schema } = yield* served
+      const sql = Context.get(context, PgClient.PgClient)
+      yield* execute([
+        `CREATE TABLE ${schema}.sums (id int PRIMARY KEY, sum int NOT NULL)`,
+        `INSERT INTO ${schema}.sums VALUES (1, 0)`
+      ])
+      const sum = Effect.map(sql`SELECT sum FROM ${sql(schema)}.sums`.values, (rows) => Number(rows[0]?.[0]))
+      const add = (amount: number) => sql`UPDATE ${sql(schema)}.sums SET sum = sum + ${amount}`
+      const events = Context.get(context, EventStore.EventStore)
+      let isBroken = true
+      const projection = (name: string, withClear: boolean) =>
+        Projection.make({
+          name,
+          shards: 2,
+          onFailure: "skip",
+          retry: Schedule.recurs(0),
+          handler: ({ data }) => (data === 13 ? Effect.fail(new Error("bad luck")) : add(Number(data))),
+          ...(withClear
+            ? {
+                clear: () =>
+                  isBroken ? Effect.fail(new Error("no permission")) : sql`UPDATE ${sql(schema)}.sums SET sum = 0`
+              }
+            : {})
+        })
+      yield* events.append([1, 2, 13].map((data) => ({ aggregateId: `a${data}`, eventType: "T", data })))
+      const rebuild = (name: string, ...more: ReadonlyArray<string>) => [
+        "projections",
+        "rebuild",
+        name,
+        "--yes",
+        ...more
+      ]
+      yield* fails(rebuild("sums"), 1, /No projection "sums" has run/, options)
+
+      yield* Effect.gen(function* () {
+        const running = yield* Effect.forkScoped(Projection.run(projection("sums", true)))
+        yield* Projection.awaitVersion("sums", 3n, "1 minute")
+        assert.strictEqual(yield* sum, 3)
+        const [skipped] = jsonLines(yield* run("projections", "skipped", "sums", "--json"))
+        assert.deepInclude(skipped, { version: "3", aggregateId: "a13" })
+        assert.match(
+          yield* run("projections", "skipped", "sums"),
+          /^VERSION  SHARD  AGGREGATE  TYPE  ERROR\n +3 +\d +a13 +T +Error: bad luck\n$/
+        )
+        // What only a rebuild mends.
+        yield* add(1000)
+        yield* fails(["projections", "rebuild", "sums"], 2, /Empty the read model of "sums".*say --yes/, options)
+        yield* fails(rebuild("sums", "--timeout", "60s"), 1, /"sums" is not built anew: Error: no permission/, options)
+        assert.strictEqual(yield* sum, 1003)
+        isBroken = false
+        assert.strictEqual(
+          yield* run(...rebuild("sums", "--timeout", "60s")),
+          `The read model of "sums" is built anew\n`
+        )
+        assert.strictEqual(yield* sum, 3)
+        // The projection goes on.
+        yield* events.append({ aggregateId: "b", eventType: "T", data: 4 })
+        yield* Projection.awaitVersion("sums", 4n, "1 minute")
+        assert.strictEqual(yield* sum, 7)
+        yield* Fiber.interrupt(running)
+
+        // Where nobody runs it, the next one that does begins.
+        yield* add(1000)
+        yield* fails(rebuild("sums", "--timeout", "10ms"), 1, /no process runs "sums"; start one/, options)
+        yield* Effect.forkScoped(Projection.run(projection("sums", true)))
+        yield* Effect.repeat(sum, { until: (now) => now === 7 })
+
+        yield* Effect.forkScoped(Projection.run(projection("plain", false)))
+        yield* Projection.awaitVersion("plain", 4n, "1 minute")
+        yield* fails(
+          rebuild("plain", "--timeout", "60s"),
+          1,
+          /"plain" is not built anew: the projection has no `clear`/,
+          options
+        )
+        assert.strictEqual(yield* run("projections", "remove", "plain", "--yes"), `"plain" is removed\n`)
+        yield* fails(["projections", "status", "plain"], 1, /No projection "plain" has run/, options)
+      }).pipe(Effect.provide(context), Effect.scoped)
     }).pipe(Effect.scoped)
   )
 })

@@ -116,7 +116,7 @@ export const suite = (name: string, make: Effect.Effect<Layers, unknown, Scope.S
           assert.instanceOf(refused, InvalidInput.InvalidInput)
           assert.deepStrictEqual(
             refused.issues.map(({ field }) => field),
-            ["events.0.data"]
+            ["events.0.data.atNanos"]
           )
           // What JavaScript can hold is no bigint in JSON.
           yield* payments.append("a", new Paid({ atNanos: 7n, reference: "7", parts: [] }))

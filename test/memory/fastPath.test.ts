@@ -1,9 +1,11 @@
 /** The fast path through a schema of arguments decides as the schema does, or not at all. */
 import { assert, describe, it } from "@effect/vitest"
 import { Arbitrary, Clock, DateTime, Duration, Effect, Exit, Option, Predicate, Schema } from "effect"
-import { DurableStateStore, EventStore, OffsetStore, SpoolStore } from "effect-strata"
+import { DurableStateStore, OffsetStore } from "effect-strata"
+import * as EventStore from "../../src/Event.ts"
 import { fastPath } from "../../src/internal/FastPath.ts"
 import { isSafeJson } from "../../src/internal/SafeJson.ts"
+import * as SpoolStore from "../../src/SpoolMessage.ts"
 
 // Inputs
 

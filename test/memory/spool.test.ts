@@ -14,7 +14,7 @@ import {
   Schema,
   type Scope
 } from "effect"
-import { OffsetStore, Spool, SpoolStore, StoreError, Transactor } from "effect-strata"
+import { Health, OffsetStore, Spool, SpoolStore, StoreError, Transactor } from "effect-strata"
 import * as Memory from "effect-strata/memory"
 import { TestClock } from "effect/testing"
 
@@ -47,8 +47,8 @@ it.effect("the default policy begins with 15 minutes, doubles, and never exceeds
   })
 )
 
-const failing = (policies: Spool.Options<string, never, never>["policies"] = {}) =>
-  Spool.make({ name: "failing", payload: Payload, policies, maxAttempts: 4 })
+const failing = <Policies extends string = never>(policies?: Readonly<Record<Policies, Spool.Policy>>) =>
+  Spool.make({ name: "failing", payload: Payload, maxAttempts: 4, ...(policies === undefined ? {} : { policies }) })
 
 /** Runs a worker whose handler fails. Returns a queue of the times of its attempts, in minutes. */
 const watch = (spool: Spool.Spool<string>) =>
@@ -123,7 +123,9 @@ test(
     const logged: Array<string> = []
     const logger = Logger.make(({ message }) => void logged.push(String(message)))
     const spool = failing({ default: Spool.fixed("5 minutes") })
-    yield* spool.enqueueAll(["a", "b"].map((payload) => ({ payload, policy: "unheard of" })))
+    // Such a message comes of another program, or of another version of this one.
+    const other = failing({ "unheard of": Spool.fixed("1 hour") })
+    yield* other.enqueueAll(["a", "b"].map((payload) => ({ payload, policy: "unheard of" })))
     const attempts = yield* Effect.provide(watch(spool), Logger.layer([logger]))
     yield* TestClock.adjust("11 minutes")
     assert.deepStrictEqual((yield* Queue.takeAll(attempts)).map(Math.round), [0, 0, 5, 5, 10, 10])
@@ -258,7 +260,11 @@ test(
     assert.isAtLeast(asked, 50)
     assert.isAtMost(asked, 200)
     yield* Fiber.interrupt(worker)
-  }).pipe(Effect.provideService(Metric.MetricRegistry, new Map()))
+  }).pipe(
+    Effect.provideService(Metric.MetricRegistry, new Map()),
+    // The gauges are no worker's: `health.test.ts` counts how often they are fed.
+    Effect.provideService(Health.GaugeInterval, Duration.infinity)
+  )
 )
 
 test(

@@ -32,7 +32,7 @@ const upToPostgres = [
   "postgres/spool",
   "postgres"
 ]
-const upToConcepts = [...upToContracts, "Supervisor", "Entity", "Projection", "Spool"]
+const upToConcepts = [...upToContracts, "Supervisor", "Entity", "Projection", "Spool", "health", "Health"]
 const upToConnection = [...upToPostgres, ...upToConcepts, "protobuf", "cli/arguments", "cli/terminal", "cli/connection"]
 
 const effect = ["effect"]
@@ -61,11 +61,13 @@ const rules: ReadonlyMap<string, Rule> = new Map<string, Rule>([
   ],
   ["spool", { rooms: upToContracts, packages: effect }],
   ["Spool", { rooms: [...upToContracts, "spool", "Supervisor"], packages: effect }],
+  ["health", { rooms: [...upToContracts, "projection"], packages: effect }],
+  ["Health", { rooms: [...upToContracts, "projection", "health", "Supervisor"], packages: effect }],
   ["index", { rooms: upToConcepts, packages: [] }],
   ["protobuf", { rooms: upToContracts, packages: ["effect", "@bufbuild/protobuf"] }],
   ["memory", { rooms: upToContracts, packages: effect }],
   ["postgres/connecting", { rooms: [], packages: driver }],
-  ["postgres/database", { rooms: upToContracts, packages: driver }],
+  ["postgres/database", { rooms: [...upToContracts, "postgres/connecting"], packages: driver }],
   ["postgres/wakeups", { rooms: [...upToContracts, "postgres/database"], packages: driver }],
   ["postgres/events", { rooms: upToWakeups, packages: driver }],
   ["postgres/states", { rooms: upToWakeups, packages: driver }],

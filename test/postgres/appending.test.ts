@@ -4,6 +4,7 @@ import { assert, describe, it } from "@effect/vitest"
 import { Context, Deferred, Effect, Exit, Fiber, Layer, Option, Redacted, References, Scope } from "effect"
 import { EventStore } from "effect-strata"
 import * as Postgres from "effect-strata/postgres"
+import { Append } from "../../src/Event.ts"
 import * as Appending from "../../src/postgres/events/Appending.ts"
 import * as EventTable from "../../src/postgres/events/EventTable.ts"
 import * as Wakeups from "../../src/postgres/wakeups/Wakeups.ts"
@@ -370,7 +371,7 @@ describe("readers are told of a commit", () => {
         Effect.provideContext(context)
       )
       const one = (id: string, onDuplicate: "fail" | "ignore" = "fail") =>
-        append(new EventStore.Append({ events: [event("a", id)], onDuplicate }))
+        append(new Append({ events: [event("a", id)], onDuplicate }))
       const tells = Effect.fnUntraced(function* <A, E>(effect: Effect.Effect<A, E>, times: number) {
         const before = told
         yield* Effect.exit(effect)
@@ -379,8 +380,8 @@ describe("readers are told of a commit", () => {
       yield* tells(one("1"), 1)
       yield* tells(one("1"), 0)
       yield* tells(one("1", "ignore"), 0)
-      yield* tells(append(new EventStore.Append({ events: [] })), 0)
-      yield* tells(append(new EventStore.Append({ events: [event("a"), event("b")] })), 1)
+      yield* tells(append(new Append({ events: [] })), 0)
+      yield* tells(append(new Append({ events: [event("a"), event("b")] })), 1)
       const inside = Effect.andThen(
         Effect.andThen(one("2"), one("1", "ignore")),
         Effect.sync(() => assert.strictEqual(told, 2))

@@ -8,7 +8,7 @@ import { createServer, type Socket } from "node:net"
 import { backends, postgresUrl, waitForBackends } from "../support/database.ts"
 import * as PostgresServer from "../support/PostgresServer.ts"
 import * as Proxy from "../support/Proxy.ts"
-import { encrypt, failsWith, freshSchema, query, unique, urlWith } from "./harness.ts"
+import { encrypt, execute, failsWith, freshRole, freshSchema, query, unique, urlWith } from "./harness.ts"
 
 /** `Postgres.layerConfig` in an environment that has these variables and no others. */
 const configured = Effect.fnUntraced(function* (env: Record<string, string>, options?: Postgres.Options) {
@@ -33,6 +33,51 @@ const refused = (env: Record<string, string>) =>
   Effect.flatMap(Effect.flip(configured(env)), (error) =>
     error._tag === "ConfigError" ? Effect.succeed(error.message) : Effect.die(error)
   )
+
+describe("layerStorageConfig and layerMigrationsConfig", () => {
+  it.live("serve as the application what the owner has migrated, and each is its own role", () =>
+    Effect.gen(function* () {
+      const { role, url } = yield* freshRole()
+      const schema = yield* freshSchema()
+      const inEnvironment = Effect.provideService(
+        ConfigProvider.ConfigProvider,
+        ConfigProvider.fromEnv({ env: { DATABASE_URL: url, DB_OWNER_URL: postgresUrl, DB_SCHEMA: schema } })
+      )
+      // The application may not make a table, and does not try.
+      const alone = yield* Layer.build(Layer.fresh(Postgres.layerStorageConfig())).pipe(inEnvironment)
+      yield* failsWith(
+        Context.get(alone, OffsetStore.OffsetStore).ping,
+        "OffsetStore.ping",
+        "SchemaMissing",
+        new RegExp(`${schema}.* does not exist`)
+      )
+      const migrations = Postgres.layerMigrationsConfig()
+      yield* Layer.build(migrations).pipe(inEnvironment)
+      const { owned } = yield* Effect.map(
+        query(`SELECT tableowner::text FROM pg_tables WHERE schemaname = '${schema}' AND tablename = 'events'`),
+        ([row]) => ({ owned: row?.[0] })
+      )
+      assert.strictEqual(owned, decodeURIComponent(new URL(postgresUrl).username))
+      yield* execute([
+        `GRANT USAGE ON SCHEMA ${schema} TO ${role}`,
+        `GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA ${schema} TO ${role}`
+      ])
+      const stores = yield* Layer.build(Layer.provide(Postgres.layerStorageConfig(), migrations)).pipe(inEnvironment)
+      yield* Context.get(stores, OffsetStore.OffsetStore).writeOffset({
+        projectionName: "configured",
+        shardNumber: 0,
+        value: 1n
+      })
+      const sql = Context.get(stores, PgClient.PgClient)
+      assert.deepStrictEqual(yield* sql`SELECT current_user::text`.values, [[role]])
+      // Without an owner of its own the application's role migrates.
+      const refusal = Layer.build(Layer.fresh(Postgres.layerMigrationsConfig({ schema: `${schema}_2` }))).pipe(
+        Effect.provideService(ConfigProvider.ConfigProvider, ConfigProvider.fromEnv({ env: { DATABASE_URL: url } }))
+      )
+      yield* failsWith(refusal, "Postgres.migrate", "Denied", /permission denied for database/)
+    }).pipe(Effect.scoped)
+  )
+})
 
 describe("layerConfig", () => {
   it.live("connects to DATABASE_URL and serves the stores in DB_SCHEMA", () =>

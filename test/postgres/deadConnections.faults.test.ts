@@ -3,7 +3,7 @@
  * is told, with what is known of it, and no backend stays behind. What takes long is not taken for dead.
  */
 import { assert, describe, it } from "@effect/vitest"
-import { Effect, Fiber, Latch, Schedule, Stream } from "effect"
+import { Effect, Exit, Fiber, Latch, Schedule, Scope, Stream } from "effect"
 import { Projection, StoreError } from "effect-strata"
 import { SqlError } from "effect/sql"
 import { type Backend, backends, postgresUrl, scratchDatabase, waitForBackends } from "../support/database.ts"
@@ -43,6 +43,25 @@ const proxied = Effect.fnUntraced(function* (settings: Settings = {}, near: stri
   )
   return { behind, direct, proxy, ended }
 })
+
+/** Stores behind a proxy, on a pool whose connections only the application has used. */
+const unnoticed = Effect.fnUntraced(function* () {
+  const proxy = yield* proxyTo(postgresUrl)
+  const direct = yield* serveEvents()
+  const options = { schema: direct.schema }
+  const served = yield* serveEvents({ client: { maxConnections }, options, url: proxy.url(postgresUrl) })
+  // Those on which the layer has looked at the tables.
+  yield* execute([
+    `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = '${served.applicationName}'`
+  ])
+  yield* waitForBackends(served.applicationName, ({ length }) => length === 0)
+  yield* Effect.scoped(Effect.replicateEffect(served.sql.reserve, maxConnections))
+  return { direct, proxy, served }
+})
+
+/** Waits until something is on its way on connections that are silently dead. */
+const untilSwallowed = ({ swallowed }: Proxy.Proxy) =>
+  Effect.repeat(swallowed, { schedule: Schedule.spaced("10 millis"), until: (count) => count > 0 })
 
 /** Calls again while the error says that it may help. */
 const persistently = <A, E, R>(effect: Effect.Effect<A, E, R>) =>
@@ -104,6 +123,41 @@ describe.concurrent("connections that are silently dead", () => {
       yield* Fiber.join(fiber)
       yield* ended
       assert.lengthOf(yield* versionsIn(direct.table), 1)
+    })
+  )
+
+  it.live("end BEGIN on connections that only the application has used, and the next transaction goes through", () =>
+    Effect.gen(function* () {
+      const { direct, proxy, served } = yield* unnoticed()
+      yield* proxy.blackhole
+      const appending = served.withTransaction(served.events.append(event("a")))
+      const says = /silently dead: its backend \d+ \(now ended\) had not got the statement/
+      yield* failsWith(appending, "Transactor.withTransaction", "Unavailable", says)
+      const [stored] = yield* persistently(appending)
+      assert.deepStrictEqual(yield* versionsIn(direct.table), [stored?.version ?? 0n])
+    })
+  )
+
+  it.live("do not keep the pool from closing while BEGIN is on its way", () =>
+    Effect.gen(function* () {
+      const own = yield* Scope.fork(yield* Effect.scope)
+      const { proxy, served } = yield* Scope.provide(unnoticed(), own)
+      yield* proxy.blackhole
+      const fiber = yield* Effect.forkChild(served.withTransaction(served.events.append(event("a"))))
+      yield* untilSwallowed(proxy)
+      yield* Fiber.interrupt(fiber)
+      yield* Scope.close(own, Exit.void)
+    })
+  )
+
+  it.live("do not keep the pool from closing while a notification is on its way", () =>
+    Effect.gen(function* () {
+      const own = yield* Scope.fork(yield* Effect.scope)
+      const { behind, proxy } = yield* Scope.provide(proxied(), own)
+      const { events, sql, withTransaction } = behind
+      yield* withTransaction(Effect.andThen(events.append(event("a")), sql.afterCommit(proxy.blackhole)))
+      yield* untilSwallowed(proxy)
+      yield* Scope.close(own, Exit.void)
     })
   )
 

@@ -256,14 +256,21 @@ describe("a role", () => {
       const { schema } = yield* served()
       const stores = yield* serve({ url, options: { schema }, layer: Postgres.layerStorage })
       const { id, read, write } = shard(stores, "row")
-      const denied = (call: Effect.Effect<unknown, unknown>, operation: string, what: string) =>
+      const table = `${schema}.offsets_store`
+      const grants = {
+        schema: `USAGE ON SCHEMA "${schema}"`,
+        table: `SELECT, INSERT, UPDATE, DELETE ON "${schema}"."offsets_store"`
+      }
+      const denied = (call: Effect.Effect<unknown, unknown>, operation: string, what: "schema" | "table") =>
         failsWith(
           call,
           `OffsetStore.${operation}`,
           "Denied",
-          new RegExp(`permission denied for ${what}.*: grant it to the role`)
+          new RegExp(
+            `permission denied for ${what}.*: grant it to the role of this connection: GRANT ${grants[what]} TO "${role}"; ` +
+              "strata grants ROLE prints all"
+          )
         )
-      const table = `${schema}.offsets_store`
 
       yield* denied(read, "getCurrentOffset", "schema")
       yield* execute([`GRANT USAGE ON SCHEMA ${schema} TO ${role}`])
@@ -278,9 +285,32 @@ describe("a role", () => {
       yield* execute([`GRANT INSERT, UPDATE ON ${table} TO ${role}`])
       yield* write(1n)
       yield* denied(stores.offsets.deleteOffsets("row"), "deleteOffsets", "table")
-      yield* execute([`GRANT DELETE ON ${table} TO ${role}`])
+      // What the message says is all that it takes.
+      yield* execute([`GRANT ${grants.table} TO "${role}"`])
       assert.strictEqual(yield* stores.offsets.deleteOffsets("row"), 1)
       yield* assertWhole(stores)
+    })
+  )
+
+  it.live("without a privilege on events, or on a function, is told the grant of an application", () =>
+    Effect.gen(function* () {
+      const { role, url } = yield* freshRole()
+      const { schema } = yield* served()
+      const { events } = yield* serve({ url, options: { schema }, layer: Postgres.layerStorage })
+      yield* execute([`GRANT USAGE ON SCHEMA ${schema} TO ${role}`])
+      const append = events.append({ aggregateId: "a", eventType: "b", data: 1 }, { expected: "none" })
+      const grantIn = (error: { readonly message: string }) =>
+        /role of this connection: (GRANT .*); strata grants/.exec(error.message)?.[1] ?? ""
+      const columns = "id, aggregate_id, event_type, data, metadata"
+      const first = grantIn(yield* Effect.flip(append))
+      assert.strictEqual(first, `GRANT SELECT, INSERT (${columns}) ON "${schema}"."events" TO "${role}"`)
+      yield* execute([first])
+      yield* append
+      yield* execute([`REVOKE EXECUTE ON FUNCTION ${schema}.events_append FROM public`])
+      const second = grantIn(yield* Effect.flip(append))
+      assert.strictEqual(second, `GRANT EXECUTE ON FUNCTION "${schema}"."events_append" TO "${role}"`)
+      yield* execute([second])
+      assert.strictEqual((yield* Effect.flip(append))._tag, "VersionConflict")
     })
   )
 
@@ -315,7 +345,8 @@ describe("what is not there", () => {
       const { schema, sql } = yield* served()
       const says = (what: string) =>
         new RegExp(
-          `${what}.* does not exist: run the migrations: strata migrate, Postgres.layer or Postgres.layerMigrations, or psql -f`
+          `${what}.* does not exist: run the migrations: strata migrate, Postgres.layer or Postgres.layerMigrations, or psql -f .*; ` +
+            "where they have run in another schema, name it: the option schema of the layer, DB_SCHEMA or --schema"
         )
       const elsewhere = yield* serve({ options: { schema: "strata_nowhere" }, layer: Postgres.layerStorage })
       yield* failsWith(

@@ -94,7 +94,8 @@ describe("starting at once", () => {
         [24, "retryspool_messages", "0024_spool_claim.sql"],
         [25, "retryspool_messages", "0025_spool_lease.sql"],
         [26, "strata_messages", "0026_messages_claim.sql"],
-        [30, "events", "0030_events_append.sql"]
+        [30, "events", "0030_events_append.sql"],
+        [32, "events", "0032_events_comments.sql"]
       ])
     })
   )
@@ -139,7 +140,8 @@ describe("starting at once", () => {
           [24],
           [25],
           [26],
-          [30]
+          [30],
+          [32]
         ])
       })
   )
@@ -388,14 +390,14 @@ describe("a database of migrations 1 to 7", () => {
       schema: "public",
       options: {},
       names: ["events", "offsets_store", "states_store", "strata_messages", "retryspool_messages", "strata_migrations"],
-      run: [1, 2, 3, 4, 15, 16, 18, 20, 21, 24, 25, 26, 30]
+      run: [1, 2, 3, 4, 15, 16, 18, 20, 21, 24, 25, 26, 30, 32]
     },
     {
       what: "with a schema, other names and all that is optional",
       schema: "My schema",
       options: { schema: "My schema", tables, notify: "rows", index: "containment" },
       names: Object.values(tables),
-      run: [1, 2, 3, 4, 5, 6, 15, 16, 18, 20, 21, 23, 24, 25, 26, 30]
+      run: [1, 2, 3, 4, 5, 6, 15, 16, 18, 20, 21, 23, 24, 25, 26, 30, 32]
     }
   ] as const
 

@@ -20,6 +20,69 @@ const growingJson = JSON.stringify(growing)
 
 const tooLarge = /is larger than the driver takes, with about \d{8} bytes of JSON; raise maxMessageSize/
 
+/** Some 30 KB as it is stored, and 1.1 GB as text: the server cannot make it, and the statement that finds it fails as a whole. */
+const hugeSql = `('[' || repeat('1e131000,', 8199) || '1e131000]')::jsonb`
+
+const hugeTooLarge = /is larger than the driver takes, with about 1073741824 bytes of JSON/
+
+describe("JSON whose text is longer than the server can make", () => {
+  it.live("is one event that cannot be read, and can be passed: read, subscribe, export", () =>
+    withDatabase((url) =>
+      Effect.gen(function* () {
+        const served = yield* serveEvents({ url, options: { schema: "public" } })
+        const { events, table } = served
+        const { eventType } = event("a")
+        const others = yield* follow(served, { after: "start", eventTypes: [eventType] })
+        const all = yield* follow(served, { after: "start" })
+        yield* events.append([event("a"), event("b"), event("a")])
+        yield* execute(
+          [`INSERT INTO ${table} (id, aggregate_id, event_type, data) VALUES ('huge', 'a', 'Huge', ${hugeSql})`],
+          url
+        )
+        yield* events.append([event("a"), event("b")])
+        yield* others.until(6n)
+        yield* failsWith(Fiber.join(all.fiber), "EventStore.subscribe", "CorruptRow", hugeTooLarge)
+        assert.deepStrictEqual(
+          [others.seen, all.seen],
+          [
+            [1n, 2n, 3n, 5n, 6n],
+            [1n, 2n, 3n]
+          ]
+        )
+
+        const seen: Array<bigint> = []
+        const read = Stream.runForEach(events.read(), ({ version }) => Effect.sync(() => seen.push(version)))
+        yield* failsWith(read, "EventStore.read", "CorruptRow", new RegExp(`row 4 of .*${hugeTooLarge.source}`))
+        assert.deepStrictEqual(seen, [1n, 2n, 3n])
+        assert.strictEqual((yield* events.load(4n)).length, 2)
+
+        const file = join(yield* temporaryDirectory, "events.jsonl")
+        yield* fails(["events", "export", file], 1, new RegExp(`row 4 of events ${hugeTooLarge.source}`), { url })
+      })
+    )
+  )
+
+  it.live("does not block a queue", () =>
+    Effect.gen(function* () {
+      const { spool, table } = yield* serveSpool()
+      yield* spool.storeMany(["before", "huge", "after"].map((id) => ({ id, payload: id })))
+      yield* execute([`UPDATE ${table} SET headers = jsonb_build_object('a', ${hugeSql}) WHERE id = 'huge'`])
+      const claimed = yield* spool.claim({ limit: 3, lease: 0, owner: "o" })
+      assert.deepStrictEqual(
+        claimed.map(({ id, payload }) => [id, payload]),
+        [
+          ["before", "before"],
+          ["after", "after"]
+        ]
+      )
+      const [[state, error] = []] = yield* query(`SELECT state, last_error FROM ${table} WHERE id = 'huge'`)
+      assert.strictEqual(state, 4)
+      assert.match(String(error), hugeTooLarge)
+      yield* failsWith(spool.listMessages("bounce"), "SpoolStore.listMessages", "CorruptRow", hugeTooLarge)
+    })
+  )
+})
+
 describe("JSON that grows when it is read", () => {
   it.live("is refused by append and enqueue", () =>
     Effect.gen(function* () {

@@ -100,7 +100,8 @@ const suite = <E>(backend: string, stores: Layer.Layer<Stores | Sales, E>) => {
       Effect.gen(function* () {
         const { pay, place } = yield* shop
         const orders = yield* OrderEvents
-        yield* place({ ...order("bob-1"), headers: headers("a"), payload: { customer: "bob", total: 10 } })
+        // A payment is another command, even with the key of the order.
+        yield* place({ ...order("bob-1"), headers: headers("key 0"), payload: { customer: "bob", total: 10 } })
         const paying = (key: string) => pay({ ...order("bob-1"), headers: headers(key) })
         const racing = yield* Effect.forEach(range(12), (index) => Effect.result(paying(`key ${index % 3}`)), {
           concurrency: "unbounded"

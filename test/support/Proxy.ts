@@ -33,6 +33,8 @@ export interface Proxy {
   readonly stall: (on: boolean) => Effect.Effect<void>
   /** The current connections are silently dead from now on, and for ever. New ones are fine. */
   readonly blackhole: Effect.Effect<void>
+  /** How much of what was sent on connections that are silently dead is held back: pieces, ends and resets. */
+  readonly swallowed: Effect.Effect<number>
   /**
    * The current connections are silently dead from now on, as where a host has vanished: `cut` does not tell their ends,
    * either. Gives what tells the server's ends alone, as its keepalives would.
@@ -52,6 +54,10 @@ export interface Proxy {
 class Gate {
   #closed = false
   #waiting: Array<() => void> = []
+
+  get waiting(): number {
+    return this.#waiting.length
+  }
 
   pass(proceed: () => void): void {
     if (this.#closed) this.#waiting.push(proceed)
@@ -127,6 +133,7 @@ export const make = Effect.fnUntraced(function* (target: {
   const servers = new Set<Socket>()
 
   const buried = new Set<Socket>()
+  const dead: Array<Gate> = []
   const abandoned = new Set<number>()
   let { port: upstream } = target
 
@@ -171,14 +178,15 @@ export const make = Effect.fnUntraced(function* (target: {
   // What is held back stays so for ever. Connections from now on have a gate of their own.
   const blackhole = Effect.sync(() => {
     network.gate.set(true)
+    dead.push(network.gate)
     network = { ...network, gate: new Gate() }
   })
   const bury = Effect.map(blackhole, () => {
-    const dead = [...servers]
-    for (const socket of [...clients, ...dead]) buried.add(socket)
+    const ends = [...servers]
+    for (const socket of [...clients, ...ends]) buried.add(socket)
     clients.clear()
     servers.clear()
-    return Effect.sync(() => reset(dead))
+    return Effect.sync(() => reset(ends))
   })
 
   yield* Effect.acquireRelease(listen, () =>
@@ -201,6 +209,7 @@ export const make = Effect.fnUntraced(function* (target: {
     refuse: (on) => (on ? unlisten : listen),
     stall: (on) => Effect.sync(() => network.gate.set(on)),
     blackhole,
+    swallowed: Effect.sync(() => dead.reduce((sum, { waiting }) => sum + waiting, 0)),
     bury,
     lead: (to) =>
       Effect.sync(() => {

@@ -84,6 +84,15 @@ export const positive = (name: string) =>
     )
   )
 
+/** A flag that is a whole number from 0. */
+export const count = (name: string) =>
+  Flag.Int(name).pipe(
+    Flag.withMetavar("N"),
+    Flag.mapEffect((number) =>
+      number >= 0 ? Effect.succeed(number) : invalid(name, String(number), "a whole number from 0")
+    )
+  )
+
 const millisPerUnit: ReadonlyMap<string, number> = new Map([
   ["ms", 1],
   ["s", 1000],

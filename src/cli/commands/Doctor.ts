@@ -6,6 +6,8 @@ import * as Parameters from "../arguments/Parameters.ts"
 import * as Database from "../connection/Database.ts"
 import type { Check, Finding } from "../doctor/Check.ts"
 import * as Checks from "../doctor/Checks.ts"
+import { Limits } from "../doctor/HealthChecks.ts"
+import { limitsOf, projectionFlags, queueFlags } from "../doctor/Limits.ts"
 import { prove } from "../doctor/Proof.ts"
 import { ShowQueries } from "../doctor/TransactionChecks.ts"
 import { CommandFailed } from "../terminal/CommandErrors.ts"
@@ -40,6 +42,8 @@ const examine = Effect.gen(function* () {
 })
 
 const flags = {
+  ...projectionFlags,
+  ...queueFlags,
   queries: Parameters.toggle(
     "queries",
     "Also show the last statement of a transaction that readers wait for: it may have secrets in it"
@@ -67,16 +71,23 @@ export const doctor = Command.make("doctor", flags).pipe(
   ),
   Command.withExamples([
     { command: "strata doctor", description: "Is all well?" },
+    {
+      command: "strata doctor --max-behind 1m --max-bounced 100",
+      description: "By other limits of projections and queues"
+    },
     { command: "strata doctor --prove --for 60s", description: "Does this server keep every event, with many writers?" }
   ]),
   Command.withHandler((input) =>
     Effect.gen(function* () {
-      const findings = yield* Effect.provideService(examine, ShowQueries, input.queries)
+      const findings = yield* examine.pipe(
+        Effect.provideService(ShowQueries, input.queries),
+        Effect.provideService(Limits, limitsOf(input))
+      )
       const proof = input.prove ? [yield* prove(input.for)] : []
       yield* Effect.forEach(proof, (finding) => show("proof", finding))
       const problems = [...findings, ...proof].filter(({ level }) => level === "problem").length
       if (problems > 0) return yield* new CommandFailed({ message: `${Output.count(problems, "problem")} found` })
     })
   ),
-  Command.provide(({ owners }) => Database.layerTables({ owners }))
+  Command.provide(({ owners }) => Database.layerStores({ owners }))
 )

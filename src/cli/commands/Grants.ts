@@ -27,9 +27,9 @@ const checkRole = Effect.fnUntraced(function* (role: string) {
 
 /** Runs the statements, all or none. */
 const apply = Effect.fnUntraced(function* (grants: ReadonlyArray<Privileges.Grant>) {
-  const { sql } = yield* PostgresDatabase
+  const { sql, withTransaction } = yield* PostgresDatabase
   const run = Effect.forEach(grants, ({ statement }) => sql.unsafe(statement).unprepared, { discard: true })
-  yield* Effect.catchTag(sql.withTransaction(run), "SqlError", (error) => Effect.fail(reasonOf(error)))
+  yield* Effect.catchTag(withTransaction(run), "SqlError", (error) => Effect.fail(reasonOf(error)))
 })
 
 const flags = {

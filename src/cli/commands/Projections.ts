@@ -4,9 +4,12 @@ import { Argument, Command, Flag } from "effect/cli"
 import * as Projection from "../../Projection.ts"
 import * as Parameters from "../arguments/Parameters.ts"
 import * as Database from "../connection/Database.ts"
+import { judgedBy, ofProjections } from "../doctor/HealthChecks.ts"
+import { limitsOf, projectionFlags } from "../doctor/Limits.ts"
 import { CommandFailed } from "../terminal/CommandErrors.ts"
 import { confirm, yes } from "../terminal/Confirm.ts"
 import * as Output from "../terminal/Output.ts"
+import * as Progress from "../terminal/Progress.ts"
 import { watched, watchFlags } from "../terminal/Watch.ts"
 
 const name = Argument.String("name").pipe(Argument.withDescription("The name of the projection"))
@@ -64,21 +67,21 @@ const summaryListing: Output.Listing<Summary> = {
   gather: true
 }
 
-const summaries = Projection.names.pipe(
-  Stream.mapEffect((name) =>
-    Projection.status(name).pipe(
-      Effect.map((shards) => [summaryOf(name, shards)]),
-      // The projection was removed after its name had been read.
-      Effect.catchTag("UnknownProjection", () => Effect.succeed([]))
-    )
-  ),
-  Stream.flattenIterable
+const summaries = Stream.fromIterableEffect(
+  Effect.map(Projection.statuses, (all) => all.map(({ projectionName, shards }) => summaryOf(projectionName, shards)))
 )
 
-const list = Command.make("list", watchFlags).pipe(
-  Command.withDescription("Lists all projections: how far each is, and in which state"),
-  Command.withExamples([{ command: "strata projections list", description: "Each with its slowest shard" }]),
-  Command.withHandler((flags) => watched(flags, Output.list(summaries, summaryListing))),
+const list = Command.make("list", { ...watchFlags, ...projectionFlags }).pipe(
+  Command.withDescription(
+    "Lists all projections: how far each is, and in which state. With a limit it fails if one is beyond its limits"
+  ),
+  Command.withExamples([
+    { command: "strata projections list", description: "Each with its slowest shard" },
+    { command: "strata projections list --max-behind 5m", description: "For a check: is one too far behind?" }
+  ]),
+  Command.withHandler((flags) =>
+    watched(flags, Effect.andThen(Output.list(summaries, summaryListing), judgedBy(limitsOf(flags), ofProjections())))
+  ),
   Command.provide(Database.layer)
 )
 
@@ -99,13 +102,17 @@ const shardListing: Output.Listing<Projection.ShardStatus> = {
   nothing: "no shards"
 }
 
-const status = Command.make("status", { name, ...watchFlags }).pipe(
-  Command.withDescription("Shows how far each shard is, and whether a process runs it"),
+const status = Command.make("status", { name, ...watchFlags, ...projectionFlags }).pipe(
+  Command.withDescription(
+    "Shows how far each shard is, and whether a process runs it. With a limit it fails if the projection is beyond its limits"
+  ),
   Command.withExamples([{ command: "strata projections status balances --watch", description: "Until Ctrl-C" }]),
   Command.withHandler(({ name, ...flags }) =>
     watched(
       flags,
-      Effect.flatMap(Projection.status(name), (shards) => Output.list(Stream.fromIterable(shards), shardListing))
+      Effect.flatMap(Projection.status(name), (shards) => Output.list(Stream.fromIterable(shards), shardListing)).pipe(
+        Effect.andThen(judgedBy(limitsOf(flags), ofProjections(name)))
+      )
     )
   ),
   Command.provide(Database.layer)
@@ -180,6 +187,92 @@ const accept = Command.make("accept", { name, yes }).pipe(
   Command.provide(Database.layer)
 )
 
+const remove = Command.make("remove", { name, yes }).pipe(
+  Command.withDescription(
+    "Forgets a projection: its offsets, and what it has parked and skipped. Its run ends in every process"
+  ),
+  Command.withExamples([
+    { command: "strata projections remove balances --yes", description: "It may run again with other shards" }
+  ]),
+  Command.withHandler(({ name, yes }) =>
+    Effect.gen(function* () {
+      yield* confirm(
+        `Forget how far "${name}" is, and end its run in every process? Its read model is not touched.`,
+        yes
+      )
+      yield* Projection.remove(name)
+      yield* Output.done(`"${name}" is removed`, { name })
+    })
+  ),
+  Command.provide(Database.layer)
+)
+
+const skipped = Command.make("skipped", { name }).pipe(
+  Command.withDescription("Lists the events that were skipped, as their handler has failed"),
+  Command.withExamples([{ command: "strata projections skipped balances", description: "Each with its error" }]),
+  Command.withHandler(({ name }) =>
+    Output.list(Projection.skipped(name), {
+      columns: [
+        { title: "VERSION", show: ({ version }) => String(version), right: true },
+        { title: "SHARD", show: ({ shardNumber }) => String(shardNumber), right: true },
+        { title: "AGGREGATE", show: ({ aggregateId }) => aggregateId },
+        { title: "TYPE", show: ({ eventType }) => eventType },
+        { title: "ERROR", show: ({ error }) => firstLine(error) }
+      ],
+      toJson: (failure) => ({ ...failure }),
+      nothing: "nothing was skipped",
+      gather: true
+    })
+  ),
+  Command.provide(Database.layer)
+)
+
+const rebuildFlags = {
+  name,
+  yes,
+  timeout: Parameters.duration("timeout").pipe(
+    Flag.withDefault(Duration.seconds(10)),
+    Flag.withDescription("How long to wait for a process to begin; 10s unless given")
+  ),
+  detach: Parameters.toggle("detach", "Do not wait until the read model is complete")
+}
+
+/** Shows how far a rebuild has come until the read model has all events that are in the log now. */
+const untilRebuilt = (name: string) =>
+  Effect.gen(function* () {
+    const started = yield* Stream.runHead(Projection.progress(name))
+    const { done: from, total } = Option.getOrElse(started, () => ({ done: 0n, total: 0n }))
+    let passed = from
+    yield* Progress.during({ verb: "passed", things: "versions", total: Number(total) }, ({ advance }) =>
+      Stream.runForEach(Projection.progress(name), ({ done }) => {
+        const step = Number(done > passed ? done - passed : 0n)
+        passed = done
+        return advance(step)
+      })
+    )
+  })
+
+const rebuild = Command.make("rebuild", rebuildFlags).pipe(
+  Command.withDescription(
+    "Has the processes that run a projection empty its read model, and build it anew from the first event"
+  ),
+  Command.withExamples([
+    { command: "strata projections rebuild balances", description: "Asks, and shows how far it is" }
+  ]),
+  Command.withHandler(({ detach, name, timeout, yes }) =>
+    Effect.gen(function* () {
+      yield* confirm(`Empty the read model of "${name}", and have it built anew in the processes that run it?`, yes)
+      const hasBegun = yield* Projection.askRebuild(name, timeout)
+      if (!hasBegun) return yield* new CommandFailed({ message: yield* whyNotBegun(name) })
+      if (detach)
+        return yield* Output.done(`The read model of "${name}" is being built anew`, { name, complete: false })
+      yield* untilRebuilt(name)
+      yield* Output.done(`The read model of "${name}" is built anew`, { name, complete: true })
+    })
+  ),
+  Command.provide(Database.layer)
+)
+
 const parked = Command.make("parked", { name }).pipe(
   Command.withDescription("Lists the aggregates whose event failed, and whose later events wait until it is retried"),
   Command.withExamples([{ command: "strata projections parked balances", description: "Each with its error" }]),
@@ -209,6 +302,14 @@ const whyWaiting = Effect.fnUntraced(function* (name: string) {
   return states.has("idle")
     ? `no process runs "${name}"; start one, which then retries what was asked for`
     : `"${name}" has not got to all of it yet; to see what comes of it, run: strata projections parked ${name}`
+})
+
+/** Why no process has begun to build a read model anew in time. */
+const whyNotBegun = Effect.fnUntraced(function* (name: string) {
+  const states = new Set((yield* Projection.status(name)).map(({ state }) => state))
+  return states.has("idle") || states.has("failed")
+    ? `no process runs "${name}"; start one, which then builds the read model anew`
+    : `no process has begun to build "${name}" anew; those that run it may be of a version that does not know how`
 })
 
 /** Fails if an aggregate was not retried, or failed again. */
@@ -272,5 +373,5 @@ const retry = Command.make("retry", retryFlags).pipe(
 export const projections = Command.make("projections").pipe(
   Command.withDescription("Projections, which handle the events of the log and keep read models"),
   Command.withExamples([{ command: "strata projections status balances", description: "How far one projection is" }]),
-  Command.withSubcommands([list, status, pause, resume, reset, accept, parked, retry])
+  Command.withSubcommands([list, status, pause, resume, reset, rebuild, remove, accept, parked, skipped, retry])
 )

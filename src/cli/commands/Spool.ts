@@ -6,8 +6,11 @@ import * as Policies from "../../Spool.ts"
 import { type SpoolMessage, SpoolStore, State } from "../../SpoolStore.ts"
 import * as Parameters from "../arguments/Parameters.ts"
 import * as Database from "../connection/Database.ts"
+import { judgedBy, ofQueues } from "../doctor/HealthChecks.ts"
+import { limitsOf, queueFlags } from "../doctor/Limits.ts"
 import { confirm, yes } from "../terminal/Confirm.ts"
 import * as Output from "../terminal/Output.ts"
+import { inQueue, named, requeue } from "./Requeue.ts"
 
 const toJson = ({ created, nextRetry, payload, updated, ...message }: SpoolMessage) => ({
   ...message,
@@ -50,20 +53,17 @@ const queueOfMessage = Flag.String("queue").pipe(
 /** A message that a subcommand names. */
 const key = { id, queue: queueOfMessage }
 
-/** The message in the text of an answer. */
-const named = ({ id, queue }: { readonly id: string; readonly queue?: string }) =>
-  queue === undefined ? `"${id}"` : `"${id}" of queue "${queue}"`
-
-const inQueue = (queue: Option.Option<string>) => (Option.isNone(queue) ? {} : { queue: queue.value })
-
-const stats = Command.make("stats", { queue }).pipe(
-  Command.withDescription("Counts the messages in each state"),
-  Command.withExamples([{ command: "strata spool stats --queue mail", description: "Those of one queue" }]),
-  Command.withHandler(({ queue }) =>
+const stats = Command.make("stats", { queue, ...queueFlags }).pipe(
+  Command.withDescription("Counts the messages in each state. With a limit it fails if a queue is beyond its limits"),
+  Command.withExamples([
+    { command: "strata spool stats --queue mail", description: "Those of one queue" },
+    { command: "strata spool stats --max-bounced 0", description: "For a check: could a message not be delivered?" }
+  ]),
+  Command.withHandler(({ queue, ...limits }) =>
     Effect.flatMap(
       SpoolStore.use(({ countByState }) => countByState(Option.getOrUndefined(queue))),
       Output.record
-    )
+    ).pipe(Effect.andThen(judgedBy(limitsOf(limits), ofQueues(Option.getOrUndefined(queue)))))
   ),
   Command.provide(Database.layer)
 )
@@ -99,19 +99,17 @@ interface Move {
   readonly from: ReadonlyArray<State>
   readonly to: State
   readonly description: string
-  /** Whether the count of attempts starts at 0 again. */
-  readonly resetAttempts?: boolean
 }
 
 /** A subcommand that moves one message to another state. */
-const move = <const Name extends string>(name: Name, { description, from, resetAttempts = false, to }: Move) =>
+const move = <const Name extends string>(name: Name, { description, from, to }: Move) =>
   Command.make(name, key).pipe(
     Command.withDescription(description),
     Command.withExamples([{ command: `strata spool ${name} order-1 --queue mails`, description }]),
     Command.withHandler(({ id, queue }) =>
       Effect.gen(function* () {
         const message = { id, ...inQueue(queue) }
-        yield* SpoolStore.use(({ moveToState }) => moveToState(message, from, to, resetAttempts ? { attempts: 0 } : {}))
+        yield* SpoolStore.use(({ moveToState }) => moveToState(message, from, to))
         yield* Output.done(`Message ${named(message)} is ${to}`, { ...message, state: to })
       })
     ),
@@ -128,13 +126,6 @@ const release = move("release", {
   description: "Lets a message that is on hold be delivered",
   from: ["hold"],
   to: "incoming"
-})
-
-const requeue = move("requeue", {
-  description: "Has a message delivered again at once, with all of its attempts",
-  from: ["deferred", "hold", "bounce", "archived"],
-  to: "incoming",
-  resetAttempts: true
 })
 
 const bounce = move("bounce", {

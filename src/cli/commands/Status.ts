@@ -1,6 +1,7 @@
 /** `strata status`: one screen of the log, its writers, projections, states and messages. */
 import { Clock, DateTime, Effect, Schema } from "effect"
 import { Command } from "effect/cli"
+import type { Problem } from "../../Health.ts"
 import { decodeRows } from "../../postgres/database/DecodeRows.ts"
 import { qualify } from "../../postgres/database/Identifier.ts"
 import { PostgresDatabase } from "../../postgres/database/PostgresDatabase.ts"
@@ -10,6 +11,9 @@ import { idPrefix } from "../../Projection.ts"
 import type { State } from "../../SpoolMessage.ts"
 import { Settings } from "../arguments/GlobalFlags.ts"
 import * as Database from "../connection/Database.ts"
+import { Limits, ofProjections, ofQueues } from "../doctor/HealthChecks.ts"
+import { limitsOf, projectionFlags, queueFlags, saysOf } from "../doctor/Limits.ts"
+import { CommandFailed } from "../terminal/CommandErrors.ts"
 import * as Output from "../terminal/Output.ts"
 import { watched, watchFlags } from "../terminal/Watch.ts"
 
@@ -129,7 +133,12 @@ const shardColumns: Output.Listing<typeof Shard.Type>["columns"] = [
   { title: "BEHIND", show: ({ behind }) => behind.toLocaleString("en-US"), right: true }
 ]
 
-const show = Effect.fnUntraced(function* (seen: Seen, before: Seen | undefined) {
+const problemColumns: Output.Listing<Problem>["columns"] = [
+  { title: "PROBLEM", show: saysOf },
+  { title: "REMEDY", show: ({ remedy }) => remedy }
+]
+
+const show = Effect.fnUntraced(function* (seen: Seen, before: Seen | undefined, problems: ReadonlyArray<Problem>) {
   const { areMany, connections, holders, latestAt, latestVersion = 0n, messages, offsets, server, states } = seen
   const rate = eventsPerSecond(before, seen)
   const at = latestAt === null || latestAt === undefined ? null : DateTime.formatIso(latestAt)
@@ -143,7 +152,8 @@ const show = Effect.fnUntraced(function* (seen: Seen, before: Seen | undefined) 
       tail: holders ?? null,
       states,
       messages,
-      offsets
+      offsets,
+      problems: problems.map(({ _tag, message, remedy }) => ({ problem: _tag, message, remedy }))
     })
   }
   yield* Output.record({
@@ -158,12 +168,21 @@ const show = Effect.fnUntraced(function* (seen: Seen, before: Seen | undefined) 
       .join(", ")
   })
   if (offsets.length > 0) yield* Output.table(shardColumns, offsets)
+  if (problems.length > 0) yield* Output.table(problemColumns, problems)
 })
 
-export const status = Command.make("status", watchFlags).pipe(
-  Command.withDescription("Shows the log, who appends to it, how far projections are behind, states and messages"),
+/** What is beyond the limits of projections and queues. */
+const judgement = Effect.map(Effect.all([ofProjections(), ofQueues()]), (parts) =>
+  parts.flatMap((part) => part.problems)
+)
+
+export const status = Command.make("status", { ...watchFlags, ...projectionFlags, ...queueFlags }).pipe(
+  Command.withDescription(
+    "Shows the log, who appends to it, how far projections are behind, states and messages. Fails if something is beyond its limit"
+  ),
   Command.withExamples([
     { command: "strata status", description: "Now" },
+    { command: "strata status --max-behind 1m", description: "Fails if a projection is a minute behind" },
     { command: "strata status --watch --interval 5s", description: "Every five seconds" }
   ]),
   Command.withHandler((flags) => {
@@ -172,10 +191,14 @@ export const status = Command.make("status", watchFlags).pipe(
       flags,
       Effect.gen(function* () {
         const seen = yield* look
-        yield* show(seen, before)
+        const problems = yield* judgement
+        yield* show(seen, before, problems)
         before = seen
+        if (!flags.watch && problems.length > 0) {
+          return yield* new CommandFailed({ message: `${Output.count(problems.length, "problem")} found` })
+        }
       })
-    )
+    ).pipe(Effect.provideService(Limits, limitsOf(flags)))
   }),
-  Command.provide(() => Database.layerTables())
+  Command.provide(Database.layer)
 )

@@ -116,7 +116,11 @@ export const layerTables = ({ create = false, ...extras }: { readonly create?: b
   )
 
 /** Every store, on tables that exist, and all that `layerTables` gives. Integers beyond 2^53 are shown, and taken. */
-export const layer = Layer.provideMerge(
-  Layer.unwrap(Effect.map(options, (options) => Postgres.layerStorage({ ...options, largeIntegers: "bigint" }))),
-  layerTables()
-)
+export const layerStores = (extras: Extras = {}) =>
+  Layer.provideMerge(
+    Layer.unwrap(Effect.map(options, (options) => Postgres.layerStorage({ ...options, largeIntegers: "bigint" }))),
+    layerTables(extras)
+  )
+
+/** The same, as nearly every subcommand needs it. */
+export const layer = layerStores()

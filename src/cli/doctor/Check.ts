@@ -10,6 +10,7 @@ import type { Statement } from "effect/sql/Statement"
 import { decodeRows } from "../../postgres/database/DecodeRows.ts"
 import { qualify } from "../../postgres/database/Identifier.ts"
 import { PostgresDatabase } from "../../postgres/database/PostgresDatabase.ts"
+import type { Stores } from "../../postgres/index.ts"
 import type { Reason } from "../../StoreError.ts"
 
 /**
@@ -27,8 +28,11 @@ export interface Finding {
   readonly remedy?: string
 }
 
+/** What checks look at: the tables, and what the stores say of them. */
+export type Subjects = PostgresDatabase | Stores
+
 /** What a check looks for. If the effect fails, the error is a finding, too. */
-export type Findings = Effect.Effect<ReadonlyArray<Finding>, Error, PostgresDatabase>
+export type Findings = Effect.Effect<ReadonlyArray<Finding>, Error, Subjects>
 
 export interface Check {
   /** The name that `strata doctor` shows beside each finding. */

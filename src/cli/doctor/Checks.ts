@@ -1,9 +1,9 @@
 /** What `strata doctor` looks at, in this order. */
 import { Effect } from "effect"
-import type { PostgresDatabase } from "../../postgres/database/PostgresDatabase.ts"
 import { StoreError } from "../../StoreError.ts"
-import { type Check, type Finding, type Findings, problem } from "./Check.ts"
+import { type Check, type Finding, type Findings, problem, type Subjects } from "./Check.ts"
 import * as ConnectionChecks from "./ConnectionChecks.ts"
+import * as HealthChecks from "./HealthChecks.ts"
 import * as IdentityChecks from "./IdentityChecks.ts"
 import * as LogChecks from "./LogChecks.ts"
 import * as SchemaChecks from "./SchemaChecks.ts"
@@ -42,11 +42,13 @@ export const tableChecks: ReadonlyArray<Check> = [
   check("tail", ServerChecks.onPrimary(TransactionChecks.holders)),
   check("tables", TableChecks.sizes),
   check("offsets", TableChecks.offsetsAhead),
-  check("spool", TableChecks.strandedMessages)
+  check("spool", TableChecks.strandedMessages),
+  check("projections", HealthChecks.projections),
+  check("queues", HealthChecks.queues)
 ]
 
 /** Runs a check. An error of the check itself is a problem, too: the role may not see what the check needs, for instance. */
-export const run = ({ findings }: Check): Effect.Effect<ReadonlyArray<Finding>, never, PostgresDatabase> =>
+export const run = ({ findings }: Check): Effect.Effect<ReadonlyArray<Finding>, never, Subjects> =>
   Effect.catch(findings, (error) => {
     const { message } = error instanceof StoreError ? error.reason : error
     return Effect.succeed([problem(`could not be checked: ${message}`, "see to that first")])

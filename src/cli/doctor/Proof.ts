@@ -119,8 +119,9 @@ export const prove = (time: Duration.Duration) =>
   Effect.gen(function* () {
     const schema = yield* temporarySchema
     const client = yield* PgClient.PgClient
+    // The command has stores of its own, on the tables that it examines.
     const stores = yield* Layer.build(
-      Layer.provideMerge(Postgres.layer({ schema }), Layer.succeed(PgClient.PgClient, client))
+      Layer.fresh(Layer.provideMerge(Postgres.layer({ schema }), Layer.succeed(PgClient.PgClient, client)))
     )
     const { delivered, fiber, reached } = yield* Effect.provideContext(subscriber, stores)
     yield* Effect.provideContext(writeFor(time), stores)

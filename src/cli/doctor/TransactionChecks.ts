@@ -69,23 +69,27 @@ export const holders: Findings = Effect.gen(function* () {
   ]
 })
 
-/** Who has one of the advisory locks that keep out all appends, all ids or all migrations. */
+/**
+ * Who has one of the advisory locks that keep out all appends, all ids or all migrations. An append shares those of the appends
+ * for a moment: of the sessions that share one, those count that have done nothing else meanwhile.
+ */
 const lockedBy = Effect.gen(function* () {
   const { sql } = yield* PostgresDatabase
   const { events } = yield* relations
   return yield* texts(sql`
-    SELECT pg_catalog.format('pid %s, role %s, application %L, holds the lock of all %s', held.pid, usename, application_name, what)
-      AS text
+    SELECT pg_catalog.format('pid %s, role %s, application %L, holds the lock of all %s', held.pid, usename, application_name,
+      what || CASE mode WHEN 'ShareLock' THEN ', shared: imports and migrations wait' ELSE '' END) AS text
     FROM (
       SELECT 'migrations' AS what, hashtextextended('effect-strata', 0::bigint) AS key
       UNION ALL SELECT 'appends', hashtextextended('', 2 * ${events}::regclass::oid::bigint)
       UNION ALL SELECT 'appends that bring ids', hashtextextended('', 2 * ${events}::regclass::oid::bigint + 1)
     ) AS locks
-    JOIN pg_locks AS held ON locktype = 'advisory' AND granted AND objsubid = 1::int2 AND mode = 'ExclusiveLock'
+    JOIN pg_locks AS held ON locktype = 'advisory' AND granted AND objsubid = 1::int2
       AND classid = (key >> 32 & 4294967295)::oid AND objid = (key & 4294967295)::oid
     LEFT JOIN pg_stat_activity AS activity ON activity.pid = held.pid
     WHERE held.database = (SELECT oid FROM pg_database WHERE datname = current_database())
       AND held.pid IS DISTINCT FROM pg_backend_pid()
+      AND (mode = 'ExclusiveLock' OR state_change < now() - '1 second'::interval)
     ORDER BY 1`)
 })
 

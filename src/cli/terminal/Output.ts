@@ -63,23 +63,58 @@ export interface Column<A> {
   readonly show: (item: A) => string
   /** Whether the text stands at the right edge of the column, as numbers do. */
   readonly right?: boolean
+  /** What the text's colour on a terminal follows from: the same text has the same colour everywhere. */
+  readonly colourOf?: (item: A) => string
 }
 
 const titles = <A>(columns: ReadonlyArray<Column<A>>) => columns.map(({ title }) => title)
+
+/** Colours of letters that are read well on dark and on light grounds. */
+const columnColours = [31, 32, 33, 34, 35, 36, 91, 92, 94, 95, 96]
+
+const colourCodeOf = (text: string): number | undefined => {
+  let hash = 0
+  for (const character of text) hash = (Math.imul(hash, 31) + (character.codePointAt(0) ?? 0)) | 0
+  return columnColours[Math.abs(hash) % columnColours.length]
+}
+
+const inColour = (text: string, code: number | undefined) => `\u001b[${code}m${text}\u001b[0m`
+
+/** A line of a table, cut already, with the cells in colour that have one. */
+const coloured = <A>(
+  line: string,
+  columns: ReadonlyArray<Column<A>>,
+  cells: ReadonlyArray<string>,
+  item: A
+): string => {
+  let place = 0
+  let text = ""
+  for (const [index, cell] of cells.entries()) {
+    const end = place + cell.length
+    const part = line.slice(place, end)
+    const colourOf = columns[index]?.colourOf
+    text +=
+      (colourOf === undefined || part === "" ? part : inColour(part, colourCodeOf(colourOf(item)))) +
+      line.slice(end, end + 2)
+    place = end + 2
+  }
+  return text
+}
 
 /**
  * Formats a table a part at a time, since a list may be long and is shown as it comes. Each column is as wide as the widest
  * text in it so far; a line that is wider than `maxColumns` is cut.
  */
-const makeTable = <A>(columns: ReadonlyArray<Column<A>>, maxColumns: number) => {
+const makeTable = <A>(columns: ReadonlyArray<Column<A>>, maxColumns: number, isColoured = false) => {
   const widths = columns.map(() => 0)
   const last = columns.length - 1
-  const format = (row: ReadonlyArray<string>): string => {
+  const format = (row: ReadonlyArray<string>, item: A | undefined): string => {
     const cells = row.map((cell, index) => {
       const right = columns[index]?.right ?? false
       return index === last && !right ? cell : pad(cell, widths[index] ?? 0, right)
     })
-    return `${fit(cells.join("  "), maxColumns).trimEnd()}\n`
+    const text = fit(cells.join("  "), maxColumns).trimEnd()
+    return `${isColoured && item !== undefined ? coloured(text, columns, cells, item) : text}\n`
   }
   return (items: ReadonlyArray<A>, { header }: { readonly header: boolean }): string => {
     const shown = items.map((item) => columns.map(({ show }) => printable(show(item))))
@@ -89,7 +124,7 @@ const makeTable = <A>(columns: ReadonlyArray<Column<A>>, maxColumns: number) => 
         widths[index] = Math.max(widths[index] ?? 0, CliOutput.displayWidth(cell))
       })
     }
-    return rows.map(format).join("")
+    return rows.map((row, index) => format(row, items[header ? index - 1 : index])).join("")
   }
 }
 
@@ -121,7 +156,7 @@ export const list = <A, E, R>(
       )
     }
     const { stdout } = yield* HostProcess
-    const format = makeTable(columns, columnsOf(stdout))
+    const format = makeTable(columns, columnsOf(stdout), yield* hasColours)
     let empty = true
     yield* Stream.runForEachArray(gather ? Stream.rechunk(items, gathered) : items, (chunk) => {
       const text = format(chunk, { header: empty })
@@ -157,8 +192,9 @@ export const count = (number: number | bigint, thing: string): string =>
 
 const colourCodes = { red: 31, green: 32, yellow: 33 } as const
 
-/** The text in a colour, on a terminal whose user has not refused colours with `NO_COLOR`. */
+/** Whether stdout is a terminal whose user has not refused colours with `NO_COLOR`. */
+const hasColours = HostProcess.useSync(({ env, stdout }) => stdout.isTTY === true && !env["NO_COLOR"])
+
+/** The text in a colour, where there are colours. */
 export const paint = (text: string, colour: keyof typeof colourCodes) =>
-  HostProcess.useSync(({ env, stdout }) =>
-    stdout.isTTY === true && !env["NO_COLOR"] ? `\u001b[${colourCodes[colour]}m${text}\u001b[0m` : text
-  )
+  Effect.map(hasColours, (has) => (has ? inColour(text, colourCodes[colour]) : text))

@@ -18,13 +18,22 @@ const formatCount = (count: number) => Math.round(count).toLocaleString("en-US")
 const eraseLine = "\r\u001b[K"
 
 export interface Progress {
-  /** Adds to the number of events that are done. */
+  /** Adds to the number of things that are done. */
   readonly advance: (count: number) => Effect.Effect<void>
   /** Writes a line to stderr. The bar stays below it. */
   readonly say: (text: string) => void
 }
 
-const make = (stderr: Target, verb: string, total: number | undefined, startMillis: number): Progress => {
+/** What is done to how many things: `requeued`, `messages`. */
+export interface Work {
+  readonly verb: string
+  /** Events unless given. */
+  readonly things?: string
+  /** How many there are, if that is known. */
+  readonly total: number | undefined
+}
+
+const make = (stderr: Target, { things = "events", total, verb }: Work, startMillis: number): Progress => {
   const terminal = stderr.isTTY === true
   let done = 0
   let doneAtLastLine = 0
@@ -32,8 +41,8 @@ const make = (stderr: Target, verb: string, total: number | undefined, startMill
 
   const sentence = () =>
     total === undefined
-      ? `${verb} ${formatCount(done)} events`
-      : `${verb} ${formatCount(done)} of ${formatCount(total)} events`
+      ? `${verb} ${formatCount(done)} ${things}`
+      : `${verb} ${formatCount(done)} of ${formatCount(total)} ${things}`
 
   const drawBar = (nowMillis: number) => {
     const rate = `${formatCount(done / Math.max((nowMillis - startMillis) / 1000, 0.001))}/s`
@@ -65,15 +74,11 @@ const make = (stderr: Target, verb: string, total: number | undefined, startMill
   }
 }
 
-/** Shows how far the work has come: of `total` events, if their number is known. When the work ends, the bar is erased. */
-export const during = <A, E, R>(
-  verb: string,
-  total: number | undefined,
-  work: (progress: Progress) => Effect.Effect<A, E, R>
-) =>
+/** Shows how far the work has come. When it ends, the bar is erased. */
+export const during = <A, E, R>(work: Work, run: (progress: Progress) => Effect.Effect<A, E, R>) =>
   Effect.gen(function* () {
     const { stderr } = yield* HostProcess
     const erase = Effect.sync(() => void (stderr.isTTY === true && stderr.write(eraseLine)))
-    const progress = make(stderr, verb, total, yield* Clock.currentTimeMillis)
-    return yield* Effect.ensuring(work(progress), erase)
+    const progress = make(stderr, work, yield* Clock.currentTimeMillis)
+    return yield* Effect.ensuring(run(progress), erase)
   })

@@ -1,5 +1,5 @@
 /** The operations of `SpoolStore` in memory that are about many messages, by their state: to list, count and purge. */
-import { Effect, Option, Stream } from "effect"
+import { Duration, Effect, Option, Stream } from "effect"
 import { millisOf } from "../../internal/Fields.ts"
 import {
   type Counts,
@@ -9,10 +9,12 @@ import {
   noMessages,
   type Page,
   type Purge,
+  type QueueOverview,
   type Selection,
   type State
 } from "../../SpoolMessage.ts"
-import { byAge, byId, bySortField, type MessageRow, toMessage } from "./MessageRow.ts"
+import { byCodePoint } from "../Table.ts"
+import { byAge, byId, bySortField, type MessageRow, type Now, toMessage } from "./MessageRow.ts"
 import { inQueueOrAny, type SpoolTable } from "./SpoolTable.ts"
 
 export const list = (
@@ -59,6 +61,39 @@ export const count = ({ statement }: SpoolTable, { queue }: Selection) =>
       const counts: Record<State, number> = { ...noMessages }
       for (const row of rows.select(inQueueOrAny(queue), byId)) counts[row.state] += 1
       return counts
+    })
+  )
+
+const { archived: _, ...noneWaiting } = noMessages
+
+/** What the messages of one queue add up to. */
+const overviewOf = (queue: string | undefined, rows: ReadonlyArray<MessageRow>, { clock }: Now): QueueOverview => {
+  const counts = { ...noneWaiting }
+  let leased = 0
+  let since: number | undefined
+  for (const { created, leaseUntil, nextRetry, state } of rows) {
+    if (state === "archived") continue
+    counts[state] += 1
+    if (state === "active" && leaseUntil !== undefined && leaseUntil > clock) leased += 1
+    const readyAt = state === "incoming" ? created : state === "deferred" && nextRetry <= clock ? nextRetry : undefined
+    if (readyAt !== undefined) since = Math.min(readyAt, since ?? readyAt)
+  }
+  const oldestReady = Option.map(Option.fromUndefinedOr(since), (at) =>
+    Duration.millis(Math.max(0, clock - Math.floor(at)))
+  )
+  return { queue, counts, leased, oldestReady }
+}
+
+export const overview = ({ now, statement }: SpoolTable) =>
+  statement((rows) =>
+    Effect.map(now, (at) => {
+      const byQueue = Map.groupBy(
+        rows.select(({ state }) => state !== "archived", byAge),
+        ({ queue }) => queue
+      )
+      return [...byQueue.entries()]
+        .toSorted(([a = ""], [b = ""]) => byCodePoint(a, b))
+        .map(([queue, messages]) => overviewOf(queue, messages, at))
     })
   )
 

@@ -44,7 +44,7 @@ class Hosts {
   }
 
   /** Which hosts are tried, and what each has to be. A standby that is only preferred is looked for first. */
-  candidates(): ReadonlyArray<readonly [Host, SessionAttributes]> {
+  candidates(): ReadonlyArray<Candidate> {
     const { hosts, wanted } = this.settings
     const now = performance.now()
     const isSilent = (host: Host) => (this.silentUntil.get(host) ?? 0) > now
@@ -58,12 +58,23 @@ class Hosts {
   }
 }
 
+/** What lies under a stream that uses a server. */
+export interface Under {
+  readonly socket: Duplex
+  /** The name of the server: the same for all streams that lead there. */
+  readonly name: string
+  /** Opens another stream to the same server, whatever it is by now. */
+  readonly again: () => Duplex
+}
+
 /** The connection of the driver: a wire to one server at a time. */
 class HostStream extends Duplex {
   private readonly begin: (stream: HostStream, packet: Buffer) => Fiber.Fiber<void>
   private connecting: Fiber.Fiber<void> | undefined
   /** The server that is asked, or used. */
   private server: Duplex | undefined
+  /** What lies under the stream, once a server is used. */
+  under: Under | undefined
 
   constructor(begin: (stream: HostStream, packet: Buffer) => Fiber.Fiber<void>) {
     super({ allowHalfOpen: false })
@@ -122,10 +133,13 @@ class HostStream extends Duplex {
 
 const silence = new HostFailure({ message: "no answer in time" })
 
+/** A host, what it has to be, and its address if it matters which of several. */
+type Candidate = readonly [host: Host, wanted: SessionAttributes, address?: string | undefined]
+
 /** Uses the host if it is what is wanted. */
-const tryHost = (stream: HostStream, hosts: Hosts, packet: Buffer, host: Host, wanted: SessionAttributes) =>
+const tryHost = (stream: HostStream, hosts: Hosts, packet: Buffer, [host, wanted, known]: Candidate) =>
   Effect.gen(function* () {
-    const { address, socket } = yield* open(host, hosts.settings)
+    const { address, socket } = yield* open(host, hosts.settings, known)
     const ask = (message: Buffer) => {
       stream.lead(socket)
       stream.push(message)
@@ -138,6 +152,11 @@ const tryHost = (stream: HostStream, hosts: Hosts, packet: Buffer, host: Host, w
     )
     hosts.sessions.set(key, { host, address })
     stream.once("close", () => hosts.sessions.delete(key))
+    stream.under = {
+      socket,
+      name: `${describeHost(host)} ${address ?? ""}`,
+      again: () => streamBy((other, packet) => begin(other, hosts, packet, () => [[host, "any", address]]))
+    }
     stream.adopt(socket, unread)
   }).pipe(
     Effect.timeoutOrElse({
@@ -150,10 +169,16 @@ const tryHost = (stream: HostStream, hosts: Hosts, packet: Buffer, host: Host, w
   )
 
 /** Sends the packet to one host after the other until one is ready and fits. */
-const start = Effect.fnUntraced(function* (stream: HostStream, hosts: Hosts, packet: Buffer) {
+const start = Effect.fnUntraced(function* (
+  stream: HostStream,
+  hosts: Hosts,
+  packet: Buffer,
+  candidates: ReadonlyArray<Candidate>
+) {
   const failures = new Set<string>()
-  for (const [host, wanted] of hosts.candidates()) {
-    const result = yield* Effect.result(tryHost(stream, hosts, packet, host, wanted))
+  for (const candidate of candidates) {
+    const [host] = candidate
+    const result = yield* Effect.result(tryHost(stream, hosts, packet, candidate))
     if (Result.isSuccess(result)) return
     if (result.failure instanceof Refused) {
       // The driver says what the error means, and gives the stream up.
@@ -174,7 +199,12 @@ const cancel = Effect.fnUntraced(function* (stream: HostStream, hosts: Hosts, pa
   socket.write(packet)
 })
 
-const begin = (stream: HostStream, hosts: Hosts, packet: Buffer): Effect.Effect<void, HostFailure> => {
+const begin = (
+  stream: HostStream,
+  hosts: Hosts,
+  packet: Buffer,
+  candidates: () => ReadonlyArray<Candidate>
+): Effect.Effect<void, HostFailure> => {
   switch (packet.length < packetHeaderBytes ? 0 : packet.readInt32BE(4)) {
     case cancelRequest:
       return cancel(stream, hosts, packet)
@@ -183,22 +213,27 @@ const begin = (stream: HostStream, hosts: Hosts, packet: Buffer): Effect.Effect<
         new HostFailure({ message: "the options of TLS belong into those of PostgresConfig.fromUrl, not beside it" })
       )
     default:
-      return start(stream, hosts, packet)
+      return start(stream, hosts, packet, candidates())
   }
 }
+
+const streamBy = (beginning: (stream: HostStream, packet: Buffer) => Effect.Effect<void, HostFailure>): Duplex =>
+  new HostStream((stream, packet) =>
+    // By the clock of the world, and without the spans and logs of the operation that happens to need the connection.
+    Effect.runFork(
+      Effect.catch(beginning(stream, packet), ({ message }) =>
+        Effect.sync(() => {
+          stream.destroy(new Error(message))
+        })
+      )
+    )
+  )
 
 /** What opens a stream for each connection to the hosts. */
 export const make = (settings: Settings): (() => Duplex) => {
   const hosts = new Hosts(settings)
-  return () =>
-    new HostStream((stream, packet) =>
-      // By the clock of the world, and without the spans and logs of the operation that happens to need the connection.
-      Effect.runFork(
-        Effect.catch(begin(stream, hosts, packet), ({ message }) =>
-          Effect.sync(() => {
-            stream.destroy(new Error(message))
-          })
-        )
-      )
-    )
+  return () => streamBy((stream, packet) => begin(stream, hosts, packet, () => hosts.candidates()))
 }
+
+/** What lies under the stream, if it is one of several hosts and uses a server. */
+export const underOf = (stream: Duplex): Under | undefined => (stream instanceof HostStream ? stream.under : undefined)

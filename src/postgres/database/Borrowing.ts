@@ -12,6 +12,7 @@ import type { PgClient } from "@effect/sql-pg"
 import { Duration, Effect, Exit, Scope } from "effect"
 import { SqlError } from "effect/sql"
 import type { Connection } from "effect/sql/SqlConnection"
+import { onRealClock } from "../../internal/RealTime.ts"
 import { Unavailable } from "../../StoreError.ts"
 import type { Watch } from "./Watch.ts"
 
@@ -19,13 +20,16 @@ import type { Watch } from "./Watch.ts"
 const maxMillisOutOfPool = Duration.toMillis("5 millis")
 
 /** A connection that is out of the pool. */
-interface Borrowed {
+export interface Borrowed {
   readonly connection: Connection
   /** Its end puts the connection back. */
   readonly scope: Scope.Closeable
   /** When it was taken out, in milliseconds by the machine's clock, not by Effect's: others really wait for it. */
   readonly since: number
 }
+
+/** Makes an effect interruptible where the caller is. */
+type Restore = <A, E, R>(effect: Effect.Effect<A, E, R>) => Effect.Effect<A, E, R>
 
 type Use<A> = (connection: Connection) => Effect.Effect<A, SqlError.SqlError>
 
@@ -43,14 +47,13 @@ export const make = Effect.fnUntraced(function* (
   })
   const exhausted = new SqlError.SqlError({ reason: new SqlError.UnknownError({ cause }) })
 
-  const reserve = Effect.timeoutOrElse(sql.reserve, {
-    duration: acquireTimeout,
-    orElse: () => Effect.fail(exhausted)
-  })
+  const reserve = onRealClock(
+    Effect.timeoutOrElse(sql.reserve, { duration: acquireTimeout, orElse: () => Effect.fail(exhausted) })
+  )
 
-  const takeOut = (reserving: typeof reserve) => {
+  const takeOut = (restore: Restore): Effect.Effect<Borrowed, SqlError.SqlError> => {
     const scope = Scope.makeUnsafe()
-    return reserving.pipe(
+    return restore(reserve).pipe(
       Scope.provide(scope),
       Effect.onError((cause) => Scope.close(scope, Exit.failCause(cause))),
       Effect.map((connection): Borrowed => {
@@ -87,14 +90,14 @@ export const make = Effect.fnUntraced(function* (
       const using = (borrowed: Borrowed) =>
         Effect.onExitPrimitive(restore(use(borrowed.connection)), (exit) => leave(borrowed, exit))
       const left = idle.pop()
-      return left === undefined ? Effect.flatMap(takeOut(restore(reserve)), using) : using(left)
+      return left === undefined ? Effect.flatMap(takeOut(restore), using) : using(left)
     })
 
   return {
-    /** No connection has come free in time. */
-    exhausted,
     /** Uses a connection for one statement. */
-    borrow
+    borrow,
+    /** Takes a connection out of the pool, for the caller to put back. It is watched from then on. */
+    takeOut
   }
 })
 

@@ -7,6 +7,7 @@
  * nothing under way is done at once, in the caller's own fiber, unless the last batch had several jobs.
  */
 import { Cause, Context, Duration, Effect, Exit, FiberSet, type Scope, Semaphore } from "effect"
+import { realSleep } from "../../internal/RealTime.ts"
 import { type Batch, type Entry, type Job, JobQueue } from "./JobQueue.ts"
 import { PostgresDatabase } from "./PostgresDatabase.ts"
 
@@ -160,13 +161,13 @@ class Runner<J extends Job, A, E> {
     if (this.#isWatching) return
     this.#isWatching = true
     this.#fork(
-      Effect.delay(
+      Effect.andThen(
+        realSleep(watchInterval),
         Effect.sync(() => {
           this.#isWatching = false
           this.#queue.look()
           this.#startBatches()
-        }),
-        watchInterval
+        })
       )
     )
   }

@@ -7,6 +7,7 @@ import { Effect, Predicate } from "effect"
 import { connect, Socket } from "node:net"
 import { Duplex } from "node:stream"
 import type { Reason } from "../../StoreError.ts"
+import * as HostStream from "../connecting/HostStream.ts"
 
 /** Where the other end of a line is. */
 export interface Address {
@@ -58,6 +59,11 @@ const addressOf = (socket: Duplex): Address | undefined => {
 
 /** The address is the server's own where its name has several. A stream of the application's own knows the way by itself. */
 const wayOf = (socket: Duplex): Way => {
+  const under = HostStream.underOf(socket)
+  if (under !== undefined) {
+    const { again, name } = under
+    return { name, address: undefined, settings: (config) => ({ ...config, stream: again }) }
+  }
   const address = addressOf(socket)
   if (address === undefined) return { name: "", address, settings: (config) => config }
   return {
@@ -85,7 +91,7 @@ export const of = (connection: PgConnection.PgConnection): Line | undefined => {
     connection,
     way: wayOf(socket),
     isAwaiting: () => connection.consumer !== undefined && !socket.isPaused(),
-    ...countersOf(socket),
+    ...countersOf(HostStream.underOf(socket)?.socket ?? socket),
     isClosed: () => socket.destroyed,
     onClose: (ended) => socket.once("close", ended),
     // The driver passes the error of a socket on to the statement that waits.

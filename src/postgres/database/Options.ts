@@ -83,6 +83,11 @@ export interface Options {
    */
   readonly owners?: ReadonlyArray<string>
   /**
+   * How long a process waits for another one that migrates: 10 minutes unless given. Then its layer fails with a `Contention` that
+   * names the process and the role. Any role that may connect can keep out all migrations, with an advisory lock.
+   */
+  readonly migrationWait?: Duration.Input
+  /**
    * `"containment"` makes the migrations index what events contain, for queries by `data` and `metadata`. It makes an append
    * about twice as expensive, and queries work without it.
    */
@@ -132,6 +137,7 @@ export const settingsOf = Effect.fnUntraced(function* (options: Options) {
     index,
     largeIntegers,
     listen,
+    migrationWait = "10 minutes",
     notify,
     owners = [],
     queues,
@@ -151,6 +157,7 @@ export const settingsOf = Effect.fnUntraced(function* (options: Options) {
     tables,
     acquireTimeout: yield* durationOf("acquireTimeout", acquireTimeout),
     settleTimeout: yield* durationOf("settleTimeout", settleTimeout),
+    migrationWait: yield* durationOf("migrationWait", migrationWait),
     silenceLimit: silence,
     reconnect,
     listen,

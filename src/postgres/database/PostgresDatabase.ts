@@ -2,7 +2,7 @@
  * What the stores share on Postgres: the application's `PgClient`, the names of their tables, and how a statement runs.
  */
 import { PgClient } from "@effect/sql-pg"
-import { Context, type Duration, Effect, Layer, Redacted, type Schedule } from "effect"
+import { Context, type Duration, Effect, Layer, Redacted, Result, type Schedule } from "effect"
 import type { Statement } from "effect/sql"
 import type { LargeIntegers } from "../../internal/ExactJson.ts"
 import { maxRowBytes } from "../../internal/Fields.ts"
@@ -13,6 +13,7 @@ import * as Borrowing from "./Borrowing.ts"
 import { qualify } from "./Identifier.ts"
 import * as Isolation from "./Isolation.ts"
 import { type Options, settingsOf, type Tables } from "./Options.ts"
+import { reasonOf } from "./Reasons.ts"
 import * as SilenceLimit from "./SilenceLimit.ts"
 import { fixedBy, type Query, queryOn, type Runnable } from "./Statements.ts"
 import * as Transactions from "./Transactions.ts"
@@ -57,6 +58,12 @@ export class PostgresDatabase extends Context.Service<
     /** Watches a connection that is not of the pool, and on which everything only reads. */
     readonly noticeReader: Watch.Watch["noticeReader"]
 
+    /**
+     * The same as that of `sql`, on a connection that is watched from the first: BEGIN does not wait for ever on one that is
+     * silently dead.
+     */
+    readonly withTransaction: Transactions.Transactions["withTransaction"]
+
     /** Whether the caller is in a transaction. */
     readonly inTransaction: Effect.Effect<boolean>
 
@@ -78,6 +85,9 @@ export class PostgresDatabase extends Context.Service<
 
     /** Roles whose tables the migrations adopt. */
     readonly owners: ReadonlyArray<string>
+
+    /** How long a process waits for another one that migrates. */
+    readonly migrationWait: Duration.Duration
 
     /** The choices of the application that decide which optional migrations it needs. */
     readonly extras: {
@@ -103,6 +113,13 @@ const smallMessages = new InvalidInput({
   issues: [{ field: "maxMessageSize", message: `Expected at least ${maxRowBytes}, as rows can have that many bytes` }]
 })
 
+/** The role of the connections, as far as the settings name it. */
+const roleOf = ({ url, username }: PgClient.PgClient["config"]): string | undefined =>
+  username ??
+  (url === undefined
+    ? undefined
+    : Result.getOrUndefined(Result.try(() => decodeURIComponent(new URL(Redacted.value(url)).username))) || undefined)
+
 export const make = (options: Options = {}) =>
   Effect.gen(function* () {
     const {
@@ -110,6 +127,7 @@ export const make = (options: Options = {}) =>
       extras,
       integers,
       listen,
+      migrationWait,
       owners,
       reconnect,
       schema,
@@ -124,11 +142,12 @@ export const make = (options: Options = {}) =>
     if (sql.config.url !== undefined && !URL.canParse(Redacted.value(sql.config.url))) return yield* invalidUrl
     if ((sql.config.maxMessageSize ?? maxRowBytes) < maxRowBytes) return yield* smallMessages
     const { notice, noticeReader } = yield* Watch.make(sql)
-    const { borrow, exhausted } = yield* Borrowing.make(sql, acquireTimeout, notice)
+    const { borrow, takeOut } = yield* Borrowing.make(sql, acquireTimeout, notice)
     const silence = yield* SilenceLimit.make(silenceLimit)
-    const transactions = Transactions.make(sql, acquireTimeout, { exhausted, notice, silence })
-    const { inTransaction, transactor, whether } = transactions
+    const transactions = Transactions.make(sql, { silence, takeOut })
+    const { inTransaction, transactor, whether, withTransaction } = transactions
     const isolated = Isolation.make()
+    const role = roleOf(sql.config)
     const tableOf = (name: string) => sql.literal(qualify(schema, name))
 
     return PostgresDatabase.of({
@@ -144,9 +163,10 @@ export const make = (options: Options = {}) =>
         migrations: tableOf(names.migrations)
       },
       fixed: fixedBy(sql),
-      query: queryOn(transactions, borrow, isolated, notice),
+      query: queryOn(transactions, borrow, isolated, notice, (error) => reasonOf(error, { names, schema, role })),
       isolated,
       noticeReader,
+      withTransaction,
       inTransaction,
       whether,
       settleTimeout,
@@ -155,6 +175,7 @@ export const make = (options: Options = {}) =>
       integers,
       traceparent,
       owners,
+      migrationWait,
       extras,
       transactor
     })

@@ -11,6 +11,7 @@ import {
   Unavailable,
   Unexpected
 } from "../../StoreError.ts"
+import { grantFor, type Place } from "./Needs.ts"
 
 /** The text of a property, on one line. */
 const textOf = (value: unknown, property: string): string | undefined => {
@@ -23,7 +24,8 @@ const messageOf = (cause: unknown): string | undefined =>
   textOf(cause, "message") ?? (cause instanceof AggregateError ? textOf(cause.errors[0], "message") : undefined)
 
 const migrate =
-  "run the migrations: strata migrate, Postgres.layer or Postgres.layerMigrations, or psql -f the files of resources/postgres"
+  "run the migrations: strata migrate, Postgres.layer or Postgres.layerMigrations, or psql -f the files of resources/postgres; " +
+  "where they have run in another schema, name it: the option schema of the layer, DB_SCHEMA or --schema"
 
 const timeout = (message: string, cause: unknown) =>
   new Timeout({ message: `a time limit of the server ran out: ${message}; call again, or raise the limit`, cause })
@@ -78,8 +80,13 @@ const messageLimit = "exceeds maxMessageSize"
 /** Whether the driver does not take a row: the next connection would be lost by it, too. */
 export const isTooLarge = ({ message }: Reason): boolean => message.includes(messageLimit)
 
+/** Where the statement has failed, if that is known: whose tables a missing privilege may be of. */
+interface Where extends Place {
+  readonly role: string | undefined
+}
+
 /** What the error means. */
-export const reasonOf = ({ reason }: SqlError.SqlError): Reason => {
+export const reasonOf = ({ reason }: SqlError.SqlError, where?: Where): Reason => {
   if (isReason(reason.cause)) return reason.cause
   const { cause } = reason
   const code = textOf(cause, "code") ?? ""
@@ -98,8 +105,11 @@ export const reasonOf = ({ reason }: SqlError.SqlError): Reason => {
       return new Unavailable({ message: `no connection to the server: ${message}; ${remedyOf(message)}`, cause })
     case "AuthenticationError":
       return new Denied({ message: `the server refuses the login: ${message}; check the user and the password`, cause })
-    case "AuthorizationError":
-      return new Denied({ message: `${message}: grant it to the role of this connection`, cause })
+    case "AuthorizationError": {
+      const grant = where && grantFor(message, where, where.role)
+      const help = grant === undefined ? "" : `: ${grant}; strata grants ROLE prints all that a role needs`
+      return new Denied({ message: `${message}: grant it to the role of this connection${help}`, cause })
+    }
     case "DeadlockError":
     case "SerializationError":
     case "LockTimeoutError":
@@ -116,6 +126,12 @@ export const reasonOf = ({ reason }: SqlError.SqlError): Reason => {
 
 /** Whether another row has the same unique key. */
 export const isUniqueViolation = ({ cause }: Reason): boolean => textOf(cause, "code") === "23505"
+
+/** Whether the statement has waited for a lock for as long as `lock_timeout` says. */
+export const isLockTimeout = ({ cause }: Reason): boolean => textOf(cause, "code") === "55P03"
+
+/** Whether a text would have more than the gigabyte that the server can make. */
+export const isTextTooLong = ({ cause }: Reason): boolean => textOf(cause, "code") === "54000"
 
 /** Whether a NOTIFY of the statement, or of a trigger, was refused: the channel's name or the payload is too long. */
 export const isNotifyRefusal = ({ cause }: Reason): boolean =>

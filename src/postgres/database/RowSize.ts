@@ -8,7 +8,7 @@ import { maxRowBytes } from "../../internal/Fields.ts"
 import { CorruptRow } from "../../StoreError.ts"
 
 /** How long the server's texts can be at all: no message is longer than that. */
-const longestTextBytes = 2 ** 30
+export const longestTextBytes = 2 ** 30
 
 /** What is left of a message for the other columns. */
 const otherColumnsBytes = 16 * 1024

@@ -1,11 +1,10 @@
 /** How a statement is put together, and how it runs. */
 import type { PgClient } from "@effect/sql-pg"
 import { Effect } from "effect"
-import { Statement } from "effect/sql"
+import { type SqlError, Statement } from "effect/sql"
 import type { Reason } from "../../StoreError.ts"
 import type { Borrowing } from "./Borrowing.ts"
 import * as Isolation from "./Isolation.ts"
-import { reasonOf } from "./Reasons.ts"
 import type { Transactions } from "./Transactions.ts"
 import type { Watch } from "./Watch.ts"
 
@@ -47,7 +46,8 @@ export const queryOn =
     { current, execute }: Transactions,
     borrow: Borrowing["borrow"],
     isolated: Isolation.Run,
-    notice: Watch["notice"]
+    notice: Watch["notice"],
+    reasonOf: (error: SqlError.SqlError) => Reason
   ): Query =>
   (statement) =>
     Effect.withFiber((fiber) => {

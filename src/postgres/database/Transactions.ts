@@ -1,12 +1,12 @@
 /** How a transaction of the application's client begins and ends, and whether the caller is in one. */
 import type { PgClient } from "@effect/sql-pg"
-import { Context, Deferred, type Duration, Effect, Fiber } from "effect"
+import { Context, Effect, Exit, Scope } from "effect"
 import type { SqlError } from "effect/sql"
 import type { Connection } from "effect/sql/SqlConnection"
 import * as Transactor from "../../Transactor.ts"
+import type { Borrowing } from "./Borrowing.ts"
 import { reasonOf } from "./Reasons.ts"
 import type { SilenceLimit } from "./SilenceLimit.ts"
-import type { Watch } from "./Watch.ts"
 
 /** What to run if the caller is in a transaction, and what otherwise. */
 export interface Cases<A, E, R> {
@@ -17,51 +17,67 @@ export interface Cases<A, E, R> {
 /** The connection of a transaction, and how many savepoints are around the caller. */
 type Open = readonly [connection: Connection, savepoints: number]
 
-interface Parts {
-  /** The failure of a transaction that has waited for a connection for `acquireTimeout`. */
-  readonly exhausted: SqlError.SqlError
-  readonly notice: Watch["notice"]
-  readonly silence: SilenceLimit
+/** Instead of the number of savepoints, on a connection where the client is to begin a transaction. */
+const notBegun = -1
+
+/** The same connection, which calls back before each statement. */
+const beforeEach = (connection: Connection, callBack: () => void): Connection => {
+  const execute: Connection["execute"] = (...statement) => {
+    callBack()
+    return connection.execute(...statement)
+  }
+  const executeUnprepared: Connection["executeUnprepared"] = (...statement) => {
+    callBack()
+    return connection.executeUnprepared(...statement)
+  }
+  return Object.create(connection, { execute: { value: execute }, executeUnprepared: { value: executeUnprepared } })
 }
 
-export const make = (
-  sql: PgClient.PgClient,
-  acquireTimeout: Duration.Duration,
-  { exhausted, notice, silence }: Parts
-) => {
+interface Parts {
+  readonly silence: SilenceLimit
+  readonly takeOut: Borrowing["takeOut"]
+}
+
+export const make = (sql: PgClient.PgClient, { silence, takeOut }: Parts) => {
   const current = (context: Context.Context<never>) => Context.getOrUndefined(context, sql.transactionService)
+
+  /**
+   * Has the client begin its transaction on this connection. The client looks for it where it finds that of a transaction which
+   * is open, in the context of the fiber. What runs after the commit must not find it there, so the context has it only until
+   * BEGIN is sent.
+   */
+  const beginOn = <A, E, R>(connection: Connection, transaction: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
+    Effect.withFiber((fiber) =>
+      Effect.updateContext(transaction, (context: Context.Context<R>) => {
+        const offering = Context.add(context, sql.transactionService, [
+          beforeEach(connection, () => {
+            if (fiber.context === offering) fiber.setContext(context)
+          }),
+          notBegun
+        ])
+        return offering
+      })
+    )
 
   const inTransaction = Effect.contextWith((context: Context.Context<never>) =>
     Effect.succeed(current(context) !== undefined)
   )
 
-  // Only the outermost transaction waits for a connection. It runs in a fiber of its own, to be interrupted when that takes
-  // too long. The effect stays in the caller's fiber: what it forks there may outlive the transaction.
-  const outermost = <A, E, R>(effect: Effect.Effect<A, E, R>) =>
+  const outermost = <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E | SqlError.SqlError, R> =>
     Effect.uninterruptibleMask((restore) =>
-      Effect.gen(function* () {
-        const begun = yield* Deferred.make<Context.Context<R>, E | SqlError.SqlError>()
-        const ended = yield* Deferred.make<A, E>()
-        const body = Effect.contextWith((context: Context.Context<R>) => {
-          notice(current(context)?.[0])
-          return Effect.andThen(Deferred.succeed(begun, context), Deferred.await(ended))
-        })
-        const transaction = yield* restore(sql.withTransaction(body)).pipe(
-          Effect.tapCause((cause) => Deferred.failCause(begun, cause)),
-          Effect.forkDetach
-        )
-        const context = yield* restore(
-          Effect.timeoutOrElse(Deferred.await(begun), {
-            duration: acquireTimeout,
-            orElse: () => Effect.fail(exhausted)
-          })
-        ).pipe(Effect.onError(() => Fiber.interrupt(transaction)))
-        yield* Deferred.done(ended, yield* Effect.exit(restore(Effect.provideContext(effect, context))))
-        return yield* Fiber.join(transaction)
+      Effect.flatMap(takeOut(restore), ({ connection, scope }) => {
+        // What runs after the commit may need the connection.
+        const body = Effect.andThen(sql.afterCommit(Scope.close(scope, Exit.void)), effect)
+        const transaction = beginOn(connection, restore(sql.withTransaction(body)))
+        return Effect.onExitPrimitive(transaction, (exit) => Scope.close(scope, exit))
       })
     )
 
-  const withTransaction = <A, E, R>(effect: Effect.Effect<A, E, R>) =>
+  /**
+   * That of the client, on a connection that is watched before BEGIN is sent: a BEGIN cannot be interrupted, and would wait for
+   * a connection that is silently dead until TCP gives up.
+   */
+  const withTransaction = <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E | SqlError.SqlError, R> =>
     Effect.flatMap(inTransaction, (inside) => (inside ? sql.withTransaction(effect) : outermost(effect)))
 
   const watch = (): Transactor.Watch => {
@@ -92,6 +108,7 @@ export const make = (
         ? silence.execute(connection, text, parameters)
         : connection.execute(text, parameters, undefined),
     inTransaction,
+    withTransaction,
     whether: <A, E, R>({ inside, outside }: Cases<A, E, R>): Effect.Effect<A, E, R> =>
       Effect.withFiber((fiber) => (current(fiber.context) === undefined ? outside() : inside())),
     transactor: Transactor.fromSqlClient(

@@ -17,12 +17,13 @@
  * Behind a pooler the process id of a connection is the pooler's, and says nothing about a backend. There a connection is lost
  * only while the role has no other session that does something. Otherwise a statement waits: it may be a long one.
  *
- * The first statement of a transaction, `BEGIN`, is watched only where the stores have used the connection before. On another
- * connection that is silently dead, `BEGIN` waits until TCP gives up. Transactions and statements of the application on
- * connections that the stores have never used are not watched.
+ * Transactions and statements of the application are watched on connections that the stores have used before, and from their
+ * first operation of a store. A transaction that the application begins by `SqlClient` on another connection, if that is silently
+ * dead, waits for BEGIN until TCP gives up. `Transactor.withTransaction` does not.
  */
 import type { PgClient } from "@effect/sql-pg"
 import { Duration, Effect, Latch, type Scope } from "effect"
+import { onRealClock } from "../../internal/RealTime.ts"
 import { Unavailable } from "../../StoreError.ts"
 import * as Backends from "./Backends.ts"
 import * as Line from "./Line.ts"
@@ -303,7 +304,7 @@ const none: Watch = { notice: () => {}, noticeReader: () => {} }
 export const make = (sql: PgClient.PgClient): Effect.Effect<Watch, never, Scope.Scope> => {
   if (sql.driver === "pglite") return Effect.succeed(none)
   const connections = new Connections(sql)
-  return Effect.as(Effect.forkScoped(connections.run), {
+  return Effect.as(Effect.forkScoped(onRealClock(connections.run)), {
     notice: (connection, quietAt) => connections.notice(connection, false, quietAt),
     noticeReader: (connection) => connections.notice(connection, true)
   })

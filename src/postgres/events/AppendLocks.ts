@@ -19,8 +19,8 @@ export interface AppendLocks {
   readonly tryShareLog: Statement.Fragment
   /** Whether the transaction can share the lock of an aggregate now. The column has the aggregate's id, or nothing for the log. */
   readonly tryShare: (column: string) => Statement.Fragment
-  /** Waits until no append is under way, and keeps all others out to the end of the transaction. */
-  readonly takeAll: Statement.Statement<unknown>
+  /** The keys, in the column `key`, of the locks that keep out all appends. They are taken in this order. */
+  readonly all: Statement.Fragment
 }
 
 export const make = ({ names, schema, sql }: PostgresDatabase["Service"]): AppendLocks => {
@@ -29,11 +29,8 @@ export const make = ({ names, schema, sql }: PostgresDatabase["Service"]): Appen
   return {
     tryShareLog: tryShare("''"),
     tryShare,
-    // The locks are taken in the order of their keys, as the function takes them.
-    takeAll: sql`
-      SELECT pg_advisory_xact_lock(key) FROM (
-        SELECT hashtextextended('', ${sql.literal(seed)} + kind) AS key FROM generate_series(0, 1) AS kind
-        ORDER BY key OFFSET 0
-      ) AS locks`
+    // In the order of the keys, as the function takes them.
+    all: sql`
+      SELECT hashtextextended('', ${sql.literal(seed)} + kind) AS key FROM generate_series(0, 1) AS kind ORDER BY key`
   }
 }

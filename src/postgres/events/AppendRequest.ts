@@ -1,6 +1,7 @@
 /** An append that is ready to be sent: its JSON is text, its events have ids, and its keys say what it touches. */
 import { DateTime } from "effect"
-import { type Append, expectedOf, type StoredEvent } from "../../EventStore.ts"
+import { type Append, expectedOf } from "../../Event.ts"
+import { type StoredEvent } from "../../EventStore.ts"
 import { fromText, toText } from "../../internal/ExactJson.ts"
 import type { Job } from "../database/Coalescing.ts"
 import { isMetadata, toStoredEvent } from "./EventRow.ts"

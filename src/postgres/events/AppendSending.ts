@@ -8,7 +8,8 @@
  * also a plain append that has to wait.
  */
 import { Effect, Exit, Option, Result } from "effect"
-import { DuplicateEvent, expectedOf, type StoredEvent, VersionConflict } from "../../EventStore.ts"
+import { expectedOf } from "../../Event.ts"
+import { DuplicateEvent, type StoredEvent, VersionConflict } from "../../EventStore.ts"
 import type { InvalidInput } from "../../InvalidInput.ts"
 import { Contention, type Reason, Unexpected } from "../../StoreError.ts"
 import type { Work } from "../database/Coalescing.ts"

@@ -1,6 +1,6 @@
 /** The statements that append events, and how their rows are decoded. */
 import { Effect, Predicate, Schema } from "effect"
-import { expectedOf } from "../../EventStore.ts"
+import { expectedOf } from "../../Event.ts"
 import type { Reason } from "../../StoreError.ts"
 import { decodeRows } from "../database/DecodeRows.ts"
 import { qualify } from "../database/Identifier.ts"

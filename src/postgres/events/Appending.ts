@@ -8,7 +8,8 @@
  * that holds the lock may itself wait for one of these, in a circle.
  */
 import { Effect } from "effect"
-import type { Append, StoredEvent } from "../../EventStore.ts"
+import type { Append } from "../../Event.ts"
+import type { StoredEvent } from "../../EventStore.ts"
 import { idGenerator } from "../../internal/Ids.ts"
 import { Closed } from "../../StoreError.ts"
 import * as Coalescing from "../database/Coalescing.ts"

@@ -3,7 +3,7 @@ import { Duration, Effect, Schema } from "effect"
 import { LogReplaced } from "../../Event.ts"
 import * as Hole from "../../events/Hole.ts"
 import * as LastSeen from "../../events/LastSeen.ts"
-import { monotonicMillis } from "../../internal/Monotonic.ts"
+import { realMillis, realSleep } from "../../internal/RealTime.ts"
 import type { Reason } from "../../StoreError.ts"
 import { decodeRows } from "../database/DecodeRows.ts"
 import { PostgresDatabase, type Query } from "../database/PostgresDatabase.ts"
@@ -55,15 +55,15 @@ export const make = Effect.gen(function* () {
     version: bigint,
     forever: boolean
   ): Effect.fn.Return<boolean, Reason> {
-    const since = yield* monotonicMillis
+    const since = yield* realMillis
     let isReported = false
     let { holders } = yield* list(query)
     while (holders.size > 0) {
-      const isLate = (yield* monotonicMillis) - since >= timeoutMillis
+      const isLate = (yield* realMillis) - since >= timeoutMillis
       if (isLate && !isReported) yield* report(query, holders, version)
       if (isLate && !forever) return false
       isReported ||= isLate
-      yield* Effect.sleep(Math.min(lookIntervalMillis, timeoutMillis))
+      yield* realSleep(Math.min(lookIntervalMillis, timeoutMillis))
       holders = Hole.remaining(holders, (yield* list(query)).holders)
     }
     return true

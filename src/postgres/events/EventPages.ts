@@ -6,6 +6,7 @@ import { toText } from "../../internal/ExactJson.ts"
 import { PostgresDatabase } from "../database/PostgresDatabase.ts"
 import { longestBytes } from "../database/RowSize.ts"
 import { columnsOf } from "./EventRow.ts"
+import { columnsOfPart, type Part } from "./LongTexts.ts"
 import { shareBytes } from "./PageSize.ts"
 
 export const make = Effect.gen(function* () {
@@ -13,12 +14,24 @@ export const make = Effect.gen(function* () {
   const longest = longestBytes(sql)
 
   /** At most `limit` rows. The JSON of a row that is too long for such a page is held back: see `PageSize`. */
-  const select = (filters: ReadonlyArray<Fragment>, direction: "ASC" | "DESC", limit: number) => {
-    const { read, sent } = columnsOf(shareBytes(limit, longest))
+  const select = (filters: ReadonlyArray<Fragment>, direction: "ASC" | "DESC", limit: number) => (part: Part) => {
+    const { read, sent } = columnsOfPart(part, shareBytes(limit, longest))
     const order = sql.literal(`ORDER BY version ${direction}`)
     return sql`
-      SELECT ${sql.literal(sent)} FROM (SELECT ${sql.literal(read)} FROM ${tables.events} WHERE ${sql.and(filters)} ${order} LIMIT ${limit}) AS page
-      ${order}`
+      SELECT ${sql.literal(sent)} FROM (
+        SELECT ${sql.literal(read)} FROM ${tables.events} WHERE ${sql.and([...filters, ...only(part)])} ${order} LIMIT ${limit}
+      ) AS page ${order}`
+  }
+
+  const only = (part: Part): ReadonlyArray<Fragment> => (typeof part === "bigint" ? [sql`version = ${part}`] : [])
+
+  /** The same without a limit. */
+  const selectAll = (filters: ReadonlyArray<Fragment>) => (part: Part) => {
+    const { read, sent } = columnsOfPart(part, longest)
+    return sql`
+      SELECT ${sql.literal(sent)} FROM (
+        SELECT ${sql.literal(read)} FROM ${tables.events} WHERE ${sql.and([...filters, ...only(part)])} ORDER BY version OFFSET 0
+      ) AS page ORDER BY version`
   }
 
   // SQL's NULL counts as JSON's null. For any other value the bare column is compared, which can have an index.
@@ -44,5 +57,5 @@ export const make = Effect.gen(function* () {
   /** The parts of rows that are no page, for a statement that is the same each time. */
   const { read, sent } = columnsOf(longest)
 
-  return { columns: { read: sql.literal(read), sent: sql.literal(sent) }, select, filtersOf }
+  return { columns: { read: sql.literal(read), sent: sql.literal(sent) }, select, selectAll, filtersOf }
 })

@@ -39,6 +39,12 @@ export const Row = rowOf("fail")
 
 const rows = { fail: Row, bigint: rowOf("bigint") }
 
+/** The parts of a row, for `SELECT ${sent} FROM (SELECT ${read} FROM ..) AS page`. */
+export interface Columns {
+  readonly read: string
+  readonly sent: string
+}
+
 /**
  * The parts of a row whose data and metadata together have at most so many bytes as text, for
  * `SELECT ${sent} FROM (SELECT ${read} FROM ..) AS page`. What is longer is held back: instead of it the row has its length,
@@ -54,7 +60,7 @@ const rows = { fail: Row, bigint: rowOf("bigint") }
  *
  * The event with the version `without` comes without its JSON: it is there to be compared only.
  */
-export const columnsOf = (bytes: number, without?: string) => ({
+export const columnsOf = (bytes: number, without?: string): Columns => ({
   read: `version, id, aggregate_id AS "aggregateId", event_type AS "eventType",
     CASE ${without === undefined ? "" : `WHEN version = ${without} THEN NULL `}WHEN pg_catalog.pg_column_size(data) > ${5 * bytes}
       THEN '#'::text || pg_catalog.pg_column_size(data)::text ELSE data::text END AS data,
@@ -66,6 +72,13 @@ export const columnsOf = (bytes: number, without?: string) => ({
     CASE WHEN octet_length(metadata) > ${bytes}
       THEN '#'::text || octet_length(metadata)::text ELSE metadata END AS metadata, "createdAt", "streamName"`
 })
+
+/** The same parts without any JSON, as if all of it had been held back. */
+export const bareColumns: Columns = {
+  read: `version, id, aggregate_id AS "aggregateId", event_type AS "eventType",
+    '#${RowSize.longestTextBytes}'::text AS data, NULL::text AS metadata, created_at AS "createdAt", stream_name AS "streamName"`,
+  sent: `version, id, "aggregateId", "eventType", data, metadata, "createdAt", "streamName"`
+}
 
 /** How many bytes the JSON of a row has that was held back. */
 export const heldBackBytes = (row: unknown): number | undefined =>

@@ -7,10 +7,11 @@
  * append. It takes the locks that stand for every aggregate and every id, as an append of many events does, looks for the
  * events that are stored already, and lets the INSERT draw the versions, after it has locked the table.
  */
-import { Effect, Schema } from "effect"
+import { Duration, Effect, Schema } from "effect"
 import { SqlClient } from "effect/sql"
 import { originKeys } from "../../events/Origins.ts"
 import type { Reason } from "../../StoreError.ts"
+import * as AdvisoryLocks from "../database/AdvisoryLocks.ts"
 import { decodeRows } from "../database/DecodeRows.ts"
 import { PostgresDatabase } from "../database/PostgresDatabase.ts"
 import { isUniqueViolation, reasonOf } from "../database/Reasons.ts"
@@ -22,6 +23,9 @@ export class ImportRefused extends Schema.TaggedError<ImportRefused>("effect-str
   "ImportRefused",
   { message: Schema.String }
 ) {}
+
+/** How long an import waits until no append is under way, where the session has no `lock_timeout`: as long as an append waits. */
+const lockLimit = Duration.minutes(1)
 
 /** An event to be written. */
 export interface Entry {
@@ -55,7 +59,7 @@ const Inserted = Schema.Struct({ id: Schema.String, version: Schema.BigInt })
 
 export const make = Effect.gen(function* () {
   const database = yield* PostgresDatabase
-  const { names, query, sql, tables } = database
+  const { names, query, sql, tables, withTransaction } = database
   const events = tables.events
   const locks = AppendLocks.make(database)
   const decodeKnown = decodeRows(Known, names.events, ["id"])
@@ -109,7 +113,7 @@ export const make = Effect.gen(function* () {
   })
 
   const attempt = Effect.fnUntraced(function* (entries: ReadonlyArray<Entry>) {
-    yield* query(locks.takeAll)
+    yield* AdvisoryLocks.take(database, { of: "all appends", keys: locks.all, atMost: lockLimit })
     // The lock of the INSERT before the look, which takes a weaker one: see `resources/postgres/0030_events_append.sql`.
     yield* query(sql`INSERT INTO ${events} (id, aggregate_id, event_type) SELECT '', '', '' WHERE false`)
     const stored = yield* look(entries)
@@ -133,7 +137,7 @@ export const make = Effect.gen(function* () {
     write: (entries: ReadonlyArray<Entry>): Effect.Effect<ReadonlyArray<Written>, ImportRefused | Reason> =>
       Effect.andThen(
         distinct(entries),
-        sql.withTransaction(attempt(entries)).pipe(
+        withTransaction(attempt(entries)).pipe(
           // At this level the look sees what was committed before the locks were taken, whatever the session's default is.
           Effect.provideService(SqlClient.BeginTransaction, "BEGIN ISOLATION LEVEL READ COMMITTED"),
           Effect.catchTag("SqlError", (error) => Effect.fail(reasonOf(error))),

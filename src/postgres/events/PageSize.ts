@@ -8,6 +8,7 @@
  * that is longer: the page ends before it, and the next one has fewer events, of which each may be longer. An event that is
  * read alone may be as long as a message of the driver.
  */
+import { longestTextBytes } from "../database/RowSize.ts"
 import { heldBackBytes, jsonLength } from "./EventRow.ts"
 
 /** How many bytes of JSON a page has at most, unless it has only one event. */
@@ -40,6 +41,8 @@ export const pageOf = (rows: ReadonlyArray<unknown>, limit: number, most: number
   let longest = 1
   // What is held back of a page of one event has no place anywhere: the row is an event that cannot be read.
   const end = limit === 1 ? 1 : rows.length
+  // What no text can hold does not become shorter in a smaller page.
+  if (heldBackBytes(rows.at(-1)) === longestTextBytes) return { rows, isFull: true, nextLimit: limit }
   for (let index = 0; index < end; index++) {
     const heldBack = limit === 1 ? undefined : heldBackBytes(rows[index])
     if (heldBack !== undefined) {

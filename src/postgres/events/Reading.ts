@@ -10,6 +10,7 @@ import { PostgresDatabase, type Runnable } from "../database/PostgresDatabase.ts
 import * as Comparing from "./Comparing.ts"
 import * as EventPages from "./EventPages.ts"
 import { eventDecoder } from "./EventRow.ts"
+import { readPage } from "./LongTexts.ts"
 import { pageOf } from "./PageSize.ts"
 import * as Settling from "./Settling.ts"
 
@@ -60,15 +61,22 @@ export const make = Effect.gen(function* () {
   const { fixed, integers, names, query, sql, tables } = yield* PostgresDatabase
   const settling = yield* Settling.make
   const { agree, compare } = yield* Comparing.make
-  const { columns, filtersOf, select } = yield* EventPages.make
+  const { columns, filtersOf, select, selectAll } = yield* EventPages.make
   const decode = eventDecoder(names.events, integers)
   const decodeStop = decodeRows(Stop, names.events, [])
 
-  const eventsOf = (statement: Runnable): Effect.Effect<Array<StoredEvent>, Reason> =>
-    Effect.flatMap(query(statement), (rows) => {
-      const { corrupt, events } = decode(rows)
-      return corrupt === undefined ? Effect.succeed(events) : Effect.fail(corrupt)
-    })
+  /** The events of a statement that is the same each time. The filters describe the same events. */
+  const eventsOf = (
+    statement: Runnable,
+    ...filters: ReadonlyArray<Fragment>
+  ): Effect.Effect<Array<StoredEvent>, Reason> =>
+    Effect.flatMap(
+      readPage(query, (part) => (part === "all" ? statement : selectAll(filters)(part))),
+      (rows) => {
+        const { corrupt, events } = decode(rows)
+        return corrupt === undefined ? Effect.succeed(events) : Effect.fail(corrupt)
+      }
+    )
 
   /** The events above `after` up to `last` that the filters describe, at most `limit`, in pages from the last one on. */
   const descending = (filters: ReadonlyArray<Fragment>, range: Range) =>
@@ -77,7 +85,7 @@ export const make = Effect.gen(function* () {
       const size = Math.min(state.pageLimit, state.limit)
       if (size <= 0) return Effect.succeed([[], Option.none()])
       const within = [...filters, sql`version > ${state.after}`, sql`version <= ${state.last}`]
-      return Effect.map(query(select(within, "DESC", size)), (found) => {
+      return Effect.map(readPage(query, select(within, "DESC", size)), (found) => {
         const { isFull, nextLimit, rows } = pageOf(found, size, state.batchSize)
         const { corrupt, events } = decode(rows)
         // The events before a corrupt row are delivered first; the next page fails.
@@ -115,7 +123,7 @@ export const make = Effect.gen(function* () {
       const guard = guardOf(state)
       const within = [...filters, ...guard, sql`version > ${seen.version}`, sql`version <= ${last}`]
       return Effect.flatMap(
-        query(select(within, "ASC", pageLimit)),
+        readPage(query, select(within, "ASC", pageLimit)),
         (found): Effect.Effect<Next, LogReplaced | Reason> => {
           if (found.length === 0 && guard.length > 0) return afterNothing(state)
           const { isFull, nextLimit, rows } = pageOf(found, pageLimit, batchSize)
@@ -217,14 +225,21 @@ export const make = Effect.gen(function* () {
     },
 
     byAggregate: (aggregateId: string, since: bigint) =>
-      eventsOf(fixed`
-        SELECT ${columns.sent} FROM (
-          SELECT ${columns.read} FROM ${tables.events} WHERE aggregate_id = ${aggregateId} AND version > ${since}
-          ORDER BY version OFFSET 0
-        ) AS page ORDER BY version`),
+      eventsOf(
+        fixed`
+          SELECT ${columns.sent} FROM (
+            SELECT ${columns.read} FROM ${tables.events} WHERE aggregate_id = ${aggregateId} AND version > ${since}
+            ORDER BY version OFFSET 0
+          ) AS page ORDER BY version`,
+        sql`aggregate_id = ${aggregateId}`,
+        sql`version > ${since}`
+      ),
 
     byId: (id: string) =>
-      eventsOf(fixed`
-        SELECT ${columns.sent} FROM (SELECT ${columns.read} FROM ${tables.events} WHERE id = ${id} OFFSET 0) AS page`)
+      eventsOf(
+        fixed`
+          SELECT ${columns.sent} FROM (SELECT ${columns.read} FROM ${tables.events} WHERE id = ${id} OFFSET 0) AS page`,
+        sql`id = ${id}`
+      )
   }
 })

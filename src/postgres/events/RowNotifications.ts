@@ -2,7 +2,7 @@
  * Which events the notifications of go-sync-kit's trigger have no room for. With the trigger on the table the INSERT of such
  * an event fails, and the other events of the statement with it. So the event is refused before.
  */
-import type { Append } from "../../EventStore.ts"
+import type { Append } from "../../Event.ts"
 import { InvalidInput } from "../../InvalidInput.ts"
 
 /**

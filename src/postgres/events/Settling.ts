@@ -6,7 +6,7 @@ import { Duration, Effect, Option, Schema, Stream } from "effect"
 import type { LogReplaced } from "../../Event.ts"
 import * as Hole from "../../events/Hole.ts"
 import * as LastSeen from "../../events/LastSeen.ts"
-import { monotonicMillis } from "../../internal/Monotonic.ts"
+import { realMillis, realSleep } from "../../internal/RealTime.ts"
 import type { Reason } from "../../StoreError.ts"
 import { decodeRows } from "../database/DecodeRows.ts"
 import { PostgresDatabase } from "../database/PostgresDatabase.ts"
@@ -202,7 +202,7 @@ export const make = Effect.gen(function* () {
     asking: Hole.AsksHolders | Hole.Waits,
     forever: boolean
   ): Effect.fn.Return<Step, Reason> {
-    if (asking.ask === "wait") yield* Effect.sleep(Math.min(read.waitMillis, timeoutMillis))
+    if (asking.ask === "wait") yield* realSleep(Math.min(read.waitMillis, timeoutMillis))
     const state = Hole.seeHolders(asking, yield* look(query))
     if (state.ask === "page") {
       // Nothing is decided if another server has answered.
@@ -210,7 +210,7 @@ export const make = Effect.gen(function* () {
       yield* remember(state)
       return end([markAt(read, state.mark.version)])
     }
-    const now = yield* monotonicMillis
+    const now = yield* realMillis
     if (asking.ask === "holders") return goOn({ ...read, state, sinceMillis: now }, asking)
     const waitedMillis = now - read.sinceMillis
     const next = { ...read, waitMillis: Math.min(read.waitMillis * 2, longestWaitMillis) }

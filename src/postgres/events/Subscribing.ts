@@ -6,6 +6,7 @@ import { Context, Effect, Option, Schedule, Stream } from "effect"
 import { matches } from "../../events/EventFilter.ts"
 import * as LastSeen from "../../events/LastSeen.ts"
 import { LogReplaced, type Step, type StoredEvent, type Subscription } from "../../EventStore.ts"
+import { streamOnRealClock } from "../../internal/RealTime.ts"
 import { isPassing } from "../../internal/Transient.ts"
 import type { Reason } from "../../StoreError.ts"
 import { PostgresDatabase } from "../database/PostgresDatabase.ts"
@@ -134,7 +135,7 @@ export const make = Effect.fnUntraced(function* (check: Effect.Effect<unknown, R
 
   // A subscriber sees what is committed, also inside a transaction: it stays for ever, and may not take its connection.
   return (subscription: Subscription): Stream.Stream<Step, LogReplaced | Reason> => {
-    const steps = followAll(subscription)
+    const steps = streamOnRealClock(followAll(subscription))
     const outside = Stream.updateContext(steps, (context: Context.Context<never>) =>
       Context.makeUnsafe<never>(Context.omit(sql.transactionService)(context).mapUnsafe)
     )

@@ -10,6 +10,7 @@ import { Deferred, Effect, Fiber, RcRef } from "effect"
 import type { Scope } from "effect"
 import * as LastSeen from "../../events/LastSeen.ts"
 import { closed } from "../../internal/Operation.ts"
+import { onRealClock } from "../../internal/RealTime.ts"
 import { type Reason, Unavailable, Unexpected } from "../../StoreError.ts"
 import { PostgresDatabase } from "../database/PostgresDatabase.ts"
 import { type Ear, Wakeups } from "../wakeups/Wakeups.ts"
@@ -177,7 +178,7 @@ export const make = Effect.gen(function* () {
     acquire: Effect.acquireRelease(
       Effect.sync(() => {
         const tail = makeTail((rows) => itemsOf(rows, decode))
-        return { tail, fiber: Effect.runForkWith(context)(Effect.scoped(run(tail))) }
+        return { tail, fiber: Effect.runForkWith(context)(onRealClock(Effect.scoped(run(tail)))) }
       }),
       // A subscriber can still have the tail here only if the scope of the layer ends.
       ({ fiber, tail }) =>

@@ -12,8 +12,9 @@ import { PostgresDatabase, type Runnable } from "../database/PostgresDatabase.ts
 import { longestBytes } from "../database/RowSize.ts"
 import type { Ear } from "../wakeups/Wakeups.ts"
 import * as Comparing from "./Comparing.ts"
-import { columnsOf, textOf } from "./EventRow.ts"
+import { textOf } from "./EventRow.ts"
 import * as LockHolders from "./LockHolders.ts"
+import { columnsOfPart, type Part, readPage } from "./LongTexts.ts"
 import { type Page, pageOf, shareBytes } from "./PageSize.ts"
 import { versionOf } from "./TailItems.ts"
 
@@ -76,21 +77,24 @@ const statementsOf = ({ sql, tables }: PostgresDatabase["Service"]) => {
   /** The text of the statement for each size of a page. To put it together takes a tenth of the time of a short page. */
   const texts = new Map<number, string>()
 
-  const textOf = (limit: number): string => {
-    const { read, sent } = columnsOf(shareBytes(limit, longest), "$1")
-    const [text] = sql`
+  const partFrom = (cursor: bigint, limit: number, part: Part): Runnable => {
+    const { read, sent } = columnsOfPart(part, shareBytes(limit, longest), "$1")
+    const only = typeof part === "bigint" ? sql`AND version = ${part}` : sql.literal("")
+    return sql`
       SELECT ${sql.literal(sent)} FROM (
-        SELECT ${sql.literal(read)} FROM ${tables.events} WHERE version >= ${0n} ORDER BY version LIMIT ${limit}
-      ) AS page ORDER BY version`.compile()
-    return text
+        SELECT ${sql.literal(read)} FROM ${tables.events} WHERE version >= ${cursor} ${only} ORDER BY version LIMIT ${limit + 1}
+      ) AS page ORDER BY version`
   }
 
   /** The event at the cursor, without its JSON, and a page above it. */
-  const pageFrom = (cursor: bigint, limit: number): Runnable => {
-    const text = texts.get(limit) ?? textOf(limit)
-    texts.set(limit, text)
-    return { compile: () => [text, [cursor, limit + 1]] }
-  }
+  const pageFrom =
+    (cursor: bigint, limit: number) =>
+    (part: Part): Runnable => {
+      if (part !== "all") return partFrom(cursor, limit, part)
+      const text = texts.get(limit) ?? partFrom(cursor, limit, part).compile()[0]
+      texts.set(limit, text)
+      return { compile: () => [text, [cursor, limit + 1]] }
+    }
 
   const highestVersion = sql`SELECT max(version) AS version FROM ${tables.events}`
 
@@ -198,7 +202,7 @@ export const make = Effect.gen(function* () {
         if (state.ask !== "page") state = Hole.seeHolders(state, holders)
       }
       const pageLimit: number = isStalled && state.ask === "wait" ? Math.min(limit, firstPageEvents) : limit
-      const found = yield* ear.query(pageFrom(state.after, pageLimit))
+      const found = yield* readPage(ear.query, pageFrom(state.after, pageLimit))
       const isCursorThere: boolean = found.length > 0 && versionOf(found[0]) === state.after
       const above = isCursorThere ? found.slice(1) : found
       const cursorId = isCursorThere ? textOf(found[0], "id") : undefined

@@ -13,9 +13,10 @@ import {
   type Update,
   UpdateConflict
 } from "../../SpoolMessage.ts"
+import type { Columns } from "./MessageRow.ts"
 import { code, codeOf, StateCode } from "./MessageState.ts"
 import { removeOrRemember } from "./RememberedIds.ts"
-import { committed, hasKey, isSame, noLease, type SpoolTable, touched } from "./SpoolTable.ts"
+import { committed, hasKey, isSame, messagesOf, noLease, type SpoolTable, touched } from "./SpoolTable.ts"
 
 // Statements
 
@@ -31,28 +32,30 @@ const assignments = ({ sql }: SpoolTable, changes: Changes): ReadonlyArray<State
   ...(changes.retryPolicyName === undefined ? [] : [sql`retry_policy_name = ${changes.retryPolicyName}`])
 ]
 
-const select = (spool: SpoolTable, key: Key) => {
-  const { columns, sql, table } = spool
-  return sql`
-    SELECT ${columns.sent} FROM (
-      SELECT ${columns.read} FROM ${table} WHERE ${hasKey(spool, key)} OFFSET 0
-    ) AS message`
-}
+const select =
+  (spool: SpoolTable, key: Key) =>
+  ({ read, sent }: Columns) =>
+    spool.sql`
+  SELECT ${sent} FROM (
+    SELECT ${read} FROM ${spool.table} WHERE ${hasKey(spool, key)} OFFSET 0
+  ) AS message`
 
-const change = (spool: SpoolTable, input: Update) => {
-  const { changes, ifUpdated } = input
-  const { columns, sql, table } = spool
-  const unchanged =
-    ifUpdated === undefined
-      ? sql.literal("")
-      : sql`AND date_trunc('milliseconds', updated) = ${DateTime.toDateUtc(ifUpdated)}`
-  return sql`
+const change =
+  (spool: SpoolTable, input: Update) =>
+  ({ read, sent }: Columns) => {
+    const { changes, ifUpdated } = input
+    const { sql, table } = spool
+    const unchanged =
+      ifUpdated === undefined
+        ? sql.literal("")
+        : sql`AND date_trunc('milliseconds', updated) = ${DateTime.toDateUtc(ifUpdated)}`
+    return sql`
     WITH changed AS (
       UPDATE ${table} SET ${sql.csv(assignments(spool, changes))} WHERE ${hasKey(spool, input)} ${unchanged} AND ${committed}
       RETURNING *
     )
-    SELECT ${columns.sent} FROM (SELECT ${columns.read} FROM changed OFFSET 0) AS message`
-}
+    SELECT ${sent} FROM (SELECT ${read} FROM changed OFFSET 0) AS message`
+  }
 
 // FOR UPDATE waits for a concurrent transaction and then sees what it committed, in the same statement.
 const moveHeld = (spool: SpoolTable, input: Move) => {
@@ -75,12 +78,12 @@ const MoveOutcome = Schema.Struct({ state: StateCode, moved: Schema.Boolean })
 // Operations
 
 export const get = Effect.fnUntraced(function* (spool: SpoolTable, key: Key) {
-  const [message] = yield* spool.messages(select(spool, key))
+  const [message] = yield* messagesOf(spool, select(spool, key))
   return message ?? (yield* new MessageNotFound(keyOf(key)))
 })
 
 export const update = Effect.fnUntraced(function* (spool: SpoolTable, input: Update) {
-  const [message] = yield* spool.messages(change(spool, input))
+  const [message] = yield* messagesOf(spool, change(spool, input))
   if (message === undefined) {
     const { updated } = yield* get(spool, keyOf(input))
     return yield* new UpdateConflict({ ...keyOf(input), expected: input.ifUpdated ?? updated, actual: updated })

@@ -7,20 +7,25 @@ import { millisOf } from "../../internal/Fields.ts"
 import { monotonicMillis } from "../../internal/Monotonic.ts"
 import { type Claim, reservedOf } from "../../SpoolMessage.ts"
 import type { CorruptRow } from "../../StoreError.ts"
+import { bareColumns, type Columns } from "./MessageRow.ts"
 import { code } from "./MessageState.ts"
 import type { QueueStart } from "./QueueStarts.ts"
-import { inQueue, noLease, type SpoolTable, touched } from "./SpoolTable.ts"
+import { eachMessageOf, inQueue, noLease, type SpoolTable, touched } from "./SpoolTable.ts"
 
 // Statements
 
-const select = ({ claimFunction, columns, fixed }: SpoolTable, claim: Claim, start: QueueStart | undefined) => fixed`
-  SELECT ${columns.sent} FROM (
-    SELECT ${columns.read} FROM ${claimFunction}(
-      ${claim.queue ?? ""}::text, ${claim.limit}::int, ${reservedOf(claim)}::int, ${claim.owner}::text,
-      ${millisOf(claim.lease)}::float8, ${start?.priority ?? null}::int,
-      ${start === undefined ? null : DateTime.formatIso(start.created)}::timestamptz
-    ) AS message ORDER BY priority, message.created, id COLLATE "C" OFFSET 0
-  ) AS message`
+const select = (spool: SpoolTable, claim: Claim, start: QueueStart | undefined) => (columns: Columns) => {
+  // A fixed statement is remembered with the columns that it was first put together with.
+  const put: SpoolTable["fixed"] = columns === bareColumns ? spool.sql : spool.fixed
+  return put`
+    SELECT ${columns.sent} FROM (
+      SELECT ${columns.read} FROM ${spool.claimFunction}(
+        ${claim.queue ?? ""}::text, ${claim.limit}::int, ${reservedOf(claim)}::int, ${claim.owner}::text,
+        ${millisOf(claim.lease)}::float8, ${start?.priority ?? null}::int,
+        ${start === undefined ? null : DateTime.formatIso(start.created)}::timestamptz
+      ) AS message ORDER BY priority, message.created, id COLLATE "C" OFFSET 0
+    ) AS message`
+}
 
 const bounceCorrupt = (spool: SpoolTable, { owner, queue }: Claim, corrupt: ReadonlyArray<CorruptRow>) => spool.sql`
   UPDATE ${spool.table} AS message SET ${touched}, state = ${code.bounce}, ${noLease}, last_error = corrupt.reason
@@ -40,7 +45,7 @@ export const claim = Effect.fnUntraced(function* (spool: SpoolTable, input: Clai
   const { limit, queue = "" } = input
   const { inTransaction, query, queueStarts } = spool
   const now = yield* monotonicMillis
-  const { corrupt, messages } = yield* spool.eachMessage(select(spool, input, queueStarts.at(queue, now)))
+  const { corrupt, messages } = yield* eachMessageOf(spool, select(spool, input, queueStarts.at(queue, now)))
   if (messages.length > 0) spool.found()
 
   // Only a first attempt tells where the incoming messages begin: a message that has been claimed before may have been

@@ -2,10 +2,10 @@
 import { DateTime, Effect, Option, Schema, Stream } from "effect"
 import { millisOf } from "../../internal/Fields.ts"
 import { type Iterate, type List, noMessages, type Purge, type Selection, type State } from "../../SpoolMessage.ts"
-import { columnsWithoutPayload } from "./MessageRow.ts"
+import { type Columns, columnsWithoutPayload } from "./MessageRow.ts"
 import { code, StateCode } from "./MessageState.ts"
 import { removeOrRemember } from "./RememberedIds.ts"
-import { andFilterQueue, committed, inQueue, type SpoolTable } from "./SpoolTable.ts"
+import { andFilterQueue, committed, inQueue, messagesOf, type SpoolTable } from "./SpoolTable.ts"
 
 // Statements
 
@@ -16,13 +16,15 @@ const isListed = (spool: SpoolTable, { queue, since, state }: List) => {
 }
 
 /** One message more than the page has room for tells whether there is another page. */
-const selectPage = (spool: SpoolTable, list: List) => {
-  const { sql, table } = spool
-  const order = sql.literal(list.sortOrder)
-  return sql`
-    SELECT ${columnsWithoutPayload} FROM ${table} WHERE ${isListed(spool, list)}
+const selectPage =
+  (spool: SpoolTable, list: List) =>
+  ({ read }: Columns) => {
+    const { sql, table } = spool
+    const order = sql.literal(list.sortOrder)
+    return sql`
+    SELECT ${read} FROM ${table} WHERE ${isListed(spool, list)}
     ORDER BY ${sql.literal(list.sortBy)} ${order}, id COLLATE "C" ${order}, coalesce(queue, '') ${order} LIMIT ${list.limit + 1} OFFSET ${list.offset}`
-}
+  }
 
 const countListed = (spool: SpoolTable, list: List) => spool.sql`
   SELECT count(*) AS total FROM ${spool.table} WHERE ${isListed(spool, list)}`
@@ -33,18 +35,20 @@ const Total = Schema.Struct({ total: Schema.BigInt })
 const Place = Schema.Struct({ queue: Schema.NullOr(Schema.String), id: Schema.String, micros: Schema.BigInt })
 type Place = typeof Place.Type
 
-const selectBatch = (spool: SpoolTable, { batchSize, queue, state }: Iterate, after: Place | undefined) => {
-  const { sql, table } = spool
-  const rest =
-    after === undefined
-      ? sql.literal("")
-      : sql`AND (created, id::text COLLATE "C", coalesce(queue, ''))
+const selectBatch =
+  (spool: SpoolTable, { batchSize, queue, state }: Iterate, after: Place | undefined) =>
+  ({ read }: Columns) => {
+    const { sql, table } = spool
+    const rest =
+      after === undefined
+        ? sql.literal("")
+        : sql`AND (created, id::text COLLATE "C", coalesce(queue, ''))
           > ('epoch'::timestamptz + ${after.micros}::float8 * interval '1 microsecond', ${after.id}, ${after.queue ?? ""})`
-  return sql`
-    SELECT ${columnsWithoutPayload}, (extract(epoch FROM created) * 1000000::numeric)::bigint AS micros FROM ${table}
+    return sql`
+    SELECT ${read}, (extract(epoch FROM created) * 1000000::numeric)::bigint AS micros FROM ${table}
     WHERE state = ${code[state]} ${andFilterQueue(spool, queue)} ${rest}
     ORDER BY created, id COLLATE "C", coalesce(queue, '') LIMIT ${batchSize}`
-}
+  }
 
 const countStates = (spool: SpoolTable, queue: string | undefined) => spool.sql`
   SELECT state, count(*) FROM ${spool.table} WHERE state < 6 ${
@@ -72,7 +76,7 @@ const removeOld = (spool: SpoolTable, { limit, olderThan, queue, state }: Purge)
 // Operations
 
 export const list = Effect.fnUntraced(function* (spool: SpoolTable, input: List) {
-  const messages = yield* spool.messages(selectPage(spool, input))
+  const messages = yield* messagesOf(spool, selectPage(spool, input), columnsWithoutPayload)
   const [counted] = input.total ? yield* spool.rows(countListed(spool, input), Total) : []
   return {
     messages: messages.slice(0, input.limit),
@@ -85,7 +89,7 @@ export const iterate = (spool: SpoolTable, input: Iterate) =>
   Stream.paginate(
     undefined,
     Effect.fnUntraced(function* (after: Place | undefined) {
-      const rows = yield* spool.query(selectBatch(spool, input, after))
+      const rows = yield* spool.query(selectBatch(spool, input, after)(columnsWithoutPayload))
       const messages = yield* spool.decodeMessages(rows)
       const last = rows.length < input.batchSize ? [] : rows.slice(-1)
       const [next] = yield* spool.decodeAs(Place, last)

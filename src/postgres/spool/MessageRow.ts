@@ -7,7 +7,7 @@ import { instanceOf } from "../../internal/Instance.ts"
 import { maxHeadersBytes, maxTextLength, SpoolMessage } from "../../SpoolMessage.ts"
 import type { CorruptRow } from "../../StoreError.ts"
 import { decodeRow } from "../database/DecodeRows.ts"
-import { heldBackBytes, longestRow, tooLarge } from "../database/RowSize.ts"
+import { heldBackBytes, longestRow, longestTextBytes, tooLarge } from "../database/RowSize.ts"
 import { StateCode, stateOfCode } from "./MessageState.ts"
 
 const parts = {
@@ -41,9 +41,11 @@ const longestHeaders = 2 * maxHeadersBytes
 const longestText = maxTextLength
 
 // For a message without headers RetrySpool writes JSON's null, and its older versions write no policy.
-const shared = `id, queue, state, attempts, max_attempts AS "maxAttempts", next_retry AS "nextRetry", created, updated,
+const withoutJson = `id, queue, state, attempts, max_attempts AS "maxAttempts", next_retry AS "nextRetry", created, updated,
   left(coalesce(last_error, ''), ${longestText}) AS "lastError", size, priority,
-  left(coalesce(retry_policy_name, ''), ${longestText}) AS "retryPolicyName",
+  left(coalesce(retry_policy_name, ''), ${longestText}) AS "retryPolicyName"`
+
+const shared = `${withoutJson},
   CASE WHEN (pg_catalog.pg_column_size(headers) > ${fewBytes} OR pg_catalog.pg_column_compression(headers) IS NOT NULL)
       AND octet_length(headers::text) > ${longestHeaders}
     THEN pg_catalog.to_jsonb('#'::text || octet_length(headers::text)::text) ELSE coalesce(nullif(headers, 'null'), '{}') END AS headers`
@@ -70,7 +72,16 @@ export const columnsOf = (sql: PgClient.PgClient): Columns => ({
 })
 
 /** The parts of a row without the payload. */
-export const columnsWithoutPayload = fragment(`${shared}, NULL::text AS payload`)
+export const columnsWithoutPayload: Columns = {
+  read: fragment(`${shared}, NULL::text AS payload`),
+  sent: fragment("*")
+}
+
+/** The parts of a row without any JSON, as if it had been held back. */
+export const bareColumns: Columns = {
+  read: fragment(`${withoutJson}, '{}'::jsonb AS headers, '#${longestTextBytes}'::text AS payload`),
+  sent: fragment("*")
+}
 
 type Parts = Omit<ReturnType<typeof rowOf>["Type"], "queue" | "payload">
 

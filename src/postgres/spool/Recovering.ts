@@ -5,10 +5,12 @@ import { millisOf } from "../../internal/Fields.ts"
 import { defaultGrace, leaseExpired, type Recover, type Selection } from "../../SpoolMessage.ts"
 import { warnOf } from "./Claiming.ts"
 import { warnOfUnrecovered } from "./LockedMessages.ts"
+import type { Columns } from "./MessageRow.ts"
 import { code } from "./MessageState.ts"
 import {
   andFilterQueue,
   committed,
+  eachMessageOf,
   filterQueue,
   inQueue,
   isSame,
@@ -27,7 +29,10 @@ const leaseEnd = ({ sql }: SpoolTable, grace: Duration.Input) =>
 const expired = (spool: SpoolTable, { grace, queue }: Recover) =>
   spool.sql`${leaseEnd(spool, grace)} <= clock_timestamp() ${andFilterQueue(spool, queue)}`
 
-const giveUp = (spool: SpoolTable, input: Recover) => spool.sql`
+const giveUp =
+  (spool: SpoolTable, input: Recover) =>
+  ({ read, sent }: Columns) =>
+    spool.sql`
   WITH expired AS MATERIALIZED (
     SELECT queue, id FROM ${spool.table}
     WHERE state = ${code.active} AND ${expired(spool, input)}
@@ -38,8 +43,8 @@ const giveUp = (spool: SpoolTable, input: Recover) => spool.sql`
       ${noLease}, last_error = ${leaseExpired}
     FROM expired WHERE ${isSame(spool, "expired")} RETURNING message.*
   )
-  SELECT ${spool.columns.sent} FROM (
-    SELECT ${spool.columns.read} FROM recovered AS message WHERE ${committed}
+  SELECT ${sent} FROM (
+    SELECT ${read} FROM recovered AS message WHERE ${committed}
     ORDER BY message.created, id COLLATE "C" OFFSET 0
   ) AS message`
 
@@ -87,7 +92,7 @@ const oldest = (spool: SpoolTable, queue: string | undefined) => spool.sql`
 
 export const recover = Effect.fnUntraced(function* (spool: SpoolTable, input: Recover) {
   // A corrupt message that is incoming again bounces at its next claim.
-  const { corrupt, messages } = yield* spool.eachMessage(giveUp(spool, input))
+  const { corrupt, messages } = yield* eachMessageOf(spool, giveUp(spool, input))
   yield* warnOf(corrupt)
   if (messages.some(({ state }) => state === "incoming")) yield* spool.announce
   // Something may have run out all the same: a transaction that never ends keeps it from everybody.

@@ -5,7 +5,7 @@
  * There are two. The table of queues has a key of queue and id, and remembers ids. RetrySpool's table has the messages in no
  * queue, and ids are those of the whole table.
  */
-import { Effect, Schema, type Stream } from "effect"
+import { Effect, Result, Schema, type Stream } from "effect"
 import { Statement } from "effect/sql"
 import type { LargeIntegers } from "../../internal/ExactJson.ts"
 import { type Key as KeySchema, keyText, type SpoolMessage } from "../../SpoolMessage.ts"
@@ -14,10 +14,11 @@ import { decodeRows } from "../database/DecodeRows.ts"
 import { qualify } from "../database/Identifier.ts"
 import { readCommitted } from "../database/Isolation.ts"
 import { PostgresDatabase, type Runnable } from "../database/PostgresDatabase.ts"
+import { isTextTooLong } from "../database/Reasons.ts"
 import { fixedBy } from "../database/Statements.ts"
 import * as Wakeups from "../wakeups/Wakeups.ts"
 import { LockWarnings } from "./LockWarnings.ts"
-import { type Columns, columnsOf, type Decoded, messageDecoder } from "./MessageRow.ts"
+import { bareColumns, type Columns, columnsOf, type Decoded, messageDecoder } from "./MessageRow.ts"
 import { QueueStarts } from "./QueueStarts.ts"
 
 /** The parts of `PostgresDatabase` that the parts of the store use, too. */
@@ -48,11 +49,8 @@ export interface SpoolTable extends Database {
   /** Runs a statement and returns the texts of the keys in its rows, which have a queue and an id: see `keyText`. */
   readonly keys: (statement: Runnable) => Effect.Effect<Array<string>, Reason>
 
-  /** Runs a statement and returns its messages: see `decodeMessages`. */
-  readonly messages: (statement: Runnable) => Effect.Effect<Array<SpoolMessage>, Reason>
-
-  /** Runs a statement and returns its messages, and what is wrong with each row that does not fit the model. */
-  readonly eachMessage: (statement: Runnable) => Effect.Effect<Decoded, Reason>
+  /** The messages of rows, and what is wrong with each row that does not fit the model. */
+  readonly decodeEach: (rows: ReadonlyArray<unknown>) => Decoded
 
   /** The messages of rows. It fails with the first row that does not fit the model. */
   readonly decodeMessages: (rows: ReadonlyArray<unknown>) => Effect.Effect<Array<SpoolMessage>, CorruptRow>
@@ -122,8 +120,7 @@ export const make = Effect.fnUntraced(function* (which: "messages" | "spool") {
     columns: columnsOf(sql),
     rows: (statement, row) => Effect.flatMap(query(statement), (rows) => decodeAs(row, rows)),
     keys: (statement) => Effect.map(Effect.flatMap(query(statement), decodeKeys), (rows) => rows.map(keyText)),
-    messages: (statement) => Effect.flatMap(query(statement), decodeMessages),
-    eachMessage: (statement) => Effect.map(query(statement), decodeEach),
+    decodeEach,
     decodeMessages,
     decodeAs,
     lockWarnings: new LockWarnings(),
@@ -142,6 +139,51 @@ export const make = Effect.fnUntraced(function* (which: "messages" | "spool") {
   }
   return table
 })
+
+// Reading messages
+
+const readEach = Effect.fnUntraced(function* (
+  spool: SpoolTable,
+  statement: (columns: Columns) => Runnable,
+  { read, sent }: Columns,
+  failed: Reason
+): Effect.fn.Return<ReadonlyArray<unknown>, Reason> {
+  const { name, query, sql, table } = spool
+  const rows: Array<unknown> = []
+  // After the failure nothing can be read in a transaction of the caller: then it fails for what failed before.
+  const bare = yield* Effect.mapError(query(statement(bareColumns)), () => failed)
+  const keys = yield* decodeRows(Key, name, ["id"])(bare)
+  for (const [index, { id, queue }] of keys.entries()) {
+    const isOne = hasKey(spool, { id, queue: queue ?? "" })
+    const one = sql`SELECT ${sent} FROM (SELECT ${read} FROM ${table} WHERE ${isOne} OFFSET 0) AS message`
+    const found = yield* Effect.result(query(one))
+    if (Result.isSuccess(found)) rows.push(...found.success)
+    else if (isTextTooLong(found.failure)) rows.push(bare[index])
+    else return yield* found.failure
+  }
+  return rows
+})
+
+/**
+ * Runs a statement about messages, and returns its rows. Another program can write JSON that is short as it is stored, and as text
+ * longer than the server can make. Then the statement fails as a whole. So it is run once more without any JSON, and each
+ * message is read by itself.
+ */
+const rowsOf = (spool: SpoolTable, statement: (columns: Columns) => Runnable, columns: Columns) =>
+  Effect.catch(spool.query(statement(columns)), (reason) =>
+    isTextTooLong(reason) ? readEach(spool, statement, columns, reason) : Effect.fail(reason)
+  )
+
+/** Runs a statement, and returns its messages: see `decodeMessages`. */
+export const messagesOf = (
+  spool: SpoolTable,
+  statement: (columns: Columns) => Runnable,
+  columns: Columns = spool.columns
+) => Effect.flatMap(rowsOf(spool, statement, columns), spool.decodeMessages)
+
+/** Runs a statement, and returns its messages, and what is wrong with each row that does not fit the model. */
+export const eachMessageOf = (spool: SpoolTable, statement: (columns: Columns) => Runnable) =>
+  Effect.map(rowsOf(spool, statement, spool.columns), spool.decodeEach)
 
 // Parts of statements
 

@@ -19,6 +19,7 @@ import {
   SubscriptionRef
 } from "effect"
 import type { ListenerStatus } from "../../EventStore.ts"
+import { onRealClock } from "../../internal/RealTime.ts"
 import { isPassing, makeOutage } from "../../internal/Transient.ts"
 import { type Reason, Unexpected } from "../../StoreError.ts"
 import { decodeRows } from "../database/DecodeRows.ts"
@@ -249,7 +250,7 @@ export const make = Effect.fnUntraced(function* (wake: (table: Table) => void, n
 
     yield* SubscriptionRef.set(status, "reconnecting")
     yield* Effect.acquireRelease(
-      Effect.sync(() => Effect.runForkWith(context)(run)),
+      Effect.sync(() => Effect.runForkWith(context)(onRealClock(run))),
       (fiber) =>
         Effect.andThen(
           Fiber.interrupt(fiber),

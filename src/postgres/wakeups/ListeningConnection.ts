@@ -5,6 +5,7 @@
 import { PgConnection } from "@effect/sql-pg"
 import { Deferred, Duration, Effect, Queue, Scope, Semaphore } from "effect"
 import type { SqlError } from "effect/sql"
+import { onRealClock } from "../../internal/RealTime.ts"
 import { type Reason, Unavailable } from "../../StoreError.ts"
 import type { Executing } from "../database/Isolation.ts"
 import { PostgresDatabase, type Query } from "../database/PostgresDatabase.ts"
@@ -74,7 +75,7 @@ const asking = (cancel: Effect.Effect<void>) =>
   Effect.gen(function* () {
     let unanswered = 0
     yield* Effect.addFinalizer(() =>
-      Effect.suspend(() => (unanswered === 0 ? Effect.void : Effect.timeoutOption(cancel, cancelLimit)))
+      Effect.suspend(() => (unanswered === 0 ? Effect.void : onRealClock(Effect.timeoutOption(cancel, cancelLimit))))
     )
     return <A>(question: Effect.Effect<A, SqlError.SqlError>): Effect.Effect<A, Reason> =>
       Effect.suspend(() => {

@@ -1,5 +1,6 @@
 /** What is notified, and how notifications are sent to other processes: few, and outside of the transactions that cause them. */
-import { Duration, Effect, Fiber, Latch } from "effect"
+import { Duration, Effect, Fiber, FiberSet, Latch } from "effect"
+import { onRealClock } from "../../internal/RealTime.ts"
 import { qualify } from "../database/Identifier.ts"
 import { PostgresDatabase } from "../database/PostgresDatabase.ts"
 
@@ -20,7 +21,7 @@ const minInterval = Duration.millis(5)
 /** How long the next notification waits for the answer to the one before. */
 const maxWaitForAnswer = Duration.seconds(1)
 
-/** How long the end of the layer waits for the last notification. */
+/** How long the end of the layer waits for the last notifications. */
 const maxWaitForLast = Duration.seconds(1)
 
 export interface Notifier {
@@ -47,17 +48,25 @@ export const make = Effect.gen(function* () {
     )
   })
 
+  /** Those whose answer is still to come. */
+  const sending = yield* FiberSet.make()
   yield* Effect.addFinalizer(() =>
-    Effect.suspend(() => (unsent.size === 0 ? Effect.void : Effect.timeoutOption(send, maxWaitForLast)))
+    Effect.suspend(() => (unsent.size === 0 ? Effect.void : FiberSet.run(sending, send))).pipe(
+      Effect.andThen(FiberSet.awaitEmpty(sending)),
+      // Those that are left are interrupted with the layer: the pool would wait for them on a dead connection.
+      Effect.timeoutOption(maxWaitForLast),
+      onRealClock
+    )
   )
   yield* due.await.pipe(
     // Each is sent in a fiber of its own: on a dead connection it waits for an answer, while the next ones go on others.
-    Effect.andThen(Effect.forkDetach(send, { startImmediately: true })),
+    Effect.andThen(FiberSet.run(sending, send)),
     Effect.tap(Effect.sleep(minInterval)),
     Effect.flatMap((fiber) =>
       fiber.pollUnsafe() === undefined ? Effect.timeoutOption(Fiber.await(fiber), maxWaitForAnswer) : Effect.void
     ),
     Effect.forever,
+    onRealClock,
     Effect.forkScoped
   )
 

@@ -26,6 +26,7 @@ import {
   type SubscriptionRef
 } from "effect"
 import type { ListenerStatus } from "../../EventStore.ts"
+import { onRealClock } from "../../internal/RealTime.ts"
 import type { Reason } from "../../StoreError.ts"
 import { PostgresDatabase, type Query } from "../database/PostgresDatabase.ts"
 import * as Connector from "./Connector.ts"
@@ -138,7 +139,7 @@ const make = Effect.gen(function* () {
     let known = count()
     const latch = yield* latchOf(table)
     const wait = (atMost: Duration.Input) =>
-      Effect.tap(Effect.timeoutOption(latch.await, atMost), () => Effect.sync(() => latch.closeUnsafe()))
+      Effect.tap(onRealClock(Effect.timeoutOption(latch.await, atMost)), () => Effect.sync(() => latch.closeUnsafe()))
     return yield* Effect.forever(
       Effect.gen(function* () {
         const { before, lost, query } = yield* connected

@@ -7,8 +7,7 @@ import { InvalidInput } from "../../InvalidInput.ts"
 import { OffsetStore } from "../../OffsetStore.ts"
 import { Transactor } from "../../Transactor.ts"
 import { At, ByName } from "../Definition.ts"
-import { Control, controlId, controlOf, holdAll, records, runnersId, unknown } from "../Records.ts"
-import { forget } from "./Unhandled.ts"
+import { Control, controlId, controlOf, forget, holdAll, records, runnersId, unknown } from "../Records.ts"
 
 /** Changes the control record while no batch is under way: every run of a shard ends, and begins again by the new record. */
 export const change = <E = never, R = never>(name: string, f: (control: Control) => Effect.Effect<Control, E, R>) =>

@@ -10,7 +10,8 @@ import type { StoreError } from "../../StoreError.ts"
 import { compare } from "../Agreement.ts"
 import { At, ByName } from "../Definition.ts"
 import { AwaitTimeout } from "../Errors.ts"
-import { controlOf } from "../Records.ts"
+import { controlOf, records } from "../Records.ts"
+import { isRunning } from "../Running.ts"
 
 /** Waits for a database that cannot be used, as a run of the projection does. */
 export const untilDatabaseAnswers = <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
@@ -48,6 +49,23 @@ const lowestOffset = (name: string) =>
     )
   )
 
+/** The event before which a shard has stopped that is not at the version yet: the projection does not get there by itself. */
+const stoppedBefore = Effect.fnUntraced(function* (name: string, version: bigint) {
+  // A run that has just begun takes back what an earlier one has left. If it stops, too, it says so then. One that was only
+  // just forked begins now.
+  yield* Effect.yieldNow
+  if (yield* isRunning(name)) return undefined
+  const offsets = yield* OffsetStore
+  const { stops } = yield* records
+  const all = yield* Stream.runCollect(offsets.listOffsets(name))
+  const behind = new Map(
+    all.flatMap(({ shardNumber, value }) => (value < version ? [[shardNumber, value] as const] : []))
+  )
+  const found = yield* stops(name, [...behind.keys()])
+  // An offset that was moved past the event by hand goes on.
+  return found.find((stop) => stop.version <= version && stop.version > (behind.get(stop.shardNumber) ?? version))
+})
+
 /**
  * Waits until the projection has handled every event up to this version, or up to this event, in whichever process: what is read from its read
  * model after that contains them.
@@ -57,7 +75,8 @@ const lowestOffset = (name: string) =>
  * A wake-up follows each move of an offset, in any process; a look each second finds a move without one. `awaitVersion`
  * also waits for a version that is not there yet, and for a projection that has not run yet. Events that were skipped or
  * parked count as handled. With a stored event, or `{ version, id }`, it fails with `LogReplaced` where the log has lost that
- * event: no read model will ever contain it.
+ * event: no read model will ever contain it. Where the projection has stopped before an event on the way, it fails with
+ * `ProjectionFailed` at once, as the run has: its `cause` is the error of the handler, in words.
  */
 export const awaitVersion = Effect.fnUntraced(function* (
   name: string,
@@ -68,13 +87,20 @@ export const awaitVersion = Effect.fnUntraced(function* (
   yield* check(At, "Projection", "awaitVersion", { name, version })
   const isThere = id === undefined ? Effect.void : compare({ version, id })
   yield* isThere
-  const done = yield* offsetsMoved.pipe(
+  const handled = offsetsMoved.pipe(
     Stream.mapEffect(() => lowestOffset(name)),
     Stream.filter(Option.exists((at) => at >= version)),
     Stream.take(1),
-    Stream.runDrain,
-    Effect.timeoutOption(timeout)
+    Stream.runDrain
   )
+  // No wake-up tells of a stop. The first look comes at once, and each takes one statement.
+  const stopped = Stream.tick(longestWait).pipe(
+    Stream.mapEffect(() => stoppedBefore(name, version)),
+    Stream.mapEffect((stop) => (stop === undefined ? Effect.void : Effect.fail(stop))),
+    Stream.runDrain,
+    Effect.andThen(Effect.never)
+  )
+  const done = yield* Effect.timeoutOption(Effect.raceFirst(handled, stopped), timeout)
   yield* isThere
   if (Option.isNone(done)) {
     return yield* new AwaitTimeout({ projectionName: name, version, reached: yield* lowestOffset(name) })

@@ -1,16 +1,18 @@
 /** Builds a read model anew: in its place, or beside the copy that is served. */
-import { Effect, Option, Stream } from "effect"
+import { type Duration, Effect, Option, Stream, Struct } from "effect"
 import { EventStore } from "../../EventStore.ts"
 import { check } from "../../internal/Arguments.ts"
 import { isTransient } from "../../internal/Transient.ts"
 import { OffsetStore } from "../../OffsetStore.ts"
 import { Transactor } from "../../Transactor.ts"
 import { ByName, checked, type Projection, type Services, Settings } from "../Definition.ts"
+import { RebuildRefused } from "../Errors.ts"
 import {
   Control,
   controlId,
   controlOf,
   failureId,
+  forget,
   holdAll,
   lastReadId,
   records,
@@ -21,16 +23,16 @@ import { expectShards, register } from "../Registration.ts"
 import { runBy, type RunError } from "../run/ProjectionRunner.ts"
 import { evenly } from "../run/ShardDivision.ts"
 import { otherSlot, type Slot } from "../Slot.ts"
-import { remove, reset } from "./Operating.ts"
+import { change, remove, reset } from "./Operating.ts"
 import {
   delayBeforeLook,
+  offsetsMoved,
   offsetsMovedForever,
   type Progress,
   progress,
   progressTo,
   untilDatabaseAnswers
 } from "./Progress.ts"
-import { forget } from "./Unhandled.ts"
 
 /** Which copy of the read model is served: the one to read from. */
 export const slot = Effect.fnUntraced(function* (name: string) {
@@ -177,3 +179,28 @@ export const rebuild = <R, E, R2>(
     ? Stream.unwrap(Effect.flatMap(settings, (settings) => beside(projection, settings, clear)))
     : Stream.unwrap(Effect.flatMap(settings, ({ name }) => inPlace(name, clear)))
 }
+
+/**
+ * Asks the processes that run the projection to build its read model anew, in place: one of them empties it with `clear` of the
+ * projection, and all go on from the first event. Returns whether one has begun within the time; `progress` says how far they
+ * are. If none has, the next one that runs begins. Any process may ask.
+ *
+ * **Details**
+ *
+ * It fails with `RebuildRefused` where the projection has no `clear`, or where that fails: then nothing has changed.
+ */
+export const askRebuild = Effect.fnUntraced(function* (name: string, timeout: Duration.Input) {
+  yield* check(ByName, "Projection", "askRebuild", { name })
+  yield* change(name, (control) =>
+    Effect.succeed(new Control({ ...Struct.omit(control, ["rebuildFailure"]), rebuildAsked: true }))
+  )
+  const answered = offsetsMoved.pipe(
+    Stream.mapEffect(() => controlOf(name)),
+    Stream.filter(({ value }) => value.rebuildAsked !== true),
+    Stream.runHead
+  )
+  const answer = Option.flatten(yield* Effect.timeoutOption(answered, timeout))
+  if (Option.isNone(answer)) return false
+  const { rebuildFailure: reason } = answer.value.value
+  return reason === undefined ? true : yield* new RebuildRefused({ projectionName: name, reason })
+})

@@ -1,9 +1,8 @@
 /** The events that a projection has not handled: parked, or skipped. */
 import { Effect, Stream } from "effect"
-import { DurableStateStore } from "../../DurableStateStore.ts"
 import { check } from "../../internal/Arguments.ts"
 import { ByName } from "../Definition.ts"
-import { controlOf, failureId, lastReadId, records, shardId, skippedId } from "../Records.ts"
+import { controlOf, records, shardId, skippedId } from "../Records.ts"
 
 /** The records of a projection's shards, in the order of their numbers. */
 const shardRecords = (operation: string, name: string) =>
@@ -35,16 +34,3 @@ export const skipped = (name: string) =>
       Stream.flatMap((failure) => Stream.fromIterable(failure === null ? [] : [failure]))
     )
   )
-
-/** Forgets what the shards have parked and skipped, their last failures, and which event they have read last. */
-export const forget = Effect.fnUntraced(function* (name: string, shards: number) {
-  const states = yield* DurableStateStore
-  const record = yield* records
-  for (let shard = 0; shard < shards; shard++) {
-    const { value } = yield* record.shard.read(shardId(name, shard))
-    for (let index = 0; index < value.skipped; index++) yield* states.deleteState(skippedId(name, shard, index))
-    yield* states.deleteState(shardId(name, shard))
-    yield* states.deleteState(failureId(name, shard))
-    yield* states.deleteState(lastReadId(name, shard))
-  }
-})

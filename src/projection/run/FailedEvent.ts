@@ -87,7 +87,10 @@ export const handleAgain = Effect.fnUntraced(function* <R>(
     const step = yield* Effect.exit(nextDelay(yield* Clock.currentTimeMillis, failed.cause))
     if (Exit.isFailure(step)) {
       yield* failures.tell(failure, `attempt ${attempts}`, lastFate[settings.onFailure])
-      if (settings.onFailure === "stop") return yield* stopped(run, event, attempts, failed)
+      if (settings.onFailure === "stop") {
+        yield* failures.stop(failure, attempts)
+        return yield* stopped(run, event, attempts, failed)
+      }
       const passed = yield* passEvent(run, batch.upTo, event, settings.onFailure)
       if (passed === undefined) return undefined
       yield* failures.tell(passed.failure, `attempt ${attempts + 1}`, fate[settings.onFailure])

@@ -42,6 +42,17 @@ export const make = Effect.fnUntraced(function* (name: string, shard: number) {
     /** Keeps the last failure of the shard, for `status`: in any case the newer one replaces the older. */
     keep: (failure: Failure) => record.failure.modify(failureId(name, shard), () => new LastFailure({ failure })),
 
+    /** Keeps that the projection has stopped before the event, for those who wait for it. */
+    stop: (failure: Failure, stoppedAfter: number) =>
+      record.failure.modify(failureId(name, shard), () => new LastFailure({ failure, stoppedAfter })),
+
+    /** The shard runs again. */
+    start: Effect.flatMap(record.failure.read(failureId(name, shard)), ({ value: { failure, stoppedAfter } }) =>
+      stoppedAfter === undefined
+        ? Effect.void
+        : record.failure.modify(failureId(name, shard), () => new LastFailure({ failure }))
+    ),
+
     /** Says in the log which event has failed, at which attempt, what happens next, and why the event has failed. */
     tell: ({ aggregateId, error, eventType, version }: Failure, attempt: string, next: string) =>
       Effect.flatMap(tell(error), (text) =>

@@ -17,8 +17,9 @@ const batchTime = Metric.timer("strata_projection_batch_duration", {
   description: "How long batches of projections take, with their commit"
 })
 
-const lag = Metric.gauge("strata_projection_lag_seconds", {
-  description: "How old the last event was when a shard of a projection had handled it"
+/** Each batch feeds it, and so does each look at all projections, which also sees a shard that hangs. */
+export const lag = Metric.gauge("strata_projection_lag_seconds", {
+  description: "How old the event is that a shard of a projection has handled last, or that is next"
 })
 
 /** The most links of a span: more of them would only make it larger. */

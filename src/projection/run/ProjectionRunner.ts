@@ -10,16 +10,14 @@ import { OffsetStore } from "../../OffsetStore.ts"
 import type { StoreError } from "../../StoreError.ts"
 import { placesOf } from "../Agreement.ts"
 import { checked, type Projection, type Services, type Settings } from "../Definition.ts"
-import {
-  DuplicateProjection,
-  type ProjectionFailed,
-  type ShardCountMismatch,
-  type UnknownProjection
-} from "../Errors.ts"
+import type { DuplicateProjection, ProjectionFailed, ShardCountMismatch, UnknownProjection } from "../Errors.ts"
 import { type Control, controlOf } from "../Records.ts"
 import { addShard, register } from "../Registration.ts"
+import { runOnce } from "../Running.ts"
 import { shardOfEvent } from "../Shards.ts"
+import * as AskedRebuild from "./AskedRebuild.ts"
 import * as Feed from "./Feed.ts"
+import * as Gauges from "./Gauges.ts"
 import type { Share, ShardDivision } from "./ShardDivision.ts"
 import * as ShardRunner from "./ShardRunner.ts"
 
@@ -32,23 +30,6 @@ export type RunError =
   | LogReplaced
   | InvalidInput
   | StoreError
-
-/** The names of the projections that run in this process, by the store of their offsets. */
-const running = new WeakMap<OffsetStore["Service"], Set<string>>()
-
-/** Keeps every other run of the same projection out of this process until the scope is closed. */
-const runOnce = Effect.fnUntraced(function* (name: string) {
-  const offsets = yield* OffsetStore
-  yield* Effect.acquireRelease(
-    Effect.suspend(() => {
-      const names = running.get(offsets) ?? new Set()
-      if (names.has(name)) return Effect.fail(new DuplicateProjection({ projectionName: name }))
-      running.set(offsets, names.add(name))
-      return Effect.succeed(names)
-    }),
-    (names) => Effect.sync(() => names.delete(name))
-  )
-})
 
 /** What a session obeys: the session ends when its assignment has changed. */
 interface Assignment {
@@ -147,6 +128,7 @@ const untilChanged = Effect.fnUntraced(function* <R>(
     Stream.take(1),
     Stream.runDrain
   )
+  if (now.control.value.rebuildAsked === true) return yield* AskedRebuild.begin(projection)
   const isResting = now.control.value.paused || now.shards.length === 0
   yield* isResting ? changed : Effect.raceFirst(session(projection, settings, now, past), changed)
 })
@@ -217,6 +199,7 @@ export const runBy =
       yield* runOnce(settings.name)
       yield* registered(settings)
       const share = yield* division(settings)
+      yield* Gauges.feed
       return yield* Effect.raceFirst(share.keep, runSessions(projection, settings, share))
     }).pipe(
       Effect.scoped,

@@ -40,6 +40,7 @@ export const run = Effect.fnUntraced(function* <R>(
 ) {
   const { batchSize, shards } = settings
   const run = yield* ShardRun.make(projection, settings, shard, start)
+  yield* run.failures.start
   let parked = parkedIn(yield* retryParked(run))
 
   const handle = Effect.fnUntraced(function* (whole: Batch) {

@@ -36,7 +36,7 @@ export const Orders = Entity.make({
   name: "order",
   events: OrderEvents,
   initial: (): Order | undefined => undefined,
-  on: {
+  apply: {
     Placed: (_, { event: { customer, total } }) => new Order({ customer, total, isPaid: false }),
     Paid: (order) => order && new Order({ ...order, isPaid: true })
   }
@@ -95,9 +95,9 @@ const place = Effect.fn("Shop.place")(function* (id: string, placed: Placed, key
       yield* accounts.modify(customer, ({ owed }) =>
         owed + total > limit ? Effect.fail(new OverLimit({ customer, total })) : new Account({ owed: owed + total })
       )
-      return [placed]
+      return placed
     }),
-    { key }
+    { key: `place ${key}` }
   )
   return yield* existing(state)
 }, Transactor.withTransaction)
@@ -112,9 +112,9 @@ const pay = Effect.fn("Shop.pay")(function* (id: string, key: string) {
       if (isPaid) return yield* new AlreadyPaid()
       yield* accounts.modify(customer, ({ owed }) => new Account({ owed: owed - total }))
       yield* Receipts.enqueue(new Receipt({ customer, order: id, total }), { id })
-      return [new Paid()]
+      return new Paid()
     }),
-    { key }
+    { key: `pay ${key}` }
   )
   return yield* existing(state)
 }, Transactor.withTransaction)

@@ -23,7 +23,7 @@ export const listing: Listing<StoredEvent> = {
     { title: "VERSION", show: ({ version }) => String(version), right: true },
     { title: "CREATED AT", show: ({ createdAt }) => DateTime.formatIso(createdAt) },
     { title: "AGGREGATE", show: ({ aggregateId }) => aggregateId },
-    { title: "TYPE", show: ({ eventType }) => eventType },
+    { title: "TYPE", show: ({ eventType }) => eventType, colourOf: ({ eventType }) => eventType },
     { title: "DATA", show: ({ data }) => toText(data) }
   ],
   toJson,

@@ -6,8 +6,9 @@ import * as LastSeen from "../../../events/LastSeen.ts"
 import { decodeRows } from "../../../postgres/database/DecodeRows.ts"
 import { PostgresDatabase } from "../../../postgres/database/PostgresDatabase.ts"
 import { longestBytes } from "../../../postgres/database/RowSize.ts"
-import { columnsOf, tooLargeRow } from "../../../postgres/events/EventRow.ts"
+import { tooLargeRow } from "../../../postgres/events/EventRow.ts"
 import * as EventTable from "../../../postgres/events/EventTable.ts"
+import { columnsOfPart, type Part, readPage } from "../../../postgres/events/LongTexts.ts"
 import * as PageSize from "../../../postgres/events/PageSize.ts"
 import * as Settling from "../../../postgres/events/Settling.ts"
 import * as Parameters from "../../arguments/Parameters.ts"
@@ -28,16 +29,22 @@ const microseconds = `to_char(created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:
 /** A page of the log: the events above `after`, up to `last`, and how many the next page is to have. */
 const pageAfter = Effect.fnUntraced(function* (after: bigint, last: bigint, limit: number) {
   const { names, query, sql, tables } = yield* PostgresDatabase
-  const { read, sent } = columnsOf(PageSize.shareBytes(limit, longestBytes(sql)))
-  const found = yield* query(sql`
-    SELECT ${sql.literal(sent)}, "createdAtText" FROM (
-      SELECT ${sql.literal(read)}, ${sql.literal(microseconds)} FROM ${tables.events}
-      WHERE version > ${after} AND version <= ${last} ORDER BY version LIMIT ${limit}
-    ) AS page ORDER BY version`)
+  const page = (part: Part) => {
+    const { read, sent } = columnsOfPart(part, PageSize.shareBytes(limit, longestBytes(sql)))
+    const only = typeof part === "bigint" ? sql`AND version = ${part}` : sql.literal("")
+    return sql`
+      SELECT ${sql.literal(sent)}, "createdAtText" FROM (
+        SELECT ${sql.literal(read)}, ${sql.literal(microseconds)} FROM ${tables.events}
+        WHERE version > ${after} AND version <= ${last} ${only} ORDER BY version LIMIT ${limit}
+      ) AS page ORDER BY version`
+  }
+  const found = yield* readPage(query, page)
   const { isFull, nextLimit, rows } = PageSize.pageOf(found, limit, largestPage)
   const corrupt = tooLargeRow(names.events, rows[0])
   if (corrupt !== undefined) return yield* corrupt
-  return { isFull, nextLimit, rows: yield* decodeRows(EventFile.Row, names.events, ["version"])(rows) }
+  // The events before such a row are exported first; the next page fails.
+  const fine = rows.filter((row) => tooLargeRow(names.events, row) === undefined)
+  return { isFull, nextLimit, rows: yield* decodeRows(EventFile.Row, names.events, ["version"])(fine) }
 })
 
 const Count = Schema.Struct({ count: Schema.Int })
@@ -134,7 +141,7 @@ const toFile = Effect.fnUntraced(function* (path: string, after: Option.Option<b
 const writeLog = Effect.fnUntraced(function* ({ after, checksum, finish, write }: Target) {
   const before = checksum.events
   const pages = yield* settledPages(after)
-  yield* Progress.during("exported", yield* countAfter(after), ({ advance }) =>
+  yield* Progress.during({ verb: "exported", total: yield* countAfter(after) }, ({ advance }) =>
     Stream.runForEach(pages, (rows) =>
       Effect.gen(function* () {
         const text = rows.map(EventFile.lineOf).join("")

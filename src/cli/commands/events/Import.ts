@@ -136,7 +136,7 @@ const importAll = Effect.fnUntraced(function* ({ entries, name, total }: Source,
   const map = mapping === undefined ? undefined : yield* mappingTo(mapping)
   let added = 0
   let seen = 0
-  yield* Progress.during("imported", total, ({ advance }) =>
+  yield* Progress.during({ verb: "imported", total }, ({ advance }) =>
     Stream.runForEach(inBatches(entries), (batch) =>
       Effect.gen(function* () {
         const written = yield* write(batch)
@@ -185,7 +185,7 @@ const verifyAll = Effect.fnUntraced(function* ({ entries, name, total }: Source)
   let events = 0
   let differences = 0
   let highest = 0n
-  yield* Progress.during("compared", total, ({ advance, say }) =>
+  yield* Progress.during({ verb: "compared", total }, ({ advance, say }) =>
     Stream.runForEach(inBatches(entries), (batch) =>
       Effect.gen(function* () {
         const stored = yield* look(batch)

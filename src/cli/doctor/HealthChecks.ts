@@ -1,0 +1,70 @@
+/** Whether projections and queues are within their limits. */
+import { Context, Effect } from "effect"
+import type { LogReplaced } from "../../EventStore.ts"
+import type * as Health from "../../Health.ts"
+import { ofProjection, ofQueue } from "../../health/Limits.ts"
+import type { InvalidInput } from "../../InvalidInput.ts"
+import * as Projection from "../../Projection.ts"
+import { SpoolStore } from "../../SpoolStore.ts"
+import type { StoreError } from "../../StoreError.ts"
+import * as Output from "../terminal/Output.ts"
+import { type Findings, ok, problem } from "./Check.ts"
+import { isJudging, judge, saysOf } from "./Limits.ts"
+
+/** By which limits projections and queues are judged. */
+export const Limits = Context.Reference<Health.Limits>("effect-strata/cli/Limits", { defaultValue: () => ({}) })
+
+/** What is wrong with projections, or with one. */
+export const ofProjections = (name?: string) =>
+  Effect.gen(function* () {
+    const limits = yield* Limits
+    const all = (yield* Projection.statuses).filter(
+      ({ projectionName }) => name === undefined || projectionName === name
+    )
+    return { count: all.length, problems: all.flatMap((one) => ofProjection(one, limits)) }
+  })
+
+/** What is wrong with queues, or with one. */
+export const ofQueues = (name?: string) =>
+  Effect.gen(function* () {
+    const limits = yield* Limits
+    const all = (yield* SpoolStore.use(({ overview }) => overview)).filter(
+      ({ queue }) => name === undefined || queue === name
+    )
+    return { count: all.length, problems: all.flatMap((one) => ofQueue(one, limits)) }
+  })
+
+const findingsOf = (problems: ReadonlyArray<Health.Problem>, well: string) =>
+  problems.length === 0 ? ok(well) : problems.map((found) => problem(saysOf(found), found.remedy))
+
+/** Is a projection behind, does its handler fail, or has it parked aggregates? */
+export const projections: Findings = Effect.map(ofProjections(), ({ count, problems }) =>
+  findingsOf(
+    problems,
+    count === 0 ? "no projection has run yet" : `${Output.count(count, "projection")}, within the limits`
+  )
+)
+
+/** Could messages not be delivered, or do they wait? */
+export const queues: Findings = Effect.map(ofQueues(), ({ count, problems }) =>
+  findingsOf(
+    problems,
+    count === 0 ? "no message waits" : `${Output.count(count, "queue")} with messages, within the limits`
+  )
+)
+
+type Look<R> = Effect.Effect<
+  { readonly problems: ReadonlyArray<Health.Problem> },
+  InvalidInput | LogReplaced | StoreError,
+  R
+>
+
+/** Fails if something is beyond the limits, where any is given: a command that lists things judges only where it is asked to. */
+export const judgedBy = <R>(limits: Health.Limits, look: Look<R>) =>
+  isJudging(limits)
+    ? Effect.provideService(
+        Effect.flatMap(look, ({ problems }) => judge(problems)),
+        Limits,
+        limits
+      )
+    : Effect.void

@@ -1,0 +1,169 @@
+/**
+ * What the tables and their columns are for: the one description, from which `strata schema` and the comments in the database
+ * (`resources/postgres/0032_events_comments.sql`) are made.
+ */
+
+export interface ColumnReference {
+  readonly name: string
+  /** As Postgres names it. */
+  readonly type: string
+  readonly description: string
+}
+
+export interface TableReference {
+  /** The key of its name in the option `tables`; `events_log` stands beside the table of events. */
+  readonly key: "events" | "events_log" | "offsets" | "states" | "messages" | "spool" | "migrations"
+  /** Its name, unless the option `tables` gives another one. */
+  readonly name: string
+  readonly description: string
+  readonly columns: ReadonlyArray<ColumnReference>
+}
+
+const column = (name: string, type: string, description: string): ColumnReference => ({ name, type, description })
+
+const time = "timestamp with time zone"
+const shortText = "character varying(255)"
+
+const states = "0 incoming, 1 active, 2 deferred, 3 hold, 4 bounce, 5 archived"
+
+const eventColumns = [
+  column("version", "bigint", "The place in the log. A sequence draws it before the commit, so there are holes"),
+  column(
+    "id",
+    "text",
+    "The id of the event, of which there is one in the log: a UUIDv7 unless the writer has given one"
+  ),
+  column("aggregate_id", "text", "What the event happened to"),
+  column("event_type", "text", "What has happened: the tag of its class in a typed view"),
+  column("data", "jsonb", "The event itself. In a typed view, the fields of its class"),
+  column("metadata", "jsonb", "What is known beside the event, such as schemaVersion, the version of its data"),
+  column("created_at", time, "When the transaction began that has appended the event"),
+  column("stream_name", "text", "stream_ and the aggregate id, as go-sync-kit names it")
+]
+
+const logColumns = [
+  column("single", "boolean", "Always true: the table has one row"),
+  column("id", "uuid", "The id of the log, which is copied and restored together with the events"),
+  column("system_identifier", "text", "That of the server on which strata doctor was run last; null before"),
+  column("timeline", "integer", "The timeline of that server then"),
+  column("version", "bigint", "The version of the last event then"),
+  column("event_id", "text", "The id of that event"),
+  column("seen_at", time, "When that was")
+]
+
+const offsetColumns = [
+  column("projection_name", shortText, "The name of the projection"),
+  column("shard_number", "bigint", "The number of the shard, from 0"),
+  column(
+    "current_offset",
+    "bigint",
+    "The version up to which the shard has handled its events, and passed those of others"
+  ),
+  column("timestamp", "bigint", "When the offset was written last, in epoch milliseconds")
+]
+
+const stateColumns = [
+  column("persistence_id", shortText, "The id of the entity. Projections keep their records under strata/projection/"),
+  column("version_number", "bigint", "The version of the state: a write with a lower one is refused"),
+  column("state_payload", "bytea", "The state, as its codec has written it"),
+  column("state_manifest", shortText, "What the payload is: decides how it is read"),
+  column("timestamp", "bigint", "When the state was written, in epoch nanoseconds"),
+  column("shard_number", "bigint", "The shard of the entity")
+]
+
+/** What both tables of messages have. */
+const messageColumns = (stateText: string) => [
+  column("state", "integer", stateText),
+  column("attempts", "integer", "How often the message was claimed"),
+  column("max_attempts", "integer", "How often it is tried before it bounces"),
+  column("next_retry", time, "When it is due, if it is deferred"),
+  column("created", time, "When it was stored"),
+  column("updated", time, "When it was changed last"),
+  column("last_error", "text", "Why the last attempt has failed, or why it was held"),
+  column("size", "bigint", "How many bytes it has, as its sender says"),
+  column("priority", "integer", "From 1, the most urgent, to 10"),
+  column("headers", "jsonb", "What the sender has added, such as traceparent"),
+  column("retry_policy_name", "text", "The name of the policy by which it is tried again; empty for the default"),
+  column("lease_owner", "text", "The worker that has the message, while it is active"),
+  column("lease_until", time, "Until when the worker has it, unless it renews the lease"),
+  column("payload", "jsonb", "The message itself")
+]
+
+const [state, ...rest] = messageColumns(`${states}; 6: only the id, which stays taken for a while`)
+
+/** Every table, with all of its columns. */
+export const tables: ReadonlyArray<TableReference> = [
+  {
+    key: "events",
+    name: "events",
+    description: "The log of events, to which rows are only added. go-sync-kit reads and writes the same table",
+    columns: eventColumns
+  },
+  {
+    key: "events_log",
+    name: "events_log",
+    description: "Names the log, beside the table of events, and keeps what strata doctor has seen last",
+    columns: logColumns
+  },
+  {
+    key: "offsets",
+    name: "offsets_store",
+    description: "How far the shards of projections are. eGo reads and writes the same table",
+    columns: offsetColumns
+  },
+  {
+    key: "states",
+    name: "states_store",
+    description: "The latest state of each entity. eGo reads and writes the same table",
+    columns: stateColumns
+  },
+  {
+    key: "messages",
+    name: "strata_messages",
+    description: "The messages of queues",
+    columns: [
+      column("queue", "text", "The queue of the message"),
+      column("id", shortText, "The id of the message in its queue"),
+      ...(state === undefined ? [] : [state]),
+      ...rest,
+      column("remember", "interval", "For how long the id stays taken after the delivery; null for not at all"),
+      column("remembered_until", time, "In state 6: when the id is free again"),
+      column("digest", "bytea", "In state 6: the digest of the payload")
+    ]
+  },
+  {
+    key: "spool",
+    name: "retryspool_messages",
+    description:
+      "The messages of RetrySpool, which reads and writes the same table; with queues: shared also those of queues",
+    columns: [
+      column("id", shortText, "The id of the message"),
+      ...messageColumns(states),
+      column("queue", "text", "The queue of the message; null or empty for a message of RetrySpool, which is in none")
+    ]
+  },
+  {
+    key: "migrations",
+    name: "strata_migrations",
+    description: "Which files of resources/postgres have run, for which table",
+    columns: [
+      column("id", "integer", "The number of the file"),
+      column("table_name", "text", "The table that the file is about"),
+      column("file", "text", "The name of the file"),
+      column("applied_at", time, "When it was run")
+    ]
+  }
+]
+
+const literal = (text: string): string => `'${text.replaceAll("'", "''")}'`
+
+/** A row of the list in the migration: of the table itself where there is no column. */
+const row = (key: string, name: string | undefined, description: string): string =>
+  `            (${literal(key)}, ${name === undefined ? "NULL" : literal(name)}, ${literal(description)})`
+
+/** The lines of the migration that say what each table and column is for. */
+export const commentRows: string = tables
+  .flatMap(({ columns, description, key }) =>
+    [row(key, undefined, description)].concat(columns.map((column) => row(key, column.name, column.description)))
+  )
+  .join(",\n")
