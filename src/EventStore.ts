@@ -242,13 +242,8 @@ export const fromDriver = (backend: string, driver: Driver): Effect.Effect<Event
 // The typed view
 
 export { type Tagged, type Upcast, upcast } from "./events/EventCodec.ts"
-export {
-  type NewTypedEvent,
-  type TypedEvents,
-  type TypedQuery,
-  type TypedSubscription,
-  type TypedView
-} from "./events/TypedEvents.ts"
+export { type NewTypedEvent, type TypedEvents, type TypedView } from "./events/TypedEvents.ts"
+export { type TagsByClass, type TypedItem, type TypedQuery, type TypedSubscription } from "./events/TypedQuery.ts"
 export { type EventView, type TypedEvent, UnknownEvent } from "./events/View.ts"
 
 /**
@@ -275,6 +270,23 @@ export { type EventView, type TypedEvent, UnknownEvent } from "./events/View.ts"
  * The tag of a class is the event type, and its other fields, as JSON, are the data: a program in any language that writes
  * such data writes such events. `upcast` says how older forms are read. An event of these types that does not decode is a
  * `StoreError` whose `CorruptRow` has the version as its key. Services that the schemas need stay in `R`.
+ *
+ * `tags` says what the events of a class are about: appends of the view give them these tags.
+ *
+ * ```ts
+ * import { Schema } from "effect"
+ * import { EventStore } from "effect-strata"
+ *
+ * class StudentSubscribed extends Schema.TaggedClass<StudentSubscribed>()("StudentSubscribed", {
+ *   course: Schema.String,
+ *   student: Schema.String
+ * }) {}
+ *
+ * export const Courses = EventStore.typed({
+ *   events: [StudentSubscribed],
+ *   tags: { StudentSubscribed: ({ course, student }) => [`course:${course}`, `student:${student}`] }
+ * })
+ * ```
  *
  * `unknown` says what becomes of events of other types: `"fail"` fails with `CorruptRow` at the first of them, `"skip"`
  * leaves them out (the store is not asked for them), `"raw"` gives each as an `UnknownEvent`. Where it is not given, reads

@@ -1,14 +1,16 @@
 -- Ends each file of a function: puts the name of the table into the function's body, where psql replaces nothing.
 --
 -- The file has just created the function that the setting strata.function names, in the first schema of the search path.
--- In its body, :"events" (or :"spool", :"states") stands for the table, and :'events' for the table's name as a text. This
--- statement makes the function once more, in the schema of the table, with the table's name and schema in these places.
+-- In its body, :"events" (or :"spool", :"states") stands for the table, :'events' for the table's name as a text, and
+-- :"events_tags" for the table of tags beside it. This statement makes the function once more, in the schema of the table,
+-- with the tables' names and schema in these places.
 DO $do$
 DECLARE
     name       CONSTANT NAME := pg_catalog.current_setting('strata.function');
     first      CONSTANT NAME := pg_catalog.current_schema();
     relation   CONSTANT REGCLASS := pg_catalog.quote_ident(pg_catalog.regexp_replace(name, '_[a-z]+$', ''))::regclass;
     events     TEXT; -- the table: "My schema"."My events"
+    tags       TEXT; -- the table of tags beside it: "My schema"."My events_tags"
     complete   TEXT; -- the function beside it: "My schema"."My events_append"
     draft      RECORD;
     definition TEXT;
@@ -19,7 +21,8 @@ DECLARE
 BEGIN
     -- Only built-in functions and operators are found from here on, whatever the schemas of the search path have.
     PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
-    SELECT format('%I.%I', nspname, relname), format('%I.%I', nspname, name) INTO STRICT events, complete
+    SELECT format('%I.%I', nspname, relname), format('%I.%I', nspname, relname || '_tags'), format('%I.%I', nspname, name)
+    INTO STRICT events, tags, complete
     FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
     WHERE pg_class.oid = relation;
 
@@ -42,9 +45,10 @@ BEGIN
     template := replace(draft.body, '%', '%%');
     template := replace(template, format(':"%s"', variable), '%1$s');
     template := replace(template, format(':''%s''', variable), '%1$L');
+    template := replace(template, format(':"%s_tags"', variable), '%2$s');
     EXECUTE 'CREATE OR REPLACE FUNCTION ' || complete
         || substr(definition, length(opening) + 1, length(definition) - length(opening) - length(closing))
-        || 'AS ' || quote_literal(format(template, events));
+        || 'AS ' || quote_literal(format(template, events, tags));
     IF complete <> draft.name THEN
         EXECUTE format('DROP FUNCTION %s', draft.oid::regprocedure);
     END IF;

@@ -8,13 +8,19 @@ import type {
   Expected,
   LogReplaced,
   NewEventInput,
-  Query,
-  StoredEvent,
-  Subscription
+  StoredEvent
 } from "../Event.ts"
 import { InvalidInput, type Issue } from "../InvalidInput.ts"
 import { StoreError } from "../StoreError.ts"
 import * as EventCodec from "./EventCodec.ts"
+import {
+  choiceOf,
+  type QueryInput,
+  type SubscriptionInput,
+  type TagsByClass,
+  type TypedQuery,
+  type TypedSubscription
+} from "./TypedQuery.ts"
 import {
   decodeData,
   type EventView,
@@ -28,25 +34,13 @@ import {
 
 // Model
 
-/** An event to append to one of several aggregates, with an id and metadata of its own. */
-export interface NewTypedEvent<out Event> extends Pick<NewEventInput, "aggregateId" | "id" | "metadata"> {
+/**
+ * An event to append to one of several aggregates, with an id and metadata of its own, and with `tags` beside those that the
+ * view derives.
+ */
+export interface NewTypedEvent<out Event> extends Pick<NewEventInput, "aggregateId" | "id" | "metadata" | "tags"> {
   readonly event: Event
 }
-
-type QueryInput = Exclude<(typeof Query)["~type.make.in"], void>
-type SubscriptionInput = (typeof Subscription)["~type.make.in"]
-
-interface ByClass<Class> {
-  /** Only events of these classes, also those that were stored under an old type. */
-  readonly events?: ReadonlyArray<Class>
-}
-
-/** Which events to read: a query by classes instead of event types. */
-export interface TypedQuery<Class> extends Pick<QueryInput, Exclude<keyof QueryInput, "eventTypes">>, ByClass<Class> {}
-
-/** Which events to follow, and from where: a subscription by classes instead of event types. */
-export interface TypedSubscription<Class>
-  extends Pick<SubscriptionInput, Exclude<keyof SubscriptionInput, "eventTypes">>, ByClass<Class> {}
 
 /** The events of some classes in the log. `Class` is the union of the classes, `Other` is `UnknownEvent` with `"raw"`. */
 export interface TypedEvents<Class extends EventCodec.Tagged, Other = never, R = never> {
@@ -56,8 +50,8 @@ export interface TypedEvents<Class extends EventCodec.Tagged, Other = never, R =
    *
    * **Details**
    *
-   * Each of the events gets the `metadata`, in which the key `schemaVersion` is reserved for the view. An event that its
-   * schema cannot encode is `InvalidInput`.
+   * Each of the events gets the `metadata`, in which the key `schemaVersion` is reserved for the view, and the tags that the
+   * view derives from it. An event that its schema cannot encode is `InvalidInput`.
    */
   readonly append: (
     aggregateId: string,
@@ -202,14 +196,17 @@ export const over = <Id>(events: Effect.Effect<UntypedEvents, never, Id>) => {
     readonly events: Classes
     readonly upcast?: Upcasts
     readonly unknown?: Other
+    readonly tags?: TagsByClass<Classes[number]["Type"]>
   }): TypedView<Classes[number], Other extends "raw" ? UnknownEvent : never, ServicesOf<Upcasts[number]>, Id>
   function typed<Class extends EventCodec.Tagged>(options: {
     readonly events: ReadonlyArray<Class>
     readonly upcast?: ReadonlyArray<EventCodec.Upcast<Class["Type"], unknown>>
     readonly unknown?: Unknown
+    readonly tags?: Readonly<Record<string, ((event: Class["Type"]) => ReadonlyArray<string>) | undefined>>
   }): TypedView<Class, UnknownEvent, unknown, Id> {
     const codec = EventCodec.make(options.events, options.upcast ?? [])
-    const parts = { classes: options.events, codec, unknown: options.unknown }
+    const tagsOf = (event: Class["Type"]) => options.tags?.[event._tag]?.(event) ?? []
+    const parts = { classes: options.events, codec, unknown: options.unknown, tagsOf }
     return new TypedView(
       makeView(parts),
       codec.issues.length > 0
@@ -272,18 +269,6 @@ const decodeStream = <Class extends EventCodec.Tagged, R, E>(
 
 // Choosing
 
-/**
- * The types to ask the store for. The view asks for all types where it has to give unknown events raw, or to fail at them: with
- * `"fail"`, and in a read that names aggregates, which is their whole history.
- */
-const typesOf = <Class extends EventCodec.Tagged, R>(
-  { classes, codec, unknown }: Parts<Class, R>,
-  { aggregateIds, events: only }: Pick<TypedQuery<Class>, "aggregateIds" | "events">
-) =>
-  only === undefined && unknown !== "skip" && (unknown !== undefined || aggregateIds !== undefined)
-    ? {}
-    : { eventTypes: codec.typesOf((only ?? classes).map(EventCodec.tagOf)) }
-
 /** The store has left out all other events: this predicate is for the compiler. */
 const isOf = <Class extends EventCodec.Tagged, Only extends Class>(only: ReadonlyArray<Only> | undefined) => {
   const tags = new Set(only?.map(EventCodec.tagOf))
@@ -294,7 +279,7 @@ const isOf = <Class extends EventCodec.Tagged, Only extends Class>(only: Readonl
 // Appending
 
 const appendAll = Effect.fnUntraced(function* <Class extends EventCodec.Tagged, R>(
-  { codec }: Parts<Class, R>,
+  { codec, tagsOf }: Parts<Class, R>,
   events: UntypedEvents,
   added: ReadonlyArray<NewTypedEvent<Class["Type"]>>,
   options?: AppendOptions
@@ -304,7 +289,8 @@ const appendAll = Effect.fnUntraced(function* <Class extends EventCodec.Tagged, 
   for (const [index, { event, ...envelope }] of added.entries()) {
     const result = yield* EventCodec.resultOf(codec.encode(event, envelope.metadata))
     if (Result.isSuccess(result)) {
-      encoded.push({ ...envelope, ...result.success })
+      const tags = [...new Set([...tagsOf(event), ...(envelope.tags ?? [])])]
+      encoded.push({ ...envelope, ...result.success, ...(tags.length === 0 ? {} : { tags }) })
     } else {
       issues.push(...result.failure.map(({ field, message }) => ({ field: `events.${index}.${field}`, message })))
     }
@@ -324,17 +310,17 @@ const make = <Class extends EventCodec.Tagged, R>(
   view: Parts<Class, R>
 ): TypedEvents<Class, UnknownEvent, R> => {
   const read = <Only extends Class = Class>(input: TypedQuery<Only> = {}) => {
-    const { events: only, ...query } = input
+    const { events: only, items: _items, tags: _tags, ...query } = input
     return Stream.filter(
-      decodeStream(view, "read", events.read({ ...query, ...typesOf(view, input) })),
+      decodeStream(view, "read", events.read({ ...query, ...choiceOf(view, input) })),
       isOf<Class, Only>(only)
     )
   }
 
   const subscribe = <Only extends Class = Class>(input: TypedSubscription<Only>) => {
-    const { events: only, ...subscription } = input
+    const { events: only, items: _items, tags: _tags, ...subscription } = input
     return Stream.filter(
-      decodeStream(view, "subscribe", events.subscribe({ ...subscription, ...typesOf(view, input) })),
+      decodeStream(view, "subscribe", events.subscribe({ ...subscription, ...choiceOf(view, input) })),
       isOf<Class, Only>(only)
     )
   }

@@ -89,7 +89,7 @@ export const make = Effect.gen(function* () {
   const read = (query: Query) => {
     const { after = 0n, direction, limit } = query
     const seen = LastSeen.of(after)
-    const keep = (row: EventRow) => row.version > seen.version && matches(query, row)
+    const keep = (row: EventRow) => row.version > seen.version && matches(query, row, row.tags)
     if (limit === 0) {
       const compared = statement((transaction) => Effect.asVoid(compareAt(seen, transaction)))
       return direction === "backward" ? Stream.empty : Stream.drain(Stream.fromEffect(compared))
@@ -132,7 +132,7 @@ export const make = Effect.gen(function* () {
       })
       return Effect.flatMap(page, (rows) => {
         const { corrupt, events } = decodeEvents(
-          rows.filter((row) => matches(subscription, row)),
+          rows.filter((row) => matches(subscription, row, row.tags)),
           largeIntegers
         )
         if (corrupt === undefined) return Effect.succeed([events, Option.some(rows.at(-1)?.version ?? cursor)] as const)

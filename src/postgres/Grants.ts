@@ -30,11 +30,18 @@ interface Need {
 const needsOf = ({ names, schema }: Database, purpose: Purpose): ReadonlyArray<Need> => {
   const of = (name: string) => qualify(schema, name)
   const events = { table: of(names.events), privileges: ["SELECT"] }
+  const tags = of(`${names.events}_tags`)
   const rows = [names.offsets, names.states, names.messages, names.spool].map(of)
-  if (purpose === "import") return [{ ...events, columns: [...appended, "created_at"] }]
+  if (purpose === "import") {
+    return [
+      { ...events, columns: [...appended, "created_at"] },
+      { table: tags, privileges: ["SELECT", "INSERT"] }
+    ]
+  }
   const privileges = purpose === "read" ? ["SELECT"] : ["SELECT", "INSERT", "UPDATE", "DELETE"]
   return [
     purpose === "read" ? events : { ...events, columns: appended },
+    { table: tags, privileges: purpose === "read" ? ["SELECT"] : ["SELECT", "INSERT"] },
     ...rows.map((table) => ({ table, privileges }))
   ]
 }

@@ -44,7 +44,7 @@ const functionsOf = ({ events, messages, spool, states }: Database["names"]): Re
 /** Everything of our names that is there already. */
 export const list = (database: Database): Effect.Effect<ReadonlyArray<Owned>, Reason> => {
   const { names, owners, query, schema, sql } = database
-  const relations = Object.values(names).map((name) => qualify(schema, name))
+  const relations = [...Object.values(names), `${names.events}_tags`].map((name) => qualify(schema, name))
   const statement = sql`
     WITH ours AS MATERIALIZED (
       SELECT pg_class.oid, relnamespace FROM pg_catalog.unnest(${relations}::text[]) AS name

@@ -18,6 +18,7 @@ import {
 import { InvalidInput } from "../InvalidInput.ts"
 import { Transactor } from "../Transactor.ts"
 import * as Subscriptions from "./EventSubscriptions.ts"
+import * as Tags from "./EventTags.ts"
 import * as TypedEvents from "./TypedEvents.ts"
 
 /** An aggregate that no other test uses: all tests of a suite share one log. */
@@ -628,6 +629,7 @@ export const suite = <E>(
   })
 
   Subscriptions.suite(name, layer, { interleaving })
+  Tags.suite(name, layer)
   TypedEvents.suite(name, layer)
 
   it.effect("parses a version from text", () =>

@@ -19,7 +19,7 @@ const contracts = "contracts"
 
 /** What a contract is made of, and so what every room above the contracts may import. */
 const errors = ["StoreError", "InvalidInput"]
-const models = ["Event", "SpoolMessage", "StateCodec"]
+const models = ["EventQuery", "Event", "SpoolMessage", "StateCodec"]
 const upToInternal = [...errors, "internal"]
 const upToModels = [...upToInternal, ...models]
 const upToContracts = [...upToModels, "events", contracts]
@@ -44,7 +44,8 @@ const rules: ReadonlyMap<string, Rule> = new Map<string, Rule>([
   ["StoreError", { rooms: [], packages: effect }],
   ["InvalidInput", { rooms: [], packages: effect }],
   ["internal", { rooms: errors, packages: effect }],
-  ["Event", { rooms: upToInternal, packages: effect }],
+  ["EventQuery", { rooms: upToInternal, packages: effect }],
+  ["Event", { rooms: [...upToInternal, "EventQuery"], packages: effect }],
   ["SpoolMessage", { rooms: upToInternal, packages: effect }],
   ["StateCodec", { rooms: upToInternal, packages: effect }],
   ["events", { rooms: upToModels, packages: effect }],

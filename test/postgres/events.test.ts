@@ -9,7 +9,7 @@ import { postgresUrl } from "../support/database.ts"
 import { event, goSyncKit, plainInsert, serveEvents, session } from "./events.harness.ts"
 import { execute, failsWith, freshRole, freshSchema, query, shape } from "./harness.ts"
 
-const files = ["0002_events.sql", "0022_events_append.sql"].map((file) =>
+const files = ["0002_events.sql", "0034_events_tags.sql", "0035_events_append.sql"].map((file) =>
   fileURLToPath(new URL(`../../resources/postgres/${file}`, import.meta.url))
 )
 

@@ -13,12 +13,19 @@ interface Texts {
 type Content = Pick<StoredEvent, "data" | "metadata">
 
 export interface Request extends Job, Texts {
-  /** A `plain` append expects nothing and brings no ids. A `checked` one needs the function of the database. */
+  /** A `plain` append expects nothing and brings neither ids nor tags. A `checked` one needs the function of the database. */
   readonly kind: "plain" | "checked"
   readonly append: Append
   readonly ids: ReadonlyArray<string>
+  readonly tags: ReadonlyArray<TagOfEvent>
   /** Parsed when first asked for. */
   readonly content: () => ReadonlyArray<Content>
+}
+
+/** One tag of the event that has this id. */
+export interface TagOfEvent {
+  readonly id: string
+  readonly tag: string
 }
 
 /** What the database adds to an event. */
@@ -26,6 +33,12 @@ export interface Stamp {
   readonly version: bigint
   readonly createdAt: Date
 }
+
+/** What most requests have of tags. */
+const noTags: ReadonlyArray<never> = []
+
+/** The key of a tag for coalescing. Two NULs tell it from an aggregate and from an id. */
+const keyOfTag = (tag: string) => `\0\0${tag}`
 
 /** No metadata, as go-sync-kit stores it. */
 const noMetadata = "null"
@@ -51,19 +64,27 @@ export const requestOf = (append: Append, ids: ReadonlyArray<string>): Request =
   // An append to several aggregates waits until all of them are free. No other append may overtake it on those that are
   // free already, so it shares none of them.
   const isSharing = isUnconditional && aggregateIds.length === 1
+  const tags = tagsOf(append, ids)
   let content: ReadonlyArray<Content> | undefined
   return {
-    kind: isUnconditional && given.length === 0 ? "plain" : "checked",
+    kind: isUnconditional && given.length === 0 && tags.length === 0 ? "plain" : "checked",
     shared: isSharing ? aggregateIds : [],
     exclusive: isSharing ? given : [...aggregateIds, ...given],
+    unordered: tags.length === 0 ? noTags : [...new Set(tags.map(({ tag }) => keyOfTag(tag)))],
     size,
     append,
     ids,
+    tags,
     datas,
     metadatas,
     content: () => (content ??= contentOf({ datas, metadatas }))
   }
 }
+
+const tagsOf = ({ events }: Append, ids: ReadonlyArray<string>): ReadonlyArray<TagOfEvent> =>
+  events.every(({ tags }) => tags === undefined)
+    ? noTags
+    : events.flatMap(({ tags = [] }, index) => tags.map((tag) => ({ id: ids[index] ?? "", tag })))
 
 /** The content of events, parsed from the text that is sent: the caller may change its objects without changing the events. */
 const contentOf = ({ datas, metadatas }: Texts): ReadonlyArray<Content> =>

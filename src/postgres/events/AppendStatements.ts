@@ -27,7 +27,7 @@ const isStamp = (row: unknown): row is Stamp =>
 
 const isWritten = (row: unknown): row is Written => isStamp(row) && "id" in row && typeof row.id === "string"
 
-/** What came of an event, or of an append. See `resources/postgres/0022_events_append.sql`. */
+/** What came of an event, or of an append. See `resources/postgres/0035_events_append.sql`. */
 const OutcomeRow = Schema.Union([
   Schema.Struct({ outcome: Schema.Literals(["stored", "known"]), ...written }),
   Schema.Struct({ outcome: Schema.Literals(["blocked", "isolation"]), request: Schema.Int }),
@@ -91,6 +91,7 @@ export const make = Effect.gen(function* () {
 
   const callOf = (requests: ReadonlyArray<Request>, patience: Patience) => {
     const events = requests.flatMap(({ append }, request) => append.events.map((event) => ({ append, event, request })))
+    const tags = requests.flatMap(({ tags }) => tags)
     return sql`
       SELECT outcome, request, key AS id, version, created_at AS "createdAt"
       FROM ${appendFunction}(
@@ -103,7 +104,9 @@ export const make = Effect.gen(function* () {
         ${events.map(({ event }) => event.id !== undefined)}::boolean[],
         ${events.map(({ append }) => append.onDuplicate === "ignore")}::boolean[],
         ${events.map(({ append, event }) => String(expectedOf(append, event.aggregateId)))}::text[],
-        ${patience === "waits"}::boolean
+        ${patience === "waits"}::boolean,
+        ${tags.map(({ id }) => id)}::text[],
+        ${tags.map(({ tag }) => tag)}::text[]
       )`
   }
 

@@ -1,5 +1,15 @@
-/** The statements that read a page of events: what the filter describes, in the order of versions. */
+/**
+ * The statements that read a page of events: what the filter describes, in the order of versions.
+ *
+ * **Details**
+ *
+ * Where the filter names tags, a page is found in the table of tags, which has the versions of each tag in order: the page
+ * reads what it returns, and at most as much again for each item of a query. Each look-up of a version stands in a subquery
+ * with `OFFSET 0`: the planner would join the tables in another way, and read the whole log for a tag of which it knows
+ * nothing.
+ */
 import { DateTime, Effect, type Schema } from "effect"
+import { Statement } from "effect/sql"
 import type { Fragment } from "effect/sql/Statement"
 import type { Filter } from "../../Event.ts"
 import { toText } from "../../internal/ExactJson.ts"
@@ -7,19 +17,37 @@ import { PostgresDatabase } from "../database/PostgresDatabase.ts"
 import { longestBytes } from "../database/RowSize.ts"
 import { columnsOf } from "./EventRow.ts"
 import { shareBytes } from "./PageSize.ts"
+import * as TagTable from "./TagTable.ts"
+
+/** The part of the log that a page is of. */
+export interface Range {
+  readonly after: bigint
+  readonly last: bigint
+  readonly direction: "ASC" | "DESC"
+  /** How many events it has at most. */
+  readonly limit: number
+  /** What has to be true of the log, or the page is empty. */
+  readonly guard?: Fragment | undefined
+}
+
+/** The tags and types of which an event has to have all and one: an item of a query together with the rest of the filter. */
+interface Alternative {
+  readonly tags: ReadonlyArray<string>
+  readonly eventTypes: ReadonlyArray<string> | undefined
+}
+
+/** Without items, what the filter says of tags is the only alternative. The tags of an item come first: see `QueryItem`. */
+const alternativesOf = ({ items = [{}], tags = [] }: Filter): ReadonlyArray<Alternative> =>
+  items.map((item) => ({ tags: [...new Set([...(item.tags ?? []), ...tags])], eventTypes: item.eventTypes }))
+
+const union = Statement.join(" UNION ", false)
 
 export const make = Effect.gen(function* () {
-  const { sql, tables } = yield* PostgresDatabase
+  const database = yield* PostgresDatabase
+  const { sql, tables } = database
+  const events = tables.events
+  const tagTable = TagTable.tableOf(database)
   const longest = longestBytes(sql)
-
-  /** At most `limit` rows. The JSON of a row that is too long for such a page is held back: see `PageSize`. */
-  const select = (filters: ReadonlyArray<Fragment>, direction: "ASC" | "DESC", limit: number) => {
-    const { read, sent } = columnsOf(shareBytes(limit, longest))
-    const order = sql.literal(`ORDER BY version ${direction}`)
-    return sql`
-      SELECT ${sql.literal(sent)} FROM (SELECT ${sql.literal(read)} FROM ${tables.events} WHERE ${sql.and(filters)} ${order} LIMIT ${limit}) AS page
-      ${order}`
-  }
 
   // SQL's NULL counts as JSON's null. For any other value the bare column is compared, which can have an index.
   const dataOf = (data: Schema.Json) => (data === null ? sql.literal("coalesce(data, 'null')") : sql.literal("data"))
@@ -30,9 +58,13 @@ export const make = Effect.gen(function* () {
       ? sql`aggregate_id = ${aggregateIds[0]}`
       : sql`aggregate_id = ANY(${aggregateIds}::text[])`
 
-  const filtersOf = ({ aggregateIds, createdAfter, data, eventTypes, metadata }: Filter): ReadonlyArray<Fragment> => [
+  const ofTypes = (eventTypes: ReadonlyArray<string> | undefined): ReadonlyArray<Fragment> =>
+    eventTypes === undefined ? [] : [sql`event_type = ANY(${eventTypes}::text[])`]
+
+  /** What the filter says of columns of the event itself. */
+  const columnsAre = ({ aggregateIds, createdAfter, data, eventTypes, metadata }: Filter): ReadonlyArray<Fragment> => [
     ...(aggregateIds === undefined ? [] : [among(aggregateIds)]),
-    ...(eventTypes === undefined ? [] : [sql`event_type = ANY(${eventTypes}::text[])`]),
+    ...ofTypes(eventTypes),
     ...(data === undefined ? [] : [sql`${dataOf(data)} @> ${toText(data)}::text::jsonb`]),
     ...(metadata === undefined ? [] : [sql`metadata @> ${toText(metadata)}::text::jsonb`]),
     // Times are compared in milliseconds, as readers get them: no event counts as created after its own time.
@@ -41,8 +73,65 @@ export const make = Effect.gen(function* () {
       : [sql`date_trunc('milliseconds', created_at) > ${DateTime.toDateUtc(createdAfter)}::timestamptz`])
   ]
 
+  /** Whether the event with a version has the tag. */
+  const hasTag = (tag: string, version: string) =>
+    sql`EXISTS (SELECT FROM ${tagTable} AS other WHERE other.tag = ${tag}::text AND other.version = ${sql.literal(version)} OFFSET 0)`
+
+  const between = (column: string, { after, last }: Range) =>
+    sql`${sql.literal(column)} > ${after} AND ${sql.literal(column)} <= ${last}`
+
+  /** The first versions of a range that have all tags of an alternative, found by the first one. */
+  const versionsOf = (
+    { eventTypes, tags: [first = "", ...others] }: Alternative,
+    columns: ReadonlyArray<Fragment>,
+    range: Range
+  ) => {
+    const ofEvent = [...columns, ...ofTypes(eventTypes)]
+    const conditions = [
+      sql`tagged.tag = ${first}::text`,
+      between("tagged.version", range),
+      ...others.map((tag) => hasTag(tag, "tagged.version")),
+      ...(ofEvent.length === 0
+        ? []
+        : [
+            sql`EXISTS (SELECT FROM ${events} AS event WHERE event.version = tagged.version AND ${sql.and(ofEvent)} OFFSET 0)`
+          ])
+    ]
+    return sql`(SELECT tagged.version FROM ${tagTable} AS tagged WHERE ${sql.and(conditions)}
+      ORDER BY tagged.version ${sql.literal(range.direction)} LIMIT ${range.limit})`
+  }
+
+  /** The rows of a range that match the filter, with more columns than are read. */
+  const source = (filter: Filter, range: Range): Fragment => {
+    const guards = range.guard === undefined ? [] : [range.guard]
+    const columns = columnsAre(filter)
+    const alternatives = alternativesOf(filter)
+    if (alternatives.every(({ tags }) => tags.length > 0)) {
+      const versions = union(alternatives.map((alternative) => versionsOf(alternative, columns, range)))
+      return sql`(SELECT version AS place FROM (${versions}) AS matching
+          ORDER BY version ${sql.literal(range.direction)} LIMIT ${range.limit}) AS found
+        CROSS JOIN LATERAL (SELECT * FROM ${events} WHERE version = found.place OFFSET 0) AS event
+        WHERE ${sql.and(guards)}`
+    }
+    const matching = alternatives.map(({ eventTypes, tags }) =>
+      sql.and([...ofTypes(eventTypes), ...tags.map((tag) => hasTag(tag, "event.version"))])
+    )
+    const conditions = [...columns, ...guards, between("version", range)]
+    return sql`${events} AS event WHERE ${sql.and(filter.items === undefined ? conditions : [...conditions, sql.or(matching)])}`
+  }
+
+  /** The JSON of a row that is too long for such a page is held back: see `PageSize`. */
+  const page = (filter: Filter, range: Range) => {
+    const { read, sent } = columnsOf(shareBytes(range.limit, longest))
+    const order = sql.literal(`ORDER BY version ${range.direction}`)
+    return sql`
+      SELECT ${sql.literal(sent)} FROM (
+        SELECT ${sql.literal(read)} FROM ${source(filter, range)} ${order} LIMIT ${range.limit}
+      ) AS page ${order}`
+  }
+
   /** The parts of rows that are no page, for a statement that is the same each time. */
   const { read, sent } = columnsOf(longest)
 
-  return { columns: { read: sql.literal(read), sent: sql.literal(sent) }, select, filtersOf }
+  return { columns: { read: sql.literal(read), sent: sql.literal(sent) }, page }
 })

@@ -1,5 +1,5 @@
--- Runs appends that expect something of an aggregate or bring ids of events, several appends in one call. No two appends of
--- a call have an id in common, or an aggregate of which one of them expects something.
+-- Runs appends that expect something of an aggregate, or bring ids or tags of events, several appends in one call. No two
+-- appends of a call have an id in common, or an aggregate of which one of them expects something.
 --
 -- A row of the result says what came of an append that writes nothing (blocked, isolation, duplicate with the id, conflict
 -- with the aggregate and its version), or of an event (stored, or known if it was stored already).
@@ -19,6 +19,12 @@ SET strata.function TO :"events_append";
 SET check_function_bodies TO off;
 
 -- next
+-- The version before this file knew no tags. Its processes that still run go on: the defaults complete their calls.
+DROP FUNCTION IF EXISTS :"events_append" (
+    INTEGER[], TEXT[], TEXT[], TEXT[], TEXT[], TEXT[], BOOLEAN[], BOOLEAN[], TEXT[], BOOLEAN
+);
+
+-- next
 CREATE OR REPLACE FUNCTION :"events_append" (
     requests      INTEGER[], -- for each event: the append that it belongs to
     ids           TEXT[],
@@ -29,7 +35,9 @@ CREATE OR REPLACE FUNCTION :"events_append" (
     given         BOOLEAN[], -- whether the caller chose the id
     ignoring      BOOLEAN[], -- whether it is fine if the event is stored already
     expected      TEXT[],    -- of the aggregate: any, none, some, or a version
-    patient       BOOLEAN    -- whether to wait for locks; if not, appends that would have to wait are blocked
+    patient       BOOLEAN,   -- whether to wait for locks; if not, appends that would have to wait are blocked
+    tagged        TEXT[] DEFAULT '{}', -- for each tag: the id of the event that has it
+    tags          TEXT[] DEFAULT '{}'
 )
 RETURNS TABLE (outcome TEXT, request INTEGER, key TEXT, version BIGINT, created_at TIMESTAMPTZ)
 LANGUAGE plpgsql
@@ -40,13 +48,18 @@ AS $body$
 DECLARE
     -- The key of an aggregate's lock is the hash of its id by this seed, and the key of an event's lock the hash of its id by
     -- the next seed. The empty text stands for all aggregates, or for all events. The same keys are made for statements of
-    -- TypeScript by src/postgres/events/AppendLocks.ts: change both or none.
+    -- TypeScript by src/postgres/events/AppendLocks.ts: change both or none. The key of a tag's lock is the hash of the tag by
+    -- a seed of its own, below those of all tables, so that no tag is taken for an aggregate.
     seed      CONSTANT BIGINT  := 2 * :'events'::regclass::oid::bigint;
-    -- Locks live in shared memory, which has room for some 6,400 by default. A call with more aggregates than this number
-    -- locks all aggregates, and a call with more ids locks all events.
+    tag_seed  CONSTANT BIGINT  := -1 - :'events'::regclass::oid::bigint;
+    -- Locks live in shared memory, which has room for some 6,400 by default. A call with more aggregates than this number, or
+    -- with more aggregates, ids and tags together, locks all aggregates, and so all appends: each of them shares that lock. A
+    -- call with more ids locks all events.
     max_locks CONSTANT INTEGER := 250;
-    coarse    CONSTANT BOOLEAN := (SELECT count(DISTINCT name) FROM unnest(aggregate_ids) AS name) > max_locks;
     named     CONSTANT INTEGER := (SELECT count(*) FROM unnest(given) AS it WHERE it);
+    has_tags  CONSTANT BOOLEAN := cardinality(tags) > 0;
+    coarse    CONSTANT BOOLEAN := (SELECT count(DISTINCT name) FROM unnest(aggregate_ids) AS name)
+        + CASE WHEN has_tags THEN named + (SELECT count(DISTINCT tag) FROM unnest(tags) AS tag) ELSE 0 END > max_locks;
     lock      RECORD;
     before    CONSTANT TEXT := current_setting('lock_timeout');
     failed    INTEGER[] := '{}'; -- the appends that write nothing
@@ -57,15 +70,20 @@ DECLARE
 BEGIN
     -- The locks. All calls take them in the order of level and key, so that no two calls wait for each other in a circle.
     FOR lock IN
-        SELECT 0 AS level, hashtextextended('', seed) AS key, coarse AS exclusive, NULL AS aggregate_id, NULL AS id
+        SELECT 0 AS level, hashtextextended('', seed) AS key, coarse AS exclusive, NULL AS aggregate_id, NULL AS id,
+            NULL AS tag
         UNION ALL
-        SELECT 0, hashtextextended('', seed + 1), named > max_locks, NULL, NULL WHERE named > 0
+        SELECT 0, hashtextextended('', seed + 1), named > max_locks, NULL, NULL, NULL WHERE named > 0
         UNION ALL
-        SELECT 1, hashtextextended(aggregate_id, seed), bool_or(expectation <> 'any'), aggregate_id, NULL
+        SELECT 1, hashtextextended(aggregate_id, seed), bool_or(expectation <> 'any'), aggregate_id, NULL, NULL
         FROM unnest(aggregate_ids, expected) AS new (aggregate_id, expectation) WHERE NOT coarse GROUP BY aggregate_id
         UNION ALL
-        SELECT 1, hashtextextended(id, seed + 1), true, NULL, id
+        SELECT 1, hashtextextended(id, seed + 1), true, NULL, id, NULL
         FROM unnest(ids, given) AS new (id, given) WHERE new.given AND named <= max_locks
+        UNION ALL
+        -- The tags that events get: shared, as they only have to wait for decisions about these tags.
+        SELECT 1, hashtextextended(tag, tag_seed), false, NULL, NULL, tag
+        FROM unnest(tags) AS tag WHERE has_tags AND NOT coarse GROUP BY tag
         ORDER BY 1, 2, 3 DESC
     LOOP
         CONTINUE WHEN CASE WHEN lock.exclusive THEN pg_try_advisory_xact_lock(lock.key)
@@ -74,6 +92,7 @@ BEGIN
             failed := failed || ARRAY(
                 SELECT new.request FROM unnest(requests, ids, aggregate_ids) AS new (request, id, aggregate_id)
                 WHERE lock.level = 0 OR new.aggregate_id = lock.aggregate_id OR new.id = lock.id
+                    OR lock.tag IS NOT NULL AND (new.id, lock.tag) IN (SELECT * FROM unnest(tagged, tags))
             );
             CONTINUE;
         END IF;
@@ -175,14 +194,31 @@ BEGIN
     END IF;
 
     -- The events. INSERT locks the table before it draws a version, and draws versions after the sort: in the call's order.
-    RETURN QUERY
-    INSERT INTO :"events" AS event (id, aggregate_id, event_type, data, metadata)
-    SELECT new.id, new.aggregate_id, new.event_type, new.data::jsonb, new.metadata::jsonb
-    FROM unnest(requests, ids, aggregate_ids, event_types, datas, metadatas)
-        WITH ORDINALITY AS new (request, id, aggregate_id, event_type, data, metadata, place)
-    WHERE new.id <> ALL (stored) AND new.request <> ALL (failed)
-    ORDER BY new.place
-    RETURNING 'stored', NULL::integer, event.id, event.version, event.created_at;
+    IF NOT has_tags THEN
+        RETURN QUERY
+        INSERT INTO :"events" AS event (id, aggregate_id, event_type, data, metadata)
+        SELECT new.id, new.aggregate_id, new.event_type, new.data::jsonb, new.metadata::jsonb
+        FROM unnest(requests, ids, aggregate_ids, event_types, datas, metadatas)
+            WITH ORDINALITY AS new (request, id, aggregate_id, event_type, data, metadata, place)
+        WHERE new.id <> ALL (stored) AND new.request <> ALL (failed)
+        ORDER BY new.place
+        RETURNING 'stored', NULL::integer, event.id, event.version, event.created_at;
+    ELSE
+        RETURN QUERY
+        WITH added AS (
+            INSERT INTO :"events" AS event (id, aggregate_id, event_type, data, metadata)
+            SELECT new.id, new.aggregate_id, new.event_type, new.data::jsonb, new.metadata::jsonb
+            FROM unnest(requests, ids, aggregate_ids, event_types, datas, metadatas)
+                WITH ORDINALITY AS new (request, id, aggregate_id, event_type, data, metadata, place)
+            WHERE new.id <> ALL (stored) AND new.request <> ALL (failed)
+            ORDER BY new.place
+            RETURNING event.id, event.version, event.created_at
+        ), tagging AS (
+            INSERT INTO :"events_tags" (tag, version)
+            SELECT new.tag, added.version FROM unnest(tagged, tags) AS new (id, tag) JOIN added ON added.id = new.id
+        )
+        SELECT 'stored', NULL::integer, added.id, added.version, added.created_at FROM added;
+    END IF;
 
     IF cardinality(stored) > 0 THEN
         RETURN QUERY
