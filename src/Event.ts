@@ -1,6 +1,6 @@
 /** The events of the log, how they are asked for, and what can go wrong: the model of `EventStore`. */
 import { Effect, Option, Schema } from "effect"
-import { Key, QueryItems, Tags } from "./EventQuery.ts"
+import { type Condition, type ConditionFailed, GivenCondition, Key, QueryItems, Tags } from "./EventQuery.ts"
 import type { LargeIntegers } from "./internal/ExactJson.ts"
 import { Int64, maxRowBytes } from "./internal/Fields.ts"
 import { SafeJson, SafeJsonObject, safeJsonObjectUpTo, safeJsonUpTo } from "./internal/SafeJson.ts"
@@ -91,10 +91,17 @@ export interface AppendOptions {
   readonly onDuplicate?: "fail" | "ignore"
 }
 
+/** What an append asks for that belongs to a decision. */
+export interface DecidedOptions extends AppendOptions {
+  readonly condition: Condition
+}
+
 const howToAppend = {
   /** What is expected of every aggregate among the events, or of each by its id: an aggregate that is not named is `"any"`. */
   expected: Schema.optionalKey(Schema.Union([Expected, Schema.Record(Key, Expected)])),
-  onDuplicate: Schema.optionalKey(Schema.Literals(["fail", "ignore"]))
+  onDuplicate: Schema.optionalKey(Schema.Literals(["fail", "ignore"])),
+  /** That nothing has come which the decision about these events would have wanted to know of. */
+  condition: Schema.optionalKey(GivenCondition)
 }
 
 /** Events to append together. */
@@ -312,6 +319,9 @@ export class LogReplaced extends Schema.TaggedError<LogReplaced>("effect-strata/
 
 /** Why an append was refused. */
 export type AppendError = VersionConflict | DuplicateEvent
+
+/** Why an append with a condition was refused. */
+export type DecisionError = AppendError | ConditionFailed | LogReplaced
 
 /** No event has this id. */
 export class EventNotFound extends Schema.TaggedError<EventNotFound>("effect-strata/EventStore/EventNotFound")(

@@ -32,15 +32,20 @@ import {
   type AppendError,
   type AppendOptions,
   ById,
+  type Condition,
+  type DecidedOptions,
+  type DecisionError,
   EventNotFound,
   type EventNotification,
   type Cursor,
   ExactAppend,
+  ForDecision,
   type ListenerStatus,
   type LogReplaced,
   type NewEventInput,
   notificationOf,
   Query,
+  type QueryItem,
   Since,
   Stats,
   type StoredEvent,
@@ -58,6 +63,16 @@ export * from "./Event.ts"
 
 // Service
 
+/** What `readForDecision` gives. */
+export interface ReadForDecision {
+  /** Every event that matches the query, in order. */
+  readonly events: ReadonlyArray<StoredEvent>
+  /** For each of the events, the places of the items that it matches, in order. */
+  readonly items: ReadonlyArray<ReadonlyArray<number>>
+  /** That nothing else has come: for the `append` of what is decided. */
+  readonly condition: Condition
+}
+
 /** The log of events: see the module's documentation. */
 export class EventStore extends Context.Service<
   EventStore,
@@ -72,19 +87,65 @@ export class EventStore extends Context.Service<
      * matter. No event has version 0, so expecting it always conflicts. After a conflict the transaction can go on.
      * With `onDuplicate: "ignore"` an event whose id is in the log already is returned as it is stored, and not compared
      * with `expected`: the same append can be tried again. The same id with other content is always `DuplicateEvent`.
+     * With `condition`, which `readForDecision` has given, it succeeds only if no event has come that the decision would have
+     * wanted to know of; where several decide upon the same events, exactly one of them succeeds, and the others fail with
+     * `ConditionFailed`. Events that are in the log already are given back before the condition is looked at, and `expected`
+     * comes before it, too. Decisions about other tags do not wait for each other.
+     *
      * An append of no events does nothing. Appends that are made at once outside of a transaction can share a commit, but
      * each has its own result or failure. Appends to one aggregate happen in the order in which they were made.
      *
      * **Gotchas**
      *
      * Once a transaction has appended to an aggregate, every append to it with `expected` waits until the transaction has
-     * ended. Plain SQL from elsewhere does not wait. A transaction that expects something, or reads forward, has to be READ
-     * COMMITTED.
+     * ended; and once it has appended an event with a tag, so does every append whose condition has the tag first in an item.
+     * Two transactions that write a tag and then decide upon it end in a deadlock: one of them fails with `Contention`. Plain
+     * SQL from elsewhere does not wait: it writes no tags, so it matches no item with tags, but against its events a condition
+     * with an item without tags does not hold. A transaction that expects something, or has a condition, or reads forward, has
+     * to be READ COMMITTED.
      */
-    readonly append: (
-      events: NewEventInput | ReadonlyArray<NewEventInput>,
-      options?: AppendOptions
-    ) => Effect.Effect<ReadonlyArray<StoredEvent>, AppendError | InvalidInput | StoreError>
+    readonly append: {
+      (
+        events: NewEventInput | ReadonlyArray<NewEventInput>,
+        options: DecidedOptions
+      ): Effect.Effect<ReadonlyArray<StoredEvent>, DecisionError | InvalidInput | StoreError>
+      (
+        events: NewEventInput | ReadonlyArray<NewEventInput>,
+        options?: AppendOptions
+      ): Effect.Effect<ReadonlyArray<StoredEvent>, AppendError | InvalidInput | StoreError>
+    }
+
+    /**
+     * Every event that matches one of the items, as it is committed now, and a condition for the append of what is decided
+     * upon them.
+     *
+     * ```ts
+     * import { Effect } from "effect"
+     * import { EventStore } from "effect-strata"
+     *
+     * // A user name is taken once, whoever asks for it at the same time.
+     * export const register = Effect.fn(function* (user: string, name: string) {
+     *   const store = yield* EventStore.EventStore
+     *   const { condition, events } = yield* store.readForDecision([{ tags: [`name:${name}`] }])
+     *   if (events.length > 0) return "taken"
+     *   yield* store.append(
+     *     { aggregateId: user, eventType: "Registered", data: { name }, tags: [`name:${name}`] },
+     *     { condition }
+     *   )
+     *   return "registered"
+     * })
+     * ```
+     *
+     * **Details**
+     *
+     * It is one round trip, and never waits for events in flight: the condition knows of them. All events are in memory at
+     * once. The first tag of each item is what decisions are serial by, so put the one first that the fewest events have. A
+     * decision with an item that has no tags waits for every append that is under way, and keeps others out. `{}` is the whole
+     * log. `Decision` folds the events, decides, and tries again.
+     */
+    readonly readForDecision: (
+      query: ReadonlyArray<QueryItem>
+    ) => Effect.Effect<ReadForDecision, InvalidInput | StoreError>
 
     /**
      * Every settled event above the version (0 unless given), in order: no event can come at or below the last one any more.
@@ -175,7 +236,8 @@ export class EventStore extends Context.Service<
  * `fromDriver` does everything else.
  */
 export interface Driver {
-  readonly append: (append: Append) => Effect.Effect<ReadonlyArray<StoredEvent>, AppendError | InvalidInput | Reason>
+  readonly append: (append: Append) => Effect.Effect<ReadonlyArray<StoredEvent>, DecisionError | InvalidInput | Reason>
+  readonly readForDecision: (query: ForDecision) => Effect.Effect<ReadForDecision, Reason>
   readonly read: (query: Query) => Stream.Stream<StoredEvent, LogReplaced | Reason>
   readonly readAggregate: (since: AggregateSince) => Effect.Effect<ReadonlyArray<StoredEvent>, Reason>
   readonly find: (id: ById) => Effect.Effect<StoredEvent | undefined, Reason>
@@ -204,7 +266,7 @@ export interface Driver {
  */
 export const fromDriver = (backend: string, driver: Driver): Effect.Effect<EventStore["Service"], never, Scope.Scope> =>
   Effect.map(Operation.make("EventStore", backend), (operation) => {
-    const append = operation.fn("append", driver.largeIntegers === "bigint" ? ExactAppend : Append, driver.append)
+    const appendAny = operation.fn("append", driver.largeIntegers === "bigint" ? ExactAppend : Append, driver.append)
     const load = operation.fn("load", Since, ({ since }) => Stream.runCollect(driver.read(new Query({ after: since }))))
     const loadByAggregate = operation.fn("loadByAggregate", AggregateSince, driver.readAggregate)
     const read = operation.stream("read", Query, driver.read)
@@ -221,11 +283,25 @@ export const fromDriver = (backend: string, driver: Driver): Effect.Effect<Event
       (connections) => new Stats({ ...connections, subscribers: operation.running() })
     )
 
+    // Without a condition it fails with nothing that belongs to one.
+    function append(
+      input: NewEventInput | ReadonlyArray<NewEventInput>,
+      options: DecidedOptions
+    ): Effect.Effect<ReadonlyArray<StoredEvent>, DecisionError | InvalidInput | StoreError>
+    function append(
+      input: NewEventInput | ReadonlyArray<NewEventInput>,
+      options?: AppendOptions
+    ): Effect.Effect<ReadonlyArray<StoredEvent>, AppendError | InvalidInput | StoreError>
+    function append(input: NewEventInput | ReadonlyArray<NewEventInput>, options?: AppendOptions) {
+      const events = Array.isArray(input) ? input : [input]
+      return appendAny(options === undefined ? { events } : { events, ...options })
+    }
+
+    const readForDecision = operation.fn("readForDecision", ForDecision, driver.readForDecision)
+
     return EventStore.of({
-      append: (input, options) => {
-        const events = Array.isArray(input) ? input : [input]
-        return append(options === undefined ? { events } : { events, ...options })
-      },
+      append,
+      readForDecision: (items) => readForDecision({ items }),
       load: (since = 0n) => load({ since }),
       loadByAggregate: (aggregateId, since = 0n) => loadByAggregate({ aggregateId, since }),
       read: (query = {}) => read(query),

@@ -2,15 +2,16 @@
 --
 -- The file has just created the function that the setting strata.function names, in the first schema of the search path.
 -- In its body, :"events" (or :"spool", :"states") stands for the table, :'events' for the table's name as a text, and
--- :"events_tags" for the table of tags beside it. This statement makes the function once more, in the schema of the table,
--- with the tables' names and schema in these places.
+-- :"events_tags" for what is called so beside the table. This statement makes the function once more, in the schema of the
+-- table, with these names and the schema in these places.
 DO $do$
 DECLARE
     name       CONSTANT NAME := pg_catalog.current_setting('strata.function');
     first      CONSTANT NAME := pg_catalog.current_schema();
     relation   CONSTANT REGCLASS := pg_catalog.quote_ident(pg_catalog.regexp_replace(name, '_[a-z]+$', ''))::regclass;
     events     TEXT; -- the table: "My schema"."My events"
-    tags       TEXT; -- the table of tags beside it: "My schema"."My events_tags"
+    endings    TEXT[]; -- of the names that stand for what is beside the table: _tags
+    names      TEXT[]; -- the table and these: "My schema"."My events_tags"
     complete   TEXT; -- the function beside it: "My schema"."My events_append"
     draft      RECORD;
     definition TEXT;
@@ -21,8 +22,7 @@ DECLARE
 BEGIN
     -- Only built-in functions and operators are found from here on, whatever the schemas of the search path have.
     PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
-    SELECT format('%I.%I', nspname, relname), format('%I.%I', nspname, relname || '_tags'), format('%I.%I', nspname, name)
-    INTO STRICT events, tags, complete
+    SELECT format('%I.%I', nspname, relname), format('%I.%I', nspname, name) INTO STRICT events, complete
     FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
     WHERE pg_class.oid = relation;
 
@@ -45,10 +45,17 @@ BEGIN
     template := replace(draft.body, '%', '%%');
     template := replace(template, format(':"%s"', variable), '%1$s');
     template := replace(template, format(':''%s''', variable), '%1$L');
-    template := replace(template, format(':"%s_tags"', variable), '%2$s');
+    endings := ARRAY(
+        SELECT DISTINCT found.match[1] FROM regexp_matches(template, format(':"%s(_[a-z]+)"', variable), 'g') AS found (match)
+    );
+    FOR place IN 1 .. cardinality(endings) LOOP
+        template := replace(template, format(':"%s%s"', variable, endings[place]), format('%%%s$s', place + 1));
+    END LOOP;
+    SELECT events || ARRAY(SELECT format('%I.%I', nspname, relname || ending) FROM unnest(endings) AS ending) INTO names
+    FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace WHERE pg_class.oid = relation;
     EXECUTE 'CREATE OR REPLACE FUNCTION ' || complete
         || substr(definition, length(opening) + 1, length(definition) - length(opening) - length(closing))
-        || 'AS ' || quote_literal(format(template, events, tags));
+        || 'AS ' || quote_literal(format(template, VARIADIC names));
     IF complete <> draft.name THEN
         EXECUTE format('DROP FUNCTION %s', draft.oid::regprocedure);
     END IF;

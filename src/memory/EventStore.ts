@@ -1,8 +1,16 @@
 /** `EventStore` in memory. */
 import { Duration, Effect, Layer, Option, Stream } from "effect"
-import { matches } from "../events/EventFilter.ts"
+import { matches, matchesItem } from "../events/EventFilter.ts"
 import * as LastSeen from "../events/LastSeen.ts"
-import { EventStore, fromDriver, LogReplaced, type Query, type Subscription } from "../EventStore.ts"
+import {
+  Condition,
+  EventStore,
+  type ForDecision,
+  fromDriver,
+  LogReplaced,
+  type Query,
+  type Subscription
+} from "../EventStore.ts"
 import * as Operation from "../internal/Operation.ts"
 import * as Appending from "./Appending.ts"
 import { decodeEvents, type EventRow } from "./EventRow.ts"
@@ -35,7 +43,7 @@ interface Page {
 }
 
 export const make = Effect.gen(function* () {
-  const { largeIntegers, listener, log, open, statement, tables } = yield* MemoryDatabase
+  const { largeIntegers, listener, log, name, open, statement, tables } = yield* MemoryDatabase
   const append = yield* Appending.make
   const untilClosed = yield* Operation.untilClosed("EventStore")
 
@@ -149,9 +157,34 @@ export const make = Effect.gen(function* () {
     return corrupt === undefined ? Effect.succeed(events) : Effect.fail(corrupt)
   }
 
+  const readForDecision = ({ items }: ForDecision) =>
+    statement((transaction) =>
+      Effect.gen(function* () {
+        // A version that a transaction has drawn, this one included, may become an event, or be gone with a savepoint.
+        const inFlight = log.firstInFlight(0n)
+        const mark = inFlight === undefined ? log.latest : inFlight - 1n
+        const rows = Events.select(tables, transaction, (row) => Appending.matchesQuery(items, row))
+        const above = rows.filter(({ version }) => version > mark)
+        const condition = new Condition({
+          items,
+          server: name,
+          epoch: 0n,
+          mark,
+          markId: log.at(mark)?.id,
+          matches: rows.length - above.length,
+          seen: above.map(({ version }) => version)
+        })
+        const places = rows.map((row) =>
+          items.flatMap((item, place) => (matchesItem(item, row.eventType, row.tags) ? [place] : []))
+        )
+        return { events: yield* all(rows), items: places, condition }
+      })
+    )
+
   return yield* fromDriver("memory", {
     largeIntegers,
     append,
+    readForDecision,
     read,
     readAggregate: ({ aggregateId, since }) =>
       statement((transaction) =>

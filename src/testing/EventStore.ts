@@ -17,6 +17,7 @@ import {
 } from "../EventStore.ts"
 import { InvalidInput } from "../InvalidInput.ts"
 import { Transactor } from "../Transactor.ts"
+import * as Decisions from "./EventDecisions.ts"
 import * as Subscriptions from "./EventSubscriptions.ts"
 import * as Tags from "./EventTags.ts"
 import * as TypedEvents from "./TypedEvents.ts"
@@ -630,6 +631,7 @@ export const suite = <E>(
 
   Subscriptions.suite(name, layer, { interleaving })
   Tags.suite(name, layer)
+  Decisions.suite(name, layer, { interleaving })
   TypedEvents.suite(name, layer)
 
   it.effect("parses a version from text", () =>

@@ -97,7 +97,8 @@ describe("starting at once", () => {
         [25, "retryspool_messages", "0025_spool_lease.sql"],
         [26, "strata_messages", "0026_messages_claim.sql"],
         [34, "events", "0034_events_tags.sql"],
-        [35, "events", "0035_events_append.sql"]
+        [36, "events", "0036_events_append.sql"],
+        [37, "events", "0037_events_missed.sql"]
       ])
     })
   )
@@ -143,7 +144,8 @@ describe("starting at once", () => {
           [25],
           [26],
           [34],
-          [35]
+          [36],
+          [37]
         ])
       })
   )
@@ -399,14 +401,14 @@ describe("a database of migrations 1 to 7", () => {
       schema: "public",
       options: {},
       names: ["events", "offsets_store", "states_store", "strata_messages", "retryspool_messages", "strata_migrations"],
-      run: [1, 2, 3, 4, 15, 16, 18, 20, 21, 24, 25, 26, 34, 35]
+      run: [1, 2, 3, 4, 15, 16, 18, 20, 21, 24, 25, 26, 34, 36, 37]
     },
     {
       what: "with a schema, other names and all that is optional",
       schema: "My schema",
       options: { schema: "My schema", tables, notify: "rows", index: "containment" },
       names: Object.values(tables),
-      run: [1, 2, 3, 4, 5, 6, 15, 16, 18, 20, 21, 23, 24, 25, 26, 34, 35]
+      run: [1, 2, 3, 4, 5, 6, 15, 16, 18, 20, 21, 23, 24, 25, 26, 34, 36, 37]
     }
   ] as const
 

@@ -8,7 +8,7 @@
  * can lock out every append with two locks. The key of a name is `hashtextextended(name, seed)`, and that of the whole is
  * that of the empty name; aggregates and ids have seeds of their own, which are made from the oid of the table.
  *
- * `resources/postgres/0035_events_append.sql` has the same keys, for the appends that go through its function.
+ * `resources/postgres/0036_events_append.sql` has the same keys, for the appends that go through its function.
  */
 import type { Statement } from "effect/sql"
 import { qualify, reference } from "../database/Identifier.ts"

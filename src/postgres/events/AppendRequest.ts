@@ -13,8 +13,11 @@ interface Texts {
 type Content = Pick<StoredEvent, "data" | "metadata">
 
 export interface Request extends Job, Texts {
-  /** A `plain` append expects nothing and brings neither ids nor tags. A `checked` one needs the function of the database. */
-  readonly kind: "plain" | "checked"
+  /**
+   * A `plain` append expects nothing and brings neither ids nor tags. A `checked` one needs the function of the database. A
+   * `solitary` one has a condition that any event may break, so it goes with no other.
+   */
+  readonly kind: "plain" | "checked" | "solitary"
   readonly append: Append
   readonly ids: ReadonlyArray<string>
   readonly tags: ReadonlyArray<TagOfEvent>
@@ -37,8 +40,11 @@ export interface Stamp {
 /** What most requests have of tags. */
 const noTags: ReadonlyArray<never> = []
 
-/** The key of a tag for coalescing. Two NULs tell it from an aggregate and from an id. */
-const keyOfTag = (tag: string) => `\0\0${tag}`
+/**
+ * The key of a tag for coalescing. Two NULs tell it from an aggregate and from an id. An item of a condition without tags has the
+ * key of no tag.
+ */
+const keyOfTag = (tag = "") => `\0\0${tag}`
 
 /** No metadata, as go-sync-kit stores it. */
 const noMetadata = "null"
@@ -65,12 +71,18 @@ export const requestOf = (append: Append, ids: ReadonlyArray<string>): Request =
   // free already, so it shares none of them.
   const isSharing = isUnconditional && aggregateIds.length === 1
   const tags = tagsOf(append, ids)
+  const decided = decidedBy(append)
+  const isSolitary = decided.includes(keyOfTag())
   let content: ReadonlyArray<Content> | undefined
   return {
-    kind: isUnconditional && given.length === 0 && tags.length === 0 ? "plain" : "checked",
+    kind: isSolitary
+      ? "solitary"
+      : isUnconditional && given.length === 0 && tags.length === 0 && append.condition === undefined
+        ? "plain"
+        : "checked",
     shared: isSharing ? aggregateIds : [],
-    exclusive: isSharing ? given : [...aggregateIds, ...given],
-    unordered: tags.length === 0 ? noTags : [...new Set(tags.map(({ tag }) => keyOfTag(tag)))],
+    exclusive: [...(isSharing ? given : [...aggregateIds, ...given]), ...decided],
+    unordered: tags.length === 0 ? noTags : keysOf(tags).filter((key) => !decided.includes(key)),
     size,
     append,
     ids,
@@ -79,6 +91,33 @@ export const requestOf = (append: Append, ids: ReadonlyArray<string>): Request =
     metadatas,
     content: () => (content ??= contentOf({ datas, metadatas }))
   }
+}
+
+const keysOf = (tags: ReadonlyArray<TagOfEvent>) => [...new Set(tags.map(({ tag }) => keyOfTag(tag)))]
+
+/** The keys of the tags that the append's condition locks: the first one of each item. */
+const decidedBy = ({ condition }: Append): ReadonlyArray<string> =>
+  condition === undefined ? noTags : [...new Set(condition.decided.items.map(({ tags }) => keyOfTag(tags?.[0])))]
+
+/**
+ * The condition of the append at a place of a call, as the functions of the database take it. Versions are texts, as numbers of
+ * JSON are rounded.
+ */
+export const conditionAt = (request: number, { condition }: Append) => {
+  if (condition === undefined) return []
+  const { epoch, items, mark, markId, matches, seen, server } = condition.decided
+  return [
+    {
+      request,
+      server,
+      epoch: String(epoch),
+      mark: String(mark),
+      markId,
+      matches,
+      seen: `{${seen.join()}}`,
+      items: items.map(({ eventTypes, tags }) => ({ types: eventTypes, tags }))
+    }
+  ]
 }
 
 const tagsOf = ({ events }: Append, ids: ReadonlyArray<string>): ReadonlyArray<TagOfEvent> =>

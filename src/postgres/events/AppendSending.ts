@@ -4,11 +4,20 @@
  * **Details**
  *
  * An append is one round trip, unless it has to wait. A plain one needs only shared locks: it is an INSERT that does
- * nothing if it cannot have them at once. The function of `resources/postgres/0035_events_append.sql` does all others, and
+ * nothing if it cannot have them at once. The function of `resources/postgres/0036_events_append.sql` does all others, and
  * also a plain append that has to wait.
  */
 import { Effect, Exit, Option } from "effect"
-import { DuplicateEvent, expectedOf, type StoredEvent, VersionConflict } from "../../EventStore.ts"
+import {
+  type Condition,
+  ConditionFailed,
+  type DecisionError,
+  DuplicateEvent,
+  expectedOf,
+  LogReplaced,
+  type StoredEvent,
+  VersionConflict
+} from "../../EventStore.ts"
 import type { InvalidInput } from "../../InvalidInput.ts"
 import { Contention, type Reason, Unexpected } from "../../StoreError.ts"
 import type { Work } from "../database/Coalescing.ts"
@@ -20,7 +29,7 @@ import * as AppendStatements from "./AppendStatements.ts"
 import { EventTable } from "./EventTable.ts"
 import * as RowNotifications from "./RowNotifications.ts"
 
-export type Failure = VersionConflict | DuplicateEvent | InvalidInput | Reason
+export type Failure = DecisionError | InvalidInput | Reason
 
 /** What an append gives its caller. */
 export type Stored = Effect.Effect<ReadonlyArray<StoredEvent>, Failure>
@@ -31,11 +40,21 @@ type Result = Exit.Exit<ReadonlyArray<StoredEvent>, Failure> | undefined
 /** Tells the readers of the log that a commit has stored events. */
 type Announcement = Effect.Effect<void>
 
-const wrongIsolation = new Unexpected({
+export const wrongIsolation = new Unexpected({
   message:
     "what an append expects cannot be checked against what others have committed meanwhile; " +
     "run the transaction with isolation level READ COMMITTED"
 })
+
+/** The log is not the one that the decision has read. */
+const replacedFor = (condition: Condition | undefined, foundId: string | null, latest: bigint) =>
+  new LogReplaced({
+    version: condition?.decided.mark ?? 0n,
+    id: Option.fromUndefinedOr(condition?.decided.markId),
+    foundId: Option.fromNullishOr(foundId),
+    latest,
+    lastAgreed: Option.none()
+  })
 
 /** What the function says of each request. Several rows may speak of one. */
 const resultsOf = (
@@ -63,6 +82,15 @@ const resultsOf = (
         failures.set(row.request, new VersionConflict({ aggregateId: row.id, expected, actual }))
         break
       }
+      case "overtaken": {
+        const { change, eventType, tags = [] } = row.id
+        const [version, type] = [Option.fromNullishOr(row.version), Option.fromUndefinedOr(eventType)]
+        failures.set(row.request, new ConditionFailed({ change, version, eventType: type, tags }))
+        break
+      }
+      case "replaced":
+        failures.set(row.request, replacedFor(requests[row.request]?.append.condition, row.id, row.version))
+        break
       case "blocked":
         failures.set(row.request, "blocked")
         break

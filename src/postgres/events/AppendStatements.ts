@@ -6,7 +6,7 @@ import { decodeRows } from "../database/DecodeRows.ts"
 import { qualify } from "../database/Identifier.ts"
 import { PostgresDatabase } from "../database/PostgresDatabase.ts"
 import * as AppendLocks from "./AppendLocks.ts"
-import type { Request, Stamp } from "./AppendRequest.ts"
+import { conditionAt, type Request, type Stamp } from "./AppendRequest.ts"
 
 const isTime = (value: unknown): value is Date => value instanceof Date && !Number.isNaN(value.getTime())
 
@@ -27,7 +27,14 @@ const isStamp = (row: unknown): row is Stamp =>
 
 const isWritten = (row: unknown): row is Written => isStamp(row) && "id" in row && typeof row.id === "string"
 
-/** What came of an event, or of an append. See `resources/postgres/0035_events_append.sql`. */
+/** What a condition did not know. See `resources/postgres/0037_events_missed.sql`. */
+const Change = Schema.Struct({
+  change: Schema.Literals(["appended", "withdrawn", "tagged"]),
+  eventType: Schema.optionalKey(Schema.String),
+  tags: Schema.optionalKey(Schema.Array(Schema.String))
+})
+
+/** What came of an event, or of an append. See `resources/postgres/0036_events_append.sql`. */
 const OutcomeRow = Schema.Union([
   Schema.Struct({ outcome: Schema.Literals(["stored", "known"]), ...written }),
   Schema.Struct({ outcome: Schema.Literals(["blocked", "isolation"]), request: Schema.Int }),
@@ -37,6 +44,18 @@ const OutcomeRow = Schema.Union([
     request: Schema.Int,
     id: Schema.String,
     version: Schema.NullOr(Schema.BigInt)
+  }),
+  Schema.Struct({
+    outcome: Schema.Literal("overtaken"),
+    request: Schema.Int,
+    id: Schema.fromJsonString(Change),
+    version: Schema.NullOr(Schema.BigInt)
+  }),
+  Schema.Struct({
+    outcome: Schema.Literal("replaced"),
+    request: Schema.Int,
+    id: Schema.NullOr(Schema.String),
+    version: Schema.BigInt
   })
 ])
 
@@ -92,6 +111,7 @@ export const make = Effect.gen(function* () {
   const callOf = (requests: ReadonlyArray<Request>, patience: Patience) => {
     const events = requests.flatMap(({ append }, request) => append.events.map((event) => ({ append, event, request })))
     const tags = requests.flatMap(({ tags }) => tags)
+    const conditions = requests.flatMap(({ append }, request) => conditionAt(request, append))
     return sql`
       SELECT outcome, request, key AS id, version, created_at AS "createdAt"
       FROM ${appendFunction}(
@@ -106,7 +126,8 @@ export const make = Effect.gen(function* () {
         ${events.map(({ append, event }) => String(expectedOf(append, event.aggregateId)))}::text[],
         ${patience === "waits"}::boolean,
         ${tags.map(({ id }) => id)}::text[],
-        ${tags.map(({ tag }) => tag)}::text[]
+        ${tags.map(({ tag }) => tag)}::text[],
+        ${conditions.length === 0 ? null : JSON.stringify(conditions)}::text::jsonb
       )`
   }
 

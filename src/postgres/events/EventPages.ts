@@ -11,7 +11,7 @@
 import { DateTime, Effect, type Schema } from "effect"
 import { Statement } from "effect/sql"
 import type { Fragment } from "effect/sql/Statement"
-import type { Filter } from "../../Event.ts"
+import type { Filter, QueryItem } from "../../Event.ts"
 import { toText } from "../../internal/ExactJson.ts"
 import { PostgresDatabase } from "../database/PostgresDatabase.ts"
 import { longestBytes } from "../database/RowSize.ts"
@@ -41,6 +41,7 @@ const alternativesOf = ({ items = [{}], tags = [] }: Filter): ReadonlyArray<Alte
   items.map((item) => ({ tags: [...new Set([...(item.tags ?? []), ...tags])], eventTypes: item.eventTypes }))
 
 const union = Statement.join(" UNION ", false)
+const unionAll = Statement.join(" UNION ALL ", false)
 
 export const make = Effect.gen(function* () {
   const database = yield* PostgresDatabase
@@ -48,6 +49,8 @@ export const make = Effect.gen(function* () {
   const events = tables.events
   const tagTable = TagTable.tableOf(database)
   const longest = longestBytes(sql)
+  /** The parts of rows that are no page. */
+  const { read, sent } = columnsOf(longest)
 
   // SQL's NULL counts as JSON's null. For any other value the bare column is compared, which can have an index.
   const dataOf = (data: Schema.Json) => (data === null ? sql.literal("coalesce(data, 'null')") : sql.literal("data"))
@@ -80,22 +83,25 @@ export const make = Effect.gen(function* () {
   const between = (column: string, { after, last }: Range) =>
     sql`${sql.literal(column)} > ${after} AND ${sql.literal(column)} <= ${last}`
 
+  /** What an event with a tag has to be besides, if anything. */
+  const hasColumns = (columns: ReadonlyArray<Fragment>): ReadonlyArray<Fragment> =>
+    columns.length === 0
+      ? []
+      : [
+          sql`EXISTS (SELECT FROM ${events} AS event WHERE event.version = tagged.version AND ${sql.and(columns)} OFFSET 0)`
+        ]
+
   /** The first versions of a range that have all tags of an alternative, found by the first one. */
   const versionsOf = (
     { eventTypes, tags: [first = "", ...others] }: Alternative,
     columns: ReadonlyArray<Fragment>,
     range: Range
   ) => {
-    const ofEvent = [...columns, ...ofTypes(eventTypes)]
     const conditions = [
       sql`tagged.tag = ${first}::text`,
       between("tagged.version", range),
       ...others.map((tag) => hasTag(tag, "tagged.version")),
-      ...(ofEvent.length === 0
-        ? []
-        : [
-            sql`EXISTS (SELECT FROM ${events} AS event WHERE event.version = tagged.version AND ${sql.and(ofEvent)} OFFSET 0)`
-          ])
+      ...hasColumns([...columns, ...ofTypes(eventTypes)])
     ]
     return sql`(SELECT tagged.version FROM ${tagTable} AS tagged WHERE ${sql.and(conditions)}
       ORDER BY tagged.version ${sql.literal(range.direction)} LIMIT ${range.limit})`
@@ -122,16 +128,41 @@ export const make = Effect.gen(function* () {
 
   /** The JSON of a row that is too long for such a page is held back: see `PageSize`. */
   const page = (filter: Filter, range: Range) => {
-    const { read, sent } = columnsOf(shareBytes(range.limit, longest))
+    const columns = columnsOf(shareBytes(range.limit, longest))
     const order = sql.literal(`ORDER BY version ${range.direction}`)
     return sql`
-      SELECT ${sql.literal(sent)} FROM (
-        SELECT ${sql.literal(read)} FROM ${source(filter, range)} ${order} LIMIT ${range.limit}
+      SELECT ${sql.literal(columns.sent)} FROM (
+        SELECT ${sql.literal(columns.read)} FROM ${source(filter, range)} ${order} LIMIT ${range.limit}
       ) AS page ${order}`
   }
 
-  /** The parts of rows that are no page, for a statement that is the same each time. */
-  const { read, sent } = columnsOf(longest)
+  /** All versions that match an item, with the bit of the item. */
+  const versionsOfItem = ({ eventTypes, tags = [] }: QueryItem, place: number): Fragment => {
+    const bit = sql`${BigInt.asIntN(64, 1n << BigInt(place))}::bigint AS item`
+    const [first, ...others] = tags
+    if (first === undefined) {
+      return sql`(SELECT event.version, ${bit} FROM ${events} AS event WHERE ${sql.and(ofTypes(eventTypes))})`
+    }
+    const conditions = [
+      sql`tagged.tag = ${first}::text`,
+      ...others.map((tag) => hasTag(tag, "tagged.version")),
+      ...hasColumns(ofTypes(eventTypes))
+    ]
+    return sql`(SELECT tagged.version, ${bit} FROM ${tagTable} AS tagged WHERE ${sql.and(conditions)})`
+  }
 
-  return { columns: { read: sql.literal(read), sent: sql.literal(sent) }, page }
+  /** All events that match a query, with the bits of the items that they match as `items`. */
+  const matchesOf = (items: ReadonlyArray<QueryItem>): Fragment => {
+    const versions = unionAll(items.map(versionsOfItem))
+    const [bits, grouped] = items.length === 1 ? ["item", ""] : ["pg_catalog.bit_or(item)", "GROUP BY version"]
+    return sql`
+      SELECT ${sql.literal(sent)}, items FROM (
+        SELECT ${sql.literal(read)}, items
+        FROM (SELECT version AS place, ${sql.literal(bits)} AS items FROM (${versions}) AS matching ${sql.literal(grouped)}) AS found
+        CROSS JOIN LATERAL (SELECT * FROM ${events} WHERE version = found.place OFFSET 0) AS event
+        OFFSET 0
+      ) AS page`
+  }
+
+  return { columns: { read: sql.literal(read), sent: sql.literal(sent) }, page, matchesOf }
 })

@@ -1,8 +1,10 @@
--- Runs appends that expect something of an aggregate, or bring ids or tags of events, several appends in one call. No two
--- appends of a call have an id in common, or an aggregate of which one of them expects something.
+-- Runs appends that expect something of an aggregate, have a condition, or bring ids or tags of events, several appends in
+-- one call. No two appends of a call have an id in common, or an aggregate of which one of them expects something, or a tag
+-- that is the first one of an item in a condition of one of them. An append with an item that has no tags is alone.
 --
 -- A row of the result says what came of an append that writes nothing (blocked, isolation, duplicate with the id, conflict
--- with the aggregate and its version), or of an event (stored, or known if it was stored already).
+-- with the aggregate and its version, overtaken with an event that its condition does not know, replaced with the event at
+-- the mark and the end of the log), or of an event (stored, or known if it was stored already).
 --
 -- As a function a call is one round trip, and each of its statements sees what others committed while the statement before
 -- waited for a lock. The plans are made once: for arrays the planner would make new ones at each call (16 calls at once:
@@ -37,7 +39,8 @@ CREATE OR REPLACE FUNCTION :"events_append" (
     expected      TEXT[],    -- of the aggregate: any, none, some, or a version
     patient       BOOLEAN,   -- whether to wait for locks; if not, appends that would have to wait are blocked
     tagged        TEXT[] DEFAULT '{}', -- for each tag: the id of the event that has it
-    tags          TEXT[] DEFAULT '{}'
+    tags          TEXT[] DEFAULT '{}',
+    conditions    JSONB  DEFAULT NULL  -- for appends that have one: see src/postgres/events/AppendRequest.ts
 )
 RETURNS TABLE (outcome TEXT, request INTEGER, key TEXT, version BIGINT, created_at TIMESTAMPTZ)
 LANGUAGE plpgsql
@@ -58,8 +61,15 @@ DECLARE
     max_locks CONSTANT INTEGER := 250;
     named     CONSTANT INTEGER := (SELECT count(*) FROM unnest(given) AS it WHERE it);
     has_tags  CONSTANT BOOLEAN := cardinality(tags) > 0;
+    -- The first tag of each item of the conditions, or NULL for an item without tags.
+    decided   CONSTANT TEXT[]  := CASE WHEN conditions IS NOT NULL THEN ARRAY(
+        SELECT item -> 'tags' ->> 0
+        FROM jsonb_array_elements(conditions) AS given (condition), jsonb_array_elements(condition -> 'items') AS item
+    ) END;
     coarse    CONSTANT BOOLEAN := (SELECT count(DISTINCT name) FROM unnest(aggregate_ids) AS name)
-        + CASE WHEN has_tags THEN named + (SELECT count(DISTINCT tag) FROM unnest(tags) AS tag) ELSE 0 END > max_locks;
+        + CASE WHEN has_tags OR decided IS NOT NULL
+            THEN named + (SELECT count(DISTINCT tag) FROM unnest(tags || decided) AS tag) ELSE 0 END > max_locks
+        OR array_position(decided, NULL) IS NOT NULL;
     lock      RECORD;
     before    CONSTANT TEXT := current_setting('lock_timeout');
     failed    INTEGER[] := '{}'; -- the appends that write nothing
@@ -67,8 +77,14 @@ DECLARE
     wrong     INTEGER[];
     names     TEXT[];
     actual    BIGINT[];
+    outcomes  TEXT[];
 BEGIN
     -- The locks. All calls take them in the order of level and key, so that no two calls wait for each other in a circle.
+    --
+    -- A condition and the events that it forbids exclude each other: an append shares each tag of its events, and has the
+    -- first tag of each item of its condition for itself. Whatever matches an item has that tag; the first one alone is
+    -- enough, so that a second tag that all events of a tenant have does not make the tenant's appends wait for each other.
+    -- What matches an item without tags is in the log, which every append shares: such a condition takes the coarse lock.
     FOR lock IN
         SELECT 0 AS level, hashtextextended('', seed) AS key, coarse AS exclusive, NULL AS aggregate_id, NULL AS id,
             NULL AS tag
@@ -81,9 +97,11 @@ BEGIN
         SELECT 1, hashtextextended(id, seed + 1), true, NULL, id, NULL
         FROM unnest(ids, given) AS new (id, given) WHERE new.given AND named <= max_locks
         UNION ALL
-        -- The tags that events get: shared, as they only have to wait for decisions about these tags.
         SELECT 1, hashtextextended(tag, tag_seed), false, NULL, NULL, tag
         FROM unnest(tags) AS tag WHERE has_tags AND NOT coarse GROUP BY tag
+        UNION ALL
+        SELECT 1, hashtextextended(tag, tag_seed), true, NULL, NULL, tag
+        FROM unnest(decided) AS tag WHERE NOT coarse GROUP BY tag
         ORDER BY 1, 2, 3 DESC
     LOOP
         CONTINUE WHEN CASE WHEN lock.exclusive THEN pg_try_advisory_xact_lock(lock.key)
@@ -92,7 +110,14 @@ BEGIN
             failed := failed || ARRAY(
                 SELECT new.request FROM unnest(requests, ids, aggregate_ids) AS new (request, id, aggregate_id)
                 WHERE lock.level = 0 OR new.aggregate_id = lock.aggregate_id OR new.id = lock.id
-                    OR lock.tag IS NOT NULL AND (new.id, lock.tag) IN (SELECT * FROM unnest(tagged, tags))
+                    OR lock.tag IS NOT NULL AND (
+                        (new.id, lock.tag) IN (SELECT * FROM unnest(tagged, tags))
+                        OR EXISTS (
+                            SELECT FROM jsonb_array_elements(conditions) AS other (condition),
+                                jsonb_array_elements(other.condition -> 'items') AS item
+                            WHERE (other.condition ->> 'request')::integer = new.request AND item -> 'tags' ->> 0 = lock.tag
+                        )
+                    )
             );
             CONTINUE;
         END IF;
@@ -109,11 +134,17 @@ BEGIN
             PERFORM set_config('lock_timeout', before, true);
         EXCEPTION WHEN lock_not_available THEN
             RAISE EXCEPTION 'waiting for %', coalesce((
-                SELECT string_agg(DISTINCT format('pid %s, role %s, application %L', held.pid, usename, application_name), '; ')
+                SELECT string_agg(DISTINCT CASE WHEN held.pid IS NULL
+                    THEN format('the prepared transaction %L, role %s', gid, owner)
+                    ELSE format('pid %s, role %s, application %L', held.pid, usename, application_name)
+                END, '; ')
                 FROM pg_locks AS held LEFT JOIN pg_stat_activity AS activity ON activity.pid = held.pid
-                WHERE locktype = 'advisory' AND granted AND objsubid = 1 AND held.pid IS DISTINCT FROM pg_backend_pid()
-                    AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-                    AND classid = (lock.key >> 32 & 4294967295)::oid AND objid = (lock.key & 4294967295)::oid
+                LEFT JOIN pg_locks AS own ON held.pid IS NULL AND own.virtualtransaction = held.virtualtransaction
+                    AND own.locktype = 'transactionid' AND own.mode = 'ExclusiveLock'
+                LEFT JOIN pg_prepared_xacts AS prepared ON prepared.transaction = own.transactionid
+                WHERE held.locktype = 'advisory' AND held.granted AND held.objsubid = 1 AND held.pid IS DISTINCT FROM pg_backend_pid()
+                    AND held.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+                    AND held.classid = (lock.key >> 32 & 4294967295)::oid AND held.objid = (lock.key & 4294967295)::oid
             ), 'a transaction that has just ended') USING ERRCODE = 'lock_not_available';
         END;
     END LOOP;
@@ -139,6 +170,8 @@ BEGIN
     IF current_setting('transaction_isolation') NOT LIKE 'read %' THEN
         wrong := ARRAY(
             SELECT new.request FROM unnest(requests, expected) AS new (request, expectation) WHERE expectation <> 'any'
+            UNION
+            SELECT (other.condition ->> 'request')::integer FROM jsonb_array_elements(conditions) AS other (condition)
         );
         RETURN QUERY
         SELECT DISTINCT 'isolation', unsure, NULL, NULL::bigint, NULL::timestamptz FROM unnest(wrong) AS unsure;
@@ -191,6 +224,30 @@ BEGIN
         SELECT 'conflict', conflict.request, conflict.aggregate_id, conflict.version, NULL::timestamptz
         FROM unnest(wrong, names, actual) AS conflict (request, aggregate_id, version);
         failed := failed || wrong;
+    END IF;
+
+    -- The conditions of appends that have something to write. This is a later statement than the locks, so it sees what
+    -- others have committed until these were free; they are kept to the end of the transaction, so nothing comes after it.
+    -- A version does not tell what a decision has seen: an event can have drawn its version before the decision read, and be
+    -- committed after that. So whatever matches above the mark, and is not among the versions seen there, is in the way.
+    IF conditions IS NOT NULL THEN
+        SELECT array_agg(given.request), array_agg(found.outcome), array_agg(found.key), array_agg(found.version)
+        INTO wrong, outcomes, names, actual
+        FROM (
+            SELECT (element.condition ->> 'request')::integer AS request, element.condition
+            FROM jsonb_array_elements(conditions) AS element (condition)
+        ) AS given
+        CROSS JOIN LATERAL :"events_missed" (given.condition) AS found
+        WHERE given.request <> ALL (failed) AND EXISTS (
+            SELECT FROM unnest(requests, ids) AS new (request, id)
+            WHERE new.request = given.request AND new.id <> ALL (stored)
+        );
+        IF wrong IS NOT NULL THEN
+            RETURN QUERY
+            SELECT failure.outcome, failure.request, failure.key, failure.version, NULL::timestamptz
+            FROM unnest(outcomes, wrong, names, actual) AS failure (outcome, request, key, version);
+            failed := failed || wrong;
+        END IF;
     END IF;
 
     -- The events. INSERT locks the table before it draws a version, and draws versions after the sort: in the call's order.
