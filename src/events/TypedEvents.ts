@@ -4,6 +4,8 @@ import type {
   AppendError,
   AppendOptions,
   Cursor,
+  DecidedOptions,
+  DecisionError,
   EventNotFound,
   Expected,
   LogReplaced,
@@ -59,8 +61,14 @@ export interface TypedEvents<Class extends EventCodec.Tagged, Other = never, R =
     options?: { readonly expected?: Expected; readonly metadata?: Schema.JsonObject }
   ) => Appended<Class>
 
-  /** `append` to several aggregates, and of events with an id or metadata of their own. */
-  readonly appendAll: (events: ReadonlyArray<NewTypedEvent<Class["Type"]>>, options?: AppendOptions) => Appended<Class>
+  /** `append` to several aggregates, of events with an id or metadata of their own, and of what was decided with a condition. */
+  readonly appendAll: {
+    (
+      events: ReadonlyArray<NewTypedEvent<Class["Type"]>>,
+      options: DecidedOptions
+    ): Appended<Class, DecisionError | Failure>
+    (events: ReadonlyArray<NewTypedEvent<Class["Type"]>>, options?: AppendOptions): Appended<Class>
+  }
 
   /** Loads the view's events, as `EventStore.load` does. */
   readonly load: (
@@ -133,9 +141,9 @@ export interface TypedEvents<Class extends EventCodec.Tagged, Other = never, R =
 
 type Failure = InvalidInput | StoreError
 
-type Appended<Class extends EventCodec.Tagged> = Effect.Effect<
+type Appended<Class extends EventCodec.Tagged, E = AppendError | Failure> = Effect.Effect<
   ReadonlyArray<TypedEvent<Class["Type"]>>,
-  AppendError | Failure,
+  E,
   Class["EncodingServices"]
 >
 
@@ -147,10 +155,16 @@ type ServicesOf<Upcasts> = Upcasts extends EventCodec.Upcast<unknown, infer R> ?
 
 /** The operations of `EventStore` that a view needs. They stand here because `EventStore` imports this module. */
 export interface UntypedEvents {
-  readonly append: (
-    events: ReadonlyArray<NewEventInput>,
-    options?: AppendOptions
-  ) => Effect.Effect<ReadonlyArray<StoredEvent>, AppendError | Failure>
+  readonly append: {
+    (
+      events: ReadonlyArray<NewEventInput>,
+      options: DecidedOptions
+    ): Effect.Effect<ReadonlyArray<StoredEvent>, DecisionError | Failure>
+    (
+      events: ReadonlyArray<NewEventInput>,
+      options?: AppendOptions
+    ): Effect.Effect<ReadonlyArray<StoredEvent>, AppendError | Failure>
+  }
   readonly loadByAggregate: (aggregateId: string, since?: bigint) => Effect.Effect<ReadonlyArray<StoredEvent>, Failure>
   readonly read: (query: QueryInput) => Stream.Stream<StoredEvent, LogReplaced | Failure>
   readonly subscribe: (subscription: SubscriptionInput) => Stream.Stream<StoredEvent, LogReplaced | Failure>
@@ -168,16 +182,20 @@ export class TypedView<Class extends EventCodec.Tagged, Other = never, R = never
   readonly issues: ReadonlyArray<Issue>
   readonly typesOf: (tags?: ReadonlyArray<string>) => ReadonlyArray<string> | undefined
   readonly decode: EventView<Class["Type"] | Other, Class["DecodingServices"] | R>["decode"]
+  /** What an event is about, as the view says. */
+  readonly tagsOf: (event: Class["Type"]) => ReadonlyArray<string>
   private readonly operations: Effect.Effect<TypedEvents<Class, Other, R>, InvalidInput, Id>
 
   constructor(
     view: EventView<Class["Type"] | Other, Class["DecodingServices"] | R>,
+    tagsOf: (event: Class["Type"]) => ReadonlyArray<string>,
     operations: Effect.Effect<TypedEvents<Class, Other, R>, InvalidInput, Id>
   ) {
     super()
     this.issues = view.issues
     this.typesOf = view.typesOf
     this.decode = view.decode
+    this.tagsOf = tagsOf
     this.operations = operations
   }
 
@@ -209,6 +227,7 @@ export const over = <Id>(events: Effect.Effect<UntypedEvents, never, Id>) => {
     const parts = { classes: options.events, codec, unknown: options.unknown, tagsOf }
     return new TypedView(
       makeView(parts),
+      tagsOf,
       codec.issues.length > 0
         ? Effect.fail(new InvalidInput({ store, operation: "typed", issues: codec.issues }))
         : Effect.map(events, (events) => make(events, parts))
@@ -278,11 +297,10 @@ const isOf = <Class extends EventCodec.Tagged, Only extends Class>(only: Readonl
 
 // Appending
 
-const appendAll = Effect.fnUntraced(function* <Class extends EventCodec.Tagged, R>(
+/** The events as the store takes them, or what is wrong with them. */
+const encodeAll = Effect.fnUntraced(function* <Class extends EventCodec.Tagged, R>(
   { codec, tagsOf }: Parts<Class, R>,
-  events: UntypedEvents,
-  added: ReadonlyArray<NewTypedEvent<Class["Type"]>>,
-  options?: AppendOptions
+  added: ReadonlyArray<NewTypedEvent<Class["Type"]>>
 ) {
   const encoded: Array<NewEventInput> = []
   const issues: Array<Issue> = []
@@ -295,13 +313,30 @@ const appendAll = Effect.fnUntraced(function* <Class extends EventCodec.Tagged, 
       issues.push(...result.failure.map(({ field, message }) => ({ field: `events.${index}.${field}`, message })))
     }
   }
-  if (issues.length > 0) return yield* new InvalidInput({ store, operation: "append", issues })
-  const stored = yield* events.append(encoded, options)
-  return added.flatMap(({ event }, index) => {
+  return issues.length > 0 ? yield* new InvalidInput({ store, operation: "append", issues }) : encoded
+})
+
+const withEnvelopes = <Event>(added: ReadonlyArray<NewTypedEvent<Event>>, stored: ReadonlyArray<StoredEvent>) =>
+  added.flatMap(({ event }, index) => {
     const envelope = stored[index]
     return envelope === undefined ? [] : [withEvent(envelope, event)]
   })
-})
+
+/** How a view appends to a store. */
+const appending = <Class extends EventCodec.Tagged, R>(
+  events: UntypedEvents,
+  view: Parts<Class, R>
+): TypedEvents<Class>["appendAll"] => {
+  type Added = ReadonlyArray<NewTypedEvent<Class["Type"]>>
+  function appendAll(added: Added, options: DecidedOptions): Appended<Class, DecisionError | Failure>
+  function appendAll(added: Added, options?: AppendOptions): Appended<Class>
+  function appendAll(added: Added, options?: AppendOptions) {
+    return Effect.flatMap(encodeAll(view, added), (encoded) =>
+      Effect.map(events.append(encoded, options), (stored) => withEnvelopes(added, stored))
+    )
+  }
+  return appendAll
+}
 
 // The operations
 
@@ -309,6 +344,8 @@ const make = <Class extends EventCodec.Tagged, R>(
   events: UntypedEvents,
   view: Parts<Class, R>
 ): TypedEvents<Class, UnknownEvent, R> => {
+  const appendAll = appending(events, view)
+
   const read = <Only extends Class = Class>(input: TypedQuery<Only> = {}) => {
     const { events: only, items: _items, tags: _tags, ...query } = input
     return Stream.filter(
@@ -329,13 +366,11 @@ const make = <Class extends EventCodec.Tagged, R>(
     append: (aggregateId, added, { metadata, ...rest } = {}) => {
       const envelope = metadata === undefined ? { aggregateId } : { aggregateId, metadata }
       return appendAll(
-        view,
-        events,
         (Array.isArray(added) ? added : [added]).map((event) => Object.assign({ event }, envelope)),
         rest
       )
     },
-    appendAll: (added, options) => appendAll(view, events, added, options),
+    appendAll,
     load: (since = 0n) => Stream.runCollect(read({ after: since })),
     loadByAggregate: (aggregateId, since) =>
       Effect.flatMap(events.loadByAggregate(aggregateId, since), (all) => decodeAll(view, "loadByAggregate", all)),

@@ -52,6 +52,7 @@ const rules: ReadonlyMap<string, Rule> = new Map<string, Rule>([
   [contracts, { rooms: [...upToModels, "events"], packages: effect }],
   ["Supervisor", { rooms: [], packages: effect }],
   ["Entity", { rooms: upToContracts, packages: effect }],
+  ["Decision", { rooms: upToContracts, packages: effect }],
   ["projection", { rooms: upToContracts, packages: effect }],
   ["projection/run", { rooms: [...upToContracts, "projection"], packages: effect }],
   ["projection/admin", { rooms: [...upToContracts, "projection", "projection/run"], packages: effect }],
