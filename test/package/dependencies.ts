@@ -32,7 +32,7 @@ const upToPostgres = [
   "postgres/spool",
   "postgres"
 ]
-const upToConcepts = [...upToContracts, "Supervisor", "Entity", "Projection", "Spool"]
+const upToConcepts = [...upToContracts, "Supervisor", "Entity", "Decision", "Projection", "Spool"]
 const upToConnection = [...upToPostgres, ...upToConcepts, "protobuf", "cli/arguments", "cli/terminal", "cli/connection"]
 
 const effect = ["effect"]
