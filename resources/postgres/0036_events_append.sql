@@ -40,7 +40,9 @@ CREATE OR REPLACE FUNCTION :"events_append" (
     patient       BOOLEAN,   -- whether to wait for locks; if not, appends that would have to wait are blocked
     tagged        TEXT[] DEFAULT '{}', -- for each tag: the id of the event that has it
     tags          TEXT[] DEFAULT '{}',
-    conditions    JSONB  DEFAULT NULL  -- for appends that have one: see src/postgres/events/AppendRequest.ts
+    deciding      INTEGER[] DEFAULT '{}', -- for each item of a condition: the append that has the condition
+    decided       TEXT[] DEFAULT '{}', -- its first tag, or an empty text where the item has no tags
+    conditions    JSONB  DEFAULT NULL  -- of appends that have one: see src/postgres/events/AppendRequest.ts
 )
 RETURNS TABLE (outcome TEXT, request INTEGER, key TEXT, version BIGINT, created_at TIMESTAMPTZ)
 LANGUAGE plpgsql
@@ -61,15 +63,10 @@ DECLARE
     max_locks CONSTANT INTEGER := 250;
     named     CONSTANT INTEGER := (SELECT count(*) FROM unnest(given) AS it WHERE it);
     has_tags  CONSTANT BOOLEAN := cardinality(tags) > 0;
-    -- The first tag of each item of the conditions, or NULL for an item without tags.
-    decided   CONSTANT TEXT[]  := CASE WHEN conditions IS NOT NULL THEN ARRAY(
-        SELECT item -> 'tags' ->> 0
-        FROM jsonb_array_elements(conditions) AS given (condition), jsonb_array_elements(condition -> 'items') AS item
-    ) END;
     coarse    CONSTANT BOOLEAN := (SELECT count(DISTINCT name) FROM unnest(aggregate_ids) AS name)
-        + CASE WHEN has_tags OR decided IS NOT NULL
+        + CASE WHEN has_tags OR conditions IS NOT NULL
             THEN named + (SELECT count(DISTINCT tag) FROM unnest(tags || decided) AS tag) ELSE 0 END > max_locks
-        OR array_position(decided, NULL) IS NOT NULL;
+        OR '' = ANY (decided);
     lock      RECORD;
     before    CONSTANT TEXT := current_setting('lock_timeout');
     failed    INTEGER[] := '{}'; -- the appends that write nothing
@@ -101,7 +98,7 @@ BEGIN
         FROM unnest(tags) AS tag WHERE has_tags AND NOT coarse GROUP BY tag
         UNION ALL
         SELECT 1, hashtextextended(tag, tag_seed), true, NULL, NULL, tag
-        FROM unnest(decided) AS tag WHERE NOT coarse GROUP BY tag
+        FROM unnest(decided) AS tag WHERE conditions IS NOT NULL AND NOT coarse GROUP BY tag
         ORDER BY 1, 2, 3 DESC
     LOOP
         CONTINUE WHEN CASE WHEN lock.exclusive THEN pg_try_advisory_xact_lock(lock.key)
@@ -112,11 +109,7 @@ BEGIN
                 WHERE lock.level = 0 OR new.aggregate_id = lock.aggregate_id OR new.id = lock.id
                     OR lock.tag IS NOT NULL AND (
                         (new.id, lock.tag) IN (SELECT * FROM unnest(tagged, tags))
-                        OR EXISTS (
-                            SELECT FROM jsonb_array_elements(conditions) AS other (condition),
-                                jsonb_array_elements(other.condition -> 'items') AS item
-                            WHERE (other.condition ->> 'request')::integer = new.request AND item -> 'tags' ->> 0 = lock.tag
-                        )
+                        OR (new.request, lock.tag) IN (SELECT * FROM unnest(deciding, decided))
                     )
             );
             CONTINUE;
@@ -171,7 +164,7 @@ BEGIN
         wrong := ARRAY(
             SELECT new.request FROM unnest(requests, expected) AS new (request, expectation) WHERE expectation <> 'any'
             UNION
-            SELECT (other.condition ->> 'request')::integer FROM jsonb_array_elements(conditions) AS other (condition)
+            SELECT unnest(deciding)
         );
         RETURN QUERY
         SELECT DISTINCT 'isolation', unsure, NULL, NULL::bigint, NULL::timestamptz FROM unnest(wrong) AS unsure;

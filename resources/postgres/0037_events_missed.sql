@@ -34,7 +34,8 @@ DECLARE
     -- from what it was. The same text is made by src/postgres/events/Deciding.ts.
     here  CONSTANT TEXT     := extract(epoch FROM pg_postmaster_start_time())::text || ' '
         || coalesce(pg_relation_filenode(pg_get_serial_sequence(:'events', 'version')::regclass)::text, '') || ' '
-        || (SELECT oid::text FROM pg_database WHERE datname = current_database());
+        || current_database()::text;
+    epoch BIGINT;
     first BIGINT;
 BEGIN
     -- The server was started again, or it is another one, or another log. The log is the one that the decision has read if
@@ -60,17 +61,32 @@ BEGIN
         RETURN;
     END IF;
 
+    -- One look is nearly always enough: whatever matches has the first tag of an item, if each of them has tags.
+    SELECT coalesce((SELECT max(tagged.version) FROM :"events_tags" AS tagged WHERE tagged.tag = ''), 0), (
+        SELECT tagged.version
+        FROM jsonb_array_elements(items) AS item, :"events_tags" AS tagged
+        WHERE tagged.tag = item -> 'tags' ->> 0 AND tagged.version > mark AND tagged.version <> ALL (seen) LIMIT 1
+    )
+    INTO epoch, first;
+
     -- Events got tags after they had been appended, since the decision read. Which of them match is not known.
-    IF (condition ->> 'epoch')::bigint <> coalesce((SELECT max(version) FROM :"events_tags" WHERE tag = ''), 0) THEN
+    IF epoch <> (condition ->> 'epoch')::bigint THEN
         RETURN QUERY SELECT 'overtaken', '{"change": "tagged"}', NULL::bigint;
         RETURN;
     END IF;
 
     -- What the decision has seen in its own transaction, before a savepoint took it back.
-    SELECT min(known.version) INTO first FROM unnest(seen) AS known (version)
-    WHERE NOT EXISTS (SELECT FROM :"events" AS event WHERE event.version = known.version OFFSET 0);
-    IF first IS NOT NULL THEN
-        RETURN QUERY SELECT 'overtaken', '{"change": "withdrawn"}', first;
+    IF seen <> '{}' AND EXISTS (
+        SELECT FROM unnest(seen) AS known (version)
+        WHERE NOT EXISTS (SELECT FROM :"events" AS event WHERE event.version = known.version OFFSET 0)
+    ) THEN
+        RETURN QUERY
+        SELECT 'overtaken', '{"change": "withdrawn"}', min(known.version) FROM unnest(seen) AS known (version)
+        WHERE NOT EXISTS (SELECT FROM :"events" AS event WHERE event.version = known.version OFFSET 0);
+        RETURN;
+    END IF;
+
+    IF first IS NULL AND NOT (condition ->> 'solitary')::boolean THEN
         RETURN;
     END IF;
 

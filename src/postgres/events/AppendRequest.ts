@@ -14,10 +14,11 @@ type Content = Pick<StoredEvent, "data" | "metadata">
 
 export interface Request extends Job, Texts {
   /**
-   * A `plain` append expects nothing and brings neither ids nor tags. A `checked` one needs the function of the database. A
-   * `solitary` one has a condition that any event may break, so it goes with no other.
+   * A `plain` append expects nothing and brings neither ids nor tags, and a `tagged` one expects nothing and brings no ids. A
+   * `checked` one needs the function of the database. A `solitary` one has a condition that any event may break, so it goes
+   * with no other.
    */
-  readonly kind: "plain" | "checked" | "solitary"
+  readonly kind: "plain" | "tagged" | "checked" | "solitary"
   readonly append: Append
   readonly ids: ReadonlyArray<string>
   readonly tags: ReadonlyArray<TagOfEvent>
@@ -73,13 +74,10 @@ export const requestOf = (append: Append, ids: ReadonlyArray<string>): Request =
   const tags = tagsOf(append, ids)
   const decided = decidedBy(append)
   const isSolitary = decided.includes(keyOfTag())
+  const isUnchecked = isUnconditional && given.length === 0 && append.condition === undefined
   let content: ReadonlyArray<Content> | undefined
   return {
-    kind: isSolitary
-      ? "solitary"
-      : isUnconditional && given.length === 0 && tags.length === 0 && append.condition === undefined
-        ? "plain"
-        : "checked",
+    kind: isSolitary ? "solitary" : !isUnchecked ? "checked" : tags.length === 0 ? "plain" : "tagged",
     shared: isSharing ? aggregateIds : [],
     exclusive: [...(isSharing ? given : [...aggregateIds, ...given]), ...decided],
     unordered: tags.length === 0 ? noTags : keysOf(tags).filter((key) => !decided.includes(key)),
@@ -99,6 +97,10 @@ const keysOf = (tags: ReadonlyArray<TagOfEvent>) => [...new Set(tags.map(({ tag 
 const decidedBy = ({ condition }: Append): ReadonlyArray<string> =>
   condition === undefined ? noTags : [...new Set(condition.decided.items.map(({ tags }) => keyOfTag(tags?.[0])))]
 
+/** The first tag of each item of the append's condition, or an empty text for an item without tags. */
+export const firstTagsOf = ({ condition }: Append): ReadonlyArray<string> =>
+  condition === undefined ? noTags : condition.decided.items.map(({ tags }) => tags?.[0] ?? "")
+
 /**
  * The condition of the append at a place of a call, as the functions of the database take it. Versions are texts, as numbers of
  * JSON are rounded.
@@ -115,6 +117,8 @@ export const conditionAt = (request: number, { condition }: Append) => {
       markId,
       matches,
       seen: `{${seen.join()}}`,
+      // Whether an event can match that no tag leads to.
+      solitary: items.some(({ tags = [] }) => tags.length === 0),
       items: items.map(({ eventTypes, tags }) => ({ types: eventTypes, tags }))
     }
   ]

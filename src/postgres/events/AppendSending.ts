@@ -40,6 +40,9 @@ type Result = Exit.Exit<ReadonlyArray<StoredEvent>, Failure> | undefined
 /** Tells the readers of the log that a commit has stored events. */
 type Announcement = Effect.Effect<void>
 
+/** How many tags an append may have that takes their locks one by one without counting them. */
+const mostTags = 64
+
 export const wrongIsolation = new Unexpected({
   message:
     "what an append expects cannot be checked against what others have committed meanwhile; " +
@@ -104,6 +107,10 @@ const resultsOf = (
     return failure === undefined ? Exit.succeed(storedEvents(request, (id) => written.get(id))) : Exit.fail(failure)
   })
 }
+
+/** Whether an INSERT is enough, which does nothing if it would have to wait. */
+const isInserted = ({ kind, tags }: Request): boolean =>
+  kind === "plain" || (kind === "tagged" && tags.length <= mostTags)
 
 /** Sends the requests that have no result yet, and puts their results at their places. */
 const completed = <E>(
@@ -236,7 +243,7 @@ export const make = Effect.gen(function* () {
 
   /** Sends requests of one kind. */
   const send: Send = (requests) =>
-    requests[0]?.kind !== "plain"
+    requests[0] === undefined || !isInserted(requests[0])
       ? check(requests, "never waits")
       : Effect.flatMap(insert(requests), (results) =>
           // The INSERT does not say which of them has to wait: the function does.
@@ -257,7 +264,7 @@ export const make = Effect.gen(function* () {
     Effect.flatMap(inspect, ({ notifies }) => {
       const refusal = notifies ? RowNotifications.refusalOf(request.append) : undefined
       if (refusal !== undefined) return Effect.fail(refusal)
-      return request.kind === "plain" && request.ids.length === 1
+      return isInserted(request) && request.ids.length === 1
         ? insertAlone(request, announcement, blocked)
         : Effect.flatMap(Effect.mapError(send([request]), refusedBy(request)), ([result]) => result ?? blocked())
     })

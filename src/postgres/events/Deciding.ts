@@ -45,7 +45,7 @@ export const make = Effect.gen(function* () {
   const statement = ({ items }: ForDecision) => sql`
     SELECT log.*, page.* FROM (
       SELECT ${serverColumns},
-        (SELECT oid::text FROM pg_database WHERE datname = current_database()) AS database,
+        current_database()::text AS database,
         (SELECT max(version) FROM ${TagTable.tableOf(database)} WHERE tag = ''::text) AS epoch
     ) AS log LEFT JOIN (${matchesOf(items)}) AS page ON true ORDER BY page.version`
 
