@@ -42,6 +42,9 @@ CREATE OR REPLACE FUNCTION :"events_append" (
     tags          TEXT[] DEFAULT '{}',
     deciding      INTEGER[] DEFAULT '{}', -- for each item of a condition: the append that has the condition
     decided       TEXT[] DEFAULT '{}', -- its first tag, or an empty text where the item has no tags
+    marks         BIGINT[] DEFAULT '{}', -- the mark of the condition, or -1 where one look at the tag does not decide
+    server        TEXT   DEFAULT '',   -- what the first condition says of the log; -1 is the mark of those that say something else
+    epoch         BIGINT DEFAULT 0,
     conditions    JSONB  DEFAULT NULL  -- of appends that have one: see src/postgres/events/AppendRequest.ts
 )
 RETURNS TABLE (outcome TEXT, request INTEGER, key TEXT, version BIGINT, created_at TIMESTAMPTZ)
@@ -75,6 +78,7 @@ DECLARE
     names     TEXT[];
     actual    BIGINT[];
     outcomes  TEXT[];
+    suspects  INTEGER[]; -- the appends whose conditions have to be looked at closely
 BEGIN
     -- The locks. All calls take them in the order of level and key, so that no two calls wait for each other in a circle.
     --
@@ -224,6 +228,26 @@ BEGIN
     -- A version does not tell what a decision has seen: an event can have drawn its version before the decision read, and be
     -- committed after that. So whatever matches above the mark, and is not among the versions seen there, is in the way.
     IF conditions IS NOT NULL THEN
+        -- Whatever matches has the first tag of an item, if each of them has tags. So one look at these tags, above the marks,
+        -- is nearly always enough: for 16 conditions, a third of the time of looking closely at each.
+        suspects := ARRAY(
+            SELECT DISTINCT item.request
+            FROM unnest(deciding, decided, marks) AS item (request, tag, mark)
+            WHERE item.mark < 0 OR EXISTS (
+                SELECT FROM :"events_tags" AS tagged WHERE tagged.tag = item.tag AND tagged.version > item.mark OFFSET 0
+            )
+        );
+        -- The log is another one, or events were tagged afterwards.
+        IF server <> extract(epoch FROM pg_postmaster_start_time())::text || ' '
+            || coalesce(pg_relation_filenode(pg_get_serial_sequence(:'events', 'version')::regclass)::text, '') || ' '
+            || current_database()::text
+            OR epoch <> coalesce(
+            (SELECT max(tagged.version) FROM :"events_tags" AS tagged WHERE tagged.tag = ''), 0
+        ) THEN
+            suspects := deciding;
+        END IF;
+    END IF;
+    IF cardinality(suspects) > 0 THEN
         SELECT array_agg(given.request), array_agg(found.outcome), array_agg(found.key), array_agg(found.version)
         INTO wrong, outcomes, names, actual
         FROM (
@@ -231,7 +255,7 @@ BEGIN
             FROM jsonb_array_elements(conditions) AS element (condition)
         ) AS given
         CROSS JOIN LATERAL :"events_missed" (given.condition) AS found
-        WHERE given.request <> ALL (failed) AND EXISTS (
+        WHERE given.request = ANY (suspects) AND given.request <> ALL (failed) AND EXISTS (
             SELECT FROM unnest(requests, ids) AS new (request, id)
             WHERE new.request = given.request AND new.id <> ALL (stored)
         );

@@ -1,6 +1,6 @@
 /** An append that is ready to be sent: its JSON is text, its events have ids, and its keys say what it touches. */
 import { DateTime } from "effect"
-import { type Append, expectedOf, type StoredEvent } from "../../EventStore.ts"
+import { type Append, type Condition, expectedOf, type StoredEvent } from "../../EventStore.ts"
 import { fromText, toText } from "../../internal/ExactJson.ts"
 import type { Job } from "../database/Coalescing.ts"
 import { isMetadata, toStoredEvent } from "./EventRow.ts"
@@ -97,9 +97,26 @@ const keysOf = (tags: ReadonlyArray<TagOfEvent>) => [...new Set(tags.map(({ tag 
 const decidedBy = ({ condition }: Append): ReadonlyArray<string> =>
   condition === undefined ? noTags : [...new Set(condition.decided.items.map(({ tags }) => keyOfTag(tags?.[0])))]
 
-/** The first tag of each item of the append's condition, or an empty text for an item without tags. */
-export const firstTagsOf = ({ condition }: Append): ReadonlyArray<string> =>
-  condition === undefined ? noTags : condition.decided.items.map(({ tags }) => tags?.[0] ?? "")
+/** An item of a condition: the place of its append in a call, its first tag, or an empty text, and the mark of the condition. */
+export interface FirstTag {
+  readonly request: number
+  readonly tag: string
+  /** -1 where one look at the tag above the mark does not decide. */
+  readonly mark: bigint
+}
+
+/** The first tags of the conditions of a call. `log` is the condition that says which log it is. */
+export const firstTagsOf = (
+  request: number,
+  { condition }: Append,
+  log: Condition | undefined
+): ReadonlyArray<FirstTag> => {
+  if (condition === undefined) return noTags
+  const { epoch, items, mark, seen, server } = condition.decided
+  const isSameLog = server === log?.decided.server && epoch === log.decided.epoch
+  const isDecidedByTags = isSameLog && seen.length === 0 && items.every(({ tags = [] }) => tags.length > 0)
+  return items.map(({ tags }) => ({ request, tag: tags?.[0] ?? "", mark: isDecidedByTags ? mark : -1n }))
+}
 
 /**
  * The condition of the append at a place of a call, as the functions of the database take it. Versions are texts, as numbers of

@@ -154,6 +154,8 @@ export const make = Effect.gen(function* () {
   const callOf = (requests: ReadonlyArray<Request>, patience: Patience) => {
     const events = requests.flatMap(({ append }, request) => append.events.map((event) => ({ append, event, request })))
     const tags = requests.flatMap(({ tags }) => tags)
+    const log = requests.find(({ append }) => append.condition !== undefined)?.append.condition
+    const firstTags = requests.flatMap(({ append }, request) => firstTagsOf(request, append, log))
     const conditions = requests.flatMap(({ append }, request) => conditionAt(request, append))
     return sql`
       SELECT outcome, request, key AS id, version, created_at AS "createdAt"
@@ -170,8 +172,11 @@ export const make = Effect.gen(function* () {
         ${patience === "waits"}::boolean,
         ${tags.map(({ id }) => id)}::text[],
         ${tags.map(({ tag }) => tag)}::text[],
-        ${requests.flatMap(({ append }, request) => firstTagsOf(append).map(() => request))}::integer[],
-        ${requests.flatMap(({ append }) => firstTagsOf(append))}::text[],
+        ${firstTags.map(({ request }) => request)}::integer[],
+        ${firstTags.map(({ tag }) => tag)}::text[],
+        ${firstTags.map(({ mark }) => mark)}::bigint[],
+        ${log?.decided.server ?? ""}::text,
+        ${log?.decided.epoch ?? 0n}::bigint,
         ${conditions.length === 0 ? null : JSON.stringify(conditions)}::text::jsonb
       )`
   }

@@ -1,5 +1,5 @@
 /** How the events for a decision are read, together with the condition for the append of what is decided. */
-import { Effect, Schema } from "effect"
+import { Effect, Predicate, Schema } from "effect"
 import { Condition, type ForDecision, type ReadForDecision } from "../../EventStore.ts"
 import type { Reason } from "../../StoreError.ts"
 import { decodeRows } from "../database/DecodeRows.ts"
@@ -12,18 +12,23 @@ import * as LockHolders from "./LockHolders.ts"
 import * as Settling from "./Settling.ts"
 import * as TagTable from "./TagTable.ts"
 
-/** What the first row says of the log, as it was when the events were read. */
-const Log = Schema.Struct({
-  ...LockHolders.ServerColumns.fields,
-  database: Schema.String,
-  epoch: Schema.NullOr(Schema.BigInt)
+/** The first row says of the log how it was when the events were read. The others are the events. */
+const First = Schema.Struct({
+  log: Schema.fromJsonString(
+    Schema.Struct({
+      ...LockHolders.ServerColumns.fields,
+      database: Schema.String,
+      epoch: Schema.NullOr(Schema.BigIntFromString)
+    })
+  )
 })
 
-/** The items of a query that an event matches, as bits. Beside the log there is a row without an event, if none matches. */
-const Matched = Schema.Struct({ version: Schema.NullOr(Schema.BigInt), items: Schema.NullOr(Schema.BigInt) })
+const firstItem: ReadonlyArray<number> = [0]
 
-/** The places of the bits. */
-const placesOf = (items: bigint): ReadonlyArray<number> => {
+/** The places of the items that an event matches: the row has them as bits. */
+const itemsOf = (row: unknown): ReadonlyArray<number> => {
+  const items = Predicate.hasProperty(row, "items") && typeof row.items === "bigint" ? row.items : 0n
+  if (items === 1n) return firstItem
   const places: Array<number> = []
   for (let place = 0, rest = BigInt.asUintN(64, items); rest > 0n; place++, rest >>= 1n) {
     if ((rest & 1n) === 1n) places.push(place)
@@ -38,16 +43,21 @@ export const make = Effect.gen(function* () {
   const { matchesOf } = yield* EventPages.make
   const mark = yield* DecisionMark.make(atEnd)
   const decode = eventDecoder(names.events, integers)
-  const decodeLog = decodeRows(Log, "pg_database", [])
-  const decodeMatched = decodeRows(Matched, names.events, ["version"])
+  const decodeFirst = decodeRows(First, "pg_database", [])
   const serverColumns = sql.literal(LockHolders.serverColumns(database))
 
+  // One row for the log, as its columns would cost as much in each row as the event.
   const statement = ({ items }: ForDecision) => sql`
-    SELECT log.*, page.* FROM (
-      SELECT ${serverColumns},
-        current_database()::text AS database,
-        (SELECT max(version) FROM ${TagTable.tableOf(database)} WHERE tag = ''::text) AS epoch
-    ) AS log LEFT JOIN (${matchesOf(items)}) AS page ON true ORDER BY page.version`
+    SELECT pg_catalog.row_to_json(state)::text AS log, NULL::bigint AS version, NULL::text AS id, NULL::text AS "aggregateId",
+      NULL::text AS "eventType", NULL::text AS data, NULL::text AS metadata, NULL::timestamptz AS "createdAt",
+      NULL::text AS "streamName", NULL::bigint AS items
+    FROM (
+      SELECT ${serverColumns}, current_database()::text AS database,
+        (SELECT max(version)::text FROM ${TagTable.tableOf(database)} WHERE tag = ''::text) AS epoch
+    ) AS state
+    UNION ALL
+    SELECT NULL, page.* FROM (${matchesOf(items)}) AS page
+    ORDER BY version NULLS FIRST`
 
   return {
     /** What `readForDecision` of the contract does. */
@@ -56,11 +66,11 @@ export const make = Effect.gen(function* () {
       // found while the statement runs, may lie above events that the statement does not see.
       const before = mark.current()
       const rows = yield* query(statement(asked))
-      const [log] = yield* decodeLog(rows.slice(0, 1))
-      const found = yield* decodeMatched(rows)
-      if (log === undefined || !log.isolation.startsWith("read ")) return yield* wrongIsolation
-      const matched = found.filter(({ version }) => version !== null)
-      const { corrupt, events } = decode(matched.length === 0 ? [] : rows)
+      const [first] = yield* decodeFirst(rows.slice(0, 1))
+      if (first === undefined || !first.log.isolation.startsWith("read ")) return yield* wrongIsolation
+      const { log } = first
+      const matched = rows.slice(1)
+      const { corrupt, events } = decode(matched)
       if (corrupt !== undefined) return yield* corrupt
       const { id, version } = before.server === log.server ? before : DecisionMark.start
       const seen = events.filter((event) => event.version > version).map((event) => event.version)
@@ -74,7 +84,7 @@ export const make = Effect.gen(function* () {
         matches: events.length - seen.length,
         seen
       })
-      return { events, items: matched.map(({ items }) => placesOf(items ?? 0n)), condition }
+      return { events, items: matched.map(itemsOf), condition }
     })
   }
 })

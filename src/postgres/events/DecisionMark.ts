@@ -14,7 +14,7 @@ import type { Reason } from "../../StoreError.ts"
 import { PostgresDatabase } from "../database/PostgresDatabase.ts"
 import * as LockHolders from "./LockHolders.ts"
 
-/** How many versions above the mark a condition may have before a younger mark is looked for. */
+/** How many versions above the mark conditions may have together before a younger mark is looked for. */
 const longEnough = 32
 
 export interface DecisionMark {
@@ -45,6 +45,7 @@ export const make = Effect.fnUntraced(function* (atEnd: Effect.Effect<LastSeen.S
   let mark = start
   let candidate: Candidate | undefined
   let isLooking = false
+  let counted = 0
 
   /** Takes the holders of now: the candidate becomes the mark if none is left that may fill a hole below it. */
   const askHolders = Effect.fnUntraced(function* (
@@ -76,8 +77,10 @@ export const make = Effect.fnUntraced(function* (atEnd: Effect.Effect<LastSeen.S
 
     /** Says how many versions above the mark a condition has. */
     counted: (above: number): void => {
-      if (above < longEnough || isLooking) return
+      counted += above
+      if (counted < longEnough || isLooking) return
       isLooking = true
+      counted = 0
       fork(
         Effect.ensuring(
           Effect.ignore(advance, { log: "Debug" }),
