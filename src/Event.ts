@@ -1,13 +1,13 @@
 /** The events of the log, how they are asked for, and what can go wrong: the model of `EventStore`. */
 import { Effect, Option, Schema } from "effect"
+import { type Condition, type ConditionFailed, GivenCondition, Key, QueryItems, Tags } from "./EventQuery.ts"
 import type { LargeIntegers } from "./internal/ExactJson.ts"
-import { Identifier, Int64, maxRowBytes } from "./internal/Fields.ts"
+import { Int64, maxRowBytes } from "./internal/Fields.ts"
 import { SafeJson, SafeJsonObject, safeJsonObjectUpTo, safeJsonUpTo } from "./internal/SafeJson.ts"
 
-// Model
+export * from "./EventQuery.ts"
 
-/** An id, aggregate id or event type. All three are indexed as text, and an index entry has room for 512 characters. */
-export const Key = Identifier(512)
+// Model
 
 /** How many bytes the metadata of an event can have: see `maxDataBytes`. */
 export const maxMetadataBytes = 1024 * 1024
@@ -38,7 +38,15 @@ const newEvent = (integers: LargeIntegers) => ({
   eventType: Key,
   data: safeJsonUpTo(maxDataBytes, integers),
   /** What is known of the event besides its data, for queries and tracing. */
-  metadata: Schema.optionalKey(safeJsonObjectUpTo(maxMetadataBytes, integers))
+  metadata: Schema.optionalKey(safeJsonObjectUpTo(maxMetadataBytes, integers)),
+  /**
+   * What the event is about, such as `course:c1`: queries find it by these. At most 64 tags of 255 characters, each once.
+   *
+   * **Details**
+   *
+   * Tags stand beside the log, so events that are read do not bring them along: reading them would cost every reader.
+   */
+  tags: Schema.optionalKey(Tags)
 })
 
 /** An event to append. Without an `id` it gets a UUIDv7; with one, appending it again can be recognised. */
@@ -83,10 +91,17 @@ export interface AppendOptions {
   readonly onDuplicate?: "fail" | "ignore"
 }
 
+/** What an append asks for that belongs to a decision. */
+export interface DecidedOptions extends AppendOptions {
+  readonly condition: Condition
+}
+
 const howToAppend = {
   /** What is expected of every aggregate among the events, or of each by its id: an aggregate that is not named is `"any"`. */
   expected: Schema.optionalKey(Schema.Union([Expected, Schema.Record(Key, Expected)])),
-  onDuplicate: Schema.optionalKey(Schema.Literals(["fail", "ignore"]))
+  onDuplicate: Schema.optionalKey(Schema.Literals(["fail", "ignore"])),
+  /** That nothing has come which the decision about these events would have wanted to know of. */
+  condition: Schema.optionalKey(GivenCondition)
 }
 
 /** Events to append together. */
@@ -117,7 +132,14 @@ export class Filter extends Schema.Class<Filter>("effect-strata/EventStore/Filte
   data: Schema.optionalKey(SafeJson),
   /** What the event's metadata must contain. */
   metadata: Schema.optionalKey(SafeJsonObject),
-  createdAfter: Schema.optionalKey(Schema.DateTimeUtc)
+  createdAfter: Schema.optionalKey(Schema.DateTimeUtc),
+  /** Tags that the event must have, all of them. The events are found by an index, by the first of the tags. */
+  tags: Schema.optionalKey(Tags),
+  /**
+   * Items of a query, of which the event must match one. If each of them has a tag, the events are found by an index;
+   * otherwise the log is read.
+   */
+  items: Schema.optionalKey(QueryItems)
 }) {}
 
 /** How many events to read at a time: 1,000 unless given. */
@@ -305,6 +327,9 @@ export class LogReplaced extends Schema.TaggedError<LogReplaced>("effect-strata/
 
 /** Why an append was refused. */
 export type AppendError = VersionConflict | DuplicateEvent
+
+/** Why an append with a condition was refused. */
+export type DecisionError = AppendError | ConditionFailed | LogReplaced
 
 /** No event has this id. */
 export class EventNotFound extends Schema.TaggedError<EventNotFound>("effect-strata/EventStore/EventNotFound")(

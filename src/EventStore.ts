@@ -32,15 +32,20 @@ import {
   type AppendError,
   type AppendOptions,
   ById,
+  type Condition,
+  type DecidedOptions,
+  type DecisionError,
   EventNotFound,
   type EventNotification,
   type Cursor,
   ExactAppend,
+  ForDecision,
   type ListenerStatus,
   type LogReplaced,
   type NewEventInput,
   notificationOf,
   Query,
+  type QueryItem,
   Since,
   Stats,
   type Step,
@@ -60,7 +65,11 @@ import type { Reason, StoreError } from "./StoreError.ts"
 export {
   type AppendError,
   type AppendOptions,
+  Condition,
+  ConditionFailed,
   Cursor,
+  type DecidedOptions,
+  type DecisionError,
   DuplicateEvent,
   EventNotFound,
   EventNotification,
@@ -73,19 +82,34 @@ export {
   NewEvent,
   type NewEventInput,
   Query,
+  QueryItem,
   Stats,
   type Step,
   StoredEvent,
   Subscription,
+  Tag,
+  Tags,
   Topic,
   Version,
   VersionConflict,
   maxDataBytes,
+  maxItems,
   maxMetadataBytes,
+  maxTags,
   parseVersion
 } from "./Event.ts"
 
 // Service
+
+/** What `readForDecision` gives. */
+export interface ReadForDecision {
+  /** Every event that matches the query, in order. */
+  readonly events: ReadonlyArray<StoredEvent>
+  /** For each of the events, the places of the items that it matches, in order. */
+  readonly items: ReadonlyArray<ReadonlyArray<number>>
+  /** That nothing else has come: for the `append` of what is decided. */
+  readonly condition: Condition
+}
 
 /** The log of events: see the module's documentation. */
 export class EventStore extends Context.Service<
@@ -102,6 +126,12 @@ export class EventStore extends Context.Service<
      * With `onDuplicate: "ignore"` an event whose id is in the log already is returned as it is stored, and not compared
      * with `expected`: the same append can be tried again. The same id with other content is always `DuplicateEvent`. The keys of
      * `Origin` are no content.
+     *
+     * With `condition`, which `readForDecision` has given, it succeeds only if no event has come that the decision would have
+     * wanted to know of; where several decide upon the same events, exactly one of them succeeds, and the others fail with
+     * `ConditionFailed`. Events that are in the log already are given back before the condition is looked at, and `expected`
+     * comes before it, too. Decisions about other tags do not wait for each other.
+     *
      * An append of no events does nothing. Appends that are made at once outside of a transaction can share a commit, but
      * each has its own result or failure. Appends to one aggregate happen in the order in which they were made.
      *
@@ -110,13 +140,54 @@ export class EventStore extends Context.Service<
      * **Gotchas**
      *
      * Once a transaction has appended to an aggregate, every append to it with `expected` waits until the transaction has
-     * ended. Plain SQL from elsewhere does not wait. A transaction that expects something, or reads forward, has to be READ
-     * COMMITTED.
+     * ended; and once it has appended an event with a tag, so does every append whose condition has the tag first in an item.
+     * Two transactions that write a tag and then decide upon it end in a deadlock: one of them fails with `Contention`. Plain
+     * SQL from elsewhere does not wait: it writes no tags, so it matches no item with tags, but against its events a condition
+     * with an item without tags does not hold. A transaction that expects something, or has a condition, or reads forward, has
+     * to be READ COMMITTED.
      */
-    readonly append: (
-      events: NewEventInput | ReadonlyArray<NewEventInput>,
-      options?: AppendOptions
-    ) => Effect.Effect<ReadonlyArray<StoredEvent>, AppendError | InvalidInput | StoreError>
+    readonly append: {
+      (
+        events: NewEventInput | ReadonlyArray<NewEventInput>,
+        options: DecidedOptions
+      ): Effect.Effect<ReadonlyArray<StoredEvent>, DecisionError | InvalidInput | StoreError>
+      (
+        events: NewEventInput | ReadonlyArray<NewEventInput>,
+        options?: AppendOptions
+      ): Effect.Effect<ReadonlyArray<StoredEvent>, AppendError | InvalidInput | StoreError>
+    }
+
+    /**
+     * Every event that matches one of the items, as it is committed now, and a condition for the append of what is decided
+     * upon them.
+     *
+     * ```ts
+     * import { Effect } from "effect"
+     * import { EventStore } from "effect-strata"
+     *
+     * // A user name is taken once, whoever asks for it at the same time.
+     * export const register = Effect.fn(function* (user: string, name: string) {
+     *   const store = yield* EventStore.EventStore
+     *   const { condition, events } = yield* store.readForDecision([{ tags: [`name:${name}`] }])
+     *   if (events.length > 0) return "taken"
+     *   yield* store.append(
+     *     { aggregateId: user, eventType: "Registered", data: { name }, tags: [`name:${name}`] },
+     *     { condition }
+     *   )
+     *   return "registered"
+     * })
+     * ```
+     *
+     * **Details**
+     *
+     * It is one round trip, and never waits for events in flight: the condition knows of them. All events are in memory at
+     * once. The first tag of each item is what decisions are serial by, so put the one first that the fewest events have. A
+     * decision with an item that has no tags waits for every append that is under way, and keeps others out. `{}` is the whole
+     * log. `Decision` folds the events, decides, and tries again.
+     */
+    readonly readForDecision: (
+      query: ReadonlyArray<QueryItem>
+    ) => Effect.Effect<ReadForDecision, InvalidInput | StoreError>
 
     /**
      * Every settled event above the version (0 unless given), in order: no event can come at or below the last one any more.
@@ -221,7 +292,8 @@ export class EventStore extends Context.Service<
  * `fromDriver` does everything else.
  */
 export interface Driver {
-  readonly append: (append: Append) => Effect.Effect<ReadonlyArray<StoredEvent>, AppendError | InvalidInput | Reason>
+  readonly append: (append: Append) => Effect.Effect<ReadonlyArray<StoredEvent>, DecisionError | InvalidInput | Reason>
+  readonly readForDecision: (query: ForDecision) => Effect.Effect<ReadForDecision, Reason>
   readonly read: (query: Query) => Stream.Stream<StoredEvent, LogReplaced | Reason>
   readonly readAggregate: (since: AggregateSince) => Effect.Effect<ReadonlyArray<StoredEvent>, Reason>
   readonly find: (id: ById) => Effect.Effect<StoredEvent | undefined, Reason>
@@ -253,7 +325,7 @@ export interface Driver {
 export const fromDriver = (backend: string, driver: Driver): Effect.Effect<EventStore["Service"], never, Scope.Scope> =>
   Effect.map(Operation.make("EventStore", backend), (operation) => {
     const subscribe = (subscription: Subscription) => eventsIn(driver.follow(subscription))
-    const append = operation.fn(
+    const appendAny = operation.fn(
       "append",
       driver.largeIntegers === "bigint" ? ExactAppend : Append,
       Origins.withOrigin(driver.append, driver.traceparent)
@@ -274,11 +346,25 @@ export const fromDriver = (backend: string, driver: Driver): Effect.Effect<Event
       (connections) => new Stats({ ...connections, subscribers: operation.running() })
     )
 
+    // Without a condition it fails with nothing that belongs to one.
+    function append(
+      input: NewEventInput | ReadonlyArray<NewEventInput>,
+      options: DecidedOptions
+    ): Effect.Effect<ReadonlyArray<StoredEvent>, DecisionError | InvalidInput | StoreError>
+    function append(
+      input: NewEventInput | ReadonlyArray<NewEventInput>,
+      options?: AppendOptions
+    ): Effect.Effect<ReadonlyArray<StoredEvent>, AppendError | InvalidInput | StoreError>
+    function append(input: NewEventInput | ReadonlyArray<NewEventInput>, options?: AppendOptions) {
+      const events = Array.isArray(input) ? input : [input]
+      return appendAny(options === undefined ? { events } : { events, ...options })
+    }
+
+    const readForDecision = operation.fn("readForDecision", ForDecision, driver.readForDecision)
+
     return EventStore.of({
-      append: (input, options) => {
-        const events = Array.isArray(input) ? input : [input]
-        return append(options === undefined ? { events } : { events, ...options })
-      },
+      append,
+      readForDecision: (items) => readForDecision({ items }),
       load: (since = 0n) => load({ since }),
       loadByAggregate: (aggregateId, since = 0n) => loadByAggregate({ aggregateId, since }),
       read: (query = {}) => read(query),
@@ -296,13 +382,8 @@ export const fromDriver = (backend: string, driver: Driver): Effect.Effect<Event
 // The typed view
 
 export { type Tagged, type Upcast, upcast } from "./events/EventCodec.ts"
-export {
-  type NewTypedEvent,
-  type TypedEvents,
-  type TypedQuery,
-  type TypedSubscription,
-  type TypedView
-} from "./events/TypedEvents.ts"
+export { type NewTypedEvent, type TypedEvents, type TypedView } from "./events/TypedEvents.ts"
+export { type TagsByClass, type TypedItem, type TypedQuery, type TypedSubscription } from "./events/TypedQuery.ts"
 export { type EventView, type TypedEvent, UnknownEvent } from "./events/View.ts"
 
 /**
@@ -329,6 +410,23 @@ export { type EventView, type TypedEvent, UnknownEvent } from "./events/View.ts"
  * The tag of a class is the event type, and its other fields, as JSON, are the data: a program in any language that writes
  * such data writes such events. `upcast` says how older forms are read. An event of these types that does not decode is a
  * `StoreError` whose `CorruptRow` has the version as its key. Services that the schemas need stay in `R`.
+ *
+ * `tags` says what the events of a class are about: appends of the view give them these tags.
+ *
+ * ```ts
+ * import { Schema } from "effect"
+ * import { EventStore } from "effect-strata"
+ *
+ * class StudentSubscribed extends Schema.TaggedClass<StudentSubscribed>()("StudentSubscribed", {
+ *   course: Schema.String,
+ *   student: Schema.String
+ * }) {}
+ *
+ * export const Courses = EventStore.typed({
+ *   events: [StudentSubscribed],
+ *   tags: { StudentSubscribed: ({ course, student }) => [`course:${course}`, `student:${student}`] }
+ * })
+ * ```
  *
  * `unknown` says what becomes of events of other types: `"fail"` fails with `CorruptRow` at the first of them, `"skip"`
  * leaves them out (the store is not asked for them), `"raw"` gives each as an `UnknownEvent`. Where it is not given, reads

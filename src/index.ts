@@ -2,6 +2,7 @@
  * Durable stores for Effect, in layers: the contracts. Their implementations are in `effect-strata/memory`,
  * `effect-strata/postgres` and `effect-strata/pglite`, their conformance suites in `effect-strata/testing`.
  */
+export * as Decision from "./Decision.ts"
 export * as DurableStateStore from "./DurableStateStore.ts"
 export * as Entity from "./Entity.ts"
 export * as EventStore from "./EventStore.ts"

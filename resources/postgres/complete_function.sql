@@ -1,14 +1,17 @@
 -- Ends each file of a function: puts the name of the table into the function's body, where psql replaces nothing.
 --
 -- The file has just created the function that the setting strata.function names, in the first schema of the search path.
--- In its body, :"events" (or :"spool", :"states") stands for the table, and :'events' for the table's name as a text. This
--- statement makes the function once more, in the schema of the table, with the table's name and schema in these places.
+-- In its body, :"events" (or :"spool", :"states") stands for the table, :'events' for the table's name as a text, and
+-- :"events_tags" for what is called so beside the table. This statement makes the function once more, in the schema of the
+-- table, with these names and the schema in these places.
 DO $do$
 DECLARE
     name       CONSTANT NAME := pg_catalog.current_setting('strata.function');
     first      CONSTANT NAME := pg_catalog.current_schema();
     relation   CONSTANT REGCLASS := pg_catalog.quote_ident(pg_catalog.regexp_replace(name, '_[a-z]+$', ''))::regclass;
     events     TEXT; -- the table: "My schema"."My events"
+    endings    TEXT[]; -- of the names that stand for what is beside the table: _tags
+    names      TEXT[]; -- the table and these: "My schema"."My events_tags"
     complete   TEXT; -- the function beside it: "My schema"."My events_append"
     draft      RECORD;
     definition TEXT;
@@ -42,9 +45,17 @@ BEGIN
     template := replace(draft.body, '%', '%%');
     template := replace(template, format(':"%s"', variable), '%1$s');
     template := replace(template, format(':''%s''', variable), '%1$L');
+    endings := ARRAY(
+        SELECT DISTINCT found.match[1] FROM regexp_matches(template, format(':"%s(_[a-z]+)"', variable), 'g') AS found (match)
+    );
+    FOR place IN 1 .. cardinality(endings) LOOP
+        template := replace(template, format(':"%s%s"', variable, endings[place]), format('%%%s$s', place + 1));
+    END LOOP;
+    SELECT events || ARRAY(SELECT format('%I.%I', nspname, relname || ending) FROM unnest(endings) AS ending) INTO names
+    FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace WHERE pg_class.oid = relation;
     EXECUTE 'CREATE OR REPLACE FUNCTION ' || complete
         || substr(definition, length(opening) + 1, length(definition) - length(opening) - length(closing))
-        || 'AS ' || quote_literal(format(template, events));
+        || 'AS ' || quote_literal(format(template, VARIADIC names));
     IF complete <> draft.name THEN
         EXECUTE format('DROP FUNCTION %s', draft.oid::regprocedure);
     END IF;

@@ -1,6 +1,6 @@
 /** Decides whether an event matches a `Filter`, for backends and subscriptions that do not ask a database. */
 import type { DateTime, Schema } from "effect"
-import type { Filter } from "../Event.ts"
+import type { Filter, QueryItem } from "../Event.ts"
 import { normalInteger } from "../internal/ExactJson.ts"
 
 const isObject = (value: Schema.Json): value is Schema.JsonObject =>
@@ -37,10 +37,26 @@ export interface Filterable {
   readonly metadata: Schema.JsonObject | null
 }
 
-/** Whether the event matches the filter. It reads `data` and `metadata` last, and only if the filter has them. */
-export const matches = (filter: Filter, event: Filterable): boolean =>
+const noTags: ReadonlySet<string> = new Set()
+
+/** Whether an event of this type with these tags matches the item. */
+export const matchesItem = (item: QueryItem, eventType: string, tags: ReadonlySet<string>): boolean =>
+  (item.eventTypes === undefined || item.eventTypes.includes(eventType)) &&
+  (item.tags === undefined || item.tags.every((tag) => tags.has(tag)))
+
+/** The tags that the filter asks for. */
+export const tagsIn = ({ items = [], tags = [] }: Filter): ReadonlySet<string> =>
+  tags.length === 0 && items.length === 0 ? noTags : new Set([...tags, ...items.flatMap((item) => item.tags ?? [])])
+
+/**
+ * Whether an event with these tags matches the filter. Tags that the filter does not ask for may be left out. It reads `data`
+ * and `metadata` last, and only if the filter has them.
+ */
+export const matches = (filter: Filter, event: Filterable, tags: ReadonlySet<string> = noTags): boolean =>
   (filter.aggregateIds === undefined || filter.aggregateIds.includes(event.aggregateId)) &&
   (filter.eventTypes === undefined || filter.eventTypes.includes(event.eventType)) &&
+  (filter.tags === undefined || filter.tags.every((tag) => tags.has(tag))) &&
+  (filter.items === undefined || filter.items.some((item) => matchesItem(item, event.eventType, tags))) &&
   (filter.createdAfter === undefined || event.createdAt.epochMilliseconds > filter.createdAfter.epochMilliseconds) &&
   (filter.data === undefined || contains(event.data, filter.data)) &&
   (filter.metadata === undefined || contains(event.metadata, filter.metadata))

@@ -4,17 +4,25 @@ import type {
   AppendError,
   AppendOptions,
   Cursor,
+  DecidedOptions,
+  DecisionError,
   EventNotFound,
   Expected,
   LogReplaced,
   NewEventInput,
-  Query,
-  StoredEvent,
-  Subscription
+  StoredEvent
 } from "../Event.ts"
 import { InvalidInput, type Issue } from "../InvalidInput.ts"
 import { StoreError } from "../StoreError.ts"
 import * as EventCodec from "./EventCodec.ts"
+import {
+  choiceOf,
+  type QueryInput,
+  type SubscriptionInput,
+  type TagsByClass,
+  type TypedQuery,
+  type TypedSubscription
+} from "./TypedQuery.ts"
 import {
   decodeData,
   type EventView,
@@ -28,25 +36,13 @@ import {
 
 // Model
 
-/** An event to append to one of several aggregates, with an id and metadata of its own. */
-export interface NewTypedEvent<out Event> extends Pick<NewEventInput, "aggregateId" | "id" | "metadata"> {
+/**
+ * An event to append to one of several aggregates, with an id and metadata of its own, and with `tags` beside those that the
+ * view derives.
+ */
+export interface NewTypedEvent<out Event> extends Pick<NewEventInput, "aggregateId" | "id" | "metadata" | "tags"> {
   readonly event: Event
 }
-
-type QueryInput = Exclude<(typeof Query)["~type.make.in"], void>
-type SubscriptionInput = (typeof Subscription)["~type.make.in"]
-
-interface ByClass<Class> {
-  /** Only events of these classes, also those that were stored under an old type. */
-  readonly events?: ReadonlyArray<Class>
-}
-
-/** Which events to read: a query by classes instead of event types. */
-export interface TypedQuery<Class> extends Pick<QueryInput, Exclude<keyof QueryInput, "eventTypes">>, ByClass<Class> {}
-
-/** Which events to follow, and from where: a subscription by classes instead of event types. */
-export interface TypedSubscription<Class>
-  extends Pick<SubscriptionInput, Exclude<keyof SubscriptionInput, "eventTypes">>, ByClass<Class> {}
 
 /** The events of some classes in the log. `Class` is the union of the classes, `Other` is `UnknownEvent` with `"raw"`. */
 export interface TypedEvents<Class extends EventCodec.Tagged, Other = never, R = never> {
@@ -56,8 +52,8 @@ export interface TypedEvents<Class extends EventCodec.Tagged, Other = never, R =
    *
    * **Details**
    *
-   * Each of the events gets the `metadata`, in which the key `schemaVersion` is reserved for the view. An event that its
-   * schema cannot encode is `InvalidInput`.
+   * Each of the events gets the `metadata`, in which the key `schemaVersion` is reserved for the view, and the tags that the
+   * view derives from it. An event that its schema cannot encode is `InvalidInput`.
    */
   readonly append: (
     aggregateId: string,
@@ -65,8 +61,14 @@ export interface TypedEvents<Class extends EventCodec.Tagged, Other = never, R =
     options?: { readonly expected?: Expected; readonly metadata?: Schema.JsonObject }
   ) => Appended<Class>
 
-  /** `append` to several aggregates, and of events with an id or metadata of their own. */
-  readonly appendAll: (events: ReadonlyArray<NewTypedEvent<Class["Type"]>>, options?: AppendOptions) => Appended<Class>
+  /** `append` to several aggregates, of events with an id or metadata of their own, and of what was decided with a condition. */
+  readonly appendAll: {
+    (
+      events: ReadonlyArray<NewTypedEvent<Class["Type"]>>,
+      options: DecidedOptions
+    ): Appended<Class, DecisionError | Failure>
+    (events: ReadonlyArray<NewTypedEvent<Class["Type"]>>, options?: AppendOptions): Appended<Class>
+  }
 
   /** Loads the view's events, as `EventStore.load` does. */
   readonly load: (
@@ -139,9 +141,9 @@ export interface TypedEvents<Class extends EventCodec.Tagged, Other = never, R =
 
 type Failure = InvalidInput | StoreError
 
-type Appended<Class extends EventCodec.Tagged> = Effect.Effect<
+type Appended<Class extends EventCodec.Tagged, E = AppendError | Failure> = Effect.Effect<
   ReadonlyArray<TypedEvent<Class["Type"]>>,
-  AppendError | Failure,
+  E,
   Class["EncodingServices"]
 >
 
@@ -165,10 +167,16 @@ type IntoView<Upcasts, Event extends EventCodec.Tagged["Type"]> = {
 
 /** The operations of `EventStore` that a view needs. They stand here because `EventStore` imports this module. */
 export interface UntypedEvents {
-  readonly append: (
-    events: ReadonlyArray<NewEventInput>,
-    options?: AppendOptions
-  ) => Effect.Effect<ReadonlyArray<StoredEvent>, AppendError | Failure>
+  readonly append: {
+    (
+      events: ReadonlyArray<NewEventInput>,
+      options: DecidedOptions
+    ): Effect.Effect<ReadonlyArray<StoredEvent>, DecisionError | Failure>
+    (
+      events: ReadonlyArray<NewEventInput>,
+      options?: AppendOptions
+    ): Effect.Effect<ReadonlyArray<StoredEvent>, AppendError | Failure>
+  }
   readonly loadByAggregate: (aggregateId: string, since?: bigint) => Effect.Effect<ReadonlyArray<StoredEvent>, Failure>
   readonly read: (query: QueryInput) => Stream.Stream<StoredEvent, LogReplaced | Failure>
   readonly subscribe: (subscription: SubscriptionInput) => Stream.Stream<StoredEvent, LogReplaced | Failure>
@@ -186,16 +194,20 @@ export class TypedView<Class extends EventCodec.Tagged, Other = never, R = never
   readonly issues: ReadonlyArray<Issue>
   readonly typesOf: (tags?: ReadonlyArray<string>) => ReadonlyArray<string> | undefined
   readonly decode: EventView<Class["Type"] | Other, Class["DecodingServices"] | R>["decode"]
+  /** What an event is about, as the view says. */
+  readonly tagsOf: (event: Class["Type"]) => ReadonlyArray<string>
   private readonly operations: Effect.Effect<TypedEvents<Class, Other, R>, InvalidInput, Id>
 
   constructor(
     view: EventView<Class["Type"] | Other, Class["DecodingServices"] | R>,
+    tagsOf: (event: Class["Type"]) => ReadonlyArray<string>,
     operations: Effect.Effect<TypedEvents<Class, Other, R>, InvalidInput, Id>
   ) {
     super()
     this.issues = view.issues
     this.typesOf = view.typesOf
     this.decode = view.decode
+    this.tagsOf = tagsOf
     this.operations = operations
   }
 
@@ -214,16 +226,20 @@ export const over = <Id>(events: Effect.Effect<UntypedEvents, never, Id>) => {
     readonly events: Classes
     readonly upcast?: Upcasts & IntoView<Upcasts, Classes[number]["Type"]>
     readonly unknown?: Other
+    readonly tags?: TagsByClass<Classes[number]["Type"]>
   }): TypedView<Classes[number], Other extends "raw" ? UnknownEvent : never, ServicesOf<Upcasts[number]>, Id>
   function typed<Class extends EventCodec.Tagged>(options: {
     readonly events: ReadonlyArray<Class>
     readonly upcast?: ReadonlyArray<EventCodec.Upcast<Class["Type"], unknown>>
     readonly unknown?: Unknown
+    readonly tags?: Readonly<Record<string, ((event: Class["Type"]) => ReadonlyArray<string>) | undefined>>
   }): TypedView<Class, UnknownEvent, unknown, Id> {
     const codec = EventCodec.make(options.events, options.upcast ?? [])
-    const parts = { classes: options.events, codec, unknown: options.unknown }
+    const tagsOf = (event: Class["Type"]) => options.tags?.[event._tag]?.(event) ?? []
+    const parts = { classes: options.events, codec, unknown: options.unknown, tagsOf }
     return new TypedView(
       makeView(parts),
+      tagsOf,
       codec.issues.length > 0
         ? Effect.fail(new InvalidInput({ store, operation: "typed", issues: codec.issues }))
         : Effect.map(events, (events) => make(events, parts))
@@ -284,18 +300,6 @@ const decodeStream = <Class extends EventCodec.Tagged, R, E>(
 
 // Choosing
 
-/**
- * The types to ask the store for. The view asks for all types where it has to give unknown events raw, or to fail at them: with
- * `"fail"`, and in a read that names aggregates, which is their whole history.
- */
-const typesOf = <Class extends EventCodec.Tagged, R>(
-  { classes, codec, unknown }: Parts<Class, R>,
-  { aggregateIds, events: only }: Pick<TypedQuery<Class>, "aggregateIds" | "events">
-) =>
-  only === undefined && unknown !== "skip" && (unknown !== undefined || aggregateIds !== undefined)
-    ? {}
-    : { eventTypes: codec.typesOf((only ?? classes).map(EventCodec.tagOf)) }
-
 /** The store has left out all other events: this predicate is for the compiler. */
 const isOf = <Class extends EventCodec.Tagged, Only extends Class>(only: ReadonlyArray<Only> | undefined) => {
   const tags = new Set(only?.map(EventCodec.tagOf))
@@ -305,29 +309,46 @@ const isOf = <Class extends EventCodec.Tagged, Only extends Class>(only: Readonl
 
 // Appending
 
-const appendAll = Effect.fnUntraced(function* <Class extends EventCodec.Tagged, R>(
-  { codec }: Parts<Class, R>,
-  events: UntypedEvents,
-  added: ReadonlyArray<NewTypedEvent<Class["Type"]>>,
-  options?: AppendOptions
+/** The events as the store takes them, or what is wrong with them. */
+const encodeAll = Effect.fnUntraced(function* <Class extends EventCodec.Tagged, R>(
+  { codec, tagsOf }: Parts<Class, R>,
+  added: ReadonlyArray<NewTypedEvent<Class["Type"]>>
 ) {
   const encoded: Array<NewEventInput> = []
   const issues: Array<Issue> = []
   for (const [index, { event, ...envelope }] of added.entries()) {
     const result = yield* EventCodec.resultOf(codec.encode(event, envelope.metadata))
     if (Result.isSuccess(result)) {
-      encoded.push({ ...envelope, ...result.success })
+      const tags = [...new Set([...tagsOf(event), ...(envelope.tags ?? [])])]
+      encoded.push({ ...envelope, ...result.success, ...(tags.length === 0 ? {} : { tags }) })
     } else {
       issues.push(...result.failure.map(({ field, message }) => ({ field: `events.${index}.${field}`, message })))
     }
   }
-  if (issues.length > 0) return yield* new InvalidInput({ store, operation: "append", issues })
-  const stored = yield* events.append(encoded, options)
-  return added.flatMap(({ event }, index) => {
+  return issues.length > 0 ? yield* new InvalidInput({ store, operation: "append", issues }) : encoded
+})
+
+const withEnvelopes = <Event>(added: ReadonlyArray<NewTypedEvent<Event>>, stored: ReadonlyArray<StoredEvent>) =>
+  added.flatMap(({ event }, index) => {
     const envelope = stored[index]
     return envelope === undefined ? [] : [withEvent(envelope, event)]
   })
-})
+
+/** How a view appends to a store. */
+const appending = <Class extends EventCodec.Tagged, R>(
+  events: UntypedEvents,
+  view: Parts<Class, R>
+): TypedEvents<Class>["appendAll"] => {
+  type Added = ReadonlyArray<NewTypedEvent<Class["Type"]>>
+  function appendAll(added: Added, options: DecidedOptions): Appended<Class, DecisionError | Failure>
+  function appendAll(added: Added, options?: AppendOptions): Appended<Class>
+  function appendAll(added: Added, options?: AppendOptions) {
+    return Effect.flatMap(encodeAll(view, added), (encoded) =>
+      Effect.map(events.append(encoded, options), (stored) => withEnvelopes(added, stored))
+    )
+  }
+  return appendAll
+}
 
 // The operations
 
@@ -335,18 +356,20 @@ const make = <Class extends EventCodec.Tagged, R>(
   events: UntypedEvents,
   view: Parts<Class, R>
 ): TypedEvents<Class, UnknownEvent, R> => {
+  const appendAll = appending(events, view)
+
   const read = <Only extends Class = Class>(input: TypedQuery<Only> = {}) => {
-    const { events: only, ...query } = input
+    const { events: only, items: _items, tags: _tags, ...query } = input
     return Stream.filter(
-      decodeStream(view, "read", events.read({ ...query, ...typesOf(view, input) })),
+      decodeStream(view, "read", events.read({ ...query, ...choiceOf(view, input) })),
       isOf<Class, Only>(only)
     )
   }
 
   const subscribe = <Only extends Class = Class>(input: TypedSubscription<Only>) => {
-    const { events: only, ...subscription } = input
+    const { events: only, items: _items, tags: _tags, ...subscription } = input
     return Stream.filter(
-      decodeStream(view, "subscribe", events.subscribe({ ...subscription, ...typesOf(view, input) })),
+      decodeStream(view, "subscribe", events.subscribe({ ...subscription, ...choiceOf(view, input) })),
       isOf<Class, Only>(only)
     )
   }
@@ -355,13 +378,11 @@ const make = <Class extends EventCodec.Tagged, R>(
     append: (aggregateId, added, { metadata, ...rest } = {}) => {
       const envelope = metadata === undefined ? { aggregateId } : { aggregateId, metadata }
       return appendAll(
-        view,
-        events,
         (Array.isArray(added) ? added : [added]).map((event) => Object.assign({ event }, envelope)),
         rest
       )
     },
-    appendAll: (added, options) => appendAll(view, events, added, options),
+    appendAll,
     load: (since = 0n) => Stream.runCollect(read({ after: since })),
     loadByAggregate: (aggregateId, since) =>
       Effect.flatMap(events.loadByAggregate(aggregateId, since), (all) => decodeAll(view, "loadByAggregate", all)),

@@ -47,6 +47,8 @@ export interface Parts<Class extends EventCodec.Tagged, R> {
   readonly classes: ReadonlyArray<Class>
   readonly codec: EventCodec.EventCodec<Class, R>
   readonly unknown: Unknown | undefined
+  /** What an event is about. */
+  readonly tagsOf: (event: Class["Type"]) => ReadonlyArray<string>
 }
 
 // Decoding

@@ -1,11 +1,21 @@
 /** How events get into the log in memory: `append` of the contract. */
 import { DateTime, Effect, Equal, Option } from "effect"
 import { type Append, expectedOf } from "../Event.ts"
+import { matchesItem } from "../events/EventFilter.ts"
 import * as Origins from "../events/Origins.ts"
-import { DuplicateEvent, type Expected, type NewEvent, VersionConflict } from "../EventStore.ts"
+import {
+  ConditionFailed,
+  DuplicateEvent,
+  type Expected,
+  LogReplaced,
+  type NewEvent,
+  type QueryItem,
+  VersionConflict
+} from "../EventStore.ts"
 import { idGenerator } from "../internal/Ids.ts"
 import { EventRow, toStoredEvent } from "./EventRow.ts"
 import * as Events from "./Events.ts"
+import type { Mode } from "./Locks.ts"
 import { MemoryDatabase } from "./MemoryDatabase.ts"
 import type { Transaction } from "./Transaction.ts"
 
@@ -22,11 +32,29 @@ const isFulfilled = (expected: Exclude<Expected, "any">, actual: Option.Option<b
 
 const aggregateIdsOf = ({ events }: Append) => [...new Set(events.map((event) => event.aggregateId))].sort()
 
+/** The tags of the new events, each with whether a condition has it first in an item. */
+const tagsOf = ({ condition, events }: Append): ReadonlyMap<string, Mode> => {
+  const tags = new Map<string, Mode>()
+  for (const tag of events.flatMap((event) => event.tags ?? [])) tags.set(tag, "shared")
+  for (const item of condition?.decided.items ?? []) {
+    const [first] = item.tags ?? []
+    if (first !== undefined) tags.set(first, "exclusive")
+  }
+  return new Map([...tags].sort(([a], [b]) => (a < b ? -1 : 1)))
+}
+
+/** Whether the condition is about events that no tag tells apart from others. */
+const isOfWholeLog = ({ condition }: Append) =>
+  condition?.decided.items.some(({ tags = [] }) => tags.length === 0) ?? false
+
 /**
  * Takes every lock of an append, in one order for all appends. An append that expects something of an aggregate waits for
- * every other one to it; the others only wait for an append that expects something.
+ * every other one to it; the others only wait for an append that expects something. The same is true of an append with a
+ * condition, and those that write the first tag of one of its items; an item without tags is about all appends.
  */
 const lockAll = Effect.fnUntraced(function* (tables: Events.EventTables, transaction: Transaction, append: Append) {
+  yield* transaction.lock("log", isOfWholeLog(append) ? "exclusive" : "shared")
+  for (const [tag, mode] of tagsOf(append)) yield* transaction.lock(`tag ${tag}`, mode)
   for (const id of aggregateIdsOf(append)) {
     yield* transaction.lock(`aggregate ${id}`, expectedOf(append, id) === "any" ? "shared" : "exclusive")
   }
@@ -78,8 +106,51 @@ const conflictOf = (
   return undefined
 }
 
+/** Whether an event matches one of the items. */
+export const matchesQuery = (items: ReadonlyArray<QueryItem>, row: EventRow): boolean =>
+  items.some((item) => matchesItem(item, row.eventType, row.tags))
+
+/** What has come that the condition does not know, or has gone that it knows. */
+const overtakenBy = (
+  { name, log, tables }: Pick<MemoryDatabase["Service"], "name" | "log" | "tables">,
+  transaction: Transaction,
+  { condition }: Append
+): ConditionFailed | LogReplaced | undefined => {
+  if (condition === undefined) return undefined
+  const { items, mark, markId, seen, server } = condition.decided
+  if (server !== name) {
+    return new LogReplaced({
+      version: mark,
+      id: Option.fromUndefinedOr(markId),
+      foundId: Option.fromUndefinedOr(log.at(mark)?.id),
+      latest: log.latest,
+      lastAgreed: Option.none()
+    })
+  }
+  const withdrawn = seen.find((version) => transaction.get(tables.events, Events.keyOf(version)) === undefined)
+  if (withdrawn !== undefined) {
+    return new ConditionFailed({
+      change: "withdrawn",
+      version: Option.some(withdrawn),
+      eventType: Option.none(),
+      tags: []
+    })
+  }
+  const isNew = (row: EventRow) => row.version > mark && !seen.includes(row.version)
+  const [first] = Events.select(tables, transaction, (row) => isNew(row) && matchesQuery(items, row))
+  return first === undefined
+    ? undefined
+    : new ConditionFailed({
+        change: "appended",
+        version: Option.some(first.version),
+        eventType: Option.some(first.eventType),
+        tags: [...first.tags].sort()
+      })
+}
+
 export const make = Effect.gen(function* () {
-  const { inTransaction, log, nextValue, statement, tables } = yield* MemoryDatabase
+  const database = yield* MemoryDatabase
+  const { inTransaction, log, nextValue, statement, tables } = database
   const random = yield* idGenerator
 
   const insert = Effect.fnUntraced(function* (transaction: Transaction, event: NewEvent) {
@@ -106,6 +177,9 @@ export const make = Effect.gen(function* () {
           if (known instanceof DuplicateEvent) return yield* known
           const conflict = conflictOf(tables, transaction, append, known)
           if (conflict !== undefined) return yield* conflict
+          const isNew = append.events.some((event) => !known.has(event))
+          const overtaken = isNew ? overtakenBy(database, transaction, append) : undefined
+          if (overtaken !== undefined) return yield* overtaken
           const rows: Array<EventRow> = []
           for (const event of append.events) rows.push(known.get(event) ?? (yield* insert(transaction, event)))
           return rows.map(toStoredEvent)

@@ -9,6 +9,8 @@ import { CorruptRow } from "../StoreError.ts"
 const isMetadata = (value: Schema.Json): value is Schema.JsonObject | null =>
   value === null || (typeof value === "object" && !Array.isArray(value))
 
+const noTags: ReadonlySet<string> = new Set()
+
 /** Data and metadata are text, so that a caller shares no object with the store, and reads give exactly what JSON keeps. */
 export class EventRow implements Filterable {
   readonly version: bigint
@@ -18,6 +20,7 @@ export class EventRow implements Filterable {
   readonly createdAt: DateTime.Utc
   readonly dataText: string
   readonly metadataText: string
+  readonly tags: ReadonlySet<string>
 
   constructor(event: NewEvent, id: string, version: bigint, createdAt: DateTime.Utc) {
     this.version = version
@@ -27,6 +30,7 @@ export class EventRow implements Filterable {
     this.createdAt = createdAt
     this.dataText = toText(event.data)
     this.metadataText = toText(event.metadata ?? null)
+    this.tags = event.tags === undefined ? noTags : new Set(event.tags)
   }
 
   get data(): Schema.Json {

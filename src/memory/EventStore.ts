@@ -1,8 +1,17 @@
 /** `EventStore` in memory. */
 import { Duration, Effect, Layer, Option, Stream } from "effect"
-import { matches } from "../events/EventFilter.ts"
+import type { ForDecision } from "../Event.ts"
+import { matches, matchesItem } from "../events/EventFilter.ts"
 import * as LastSeen from "../events/LastSeen.ts"
-import { EventStore, fromDriver, LogReplaced, type Query, type Step, type Subscription } from "../EventStore.ts"
+import {
+  Condition,
+  EventStore,
+  fromDriver,
+  LogReplaced,
+  type Query,
+  type Step,
+  type Subscription
+} from "../EventStore.ts"
 import * as Operation from "../internal/Operation.ts"
 import type { Reason } from "../StoreError.ts"
 import * as Appending from "./Appending.ts"
@@ -36,7 +45,7 @@ interface Page {
 }
 
 export const make = Effect.gen(function* () {
-  const { largeIntegers, listener, log, open, statement, tables, traceparent } = yield* MemoryDatabase
+  const { largeIntegers, listener, log, name, open, statement, tables, traceparent } = yield* MemoryDatabase
   const append = yield* Appending.make
   const untilClosed = yield* Operation.untilClosed("EventStore")
 
@@ -90,7 +99,7 @@ export const make = Effect.gen(function* () {
   const read = (query: Query) => {
     const { after = 0n, direction, limit } = query
     const seen = LastSeen.of(after)
-    const keep = (row: EventRow) => row.version > seen.version && matches(query, row)
+    const keep = (row: EventRow) => row.version > seen.version && matches(query, row, row.tags)
     if (limit === 0) {
       const compared = statement((transaction) => Effect.asVoid(compareAt(seen, transaction)))
       return direction === "backward" ? Stream.empty : Stream.drain(Stream.fromEffect(compared))
@@ -133,7 +142,7 @@ export const make = Effect.gen(function* () {
       })
       return Effect.flatMap(page, (rows) => {
         const { corrupt, events } = decodeEvents(
-          rows.filter((row) => matches(subscription, row)),
+          rows.filter((row) => matches(subscription, row, row.tags)),
           largeIntegers
         )
         if (corrupt === undefined) {
@@ -155,10 +164,35 @@ export const make = Effect.gen(function* () {
     return corrupt === undefined ? Effect.succeed(events) : Effect.fail(corrupt)
   }
 
+  const readForDecision = ({ items }: ForDecision) =>
+    statement((transaction) =>
+      Effect.gen(function* () {
+        // A version that a transaction has drawn, this one included, may become an event, or be gone with a savepoint.
+        const inFlight = log.firstInFlight(0n)
+        const mark = inFlight === undefined ? log.latest : inFlight - 1n
+        const rows = Events.select(tables, transaction, (row) => Appending.matchesQuery(items, row))
+        const above = rows.filter(({ version }) => version > mark)
+        const condition = new Condition({
+          items,
+          server: name,
+          epoch: 0n,
+          mark,
+          markId: log.at(mark)?.id,
+          matches: rows.length - above.length,
+          seen: above.map(({ version }) => version)
+        })
+        const places = rows.map((row) =>
+          items.flatMap((item, place) => (matchesItem(item, row.eventType, row.tags) ? [place] : []))
+        )
+        return { events: yield* all(rows), items: places, condition }
+      })
+    )
+
   return yield* fromDriver("memory", {
     largeIntegers,
     traceparent,
     append,
+    readForDecision,
     read,
     readAggregate: ({ aggregateId, since }) =>
       statement((transaction) =>

@@ -35,6 +35,9 @@ export class MemoryDatabase extends Context.Service<
       readonly states: Table<DurableState>
     }
 
+    /** A name that no other database of this process has. */
+    readonly name: string
+
     /** What becomes of integers beyond 2^53 in JSON. */
     readonly largeIntegers: LargeIntegers
 
@@ -63,6 +66,8 @@ export class MemoryDatabase extends Context.Service<
   }
 >()("effect-strata/memory/MemoryDatabase") {}
 
+let made = 0
+
 /** Makes an empty database. Give it to several layers (`Memory.layerShared`) to keep its records across them. */
 export const make: Effect.Effect<MemoryDatabase["Service"]> = Effect.gen(function* () {
   const listener = new Listener(yield* SubscriptionRef.make<ListenerStatus>("stopped"))
@@ -76,6 +81,7 @@ export const make: Effect.Effect<MemoryDatabase["Service"]> = Effect.gen(functio
 
   return MemoryDatabase.of({
     ...transactions,
+    name: `memory ${++made}`,
     tables: {
       offsets: new Table("offsets_store"),
       events,

@@ -4,6 +4,7 @@ import { EventStore, fromDriver } from "../EventStore.ts"
 import { decodeRows } from "./database/DecodeRows.ts"
 import { PostgresDatabase } from "./database/PostgresDatabase.ts"
 import * as Appending from "./events/Appending.ts"
+import * as Deciding from "./events/Deciding.ts"
 import * as EventTable from "./events/EventTable.ts"
 import * as Reading from "./events/Reading.ts"
 import * as Subscribing from "./events/Subscribing.ts"
@@ -19,6 +20,7 @@ export const make = Effect.gen(function* () {
   const reading = yield* Reading.make
   const follow = yield* Subscribing.make(inspect)
   const appending = yield* Appending.make
+  const deciding = yield* Deciding.make
 
   // Outside of a transaction the connection that asks is in use for this statement only, so it counts as idle.
   const selectConnections = (inside: boolean) => sql`
@@ -37,6 +39,7 @@ export const make = Effect.gen(function* () {
 
   return yield* fromDriver("postgres", {
     append: appending.append,
+    readForDecision: (query) => Effect.andThen(inspect, deciding.read(query)),
     read: (input) => Stream.unwrap(Effect.as(inspect, reading.read(input))),
     readAggregate: ({ aggregateId, since }) => reading.byAggregate(aggregateId, since),
     find: ({ id }) => Effect.map(reading.byId(id), ([event]) => event),

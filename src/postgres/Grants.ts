@@ -43,7 +43,13 @@ const privileges = (database: Database, role: string, needs: ReadonlyArray<Need>
   // The functions write: readers call none.
   const functions =
     columns === appended
-      ? [`${names.events}_append`, `${names.states}_write`, `${names.messages}_claim`, `${names.spool}_claim`]
+      ? [
+          `${names.events}_append`,
+          `${names.events}_missed`,
+          `${names.states}_write`,
+          `${names.messages}_claim`,
+          `${names.spool}_claim`
+        ]
       : []
   const statement = sql`
     WITH role AS MATERIALIZED (SELECT pg_roles.oid FROM pg_roles WHERE rolname = ${role}),

@@ -17,8 +17,10 @@ import {
 } from "../EventStore.ts"
 import { InvalidInput } from "../InvalidInput.ts"
 import { Transactor } from "../Transactor.ts"
+import * as Decisions from "./EventDecisions.ts"
 import * as Origins from "./EventOrigins.ts"
 import * as Subscriptions from "./EventSubscriptions.ts"
+import * as Tags from "./EventTags.ts"
 import * as TypedEvents from "./TypedEvents.ts"
 
 /** An aggregate that no other test uses: all tests of a suite share one log. */
@@ -630,6 +632,8 @@ export const suite = <E>(
 
   Subscriptions.suite(name, layer, { interleaving })
   Origins.suite(name, layer)
+  Tags.suite(name, layer)
+  Decisions.suite(name, layer, { interleaving })
   TypedEvents.suite(name, layer)
 
   it.effect("parses a version from text", () =>

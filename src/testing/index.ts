@@ -8,6 +8,7 @@
  * OffsetStore.suite("memory", Memory.layer)
  * ```
  */
+export * as Decision from "./Decision.ts"
 export * as DurableStateStore from "./DurableStateStore.ts"
 export * as Entity from "./Entity.ts"
 export * as EventStore from "./EventStore.ts"

@@ -17,6 +17,7 @@ import { withConnection } from "../support/connection.ts"
 import { acquire } from "../support/server.ts"
 import * as Backends from "./backends.ts"
 import * as Built from "./built.ts"
+import * as Decisions from "./decisions.ts"
 import * as Events from "./events.ts"
 import * as Footprint from "./footprint.ts"
 import { measureAny } from "./harness.ts"
@@ -53,6 +54,7 @@ const { quick } = options
 // The figures of reads and sizes come last, because they fill the log.
 const all = [
   ...Events.figures,
+  ...Decisions.figures,
   ...Writers.figures,
   ...Offsets.figures,
   ...States.figures,

@@ -268,6 +268,36 @@ describe("export and import", () => {
     }).pipe(Effect.scoped)
   )
 
+  it.live("carry the tags of events", () =>
+    Effect.gen(function* () {
+      const [from, to] = [yield* freshSchema(), yield* freshSchema()]
+      const options = { url: postgresUrl, env: { DB_SCHEMA: from } }
+      yield* succeeds(["migrate"], options)
+      yield* succeeds(["migrate", "--schema", to], options)
+      const flags = ["events", "append", "--aggregate", "a", "--type", "T"]
+      yield* succeeds([...flags, "--tag", 'b "é', "--tag", "a:1"], options)
+      yield* succeeds(flags, options)
+      const input = `{"aggregateId":"a","eventType":"T","data":3,"tags":["a:1"]}\n`
+      yield* succeeds(["events", "append"], { ...options, input })
+      const exported = yield* succeeds(["events", "export"], options)
+      assert.include(exported, `"tags":["a:1","b \\"é"]`)
+      yield* succeeds(["events", "import", "-", "--schema", to], { ...options, input: exported })
+      const tagsOf = (schema: string) =>
+        query(`SELECT tag, id FROM ${schema}.events_tags JOIN ${schema}.events USING (version) ORDER BY 1, version`)
+      assert.deepStrictEqual(yield* tagsOf(to), yield* tagsOf(from))
+      assert.lengthOf(yield* tagsOf(to), 3)
+      const read = yield* succeeds(["events", "read", "--tag", "a:1", "--json", "--schema", to], options)
+      assert.lengthOf(jsonLines(read), 2)
+      const twice = `{"id":"x","aggregateId":"a","eventType":"T","data":3,"tags":["a","a"]}\n`
+      yield* fails(
+        ["events", "import", "-", "--unchecked", "--schema", to],
+        1,
+        /"tags" has to be a list of at most 64 texts/,
+        { ...options, input: twice }
+      )
+    }).pipe(Effect.scoped)
+  )
+
   it.live("refuse a file that was changed, is of another log, or is no export", () =>
     Effect.gen(function* () {
       const directory = yield* temporaryDirectory

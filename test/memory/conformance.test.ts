@@ -1,5 +1,6 @@
 import * as Memory from "effect-strata/memory"
 import {
+  Decision,
   DurableStateStore,
   Entity,
   EventStore,
@@ -10,6 +11,7 @@ import {
   Transactor
 } from "effect-strata/testing"
 
+Decision.suite("memory", Memory.layer)
 DurableStateStore.suite("memory", Memory.layer)
 Entity.suite("memory", Memory.layer)
 EventStore.suite("memory", Memory.layer)

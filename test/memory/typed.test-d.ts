@@ -35,6 +35,24 @@ const Users = EventStore.typed({ events })
 expectTypeOf<Effect.Error<typeof Users>>().toEqualTypeOf<InvalidInput.InvalidInput>()
 expectTypeOf<Effect.Services<typeof Users>>().toEqualTypeOf<EventStore.EventStore>()
 
+// Tags
+
+const Courses = EventStore.typed({
+  events: [UserCreated, UserRenamed],
+  tags: {
+    UserCreated: ({ name }) => [`user:${name}`, "users"],
+    UserRenamed: ({ name }) => [`name:${name}`]
+  }
+})
+export const tagged = Effect.gen(function* () {
+  const courses = yield* Courses
+  courses.read({ tags: ["user:anna", "users"], items: [{ events: [UserCreated], tags: ["name:anna"] }] })
+  // @ts-expect-error a class that is not of the view
+  courses.read({ items: [{ events: [OrderPlaced] }] })
+})
+// @ts-expect-error the view has no such class
+EventStore.typed({ events: [UserCreated], tags: { UserRenamed: () => ["a"] } })
+
 export const views = Effect.gen(function* () {
   const users = yield* Users
 

@@ -18,6 +18,8 @@ const Shard = Schema.Literals([0, 1])
 const Value = Schema.Literals([0, 1, 2])
 const Aggregate = Schema.Literals(["x", "y"])
 const Entity = Schema.Literals(["e", "f"])
+/** What a decision is about: the events with a tag, or those of a type, which no tag leads to. */
+const About = Schema.Literals(["a", "b", "type"])
 
 const Message = Schema.Literals(["a", "b", "c"])
 const State = Schema.Literals(["incoming", "active", "deferred", "hold"])
@@ -39,6 +41,10 @@ const Command = Schema.Union([
   // `seen`: the version of the last event that this session has seen of the aggregate.
   command("append", { aggregate: Aggregate, expected: Schema.Literals(["any", "none", "some", "seen"]) }),
   command("history", { aggregate: Aggregate }),
+  command("tag", { about: Schema.Literals(["a", "b"]) }),
+  command("ask", { about: About }),
+  // What this session has asked last, whatever has come since.
+  command("decide", {}),
   command("store", { message: Message, priority: Schema.Literals([1, 2]), deferred: Schema.Boolean }),
   command("store many", {}),
   command("move", { message: Message, from: State, to: State }),
@@ -104,6 +110,7 @@ const describe = (exit: Exit.Exit<unknown, unknown>): string => {
   if (error instanceof SpoolStore.MessageNotFound) return "not found"
   if (error instanceof SpoolStore.MessageExists) return "exists"
   if (error instanceof SpoolStore.IdConflict) return `taken by ${error.takenBy}`
+  if (error instanceof EventStore.ConditionFailed) return `overtaken: ${error.change}`
   if (error instanceof EventStore.VersionConflict) return `conflict with ${error.aggregateId.slice(-1)}`
   if (error instanceof DurableStateStore.StaleState) return `stale: ${shown(error.current)}`
   if (error instanceof OffsetStore.OffsetConflict)
@@ -134,6 +141,7 @@ interface Request {
 const session = (run: string, id: number, requests: Queue.Dequeue<Request>) => {
   const seen = new Map<string, bigint>()
   let appended = 0
+  let asked: { readonly tag: string; readonly condition: EventStore.Condition } | undefined
   const updated = new Map<string, SpoolStore.SpoolMessage["updated"]>()
   let leases: ReadonlyArray<{ readonly id: string; readonly owner: string; readonly attempt: number }> = []
   let claims = 0
@@ -187,6 +195,10 @@ const session = (run: string, id: number, requests: Queue.Dequeue<Request>) => {
         for (const { version } of stored) seen.set(aggregateId, version)
         return stored.map(({ data }) => data).join(" ")
       }
+      case "tag":
+      case "ask":
+      case "decide":
+        return yield* decision(command)
       case "put":
         return yield* states.writeState(stateOf(`${run} ${command.entity}`, command), command)
       case "overwrite":
@@ -208,6 +220,34 @@ const session = (run: string, id: number, requests: Queue.Dequeue<Request>) => {
         return yield* states.deleteState(`${run} ${command.entity}`)
       default:
         return yield* spoolOperation(command)
+    }
+  })
+
+  /** Each event has an aggregate of its own, so that only tags make sessions wait. */
+  const tagged = (tag: string) => ({
+    aggregateId: `${run} ${id}/${appended}`,
+    eventType: `${run} Tagged`,
+    data: `${id}/${appended++}`,
+    tags: [`${run} ${tag}`]
+  })
+
+  const decision = Effect.fnUntraced(function* (command: Extract<Command, { command: "tag" | "ask" | "decide" }>) {
+    const events = yield* EventStore.EventStore
+    switch (command.command) {
+      case "tag":
+        return (yield* events.append(tagged(command.about))).map(({ data }) => data).join()
+      case "ask": {
+        const { about } = command
+        const item = about === "type" ? { eventTypes: [`${run} Tagged`] } : { tags: [`${run} ${about}`] }
+        const { condition, events: found } = yield* events.readForDecision([item])
+        asked = { tag: about, condition }
+        return found.map(({ data }) => data).join(" ")
+      }
+      case "decide": {
+        if (asked === undefined) return "nothing to decide"
+        const { condition, tag } = asked
+        return (yield* events.append(tagged(tag), { condition })).map(({ data }) => data).join()
+      }
     }
   })
 
@@ -315,10 +355,11 @@ type Services =
 /** What is there in the end. */
 const remaining = Effect.fnUntraced(function* (run: string) {
   const { listOffsets } = yield* OffsetStore.OffsetStore
-  const { loadByAggregate } = yield* EventStore.EventStore
+  const { loadByAggregate, readForDecision } = yield* EventStore.EventStore
   const { listStates } = yield* DurableStateStore.DurableStateStore
   const offsets = yield* Stream.runCollect(listOffsets(run))
   const histories = yield* Effect.forEach(["x", "y"], (aggregate) => loadByAggregate(`${run} ${aggregate}`))
+  const decided = yield* readForDecision(["a", "b", "type"].map((tag) => ({ tags: [`${run} ${tag}`] })))
   const states = yield* listStates().pipe(
     Stream.filter(({ persistenceId }) => persistenceId.startsWith(run)),
     Stream.runCollect
@@ -329,6 +370,7 @@ const remaining = Effect.fnUntraced(function* (run: string) {
       ({ payload, persistenceId, versionNumber }) => `${persistenceId.slice(-1)} = ${versionNumber}: ${payload}`
     ),
     ...histories.map((events) => events.map(({ data }) => data).join(" ")),
+    ...decided.events.map(({ data }, index) => `${data} ${decided.items[index]}`),
     yield* describeMessages(run)
   ]
 })

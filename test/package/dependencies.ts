@@ -19,7 +19,7 @@ const contracts = "contracts"
 
 /** What a contract is made of, and so what every room above the contracts may import. */
 const errors = ["StoreError", "InvalidInput"]
-const models = ["Event", "Offset", "DurableState", "SpoolMessage", "StateCodec", "Origin"]
+const models = ["EventQuery", "Event", "Offset", "DurableState", "SpoolMessage", "StateCodec", "Origin"]
 const upToInternal = [...errors, "internal"]
 const upToModels = [...upToInternal, ...models]
 const upToContracts = [...upToModels, "events", contracts]
@@ -32,7 +32,7 @@ const upToPostgres = [
   "postgres/spool",
   "postgres"
 ]
-const upToConcepts = [...upToContracts, "Supervisor", "Entity", "Projection", "Spool", "health", "Health"]
+const upToConcepts = [...upToContracts, "Supervisor", "Entity", "Decision", "Projection", "Spool", "health", "Health"]
 const upToConnection = [...upToPostgres, ...upToConcepts, "protobuf", "cli/arguments", "cli/terminal", "cli/connection"]
 
 const effect = ["effect"]
@@ -44,7 +44,8 @@ const rules: ReadonlyMap<string, Rule> = new Map<string, Rule>([
   ["StoreError", { rooms: [], packages: effect }],
   ["InvalidInput", { rooms: [], packages: effect }],
   ["internal", { rooms: errors, packages: effect }],
-  ["Event", { rooms: upToInternal, packages: effect }],
+  ["EventQuery", { rooms: upToInternal, packages: effect }],
+  ["Event", { rooms: [...upToInternal, "EventQuery"], packages: effect }],
   ["Offset", { rooms: upToInternal, packages: effect }],
   ["DurableState", { rooms: upToInternal, packages: effect }],
   ["SpoolMessage", { rooms: upToInternal, packages: effect }],
@@ -54,6 +55,7 @@ const rules: ReadonlyMap<string, Rule> = new Map<string, Rule>([
   [contracts, { rooms: [...upToModels, "events"], packages: effect }],
   ["Supervisor", { rooms: [], packages: effect }],
   ["Entity", { rooms: upToContracts, packages: effect }],
+  ["Decision", { rooms: upToContracts, packages: effect }],
   ["projection", { rooms: upToContracts, packages: effect }],
   ["projection/run", { rooms: [...upToContracts, "projection"], packages: effect }],
   ["projection/admin", { rooms: [...upToContracts, "projection", "projection/run"], packages: effect }],

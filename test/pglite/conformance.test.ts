@@ -2,6 +2,7 @@ import { Layer } from "effect"
 import * as Pglite from "effect-strata/pglite"
 import * as Postgres from "effect-strata/postgres"
 import {
+  Decision,
   DurableStateStore,
   Entity,
   EventStore,
@@ -14,6 +15,7 @@ import {
 
 const layer = Layer.provide(Postgres.layer(), Pglite.layer())
 
+Decision.suite("pglite", layer, { interleaving: false })
 DurableStateStore.suite("pglite", layer, { interleaving: false })
 Entity.suite("pglite", layer)
 EventStore.suite("pglite", layer, { interleaving: false })

@@ -134,7 +134,7 @@ describe("the files of resources/postgres, by hand", () => {
             const definitions = yield* functions("app", names[variable] ?? table)
             assert.strictEqual(
               definitions.length,
-              { events: 1, messages: 1, offsets: 0, spool: 3, states: 2 }[variable]
+              { events: 2, messages: 1, offsets: 0, spool: 3, states: 2 }[variable]
             )
             assert.deepStrictEqual(definitions, yield* functions("public", table))
           }

@@ -1,6 +1,7 @@
 import { Layer } from "effect"
 import * as Postgres from "effect-strata/postgres"
 import {
+  Decision,
   DurableStateStore,
   Entity,
   EventStore,
@@ -14,6 +15,7 @@ import { layerSchema } from "../support/database.ts"
 
 const layer = Layer.provide(Postgres.layer(), layerSchema())
 
+Decision.suite("postgres", layer)
 DurableStateStore.suite("postgres", layer)
 Entity.suite("postgres", layer)
 EventStore.suite("postgres", layer)

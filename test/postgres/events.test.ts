@@ -9,8 +9,8 @@ import { postgresUrl } from "../support/database.ts"
 import { event, goSyncKit, plainInsert, serveEvents, session } from "./events.harness.ts"
 import { execute, failsWith, freshRole, freshSchema, query, shape } from "./harness.ts"
 
-const files = ["0002_events.sql", "0030_events_append.sql"].map((file) =>
-  fileURLToPath(new URL(`../../resources/postgres/${file}`, import.meta.url))
+const files = ["0002_events.sql", "0034_events_tags.sql", "0036_events_append.sql", "0037_events_missed.sql"].map(
+  (file) => fileURLToPath(new URL(`../../resources/postgres/${file}`, import.meta.url))
 )
 
 describe("the application's pool", () => {

@@ -22,7 +22,10 @@ describe("go-sync-kit", () => {
         let version: bigint | "none" = "none"
         for (let n = 0; !Deferred.isDoneUnsafe(over); n++) {
           const expected: bigint | "none" = version
-          const append = events.append(event(`w${writer}`, n % 2 === 0 ? `${writer}/${n}` : undefined), { expected })
+          const append: ReturnType<typeof events.append> = events.append(
+            event(`w${writer}`, n % 2 === 0 ? `${writer}/${n}` : undefined),
+            { expected }
+          )
           const [stored] = yield* n % 3 === 0 ? withTransaction(append) : append
           version = stored?.version ?? "none"
           appended++

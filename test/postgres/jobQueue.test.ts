@@ -20,6 +20,7 @@ const Step = Schema.Struct({
   action: Schema.Literals(["submit", "submit", "submit", "take", "take", "look", "finish", "endAlone", "cancel"]),
   shared: keys,
   exclusive: keys,
+  unordered: keys,
   kind: Schema.Literals(["plain", "plain", "plain", "checked"]),
   size: smallInt(60),
   place: smallInt(20),
@@ -28,10 +29,13 @@ const Step = Schema.Struct({
 
 const programs = Arbitrary.array(Arbitrary.schema(Step), { minLength: 40, maxLength: 120 })
 
-const keysOf = ({ exclusive, shared }: Job) => [...shared, ...exclusive]
+const orderedKeysOf = ({ exclusive, shared }: Job) => [...shared, ...exclusive]
+const keysOf = (job: Job) => [...orderedKeysOf(job), ...job.unordered]
 
 /** Whether the jobs can neither be done at the same time, nor in another order. */
-const conflict = (one: Job, other: Job) => keysOf(one).some((key) => keysOf(other).includes(key))
+const conflict = (one: Job, other: Job) =>
+  orderedKeysOf(one).some((key) => keysOf(other).includes(key)) ||
+  orderedKeysOf(other).some((key) => keysOf(one).includes(key))
 
 /** Whether the jobs can be done in the same batch. */
 const together = (one: Job, other: Job) =>
@@ -58,7 +62,10 @@ class Model {
     const exclusive = job.exclusive.filter(
       (key, index) => job.exclusive.indexOf(key) === index && !shared.includes(key)
     )
-    this.queued.add(this.queue.submit({ ...job, shared, exclusive, number: this.submitted++ }, undefined))
+    const unordered = job.unordered.filter(
+      (key, index) => job.unordered.indexOf(key) === index && ![...shared, ...exclusive].includes(key)
+    )
+    this.queued.add(this.queue.submit({ ...job, shared, exclusive, unordered, number: this.submitted++ }, undefined))
   }
 
   take() {
@@ -173,10 +180,10 @@ class Model {
   }
 
   step(step: typeof Step.Type) {
-    const { action, blocked, exclusive, kind, place, shared, size } = step
+    const { action, blocked, exclusive, kind, place, shared, size, unordered } = step
     switch (action) {
       case "submit":
-        return this.submit({ shared, exclusive, kind, size })
+        return this.submit({ shared, exclusive, unordered, kind, size })
       case "finish":
         return this.finish(place, blocked)
       case "endAlone":
@@ -227,7 +234,7 @@ describe("the queue of jobs", () => {
 
   it("divides a queue among the batches that may start, if it is long", () => {
     const queue = new JobQueue<Job, undefined>()
-    const job = (key: number): Job => ({ shared: [], exclusive: [String(key)], kind: "plain", size: 1 })
+    const job = (key: number): Job => ({ shared: [], exclusive: [String(key)], unordered: [], kind: "plain", size: 1 })
     for (let key = 0; key < 80; key++) queue.submit(job(key), undefined)
     assert.deepStrictEqual(
       [queue.take()?.entries.length, queue.take()?.entries.length, queue.take()],
@@ -242,7 +249,7 @@ describe("the queue of jobs", () => {
     const queue = new JobQueue<Job, undefined>()
     const run = (count: number) => {
       for (let key = 0; key < count; key++) {
-        queue.submit({ shared: [String(key)], exclusive: [], kind: "plain", size: 1 }, undefined)
+        queue.submit({ shared: [String(key)], exclusive: [], unordered: [], kind: "plain", size: 1 }, undefined)
       }
       assert.isFalse(queue.isQuiet)
       const batch = queue.take()

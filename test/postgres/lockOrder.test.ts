@@ -72,7 +72,7 @@ describe("a program that creates an index and then a trigger does not meet in a 
         Effect.provide(served.context)
       )
       const entry = { where: "here", from: undefined, id: "old", aggregateId: "a", eventType: "T", createdAt: null }
-      const written = yield* beside(served.table, write([{ ...entry, json: `{"data": 1}` }]))
+      const written = yield* beside(served.table, write([{ ...entry, tags: [], json: `{"data": 1}` }]))
       assert.strictEqual(written.length, 1)
     })
   )

@@ -8,6 +8,7 @@ import { once } from "node:events"
 import { readFile } from "node:fs/promises"
 import { fileURLToPath } from "node:url"
 import { scratchDatabase, waitForBackends } from "../support/database.ts"
+import { session } from "./events.harness.ts"
 import { assertWhole, execute, failsWith, freshRole, migrate, query, serve, shape, shard, unique } from "./harness.ts"
 import { show, state } from "./states.harness.ts"
 
@@ -74,6 +75,7 @@ describe("starting at once", () => {
         "app",
         "app.events",
         "app.events_log",
+        "app.events_tags",
         "app.offsets_store",
         "app.retryspool_messages",
         "app.states_store",
@@ -94,8 +96,10 @@ describe("starting at once", () => {
         [24, "retryspool_messages", "0024_spool_claim.sql"],
         [25, "retryspool_messages", "0025_spool_lease.sql"],
         [26, "strata_messages", "0026_messages_claim.sql"],
-        [30, "events", "0030_events_append.sql"],
-        [32, "events", "0032_events_comments.sql"]
+        [32, "events", "0032_events_comments.sql"],
+        [34, "events", "0034_events_tags.sql"],
+        [36, "events", "0036_events_append.sql"],
+        [37, "events", "0037_events_missed.sql"]
       ])
     })
   )
@@ -140,8 +144,10 @@ describe("starting at once", () => {
           [24],
           [25],
           [26],
-          [30],
-          [32]
+          [32],
+          [34],
+          [36],
+          [37]
         ])
       })
   )
@@ -256,6 +262,7 @@ describe("a role", () => {
         "fresh",
         "fresh.events",
         "fresh.events_log",
+        "fresh.events_tags",
         "fresh.offsets_store",
         "fresh.retryspool_messages",
         "fresh.states_store",
@@ -305,7 +312,8 @@ describe("names", () => {
         yield* stores.offsets.ping
         // Each function has the table's name in its body.
         const event = { aggregateId: "a", eventType: "T", data: null, id: `e${start}` }
-        yield* stores.events.append(event, { expected: start === 0 ? "none" : BigInt(start) })
+        yield* stores.events.append({ ...event, tags: ["t"] }, { expected: start === 0 ? "none" : BigInt(start) })
+        assert.lengthOf(yield* Stream.runCollect(stores.events.read({ tags: ["t"] })), start + 1)
         const states = ["a", "b"].map((id) => state(id, BigInt(start)))
         yield* Effect.forEach(states, (one) => stores.states.writeState(one), { concurrency: "unbounded" })
         yield* stores.states.writeState(state("c", BigInt(start)))
@@ -319,7 +327,12 @@ describe("names", () => {
       }
       assert.sameMembers(
         [...(yield* objects(url))],
-        [schema, ...[...Object.values(tables), `${tables.events}_log`].map((name) => `${schema}.${name}`)]
+        [
+          schema,
+          ...[...Object.values(tables), `${tables.events}_log`, `${tables.events}_tags`].map(
+            (name) => `${schema}.${name}`
+          )
+        ]
       )
     })
   )
@@ -390,14 +403,14 @@ describe("a database of migrations 1 to 7", () => {
       schema: "public",
       options: {},
       names: ["events", "offsets_store", "states_store", "strata_messages", "retryspool_messages", "strata_migrations"],
-      run: [1, 2, 3, 4, 15, 16, 18, 20, 21, 24, 25, 26, 30, 32]
+      run: [1, 2, 3, 4, 15, 16, 18, 20, 21, 24, 25, 26, 32, 34, 36, 37]
     },
     {
       what: "with a schema, other names and all that is optional",
       schema: "My schema",
       options: { schema: "My schema", tables, notify: "rows", index: "containment" },
       names: Object.values(tables),
-      run: [1, 2, 3, 4, 5, 6, 15, 16, 18, 20, 21, 23, 24, 25, 26, 30, 32]
+      run: [1, 2, 3, 4, 5, 6, 15, 16, 18, 20, 21, 23, 24, 25, 26, 32, 34, 36, 37]
     }
   ] as const
 
@@ -478,6 +491,29 @@ describe("a database of migrations 1 to 7", () => {
 })
 
 describe("functions", () => {
+  it.live(
+    "of the version before are found by its processes that still run, also by statements that they have prepared",
+    () =>
+      Effect.gen(function* () {
+        const url = yield* restore("migrations1to7.sql")
+        const former = yield* session(url)
+        yield* former(`PREPARE append (TEXT) AS SELECT outcome, version FROM events_append(ARRAY[0], ARRAY[$1], ARRAY['former'],
+        ARRAY['T'], ARRAY['1'], ARRAY['null'], ARRAY[true], ARRAY[false], ARRAY['any'], true)`)
+        yield* former(`EXECUTE append ('before')`)
+        const { events } = yield* serve({ url })
+        yield* events.append({ aggregateId: "a", eventType: "T", data: 2, tags: ["t"] })
+        const outcomes = yield* Effect.replicateEffect(former(`EXECUTE append ('after')`), 2)
+        assert.deepStrictEqual(
+          outcomes.map(([first]) => first),
+          [
+            { outcome: "stored", version: 6n },
+            { outcome: "duplicate", version: null }
+          ]
+        )
+        assert.lengthOf(yield* events.loadByAggregate("former"), 2)
+      })
+  )
+
   it.live("are made beside their tables, wherever on the search path these are", () =>
     Effect.gen(function* () {
       const url = yield* restore("migrations1to7.sql")
@@ -539,6 +575,7 @@ describe("tables that are there", () => {
         "app",
         "app.events",
         "app.events_log",
+        "app.events_tags",
         "app.offsets_store",
         "app.retryspool_messages",
         "app.states_store",

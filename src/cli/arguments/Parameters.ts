@@ -1,7 +1,7 @@
 /** The kinds of arguments and flags that several subcommands have. */
 import { Duration, Effect, Result, Schema } from "effect"
 import { Argument, CliError, Flag } from "effect/cli"
-import { Key, Version } from "../../EventStore.ts"
+import { Key, Tag, Version } from "../../EventStore.ts"
 import { exactJson } from "../../internal/ExactJson.ts"
 import { Int64 } from "../../internal/Fields.ts"
 import { SafeJson, SafeJsonObject } from "../../internal/SafeJson.ts"
@@ -71,6 +71,9 @@ export const jsonObject = (name: string) =>
 
 /** A flag that is an id, an aggregate id or an event type. */
 export const key = (name: string) => decoded(name, Key).pipe(Flag.withMetavar("TEXT"))
+
+/** A flag that is a tag of an event. */
+export const tag = (name: string) => decoded(name, Tag).pipe(Flag.withMetavar("TAG"))
 
 /** A flag that is a time. */
 export const time = (name: string) => decoded(name, Schema.DateTimeUtcFromString).pipe(Flag.withMetavar("TIME"))

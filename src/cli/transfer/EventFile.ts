@@ -9,6 +9,7 @@
  */
 import { Effect, Schema, Stream } from "effect"
 import { createHash, type Hash } from "node:crypto"
+import { Tags } from "../../EventStore.ts"
 import type { Entry } from "../../postgres/events/Importing.ts"
 import { CommandFailed } from "../terminal/CommandErrors.ts"
 import { printableJson } from "../terminal/Printable.ts"
@@ -23,13 +24,14 @@ export const Row = Schema.Struct({
   eventType: Schema.String,
   data: Schema.NullOr(Schema.String),
   metadata: Schema.NullOr(Schema.String),
-  createdAtText: Schema.NullOr(Schema.String)
+  createdAtText: Schema.NullOr(Schema.String),
+  tags: Schema.NullOr(Schema.Array(Schema.String))
 })
 
 /** The line of an event. It may end on a terminal, so that nothing in it is a control character. */
 export const lineOf = (row: typeof Row.Type): string => {
-  const { aggregateId, createdAtText: createdAt, data, eventType, id, metadata, version } = row
-  const parts = { version: String(version), id, aggregateId, eventType, createdAt }
+  const { aggregateId, createdAtText: createdAt, data, eventType, id, metadata, tags, version } = row
+  const parts = { version: String(version), id, aggregateId, eventType, createdAt, ...(tags === null ? {} : { tags }) }
   return printableJson(`${JSON.stringify(parts).slice(0, -1)},"data":${data},"metadata":${metadata}}\n`)
 }
 
@@ -122,17 +124,29 @@ export const scan = Effect.fnUntraced(function* (
   return { checksum, end, lastEvent, rest, complete }
 })
 
+const areTags = Schema.is(Tags)
+
 const isRecord = (value: unknown): value is Readonly<Record<string, unknown>> =>
   typeof value === "object" && value !== null && !Array.isArray(value)
 
-const knownParts = new Set(["version", "id", "aggregateId", "eventType", "createdAt", "data", "metadata", "streamName"])
+const knownParts = new Set([
+  "version",
+  "id",
+  "aggregateId",
+  "eventType",
+  "createdAt",
+  "tags",
+  "data",
+  "metadata",
+  "streamName"
+])
 
 /** The event of a line, or what is wrong with the line. */
 export const entryOf = (where: string, text: string, limits: Limits): Entry | CommandFailed => {
   const wrong = (message: string) => new CommandFailed({ message: `${where} is no event: ${message}` })
   const value = parse(text)
   if (!isRecord(value)) return wrong("it is no JSON object")
-  const { aggregateId, createdAt = null, data, eventType, id, metadata = null, version } = value
+  const { aggregateId, createdAt = null, data, eventType, id, metadata = null, tags = [], version } = value
   const excess = Object.keys(value).find((name) => !knownParts.has(name))
   if (excess !== undefined) return wrong(`"${excess}" is no part of an event`)
   if (!isKey(id) || !isKey(aggregateId) || !isKey(eventType)) {
@@ -140,6 +154,7 @@ export const entryOf = (where: string, text: string, limits: Limits): Entry | Co
   }
   if (data === undefined) return wrong('it has no "data"')
   if (metadata !== null && !isRecord(metadata)) return wrong('"metadata" has to be an object or null')
+  if (!areTags(tags)) return wrong('"tags" has to be a list of at most 64 texts of 1 to 255 characters, each once')
   const time = createdAt === null ? null : timestampOf(createdAt)
   if (time === undefined) return wrong('"createdAt" has to be a time such as 2026-01-31T12:00:00Z')
   const fault = faultOf(text, () => value, limits, { id, aggregateId, eventType, createdAt, version })
@@ -151,6 +166,7 @@ export const entryOf = (where: string, text: string, limits: Limits): Entry | Co
     aggregateId,
     eventType,
     createdAt: time,
+    tags,
     json: text
   }
 }

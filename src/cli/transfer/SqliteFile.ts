@@ -121,7 +121,7 @@ const entryOf = (path: string, row: typeof Row.Type, limits: Limits): Entry | Co
   }
   const fault = faultOf(json, () => JSON.parse(json), limits)
   if (fault !== undefined) return wrong(fault)
-  return { where, from: String(row.version), id, aggregateId, eventType, createdAt, json }
+  return { where, from: String(row.version), id, aggregateId, eventType, createdAt, tags: [], json }
 }
 
 const isJson = (text: string): boolean => {

@@ -5,7 +5,8 @@
  *
  * Jobs name what they touch by keys. Two jobs with a key in common are done in the order of their submission: in one batch
  * if both share the key, else one after the other. So the jobs of a batch never depend on each other, and batches that are
- * under way at the same time touch different things.
+ * under way at the same time touch different things. A key that is `unordered` for both is the exception: such jobs may be
+ * done in any order, and at the same time.
  *
  * A job that would have to wait for another transaction is put back by its batch. It is then done alone, beside the batches, and
  * delays only the jobs that have a key in common with it. A batch that waits all the same delays its own jobs; once it is
@@ -18,6 +19,8 @@ export interface Job {
   readonly shared: ReadonlyArray<string>
   /** What it touches, and no other job of its batch may touch. */
   readonly exclusive: ReadonlyArray<string>
+  /** What it touches, and other jobs may touch before, beside or after it, unless they touch it exclusively. */
+  readonly unordered: ReadonlyArray<string>
   /** Only jobs of the same kind go together. */
   readonly kind: string
   /** About how many bytes it sends. */
@@ -69,8 +72,10 @@ export interface Batch<J, C> {
 export class JobQueue<J extends Job, C> {
   /** In the order of submission. */
   readonly #queue = new Set<Entry<J, C>>()
-  /** The keys of all jobs that are being done. */
+  /** The keys of all jobs that are being done, except for the unordered ones. */
   readonly #busy = new Set<string>()
+  /** The unordered keys of all jobs that are being done, and how many of these have them. */
+  readonly #busyUnordered = new Map<string, number>()
   readonly #underWay = new Set<Batch<J, C>>()
   #slow = 0
   readonly #limits: Limits
@@ -102,15 +107,21 @@ export class JobQueue<J extends Job, C> {
   }
 
   /** Starts a job that is in no batch. `end` frees its keys. */
-  begin({ exclusive, shared }: Job): void {
+  begin({ exclusive, shared, unordered }: Job): void {
     for (const key of shared) this.#busy.add(key)
     for (const key of exclusive) this.#busy.add(key)
+    for (const key of unordered) this.#busyUnordered.set(key, (this.#busyUnordered.get(key) ?? 0) + 1)
   }
 
   /** Frees the keys of a job that has been started by `begin`. */
-  end({ exclusive, shared }: Job): void {
+  end({ exclusive, shared, unordered }: Job): void {
     for (const key of shared) this.#busy.delete(key)
     for (const key of exclusive) this.#busy.delete(key)
+    for (const key of unordered) {
+      const count = (this.#busyUnordered.get(key) ?? 0) - 1
+      if (count > 0) this.#busyUnordered.set(key, count)
+      else this.#busyUnordered.delete(key)
+    }
   }
 
   /** Adds a job to the end of the queue. */
@@ -140,22 +151,26 @@ export class JobQueue<J extends Job, C> {
     const taken: Array<Entry<J, C>> = []
     const { batch, undividedJobs } = this.#limits
     const most = Math.min(batch.jobs, Math.max(undividedJobs, Math.ceil(this.#queue.size / this.#free)))
-    // The keys of the jobs that are taken. Those of the jobs that are passed over count as exclusive.
+    // The keys of the jobs that are taken. Those of the jobs that are passed over count as exclusive, or are unordered.
     const shared = new Set<string>()
     const exclusive = new Set<string>()
+    const unordered = new Set<string>()
+    const isFree = (key: string) => !this.#busy.has(key) && !exclusive.has(key)
+    const isOrdered = (key: string) => !this.#busyUnordered.has(key) && !unordered.has(key)
     let keys = 0
     let bytes = 0
     for (const entry of this.#queue) {
       const { job } = entry
       const first = taken[0]?.job
-      const keysWithJob = keys + job.shared.length + job.exclusive.length
+      const keysWithJob = keys + job.shared.length + job.exclusive.length + job.unordered.length
       const bytesWithJob = bytes + job.size
       const isFull = taken.length === most || keysWithJob > batch.keys || bytesWithJob > batch.bytes
       if (first !== undefined && isFull) break
       if (
         (first === undefined || job.kind === first.kind) &&
-        job.shared.every((key) => !this.#busy.has(key) && !exclusive.has(key)) &&
-        job.exclusive.every((key) => !this.#busy.has(key) && !exclusive.has(key) && !shared.has(key))
+        job.shared.every((key) => isFree(key) && isOrdered(key)) &&
+        job.exclusive.every((key) => isFree(key) && isOrdered(key) && !shared.has(key)) &&
+        job.unordered.every((key) => isFree(key) && !shared.has(key))
       ) {
         taken.push(entry)
         keys = keysWithJob
@@ -166,6 +181,7 @@ export class JobQueue<J extends Job, C> {
         for (const key of job.shared) exclusive.add(key)
         for (const key of job.exclusive) exclusive.add(key)
       }
+      for (const key of job.unordered) unordered.add(key)
     }
     return taken
   }

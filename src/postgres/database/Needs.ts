@@ -37,10 +37,15 @@ export const needsOf = ({ names, schema }: Place, purpose: Purpose): ReadonlyArr
   const of = (name: string) => qualify(schema, name)
   const tables = withoutMigrations(names)
   const events = { table: of(tables.events), privileges: ["SELECT"] }
-  if (purpose === "import") return [{ ...events, columns: [...appended, "created_at"] }]
+  const tags = {
+    table: of(`${tables.events}_tags`),
+    privileges: purpose === "read" ? ["SELECT"] : ["SELECT", "INSERT"]
+  }
+  if (purpose === "import") return [{ ...events, columns: [...appended, "created_at"] }, tags]
   const privileges = purpose === "read" ? ["SELECT"] : ["SELECT", "INSERT", "UPDATE", "DELETE"]
   return [
     purpose === "read" ? events : { ...events, columns: appended },
+    tags,
     ...tables.rows.map((name) => ({ table: of(name), privileges }))
   ]
 }

@@ -6,9 +6,10 @@
  * An append locks each of its aggregates, exclusively where it expects something of it, and each id that its caller has
  * chosen. Before these it locks the log, and the ids, each as a whole: shared, so that a program that needs all of them
  * can lock out every append with two locks. The key of a name is `hashtextextended(name, seed)`, and that of the whole is
- * that of the empty name; aggregates and ids have seeds of their own, which are made from the oid of the table.
+ * that of the empty name; aggregates, ids and tags have seeds of their own, which are made from the oid of the table. A tag that
+ * an event gets is shared, and the first tag of each item of a condition is exclusive.
  *
- * `resources/postgres/0030_events_append.sql` has the same keys, for the appends that go through its function.
+ * `resources/postgres/0036_events_append.sql` has the same keys, for the appends that go through its function.
  */
 import type { Statement } from "effect/sql"
 import { qualify, reference } from "../database/Identifier.ts"
@@ -19,16 +20,22 @@ export interface AppendLocks {
   readonly tryShareLog: Statement.Fragment
   /** Whether the transaction can share the lock of an aggregate now. The column has the aggregate's id, or nothing for the log. */
   readonly tryShare: (column: string) => Statement.Fragment
+  /** Whether the transaction can share the lock of a tag now. */
+  readonly tryShareTag: (column: string) => Statement.Fragment
   /** The keys, in the column `key`, of the locks that keep out all appends. They are taken in this order. */
   readonly all: Statement.Fragment
 }
 
 export const make = ({ names, schema, sql }: PostgresDatabase["Service"]): AppendLocks => {
   const seed = `2 * ${reference(qualify(schema, names.events))}::regclass::oid::bigint`
-  const tryShare = (name: string) => sql.literal(`pg_try_advisory_xact_lock_shared(hashtextextended(${name}, ${seed}))`)
+  const tagSeed = `-1::bigint - ${reference(qualify(schema, names.events))}::regclass::oid::bigint`
+  const share = (name: string, seed: string) =>
+    sql.literal(`pg_try_advisory_xact_lock_shared(hashtextextended(${name}, ${seed}))`)
+  const tryShare = (name: string) => share(name, seed)
   return {
     tryShareLog: tryShare("''"),
     tryShare,
+    tryShareTag: (tag) => share(tag, tagSeed),
     // In the order of the keys, as the function takes them.
     all: sql`
       SELECT hashtextextended('', ${sql.literal(seed)} + kind) AS key FROM generate_series(0, 1) AS kind ORDER BY key`

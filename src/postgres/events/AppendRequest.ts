@@ -1,7 +1,7 @@
 /** An append that is ready to be sent: its JSON is text, its events have ids, and its keys say what it touches. */
 import { DateTime } from "effect"
 import { type Append, expectedOf } from "../../Event.ts"
-import { type StoredEvent } from "../../EventStore.ts"
+import { type Condition, type StoredEvent } from "../../EventStore.ts"
 import { fromText, toText } from "../../internal/ExactJson.ts"
 import type { Job } from "../database/Coalescing.ts"
 import { isMetadata, toStoredEvent } from "./EventRow.ts"
@@ -14,12 +14,23 @@ interface Texts {
 export type Content = Pick<StoredEvent, "data" | "metadata">
 
 export interface Request extends Job, Texts {
-  /** A `plain` append expects nothing and brings no ids. A `checked` one needs the function of the database. */
-  readonly kind: "plain" | "checked"
+  /**
+   * A `plain` append expects nothing and brings neither ids nor tags, and a `tagged` one expects nothing and brings no ids. A
+   * `checked` one needs the function of the database. A `solitary` one has a condition that any event may break, so it goes
+   * with no other.
+   */
+  readonly kind: "plain" | "tagged" | "checked" | "solitary"
   readonly append: Append
   readonly ids: ReadonlyArray<string>
+  readonly tags: ReadonlyArray<TagOfEvent>
   /** Parsed when first asked for. */
   readonly content: () => ReadonlyArray<Content>
+}
+
+/** One tag of the event that has this id. */
+export interface TagOfEvent {
+  readonly id: string
+  readonly tag: string
 }
 
 /** What the database adds to an event. */
@@ -27,6 +38,15 @@ export interface Stamp {
   readonly version: bigint
   readonly createdAt: Date
 }
+
+/** What most requests have of tags. */
+const noTags: ReadonlyArray<never> = []
+
+/**
+ * The key of a tag for coalescing. Two NULs tell it from an aggregate and from an id. An item of a condition without tags has the
+ * key of no tag.
+ */
+const keyOfTag = (tag = "") => `\0\0${tag}`
 
 /** No metadata, as go-sync-kit stores it. */
 const noMetadata = "null"
@@ -52,14 +72,20 @@ export const requestOf = (append: Append, ids: ReadonlyArray<string>): Request =
   // An append to several aggregates waits until all of them are free. No other append may overtake it on those that are
   // free already, so it shares none of them.
   const isSharing = isUnconditional && aggregateIds.length === 1
+  const tags = tagsOf(append, ids)
+  const decided = decidedBy(append)
+  const isSolitary = decided.includes(keyOfTag())
+  const isUnchecked = isUnconditional && given.length === 0 && append.condition === undefined
   let content: ReadonlyArray<Content> | undefined
   return {
-    kind: isUnconditional && given.length === 0 ? "plain" : "checked",
+    kind: isSolitary ? "solitary" : !isUnchecked ? "checked" : tags.length === 0 ? "plain" : "tagged",
     shared: isSharing ? aggregateIds : [],
-    exclusive: isSharing ? given : [...aggregateIds, ...given],
+    exclusive: [...(isSharing ? given : [...aggregateIds, ...given]), ...decided],
+    unordered: tags.length === 0 ? noTags : keysOf(tags).filter((key) => !decided.includes(key)),
     size,
     append,
     ids,
+    tags,
     datas,
     metadatas,
     content: () => (content ??= contentOf({ datas, metadatas }))
@@ -70,6 +96,61 @@ export const metadataOfText = (text: string): Content["metadata"] => {
   const metadata = text === noMetadata ? null : fromText(text)
   return isMetadata(metadata) ? metadata : null
 }
+
+const keysOf = (tags: ReadonlyArray<TagOfEvent>) => [...new Set(tags.map(({ tag }) => keyOfTag(tag)))]
+
+/** The keys of the tags that the append's condition locks: the first one of each item. */
+const decidedBy = ({ condition }: Append): ReadonlyArray<string> =>
+  condition === undefined ? noTags : [...new Set(condition.decided.items.map(({ tags }) => keyOfTag(tags?.[0])))]
+
+/** An item of a condition: the place of its append in a call, its first tag, or an empty text, and the mark of the condition. */
+export interface FirstTag {
+  readonly request: number
+  readonly tag: string
+  /** -1 where one look at the tag above the mark does not decide. */
+  readonly mark: bigint
+}
+
+/** The first tags of the conditions of a call. `log` is the condition that says which log it is. */
+export const firstTagsOf = (
+  request: number,
+  { condition }: Append,
+  log: Condition | undefined
+): ReadonlyArray<FirstTag> => {
+  if (condition === undefined) return noTags
+  const { epoch, items, mark, seen, server } = condition.decided
+  const isSameLog = server === log?.decided.server && epoch === log.decided.epoch
+  const isDecidedByTags = isSameLog && seen.length === 0 && items.every(({ tags = [] }) => tags.length > 0)
+  return items.map(({ tags }) => ({ request, tag: tags?.[0] ?? "", mark: isDecidedByTags ? mark : -1n }))
+}
+
+/**
+ * The condition of the append at a place of a call, as the functions of the database take it. Versions are texts, as numbers of
+ * JSON are rounded.
+ */
+export const conditionAt = (request: number, { condition }: Append) => {
+  if (condition === undefined) return []
+  const { epoch, items, mark, markId, matches, seen, server } = condition.decided
+  return [
+    {
+      request,
+      server,
+      epoch: String(epoch),
+      mark: String(mark),
+      markId,
+      matches,
+      seen: `{${seen.join()}}`,
+      // Whether an event can match that no tag leads to.
+      solitary: items.some(({ tags = [] }) => tags.length === 0),
+      items: items.map(({ eventTypes, tags }) => ({ types: eventTypes, tags }))
+    }
+  ]
+}
+
+const tagsOf = ({ events }: Append, ids: ReadonlyArray<string>): ReadonlyArray<TagOfEvent> =>
+  events.every(({ tags }) => tags === undefined)
+    ? noTags
+    : events.flatMap(({ tags = [] }, index) => tags.map((tag) => ({ id: ids[index] ?? "", tag })))
 
 /** The content of events, parsed from the text that is sent: the caller may change its objects without changing the events. */
 const contentOf = ({ datas, metadatas }: Texts): ReadonlyArray<Content> =>

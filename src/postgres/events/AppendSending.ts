@@ -4,12 +4,20 @@
  * **Details**
  *
  * An append is one round trip, unless it has to wait. A plain one needs only shared locks: it is an INSERT that does
- * nothing if it cannot have them at once. The function of `resources/postgres/0030_events_append.sql` does all others, and
+ * nothing if it cannot have them at once. The function of `resources/postgres/0036_events_append.sql` does all others, and
  * also a plain append that has to wait.
  */
 import { Effect, Exit, Option, Result } from "effect"
 import { expectedOf } from "../../Event.ts"
-import { DuplicateEvent, type StoredEvent, VersionConflict } from "../../EventStore.ts"
+import {
+  type Condition,
+  ConditionFailed,
+  type DecisionError,
+  DuplicateEvent,
+  LogReplaced,
+  type StoredEvent,
+  VersionConflict
+} from "../../EventStore.ts"
 import type { InvalidInput } from "../../InvalidInput.ts"
 import { Contention, type Reason, Unexpected } from "../../StoreError.ts"
 import type { Work } from "../database/Coalescing.ts"
@@ -22,7 +30,7 @@ import { toStoredEvent } from "./EventRow.ts"
 import { EventTable } from "./EventTable.ts"
 import * as RowNotifications from "./RowNotifications.ts"
 
-export type Failure = VersionConflict | DuplicateEvent | InvalidInput | Reason
+export type Failure = DecisionError | InvalidInput | Reason
 
 /** What an append gives its caller. */
 export type Stored = Effect.Effect<ReadonlyArray<StoredEvent>, Failure>
@@ -33,11 +41,24 @@ type RequestResult = Exit.Exit<ReadonlyArray<StoredEvent>, Failure> | undefined
 /** Tells the readers of the log that a commit has stored events. */
 type Announcement = Effect.Effect<void>
 
-const wrongIsolation = new Unexpected({
+/** How many tags an append may have that takes their locks one by one without counting them. */
+const mostTags = 64
+
+export const wrongIsolation = new Unexpected({
   message:
     "what an append expects cannot be checked against what others have committed meanwhile; " +
     "run the transaction with isolation level READ COMMITTED"
 })
+
+/** The log is not the one that the decision has read. */
+const replacedFor = (condition: Condition | undefined, foundId: string | null, latest: bigint) =>
+  new LogReplaced({
+    version: condition?.decided.mark ?? 0n,
+    id: Option.fromUndefinedOr(condition?.decided.markId),
+    foundId: Option.fromNullishOr(foundId),
+    latest,
+    lastAgreed: Option.none()
+  })
 
 /** What the function says of each request. Several rows may speak of one. */
 const resultsOf = (
@@ -65,6 +86,15 @@ const resultsOf = (
         failures.set(row.request, new VersionConflict({ aggregateId: row.id, expected, actual }))
         break
       }
+      case "overtaken": {
+        const { change, eventType, tags = [] } = row.id
+        const [version, type] = [Option.fromNullishOr(row.version), Option.fromUndefinedOr(eventType)]
+        failures.set(row.request, new ConditionFailed({ change, version, eventType: type, tags }))
+        break
+      }
+      case "replaced":
+        failures.set(row.request, replacedFor(requests[row.request]?.append.condition, row.id, row.version))
+        break
       case "blocked":
         failures.set(row.request, "blocked")
         break
@@ -78,6 +108,10 @@ const resultsOf = (
     return failure === undefined ? Exit.succeed(storedEvents(request, (id) => written.get(id))) : Exit.fail(failure)
   })
 }
+
+/** Whether an INSERT is enough, which does nothing if it would have to wait. */
+const isInserted = ({ kind, tags }: Request): boolean =>
+  kind === "plain" || (kind === "tagged" && tags.length <= mostTags)
 
 /** Sends the requests that have no result yet, and puts their results at their places. */
 const completed = <E>(
@@ -234,7 +268,7 @@ export const make = Effect.gen(function* () {
 
   /** Sends requests of one kind. */
   const send: Send = (requests) =>
-    requests[0]?.kind !== "plain"
+    requests[0] === undefined || !isInserted(requests[0])
       ? check(requests, "never waits")
       : Effect.flatMap(insert(requests), (results) =>
           // The INSERT does not say which of them has to wait: the function does.
@@ -255,7 +289,7 @@ export const make = Effect.gen(function* () {
     Effect.flatMap(inspect, ({ notifies }) => {
       const refusal = notifies ? RowNotifications.refusalOf(request.append) : undefined
       if (refusal !== undefined) return Effect.fail(refusal)
-      return request.kind === "plain" && request.ids.length === 1
+      return isInserted(request) && request.ids.length === 1
         ? insertAlone(request, announcement, blocked)
         : Effect.flatMap(Effect.mapError(send([request]), refusedBy(request)), ([result]) => result ?? blocked())
     })

@@ -6,7 +6,8 @@ import { decodeRows } from "../database/DecodeRows.ts"
 import { qualify } from "../database/Identifier.ts"
 import { PostgresDatabase } from "../database/PostgresDatabase.ts"
 import * as AppendLocks from "./AppendLocks.ts"
-import { type Content, metadataOfText, type Request, type Stamp } from "./AppendRequest.ts"
+import { conditionAt, type Content, firstTagsOf, metadataOfText, type Request, type Stamp } from "./AppendRequest.ts"
+import * as TagTable from "./TagTable.ts"
 
 const isTime = (value: unknown): value is Date => value instanceof Date && !Number.isNaN(value.getTime())
 
@@ -27,7 +28,14 @@ const isStamp = (row: unknown): row is Stamp =>
 
 const isWritten = (row: unknown): row is Written => isStamp(row) && "id" in row && typeof row.id === "string"
 
-/** What came of an event, or of an append. See `resources/postgres/0030_events_append.sql`. */
+/** What a condition did not know. See `resources/postgres/0037_events_missed.sql`. */
+const Change = Schema.Struct({
+  change: Schema.Literals(["appended", "withdrawn", "tagged"]),
+  eventType: Schema.optionalKey(Schema.String),
+  tags: Schema.optionalKey(Schema.Array(Schema.String))
+})
+
+/** What came of an event, or of an append. See `resources/postgres/0036_events_append.sql`. */
 const OutcomeRow = Schema.Union([
   Schema.Struct({ outcome: Schema.Literals(["stored", "known"]), ...written }),
   Schema.Struct({ outcome: Schema.Literals(["blocked", "isolation"]), request: Schema.Int }),
@@ -37,6 +45,18 @@ const OutcomeRow = Schema.Union([
     request: Schema.Int,
     id: Schema.String,
     version: Schema.NullOr(Schema.BigInt)
+  }),
+  Schema.Struct({
+    outcome: Schema.Literal("overtaken"),
+    request: Schema.Int,
+    id: Schema.fromJsonString(Change),
+    version: Schema.NullOr(Schema.BigInt)
+  }),
+  Schema.Struct({
+    outcome: Schema.Literal("replaced"),
+    request: Schema.Int,
+    id: Schema.NullOr(Schema.String),
+    version: Schema.BigInt
   })
 ])
 
@@ -55,6 +75,8 @@ export const make = Effect.gen(function* () {
   const locks = AppendLocks.make(database)
   const tryShareAggregate = locks.tryShare("aggregate_id")
   const tryShareName = locks.tryShare("name")
+  const tryShareTag = locks.tryShareTag("tag")
+  const tagTable = TagTable.tableOf(database)
 
   // The statement has no arrays: for arrays the planner would make a new plan each time.
   const insertOneOf = ({ append, datas, ids, metadatas }: Request) => {
@@ -70,7 +92,7 @@ export const make = Effect.gen(function* () {
       RETURNING version, created_at AS "createdAt"`
   }
 
-  const insertManyOf = (requests: ReadonlyArray<Request>) => {
+  const insertManyOf = (requests: ReadonlyArray<Request>, andLocks = sql.literal("")) => {
     const events = requests.flatMap(({ append }) => append.events)
     // The locks are taken before the sort, and versions are drawn after it.
     return sql`
@@ -86,13 +108,57 @@ export const make = Effect.gen(function* () {
       WHERE (
         SELECT bool_and(${tryShareName})
         FROM pg_catalog.unnest(${["", ...new Set(events.map(({ aggregateId }) => aggregateId))]}::text[]) AS name
-      )
+      ) ${andLocks}
       ORDER BY new.place
       RETURNING id, version, created_at AS "createdAt"`
   }
 
+  /** The same with tags: what the first part has inserted gets them in the second one. */
+  const insertOneTaggedOf = ({ append, datas, ids, metadatas, tags }: Request) => {
+    const [event] = append.events
+    return fixed`
+      WITH added AS (
+        INSERT INTO ${table} AS event (id, aggregate_id, event_type, data, metadata)
+        SELECT id, aggregate_id, event_type, data, metadata
+        FROM (
+          SELECT ${ids[0]}::text AS id, ${event?.aggregateId}::text AS aggregate_id, ${event?.eventType}::text AS event_type,
+            ${datas[0]}::text::jsonb AS data, ${metadatas[0]}::text::jsonb AS metadata
+        ) AS new
+        WHERE ${locks.tryShareLog} AND ${tryShareAggregate} AND (
+          SELECT bool_and(${tryShareTag}) FROM pg_catalog.unnest(${tags.map(({ tag }) => tag)}::text[]) AS tag
+        )
+        RETURNING version, created_at
+      ), tagging AS (
+        INSERT INTO ${tagTable} (tag, version)
+        SELECT tag, added.version FROM added, pg_catalog.unnest(${tags.map(({ tag }) => tag)}::text[]) AS tag
+      )
+      SELECT version, created_at AS "createdAt" FROM added`
+  }
+
+  const insertManyTaggedOf = (requests: ReadonlyArray<Request>) => {
+    const tags = requests.flatMap(({ tags }) => tags)
+    return sql`
+      WITH added AS (${insertManyOf(
+        requests,
+        sql`AND (
+        SELECT bool_and(${tryShareTag})
+        FROM pg_catalog.unnest(${[...new Set(tags.map(({ tag }) => tag))]}::text[]) AS tag
+      )`
+      )}), tagging AS (
+        INSERT INTO ${tagTable} (tag, version)
+        SELECT new.tag, added.version
+        FROM unnest(${tags.map(({ id }) => id)}::text[], ${tags.map(({ tag }) => tag)}::text[]) AS new (id, tag)
+        JOIN added ON added.id = new.id
+      )
+      SELECT id, version, "createdAt" FROM added`
+  }
+
   const callOf = (requests: ReadonlyArray<Request>, patience: Patience) => {
     const events = requests.flatMap(({ append }, request) => append.events.map((event) => ({ append, event, request })))
+    const tags = requests.flatMap(({ tags }) => tags)
+    const log = requests.find(({ append }) => append.condition !== undefined)?.append.condition
+    const firstTags = requests.flatMap(({ append }, request) => firstTagsOf(request, append, log))
+    const conditions = requests.flatMap(({ append }, request) => conditionAt(request, append))
     return sql`
       SELECT outcome, request, key AS id, version, created_at AS "createdAt"
       FROM ${appendFunction}(
@@ -105,7 +171,15 @@ export const make = Effect.gen(function* () {
         ${events.map(({ event }) => event.id !== undefined)}::boolean[],
         ${events.map(({ append }) => append.onDuplicate === "ignore")}::boolean[],
         ${events.map(({ append, event }) => String(expectedOf(append, event.aggregateId)))}::text[],
-        ${patience === "waits"}::boolean
+        ${patience === "waits"}::boolean,
+        ${tags.map(({ id }) => id)}::text[],
+        ${tags.map(({ tag }) => tag)}::text[],
+        ${firstTags.map(({ request }) => request)}::integer[],
+        ${firstTags.map(({ tag }) => tag)}::text[],
+        ${firstTags.map(({ mark }) => mark)}::bigint[],
+        ${log?.decided.server ?? ""}::text,
+        ${log?.decided.epoch ?? 0n}::bigint,
+        ${conditions.length === 0 ? null : JSON.stringify(conditions)}::text::jsonb
       )`
   }
 
@@ -118,18 +192,26 @@ export const make = Effect.gen(function* () {
   const decodeOutcomes = decodeRows(OutcomeRow, names.events, ["id"])
 
   return {
-    /** Inserts the one event of a plain request. Returns its stamp, or nothing if another transaction holds a lock. */
+    /**
+     * Inserts the one event of a plain or tagged request. Returns its stamp, or nothing if another transaction holds a lock.
+     */
     insertOne: (request: Request): Effect.Effect<Stamp | undefined, Reason> =>
-      Effect.flatMap(query(insertOneOf(request)), ([row]): Effect.Effect<Stamp | undefined, Reason> =>
-        row === undefined || isStamp(row)
-          ? Effect.succeed(row)
-          : Effect.map(decodeStamps([row]), ([decoded]) => decoded)
+      Effect.flatMap(
+        query(request.kind === "plain" ? insertOneOf(request) : insertOneTaggedOf(request)),
+        ([row]): Effect.Effect<Stamp | undefined, Reason> =>
+          row === undefined || isStamp(row)
+            ? Effect.succeed(row)
+            : Effect.map(decodeStamps([row]), ([decoded]) => decoded)
       ),
 
-    /** Inserts the events of plain requests. Returns no rows, and inserts nothing, if another transaction holds a lock. */
+    /**
+     * Inserts the events of requests that are all plain, or all tagged. Returns no rows, and inserts nothing, if another
+     * transaction holds a lock.
+     */
     insertMany: (requests: ReadonlyArray<Request>): Effect.Effect<ReadonlyArray<Written>, Reason> =>
-      Effect.flatMap(query(insertManyOf(requests)), (rows) =>
-        rows.every(isWritten) ? Effect.succeed(rows) : decodeWritten(rows)
+      Effect.flatMap(
+        query(requests[0]?.kind === "plain" ? insertManyOf(requests) : insertManyTaggedOf(requests)),
+        (rows) => (rows.every(isWritten) ? Effect.succeed(rows) : decodeWritten(rows))
       ),
 
     /** Appends requests of any kind by the function of the database. */

@@ -1,36 +1,65 @@
-/** The statements that read a page of events: what the filter describes, in the order of versions. */
+/**
+ * The statements that read a page of events: what the filter describes, in the order of versions.
+ *
+ * **Details**
+ *
+ * Where the filter names tags, a page is found in the table of tags, which has the versions of each tag in order: the page
+ * reads what it returns, and at most as much again for each item of a query. Each look-up of a version stands in a subquery
+ * with `OFFSET 0`: the planner would join the tables in another way, and read the whole log for a tag of which it knows
+ * nothing.
+ */
 import { DateTime, Effect, type Schema } from "effect"
+import { Statement } from "effect/sql"
 import type { Fragment } from "effect/sql/Statement"
-import type { Filter } from "../../Event.ts"
+import type { Filter, QueryItem } from "../../Event.ts"
 import { toText } from "../../internal/ExactJson.ts"
 import { PostgresDatabase } from "../database/PostgresDatabase.ts"
 import { longestBytes } from "../database/RowSize.ts"
 import { columnsOf } from "./EventRow.ts"
 import { columnsOfPart, type Part } from "./LongTexts.ts"
 import { shareBytes } from "./PageSize.ts"
+import * as TagTable from "./TagTable.ts"
+
+/** The part of the log that a page is of. */
+export interface Range {
+  readonly after: bigint
+  readonly last: bigint
+  readonly direction: "ASC" | "DESC"
+  /** How many events it has at most. */
+  readonly limit: number
+  /** What has to be true of the log, or the page is empty. */
+  readonly guard?: Fragment | undefined
+}
+
+/** The tags and types of which an event has to have all and one: an item of a query together with the rest of the filter. */
+interface Alternative {
+  readonly tags: ReadonlyArray<string>
+  readonly eventTypes: ReadonlyArray<string> | undefined
+}
+
+/** Without items, what the filter says of tags is the only alternative. The tags of an item come first: see `QueryItem`. */
+const alternativesOf = ({ items = [{}], tags = [] }: Filter): ReadonlyArray<Alternative> =>
+  items.map((item) => ({ tags: [...new Set([...(item.tags ?? []), ...tags])], eventTypes: item.eventTypes }))
+
+const union = Statement.join(" UNION ", false)
+const unionAll = Statement.join(" UNION ALL ", false)
 
 export const make = Effect.gen(function* () {
-  const { sql, tables } = yield* PostgresDatabase
+  const database = yield* PostgresDatabase
+  const { sql, tables } = database
+  const events = tables.events
+  const tagTable = TagTable.tableOf(database)
   const longest = longestBytes(sql)
+  /** The parts of rows that are no page. */
+  const { read, sent } = columnsOf(longest)
 
-  /** At most `limit` rows. The JSON of a row that is too long for such a page is held back: see `PageSize`. */
-  const select = (filters: ReadonlyArray<Fragment>, direction: "ASC" | "DESC", limit: number) => (part: Part) => {
-    const { read, sent } = columnsOfPart(part, shareBytes(limit, longest))
-    const order = sql.literal(`ORDER BY version ${direction}`)
-    return sql`
-      SELECT ${sql.literal(sent)} FROM (
-        SELECT ${sql.literal(read)} FROM ${tables.events} WHERE ${sql.and([...filters, ...only(part)])} ${order} LIMIT ${limit}
-      ) AS page ${order}`
-  }
-
-  const only = (part: Part): ReadonlyArray<Fragment> => (typeof part === "bigint" ? [sql`version = ${part}`] : [])
-
-  /** The same without a limit. */
+  /** All events that the filters describe, or a part of them. */
   const selectAll = (filters: ReadonlyArray<Fragment>) => (part: Part) => {
-    const { read, sent } = columnsOfPart(part, longest)
+    const columns = columnsOfPart(part, longest)
+    const only = typeof part === "bigint" ? [sql`version = ${part}`] : []
     return sql`
-      SELECT ${sql.literal(sent)} FROM (
-        SELECT ${sql.literal(read)} FROM ${tables.events} WHERE ${sql.and([...filters, ...only(part)])} ORDER BY version OFFSET 0
+      SELECT ${sql.literal(columns.sent)} FROM (
+        SELECT ${sql.literal(columns.read)} FROM ${events} WHERE ${sql.and([...filters, ...only])} ORDER BY version OFFSET 0
       ) AS page ORDER BY version`
   }
 
@@ -43,9 +72,13 @@ export const make = Effect.gen(function* () {
       ? sql`aggregate_id = ${aggregateIds[0]}`
       : sql`aggregate_id = ANY(${aggregateIds}::text[])`
 
-  const filtersOf = ({ aggregateIds, createdAfter, data, eventTypes, metadata }: Filter): ReadonlyArray<Fragment> => [
+  const ofTypes = (eventTypes: ReadonlyArray<string> | undefined): ReadonlyArray<Fragment> =>
+    eventTypes === undefined ? [] : [sql`event_type = ANY(${eventTypes}::text[])`]
+
+  /** What the filter says of columns of the event itself. */
+  const columnsAre = ({ aggregateIds, createdAfter, data, eventTypes, metadata }: Filter): ReadonlyArray<Fragment> => [
     ...(aggregateIds === undefined ? [] : [among(aggregateIds)]),
-    ...(eventTypes === undefined ? [] : [sql`event_type = ANY(${eventTypes}::text[])`]),
+    ...ofTypes(eventTypes),
     ...(data === undefined ? [] : [sql`${dataOf(data)} @> ${toText(data)}::text::jsonb`]),
     ...(metadata === undefined ? [] : [sql`metadata @> ${toText(metadata)}::text::jsonb`]),
     // Times are compared in milliseconds, as readers get them: no event counts as created after its own time.
@@ -54,8 +87,100 @@ export const make = Effect.gen(function* () {
       : [sql`date_trunc('milliseconds', created_at) > ${DateTime.toDateUtc(createdAfter)}::timestamptz`])
   ]
 
-  /** The parts of rows that are no page, for a statement that is the same each time. */
-  const { read, sent } = columnsOf(longest)
+  /** Whether the event with a version has the tag. */
+  const hasTag = (tag: string, version: string) =>
+    sql`EXISTS (SELECT FROM ${tagTable} AS other WHERE other.tag = ${tag}::text AND other.version = ${sql.literal(version)} OFFSET 0)`
 
-  return { columns: { read: sql.literal(read), sent: sql.literal(sent) }, select, selectAll, filtersOf }
+  const between = (column: string, { after, last }: Range) =>
+    sql`${sql.literal(column)} > ${after} AND ${sql.literal(column)} <= ${last}`
+
+  /** What an event with a tag has to be besides, if anything. */
+  const hasColumns = (columns: ReadonlyArray<Fragment>): ReadonlyArray<Fragment> =>
+    columns.length === 0
+      ? []
+      : [
+          sql`EXISTS (SELECT FROM ${events} AS event WHERE event.version = tagged.version AND ${sql.and(columns)} OFFSET 0)`
+        ]
+
+  /** The first versions of a range that have all tags of an alternative, found by the first one. */
+  const versionsOf = (
+    { eventTypes, tags: [first = "", ...others] }: Alternative,
+    columns: ReadonlyArray<Fragment>,
+    range: Range
+  ) => {
+    const conditions = [
+      sql`tagged.tag = ${first}::text`,
+      between("tagged.version", range),
+      ...others.map((tag) => hasTag(tag, "tagged.version")),
+      ...hasColumns([...columns, ...ofTypes(eventTypes)])
+    ]
+    return sql`(SELECT tagged.version FROM ${tagTable} AS tagged WHERE ${sql.and(conditions)}
+      ORDER BY tagged.version ${sql.literal(range.direction)} LIMIT ${range.limit})`
+  }
+
+  /** The rows of a range that match the filter, with more columns than are read. */
+  const source = (filter: Filter, range: Range): Fragment => {
+    const guards = range.guard === undefined ? [] : [range.guard]
+    const columns = columnsAre(filter)
+    const alternatives = alternativesOf(filter)
+    if (alternatives.every(({ tags }) => tags.length > 0)) {
+      const versions = union(alternatives.map((alternative) => versionsOf(alternative, columns, range)))
+      return sql`(SELECT version AS place FROM (${versions}) AS matching
+          ORDER BY version ${sql.literal(range.direction)} LIMIT ${range.limit}) AS found
+        CROSS JOIN LATERAL (SELECT * FROM ${events} WHERE version = found.place OFFSET 0) AS event
+        WHERE ${sql.and(guards)}`
+    }
+    const matching = alternatives.map(({ eventTypes, tags }) =>
+      sql.and([...ofTypes(eventTypes), ...tags.map((tag) => hasTag(tag, "event.version"))])
+    )
+    const conditions = [...columns, ...guards, between("version", range)]
+    return sql`${events} AS event WHERE ${sql.and(filter.items === undefined ? conditions : [...conditions, sql.or(matching)])}`
+  }
+
+  /** The JSON of a row that is too long for such a page is held back: see `PageSize`. */
+  const page = (filter: Filter, whole: Range) => (part: Part) => {
+    const range = typeof part === "bigint" ? { ...whole, after: part - 1n, last: part } : whole
+    const columns = columnsOfPart(part, shareBytes(range.limit, longest))
+    const order = sql.literal(`ORDER BY version ${range.direction}`)
+    return sql`
+      SELECT ${sql.literal(columns.sent)} FROM (
+        SELECT ${sql.literal(columns.read)} FROM ${source(filter, range)} ${order} LIMIT ${range.limit}
+      ) AS page ${order}`
+  }
+
+  /** Whether a page walks the log for the few events that the filter describes, and finds them by no index. */
+  const walks = (filter: Filter): boolean =>
+    filter.aggregateIds?.length !== 1 &&
+    (filter.items !== undefined || columnsAre(filter).length > 0) &&
+    alternativesOf(filter).some(({ tags }) => tags.length === 0)
+
+  /** All versions that match an item, with the bit of the item. */
+  const versionsOfItem = ({ eventTypes, tags = [] }: QueryItem, place: number): Fragment => {
+    const bit = sql`${BigInt.asIntN(64, 1n << BigInt(place))}::bigint AS item`
+    const [first, ...others] = tags
+    if (first === undefined) {
+      return sql`(SELECT event.version, ${bit} FROM ${events} AS event WHERE ${sql.and(ofTypes(eventTypes))})`
+    }
+    const conditions = [
+      sql`tagged.tag = ${first}::text`,
+      ...others.map((tag) => hasTag(tag, "tagged.version")),
+      ...hasColumns(ofTypes(eventTypes))
+    ]
+    return sql`(SELECT tagged.version, ${bit} FROM ${tagTable} AS tagged WHERE ${sql.and(conditions)})`
+  }
+
+  /** All events that match a query, with the bits of the items that they match as `items`. */
+  const matchesOf = (items: ReadonlyArray<QueryItem>): Fragment => {
+    const versions = unionAll(items.map(versionsOfItem))
+    const [bits, grouped] = items.length === 1 ? ["item", ""] : ["pg_catalog.bit_or(item)", "GROUP BY version"]
+    return sql`
+      SELECT ${sql.literal(sent)}, items FROM (
+        SELECT ${sql.literal(read)}, items
+        FROM (SELECT version AS place, ${sql.literal(bits)} AS items FROM (${versions}) AS matching ${sql.literal(grouped)}) AS found
+        CROSS JOIN LATERAL (SELECT * FROM ${events} WHERE version = found.place OFFSET 0) AS event
+        OFFSET 0
+      ) AS page`
+  }
+
+  return { columns: { read: sql.literal(read), sent: sql.literal(sent) }, page, selectAll, walks, matchesOf }
 })

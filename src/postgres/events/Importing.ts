@@ -17,6 +17,7 @@ import { PostgresDatabase } from "../database/PostgresDatabase.ts"
 import { isUniqueViolation, reasonOf } from "../database/Reasons.ts"
 import * as AppendLocks from "./AppendLocks.ts"
 import * as EventTable from "./EventTable.ts"
+import * as TagTable from "./TagTable.ts"
 
 /** An event cannot be imported as it is: another event of the import, or of the log, has its id. Nothing was written. */
 export class ImportRefused extends Schema.TaggedError<ImportRefused>("effect-strata/postgres/ImportRefused")(
@@ -38,6 +39,7 @@ export interface Entry {
   readonly eventType: string
   /** A text for Postgres to read. Without it the event gets the time of the import. */
   readonly createdAt: string | null
+  readonly tags: ReadonlyArray<string>
   /** The text of an object with its `data` and `metadata`, which only Postgres takes apart: no number is rounded. */
   readonly json: string
 }
@@ -97,6 +99,16 @@ export const make = Effect.gen(function* () {
     FROM ${entriesAs(entries)} ORDER BY place
     RETURNING event.id, event.version`
 
+  /** Gives the new events their tags, if they have any. All locks are held, so no decision misses them. */
+  const tag = (entries: ReadonlyArray<Entry>, versions: ReadonlyMap<string, bigint>) => {
+    const tags = entries.flatMap(({ id, tags }) => tags.map((tag) => ({ tag, version: versions.get(id) ?? 0n })))
+    return tags.length === 0
+      ? Effect.void
+      : query(sql`
+          INSERT INTO ${TagTable.tableOf(database)} (tag, version)
+          SELECT * FROM unnest(${tags.map(({ tag }) => tag)}::text[], ${tags.map(({ version }) => version)}::bigint[])`)
+  }
+
   /** What is stored under the ids of these entries, by id. */
   const look = (entries: ReadonlyArray<Entry>) =>
     Effect.map(Effect.flatMap(query(select(entries)), decodeKnown), (rows) => new Map(rows.map((row) => [row.id, row])))
@@ -114,7 +126,7 @@ export const make = Effect.gen(function* () {
 
   const attempt = Effect.fnUntraced(function* (entries: ReadonlyArray<Entry>) {
     yield* AdvisoryLocks.take(database, { of: "all appends", keys: locks.all, atMost: lockLimit })
-    // The lock of the INSERT before the look, which takes a weaker one: see `resources/postgres/0030_events_append.sql`.
+    // The lock of the INSERT before the look, which takes a weaker one: see `resources/postgres/0036_events_append.sql`.
     yield* query(sql`INSERT INTO ${events} (id, aggregate_id, event_type) SELECT '', '', '' WHERE false`)
     const stored = yield* look(entries)
     const changed = entries.find(({ id }) => stored.get(id)?.same === false)
@@ -126,6 +138,7 @@ export const make = Effect.gen(function* () {
     const missing = entries.filter(({ id }) => !stored.has(id))
     const inserted = missing.length === 0 ? [] : yield* Effect.flatMap(query(insert(missing)), decodeInserted)
     const added = new Map(inserted.map(({ id, version }) => [id, version]))
+    yield* tag(missing, added)
     return entries.map((entry) => {
       const version = added.get(entry.id)
       return { entry, version: version ?? stored.get(entry.id)?.version ?? 0n, isNew: version !== undefined }

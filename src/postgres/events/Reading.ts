@@ -61,7 +61,7 @@ export const make = Effect.gen(function* () {
   const { fixed, integers, names, query, sql, tables } = yield* PostgresDatabase
   const settling = yield* Settling.make
   const { agree, compare } = yield* Comparing.make
-  const { columns, filtersOf, select, selectAll } = yield* EventPages.make
+  const { columns, page, selectAll, walks } = yield* EventPages.make
   const decode = eventDecoder(names.events, integers)
   const decodeStop = decodeRows(Stop, names.events, [])
 
@@ -78,14 +78,15 @@ export const make = Effect.gen(function* () {
       }
     )
 
-  /** The events above `after` up to `last` that the filters describe, at most `limit`, in pages from the last one on. */
-  const descending = (filters: ReadonlyArray<Fragment>, range: Range) =>
+  /** The events above `after` up to `last` that the filter describes, at most `limit`, in pages from the last one on. */
+  const descending = (filter: Filter, range: Range) =>
     Stream.paginate<Range | Reason, StoredEvent, Reason>(range, (state) => {
       if ("_tag" in state) return Effect.fail(state)
       const size = Math.min(state.pageLimit, state.limit)
       if (size <= 0) return Effect.succeed([[], Option.none()])
-      const within = [...filters, sql`version > ${state.after}`, sql`version <= ${state.last}`]
-      return Effect.map(readPage(query, select(within, "DESC", size)), (found) => {
+      const { after, last } = state
+      const within = page(filter, { after, last, direction: "DESC", limit: size })
+      return Effect.map(readPage(query, within), (found) => {
         const { isFull, nextLimit, rows } = pageOf(found, size, state.batchSize)
         const { corrupt, events } = decode(rows)
         // The events before a corrupt row are delivered first; the next page fails.
@@ -98,15 +99,15 @@ export const make = Effect.gen(function* () {
     })
 
   /** A condition that is false for every row if the event that was seen last is not there any more. */
-  const guardOf = ({ isLater, seen }: Ascending): ReadonlyArray<Fragment> => {
+  const guardOf = ({ isLater, seen }: Ascending): Fragment | undefined => {
     const last = LastSeen.atCursor(seen)
     return !isLater || last?.id === undefined
-      ? []
-      : [sql`(SELECT id FROM ${tables.events} WHERE version = ${last.version}) = ${last.id}`]
+      ? undefined
+      : sql`(SELECT id FROM ${tables.events} WHERE version = ${last.version}) = ${last.id}`
   }
 
-  /** The events above what was seen up to `last` that the filters describe, in pages. */
-  const ascending = (filters: ReadonlyArray<Fragment>, begin: Ascending) => {
+  /** The events above what was seen up to `last` that the filter describes, in pages. */
+  const ascending = (filter: Filter, begin: Ascending) => {
     type Next = readonly [steps: Array<Step>, next: Option.Option<Ascending | Reason>]
 
     /** A later page without a row: either that is the end, or the event that was seen last is gone. */
@@ -121,11 +122,10 @@ export const make = Effect.gen(function* () {
       if ("_tag" in state) return Effect.fail(state)
       const { batchSize, last, pageLimit, seen } = state
       const guard = guardOf(state)
-      const within = [...filters, ...guard, sql`version > ${seen.version}`, sql`version <= ${last}`]
       return Effect.flatMap(
-        readPage(query, select(within, "ASC", pageLimit)),
+        readPage(query, page(filter, { after: seen.version, last, direction: "ASC", limit: pageLimit, guard })),
         (found): Effect.Effect<Next, LogReplaced | Reason> => {
-          if (found.length === 0 && guard.length > 0) return afterNothing(state)
+          if (found.length === 0 && guard !== undefined) return afterNothing(state)
           const { isFull, nextLimit, rows } = pageOf(found, pageLimit, batchSize)
           const { corrupt, events } = decode(rows)
           const end = events.at(-1)
@@ -172,9 +172,7 @@ export const make = Effect.gen(function* () {
       seen: before
     }: { readonly seen: LastSeen.Seen; readonly batchSize?: number | undefined; readonly forever: boolean }
   ): Stream.Stream<Step, LogReplaced | Reason> => {
-    const filters = filtersOf(filter)
-    // The index finds the events of one aggregate.
-    const isInParts = forever && filters.length > 0 && filter.aggregateIds?.length !== 1 && !isNothing(filter)
+    const isInParts = forever && walks(filter) && !isNothing(filter)
     let seen: LastSeen.Seen | undefined
     const marks = settling.marks(before, forever)
     const stops = isInParts ? Stream.flatMap(marks, (mark) => partsUpTo(mark, (seen ?? mark.seen).version)) : marks
@@ -187,7 +185,7 @@ export const make = Effect.gen(function* () {
         seen: (seen ??= mark.seen)
       }
       const isEmpty = isNothing(filter) || mark.version <= begin.seen.version
-      const steps = isEmpty ? Stream.empty : ascending(filters, begin)
+      const steps = isEmpty ? Stream.empty : ascending(filter, begin)
       const end = Stream.sync((): Step => {
         const { server } = mark.seen
         seen = LastSeen.add(seen ?? mark.seen, mark.id === undefined ? [] : [idOf(mark)], mark.version, server)
@@ -217,7 +215,7 @@ export const make = Effect.gen(function* () {
       if (direction === "backward") {
         if (isNothing(input)) return Stream.empty
         const pageLimit = Math.min(batchSize, pageEvents)
-        return descending(filtersOf(input), { after: seen.version, last: highestPossible, batchSize, pageLimit, limit })
+        return descending(input, { after: seen.version, last: highestPossible, batchSize, pageLimit, limit })
       }
       const steps = settled(input, { seen, batchSize: Math.min(batchSize, limit), forever: false })
       const forward = eventsIn(steps)

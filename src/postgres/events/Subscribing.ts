@@ -3,7 +3,7 @@
  * with the other subscribers. If it is too slow for the tail, it reads the table again.
  */
 import { Context, Effect, Option, Schedule, Stream } from "effect"
-import { matches } from "../../events/EventFilter.ts"
+import { matches, tagsIn } from "../../events/EventFilter.ts"
 import * as LastSeen from "../../events/LastSeen.ts"
 import { LogReplaced, type Step, type StoredEvent, type Subscription } from "../../EventStore.ts"
 import { streamOnRealClock } from "../../internal/RealTime.ts"
@@ -11,6 +11,7 @@ import { isPassing } from "../../internal/Transient.ts"
 import type { Reason } from "../../StoreError.ts"
 import { PostgresDatabase } from "../database/PostgresDatabase.ts"
 import * as Reading from "./Reading.ts"
+import * as TagTable from "./TagTable.ts"
 import * as Tail from "./Tail.ts"
 import type { Item } from "./TailItems.ts"
 import { replaced } from "./TailReader.ts"
@@ -19,11 +20,14 @@ import { replaced } from "./TailReader.ts"
 const waitWhenHeldUp = "100 millis"
 
 /** Whether the filter describes the event, or may describe what a corrupt row contains. */
-const mayBeDescribed = (subscription: Subscription, item: Item): boolean =>
+const mayBeDescribed = (subscription: Subscription, item: Item, tags: ReadonlySet<string>): boolean =>
   "corrupt" in item
     ? (subscription.aggregateIds?.includes(item.aggregateId) ?? true) &&
       (subscription.eventTypes?.includes(item.eventType) ?? true)
-    : matches(subscription, item)
+    : matches(subscription, item, tags)
+
+const noTags: ReadonlySet<string> = new Set()
+const withoutTags: TagTable.TagsOf = () => noTags
 
 const stepTo = (events: ReadonlyArray<StoredEvent>, seen: LastSeen.Seen): Step => ({
   events,
@@ -34,6 +38,7 @@ export const make = Effect.fnUntraced(function* (check: Effect.Effect<unknown, R
   const { inTransaction, reconnect, sql } = yield* PostgresDatabase
   const reading = yield* Reading.make
   const tailOf = yield* Tail.make
+  const tagTable = yield* TagTable.make
   const again = (reason: Reason) =>
     Schedule.while(Schedule.forever, ({ input }: { input: LogReplaced | Reason }) => input === reason)
   const atOnce = again(Tail.again)
@@ -50,6 +55,7 @@ export const make = Effect.fnUntraced(function* (check: Effect.Effect<unknown, R
       Effect.raceFirst(question, tail.lost).pipe(Effect.retry(atOnce), Effect.retry(afterWaiting))
     yield* ask(check)
     const { after, batchSize } = subscription
+    const wantedTags = tagsIn(subscription)
     /**
      * Whether the next row of the tail cannot be decoded. Only the server knows what the row contains, and so whether the
      * filter describes it: the subscriber reads the row from the table.
@@ -99,12 +105,20 @@ export const make = Effect.fnUntraced(function* (check: Effect.Effect<unknown, R
       Effect.tapError(() => Effect.sync(() => moveTo(LastSeen.learn(seen, tail.seen()))))
     )
 
+    /** The tags of news, of which the tail knows nothing: a subscriber that asks for tags looks them up for each page. */
+    const tagsOf = (news: Tail.News | undefined): Effect.Effect<TagTable.TagsOf, Reason> =>
+      news === undefined || wantedTags.size === 0
+        ? Effect.succeed(withoutTags)
+        : ask(Effect.suspend(() => tagTable.between(wantedTags, seen.version, news.seen.version)))
+
+    const newsWithTags = Effect.flatMap(nextNews, (news) => Effect.map(tagsOf(news), (tags) => ({ news, tags })))
+
     const fromTail = Stream.paginate<void, Step, Reason>(undefined, () =>
-      Effect.map(nextNews, (news) => {
+      Effect.map(newsWithTags, ({ news, tags }) => {
         if (news === undefined) return [[], Option.none()]
         const events: Array<StoredEvent> = []
         for (const item of news.items) {
-          if (item.version <= seen.version || !mayBeDescribed(subscription, item)) continue
+          if (item.version <= seen.version || !mayBeDescribed(subscription, item, tags(item.version))) continue
           if ("corrupt" in item) {
             isNextCorrupt = true
             moveTo(LastSeen.backTo(news.seen, item.version - 1n))

@@ -145,7 +145,7 @@ export const make = (
       inside: () => alone(prepared),
       outside: () => {
         const size = prepared.payload?.length ?? 0
-        return coalesced({ ...prepared, kind: "store", shared: [], exclusive: [keyText(message)], size })
+        return coalesced({ ...prepared, kind: "store", shared: [], exclusive: [keyText(message)], unordered: [], size })
       }
     })
   })

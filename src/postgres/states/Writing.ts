@@ -33,6 +33,7 @@ const requestOf = (kind: Request["kind"], state: Write): Request => ({
   kind,
   shared: [],
   exclusive: [state.persistenceId],
+  unordered: [],
   size: state.payload.length,
   state
 })

@@ -24,6 +24,10 @@ const flags = {
     Flag.withDescription("The data of the event; null unless given")
   ),
   metadata: Parameters.jsonObject("metadata").pipe(Flag.optional, Flag.withDescription("The metadata of the event")),
+  tags: Parameters.tag("tag").pipe(
+    Flag.atLeast(0),
+    Flag.withDescription("What the event is about, such as course:c1; give it again for other tags")
+  ),
   id: Parameters.key("id").pipe(Flag.optional, Flag.withDescription("The id of the event; a UUIDv7 unless given")),
   expected: Parameters.version("expected", ["any", "none", "some"]).pipe(
     Flag.withDefault<"any">("any"),
@@ -37,10 +41,10 @@ const flags = {
 
 type Flags = Command.Command.Config.Infer<typeof flags>
 
-const isFromStdin = ({ aggregateId, data, eventType, id, metadata }: Flags) =>
-  [aggregateId, eventType, id].every(Option.isNone) && Option.isNone(metadata) && data === null
+const isFromStdin = ({ aggregateId, data, eventType, id, metadata, tags }: Flags) =>
+  [aggregateId, eventType, id].every(Option.isNone) && Option.isNone(metadata) && data === null && tags.length === 0
 
-const fromFlags = ({ aggregateId, data, eventType, id, metadata }: Flags) =>
+const fromFlags = ({ aggregateId, data, eventType, id, metadata, tags }: Flags) =>
   Effect.gen(function* () {
     if (Option.isNone(aggregateId) || Option.isNone(eventType)) {
       return yield* new WrongUsage({ message: "--aggregate and --type belong together; give both of them" })
@@ -50,17 +54,18 @@ const fromFlags = ({ aggregateId, data, eventType, id, metadata }: Flags) =>
       eventType: eventType.value,
       data,
       ...(Option.isNone(metadata) ? {} : { metadata: metadata.value }),
-      ...(Option.isNone(id) ? {} : { id: id.value })
+      ...(Option.isNone(id) ? {} : { id: id.value }),
+      ...(tags.length === 0 ? {} : { tags })
     }
     return [event]
   })
 
-const { id, aggregateId, eventType } = NewEvent.fields
+const { id, aggregateId, eventType, tags } = NewEvent.fields
 
 /** An event on a line of stdin. A line with other parts, as `read --json` writes it, is refused: they would be lost. */
 const Line = exactJson("bigint").pipe(
   Schema.decodeTo(
-    Schema.Struct({ id, aggregateId, eventType, data: SafeJson, metadata: Schema.optionalKey(SafeJsonObject) })
+    Schema.Struct({ id, aggregateId, eventType, data: SafeJson, metadata: Schema.optionalKey(SafeJsonObject), tags })
   )
 )
 

@@ -40,6 +40,10 @@ export const filterFlags = {
     Flag.atLeast(0),
     Flag.withDescription("Only events of this type; give it again for others")
   ),
+  tags: Parameters.tag("tag").pipe(
+    Flag.atLeast(0),
+    Flag.withDescription("Only events with this tag; give it again for events that have others, too")
+  ),
   data: Parameters.json("data").pipe(Flag.optional, Flag.withDescription("Only events whose data contains this")),
   metadata: Parameters.jsonObject("metadata").pipe(
     Flag.optional,
@@ -55,6 +59,7 @@ export const filterFlags = {
 export const filterOf = (flags: Command.Command.Config.Infer<typeof filterFlags>) => ({
   ...(flags.aggregateIds.length === 0 ? {} : { aggregateIds: flags.aggregateIds }),
   ...(flags.eventTypes.length === 0 ? {} : { eventTypes: flags.eventTypes }),
+  ...(flags.tags.length === 0 ? {} : { tags: flags.tags }),
   ...(Option.isNone(flags.data) ? {} : { data: flags.data.value }),
   ...(Option.isNone(flags.metadata) ? {} : { metadata: flags.metadata.value }),
   ...(Option.isNone(flags.createdAfter) ? {} : { createdAfter: flags.createdAfter.value })

@@ -11,6 +11,7 @@ import * as EventTable from "../../../postgres/events/EventTable.ts"
 import { columnsOfPart, type Part, readPage } from "../../../postgres/events/LongTexts.ts"
 import * as PageSize from "../../../postgres/events/PageSize.ts"
 import * as Settling from "../../../postgres/events/Settling.ts"
+import * as TagTable from "../../../postgres/events/TagTable.ts"
 import * as Parameters from "../../arguments/Parameters.ts"
 import * as Database from "../../connection/Database.ts"
 import { CommandFailed, WrongUsage } from "../../terminal/CommandErrors.ts"
@@ -28,12 +29,15 @@ const microseconds = `to_char(created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:
 
 /** A page of the log: the events above `after`, up to `last`, and how many the next page is to have. */
 const pageAfter = Effect.fnUntraced(function* (after: bigint, last: bigint, limit: number) {
-  const { names, query, sql, tables } = yield* PostgresDatabase
+  const { names, query, schema, sql, tables } = yield* PostgresDatabase
+  const tags = TagTable.tableOf({ names, schema, sql })
   const page = (part: Part) => {
     const { read, sent } = columnsOfPart(part, PageSize.shareBytes(limit, longestBytes(sql)))
     const only = typeof part === "bigint" ? sql`AND version = ${part}` : sql.literal("")
     return sql`
-      SELECT ${sql.literal(sent)}, "createdAtText" FROM (
+      SELECT ${sql.literal(sent)}, "createdAtText", (
+        SELECT pg_catalog.array_agg(tag ORDER BY tag) FROM ${tags} WHERE version + 0 = page.version AND tag <> ''::text
+      ) AS tags FROM (
         SELECT ${sql.literal(read)}, ${sql.literal(microseconds)} FROM ${tables.events}
         WHERE version > ${after} AND version <= ${last} ${only} ORDER BY version LIMIT ${limit}
       ) AS page ORDER BY version`

@@ -1,0 +1,401 @@
+/**
+ * Decisions about whatever a query describes: the events that match it are folded into a state, a command decides upon that,
+ * and what it decides is appended if nothing has come that the decision would have wanted to know of.
+ *
+ * ```ts
+ * import { Effect, Schema } from "effect"
+ * import { Decision, EventStore } from "effect-strata"
+ *
+ * class CourseDefined extends Schema.TaggedClass<CourseDefined>()("CourseDefined", {
+ *   course: Schema.String,
+ *   seats: Schema.Int
+ * }) {}
+ * class StudentSubscribed extends Schema.TaggedClass<StudentSubscribed>()("StudentSubscribed", {
+ *   course: Schema.String,
+ *   student: Schema.String
+ * }) {}
+ * class Full extends Schema.TaggedError<Full>("Full")("Full", { course: Schema.String }) {}
+ *
+ * const Courses = EventStore.typed({
+ *   events: [CourseDefined, StudentSubscribed],
+ *   tags: {
+ *     CourseDefined: ({ course }) => [`course:${course}`],
+ *     StudentSubscribed: ({ course, student }) => [`course:${course}`, `student:${student}`]
+ *   }
+ * })
+ *
+ * // The seats of a course, and the courses of a student: two small models.
+ * const free = Decision.model({
+ *   events: Courses,
+ *   query: ({ course }: { readonly course: string }) => [{ tags: [`course:${course}`] }],
+ *   initial: () => 0,
+ *   evolve: (seats, { event }) => (event._tag === "CourseDefined" ? event.seats : seats - 1)
+ * })
+ * const taken = Decision.model({
+ *   events: Courses,
+ *   query: ({ student }: { readonly student: string }) => [
+ *     { events: [StudentSubscribed], tags: [`student:${student}`] }
+ *   ],
+ *   initial: () => 0,
+ *   evolve: (courses) => courses + 1
+ * })
+ *
+ * export const subscribeStudent = Decision.make({
+ *   events: Courses,
+ *   model: Decision.all({ free, taken }),
+ *   decide: ({ free, taken }, { course, student }) =>
+ *     free <= 0 || taken >= 5
+ *       ? Effect.fail(new Full({ course }))
+ *       : [new StudentSubscribed({ course, student })]
+ * })
+ *
+ * export const program = subscribeStudent.execute({ course: "c1", student: "s7" })
+ * ```
+ */
+import { Effect, Option, Schedule, Schema } from "effect"
+import {
+  type Condition,
+  type ConditionFailed,
+  type DuplicateEvent,
+  EventStore,
+  type EventView,
+  type LogReplaced,
+  type NewTypedEvent,
+  type QueryItem,
+  type StoredEvent,
+  type Tagged,
+  type TypedEvent,
+  type TypedEvents,
+  type TypedItem,
+  type TypedView,
+  type VersionConflict
+} from "./EventStore.ts"
+import { check } from "./internal/Arguments.ts"
+import { Identifier } from "./internal/Fields.ts"
+import { derivedId } from "./internal/Ids.ts"
+import { InvalidInput, type Issue } from "./InvalidInput.ts"
+import { type CorruptRow, StoreError } from "./StoreError.ts"
+
+// Models
+
+/** An event that matches some items of a query, by their places. */
+interface Matched {
+  readonly stored: StoredEvent
+  readonly items: ReadonlyArray<number>
+}
+
+/** What a command is decided upon: which events it takes, and the state that they make. `R` are the services of their schemas. */
+export interface Model<in Command, out State, out R = never> {
+  /** What is wrong with the classes of its view: no decision is made then. */
+  readonly issues: ReadonlyArray<Issue>
+  /** The items of its query. */
+  readonly query: (command: Command) => ReadonlyArray<QueryItem>
+  /** The state that events make, in their order. */
+  readonly fold: (command: Command, events: ReadonlyArray<Matched>) => Effect.Effect<State, CorruptRow, R>
+}
+
+export interface ModelOptions<Command, State, Class extends Tagged, Other, R, Id> {
+  /** The events that it takes. */
+  readonly events: TypedView<Class, Other, R, Id>
+  /** Which of them, for a command. An item without `events` is about all classes of the view. */
+  readonly query: (command: Command) => ReadonlyArray<TypedItem<Class>>
+  /** The state before the first event. */
+  readonly initial: (command: Command) => State
+  /** The state after one more event. */
+  readonly evolve: (state: State, event: TypedEvent<Class["Type"] | Other>, command: Command) => State
+}
+
+/** An item as the store knows it: by event types, old ones included. */
+const itemOf = <Class extends Tagged, Event, R>(
+  view: EventView<Event, R>,
+  { events, tags }: TypedItem<Class>
+): QueryItem => {
+  const eventTypes = view.typesOf(events?.map(({ fields }) => fields._tag.schema.literal))
+  return { ...(eventTypes === undefined ? {} : { eventTypes }), ...(tags === undefined ? {} : { tags }) }
+}
+
+/** A model whose state follows from the events that match its query. */
+export const model = <Command, State, Class extends Tagged, Other, R, Id>({
+  events: view,
+  evolve,
+  initial,
+  query
+}: ModelOptions<Command, State, Class, Other, R, Id>): Model<Command, State, Class["DecodingServices"] | R> => ({
+  issues: view.issues,
+  query: (command) => query(command).map((item) => itemOf(view, item)),
+  fold: (command, matched) =>
+    Effect.map(
+      Effect.forEach(matched, ({ stored }) => view.decode(stored)),
+      (events) => events.reduce((state, event) => evolve(state, event, command), initial(command))
+    )
+})
+
+/** What models need to be told, all of them. */
+type CommandOf<Models> = {
+  readonly [Name in keyof Models]: Models[Name] extends Model<infer Command, unknown, unknown>
+    ? (command: Command) => void
+    : never
+}[keyof Models] extends (command: infer Command) => void
+  ? Command
+  : never
+
+type StateOf<Models> = {
+  readonly [Name in keyof Models]: Models[Name] extends Model<never, infer State, unknown> ? State : never
+}
+
+type ServicesOf<Models> = {
+  readonly [Name in keyof Models]: Models[Name] extends Model<never, unknown, infer R> ? R : never
+}[keyof Models]
+
+/**
+ * One model of several small ones: its state has the state of each by its name, and each takes the events that match its own
+ * query.
+ */
+export function all<const Models extends Readonly<Record<string, Model<never, unknown, unknown>>>>(
+  models: Models
+): Model<CommandOf<Models>, StateOf<Models>, ServicesOf<Models>>
+export function all<Command, R>(
+  models: Readonly<Record<string, Model<Command, unknown, R>>>
+): Model<Command, Readonly<Record<string, unknown>>, R> {
+  return {
+    issues: Object.values(models).flatMap(({ issues }) => issues),
+    query: (command) => Object.values(models).flatMap(({ query }) => query(command)),
+    fold: Effect.fnUntraced(function* (command, events) {
+      const states: Record<string, unknown> = {}
+      let first = 0
+      for (const [name, { fold, query }] of Object.entries(models)) {
+        const begin = first
+        const end = (first += query(command).length)
+        const own = events.flatMap(({ items, stored }) => {
+          const places = items.filter((place) => place >= begin && place < end)
+          return places.length === 0 ? [] : [{ stored, items: places.map((place) => place - begin) }]
+        })
+        states[name] = yield* fold(command, own)
+      }
+      return states
+    })
+  }
+}
+
+// Decisions
+
+/** An event that was decided: with the aggregate that it belongs to, or to the one that its first tag names. */
+export type DecidedEvent<Event> = Event | NewTypedEvent<Event>
+
+/** What a command decides: the events that come next, if any. */
+export type Decided<Event, E, R> =
+  | ReadonlyArray<DecidedEvent<Event>>
+  | Effect.Effect<ReadonlyArray<DecidedEvent<Event>>, E, R>
+
+export interface ExecuteOptions {
+  /**
+   * Names this execution, so that it takes effect once: a call with the same key gives the events of the first success,
+   * however often and from wherever it is made. The decision needs a name then.
+   */
+  readonly key?: string
+  /** When a decision that was overtaken is made again, instead of as the decision says. */
+  readonly retry?: Schedule.Schedule<unknown>
+  /** The metadata of the events. */
+  readonly metadata?: Schema.JsonObject
+}
+
+/** What came of a command. */
+export interface Executed<State, Event> {
+  /** The state that was decided upon. */
+  readonly state: State
+  /** The events of the command, as stored: none where it has decided upon none. */
+  readonly events: ReadonlyArray<TypedEvent<Event>>
+}
+
+/** A decision: see `make`. `Out` is what the events of its view are when they are read. */
+export interface Decision<in Command, out State, out Event, out E = never, out R = never> {
+  /** The state upon which the command would be decided now. */
+  readonly load: (command: Command) => Effect.Effect<State, InvalidInput | StoreError, R | EventStore>
+
+  /**
+   * Executes a command: reads what its query describes, folds it, decides, and appends what was decided if nothing relevant
+   * has come. Otherwise it begins again, by the schedule `retry`.
+   *
+   * **Details**
+   *
+   * A decision without events is not compared with what has come meanwhile. With a `key`, the events get ids that follow from the
+   * names of the decision and of the key. A call that finds them gives them back, and does not decide.
+   *
+   * In a transaction of the caller it is a part of that: what the caller writes, with the stores or with SQL of its own, commits
+   * together with the events. Only the decision is made again there, on what others have committed meanwhile. That is right
+   * where nothing that the caller has written before follows from what it had read; otherwise give `retry:
+   * Schedule.recurs(0)`, and run the transaction again.
+   *
+   * **Gotchas**
+   *
+   * `decide` may be called several times, each time on the state of then. What it does beside deciding can happen as often.
+   */
+  readonly execute: (
+    command: Command,
+    options?: ExecuteOptions
+  ) => Effect.Effect<
+    Executed<State, Event>,
+    E | ConditionFailed | LogReplaced | VersionConflict | DuplicateEvent | InvalidInput | StoreError,
+    R | EventStore
+  >
+}
+
+interface Deciding<Command, State, Class extends Tagged, Other, R, Id, E, R2> {
+  /** The name of the decision: executions with a `key` need it. */
+  readonly name?: string
+  /** The events that are decided. */
+  readonly events: TypedView<Class, Other, R, Id>
+  /**
+   * The events that come next, if any. An event belongs to the aggregate that its first tag names, unless it is given with
+   * another one: `{ aggregateId, event }`.
+   */
+  readonly decide: (state: State, command: Command) => Decided<Class["Type"], E, R2>
+  /**
+   * When a decision that was overtaken is made again: 10 times, after some 2 milliseconds at first and twice as long each
+   * time, unless given.
+   */
+  readonly retry?: Schedule.Schedule<unknown>
+}
+
+const Execution = Schema.Struct({ name: Identifier(255), key: Identifier(255) })
+
+/** Something else was faster, or the same command was executed at the same time. */
+class LostRace {
+  readonly _tag = "LostRace"
+  readonly error: ConditionFailed | DuplicateEvent
+  constructor(error: ConditionFailed | DuplicateEvent) {
+    this.error = error
+  }
+}
+
+const defaultRetry = Schedule.exponential("2 millis").pipe(Schedule.jittered, Schedule.upTo({ times: 10 }))
+
+/** The id of an event of a keyed command. */
+const idOf = (name: string, key: string, index: number) =>
+  derivedId(["effect-strata/Decision", name, key, String(index)])
+
+const hasTag = (value: object): value is { readonly _tag: string } => "_tag" in value
+
+const isGiven = <Event extends { readonly _tag: string }>(event: DecidedEvent<Event>): event is NewTypedEvent<Event> =>
+  !hasTag(event)
+
+/** The events of the command with this key, if it was executed. */
+const executedBefore = Effect.fnUntraced(function* <Class extends Tagged, Other, R>(
+  { get }: TypedEvents<Class, Other, R>,
+  idAt: (index: number) => Effect.Effect<string>
+) {
+  const found: Array<TypedEvent<Class["Type"] | Other>> = []
+  while (true) {
+    const event = yield* Effect.flatMap(idAt(found.length), get).pipe(
+      Effect.asSome,
+      Effect.catchTag("EventNotFound", () => Effect.succeedNone)
+    )
+    if (Option.isNone(event)) return found
+    found.push(event.value)
+  }
+})
+
+const readFor = Effect.fnUntraced(function* <Command, State, R>(model: Model<Command, State, R>, command: Command) {
+  if (model.issues.length > 0) {
+    return yield* new InvalidInput({ store: "Decision", operation: "execute", issues: model.issues })
+  }
+  const store = yield* EventStore
+  const { condition, events, items } = yield* store.readForDecision(model.query(command))
+  const matched = events.map((stored, index) => ({ stored, items: items[index] ?? [] }))
+  const state = yield* Effect.mapError(
+    model.fold(command, matched),
+    (reason) => new StoreError({ store: "EventStore", operation: "readForDecision", reason })
+  )
+  return { condition, state }
+})
+
+/**
+ * A decision: with the `query`, `initial` and `evolve` of a model of its own, or with the `model` that `model` or `all` has made.
+ */
+export function make<Command, State, Class extends Tagged, Other, R, Id, E = never, R2 = never>(
+  options: Deciding<Command, State, Class, Other, R, Id, E, R2> & ModelOptions<Command, State, Class, Other, R, Id>
+): Decision<
+  Command,
+  State,
+  Class["Type"] | Other,
+  E,
+  Class["DecodingServices"] | Class["EncodingServices"] | R | R2 | Id
+>
+export function make<Command, State, Class extends Tagged, Other, R, Id, E = never, R2 = never, RM = never>(
+  options: Deciding<Command, State, Class, Other, R, Id, E, R2> & { readonly model: Model<Command, State, RM> }
+): Decision<
+  Command,
+  State,
+  Class["Type"] | Other,
+  E,
+  Class["DecodingServices"] | Class["EncodingServices"] | R | R2 | RM | Id
+>
+export function make<Command, State, Class extends Tagged, Other, R, Id, E, R2, RM>(
+  options: Deciding<Command, State, Class, Other, R, Id, E, R2> &
+    ({ readonly model: Model<Command, State, RM> } | ModelOptions<Command, State, Class, Other, R, Id>)
+): Decision<
+  Command,
+  State,
+  Class["Type"] | Other,
+  E,
+  Class["DecodingServices"] | Class["EncodingServices"] | R | R2 | RM | Id
+> {
+  const { decide, events: view, name } = options
+  const ofState: Model<Command, State, Class["DecodingServices"] | R | RM> =
+    "model" in options ? options.model : model(options)
+
+  const append = Effect.fnUntraced(function* (
+    log: TypedEvents<Class, Other, R>,
+    decided: ReadonlyArray<DecidedEvent<Class["Type"]>>,
+    condition: Condition,
+    { key, metadata }: ExecuteOptions
+  ) {
+    const added = yield* Effect.forEach(decided, (one, index) =>
+      Effect.gen(function* () {
+        const given = isGiven(one) ? one : { aggregateId: view.tagsOf(one)[0] ?? "", event: one }
+        const id = name === undefined || key === undefined ? {} : { id: yield* idOf(name, key, index) }
+        return Object.assign(metadata === undefined ? {} : { metadata }, given, id)
+      })
+    )
+    return yield* log.appendAll(added, { condition }).pipe(
+      Effect.catchTags({
+        ConditionFailed: (error) => Effect.fail(new LostRace(error)),
+        DuplicateEvent: (error) => Effect.fail(new LostRace(error))
+      })
+    )
+  })
+
+  const once = Effect.fnUntraced(function* (command: Command, options: ExecuteOptions) {
+    const log = yield* view
+    const { condition, state } = yield* readFor(ofState, command)
+    const { key } = options
+    if (name !== undefined && key !== undefined) {
+      const found = yield* executedBefore(log, (index) => idOf(name, key, index))
+      if (found.length > 0) return { state, events: found }
+    }
+    const result = decide(state, command)
+    const decided = Effect.isEffect(result) ? yield* result : result
+    const events = decided.length === 0 ? [] : yield* append(log, decided, condition, options)
+    return { state, events }
+  })
+
+  return {
+    load: (command) => Effect.map(readFor(ofState, command), ({ state }) => state),
+    execute: (command, given = {}) =>
+      Effect.andThen(
+        given.key === undefined
+          ? Effect.void
+          : check(Execution, "Decision", "execute", { name: name ?? "", key: given.key }),
+        once(command, given).pipe(
+          Effect.retry({
+            schedule: given.retry ?? options.retry ?? defaultRetry,
+            while: (error) => error instanceof LostRace
+          }),
+          Effect.catchIf(
+            (error) => error instanceof LostRace,
+            ({ error }) => Effect.fail(error)
+          )
+        )
+      )
+  }
+}

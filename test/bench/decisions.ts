@@ -1,0 +1,130 @@
+/** The figures of tags and decisions: beside appends that expect something, and beside Postgres's own answer to such races. */
+import { PgClient } from "@effect/sql-pg"
+import { Effect, Schedule } from "effect"
+import { EventStore } from "effect-strata"
+import { SqlClient } from "effect/sql"
+import { event } from "./events.ts"
+import { fibers, type Figure } from "./harness.ts"
+
+const tagged = (fiber: number, ...tags: ReadonlyArray<string>) => ({ ...event(fiber), tags })
+
+/** Appends of fibers whose conditions have nothing to do with each other, beside appends that expect a version. */
+const conditions = (count: number) =>
+  Effect.gen(function* () {
+    const events = yield* EventStore.EventStore
+    const numbers = Array.from({ length: count }, (_, fiber) => fiber)
+    // What a fiber writes does not match its condition, so that the condition holds the next time, too.
+    const decided = yield* Effect.forEach(numbers, (fiber) => events.readForDecision([{ tags: [`decided:${fiber}`] }]))
+    const versions = yield* Effect.forEach(numbers, (fiber) =>
+      Effect.map(events.append(event(fiber)), ([stored]) => stored?.version ?? 0n)
+    )
+    return {
+      strata: fibers(count, (fiber) => {
+        const { condition } = decided[fiber] ?? {}
+        return condition === undefined
+          ? Effect.die("no condition")
+          : events.append(tagged(fiber + count, `written:${fiber}`), { condition })
+      }),
+      other: fibers(count, (fiber) =>
+        Effect.map(events.append(event(fiber), { expected: versions[fiber] ?? 0n }), ([stored]) => {
+          versions[fiber] = stored?.version ?? 0n
+        })
+      )
+    }
+  })
+
+const threeTags = (count: number) =>
+  Effect.gen(function* () {
+    const events = yield* EventStore.EventStore
+    return {
+      strata: fibers(count, (fiber, index) => events.append(tagged(fiber, `a:${fiber}`, `b:${index}`, "tenant"))),
+      other: fibers(count, (fiber) => events.append(event(fiber)))
+    }
+  })
+
+const eventsOfOne = 100
+
+const reads = Effect.gen(function* () {
+  const events = yield* EventStore.EventStore
+  for (let one = 0; one < 100; one++) {
+    yield* events.append(Array.from({ length: eventsOfOne }, () => tagged(100_000 + one, `read:${one}`, "tenant")))
+  }
+  const one = (index: bigint) => Number(index % 100n)
+  return {
+    strata: fibers(1, (_, index) => events.readForDecision([{ tags: [`read:${one(index)}`, "tenant"] }])),
+    other: fibers(1, (_, index) => events.loadByAggregate(event(100_000 + one(index)).aggregateId))
+  }
+})
+
+const backoff = Schedule.exponential("2 millis").pipe(Schedule.jittered)
+
+/** 16 fibers decide upon one tag, which has few events: one that is overtaken reads and decides again. */
+const hot = Effect.gen(function* () {
+  const events = yield* EventStore.EventStore
+  const sql = yield* PgClient.PgClient
+  yield* sql`CREATE TABLE IF NOT EXISTS bench_hot (id BIGSERIAL PRIMARY KEY, tag TEXT NOT NULL, note TEXT NOT NULL)`
+  yield* sql`CREATE INDEX IF NOT EXISTS bench_hot_tag ON bench_hot (tag)`
+  let round = 0
+  const decide = (tag: string) =>
+    Effect.gen(function* () {
+      const { condition } = yield* events.readForDecision([{ tags: [tag] }])
+      return yield* events.append(tagged(round++, tag), { condition })
+    }).pipe(Effect.retry({ schedule: backoff, while: ({ _tag }) => _tag === "ConditionFailed" }))
+  const serially = (tag: string) =>
+    Effect.gen(function* () {
+      yield* sql`SELECT id, tag, note FROM bench_hot WHERE tag = ${tag}`
+      yield* sql`INSERT INTO bench_hot (tag, note) VALUES (${tag}, 'a payment like any other')`
+    }).pipe(
+      sql.withTransaction,
+      Effect.provideService(SqlClient.BeginTransaction, "BEGIN ISOLATION LEVEL SERIALIZABLE"),
+      Effect.retry(backoff)
+    )
+  // A tag for each round of the bench, or the histories would grow from one to the next.
+  return {
+    strata: (operations: number) => {
+      const tag = `hot:${crypto.randomUUID()}`
+      return fibers(16, () => decide(tag))(operations)
+    },
+    other: (operations: number) => {
+      const tag = `hot:${crypto.randomUUID()}`
+      return fibers(16, () => serially(tag))(operations)
+    }
+  }
+})
+
+const unit = "events/s"
+
+export const figures: ReadonlyArray<Figure> = [
+  ...[1, 16, 256].map((count): Figure => ({
+    name: `decide/condition-${count}`,
+    operations: 5_120,
+    otherName: "with expected",
+    unit,
+    conditions: `${count} fibers, disjoint tags`,
+    sides: conditions(count)
+  })),
+  ...[1, 16].map((count): Figure => ({
+    name: `decide/tags-${count}`,
+    operations: 5_120,
+    otherName: "without tags",
+    unit,
+    conditions: `${count} fibers, three tags`,
+    sides: threeTags(count)
+  })),
+  {
+    name: "decide/read",
+    operations: 2_000,
+    otherName: "loadByAggregate",
+    unit: "reads/s",
+    conditions: `1 fiber, ${eventsOfOne} events`,
+    sides: reads
+  },
+  {
+    name: "decide/hot",
+    operations: 480,
+    otherName: "SERIALIZABLE",
+    unit: "decisions/s",
+    conditions: "16 fibers, one tag, retried after 2 ms and more",
+    sides: hot
+  }
+]
