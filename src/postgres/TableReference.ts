@@ -1,6 +1,6 @@
 /**
  * What the tables and their columns are for: the one description, from which `strata schema` and the comments in the database
- * (`resources/postgres/0032_events_comments.sql`) are made.
+ * (`resources/postgres/0038_events_comments.sql`) are made.
  */
 
 export interface ColumnReference {
@@ -11,8 +11,8 @@ export interface ColumnReference {
 }
 
 export interface TableReference {
-  /** The key of its name in the option `tables`; `events_log` stands beside the table of events. */
-  readonly key: "events" | "events_log" | "offsets" | "states" | "messages" | "spool" | "migrations"
+  /** The key of its name in the option `tables`; `events_log` and `events_tags` stand beside the table of events. */
+  readonly key: "events" | "events_log" | "events_tags" | "offsets" | "states" | "messages" | "spool" | "migrations"
   /** Its name, unless the option `tables` gives another one. */
   readonly name: string
   readonly description: string
@@ -104,6 +104,12 @@ export const tables: ReadonlyArray<TableReference> = [
     name: "events_log",
     description: "Names the log, beside the table of events, and keeps what strata doctor has seen last",
     columns: logColumns
+  },
+  {
+    key: "events_tags",
+    name: "events_tags",
+    description: "The tags of events, beside the log. The empty tag is of no event: its versions count later taggings",
+    columns: [column("tag", "text", "What the event is about"), column("version", "bigint", "The version of the event")]
   },
   {
     key: "offsets",

@@ -96,10 +96,10 @@ describe("starting at once", () => {
         [24, "retryspool_messages", "0024_spool_claim.sql"],
         [25, "retryspool_messages", "0025_spool_lease.sql"],
         [26, "strata_messages", "0026_messages_claim.sql"],
-        [32, "events", "0032_events_comments.sql"],
         [34, "events", "0034_events_tags.sql"],
         [36, "events", "0036_events_append.sql"],
-        [37, "events", "0037_events_missed.sql"]
+        [37, "events", "0037_events_missed.sql"],
+        [38, "events", "0038_events_comments.sql"]
       ])
     })
   )
@@ -144,10 +144,10 @@ describe("starting at once", () => {
           [24],
           [25],
           [26],
-          [32],
           [34],
           [36],
-          [37]
+          [37],
+          [38]
         ])
       })
   )
@@ -403,14 +403,14 @@ describe("a database of migrations 1 to 7", () => {
       schema: "public",
       options: {},
       names: ["events", "offsets_store", "states_store", "strata_messages", "retryspool_messages", "strata_migrations"],
-      run: [1, 2, 3, 4, 15, 16, 18, 20, 21, 24, 25, 26, 32, 34, 36, 37]
+      run: [1, 2, 3, 4, 15, 16, 18, 20, 21, 24, 25, 26, 34, 36, 37, 38]
     },
     {
       what: "with a schema, other names and all that is optional",
       schema: "My schema",
       options: { schema: "My schema", tables, notify: "rows", index: "containment" },
       names: Object.values(tables),
-      run: [1, 2, 3, 4, 5, 6, 15, 16, 18, 20, 21, 23, 24, 25, 26, 32, 34, 36, 37]
+      run: [1, 2, 3, 4, 5, 6, 15, 16, 18, 20, 21, 23, 24, 25, 26, 34, 36, 37, 38]
     }
   ] as const
 

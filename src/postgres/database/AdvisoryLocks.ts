@@ -5,7 +5,7 @@
  * **Details**
  *
  * Each wait is cut into turns. After a turn in vain the holder is looked for, and a warning names it. Appends have a limit of
- * their own, in `resources/postgres/0030_events_append.sql`.
+ * their own, in `resources/postgres/0036_events_append.sql`.
  */
 import { Duration, Effect, Schema } from "effect"
 import type { Statement } from "effect/sql"

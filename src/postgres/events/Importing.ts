@@ -76,7 +76,7 @@ export const make = Effect.gen(function* () {
       ${entries.map(({ createdAt }) => createdAt ?? "")}::text[]
     ) WITH ORDINALITY AS new (id, aggregate_id, event_type, json, created_at, place)`
 
-  /** Metadata without where the event comes from, in a function's own types: see `resources/postgres/0030_events_append.sql`. */
+  /** Metadata without where the event comes from, in a function's own types: see `resources/postgres/0036_events_append.sql`. */
   const contentOf = (metadata: string) =>
     sql.literal(`coalesce(nullif(CASE WHEN jsonb_typeof(${metadata}) = 'object'::text
       THEN ${metadata} - ARRAY[${originKeys.map((key) => `'${key}'`).join()}]::text[] ELSE ${metadata} END, '{}'::jsonb), 'null'::jsonb)`)

@@ -28,11 +28,15 @@
 \set migrations strata_migrations
 \endif
 \set events_log :events _log
+\set events_tags :events _tags
 
 SET strata.events TO :"events";
 
 -- next
 SET strata.events_log TO :"events_log";
+
+-- next
+SET strata.events_tags TO :"events_tags";
 
 -- next
 SET strata.offsets TO :"offsets";
@@ -62,6 +66,7 @@ BEGIN
         FROM (VALUES
             ('events'::pg_catalog.text, 'strata.events'::pg_catalog.text),
             ('events_log'::pg_catalog.text, 'strata.events_log'::pg_catalog.text),
+            ('events_tags'::pg_catalog.text, 'strata.events_tags'::pg_catalog.text),
             ('offsets'::pg_catalog.text, 'strata.offsets'::pg_catalog.text),
             ('states'::pg_catalog.text, 'strata.states'::pg_catalog.text),
             ('messages'::pg_catalog.text, 'strata.messages'::pg_catalog.text),
@@ -90,6 +95,9 @@ BEGIN
                 ('events_log', 'version', 'The version of the last event then'),
                 ('events_log', 'event_id', 'The id of that event'),
                 ('events_log', 'seen_at', 'When that was'),
+                ('events_tags', NULL, 'The tags of events, beside the log. The empty tag is of no event: its versions count later taggings'),
+                ('events_tags', 'tag', 'What the event is about'),
+                ('events_tags', 'version', 'The version of the event'),
                 ('offsets', NULL, 'How far the shards of projections are. eGo reads and writes the same table'),
                 ('offsets', 'projection_name', 'The name of the projection'),
                 ('offsets', 'shard_number', 'The number of the shard, from 0'),
@@ -176,6 +184,9 @@ RESET strata.events;
 
 -- next
 RESET strata.events_log;
+
+-- next
+RESET strata.events_tags;
 
 -- next
 RESET strata.offsets;
