@@ -30,7 +30,7 @@ interface Desk {
 /** The lines of a text, in any order. */
 const inAnyOrder = (text: string) => text.split("\n").sort().join("\n")
 
-/** Types a command, and gives what it printed. It is interrupted once it has printed what is to be there before "^C". */
+/** Types a command, and gives what it printed. It is interrupted once it has printed as many lines as there are before "^C". */
 const type = ({ args: [program = "", ...args], output }: ConsoleCommand, { directory, env }: Desk): Promise<string> =>
   new Promise((resolve, reject) => {
     const isInterrupted = /^\^C$/m.test(output)
@@ -52,8 +52,9 @@ const type = ({ args: [program = "", ...args], output }: ConsoleCommand, { direc
     const collect = (chunk: string) => {
       written += chunk
       if (!isInterrupted || isAsked) return
+      // Once it has printed as much as is shown. Whether that is the same is compared afterwards.
       const { shown, wrote } = compared(inAnyOrder(wanted), inAnyOrder(written))
-      isAsked = shown === wrote
+      isAsked = wrote.trim().split("\n").length >= shown.trim().split("\n").length && written.endsWith("\n")
       if (isAsked) child.kill("SIGINT")
     }
     child.stdout.setEncoding("utf8").on("data", collect)
