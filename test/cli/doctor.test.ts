@@ -130,11 +130,13 @@ it.layer(Server.layer, { excludeTestServices: true, timeout: "120 seconds" })("s
         [
           ...[
             "INSERT \\(id, aggregate_id, event_type, data, metadata\\) ON app.events",
+            "INSERT ON app.events_tags",
             ...["offsets_store", "states_store", "strata_messages", "retryspool_messages"].map(
               (table) => `INSERT, UPDATE, DELETE ON app.${table}`
             ),
             "USAGE ON SEQUENCE app.events_version_seq",
             "EXECUTE ON FUNCTION app.events_append\\(.*\\)",
+            "EXECUTE ON FUNCTION app.events_missed\\(jsonb\\)",
             "EXECUTE ON FUNCTION app.retryspool_messages_claim\\(.*\\)",
             "EXECUTE ON FUNCTION app.states_store_write\\(character.*\\)",
             "EXECUTE ON FUNCTION app.states_store_write\\(text.*\\)",
