@@ -15,8 +15,8 @@ import { useStores } from "./harness.ts"
 /** The grants of the guide to deploying, for this role. */
 const grantsOfGuide = (role: string) => {
   const guide = readFileSync(new URL("../../resources/guides/deploying.md", import.meta.url), "utf8")
-  const block = guide.split("```sql\n").find((text) => text.includes("GRANT USAGE ON SCHEMA strata TO app"))
-  const [sql = ""] = (block ?? "").split("```")
+  const blocks = [...guide.matchAll(/```sql[^\n]*\n([^]*?)```/g)].map(([, text = ""]) => text)
+  const sql = blocks.find((text) => text.includes("GRANT USAGE ON SCHEMA strata TO app")) ?? ""
   return sql
     .replaceAll(/--.*/g, "")
     .replaceAll(" TO app", ` TO ${role}`)
