@@ -1,5 +1,6 @@
-import { PgClient } from "@effect/sql-pg"
+import type { PgClient } from "@effect/sql-pg"
 import { Context, Effect, Layer, Redacted, Schema, type Scope } from "effect"
+import { layerClient } from "effect-strata/postgres"
 import type { SqlClient, SqlError } from "effect/sql"
 import { inject } from "vitest"
 import { withConnection } from "./connection.ts"
@@ -42,7 +43,7 @@ export const layerSchema = (
   const { server = postgresUrl, ...config } = options
   return Layer.unwrap(
     TestSchema.useSync((schema) =>
-      PgClient.layer({
+      layerClient({
         url: Redacted.make(server),
         ...config,
         startupParameters: { search_path: schema.name, ...config.startupParameters }
