@@ -26,7 +26,8 @@ export { PgliteError } from "./PgliteError.ts"
 export interface Options extends Client.ClientOptions {
   /**
    * The directory of the database, which is made if it does not exist. It must be empty, or hold a database of the same
-   * major version of Postgres. If other users may enter it, it is closed to them. Without a directory the database is in memory, and gone when the scope closes.
+   * major version of Postgres. If other users may enter it, it is closed to them. Without a directory the database is in
+   * memory, and gone when the scope closes.
    */
   readonly dataDir?: string | undefined
 }

@@ -67,8 +67,8 @@ const stoppedBefore = Effect.fnUntraced(function* (name: string, version: bigint
 })
 
 /**
- * Waits until the projection has handled every event up to this version, or up to this event, in whichever process: what is read from its read
- * model after that contains them.
+ * Waits until the projection has handled every event up to this version, or up to this event, in whichever process: what is
+ * read from its read model after that contains them.
  *
  * **Details**
  *

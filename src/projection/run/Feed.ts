@@ -9,8 +9,8 @@
  * not wait again for a shard that was left behind, until the shard keeps up.
  *
  * The store picks out the projection's events, and says how far it has passed the log between them. So the offset of a
- * projection for a rare type moves with the log: the next start does not look at the same events again, and `awaitVersion` does not
- * wait for the next event of that type.
+ * projection for a rare type moves with the log: the next start does not look at the same events again, and
+ * `awaitVersion` does not wait for the next event of that type.
  */
 import { Deferred, Duration, Effect, Stream } from "effect"
 import { type Cursor, EventStore, type Step, type StoredEvent, type Subscription } from "../../EventStore.ts"
@@ -117,8 +117,8 @@ export class Feed {
 }
 
 /**
- * The feeds of the shards, and the reading that fills them for ever with the events that the filter describes. `shardOf` says which shard an event belongs to, if any, or
- * why that cannot be told: the reading ends with it.
+ * The feeds of the shards, and the reading that fills them for ever with the events that the filter describes. `shardOf`
+ * says which shard an event belongs to, if any, or why that cannot be told: the reading ends with it.
  */
 export const make = (
   starts: ReadonlyMap<number, Cursor>,
