@@ -52,7 +52,8 @@
  * export const program = subscribeStudent.execute({ course: "c1", student: "s7" })
  * ```
  */
-import { Effect, Option, Schedule, Schema } from "effect"
+import { Effect, type Schedule, Schema } from "effect"
+import { defaultRetry, executedBefore, LostRace } from "./events/Executing.ts"
 import {
   type Condition,
   type ConditionFailed,
@@ -75,6 +76,7 @@ import { Identifier } from "./internal/Fields.ts"
 import { derivedId } from "./internal/Ids.ts"
 import { InvalidInput, type Issue } from "./InvalidInput.ts"
 import { type CorruptRow, StoreError } from "./StoreError.ts"
+import { Transactor } from "./Transactor.ts"
 
 // Models
 
@@ -222,8 +224,8 @@ export interface Decision<in Command, out State, out Event, out E = never, out R
    * names of the decision and of the key. A call that finds them gives them back, and does not decide.
    *
    * In a transaction of the caller it is a part of that: what the caller writes, with the stores or with SQL of its own, commits
-   * together with the events. Only the decision is made again there, on what others have committed meanwhile. That is right
-   * where nothing that the caller has written before follows from what it had read; otherwise give `retry:
+   * together with the events. Only the decision is made again there, on what others have committed meanwhile, and what `decide`
+   * itself had written is undone before that. That is right where nothing that the caller has written before follows from what it had read; otherwise give `retry:
    * Schedule.recurs(0)`, and run the transaction again.
    *
    * **Gotchas**
@@ -236,7 +238,7 @@ export interface Decision<in Command, out State, out Event, out E = never, out R
   ) => Effect.Effect<
     Executed<State, Event>,
     E | ConditionFailed | LogReplaced | VersionConflict | DuplicateEvent | InvalidInput | StoreError,
-    R | EventStore
+    R | EventStore | Transactor
   >
 }
 
@@ -259,17 +261,6 @@ interface Deciding<Command, State, Class extends Tagged, Other, R, Id, E, R2> {
 
 const Execution = Schema.Struct({ name: Identifier(255), key: Identifier(255) })
 
-/** Something else was faster, or the same command was executed at the same time. */
-class LostRace {
-  readonly _tag = "LostRace"
-  readonly error: ConditionFailed | DuplicateEvent
-  constructor(error: ConditionFailed | DuplicateEvent) {
-    this.error = error
-  }
-}
-
-const defaultRetry = Schedule.exponential("2 millis").pipe(Schedule.jittered, Schedule.upTo({ times: 10 }))
-
 /** The id of an event of a keyed command. */
 const idOf = (name: string, key: string, index: number) =>
   derivedId(["effect-strata/Decision", name, key, String(index)])
@@ -278,22 +269,6 @@ const hasTag = (value: object): value is { readonly _tag: string } => "_tag" in 
 
 const isGiven = <Event extends { readonly _tag: string }>(event: DecidedEvent<Event>): event is NewTypedEvent<Event> =>
   !hasTag(event)
-
-/** The events of the command with this key, if it was executed. */
-const executedBefore = Effect.fnUntraced(function* <Class extends Tagged, Other, R>(
-  { get }: TypedEvents<Class, Other, R>,
-  idAt: (index: number) => Effect.Effect<string>
-) {
-  const found: Array<TypedEvent<Class["Type"] | Other>> = []
-  while (true) {
-    const event = yield* Effect.flatMap(idAt(found.length), get).pipe(
-      Effect.asSome,
-      Effect.catchTag("EventNotFound", () => Effect.succeedNone)
-    )
-    if (Option.isNone(event)) return found
-    found.push(event.value)
-  }
-})
 
 const readFor = Effect.fnUntraced(function* <Command, State, R>(model: Model<Command, State, R>, command: Command) {
   if (model.issues.length > 0) {
@@ -379,6 +354,13 @@ export function make<Command, State, Class extends Tagged, Other, R, Id, E, R2, 
     return { state, events }
   })
 
+  // In a transaction each attempt is a savepoint: what `decide` has written goes with it.
+  const attempt = Effect.fnUntraced(function* (command: Command, options: ExecuteOptions) {
+    const { inTransaction, withTransaction } = yield* Transactor
+    const attempted = once(command, options)
+    return yield* (yield* inTransaction) ? withTransaction(attempted) : attempted
+  })
+
   return {
     load: (command) => Effect.map(readFor(ofState, command), ({ state }) => state),
     execute: (command, given = {}) =>
@@ -386,7 +368,7 @@ export function make<Command, State, Class extends Tagged, Other, R, Id, E, R2, 
         given.key === undefined
           ? Effect.void
           : check(Execution, "Decision", "execute", { name: name ?? "", key: given.key }),
-        once(command, given).pipe(
+        attempt(command, given).pipe(
           Effect.retry({
             schedule: given.retry ?? options.retry ?? defaultRetry,
             while: (error) => error instanceof LostRace

@@ -30,17 +30,10 @@
  * })
  * ```
  */
-import { Effect, Option, Schedule, Schema } from "effect"
+import { Effect, Option, type Schedule, Schema } from "effect"
 import { DurableStateStore } from "./DurableStateStore.ts"
-import type {
-  DuplicateEvent,
-  NewTypedEvent,
-  Tagged,
-  TypedEvent,
-  TypedEvents,
-  TypedView,
-  VersionConflict
-} from "./EventStore.ts"
+import { defaultRetry, executedBefore, LostRace } from "./events/Executing.ts"
+import type { DuplicateEvent, NewTypedEvent, Tagged, TypedEvent, TypedView, VersionConflict } from "./EventStore.ts"
 import { check } from "./internal/Arguments.ts"
 import { Identifier } from "./internal/Fields.ts"
 import { derivedId } from "./internal/Ids.ts"
@@ -197,32 +190,7 @@ const makeSnapshots = Effect.fnUntraced(function* <S, RD, RE>(name: string, snap
 const idOf = (name: string, aggregateId: string, key: string, index: number) =>
   derivedId(["effect-strata/Entity", name, aggregateId, key, String(index)])
 
-/** The events of the command with this key, if it was executed. */
-const executedBefore = Effect.fnUntraced(function* <Class extends Tagged, Other, R>(
-  { get }: TypedEvents<Class, Other, R>,
-  idAt: (index: number) => Effect.Effect<string>
-) {
-  const found: Array<TypedEvent<Class["Type"] | Other>> = []
-  while (true) {
-    const event = yield* Effect.flatMap(idAt(found.length), get).pipe(
-      Effect.asSome,
-      Effect.catchTag("EventNotFound", () => Effect.succeedNone)
-    )
-    if (Option.isNone(event)) return found
-    found.push(event.value)
-  }
-})
-
 // The entity
-
-/** Another append to the aggregate was faster, or the same command was executed at the same time. */
-class LostRace<out E> {
-  readonly _tag = "LostRace"
-  readonly error: E
-  constructor(error: E) {
-    this.error = error
-  }
-}
 
 /** Fails with the error, as one of all that an attempt to execute a command can fail with. */
 const lost = <E>(
@@ -231,8 +199,6 @@ const lost = <E>(
 
 /** A failure of the caller's `decide` keeps its own name. */
 const executeError = named("Entity", "execute")
-
-const defaultRetry = Schedule.exponential("2 millis").pipe(Schedule.jittered, Schedule.upTo({ times: 10 }))
 
 /**
  * Functions by tags as one for all events. They are methods, whose parameters the compiler compares in both directions: the

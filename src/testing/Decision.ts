@@ -303,6 +303,29 @@ export const suite = <E>(
       })
     )
 
+    it.effect("undoes what a decision has written in the caller's transaction when it was overtaken", () =>
+      Effect.gen(function* () {
+        const [product, noted] = [fresh("p"), fresh("p")]
+        const shop = yield* Shop
+        let decided = 0
+        const order = Decision.make({
+          events: Shop,
+          query: () => [{ tags: [`product:${product}`] }],
+          initial: () => 0,
+          evolve: (count: number) => count + 1,
+          decide: Effect.fn(function* () {
+            yield* shop.append(noted, new PriceSet({ product: noted, price: 1 }))
+            // What somebody else would do that was faster.
+            if (++decided === 1) yield* shop.append(product, new PriceSet({ product, price: 1 }))
+            return [new Ordered({ product, price: 1 })]
+          })
+        })
+        yield* transaction(order.execute({}))
+        assert.strictEqual(decided, 2)
+        assert.strictEqual((yield* shop.loadByAggregate(noted)).length, 1)
+      })
+    )
+
     it.effect("fails with what was in the way once the schedule ends, and passes other failures on", () =>
       Effect.gen(function* () {
         const product = fresh("p")
