@@ -2,7 +2,6 @@
 import { readdir, readFile } from "node:fs/promises"
 import { posix } from "node:path"
 import type { Page } from "./pages.ts"
-import { proseOf } from "./pages.ts"
 
 /** In the order in which the menu shows them. A guide that is not named here comes after these. */
 const order = [
@@ -52,9 +51,11 @@ const relinked = (text: string, file: string): string =>
 const titleOf = (text: string): string => /^# (.+)$/m.exec(text)?.[1]?.replaceAll("`", "") ?? "Strata"
 
 const pageOf = async (root: string, file: string): Promise<Page> => {
-  const text = await readFile(posix.join(root, file), "utf8")
+  const whole = await readFile(posix.join(root, file), "utf8")
+  // Comments are for the tests that run the blocks.
+  const text = whole.replaceAll(/^<!--.*-->\n+/gm, "")
   const path = (placeOf(file) ?? file).replace(/^\//, "").replace(/\.md$/, "")
-  return { path, title: titleOf(text), text: relinked(proseOf(text), file) }
+  return { path, title: titleOf(text), text: relinked(text, file) }
 }
 
 export interface Guides {

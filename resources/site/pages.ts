@@ -13,22 +13,6 @@ export const anchorOf = (name: string, member?: string): string => (member === u
 
 export const pathOf = (module: Module): string => `reference/${module.name.replace(".", "/")}`
 
-/** Elements that a page may have as they are. */
-const isElement = /^<\/?(?:a|br|details|img|kbd|p|picture|source|summary)\b/
-
-/** Text for the site, which would compile what looks like a tag, or like a template, outside of code. */
-export const proseOf = (text: string): string =>
-  text
-    .split(/(^ *```[\s\S]*?^ *```|`[^`\n]*`)/m)
-    .map((part, index) =>
-      index % 2 === 1
-        ? part
-        : part
-            .replaceAll(/<[^>]*>?/g, (tag) => (isElement.test(tag) ? tag : tag.replace("<", "&lt;")))
-            .replaceAll("{{", "&#123;&#123;")
-    )
-    .join("")
-
 /** A declaration as this project formats code. It is no statement by itself, so it is made one and taken out again. */
 const pretty = async (code: string): Promise<string> => {
   const [before, after] = code.startsWith("readonly ") ? ["interface X {\n", "\n}"] : ["declare ", ""]
@@ -49,14 +33,15 @@ const block = async (code: string): Promise<string> => `\`\`\`ts\n${await pretty
 const memberText = async (name: string, member: Member): Promise<ReadonlyArray<string>> => [
   `### ${member.name} {#${anchorOf(name, member.name)}}`,
   await block(member.code),
-  proseOf(member.comment)
+  member.comment
 ]
 
 const exportText = async (each: Export): Promise<string> => {
   const members = await Promise.all(each.members.map((member) => memberText(each.name, member)))
   return [
-    `## ${each.name} <Badge type="info" text="${each.kind}" /> {#${anchorOf(each.name)}}`,
-    proseOf(each.comment),
+    `## ${each.name} {#${anchorOf(each.name)}}`,
+    `*${each.kind}*`,
+    each.comment,
     each.kind === "service" ? "" : await block(each.code),
     ...members.flat()
   ]
@@ -76,12 +61,9 @@ export const modulePage = async (module: Module): Promise<Page> => {
   return {
     path: pathOf(module),
     title: module.name,
-    text: [
-      `# ${module.name} {#module}`,
-      `\`\`\`ts\n${module.importing}\n\`\`\``,
-      proseOf(module.comment),
-      ...exports
-    ].join("\n\n")
+    text: [`# ${module.name} {#module}`, `\`\`\`ts\n${module.importing}\n\`\`\``, module.comment, ...exports].join(
+      "\n\n"
+    )
   }
 }
 
@@ -99,7 +81,7 @@ export const errorsPage = (modules: ReadonlyArray<Module>): Page => {
       ...errors.map(
         ({ module, error }) =>
           `## ${error.name} {#${module.name}.${error.name}}\n\n` +
-          `[\`${module.name}.${error.name}\`](/${pathOf(module)}#${anchorOf(error.name)})\n\n${proseOf(error.comment)}`
+          `[\`${module.name}.${error.name}\`](/${pathOf(module)}#${anchorOf(error.name)})\n\n${error.comment}`
       )
     ].join("\n\n")
   }

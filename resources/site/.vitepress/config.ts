@@ -28,6 +28,8 @@ export default defineConfig({
   cacheDir: join(root, ".strata/vitepress"),
   cleanUrls: false,
   markdown: {
+    // What looks like a tag in a comment or a guide is text.
+    html: false,
     theme: { light: "github-light", dark: "github-dark" },
     config: (markdown) => {
       const plain = markdown.renderer.rules.code_inline
