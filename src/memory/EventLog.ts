@@ -9,12 +9,20 @@ import type { Transaction } from "./Transaction.ts"
 export class EventLog {
   private readonly committed: Array<EventRow> = []
   private readonly drawn = new Map<Transaction, Array<bigint>>()
+  private readonly changed = new Map<Transaction, Array<bigint>>()
   private readonly waiting = new Set<() => void>()
 
   /** Notes that the transaction has drawn the version. */
   draw(transaction: Transaction, version: bigint): void {
     const versions = this.drawn.get(transaction)
     if (versions === undefined) this.drawn.set(transaction, [version])
+    else versions.push(version)
+  }
+
+  /** Notes that the transaction gives an event that is in the log tags. */
+  change(transaction: Transaction, version: bigint): void {
+    const versions = this.changed.get(transaction)
+    if (versions === undefined) this.changed.set(transaction, [version])
     else versions.push(version)
   }
 
@@ -30,17 +38,23 @@ export class EventLog {
   }
 
   /**
-   * Called when a transaction has ended: adds the events that it has committed. `committed` gives the event of a version, and
-   * none for a version that has become a dead hole.
+   * Called when a transaction has ended: adds the events that it has committed, and the tags that it has given others. `committed`
+   * gives the event of a version, and none for a version that has become a dead hole.
    */
   end(transaction: Transaction, committed: (version: bigint) => EventRow | undefined): void {
+    const changed = this.changed.get(transaction) ?? []
+    this.changed.delete(transaction)
     const versions = this.drawn.get(transaction)
-    if (versions === undefined) return
     this.drawn.delete(transaction)
-    for (const version of versions) {
+    for (const version of versions ?? []) {
       const row = committed(version)
       if (row !== undefined) this.committed.splice(this.indexAfter(version), 0, row)
     }
+    for (const version of changed) {
+      const row = committed(version)
+      if (row !== undefined) this.committed[this.indexAfter(version) - 1] = row
+    }
+    if (versions === undefined) return
     for (const wake of this.waiting) wake()
     this.waiting.clear()
   }

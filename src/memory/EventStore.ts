@@ -18,6 +18,7 @@ import * as Appending from "./Appending.ts"
 import { decodeEvents, type EventRow } from "./EventRow.ts"
 import * as Events from "./Events.ts"
 import { MemoryDatabase } from "./MemoryDatabase.ts"
+import * as Tagging from "./Tagging.ts"
 import type { Transaction } from "./Transaction.ts"
 
 const settleTimeout = Duration.seconds(2)
@@ -47,6 +48,7 @@ interface Page {
 export const make = Effect.gen(function* () {
   const { largeIntegers, listener, log, name, open, statement, tables, traceparent } = yield* MemoryDatabase
   const append = yield* Appending.make
+  const tag = yield* Tagging.make
   const untilClosed = yield* Operation.untilClosed("EventStore")
 
   /** The highest version that the transaction sees. */
@@ -175,7 +177,7 @@ export const make = Effect.gen(function* () {
         const condition = new Condition({
           items,
           server: name,
-          epoch: 0n,
+          epoch: Events.epochOf(tables, transaction),
           mark,
           markId: log.at(mark)?.id,
           matches: rows.length - above.length,
@@ -193,6 +195,7 @@ export const make = Effect.gen(function* () {
     traceparent,
     append,
     readForDecision,
+    tag,
     read,
     readAggregate: ({ aggregateId, since }) =>
       statement((transaction) =>

@@ -9,6 +9,8 @@ export interface EventTables {
   readonly events: Table<EventRow>
   /** The version of each event by its id. */
   readonly eventIds: Table<bigint>
+  /** How often events were tagged after they had been appended. */
+  readonly epochs: Table<bigint>
 }
 
 const byVersion = Order.mapInput(Order.BigInt, (row: EventRow) => row.version)
@@ -26,6 +28,12 @@ export const select = (
     .entries(events)
     .flatMap(({ row }) => (keep(row) ? [row] : []))
     .sort(byVersion)
+
+/** The epoch that conditions carry. */
+export const epochOf = ({ epochs }: EventTables, transaction: Transaction): bigint => transaction.get(epochs, "") ?? 0n
+
+export const raiseEpoch = (tables: EventTables, transaction: Transaction): void =>
+  transaction.set(tables.epochs, "", epochOf(tables, transaction) + 1n)
 
 export const find = ({ eventIds, events }: EventTables, transaction: Transaction, id: string): EventRow | undefined => {
   const version = transaction.get(eventIds, id)
