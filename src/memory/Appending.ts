@@ -120,7 +120,7 @@ const overtakenBy = (
   { condition }: Append
 ): ConditionFailed | LogReplaced | undefined => {
   if (condition === undefined) return undefined
-  const { items, mark, markId, seen, server } = condition.decided
+  const { epoch, items, mark, markId, seen, server } = condition.decided
   if (server !== name) {
     return new LogReplaced({
       version: mark,
@@ -129,6 +129,9 @@ const overtakenBy = (
       latest: log.latest,
       lastAgreed: Option.none()
     })
+  }
+  if (epoch !== Events.epochOf(tables, transaction)) {
+    return new ConditionFailed({ change: "tagged", version: Option.none(), eventType: Option.none(), tags: [] })
   }
   const withdrawn = seen.find((version) => transaction.get(tables.events, Events.keyOf(version)) === undefined)
   if (withdrawn !== undefined) {

@@ -39,6 +39,7 @@ export class EventLog {
   private readonly committed: Array<EventRow> = []
   private readonly committedOf = new Map<string, Array<EventRow>>()
   private readonly drawn = new Map<Transaction, Array<bigint>>()
+  private readonly changed = new Map<Transaction, Array<bigint>>()
   private readonly waiting = new Set<() => void>()
 
   /** Notes that the transaction has drawn the version. */
@@ -53,6 +54,18 @@ export class EventLog {
     return this.drawn.get(transaction) ?? none
   }
 
+  /** Notes that the transaction gives an event that is in the log tags. */
+  change(transaction: Transaction, version: bigint): void {
+    const versions = this.changed.get(transaction)
+    if (versions === undefined) this.changed.set(transaction, [version])
+    else versions.push(version)
+  }
+
+  /** The versions of events that the transaction has given tags. */
+  changedBy(transaction: Transaction): ReadonlyArray<bigint> {
+    return this.changed.get(transaction) ?? none
+  }
+
   /** The first hole above `after` that is in flight: a version that a transaction other than the reader's own has drawn. */
   firstInFlight(after: bigint, reader?: Transaction): bigint | undefined {
     let first: bigint | undefined
@@ -65,17 +78,23 @@ export class EventLog {
   }
 
   /**
-   * Called when a transaction has ended: adds the events that it has committed. `committed` gives the event of a version, and
-   * none for a version that has become a dead hole.
+   * Called when a transaction has ended: adds the events that it has committed, and the tags that it has given others. `committed`
+   * gives the event of a version, and none for a version that has become a dead hole.
    */
   end(transaction: Transaction, committed: (version: bigint) => EventRow | undefined): void {
+    const changed = this.changed.get(transaction) ?? []
+    this.changed.delete(transaction)
     const versions = this.drawn.get(transaction)
-    if (versions === undefined) return
     this.drawn.delete(transaction)
-    for (const version of versions) {
+    for (const version of versions ?? []) {
       const row = committed(version)
       if (row !== undefined) this.add(row)
     }
+    for (const version of changed) {
+      const row = committed(version)
+      if (row !== undefined) this.replace(row)
+    }
+    if (versions === undefined) return
     for (const wake of this.waiting) wake()
     this.waiting.clear()
   }
@@ -116,6 +135,12 @@ export class EventLog {
     this.waiting.add(wake)
     return Effect.sync(() => this.waiting.delete(wake))
   })
+
+  private replace(row: EventRow): void {
+    for (const rows of [this.committed, this.committedOf.get(row.aggregateId) ?? []]) {
+      rows[indexAfter(rows, row.version) - 1] = row
+    }
+  }
 
   private add(row: EventRow): void {
     insert(this.committed, row)

@@ -18,6 +18,7 @@ import * as Appending from "./Appending.ts"
 import { decodeEvents, type EventRow } from "./EventRow.ts"
 import * as Events from "./Events.ts"
 import { MemoryDatabase } from "./MemoryDatabase.ts"
+import * as Tagging from "./Tagging.ts"
 import type { Transaction } from "./Transaction.ts"
 
 const settleTimeout = Duration.seconds(2)
@@ -48,6 +49,7 @@ export const make = Effect.gen(function* () {
   const database = yield* MemoryDatabase
   const { largeIntegers, listener, log, name, open, statement, tables, traceparent } = database
   const append = yield* Appending.make
+  const tag = yield* Tagging.make
   const untilClosed = yield* Operation.untilClosed("EventStore")
 
   /**
@@ -173,7 +175,7 @@ export const make = Effect.gen(function* () {
         const condition = new Condition({
           items,
           server: name,
-          epoch: 0n,
+          epoch: Events.epochOf(tables, transaction),
           mark,
           markId: log.at(mark)?.id,
           matches: rows.length - above.length,
@@ -191,6 +193,7 @@ export const make = Effect.gen(function* () {
     traceparent,
     append,
     readForDecision,
+    tag,
     read,
     readAggregate: ({ aggregateId, since }) =>
       statement((transaction) =>

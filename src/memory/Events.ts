@@ -10,6 +10,8 @@ export interface EventTables {
   readonly events: Table<EventRow>
   /** The version of each event by its id. */
   readonly eventIds: Table<bigint>
+  /** How often events were tagged after they had been appended. */
+  readonly epochs: Table<bigint>
 }
 
 const byVersion = Order.mapInput(Order.BigInt, (row: EventRow) => row.version)
@@ -34,14 +36,26 @@ export interface Wanted {
 const own = ({ log, tables }: Where, transaction: Transaction): Array<EventRow> =>
   log.drawnBy(transaction).flatMap((version) => transaction.get(tables.events, keyOf(version)) ?? [])
 
+/** The committed events as the transaction sees them: it may have given some of them tags. */
+const seenBy = ({ log, tables }: Where, transaction: Transaction) => {
+  const changed = new Set(log.changedBy(transaction))
+  return (rows: ReadonlyArray<EventRow>): ReadonlyArray<EventRow> =>
+    changed.size === 0
+      ? rows
+      : rows.map((row) =>
+          changed.has(row.version) ? (transaction.get(tables.events, keyOf(row.version)) ?? row) : row
+        )
+}
+
 /** The wanted events, in the order of their versions. */
 export const select = (where: Where, transaction: Transaction, wanted: Wanted): Array<EventRow> => {
   const { after = 0n, aggregateIds, keep = () => true } = wanted
   const ids = aggregateIds === undefined ? undefined : new Set(aggregateIds)
+  const seen = seenBy(where, transaction)
   const committed =
     ids === undefined
-      ? where.log.committedAfter(after).filter(keep)
-      : [...ids].flatMap((id) => where.log.committedAfter(after, id).filter(keep))
+      ? seen(where.log.committedAfter(after)).filter(keep)
+      : [...ids].flatMap((id) => seen(where.log.committedAfter(after, id)).filter(keep))
   const added = own(where, transaction).filter(
     (row) => row.version > after && (ids?.has(row.aggregateId) ?? true) && keep(row)
   )
@@ -54,6 +68,12 @@ export const highest = (where: Where, transaction: Transaction): bigint => {
   const last = own(where, transaction).at(-1)?.version ?? 0n
   return last > where.log.latest ? last : where.log.latest
 }
+
+/** The epoch that conditions carry. */
+export const epochOf = ({ epochs }: EventTables, transaction: Transaction): bigint => transaction.get(epochs, "") ?? 0n
+
+export const raiseEpoch = (tables: EventTables, transaction: Transaction): void =>
+  transaction.set(tables.epochs, "", epochOf(tables, transaction) + 1n)
 
 export const find = ({ eventIds, events }: EventTables, transaction: Transaction, id: string): EventRow | undefined => {
   const version = transaction.get(eventIds, id)

@@ -86,6 +86,7 @@ export const make: Effect.Effect<MemoryDatabase["Service"]> = Effect.gen(functio
       offsets: new Table("offsets_store"),
       events,
       eventIds: new Table("events_id"),
+      epochs: new Table("epochs"),
       rememberedIds: new Table("remembered_ids"),
       spool: new Table<MessageRow>("messages", groupOf),
       states: new Table("states_store")
