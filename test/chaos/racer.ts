@@ -121,7 +121,7 @@ const program = Effect.fnUntraced(function* (foreign: PgClient.PgClient) {
   const often = <E, R>(write: Effect.Effect<unknown, E, R>) =>
     Effect.whileLoop({
       while: () => !Deferred.isDoneUnsafe(over),
-      body: () => Effect.andThen(write, Effect.sleep("2 millis")),
+      body: () => Effect.andThen(write, Effect.sleep("10 millis")),
       step: () => {}
     })
   const plain = withConnection(url, (own) =>
