@@ -152,4 +152,4 @@ const program = Effect.fnUntraced(function* (foreign: PgClient.PgClient) {
 const commands = Effect.runSync(Queue.unbounded<typeof RacerCommand.Type>())
 process.on("message", (message) => void Queue.offerUnsafe(commands, Schema.decodeUnknownSync(RacerCommand)(message)))
 
-main(withConnection(url, program), 20)
+main(withConnection(url, program), 60)

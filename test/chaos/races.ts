@@ -10,15 +10,14 @@ import { migrate } from "./tables.ts"
 import * as Told from "./told.ts"
 import { asker, type Finding } from "./verdict.ts"
 
-/** How many races are under way at once: their racers go in the same statements. */
-const racesAtOnce = 2
-
 const racersOfProcess = 8
 
 /** How often progress is told. */
 const every = "10 seconds"
 
 const schema = "chaos"
+
+const settings = { shared_buffers: "512MB", max_wal_size: "4GB", max_prepared_transactions: "100" }
 
 const Stored = Schema.Struct({ decisions: Schema.Int, races: Schema.Int, raced: Schema.Int, others: Schema.Int })
 
@@ -100,6 +99,8 @@ export interface Races {
   /** Has the tables of the stores. */
   readonly schema: string
   readonly races: number
+  /** How many races are under way at once: some of their racers go in the same statements. */
+  readonly racesAtOnce: number
   readonly decisions: number
   readonly say: (line: string) => Effect.Effect<void>
 }
@@ -115,24 +116,23 @@ const watched = <A, E, R>(effect: Effect.Effect<A, E, R>, say: Races["say"], wha
     )
   })
 
-/** Runs the races, then the decisions, and gives what was found. */
-export const run = Effect.fnUntraced(function* ({ decisions, races, say, schema, url }: Races) {
+/** Runs the races beside the decisions, and gives what was found. */
+export const run = Effect.fnUntraced(function* ({ decisions, races, racesAtOnce, say, schema, url }: Races) {
   const racers = yield* Effect.forEach(["racer-1", "racer-2"], (name) => start(name, url, schema))
   const ends = new Map<string, number>()
   let ran = 0
   const oneRace = (race: number) => Effect.tap(runRace(racers, race, ends), () => Effect.sync(() => void ran++))
-  const wrongRaces = yield* watched(
-    Effect.forEach(numbers(races), oneRace, { concurrency: racesAtOnce }),
-    say,
-    "races",
-    () => ran
-  )
+  const allRaces = Effect.forEach(numbers(races), oneRace, { concurrency: racesAtOnce })
   const shares = [Math.ceil(decisions / 2), Math.floor(decisions / 2)]
-  const wrongDecisions = yield* watched(
-    Effect.forEach(racers, ({ decide }, index) => decide(shares[index] ?? 0), { concurrency: "unbounded" }),
-    say,
-    "decisions",
-    () => racers.reduce((sum, racer) => sum + racer.decided(), 0)
+  const allDecisions = Effect.forEach(racers, ({ decide }, index) => decide(shares[index] ?? 0), {
+    concurrency: "unbounded"
+  })
+  const [wrongRaces, wrongDecisions] = yield* Effect.all(
+    [
+      watched(allRaces, say, "races", () => ran),
+      watched(allDecisions, say, "decisions", () => racers.reduce((sum, racer) => sum + racer.decided(), 0))
+    ],
+    { concurrency: "unbounded" }
   )
   yield* Effect.forEach(racers, ({ tell }) => tell({ end: true }))
   const codes = yield* Effect.forEach(racers, ({ ended }) => ended)
@@ -179,9 +179,9 @@ export const runAlone = Effect.fnUntraced(function* (
   counts: Pick<Races, "decisions" | "races">
 ) {
   yield* say(`npm run chaos -- --races ${counts.races} --decisions ${counts.decisions}`)
-  const { url, version } = yield* PostgresServer.make({ settings: { shared_buffers: "512MB", max_wal_size: "4GB" } })
+  const { url, version } = yield* PostgresServer.make({ settings })
   yield* migrate(url, schema)
   yield* say(`PostgreSQL ${version}, 2 processes`)
-  const findings = yield* run({ url, schema, say, ...counts })
+  const findings = yield* run({ url, schema, say, racesAtOnce: 8, ...counts })
   yield* conclude(findings, "Each race had one winner, and nothing overtook what had nothing to do with it.")
 })
