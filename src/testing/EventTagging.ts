@@ -211,9 +211,10 @@ export const suite = <E>(
         const total = (
           steps: ReadonlyArray<{ readonly events: number; readonly tags: number; readonly read: number }>
         ) =>
-          steps.reduce((sum, step) => [sum[0] + step.read, sum[1] + step.events, sum[2] + step.tags] as const, [
-            0, 0, 0
-          ] as readonly [number, number, number])
+          steps.reduce<readonly [number, number, number]>(
+            (sum, step) => [sum[0] + step.read, sum[1] + step.events, sum[2] + step.tags],
+            [0, 0, 0]
+          )
         const tagAll = (options: Parameters<typeof clubs.tagAll>[0]) =>
           Effect.map(Stream.runCollect(clubs.tagAll(options)), total)
         assert.deepStrictEqual(yield* tagAll({ ...range, dryRun: true }), [302, 301, 601])
