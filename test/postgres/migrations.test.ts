@@ -5,11 +5,22 @@ import { DurableStateStore, OffsetStore } from "effect-strata"
 import * as Postgres from "effect-strata/postgres"
 import { spawn } from "node:child_process"
 import { once } from "node:events"
-import { readFile } from "node:fs/promises"
 import { fileURLToPath } from "node:url"
 import { scratchDatabase, waitForBackends } from "../support/database.ts"
 import { session } from "./events.harness.ts"
-import { assertWhole, execute, failsWith, freshRole, migrate, query, serve, shape, shard, unique } from "./harness.ts"
+import {
+  assertWhole,
+  execute,
+  failsWith,
+  freshRole,
+  migrate,
+  query,
+  restore,
+  serve,
+  shape,
+  shard,
+  unique
+} from "./harness.ts"
 import { show, state } from "./states.harness.ts"
 
 /** All tables and schemas that do not belong to Postgres, so that a test can tell that nothing was left behind. */
@@ -378,14 +389,6 @@ describe("names", () => {
       )
     })
   )
-})
-
-/** A database as an earlier version has left it: see the first lines of the fixture. */
-const restore = Effect.fnUntraced(function* (fixture: string) {
-  const url = yield* scratchDatabase()
-  const text = yield* Effect.promise(() => readFile(new URL(`fixtures/${fixture}`, import.meta.url), "utf8"))
-  yield* execute(text.split(/^-- next$/m), url)
-  return url
 })
 
 describe("a database of migrations 1 to 7", () => {
