@@ -7,7 +7,7 @@ import { Effect, Exit, Fiber, Option, Schema, type Scope } from "effect"
 import { Decision, EventStore, StoreError } from "effect-strata"
 import { backends, postgresUrl, waitForBackends } from "../support/database.ts"
 import * as Proxy from "../support/Proxy.ts"
-import { serveEvents, type ServedEvents, session } from "./events.harness.ts"
+import { serveEvents, type ServedEvents, session, untilBlocked } from "./events.harness.ts"
 import { execute, query } from "./harness.ts"
 
 class Reserved extends Schema.TaggedClass<Reserved>()("Reserved", { name: Schema.String }) {}
@@ -75,11 +75,6 @@ const proxied = Effect.fnUntraced(function* () {
 
 type Served = Effect.Success<ReturnType<typeof proxied>>
 
-const untilBlocked = ({ applicationName }: Served) =>
-  query(
-    `SELECT count(*)::int FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND application_name = '${applicationName}'`
-  ).pipe(Effect.delay(10), Effect.repeat({ until: ([row]) => row?.[0] === 1 }))
-
 const losses: ReadonlyArray<readonly [string, (served: Served) => Effect.Effect<unknown, unknown>]> = [
   [
     "terminated",
@@ -122,7 +117,7 @@ describe.each(losses)("a decision whose connection is %s", (_, lose) => {
       const release = yield* hold(served)
       const pids = new Set((yield* backends(served.applicationName)).map(({ pid }) => pid))
       const execution = yield* Effect.forkChild(Effect.exit(reserveAs(served, "k")))
-      yield* untilBlocked(served)
+      yield* untilBlocked(1, served.applicationName)
       const before = yield* backends(served.applicationName)
       for (const { pid } of before) pids.add(pid)
       yield* lose(served)
@@ -163,7 +158,7 @@ describe("a decision whose answer is lost", () => {
       const served = yield* proxied()
       const release = yield* beforeTheCommit(served)
       const execution = yield* Effect.forkChild(Effect.exit(reserveAs(served, "k")))
-      yield* untilBlocked(served)
+      yield* untilBlocked(1, served.applicationName)
       yield* served.proxy.blackhole
       yield* release
       yield* Effect.repeat(Effect.delay(stored(served), 10), { until: (count) => count === 2 })

@@ -9,7 +9,7 @@ import * as Deciding from "../../src/postgres/events/Deciding.ts"
 import * as EventTable from "../../src/postgres/events/EventTable.ts"
 import * as Wakeups from "../../src/postgres/wakeups/Wakeups.ts"
 import { postgresUrl } from "../support/database.ts"
-import { event, plainInsert, type ServedEvents, serveEvents, session } from "./events.harness.ts"
+import { event, plainInsert, type ServedEvents, serveEvents, session, untilBlocked } from "./events.harness.ts"
 import { execute, failsWith, open, query, unique } from "./harness.ts"
 
 const tagged = (aggregateId: string, ...tags: ReadonlyArray<string>) => ({ ...event(aggregateId), tags })
@@ -30,13 +30,6 @@ const untilMarked = ({ events }: Pick<ServedEvents, "events">, tag: string, vers
     Effect.tap(events.readForDecision([{ tags: [tag] }]), () => Effect.yieldNow),
     { until: ({ condition }) => condition.decided.mark >= version }
   )
-
-/** Waits until so many statements of the application wait for a lock: of the table, or of appends. */
-const untilBlocked = (count: number, applicationName: string) =>
-  query(
-    `SELECT count(*)::int FROM pg_stat_activity
-     WHERE wait_event_type = 'Lock' AND application_name = '${applicationName}'`
-  ).pipe(Effect.delay(10), Effect.repeat({ until: ([row]) => row?.[0] === count }))
 
 describe("the mark of a condition", () => {
   it.live("rises with the log, and never above a version that may still come", () =>
