@@ -8,7 +8,7 @@ import { Decision, EventStore, StoreError } from "effect-strata"
 import { backends, postgresUrl, waitForBackends } from "../support/database.ts"
 import * as Proxy from "../support/Proxy.ts"
 import { serveEvents, type ServedEvents, session, untilBlocked } from "./events.harness.ts"
-import { execute, query } from "./harness.ts"
+import { execute, failsWith, query, unique } from "./harness.ts"
 
 class Reserved extends Schema.TaggedClass<Reserved>()("Reserved", { name: Schema.String }) {}
 class Welcomed extends Schema.TaggedClass<Welcomed>()("Welcomed", { name: Schema.String }) {}
@@ -86,13 +86,14 @@ const losses: ReadonlyArray<readonly [string, (served: Served) => Effect.Effect<
   ["cut", ({ proxy }) => proxy.cut]
 ]
 
-const stored = ({ table }: Served) =>
+const stored = ({ table }: ServedEvents) =>
   Effect.map(query(`SELECT count(*)::int FROM ${table}`), ([row]) => Number(row?.[0]))
 
-const reserveAs = (served: Served, key: string) => Effect.provide(reserve.execute("anna", { key }), served.context)
+const reserveAs = (served: ServedEvents, key: string) =>
+  Effect.provide(reserve.execute("anna", { key }), served.context)
 
 /** The same key gives the same two events, and another key finds that they are there. */
-const isDoneOnce = Effect.fnUntraced(function* (served: Served) {
+const isDoneOnce = Effect.fnUntraced(function* (served: ServedEvents) {
   const [one, other] = [yield* reserveAs(served, "k"), yield* reserveAs(served, "k")]
   assert.lengthOf(one.events, 2)
   const versions = (events: typeof one.events) => events.map(({ id, version }) => [id, version])
@@ -166,6 +167,26 @@ describe("a decision whose answer is lost", () => {
       const exit = yield* Fiber.join(execution)
       assert.isTrue(Exit.isFailure(exit))
       isLost(exit)
+      yield* isDoneOnce(served)
+    })
+  )
+})
+
+describe("a decision that waits for a transaction", () => {
+  it.live("gives up after a minute by itself, and names the prepared transaction that holds its tag", () =>
+    Effect.gen(function* () {
+      const served = yield* serveEvents()
+      const gid = yield* unique
+      yield* Effect.addFinalizer(() => Effect.ignore(execute([`ROLLBACK PREPARED '${gid}'`])))
+      yield* served.withTransaction(
+        Effect.andThen(
+          served.events.append({ aggregateId: "a", eventType: "T", data: {}, tags: [tag] }),
+          served.sql.unsafe(`PREPARE TRANSACTION '${gid}'`).unprepared
+        )
+      )
+      const says = new RegExp(`waiting for the prepared transaction '${gid}'`)
+      yield* failsWith(reserveAs(served, "k"), "EventStore.append", "Contention", says)
+      yield* execute([`ROLLBACK PREPARED '${gid}'`])
       yield* isDoneOnce(served)
     })
   )

@@ -221,6 +221,38 @@ describe("the locks of conditions", () => {
   )
 })
 
+describe("a tag that a transaction writes, and then decides upon", () => {
+  it.live("beside another one that does the same: one of them fails with Contention, and the other one decides", () =>
+    Effect.gen(function* () {
+      const { applicationName, events, withTransaction } = yield* serveEvents()
+      const goOn = yield* Deferred.make<void>()
+      const begin = Effect.gen(function* () {
+        const begun = yield* Deferred.make<void>()
+        const exit = yield* Effect.gen(function* () {
+          const own = yield* events.append(tagged("writer", "t"))
+          yield* Deferred.succeed(begun, undefined)
+          yield* Deferred.await(goOn)
+          const { condition, events: found } = yield* events.readForDecision([{ tags: ["t"] }])
+          assert.deepStrictEqual(found, own)
+          yield* appendIf(events, condition, "t")
+        }).pipe(withTransaction, Effect.exit, Effect.forkChild)
+        yield* Deferred.await(begun)
+        return exit
+      })
+      const fibers = [yield* begin, yield* begin]
+      yield* Deferred.succeed(goOn, undefined)
+      const exits = yield* Effect.forEach(fibers, (fiber) => Fiber.join(fiber))
+      const failed = exits.filter(Exit.isFailure)
+      assert.lengthOf(failed, 1)
+      for (const exit of failed) {
+        yield* failsWith(exit, "EventStore.append", "Contention", /deadlock detected; run the transaction again/)
+      }
+      assert.lengthOf((yield* events.readForDecision([{ tags: ["t"] }])).events, 2)
+      yield* untilBlocked(0, applicationName)
+    })
+  )
+})
+
 describe("appends with conditions that are coalesced", () => {
   it.live("go together where they cannot conflict, and one after the other where they do", () =>
     Effect.gen(function* () {
