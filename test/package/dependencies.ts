@@ -28,6 +28,7 @@ const upToPostgres = [
   ...upToWakeups,
   "postgres/connecting",
   "postgres/events",
+  "postgres/offsets",
   "postgres/states",
   "postgres/spool",
   "postgres"
@@ -74,6 +75,7 @@ const rules: ReadonlyMap<string, Rule> = new Map<string, Rule>([
   ["postgres/database", { rooms: [...upToContracts, "postgres/connecting"], packages: driver }],
   ["postgres/wakeups", { rooms: [...upToContracts, "postgres/database"], packages: driver }],
   ["postgres/events", { rooms: upToWakeups, packages: driver }],
+  ["postgres/offsets", { rooms: upToWakeups, packages: driver }],
   ["postgres/states", { rooms: upToWakeups, packages: driver }],
   ["postgres/spool", { rooms: upToWakeups, packages: driver }],
   ["postgres", { rooms: upToPostgres, packages: driver }],
