@@ -13,6 +13,7 @@ import { Settings } from "../arguments/GlobalFlags.ts"
 import * as Database from "../connection/Database.ts"
 import { Limits, ofProjections, ofQueues } from "../doctor/HealthChecks.ts"
 import { limitsOf, projectionFlags, queueFlags, saysOf } from "../doctor/Limits.ts"
+import { withoutWaiting } from "../doctor/LockedTables.ts"
 import { CommandFailed } from "../terminal/CommandErrors.ts"
 import * as Output from "../terminal/Output.ts"
 import { watched, watchFlags } from "../terminal/Watch.ts"
@@ -190,8 +191,7 @@ export const status = Command.make("status", { ...watchFlags, ...projectionFlags
     return watched(
       flags,
       Effect.gen(function* () {
-        const seen = yield* look
-        const problems = yield* judgement
+        const { problems, seen } = yield* withoutWaiting(Effect.all({ seen: look, problems: judgement }))
         yield* show(seen, before, problems)
         before = seen
         if (!flags.watch && problems.length > 0) {
