@@ -13,13 +13,20 @@ export interface Wanted {
   readonly of: string
   /** The keys, in the column `key`. The locks are taken in this order. */
   readonly keys: Statement.Fragment
+  /** Whether others may have them at the same time: not unless given. */
+  readonly shared?: boolean
   /** How long all this may take where the session has no `lock_timeout`. */
   readonly atMost: Duration.Duration
 }
 
 /** The locks of some keys, in the column `key`. They are taken in this order. */
-export const locksOf = ({ sql }: PostgresDatabase["Service"], keys: Statement.Fragment): LockTurns.Locks => ({
-  taking: sql`SELECT pg_catalog.pg_advisory_xact_lock(key) FROM (${keys} OFFSET 0) AS locks`,
+export const locksOf = (
+  { sql }: PostgresDatabase["Service"],
+  keys: Statement.Fragment,
+  shared = false
+): LockTurns.Locks => ({
+  taking: sql`
+    SELECT ${sql.literal(`pg_catalog.pg_advisory_xact_lock${shared ? "_shared" : ""}`)}(key) FROM (${keys} OFFSET 0) AS locks`,
   holders: sql`
     SELECT DISTINCT
       pg_catalog.format('pid %s, role %s, application %L', held.pid, activity.usename, activity.application_name) AS text
@@ -36,6 +43,6 @@ export const locksOf = ({ sql }: PostgresDatabase["Service"], keys: Statement.Fr
 /** Takes the locks as `LockTurns` does, to the end of the transaction that the caller is in. */
 export const take = (
   database: PostgresDatabase["Service"],
-  { atMost, keys, of }: Wanted
+  { atMost, keys, of, shared }: Wanted
 ): Effect.Effect<void, Reason> =>
-  LockTurns.take(database, { ...locksOf(database, keys), of: `the lock of ${of}`, atMost })
+  LockTurns.take(database, { ...locksOf(database, keys, shared), of: `the lock of ${of}`, atMost })
