@@ -44,6 +44,7 @@ export const tableChecks: ReadonlyArray<Check> = [
   check("offsets", TableChecks.offsetsAhead),
   check("spool", TableChecks.strandedMessages),
   check("projections", HealthChecks.projections),
+  check("processes", HealthChecks.processes),
   check("queues", HealthChecks.queues)
 ]
 

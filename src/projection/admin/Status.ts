@@ -3,7 +3,7 @@ import { Effect, Stream } from "effect"
 import { check } from "../../internal/Arguments.ts"
 import { ByName } from "../Definition.ts"
 import { controlOf } from "../Records.ts"
-import { survey } from "../Survey.ts"
+import { processes as allProcesses, survey } from "../Survey.ts"
 
 /** The names of all projections that have run on this database and were not removed. */
 export const names = Stream.unwrap(
@@ -12,6 +12,9 @@ export const names = Stream.unwrap(
 
 /** The status of every projection that has run on this database and was not removed, in a few statements. */
 export const statuses = survey({ mostReads: Number.POSITIVE_INFINITY })
+
+/** The processes that run projections on this database, with what each runs, since when, and when it was last heard of. */
+export const processes = allProcesses
 
 /** The status of each shard, in the order of their numbers. */
 export const status = Effect.fnUntraced(function* (name: string) {
