@@ -227,6 +227,23 @@ export class AggregateSince extends Schema.Class<AggregateSince>("effect-strata/
   since: Version
 }) {}
 
+/** Events that are in the log, and tags that they are to have. */
+export class Tagging extends Schema.Class<Tagging>("effect-strata/EventStore/Tagging")({
+  events: Schema.Array(Schema.Struct({ version: Version, id: Schema.String, tags: Tags })),
+  dryRun: Schema.optionalKey(Schema.Boolean)
+}) {}
+
+/** An event that is in the log, such as a stored event, and tags that it is to have. */
+export type TaggedVersion = Tagging["events"][number]
+
+/** What came of a tagging. */
+export interface TagCounts {
+  /** How many events had not had all of the tags. */
+  readonly events: number
+  /** How many tags they had not had. */
+  readonly tags: number
+}
+
 /** The id of one event. */
 export class ById extends Schema.Class<ById>("effect-strata/EventStore/ById")({ id: Key }) {}
 

@@ -339,7 +339,7 @@ export const make = <A, RD = never, RE = never, const Policies extends string = 
       const worker = Worker.run(settings, handling)
       yield* Gauges.feed
       return yield* Effect.raceFirst(worker, cleanForever(name, retention))
-    }).pipe(Effect.scoped)
+    }).pipe(Effect.scoped, Effect.mapError(named("Spool", "run", fields)))
 
   const move = (
     operation: string,

@@ -22,6 +22,7 @@
  * ```
  */
 import { Cause, Context, Deferred, Effect, Layer, Metric, Schedule, Schema, type Scope } from "effect"
+import * as Telemetry from "./internal/Telemetry.ts"
 
 // Model
 
@@ -81,7 +82,7 @@ export class Supervisor extends Context.Service<
 
 // The supervisor
 
-const running = Metric.gauge("strata_work_running", { description: "Whether background work is running: 1, or 0" })
+const running = Telemetry.gauge("strata_work_running")
 
 const defaultRestart = Schedule.min([Schedule.exponential("1 second"), Schedule.spaced("1 minute")])
 

@@ -151,6 +151,39 @@ describe("the locks of conditions", () => {
     })
   )
 
+  it.live("that come later in the order are not held while an append in a transaction waits for one", () =>
+    Effect.gen(function* () {
+      const { applicationName, events, table, withTransaction } = yield* serveEvents()
+      const rows = yield* query(
+        `SELECT name FROM unnest(ARRAY['one', 'other']) AS name
+         ORDER BY hashtextextended(name, -1 - '${table}'::regclass::oid::bigint)`
+      )
+      const [first = "", last = ""] = rows.map(([name]) => String(name))
+      const decideOn = (...tags: ReadonlyArray<string>) =>
+        Effect.flatMap(events.readForDecision(tags.map((tag) => ({ tags: [tag] }))), ({ condition }) =>
+          appendIf(events, condition, "beside")
+        )
+      for (const append of [
+        () => events.append(tagged("writer", last, first)),
+        () => events.append([tagged("writer", last), tagged("other", first)]),
+        () => events.append(tagged("writer", last, first), { expected: "any", onDuplicate: "ignore" }),
+        () => decideOn(last, first)
+      ]) {
+        const holder = yield* open(withTransaction, decideOn(first))
+        const other = yield* open(withTransaction, decideOn(last))
+        const before = yield* Effect.forkChild(withTransaction(decideOn(first, last)))
+        yield* untilBlocked(1, applicationName)
+        yield* other.commit
+        // The last lock is free now. Whoever took it, and then waited for the first, would wait in a circle with the one before.
+        const after = yield* Effect.forkChild(withTransaction(Effect.asVoid(append())))
+        yield* untilBlocked(2, applicationName)
+        yield* holder.commit
+        yield* Fiber.join(before)
+        yield* Fiber.join(after)
+      }
+    })
+  )
+
   it.live("take the coarse lock where the tags of a condition are too many, and count with all others", () =>
     Effect.gen(function* () {
       const { events, sql, withTransaction } = yield* serveEvents()

@@ -23,6 +23,8 @@ export interface Wanted {
   readonly of: string
   /** The keys, in the column `key`. The locks are taken in this order. */
   readonly keys: Statement.Fragment
+  /** Whether others may have them at the same time: not unless given. */
+  readonly shared?: boolean
   /** How long all this may take where the session has no `lock_timeout`. */
   readonly atMost: Duration.Duration
 }
@@ -36,13 +38,14 @@ const Holder = Schema.Struct({ text: Schema.String })
  */
 export const take = Effect.fnUntraced(function* (
   { query, sql }: PostgresDatabase["Service"],
-  { atMost, keys, of }: Wanted
+  { atMost, keys, of, shared = false }: Wanted
 ): Effect.fn.Return<void, Reason> {
   const setLimit = (millis: number) =>
     query(sql`SELECT pg_catalog.set_config('lock_timeout', ${String(millis)}::text, true)`)
 
+  const lock = sql.literal(`pg_catalog.pg_advisory_xact_lock${shared ? "_shared" : ""}`)
   const attempt = sql
-    .withTransaction(query(sql`SELECT pg_catalog.pg_advisory_xact_lock(key) FROM (${keys} OFFSET 0) AS locks`))
+    .withTransaction(query(sql`SELECT ${lock}(key) FROM (${keys} OFFSET 0) AS locks`))
     .pipe(Effect.catchTag("SqlError", (error) => Effect.fail(reasonOf(error))))
 
   const holders = Effect.map(
