@@ -26,7 +26,13 @@ import * as Telemetry from "./internal/Telemetry.ts"
 
 // Model
 
-/** Work that was to go on for ever has ended. */
+/**
+ * Work that was to go on for ever has ended.
+ *
+ * **Remedy**
+ *
+ * Look at the cause, and at the log; start the process again.
+ */
 export class WorkEnded extends Schema.TaggedError<WorkEnded>("effect-strata/Supervisor/WorkEnded")("WorkEnded", {
   work: Schema.String,
   /** What it has failed with. */
@@ -37,6 +43,7 @@ export class WorkEnded extends Schema.TaggedError<WorkEnded>("effect-strata/Supe
   }
 }
 
+/** What becomes of work that ends: `Projection.layer`, the `layer` of a queue and `Supervisor.run` take it. */
 export interface Options {
   /**
    * What happens when the work ends, which it does only where waiting mends nothing:

@@ -2,7 +2,15 @@
 import { assert, it } from "@effect/vitest"
 import { Deferred, Effect, Exit, Fiber, type Layer, Option, Schedule, Schema, Stream } from "effect"
 import * as Decision from "../Decision.ts"
-import { type Condition, ConditionFailed, EventNotFound, EventStore, type StoredEvent, typed } from "../EventStore.ts"
+import {
+  type Condition,
+  ConditionFailed,
+  EventNotFound,
+  EventStore,
+  type StoredEvent,
+  type TagStep,
+  typed
+} from "../EventStore.ts"
 import { InvalidInput } from "../InvalidInput.ts"
 import { StoreError } from "../StoreError.ts"
 import { Transactor } from "../Transactor.ts"
@@ -208,13 +216,10 @@ export const suite = <E>(
         yield* clubs.append(club, joined(1))
         if (first === undefined || dissolved === undefined) return assert.fail()
         const range = { after: first.version - 1n }
-        const total = (
-          steps: ReadonlyArray<{ readonly events: number; readonly tags: number; readonly read: number }>
-        ) =>
-          steps.reduce<readonly [number, number, number]>(
-            (sum, step) => [sum[0] + step.read, sum[1] + step.events, sum[2] + step.tags],
-            [0, 0, 0]
-          )
+        const total = (steps: ReadonlyArray<TagStep>) => {
+          const sum = (part: "read" | "events" | "tags") => steps.reduce((sum, step) => sum + step[part], 0)
+          return [sum("read"), sum("events"), sum("tags")]
+        }
         const tagAll = (options: Parameters<typeof clubs.tagAll>[0]) =>
           Effect.map(Stream.runCollect(clubs.tagAll(options)), total)
         assert.deepStrictEqual(yield* tagAll({ ...range, dryRun: true }), [302, 301, 601])

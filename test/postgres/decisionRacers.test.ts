@@ -8,14 +8,8 @@ import { serveEvents } from "./events.harness.ts"
 it.live("each race of decisions in two processes has one winner, and decisions on disjoint tags never conflict", () =>
   Effect.gen(function* () {
     const { schema } = yield* serveEvents()
-    const findings = yield* Races.run({
-      url: postgresUrl,
-      schema,
-      races: 300,
-      racesAtOnce: 2,
-      decisions: 600,
-      say: () => Effect.void
-    })
+    const counts = { races: 200, racesAtOnce: 2, decisions: 400 }
+    const findings = yield* Races.run({ url: postgresUrl, schema, say: () => Effect.void, ...counts })
     for (const { about, found, wrong } of findings) assert.deepStrictEqual(wrong, [], `${about}: ${found}`)
   })
 )

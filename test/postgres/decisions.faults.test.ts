@@ -7,8 +7,8 @@ import { Effect, Exit, Fiber, Option, Schema, type Scope } from "effect"
 import { Decision, EventStore, StoreError } from "effect-strata"
 import { backends, postgresUrl, waitForBackends } from "../support/database.ts"
 import * as Proxy from "../support/Proxy.ts"
-import { serveEvents, type ServedEvents, session } from "./events.harness.ts"
-import { execute, query } from "./harness.ts"
+import { serveEvents, type ServedEvents, session, untilBlocked } from "./events.harness.ts"
+import { execute, failsWith, query, unique } from "./harness.ts"
 
 class Reserved extends Schema.TaggedClass<Reserved>()("Reserved", { name: Schema.String }) {}
 class Welcomed extends Schema.TaggedClass<Welcomed>()("Welcomed", { name: Schema.String }) {}
@@ -75,11 +75,6 @@ const proxied = Effect.fnUntraced(function* () {
 
 type Served = Effect.Success<ReturnType<typeof proxied>>
 
-const untilBlocked = ({ applicationName }: Served) =>
-  query(
-    `SELECT count(*)::int FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND application_name = '${applicationName}'`
-  ).pipe(Effect.delay(10), Effect.repeat({ until: ([row]) => row?.[0] === 1 }))
-
 const losses: ReadonlyArray<readonly [string, (served: Served) => Effect.Effect<unknown, unknown>]> = [
   [
     "terminated",
@@ -91,13 +86,14 @@ const losses: ReadonlyArray<readonly [string, (served: Served) => Effect.Effect<
   ["cut", ({ proxy }) => proxy.cut]
 ]
 
-const stored = ({ table }: Served) =>
+const stored = ({ table }: ServedEvents) =>
   Effect.map(query(`SELECT count(*)::int FROM ${table}`), ([row]) => Number(row?.[0]))
 
-const reserveAs = (served: Served, key: string) => Effect.provide(reserve.execute("anna", { key }), served.context)
+const reserveAs = (served: ServedEvents, key: string) =>
+  Effect.provide(reserve.execute("anna", { key }), served.context)
 
 /** The same key gives the same two events, and another key finds that they are there. */
-const isDoneOnce = Effect.fnUntraced(function* (served: Served) {
+const isDoneOnce = Effect.fnUntraced(function* (served: ServedEvents) {
   const [one, other] = [yield* reserveAs(served, "k"), yield* reserveAs(served, "k")]
   assert.lengthOf(one.events, 2)
   const versions = (events: typeof one.events) => events.map(({ id, version }) => [id, version])
@@ -122,7 +118,7 @@ describe.each(losses)("a decision whose connection is %s", (_, lose) => {
       const release = yield* hold(served)
       const pids = new Set((yield* backends(served.applicationName)).map(({ pid }) => pid))
       const execution = yield* Effect.forkChild(Effect.exit(reserveAs(served, "k")))
-      yield* untilBlocked(served)
+      yield* untilBlocked(1, served.applicationName)
       const before = yield* backends(served.applicationName)
       for (const { pid } of before) pids.add(pid)
       yield* lose(served)
@@ -163,7 +159,7 @@ describe("a decision whose answer is lost", () => {
       const served = yield* proxied()
       const release = yield* beforeTheCommit(served)
       const execution = yield* Effect.forkChild(Effect.exit(reserveAs(served, "k")))
-      yield* untilBlocked(served)
+      yield* untilBlocked(1, served.applicationName)
       yield* served.proxy.blackhole
       yield* release
       yield* Effect.repeat(Effect.delay(stored(served), 10), { until: (count) => count === 2 })
@@ -171,6 +167,26 @@ describe("a decision whose answer is lost", () => {
       const exit = yield* Fiber.join(execution)
       assert.isTrue(Exit.isFailure(exit))
       isLost(exit)
+      yield* isDoneOnce(served)
+    })
+  )
+})
+
+describe("a decision that waits for a transaction", () => {
+  it.live("gives up after a minute by itself, and names the prepared transaction that holds its tag", () =>
+    Effect.gen(function* () {
+      const served = yield* serveEvents()
+      const gid = yield* unique
+      yield* Effect.addFinalizer(() => Effect.ignore(execute([`ROLLBACK PREPARED '${gid}'`])))
+      yield* served.withTransaction(
+        Effect.andThen(
+          served.events.append({ aggregateId: "a", eventType: "T", data: {}, tags: [tag] }),
+          served.sql.unsafe(`PREPARE TRANSACTION '${gid}'`).unprepared
+        )
+      )
+      const says = new RegExp(`waiting for the prepared transaction '${gid}'`)
+      yield* failsWith(reserveAs(served, "k"), "EventStore.append", "Contention", says)
+      yield* execute([`ROLLBACK PREPARED '${gid}'`])
       yield* isDoneOnce(served)
     })
   )

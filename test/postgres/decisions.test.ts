@@ -9,7 +9,7 @@ import * as Deciding from "../../src/postgres/events/Deciding.ts"
 import * as EventTable from "../../src/postgres/events/EventTable.ts"
 import * as Wakeups from "../../src/postgres/wakeups/Wakeups.ts"
 import { postgresUrl } from "../support/database.ts"
-import { event, plainInsert, type ServedEvents, serveEvents, session } from "./events.harness.ts"
+import { event, plainInsert, type ServedEvents, serveEvents, session, untilBlocked } from "./events.harness.ts"
 import { execute, failsWith, open, query, unique } from "./harness.ts"
 
 const tagged = (aggregateId: string, ...tags: ReadonlyArray<string>) => ({ ...event(aggregateId), tags })
@@ -30,13 +30,6 @@ const untilMarked = ({ events }: Pick<ServedEvents, "events">, tag: string, vers
     Effect.tap(events.readForDecision([{ tags: [tag] }]), () => Effect.yieldNow),
     { until: ({ condition }) => condition.decided.mark >= version }
   )
-
-/** Waits until so many statements of the application wait for a lock: of the table, or of appends. */
-const untilBlocked = (count: number, applicationName: string) =>
-  query(
-    `SELECT count(*)::int FROM pg_stat_activity
-     WHERE wait_event_type = 'Lock' AND application_name = '${applicationName}'`
-  ).pipe(Effect.delay(10), Effect.repeat({ until: ([row]) => row?.[0] === count }))
 
 describe("the mark of a condition", () => {
   it.live("rises with the log, and never above a version that may still come", () =>
@@ -224,6 +217,38 @@ describe("the locks of conditions", () => {
       )
       yield* execute([`COMMIT PREPARED '${gid}'`])
       assert.instanceOf(yield* Effect.flip(appendIf(events, condition, "t")), EventStore.ConditionFailed)
+    })
+  )
+})
+
+describe("a tag that a transaction writes, and then decides upon", () => {
+  it.live("beside another one that does the same: one of them fails with Contention, and the other one decides", () =>
+    Effect.gen(function* () {
+      const { applicationName, events, withTransaction } = yield* serveEvents()
+      const goOn = yield* Deferred.make<void>()
+      const begin = Effect.gen(function* () {
+        const begun = yield* Deferred.make<void>()
+        const exit = yield* Effect.gen(function* () {
+          const own = yield* events.append(tagged("writer", "t"))
+          yield* Deferred.succeed(begun, undefined)
+          yield* Deferred.await(goOn)
+          const { condition, events: found } = yield* events.readForDecision([{ tags: ["t"] }])
+          assert.deepStrictEqual(found, own)
+          yield* appendIf(events, condition, "t")
+        }).pipe(withTransaction, Effect.exit, Effect.forkChild)
+        yield* Deferred.await(begun)
+        return exit
+      })
+      const fibers = [yield* begin, yield* begin]
+      yield* Deferred.succeed(goOn, undefined)
+      const exits = yield* Effect.forEach(fibers, (fiber) => Fiber.join(fiber))
+      const failed = exits.filter(Exit.isFailure)
+      assert.lengthOf(failed, 1)
+      for (const exit of failed) {
+        yield* failsWith(exit, "EventStore.append", "Contention", /deadlock detected; run the transaction again/)
+      }
+      assert.lengthOf((yield* events.readForDecision([{ tags: ["t"] }])).events, 2)
+      yield* untilBlocked(0, applicationName)
     })
   )
 })
