@@ -69,6 +69,7 @@ const rules: ReadonlyMap<string, Rule> = new Map<string, Rule>([
   ["health", { rooms: [...upToContracts, "projection"], packages: effect }],
   ["Health", { rooms: [...upToContracts, "projection", "health", "Supervisor"], packages: effect }],
   ["index", { rooms: upToConcepts, packages: [] }],
+  ["cluster", { rooms: [], packages: ["effect", "@effect/platform-node"] }],
   ["protobuf", { rooms: upToContracts, packages: ["effect", "@bufbuild/protobuf"] }],
   ["memory", { rooms: upToContracts, packages: effect }],
   ["postgres/connecting", { rooms: [], packages: driver }],
