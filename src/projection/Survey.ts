@@ -38,7 +38,7 @@ export interface ProjectionStatus {
 const isName = Schema.is(Name)
 
 /** A process that has been silent for so many of its beats does not run the projection. */
-const mostSilentBeats = 5
+export const mostSilentBeats = 5
 
 /** The records of these projections, read in one statement: to read one of them takes none. */
 const recordsOf = Effect.fnUntraced(function* (stored: ReadonlyArray<Offset>) {
