@@ -83,6 +83,7 @@ const uses = (file: string): ReadonlyArray<Use> => [
     says: /^"balances" has read this log: there is nothing to accept$/m
   },
   { path: "projections remove", args: ["balances", yes], says: /^"balances" is removed$/m },
+  { path: "console", args: ["--port", "0"], says: /^The console, which only reads, is at http:/m, status: 130 },
   { path: "status", says: /^tail +nobody is appending$/m },
   { path: "doctor", says: /^ok +triggers +no foreign triggers$/m }
 ]
