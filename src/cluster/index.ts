@@ -35,9 +35,11 @@ import type { ShardingConfig } from "effect/cluster/ShardingConfig"
 import type { SocketServerError } from "effect/socket/SocketServer"
 import type { SqlClient } from "effect/sql/SqlClient"
 
+/** Where a runner of the cluster is, and the settings that it shares with the others. */
 export interface Options {
-  /** Where the other runners reach this one. */
+  /** The host on which the other runners reach this one. */
   readonly host: string
+  /** The port on which they do. */
   readonly port: number
   /** Where this runner listens, if that is somewhere else: `0.0.0.0`, for instance. */
   readonly listen?: { readonly host: string; readonly port: number }

@@ -5,8 +5,7 @@ import type { DurableStateStore } from "../DurableStateStore.ts"
 import type { EventStore } from "../EventStore.ts"
 import type { OffsetStore } from "../OffsetStore.ts"
 import * as Projection from "../Projection.ts"
-import { controlOf, records, runnersId } from "../projection/Records.ts"
-import { mostSilentBeats } from "../projection/Survey.ts"
+import { controlOf } from "../projection/Records.ts"
 import { Api } from "./api/Api.ts"
 import { answered } from "./Failures.ts"
 import { failureOf, parkedOf, projectionOf, shardOf } from "./ProjectionView.ts"
@@ -15,15 +14,17 @@ import { Settings } from "./Settings.ts"
 /** How many of the events that were skipped are shown. */
 const shownSkipped = 100
 
-/** The processes that have said that they run the projection. */
+/** The processes that run the projection, as people look for them. */
 const runnersOf = Effect.fnUntraced(function* (name: string) {
-  const { runners } = yield* records
-  const { value } = yield* runners.read(runnersId(name))
+  const all = yield* Projection.processes
   const now = yield* Clock.currentTimeMillis
-  return value.runners.map(({ at, every, id }) => {
-    const silentMillis = Math.max(0, now - at)
-    return { id, silentMillis, isAlive: silentMillis < mostSilentBeats * every }
-  })
+  return all
+    .filter(({ runs }) => runs.some(({ projectionName }) => projectionName === name))
+    .map(({ heardAt, host, isSilent, name: process, pid }) => ({
+      id: `${process} (pid ${pid} on ${host})`,
+      silentMillis: Math.max(0, now - heardAt.epochMilliseconds),
+      isAlive: !isSilent
+    }))
 })
 
 const detailOf = Effect.fnUntraced(function* (name: string, settings: Settings) {
