@@ -123,7 +123,7 @@ export class Feed {
 export const make = (
   starts: ReadonlyMap<number, Cursor>,
   capacity: number,
-  filter: Pick<Subscription, "aggregateIds" | "eventTypes">,
+  filter: Pick<Subscription, "aggregateIds" | "eventTypes" | "items" | "tags">,
   shardOf: (event: StoredEvent) => number | ProjectionFailed | undefined
 ) => {
   let restart = Deferred.makeUnsafe<void>()

@@ -9,7 +9,7 @@ import type { InvalidInput } from "../../InvalidInput.ts"
 import { OffsetStore } from "../../OffsetStore.ts"
 import type { StoreError } from "../../StoreError.ts"
 import { placesOf } from "../Agreement.ts"
-import { checked, type Projection, type Services, type Settings } from "../Definition.ts"
+import { checked, filterOf, type Projection, type Services, type Settings } from "../Definition.ts"
 import type { DuplicateProjection, ProjectionFailed, ShardCountMismatch, UnknownProjection } from "../Errors.ts"
 import { type Control, controlOf } from "../Records.ts"
 import { addShard, register } from "../Registration.ts"
@@ -67,11 +67,6 @@ const makePast = (name: string) => {
   }
 }
 type Past = ReturnType<typeof makePast>
-
-const filterOf = ({ aggregateIds, eventTypes }: Settings) => ({
-  ...(aggregateIds === undefined ? {} : { aggregateIds }),
-  ...(eventTypes === undefined ? {} : { eventTypes })
-})
 
 /** Runs the shards of the assignment, from their offsets on, until one fails. */
 const session = Effect.fnUntraced(function* <R>(
