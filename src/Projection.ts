@@ -34,7 +34,7 @@
  *
  * The events of an aggregate always belong to the same shard, unless `shardBy` gives another key: `shardOf` says to which. Each shard has its own offset, in the
  * `OffsetStore`, and runs by itself. The log is read once per process for all of them. Several processes may run the same
- * projection: they divide the shards, and take over the shards of a process that has died within seconds.
+ * projections: they divide the shards of all of them evenly, and take over the shards of a process that has died within seconds.
  */
 import { Effect, Layer, type Scope, Stream } from "effect"
 import {
@@ -46,14 +46,15 @@ import {
   type Tagged,
   type TypedEvent
 } from "./EventStore.ts"
+import { named } from "./internal/Named.ts"
 import { InvalidInput } from "./InvalidInput.ts"
 import type { Projection, Services } from "./projection/Definition.ts"
 import type { EventOf, ServicesOfView, View } from "./projection/Handlers.ts"
 import { runBy, type RunError } from "./projection/run/ProjectionRunner.ts"
-import { evenly } from "./projection/run/ShardDivision.ts"
 import { StoreError } from "./StoreError.ts"
 import { Supervisor, type Options as SupervisorOptions } from "./Supervisor.ts"
 
+export { ProcessName } from "./internal/Host.ts"
 export { HandlerTimeout } from "./internal/HandlerTimeout.ts"
 export { accept, Accepted, verify } from "./projection/admin/Accepting.ts"
 export { pause, remove, reset, resume } from "./projection/admin/Operating.ts"
@@ -61,7 +62,7 @@ export { awaitVersion, Progress, progress } from "./projection/admin/Progress.ts
 export { askRebuild, type Rebuild, rebuild, rebuildOf, slot } from "./projection/admin/Rebuilding.ts"
 export { Retried, retryParked } from "./projection/admin/Retrying.ts"
 export { idPrefix } from "./projection/Records.ts"
-export { names, status, statuses } from "./projection/admin/Status.ts"
+export { names, processes, status, statuses } from "./projection/admin/Status.ts"
 export { parked, skipped } from "./projection/admin/Unhandled.ts"
 export { Failure, make, type Options, type Projection, type Services } from "./projection/Definition.ts"
 export {
@@ -77,7 +78,7 @@ export { Parked } from "./projection/Records.ts"
 export { layerCluster } from "./projection/run/ClusterDivision.ts"
 export type { RunError } from "./projection/run/ProjectionRunner.ts"
 export { shardOf } from "./projection/Shards.ts"
-export { type ProjectionStatus, ShardStatus } from "./projection/Survey.ts"
+export { type ProjectionStatus, RunningProcess, ShardStatus } from "./projection/Survey.ts"
 export type { Slot } from "./projection/Slot.ts"
 
 /**
@@ -96,7 +97,7 @@ export type { Slot } from "./projection/Slot.ts"
  * is handled again. A row of the log that is no event ends the projection with `CorruptRow`, unless it is of another type or aggregate
  * than those of the projection.
  */
-export const run: <R>(projection: Projection<R>) => Effect.Effect<never, RunError, R | Services> = runBy(evenly)
+export const run: <R>(projection: Projection<R>) => Effect.Effect<never, RunError, R | Services> = runBy()
 
 /**
  * Runs the projection in the background, for as long as the layer lives. The `Supervisor` watches over it: `Supervisor.launch`
@@ -112,7 +113,10 @@ export const layer = <R>(
 
 /** Runs several projections, until one of them ends. */
 export const runAll = <R>(projections: ReadonlyArray<Projection<R>>): Effect.Effect<never, RunError, R | Services> =>
-  Effect.andThen(Effect.forEach(projections, run, { concurrency: "unbounded", discard: true }), Effect.never)
+  Effect.forEach(projections, run, { concurrency: "unbounded", discard: true }).pipe(
+    Effect.mapError(named("Projection", "runAll")),
+    Effect.andThen(Effect.never)
+  )
 
 type QueryInput = Exclude<(typeof Query)["~type.make.in"], void>
 
@@ -120,6 +124,8 @@ type QueryInput = Exclude<(typeof Query)["~type.make.in"], void>
 interface ViewQuery<V extends View> extends QueryInput {
   readonly events?: V
 }
+
+const inFold = { store: "Projection", operation: "fold" } as const
 
 function read<V extends View>(
   query: ViewQuery<V>
@@ -134,15 +140,10 @@ function read<R>({
 > {
   const stored = (query: QueryInput) => Stream.unwrap(EventStore.use((events) => Effect.succeed(events.read(query))))
   if (view === undefined) return stored(query)
-  if (view.issues.length > 0) {
-    return Stream.fail(new InvalidInput({ store: "Projection", operation: "fold", issues: view.issues }))
-  }
+  if (view.issues.length > 0) return Stream.fail(new InvalidInput({ ...inFold, issues: view.issues }))
   const eventTypes = query.eventTypes ?? view.typesOf()
   return Stream.mapEffect(stored(eventTypes === undefined ? query : { ...query, eventTypes }), (event) =>
-    Effect.mapErrorEager(
-      view.decode(event),
-      (reason) => new StoreError({ store: "Projection", operation: "fold", reason })
-    )
+    Effect.mapErrorEager(view.decode(event), (reason) => new StoreError({ ...inFold, reason }))
   )
 }
 
@@ -166,4 +167,7 @@ export const fold = <S, V extends View = undefined>(
   initial: S,
   f: (state: S, event: EventOf<V>) => S
 ): Effect.Effect<S, InvalidInput | LogReplaced | StoreError, EventStore | ServicesOfView<V>> =>
-  Stream.runFold(read(query), () => initial, f)
+  Effect.mapError(
+    Stream.runFold(read(query), () => initial, f),
+    named(inFold.store, inFold.operation)
+  )

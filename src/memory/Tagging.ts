@@ -23,11 +23,11 @@ export const make = Effect.gen(function* () {
       Effect.fnUntraced(function* (transaction) {
         const before = yield* look(transaction, events)
         if (dryRun || before.tags === 0) return { events: before.events, tags: before.tags }
-        yield* transaction.lock("taggings", "exclusive")
+        yield* transaction.lockAll([{ name: "taggings", mode: "exclusive" }])
         const { missing, touched, ...counts } = yield* look(transaction, events)
         // Those of an append of these tags, in its order: a decision that is under way comes first.
-        yield* transaction.lock("log", "shared")
-        for (const tag of [...touched].sort()) yield* transaction.lock(`tag ${tag}`, "shared")
+        const tags = [...touched].sort().map((tag) => ({ name: `tag ${tag}`, mode: "shared" as const }))
+        yield* transaction.lockAll([{ name: "log", mode: "shared" }, ...tags])
         for (const [version, tags] of Map.groupBy(missing, ({ version }) => version)) {
           const key = Events.keyOf(version)
           const row = transaction.get(tables.events, key)

@@ -77,6 +77,7 @@ export class Failure extends Schema.Class<Failure>("effect-strata/Projection/Fai
 
 // Definition
 
+/** What `Projection.make` takes beside what handles the events. */
 export interface Options {
   /** Its name: the key of its offsets. At most 200 characters. */
   readonly name: string
@@ -115,7 +116,7 @@ export interface Options {
   readonly onFailure?: "stop" | "skip" | "park"
   /**
    * How often a process says that it lives: every second unless given. Others take its shards after three such times of
-   * silence.
+   * silence. A process says so once for all of its projections, as often as the shortest of their heartbeats.
    */
   readonly heartbeat?: Duration.Input
   /**
