@@ -54,12 +54,12 @@
  */
 import { Effect, type Schedule, Schema } from "effect"
 import { defaultRetry, executedBefore, LostRace } from "./events/Executing.ts"
+import { itemOf } from "./events/View.ts"
 import {
   type Condition,
   type ConditionFailed,
   type DuplicateEvent,
   EventStore,
-  type EventView,
   type LogReplaced,
   type NewTypedEvent,
   type QueryItem,
@@ -97,33 +97,24 @@ export interface Model<in Command, out State, out R = never> {
 }
 
 /** What `Decision.model` takes: what a decision has to know. */
-export interface ModelOptions<Command, State, Class extends Tagged, Other, R, Id> {
+export interface ModelOptions<Command, State, Class extends Tagged, Other, R, Id, Tag extends string = string> {
   /** The events that it takes. */
-  readonly events: TypedView<Class, Other, R, Id>
-  /** Which of them, for a command. An item without `events` is about all classes of the view. */
-  readonly query: (command: Command) => ReadonlyArray<TypedItem<Class>>
+  readonly events: TypedView<Class, Other, R, Id, Tag>
+  /** Which of them, for a command, by tags that the view gives. An item without `events` is about all classes of the view. */
+  readonly query: (command: Command) => ReadonlyArray<TypedItem<Class, NoInfer<Tag>>>
   /** The state before the first event. */
   readonly initial: (command: Command) => State
   /** The state after one more event. */
   readonly evolve: (state: State, event: TypedEvent<Class["Type"] | Other>, command: Command) => State
 }
 
-/** An item as the store knows it: by event types, old ones included. */
-const itemOf = <Class extends Tagged, Event, R>(
-  view: EventView<Event, R>,
-  { events, tags }: TypedItem<Class>
-): QueryItem => {
-  const eventTypes = view.typesOf(events?.map(({ fields }) => fields._tag.schema.literal))
-  return { ...(eventTypes === undefined ? {} : { eventTypes }), ...(tags === undefined ? {} : { tags }) }
-}
-
 /** A model whose state follows from the events that match its query. */
-export const model = <Command, State, Class extends Tagged, Other, R, Id>({
+export const model = <Command, State, Class extends Tagged, Other, R, Id, Tag extends string>({
   events: view,
   evolve,
   initial,
   query
-}: ModelOptions<Command, State, Class, Other, R, Id>): Model<Command, State, Class["DecodingServices"] | R> => ({
+}: ModelOptions<Command, State, Class, Other, R, Id, Tag>): Model<Command, State, Class["DecodingServices"] | R> => ({
   issues: view.issues,
   query: (command) => query(command).map((item) => itemOf(view, item)),
   fold: (command, matched) =>
@@ -246,11 +237,11 @@ export interface Decision<in Command, out State, out Event, out E = never, out R
   >
 }
 
-interface Deciding<Command, State, Class extends Tagged, Other, R, Id, E, R2> {
+interface Deciding<Command, State, Class extends Tagged, Other, R, Id, Tag extends string, E, R2> {
   /** The name of the decision: executions with a `key` need it. */
   readonly name?: string
   /** The events that are decided. */
-  readonly events: TypedView<Class, Other, R, Id>
+  readonly events: TypedView<Class, Other, R, Id, Tag>
   /**
    * The events that come next, if any. An event belongs to the aggregate that its first tag names, unless it is given with
    * another one: `{ aggregateId, event }`.
@@ -298,27 +289,20 @@ const readFor = Effect.fnUntraced(function* <Command, State, R>(model: Model<Com
 /**
  * A decision: with the `query`, `initial` and `evolve` of a model of its own, or with the `model` that `model` or `all` has made.
  */
-export function make<Command, State, Class extends Tagged, Other, R, Id, E = never, R2 = never>(
-  options: Deciding<Command, State, Class, Other, R, Id, E, R2> & ModelOptions<Command, State, Class, Other, R, Id>
-): Decision<
+export function make<
   Command,
   State,
-  Class["Type"] | Other,
-  E,
-  Class["DecodingServices"] | Class["EncodingServices"] | R | R2 | Id
->
-export function make<Command, State, Class extends Tagged, Other, R, Id, E = never, R2 = never, RM = never>(
-  options: Deciding<Command, State, Class, Other, R, Id, E, R2> & { readonly model: Model<Command, State, RM> }
-): Decision<
-  Command,
-  State,
-  Class["Type"] | Other,
-  E,
-  Class["DecodingServices"] | Class["EncodingServices"] | R | R2 | RM | Id
->
-export function make<Command, State, Class extends Tagged, Other, R, Id, E, R2, RM>(
-  options: Deciding<Command, State, Class, Other, R, Id, E, R2> &
-    ({ readonly model: Model<Command, State, RM> } | ModelOptions<Command, State, Class, Other, R, Id>)
+  Class extends Tagged,
+  Other,
+  R,
+  Id,
+  Tag extends string,
+  E = never,
+  R2 = never,
+  RM = never
+>(
+  options: Deciding<Command, State, Class, Other, R, Id, Tag, E, R2> &
+    ({ readonly model: Model<Command, State, RM> } | ModelOptions<Command, State, Class, Other, R, Id, Tag>)
 ): Decision<
   Command,
   State,
@@ -331,7 +315,7 @@ export function make<Command, State, Class extends Tagged, Other, R, Id, E, R2, 
     "model" in options ? options.model : model(options)
 
   const append = Effect.fnUntraced(function* (
-    log: TypedEvents<Class, Other, R>,
+    log: TypedEvents<Class, Other, R, Tag>,
     decided: ReadonlyArray<DecidedEvent<Class["Type"]>>,
     condition: Condition,
     { key, metadata }: ExecuteOptions
@@ -349,13 +333,13 @@ export function make<Command, State, Class extends Tagged, Other, R, Id, E, R2, 
   })
 
   /** The events of this execution, if it was made before. */
-  const executed = (log: TypedEvents<Class, Other, R>, key: string | undefined) =>
+  const executed = (log: TypedEvents<Class, Other, R, Tag>, key: string | undefined) =>
     name === undefined || key === undefined
       ? Effect.succeed([])
       : executedBefore(log, (index) => idOf(name, key, index))
 
   const once = Effect.fnUntraced(function* (
-    log: TypedEvents<Class, Other, R>,
+    log: TypedEvents<Class, Other, R, Tag>,
     command: Command,
     options: ExecuteOptions
   ) {

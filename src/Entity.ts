@@ -92,11 +92,11 @@ type ApplyByTag<S, E extends Event> = {
 }
 
 /** What aggregates of one kind are: their name, their events, and the state that follows from these. */
-export interface Options<S, Class extends Tagged, Other extends Event, R, Id, RD, RE> {
+export interface Options<S, Class extends Tagged, Other extends Event, R, Id, RD, RE, Tag extends string = string> {
   /** What these aggregates are called. The ids of snapshots are `name/aggregateId`: together at most 255 characters. */
   readonly name: string
   /** The events of the aggregates. */
-  readonly events: TypedView<Class, Other, R, Id>
+  readonly events: TypedView<Class, Other, R, Id, Tag>
   /** The state before the first event. */
   readonly initial: (aggregateId: string) => S
   /** The state after one more event: a function for each class of the view, by its tag, or one for all events. */
@@ -234,8 +234,9 @@ export const make = Effect.fnUntraced(function* <
   R,
   Id,
   RD = never,
-  RE = never
->(options: Options<S, Class, Other, R, Id, RD, RE>) {
+  RE = never,
+  Tag extends string = string
+>(options: Options<S, Class, Other, R, Id, RD, RE, Tag>) {
   const apply = applyOf<S>(options.apply)
   const { initial, name, retry = defaultRetry } = options
   const every = options.snapshots?.every

@@ -17,8 +17,8 @@ export class LostRace<out E> {
 export const defaultRetry = Schedule.exponential("2 millis").pipe(Schedule.jittered, Schedule.upTo({ times: 10 }))
 
 /** The events of the command with the ids that its key gives, if it was executed. */
-export const executedBefore = Effect.fnUntraced(function* <Class extends Tagged, Other, R>(
-  { get }: TypedEvents<Class, Other, R>,
+export const executedBefore = Effect.fnUntraced(function* <Class extends Tagged, Other, R, Tag extends string>(
+  { get }: TypedEvents<Class, Other, R, Tag>,
   idAt: (index: number) => Effect.Effect<string>
 ) {
   const found: Array<TypedEvent<Class["Type"] | Other>> = []

@@ -20,7 +20,9 @@ import {
   choiceOf,
   type QueryInput,
   type SubscriptionInput,
+  type TagAmong,
   type TagsByClass,
+  type TagsOf,
   type TypedQuery,
   type TypedSubscription
 } from "./TypedQuery.ts"
@@ -45,8 +47,11 @@ export interface NewTypedEvent<out Event> extends Pick<NewEventInput, "aggregate
   readonly event: Event
 }
 
-/** The events of some classes in the log. `Class` is the union of the classes, `Other` is `UnknownEvent` with `"raw"`. */
-export interface TypedEvents<Class extends EventCodec.Tagged, Other = never, R = never> {
+/**
+ * The events of some classes in the log. `Class` is the union of the classes, `Other` is `UnknownEvent` with `"raw"`, and `Tag` is
+ * what the tags of the view look like.
+ */
+export interface TypedEvents<Class extends EventCodec.Tagged, Other = never, R = never, Tag extends string = string> {
   /**
    * Appends one event, or several, to one aggregate, all or none, and returns them as stored, in their order. See
    * `EventStore.append` for what `expected` promises.
@@ -126,12 +131,12 @@ export interface TypedEvents<Class extends EventCodec.Tagged, Other = never, R =
    * version of the event, so a program can go on after it. The filter `data` is compared with the stored data.
    */
   readonly read: <Only extends Class = Class>(
-    query?: TypedQuery<Only>
+    query?: TypedQuery<Only, Tag>
   ) => Stream.Stream<TypedEvent<Only["Type"] | Other>, LogReplaced | Failure, Class["DecodingServices"] | R>
 
   /** Follows the view's events, or those of some of its classes, as `EventStore.subscribe` does. It fails as `read` does. */
   readonly subscribe: <Only extends Class = Class>(
-    subscription: TypedSubscription<Only>
+    subscription: TypedSubscription<Only, Tag>
   ) => Stream.Stream<TypedEvent<Only["Type"] | Other>, LogReplaced | Failure, Class["DecodingServices"] | R>
 
   /**
@@ -220,21 +225,27 @@ export interface UntypedEvents {
  * A typed view before it has a store. Its effect gives the operations on the store, and fails with `InvalidInput` where the
  * classes and upcasts do not fit together; as an `EventView` it goes into projections and entities.
  */
-export class TypedView<Class extends EventCodec.Tagged, Other = never, R = never, Id = never>
-  extends Effectable.Class<TypedEvents<Class, Other, R>, InvalidInput, Id>
+export class TypedView<
+  Class extends EventCodec.Tagged,
+  Other = never,
+  R = never,
+  Id = never,
+  Tag extends string = string
+>
+  extends Effectable.Class<TypedEvents<Class, Other, R, Tag>, InvalidInput, Id>
   implements EventView<Class["Type"] | Other, Class["DecodingServices"] | R>
 {
   readonly issues: ReadonlyArray<Issue>
   readonly typesOf: (tags?: ReadonlyArray<string>) => ReadonlyArray<string> | undefined
   readonly decode: EventView<Class["Type"] | Other, Class["DecodingServices"] | R>["decode"]
   /** What an event is about, as the view says. */
-  readonly tagsOf: (event: Class["Type"]) => ReadonlyArray<string>
-  private readonly operations: Effect.Effect<TypedEvents<Class, Other, R>, InvalidInput, Id>
+  readonly tagsOf: (event: Class["Type"]) => ReadonlyArray<Tag>
+  private readonly operations: Effect.Effect<TypedEvents<Class, Other, R, Tag>, InvalidInput, Id>
 
   constructor(
     view: EventView<Class["Type"] | Other, Class["DecodingServices"] | R>,
-    tagsOf: (event: Class["Type"]) => ReadonlyArray<string>,
-    operations: Effect.Effect<TypedEvents<Class, Other, R>, InvalidInput, Id>
+    tagsOf: (event: Class["Type"]) => ReadonlyArray<Tag>,
+    operations: Effect.Effect<TypedEvents<Class, Other, R, Tag>, InvalidInput, Id>
   ) {
     super()
     this.issues = view.issues
@@ -254,13 +265,20 @@ export const over = <Id>(events: Effect.Effect<UntypedEvents, never, Id>) => {
   function typed<
     const Classes extends ReadonlyArray<EventCodec.Tagged>,
     const Upcasts extends ReadonlyArray<EventCodec.Upcast<EventCodec.Tagged["Type"], unknown>> = [],
-    Other extends Unknown = "fail"
+    Other extends Unknown = "fail",
+    Tags extends TagsOf<Classes[number]["Type"]> = TagsOf<Classes[number]["Type"]>
   >(options: {
     readonly events: Classes
     readonly upcast?: Upcasts & IntoView<Upcasts, Classes[number]["Type"]>
     readonly unknown?: Other
-    readonly tags?: TagsByClass<Classes[number]["Type"]>
-  }): TypedView<Classes[number], Other extends "raw" ? UnknownEvent : never, ServicesOf<Upcasts[number]>, Id>
+    readonly tags?: TagsByClass<Classes[number]["Type"], Tags>
+  }): TypedView<
+    Classes[number],
+    Other extends "raw" ? UnknownEvent : never,
+    ServicesOf<Upcasts[number]>,
+    Id,
+    TagAmong<Tags>
+  >
   function typed<Class extends EventCodec.Tagged>(options: {
     readonly events: ReadonlyArray<Class>
     readonly upcast?: ReadonlyArray<EventCodec.Upcast<Class["Type"], unknown>>

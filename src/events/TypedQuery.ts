@@ -5,24 +5,30 @@ import type { Parts } from "./View.ts"
 
 // Model
 
+/** What the tags of each class look like, by the tag of the class: any text where that is not known. */
+export type TagsOf<Event extends { readonly _tag: string }> = { readonly [Name in Event["_tag"]]?: string }
+
 /** What events of the classes are about: by the tag of a class, a function that gives the tags of its events. */
-export type TagsByClass<Event extends { readonly _tag: string }> = {
-  readonly [Name in Event["_tag"]]?: (event: Extract<Event, { readonly _tag: Name }>) => ReadonlyArray<string>
-}
+export type TagsByClass<Event extends { readonly _tag: string }, Tags extends TagsOf<Event> = TagsOf<Event>> = {
+  readonly [Name in keyof Tags]: (event: Extract<Event, { readonly _tag: Name }>) => ReadonlyArray<Tags[Name]>
+} & { readonly [Name in Exclude<keyof Tags, Event["_tag"]>]?: never }
+
+/** What all of these tags look like, such as `course:${string}`. */
+export type TagAmong<Tags> = Exclude<Tags[keyof Tags], undefined>
 
 /** An item of a query by classes instead of event types: see `QueryItem`. */
-export interface TypedItem<Class> {
+export interface TypedItem<Class, Tag extends string = string> {
   readonly events?: ReadonlyArray<Class>
-  readonly tags?: ReadonlyArray<string>
+  readonly tags?: ReadonlyArray<Tag>
 }
 
-interface ByClass<Class> {
+interface ByClass<Class, Tag extends string = string> {
   /** Only events of these classes, also those that were stored under an old type. */
   readonly events?: ReadonlyArray<Class>
   /** Tags that an event must have, all of them. */
-  readonly tags?: ReadonlyArray<string>
+  readonly tags?: ReadonlyArray<Tag>
   /** Items of a query, of which an event must match one. */
-  readonly items?: ReadonlyArray<TypedItem<Class>>
+  readonly items?: ReadonlyArray<TypedItem<Class, Tag>>
 }
 
 export type QueryInput = Exclude<(typeof Query)["~type.make.in"], void>
@@ -32,11 +38,12 @@ export type SubscriptionInput = (typeof Subscription)["~type.make.in"]
 type ByType = "eventTypes" | "items" | "tags"
 
 /** Which events to read: a query by classes instead of event types. */
-export interface TypedQuery<Class> extends Pick<QueryInput, Exclude<keyof QueryInput, ByType>>, ByClass<Class> {}
+export interface TypedQuery<Class, Tag extends string = string>
+  extends Pick<QueryInput, Exclude<keyof QueryInput, ByType>>, ByClass<Class, Tag> {}
 
 /** Which events to follow, and from where: a subscription by classes instead of event types. */
-export interface TypedSubscription<Class>
-  extends Pick<SubscriptionInput, Exclude<keyof SubscriptionInput, ByType>>, ByClass<Class> {}
+export interface TypedSubscription<Class, Tag extends string = string>
+  extends Pick<SubscriptionInput, Exclude<keyof SubscriptionInput, ByType>>, ByClass<Class, Tag> {}
 
 // Choosing
 

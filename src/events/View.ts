@@ -1,6 +1,6 @@
 /** The events of some classes, apart from any store: which stored events they are, and how they are decoded. */
 import { Effect, Schema } from "effect"
-import type { StoredEvent } from "../Event.ts"
+import type { QueryItem, StoredEvent } from "../Event.ts"
 import type { Issue } from "../InvalidInput.ts"
 import type { CorruptRow } from "../StoreError.ts"
 import * as EventCodec from "./EventCodec.ts"
@@ -49,6 +49,15 @@ export interface Parts<Class extends EventCodec.Tagged, R> {
   readonly unknown: Unknown | undefined
   /** What an event is about. */
   readonly tagsOf: (event: Class["Type"]) => ReadonlyArray<string>
+}
+
+/** An item of a query by classes, as the store knows it: by event types, old ones included. */
+export const itemOf = (
+  { typesOf }: Pick<EventView<unknown, unknown>, "typesOf">,
+  { events, tags }: { readonly events?: ReadonlyArray<EventCodec.Tagged>; readonly tags?: ReadonlyArray<string> }
+): QueryItem => {
+  const eventTypes = typesOf(events?.map(EventCodec.tagOf))
+  return { ...(eventTypes === undefined ? {} : { eventTypes }), ...(tags === undefined ? {} : { tags }) }
 }
 
 // Decoding

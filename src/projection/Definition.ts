@@ -1,7 +1,10 @@
 /** What a projection is: its name, its settings and its handler. */
 import { type Cause, Duration, Effect, Option, Schedule, Schema } from "effect"
 import type { DurableStateStore } from "../DurableStateStore.ts"
-import { type EventStore, Key, type StoredEvent, Version } from "../EventStore.ts"
+import { QueryItems } from "../EventQuery.ts"
+import type { TypedItem } from "../events/TypedQuery.ts"
+import { itemOf } from "../events/View.ts"
+import { type EventStore, Key, type QueryItem, type StoredEvent, type Tagged, Tags, Version } from "../EventStore.ts"
 import { check } from "../internal/Arguments.ts"
 import { Identifier, ShardNumber } from "../internal/Fields.ts"
 import { TimeLimit, timeLimitOf } from "../internal/HandlerTimeout.ts"
@@ -16,9 +19,11 @@ import {
   type Handler,
   handleOf,
   type Handlers,
+  type ItemOf,
   type KnownTags,
   type ServicesOfTags,
   type ServicesOfView,
+  type TagOf,
   type View
 } from "./Handlers.ts"
 import type { Slot } from "./Slot.ts"
@@ -38,6 +43,8 @@ export class Settings extends Schema.Class<Settings>("effect-strata/Projection/S
   batchSize: Schema.Int.check(Schema.isBetween({ minimum: 1, maximum: 10_000 })),
   eventTypes: Schema.optionalKey(Schema.Array(Key)),
   aggregateIds: Schema.optionalKey(Schema.Array(Key)),
+  tags: Schema.optionalKey(Tags),
+  items: Schema.optionalKey(QueryItems),
   onFailure: Schema.Literals(["stop", "skip", "park"]),
   heartbeat: TimeLimit,
   timeout: Schema.optionalKey(TimeLimit)
@@ -119,6 +126,24 @@ export interface Options {
   readonly timeout?: Duration.Input
 }
 
+/** Which events are handled, by what they are about. */
+interface About<V extends View> {
+  /**
+   * Tags that the handled events have, all of them: others are passed. While the projection catches up, its events are found by an
+   * index.
+   *
+   * **Gotchas**
+   *
+   * An event that gets a tag after the projection has passed it is not handled: rebuild the read model.
+   */
+  readonly tags?: ReadonlyArray<TagOf<NoInfer<V>>>
+  /**
+   * Items of a query, of which a handled event matches one: with `events`, by classes of the view, as in
+   * `{ events: [StudentSubscribed], tags: ["course:c1"] }`, and without, by `eventTypes`.
+   */
+  readonly items?: ReadonlyArray<ItemOf<NoInfer<V>>>
+}
+
 /** What empties a read model. */
 interface Clearing<R> {
   /**
@@ -171,6 +196,14 @@ type Handling<R, V extends View, On> =
       readonly otherwise?: never
     }
 
+/** Which events of the log a projection handles. */
+export const filterOf = ({ aggregateIds, eventTypes, items, tags }: Settings) => ({
+  ...(aggregateIds === undefined ? {} : { aggregateIds }),
+  ...(eventTypes === undefined ? {} : { eventTypes }),
+  ...(tags === undefined ? {} : { tags }),
+  ...(items === undefined ? {} : { items })
+})
+
 /** The settings of a projection, if they and its view are right. */
 export const checked = <R>(
   { issues, settings }: Projection<R>,
@@ -220,10 +253,18 @@ const defaultRetry = Schedule.exponential("100 millis").pipe(Schedule.jittered, 
  * ```
  */
 export function make<V extends View = undefined, R = never, On = Record<never, never>, RC = never>(
-  options: Options & Clearing<RC> & { readonly events?: V } & Handling<R, V, On>
+  options: Options & About<V> & Clearing<RC> & { readonly events?: V } & Handling<R, V, On>
 ): Projection<R | RC | ServicesOfView<V> | ServicesOfTags<On>>
-export function make<R>(options: Options & Clearing<R> & Handlers<R> & { readonly otherwise?: "pass" }): Projection<R> {
-  const { aggregateIds, batchSize = 500, events, name, on, onFailure = "stop" } = options
+export function make<R>(
+  options: Options &
+    Clearing<R> &
+    Handlers<R> & {
+      readonly otherwise?: "pass"
+      readonly tags?: ReadonlyArray<string>
+      readonly items?: ReadonlyArray<QueryItem & TypedItem<Tagged>>
+    }
+): Projection<R> {
+  const { aggregateIds, batchSize = 500, events, items, name, on, onFailure = "stop", tags } = options
   const { heartbeat = "1 second", retry = defaultRetry, shards = 1 } = options
   const eventTypes = options.eventTypes ?? events?.typesOf(on && Object.keys(on))
   const timeout = timeLimitOf(options.timeout)
@@ -237,7 +278,11 @@ export function make<R>(options: Options & Clearing<R> & Handlers<R> & { readonl
       heartbeat: Option.getOrElse(Duration.fromInput(heartbeat), () => Duration.zero),
       ...(timeout === undefined ? {} : { timeout }),
       ...(eventTypes === undefined ? {} : { eventTypes }),
-      ...(aggregateIds === undefined ? {} : { aggregateIds })
+      ...(aggregateIds === undefined ? {} : { aggregateIds }),
+      ...(tags === undefined ? {} : { tags }),
+      ...(items === undefined
+        ? {}
+        : { items: events === undefined ? items : items.map((item) => itemOf(events, item)) })
     },
     issues: events?.issues ?? [],
     retry,

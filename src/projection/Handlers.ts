@@ -1,6 +1,8 @@
 /** How a projection's handlers are called: with stored events, or with those of a typed view. */
 import { Cause, Context, type Duration, Effect, type Fiber, Tracer } from "effect"
-import type { StoredEvent } from "../Event.ts"
+import type { QueryItem, StoredEvent } from "../Event.ts"
+import type * as EventCodec from "../events/EventCodec.ts"
+import type { TypedItem } from "../events/TypedQuery.ts"
 import type { EventView, TypedEvent } from "../events/View.ts"
 import { withinLimit } from "../internal/HandlerTimeout.ts"
 import { isTraced } from "../internal/Instruments.ts"
@@ -36,6 +38,23 @@ export type EventOf<V extends View> = [V] extends [undefined]
   ? StoredEvent
   : V extends EventView<infer Event, unknown>
     ? TypedEvent<Event>
+    : never
+
+/** A class of the view. */
+type ClassOf<Event extends Tagged> = EventCodec.Tagged & { readonly Type: Event }
+
+/** What the tags of the view look like: any text where that is not known. */
+export type TagOf<V extends View> = V extends {
+  readonly tagsOf: (event: never) => ReadonlyArray<infer Tag extends string>
+}
+  ? Tag
+  : string
+
+/** An item of a query: by the classes of the view, or by event types where there is no view. */
+export type ItemOf<V extends View> = [V] extends [undefined]
+  ? QueryItem
+  : V extends EventView<infer Event extends Tagged, unknown>
+    ? TypedItem<ClassOf<Event>, TagOf<V>>
     : never
 
 /** A handler for each class of the view, by its tag. */

@@ -353,7 +353,7 @@ export const suite = <E>(
         const counted = {
           name,
           events: Shop,
-          query: () => [{ tags: [`product:${product}`] }],
+          query: () => [{ tags: [`product:${product}`] as const }],
           initial: () => 0,
           evolve: (count: number) => count + 1
         }
@@ -434,7 +434,7 @@ export const suite = <E>(
         let decided = 0
         const counted = {
           events: Shop,
-          query: () => [{ tags: [`product:${product}`] }],
+          query: () => [{ tags: [`product:${product}`] as const }],
           initial: () => 0,
           evolve: (count: number) => count + 1
         }

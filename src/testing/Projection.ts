@@ -11,6 +11,7 @@ import * as Operating from "./ProjectionOperating.ts"
 import * as Rebuilding from "./ProjectionRebuilding.ts"
 import { append, elsewhere, latestVersion, range, scene, start } from "./ProjectionScene.ts"
 import * as Sharding from "./ProjectionSharding.ts"
+import * as Tagged from "./ProjectionTagged.ts"
 import * as Typed from "./ProjectionTyped.ts"
 
 /** Parts of a projection that break the model. */
@@ -284,5 +285,6 @@ export const suite = <E>(
   Operating.suite(name, layer, { interleaving })
   Rebuilding.suite(name, layer)
   Typed.suite(name, quiet)
+  Tagged.suite(name, quiet)
   Sharding.suite(name, layer, { interleaving })
 }

@@ -113,3 +113,31 @@ Projection.make({
 })
 // @ts-expect-error: without a view there are stored events
 Projection.make({ name, handler: ({ event }: EventStore.TypedEvent<Deposited>) => Effect.log(event.amount) })
+
+// Tags
+
+const Tagged = EventStore.typed({
+  events: [Deposited, Withdrawn],
+  tags: { Deposited: ({ amount }) => [`of:${amount}`, "all"], Withdrawn: () => ["all"] }
+})
+declare const amount: number
+const pass = { name, handler: () => Effect.void }
+Projection.make({ ...pass, tags: ["anything"], items: [{ eventTypes: ["Deposited"], tags: ["anything"] }] })
+Projection.make({ ...pass, events: Accounts, tags: ["anything"], items: [{ events: [Withdrawn], tags: ["anything"] }] })
+Projection.make({ ...pass, events: Tagged, tags: ["all"], items: [{ events: [Deposited], tags: ["of:7"] }] })
+expectTypeOf(
+  Projection.make({
+    name,
+    events: Tagged,
+    items: [{ events: [Deposited], tags: [`of:${amount}`] }, {}],
+    on: { Deposited: ({ event }) => Effect.as(Books, event.amount), Withdrawn: () => Mail }
+  })
+).toEqualTypeOf<Projection.Projection<Books | Mail>>()
+// @ts-expect-error a tag that the view does not give
+Projection.make({ ...pass, events: Tagged, tags: ["al"] })
+// @ts-expect-error in an item, too
+Projection.make({ ...pass, events: Tagged, items: [{ tags: ["of:many"] }] })
+// @ts-expect-error types instead of classes
+Projection.make({ ...pass, events: Tagged, items: [{ eventTypes: ["Deposited"] }] })
+// @ts-expect-error a class that is not of the view
+Projection.make({ ...pass, events: Raw, items: [{ events: [Withdrawn] }] })

@@ -1,6 +1,6 @@
 /** What the typed view infers, checked by the compiler (`npm run check`); there is nothing to run. */
 import { Context, Effect, Schema, SchemaGetter, type Stream } from "effect"
-import { EventStore, type InvalidInput, type StoreError } from "effect-strata"
+import { Decision, Entity, EventStore, type InvalidInput, type StoreError } from "effect-strata"
 import { expectTypeOf } from "vitest"
 
 class UserCreated extends Schema.TaggedClass<UserCreated>()("UserCreated", {
@@ -47,9 +47,55 @@ const Courses = EventStore.typed({
 export const tagged = Effect.gen(function* () {
   const courses = yield* Courses
   courses.read({ tags: ["user:anna", "users"], items: [{ events: [UserCreated], tags: ["name:anna"] }] })
+  const user: string = crypto.randomUUID()
+  courses.subscribe({ after: "end", tags: [`user:${user}`] })
+  // @ts-expect-error a tag that the view does not give
+  courses.read({ tags: ["usr:anna"] })
+  // @ts-expect-error in an item, too
+  courses.read({ items: [{ tags: ["users:anna"] }] })
+  // @ts-expect-error and where they are followed
+  courses.subscribe({ after: "end", tags: ["user"] })
   // @ts-expect-error a class that is not of the view
   courses.read({ items: [{ events: [OrderPlaced] }] })
 })
+expectTypeOf(Courses).toEqualTypeOf<
+  EventStore.TypedView<
+    typeof UserCreated | typeof UserRenamed,
+    never,
+    never,
+    EventStore.EventStore,
+    `user:${string}` | "users" | `name:${string}`
+  >
+>()
+const numbered = EventStore.typed({ events: [OrderPlaced], tags: { OrderPlaced: ({ amount }) => [`of:${amount}`] } })
+expectTypeOf<ReturnType<typeof numbered.tagsOf>>().toEqualTypeOf<ReadonlyArray<`of:${number}`>>()
+declare const anyTags: ReadonlyArray<string>
+const unknownTags = EventStore.typed({ events: [OrderPlaced], tags: { OrderPlaced: () => anyTags } })
+expectTypeOf<ReturnType<typeof unknownTags.tagsOf>>().toEqualTypeOf<ReadonlyArray<string>>()
+expectTypeOf<ReturnType<typeof Users.tagsOf>>().toEqualTypeOf<ReadonlyArray<string>>()
+
+// Tags in decisions and entities
+
+interface ByName {
+  readonly name: string
+}
+const named = { events: Courses, initial: () => 0, evolve: (count: number) => count + 1 }
+Decision.model({ ...named, query: ({ name }: ByName) => [{ tags: [`user:${name}`] }, { tags: ["users"] }] })
+// @ts-expect-error a tag that the view does not give
+Decision.model({ ...named, query: ({ name }: ByName) => [{ tags: [`usr:${name}`] }] })
+Decision.make({
+  ...named,
+  query: ({ name }: ByName) => [{ events: [UserRenamed], tags: [`name:${name}`] }],
+  decide: (count, { name }) => [new UserRenamed({ name: `${name}${count}` })]
+})
+Decision.make({
+  ...named,
+  // @ts-expect-error a tag that the view does not give
+  query: ({ name }: ByName) => [{ tags: [`name/${name}`] }],
+  decide: () => []
+})
+Entity.make({ name: "user", events: Courses, initial: () => 0, apply: () => 1 })
+
 // @ts-expect-error the view has no such class
 EventStore.typed({ events: [UserCreated], tags: { UserRenamed: () => ["a"] } })
 

@@ -6,11 +6,16 @@ import { outcome, root, tsc } from "./run.ts"
 
 const head = `
 import { Effect, Schema } from "effect"
-import { Entity, EventStore, Projection, Spool, Transactor } from "effect-strata"
+import { Decision, Entity, EventStore, Projection, Spool, Transactor } from "effect-strata"
 class Deposited extends Schema.TaggedClass<Deposited>()("Deposited", { amount: Schema.Int }) {}
 class Withdrawn extends Schema.TaggedClass<Withdrawn>()("Withdrawn", { sum: Schema.Int }) {}
 class Old extends Schema.TaggedClass<Old>()("Old", { sum: Schema.Int }) {}
 const Accounts = EventStore.typed({ events: [Deposited, Withdrawn] })
+class Joined extends Schema.TaggedClass<Joined>()("Joined", { club: Schema.String, member: Schema.Int }) {}
+const Clubs = EventStore.typed({
+  events: [Joined],
+  tags: { Joined: ({ club, member }) => [\`club:\${club}\`, \`member:\${member}\`] }
+})
 const toWithdrawn = EventStore.upcast({ from: Old, to: Withdrawn, map: ({ sum }) => ({ sum }) })
 const queue = Spool.make({ name: "q", payload: Deposited, policies: { urgent: Spool.fixed(1) } })
 const deposited = new Deposited({ amount: 1 })
@@ -35,6 +40,18 @@ const mistakes: ReadonlyArray<readonly [string, RegExp]> = [
   [
     `EventStore.typed({ events: [Deposited], upcast: [toWithdrawn] })`,
     /"\\"Withdrawn\\" is not among the events of this view"/
+  ],
+  [
+    `Projection.make({ name: "p", events: Clubs, tags: ["clb:c1"], handler: () => Effect.void })`,
+    /^.*Type '"clb:c1"' is not assignable to type '`club:\$\{string\}` \| `member:\$\{number\}`'/
+  ],
+  [
+    `Decision.model({ events: Clubs, query: (club: string) => [{ tags: [\`clb:\${club}\`] }], initial: () => 0, evolve: () => 0 })`,
+    / Type '`clb:\$\{string\}`' is not assignable to type '`club:\$\{string\}` \| `member:\$\{number\}`'/
+  ],
+  [
+    `Decision.make({ events: Clubs, query: () => [{ tags: ["clb:c1"] }], initial: () => 0, evolve: () => 0, decide: () => [] })`,
+    /^.*Type '"clb:c1"' is not assignable to type '`club:\$\{string\}` \| `member:\$\{number\}`'/
   ],
   [`queue.enqueue(deposited, { policy: "urgnet" })`, /"urgnet".* Did you mean '"urgent"'/],
   [

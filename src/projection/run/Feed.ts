@@ -126,7 +126,7 @@ const mostVersionsToJoin = 1000n
 export interface Source {
   /** How many events a buffer holds before the reading waits for room. */
   readonly capacity: number
-  readonly filter: Pick<Subscription, "aggregateIds" | "eventTypes">
+  readonly filter: Pick<Subscription, "aggregateIds" | "eventTypes" | "items" | "tags">
   /** Which shard an event belongs to, if any, or why that cannot be told: the reading ends with it. */
   readonly shardOf: (event: StoredEvent) => number | ProjectionFailed | undefined
 }

@@ -1,8 +1,9 @@
 /** How the run of a shard retries its parked events, at the request of `admin/Retrying.ts`. */
-import { Cause, Effect, Exit, Option } from "effect"
+import { Cause, Effect, Exit, Option, Stream } from "effect"
 import { EventStore, type StoredEvent } from "../../EventStore.ts"
 import type { StoreError } from "../../StoreError.ts"
 import { Transactor } from "../../Transactor.ts"
+import { filterOf } from "../Definition.ts"
 import { HandlerFailed } from "../Errors.ts"
 import { Parked, records, ShardRecord, shardId } from "../Records.ts"
 import { isTimeout, type ShardRun } from "./ShardRun.ts"
@@ -23,11 +24,17 @@ const replace = Effect.fnUntraced(function* (id: string, aggregateId: string, en
 
 /** The events of a parked aggregate that wait: the run has passed them. Later events come with its next batches. */
 const waitingEvents = Effect.fnUntraced(function* <R>(
-  { isOwn, offset }: ShardRun<R>,
+  { isOwn, offset, settings }: ShardRun<R>,
   { aggregateId, version }: Parked
 ) {
   const events = yield* EventStore
-  const stored = yield* events.loadByAggregate(aggregateId, version - 1n)
+  const after = version - 1n
+  // Events do not bring their tags along, so the store has to choose them. Backward it waits for no hole: all are below the offset.
+  const chosen = events.read({ ...filterOf(settings), aggregateIds: [aggregateId], after, direction: "backward" })
+  const stored =
+    settings.tags === undefined && settings.items === undefined
+      ? yield* events.loadByAggregate(aggregateId, after)
+      : (yield* Stream.runCollect(chosen)).toReversed()
   return stored.filter((event) => event.version <= offset() && isOwn(event))
 })
 

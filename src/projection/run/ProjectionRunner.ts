@@ -10,7 +10,7 @@ import type { InvalidInput } from "../../InvalidInput.ts"
 import { OffsetStore } from "../../OffsetStore.ts"
 import type { StoreError } from "../../StoreError.ts"
 import { placesOf } from "../Agreement.ts"
-import { checked, type Projection, type Services, type Settings } from "../Definition.ts"
+import { checked, filterOf, type Projection, type Services, type Settings } from "../Definition.ts"
 import {
   type DuplicateProjection,
   type LogSetBack,
@@ -65,11 +65,6 @@ const makePast = (name: string) => {
   }
 }
 type Past = ReturnType<typeof makePast>
-
-const filterOf = ({ aggregateIds, eventTypes }: Settings) => ({
-  ...(aggregateIds === undefined ? {} : { aggregateIds }),
-  ...(eventTypes === undefined ? {} : { eventTypes })
-})
 
 /** The shards of a projection that run in this process, each in a fiber of its own, while they come and go. */
 const makeShards = Effect.fnUntraced(function* <R>(
