@@ -31,6 +31,12 @@ export interface AppendLocks {
   readonly isBusy: Statement.Fragment
   /** The keys, in the column `key`, of the locks that keep out all appends. They are taken in this order. */
   readonly all: Statement.Fragment
+  /** The key of the lock that keeps out all other taggings. Appends do not know it: no event has the empty tag. */
+  readonly tagging: Statement.Fragment
+  /** The key of the lock that keeps out all appends, but for their ids. */
+  readonly log: Statement.Fragment
+  /** The keys of the locks that an append shares of its tags, and that of the log, in the order in which it takes them. */
+  readonly share: (tags: ReadonlyArray<string>) => Statement.Fragment
 }
 
 export const make = ({ names, schema, sql }: PostgresDatabase["Service"]): AppendLocks => {
@@ -47,6 +53,14 @@ export const make = ({ names, schema, sql }: PostgresDatabase["Service"]): Appen
     isBusy: sql.literal("NOT pg_try_advisory_xact_lock_shared(key)"),
     // In the order of the keys, as the function takes them.
     all: sql`
-      SELECT hashtextextended('', ${sql.literal(seed)} + kind) AS key FROM generate_series(0, 1) AS kind ORDER BY key`
+      SELECT hashtextextended('', ${sql.literal(seed)} + kind) AS key FROM generate_series(0, 1) AS kind ORDER BY key`,
+    tagging: sql`SELECT hashtextextended('', ${sql.literal(tagSeed)}) AS key`,
+    log: sql`SELECT hashtextextended('', ${sql.literal(seed)}) AS key`,
+    share: (tags) => sql`
+      SELECT key FROM (
+        SELECT 0 AS level, hashtextextended('', ${sql.literal(seed)}) AS key
+        UNION ALL
+        SELECT 1, hashtextextended(tag, ${sql.literal(tagSeed)}) FROM pg_catalog.unnest(${tags}::text[]) AS tag
+      ) AS keys ORDER BY level, key`
   }
 }
