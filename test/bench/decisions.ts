@@ -8,22 +8,25 @@ import { fibers, type Figure } from "./harness.ts"
 
 const tagged = (fiber: number, ...tags: ReadonlyArray<string>) => ({ ...event(fiber), tags })
 
-/** Appends of fibers whose conditions have nothing to do with each other, beside appends that expect a version. */
+/**
+ * Appends of fibers whose conditions have nothing to do with each other, beside appends that expect a version. Each decides upon a
+ * tag that nothing has yet, such as a user name, and writes that tag.
+ */
 const conditions = (count: number) =>
   Effect.gen(function* () {
     const events = yield* EventStore.EventStore
     const numbers = Array.from({ length: count }, (_, fiber) => fiber)
-    // What a fiber writes does not match its condition, so that the condition holds the next time, too.
-    const decided = yield* Effect.forEach(numbers, (fiber) => events.readForDecision([{ tags: [`decided:${fiber}`] }]))
+    const { condition } = yield* events.readForDecision([{ tags: ["decided"] }])
     const versions = yield* Effect.forEach(numbers, (fiber) =>
       Effect.map(events.append(event(fiber)), ([stored]) => stored?.version ?? 0n)
     )
+    let decisions = 0
     return {
       strata: fibers(count, (fiber) => {
-        const { condition } = decided[fiber] ?? {}
-        return condition === undefined
-          ? Effect.die("no condition")
-          : events.append(tagged(fiber + count, `written:${fiber}`), { condition })
+        const tag = `decided:${decisions++}`
+        // What a read for that tag gives: only the append is measured.
+        const own = new EventStore.Condition({ ...condition.decided, items: [{ tags: [tag] }] })
+        return events.append(tagged(fiber + count, tag), { condition: own })
       }),
       other: fibers(count, (fiber) =>
         Effect.map(events.append(event(fiber), { expected: versions[fiber] ?? 0n }), ([stored]) => {

@@ -34,7 +34,9 @@ describe("events with a tag", () => {
         [{ tags: ["course"], eventTypes: ["Happened"], after: 10_000n }, 100],
         [{ items: [item("course", "tenant"), item("student")], batchSize: 50 }, 240],
         [{ items: [item("course"), item("student")], direction: "backward" }, 240],
-        [{ tags: ["tenant"], limit: 100, after: 15_000n }, 100]
+        [{ tags: ["tenant"], limit: 100, after: 15_000n }, 100],
+        [{ tags: ["tenant"], limit: 1 }, 1],
+        [{ tags: ["course"], eventTypes: ["Happened"], limit: 1, direction: "backward" }, 1]
       ] as const
       for (const isAnalyzed of [false, true]) {
         if (isAnalyzed) yield* sql.unsafe(`ANALYZE ${schema}.events, ${schema}.events_tags`)
