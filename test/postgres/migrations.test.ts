@@ -110,7 +110,8 @@ describe("starting at once", () => {
         [34, "events", "0034_events_tags.sql"],
         [36, "events", "0036_events_append.sql"],
         [37, "events", "0037_events_missed.sql"],
-        [38, "events", "0038_events_comments.sql"]
+        [38, "events", "0038_events_comments.sql"],
+        [45, "events", "0045_events_indexes_concurrently.sql"]
       ])
     })
   )
@@ -158,7 +159,8 @@ describe("starting at once", () => {
           [34],
           [36],
           [37],
-          [38]
+          [38],
+          [45]
         ])
       })
   )
@@ -406,14 +408,14 @@ describe("a database of migrations 1 to 7", () => {
       schema: "public",
       options: {},
       names: ["events", "offsets_store", "states_store", "strata_messages", "retryspool_messages", "strata_migrations"],
-      run: [1, 2, 3, 4, 15, 16, 18, 20, 21, 24, 25, 26, 34, 36, 37, 38]
+      run: [1, 2, 3, 4, 15, 16, 18, 20, 21, 24, 25, 26, 34, 36, 37, 38, 45]
     },
     {
       what: "with a schema, other names and all that is optional",
       schema: "My schema",
       options: { schema: "My schema", tables, notify: "rows", index: "containment" },
       names: Object.values(tables),
-      run: [1, 2, 3, 4, 5, 6, 15, 16, 18, 20, 21, 23, 24, 25, 26, 34, 36, 37, 38]
+      run: [1, 2, 3, 4, 5, 6, 15, 16, 18, 20, 21, 23, 24, 25, 26, 34, 36, 37, 38, 45, 46]
     }
   ] as const
 
