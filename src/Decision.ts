@@ -54,6 +54,7 @@
  */
 import { Effect, type Schedule, Schema } from "effect"
 import { defaultRetry, executedBefore, LostRace } from "./events/Executing.ts"
+import { notFunctions } from "./events/FunctionIssues.ts"
 import {
   type Condition,
   type ConditionFailed,
@@ -118,20 +119,20 @@ const itemOf = <Class extends Tagged, Event, R>(
 }
 
 /** A model whose state follows from the events that match its query. */
-export const model = <Command, State, Class extends Tagged, Other, R, Id>({
-  events: view,
-  evolve,
-  initial,
-  query
-}: ModelOptions<Command, State, Class, Other, R, Id>): Model<Command, State, Class["DecodingServices"] | R> => ({
-  issues: view.issues,
-  query: (command) => query(command).map((item) => itemOf(view, item)),
-  fold: (command, matched) =>
-    Effect.map(
-      Effect.forEach(matched, ({ stored }) => view.decode(stored)),
-      (events) => events.reduce((state, event) => evolve(state, event, command), initial(command))
-    )
-})
+export const model = <Command, State, Class extends Tagged, Other, R, Id>(
+  options: ModelOptions<Command, State, Class, Other, R, Id>
+): Model<Command, State, Class["DecodingServices"] | R> => {
+  const { events: view, evolve, initial, query } = options
+  return {
+    issues: [...view.issues, ...notFunctions(options, { query, initial, evolve })],
+    query: (command) => query(command).map((item) => itemOf(view, item)),
+    fold: (command, matched) =>
+      Effect.map(
+        Effect.forEach(matched, ({ stored }) => view.decode(stored)),
+        (events) => events.reduce((state, event) => evolve(state, event, command), initial(command))
+      )
+  }
+}
 
 /** What models need to be told, all of them. */
 type CommandOf<Models> = {
@@ -318,8 +319,9 @@ export function make<Command, State, Class extends Tagged, Other, R, Id, E, R2, 
   Class["DecodingServices"] | Class["EncodingServices"] | R | R2 | RM | Id
 > {
   const { decide, events: view, name } = options
-  const ofState: Model<Command, State, Class["DecodingServices"] | R | RM> =
+  const given: Model<Command, State, Class["DecodingServices"] | R | RM> =
     "model" in options ? options.model : model(options)
+  const ofState = { ...given, issues: [...given.issues, ...notFunctions(options, { decide })] }
 
   const append = Effect.fnUntraced(function* (
     log: TypedEvents<Class, Other, R>,

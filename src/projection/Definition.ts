@@ -1,6 +1,7 @@
 /** What a projection is: its name, its settings and its handler. */
 import { type Cause, Duration, Effect, Option, Schedule, Schema } from "effect"
 import type { DurableStateStore } from "../DurableStateStore.ts"
+import { notFunctions, notOneOf, wrongTags } from "../events/FunctionIssues.ts"
 import { type EventStore, Key, type StoredEvent, Version } from "../EventStore.ts"
 import { check } from "../internal/Arguments.ts"
 import { Identifier, ShardNumber } from "../internal/Fields.ts"
@@ -180,10 +181,23 @@ export const checked = <R>(
     ? Effect.fail(new InvalidInput({ store: "Projection", operation, issues }))
     : check(Settings, "Projection", operation, settings)
 
+/** What is wrong with the handlers: a projection without one would pass every event. */
+const wrongHandlers = <R>(options: Handlers<R> & { readonly otherwise?: "pass" }): ReadonlyArray<Issue> => {
+  const { batchHandler, events, handler, on, otherwise } = options
+  const issues = notOneOf(options, { handler, batchHandler, on })
+  if (issues.length > 0) return issues
+  if (handler !== undefined) return notFunctions(options, { handler })
+  if (batchHandler !== undefined) return notFunctions(options, { batchHandler })
+  return events === undefined
+    ? [{ field: "events", message: "Expected a typed view, for whose classes `on` has handlers" }]
+    : wrongTags("on", on, events, otherwise === "pass")
+}
+
 const defaultRetry = Schedule.exponential("100 millis").pipe(Schedule.jittered, Schedule.upTo({ times: 5 }))
 
 /**
- * Defines a projection. Nothing happens before it runs: `run` fails with `InvalidInput` where the settings are wrong.
+ * Defines a projection. Nothing happens before it runs: `run` fails with `InvalidInput` where the settings are wrong, or where
+ * there is no handler.
  *
  * Give it a `handler`, which gets one event, or a `batchHandler`, which gets all events of a batch: one statement for
  * hundreds of events is what makes a projection fast.
@@ -239,7 +253,7 @@ export function make<R>(options: Options & Clearing<R> & Handlers<R> & { readonl
       ...(eventTypes === undefined ? {} : { eventTypes }),
       ...(aggregateIds === undefined ? {} : { aggregateIds })
     },
-    issues: events?.issues ?? [],
+    issues: [...(events?.issues ?? []), ...wrongHandlers(options)],
     retry,
     shardBy: options.shardBy,
     handle: handleOf(options, timeout),
