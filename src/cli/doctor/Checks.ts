@@ -51,6 +51,7 @@ export const tableChecks: ReadonlyArray<Check> = [
   ofTables("offsets", TableChecks.offsetsAhead),
   ofTables("spool", TableChecks.strandedMessages),
   ofTables("projections", HealthChecks.projections),
+  ofTables("processes", HealthChecks.processes),
   ofTables("queues", HealthChecks.queues)
 ]
 
