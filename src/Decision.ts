@@ -54,6 +54,7 @@
  */
 import { Effect, type Schedule, Schema } from "effect"
 import { defaultRetry, executedBefore, LostRace } from "./events/Executing.ts"
+import { notFunctions } from "./events/FunctionIssues.ts"
 import { itemOf } from "./events/View.ts"
 import {
   type Condition,
@@ -109,20 +110,20 @@ export interface ModelOptions<Command, State, Class extends Tagged, Other, R, Id
 }
 
 /** A model whose state follows from the events that match its query. */
-export const model = <Command, State, Class extends Tagged, Other, R, Id, Tag extends string>({
-  events: view,
-  evolve,
-  initial,
-  query
-}: ModelOptions<Command, State, Class, Other, R, Id, Tag>): Model<Command, State, Class["DecodingServices"] | R> => ({
-  issues: view.issues,
-  query: (command) => query(command).map((item) => itemOf(view, item)),
-  fold: (command, matched) =>
-    Effect.map(
-      Effect.forEach(matched, ({ stored }) => view.decode(stored)),
-      (events) => events.reduce((state, event) => evolve(state, event, command), initial(command))
-    )
-})
+export const model = <Command, State, Class extends Tagged, Other, R, Id, Tag extends string>(
+  options: ModelOptions<Command, State, Class, Other, R, Id, Tag>
+): Model<Command, State, Class["DecodingServices"] | R> => {
+  const { events: view, evolve, initial, query } = options
+  return {
+    issues: [...view.issues, ...notFunctions(options, { query, initial, evolve })],
+    query: (command) => query(command).map((item) => itemOf(view, item)),
+    fold: (command, matched) =>
+      Effect.map(
+        Effect.forEach(matched, ({ stored }) => view.decode(stored)),
+        (events) => events.reduce((state, event) => evolve(state, event, command), initial(command))
+      )
+  }
+}
 
 /** What models need to be told, all of them. */
 type CommandOf<Models> = {
@@ -311,8 +312,9 @@ export function make<
   Class["DecodingServices"] | Class["EncodingServices"] | R | R2 | RM | Id
 > {
   const { decide, events: view, name } = options
-  const ofState: Model<Command, State, Class["DecodingServices"] | R | RM> =
+  const given: Model<Command, State, Class["DecodingServices"] | R | RM> =
     "model" in options ? options.model : model(options)
+  const ofState = { ...given, issues: [...given.issues, ...notFunctions(options, { decide })] }
 
   const append = Effect.fnUntraced(function* (
     log: TypedEvents<Class, Other, R, Tag>,

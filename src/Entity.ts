@@ -30,15 +30,16 @@
  * })
  * ```
  */
-import { Effect, Option, type Schedule, Schema } from "effect"
+import { Effect, Option, Predicate, type Schedule, Schema } from "effect"
 import { DurableStateStore } from "./DurableStateStore.ts"
 import { defaultRetry, executedBefore, LostRace } from "./events/Executing.ts"
+import { notFunctions, wrongTags } from "./events/FunctionIssues.ts"
 import type { DuplicateEvent, NewTypedEvent, Tagged, TypedEvent, TypedView, VersionConflict } from "./EventStore.ts"
 import { check } from "./internal/Arguments.ts"
 import { Identifier } from "./internal/Fields.ts"
 import { derivedId } from "./internal/Ids.ts"
 import { named } from "./internal/Named.ts"
-import type { InvalidInput } from "./InvalidInput.ts"
+import { InvalidInput, type Issue } from "./InvalidInput.ts"
 import type { StateCodec } from "./StateCodec.ts"
 import { StoreError } from "./StoreError.ts"
 import { Transactor } from "./Transactor.ts"
@@ -218,6 +219,18 @@ const applyOf =
     return step === undefined ? state : step(state, event)
   }
 
+/** What is wrong with the functions: an event that none of them takes would leave the state as it is. */
+const wrongFunctions = <S, Class extends Tagged, Other extends Event, R, Id, RD, RE, Tag extends string>(
+  options: Options<S, Class, Other, R, Id, RD, RE, Tag>
+): ReadonlyArray<Issue> => {
+  const { apply, events, initial } = options
+  const ofApply =
+    Predicate.isObject(apply) && typeof apply !== "function"
+      ? wrongTags("apply", apply, events, false)
+      : notFunctions(options, { apply })
+  return [...notFunctions(options, { initial }), ...ofApply]
+}
+
 /**
  * Aggregates of one kind, whose state follows from their events.
  *
@@ -237,6 +250,8 @@ export const make = Effect.fnUntraced(function* <
   RE = never,
   Tag extends string = string
 >(options: Options<S, Class, Other, R, Id, RD, RE, Tag>) {
+  const wrong = wrongFunctions(options)
+  if (wrong.length > 0) return yield* new InvalidInput({ store: "Entity", operation: "make", issues: wrong })
   const apply = applyOf<S>(options.apply)
   const { initial, name, retry = defaultRetry } = options
   const every = options.snapshots?.every

@@ -25,6 +25,7 @@
  * message's settlement: exactly once. What leaves the database, such as a mail, can still happen twice.
  */
 import { type DateTime, Duration, Effect, Layer, Metric, Option, Schema, type Scope } from "effect"
+import { notSchemas } from "./events/FunctionIssues.ts"
 import { check } from "./internal/Arguments.ts"
 import { TimeSpan } from "./internal/Fields.ts"
 import { TimeLimit, timeLimitOf } from "./internal/HandlerTimeout.ts"
@@ -268,6 +269,9 @@ export const make = <A, RD = never, RE = never, const Policies extends string = 
 ): Spool<A, RD, RE, Policies> => {
   const { maxAttempts = 10, name, onBounce = "keep", onSuccess = "delete", policies = {}, retention } = definition
   const { rememberIds = "24 hours" } = definition
+  const issues = notSchemas(definition, { payload: definition.payload })
+  // The compiler refuses it. There is nothing that such a queue could be.
+  if (issues.length > 0) throw new InvalidInput({ store: "Spool", operation: "make", issues })
   const codec = Schema.toCodecJson(definition.payload)
   const encode = Schema.encodeEffect(codec)
   const decode = Schema.decodeUnknownEffect(codec)
@@ -331,6 +335,8 @@ export const make = <A, RD = never, RE = never, const Policies extends string = 
       const kept = retention === undefined ? {} : { retention }
       const timeout = timeLimitOf(options.timeout)
       const limited = timeout === undefined ? {} : { timeout }
+      const issues = typeof handler === "function" ? [] : [{ field: "handler", message: "Expected a function" }]
+      if (issues.length > 0) return yield* new InvalidInput({ store: "Spool", operation: "run", issues })
       yield* check(Settings, "Spool", "run", { concurrency, buffer, lease, shutdownTimeout, ...limited, ...kept })
       const outcomes = { onSuccess, onBounce, policyOf, bounced, transactional, timeout }
       const handling = yield* Handling.make({ queue: name, decode, handler, ...outcomes })

@@ -36,12 +36,12 @@ const layerTransactor = Layer.effect(
   MemoryDatabase.MemoryDatabase.use(({ transactor }) => Effect.succeed(transactor))
 )
 
-const layerStores: Layer.Layer<Stores, never, MemoryDatabase.MemoryDatabase> = Layer.mergeAll(
-  layerTransactor,
-  DurableStateStore.layer,
-  EventStore.layer,
-  OffsetStore.layer,
-  SpoolStore.layer
+/**
+ * The stores on the database that they are given. A program that uses two databases builds them twice: layers are remembered by
+ * their value, so without `fresh` the second one would get the stores of the first.
+ */
+const layerStores: Layer.Layer<Stores, never, MemoryDatabase.MemoryDatabase> = Layer.fresh(
+  Layer.mergeAll(layerTransactor, DurableStateStore.layer, EventStore.layer, OffsetStore.layer, SpoolStore.layer)
 )
 
 /**

@@ -58,12 +58,12 @@ const layerTransactor = Layer.effect(
   PostgresDatabase.PostgresDatabase.use(({ transactor }) => Effect.succeed(transactor))
 )
 
-const layerStores: Layer.Layer<Stores, never, PostgresDatabase.PostgresDatabase> = Layer.mergeAll(
-  layerTransactor,
-  DurableStateStore.layer,
-  EventStore.layer,
-  OffsetStore.layer,
-  SpoolStore.layer
+/**
+ * The stores on the database that they are given. A program that uses two databases builds them twice: layers are remembered by
+ * their value, so without `fresh` the second one would get the stores of the first.
+ */
+const layerStores: Layer.Layer<Stores, never, PostgresDatabase.PostgresDatabase> = Layer.fresh(
+  Layer.mergeAll(layerTransactor, DurableStateStore.layer, EventStore.layer, OffsetStore.layer, SpoolStore.layer)
 )
 
 const layerRealClock = Layer.succeed(Clock.Clock, realClock)
@@ -103,7 +103,14 @@ const migrateAndCheck = Effect.gen(function* () {
   )
 })
 
-/** Runs the migrations, then serves every store. */
+/**
+ * Runs the migrations, then serves every store.
+ *
+ * **Details**
+ *
+ * Each call gives another layer, with stores of its own: a program can use several schemas or databases. All parts of it that are
+ * given the same value share its stores.
+ */
 export const layer = (
   options?: PostgresDatabase.Options
 ): Layer.Layer<Stores, InvalidInput | StoreError, PgClient.PgClient> => {

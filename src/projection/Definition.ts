@@ -2,6 +2,7 @@
 import { type Cause, Duration, Effect, Option, Schedule, Schema } from "effect"
 import type { DurableStateStore } from "../DurableStateStore.ts"
 import { QueryItems } from "../EventQuery.ts"
+import { notFunctions, notOneOf, wrongTags } from "../events/FunctionIssues.ts"
 import type { TypedItem } from "../events/TypedQuery.ts"
 import { itemOf } from "../events/View.ts"
 import { type EventStore, Key, type QueryItem, type StoredEvent, type Tagged, Tags, Version } from "../EventStore.ts"
@@ -213,10 +214,23 @@ export const checked = <R>(
     ? Effect.fail(new InvalidInput({ store: "Projection", operation, issues }))
     : check(Settings, "Projection", operation, settings)
 
+/** What is wrong with the handlers: a projection without one would pass every event. */
+const wrongHandlers = <R>(options: Handlers<R> & { readonly otherwise?: "pass" }): ReadonlyArray<Issue> => {
+  const { batchHandler, events, handler, on, otherwise } = options
+  const issues = notOneOf(options, { handler, batchHandler, on })
+  if (issues.length > 0) return issues
+  if (handler !== undefined) return notFunctions(options, { handler })
+  if (batchHandler !== undefined) return notFunctions(options, { batchHandler })
+  return events === undefined
+    ? [{ field: "events", message: "Expected a typed view, for whose classes `on` has handlers" }]
+    : wrongTags("on", on, events, otherwise === "pass")
+}
+
 const defaultRetry = Schedule.exponential("100 millis").pipe(Schedule.jittered, Schedule.upTo({ times: 5 }))
 
 /**
- * Defines a projection. Nothing happens before it runs: `run` fails with `InvalidInput` where the settings are wrong.
+ * Defines a projection. Nothing happens before it runs: `run` fails with `InvalidInput` where the settings are wrong, or where
+ * there is no handler.
  *
  * Give it a `handler`, which gets one event, or a `batchHandler`, which gets all events of a batch: one statement for
  * hundreds of events is what makes a projection fast.
@@ -284,7 +298,7 @@ export function make<R>(
         ? {}
         : { items: events === undefined ? items : items.map((item) => itemOf(events, item)) })
     },
-    issues: events?.issues ?? [],
+    issues: [...(events?.issues ?? []), ...wrongHandlers(options)],
     retry,
     shardBy: options.shardBy,
     handle: handleOf(options, timeout),
