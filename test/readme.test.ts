@@ -214,7 +214,7 @@ describe("the documents", () => {
     )
     assert.deepStrictEqual(
       [...new Set(guaranteed.map(({ file }) => file))],
-      ["README.md", "resources/guides/guarantees.md"]
+      ["README.md", "resources/guides/deploying.md", "resources/guides/guarantees.md"]
     )
     assert.isAbove(guaranteed.length, 30)
     assert.deepStrictEqual(
