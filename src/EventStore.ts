@@ -58,7 +58,6 @@ import {
   Topic
 } from "./Event.ts"
 import * as Origins from "./events/Origins.ts"
-import { eventsIn } from "./events/Steps.ts"
 import * as TypedEvents from "./events/TypedEvents.ts"
 import type { LargeIntegers } from "./internal/ExactJson.ts"
 import * as Operation from "./internal/Operation.ts"
@@ -328,7 +327,9 @@ export interface Driver {
   readonly read: (query: Query) => Stream.Stream<StoredEvent, LogReplaced | Reason>
   readonly readAggregate: (since: AggregateSince) => Effect.Effect<ReadonlyArray<StoredEvent>, Reason>
   readonly find: (id: ById) => Effect.Effect<StoredEvent | undefined, Reason>
-  /** The events of a subscription, and how far the log was passed, for ever. The stream has to fail with `Closed` by itself when the scope ends. */
+  /** The events of a subscription, for ever. The stream has to fail with `Closed` by itself when the scope ends. */
+  readonly subscribe: (subscription: Subscription) => Stream.Stream<StoredEvent, LogReplaced | Reason>
+  /** The same, with how far the log was passed, also where it had no event of the subscription. */
   readonly follow: (subscription: Subscription) => Stream.Stream<Step, LogReplaced | Reason>
   readonly listener: SubscriptionRef.SubscriptionRef<ListenerStatus>
   /** The highest version that is committed. */
@@ -355,7 +356,6 @@ export interface Driver {
  */
 export const fromDriver = (backend: string, driver: Driver): Effect.Effect<EventStore["Service"], never, Scope.Scope> =>
   Effect.map(Operation.make("EventStore", backend), (operation) => {
-    const subscribe = (subscription: Subscription) => eventsIn(driver.follow(subscription))
     const appendAny = operation.fn(
       "append",
       driver.largeIntegers === "bigint" ? ExactAppend : Append,
@@ -365,7 +365,7 @@ export const fromDriver = (backend: string, driver: Driver): Effect.Effect<Event
     const loadByAggregate = operation.fn("loadByAggregate", AggregateSince, driver.readAggregate)
     const read = operation.stream("read", Query, driver.read)
     const notifications = operation.subscription("notifications", Topic, (topic) =>
-      Stream.map(subscribe(subscriptionTo(topic)), notificationOf)
+      Stream.map(driver.subscribe(subscriptionTo(topic)), notificationOf)
     )
     const get = operation.fn("get", ById, (by) =>
       Effect.flatMap(driver.find(by), (event) =>
@@ -401,7 +401,7 @@ export const fromDriver = (backend: string, driver: Driver): Effect.Effect<Event
       load: (since = 0n) => load({ since }),
       loadByAggregate: (aggregateId, since = 0n) => loadByAggregate({ aggregateId, since }),
       read: (query = {}) => read(query),
-      subscribe: operation.subscription("subscribe", Subscription, subscribe),
+      subscribe: operation.subscription("subscribe", Subscription, driver.subscribe),
       follow: operation.subscription("follow", Subscription, driver.follow),
       notifications: (topic = {}) => notifications(topic),
       listener: { status: SubscriptionRef.get(driver.listener), changes: SubscriptionRef.changes(driver.listener) },

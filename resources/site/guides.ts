@@ -17,6 +17,7 @@ const order = [
   "transactions",
   "errors",
   "testing",
+  "console",
   "settings",
   "deploying",
   "runbooks",

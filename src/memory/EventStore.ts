@@ -3,6 +3,7 @@ import { Duration, Effect, Layer, Option, Stream } from "effect"
 import type { ForDecision } from "../Event.ts"
 import { matches, matchesItem } from "../events/EventFilter.ts"
 import * as LastSeen from "../events/LastSeen.ts"
+import { eventsIn } from "../events/Steps.ts"
 import {
   Condition,
   EventStore,
@@ -206,6 +207,7 @@ export const make = Effect.gen(function* () {
           return row === undefined ? Effect.undefined : Effect.map(all([row]), ([event]) => event)
         })
       ),
+    subscribe: (subscription) => eventsIn(untilClosed(Stream.unwrap(follow(subscription)))),
     follow: (subscription) => untilClosed(Stream.unwrap(follow(subscription))),
     listener: listener.status,
     highestVersion: statement((transaction) => Effect.sync(() => Events.highest(database, transaction))),

@@ -19,7 +19,7 @@ export const make = Effect.gen(function* () {
   const { inspect } = yield* EventTable.EventTable
   const decodeConnections = decodeRows(Connections, "pg_stat_activity", [])
   const reading = yield* Reading.make
-  const follow = yield* Subscribing.make(inspect)
+  const { follow, subscribe } = yield* Subscribing.make(inspect)
   const appending = yield* Appending.make
   const deciding = yield* Deciding.make
   const tagging = yield* Tagging.make
@@ -46,6 +46,7 @@ export const make = Effect.gen(function* () {
     read: (input) => Stream.unwrap(Effect.as(inspect, reading.read(input))),
     readAggregate: ({ aggregateId, since }) => reading.byAggregate(aggregateId, since),
     find: ({ id }) => Effect.map(reading.byId(id), ([event]) => event),
+    subscribe,
     follow,
     listener: status,
     highestVersion: reading.highestVersion,

@@ -61,7 +61,7 @@ const serve = Effect.gen(function* () {
       Effect.provideService(Wakeups.Wakeups, { ...rest, listen: lossy })
     )
     yield* read.await.pipe(Effect.andThen(wait(100)), Effect.andThen(handled.open), Effect.forkScoped)
-    const steps = yield* following(new EventStore.Subscription({ after: "start", batchSize: 2 })).pipe(
+    const steps = yield* following.follow(new EventStore.Subscription({ after: "start", batchSize: 2 })).pipe(
       Stream.tap(() => handled.await),
       Stream.takeUntil(({ upTo }) => upTo.version === BigInt(count)),
       Stream.runCollect,

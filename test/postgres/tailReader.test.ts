@@ -41,7 +41,7 @@ const readAll = Effect.fnUntraced(function* (schema: string, last: bigint, asked
     })
   const publish: TailReader.Publish = (rows, { version: upTo }) => {
     for (const row of rows) versions.push(versionOf(row))
-    if (upTo >= last) Deferred.doneUnsafe(done, Effect.void)
+    return upTo >= last ? Deferred.succeed(done, undefined) : Effect.void
   }
   yield* Effect.raceFirst(reader(earOf(counting), LastSeen.of(0n), publish), Deferred.await(done))
   return { asked, read, versions }
@@ -136,7 +136,7 @@ it.live("pages grow, although each of them has a hole that somebody may still fi
       })
     const publish: TailReader.Publish = (rows, { version: upTo }) => {
       for (const row of rows) seen.push(versionOf(row))
-      if (upTo >= last) Deferred.doneUnsafe(done, Effect.void)
+      return upTo >= last ? Deferred.succeed(done, undefined) : Effect.void
     }
     yield* Effect.raceFirst(reader(earOf(scripted), LastSeen.of(0n), publish), Deferred.await(done))
     assert.deepStrictEqual(
@@ -156,7 +156,7 @@ it.live("where another server answers, subscribers are told at once, although th
     const before = LastSeen.add(LastSeen.of(0n), [{ version: 1n, id: "a" }], 1n, "the server before")
     const publish: TailReader.Publish = (rows, seen) => {
       assert.deepStrictEqual(rows, [])
-      Deferred.doneUnsafe(told, Effect.succeed(seen))
+      return Deferred.succeed(told, seen)
     }
     yield* Effect.raceFirst(reader(earOf(query), before, publish), Deferred.await(told))
     const { events, server, version } = yield* Deferred.await(told)

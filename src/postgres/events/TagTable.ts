@@ -4,7 +4,7 @@ import type { Fragment } from "effect/sql/Statement"
 import type { Reason } from "../../StoreError.ts"
 import { decodeRows } from "../database/DecodeRows.ts"
 import { qualify } from "../database/Identifier.ts"
-import { PostgresDatabase } from "../database/PostgresDatabase.ts"
+import { PostgresDatabase, type Query } from "../database/PostgresDatabase.ts"
 
 /** The name of the table. */
 export const nameOf = ({ names }: Pick<PostgresDatabase["Service"], "names">): string => `${names.events}_tags`
@@ -17,8 +17,11 @@ const Row = Schema.Struct({ version: Schema.BigInt, tag: Schema.String })
 
 const noTags: ReadonlySet<string> = new Set()
 
-/** The tags of some versions. */
+/** The tags of some versions: of all that they have, those that were asked for. */
 export type TagsOf = (version: bigint) => ReadonlySet<string>
+
+/** With more tags than these it is cheaper to read all tags of the versions. */
+const mostWanted = 64
 
 export const make = Effect.gen(function* () {
   const database = yield* PostgresDatabase
@@ -27,13 +30,24 @@ export const make = Effect.gen(function* () {
   const decode = decodeRows(Row, nameOf(database), ["version", "tag"])
 
   return {
-    /** Which of the wanted tags the events above `after` up to `last` have. */
-    between: (wanted: ReadonlySet<string>, after: bigint, last: bigint): Effect.Effect<TagsOf, Reason> =>
+    /** Which of the wanted tags the events above `after` up to `last` have. There may be others as well. */
+    between: (
+      wanted: ReadonlySet<string>,
+      after: bigint,
+      last: bigint,
+      run: Query = query
+    ): Effect.Effect<TagsOf, Reason> =>
       Effect.map(
         Effect.flatMap(
-          query(sql`
-            SELECT version, tag FROM ${table}
-            WHERE tag = ANY(${[...wanted]}::text[]) AND version > ${after} AND version <= ${last}`),
+          run(
+            wanted.size > mostWanted
+              ? sql`
+                  SELECT version, tag FROM ${table}
+                  WHERE version + 0 > ${after} AND version + 0 <= ${last} AND tag <> ''`
+              : sql`
+                  SELECT version, tag FROM ${table}
+                  WHERE tag = ANY(${[...wanted]}::text[]) AND version > ${after} AND version <= ${last}`
+          ),
           decode
         ),
         (rows) => {

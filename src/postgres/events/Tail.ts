@@ -4,34 +4,33 @@
  * **Details**
  *
  * `events/Hole` has the rule for missing versions, `TailReader` asks its questions on the connection that listens, and
- * `TailPages` keeps what was read last. A subscriber that finds that its cursor is no longer `covered` reads the table.
+ * `TailPages` keeps what was read last. `events/Waiting` finds the subscribers that a page may concern: only these are woken.
+ * One that waits is at the end of the tail, however much passes it by. One that was woken, and finds later that its cursor
+ * is no longer covered by the pages, reads the table.
  */
-import { Deferred, Effect, Fiber, RcRef } from "effect"
+import { Deferred, Effect, Fiber, Option, RcRef } from "effect"
 import type { Scope } from "effect"
+import type { StoredEvent } from "../../Event.ts"
 import * as LastSeen from "../../events/LastSeen.ts"
+import { Waiting } from "../../events/Waiting.ts"
 import { closed } from "../../internal/Operation.ts"
 import { onRealClock } from "../../internal/RealTime.ts"
 import { type Reason, Unavailable, Unexpected } from "../../StoreError.ts"
 import { PostgresDatabase } from "../database/PostgresDatabase.ts"
 import { type Ear, Wakeups } from "../wakeups/Wakeups.ts"
 import { eventDecoder } from "./EventRow.ts"
-import { type Item, itemsOf, sizeOf } from "./TailItems.ts"
+import type { News, Subscriber, Tags } from "./Subscriber.ts"
+import * as TagTable from "./TagTable.ts"
+import type { TagsOf } from "./TagTable.ts"
+import { type Item, type Items, itemsOf, sizeOf } from "./TailItems.ts"
 import * as TailPages from "./TailPages.ts"
 import * as TailReader from "./TailReader.ts"
 
 /** The time between two statements that show that the connection lives, while nobody reads at the end of the log. */
 const heartbeat = "1 second"
 
-/** The events between a version and the end of what was read. */
-export interface News {
-  /**
-   * What a reader has seen that has taken them: every event up to its version that will ever be is among the items, or came
-   * before the version that was asked for.
-   */
-  readonly seen: LastSeen.Seen
-  /** In order. The first ones may be at or below the version that was asked for. */
-  readonly items: ReadonlyArray<Item>
-}
+/** Looks up which of the tags the events between two versions have. */
+export type LookUp = (wanted: ReadonlySet<string>, after: bigint, last: bigint) => Effect.Effect<TagsOf, Reason>
 
 /** What subscribers see of the tail. */
 export interface Tail {
@@ -42,8 +41,13 @@ export interface Tail {
   readonly seen: () => LastSeen.Seen
   /** Whether the tail still has every event after this version. */
   readonly covers: (version: bigint) => boolean
-  /** Waits until the log is settled beyond this version. Undefined if the tail does not cover the version any more. */
-  readonly next: (version: bigint) => Effect.Effect<News | undefined, Reason>
+  /** Makes the subscriber one of those that are told of what is read, until the scope ends. */
+  readonly enter: (subscriber: Subscriber) => Effect.Effect<void, never, Scope.Scope>
+  /**
+   * What is for the subscriber above its version: of what is kept, or, if that has nothing, of what is read next. It can be
+   * nothing. The subscriber has moved, unless the tail does not cover its version any more.
+   */
+  readonly next: (subscriber: Subscriber, lookUp: LookUp) => Effect.Effect<ReadonlyArray<StoredEvent>, Reason>
   /**
    * Fails with `again` when the connection was lost and there is a new one: other connections are likely to be dead as
    * well, and may not know it.
@@ -58,33 +62,56 @@ export const again = new Unavailable({ message: "the connection was lost; readin
 
 /** The tail of one connection after another, and what keeps it going. */
 interface Running extends Tail {
-  /** Takes rows as `TailReader` publishes them. */
-  readonly publish: TailReader.Publish
+  /** Takes rows as `TailReader` publishes them. The tags are undefined where they could not be looked up. */
+  readonly publish: (rows: ReadonlyArray<unknown>, now: LastSeen.Seen, tags: Tags | undefined) => void
+  /** The tags that subscribers want to know of each event. */
+  readonly wantedTags: () => ReadonlySet<string>
   /** Waits until a subscriber has come to the end of the log, and gives what was read up to there. */
   readonly begun: Effect.Effect<LastSeen.Seen>
   /** Tells the subscribers that the connection was lost, and that there is a new one. */
   readonly lose: () => void
 }
 
-const makeTail = (toItems: (rows: ReadonlyArray<unknown>) => ReadonlyArray<Item>): Running => {
+const noTags: ReadonlySet<string> = new Set()
+const withoutTags: TagsOf = () => noTags
+
+const nothing = Effect.succeed<ReadonlyArray<StoredEvent>>([])
+
+/** Counts which tags are wanted, by however many subscribers. */
+const makeWantedTags = () => {
+  const counts = new Map<string, number>()
+  let all: ReadonlySet<string> | undefined = noTags
+  const add = (tags: ReadonlySet<string>, by: 1 | -1) => {
+    for (const tag of tags) {
+      const count = (counts.get(tag) ?? 0) + by
+      if (count === 0) counts.delete(tag)
+      else counts.set(tag, count)
+      all = undefined
+    }
+  }
+  return { add, all: () => (all ??= new Set(counts.keys())) }
+}
+
+const makeTail = (toItems: (rows: ReadonlyArray<unknown>) => Items): Running => {
   const begun = Deferred.makeUnsafe<void>()
+  const subscribers = new Waiting<Subscriber, Item>()
+  const wantedTags = makeWantedTags()
   let pages = TailPages.make(0n)
   let seen = LastSeen.of(0n)
   let failure: Reason | undefined
-  let grown = Deferred.makeUnsafe<void>()
   let lost = Deferred.makeUnsafe<never, Reason>()
 
-  const tellAll = () => {
-    const before = grown
-    grown = Deferred.makeUnsafe()
-    Deferred.doneUnsafe(before, Effect.void)
+  /** What is kept above the version of a subscriber. */
+  const catchUp = (subscriber: Subscriber, lookUp: LookUp) => {
+    const part = pages.above(subscriber.version)
+    if (part === undefined) return nothing
+    const now = seen
+    return subscriber.wantedTags.size === 0
+      ? Effect.succeed(subscriber.take(part, now, withoutTags))
+      : Effect.map(lookUp(subscriber.wantedTags, subscriber.version, now.version), (tagsOf) =>
+          subscriber.take(part, now, tagsOf)
+        )
   }
-
-  const news = (version: bigint) =>
-    Effect.suspend((): Effect.Effect<News | undefined, Reason> => {
-      if (failure !== undefined) return Effect.fail(failure)
-      return Effect.succeed(pages.covers(version) ? { items: pages.above(version), seen } : undefined)
-    })
 
   return {
     begun: Effect.map(Deferred.await(begun), () => seen),
@@ -97,21 +124,38 @@ const makeTail = (toItems: (rows: ReadonlyArray<unknown>) => ReadonlyArray<Item>
     seen: () => seen,
     isBegun: () => Deferred.isDoneUnsafe(begun),
     covers: (version) => Deferred.isDoneUnsafe(begun) && pages.covers(version),
-    publish: (rows, now) => {
+    wantedTags: wantedTags.all,
+    publish: (rows, now, tags) => {
+      const before = seen
       seen = now
       if (now.version === pages.end()) return
-      pages.add(toItems(rows), now.version, sizeOf(rows))
-      tellAll()
+      const part = pages.add(toItems(rows), now.version, sizeOf(rows))
+      const news: News = { ...part, seen, before, tags }
+      subscribers.tell(part.items, tags && (({ version }) => tags.of(version)), (subscriber, items) =>
+        subscriber.offer(items, news)
+      )
     },
-    next: (version) =>
-      Effect.andThen(
-        Effect.whileLoop({
-          while: () => failure === undefined && pages.end() <= version,
-          body: () => Deferred.await(grown),
-          step: () => {}
+    enter: (subscriber) =>
+      Effect.acquireRelease(
+        Effect.sync(() => {
+          subscribers.enter(subscriber)
+          wantedTags.add(subscriber.wantedTags, 1)
         }),
-        news(version)
+        () =>
+          Effect.sync(() => {
+            subscribers.leave(subscriber)
+            wantedTags.add(subscriber.wantedTags, -1)
+          })
       ),
+    next: (subscriber, lookUp) =>
+      Effect.suspend(() => {
+        if (failure !== undefined) {
+          subscriber.learn(seen)
+          return Effect.fail(failure)
+        }
+        const end = pages.end()
+        return end > subscriber.version ? catchUp(subscriber, lookUp) : subscriber.restAt(end)
+      }),
     lost: Effect.suspend(() => Deferred.await(lost)),
     lose: () => {
       const before = lost
@@ -121,7 +165,7 @@ const makeTail = (toItems: (rows: ReadonlyArray<unknown>) => ReadonlyArray<Item>
     end: (reason) => {
       failure = reason
       Deferred.doneUnsafe(lost, Effect.fail(reason))
-      tellAll()
+      for (const subscriber of subscribers.readers) subscriber.fail(reason, seen)
     }
   }
 }
@@ -130,6 +174,7 @@ export const make = Effect.gen(function* () {
   const { integers, names, sql } = yield* PostgresDatabase
   const { listen } = yield* Wakeups
   const read = yield* TailReader.make
+  const { between } = yield* TagTable.make
   const decode = eventDecoder(names.events, integers)
 
   /**
@@ -143,6 +188,23 @@ export const make = Effect.gen(function* () {
       step: () => {}
     })
 
+  /**
+   * Publishes rows with the tags that subscribers want, which are in a table of their own: one look for all. Where it fails,
+   * those who want tags look by themselves, and fail by themselves.
+   */
+  const publishTo =
+    (tail: Running, { query }: Ear): TailReader.Publish =>
+    (rows, now) =>
+      Effect.suspend(() => {
+        const wanted = tail.wantedTags()
+        if (wanted.size === 0 || rows.length === 0) {
+          return Effect.sync(() => tail.publish(rows, now, { wanted: noTags, of: withoutTags }))
+        }
+        return Effect.map(Effect.option(between(wanted, tail.seen().version, now.version, query)), (found) =>
+          tail.publish(rows, now, Option.getOrUndefined(Option.map(found, (of) => ({ wanted, of }))))
+        )
+      })
+
   /** Reads on each connection, from the end of what was read before. */
   const run = (tail: Running): Effect.Effect<never, Reason, Scope.Scope> => {
     const broken = Deferred.makeUnsafe<never, Reason>()
@@ -151,7 +213,7 @@ export const make = Effect.gen(function* () {
         if (ear.again) tail.lose()
         return untilBegun(tail, ear).pipe(
           Effect.andThen(tail.begun),
-          Effect.flatMap((seen) => read(ear, seen, tail.publish)),
+          Effect.flatMap((seen) => read(ear, seen, publishTo(tail, ear))),
           // What is wrong with the log is no concern of others that hear on this connection.
           Effect.catchIf(
             ({ isRetryable }) => !isRetryable,

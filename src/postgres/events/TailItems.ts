@@ -23,12 +23,19 @@ export const versionOf = (row: unknown): bigint =>
 export const sizeOf = (rows: ReadonlyArray<unknown>): number =>
   rows.reduce<number>((sum, row) => sum + 200 + jsonLength(row), 0)
 
-/** The rows as events; in the place of a row that is none stands a `CorruptEvent`. */
-export const itemsOf = (
+/** What has become of rows. */
+export interface Items {
+  /** In the place of a row that is no event stands a `CorruptEvent`. */
+  readonly items: ReadonlyArray<Item>
+  /** The same, if all of them are events. */
+  readonly events: ReadonlyArray<StoredEvent> | undefined
+}
+
+const withCorrupt = (
   rows: ReadonlyArray<unknown>,
+  { corrupt, events }: Decoded,
   decode: (rows: ReadonlyArray<unknown>) => Decoded
 ): ReadonlyArray<Item> => {
-  const { corrupt, events } = decode(rows)
   if (corrupt === undefined) return events
   const row = rows[events.length]
   const item = {
@@ -37,5 +44,14 @@ export const itemsOf = (
     eventType: textOf(row, "eventType"),
     corrupt: true as const
   }
-  return [...events, item, ...itemsOf(rows.slice(events.length + 1), decode)]
+  const rest = rows.slice(events.length + 1)
+  return [...events, item, ...withCorrupt(rest, decode(rest), decode)]
+}
+
+export const itemsOf = (rows: ReadonlyArray<unknown>, decode: (rows: ReadonlyArray<unknown>) => Decoded): Items => {
+  const decoded = decode(rows)
+  return {
+    items: withCorrupt(rows, decoded, decode),
+    events: decoded.corrupt === undefined ? decoded.events : undefined
+  }
 }

@@ -50,7 +50,7 @@ const heldSeconds = Telemetry.gauge("strata_events_held_seconds")
  * too, where events that were seen have been deleted, or another server answers: then the version is the same as before, and
  * there are no rows.
  */
-export type Publish = (rows: ReadonlyArray<unknown>, seen: LastSeen.Seen) => void
+export type Publish = (rows: ReadonlyArray<unknown>, seen: LastSeen.Seen) => Effect.Effect<unknown>
 
 /** The log is not the one that was read: each subscriber compares what it has seen itself. Nobody else gets this reason. */
 export const replaced = new Unexpected({ message: "the log is not the one that the subscribers have read" })
@@ -102,7 +102,7 @@ const statementsOf = ({ sql, tables }: PostgresDatabase["Service"]) => {
 
 /** Publishes, lets the subscribers run, and says how long they took. */
 const publishing = Effect.fnUntraced(function* (publish: Publish, rows: ReadonlyArray<unknown>, seen: LastSeen.Seen) {
-  publish(rows, seen)
+  yield* publish(rows, seen)
   const published = yield* monotonicMillis
   yield* Effect.yieldNow
   return (yield* monotonicMillis) - published
@@ -209,7 +209,7 @@ export const make = Effect.gen(function* () {
       seen = LastSeen.isCertain(seen, { cursorId, isAbove: above.length > 0, server })
         ? LastSeen.confirm(seen, cursorId, server)
         : yield* agree(ear, seen)
-      if (seen !== known) publish([], seen)
+      if (seen !== known) yield* publish([], seen)
       const page: Page = pageOf(above, pageLimit, largestPageEvents)
       const { isFull, rows } = page
       const before: bigint = state.after
