@@ -1,6 +1,6 @@
 /**
- * Ten questions of a first day and of an incident. The first section that a search for the words of a question finds has the
- * answer. They were written down before the guides were.
+ * Questions of a first day and of an incident. The first section that a search for the words of a question finds has the answer.
+ * The first ten were written down before the guides were.
  */
 import { assert, describe, it } from "@effect/vitest"
 import { readdir, readFile } from "node:fs/promises"
@@ -26,7 +26,12 @@ describe("the first section that a search finds", () => {
     ["how do I erase a user", "runbooks.md", /DELETE|UPDATE/],
     ["who holds the tail", "runbooks.md", /strata status|strata doctor/],
     ["what happens when Postgres fails over", "runbooks.md", /LogReplaced/],
-    ["how do I delete a projection", "projections.md", /remove/]
+    ["how do I delete a projection", "projections.md", /remove/],
+    ["what does this alert mean (lag)", "runbooks.md", /strata_projection_lag_seconds.*a-projection-is-behind/],
+    ["how do I find the message that failed", "runbooks.md", /last_error/],
+    ["may I delete events", "runbooks.md", /DELETE FROM events/],
+    ["how do I move to another server", "deploying.md", /pg_dump[^]*replication/],
+    ["what does a locked table do", "runbooks.md", /pg_locks/]
   ] as const)("for: %s, has the answer", (question, file, answer) => {
     const found = search(sections, question)
     const shown = found.slice(0, 3).map(({ file, headings }) => `${file}: ${headings.join(" > ")}`)

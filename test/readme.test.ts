@@ -202,6 +202,27 @@ describe("the documents", () => {
     )
   })
 
+  it("name a test or a run for each guarantee", () => {
+    const guaranteed = documents.flatMap(({ file, text }) =>
+      (text.match(/^\|.*\| shown by \|\n(?:\|.*\n)+/gm) ?? []).flatMap((table) =>
+        table
+          .trimEnd()
+          .split("\n")
+          .slice(2)
+          .map((row) => ({ file, row, shownBy: row.split(" | ").at(-1) ?? "" }))
+      )
+    )
+    assert.deepStrictEqual(
+      [...new Set(guaranteed.map(({ file }) => file))],
+      ["README.md", "resources/guides/deploying.md", "resources/guides/guarantees.md"]
+    )
+    assert.isAbove(guaranteed.length, 30)
+    assert.deepStrictEqual(
+      guaranteed.filter(({ shownBy }) => !/`(?:test|src)\/[\w./-]+\.ts`|`npm run chaos/.test(shownBy)),
+      []
+    )
+  })
+
   it("name only files and tests that there are", async () => {
     const named = all.flatMap(({ file, text }) =>
       Array.from(text.matchAll(/`((?:test|src)\/[\w./-]+\.ts)`(?: "([^"]+)")?/g), ([, path = "", title = ""]) => ({

@@ -5,6 +5,7 @@ import type { Page } from "./pages.ts"
 
 /** In the order in which the menu shows them. A guide that is not named here comes after these. */
 const order = [
+  "README",
   "tutorial",
   "events",
   "offsets",
@@ -14,10 +15,13 @@ const order = [
   "entities",
   "decisions",
   "transactions",
+  "errors",
   "testing",
   "console",
+  "settings",
   "deploying",
   "runbooks",
+  "command",
   "guarantees",
   "trust",
   "go-services",

@@ -5,7 +5,18 @@ import type { Page } from "./pages.ts"
 import { table } from "./tables.ts"
 
 /** The modules whose options come first, in this order: those of layers, then those of what runs. */
-const order = ["postgres", "memory", "pglite", "postgres.PostgresConfig", "Projection", "Spool", "Supervisor", "Health"]
+const order = [
+  "postgres",
+  "memory",
+  "pglite",
+  "postgres.PostgresConfig",
+  "cluster",
+  "console",
+  "Projection",
+  "Spool",
+  "Supervisor",
+  "Health"
+]
 
 const rankOf = ({ name }: Module): number => {
   const index = order.indexOf(name)

@@ -35,11 +35,11 @@ import type { ShardingConfig } from "effect/cluster/ShardingConfig"
 import type { SocketServerError } from "effect/socket/SocketServer"
 import type { SqlClient } from "effect/sql/SqlClient"
 
-/** Where a runner of the cluster is, and the settings that it shares with the others. */
+/** What the layer of a runner takes. */
 export interface Options {
-  /** The host on which the other runners reach this one. */
+  /** Where the other runners reach this one. */
   readonly host: string
-  /** The port on which they do. */
+  /** The port at which they do. */
   readonly port: number
   /** Where this runner listens, if that is somewhere else: `0.0.0.0`, for instance. */
   readonly listen?: { readonly host: string; readonly port: number }

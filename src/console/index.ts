@@ -33,7 +33,7 @@ import { routes } from "./Console.ts"
 
 export { Api } from "./api/Api.ts"
 
-/** Where the console is in an application's router, what it shows, and what it may do. */
+/** What the layer of the console takes. */
 export interface Options {
   /** The path of the console in the router, such as `/admin/strata`: `/` unless given. */
   readonly path?: `/${string}`

@@ -55,6 +55,8 @@ const own = {
     description: "How many bytes a row can have that is read, at least the default: more, for rows of other programs",
     default: "16777216"
   },
+  USER: { description: "Who has changed something by `strata console`, for its log", reader: "command" },
+  USERNAME: { description: "The same where there is no `USER`", reader: "command" },
   NO_COLOR: { description: "Any text: no colours", reader: "command" }
 } satisfies Readonly<Record<string, Omit<VariableReference, "name">>>
 

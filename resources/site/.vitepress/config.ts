@@ -32,6 +32,17 @@ export default defineConfig({
     html: false,
     theme: { light: "github-light", dark: "github-dark" },
     config: (markdown) => {
+      // On a narrow screen each cell stands below the one before, with the heading of its column.
+      markdown.core.ruler.push("headings", ({ tokens }) => {
+        let headings: Array<string> = []
+        let column = 0
+        for (const [index, token] of tokens.entries()) {
+          if (token.type === "thead_open") headings = []
+          if (token.type === "tr_open") column = 0
+          if (token.type === "th_open") headings.push(tokens[index + 1]?.content ?? "")
+          if (token.type === "td_open") token.attrSet("data-heading", headings[column++] ?? "")
+        }
+      })
       const plain = markdown.renderer.rules.code_inline
       markdown.renderer.rules.code_inline = (tokens, index, options, env, self) => {
         const shown = plain?.(tokens, index, options, env, self) ?? ""
