@@ -96,6 +96,7 @@ export interface Model<in Command, out State, out R = never> {
   readonly fold: (command: Command, events: ReadonlyArray<Matched>) => Effect.Effect<State, CorruptRow, R>
 }
 
+/** What `Decision.model` takes: what a decision has to know. */
 export interface ModelOptions<Command, State, Class extends Tagged, Other, R, Id> {
   /** The events that it takes. */
   readonly events: TypedView<Class, Other, R, Id>
@@ -189,6 +190,7 @@ export type Decided<Event, E, R> =
   | ReadonlyArray<DecidedEvent<Event>>
   | Effect.Effect<ReadonlyArray<DecidedEvent<Event>>, E, R>
 
+/** What `execute` of a decision takes beside the command. */
 export interface ExecuteOptions {
   /**
    * Names this execution, so that it takes effect once: a call with the same key gives the events of the first success,

@@ -71,7 +71,14 @@ export class Selection extends Schema.Class<Selection>("effect-strata/DurableSta
 
 // Errors
 
-/** The entity has a newer state, or a different one of the same version, from another writer. Nothing was written. */
+/**
+ * The entity has a newer state, or a different one of the same version, from another writer. Nothing was written.
+ *
+ * **Remedy**
+ *
+ * Load the state and decide again: `modify` of a typed store does both. Where the older state is to count,
+ * `overwriteState` writes it.
+ */
 export class StaleState extends Schema.TaggedError<StaleState>("effect-strata/DurableStateStore/StaleState")(
   "StaleState",
   {

@@ -60,6 +60,7 @@ export interface Executed<S, Event> extends Loaded<S> {
 /** What a command decides: the event, or the events, that come next. An empty array says that nothing happens. */
 export type Decided<Event, E, R> = Event | ReadonlyArray<Event> | Effect.Effect<Event | ReadonlyArray<Event>, E, R>
 
+/** What `execute` of an entity takes beside the command. */
 export interface ExecuteOptions {
   /**
    * Names this execution, so that it takes effect once: a call with the same key gives the events of the first success,

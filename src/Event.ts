@@ -87,12 +87,18 @@ const distinctIds = Schema.makeFilter((events: ReadonlyArray<NewEvent>) => {
 
 /** What an append may ask for: see `EventStore.append`. */
 export interface AppendOptions {
+  /**
+   * What must be true of the aggregate: `"any"` unless given, `"none"`, `"some"`, or the version of its last event. A record says
+   * it of several aggregates, by their ids.
+   */
   readonly expected?: Expected | Readonly<Record<string, Expected>>
+  /** Whether an event whose id is in the log already fails (`"fail"`, the default), or counts as appended (`"ignore"`). */
   readonly onDuplicate?: "fail" | "ignore"
 }
 
 /** What an append asks for that belongs to a decision. */
 export interface DecidedOptions extends AppendOptions {
+  /** What `readForDecision` has given with the events: that nothing has come since which the decision would have wanted to know of. */
   readonly condition: Condition
 }
 
@@ -227,6 +233,23 @@ export class AggregateSince extends Schema.Class<AggregateSince>("effect-strata/
   since: Version
 }) {}
 
+/** Events that are in the log, and tags that they are to have. */
+export class Tagging extends Schema.Class<Tagging>("effect-strata/EventStore/Tagging")({
+  events: Schema.Array(Schema.Struct({ version: Version, id: Schema.String, tags: Tags })),
+  dryRun: Schema.optionalKey(Schema.Boolean)
+}) {}
+
+/** An event that is in the log, such as a stored event, and tags that it is to have. */
+export type TaggedVersion = Tagging["events"][number]
+
+/** What came of a tagging. */
+export interface TagCounts {
+  /** How many events had not had all of the tags. */
+  readonly events: number
+  /** How many tags they had not had. */
+  readonly tags: number
+}
+
 /** The id of one event. */
 export class ById extends Schema.Class<ById>("effect-strata/EventStore/ById")({ id: Key }) {}
 
@@ -246,7 +269,13 @@ export class Stats extends Schema.Class<Stats>("effect-strata/EventStore/Stats")
 
 // Errors
 
-/** The aggregate is not as the append expected: another append to it came first. Nothing was written. */
+/**
+ * The aggregate is not as the append expected: another append to it came first. Nothing was written.
+ *
+ * **Remedy**
+ *
+ * Load the aggregate and decide again: `Entity.execute` does both. Or tell the caller that somebody else was faster.
+ */
 export class VersionConflict extends Schema.TaggedError<VersionConflict>("effect-strata/EventStore/VersionConflict")(
   "VersionConflict",
   {
@@ -262,7 +291,13 @@ export class VersionConflict extends Schema.TaggedError<VersionConflict>("effect
   }
 }
 
-/** An event with this id is in the log already. Nothing was written. */
+/**
+ * An event with this id is in the log already. Nothing was written.
+ *
+ * **Remedy**
+ *
+ * Append with `onDuplicate: "ignore"` where the same event may come again; otherwise give another id.
+ */
 export class DuplicateEvent extends Schema.TaggedError<DuplicateEvent>("effect-strata/EventStore/DuplicateEvent")(
   "DuplicateEvent",
   { id: Schema.String }
@@ -284,10 +319,14 @@ export class DuplicateEvent extends Schema.TaggedError<DuplicateEvent>("effect-s
  * beside it; without the id it can only be told that the log ends before it, and an event that is missing below the end
  * counts as deleted.
  *
- * To go on, undo what was made of the events above `lastAgreed`, and read again after it; or build everything anew from
- * `"start"`. A log is not cut at one version: an event that was committed late can be gone below others that are still there.
+ * A log is not cut at one version: an event that was committed late can be gone below others that are still there.
  * A running reader remembers its last 128 events one by one, and `lastAgreed` is below the first of them that is gone; of
  * what is further back, `get` tells whether it is still there.
+ *
+ * **Remedy**
+ *
+ * Undo what was made of the events above `lastAgreed`, and read again after it; or build everything anew from
+ * `"start"`. The runbook "Postgres fails over" has the steps.
  */
 export class LogReplaced extends Schema.TaggedError<LogReplaced>("effect-strata/EventStore/LogReplaced")(
   "LogReplaced",
@@ -331,7 +370,13 @@ export type AppendError = VersionConflict | DuplicateEvent
 /** Why an append with a condition was refused. */
 export type DecisionError = AppendError | ConditionFailed | LogReplaced
 
-/** No event has this id. */
+/**
+ * No event has this id.
+ *
+ * **Remedy**
+ *
+ * Look whether the id is right, and whether the event was deleted.
+ */
 export class EventNotFound extends Schema.TaggedError<EventNotFound>("effect-strata/EventStore/EventNotFound")(
   "EventNotFound",
   { id: Schema.String }
@@ -341,7 +386,13 @@ export class EventNotFound extends Schema.TaggedError<EventNotFound>("effect-str
   }
 }
 
-/** The text is not a version: not a whole number from 0 to 2^63 - 1. */
+/**
+ * The text is not a version: not a whole number from 0 to 2^63 - 1.
+ *
+ * **Remedy**
+ *
+ * Tell whoever sent the text: `parseVersion` takes what `String(version)` gives.
+ */
 export class InvalidVersion extends Schema.TaggedError<InvalidVersion>("effect-strata/EventStore/InvalidVersion")(
   "InvalidVersion",
   { text: Schema.String }

@@ -93,8 +93,12 @@ const isCondition = (value: unknown): value is Condition => value instanceof Con
 export const GivenCondition = Schema.declare(isCondition, { expected: "a condition that readForDecision has given" })
 
 /**
- * Something has come that the decision would have wanted to know of, or has gone that it has seen. Nothing was written: read
- * again, and decide again. In a transaction the next read sees what others have committed meanwhile.
+ * Something has come that the decision would have wanted to know of, or has gone that it has seen. Nothing was written.
+ *
+ * **Remedy**
+ *
+ * Read again, and decide again: `Decision.execute` does both. In a transaction the next read sees what others have committed
+ * meanwhile.
  */
 export class ConditionFailed extends Schema.TaggedError<ConditionFailed>("effect-strata/EventStore/ConditionFailed")(
   "ConditionFailed",

@@ -52,6 +52,9 @@ import {
   type StoredEvent,
   Subscription,
   subscriptionTo,
+  type TagCounts,
+  type TaggedVersion,
+  Tagging,
   Topic
 } from "./Event.ts"
 import * as Origins from "./events/Origins.ts"
@@ -87,6 +90,8 @@ export {
   StoredEvent,
   Subscription,
   Tag,
+  type TagCounts,
+  type TaggedVersion,
   Tags,
   Topic,
   Version,
@@ -187,6 +192,31 @@ export class EventStore extends Context.Service<
     readonly readForDecision: (
       query: ReadonlyArray<QueryItem>
     ) => Effect.Effect<ReadForDecision, InvalidInput | StoreError>
+
+    /**
+     * Gives events that are in the log tags, beside those that they have: all of the events, or none. With `dryRun` it only says
+     * what it would do.
+     *
+     * **Details**
+     *
+     * It is for events that came without tags: those of Go services, and those from before their tags were thought of. Tags that an
+     * event has already change nothing, so it can be run again. The id has to be that of the event with the version: otherwise it
+     * is `EventNotFound`. An event has at most 64 tags, those that it has already counted.
+     *
+     * Every condition that was read before fails with `ConditionFailed` then, whatever it is about, and its decision is made again.
+     * An append that was decided upon one of the tags, and is under way, comes first. `tagAll` of a typed view derives the tags and
+     * goes through the log, and so does `strata events tag`.
+     *
+     * **Gotchas**
+     *
+     * A subscriber or projection that chooses events by a tag and has passed an event does not go back for it: rebuild it.
+     * Appends with the same tags wait until a transaction of yours that has tagged events ends; with more than 250 different
+     * tags, all appends do.
+     */
+    readonly tag: (
+      events: ReadonlyArray<TaggedVersion>,
+      options?: { readonly dryRun?: boolean }
+    ) => Effect.Effect<TagCounts, EventNotFound | InvalidInput | StoreError>
 
     /**
      * Every settled event above the version (0 unless given), in order: no event can come at or below the last one any more.
@@ -293,6 +323,7 @@ export class EventStore extends Context.Service<
 export interface Driver {
   readonly append: (append: Append) => Effect.Effect<ReadonlyArray<StoredEvent>, DecisionError | InvalidInput | Reason>
   readonly readForDecision: (query: ForDecision) => Effect.Effect<ReadForDecision, Reason>
+  readonly tag: (tagging: Tagging) => Effect.Effect<TagCounts, EventNotFound | InvalidInput | Reason>
   readonly read: (query: Query) => Stream.Stream<StoredEvent, LogReplaced | Reason>
   readonly readAggregate: (since: AggregateSince) => Effect.Effect<ReadonlyArray<StoredEvent>, Reason>
   readonly find: (id: ById) => Effect.Effect<StoredEvent | undefined, Reason>
@@ -361,10 +392,12 @@ export const fromDriver = (backend: string, driver: Driver): Effect.Effect<Event
     }
 
     const readForDecision = operation.fn("readForDecision", ForDecision, driver.readForDecision)
+    const tag = operation.fn("tag", Tagging, driver.tag)
 
     return EventStore.of({
       append,
       readForDecision: (items) => readForDecision({ items }),
+      tag: (events, options = {}) => tag({ events, ...options }),
       load: (since = 0n) => load({ since }),
       loadByAggregate: (aggregateId, since = 0n) => loadByAggregate({ aggregateId, since }),
       read: (query = {}) => read(query),
@@ -383,6 +416,7 @@ export const fromDriver = (backend: string, driver: Driver): Effect.Effect<Event
 
 export { type Tagged, type Upcast, upcast } from "./events/EventCodec.ts"
 export { type NewTypedEvent, type TypedEvents, type TypedView } from "./events/TypedEvents.ts"
+export { type TagAllOptions, type TagStep } from "./events/Tagging.ts"
 export { type TagsByClass, type TypedItem, type TypedQuery, type TypedSubscription } from "./events/TypedQuery.ts"
 export { type EventView, type TypedEvent, UnknownEvent } from "./events/View.ts"
 

@@ -58,6 +58,7 @@ export { GaugeInterval } from "./internal/Gauges.ts"
 
 // Model
 
+/** What `Health.check` takes: limits, and how long it waits. */
 export interface Options extends Limits {
   /** How long the database may take to answer, in real time: 5 seconds unless given. */
   readonly timeout?: Duration.Input

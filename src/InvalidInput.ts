@@ -5,7 +5,13 @@ import { Schema, SchemaIssue } from "effect"
 export const Issue = Schema.Struct({ field: Schema.String, message: Schema.String })
 export type Issue = typeof Issue.Type
 
-/** An argument breaks the model. Nothing was read or written, and calling again cannot help. */
+/**
+ * An argument breaks the model. Nothing was read or written, and calling again cannot help.
+ *
+ * **Remedy**
+ *
+ * Mend the caller: `issues` name every field.
+ */
 export class InvalidInput extends Schema.TaggedError<InvalidInput>("effect-strata/InvalidInput")("InvalidInput", {
   store: Schema.String,
   operation: Schema.String,

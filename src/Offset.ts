@@ -52,7 +52,13 @@ export class Selection extends Schema.Class<Selection>("effect-strata/OffsetStor
 
 // Errors
 
-/** The shard's offset is not what the caller expected: another runner moved, reset or deleted it. Nothing was written. */
+/**
+ * The shard's offset is not what the caller expected: another runner moved, reset or deleted it. Nothing was written.
+ *
+ * **Remedy**
+ *
+ * Read the offset and go on from there, or stop: another process runs this shard.
+ */
 export class OffsetConflict extends Schema.TaggedError<OffsetConflict>("effect-strata/OffsetStore/OffsetConflict")(
   "OffsetConflict",
   {

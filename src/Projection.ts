@@ -46,6 +46,7 @@ import {
   type Tagged,
   type TypedEvent
 } from "./EventStore.ts"
+import { named } from "./internal/Named.ts"
 import { InvalidInput } from "./InvalidInput.ts"
 import type { Projection, Services } from "./projection/Definition.ts"
 import type { EventOf, ServicesOfView, View } from "./projection/Handlers.ts"
@@ -112,7 +113,10 @@ export const layer = <R>(
 
 /** Runs several projections, until one of them ends. */
 export const runAll = <R>(projections: ReadonlyArray<Projection<R>>): Effect.Effect<never, RunError, R | Services> =>
-  Effect.andThen(Effect.forEach(projections, run, { concurrency: "unbounded", discard: true }), Effect.never)
+  Effect.forEach(projections, run, { concurrency: "unbounded", discard: true }).pipe(
+    Effect.mapError(named("Projection", "runAll")),
+    Effect.andThen(Effect.never)
+  )
 
 type QueryInput = Exclude<(typeof Query)["~type.make.in"], void>
 
@@ -120,6 +124,8 @@ type QueryInput = Exclude<(typeof Query)["~type.make.in"], void>
 interface ViewQuery<V extends View> extends QueryInput {
   readonly events?: V
 }
+
+const inFold = { store: "Projection", operation: "fold" } as const
 
 function read<V extends View>(
   query: ViewQuery<V>
@@ -134,15 +140,10 @@ function read<R>({
 > {
   const stored = (query: QueryInput) => Stream.unwrap(EventStore.use((events) => Effect.succeed(events.read(query))))
   if (view === undefined) return stored(query)
-  if (view.issues.length > 0) {
-    return Stream.fail(new InvalidInput({ store: "Projection", operation: "fold", issues: view.issues }))
-  }
+  if (view.issues.length > 0) return Stream.fail(new InvalidInput({ ...inFold, issues: view.issues }))
   const eventTypes = query.eventTypes ?? view.typesOf()
   return Stream.mapEffect(stored(eventTypes === undefined ? query : { ...query, eventTypes }), (event) =>
-    Effect.mapErrorEager(
-      view.decode(event),
-      (reason) => new StoreError({ store: "Projection", operation: "fold", reason })
-    )
+    Effect.mapErrorEager(view.decode(event), (reason) => new StoreError({ ...inFold, reason }))
   )
 }
 
@@ -166,4 +167,7 @@ export const fold = <S, V extends View = undefined>(
   initial: S,
   f: (state: S, event: EventOf<V>) => S
 ): Effect.Effect<S, InvalidInput | LogReplaced | StoreError, EventStore | ServicesOfView<V>> =>
-  Stream.runFold(read(query), () => initial, f)
+  Effect.mapError(
+    Stream.runFold(read(query), () => initial, f),
+    named(inFold.store, inFold.operation)
+  )

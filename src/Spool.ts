@@ -58,9 +58,11 @@ export type { Policy } from "./spool/Policy.ts"
 
 // Model
 
+/** What `Spool.make` takes: what a queue is, for those who enqueue and for those who work. */
 export interface Options<A, RD, RE, Policies extends string = never> {
   /** The name of the queue, at most 255 characters. */
   readonly name: string
+  /** The schema of the payloads. They are stored as JSON. */
   readonly payload: Schema.Codec<A, unknown, RD, RE>
   /** Policies by the names that messages keep. `default` is for messages without a name: `Spool.backoff()` unless given. */
   readonly policies?: Readonly<Record<Policies, Policy>>
@@ -86,17 +88,21 @@ export interface EnqueueOptions<Policies extends string = never> {
    * on. The id is one of this queue. A message without one gets a UUIDv7.
    */
   readonly id?: string
+  /** What is said beside the payload: none unless given. */
   readonly headers?: Readonly<Record<string, string>>
   /** From 1, the most urgent, to 10: 5 unless given. */
   readonly priority?: number
-  /** When the message is handled, by the store's clock, after a delay or at a time: at once unless given. */
+  /** After what delay the message is handled, by the store's clock: at once unless given. */
   readonly delay?: Duration.Input
+  /** The time from which on the message is handled, by the store's clock, instead of a delay. */
   readonly at?: DateTime.Utc
   /** The name of the queue's policy by which the message is tried again: `"default"` unless given. */
   readonly policy?: Policies | "default"
+  /** How often the message is tried before it bounces: as the queue says unless given. */
   readonly maxAttempts?: number
 }
 
+/** How a worker works: what `run` and `layer` of a queue take. */
 export interface RunOptions<R = never> {
   /** How many messages are handled at a time: 10 unless given. */
   readonly concurrency?: number
@@ -339,7 +345,7 @@ export const make = <A, RD = never, RE = never, const Policies extends string = 
       const worker = Worker.run(settings, handling)
       yield* Gauges.feed
       return yield* Effect.raceFirst(worker, cleanForever(name, retention))
-    }).pipe(Effect.scoped)
+    }).pipe(Effect.scoped, Effect.mapError(named("Spool", "run", fields)))
 
   const move = (
     operation: string,

@@ -368,7 +368,13 @@ const errorKey = { queue: Schema.optionalKey(Schema.String), id: Schema.String }
 const named = ({ id, queue }: { readonly queue?: string; readonly id: string }) =>
   queue === undefined ? `"${id}"` : `"${id}" of queue "${queue}"`
 
-/** No message has this key. */
+/**
+ * No message has this key.
+ *
+ * **Remedy**
+ *
+ * Look whether the key is right. A message that was delivered is deleted, unless the queue archives.
+ */
 export class MessageNotFound extends Schema.TaggedError<MessageNotFound>("effect-strata/SpoolStore/MessageNotFound")(
   "MessageNotFound",
   errorKey
@@ -380,7 +386,13 @@ export class MessageNotFound extends Schema.TaggedError<MessageNotFound>("effect
   }
 }
 
-/** The message is stored already, with the same payload, and stays as it is. */
+/**
+ * The message is stored already, with the same payload, and stays as it is.
+ *
+ * **Remedy**
+ *
+ * Nothing: the message was stored before.
+ */
 export class MessageExists extends Schema.TaggedError<MessageExists>("effect-strata/SpoolStore/MessageExists")(
   "MessageExists",
   errorKey
@@ -393,6 +405,10 @@ export class MessageExists extends Schema.TaggedError<MessageExists>("effect-str
 /**
  * The id is taken: by a message of the same queue with another payload, or, in RetrySpool's table, where ids are those of all
  * queues, by a message of another queue. Nothing was changed.
+ *
+ * **Remedy**
+ *
+ * Give another id, or do not enqueue again: what was enqueued first counts.
  */
 export class IdConflict extends Schema.TaggedError<IdConflict>("effect-strata/SpoolStore/IdConflict")("IdConflict", {
   ...errorKey,
@@ -405,7 +421,13 @@ export class IdConflict extends Schema.TaggedError<IdConflict>("effect-strata/Sp
   }
 }
 
-/** The message is in another state than the caller expected. Nothing was changed. */
+/**
+ * The message is in another state than the caller expected. Nothing was changed.
+ *
+ * **Remedy**
+ *
+ * Read the message again, and decide by the state that it has now.
+ */
 export class StateConflict extends Schema.TaggedError<StateConflict>("effect-strata/SpoolStore/StateConflict")(
   "StateConflict",
   { ...errorKey, expected: Schema.Array(State), actual: State }
@@ -415,7 +437,13 @@ export class StateConflict extends Schema.TaggedError<StateConflict>("effect-str
   }
 }
 
-/** The message has changed since the caller read it. Nothing was changed. */
+/**
+ * The message has changed since the caller read it. Nothing was changed.
+ *
+ * **Remedy**
+ *
+ * Read the message again, and change what is there now.
+ */
 export class UpdateConflict extends Schema.TaggedError<UpdateConflict>("effect-strata/SpoolStore/UpdateConflict")(
   "UpdateConflict",
   { ...errorKey, expected: Schema.DateTimeUtc, actual: Schema.DateTimeUtc }
@@ -429,6 +457,11 @@ export class UpdateConflict extends Schema.TaggedError<UpdateConflict>("effect-s
 /**
  * The lease is lost: it ran out and the message was recovered, or the message was moved or deleted. Nothing was
  * changed.
+ *
+ * **Remedy**
+ *
+ * Nothing: whoever has the message now handles it. Where it happens often, give a longer `lease`, or look for what
+ * blocks the event loop.
  */
 export class LeaseLost extends Schema.TaggedError<LeaseLost>("effect-strata/SpoolStore/LeaseLost")("LeaseLost", {
   ...errorKey,
@@ -440,7 +473,13 @@ export class LeaseLost extends Schema.TaggedError<LeaseLost>("effect-strata/Spoo
   }
 }
 
-/** Another transaction has locked the message: it is changing the message, or keeps others from it. Nothing was changed. */
+/**
+ * Another transaction has locked the message: it is changing the message, or keeps others from it. Nothing was changed.
+ *
+ * **Remedy**
+ *
+ * Try again, and look for the transaction that stays open: a warning names it.
+ */
 export class MessageLocked extends Schema.TaggedError<MessageLocked>("effect-strata/SpoolStore/MessageLocked")(
   "MessageLocked",
   errorKey

@@ -28,7 +28,13 @@ export interface Encoded {
   readonly payload: Uint8Array
 }
 
-/** The codec does not know this manifest, or the type that it stands for. */
+/**
+ * The codec does not know this manifest, or the type that it stands for.
+ *
+ * **Remedy**
+ *
+ * Add the type to the codec, or a codec for it.
+ */
 export class UnknownManifest extends Schema.TaggedError<UnknownManifest>("effect-strata/StateCodec/UnknownManifest")(
   "UnknownManifest",
   { manifest: Schema.String }
@@ -38,7 +44,13 @@ export class UnknownManifest extends Schema.TaggedError<UnknownManifest>("effect
   }
 }
 
-/** The value, or the bytes, are not what the manifest says. */
+/**
+ * The value, or the bytes, are not what the manifest says.
+ *
+ * **Remedy**
+ *
+ * Give the store the codec that has written the state, or one that reads what it wrote, too.
+ */
 export class CodecError extends Schema.TaggedError<CodecError>("effect-strata/StateCodec/CodecError")("CodecError", {
   manifest: Schema.String,
   message: Schema.String,

@@ -22,10 +22,17 @@
  * ```
  */
 import { Cause, Context, Deferred, Effect, Layer, Metric, Schedule, Schema, type Scope } from "effect"
+import * as Telemetry from "./internal/Telemetry.ts"
 
 // Model
 
-/** Work that was to go on for ever has ended. */
+/**
+ * Work that was to go on for ever has ended.
+ *
+ * **Remedy**
+ *
+ * Look at the cause, and at the log; start the process again.
+ */
 export class WorkEnded extends Schema.TaggedError<WorkEnded>("effect-strata/Supervisor/WorkEnded")("WorkEnded", {
   work: Schema.String,
   /** What it has failed with. */
@@ -36,6 +43,7 @@ export class WorkEnded extends Schema.TaggedError<WorkEnded>("effect-strata/Supe
   }
 }
 
+/** What becomes of work that ends: `Projection.layer`, the `layer` of a queue and `Supervisor.run` take it. */
 export interface Options {
   /**
    * What happens when the work ends, which it does only where waiting mends nothing:
@@ -81,7 +89,7 @@ export class Supervisor extends Context.Service<
 
 // The supervisor
 
-const running = Metric.gauge("strata_work_running", { description: "Whether background work is running: 1, or 0" })
+const running = Telemetry.gauge("strata_work_running")
 
 const defaultRestart = Schedule.min([Schedule.exponential("1 second"), Schedule.spaced("1 minute")])
 

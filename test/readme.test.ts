@@ -35,7 +35,13 @@ const read = async (file: string) => ({ file, text: await readFile(join(root, fi
 const guides = (await readdir(join(root, "resources", "guides"))).filter((file) => file.endsWith(".md"))
 const documents = await Promise.all(["README.md", ...guides.map((name) => `resources/guides/${name}`)].map(read))
 const others = await Promise.all(
-  ["CHANGELOG.md", "CONTRIBUTING.md", "src/README.md", "resources/postgres/README.md"].map(read)
+  [
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "src/README.md",
+    "resources/postgres/README.md",
+    ...(await readdir(join(root, "resources", "reference"))).map((name) => `resources/reference/${name}`)
+  ].map(read)
 )
 
 const examples = documents.flatMap(({ file, text }) => examplesIn(file, text))
@@ -158,24 +164,6 @@ describe("the pictures of the guide to measurements", () => {
 
   it.each(charts(measurements))("show what its table has: %s", async (file, svg) => {
     assert.strictEqual(await readFile(join(root, "resources", "guides", file), "utf8"), svg)
-  })
-})
-
-describe("the guide to settings", () => {
-  const settings = documents.find(({ file }) => file.endsWith("settings.md"))?.text ?? ""
-
-  it("has each option of the layers, and each variable of the environment", () => {
-    const code = [...sources()]
-    const [, options = ""] = code.find(([file]) => file === "postgres/database/Options.ts") ?? []
-    const fields = [...options.slice(options.indexOf("export interface Options")).matchAll(/^  readonly (\w+)\?:/gm)]
-    const variables = code.flatMap(([, text]) => Array.from(text.matchAll(/"((?:DB_|PG|DATABASE_)[A-Z_]+)"/g)))
-    const names = new Set([...fields, ...variables].map(([, name = ""]) => name))
-    assert.isAbove(names.size, 30)
-    assert.deepStrictEqual(
-      // The last one is a file in an embedded database.
-      [...names].filter((name) => name !== "PG_VERSION" && !new RegExp(`\\b${name}\\b`).test(settings)),
-      []
-    )
   })
 })
 

@@ -1,5 +1,5 @@
 -- The log of events. go-sync-kit's Postgres store reads and writes the same table. A table that go-sync-kit has created is
--- adopted with its rows, and keeps its sequence, its indexes and its triggers.
+-- adopted with its rows, and keeps its sequence, its indexes and its triggers. The file of the indexes adds what it lacks.
 \if :{?events}
 \else
 \set events events
@@ -27,7 +27,6 @@ DO $do$
 DECLARE
     events  CONSTANT REGCLASS := pg_catalog.quote_ident(pg_catalog.current_setting('strata.events'))::regclass;
     missing TEXT;
-    keys    SMALLINT[];
 BEGIN
     -- Only built-in functions and operators are found from here on, whatever the schemas of the search path have.
     PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
@@ -40,19 +39,6 @@ BEGIN
     IF missing IS NOT NULL THEN
         RAISE EXCEPTION 'the table % is there already and is no log of events: it has no column %', events, missing
             USING ERRCODE = 'wrong_object_type';
-    END IF;
-
-    -- This index serves the history of an aggregate, in order, and its last version, which appends compare with what they
-    -- expect: the index alone answers that. It is looked for by the columns, since an index of another table may have any
-    -- name. The primary key serves readers of the whole log, the unique id look-ups of one event. GIN indexes on data or
-    -- metadata are an option (0006): they double the cost of an append.
-    SELECT array_agg(attnum ORDER BY attname) INTO keys
-    FROM pg_attribute WHERE attrelid = events AND attname IN ('aggregate_id', 'version');
-    IF NOT EXISTS (
-        SELECT FROM pg_index
-        WHERE indrelid = events AND indisvalid AND indpred IS NULL AND indkey[0] = keys[1] AND indkey[1] = keys[2]
-    ) THEN
-        EXECUTE format('CREATE INDEX ON %s (aggregate_id, version)', events);
     END IF;
 END
 $do$;

@@ -1,5 +1,5 @@
 -- Messages that wait to be delivered. RetrySpool's Postgres store reads and writes the same table. A table that RetrySpool
--- has created is adopted with its rows, and keeps its indexes.
+-- has created is adopted with its rows, and keeps its indexes. The file of the indexes adds those that claims need.
 \if :{?spool}
 \else
 \set spool retryspool_messages
@@ -29,7 +29,6 @@ DO $do$
 DECLARE
     spool   CONSTANT REGCLASS := pg_catalog.quote_ident(pg_catalog.current_setting('strata.spool'))::regclass;
     missing TEXT;
-    wanted  RECORD;
 BEGIN
     -- Only built-in functions and operators are found from here on, whatever the schemas of the search path have.
     PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
@@ -43,6 +42,11 @@ BEGIN
         RAISE EXCEPTION 'the table % is there already and is no spool of messages: it has no column %', spool, missing
             USING ERRCODE = 'wrong_object_type';
     END IF;
+
+    -- No row of a table without this column is of a queue: then 0018, which runs in the same transaction, need not look at them.
+    PERFORM set_config('strata.spool_had_queues', (EXISTS (
+        SELECT FROM pg_attribute WHERE attrelid = spool AND attname = 'queue' AND NOT attisdropped
+    ))::text, true);
 
     -- All of these can be NULL: RetrySpool names the columns that it writes, and knows none of these.
     EXECUTE format($sql$
@@ -65,20 +69,6 @@ BEGIN
                 autovacuum_vacuum_cost_delay = 0
             )$sql$, spool);
     END IF;
-
-    -- The first two hold what can be claimed, by queue, in the order of claims: a claim passes no archived message, and
-    -- within a priority no message that is not due. The last one serves lists, and finds active messages. No index has the
-    -- lease, which is all that a renewal changes, so a renewal writes to no index.
-    FOR wanted IN
-        SELECT * FROM (VALUES
-            ('_ready', $sql$(coalesce(queue, ''), priority, created, id COLLATE "C") WHERE state = 0$sql$),
-            ('_due', $sql$(coalesce(queue, ''), priority, next_retry, id COLLATE "C") WHERE state = 2$sql$),
-            ('_state', $sql$(state, created, id COLLATE "C")$sql$)
-        ) AS wanted (ending, definition)
-    LOOP
-        EXECUTE format('CREATE INDEX IF NOT EXISTS %I ON %s %s',
-            (SELECT relname || wanted.ending FROM pg_class WHERE oid = spool), spool, wanted.definition);
-    END LOOP;
 END
 $do$;
 

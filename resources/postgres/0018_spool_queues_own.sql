@@ -55,21 +55,23 @@ BEGIN
     -- Nothing later takes a stronger lock: a worker that has read the table and waits to write would stand in its way.
     EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', source);
 
-    EXECUTE format($sql$
-        WITH moved AS (
-            INSERT INTO %2$s (%3$s) SELECT %4$s FROM %1$s AS message WHERE queue <> '' AND state <> 1
-            ON CONFLICT (queue, id) DO NOTHING RETURNING queue, id
-        )
-        DELETE FROM %1$s AS message USING moved WHERE message.id = moved.id AND message.queue = moved.queue
-        $sql$, source, target, columns, parts);
+    IF current_setting('strata.spool_had_queues', true) IS DISTINCT FROM 'false' THEN
+        EXECUTE format($sql$
+            WITH moved AS (
+                INSERT INTO %2$s (%3$s) SELECT %4$s FROM %1$s AS message WHERE queue <> '' AND state <> 1
+                ON CONFLICT (queue, id) DO NOTHING RETURNING queue, id
+            )
+            DELETE FROM %1$s AS message USING moved WHERE message.id = moved.id AND message.queue = moved.queue
+            $sql$, source, target, columns, parts);
 
-    -- The ids of the messages that are claimed: how long they stay taken is known once the workers are done with them.
-    EXECUTE format($sql$
-        INSERT INTO %2$s (queue, id, state, max_attempts, next_retry, remembered_until, digest)
-        SELECT queue, id, 6, 0, now(), 'infinity', sha256(convert_to(coalesce(payload::text, ''), 'UTF8'))
-        FROM %1$s WHERE queue <> '' AND state = 1
-        ON CONFLICT (queue, id) DO NOTHING
-        $sql$, source, target);
+        -- The ids of the messages that are claimed: how long they stay taken is known once the workers are done with them.
+        EXECUTE format($sql$
+            INSERT INTO %2$s (queue, id, state, max_attempts, next_retry, remembered_until, digest)
+            SELECT queue, id, 6, 0, now(), 'infinity', sha256(convert_to(coalesce(payload::text, ''), 'UTF8'))
+            FROM %1$s WHERE queue <> '' AND state = 1
+            ON CONFLICT (queue, id) DO NOTHING
+            $sql$, source, target);
+    END IF;
 
     EXECUTE format($sql$
         CREATE OR REPLACE FUNCTION %s() RETURNS TRIGGER

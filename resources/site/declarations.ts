@@ -19,6 +19,8 @@ export interface Export {
   readonly code: string
   /** Those of a service. */
   readonly members: ReadonlyArray<Member>
+  /** Those of a type that is an interface. */
+  readonly fields: ReadonlyArray<Member>
 }
 
 export interface Module {
@@ -104,6 +106,7 @@ interface Declared {
   readonly kind: Export["kind"]
   readonly code: string
   readonly members?: ReadonlyArray<Member>
+  readonly fields?: ReadonlyArray<Member>
 }
 
 const ofClass = (node: ts.ClassDeclaration, checker: ts.TypeChecker): Declared => {
@@ -121,7 +124,8 @@ const ofClass = (node: ts.ClassDeclaration, checker: ts.TypeChecker): Declared =
 
 const ofDeclaration = (node: ts.Declaration, checker: ts.TypeChecker): Declared => {
   if (ts.isClassDeclaration(node)) return ofClass(node, checker)
-  if (ts.isInterfaceDeclaration(node) || ts.isTypeAliasDeclaration(node)) return { kind: "type", code: textOf(node) }
+  if (ts.isInterfaceDeclaration(node)) return { kind: "type", code: textOf(node), fields: membersOf(node.members) }
+  if (ts.isTypeAliasDeclaration(node)) return { kind: "type", code: textOf(node) }
   if (ts.isFunctionDeclaration(node)) return { kind: "function", code: textOf(node) }
   const type = ts.isVariableDeclaration(node) ? node.type : undefined
   const isFunction = type !== undefined && ts.isFunctionTypeNode(type)
@@ -140,7 +144,8 @@ const exportOf = (name: string, symbol: ts.Symbol, checker: ts.TypeChecker): Exp
     kind: declared[0]?.kind ?? "value",
     comment: comments.find((comment) => comment !== "") ?? "",
     code: declared.map(({ code }) => code).join("\ndeclare "),
-    members: declared.flatMap(({ members }) => members ?? [])
+    members: declared.flatMap(({ members }) => members ?? []),
+    fields: declared.flatMap(({ fields }) => fields ?? [])
   }
 }
 

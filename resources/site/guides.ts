@@ -33,13 +33,13 @@ const rankOf = (name: string): number => {
 const placeOf = (file: string): string | undefined => {
   if (file === "README.md") return "/index.md"
   if (file === "CHANGELOG.md" || file === "CONTRIBUTING.md") return `/${file}`
-  return file.startsWith("resources/guides/") ? file.replace("resources", "") : undefined
+  return /^resources\/(?:guides|reference)\//.test(file) ? file.replace("resources", "") : undefined
 }
 
 const isElsewhere = (target: string): boolean => /^[a-z]+:/.test(target) || target.startsWith("#")
 
 /** Links to source files, which only the repository has, become plain text. */
-const relinked = (text: string, file: string): string =>
+export const relinked = (text: string, file: string): string =>
   text.replaceAll(/(!?)\[((?:[^[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)/g, (whole, image, shown, target) => {
     if (isElsewhere(target)) return whole
     const [path = "", anchor] = target.split("#")

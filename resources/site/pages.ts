@@ -66,23 +66,3 @@ export const modulePage = async (module: Module): Promise<Page> => {
     )
   }
 }
-
-/** All errors, each with what its comment says, which names what can be done, and where it is defined. */
-export const errorsPage = (modules: ReadonlyArray<Module>): Page => {
-  const errors = modules.flatMap((module) =>
-    module.exports.filter(({ kind }) => kind === "error").map((error) => ({ module, error }))
-  )
-  return {
-    path: "reference/errors",
-    title: "Errors",
-    text: [
-      "# Errors",
-      "Every error is tagged with its name, and stands in the error channel of what can fail with it.",
-      ...errors.map(
-        ({ module, error }) =>
-          `## ${error.name} {#${module.name}.${error.name}}\n\n` +
-          `[\`${module.name}.${error.name}\`](/${pathOf(module)}#${anchorOf(error.name)})\n\n${error.comment}`
-      )
-    ].join("\n\n")
-  }
-}

@@ -15,6 +15,7 @@ import type {
 import { InvalidInput, type Issue } from "../InvalidInput.ts"
 import { StoreError } from "../StoreError.ts"
 import * as EventCodec from "./EventCodec.ts"
+import { type EventsToTag, tagAll, type TagAllOptions, type TagStep } from "./Tagging.ts"
 import {
   choiceOf,
   type QueryInput,
@@ -133,6 +134,37 @@ export interface TypedEvents<Class extends EventCodec.Tagged, Other = never, R =
     subscription: TypedSubscription<Only>
   ) => Stream.Stream<TypedEvent<Only["Type"] | Other>, LogReplaced | Failure, Class["DecodingServices"] | R>
 
+  /**
+   * Gives events of the view that are in the log the tags that the view derives: those of Go services, and those from before the
+   * view had these tags. Emits what it has done after each batch of at most 1,000 events, which is a transaction of its own; see
+   * `EventStore.tag`. With `dryRun` it only says what it would do.
+   *
+   * ```ts
+   * import { Console, Effect, Schema, Stream } from "effect"
+   * import { EventStore } from "effect-strata"
+   *
+   * class CourseDefined extends Schema.TaggedClass<CourseDefined>()("CourseDefined", { course: Schema.String }) {}
+   * const Courses = EventStore.typed({
+   *   events: [CourseDefined],
+   *   tags: { CourseDefined: ({ course }) => [`course:${course}`] }
+   * })
+   *
+   * export const program = Effect.gen(function* () {
+   *   const courses = yield* Courses
+   *   yield* Stream.runForEach(courses.tagAll(), ({ tags, upTo }) => Console.log(`${tags} tags up to ${upTo.version}`))
+   * })
+   * ```
+   *
+   * **Details**
+   *
+   * It may be interrupted, killed, and run again, also in several processes: what has its tags already is only read. Go on `after`
+   * the last `upTo` to save that, too. Deploy the view with its tags first, so that no event comes without them meanwhile. An
+   * event that does not decode ends the stream with `CorruptRow`.
+   */
+  readonly tagAll: (
+    options?: TagAllOptions & { readonly events?: ReadonlyArray<Class> }
+  ) => Stream.Stream<TagStep, EventNotFound | LogReplaced | Failure, Class["DecodingServices"] | R>
+
   /** The event with this id. An event of an unknown type is a `CorruptRow`, unless `unknown` is `"raw"`. */
   readonly get: (
     id: string
@@ -178,6 +210,7 @@ export interface UntypedEvents {
     ): Effect.Effect<ReadonlyArray<StoredEvent>, AppendError | Failure>
   }
   readonly loadByAggregate: (aggregateId: string, since?: bigint) => Effect.Effect<ReadonlyArray<StoredEvent>, Failure>
+  readonly tag: EventsToTag["tag"]
   readonly read: (query: QueryInput) => Stream.Stream<StoredEvent, LogReplaced | Failure>
   readonly subscribe: (subscription: SubscriptionInput) => Stream.Stream<StoredEvent, LogReplaced | Failure>
   readonly get: (id: string) => Effect.Effect<StoredEvent, EventNotFound | Failure>
@@ -398,6 +431,17 @@ const make = <Class extends EventCodec.Tagged, R>(
       }),
     read,
     subscribe,
+    tagAll: ({ events: only = view.classes, ...options } = {}) =>
+      tagAll(
+        events,
+        view.codec.typesOf(only.map(EventCodec.tagOf)),
+        (stored) =>
+          Effect.mapBoth(view.codec.decode(stored), {
+            onSuccess: view.tagsOf,
+            onFailure: (reason) => new StoreError({ store, operation: "tagAll", reason })
+          }),
+        options
+      ),
     get: (id) =>
       Effect.flatMap(events.get(id), (stored) =>
         Effect.mapBoth(decodeData(view, stored), {

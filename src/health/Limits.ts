@@ -13,6 +13,7 @@ import {
   ProjectionFailing
 } from "./Problem.ts"
 
+/** What is still well, for `Health.check`. `strata status` and `strata doctor` have flags of the same names. */
 export interface Limits {
   /** How old the next event of a projection may be: 5 minutes unless given. */
   readonly maxBehind?: Duration.Input

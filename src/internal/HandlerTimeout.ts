@@ -1,7 +1,13 @@
 /** The time limit of a handler, of projections and of spool workers. */
 import { Duration, Effect, Option, Schema } from "effect"
 
-/** The handler has not ended within its time limit, and was interrupted. */
+/**
+ * The handler has not ended within its time limit, and was interrupted.
+ *
+ * **Remedy**
+ *
+ * Give the handler a longer `timeout`, or find out what it waits for.
+ */
 export class HandlerTimeout extends Schema.TaggedError<HandlerTimeout>("effect-strata/HandlerTimeout")(
   "HandlerTimeout",
   { limit: Schema.Duration }

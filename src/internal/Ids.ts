@@ -24,6 +24,15 @@ export const idGenerator: Effect.Effect<SecureRandom.SecureRandom["Service"]> = 
   Option.getOrElse(() => platform)
 )
 
+/** The ids of things that may have one, in their order: each without one gets a new one. */
+export const idsOf = (
+  random: SecureRandom.SecureRandom["Service"],
+  things: ReadonlyArray<{ readonly id?: string | undefined }>
+): Effect.Effect<ReadonlyArray<string>> =>
+  things.length === 1 && things[0]?.id === undefined
+    ? Effect.map(random.uuidV7(), (id) => [id])
+    : Effect.forEach(things, ({ id }) => (id === undefined ? random.uuidV7() : Effect.succeed(id)))
+
 /** A UUID (version 8) that follows from the parts: the same parts always give the same id, and other parts another one. */
 export const derivedId = (parts: ReadonlyArray<string>): Effect.Effect<string> =>
   Effect.map(

@@ -1,6 +1,7 @@
 /** The span and the metrics of one operation: see `Operation`. */
 import { Cause, Clock, Context, Duration, Effect, Exit, type Fiber, Metric, Option, Stream, Tracer } from "effect"
 import { StoreError } from "../StoreError.ts"
+import * as Telemetry from "./Telemetry.ts"
 
 interface Tagged {
   readonly _tag: string
@@ -15,14 +16,9 @@ interface Attributes extends Readonly<Record<string, string>> {
 // Each series is a metric of its own. One metric with attributes added at each update would make a new context each time.
 
 const countOf = (attributes: Attributes, outcome: string) =>
-  Metric.counter("strata_operations", {
-    description: "Operations of the stores, by outcome",
-    incremental: true,
-    attributes: { ...attributes, outcome }
-  })
+  Telemetry.counter("strata_operations", { ...attributes, outcome })
 
-const durationOf = (attributes: Attributes) =>
-  Metric.timer("strata_operation_duration", { description: "How long operations of the stores take", attributes })
+const durationOf = (attributes: Attributes) => Telemetry.timer("strata_operation_duration", attributes)
 
 /** The tracer of a fiber for which nobody collects spans. */
 const noTracer = Context.get(Context.empty(), Tracer.Tracer)

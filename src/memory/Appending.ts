@@ -5,19 +5,21 @@ import { matchesItem } from "../events/EventFilter.ts"
 import * as Origins from "../events/Origins.ts"
 import {
   ConditionFailed,
+  type DecisionError,
   DuplicateEvent,
   type Expected,
   LogReplaced,
   type NewEvent,
   type QueryItem,
+  type StoredEvent,
   VersionConflict
 } from "../EventStore.ts"
-import { idGenerator } from "../internal/Ids.ts"
+import { idGenerator, idsOf } from "../internal/Ids.ts"
 import { EventRow, toStoredEvent } from "./EventRow.ts"
 import * as Events from "./Events.ts"
 import type { Mode } from "./Locks.ts"
 import { MemoryDatabase } from "./MemoryDatabase.ts"
-import type { Transaction } from "./Transaction.ts"
+import { type Lock, lockOf, type Transaction } from "./Transaction.ts"
 
 const isFulfilled = (expected: Exclude<Expected, "any">, actual: Option.Option<bigint>): boolean => {
   switch (expected) {
@@ -48,20 +50,21 @@ const isOfWholeLog = ({ condition }: Append) =>
   condition?.decided.items.some(({ tags = [] }) => tags.length === 0) ?? false
 
 /**
- * Takes every lock of an append, in one order for all appends. An append that expects something of an aggregate waits for
- * every other one to it; the others only wait for an append that expects something. The same is true of an append with a
+ * Every lock of an append, in one order for all appends. An append that expects something of an aggregate waits for every
+ * other one to it; the others only wait for an append that expects something. The same is true of an append with a
  * condition, and those that write the first tag of one of its items; an item without tags is about all appends.
  */
-const lockAll = Effect.fnUntraced(function* (tables: Events.EventTables, transaction: Transaction, append: Append) {
-  yield* transaction.lock("log", isOfWholeLog(append) ? "exclusive" : "shared")
-  for (const [tag, mode] of tagsOf(append)) yield* transaction.lock(`tag ${tag}`, mode)
+const locksOf = (tables: Events.EventTables, append: Append): ReadonlyArray<Lock> => {
+  const locks: Array<Lock> = [{ name: "log", mode: isOfWholeLog(append) ? "exclusive" : "shared" }]
+  for (const [tag, mode] of tagsOf(append)) locks.push({ name: `tag ${tag}`, mode })
   for (const id of aggregateIdsOf(append)) {
-    yield* transaction.lock(`aggregate ${id}`, expectedOf(append, id) === "any" ? "shared" : "exclusive")
+    locks.push({ name: `aggregate ${id}`, mode: expectedOf(append, id) === "any" ? "shared" : "exclusive" })
   }
   for (const id of append.events.flatMap((event) => event.id ?? []).sort()) {
-    yield* transaction.holdPlace(tables.eventIds, id)
+    locks.push({ name: lockOf(tables.eventIds, id), mode: "exclusive" })
   }
-})
+  return locks
+}
 
 /** What two events have to have in common to be the same: not where they come from. */
 const contentOf = ({ aggregateId, data, eventType, metadata }: EventRow) => ({
@@ -91,7 +94,7 @@ const knownEvents = (
 
 /** The first conflict with what the append expects of the aggregates that get new events. */
 const conflictOf = (
-  tables: Events.EventTables,
+  where: Events.Where,
   transaction: Transaction,
   append: Append,
   known: ReadonlyMap<NewEvent, EventRow>
@@ -100,7 +103,7 @@ const conflictOf = (
     if (append.events.every((event) => event.aggregateId !== aggregateId || known.has(event))) continue
     const expected = expectedOf(append, aggregateId)
     if (expected === "any") continue
-    const actual = Events.lastVersion(tables, transaction, aggregateId)
+    const actual = Events.lastVersion(where, transaction, aggregateId)
     if (!isFulfilled(expected, actual)) return new VersionConflict({ aggregateId, expected, actual })
   }
   return undefined
@@ -117,7 +120,7 @@ const overtakenBy = (
   { condition }: Append
 ): ConditionFailed | LogReplaced | undefined => {
   if (condition === undefined) return undefined
-  const { items, mark, markId, seen, server } = condition.decided
+  const { epoch, items, mark, markId, seen, server } = condition.decided
   if (server !== name) {
     return new LogReplaced({
       version: mark,
@@ -126,6 +129,9 @@ const overtakenBy = (
       latest: log.latest,
       lastAgreed: Option.none()
     })
+  }
+  if (epoch !== Events.epochOf(tables, transaction)) {
+    return new ConditionFailed({ change: "tagged", version: Option.none(), eventType: Option.none(), tags: [] })
   }
   const withdrawn = seen.find((version) => transaction.get(tables.events, Events.keyOf(version)) === undefined)
   if (withdrawn !== undefined) {
@@ -136,8 +142,8 @@ const overtakenBy = (
       tags: []
     })
   }
-  const isNew = (row: EventRow) => row.version > mark && !seen.includes(row.version)
-  const [first] = Events.select(tables, transaction, (row) => isNew(row) && matchesQuery(items, row))
+  const isNew = (row: EventRow) => !seen.includes(row.version) && matchesQuery(items, row)
+  const [first] = Events.select({ log, tables }, transaction, { after: mark, keep: isNew })
   return first === undefined
     ? undefined
     : new ConditionFailed({
@@ -153,37 +159,44 @@ export const make = Effect.gen(function* () {
   const { inTransaction, log, nextValue, statement, tables } = database
   const random = yield* idGenerator
 
-  const insert = Effect.fnUntraced(function* (transaction: Transaction, event: NewEvent) {
-    const version = yield* nextValue("events_version")
-    const id = event.id ?? (yield* random.uuidV7())
+  const insert = (transaction: Transaction, event: NewEvent, id: string) => {
+    const version = nextValue("events_version")
     const row = new EventRow(event, id, version, DateTime.makeUnsafe(transaction.startedAt))
     log.draw(transaction, version)
     transaction.set(tables.events, Events.keyOf(version), row)
     transaction.set(tables.eventIds, id, version)
     return row
-  })
+  }
+
+  /** Appends once the locks are held. `ids` has the ids of the events. */
+  const write = (
+    transaction: Transaction,
+    append: Append,
+    ids: ReadonlyArray<string>
+  ): Effect.Effect<ReadonlyArray<StoredEvent>, DecisionError> => {
+    const known = knownEvents(tables, transaction, append)
+    if (known instanceof DuplicateEvent) return Effect.fail(known)
+    const conflict = conflictOf(database, transaction, append, known)
+    if (conflict !== undefined) return Effect.fail(conflict)
+    const overtaken = known.size < append.events.length ? overtakenBy(database, transaction, append) : undefined
+    if (overtaken !== undefined) return Effect.fail(overtaken)
+    return Effect.succeed(
+      append.events.map((event, place) =>
+        toStoredEvent(known.get(event) ?? insert(transaction, event, ids[place] ?? ""))
+      )
+    )
+  }
 
   // Other fibers run first, as they do while an append is on its way to a server: a program that reads, decides and appends
   // without a guard loses its races here as well.
   const onItsWay = Effect.flatMap(inTransaction, (isInside) => (isInside ? Effect.void : Effect.yieldNow))
 
-  return (append: Append) =>
-    Effect.andThen(
-      onItsWay,
-      statement(
-        Effect.fnUntraced(function* (transaction) {
-          yield* lockAll(tables, transaction, append)
-          const known = knownEvents(tables, transaction, append)
-          if (known instanceof DuplicateEvent) return yield* known
-          const conflict = conflictOf(tables, transaction, append, known)
-          if (conflict !== undefined) return yield* conflict
-          const isNew = append.events.some((event) => !known.has(event))
-          const overtaken = isNew ? overtakenBy(database, transaction, append) : undefined
-          if (overtaken !== undefined) return yield* overtaken
-          const rows: Array<EventRow> = []
-          for (const event of append.events) rows.push(known.get(event) ?? (yield* insert(transaction, event)))
-          return rows.map(toStoredEvent)
-        })
+  return (append: Append) => {
+    const stored = Effect.flatMap(idsOf(random, append.events), (ids) =>
+      statement((transaction) =>
+        Effect.flatMap(transaction.lockAll(locksOf(tables, append)), () => write(transaction, append, ids))
       )
     )
+    return Effect.andThen(onItsWay, stored)
+  }
 })

@@ -33,6 +33,11 @@ export class EventRow implements Filterable {
     this.tags = event.tags === undefined ? noTags : new Set(event.tags)
   }
 
+  /** The same event with more tags. */
+  tagged(more: Iterable<string>): EventRow {
+    return instanceOf(EventRow, { ...this, tags: new Set([...this.tags, ...more]) })
+  }
+
   get data(): Schema.Json {
     return fromText(this.dataText)
   }

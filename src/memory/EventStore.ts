@@ -20,6 +20,7 @@ import * as Appending from "./Appending.ts"
 import { decodeEvents, type EventRow } from "./EventRow.ts"
 import * as Events from "./Events.ts"
 import { MemoryDatabase } from "./MemoryDatabase.ts"
+import * as Tagging from "./Tagging.ts"
 import type { Transaction } from "./Transaction.ts"
 
 const settleTimeout = Duration.seconds(2)
@@ -47,12 +48,11 @@ interface Page {
 }
 
 export const make = Effect.gen(function* () {
-  const { largeIntegers, listener, log, name, open, statement, tables, traceparent } = yield* MemoryDatabase
+  const database = yield* MemoryDatabase
+  const { largeIntegers, listener, log, name, open, statement, tables, traceparent } = database
   const append = yield* Appending.make
+  const tag = yield* Tagging.make
   const untilClosed = yield* Operation.untilClosed("EventStore")
-
-  /** The highest version that the transaction sees. */
-  const highestOf = (transaction: Transaction) => Events.select(tables, transaction, () => true).at(-1)?.version ?? 0n
 
   /**
    * Fails if the log is not the one that was read up to the cursor. Gives a version in flight that may become the event at
@@ -62,7 +62,7 @@ export const make = Effect.gen(function* () {
     const { version } = seen
     const atCursor = transaction.get(tables.events, Events.keyOf(version))
     if (LastSeen.isCertain(seen, { cursorId: atCursor?.id, isAbove: false, server })) return Effect.undefined
-    const end = highestOf(transaction)
+    const end = Events.highest(database, transaction)
     const mayCome = end < version ? log.firstInFlight(version - 1n, transaction) : undefined
     if (mayCome !== undefined) return Effect.succeed(mayCome)
     const replaced = compare(seen, atCursor, end)
@@ -70,21 +70,20 @@ export const make = Effect.gen(function* () {
   }
 
   /** The settled events above a cursor. */
-  const settledPage = (seen: LastSeen.Seen, keep: (row: EventRow) => boolean) =>
+  const settledPage = (seen: LastSeen.Seen, wanted: Events.Wanted) =>
     statement((transaction) =>
       Effect.map(compareAt(seen, transaction), (mayCome): Page => {
         if (mayCome !== undefined) return { rows: [], hole: mayCome }
-        const { version: after } = seen
-        const hole = log.firstInFlight(after, transaction)
-        const isSettled = ({ version }: EventRow) => version > after && (hole === undefined || version < hole)
-        const rows = Events.select(tables, transaction, (row) => isSettled(row) && keep(row))
-        return { rows, hole: hole !== undefined && highestOf(transaction) > hole ? hole : undefined }
+        const hole = log.firstInFlight(seen.version, transaction)
+        const found = Events.select(database, transaction, wanted)
+        const rows = hole === undefined ? found : found.filter(({ version }) => version < hole)
+        return { rows, hole: hole !== undefined && Events.highest(database, transaction) > hole ? hole : undefined }
       })
     )
 
   /** The same, after waiting up to `settleTimeout` for transactions that may still fill a hole. */
-  const settled = Effect.fnUntraced(function* (seen: LastSeen.Seen, keep: (row: EventRow) => boolean) {
-    const page = settledPage(seen, keep)
+  const settled = Effect.fnUntraced(function* (seen: LastSeen.Seen, wanted: Events.Wanted) {
+    const page = settledPage(seen, wanted)
     let latest = yield* page
     if (latest.hole === undefined) return latest.rows
     yield* Effect.andThen(log.nextEnd, page).pipe(
@@ -101,15 +100,16 @@ export const make = Effect.gen(function* () {
   const read = (query: Query) => {
     const { after = 0n, direction, limit } = query
     const seen = LastSeen.of(after)
-    const keep = (row: EventRow) => row.version > seen.version && matches(query, row, row.tags)
+    const { aggregateIds } = query
+    const wanted = { after: seen.version, aggregateIds, keep: (row: EventRow) => matches(query, row, row.tags) }
     if (limit === 0) {
       const compared = statement((transaction) => Effect.asVoid(compareAt(seen, transaction)))
       return direction === "backward" ? Stream.empty : Stream.drain(Stream.fromEffect(compared))
     }
     const rows =
       direction === "backward"
-        ? statement((transaction) => Effect.sync(() => Events.select(tables, transaction, keep).toReversed()))
-        : settled(seen, keep)
+        ? statement((transaction) => Effect.sync(() => Events.select(database, transaction, wanted).toReversed()))
+        : settled(seen, wanted)
     return Stream.unwrap(
       Effect.map(rows, (all) => {
         const { corrupt, events } = decodeEvents(all.slice(0, limit), largeIntegers)
@@ -181,12 +181,12 @@ export const make = Effect.gen(function* () {
         // A version that a transaction has drawn, this one included, may become an event, or be gone with a savepoint.
         const inFlight = log.firstInFlight(0n)
         const mark = inFlight === undefined ? log.latest : inFlight - 1n
-        const rows = Events.select(tables, transaction, (row) => Appending.matchesQuery(items, row))
+        const rows = Events.select(database, transaction, { keep: (row) => Appending.matchesQuery(items, row) })
         const above = rows.filter(({ version }) => version > mark)
         const condition = new Condition({
           items,
           server: name,
-          epoch: 0n,
+          epoch: Events.epochOf(tables, transaction),
           mark,
           markId: log.at(mark)?.id,
           matches: rows.length - above.length,
@@ -204,13 +204,11 @@ export const make = Effect.gen(function* () {
     traceparent,
     append,
     readForDecision,
+    tag,
     read,
     readAggregate: ({ aggregateId, since }) =>
       statement((transaction) =>
-        Effect.suspend(() => {
-          const keep = (row: EventRow) => row.aggregateId === aggregateId && row.version > since
-          return all(Events.select(tables, transaction, keep))
-        })
+        Effect.suspend(() => all(Events.select(database, transaction, { after: since, aggregateIds: [aggregateId] })))
       ),
     find: ({ id }) =>
       statement((transaction) =>
@@ -222,7 +220,7 @@ export const make = Effect.gen(function* () {
     subscribe: (subscription) => eventsIn(untilClosed(Stream.unwrap(follow(subscription, false)))),
     follow: (subscription) => untilClosed(Stream.unwrap(follow(subscription, true))),
     listener: listener.status,
-    highestVersion: statement((transaction) => Effect.sync(() => highestOf(transaction))),
+    highestVersion: statement((transaction) => Effect.sync(() => Events.highest(database, transaction))),
     connections: Effect.map(open, (inUse) => ({ openConnections: inUse, inUse, idle: 0 })),
     ping: statement(() => Effect.void)
   })

@@ -1,5 +1,6 @@
 /** How a statement finds events: as its transaction sees them. */
 import { Option, Order } from "effect"
+import type { EventLog } from "./EventLog.ts"
 import type { EventRow } from "./EventRow.ts"
 import type { Table } from "./Table.ts"
 import type { Transaction } from "./Transaction.ts"
@@ -9,6 +10,8 @@ export interface EventTables {
   readonly events: Table<EventRow>
   /** The version of each event by its id. */
   readonly eventIds: Table<bigint>
+  /** How often events were tagged after they had been appended. */
+  readonly epochs: Table<bigint>
 }
 
 const byVersion = Order.mapInput(Order.BigInt, (row: EventRow) => row.version)
@@ -16,16 +19,61 @@ const byVersion = Order.mapInput(Order.BigInt, (row: EventRow) => row.version)
 /** The key of an event in its table. */
 export const keyOf = (version: bigint): string => String(version)
 
-/** The events that `keep` chooses, in the order of their versions. */
-export const select = (
-  { events }: EventTables,
-  transaction: Transaction,
-  keep: (row: EventRow) => boolean
-): Array<EventRow> =>
-  transaction
-    .entries(events)
-    .flatMap(({ row }) => (keep(row) ? [row] : []))
-    .sort(byVersion)
+/** Where events are looked for. */
+export interface Where {
+  readonly tables: EventTables
+  readonly log: EventLog
+}
+
+/** Which events: those above a version, of all aggregates or of some, that `keep` chooses. */
+export interface Wanted {
+  readonly after?: bigint
+  readonly aggregateIds?: ReadonlyArray<string> | undefined
+  readonly keep?: (row: EventRow) => boolean
+}
+
+/** The events that the transaction itself has appended, and not taken back with a savepoint. */
+const own = ({ log, tables }: Where, transaction: Transaction): Array<EventRow> =>
+  log.drawnBy(transaction).flatMap((version) => transaction.get(tables.events, keyOf(version)) ?? [])
+
+/** The committed events as the transaction sees them: it may have given some of them tags. */
+const seenBy = ({ log, tables }: Where, transaction: Transaction) => {
+  const changed = new Set(log.changedBy(transaction))
+  return (rows: ReadonlyArray<EventRow>): ReadonlyArray<EventRow> =>
+    changed.size === 0
+      ? rows
+      : rows.map((row) =>
+          changed.has(row.version) ? (transaction.get(tables.events, keyOf(row.version)) ?? row) : row
+        )
+}
+
+/** The wanted events, in the order of their versions. */
+export const select = (where: Where, transaction: Transaction, wanted: Wanted): Array<EventRow> => {
+  const { after = 0n, aggregateIds, keep = () => true } = wanted
+  const ids = aggregateIds === undefined ? undefined : new Set(aggregateIds)
+  const seen = seenBy(where, transaction)
+  const committed =
+    ids === undefined
+      ? seen(where.log.committedAfter(after)).filter(keep)
+      : [...ids].flatMap((id) => seen(where.log.committedAfter(after, id)).filter(keep))
+  const added = own(where, transaction).filter(
+    (row) => row.version > after && (ids?.has(row.aggregateId) ?? true) && keep(row)
+  )
+  const isInOrder = added.length === 0 && (ids === undefined || ids.size < 2)
+  return isInOrder ? committed : [...committed, ...added].sort(byVersion)
+}
+
+/** The highest version that the transaction sees. */
+export const highest = (where: Where, transaction: Transaction): bigint => {
+  const last = own(where, transaction).at(-1)?.version ?? 0n
+  return last > where.log.latest ? last : where.log.latest
+}
+
+/** The epoch that conditions carry. */
+export const epochOf = ({ epochs }: EventTables, transaction: Transaction): bigint => transaction.get(epochs, "") ?? 0n
+
+export const raiseEpoch = (tables: EventTables, transaction: Transaction): void =>
+  transaction.set(tables.epochs, "", epochOf(tables, transaction) + 1n)
 
 export const find = ({ eventIds, events }: EventTables, transaction: Transaction, id: string): EventRow | undefined => {
   const version = transaction.get(eventIds, id)
@@ -33,12 +81,9 @@ export const find = ({ eventIds, events }: EventTables, transaction: Transaction
 }
 
 /** The version of the last event of an aggregate. */
-export const lastVersion = (
-  tables: EventTables,
-  transaction: Transaction,
-  aggregateId: string
-): Option.Option<bigint> =>
-  Option.map(
-    Option.fromUndefinedOr(select(tables, transaction, (row) => row.aggregateId === aggregateId).at(-1)),
-    (row) => row.version
-  )
+export const lastVersion = (where: Where, transaction: Transaction, aggregateId: string): Option.Option<bigint> => {
+  const added = own(where, transaction).findLast((row) => row.aggregateId === aggregateId)
+  const committed = where.log.lastOf(aggregateId)
+  const last = added === undefined || (committed?.version ?? 0n) > added.version ? committed : added
+  return Option.map(Option.fromUndefinedOr(last), ({ version }) => version)
+}

@@ -19,7 +19,7 @@ import { EventLog } from "./EventLog.ts"
 import type { EventRow } from "./EventRow.ts"
 import * as Events from "./Events.ts"
 import { Listener } from "./Listener.ts"
-import type { MessageRow, RememberedId } from "./spool/MessageRow.ts"
+import { groupOf, type MessageRow, type RememberedId } from "./spool/MessageRow.ts"
 import { Table } from "./Table.ts"
 import * as Transactions from "./Transactions.ts"
 
@@ -45,7 +45,7 @@ export class MemoryDatabase extends Context.Service<
     readonly traceparent: "never" | undefined
 
     /** The next number of a sequence, from 1. It is never given again, whatever becomes of the transaction. */
-    readonly nextValue: (sequence: string) => Effect.Effect<bigint>
+    readonly nextValue: (sequence: string) => bigint
 
     /** The committed events in order, and which versions are in flight. */
     readonly log: EventLog
@@ -86,20 +86,20 @@ export const make: Effect.Effect<MemoryDatabase["Service"]> = Effect.gen(functio
       offsets: new Table("offsets_store"),
       events,
       eventIds: new Table("events_id"),
+      epochs: new Table("epochs"),
       rememberedIds: new Table("remembered_ids"),
-      spool: new Table("messages"),
+      spool: new Table<MessageRow>("messages", groupOf),
       states: new Table("states_store")
     },
     log,
     listener,
     largeIntegers: "fail",
     traceparent: undefined,
-    nextValue: (sequence) =>
-      Effect.sync(() => {
-        const value = (sequences.get(sequence) ?? 0n) + 1n
-        sequences.set(sequence, value)
-        return value
-      }),
+    nextValue: (sequence) => {
+      const value = (sequences.get(sequence) ?? 0n) + 1n
+      sequences.set(sequence, value)
+      return value
+    },
     cutListener: listener.cut,
     restoreListener: listener.restore,
     endListener: (reason) => listener.end(reason)

@@ -16,6 +16,8 @@ export interface Level {
 export interface Merge {
   /** Hands the level's writes to the level around it, or commits them if there is none. */
   readonly merge: (level: Level) => void
+  /** Forgets the level's writes, as it is rolled back. */
+  readonly drop: (level: Level) => void
 }
 
 /**
@@ -23,8 +25,35 @@ export interface Merge {
  * transaction that waited for the deleted row does not find the new one: Postgres follows the updates of a row, not its key.
  */
 export interface Entry<Row> {
-  readonly identity: symbol
+  readonly identity: object
   readonly row: Row
+}
+
+/** An index of a table: finds the committed rows of a group. */
+interface Index<Row> {
+  readonly groupOf: (row: Row) => string
+  readonly keys: Map<string, Set<string>>
+}
+
+/** Notes that the row of a key has become another one, or none. */
+const moveBetween = <Row>(
+  { groupOf, keys }: Index<Row>,
+  key: string,
+  before: Row | undefined,
+  after: Row | undefined
+) => {
+  const from = before === undefined ? undefined : groupOf(before)
+  const to = after === undefined ? undefined : groupOf(after)
+  if (from === to) return
+  if (from !== undefined) {
+    const group = keys.get(from)
+    group?.delete(key)
+    if (group?.size === 0) keys.delete(from)
+  }
+  if (to === undefined) return
+  const group = keys.get(to)
+  if (group === undefined) keys.set(to, new Set([key]))
+  else group.add(key)
 }
 
 export class Table<Row> implements Merge {
@@ -32,11 +61,15 @@ export class Table<Row> implements Merge {
   /** How many transactions have committed a write to it. */
   commits = 0
   private readonly committed = new Map<string, Entry<Row>>()
-  // `undefined` is a deletion. The map is weak so that the writes of a level that is rolled back are collected with it.
-  private readonly pending = new WeakMap<Level, Map<string, Entry<Row> | undefined>>()
+  // `undefined` is a deletion.
+  private readonly pending = new Map<Level, Map<string, Entry<Row> | undefined>>()
 
-  constructor(name: string) {
+  private readonly index: Index<Row> | undefined
+
+  /** A table whose rows are found by their group as well, if `groupOf` says of which group each is. */
+  constructor(name: string, groupOf?: (row: Row) => string) {
     this.name = name
+    this.index = groupOf === undefined ? undefined : { groupOf, keys: new Map() }
   }
 
   get(level: Level, key: string): Entry<Row> | undefined {
@@ -60,12 +93,12 @@ export class Table<Row> implements Merge {
     return false
   }
 
-  /** Every visible row, in no particular order. */
-  entries(level: Level): Array<Entry<Row>> {
+  /** Every visible row, or each of a group, in no particular order. */
+  entries(level: Level, group?: string): Array<Entry<Row>> {
     const entries: Array<Entry<Row>> = []
-    for (const key of this.keys(level)) {
+    for (const key of this.keys(level, group)) {
       const entry = this.get(level, key)
-      if (entry !== undefined) entries.push(entry)
+      if (entry !== undefined && (group === undefined || this.index?.groupOf(entry.row) === group)) entries.push(entry)
     }
     return entries
   }
@@ -80,9 +113,9 @@ export class Table<Row> implements Merge {
     return entries
   }
 
-  /** The key of every row that is visible, and of some that are deleted. */
-  private keys(level: Level): Set<string> {
-    const keys = new Set(this.committed.keys())
+  /** The key of every row that is visible, or of each of the group, and of some others. */
+  private keys(level: Level, group?: string): Set<string> {
+    const keys = new Set(group === undefined ? this.committed.keys() : this.index?.keys.get(group))
     for (let at: Level | undefined = level; at !== undefined; at = at.outer) {
       for (const key of this.pending.get(at)?.keys() ?? []) keys.add(key)
     }
@@ -91,7 +124,7 @@ export class Table<Row> implements Merge {
 
   /** Writes a row, or deletes it with `undefined`. The writer holds the row's lock. */
   set(level: Level, key: string, row: Row | undefined): void {
-    const identity = this.get(level, key)?.identity ?? Symbol(key)
+    const identity = this.get(level, key)?.identity ?? {}
     this.put(level, key, row === undefined ? undefined : { identity, row })
   }
 
@@ -99,9 +132,18 @@ export class Table<Row> implements Merge {
     if (level.outer === undefined) this.commits++
     for (const [key, entry] of this.pending.get(level) ?? []) {
       if (level.outer !== undefined) this.put(level.outer, key, entry)
-      else if (entry === undefined) this.committed.delete(key)
-      else this.committed.set(key, entry)
+      else this.commit(key, entry)
     }
+    this.pending.delete(level)
+  }
+
+  private commit(key: string, entry: Entry<Row> | undefined): void {
+    if (this.index !== undefined) moveBetween(this.index, key, this.committed.get(key)?.row, entry?.row)
+    if (entry === undefined) this.committed.delete(key)
+    else this.committed.set(key, entry)
+  }
+
+  drop(level: Level): void {
     this.pending.delete(level)
   }
 

@@ -23,11 +23,17 @@ const savepoint = (outer: Savepoint | undefined): Savepoint => ({
   aborted: false
 })
 
-const lockOf = <Row>(table: Table<Row>, key: string) => `${table.name} ${key}`
+/** A lock that a transaction takes: of the place of a row (`lockOf`), or of work that has to happen in turn. */
+export interface Lock {
+  readonly name: string
+  readonly mode: Mode
+}
+
+/** The name of the lock of the place of a row. */
+export const lockOf = <Row>(table: Table<Row>, key: string) => `${table.name} ${key}`
 
 export class Transaction implements Owner {
-  /** A permit for one statement: the statements of a transaction run one at a time, as on a connection. */
-  readonly turn = Semaphore.makeUnsafe(1)
+  private permit: Semaphore.Semaphore | undefined
   private level = savepoint(undefined)
   private ended = false
   /** When it began, in epoch milliseconds. */
@@ -41,6 +47,12 @@ export class Transaction implements Owner {
     this.onEnd = onEnd
   }
 
+  /** A permit for one statement: the statements of a transaction run one at a time, as on a connection. */
+  get turn(): Semaphore.Semaphore {
+    this.permit ??= Semaphore.makeUnsafe(1)
+    return this.permit
+  }
+
   // What statements do
 
   /** The row as this transaction sees it. */
@@ -48,9 +60,9 @@ export class Transaction implements Owner {
     return table.get(this.level, key)?.row
   }
 
-  /** Every row that this transaction sees, in no particular order. */
-  entries<Row>(table: Table<Row>): Array<Entry<Row>> {
-    return table.entries(this.level)
+  /** Every row that this transaction sees, or each of a group, in no particular order. */
+  entries<Row>(table: Table<Row>, group?: string): Array<Entry<Row>> {
+    return table.entries(this.level, group)
   }
 
   /** The same with their keys. */
@@ -114,9 +126,16 @@ export class Transaction implements Owner {
     })
   }
 
-  /** Takes a lock that belongs to no row, for work that has to happen in turn. */
-  lock(name: string, mode: Mode): Effect.Effect<void, Contention> {
-    return this.locks.acquire(name, this, mode)
+  /** Takes locks in their order, without an effect for each of those that are free. */
+  lockAll(locks: ReadonlyArray<Lock>, from = 0): Effect.Effect<void, Contention> {
+    return Effect.suspend(() => {
+      for (let index = from; index < locks.length; index++) {
+        const lock = locks[index]
+        if (lock === undefined || this.locks.tryAcquire(lock.name, this, lock.mode)) continue
+        return Effect.andThen(this.locks.acquire(lock.name, this, lock.mode), this.lockAll(locks, index + 1))
+      }
+      return Effect.void
+    })
   }
 
   set<Row>(table: Table<Row>, key: string, row: Row | undefined): void {
@@ -162,7 +181,7 @@ export class Transaction implements Owner {
 
   /** Undoes what the savepoint did, and releases the locks that it has taken. The savepoint stays. */
   rollbackSavepoint(): void {
-    this.letGo(this.level.locks)
+    this.undo(this.level)
     this.level = savepoint(this.level.outer)
   }
 
@@ -183,7 +202,7 @@ export class Transaction implements Owner {
   rollback(): void {
     this.ended = true
     for (let level: Savepoint | undefined = this.level; level !== undefined; level = level.outer) {
-      this.letGo(level.locks)
+      this.undo(level)
     }
     this.onEnd(this)
   }
@@ -193,6 +212,11 @@ export class Transaction implements Owner {
       if (level.locks.has(lock)) return true
     }
     return false
+  }
+
+  private undo(level: Savepoint): void {
+    for (const table of level.written) table.drop(level)
+    this.letGo(level.locks)
   }
 
   private letGo(locks: ReadonlyMap<string, Mode | undefined>): void {

@@ -111,63 +111,95 @@ export const make = (onEnd: (transaction: Transaction) => void): Transactions =>
   let commitDelay = Duration.zero
   let open = 0
 
-  const begin = Effect.map(Clock.currentTimeMillis, (now) => {
+  const beginAt = (now: number) => {
     open++
     return new Transaction(locks, now, (transaction) => {
       open--
       onEnd(transaction)
     })
-  })
+  }
 
-  const commit = (transaction: Transaction) =>
-    Effect.andThen(
-      Effect.suspend(() =>
-        transaction.hasWritten && !Duration.isZero(commitDelay) ? Effect.sleep(commitDelay) : Effect.void
-      ),
-      Effect.suspend(() =>
-        Effect.forEach(
-          transaction.commit(),
+  const begin = Effect.map(Clock.currentTimeMillis, beginAt)
+
+  /** Commits, and gives what is left to do after the commit. */
+  const commitNow = (transaction: Transaction): Effect.Effect<void> | undefined => {
+    const callbacks = transaction.commit()
+    return callbacks.length === 0
+      ? undefined
+      : Effect.forEach(
+          callbacks,
           Effect.ignoreCause({ log: "Unhandled", message: "Unhandled error in a callback of afterCommit" }),
           { discard: true }
         )
-      )
-    )
+  }
+
+  const commit = (transaction: Transaction): Effect.Effect<void> | undefined =>
+    transaction.hasWritten && !Duration.isZero(commitDelay)
+      ? Effect.andThen(
+          Effect.sleep(commitDelay),
+          Effect.suspend(() => commitNow(transaction) ?? Effect.void)
+        )
+      : commitNow(transaction)
 
   const rollback = (transaction: Transaction) => Effect.sync(() => transaction.rollback())
 
-  const nextFault = Effect.suspend(() => {
+  /** Runs the body, unless a test has asked for a failure. */
+  const unlessFault = <A, E>(
+    transaction: Transaction,
+    body: (transaction: Transaction) => Effect.Effect<A, E | Reason>
+  ): Effect.Effect<A, E | Reason> => {
     const fault = faults.shift()
-    return fault === undefined ? Effect.void : Effect.fail(fault)
-  })
+    return fault === undefined ? body(transaction) : Effect.fail(fault)
+  }
+
+  /** A statement by itself. It goes without effects that add nothing: they would cost more than the statement. */
+  const alone = <A, E>(now: number, body: (transaction: Transaction) => Effect.Effect<A, E | Reason>) => {
+    const transaction = beginAt(now)
+    return Effect.onExitPrimitive(
+      Effect.suspend(() => unlessFault(transaction, body)),
+      (exit) => {
+        if (exit._tag === "Success") return commit(transaction)
+        transaction.rollback()
+        return undefined
+      }
+    )
+  }
+
+  const inside = <A, E>(
+    transaction: Transaction,
+    body: (transaction: Transaction) => Effect.Effect<A, E | Reason>
+  ): Effect.Effect<A, E | Reason> =>
+    transaction.turn.withPermit(
+      Effect.suspend(() =>
+        transaction.aborted
+          ? Effect.fail(ended)
+          : Effect.onError(unlessFault(transaction, body), (cause) =>
+              Effect.sync(() => (isDomainError(cause) ? undefined : transaction.abort()))
+            )
+      )
+    )
 
   const statement: Transactions["statement"] = (body) =>
-    Effect.flatMap(
-      Effect.serviceOption(CurrentTransaction),
-      Option.match({
-        onNone: () =>
-          Effect.flatMap(begin, (transaction) =>
-            Effect.onExit(Effect.andThen(nextFault, body(transaction)), (exit) =>
-              exit._tag === "Success" ? commit(transaction) : rollback(transaction)
-            )
-          ),
-        onSome: ([transaction]) =>
-          transaction.turn.withPermit(
-            Effect.suspend(() =>
-              transaction.aborted
-                ? Effect.fail(ended)
-                : Effect.onError(Effect.andThen(nextFault, body(transaction)), (cause) =>
-                    Effect.sync(() => (isDomainError(cause) ? undefined : transaction.abort()))
-                  )
-            )
-          )
-      })
-    )
+    Effect.withFiber((fiber) => {
+      const current = Context.getOrUndefined(fiber.context, CurrentTransaction)
+      return current === undefined
+        ? alone(fiber.getRef(Clock.Clock).currentTimeMillisUnsafe(), body)
+        : inside(current[0], body)
+    })
 
   return {
     statement,
     inTransaction,
     transactor: Transactor.fromSqlClient(
-      { withTransaction: withTransactionOf({ begin, commit, rollback }), afterCommit, inTransaction },
+      {
+        withTransaction: withTransactionOf({
+          begin,
+          commit: (transaction) => Effect.suspend(() => commit(transaction) ?? Effect.void),
+          rollback
+        }),
+        afterCommit,
+        inTransaction
+      },
       reasonOf
     ),
     failNext: (reason, { times = 1 } = {}) =>

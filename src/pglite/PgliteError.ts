@@ -10,7 +10,11 @@ import { Schema } from "effect"
  *   or a database that is damaged or was made by another major version of Postgres.
  * - `"Unavailable"`: PGlite itself is not there (`npm install @electric-sql/pglite`) or did not start.
  *
- * `message` names the directory and says what to do; `dataDir` is its absolute path, absent for a database in memory.
+ * `dataDir` is the absolute path of the directory, absent for a database in memory.
+ *
+ * **Remedy**
+ *
+ * Do what `message` says, which names the directory.
  */
 export class PgliteError extends Schema.TaggedError<PgliteError>("effect-strata/PgliteError")("PgliteError", {
   reason: Schema.Literals(["InUse", "Unusable", "Unavailable"]),

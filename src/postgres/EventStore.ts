@@ -8,6 +8,7 @@ import * as Deciding from "./events/Deciding.ts"
 import * as EventTable from "./events/EventTable.ts"
 import * as Reading from "./events/Reading.ts"
 import * as Subscribing from "./events/Subscribing.ts"
+import * as Tagging from "./events/Tagging.ts"
 import * as Wakeups from "./wakeups/Wakeups.ts"
 
 const Connections = Schema.Struct({ open: Schema.Int, idle: Schema.Int })
@@ -21,6 +22,7 @@ export const make = Effect.gen(function* () {
   const { follow, subscribe } = yield* Subscribing.make(inspect)
   const appending = yield* Appending.make
   const deciding = yield* Deciding.make
+  const tagging = yield* Tagging.make
 
   // Outside of a transaction the connection that asks is in use for this statement only, so it counts as idle.
   const selectConnections = (inside: boolean) => sql`
@@ -40,6 +42,7 @@ export const make = Effect.gen(function* () {
   return yield* fromDriver("postgres", {
     append: appending.append,
     readForDecision: (query) => Effect.andThen(inspect, deciding.read(query)),
+    tag: (asked) => Effect.andThen(inspect, tagging.tag(asked)),
     read: (input) => Stream.unwrap(Effect.as(inspect, reading.read(input))),
     readAggregate: ({ aggregateId, since }) => reading.byAggregate(aggregateId, since),
     find: ({ id }) => Effect.map(reading.byId(id), ([event]) => event),

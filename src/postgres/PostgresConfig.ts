@@ -1,26 +1,10 @@
 /**
  * The settings of a connection pool, from `Config`: so from the environment, unless another provider is given.
  *
- * | name | default | |
- * |---|---|---|
- * | `DATABASE_URL` | | `postgres://user:password@host:5432/database?sslmode=verify-full` |
- * | `DB_HOST`, `DB_PORT`, `DB_NAME`, `DB_USER`, `DB_PASSWORD` | `localhost`, 5432 | its parts, where there is no URL |
- * | `DB_SSLMODE`, `DB_SSLROOTCERT` | `verify-full`; to this machine `disable` | TLS, where the URL says nothing of it |
- * | `DB_TARGET_SESSION_ATTRS` | `any` | which of several hosts, where the URL does not say it |
- * | `DB_OWNER_URL` | | the role that owns the tables: `layerMigrationsConfig` migrates with it, and all else is the application's |
- * | `DB_SCHEMA` | | the schema of the stores' tables |
- * | `DB_QUEUES` | | `shared` where messages of queues are in RetrySpool's table: the option `queues` |
- * | `DB_POOL_SIZE` | 25 | connections at most |
- * | `DB_IDLE_TIMEOUT` | `15 minutes` | an idle connection is closed after this |
- * | `DB_MAX_LIFETIME` | `1 hour` | any connection is replaced after this |
- * | `DB_CONNECT_TIMEOUT` | `5 seconds` | how long one host may take |
- * | `DB_STATEMENT_TIMEOUT` | none | the server cancels a statement after this |
- * | `DB_LISTEN_URL` | | the server itself, to listen on, where the other settings lead to a pooler in transaction mode |
- * | `DB_PREPARE` | `true` | `false` behind a pooler that lends connections by transaction and knows no prepared statements |
- * | `DB_MAX_MESSAGE_SIZE` | 16777216 | how many bytes a row can have that is read: more than that, for rows of other programs |
- *
- * What neither the URL nor these say is read from `PGHOST`, `PGPORT`, `PGDATABASE`, `PGUSER`, `PGPASSWORD`, `PGSSLMODE`,
- * `PGSSLROOTCERT`, `PGSSLCERT`, `PGSSLKEY` and `PGTARGETSESSIONATTRS`, as by every program on libpq.
+ * `DATABASE_URL` is enough: `postgres://user:password@host:5432/database?sslmode=verify-full`. Its parts can be given instead,
+ * as `DB_HOST`, `DB_NAME`, `DB_USER` and `DB_PASSWORD`. `DB_POOL_SIZE` and its like set the pool. The reference of settings
+ * (`resources/reference/settings.md`) lists each variable with its default. What neither the URL nor these say is read from
+ * `PGHOST`, `PGSSLMODE` and the others, as by every program on libpq.
  *
  * **Several hosts**
  *
@@ -48,6 +32,8 @@ import type { PgClient } from "@effect/sql-pg"
 import { Config, Duration, Option, type Redacted, Schema } from "effect"
 import { maxRowBytes } from "../internal/Fields.ts"
 import * as ConnectionConfig from "./connecting/ConnectionConfig.ts"
+
+export type { Options as ConnectionOptions } from "./connecting/ConnectionConfig.ts"
 
 const PoolSize = Schema.Int.check(Schema.isGreaterThan(0))
 
@@ -107,9 +93,6 @@ export const pool: Config.Config<PgClient.PgPoolConfig> = Config.map(
   })
 )
 
-/** Options of TLS, such as the `ca` to trust, and how long one host may take. */
-export type ConnectionOptions = ConnectionConfig.Options
-
 /**
  * The settings of a client of your own: `PgClient`'s own `url` knows one host, and sends the password in plain text unless
  * `sslmode` says otherwise.
@@ -131,5 +114,7 @@ export type ConnectionOptions = ConnectionConfig.Options
  * )
  * ```
  */
-export const fromUrl: (url: Redacted.Redacted, options?: ConnectionOptions) => Config.Config<PgClient.PgClientConfig> =
-  ConnectionConfig.fromUrl
+export const fromUrl: (
+  url: Redacted.Redacted,
+  options?: ConnectionConfig.Options
+) => Config.Config<PgClient.PgClientConfig> = ConnectionConfig.fromUrl

@@ -70,6 +70,7 @@ export class Failure extends Schema.Class<Failure>("effect-strata/Projection/Fai
 
 // Definition
 
+/** What `Projection.make` takes beside what handles the events. */
 export interface Options {
   /** Its name: the key of its offsets. At most 200 characters. */
   readonly name: string

@@ -5,7 +5,13 @@ import { ShardNumber } from "../internal/Fields.ts"
 
 const times = (count: number): string => (count === 1 ? "once" : count === 2 ? "twice" : `${count} times`)
 
-/** The projection has stopped before an event that could not be handled. */
+/**
+ * The projection has stopped before an event that could not be handled.
+ *
+ * **Remedy**
+ *
+ * Mend the handler and run the projection again: it goes on before this event. `onFailure` says what else may happen.
+ */
 export class ProjectionFailed extends Schema.TaggedError<ProjectionFailed>("effect-strata/Projection/ProjectionFailed")(
   "ProjectionFailed",
   {
@@ -29,7 +35,13 @@ export class ProjectionFailed extends Schema.TaggedError<ProjectionFailed>("effe
   }
 }
 
-/** The projection has run with another number of shards before: with this one its offsets would mean other events. */
+/**
+ * The projection has run with another number of shards before: with this one its offsets would mean other events.
+ *
+ * **Remedy**
+ *
+ * Run it with the number of shards that it had; or `Projection.remove` it, and build the read model anew.
+ */
 export class ShardCountMismatch extends Schema.TaggedError<ShardCountMismatch>(
   "effect-strata/Projection/ShardCountMismatch"
 )("ShardCountMismatch", { projectionName: Schema.String, recorded: Schema.Int, requested: Schema.Int }) {
@@ -41,7 +53,13 @@ export class ShardCountMismatch extends Schema.TaggedError<ShardCountMismatch>(
   }
 }
 
-/** A projection of the same name runs in this process already. */
+/**
+ * A projection of the same name runs in this process already.
+ *
+ * **Remedy**
+ *
+ * Run each projection once in a process: build its layer once, and share it.
+ */
 export class DuplicateProjection extends Schema.TaggedError<DuplicateProjection>(
   "effect-strata/Projection/DuplicateProjection"
 )("DuplicateProjection", { projectionName: Schema.String }) {
@@ -50,7 +68,13 @@ export class DuplicateProjection extends Schema.TaggedError<DuplicateProjection>
   }
 }
 
-/** No projection of the name has run on this database, or it was removed. */
+/**
+ * No projection of the name has run on this database, or it was removed.
+ *
+ * **Remedy**
+ *
+ * Look whether the name is right, and whether a process runs it on this database: `strata projections list`.
+ */
 export class UnknownProjection extends Schema.TaggedError<UnknownProjection>(
   "effect-strata/Projection/UnknownProjection"
 )("UnknownProjection", { projectionName: Schema.String }) {
@@ -59,7 +83,13 @@ export class UnknownProjection extends Schema.TaggedError<UnknownProjection>(
   }
 }
 
-/** The read model was to be built anew, and no process has begun: nothing has changed. */
+/**
+ * The read model was to be built anew, and no process has begun: nothing has changed.
+ *
+ * **Remedy**
+ *
+ * Do what the message says, and ask again.
+ */
 export class RebuildRefused extends Schema.TaggedError<RebuildRefused>("effect-strata/Projection/RebuildRefused")(
   "RebuildRefused",
   { projectionName: Schema.String, reason: Schema.String }
@@ -69,7 +99,13 @@ export class RebuildRefused extends Schema.TaggedError<RebuildRefused>("effect-s
   }
 }
 
-/** The projection has not handled the version within the time that the caller gave it. */
+/**
+ * The projection has not handled the version within the time that the caller gave it.
+ *
+ * **Remedy**
+ *
+ * Answer with what is there, or wait longer. `strata projections status NAME` says why the projection is late.
+ */
 export class AwaitTimeout extends Schema.TaggedError<AwaitTimeout>("effect-strata/Projection/AwaitTimeout")(
   "AwaitTimeout",
   {

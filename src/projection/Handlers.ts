@@ -4,6 +4,7 @@ import type { StoredEvent } from "../Event.ts"
 import type { EventView, TypedEvent } from "../events/View.ts"
 import { withinLimit } from "../internal/HandlerTimeout.ts"
 import { isTraced } from "../internal/Instruments.ts"
+import type * as Telemetry from "../internal/Telemetry.ts"
 import * as TraceParent from "../internal/TraceParent.ts"
 import * as Origin from "../Origin.ts"
 import { HandlerFailed } from "./Errors.ts"
@@ -94,7 +95,7 @@ const linked = <A, E, R>(
   const writer = isTraced(fiber) ? TraceParent.of(event) : undefined
   if (writer === undefined) return handled()
   const links = [{ span: writer, attributes: {} }]
-  return Effect.useSpan("Projection.handle", { kind: "consumer", links }, (span) =>
+  return Effect.useSpan("Projection.handle" satisfies Telemetry.SpanName, { kind: "consumer", links }, (span) =>
     Effect.provideService(Effect.suspend(handled), Tracer.ParentSpan, span)
   )
 }

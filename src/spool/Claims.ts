@@ -5,6 +5,7 @@
  */
 import { Duration, Effect, Latch, Metric, Option, Stream } from "effect"
 import { monotonicMillis } from "../internal/Monotonic.ts"
+import * as Telemetry from "../internal/Telemetry.ts"
 import type { InvalidInput } from "../InvalidInput.ts"
 import { type SpoolMessage, SpoolStore } from "../SpoolStore.ts"
 import type { StoreError } from "../StoreError.ts"
@@ -23,9 +24,7 @@ const waitForOthers = Duration.seconds(1)
 /** A due time of the store is finer than a millisecond: a claim after exactly so many milliseconds could come too early. */
 const rounding = Duration.millis(1)
 
-const claimLatency = Metric.timer("strata_spool_claim_latency", {
-  description: "How long messages were ready before they were claimed, by the store's clock"
-})
+const claimLatency = Telemetry.timer("strata_spool_claim_latency")
 
 /** For how long a message that was just claimed had been ready, by the store's clock. */
 const readyFor = ({ attempts, created, nextRetry, updated }: SpoolMessage): Duration.Duration => {

@@ -1,14 +1,13 @@
 /** Feeds the gauges of all queues by looking at them, for as long as this process works on one. */
-import { Duration, Effect, Metric, Option } from "effect"
+import { Duration, Effect, Option } from "effect"
 import { Gauges, whileRunning } from "../internal/Gauges.ts"
+import * as Telemetry from "../internal/Telemetry.ts"
 import { SpoolStore } from "../SpoolStore.ts"
 import { Transactor } from "../Transactor.ts"
 
-export const depth = Metric.gauge("strata_spool_depth", { description: "Messages by queue and state" })
-export const oldest = Metric.gauge("strata_spool_oldest_ready_seconds", {
-  description: "For how long the oldest message that could be handled has waited"
-})
-const leases = Metric.gauge("strata_spool_leases", { description: "Messages that workers have claimed" })
+export const depth = Telemetry.gauge("strata_spool_depth")
+export const oldest = Telemetry.gauge("strata_spool_oldest_ready_seconds")
+const leases = Telemetry.gauge("strata_spool_leases")
 
 const look = (gauges: Gauges) =>
   Effect.gen(function* () {

@@ -3,6 +3,7 @@ import { Cause, type Duration, Effect, Exit, Metric, Option, Schedule, Schema, S
 import { makeTelling, prettyOf, retryTime } from "../internal/FailureLog.ts"
 import { withinLimit } from "../internal/HandlerTimeout.ts"
 import { isTraced } from "../internal/Operation.ts"
+import * as Telemetry from "../internal/Telemetry.ts"
 import type { InvalidInput } from "../InvalidInput.ts"
 import * as Origin from "../Origin.ts"
 import { MessageLocked, type Outcome, type SpoolMessage, SpoolStore } from "../SpoolStore.ts"
@@ -37,10 +38,7 @@ export interface Handling<R> {
   readonly recover: Effect.Effect<number, InvalidInput | StoreError, R>
 }
 
-const attempts = Metric.counter("strata_spool_attempts", {
-  description: "Attempts to handle a message, by what came of it",
-  incremental: true
-})
+const attempts = Telemetry.counter("strata_spool_attempts")
 
 /**
  * How the transaction of a handler waits for another one that has locked the message: for 5 seconds. Others change a message
@@ -66,7 +64,7 @@ const inSpan = <A, E, R>(queue: string, message: SpoolMessage, handled: Effect.E
   const parent = enqueuedBy(message)
   const spanned = () =>
     Effect.useSpan(
-      "Spool.handle",
+      "Spool.handle" satisfies Telemetry.SpanName,
       {
         ...(parent === undefined ? {} : { parent }),
         kind: "consumer",

@@ -1,5 +1,6 @@
 /** The messages that are leased to one worker: each from its claim until it is settled or lost. */
 import { Effect, type Fiber, Metric } from "effect"
+import * as Telemetry from "../internal/Telemetry.ts"
 import type { Lease as LeaseSchema, Outcome, SpoolMessage } from "../SpoolStore.ts"
 
 export type Lease = typeof LeaseSchema.Type
@@ -23,10 +24,7 @@ export const forget = (messages: LeasedMessages, leased: Leased): void => {
   if (messages.get(leased.lease.id) === leased) messages.delete(leased.lease.id)
 }
 
-const leasesLost = Metric.counter("strata_spool_leases_lost", {
-  description: "Claimed messages that were moved or recovered before their worker settled them",
-  incremental: true
-})
+const leasesLost = Telemetry.counter("strata_spool_leases_lost")
 
 /** Counts a lease that a worker of the queue has lost, and logs it. */
 export const warnOfLoss = (queue: string) => {

@@ -10,7 +10,13 @@ export const textOf = (error: unknown): string => {
   return text.replaceAll("\0", "").slice(0, longestText).toWellFormed()
 }
 
-/** An error that no further attempt can mend: see `permanent`. */
+/**
+ * An error that no further attempt can mend: see `permanent`.
+ *
+ * **Remedy**
+ *
+ * Look at the message, mend what it says or what handles it, and requeue it: `strata spool requeue`.
+ */
 export class Permanent extends Schema.TaggedError<Permanent>("effect-strata/Spool/Permanent")("Permanent", {
   cause: Schema.Unknown
 }) {

@@ -20,6 +20,7 @@ import { Transactor } from "../Transactor.ts"
 import * as Decisions from "./EventDecisions.ts"
 import * as Origins from "./EventOrigins.ts"
 import * as Subscriptions from "./EventSubscriptions.ts"
+import * as Tagging from "./EventTagging.ts"
 import * as Tags from "./EventTags.ts"
 import * as TypedEvents from "./TypedEvents.ts"
 
@@ -633,6 +634,7 @@ export const suite = <E>(
   Subscriptions.suite(name, layer, { interleaving })
   Origins.suite(name, layer)
   Tags.suite(name, layer)
+  Tagging.suite(name, layer, { interleaving })
   Decisions.suite(name, layer, { interleaving })
   TypedEvents.suite(name, layer)
 

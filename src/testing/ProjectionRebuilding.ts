@@ -146,11 +146,8 @@ export const suite = <E>(name: string, layer: Layer.Layer<Projection.Services, E
         yield* Projection.pause(name)
         yield* append("a", 2, 3)
         const states = yield* DurableStateStore
-        const denied = new StoreError({
-          store: "DurableStateStore",
-          operation: "writeState",
-          reason: new Denied({ message: "not now" })
-        })
+        const reason = new Denied({ message: "not now" })
+        const denied = new StoreError({ store: "DurableStateStore", operation: "writeState", reason })
         // The last write of the switch says which copy is served.
         const failing = DurableStateStore.of({
           ...states,
@@ -158,7 +155,7 @@ export const suite = <E>(name: string, layer: Layer.Layer<Projection.Services, E
             state.persistenceId === `strata/projection/control/${name}` ? Effect.fail(denied) : states.writeState(state)
         })
         const error = yield* Effect.flip(Effect.provideService(Stream.runDrain(rebuild), DurableStateStore, failing))
-        assert.strictEqual(error, denied)
+        assert.deepStrictEqual(error, new StoreError({ store: "Projection", operation: "rebuild", reason }))
         assert.strictEqual(yield* Projection.slot(name), "blue")
         yield* Projection.resume(name)
         yield* caughtUp

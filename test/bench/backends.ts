@@ -22,6 +22,20 @@ const appends = EventStore.EventStore.use((events) =>
   Effect.succeed(fibers(16, (fiber) => events.append(event(fiber))))
 )
 
+/** Each append expects the version before, in a log that is not short any more. */
+const expecting = EventStore.EventStore.use((events) =>
+  Effect.gen(function* () {
+    yield* events.append(Array.from({ length: 10_000 }, (_, index) => event(index % 100)))
+    const aggregateId = `expecting-${crypto.randomUUID()}`
+    let expected: EventStore.Expected = "none"
+    return fibers(1, () =>
+      Effect.map(events.append({ ...event(0), aggregateId }, { expected }), ([stored]) => {
+        expected = stored?.version ?? "none"
+      })
+    )
+  })
+)
+
 const reads = EventStore.EventStore.use((events) =>
   Effect.gen(function* () {
     const aggregateId = `read-${crypto.randomUUID()}`
@@ -80,6 +94,7 @@ const figure = <E>(
 
 export const figures: ReadonlyArray<Figure> = [
   figure("append", "events/s", 4_000, "16 fibers", appends),
+  figure("append-expected", "events/s", 2_000, "1 fiber, a log of 10,000 events", expecting),
   figure("read", "events/s", 40_000, "1 fiber, an aggregate of 1,000 events at a time", reads),
   figure("offset", "writes/s", 2_000, "1 fiber", offsets),
   figure("state", "writes/s", 2_000, "1 fiber", states),

@@ -49,3 +49,22 @@ export const Said = Schema.Struct({
     Schema.Array(Schema.Struct({ about: Schema.String, found: Schema.String, wrong: Schema.Array(Schema.String) }))
   )
 })
+
+/** What the processes of a run of decisions are told: to read for a race, to decide once all have read, or to decide alone. */
+export const RacerCommand = Schema.Union([
+  Schema.Struct({ race: Schema.Int, step: Schema.Literals(["read", "decide"]) }),
+  Schema.Struct({ decisions: Schema.Int }),
+  Schema.Struct({ end: Schema.Literal(true) })
+])
+
+/** What they say. */
+export const RacerSaid = Schema.Union([
+  Schema.Struct({ race: Schema.Int, has: Schema.Literal("read") }),
+  /** How the racers of the process have ended: `won`, `overtaken`, `undone`, or anything else, which is wrong. */
+  Schema.Struct({ race: Schema.Int, has: Schema.Literal("decided"), ends: Schema.Array(Schema.String) }),
+  Schema.Struct({ decided: Schema.Int, wrong: Schema.Array(Schema.String) })
+])
+
+/** The types of the events that racers and lone decisions write. */
+export const raced = "Raced"
+export const decided = "Decided"

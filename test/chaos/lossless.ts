@@ -3,15 +3,15 @@
  * up. Whatever is kept of it grows with the writes, or by a bit with each event.
  */
 import { PgClient } from "@effect/sql-pg"
-import { Deferred, Effect, Fiber, Redacted, Schema } from "effect"
+import { Effect, Fiber, Redacted, Schema } from "effect"
 import { Reactivity } from "effect/reactivity"
-import { type ChildProcess, spawn } from "node:child_process"
 import { withConnection } from "../support/connection.ts"
 import { Counted, miscounted } from "../support/histories.ts"
 import * as PostgresServer from "../support/PostgresServer.ts"
 import { type Command, type Pace, Said } from "./agreed.ts"
 import type { Report } from "./report.ts"
 import { migrate } from "./tables.ts"
+import * as Told from "./told.ts"
 import { asker, type Finding, linesOf } from "./verdict.ts"
 
 const schema = "chaos"
@@ -23,44 +23,18 @@ const furthest = 20_000n
 const holdingFor = "1 second"
 const between = "20 seconds"
 
-interface Child {
-  readonly tell: (what: typeof Command.Type) => Effect.Effect<void>
-  readonly said: () => typeof Said.Type
-  readonly ended: Effect.Effect<number | null>
-  readonly code: () => number | null | undefined
+const start = (role: string, name: string, url: string, directory: string) => {
+  let said: typeof Said.Type = {}
+  const child = Told.start<typeof Command.Type, typeof Said.Type>({
+    role,
+    arguments: [url, schema, name, directory],
+    said: Said,
+    hear: (more) => {
+      said = { ...said, ...more }
+    }
+  })
+  return Effect.map(child, (child) => ({ ...child, said: () => said }))
 }
-
-const start = (role: string, name: string, url: string, directory: string) =>
-  Effect.acquireRelease(
-    Effect.sync((): Child & { readonly child: ChildProcess } => {
-      const script = new URL(`${role}.ts`, import.meta.url).pathname
-      const child = spawn(
-        process.execPath,
-        ["--conditions=@effect-strata/source", script, url, schema, name, directory],
-        {
-          stdio: ["ignore", "ignore", "inherit", "ipc"]
-        }
-      )
-      const ended = Deferred.makeUnsafe<number | null>()
-      let said: typeof Said.Type = {}
-      child.on("message", (message) => {
-        said = { ...said, ...Schema.decodeUnknownSync(Said)(message) }
-      })
-      let code: number | null | undefined
-      child.once("close", (status) => {
-        code = status
-        Deferred.doneUnsafe(ended, Effect.succeed(status))
-      })
-      return {
-        child,
-        tell: (what) => Effect.sync(() => void child.send(what, () => {})),
-        said: () => said,
-        ended: Deferred.await(ended),
-        code: () => code
-      }
-    }),
-    ({ child }) => Effect.sync(() => void child.kill("SIGKILL"))
-  )
 
 /** One transaction that is open all the time, and has written elsewhere. */
 const unrelated = (url: string) =>

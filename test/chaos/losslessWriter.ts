@@ -9,6 +9,7 @@ import type { Counted } from "../support/histories.ts"
 import { Command, type Pace, type Said } from "./agreed.ts"
 import { main, name, note, schema, url } from "./child.ts"
 import { endOf, type Failure, RolledBack } from "./ends.ts"
+import { oneIn, plainTransaction } from "./plain.ts"
 
 let pace: Pace = "wait"
 process.on("message", (message) => {
@@ -19,7 +20,6 @@ let writes = 0
 let written = 0
 
 const range = (count: number) => Array.from({ length: count }, (_, index) => index)
-const oneIn = (count: number) => Effect.map(Random.nextIntBetween(0, count), (number) => number === 0)
 
 const pause = Effect.flatMap(Random.nextIntBetween(0, 10), (kind) =>
   kind < 5 ? Effect.void : kind < 9 ? Effect.yieldNow : Effect.flatMap(Random.nextIntBetween(0, 8), Effect.sleep)
@@ -88,29 +88,10 @@ const expecting = Effect.gen(function* () {
   )
 })
 
-/** What programs without this library do: many rows in one statement, savepoints, two phases, rollbacks. */
 const plain = Effect.fnUntraced(function* (run: (statement: string) => Effect.Effect<unknown, unknown>) {
-  const insert = (type: string, count: number) =>
-    run(`INSERT INTO ${schema}.events (id, aggregate_id, event_type, data)
-      SELECT uuidv7(), 'plain', '${type}', '{}' FROM generate_series(1, ${count})`)
-  const size = yield* Random.nextIntBetween(1, 2000)
   const write = `${name}.${writes++} plain`
-  yield* run("BEGIN")
-  yield* insert(write, size)
-  yield* pause
-  if (yield* oneIn(3)) {
-    yield* run("SAVEPOINT part")
-    yield* insert(`${write}, undone`, 3)
-    yield* run("ROLLBACK TO part")
-  }
-  yield* insert(write, 1)
-  const end = (yield* oneIn(5)) ? "ROLLBACK" : "COMMIT"
-  const phases = (yield* oneIn(3)) ? [`PREPARE TRANSACTION '${write}'`, `${end} PREPARED '${write}'`] : [end]
-  for (const phase of phases) {
-    yield* run(phase)
-    yield* pause
-  }
-  ended(write, size + 1, { end: end === "COMMIT" ? "acknowledged" : "rolled back" })
+  const { end, events } = yield* plainTransaction(run, { table: `${schema}.events`, write, most: 2000, pause })
+  ended(write, events, { end })
 })
 
 /** Writes again and again, until the parent says that it is enough. */

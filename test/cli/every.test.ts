@@ -39,6 +39,7 @@ const uses = (file: string): ReadonlyArray<Use> => [
   { path: "events append", args: ["--aggregate", "a", "--type", "T", "--id", "e1"], says: /^ +\d+ .* a +T +null$/m },
   { path: "events read", args: ["--limit", "1"], says: /^ +1 .* anna +Paid +1$/m },
   { path: "events show", args: ["e1"], says: /^aggregateId +a$/m },
+  { path: "events tag", args: ["--tag", "account:{@aggregateId}"], says: /^3 events got 3 tags; 3 events looked at$/m },
   { path: "events stats", says: /^events +3$/m },
   { path: "events export", args: [file], says: /3 events in / },
   { path: "events import", args: [file], says: /0 events imported from .*, 3 were there already/ },

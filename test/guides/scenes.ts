@@ -146,6 +146,16 @@ const sqlite = ({ cwd }: Place) =>
     database.close()
   })
 
+/** Marten's tables of events, as its documentation of November 2026 describes their columns. */
+export const martenTables = [
+  `CREATE TABLE mt_streams (id UUID PRIMARY KEY, type VARCHAR, version BIGINT, timestamp TIMESTAMPTZ NOT NULL DEFAULT now(),
+    created TIMESTAMPTZ NOT NULL DEFAULT now(), tenant_id VARCHAR DEFAULT '*DEFAULT*', is_archived BOOLEAN DEFAULT false)`,
+  `CREATE TABLE mt_events (seq_id BIGINT PRIMARY KEY, id UUID NOT NULL, stream_id UUID REFERENCES mt_streams ON DELETE CASCADE,
+    version BIGINT NOT NULL, data JSONB NOT NULL, type VARCHAR(500) NOT NULL, timestamp TIMESTAMPTZ NOT NULL DEFAULT now(),
+    tenant_id VARCHAR DEFAULT '*DEFAULT*', mt_dotnet_type VARCHAR, is_archived BOOLEAN DEFAULT false)`,
+  "CREATE SEQUENCE mt_events_sequence OWNED BY mt_events.seq_id"
+]
+
 /** A table of Emmett's, of which only the columns that matter, with an event in it. */
 const emmett = Effect.fnUntraced(function* ({ url }: Place) {
   yield* strata(["migrate"], { url })
@@ -155,6 +165,17 @@ const emmett = Effect.fnUntraced(function* ({ url }: Place) {
       message_metadata JSONB NOT NULL)`,
     `INSERT INTO emt_messages (message_kind, stream_id, message_id, message_type, message_data, message_metadata) VALUES
       ('E', 'order-order-1', 'one', 'Placed', '{"customer": "anna", "total": 42}', '{}')`
+  ])
+})
+
+/** Marten's tables, by the columns that its documentation names, with two events in one stream. */
+const marten = Effect.fnUntraced(function* ({ url }: Place) {
+  yield* execute(url, [
+    ...martenTables,
+    `INSERT INTO mt_streams (id, type, version) VALUES ('0198f2c4-0000-7000-8000-00000000000a', 'order', 2)`,
+    `INSERT INTO mt_events (seq_id, id, stream_id, version, data, type) VALUES
+      (1, '0198f2c4-0000-7000-8000-000000000001', '0198f2c4-0000-7000-8000-00000000000a', 1, '{"customer": "anna", "total": 42}', 'order_placed'),
+      (2, '0198f2c4-0000-7000-8000-000000000002', '0198f2c4-0000-7000-8000-00000000000a', 2, '{"amount": 42}', 'order_paid')`
   ])
 })
 
@@ -174,5 +195,6 @@ export const scenes: Readonly<Record<string, (place: Place) => Effect.Effect<unk
   locked,
   sqlite,
   emmett,
+  marten,
   newer
 }

@@ -53,7 +53,7 @@ const rules: ReadonlyMap<string, Rule> = new Map<string, Rule>([
   ["Origin", { rooms: upToInternal, packages: effect }],
   ["events", { rooms: upToModels, packages: effect }],
   [contracts, { rooms: [...upToModels, "events"], packages: effect }],
-  ["Supervisor", { rooms: [], packages: effect }],
+  ["Supervisor", { rooms: upToInternal, packages: effect }],
   ["Entity", { rooms: upToContracts, packages: effect }],
   ["Decision", { rooms: upToContracts, packages: effect }],
   ["projection", { rooms: upToContracts, packages: effect }],

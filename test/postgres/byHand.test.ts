@@ -42,8 +42,8 @@ const psql = (url: string, schema: string, path: string, names: Names) =>
   })
 
 /**
- * The part of psql's language that the files use: `\if :{?name}`, `\else`, `\endif`, `\set name value ..`, `\ir file`, and
- * `:"name"`, which psql leaves alone in comments and quotes.
+ * The part of psql's language that the files use: `\if :{?name}`, `\else`, `\endif`, `\set name value ..`, `\ir file`, `\gexec`,
+ * and `:"name"` and `:'name'`, which psql leaves alone in comments and quotes.
  */
 const interpret = (url: string, schema: string, path: string, names: Names) => {
   const variables = new Map(Object.entries(names))
@@ -60,21 +60,35 @@ const interpret = (url: string, schema: string, path: string, names: Names) => {
         const value = values.map((value) => (value.startsWith(":") ? variables.get(value.slice(1)) : value)).join("")
         variables.set(name, value)
       } else if (command === "ir") readLines(join(dirname(path), name))
-      else if (command === undefined) text.push(line)
+      else if (command === undefined || command === "gexec") text.push(line)
       else assert.fail(line)
     }
   }
   readLines(path)
   const statements = text
     .join("\n")
-    .replaceAll(/--.*|'[^']*'|(\$\w*\$)[^]*?\1|:"(\w+)"/g, (found: string, _, name?: string) =>
-      name === undefined ? found : `"${(variables.get(name) ?? assert.fail(name)).replaceAll(`"`, `""`)}"`
+    .replaceAll(
+      /--.*|:'(\w+)'|'[^']*'|(\$\w*\$)[^]*?\2|:"(\w+)"/g,
+      (found: string, text: string | undefined, _, name: string | undefined) => {
+        const mark = text === undefined ? `"` : `'`
+        const variable = text ?? name
+        if (variable === undefined) return found
+        return mark + (variables.get(variable) ?? assert.fail(variable)).replaceAll(mark, mark + mark) + mark
+      }
     )
     .split(/^-- next$/m)
   // The statements run on one connection, as some of them are settings.
   const client = { maxConnections: 1, startupParameters: { search_path: schema } }
   return serve({ url, client, layer: Postgres.layerStorage }).pipe(
-    Effect.flatMap(({ sql }) => Effect.forEach(statements, (statement) => sql.unsafe(statement).unprepared)),
+    Effect.flatMap(({ sql }) =>
+      Effect.forEach(statements, (statement) => {
+        const [query = "", made] = statement.split(/^\\gexec$/m)
+        if (made === undefined) return sql.unsafe(query).unprepared
+        return Effect.flatMap(sql.unsafe(query).values, (rows) =>
+          Effect.forEach(rows.flat(), (text) => sql.unsafe(String(text)).unprepared)
+        )
+      })
+    ),
     Effect.scoped
   )
 }

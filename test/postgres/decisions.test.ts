@@ -9,7 +9,7 @@ import * as Deciding from "../../src/postgres/events/Deciding.ts"
 import * as EventTable from "../../src/postgres/events/EventTable.ts"
 import * as Wakeups from "../../src/postgres/wakeups/Wakeups.ts"
 import { postgresUrl } from "../support/database.ts"
-import { event, plainInsert, type ServedEvents, serveEvents, session } from "./events.harness.ts"
+import { event, plainInsert, type ServedEvents, serveEvents, session, untilBlocked } from "./events.harness.ts"
 import { execute, failsWith, open, query, unique } from "./harness.ts"
 
 const tagged = (aggregateId: string, ...tags: ReadonlyArray<string>) => ({ ...event(aggregateId), tags })
@@ -30,13 +30,6 @@ const untilMarked = ({ events }: Pick<ServedEvents, "events">, tag: string, vers
     Effect.tap(events.readForDecision([{ tags: [tag] }]), () => Effect.yieldNow),
     { until: ({ condition }) => condition.decided.mark >= version }
   )
-
-/** Waits until so many statements of the application wait for a lock: of the table, or of appends. */
-const untilBlocked = (count: number, applicationName: string) =>
-  query(
-    `SELECT count(*)::int FROM pg_stat_activity
-     WHERE wait_event_type = 'Lock' AND application_name = '${applicationName}'`
-  ).pipe(Effect.delay(10), Effect.repeat({ until: ([row]) => row?.[0] === count }))
 
 describe("the mark of a condition", () => {
   it.live("rises with the log, and never above a version that may still come", () =>
@@ -151,6 +144,39 @@ describe("the locks of conditions", () => {
     })
   )
 
+  it.live("that come later in the order are not held while an append in a transaction waits for one", () =>
+    Effect.gen(function* () {
+      const { applicationName, events, table, withTransaction } = yield* serveEvents()
+      const rows = yield* query(
+        `SELECT name FROM unnest(ARRAY['one', 'other']) AS name
+         ORDER BY hashtextextended(name, -1 - '${table}'::regclass::oid::bigint)`
+      )
+      const [first = "", last = ""] = rows.map(([name]) => String(name))
+      const decideOn = (...tags: ReadonlyArray<string>) =>
+        Effect.flatMap(events.readForDecision(tags.map((tag) => ({ tags: [tag] }))), ({ condition }) =>
+          appendIf(events, condition, "beside")
+        )
+      for (const append of [
+        () => events.append(tagged("writer", last, first)),
+        () => events.append([tagged("writer", last), tagged("other", first)]),
+        () => events.append(tagged("writer", last, first), { expected: "any", onDuplicate: "ignore" }),
+        () => decideOn(last, first)
+      ]) {
+        const holder = yield* open(withTransaction, decideOn(first))
+        const other = yield* open(withTransaction, decideOn(last))
+        const before = yield* Effect.forkChild(withTransaction(decideOn(first, last)))
+        yield* untilBlocked(1, applicationName)
+        yield* other.commit
+        // The last lock is free now. Whoever took it, and then waited for the first, would wait in a circle with the one before.
+        const after = yield* Effect.forkChild(withTransaction(Effect.asVoid(append())))
+        yield* untilBlocked(2, applicationName)
+        yield* holder.commit
+        yield* Fiber.join(before)
+        yield* Fiber.join(after)
+      }
+    })
+  )
+
   it.live("take the coarse lock where the tags of a condition are too many, and count with all others", () =>
     Effect.gen(function* () {
       const { events, sql, withTransaction } = yield* serveEvents()
@@ -191,6 +217,38 @@ describe("the locks of conditions", () => {
       )
       yield* execute([`COMMIT PREPARED '${gid}'`])
       assert.instanceOf(yield* Effect.flip(appendIf(events, condition, "t")), EventStore.ConditionFailed)
+    })
+  )
+})
+
+describe("a tag that a transaction writes, and then decides upon", () => {
+  it.live("beside another one that does the same: one of them fails with Contention, and the other one decides", () =>
+    Effect.gen(function* () {
+      const { applicationName, events, withTransaction } = yield* serveEvents()
+      const goOn = yield* Deferred.make<void>()
+      const begin = Effect.gen(function* () {
+        const begun = yield* Deferred.make<void>()
+        const exit = yield* Effect.gen(function* () {
+          const own = yield* events.append(tagged("writer", "t"))
+          yield* Deferred.succeed(begun, undefined)
+          yield* Deferred.await(goOn)
+          const { condition, events: found } = yield* events.readForDecision([{ tags: ["t"] }])
+          assert.deepStrictEqual(found, own)
+          yield* appendIf(events, condition, "t")
+        }).pipe(withTransaction, Effect.exit, Effect.forkChild)
+        yield* Deferred.await(begun)
+        return exit
+      })
+      const fibers = [yield* begin, yield* begin]
+      yield* Deferred.succeed(goOn, undefined)
+      const exits = yield* Effect.forEach(fibers, (fiber) => Fiber.join(fiber))
+      const failed = exits.filter(Exit.isFailure)
+      assert.lengthOf(failed, 1)
+      for (const exit of failed) {
+        yield* failsWith(exit, "EventStore.append", "Contention", /deadlock detected; run the transaction again/)
+      }
+      assert.lengthOf((yield* events.readForDecision([{ tags: ["t"] }])).events, 2)
+      yield* untilBlocked(0, applicationName)
     })
   )
 })

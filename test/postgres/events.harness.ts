@@ -91,6 +91,22 @@ export const listening = Effect.fnUntraced(function* (table: string) {
   })
 })
 
+/**
+ * Waits until so many statements of the application wait for a lock: of the table, or of appends. The wait has a limit, as a
+ * statement that does not wait, though it should, is what a test finds.
+ */
+export const untilBlocked = (count: number, applicationName: string) =>
+  query(
+    `SELECT query FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND application_name = '${applicationName}'`
+  ).pipe(
+    Effect.delay(10),
+    Effect.repeat({ until: ({ length }) => length === count }),
+    Effect.timeoutOrElse({
+      duration: "1 minute",
+      orElse: () => Effect.die(new Error(`not ${count} statements of ${applicationName} wait for a lock`))
+    })
+  )
+
 /** A connection of its own until the scope closes, to be told one statement after the other. */
 export const session = Effect.fnUntraced(function* (url: string = postgresUrl) {
   const sql = yield* PgClient.makeClient({ url: Redacted.make(url) }).pipe(Effect.provide(Reactivity.layer))

@@ -9,7 +9,7 @@ import { chown, readFile, stat, writeFile } from "node:fs/promises"
 import { join } from "node:path"
 import * as Connection from "../support/connection.ts"
 import { withConnection } from "../support/connection.ts"
-import { postgresUrl, waitForBackends } from "../support/database.ts"
+import { postgresUrl, scratchDatabase, waitForBackends } from "../support/database.ts"
 import type * as PostgresServer from "../support/PostgresServer.ts"
 
 /** A name that no other test has, of a schema, a role or an application. */
@@ -195,6 +195,14 @@ export const migrate = (url: string, options?: Postgres.Options, client?: PgClie
   Layer.build(
     Layer.provide(Postgres.layerMigrations(options), PgClient.layer({ url: Redacted.make(url), ...client }))
   ).pipe(Effect.scoped, Effect.asVoid)
+
+/** A database as an earlier version has left it: see the first lines of the fixture. */
+export const restore = Effect.fnUntraced(function* (fixture: string) {
+  const url = yield* scratchDatabase()
+  const text = yield* Effect.promise(() => readFile(new URL(`fixtures/${fixture}`, import.meta.url), "utf8"))
+  yield* execute(text.split(/^-- next$/m), url)
+  return url
+})
 
 /** What a table is made of: columns, defaults, constraints, indexes, and its identity. */
 export const shape = (url: string, table: string) =>

@@ -5,11 +5,22 @@ import { DurableStateStore, OffsetStore } from "effect-strata"
 import * as Postgres from "effect-strata/postgres"
 import { spawn } from "node:child_process"
 import { once } from "node:events"
-import { readFile } from "node:fs/promises"
 import { fileURLToPath } from "node:url"
 import { scratchDatabase, waitForBackends } from "../support/database.ts"
 import { session } from "./events.harness.ts"
-import { assertWhole, execute, failsWith, freshRole, migrate, query, serve, shape, shard, unique } from "./harness.ts"
+import {
+  assertWhole,
+  execute,
+  failsWith,
+  freshRole,
+  migrate,
+  query,
+  restore,
+  serve,
+  shape,
+  shard,
+  unique
+} from "./harness.ts"
 import { show, state } from "./states.harness.ts"
 
 /** All tables and schemas that do not belong to Postgres, so that a test can tell that nothing was left behind. */
@@ -99,7 +110,8 @@ describe("starting at once", () => {
         [34, "events", "0034_events_tags.sql"],
         [36, "events", "0036_events_append.sql"],
         [37, "events", "0037_events_missed.sql"],
-        [38, "events", "0038_events_comments.sql"]
+        [38, "events", "0038_events_comments.sql"],
+        [45, "events", "0045_events_indexes_concurrently.sql"]
       ])
     })
   )
@@ -147,7 +159,8 @@ describe("starting at once", () => {
           [34],
           [36],
           [37],
-          [38]
+          [38],
+          [45]
         ])
       })
   )
@@ -380,14 +393,6 @@ describe("names", () => {
   )
 })
 
-/** A database as an earlier version has left it: see the first lines of the fixture. */
-const restore = Effect.fnUntraced(function* (fixture: string) {
-  const url = yield* scratchDatabase()
-  const text = yield* Effect.promise(() => readFile(new URL(`fixtures/${fixture}`, import.meta.url), "utf8"))
-  yield* execute(text.split(/^-- next$/m), url)
-  return url
-})
-
 describe("a database of migrations 1 to 7", () => {
   const tables = {
     events: "My events",
@@ -403,14 +408,14 @@ describe("a database of migrations 1 to 7", () => {
       schema: "public",
       options: {},
       names: ["events", "offsets_store", "states_store", "strata_messages", "retryspool_messages", "strata_migrations"],
-      run: [1, 2, 3, 4, 15, 16, 18, 20, 21, 24, 25, 26, 34, 36, 37, 38]
+      run: [1, 2, 3, 4, 15, 16, 18, 20, 21, 24, 25, 26, 34, 36, 37, 38, 45]
     },
     {
       what: "with a schema, other names and all that is optional",
       schema: "My schema",
       options: { schema: "My schema", tables, notify: "rows", index: "containment" },
       names: Object.values(tables),
-      run: [1, 2, 3, 4, 5, 6, 15, 16, 18, 20, 21, 23, 24, 25, 26, 34, 36, 37, 38]
+      run: [1, 2, 3, 4, 5, 6, 15, 16, 18, 20, 21, 23, 24, 25, 26, 34, 36, 37, 38, 45, 46]
     }
   ] as const
 

@@ -4,13 +4,28 @@
  */
 import { PgClient } from "@effect/sql-pg"
 import { assert, it } from "@effect/vitest"
-import { Clock, Deferred, Effect, Fiber, Layer, Redacted, Schema, type Scope, Stream } from "effect"
-import { EventStore, Spool, StoreError, Transactor } from "effect-strata"
+import {
+  Clock,
+  Context,
+  Deferred,
+  type Duration,
+  Effect,
+  Fiber,
+  Layer,
+  Queue,
+  Redacted,
+  Schedule,
+  Schema,
+  type Scope,
+  Stream
+} from "effect"
+import { EventStore, OffsetStore, Spool, StoreError, Transactor } from "effect-strata"
 import * as Postgres from "effect-strata/postgres"
 import { TestClock } from "effect/testing"
 import { withConnection } from "../support/connection.ts"
 import { backends, layerSchema, postgresUrl, TestSchema } from "../support/database.ts"
 import { uniqueName } from "../support/databases.ts"
+import * as Proxy from "../support/Proxy.ts"
 
 const event = (aggregateId: string) => ({ aggregateId, eventType: "Happened", data: 1 })
 
@@ -155,6 +170,81 @@ test(
     )
     assert.strictEqual((yield* Fiber.join(versions)).length, 2)
   })
+)
+
+/** Stores by way of a proxy, whose listeners connect again as the schedule says. It tells of each attempt that has failed. */
+const proxied = Effect.fnUntraced(function* (delay: Duration.Input) {
+  const { hostname, port } = new URL(postgresUrl)
+  const proxy = yield* Proxy.make({ host: hostname, port: Number(port || 5432) })
+  const applicationName = yield* uniqueName
+  const attempts = yield* Queue.unbounded<void>()
+  const reconnect = Schedule.tap(Schedule.spaced(delay), () => Queue.offer(attempts, undefined))
+  const client = layerSchema({ url: Redacted.make(proxy.url(postgresUrl)), applicationName, server: postgresUrl })
+  const context = yield* Layer.build(Layer.provideMerge(Postgres.layer({ reconnect }), client))
+  /** What another process does, by a way of its own. */
+  const elsewhere = <A, E>(effect: Effect.Effect<A, E, Postgres.Stores>) =>
+    Effect.gen(function* () {
+      const { name: schema } = Context.get(context, TestSchema)
+      const pool = Postgres.layerClient({ url: Redacted.make(postgresUrl) })
+      return yield* Effect.provide(effect, Layer.fresh(Layer.provide(Postgres.layer({ schema }), pool)))
+    })
+  /** Nobody can connect any more, and the connection that listens is killed, as all others are. */
+  const outage = Effect.gen(function* () {
+    yield* proxy.refuse(true)
+    const all = yield* backends(applicationName)
+    yield* withConnection(postgresUrl, (sql) =>
+      Effect.forEach(all, ({ pid }) => sql`SELECT pg_terminate_backend(${pid})`, { discard: true })
+    )
+  })
+  return { attempts, elsewhere, outage, proxy, context }
+})
+
+it.effect(
+  "the schedule by which a listener connects again goes on while the test's clock stands still",
+  () =>
+    Effect.gen(function* () {
+      const { attempts, context, elsewhere, outage, proxy } = yield* proxied("20 millis")
+      const { changes } = Context.get(context, OffsetStore.OffsetStore)
+      const { subscribe } = Context.get(context, EventStore.EventStore)
+      const told = yield* Queue.unbounded<string>()
+      yield* Effect.forkScoped(Stream.runForEach(changes, () => Queue.offer(told, "an offset")))
+      assert.strictEqual(yield* Queue.take(told), "an offset")
+      yield* outage
+      for (let failed = 0; failed < 5; failed++) yield* Queue.take(attempts)
+      yield* proxy.refuse(false)
+      // It listens again, and what others notify arrives.
+      assert.strictEqual(yield* Queue.take(told), "an offset")
+      yield* elsewhere(
+        OffsetStore.OffsetStore.use(({ writeOffset }) =>
+          writeOffset({ projectionName: "p", shardNumber: 0, value: 1n })
+        )
+      )
+      assert.strictEqual(yield* Queue.take(told), "an offset")
+      yield* Effect.forkScoped(
+        Stream.runForEach(subscribe({ after: "start" }), ({ aggregateId }) => Queue.offer(told, aggregateId))
+      )
+      yield* elsewhere(append("a"))
+      assert.strictEqual(yield* Queue.take(told), "a")
+      assert.strictEqual(yield* Clock.currentTimeMillis, 0)
+    }).pipe(Effect.scoped),
+  120_000
+)
+
+it.effect(
+  "the schedule by which a listener connects again does not run ahead because the test's clock moves",
+  () =>
+    Effect.gen(function* () {
+      const { attempts, context, outage } = yield* proxied("10 minutes")
+      const { changes } = Context.get(context, OffsetStore.OffsetStore)
+      const listening = yield* Deferred.make<void>()
+      yield* Effect.forkScoped(Stream.runForEach(changes, () => Deferred.succeed(listening, undefined)))
+      yield* Deferred.await(listening)
+      yield* outage
+      yield* Queue.take(attempts)
+      for (let hours = 0; hours < 20; hours++) yield* TestClock.adjust("1 hour")
+      assert.strictEqual(yield* Queue.size(attempts), 0)
+    }).pipe(Effect.scoped),
+  120_000
 )
 
 it.effect(

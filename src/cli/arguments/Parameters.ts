@@ -6,6 +6,7 @@ import { exactJson } from "../../internal/ExactJson.ts"
 import { Int64 } from "../../internal/Fields.ts"
 import { SafeJson, SafeJsonObject } from "../../internal/SafeJson.ts"
 import { invalidInput } from "../../InvalidInput.ts"
+import * as TagTemplate from "./TagTemplate.ts"
 
 const isInt64 = Schema.is(Int64)
 const isVersion = Schema.is(Version)
@@ -74,6 +75,18 @@ export const key = (name: string) => decoded(name, Key).pipe(Flag.withMetavar("T
 
 /** A flag that is a tag of an event. */
 export const tag = (name: string) => decoded(name, Tag).pipe(Flag.withMetavar("TAG"))
+
+/** A flag that says how tags are made of events. */
+export const tagTemplate = (name: string) =>
+  Flag.String(name).pipe(
+    Flag.withMetavar("TEMPLATE"),
+    Flag.mapEffect((text) =>
+      Result.match(TagTemplate.parse(text), {
+        onFailure: (expected) => invalid(name, text, expected),
+        onSuccess: (template) => Effect.succeed(template)
+      })
+    )
+  )
 
 /** A flag that is a time. */
 export const time = (name: string) => decoded(name, Schema.DateTimeUtcFromString).pipe(Flag.withMetavar("TIME"))

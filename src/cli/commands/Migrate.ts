@@ -7,6 +7,7 @@ import * as Parameters from "../arguments/Parameters.ts"
 import * as Database from "../connection/Database.ts"
 import { CommandFailed } from "../terminal/CommandErrors.ts"
 import * as Output from "../terminal/Output.ts"
+import * as Progress from "../terminal/Progress.ts"
 
 const statusListing: Output.Listing<Migrations.Status> = {
   columns: [
@@ -85,12 +86,14 @@ const listPending = Effect.gen(function* () {
 })
 
 const runPending = Effect.gen(function* () {
-  const files = yield* Migrations.migrate
+  const files = yield* Progress.watching((show) =>
+    Migrations.migrateTelling(({ doing, file, share }) => show(`${file}: ${doing}`, share))
+  )
   yield* Output.done(files.length === 0 ? "Nothing is pending" : `Run: ${files.join(", ")}`, { files })
 })
 
 export const migrate = Command.make("migrate", flags).pipe(
-  Command.withDescription("Runs the migrations that are pending, in one transaction"),
+  Command.withDescription("Runs the migrations that are pending, while others go on writing"),
   Command.withExamples([
     { command: "strata migrate --schema strata", description: "Make the tables, in a schema of their own" },
     { command: "strata migrate --dry-run", description: "Name the files of the migrations that are pending" }

@@ -82,3 +82,30 @@ export const during = <A, E, R>(work: Work, run: (progress: Progress) => Effect.
     const progress = make(stderr, work, yield* Clock.currentTimeMillis)
     return yield* Effect.ensuring(run(progress), erase)
   })
+
+/** Without a terminal, a line follows after so long at most. */
+const millisBetweenLines = 10_000
+
+/**
+ * Shows what others do, and which share of it is done, if they say it: on a terminal in one line, and elsewhere now and then.
+ * When the work ends, the line is erased.
+ */
+export const watching = <A, E, R>(
+  run: (show: (text: string, share: number | undefined) => Effect.Effect<void>) => Effect.Effect<A, E, R>
+) =>
+  Effect.gen(function* () {
+    const { stderr } = yield* HostProcess
+    const terminal = stderr.isTTY === true
+    const erase = Effect.sync(() => void (terminal && stderr.write(eraseLine)))
+    let nextMillis = 0
+    const show = (text: string, share: number | undefined) =>
+      Effect.map(Clock.currentTimeMillis, (nowMillis) => {
+        if (!terminal && nowMillis < nextMillis) return
+        nextMillis = nowMillis + millisBetweenLines
+        const filled = share === undefined ? 0 : Math.round(share * barWidth)
+        const bar = share === undefined ? "" : `[${"#".repeat(filled)}${".".repeat(barWidth - filled)}] `
+        const percent = share === undefined ? "" : `, ${Math.floor(share * 100)}%`
+        stderr.write(terminal ? `${eraseLine}${bar}${printable(text)}` : `${printable(text)}${percent}\n`)
+      })
+    return yield* Effect.ensuring(run(show), erase)
+  })

@@ -1,23 +1,21 @@
 /** How workers get messages from `SpoolStore` in memory: claims, claims that are given up, and when there is something to get. */
 import { Duration, Effect, Option } from "effect"
 import { type Claim, defaultGrace, type Recover, reservedOf, type Selection } from "../../SpoolMessage.ts"
-import { byAge, byId, byPriorityAndAge, byPriorityAndDue, type MessageRow, type Now, toMessage } from "./MessageRow.ts"
+import { byAge, byPriorityAndAge, byPriorityAndDue, type MessageRow, type Now, toMessage } from "./MessageRow.ts"
 import { claimed, dueTime, leaseEnd, recovered } from "./RowChanges.ts"
-import { inQueueOrAny, inState, type SpoolTable } from "./SpoolTable.ts"
+import { inQueueOrAny, type Rows, type SpoolTable } from "./SpoolTable.ts"
 
-/** Keeps the deferred messages of a queue, or of those in no queue, that are due. */
-const isDue = (queue: string | undefined, { clock }: Now) => {
-  const isDeferred = inState("deferred", queue)
-  return (row: MessageRow) => isDeferred(row) && dueTime(row) <= clock
-}
+/** The deferred messages of a queue, or of those in no queue, that are due. */
+const dueOf = (rows: Rows, queue: string | undefined, { clock }: Now) =>
+  rows.inState("deferred", queue).filter((row) => dueTime(row) <= clock)
 
 export const claim = ({ now, statement }: SpoolTable, input: Claim) =>
   statement((rows) =>
     Effect.map(now, (at) => {
       const { lease, limit, owner, queue } = input
-      const incoming = rows.select(inState("incoming", queue), byPriorityAndAge)
+      const incoming = rows.inState("incoming", queue).sort(byPriorityAndAge)
       const reserved = Math.min(reservedOf(input), incoming.length)
-      const due = rows.holdFirst(rows.select(isDue(queue, at), byPriorityAndDue), limit - reserved)
+      const due = rows.holdFirst(dueOf(rows, queue, at).sort(byPriorityAndDue), limit - reserved)
       return [...due, ...rows.holdFirst(incoming, limit - due.length)]
         .sort(byPriorityAndAge)
         .map((row) => toMessage(rows.put(claimed(row, owner, lease, at))))
@@ -35,16 +33,19 @@ export const recover = ({ now, statement }: SpoolTable, { grace, limit, queue }:
 
 /** How far the earliest of these times is from `from`, or none where there is no time. */
 const untilEarliest = (times: ReadonlyArray<number>, from: number) =>
-  times.length === 0 ? Option.none() : Option.some(Duration.millis(Math.max(0, Math.min(...times) - from)))
+  Option.map(earliest(times), (time) => Duration.millis(Math.max(0, time - from)))
+
+const earliest = (times: ReadonlyArray<number>): Option.Option<number> =>
+  times.length === 0 ? Option.none() : Option.some(times.reduce((a, b) => Math.min(a, b)))
 
 export const untilReady = ({ now, statement }: SpoolTable, { queue }: Selection) =>
   statement((rows) =>
     Effect.map(now, ({ clock }) =>
       untilEarliest(
         [
-          ...rows.select(inState("incoming", queue), byId).map(() => clock),
-          ...rows.select(inState("deferred", queue), byId).map(dueTime),
-          ...rows.select(inState("active", queue), byId).map((row) => leaseEnd(row, defaultGrace))
+          ...rows.inState("incoming", queue).map(() => clock),
+          ...rows.inState("deferred", queue).map(dueTime),
+          ...rows.inState("active", queue).map((row) => leaseEnd(row, defaultGrace))
         ],
         clock
       )
@@ -55,11 +56,9 @@ export const oldestReady = ({ now, statement }: SpoolTable, { queue }: Selection
   statement((rows) =>
     Effect.map(now, (at) => {
       const readySince = [
-        ...rows.select(inState("incoming", queue), byId).map((row) => row.created),
-        ...rows.select(isDue(queue, at), byId).map((row) => row.nextRetry)
+        ...rows.inState("incoming", queue).map((row) => row.created),
+        ...dueOf(rows, queue, at).map((row) => row.nextRetry)
       ]
-      return readySince.length === 0
-        ? Option.none()
-        : Option.some(Duration.millis(Math.max(0, at.clock - Math.floor(Math.min(...readySince)))))
+      return Option.map(earliest(readySince), (since) => Duration.millis(Math.max(0, at.clock - Math.floor(since))))
     })
   )

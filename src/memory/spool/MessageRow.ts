@@ -149,3 +149,6 @@ export const bySortField = {
     byId
   )
 } as const
+
+/** The group of a row in its table: rows are found by their queue and state. */
+export const groupOf = ({ queue, state }: Pick<MessageRow, "queue" | "state">): string => `${state} ${queue ?? ""}`

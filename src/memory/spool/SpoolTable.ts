@@ -5,7 +5,7 @@ import type { Contention, Reason } from "../../StoreError.ts"
 import { MemoryDatabase } from "../MemoryDatabase.ts"
 import type { Table } from "../Table.ts"
 import type { Transaction } from "../Transaction.ts"
-import type { MessageRow, Now, RememberedId } from "./MessageRow.ts"
+import { groupOf, type MessageRow, type Now, type RememberedId } from "./MessageRow.ts"
 
 export interface SpoolTable {
   /** Runs one statement: see `MemoryDatabase.statement`. */
@@ -48,6 +48,11 @@ export class Rows {
       .entries(this.table)
       .flatMap(({ row }) => (keep(row) ? [row] : []))
       .sort(order)
+  }
+
+  /** The rows in a state of a queue, or of those in no queue, in no particular order. */
+  inState(state: State, queue: string | undefined): Array<MessageRow> {
+    return this.transaction.entries(this.table, groupOf({ state, queue })).map(({ row }) => row)
   }
 
   /** Holds the row, after waiting for the transaction that holds it; `undefined` if there is none, or no more. */
@@ -123,12 +128,6 @@ export const inQueueOrAny =
   (queue: string | undefined): Filter =>
   (row) =>
     queue === undefined || row.queue === queue
-
-/** Keeps the messages in a state of one queue, or of those in no queue. */
-export const inState =
-  (state: State, queue: string | undefined): Filter =>
-  (row) =>
-    row.state === state && row.queue === queue
 
 const microsecond = 0.001
 

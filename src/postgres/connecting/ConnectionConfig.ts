@@ -9,6 +9,7 @@ import { type SessionAttributes, sessionAttributes } from "./HostStartup.ts"
 import * as HostStream from "./HostStream.ts"
 import * as Security from "./Security.ts"
 
+/** What `PostgresConfig.fromUrl` takes beside the URL. */
 export interface Options {
   /** Options of TLS, such as the `ca` to trust. They ask for TLS, also to this machine. */
   readonly tls?: ConnectionOptions | undefined

@@ -29,6 +29,7 @@ const Names = Schema.Struct({
   tables: Tables.pipe(Schema.withConstructorDefault(Effect.sync(() => Tables.make({}))))
 })
 
+/** What each layer of `effect-strata/postgres` takes. */
 export interface Options {
   /**
    * The schema of the tables. Without it they are where the connection's search path finds them.
@@ -43,7 +44,8 @@ export interface Options {
   readonly schema?: string
   /**
    * Other names for the tables: `events` (`events`), `offsets` (`offsets_store`), `states` (`states_store`), `messages`
-   * (`strata_messages`), `spool` (`retryspool_messages`), `migrations` (`strata_migrations`).
+   * (`strata_messages`), `spool` (`retryspool_messages`), `migrations` (`strata_migrations`). A name has at
+   * most 63 bytes; that of `events` 56, and those of `states`, `messages` and `spool` 57, as functions are named after them.
    */
   readonly tables?: (typeof Tables)["~type.make.in"]
   /** How long an operation waits for a connection while the pool is exhausted: 10 seconds. Then it is `Unavailable`. */

@@ -130,6 +130,9 @@ export const isUniqueViolation = ({ cause }: Reason): boolean => textOf(cause, "
 /** Whether the statement has waited for a lock for as long as `lock_timeout` says. */
 export const isLockTimeout = ({ cause }: Reason): boolean => textOf(cause, "code") === "55P03"
 
+/** Whether the server has ended the transaction, because it and others waited for each other. */
+export const isDeadlock = ({ cause }: Reason): boolean => textOf(cause, "code") === "40P01"
+
 /** Whether a text would have more than the gigabyte that the server can make. */
 export const isTextTooLong = ({ cause }: Reason): boolean => textOf(cause, "code") === "54000"
 

@@ -18,26 +18,49 @@ import type { PostgresDatabase } from "../database/PostgresDatabase.ts"
 export interface AppendLocks {
   /** Whether the transaction can share the lock of the log now. */
   readonly tryShareLog: Statement.Fragment
-  /** Whether the transaction can share the lock of an aggregate now. The column has the aggregate's id, or nothing for the log. */
+  /** Whether the transaction can share the lock of an aggregate now. The column has the aggregate's id. */
   readonly tryShare: (column: string) => Statement.Fragment
-  /** Whether the transaction can share the lock of a tag now. */
-  readonly tryShareTag: (column: string) => Statement.Fragment
+  /** The key of the aggregate, or of the tag, in a column. */
+  readonly keyOf: (column: string) => Statement.Fragment
+  readonly keyOfTag: (column: string) => Statement.Fragment
+  /**
+   * Whether the transaction cannot share the lock of the column `key` now. A statement that shares several goes through them in
+   * the order of the keys, as the function does, and ends at the first that it cannot have: the transaction may have to wait
+   * for that one next, and must hold nothing then that other transactions take later.
+   */
+  readonly isBusy: Statement.Fragment
   /** The keys, in the column `key`, of the locks that keep out all appends. They are taken in this order. */
   readonly all: Statement.Fragment
+  /** The key of the lock that keeps out all other taggings. Appends do not know it: no event has the empty tag. */
+  readonly tagging: Statement.Fragment
+  /** The key of the lock that keeps out all appends, but for their ids. */
+  readonly log: Statement.Fragment
+  /** The keys of the locks that an append shares of its tags, and that of the log, in the order in which it takes them. */
+  readonly share: (tags: ReadonlyArray<string>) => Statement.Fragment
 }
 
 export const make = ({ names, schema, sql }: PostgresDatabase["Service"]): AppendLocks => {
   const seed = `2 * ${reference(qualify(schema, names.events))}::regclass::oid::bigint`
   const tagSeed = `-1::bigint - ${reference(qualify(schema, names.events))}::regclass::oid::bigint`
-  const share = (name: string, seed: string) =>
-    sql.literal(`pg_try_advisory_xact_lock_shared(hashtextextended(${name}, ${seed}))`)
-  const tryShare = (name: string) => share(name, seed)
+  const keyBy = (seed: string) => (name: string) => `hashtextextended(${name}, ${seed})`
+  const keyOf = keyBy(seed)
+  const tryShare = (name: string) => sql.literal(`pg_try_advisory_xact_lock_shared(${keyOf(name)})`)
   return {
     tryShareLog: tryShare("''"),
     tryShare,
-    tryShareTag: (tag) => share(tag, tagSeed),
+    keyOf: (name) => sql.literal(keyOf(name)),
+    keyOfTag: (name) => sql.literal(keyBy(tagSeed)(name)),
+    isBusy: sql.literal("NOT pg_try_advisory_xact_lock_shared(key)"),
     // In the order of the keys, as the function takes them.
     all: sql`
-      SELECT hashtextextended('', ${sql.literal(seed)} + kind) AS key FROM generate_series(0, 1) AS kind ORDER BY key`
+      SELECT hashtextextended('', ${sql.literal(seed)} + kind) AS key FROM generate_series(0, 1) AS kind ORDER BY key`,
+    tagging: sql`SELECT hashtextextended('', ${sql.literal(tagSeed)}) AS key`,
+    log: sql`SELECT hashtextextended('', ${sql.literal(seed)}) AS key`,
+    share: (tags) => sql`
+      SELECT key FROM (
+        SELECT 0 AS level, hashtextextended('', ${sql.literal(seed)}) AS key
+        UNION ALL
+        SELECT 1, hashtextextended(tag, ${sql.literal(tagSeed)}) FROM pg_catalog.unnest(${tags}::text[]) AS tag
+      ) AS keys ORDER BY level, key`
   }
 }

@@ -284,19 +284,40 @@ export const make = Effect.gen(function* () {
       ([result]) => result ?? Effect.succeed([])
     )
 
-  /** Sends one request without the arrays of the others: nearly all appends come one at a time. */
-  const alone = (request: Request, announcement: Announcement, blocked: () => Stored): Stored =>
+  /**
+   * Sends one request. Nearly all appends come one at a time, and go without the arrays of the others. `check` sends what needs
+   * the function.
+   */
+  const alone = (
+    request: Request,
+    announcement: Announcement,
+    blocked: () => Stored,
+    check: (request: Request) => Stored
+  ): Stored =>
     Effect.flatMap(inspect, ({ notifies }) => {
       const refusal = notifies ? RowNotifications.refusalOf(request.append) : undefined
       if (refusal !== undefined) return Effect.fail(refusal)
-      return isInserted(request) && request.ids.length === 1
+      if (!isInserted(request)) return check(request)
+      return request.ids.length === 1
         ? insertAlone(request, announcement, blocked)
-        : Effect.flatMap(Effect.mapError(send([request]), refusedBy(request)), ([result]) => result ?? blocked())
+        : Effect.flatMap(Effect.mapError(insert([request]), refusedBy(request)), ([result]) => result ?? blocked())
     })
 
   const sending: AppendSending = {
-    outside: { alone: (request, blocked) => alone(request, announceNow, blocked), attempt, patiently },
-    inside: (request) => alone(request, announceAfterCommit, () => patiently(request))
+    outside: {
+      alone: (request, blocked) =>
+        alone(request, announceNow, blocked, (request) =>
+          Effect.flatMap(
+            Effect.mapError(check([request], "never waits"), refusedBy(request)),
+            ([result]) => result ?? blocked()
+          )
+        ),
+      attempt,
+      patiently
+    },
+    // The function waits at once: a call that never waits would keep the locks after the one that it cannot have, and the
+    // next call would wait for that one with them. Two appends upon the same tag would share it, and each wait for the other.
+    inside: (request) => alone(request, announceAfterCommit, () => patiently(request), patiently)
   }
   return sending
 })

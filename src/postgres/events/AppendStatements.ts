@@ -74,8 +74,9 @@ export const make = Effect.gen(function* () {
   const appendFunction = sql.literal(qualify(schema, `${names.events}_append`))
   const locks = AppendLocks.make(database)
   const tryShareAggregate = locks.tryShare("aggregate_id")
-  const tryShareName = locks.tryShare("name")
-  const tryShareTag = locks.tryShareTag("tag")
+  const keyOfAggregate = locks.keyOf("aggregate_id")
+  const keyOfName = locks.keyOf("name")
+  const keyOfTag = locks.keyOfTag("tag")
   const tagTable = TagTable.tableOf(database)
 
   // The statement has no arrays: for arrays the planner would make a new plan each time.
@@ -92,8 +93,9 @@ export const make = Effect.gen(function* () {
       RETURNING version, created_at AS "createdAt"`
   }
 
-  const insertManyOf = (requests: ReadonlyArray<Request>, andLocks = sql.literal("")) => {
+  const insertManyOf = (requests: ReadonlyArray<Request>, andKeys = sql.literal("")) => {
     const events = requests.flatMap(({ append }) => append.events)
+    const aggregates = [...new Set(events.map(({ aggregateId }) => aggregateId))]
     // The locks are taken before the sort, and versions are drawn after it.
     return sql`
       INSERT INTO ${table} (id, aggregate_id, event_type, data, metadata)
@@ -105,10 +107,12 @@ export const make = Effect.gen(function* () {
         ${requests.flatMap(({ datas }) => datas)}::text[],
         ${requests.flatMap(({ metadatas }) => metadatas)}::text[]
       ) WITH ORDINALITY AS new (id, aggregate_id, event_type, data, metadata, place)
-      WHERE (
-        SELECT bool_and(${tryShareName})
-        FROM pg_catalog.unnest(${["", ...new Set(events.map(({ aggregateId }) => aggregateId))]}::text[]) AS name
-      ) ${andLocks}
+      WHERE ${locks.tryShareLog} AND NOT EXISTS (
+        SELECT FROM (
+          SELECT ${keyOfName} AS key FROM pg_catalog.unnest(${aggregates}::text[]) AS name
+          ${andKeys} ORDER BY key OFFSET 0
+        ) AS lock WHERE ${locks.isBusy}
+      )
       ORDER BY new.place
       RETURNING id, version, created_at AS "createdAt"`
   }
@@ -124,8 +128,12 @@ export const make = Effect.gen(function* () {
           SELECT ${ids[0]}::text AS id, ${event?.aggregateId}::text AS aggregate_id, ${event?.eventType}::text AS event_type,
             ${datas[0]}::text::jsonb AS data, ${metadatas[0]}::text::jsonb AS metadata
         ) AS new
-        WHERE ${locks.tryShareLog} AND ${tryShareAggregate} AND (
-          SELECT bool_and(${tryShareTag}) FROM pg_catalog.unnest(${tags.map(({ tag }) => tag)}::text[]) AS tag
+        WHERE ${locks.tryShareLog} AND NOT EXISTS (
+          SELECT FROM (
+            SELECT ${keyOfAggregate} AS key
+            UNION ALL SELECT ${keyOfTag} FROM pg_catalog.unnest(${tags.map(({ tag }) => tag)}::text[]) AS tag
+            ORDER BY key OFFSET 0
+          ) AS lock WHERE ${locks.isBusy}
         )
         RETURNING version, created_at
       ), tagging AS (
@@ -137,14 +145,10 @@ export const make = Effect.gen(function* () {
 
   const insertManyTaggedOf = (requests: ReadonlyArray<Request>) => {
     const tags = requests.flatMap(({ tags }) => tags)
+    const andKeys = sql`UNION ALL
+      SELECT ${keyOfTag} FROM pg_catalog.unnest(${[...new Set(tags.map(({ tag }) => tag))]}::text[]) AS tag`
     return sql`
-      WITH added AS (${insertManyOf(
-        requests,
-        sql`AND (
-        SELECT bool_and(${tryShareTag})
-        FROM pg_catalog.unnest(${[...new Set(tags.map(({ tag }) => tag))]}::text[]) AS tag
-      )`
-      )}), tagging AS (
+      WITH added AS (${insertManyOf(requests, andKeys)}), tagging AS (
         INSERT INTO ${tagTable} (tag, version)
         SELECT new.tag, added.version
         FROM unnest(${tags.map(({ id }) => id)}::text[], ${tags.map(({ tag }) => tag)}::text[]) AS new (id, tag)

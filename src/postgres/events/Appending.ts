@@ -10,7 +10,7 @@
 import { Effect } from "effect"
 import type { Append } from "../../Event.ts"
 import type { StoredEvent } from "../../EventStore.ts"
-import { idGenerator } from "../../internal/Ids.ts"
+import { idGenerator, idsOf } from "../../internal/Ids.ts"
 import { Closed } from "../../StoreError.ts"
 import * as Coalescing from "../database/Coalescing.ts"
 import { PostgresDatabase } from "../database/PostgresDatabase.ts"
@@ -27,14 +27,9 @@ export const make = Effect.gen(function* () {
   const { inside, outside } = yield* AppendSending.make
   const coalesced = yield* Coalescing.make<Request, ReadonlyArray<StoredEvent>, AppendSending.Failure>(outside, closed)
 
-  const idsOf = ({ events }: Append): Effect.Effect<ReadonlyArray<string>> =>
-    events.length === 1 && events[0]?.id === undefined
-      ? Effect.map(random.uuidV7(), (id) => [id])
-      : Effect.forEach(events, ({ id }) => (id === undefined ? random.uuidV7() : Effect.succeed(id)))
-
   return {
     append: (append: Append): AppendSending.Stored =>
-      Effect.flatMap(idsOf(append), (ids) => {
+      Effect.flatMap(idsOf(random, append.events), (ids) => {
         if (ids.length === 0) return Effect.succeed([])
         const request = requestOf(append, ids)
         return whether({ inside: () => inside(request), outside: () => coalesced(request) })

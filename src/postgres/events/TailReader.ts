@@ -7,6 +7,7 @@ import { LogReplaced } from "../../Event.ts"
 import * as Hole from "../../events/Hole.ts"
 import * as LastSeen from "../../events/LastSeen.ts"
 import { monotonicMillis } from "../../internal/Monotonic.ts"
+import * as Telemetry from "../../internal/Telemetry.ts"
 import { type Reason, Unexpected } from "../../StoreError.ts"
 import { PostgresDatabase, type Runnable } from "../database/PostgresDatabase.ts"
 import { longestBytes } from "../database/RowSize.ts"
@@ -42,9 +43,7 @@ const longestPollMillis = 1000
 /** How often to look whether the table can still be relied on, and which server answers, where no hole asks for a look. */
 const lookIntervalMillis = 5000
 
-const heldSeconds = Metric.gauge("strata_events_held_seconds", {
-  description: "For how long an open transaction has been holding up subscribers"
-})
+const heldSeconds = Telemetry.gauge("strata_events_held_seconds")
 
 /**
  * Takes rows in order. They have every event above the version before, up to that of `seen`, that will ever be. It is told,

@@ -3,6 +3,7 @@ import { Duration, Effect, Option, Schedule, Schema, Stream } from "effect"
 import { type Cursor, EventStore, Version } from "../../EventStore.ts"
 import { check } from "../../internal/Arguments.ts"
 import { monotonicMillis } from "../../internal/Monotonic.ts"
+import { named } from "../../internal/Named.ts"
 import { isTransient, transientDelays } from "../../internal/Transient.ts"
 import type { InvalidInput } from "../../InvalidInput.ts"
 import { OffsetStore } from "../../OffsetStore.ts"
@@ -78,34 +79,33 @@ const stoppedBefore = Effect.fnUntraced(function* (name: string, version: bigint
  * event: no read model will ever contain it. Where the projection has stopped before an event on the way, it fails with
  * `ProjectionFailed` at once, as the run has: its `cause` is the error of the handler, in words.
  */
-export const awaitVersion = Effect.fnUntraced(function* (
-  name: string,
-  event: bigint | Cursor,
-  timeout: Duration.Input
-) {
-  const { id, version } = typeof event === "bigint" ? { version: event, id: undefined } : event
-  yield* check(At, "Projection", "awaitVersion", { name, version })
-  const isThere = id === undefined ? Effect.void : compare({ version, id })
-  yield* isThere
-  const handled = offsetsMoved.pipe(
-    Stream.mapEffect(() => lowestOffset(name)),
-    Stream.filter(Option.exists((at) => at >= version)),
-    Stream.take(1),
-    Stream.runDrain
-  )
-  // No wake-up tells of a stop. The first look comes at once, and each takes one statement.
-  const stopped = Stream.tick(longestWait).pipe(
-    Stream.mapEffect(() => stoppedBefore(name, version)),
-    Stream.mapEffect((stop) => (stop === undefined ? Effect.void : Effect.fail(stop))),
-    Stream.runDrain,
-    Effect.andThen(Effect.never)
-  )
-  const done = yield* Effect.timeoutOption(Effect.raceFirst(handled, stopped), timeout)
-  yield* isThere
-  if (Option.isNone(done)) {
-    return yield* new AwaitTimeout({ projectionName: name, version, reached: yield* lowestOffset(name) })
-  }
-})
+export const awaitVersion = Effect.fnUntraced(
+  function* (name: string, event: bigint | Cursor, timeout: Duration.Input) {
+    const { id, version } = typeof event === "bigint" ? { version: event, id: undefined } : event
+    yield* check(At, "Projection", "awaitVersion", { name, version })
+    const isThere = id === undefined ? Effect.void : compare({ version, id })
+    yield* isThere
+    const handled = offsetsMoved.pipe(
+      Stream.mapEffect(() => lowestOffset(name)),
+      Stream.filter(Option.exists((at) => at >= version)),
+      Stream.take(1),
+      Stream.runDrain
+    )
+    // No wake-up tells of a stop. The first look comes at once, and each takes one statement.
+    const stopped = Stream.tick(longestWait).pipe(
+      Stream.mapEffect(() => stoppedBefore(name, version)),
+      Stream.mapEffect((stop) => (stop === undefined ? Effect.void : Effect.fail(stop))),
+      Stream.runDrain,
+      Effect.andThen(Effect.never)
+    )
+    const done = yield* Effect.timeoutOption(Effect.raceFirst(handled, stopped), timeout)
+    yield* isThere
+    if (Option.isNone(done)) {
+      return yield* new AwaitTimeout({ projectionName: name, version, reached: yield* lowestOffset(name) })
+    }
+  },
+  Effect.mapError(named("Projection", "awaitVersion"))
+)
 
 /** How far a projection has come on its way to the version that was the last one when it was asked for. */
 export class Progress extends Schema.Class<Progress>("effect-strata/Projection/Progress")({
@@ -163,4 +163,4 @@ export const progress = (name: string) =>
       yield* untilDatabaseAnswers(controlOf(name))
       return progressTo(name, yield* untilDatabaseAnswers((yield* EventStore).latestVersion))
     })
-  )
+  ).pipe(Stream.mapError(named("Projection", "progress")))

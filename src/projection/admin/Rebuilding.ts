@@ -2,6 +2,7 @@
 import { type Duration, Effect, Option, Stream, Struct } from "effect"
 import { EventStore } from "../../EventStore.ts"
 import { check } from "../../internal/Arguments.ts"
+import { named } from "../../internal/Named.ts"
 import { isTransient } from "../../internal/Transient.ts"
 import { OffsetStore } from "../../OffsetStore.ts"
 import { Transactor } from "../../Transactor.ts"
@@ -35,10 +36,13 @@ import {
 } from "./Progress.ts"
 
 /** Which copy of the read model is served: the one to read from. */
-export const slot = Effect.fnUntraced(function* (name: string) {
-  yield* check(ByName, "Projection", "slot", { name })
-  return (yield* controlOf(name)).value.slot
-})
+export const slot = Effect.fnUntraced(
+  function* (name: string) {
+    yield* check(ByName, "Projection", "slot", { name })
+    return (yield* controlOf(name)).value.slot
+  },
+  Effect.mapError(named("Projection", "slot"))
+)
 
 /** The name under which the other copy is built: `pause`, `resume` and `status` take this name. */
 export const rebuildOf = (name: string) => `${name} (rebuild)`
@@ -100,6 +104,24 @@ const switchCopies = Effect.fnUntraced(function* (name: string, shadow: string) 
   )
 })
 
+const rebuildError = named("Projection", "rebuild")
+
+/** Runs the transaction that empties a copy. A failure of the caller's `clear` keeps its own name. */
+const emptying = <E, R, A, E2, R2>(
+  clear: Rebuild<E, R>["clear"],
+  transaction: (clear: Rebuild<E, R>["clear"]) => Effect.Effect<A, E2, R2>
+) =>
+  Effect.suspend(() => {
+    let own: unknown
+    const observed = (slot: Slot) =>
+      Effect.tapError(clear(slot), (error) =>
+        Effect.sync(() => {
+          own = error
+        })
+      )
+    return Effect.mapError(transaction(observed), (error) => (error === own ? error : rebuildError(error)))
+  })
+
 /** Begins to build the other copy, unless a rebuild has begun before, here or elsewhere: then it goes on where it was. */
 const beginBeside = Effect.fnUntraced(function* <E, R>(
   settings: Settings,
@@ -108,16 +130,18 @@ const beginBeside = Effect.fnUntraced(function* <E, R>(
 ) {
   const { withWatchedTransaction } = yield* Transactor
   const { control } = yield* records
-  yield* Effect.gen(function* () {
-    // While the offsets are held, no process switches the copies.
-    yield* holdAll(settings.name)
-    const { value: live } = yield* controlOf(settings.name)
-    yield* expectShards(settings.name, live, settings.shards)
-    const target = otherSlot(live.slot)
-    if ((yield* control.read(controlId(shadow.name))).value.shards > 0) return
-    yield* register(shadow, target)
-    yield* clear(target)
-  }).pipe(withWatchedTransaction, untilDatabaseAnswers)
+  yield* emptying(clear, (clear) =>
+    Effect.gen(function* () {
+      // While the offsets are held, no process switches the copies.
+      yield* holdAll(settings.name)
+      const { value: live } = yield* controlOf(settings.name)
+      yield* expectShards(settings.name, live, settings.shards)
+      const target = otherSlot(live.slot)
+      if ((yield* control.read(controlId(shadow.name))).value.shards > 0) return
+      yield* register(shadow, target)
+      yield* clear(target)
+    }).pipe(withWatchedTransaction)
+  ).pipe(untilDatabaseAnswers)
 })
 
 /** The other copy is a projection of its own, the shadow, which is removed when it has taken the place of the live copy. */
@@ -137,20 +161,22 @@ const beside = Effect.fnUntraced(function* <R, E, R2>(
     Stream.takeUntil((isDone) => isDone),
     Stream.runDrain
   )
-  return Stream.concat(
-    progressTo(shadow.name, yield* untilDatabaseAnswers(latestVersion)),
-    Stream.drain(Stream.fromEffect(finish))
-  ).pipe(
+  const end = yield* Effect.mapError(untilDatabaseAnswers(latestVersion), rebuildError)
+  return Stream.concat(progressTo(shadow.name, end), Stream.drain(Stream.fromEffect(finish))).pipe(
     // The run of the shadow ends when the shadow is removed: the stream goes on, to its own end.
-    Stream.interruptWhen(Effect.catchTag(run, "UnknownProjection", () => Effect.never))
+    Stream.interruptWhen(Effect.catchTag(run, "UnknownProjection", () => Effect.never)),
+    Stream.mapError(rebuildError)
   )
 })
 
 const inPlace = Effect.fnUntraced(function* <E, R>(name: string, clear: Rebuild<E, R>["clear"]) {
   const { withWatchedTransaction } = yield* Transactor
   // The reset comes first, as it holds the offsets: a batch that fills the model holds them before it writes, too.
-  yield* untilDatabaseAnswers(withWatchedTransaction(Effect.andThen(reset(name), Effect.flatMap(slot(name), clear))))
-  return progress(name)
+  const emptied = emptying(clear, (clear) =>
+    withWatchedTransaction(Effect.andThen(reset(name), Effect.flatMap(slot(name), clear)))
+  )
+  yield* untilDatabaseAnswers(emptied)
+  return Stream.mapError(progress(name), rebuildError)
 })
 
 /**
@@ -189,18 +215,21 @@ export const rebuild = <R, E, R2>(
  *
  * It fails with `RebuildRefused` where the projection has no `clear`, or where that fails: then nothing has changed.
  */
-export const askRebuild = Effect.fnUntraced(function* (name: string, timeout: Duration.Input) {
-  yield* check(ByName, "Projection", "askRebuild", { name })
-  yield* change(name, (control) =>
-    Effect.succeed(new Control({ ...Struct.omit(control, ["rebuildFailure"]), rebuildAsked: true }))
-  )
-  const answered = offsetsMoved.pipe(
-    Stream.mapEffect(() => controlOf(name)),
-    Stream.filter(({ value }) => value.rebuildAsked !== true),
-    Stream.runHead
-  )
-  const answer = Option.flatten(yield* Effect.timeoutOption(answered, timeout))
-  if (Option.isNone(answer)) return false
-  const { rebuildFailure: reason } = answer.value.value
-  return reason === undefined ? true : yield* new RebuildRefused({ projectionName: name, reason })
-})
+export const askRebuild = Effect.fnUntraced(
+  function* (name: string, timeout: Duration.Input) {
+    yield* check(ByName, "Projection", "askRebuild", { name })
+    yield* change(name, (control) =>
+      Effect.succeed(new Control({ ...Struct.omit(control, ["rebuildFailure"]), rebuildAsked: true }))
+    )
+    const answered = offsetsMoved.pipe(
+      Stream.mapEffect(() => controlOf(name)),
+      Stream.filter(({ value }) => value.rebuildAsked !== true),
+      Stream.runHead
+    )
+    const answer = Option.flatten(yield* Effect.timeoutOption(answered, timeout))
+    if (Option.isNone(answer)) return false
+    const { rebuildFailure: reason } = answer.value.value
+    return reason === undefined ? true : yield* new RebuildRefused({ projectionName: name, reason })
+  },
+  Effect.mapError(named("Projection", "askRebuild"))
+)

@@ -9,6 +9,7 @@
  */
 import { Clock, type Duration, Effect, Option, Schema, Stream } from "effect"
 import { check } from "../../internal/Arguments.ts"
+import { named } from "../../internal/Named.ts"
 import { Retry } from "../Definition.ts"
 import { Parked, records, ShardRecord, shardId } from "../Records.ts"
 import { change } from "./Operating.ts"
@@ -73,24 +74,23 @@ const resultsOf = (name: string, asked: ReadonlyArray<Parked>) =>
  *
  * Inside a transaction the request is made by the commit: waiting for the result there brings nothing.
  */
-export const retryParked = Effect.fnUntraced(function* (
-  name: string,
-  timeout: Duration.Input,
-  aggregateIds?: ReadonlyArray<string>
-) {
-  yield* check(Retry, "Projection", "retryParked", aggregateIds === undefined ? { name } : { name, aggregateIds })
-  const wanted = aggregateIds && new Set(aggregateIds)
-  const isWanted = ({ aggregateId }: Parked) => wanted?.has(aggregateId) ?? true
-  const asked = (yield* Stream.runCollect(parked(name))).filter(isWanted)
-  if (asked.length === 0) return []
-  yield* ask(name, isWanted)
+export const retryParked = Effect.fnUntraced(
+  function* (name: string, timeout: Duration.Input, aggregateIds?: ReadonlyArray<string>) {
+    yield* check(Retry, "Projection", "retryParked", aggregateIds === undefined ? { name } : { name, aggregateIds })
+    const wanted = aggregateIds && new Set(aggregateIds)
+    const isWanted = ({ aggregateId }: Parked) => wanted?.has(aggregateId) ?? true
+    const asked = (yield* Stream.runCollect(parked(name))).filter(isWanted)
+    if (asked.length === 0) return []
+    yield* ask(name, isWanted)
 
-  const look = resultsOf(name, asked)
-  const results = yield* offsetsMoved.pipe(
-    Stream.mapEffect(() => look),
-    Stream.filter((results) => results.every(({ state }) => state !== "waiting")),
-    Stream.runHead,
-    Effect.timeoutOption(timeout)
-  )
-  return Option.getOrUndefined(Option.flatten(results)) ?? (yield* look)
-})
+    const look = resultsOf(name, asked)
+    const results = yield* offsetsMoved.pipe(
+      Stream.mapEffect(() => look),
+      Stream.filter((results) => results.every(({ state }) => state !== "waiting")),
+      Stream.runHead,
+      Effect.timeoutOption(timeout)
+    )
+    return Option.getOrUndefined(Option.flatten(results)) ?? (yield* look)
+  },
+  Effect.mapError(named("Projection", "retryParked"))
+)

@@ -1,6 +1,7 @@
 /** What projections are doing: how far their shards are, and whether they run. */
 import { Effect, Stream } from "effect"
 import { check } from "../../internal/Arguments.ts"
+import { named } from "../../internal/Named.ts"
 import { ByName } from "../Definition.ts"
 import { controlOf } from "../Records.ts"
 import { survey } from "../Survey.ts"
@@ -8,15 +9,21 @@ import { survey } from "../Survey.ts"
 /** The names of all projections that have run on this database and were not removed. */
 export const names = Stream.unwrap(
   Effect.map(survey({ mostReads: 0 }), (all) => Stream.fromIterable(all.map(({ projectionName }) => projectionName)))
-)
+).pipe(Stream.mapError(named("Projection", "names")))
 
 /** The status of every projection that has run on this database and was not removed, in a few statements. */
-export const statuses = survey({ mostReads: Number.POSITIVE_INFINITY })
+export const statuses = Effect.mapError(
+  survey({ mostReads: Number.POSITIVE_INFINITY }),
+  named("Projection", "statuses")
+)
 
 /** The status of each shard, in the order of their numbers. */
-export const status = Effect.fnUntraced(function* (name: string) {
-  yield* check(ByName, "Projection", "status", { name })
-  yield* controlOf(name)
-  const [projection] = yield* survey({ name, mostReads: Number.POSITIVE_INFINITY })
-  return projection?.shards ?? []
-})
+export const status = Effect.fnUntraced(
+  function* (name: string) {
+    yield* check(ByName, "Projection", "status", { name })
+    yield* controlOf(name)
+    const [projection] = yield* survey({ name, mostReads: Number.POSITIVE_INFINITY })
+    return projection?.shards ?? []
+  },
+  Effect.mapError(named("Projection", "status"))
+)

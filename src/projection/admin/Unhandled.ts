@@ -1,6 +1,7 @@
 /** The events that a projection has not handled: parked, or skipped. */
 import { Effect, Stream } from "effect"
 import { check } from "../../internal/Arguments.ts"
+import { named } from "../../internal/Named.ts"
 import { ByName } from "../Definition.ts"
 import { controlOf, records, shardId, skippedId } from "../Records.ts"
 
@@ -24,7 +25,9 @@ const readFailure = (id: string) =>
 
 /** The aggregates that are parked, each with the event that failed: its events from the failed one on wait. */
 export const parked = (name: string) =>
-  Stream.flatMap(shardRecords("parked", name), ({ record }) => Stream.fromIterable(record.parked))
+  Stream.flatMap(shardRecords("parked", name), ({ record }) => Stream.fromIterable(record.parked)).pipe(
+    Stream.mapError(named("Projection", "parked"))
+  )
 
 /** The events that were skipped, with their errors. */
 export const skipped = (name: string) =>
@@ -33,4 +36,4 @@ export const skipped = (name: string) =>
       Stream.mapEffect((index) => readFailure(skippedId(name, shard, index))),
       Stream.flatMap((failure) => Stream.fromIterable(failure === null ? [] : [failure]))
     )
-  )
+  ).pipe(Stream.mapError(named("Projection", "skipped")))

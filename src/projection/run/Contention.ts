@@ -2,13 +2,11 @@
 import { type Cause, Effect, Metric, Predicate, Schedule } from "effect"
 import { SqlError } from "effect/sql"
 import { monotonicMillis } from "../../internal/Monotonic.ts"
+import * as Telemetry from "../../internal/Telemetry.ts"
 import { StoreError } from "../../StoreError.ts"
 import { HandlerFailed } from "../Errors.ts"
 
-const contention = Metric.counter("strata_projection_contention", {
-  description: "Transactions of projections that have lost against concurrent ones, in deadlocks most of the time",
-  incremental: true
-})
+const contention = Telemetry.counter("strata_projection_contention")
 
 /** How long to wait before another attempt at a transaction that another one was in the way of. */
 export const contentionDelays = Schedule.jittered(

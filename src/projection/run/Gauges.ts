@@ -1,18 +1,15 @@
 /** Feeds the gauges of all projections by looking at them, for as long as this process runs one. */
-import { Duration, Effect, Metric } from "effect"
+import { Duration, Effect } from "effect"
 import { Gauges, whileRunning } from "../../internal/Gauges.ts"
+import * as Telemetry from "../../internal/Telemetry.ts"
 import { Transactor } from "../../Transactor.ts"
 import { survey } from "../Survey.ts"
 import { lag } from "./Metrics.ts"
 
-const lagVersions = Metric.gauge("strata_projection_lag_versions", {
-  description: "How many versions a shard of a projection has not passed"
-})
-const parked = Metric.gauge("strata_projection_parked", { description: "Aggregates of a shard that are parked" })
-const skipped = Metric.gauge("strata_projection_skipped", { description: "Events that a shard has skipped" })
-const failed = Metric.gauge("strata_projection_failed", {
-  description: "Whether the handler of a shard has failed with the event that is next: 1, or 0"
-})
+const lagVersions = Telemetry.gauge("strata_projection_lag_versions")
+const parked = Telemetry.gauge("strata_projection_parked")
+const skipped = Telemetry.gauge("strata_projection_skipped")
+const failed = Telemetry.gauge("strata_projection_failed")
 
 /** For how many places in the log a look finds out how old the next event is. */
 const mostReads = 8

@@ -1,26 +1,15 @@
 /** A span for each batch of a projection, and metrics. */
 import { Clock, Duration, Effect, Metric, type Tracer } from "effect"
 import type { StoredEvent } from "../../EventStore.ts"
+import * as Telemetry from "../../internal/Telemetry.ts"
 import * as TraceParent from "../../internal/TraceParent.ts"
 
-const handled = Metric.counter("strata_projection_events", {
-  description: "Events that projections have handled",
-  incremental: true
-})
-
-const failures = Metric.counter("strata_projection_failures", {
-  description: "Failures of projections' handlers",
-  incremental: true
-})
-
-const batchTime = Metric.timer("strata_projection_batch_duration", {
-  description: "How long batches of projections take, with their commit"
-})
+const handled = Telemetry.counter("strata_projection_events")
+const failures = Telemetry.counter("strata_projection_failures")
+const batchTime = Telemetry.timer("strata_projection_batch_duration")
 
 /** Each batch feeds it, and so does each look at all projections, which also sees a shard that hangs. */
-export const lag = Metric.gauge("strata_projection_lag_seconds", {
-  description: "How old the event is that a shard of a projection has handled last, or that is next"
-})
+export const lag = Telemetry.gauge("strata_projection_lag_seconds")
 
 /** The most links of a span: more of them would only make it larger. */
 const mostLinks = 128
@@ -64,7 +53,7 @@ export const make = (projection: string, shard: number) => {
           }
           return undefined
         }).pipe(
-          Effect.withSpan("Projection.batch", {
+          Effect.withSpan("Projection.batch" satisfies Telemetry.SpanName, {
             // A trace of its own for each batch: a projection never ends, and a trace should.
             root: true,
             attributes: { ...attributes, events: events.length },

@@ -4,6 +4,7 @@ import type { State } from "../../DurableStateStore.ts"
 import type { LogReplaced } from "../../EventStore.ts"
 import { prettyOf } from "../../internal/FailureLog.ts"
 import { monotonicMillis } from "../../internal/Monotonic.ts"
+import { named } from "../../internal/Named.ts"
 import { isTransient, makeOutage, transientDelays } from "../../internal/Transient.ts"
 import type { InvalidInput } from "../../InvalidInput.ts"
 import { OffsetStore } from "../../OffsetStore.ts"
@@ -203,6 +204,7 @@ export const runBy =
       return yield* Effect.raceFirst(share.keep, runSessions(projection, settings, share))
     }).pipe(
       Effect.scoped,
+      Effect.mapError(named("Projection", "run")),
       // A caller that forks the projection may never look at its end.
       Effect.tapCause((cause) =>
         Cause.hasInterruptsOnly(cause) ? Effect.void : Effect.logError(endOf(projection.name, cause))
