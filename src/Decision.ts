@@ -205,7 +205,7 @@ export interface ExecuteOptions {
 
 /** What came of a command. */
 export interface Executed<State, Event> {
-  /** The state that was decided upon. */
+  /** The state that was decided upon. Where the events were found by their key: a state that was read after them. */
   readonly state: State
   /** The events of the command, as stored: none where it has decided upon none. */
   readonly events: ReadonlyArray<TypedEvent<Event>>
@@ -226,9 +226,11 @@ export interface Decision<in Command, out State, out Event, out E = never, out R
    * names of the decision and of the key. A call that finds them gives them back, and does not decide.
    *
    * In a transaction of the caller it is a part of that: what the caller writes, with the stores or with SQL of its own, commits
-   * together with the events. Only the decision is made again there, on what others have committed meanwhile, and what `decide`
-   * itself had written is undone before that. That is right where nothing that the caller has written before follows from what it had read; otherwise give `retry:
-   * Schedule.recurs(0)`, and run the transaction again.
+   * together with the events. After `ConditionFailed` the decision alone is made again there, on what others have committed
+   * meanwhile; what `decide` itself had written is undone before that. This is right where the caller's own writes do not matter
+   * to it: where none of them follows from something that the caller had read, and that others may have changed. Otherwise give
+   * `retry: Schedule.recurs(0)`, and run the whole transaction again. No other failure is tried again there: `DuplicateEvent` says
+   * that the same key was executed meanwhile, and what the caller has written for it would be there twice. Roll back, and call again.
    *
    * **Gotchas**
    *
@@ -272,6 +274,13 @@ const hasTag = (value: object): value is { readonly _tag: string } => "_tag" in 
 const isGiven = <Event extends { readonly _tag: string }>(event: DecidedEvent<Event>): event is NewTypedEvent<Event> =>
   !hasTag(event)
 
+type Failure = ConditionFailed | LogReplaced | VersionConflict | DuplicateEvent | InvalidInput
+
+/** Fails with the error, as one of all that an attempt to execute a command can fail with. */
+const lost = <E>(
+  error: LostRace<E | Failure> | E | Failure | StoreError
+): Effect.Effect<never, LostRace<E | Failure> | E | Failure | StoreError> => Effect.fail(error)
+
 const readFor = Effect.fnUntraced(function* <Command, State, R>(model: Model<Command, State, R>, command: Command) {
   if (model.issues.length > 0) {
     return yield* new InvalidInput({ store: "Decision", operation: "execute", issues: model.issues })
@@ -283,7 +292,7 @@ const readFor = Effect.fnUntraced(function* <Command, State, R>(model: Model<Com
     model.fold(command, matched),
     (reason) => new StoreError({ store: "EventStore", operation: "readForDecision", reason })
   )
-  return { condition, state }
+  return { condition, events, state }
 })
 
 /**
@@ -334,21 +343,29 @@ export function make<Command, State, Class extends Tagged, Other, R, Id, E, R2, 
         return Object.assign(metadata === undefined ? {} : { metadata }, given, id)
       })
     )
-    return yield* log.appendAll(added, { condition }).pipe(
-      Effect.catchTags({
-        ConditionFailed: (error) => Effect.fail(new LostRace(error)),
-        DuplicateEvent: (error) => Effect.fail(new LostRace(error))
-      })
-    )
+    return yield* log
+      .appendAll(added, { condition })
+      .pipe(Effect.catchTag("ConditionFailed", (error) => Effect.fail(new LostRace(error))))
   })
 
-  const once = Effect.fnUntraced(function* (command: Command, options: ExecuteOptions) {
-    const log = yield* view
-    const { condition, state } = yield* readFor(ofState, command)
-    const { key } = options
-    if (name !== undefined && key !== undefined) {
-      const found = yield* executedBefore(log, (index) => idOf(name, key, index))
-      if (found.length > 0) return { state, events: found }
+  /** The events of this execution, if it was made before. */
+  const executed = (log: TypedEvents<Class, Other, R>, key: string | undefined) =>
+    name === undefined || key === undefined
+      ? Effect.succeed([])
+      : executedBefore(log, (index) => idOf(name, key, index))
+
+  const once = Effect.fnUntraced(function* (
+    log: TypedEvents<Class, Other, R>,
+    command: Command,
+    options: ExecuteOptions
+  ) {
+    // The state is read first: then it cannot have events of this execution that the search does not find.
+    const { condition, events: read, state } = yield* readFor(ofState, command)
+    const found = yield* executed(log, options.key)
+    const last = found.at(-1)
+    if (last !== undefined) {
+      const isNewEnough = read.some(({ version }) => version === last.version)
+      return { state: isNewEnough ? state : (yield* readFor(ofState, command)).state, events: found }
     }
     const result = decide(state, command)
     const decided = Effect.isEffect(result) ? yield* result : result
@@ -356,11 +373,20 @@ export function make<Command, State, Class extends Tagged, Other, R, Id, E, R2, 
     return { state, events }
   })
 
-  // In a transaction each attempt is a savepoint: what `decide` has written goes with it.
   const attempt = Effect.fnUntraced(function* (command: Command, options: ExecuteOptions) {
     const { inTransaction, withTransaction } = yield* Transactor
-    const attempted = once(command, options)
-    return yield* (yield* inTransaction) ? withTransaction(attempted) : attempted
+    const log = yield* view
+    const attempted = once(log, command, options)
+    // Each attempt is a savepoint: what `decide` has written goes with it. What the caller has written for a key that was executed
+    // meanwhile would stay, so the caller gets that failure.
+    if (yield* inTransaction) return yield* withTransaction(attempted)
+    // A failure may come from what the same execution has written at the same time: the next attempt finds that.
+    return yield* Effect.catch(attempted, (error) => {
+      if (error instanceof LostRace || error instanceof StoreError) return lost<E>(error)
+      return Effect.flatMap(executed(log, options.key), ({ length }) =>
+        lost<E>(length === 0 ? error : new LostRace(error))
+      )
+    })
   })
 
   return {

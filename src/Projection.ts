@@ -34,7 +34,7 @@
  *
  * The events of an aggregate always belong to the same shard, unless `shardBy` gives another key: `shardOf` says to which. Each shard has its own offset, in the
  * `OffsetStore`, and runs by itself. The log is read once per process for all of them. Several processes may run the same
- * projection: they divide the shards, and take over the shards of a process that has died within seconds.
+ * projections: they divide the shards of all of them evenly, and take over the shards of a process that has died within seconds.
  */
 import { Effect, Layer, type Scope, Stream } from "effect"
 import {
@@ -51,10 +51,10 @@ import { InvalidInput } from "./InvalidInput.ts"
 import type { Projection, Services } from "./projection/Definition.ts"
 import type { EventOf, ServicesOfView, View } from "./projection/Handlers.ts"
 import { runBy, type RunError } from "./projection/run/ProjectionRunner.ts"
-import { evenly } from "./projection/run/ShardDivision.ts"
 import { StoreError } from "./StoreError.ts"
 import { Supervisor, type Options as SupervisorOptions } from "./Supervisor.ts"
 
+export { ProcessName } from "./internal/Host.ts"
 export { HandlerTimeout } from "./internal/HandlerTimeout.ts"
 export { accept, Accepted, verify } from "./projection/admin/Accepting.ts"
 export { pause, remove, reset, resume } from "./projection/admin/Operating.ts"
@@ -62,7 +62,7 @@ export { awaitVersion, Progress, progress } from "./projection/admin/Progress.ts
 export { askRebuild, type Rebuild, rebuild, rebuildOf, slot } from "./projection/admin/Rebuilding.ts"
 export { Retried, retryParked } from "./projection/admin/Retrying.ts"
 export { idPrefix } from "./projection/Records.ts"
-export { names, status, statuses } from "./projection/admin/Status.ts"
+export { names, processes, status, statuses } from "./projection/admin/Status.ts"
 export { parked, skipped } from "./projection/admin/Unhandled.ts"
 export { Failure, make, type Options, type Projection, type Services } from "./projection/Definition.ts"
 export {
@@ -78,7 +78,7 @@ export { Parked } from "./projection/Records.ts"
 export { layerCluster } from "./projection/run/ClusterDivision.ts"
 export type { RunError } from "./projection/run/ProjectionRunner.ts"
 export { shardOf } from "./projection/Shards.ts"
-export { type ProjectionStatus, ShardStatus } from "./projection/Survey.ts"
+export { type ProjectionStatus, RunningProcess, ShardStatus } from "./projection/Survey.ts"
 export type { Slot } from "./projection/Slot.ts"
 
 /**
@@ -97,7 +97,7 @@ export type { Slot } from "./projection/Slot.ts"
  * is handled again. A row of the log that is no event ends the projection with `CorruptRow`, unless it is of another type or aggregate
  * than those of the projection.
  */
-export const run: <R>(projection: Projection<R>) => Effect.Effect<never, RunError, R | Services> = runBy(evenly)
+export const run: <R>(projection: Projection<R>) => Effect.Effect<never, RunError, R | Services> = runBy()
 
 /**
  * Runs the projection in the background, for as long as the layer lives. The `Supervisor` watches over it: `Supervisor.launch`

@@ -11,7 +11,7 @@ import { Effect } from "effect"
 import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises"
 import { dirname, join, posix } from "node:path"
 import { afterAll, beforeAll } from "vitest"
-import { charts } from "./guides/charts.ts"
+import { filesOf as figuresOf, missing, readResults, toldIn } from "./guides/figures.ts"
 import { sources } from "./package/dependencies.ts"
 import { runDocument } from "./package/documents.ts"
 import {
@@ -43,6 +43,9 @@ const others = await Promise.all(
     ...(await readdir(join(root, "resources", "reference"))).map((name) => `resources/reference/${name}`)
   ].map(read)
 )
+
+const results = await readResults()
+const figures = await figuresOf(results)
 
 const examples = documents.flatMap(({ file, text }) => examplesIn(file, text))
 const docExamples = [...sources()].flatMap(([file, text]) => docExamplesIn(`src/${file}`, text)).filter(isTypeScript)
@@ -159,11 +162,14 @@ describe("README.md", () => {
   })
 })
 
-describe("the pictures of the guide to measurements", () => {
-  const measurements = documents.find(({ file }) => file.endsWith("measurements.md"))?.text ?? ""
+describe("the figures of the documents", () => {
+  it.each(figures)("are the results of the bench: %s, which npm run figures writes anew", async (file, text) => {
+    assert.strictEqual(await readFile(join(root, file), "utf8"), text)
+  })
 
-  it.each(charts(measurements))("show what its table has: %s", async (file, svg) => {
-    assert.strictEqual(await readFile(join(root, "resources", "guides", file), "utf8"), svg)
+  it("are all there", () => {
+    assert.deepStrictEqual(missing(results), [])
+    assert.isAbove(toldIn(results), 40)
   })
 })
 

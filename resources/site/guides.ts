@@ -15,6 +15,7 @@ const order = [
   "decisions",
   "transactions",
   "testing",
+  "console",
   "deploying",
   "runbooks",
   "guarantees",

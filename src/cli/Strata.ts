@@ -1,6 +1,7 @@
 /** The `strata` command: all of its subcommands. */
 import { Command } from "effect/cli"
 import * as GlobalFlags from "./arguments/GlobalFlags.ts"
+import { console } from "./commands/Console.ts"
 import { doctor } from "./commands/Doctor.ts"
 import { events } from "./commands/events/Events.ts"
 import { grants } from "./commands/Grants.ts"
@@ -21,6 +22,18 @@ export const strata = Command.make("strata").pipe(
     { command: "strata migrate --pglite ./data", description: "Make a database in a directory, without a server" },
     { command: "source <(strata --completions bash)", description: "Complete commands in this shell" }
   ]),
-  Command.withSubcommands([status, doctor, migrate, grants, schema, events, offsets, states, spool, projections]),
+  Command.withSubcommands([
+    status,
+    doctor,
+    console,
+    migrate,
+    grants,
+    schema,
+    events,
+    offsets,
+    states,
+    spool,
+    projections
+  ]),
   Command.withGlobalFlags(GlobalFlags.all)
 )

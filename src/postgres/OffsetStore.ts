@@ -5,6 +5,7 @@ import { fromDriver, Offset, OffsetConflict, OffsetStore, type ProjectionId } fr
 import { decodeRows, NumberFromBigInt } from "./database/DecodeRows.ts"
 import { readCommitted } from "./database/Isolation.ts"
 import { PostgresDatabase, type Runnable } from "./database/PostgresDatabase.ts"
+import * as Writing from "./offsets/Writing.ts"
 import * as Wakeups from "./wakeups/Wakeups.ts"
 
 /** How many offsets `listOffsets` reads in a page. */
@@ -33,12 +34,6 @@ const statementsOf = ({ fixed, sql, tables }: PostgresDatabase["Service"]) => {
   const columns = sql.literal(
     `projection_name AS "projectionName", shard_number AS "shardNumber", current_offset AS value, timestamp`
   )
-
-  const upsert = ({ projectionName, shardNumber, timestamp, value }: Offset) => fixed`
-    INSERT INTO ${table} (projection_name, shard_number, current_offset, timestamp)
-    VALUES (${projectionName}, ${shardNumber}, ${value}, ${timestamp})
-    ON CONFLICT (projection_name, shard_number)
-    DO UPDATE SET current_offset = excluded.current_offset, timestamp = excluded.timestamp`
 
   // RETURNING shows a row that was there already only if the statement updates it, so it updates the row to itself. The
   // row's xmax tells the two apart: it is 0 in a row that this statement inserted.
@@ -110,7 +105,7 @@ const statementsOf = ({ fixed, sql, tables }: PostgresDatabase["Service"]) => {
 
   const ping = sql`SELECT FROM ${table} LIMIT 1`
 
-  return { upsert, insert, move, update, select, selectPage, updateAll, deleteAll, ping }
+  return { insert, move, update, select, selectPage, updateAll, deleteAll, ping }
 }
 
 // Operations
@@ -126,6 +121,8 @@ export const make = Effect.gen(function* () {
   const decodeCount = decodeRows(Count, names.offsets, [])
 
   const announce = sql.afterCommit(Effect.sync(() => wakeups.announce("offsets")))
+
+  const write = yield* Writing.make(announce)
 
   const offsetsOf = (statement: Runnable) =>
     Effect.map(Effect.flatMap(query(statement), decodeOffsets), (rows) => rows.map((row) => new Offset(row)))
@@ -159,7 +156,7 @@ export const make = Effect.gen(function* () {
     )
 
   return yield* fromDriver("postgres", {
-    write: (offset) => Effect.andThen(query(statements.upsert(offset)), announce),
+    write,
     advance,
     get: (id) => Effect.map(offsetsOf(statements.select(id)), (offsets) => Option.fromUndefinedOr(offsets[0])),
     list: (selection) =>

@@ -1,9 +1,9 @@
 /** Whether the offsets of a projection belong to the log that is there: each shard keeps the id of the event it has read last. */
 import { Effect, Stream } from "effect"
 import { type Cursor, EventStore } from "../EventStore.ts"
-import { lastReadId, records } from "./Records.ts"
+import { lastReadId, recordsAt, type RecordsAt } from "./Records.ts"
 
-/** How many shards are compared at a time. */
+/** How many places are compared at a time. */
 const concurrency = 4
 
 /** Fails with `LogReplaced` if the log is not the one that was read up to the cursor. Nothing is read. */
@@ -13,9 +13,8 @@ export const compare = (cursor: Cursor) =>
     : EventStore.use((events) => Stream.runDrain(events.read({ after: cursor, limit: 0 })))
 
 /** Where a shard is with this offset, and what its record says besides, if the offset has moved on since. */
-const cursorsOf = Effect.fnUntraced(function* (name: string, shard: number, offset: bigint) {
-  const { lastRead } = yield* records
-  const { value } = yield* lastRead.read(lastReadId(name, shard))
+const cursorsOf = Effect.fnUntraced(function* (id: string, { lastRead }: RecordsAt, offset: bigint) {
+  const { value } = yield* lastRead.read(id)
   const recorded: Cursor = { version: value.version, id: value.id }
   if (value.version === offset) return { place: recorded, others: [] }
   const place: Cursor = { version: offset }
@@ -35,15 +34,12 @@ export const placesOf = Effect.fnUntraced(function* (
   const places = new Map<number, Cursor>()
   // Most shards are at the same event.
   const distinct = new Map<string, Cursor>()
-  yield* Effect.forEach(
-    shards,
-    (shard) =>
-      Effect.map(cursorsOf(name, shard, offsetOf(shard)), ({ others, place }) => {
-        places.set(shard, place)
-        for (const cursor of [place, ...others]) distinct.set(`${cursor.version} ${cursor.id}`, cursor)
-      }),
-    { concurrency, discard: true }
-  )
+  const record = yield* recordsAt(shards.map((shard) => lastReadId(name, shard)))
+  for (const shard of shards) {
+    const { others, place } = yield* cursorsOf(lastReadId(name, shard), record, offsetOf(shard))
+    places.set(shard, place)
+    for (const cursor of [place, ...others]) distinct.set(`${cursor.version} ${cursor.id}`, cursor)
+  }
   yield* Effect.forEach(distinct.values(), compare, { concurrency, discard: true })
   return places
 })

@@ -109,7 +109,7 @@ export interface Options {
   readonly onFailure?: "stop" | "skip" | "park"
   /**
    * How often a process says that it lives: every second unless given. Others take its shards after three such times of
-   * silence.
+   * silence. A process says so once for all of its projections, as often as the shortest of their heartbeats.
    */
   readonly heartbeat?: Duration.Input
   /**

@@ -4,7 +4,7 @@
  *
  * **Details**
  *
- * The handling of events depends on every record but `runners`, `failure` and `lastRead`. A transaction that changes such a record first
+ * The handling of events depends on `control` and `shard` alone. A transaction that changes such a record first
  * holds the offsets of the shards that the record matters to. A batch holds the offset of its shard from its start, too. So
  * the change and the batch happen one after the other, and a batch that comes second sees the changed record.
  */
@@ -61,19 +61,46 @@ export class LastRead extends Schema.Class<LastRead>("effect-strata/Projection/L
   id: Schema.String
 }) {}
 
-/** A process that runs the projection. */
-export const Runner = Schema.Struct({
-  id: Schema.String,
+/** A projection that a process could run, and the shards of it that the process is to run. */
+export const Offer = Schema.Struct({ name: Schema.String, shards: Schema.Int, own: Schema.Array(Schema.Int) })
+export type Offer = typeof Offer.Type
+
+/** A process that runs projections, with those whose shards are divided among processes. */
+export const Member = Schema.Struct({ id: Schema.String, offers: Schema.Array(Offer) })
+export type Member = typeof Member.Type
+
+/** Which process is to run which shard of every projection. It only changes when a process, or a projection of one, comes or goes. */
+export class Division extends Schema.Class<Division>("effect-strata/Projection/Division")({
+  members: Schema.Array(Member)
+}) {}
+
+/** What a process says of itself, again with each of its beats. */
+export class Beat extends Schema.Class<Beat>("effect-strata/Projection/Beat")({
   /** How often it has said that it lives. */
   beat: Schema.Int,
   /** When it last said so, in epoch milliseconds, by its own `Clock`: to be shown, not to be relied on. */
   at: Schema.Int,
   /** How often it says so, in milliseconds. */
+  every: Schema.Finite,
+  /** Since when it has run projections, in epoch milliseconds, by its own `Clock`. */
+  since: Schema.Int,
+  name: Schema.String,
+  host: Schema.String,
+  pid: Schema.Int,
+  /** The shards that it runs. */
+  runs: Schema.Array(Schema.Struct({ name: Schema.String, shards: Schema.Array(Schema.Int) }))
+}) {}
+
+/** A process of a version that divided each projection by itself. */
+export const Runner = Schema.Struct({
+  id: Schema.String,
+  beat: Schema.Int,
+  at: Schema.Int,
   every: Schema.Finite
 })
 export type Runner = typeof Runner.Type
 
-/** The processes that run the projection, and divide its shards among them. */
+/** The processes of such a version that run the projection: they run all of its shards. */
 export class Runners extends Schema.Class<Runners>("effect-strata/Projection/Runners")({
   runners: Schema.Array(Runner)
 }) {}
@@ -81,6 +108,8 @@ export class Runners extends Schema.Class<Runners>("effect-strata/Projection/Run
 /** What the ids of all states begin with that projections keep about themselves in the `DurableStateStore`. */
 export const idPrefix = "strata/projection/"
 
+export const divisionId = `${idPrefix}division`
+export const beatId = (process: string) => `${idPrefix}process/${process}`
 export const controlId = (name: string) => `${idPrefix}control/${name}`
 export const runnersId = (name: string) => `${idPrefix}runners/${name}`
 export const shardId = (name: string, shard: number) => `${idPrefix}shard/${shard}/${name}`
@@ -90,49 +119,48 @@ export const skippedId = (name: string, shard: number, index: number) => `${idPr
 
 /** Reads and writes one kind of record as values of its schema. */
 const kind = <A, E>(schema: Schema.Codec<A, E>, manifest: string, initial: A) =>
-  Effect.map(typed({ codec: StateCodec.json(schema, { manifest }), initial: () => initial }), ({ modify, read }) => ({
-    read,
-    /** A write that loses against others for seconds fails with `Contention`: it may be tried again. */
-    modify: <E2 = never, R2 = never>(id: string, f: (value: A) => A | Effect.Effect<A, E2, R2>) =>
-      Effect.catchIf(
-        modify(id, f),
-        (error): error is StaleState & typeof error => error instanceof StaleState,
-        (error) => {
-          const reason = new Contention({
-            message: `too many write the record "${id}" at once; try again`,
-            cause: error
-          })
-          return Effect.fail(new StoreError({ store: "DurableStateStore", operation: "modify", reason }))
-        }
-      )
-  }))
+  Effect.map(
+    typed({ codec: StateCodec.json(schema, { manifest }), initial: () => initial }),
+    ({ modify, read, write }) => ({
+      read,
+      write,
+      /** A write that loses against others for seconds fails with `Contention`: it may be tried again. */
+      modify: <E2 = never, R2 = never>(id: string, f: (value: A) => A | Effect.Effect<A, E2, R2>) =>
+        Effect.catchIf(
+          modify(id, f),
+          (error): error is StaleState & typeof error => error instanceof StaleState,
+          (error) => {
+            const reason = new Contention({
+              message: `too many write the record "${id}" at once; try again`,
+              cause: error
+            })
+            return Effect.fail(new StoreError({ store: "DurableStateStore", operation: "modify", reason }))
+          }
+        )
+    })
+  )
 
 /** The control record of a projection that has not run, or was removed. */
 export const unknown = new Control({ shards: 0, paused: false, slot: "blue" })
 
-const lastReadManifest = "strata.Projection.LastRead"
-const lastReadCodec = StateCodec.json(LastRead, { manifest: lastReadManifest })
-
-/** The record of what a shard has read is written with each batch, so in one statement, whatever was there before. */
-const lastRead = Effect.map(
-  Effect.all({
-    states: DurableStateStore,
-    kept: kind(LastRead, lastReadManifest, new LastRead({ version: 0n, id: "" }))
-  }),
-  ({ kept, states }) => ({
-    read: kept.read,
-    write: (id: string, value: LastRead) =>
-      lastReadCodec.encode(value).pipe(
-        Effect.mapError(
-          ({ message }) =>
-            new InvalidInput({ store: "Projection", operation: "run", issues: [{ field: "id", message }] })
-        ),
-        Effect.flatMap((encoded) =>
-          states.overwriteState({ persistenceId: id, versionNumber: value.version, ...encoded })
+/** A kind of record that is written in one statement, whatever was there before. */
+const overwritten = <A, E>(schema: Schema.Codec<A, E>, manifest: string, initial: A) => {
+  const codec = StateCodec.json(schema, { manifest })
+  return Effect.map(
+    Effect.all({ states: DurableStateStore, kept: kind(schema, manifest, initial) }),
+    ({ kept, states }) => ({
+      read: kept.read,
+      write: (id: string, versionNumber: bigint, value: A) =>
+        codec.encode(value).pipe(
+          Effect.mapError(
+            ({ message }) =>
+              new InvalidInput({ store: "Projection", operation: "run", issues: [{ field: "id", message }] })
+          ),
+          Effect.flatMap((encoded) => states.overwriteState({ persistenceId: id, versionNumber, ...encoded }))
         )
-      )
-  })
-)
+    })
+  )
+}
 
 const failureManifest = "strata.Projection.Failure"
 const failureCodec = StateCodec.json(LastFailure, { manifest: failureManifest })
@@ -159,12 +187,31 @@ const stops = Effect.map(
 /** Every kind of record. */
 export const records = Effect.all({
   control: kind(Control, "strata.Projection.Control", unknown),
+  division: kind(Division, "strata.Projection.Division", new Division({ members: [] })),
+  beat: overwritten(
+    Beat,
+    "strata.Projection.Beat",
+    new Beat({ beat: 0, at: 0, every: 0, since: 0, name: "", host: "", pid: 0, runs: [] })
+  ),
   runners: kind(Runners, "strata.Projection.Runners", new Runners({ runners: [] })),
   shard: kind(ShardRecord, "strata.Projection.Shard", new ShardRecord({ parked: [], skipped: 0 })),
   failure: kind(LastFailure, failureManifest, new LastFailure({ failure: null })),
   stops,
-  lastRead
+  lastRead: overwritten(LastRead, "strata.Projection.LastRead", new LastRead({ version: 0n, id: "" }))
 })
+
+/** The records with these ids, as they are at one moment, in one statement: to read one of them takes none. */
+export const recordsAt = Effect.fnUntraced(function* (ids: Iterable<string>) {
+  const states = yield* DurableStateStore
+  const found = new Map((yield* states.getStates([...new Set(ids)])).map((state) => [state.persistenceId, state]))
+  const read = DurableStateStore.of({
+    ...states,
+    getLatestState: (id) => Effect.succeed(Option.fromUndefinedOr(found.get(id)))
+  })
+  return yield* Effect.provideService(records, DurableStateStore, read)
+})
+
+export type RecordsAt = Effect.Success<ReturnType<typeof recordsAt>>
 
 /** The control record of a projection that has run. */
 export const controlOf = Effect.fnUntraced(function* (name: string) {

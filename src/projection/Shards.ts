@@ -1,8 +1,7 @@
-/** Which shard an aggregate or an event belongs to, and which runner a shard. */
+/** Which shard an aggregate or an event belongs to. */
 import type { StoredEvent } from "../EventStore.ts"
 import type { Projection, Settings } from "./Definition.ts"
 import { ProjectionFailed } from "./Errors.ts"
-import type { Runner } from "./Records.ts"
 
 const encoder = new TextEncoder()
 
@@ -50,15 +49,4 @@ export const shardOfEvent = (
     (types?.has(event.eventType) ?? true) && (aggregates?.has(event.aggregateId) ?? true)
       ? shardOfKey(event)
       : undefined
-}
-
-/** The id of the runner of each shard: every process that knows the same runners comes to the same result. */
-export const runnersOfShards = (runners: ReadonlyArray<Runner>, shards: number): ReadonlyMap<number, string> => {
-  const ids = runners.map(({ id }) => id).sort()
-  return new Map(
-    Array.from({ length: shards }, (_, shard) => shard).flatMap((shard) => {
-      const id = ids[shard % ids.length]
-      return id === undefined ? [] : [[shard, id] as const]
-    })
-  )
 }

@@ -1,12 +1,38 @@
 /** What projections are doing, all of them in a few statements: how far each of their shards is, and whether it runs. */
-import { Clock, Duration, Effect, Option, Schema, Stream } from "effect"
-import { DurableStateStore } from "../DurableStateStore.ts"
+import { Clock, DateTime, Duration, Effect, Option, Schema, Stream } from "effect"
 import { EventStore, Version } from "../EventStore.ts"
 import { ShardNumber } from "../internal/Fields.ts"
 import { type Offset, OffsetStore } from "../OffsetStore.ts"
 import { Failure, Name } from "./Definition.ts"
-import { type Control, controlId, failureId, records, runnersId, shardId } from "./Records.ts"
-import { runnersOfShards } from "./Shards.ts"
+import {
+  beatId,
+  type Control,
+  controlId,
+  divisionId,
+  failureId,
+  recordsAt,
+  type RecordsAt,
+  runnersId,
+  shardId
+} from "./Records.ts"
+
+/** A process that runs projections. */
+export class RunningProcess extends Schema.Class<RunningProcess>("effect-strata/Projection/RunningProcess")({
+  id: Schema.String,
+  /** The `ProcessName`. */
+  name: Schema.String,
+  host: Schema.String,
+  /** Its number on its host. */
+  pid: Schema.Int,
+  /** Since when it has run projections, by its own clock. */
+  since: Schema.DateTimeUtc,
+  /** When it has last said that it lives, by its own clock. */
+  heardAt: Schema.DateTimeUtc,
+  /** Whether it has been silent for so long that it must have died. */
+  isSilent: Schema.Boolean,
+  /** The shards that it runs, in the order of the names of their projections. */
+  runs: Schema.Array(Schema.Struct({ projectionName: Schema.String, shards: Schema.Array(ShardNumber) }))
+}) {}
 
 /** What one shard of a projection is doing. */
 export class ShardStatus extends Schema.Class<ShardStatus>("effect-strata/Projection/ShardStatus")({
@@ -21,6 +47,8 @@ export class ShardStatus extends Schema.Class<ShardStatus>("effect-strata/Projec
   behind: Schema.Duration,
   /** `"failed"` where the last failure is of an event that the shard has not passed, `"idle"` where no process runs it. */
   state: Schema.Literals(["running", "paused", "failed", "idle"]),
+  /** The process that runs it, or that has run it and is silent. None where the process is of an earlier version, too. */
+  process: Schema.Option(RunningProcess),
   /** The last failure. The shard may have overcome it. */
   failure: Schema.Option(Failure),
   /** How many aggregates of the shard are parked. */
@@ -38,26 +66,19 @@ export interface ProjectionStatus {
 const isName = Schema.is(Name)
 
 /** A process that has been silent for so many of its beats does not run the projection. */
-const mostSilentBeats = 5
+export const mostSilentBeats = 5
 
-/** The records of these projections, read in one statement: to read one of them takes none. */
-const recordsOf = Effect.fnUntraced(function* (stored: ReadonlyArray<Offset>) {
-  const states = yield* DurableStateStore
-  const ids = stored.flatMap(({ projectionName: name, shardNumber: shard }) => [
-    controlId(name),
-    runnersId(name),
-    shardId(name, shard),
-    failureId(name, shard)
+/** The records of these projections, and the division. */
+const recordsOf = (stored: ReadonlyArray<Offset>) =>
+  recordsAt([
+    divisionId,
+    ...stored.flatMap(({ projectionName: name, shardNumber: shard }) => [
+      controlId(name),
+      runnersId(name),
+      shardId(name, shard),
+      failureId(name, shard)
+    ])
   ])
-  const found = new Map((yield* states.getStates([...new Set(ids)])).map((state) => [state.persistenceId, state]))
-  const read = DurableStateStore.of({
-    ...states,
-    getLatestState: (id) => Effect.succeed(Option.fromUndefinedOr(found.get(id)))
-  })
-  return yield* Effect.provideService(records, DurableStateStore, read)
-})
-
-type Records = Effect.Success<ReturnType<typeof recordsOf>>
 
 /**
  * How old the first event is after each of these versions, in milliseconds. At most so many are read: above the others of a log
@@ -79,12 +100,68 @@ const agesAfter = Effect.fnUntraced(function* (versions: ReadonlyArray<bigint>, 
   return (version: bigint) => ages.findLast(({ after }) => after <= version)?.age ?? 0
 })
 
-/** The processes that run a projection now. */
-const runnersNow = Effect.fnUntraced(function* ({ runners }: Records, name: string, shards: number) {
-  const { value } = yield* runners.read(runnersId(name))
+const isSilent = (now: number, { at, every }: { readonly at: number; readonly every: number }) =>
+  now - at >= mostSilentBeats * every
+
+const byName = (a: { readonly name: string }, b: { readonly name: string }) => (a.name < b.name ? -1 : 1)
+
+/** The processes that take part in the division, in one statement. */
+const processesOf = Effect.fnUntraced(function* ({ division }: RecordsAt) {
+  const { members } = (yield* division.read(divisionId)).value
+  if (members.length === 0) return []
+  const { beat: beats } = yield* recordsAt(members.map(({ id }) => beatId(id)))
   const now = yield* Clock.currentTimeMillis
-  const alive = value.runners.filter(({ at, every }) => now - at < mostSilentBeats * every)
-  return runnersOfShards(alive, shards)
+  const all = yield* Effect.forEach(members, ({ id }) =>
+    Effect.map(beats.read(beatId(id)), ({ value: beat }) =>
+      // One that has just come has not said anything yet.
+      beat.beat === 0
+        ? []
+        : [
+            new RunningProcess({
+              id,
+              name: beat.name,
+              host: beat.host,
+              pid: beat.pid,
+              since: DateTime.makeUnsafe(beat.since),
+              heardAt: DateTime.makeUnsafe(beat.at),
+              isSilent: isSilent(now, beat),
+              runs: beat.runs.toSorted(byName).map(({ name, shards }) => ({ projectionName: name, shards }))
+            })
+          ]
+    )
+  )
+  return all.flat()
+})
+
+/** The processes that run projections on this database. */
+export const processes = Effect.flatMap(recordsAt([divisionId]), processesOf)
+
+interface Running {
+  readonly process: Option.Option<RunningProcess>
+  readonly isRunning: boolean
+}
+
+/** Who runs each shard of a projection. */
+const runnersNow = Effect.fnUntraced(function* (
+  { runners }: RecordsAt,
+  all: ReadonlyArray<RunningProcess>,
+  name: string
+) {
+  const now = yield* Clock.currentTimeMillis
+  const former = (yield* runners.read(runnersId(name))).value.runners.some((runner) => !isSilent(now, runner))
+  // Where two say so for a moment, the one that was heard last has taken over.
+  const byTime = all.toSorted((a, b) => a.heardAt.epochMilliseconds - b.heardAt.epochMilliseconds)
+  const byShard = new Map(
+    byTime.flatMap((process) =>
+      process.runs.flatMap(({ projectionName, shards }) =>
+        projectionName === name ? shards.map((shard) => [shard, process] as const) : []
+      )
+    )
+  )
+  return (shard: number): Running => {
+    const process = byShard.get(shard)
+    return { process: Option.fromUndefinedOr(process), isRunning: former || process?.isSilent === false }
+  }
 })
 
 interface Around {
@@ -94,9 +171,9 @@ interface Around {
 }
 
 const shardStatus = Effect.fnUntraced(function* (
-  { failure: failures, shard: shards }: Records,
+  { failure: failures, shard: shards }: RecordsAt,
   { projectionName: name, shardNumber, value: offset }: Offset,
-  isRunning: boolean,
+  { isRunning, process }: Running,
   { ageAfter, control, head }: Around
 ) {
   const { value: last } = yield* failures.read(failureId(name, shardNumber))
@@ -115,6 +192,7 @@ const shardStatus = Effect.fnUntraced(function* (
         : isRunning
           ? "running"
           : "idle",
+    process,
     failure,
     parked: own.parked.length,
     skipped: own.skipped
@@ -122,7 +200,7 @@ const shardStatus = Effect.fnUntraced(function* (
 })
 
 /**
- * The status of every projection that has run on this database and was not removed, or of the one with this name: in three
+ * The status of every projection that has run on this database and was not removed, or of the one with this name: in four
  * statements, and one more for each place in the log at which a shard is behind, at most `mostReads`.
  */
 export const survey = Effect.fnUntraced(function* (options: { readonly name?: string; readonly mostReads: number }) {
@@ -135,6 +213,7 @@ export const survey = Effect.fnUntraced(function* (options: { readonly name?: st
   if (stored.length === 0) return []
   const head = yield* events.latestVersion
   const record = yield* recordsOf(stored)
+  const processes = yield* processesOf(record)
   const known = yield* Effect.forEach(
     Map.groupBy(stored, ({ projectionName }) => projectionName),
     ([name, of]) =>
@@ -149,9 +228,9 @@ export const survey = Effect.fnUntraced(function* (options: { readonly name?: st
   return yield* Effect.forEach(
     known.filter(({ control }) => control.shards > 0),
     Effect.fnUntraced(function* ({ control, name, offsets }) {
-      const runnerOf = yield* runnersNow(record, name, control.shards)
+      const runnerOf = yield* runnersNow(record, processes, name)
       const shards = yield* Effect.forEach(offsets, (offset) =>
-        shardStatus(record, offset, runnerOf.has(offset.shardNumber), { head, control, ageAfter })
+        shardStatus(record, offset, runnerOf(offset.shardNumber), { head, control, ageAfter })
       )
       const status: ProjectionStatus = { projectionName: name, shards }
       return status

@@ -174,6 +174,15 @@ const Shop = typed({
   tags: { PriceSet: ({ product }) => [`product:${product}`], Ordered: ({ product }) => [`product:${product}`] }
 })
 
+const optedOut = Decision.make({
+  name: "never",
+  events: Shop,
+  query: () => [{ tags: ["product:none"] }],
+  initial: () => 0,
+  evolve: (count: number) => count,
+  decide: () => refuse("never")
+})
+
 const order = Decision.make({
   events: Shop,
   query: ({ product }: { readonly product: string; readonly price: number; readonly now: number }) => [
@@ -287,6 +296,97 @@ export const suite = <E>(
       })
     )
 
+    it.effect("gives back a state that has the events of its key, also if they come after it has read", () =>
+      Effect.gen(function* () {
+        const [book, key] = [fresh("book"), fresh("key")]
+        const store = yield* EventStore
+        let reads = 0
+        const context = yield* Effect.context<EventStore | Transactor>()
+        const other = Effect.provideContext(makeInvoice.execute(book, { key }), context)
+        // The same execution elsewhere is faster.
+        const slow = EventStore.of({
+          ...store,
+          readForDecision: (query) =>
+            Effect.tap(store.readForDecision(query), () => (++reads === 1 ? Effect.orDie(other) : Effect.void))
+        })
+        const { events, state } = yield* Effect.provideService(makeInvoice.execute(book, { key }), EventStore, slow)
+        assert.deepStrictEqual([events.map(({ event }) => event.number), state], [[1], 1])
+        const before = reads
+        const again = yield* Effect.provideService(makeInvoice.execute(book, { key }), EventStore, slow)
+        // It is read once where the state has them already.
+        assert.deepStrictEqual([again.events.length, again.state, reads - before], [1, 1, 1])
+      })
+    )
+
+    it.effect("gives the events of its key where it fails because of them", () =>
+      Effect.gen(function* () {
+        const [product, key] = [fresh("p"), fresh("key")]
+        let decided = 0
+        const order = Decision.make({
+          name: fresh("order"),
+          events: Shop,
+          query: () => [{ tags: [`product:${product}`] }],
+          initial: () => 0,
+          evolve: (count: number) => count + 1,
+          decide: Effect.fn(function* () {
+            if (++decided > 1) return [new Ordered({ product, price: decided })]
+            // What it looks at beside its state is changed by the same execution, which is faster elsewhere.
+            yield* other
+            return yield* refuse("ordered already")
+          })
+        })
+        const other: Effect.Effect<void, never, EventStore | Transactor> = Effect.asVoid(
+          Effect.orDie(Effect.suspend(() => order.execute({}, { key })))
+        )
+        const { events } = yield* order.execute({}, { key })
+        assert.deepStrictEqual([events.length, decided], [1, 2])
+        // Another failure is its own.
+        assert.strictEqual(yield* because(optedOut.execute({}, { key })), "never")
+      })
+    )
+
+    it.effect("fails in the caller's transaction where it was executed meanwhile, or fails for another reason", () =>
+      Effect.gen(function* () {
+        const [product, key, name] = [fresh("p"), fresh("key"), fresh("order")]
+        const shop = yield* Shop
+        let decided = 0
+        const counted = {
+          name,
+          events: Shop,
+          query: () => [{ tags: [`product:${product}`] }],
+          initial: () => 0,
+          evolve: (count: number) => count + 1
+        }
+        const ordering = (first: Effect.Effect<unknown, unknown, EventStore | Transactor>) =>
+          Decision.make({
+            ...counted,
+            decide: Effect.fn(function* () {
+              if (++decided === 1) yield* Effect.orDie(first)
+              return [new Ordered({ product: fresh("other"), price: 1 })]
+            })
+          })
+        const same = Effect.suspend(() => ordering(Effect.void).execute({}, { key }))
+        // The transaction goes on: its caller decides what becomes of what it has written for this key.
+        const kept = yield* transaction(
+          Effect.gen(function* () {
+            const error = yield* Effect.flip(ordering(same).execute({}, { key }))
+            assert.strictEqual(error._tag, "DuplicateEvent")
+            return yield* shop.append(product, new PriceSet({ product, price: 2 }))
+          })
+        )
+        assert.deepStrictEqual([kept.length, decided], [1, 2])
+        decided = 0
+        const failing = Decision.make({
+          ...counted,
+          decide: Effect.fn(function* () {
+            if (++decided === 1) yield* Effect.orDie(same)
+            return yield* refuse("no")
+          })
+        })
+        assert.strictEqual(yield* because(transaction(failing.execute({}, { key }))), "no")
+      })
+    )
+
     it.effect("is a part of the caller's transaction, and is made again there", () =>
       Effect.gen(function* () {
         const book = fresh("book")
@@ -393,6 +493,36 @@ export const suite = <E>(
         yield* Deferred.succeed(end, undefined)
         yield* Fiber.join(slow)
         assert.strictEqual((yield* Fiber.join(other)).events[0]?.event.number, 2)
+      })
+    )
+
+    it.effect("is made again in the caller's transaction on what others have committed meanwhile", () =>
+      Effect.gen(function* () {
+        const product = fresh("p")
+        const shop = yield* Shop
+        const elsewhere = yield* Effect.context<EventStore | Transactor>()
+        const states: Array<number> = []
+        const order = Decision.make({
+          events: Shop,
+          query: () => [{ tags: [`product:${product}`] }],
+          initial: () => 0,
+          evolve: (count: number) => count + 1,
+          decide: Effect.fn(function* (count) {
+            states.push(count)
+            const faster = shop.append(product, new PriceSet({ product, price: 1 }))
+            if (states.length === 1) yield* Effect.promise(() => Effect.runPromiseWith(elsewhere)(faster))
+            return [new Ordered({ product, price: count })]
+          })
+        })
+        const noted = fresh("noted")
+        yield* transaction(
+          Effect.andThen(shop.append(noted, new PriceSet({ product: noted, price: 1 })), order.execute({}))
+        )
+        assert.deepStrictEqual(states, [0, 1])
+        assert.lengthOf(yield* shop.loadByAggregate(noted), 1)
+        states.length = 0
+        const failed = transaction(order.execute({}, { retry: Schedule.recurs(0) }))
+        assert.instanceOf(yield* Effect.flip(failed), ConditionFailed)
       })
     )
   })

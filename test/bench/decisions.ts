@@ -92,6 +92,47 @@ const hot = Effect.gen(function* () {
   }
 })
 
+/** How rarely a decision changes what all of them decide upon: each change overtakes those that are under way. */
+const changesOneIn = 130
+
+/**
+ * 16 fibers decide upon the changes of one thing, and nearly all of them write something else about it. About one decision in
+ * ten is overtaken.
+ */
+const hotTenth = Effect.gen(function* () {
+  const events = yield* EventStore.EventStore
+  const sql = yield* PgClient.PgClient
+  yield* sql`CREATE TABLE IF NOT EXISTS bench_hot_tenth (id BIGSERIAL PRIMARY KEY, tag TEXT NOT NULL, kind TEXT NOT NULL)`
+  yield* sql`CREATE INDEX IF NOT EXISTS bench_hot_tenth_kind ON bench_hot_tenth (tag, kind)`
+  const kindOf = (index: bigint) => (index % BigInt(changesOneIn) === 0n ? "Changed" : "Deposited")
+  const decide = (tag: string, fiber: number, index: bigint) =>
+    Effect.gen(function* () {
+      const { condition } = yield* events.readForDecision([{ tags: [tag], eventTypes: ["Changed"] }])
+      return yield* events.append({ ...tagged(fiber, tag), eventType: kindOf(index) }, { condition })
+    }).pipe(Effect.retry({ schedule: backoff, while: ({ _tag }) => _tag === "ConditionFailed" }))
+  const serially = (tag: string, index: bigint) =>
+    Effect.gen(function* () {
+      yield* sql`SELECT id FROM bench_hot_tenth WHERE tag = ${tag} AND kind = 'Changed'`
+      yield* sql`INSERT INTO bench_hot_tenth (tag, kind) VALUES (${tag}, ${kindOf(index)})`
+    }).pipe(
+      sql.withTransaction,
+      Effect.provideService(SqlClient.BeginTransaction, "BEGIN ISOLATION LEVEL SERIALIZABLE"),
+      Effect.retry(backoff)
+    )
+  // The fibers come to their changes one after the other.
+  const place = (fiber: number, index: bigint) => index * 16n + BigInt(fiber)
+  return {
+    strata: (operations: number) => {
+      const tag = `hot:${crypto.randomUUID()}`
+      return fibers(16, (fiber, index) => decide(tag, fiber, place(fiber, index)))(operations)
+    },
+    other: (operations: number) => {
+      const tag = `hot:${crypto.randomUUID()}`
+      return fibers(16, (fiber, index) => serially(tag, place(fiber, index)))(operations)
+    }
+  }
+})
+
 const unit = "events/s"
 
 export const figures: ReadonlyArray<Figure> = [
@@ -126,5 +167,13 @@ export const figures: ReadonlyArray<Figure> = [
     unit: "decisions/s",
     conditions: "16 fibers, one tag, retried after 2 ms and more",
     sides: hot
+  },
+  {
+    name: "decide/hot-tenth",
+    operations: 1_600,
+    otherName: "SERIALIZABLE",
+    unit: "decisions/s",
+    conditions: "16 fibers, one tag, one in ten overtaken, retried after 2 ms and more",
+    sides: hotTenth
   }
 ]

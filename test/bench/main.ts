@@ -1,12 +1,4 @@
-/**
- * What the stores cost, measured against the bare driver.
- *
- * `npm run bench -- [--only NAME] [--quick] [--peers] [--url DSN] [--compare FILE] [--json FILE] [--chart FILE] [--markdown FILE]`
- *
- * `--only` takes the figures with that name, or else those whose names contain it. `--peers` installs what others have built
- * for the same purpose, and measures it, too. `--compare` takes a file of `--json`, and refuses it at once if that run took
- * place under other settings.
- */
+/** What the stores cost, measured against the bare driver: `npm run bench -- --help` says how to run it. */
 import { NodeRuntime } from "@effect/platform-node"
 import { PgClient } from "@effect/sql-pg"
 import { Console, Effect, Layer, Redacted, Schema } from "effect"
@@ -37,15 +29,33 @@ import * as Subscriptions from "./subscriptions.ts"
 import * as Typed from "./typed.ts"
 import * as Writers from "./writers.ts"
 
+const usage = `What the stores cost, measured against the bare driver, in alternating rounds.
+
+npm run bench -- [FLAGS]
+
+  --only NAME      the figures with this name, or else those whose names contain it
+  --quick          less of each: takes less than a minute without --peers
+  --peers          installs what others have built for the same purpose, and measures it, too
+  --url DSN        this server instead of that of the tests
+  --json FILE      writes what was measured to this file
+  --compare FILE   says which ratios have changed since --json has written this file; refuses other settings
+  --help           shows this
+
+npm run measure    measures everything with --peers into test/bench/results.json, then:
+npm run figures    makes the figures, tables and pictures of the guides of that file; -- --results FILE --into DIR
+                   takes another file, and writes into another directory
+
+The figures:
+`
+
 const { values: options } = parseArgs({
   options: {
+    help: { type: "boolean", default: false },
     only: { type: "string" },
     quick: { type: "boolean", default: false },
     url: { type: "string" },
     compare: { type: "string" },
     json: { type: "string" },
-    chart: { type: "string" },
-    markdown: { type: "string" },
     peers: { type: "boolean", default: false }
   }
 })
@@ -90,17 +100,14 @@ const read = (file: string) =>
     Effect.mapError(() => new Refused({ message: `${file} is no file that --json has written` }))
   )
 
-const write = (file: string | undefined, text: string | undefined) =>
-  file === undefined || text === undefined ? Effect.void : Effect.promise(() => writeFile(file, text))
+const write = (file: string | undefined, text: string) =>
+  file === undefined ? Effect.void : Effect.promise(() => writeFile(file, text))
 
 const program = Effect.gen(function* () {
   const { only, compare: file } = options
   const named = all.filter(({ name }) => name === only)
   const figures = named.length > 0 ? named : all.filter(({ name }) => name.includes(only ?? ""))
   if (figures.length === 0) yield* new Refused({ message: `No figure is called ${only}` })
-  if (options.chart !== undefined && !figures.some(({ name }) => Writers.writersOf(name) !== undefined)) {
-    yield* new Refused({ message: "The chart is made of append/writers, which are not among these figures" })
-  }
   const earlier = file === undefined ? undefined : yield* read(file)
 
   const server = options.url === undefined ? yield* acquire : { url: options.url, description: "--url" }
@@ -130,8 +137,6 @@ const program = Effect.gen(function* () {
 
     const report: Report = { library, settings, measurements }
     yield* write(options.json, yield* Schema.encodeEffect(ReportFile)(report))
-    yield* write(options.markdown, Printing.markdown(report))
-    yield* write(options.chart, Printing.writersChart(report))
     if (earlier !== undefined) {
       yield* Console.log(`\nRatios then (${earlier.library}) and now (${library}):`)
       for (const change of yield* changes(earlier, report)) yield* Console.log(Printing.change(change))
@@ -139,4 +144,6 @@ const program = Effect.gen(function* () {
   }).pipe(Effect.provide(Layer.provideMerge(Layer.merge(Postgres.layer({ schema }), Built.layer), client)))
 })
 
-NodeRuntime.runMain(Effect.scoped(program))
+const help = Console.log(`${usage}${all.map(({ name }) => `  ${name}`).join("\n")}`)
+
+NodeRuntime.runMain(options.help ? help : Effect.scoped(program))

@@ -3,10 +3,10 @@ import { chart } from "./chart.ts"
 import type { Change, Measurement, Report, Settings } from "./report.ts"
 import { writersOf } from "./writers.ts"
 
-const amount = (value: number): string =>
+export const amount = (value: number): string =>
   value < 100 && !Number.isInteger(value) ? value.toFixed(2) : Math.round(value).toLocaleString("en")
 
-const factor = (value: number): string => (value < 0.1 ? value.toPrecision(2) : value.toFixed(2))
+export const factor = (value: number): string => (value < 0.1 ? value.toPrecision(2) : value.toFixed(2))
 
 const columns = (cells: ReadonlyArray<string>) =>
   [
@@ -35,11 +35,12 @@ export const change = ({ earlier, name, now, verdict }: Change): string =>
   columns([name, factor(earlier), factor(now), "", "", verdict])
 
 /** Where a report comes from, in one line. */
-const origin = ({ settings }: Report): string =>
+export const origin = ({ settings }: Report): string =>
   `${settings["machine"]}; PostgreSQL ${settings["server_version"]}, fsync ${settings["fsync"]}, synchronous_commit ${settings["synchronous_commit"]}; Node ${settings["node"]}`
 
 /** What the guide tells. The writers are in its chart. */
 const told = [
+  /^decide\//,
   /^append\/(1|256|batch-1000|with-10+-subscribers|size-(100k|5m))$/,
   /^read\/(catch-up-1m|size-(100k|5m))$/,
   /^subscribe\/(latency-|1000-p99$)/,
@@ -51,17 +52,24 @@ const told = [
   /^(memory|start|size)\//
 ]
 
-/** The table of the guide. */
-export const markdown = (report: Report): string =>
+/** Whether a figure is in the table of the guide. */
+export const isTold = ({ name }: Measurement): boolean => told.some((pattern) => pattern.test(name))
+
+/** A table in Markdown. */
+export const table = (measurements: ReadonlyArray<Measurement>): string =>
   [
     "| figure | Strata | other | ratio | min-max | |",
     "|---|--:|--:|--:|--:|---|",
-    ...report.measurements
-      .filter(({ name }) => told.some((pattern) => pattern.test(name)))
-      .map((measurement) => {
-        const [name = "", ...cells] = cellsOf(measurement)
-        return `| ${[`\`${name}\``, ...cells].join(" | ")} |`
-      }),
+    ...measurements.map((measurement) => {
+      const [name = "", ...cells] = cellsOf(measurement)
+      return `| ${[`\`${name}\``, ...cells].join(" | ")} |`
+    })
+  ].join("\n")
+
+/** The table of the guide. */
+export const markdown = (report: Report): string =>
+  [
+    table(report.measurements.filter(isTold)),
     "",
     `${origin(report)}; effect ${report.settings["effect"]}, ${report.settings["driver"]}; Strata ${report.library}; ${report.settings["mode"]} run.`,
     ""

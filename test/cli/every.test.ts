@@ -64,6 +64,7 @@ const uses = (file: string): ReadonlyArray<Use> => [
   { path: "spool preview", args: ["fixed", "--attempts", "1"], says: /^ +1 +15m +15m$/m },
   { path: "projections list", says: /^balances +2 +idle /m },
   { path: "projections status", args: ["balances"], says: /^ +1 +idle /m },
+  { path: "projections processes", says: /^(no process runs a projection)?$/m },
   { path: "projections parked", args: ["balances"], says: /^bert +2 +Paid .*Error: no account bert/m },
   { path: "projections retry", args: ["balances", "--timeout", "10ms"], says: /^bert +waiting/m, status: 1 },
   { path: "projections skipped", args: ["balances"], says: /^(nothing was skipped)?$/m },
@@ -82,6 +83,7 @@ const uses = (file: string): ReadonlyArray<Use> => [
     says: /^"balances" has read this log: there is nothing to accept$/m
   },
   { path: "projections remove", args: ["balances", yes], says: /^"balances" is removed$/m },
+  { path: "console", args: ["--port", "0"], says: /^The console, which only reads, is at http:/m, status: 130 },
   { path: "status", says: /^tail +nobody is appending$/m },
   { path: "doctor", says: /^ok +triggers +no foreign triggers$/m }
 ]

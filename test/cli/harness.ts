@@ -48,6 +48,8 @@ export interface Running {
 /** A command that runs as a process of its own. */
 export interface RunningProcess extends Running {
   readonly child: ChildProcess
+  /** What it has written to stdout so far. */
+  readonly written: () => string
   readonly type: (text: string) => Effect.Effect<void>
 }
 
@@ -93,6 +95,7 @@ const makeTranscript = () => {
       wake()
     },
     isRunning: () => status === undefined,
+    written: () => text.stdout,
     says: (wanted: string | RegExp) =>
       until(() => {
         const all = text.stdout + text.stderr
@@ -150,7 +153,7 @@ export const strata = (args: ReadonlyArray<string>, options: Options = {}) =>
 export const launch = (argv: ReadonlyArray<string>, options: Options) =>
   Effect.acquireRelease(
     Effect.sync((): RunningProcess => {
-      const { add, end, ended, isRunning, says } = makeTranscript()
+      const { add, end, ended, isRunning, says, written } = makeTranscript()
       const [program = "", ...args] = argv
       const child = spawn(program, args, { env: environmentOf(options), stdio: ["pipe", "pipe", "pipe"] })
       for (const name of ["stdout", "stderr"] as const) {
@@ -164,6 +167,7 @@ export const launch = (argv: ReadonlyArray<string>, options: Options) =>
         says,
         ended,
         isRunning,
+        written,
         interrupt: Effect.sync(() => void child.kill("SIGINT")),
         type: (input) => Effect.sync(() => void child.stdin.write(input))
       }

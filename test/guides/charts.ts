@@ -1,38 +1,13 @@
-/**
- * The pictures of the guide to measurements that are made of its table: `node test/guides/charts.ts` draws them anew.
- * `readme.test.ts` holds them against the table.
- */
-import { readFileSync, writeFileSync } from "node:fs"
+/** The pictures of the guide to measurements that are made of the results of the bench, beside that of the writers. */
+import { amount, factor, isTold, origin } from "../bench/printing.ts"
+import type { Measurement, Report } from "../bench/report.ts"
 
-/** A row of the table. */
-interface Figure {
-  readonly name: string
-  readonly strata: number
-  readonly other: number
-  readonly ratio: number
-  readonly lowest: number
-  readonly highest: number
-  /** The unit, how it was measured, and against what. */
-  readonly says: string
-}
-
-const number = (text: string) => Number(text.replaceAll(",", ""))
-
-const figuresIn = (markdown: string): ReadonlyArray<Figure> =>
-  [...markdown.matchAll(/^\| `([^`]+)` \| ([\d.,]+) \| ([\d.,]+) \| ([\d.]+) \| ([\d.]+)-([\d.]+) \| (.*) \|$/gm)].map(
-    ([, name = "", strata = "", other = "", ratio = "", lowest = "", highest = "", says = ""]) => ({
-      name,
-      strata: number(strata),
-      other: number(other),
-      ratio: Number(ratio),
-      lowest: Number(lowest),
-      highest: Number(highest),
-      says
-    })
+/** Rates beside the bare driver. */
+export const ratiosIn = (report: Report): ReadonlyArray<Measurement> =>
+  report.measurements.filter(
+    (measurement) =>
+      isTold(measurement) && measurement.unit.endsWith("/s") && measurement.otherName.startsWith("bare driver")
   )
-
-/** Where it was measured: the line below the table. */
-const originIn = (markdown: string) => /^(\d+ x [^;]+; PostgreSQL [^;]+); Node/m.exec(markdown)?.[1] ?? ""
 
 const escape = (text: string) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;")
 
@@ -57,10 +32,8 @@ const picture = (height: number, title: string, subtitle: string, parts: Readonl
   ].join("\n")
 
 /** How fast Strata is beside the bare driver: the median of the ratios, and the lowest and the highest. */
-const ratios = (markdown: string): string => {
-  const rows = figuresIn(markdown).filter(
-    ({ name, says }) => says.includes("/s, ") && says.includes("against the bare driver") && !name.startsWith("size/")
-  )
+const ratios = (report: Report): string => {
+  const rows = ratiosIn(report)
   const ticks = [0.25, 0.5, 1, 2, 4, 8, 16, 32]
   const [first = 1, last = 2] = [ticks[0], ticks.at(-1)]
   const right = width - 84
@@ -70,23 +43,23 @@ const ratios = (markdown: string): string => {
     `<line x1="${x(tick).toFixed(1)}" x2="${x(tick).toFixed(1)}" y1="${top - 8}" y2="${bottom}" stroke="${tick === 1 ? "#57606a" : "#d8dee4"}"/>`,
     text(x(tick), bottom + 20, tick === 1 ? "as fast" : `${tick} x`, 'text-anchor="middle" font-size="12"')
   ])
-  const drawn = rows.flatMap(({ highest, lowest, name, ratio }, index) => {
+  const drawn = rows.flatMap(({ max, min, name, ratio }, index) => {
     const y = top + index * rowHeight + rowHeight / 2
     const colour = ratio < 1 ? "#bc4c00" : "#0969da"
     return [
       text(left - 14, y + 4, name, 'text-anchor="end" fill="#1f2328"'),
-      `<line x1="${x(lowest).toFixed(1)}" x2="${x(highest).toFixed(1)}" y1="${y}" y2="${y}" stroke="${colour}" stroke-width="3" stroke-opacity="0.35" stroke-linecap="round"/>`,
+      `<line x1="${x(min).toFixed(1)}" x2="${x(max).toFixed(1)}" y1="${y}" y2="${y}" stroke="${colour}" stroke-width="3" stroke-opacity="0.35" stroke-linecap="round"/>`,
       `<circle cx="${x(ratio).toFixed(1)}" cy="${y}" r="5" fill="${colour}"/>`,
-      text(width - 24, y + 4, `${ratio} x`, `text-anchor="end" fill="${colour}" font-weight="600"`)
+      text(width - 24, y + 4, `${factor(ratio)} x`, `text-anchor="end" fill="${colour}" font-weight="600"`)
     ]
   })
   const title = "Rates beside the bare driver: the median, and the range of all rounds"
-  return picture(bottom + 40, title, originIn(markdown), [...grid, ...drawn])
+  return picture(bottom + 40, title, origin(report), [...grid, ...drawn])
 }
 
 /** How long until it is there: of an event at a subscriber and at a read model, of a message at its handler. */
-const latencies = (markdown: string): string => {
-  const rows = figuresIn(markdown).filter(({ name }) => /^(?:subscribe|projection|spool)\/.*p\d+(?:\.\d)?$/.test(name))
+const latencies = (report: Report): string => {
+  const rows = report.measurements.filter(({ name }) => /^(?:subscribe|projection|spool)\/.*p\d+(?:\.\d)?$/.test(name))
   const right = width - 84
   const longest = Math.max(...rows.map(({ strata }) => strata))
   const x = (millis: number) => left + (millis / longest) * (right - left)
@@ -97,7 +70,7 @@ const latencies = (markdown: string): string => {
       text(left - 14, y + 15, name, 'text-anchor="end" fill="#1f2328"'),
       `<rect x="${left}" y="${y}" width="${(x(strata) - left).toFixed(1)}" height="12" rx="2" fill="#0969da"/>`,
       `<rect x="${left}" y="${y + 14}" width="${(x(other) - left).toFixed(1)}" height="7" rx="2" fill="#afb8c1"/>`,
-      text(x(strata) + 8, y + 11, `${strata} ms`, 'fill="#0969da" font-weight="600"')
+      text(x(strata) + 8, y + 11, `${amount(strata)} ms`, 'fill="#0969da" font-weight="600"')
     ]
   })
   const bottom = top + rows.length * height
@@ -107,18 +80,11 @@ const latencies = (markdown: string): string => {
     `<rect x="${left + 230}" y="${bottom + 9}" width="12" height="7" rx="2" fill="#afb8c1"/>`,
     text(left + 250, bottom + 17, "of which the append, or the enqueue")
   ]
-  return picture(bottom + 36, "How long until it is there", originIn(markdown), [...drawn, ...key])
+  return picture(bottom + 36, "How long until it is there", origin(report), [...drawn, ...key])
 }
 
 /** The pictures by their names. */
-export const charts = (markdown: string): ReadonlyArray<readonly [file: string, svg: string]> => [
-  ["ratios.svg", ratios(markdown)],
-  ["latencies.svg", latencies(markdown)]
+export const charts = (report: Report): ReadonlyArray<readonly [file: string, svg: string]> => [
+  ["ratios.svg", ratios(report)],
+  ["latencies.svg", latencies(report)]
 ]
-
-if (import.meta.main) {
-  const folder = new URL("../../resources/guides/", import.meta.url)
-  for (const [file, svg] of charts(readFileSync(new URL("measurements.md", folder), "utf8"))) {
-    writeFileSync(new URL(file, folder), svg)
-  }
-}

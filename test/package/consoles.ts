@@ -33,6 +33,7 @@ const masks: ReadonlyArray<readonly [RegExp, string]> = [
   [/\bdatabase \w+, role \w+/g, "database <name>, role <name>"],
   [/\bsystem \d+, timeline \d+/g, "system <id>, timeline <n>"],
   [/\b(pid|process) \d+/g, "$1 <pid>"],
+  [/\bpg_terminate_backend\(\d+\)/g, "pg_terminate_backend(<pid>)"],
   [/migration \d+, this version knows none above \d+/g, "migration <n>, this version knows none above <n>"],
   [/[\d,]+ events of (\d+) writers, [\d,]+ versions/g, "<n> events of $1 writers, <n> versions"],
   // The tests' server has no fsync, which is a problem, and others may be connected to it.

@@ -28,11 +28,13 @@ const upToPostgres = [
   ...upToWakeups,
   "postgres/connecting",
   "postgres/events",
+  "postgres/offsets",
   "postgres/states",
   "postgres/spool",
   "postgres"
 ]
 const upToConcepts = [...upToContracts, "Supervisor", "Entity", "Decision", "Projection", "Spool", "health", "Health"]
+const upToConsole = [...upToPostgres, ...upToConcepts, "projection", "console/api"]
 const upToConnection = [...upToPostgres, ...upToConcepts, "protobuf", "cli/arguments", "cli/terminal", "cli/connection"]
 
 const effect = ["effect"]
@@ -68,17 +70,22 @@ const rules: ReadonlyMap<string, Rule> = new Map<string, Rule>([
   ["health", { rooms: [...upToContracts, "projection"], packages: effect }],
   ["Health", { rooms: [...upToContracts, "projection", "health", "Supervisor"], packages: effect }],
   ["index", { rooms: upToConcepts, packages: [] }],
+  ["cluster", { rooms: [], packages: ["effect", "@effect/platform-node"] }],
   ["protobuf", { rooms: upToContracts, packages: ["effect", "@bufbuild/protobuf"] }],
   ["memory", { rooms: upToContracts, packages: effect }],
   ["postgres/connecting", { rooms: [], packages: driver }],
   ["postgres/database", { rooms: [...upToContracts, "postgres/connecting"], packages: driver }],
   ["postgres/wakeups", { rooms: [...upToContracts, "postgres/database"], packages: driver }],
   ["postgres/events", { rooms: upToWakeups, packages: driver }],
+  ["postgres/offsets", { rooms: upToWakeups, packages: driver }],
   ["postgres/states", { rooms: upToWakeups, packages: driver }],
   ["postgres/spool", { rooms: upToWakeups, packages: driver }],
   ["postgres", { rooms: upToPostgres, packages: driver }],
   ["pglite", { rooms: upToPostgres, packages: [...driver, "@electric-sql/pglite"] }],
   ["testing", { rooms: upToConcepts, packages: ["effect", "@effect/vitest"] }],
+  ["console/api", { rooms: [], packages: effect }],
+  ["console/page", { rooms: ["console/api"], packages: ["preact", "uplot"] }],
+  ["console", { rooms: upToConsole, packages: driver }],
   ["cli/arguments", { rooms: upToPostgres, packages: command }],
   ["cli/terminal", { rooms: [...upToPostgres, "cli/arguments"], packages: command }],
   ["cli/transfer", { rooms: [...upToPostgres, "cli/arguments", "cli/terminal"], packages: command }],
@@ -87,14 +94,15 @@ const rules: ReadonlyMap<string, Rule> = new Map<string, Rule>([
   ["cli/commands/events", { rooms: [...upToConnection, "cli/transfer"], packages: command }],
   [
     "cli/commands",
-    { rooms: [...upToConnection, "cli/doctor", "cli/transfer", "cli/commands/events"], packages: command }
+    { rooms: [...upToConnection, "console", "cli/doctor", "cli/transfer", "cli/commands/events"], packages: command }
   ],
   ["cli", { rooms: [...upToConnection, "cli/commands", "cli/commands/events"], packages: command }]
 ])
 
 /** The room that a file belongs to: the nearest one with a rule. Its path is relative to `src`. */
 const roomOf = (file: string): string => {
-  for (let path = file.replace(/\.ts$/, ""); path !== "."; path = posix.dirname(path)) if (rules.has(path)) return path
+  for (let path = file.replace(/\.tsx?$/, ""); path !== "."; path = posix.dirname(path))
+    if (rules.has(path)) return path
   return file.includes("/") ? posix.dirname(file) : contracts
 }
 
@@ -146,7 +154,7 @@ const importsOf = (file: string, text: string): ReadonlyArray<Import> => {
     }
     Object.values(node).forEach(visit)
   }
-  visit(parseAst(text, { lang: "ts" }, file))
+  visit(parseAst(text, { lang: file.endsWith(".tsx") ? "tsx" : "ts" }, file))
   return found
 }
 
@@ -218,7 +226,7 @@ export const sources = (): ReadonlyMap<string, string> => {
   const src = new URL("../../src/", import.meta.url)
   const files = readdirSync(src, { recursive: true, encoding: "utf8" }).map((file) => file.replaceAll("\\", "/"))
   return new Map(
-    files.filter((file) => file.endsWith(".ts")).map((file) => [file, readFileSync(new URL(file, src), "utf8")])
+    files.filter((file) => /\.tsx?$/.test(file)).map((file) => [file, readFileSync(new URL(file, src), "utf8")])
   )
 }
 

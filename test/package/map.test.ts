@@ -9,15 +9,14 @@ const map = readFileSync(new URL("../../src/README.md", import.meta.url), "utf8"
 const tree = /```\n(src\/\n[^]*?)```/.exec(map)?.[1]?.replaceAll(/`[^`]*`/g, "") ?? ""
 
 const files = [...sources().keys()].filter((file) => !file.startsWith("testing/"))
-const names = new Set(files.map((file) => posix.basename(file, ".ts")))
+const nameOf = (file: string) => posix.basename(file).replace(/\.tsx?$/, "")
+const names = new Set(files.map(nameOf))
 
 describe("the map of src", () => {
   it("names each file", () => {
     const missing = [...names].filter((name) => name !== "index" && !new RegExp(`\\b${name}\\b`).test(tree))
     // `cli/commands` has a file for each subcommand: the map says so, and does not list them.
-    const commands = new Set(
-      files.filter((file) => file.startsWith("cli/commands/")).map((file) => posix.basename(file, ".ts"))
-    )
+    const commands = new Set(files.filter((file) => file.startsWith("cli/commands/")).map(nameOf))
     assert.deepStrictEqual(
       missing.filter((name) => !commands.has(name)),
       []

@@ -118,12 +118,14 @@ describe("the package", () => {
   })
 
   it("holds what is built, its sources with their map, the resources, and nothing else", async () => {
-    const sources = (await filesIn(join(root, "src"))).filter((file) => file.endsWith(".ts"))
-    const built = sources.flatMap((file) =>
+    const sources = (await filesIn(join(root, "src"))).filter((file) => !/\.(?:json|md)$/.test(file))
+    const compiled = sources.filter((file) => !file.startsWith("console/page/"))
+    const built = compiled.flatMap((file) =>
       [".js", ".js.map", ".d.ts", ".d.ts.map"].map((extension) => `dist/${file.replace(/\.ts$/, extension)}`)
     )
-    // What builds the site is not needed to use the package.
-    const resources = (await filesIn(join(root, "resources"))).filter((file) => !file.startsWith("site/"))
+    const page = ["icon.svg", "index.html", "licenses.txt", "page.css", "page.js"]
+    // What builds the page of the console and the site is not needed to use the package.
+    const resources = (await filesIn(join(root, "resources"))).filter((file) => !/^(?:console|site)\//.test(file))
     const examples = await filesIn(join(root, "test", "examples"))
     const expected = [
       "CHANGELOG.md",
@@ -132,6 +134,7 @@ describe("the package", () => {
       "README.md",
       "package.json",
       ...built,
+      ...page.map((file) => `dist/console/page/${file}`),
       ...sources.map((file) => `src/${file}`),
       "src/README.md",
       ...resources.map((file) => `resources/${file}`),

@@ -68,7 +68,7 @@ const interpret = (url: string, schema: string, path: string, names: Names) => {
   const statements = text
     .join("\n")
     .replaceAll(
-      /--.*|:'(\w+)'|'[^']*'|(\$\w*\$)[^]*?\2|:"(\w+)"/g,
+      /--.*|:'(\w+)'|'[^']*'|(\$\w*\$)[^]*?\2|(?<!:):"(\w+)"/g,
       (found: string, text: string | undefined, _, name: string | undefined) => {
         const mark = text === undefined ? `"` : `'`
         const variable = text ?? name

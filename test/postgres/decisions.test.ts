@@ -57,6 +57,22 @@ describe("the mark of a condition", () => {
     })
   )
 
+  it.live("rises with the log, also where no condition has anything above it", () =>
+    Effect.gen(function* () {
+      const { events } = yield* serveEvents()
+      yield* events.append(numbers(40).map((n) => tagged(`a${n}`, "hot")))
+      // The check of such a condition looks at all events of the tag above the mark.
+      yield* Effect.repeat(
+        Effect.delay(events.readForDecision([{ tags: ["hot"], eventTypes: ["Other"] }]), "10 millis"),
+        {
+          until: ({ condition }) => condition.decided.mark === 40n
+        }
+      ).pipe(
+        Effect.timeoutOrElse({ duration: "1 minute", orElse: () => Effect.die(new Error("the mark does not rise")) })
+      )
+    })
+  )
+
   it.live("is older than the snapshot that reads the matches, also where a younger one is found meanwhile", () =>
     Effect.gen(function* () {
       const served = yield* serveEvents()
@@ -175,6 +191,28 @@ describe("the locks of conditions", () => {
         yield* Fiber.join(after)
       }
     })
+  )
+
+  it.live(
+    "are that of the whole log for an item without tags: it waits for every append, and every append for it",
+    () =>
+      Effect.gen(function* () {
+        const { applicationName, events, withTransaction } = yield* serveEvents()
+        for (const items of [[{}], [{ tags: ["t"] }, { eventTypes: ["Happened"] }]]) {
+          const first = yield* events.readForDecision(items)
+          const writer = yield* open(withTransaction, events.append(event("writer")))
+          const overtaken = yield* Effect.forkChild(Effect.flip(appendIf(events, first.condition, "u")))
+          yield* untilBlocked(1, applicationName)
+          yield* writer.commit
+          assert.instanceOf(yield* Fiber.join(overtaken), EventStore.ConditionFailed)
+          const second = yield* events.readForDecision(items)
+          const decider = yield* open(withTransaction, appendIf(events, second.condition, "u"))
+          const later = yield* Effect.forkChild(events.append(event("writer")))
+          yield* untilBlocked(1, applicationName)
+          yield* decider.commit
+          yield* Fiber.join(later)
+        }
+      })
   )
 
   it.live("take the coarse lock where the tags of a condition are too many, and count with all others", () =>

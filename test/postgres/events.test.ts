@@ -9,9 +9,13 @@ import { postgresUrl } from "../support/database.ts"
 import { event, goSyncKit, plainInsert, serveEvents, session } from "./events.harness.ts"
 import { execute, failsWith, freshRole, freshSchema, query, shape } from "./harness.ts"
 
-const files = ["0002_events.sql", "0034_events_tags.sql", "0036_events_append.sql", "0037_events_missed.sql"].map(
-  (file) => fileURLToPath(new URL(`../../resources/postgres/${file}`, import.meta.url))
-)
+const files = [
+  "0002_events.sql",
+  "0034_events_tags.sql",
+  "0036_events_append.sql",
+  "0037_events_missed.sql",
+  "0045_events_indexes_concurrently.sql"
+].map((file) => fileURLToPath(new URL(`../../resources/postgres/${file}`, import.meta.url)))
 
 describe("the application's pool", () => {
   it.live.each([{ prepare: false }, { multiplex: true, maxConnections: 2 }, { maxConnections: 1 }])(

@@ -111,7 +111,9 @@ describe("starting at once", () => {
         [36, "events", "0036_events_append.sql"],
         [37, "events", "0037_events_missed.sql"],
         [38, "events", "0038_events_comments.sql"],
-        [45, "events", "0045_events_indexes_concurrently.sql"]
+        [45, "events", "0045_events_indexes_concurrently.sql"],
+        [46, "states_store", "0046_states_index_concurrently.sql"],
+        [47, "retryspool_messages", "0047_spool_indexes_concurrently.sql"]
       ])
     })
   )
@@ -160,7 +162,9 @@ describe("starting at once", () => {
           [36],
           [37],
           [38],
-          [45]
+          [45],
+          [46],
+          [47]
         ])
       })
   )
@@ -408,14 +412,14 @@ describe("a database of migrations 1 to 7", () => {
       schema: "public",
       options: {},
       names: ["events", "offsets_store", "states_store", "strata_messages", "retryspool_messages", "strata_migrations"],
-      run: [1, 2, 3, 4, 15, 16, 18, 20, 21, 24, 25, 26, 34, 36, 37, 38, 45]
+      run: [1, 2, 3, 4, 15, 16, 18, 20, 21, 24, 25, 26, 34, 36, 37, 38, 45, 46, 47]
     },
     {
       what: "with a schema, other names and all that is optional",
       schema: "My schema",
       options: { schema: "My schema", tables, notify: "rows", index: "containment" },
       names: Object.values(tables),
-      run: [1, 2, 3, 4, 5, 6, 15, 16, 18, 20, 21, 23, 24, 25, 26, 34, 36, 37, 38, 45, 46]
+      run: [1, 2, 3, 4, 5, 6, 15, 16, 18, 20, 21, 23, 24, 25, 26, 34, 36, 37, 38, 45, 46, 47]
     }
   ] as const
 

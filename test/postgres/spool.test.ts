@@ -15,7 +15,8 @@ const files = [
   "0025_spool_lease.sql",
   "0016_messages.sql",
   "0026_messages_claim.sql",
-  "0018_spool_queues_own.sql"
+  "0018_spool_queues_own.sql",
+  "0047_spool_indexes_concurrently.sql"
 ].map((file) => fileURLToPath(new URL(`../../resources/postgres/${file}`, import.meta.url)))
 
 /** The two tables, as messages name them by their queue. */

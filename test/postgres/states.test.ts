@@ -11,9 +11,12 @@ import { postgresUrl, scratchDatabase } from "../support/database.ts"
 import { assertWhole, execute, failsWith, freshRole, freshSchema, migrate, query, serve, shape } from "./harness.ts"
 import { served, show, state } from "./states.harness.ts"
 
-const files = ["0003_states.sql", "0020_states_write.sql", "0021_states_write_many.sql"].map((file) =>
-  fileURLToPath(new URL(`../../resources/postgres/${file}`, import.meta.url))
-)
+const files = [
+  "0003_states.sql",
+  "0020_states_write.sql",
+  "0021_states_write_many.sql",
+  "0046_states_index_concurrently.sql"
+].map((file) => fileURLToPath(new URL(`../../resources/postgres/${file}`, import.meta.url)))
 
 /** The table as eGo's own DDL makes it, with rows as eGo writes them. */
 const ego = (schema: string) => [

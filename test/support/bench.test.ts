@@ -5,6 +5,7 @@ import { readFile, rm, writeFile } from "node:fs/promises"
 import { join } from "node:path"
 import * as Printing from "../bench/printing.ts"
 import { compare, differences, type Measurement, type Report, ReportFile } from "../bench/report.ts"
+import { readResults } from "../guides/figures.ts"
 import { temporaryDirectory } from "../package/project.ts"
 import { outcome, root } from "../package/run.ts"
 import { postgresUrl } from "./database.ts"
@@ -93,12 +94,68 @@ describe("what is printed of a report", () => {
   })
 })
 
+describe("npm run figures", () => {
+  it("makes documents and pictures of a file of results, and names figures that it lacks", async () => {
+    const directory = await temporaryDirectory()
+    try {
+      const figures = (results: Report) =>
+        writeFile(join(directory, "results.json"), Schema.encodeSync(ReportFile)(results)).then(() =>
+          outcome(
+            process.execPath,
+            [
+              "--conditions=@effect-strata/source",
+              join(root, "test/guides/figures.ts"),
+              "--results",
+              join(directory, "results.json"),
+              "--into",
+              directory
+            ],
+            { cwd: root }
+          )
+        )
+      const results = await readResults()
+      const decided = ["condition-1", "condition-16", "condition-256", "tags-1", "read", "hot"].map((name) =>
+        measured(0.5, { name: `decide/${name}` })
+      )
+      const ours = results.measurements.map((each) => (each.name === "append/1" ? measured(0.25) : each))
+      const peer = measured(3, { name: "pg-boss/send" })
+      const made = await figures({ ...results, measurements: [...ours, ...decided, peer] })
+      assert.strictEqual(made.status, 0, made.output)
+      const read = (file: string) => readFile(join(directory, file), "utf8")
+      const [readme, guide, picture] = [
+        await read("README.md"),
+        await read("resources.guides.measurements.md"),
+        await read("resources.guides.ratios.svg")
+      ]
+      assert.include(readme, "An append takes 4.00 times as long")
+      assert.include(guide, "An append with a condition is 0.50 times as fast")
+      assert.include(guide, "| `decide/hot` |")
+      assert.include(guide, "| `pg-boss/send` |")
+      assert.include(picture, ">0.25 x</text>")
+
+      const lacking = await figures({ ...results, measurements: [measured(1)] })
+      assert.notStrictEqual(lacking.status, 0)
+      assert.include(lacking.output, "figures are missing")
+    } finally {
+      await rm(directory, { recursive: true })
+    }
+  })
+})
+
 describe("npm run bench", () => {
   const main = join(root, "test", "bench", "main.ts")
   const bench = (...args: ReadonlyArray<string>) => {
     const all = [main, "--quick", "--only", "offset/advance-1", "--url", postgresUrl, ...args]
     return outcome(process.execPath, ["--conditions=@effect-strata/source", ...all], { cwd: root })
   }
+
+  it("says how it is run, and what it can measure", async () => {
+    const { output, status } = await bench("--help")
+    assert.strictEqual(status, 0, output)
+    for (const flag of ["--only", "--quick", "--peers", "--url", "--json", "--compare"])
+      assert.include(output, `  ${flag} `)
+    assert.include(output, "\n  decide/condition-16\n")
+  })
 
   it.live("writes what it compares, and refuses what was measured under other settings", () =>
     Effect.gen(function* () {

@@ -33,12 +33,17 @@ const runAll = (checks: ReadonlyArray<Check>) =>
     (findings) => findings.flat()
   )
 
-/** Checks the server, and, if no table is missing, the tables: otherwise their checks could only repeat which are missing. */
+/**
+ * Checks the server, and, if no table is missing or locked, the tables: otherwise their checks could only repeat which is
+ * missing, or by whom it is locked.
+ */
 const examine = Effect.gen(function* () {
   const ofServer = yield* runAll(Checks.serverChecks)
   const missing = yield* runAll([Checks.missingTables])
-  const ofTables = missing.length === 0 ? yield* runAll(Checks.tableChecks) : []
-  return [...ofServer, ...missing, ...ofTables]
+  const locked = missing.length === 0 ? yield* runAll([Checks.lockedTables]) : []
+  const inTheWay = [...missing, ...locked]
+  const ofTables = inTheWay.length === 0 ? yield* runAll(Checks.tableChecks) : []
+  return [...ofServer, ...inTheWay, ...ofTables]
 })
 
 const flags = {

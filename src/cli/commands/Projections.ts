@@ -11,6 +11,7 @@ import { confirm, yes } from "../terminal/Confirm.ts"
 import * as Output from "../terminal/Output.ts"
 import * as Progress from "../terminal/Progress.ts"
 import { watched, watchFlags } from "../terminal/Watch.ts"
+import { processColumns, processJson, whoIs } from "./Processes.ts"
 
 const name = Argument.String("name").pipe(Argument.withDescription("The name of the projection"))
 
@@ -19,6 +20,13 @@ const firstLine = (error: string): string => error.split("\n", 1).join()
 
 /** The states of a shard, the gravest one first. */
 const byGravity = ["failed", "idle", "paused", "running"] as const
+
+/** The process that runs these shards, or how many do. */
+const runBy = (shards: ReadonlyArray<Pick<Projection.ShardStatus, "process">>): string => {
+  const all = new Map(shards.flatMap(({ process }) => Option.toArray(process)).map((process) => [process.id, process]))
+  const [first] = all.values()
+  return first === undefined ? "" : all.size === 1 ? whoIs(first) : Output.count(all.size, "process")
+}
 
 interface Summary {
   readonly projectionName: string
@@ -31,6 +39,7 @@ interface Summary {
   readonly behind: Duration.Duration
   readonly parked: number
   readonly skipped: number
+  readonly runBy: string
 }
 
 const summaryOf = (projectionName: string, shards: ReadonlyArray<Projection.ShardStatus>): Summary => ({
@@ -41,7 +50,8 @@ const summaryOf = (projectionName: string, shards: ReadonlyArray<Projection.Shar
   lag: shards.reduce((highest, { lag }) => (lag > highest ? lag : highest), 0n),
   behind: shards.reduce((longest, { behind }) => Duration.max(longest, behind), Duration.zero),
   parked: shards.reduce((sum, { parked }) => sum + parked, 0),
-  skipped: shards.reduce((sum, { skipped }) => sum + skipped, 0)
+  skipped: shards.reduce((sum, { skipped }) => sum + skipped, 0),
+  runBy: runBy(shards)
 })
 
 /** The columns that a projection and each of its shards have in common. */
@@ -60,7 +70,8 @@ const summaryListing: Output.Listing<Summary> = {
   columns: [
     { title: "PROJECTION", show: ({ projectionName }) => projectionName },
     { title: "SHARDS", show: ({ shards }) => String(shards), right: true },
-    ...progressColumns
+    ...progressColumns,
+    { title: "RUN BY", show: ({ runBy }) => runBy }
   ],
   toJson: ({ behind, ...summary }) => ({ ...summary, behindMillis: Duration.toMillis(behind) }),
   nothing: "no projection has run on this database yet",
@@ -85,17 +96,37 @@ const list = Command.make("list", { ...watchFlags, ...projectionFlags }).pipe(
   Command.provide(Database.layer)
 )
 
+const processListing: Output.Listing<Projection.RunningProcess> = {
+  columns: processColumns,
+  toJson: processJson,
+  nothing: "no process runs a projection",
+  gather: true
+}
+
+const processes = Command.make("processes", watchFlags).pipe(
+  Command.withDescription(
+    "Lists the processes that run projections: where, since when, what, and when each was last heard of"
+  ),
+  Command.withExamples([{ command: "strata projections processes", description: "Who runs what" }]),
+  Command.withHandler((flags) =>
+    watched(flags, Output.list(Stream.fromIterableEffect(Projection.processes), processListing))
+  ),
+  Command.provide(Database.layer)
+)
+
 const shardListing: Output.Listing<Projection.ShardStatus> = {
   columns: [
     { title: "SHARD", show: ({ shardNumber }) => String(shardNumber), right: true },
     ...progressColumns,
+    { title: "RUN BY", show: (shard) => runBy([shard]) },
     {
       title: "LAST FAILURE",
       show: ({ failure }) => Option.match(failure, { onNone: () => "", onSome: ({ error }) => firstLine(error) })
     }
   ],
-  toJson: ({ behind, failure, ...shard }) => ({
+  toJson: ({ behind, failure, process, ...shard }) => ({
     ...shard,
+    process: Option.match(process, { onNone: () => null, onSome: processJson }),
     behindMillis: Duration.toMillis(behind),
     failure: Option.getOrNull(failure)
   }),
@@ -373,5 +404,18 @@ const retry = Command.make("retry", retryFlags).pipe(
 export const projections = Command.make("projections").pipe(
   Command.withDescription("Projections, which handle the events of the log and keep read models"),
   Command.withExamples([{ command: "strata projections status balances", description: "How far one projection is" }]),
-  Command.withSubcommands([list, status, pause, resume, reset, rebuild, remove, accept, parked, skipped, retry])
+  Command.withSubcommands([
+    list,
+    status,
+    processes,
+    pause,
+    resume,
+    reset,
+    rebuild,
+    remove,
+    accept,
+    parked,
+    skipped,
+    retry
+  ])
 )

@@ -7,15 +7,17 @@ import { qualify } from "../../postgres/database/Identifier.ts"
 import { PostgresDatabase } from "../../postgres/database/PostgresDatabase.ts"
 import * as LockHolders from "../../postgres/events/LockHolders.ts"
 import { code } from "../../postgres/spool/MessageState.ts"
-import { idPrefix } from "../../Projection.ts"
+import { idPrefix, processes as allProcesses } from "../../Projection.ts"
 import type { State } from "../../SpoolMessage.ts"
 import { Settings } from "../arguments/GlobalFlags.ts"
 import * as Database from "../connection/Database.ts"
 import { Limits, ofProjections, ofQueues } from "../doctor/HealthChecks.ts"
 import { limitsOf, projectionFlags, queueFlags, saysOf } from "../doctor/Limits.ts"
+import { withoutWaiting } from "../doctor/LockedTables.ts"
 import { CommandFailed } from "../terminal/CommandErrors.ts"
 import * as Output from "../terminal/Output.ts"
 import { watched, watchFlags } from "../terminal/Watch.ts"
+import { processColumns, processJson } from "./Processes.ts"
 
 /** How many shards fit on a screen. Those that are the furthest behind are shown. */
 const maxShards = 20
@@ -115,7 +117,8 @@ const look = Effect.gen(function* () {
   // The statistics may be older than the states.
   const states = !areMany ? few : estimated > found ? estimated : BigInt(found)
   const holders = yield* describeHolders
-  return { ...log, offsets, messages, states, areMany, holders, atMillis: yield* Clock.currentTimeMillis }
+  const processes = yield* allProcesses
+  return { ...log, offsets, processes, messages, states, areMany, holders, atMillis: yield* Clock.currentTimeMillis }
 })
 
 type Seen = Effect.Success<typeof look>
@@ -139,7 +142,18 @@ const problemColumns: Output.Listing<Problem>["columns"] = [
 ]
 
 const show = Effect.fnUntraced(function* (seen: Seen, before: Seen | undefined, problems: ReadonlyArray<Problem>) {
-  const { areMany, connections, holders, latestAt, latestVersion = 0n, messages, offsets, server, states } = seen
+  const {
+    areMany,
+    connections,
+    holders,
+    latestAt,
+    latestVersion = 0n,
+    messages,
+    offsets,
+    processes,
+    server,
+    states
+  } = seen
   const rate = eventsPerSecond(before, seen)
   const at = latestAt === null || latestAt === undefined ? null : DateTime.formatIso(latestAt)
   if (yield* Settings.json) {
@@ -153,6 +167,7 @@ const show = Effect.fnUntraced(function* (seen: Seen, before: Seen | undefined, 
       states,
       messages,
       offsets,
+      processes: processes.map(processJson),
       problems: problems.map(({ _tag, message, remedy }) => ({ problem: _tag, message, remedy }))
     })
   }
@@ -168,6 +183,7 @@ const show = Effect.fnUntraced(function* (seen: Seen, before: Seen | undefined, 
       .join(", ")
   })
   if (offsets.length > 0) yield* Output.table(shardColumns, offsets)
+  if (processes.length > 0) yield* Output.table(processColumns, processes)
   if (problems.length > 0) yield* Output.table(problemColumns, problems)
 })
 
@@ -178,7 +194,7 @@ const judgement = Effect.map(Effect.all([ofProjections(), ofQueues()]), (parts) 
 
 export const status = Command.make("status", { ...watchFlags, ...projectionFlags, ...queueFlags }).pipe(
   Command.withDescription(
-    "Shows the log, who appends to it, how far projections are behind, states and messages. Fails if something is beyond its limit"
+    "Shows the log, who appends to it, how far projections are behind, which processes run them, states and messages. Fails if something is beyond its limit"
   ),
   Command.withExamples([
     { command: "strata status", description: "Now" },
@@ -190,8 +206,7 @@ export const status = Command.make("status", { ...watchFlags, ...projectionFlags
     return watched(
       flags,
       Effect.gen(function* () {
-        const seen = yield* look
-        const problems = yield* judgement
+        const { problems, seen } = yield* withoutWaiting(Effect.all({ seen: look, problems: judgement }))
         yield* show(seen, before, problems)
         before = seen
         if (!flags.watch && problems.length > 0) {

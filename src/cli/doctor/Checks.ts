@@ -5,6 +5,7 @@ import { type Check, type Finding, type Findings, problem, type Subjects } from 
 import * as ConnectionChecks from "./ConnectionChecks.ts"
 import * as HealthChecks from "./HealthChecks.ts"
 import * as IdentityChecks from "./IdentityChecks.ts"
+import { lockedTables as locked, TablesLocked, withoutWaiting } from "./LockedTables.ts"
 import * as LogChecks from "./LogChecks.ts"
 import * as SchemaChecks from "./SchemaChecks.ts"
 import * as ServerChecks from "./ServerChecks.ts"
@@ -13,6 +14,9 @@ import * as TransactionChecks from "./TransactionChecks.ts"
 import * as TrustChecks from "./TrustChecks.ts"
 
 const check = (name: string, findings: Findings): Check => ({ name, findings })
+
+/** A check that reads tables of ours: it does not wait for those who lock them. */
+const ofTables = (name: string, findings: Findings): Check => check(name, withoutWaiting(findings))
 
 /** The server, and the way to it. */
 export const serverChecks: ReadonlyArray<Check> = [
@@ -25,31 +29,36 @@ export const serverChecks: ReadonlyArray<Check> = [
   check("transactions", TransactionChecks.longOpen),
   check("search path", TrustChecks.searchPath),
   check("owners", TrustChecks.owners),
-  check("migrations", SchemaChecks.migrations)
+  ofTables("migrations", SchemaChecks.migrations)
 ]
 
 /** Whether there are tables to look at. */
 export const missingTables: Check = check("tables", SchemaChecks.missing)
 
+/** Whether they can be looked at. */
+export const lockedTables: Check = check("locked", locked)
+
 /** What the tables are like, once there are tables. */
 export const tableChecks: ReadonlyArray<Check> = [
-  check("grants", SchemaChecks.grants),
-  check("log", IdentityChecks.identity),
-  check("sequence", LogChecks.sequence),
-  check("triggers", LogChecks.triggers),
-  check("replication", LogChecks.replication),
-  check("locks", TransactionChecks.locks),
-  check("tail", ServerChecks.onPrimary(TransactionChecks.holders)),
-  check("tables", TableChecks.sizes),
-  check("offsets", TableChecks.offsetsAhead),
-  check("spool", TableChecks.strandedMessages),
-  check("projections", HealthChecks.projections),
-  check("queues", HealthChecks.queues)
+  ofTables("grants", SchemaChecks.grants),
+  ofTables("log", IdentityChecks.identity),
+  ofTables("sequence", LogChecks.sequence),
+  ofTables("triggers", LogChecks.triggers),
+  ofTables("replication", LogChecks.replication),
+  ofTables("locks", TransactionChecks.locks),
+  ofTables("tail", ServerChecks.onPrimary(TransactionChecks.holders)),
+  ofTables("tables", TableChecks.sizes),
+  ofTables("offsets", TableChecks.offsetsAhead),
+  ofTables("spool", TableChecks.strandedMessages),
+  ofTables("projections", HealthChecks.projections),
+  ofTables("processes", HealthChecks.processes),
+  ofTables("queues", HealthChecks.queues)
 ]
 
 /** Runs a check. An error of the check itself is a problem, too: the role may not see what the check needs, for instance. */
 export const run = ({ findings }: Check): Effect.Effect<ReadonlyArray<Finding>, never, Subjects> =>
   Effect.catch(findings, (error) => {
+    if (error instanceof TablesLocked) return Effect.succeed(error.locks)
     const { message } = error instanceof StoreError ? error.reason : error
     return Effect.succeed([problem(`could not be checked: ${message}`, "see to that first")])
   })

@@ -1,14 +1,15 @@
 /** Whether projections and queues are within their limits. */
-import { Context, Effect } from "effect"
+import { Context, DateTime, Effect } from "effect"
 import type { LogReplaced } from "../../EventStore.ts"
 import type * as Health from "../../Health.ts"
 import { ofProjection, ofQueue } from "../../health/Limits.ts"
+import { inWords } from "../../health/Problem.ts"
 import type { InvalidInput } from "../../InvalidInput.ts"
 import * as Projection from "../../Projection.ts"
 import { SpoolStore } from "../../SpoolStore.ts"
 import type { StoreError } from "../../StoreError.ts"
 import * as Output from "../terminal/Output.ts"
-import { type Findings, ok, problem } from "./Check.ts"
+import { type Findings, ok, problem, warning } from "./Check.ts"
 import { isJudging, judge, saysOf } from "./Limits.ts"
 
 /** By which limits projections and queues are judged. */
@@ -44,6 +45,26 @@ export const projections: Findings = Effect.map(ofProjections(), ({ count, probl
     count === 0 ? "no projection has run yet" : `${Output.count(count, "projection")}, within the limits`
   )
 )
+
+/** Is there a process that has run projections and is silent? */
+export const processes: Findings = Effect.gen(function* () {
+  const all = yield* Projection.processes
+  const now = yield* DateTime.now
+  const silent = all.filter(({ isSilent }) => isSilent)
+  if (silent.length === 0) {
+    return ok(
+      all.length === 0 ? "no process runs a projection" : `projections run in ${Output.count(all.length, "process")}`
+    )
+  }
+  return silent.map(({ heardAt, host, name, pid, runs }) =>
+    warning(
+      `process ${pid} on ${host} ("${name}") has said nothing for ${inWords(DateTime.distance(heardAt, now))}, with shards of ` +
+        Output.count(runs.length, "projection"),
+      "if it was killed, the other processes take its shards: where there is none, start one; if it lives, see whether it is " +
+        "stopped, or reaches the server"
+    )
+  )
+})
 
 /** Could messages not be delivered, or do they wait? */
 export const queues: Findings = Effect.map(ofQueues(), ({ count, problems }) =>

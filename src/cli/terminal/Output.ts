@@ -188,7 +188,7 @@ export const done = (sentence: string, result: Readonly<Record<string, unknown>>
 
 /** A number of things, in words. */
 export const count = (number: number | bigint, thing: string): string =>
-  `${number.toLocaleString("en-US")} ${thing}${number === 1 || number === 1n ? "" : "s"}`
+  `${number.toLocaleString("en-US")} ${thing}${number === 1 || number === 1n ? "" : thing.endsWith("s") ? "es" : "s"}`
 
 const colourCodes = { red: 31, green: 32, yellow: 33 } as const
 

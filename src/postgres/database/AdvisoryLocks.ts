@@ -25,7 +25,8 @@ export const locksOf = (
   keys: Statement.Fragment,
   shared = false
 ): LockTurns.Locks => ({
-  taking: sql`SELECT ${sql.literal(`pg_catalog.pg_advisory_xact_lock${shared ? "_shared" : ""}`)}(key) FROM (${keys} OFFSET 0) AS locks`,
+  taking: sql`
+    SELECT ${sql.literal(`pg_catalog.pg_advisory_xact_lock${shared ? "_shared" : ""}`)}(key) FROM (${keys} OFFSET 0) AS locks`,
   holders: sql`
     SELECT DISTINCT
       pg_catalog.format('pid %s, role %s, application %L', held.pid, activity.usename, activity.application_name) AS text

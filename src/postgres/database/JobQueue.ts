@@ -46,7 +46,7 @@ const defaultLimits: Limits = {
   // A batch costs as much by itself as several jobs.
   undividedJobs: 32,
   // A key is a lock on the server, whose table of locks has room for some thousands.
-  batch: { jobs: 1000, keys: 200, bytes: 1_000_000 }
+  batch: { jobs: 1000, keys: 250, bytes: 1_000_000 }
 }
 
 /** A job in the queue, from its submission until its caller has left. */

@@ -64,7 +64,7 @@ export const load: Effect.Effect<ReadonlyArray<Migration>, Unexpected> = Effect.
 })
 
 /** Where psql replaces nothing, a comment or a quoted text; or else the name of a table, or of a function beside it. */
-const quotedOrName = /--.*|:'([a-z]+)'|'(?:[^']|'')*'|\$(\w*)\$[^]*?\$\2\$|:"([a-z]+)(_[a-z]+)?"/g
+const quotedOrName = /--.*|:'([a-z]+)'|'(?:[^']|'')*'|\$(\w*)\$[^]*?\$\2\$|(?<!:):"([a-z]+)(_[a-z]+)?"/g
 
 const quoteText = (text: string) => `'${text.replaceAll("'", "''")}'`
 

@@ -22,7 +22,6 @@ import {
 } from "../Records.ts"
 import { expectShards, register } from "../Registration.ts"
 import { runBy, type RunError } from "../run/ProjectionRunner.ts"
-import { evenly } from "../run/ShardDivision.ts"
 import { otherSlot, type Slot } from "../Slot.ts"
 import { change, remove, reset } from "./Operating.ts"
 import {
@@ -63,7 +62,7 @@ const adoptRecords = Effect.fnUntraced(function* (name: string, shadow: string, 
   const { value } = yield* record.shard.read(shardId(shadow, shard))
   yield* record.shard.modify(shardId(name, shard), () => value)
   const last = yield* record.lastRead.read(lastReadId(shadow, shard))
-  if (last.value.version > 0n) yield* record.lastRead.write(lastReadId(name, shard), last.value)
+  if (last.value.version > 0n) yield* record.lastRead.write(lastReadId(name, shard), last.value.version, last.value)
   const failure = yield* record.failure.read(failureId(shadow, shard))
   yield* record.failure.modify(failureId(name, shard), () => failure.value)
   for (let index = 0; index < value.skipped; index++) {
@@ -155,7 +154,7 @@ const beside = Effect.fnUntraced(function* <R, E, R2>(
   const shadow = new Settings({ ...settings, name: rebuildOf(name) })
   yield* beginBeside(settings, shadow, clear)
 
-  const run = runBy(evenly)({ ...projection, name: shadow.name, settings: shadow })
+  const run = runBy()({ ...projection, name: shadow.name, settings: shadow })
   const finish = offsetsMovedForever.pipe(
     Stream.mapEffect(() => Effect.delay(switchCopies(name, shadow.name), delayBeforeLook)),
     Stream.takeUntil((isDone) => isDone),

@@ -4,7 +4,7 @@ import { check } from "../../internal/Arguments.ts"
 import { named } from "../../internal/Named.ts"
 import { ByName } from "../Definition.ts"
 import { controlOf } from "../Records.ts"
-import { survey } from "../Survey.ts"
+import { processes as allProcesses, survey } from "../Survey.ts"
 
 /** The names of all projections that have run on this database and were not removed. */
 export const names = Stream.unwrap(
@@ -16,6 +16,9 @@ export const statuses = Effect.mapError(
   survey({ mostReads: Number.POSITIVE_INFINITY }),
   named("Projection", "statuses")
 )
+
+/** The processes that run projections on this database, with what each runs, since when, and when it was last heard of. */
+export const processes = allProcesses
 
 /** The status of each shard, in the order of their numbers. */
 export const status = Effect.fnUntraced(

@@ -25,14 +25,8 @@ export const layerCluster = <R>(projection: Projection<R>): Layer.Layer<never, n
       const take = (shard: number) => SubscriptionRef.update(own, (shards) => [...shards, shard].sort((a, b) => a - b))
       const release = (shard: number) =>
         SubscriptionRef.update(own, (shards) => shards.filter((other) => other !== shard))
-      const share = {
-        shards: SubscriptionRef.get(own),
-        changes: SubscriptionRef.changes(own),
-        refresh: Effect.void,
-        keep: Effect.never
-      }
 
-      yield* Effect.forkScoped(runBy(() => Effect.succeed(share))(projection))
+      yield* Effect.forkScoped(runBy(own)(projection))
       for (let shard = 0; shard < projection.settings.shards; shard++) {
         yield* sharding.registerSingleton(
           `strata/projection/${projection.name}/${shard}`,

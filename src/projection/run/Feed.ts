@@ -8,11 +8,14 @@
  * version that a shard has got to, and the shards that are further pass over what they have had. The reading does
  * not wait again for a shard that was left behind, until the shard keeps up.
  *
+ * Shards come and go while the others are read for. Those that come together have a reading of their own until they are nearly
+ * where the others are: so these do not wait for a shard that is far behind.
+ *
  * The store picks out the projection's events, and says how far it has passed the log between them. So the offset of a
  * projection for a rare type moves with the log: the next start does not look at the same events again, and
  * `awaitVersion` does not wait for the next event of that type.
  */
-import { Deferred, Duration, Effect, Stream } from "effect"
+import { Deferred, Duration, Effect, Queue, Stream } from "effect"
 import { type Cursor, EventStore, type Step, type StoredEvent, type Subscription } from "../../EventStore.ts"
 import { LogSetBack, type ProjectionFailed } from "../Errors.ts"
 
@@ -36,18 +39,18 @@ export class Feed {
   isBehind = false
   /** Whether the reading does not wait for the shard. */
   isSlow = false
+  /** Called when the shard has worked off its buffer after it was left behind. */
+  onEmpty: () => void = () => {}
   private readonly capacity: number
-  private readonly onEmpty: () => void
   private events: Array<StoredEvent> = []
   private progress = Deferred.makeUnsafe<void>()
   private room = Deferred.makeUnsafe<void>()
 
-  constructor({ id, version }: Cursor, capacity: number, onEmpty: () => void) {
+  constructor({ id, version }: Cursor, capacity: number) {
     this.upTo = version
     this.id = id
     this.taken = { events: [], upTo: version, id }
     this.capacity = capacity
-    this.onEmpty = onEmpty
   }
 
   put(event: StoredEvent): void {
@@ -116,37 +119,64 @@ export class Feed {
   }
 }
 
-/**
- * The feeds of the shards, and the reading that fills them for ever with the events that the filter describes. `shardOf`
- * says which shard an event belongs to, if any, or why that cannot be told: the reading ends with it.
- */
-export const make = (
-  starts: ReadonlyMap<number, Cursor>,
-  capacity: number,
-  filter: Pick<Subscription, "aggregateIds" | "eventTypes">,
-  shardOf: (event: StoredEvent) => number | ProjectionFailed | undefined
-) => {
-  let restart = Deferred.makeUnsafe<void>()
-  const feeds = new Map(
-    [...starts].map(([shard, after]) => [
-      shard,
-      new Feed(after, capacity, () => Deferred.doneUnsafe(restart, Effect.void))
-    ])
-  )
-  const all = [...feeds.values()]
+/** How many versions shards may be behind the others when they join the reading of these. */
+const mostVersionsToJoin = 1000n
 
-  const waitFor = (feed: Feed) =>
-    Effect.map(Effect.timeoutOption(feed.untilRoom, feed.isSlow ? Duration.zero : longestWaitForRoom), () => {
+/** What is read for all shards of a projection. */
+export interface Source {
+  /** How many events a buffer holds before the reading waits for room. */
+  readonly capacity: number
+  readonly filter: Pick<Subscription, "aggregateIds" | "eventTypes">
+  /** Which shard an event belongs to, if any, or why that cannot be told: the reading ends with it. */
+  readonly shardOf: (event: StoredEvent) => number | ProjectionFailed | undefined
+}
+
+/** One pass over the log, for some shards. */
+class Reading {
+  readonly feeds = new Map<number, Feed>()
+  /** Called after each step. */
+  onStep: () => void = () => {}
+  private restart = Deferred.makeUnsafe<void>()
+  private readonly source: Source
+
+  constructor(source: Source) {
+    this.source = source
+  }
+
+  /** Begins again from the lowest cursor. */
+  readonly again = (): void => {
+    Deferred.doneUnsafe(this.restart, Effect.void)
+  }
+
+  take(shard: number, feed: Feed): void {
+    feed.onEmpty = this.again
+    this.feeds.set(shard, feed)
+  }
+
+  /** How far the log has been read. */
+  get upTo(): bigint {
+    return [...this.feeds.values()].reduce((highest, { upTo }) => (upTo > highest ? upTo : highest), 0n)
+  }
+
+  /** Up to where every shard has what is its own. */
+  get lowest(): bigint {
+    return [...this.feeds.values()].reduce((lowest, { upTo }) => (upTo < lowest ? upTo : lowest), this.upTo)
+  }
+
+  private waitFor(feed: Feed): Effect.Effect<void> {
+    return Effect.map(Effect.timeoutOption(feed.untilRoom, feed.isSlow ? Duration.zero : longestWaitForRoom), () => {
       if (!feed.isFull) return
       feed.isBehind = true
       feed.isSlow = true
     })
+  }
 
-  const deliver = ({ events, upTo }: Step) =>
-    Effect.suspend(() => {
+  private deliver({ events, upTo }: Step): Effect.Effect<void, ProjectionFailed> {
+    return Effect.suspend(() => {
+      const all = [...this.feeds.values()]
       for (const event of events) {
-        const shard = shardOf(event)
-        if (typeof shard === "number") feeds.get(shard)?.put(event)
+        const shard = this.source.shardOf(event)
+        if (typeof shard === "number") this.feeds.get(shard)?.put(event)
         else if (shard !== undefined) return Effect.fail(shard)
       }
       for (const feed of all) {
@@ -161,31 +191,88 @@ export const make = (
           feed.isSlow = false
         }
       }
+      this.onStep()
       return Effect.forEach(
         all.filter((feed) => feed.isFull && !feed.isBehind),
-        waitFor,
+        (feed) => this.waitFor(feed),
         { concurrency: "unbounded", discard: true }
       )
     })
+  }
 
-  const read = EventStore.use((events) =>
+  /** Reads for ever. */
+  readonly run = EventStore.use((events) =>
     Effect.suspend(() => {
-      restart = Deferred.makeUnsafe()
+      this.restart = Deferred.makeUnsafe()
+      const all = [...this.feeds.values()]
       for (const feed of all) {
         // A shard that has not worked off its buffer yet asks for more when it has.
         if (feed.isBehind && feed.isEmpty) feed.isBehind = false
       }
       const cursors = all.filter(({ isBehind }) => !isBehind).map(({ cursor }) => cursor)
-      // All shards are behind: the first to work off its buffer says where to go on.
-      if (cursors.length === 0) return Deferred.await(restart)
+      // No shard is there, or all are behind: the first to come, or to work off its buffer, says where to go on.
+      if (cursors.length === 0) return Deferred.await(this.restart)
       const after = cursors.reduce((lowest, cursor) => (cursor.version < lowest.version ? cursor : lowest))
-      return events.follow({ ...filter, after }).pipe(
-        Stream.interruptWhen(Deferred.await(restart)),
-        Stream.runForEach(deliver),
+      return events.follow({ ...this.source.filter, after }).pipe(
+        Stream.interruptWhen(Deferred.await(this.restart)),
+        Stream.runForEach((step) => this.deliver(step)),
         Effect.catchTag("LogReplaced", (error) => Effect.fail(new LogSetBack(error)))
       )
     })
-  )
-
-  return { feeds, read: Effect.forever(read) }
+  ).pipe(Effect.forever)
 }
+
+/** The reading for the shards of a projection in this process: they come and go. */
+export const make = Effect.fnUntraced(function* (source: Source) {
+  const main = new Reading(source)
+  const coming = new Set<Reading>()
+  const arrivals = yield* Queue.unbounded<Reading>()
+
+  const isNear = (reading: Reading) => main.feeds.size === 0 || reading.lowest + mostVersionsToJoin >= main.upTo
+
+  const join = (reading: Reading) => {
+    coming.delete(reading)
+    for (const [shard, feed] of reading.feeds) main.take(shard, feed)
+    reading.feeds.clear()
+    main.again()
+  }
+
+  /** Reads for shards that have come until they are near the others. */
+  const comeNear = (reading: Reading) =>
+    Effect.suspend(() => {
+      const near = Deferred.makeUnsafe<void>()
+      reading.onStep = () => {
+        if (isNear(reading)) Deferred.doneUnsafe(near, Effect.void)
+      }
+      return Effect.andThen(
+        Effect.raceFirst(reading.run, Deferred.await(near)),
+        Effect.sync(() => join(reading))
+      )
+    })
+
+  return {
+    /** Reads for these shards, too, from these cursors on. */
+    add: (starts: ReadonlyMap<number, Cursor>): ReadonlyMap<number, Feed> => {
+      const reading = new Reading(source)
+      for (const [shard, after] of starts) reading.take(shard, new Feed(after, source.capacity))
+      const feeds = new Map(reading.feeds)
+      if (isNear(reading)) {
+        join(reading)
+      } else {
+        coming.add(reading)
+        Queue.offerUnsafe(arrivals, reading)
+      }
+      return feeds
+    },
+    /** Reads for this shard no longer. */
+    remove: (shard: number): void => {
+      for (const reading of [main, ...coming])
+        if (reading.feeds.delete(shard) && reading.feeds.size === 0) reading.again()
+    },
+    /** Reads for ever. */
+    run: Effect.all(
+      [main.run, Stream.runDrain(Stream.mapEffect(Stream.fromQueue(arrivals), comeNear, { concurrency: "unbounded" }))],
+      { concurrency: 2, discard: true }
+    )
+  }
+})

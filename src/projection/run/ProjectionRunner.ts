@@ -1,5 +1,5 @@
 /** Runs a projection in this process: the log is read once for the shards that are this process's share. */
-import { Cause, Duration, Effect, Option, Stream } from "effect"
+import { Cause, Duration, Effect, FiberMap, Option, Queue, Stream } from "effect"
 import type { State } from "../../DurableStateStore.ts"
 import type { LogReplaced } from "../../EventStore.ts"
 import { prettyOf } from "../../internal/FailureLog.ts"
@@ -11,15 +11,21 @@ import { OffsetStore } from "../../OffsetStore.ts"
 import type { StoreError } from "../../StoreError.ts"
 import { placesOf } from "../Agreement.ts"
 import { checked, type Projection, type Services, type Settings } from "../Definition.ts"
-import type { DuplicateProjection, ProjectionFailed, ShardCountMismatch, UnknownProjection } from "../Errors.ts"
-import { type Control, controlOf } from "../Records.ts"
+import {
+  type DuplicateProjection,
+  type LogSetBack,
+  type ProjectionFailed,
+  type ShardCountMismatch,
+  UnknownProjection
+} from "../Errors.ts"
+import type { Control } from "../Records.ts"
 import { addShard, register } from "../Registration.ts"
 import { runOnce } from "../Running.ts"
 import { shardOfEvent } from "../Shards.ts"
 import * as AskedRebuild from "./AskedRebuild.ts"
 import * as Feed from "./Feed.ts"
 import * as Gauges from "./Gauges.ts"
-import type { Share, ShardDivision } from "./ShardDivision.ts"
+import * as Register from "./Register.ts"
 import * as ShardRunner from "./ShardRunner.ts"
 
 /** What ends a projection, unless it is interrupted. */
@@ -32,16 +38,7 @@ export type RunError =
   | InvalidInput
   | StoreError
 
-/** What a session obeys: the session ends when its assignment has changed. */
-interface Assignment {
-  readonly control: State<Control>
-  readonly shards: ReadonlyArray<number>
-}
-
-const isSame = (a: Assignment, b: Assignment) =>
-  a.control.versionNumber === b.control.versionNumber && a.shards.join() === b.shards.join()
-
-/** The time from a wake-up to the look at what has changed: wake-ups that come together cost one look. */
+/** The time until a shard that another process has moved is looked at again, so that those two do not race for it. */
 const delayBeforeLook = Duration.millis(50)
 
 /** How many batches of events are read ahead for each shard, and how many events at least. */
@@ -74,27 +71,34 @@ const filterOf = ({ aggregateIds, eventTypes }: Settings) => ({
   ...(eventTypes === undefined ? {} : { eventTypes })
 })
 
-/** Runs the shards of the assignment, from their offsets on, until one fails. */
-const session = Effect.fnUntraced(function* <R>(
+/** The shards of a projection that run in this process, each in a fiber of its own, while they come and go. */
+const makeShards = Effect.fnUntraced(function* <R>(
   projection: Projection<R>,
   settings: Settings,
-  { control, shards }: Assignment,
-  past: Past
+  control: State<Control>,
+  past: Past,
+  register: Register.Register
 ) {
   const { batchSize, name } = settings
   const offsets = yield* OffsetStore
-  const stored = yield* Stream.runCollect(offsets.listOffsets(name))
-  const offsetOf = new Map(stored.map(({ shardNumber, value }) => [shardNumber, value]))
-  for (const shard of shards) if (!offsetOf.has(shard)) yield* addShard(name, shard)
-  const starts = yield* placesOf(name, shards, (shard) => offsetOf.get(shard) ?? 0n)
-  for (const [shard, { version }] of starts) yield* past.compare(shard, version, control.versionNumber)
-  const { feeds, read } = Feed.make(
-    starts,
-    Math.max(batchesAhead * batchSize, leastEventsAhead),
-    filterOf(settings),
-    shardOfEvent(settings, projection.shardBy)
-  )
-  const runs = [...feeds].map(([shard, feed]) =>
+  const reading = yield* Feed.make({
+    capacity: Math.max(batchesAhead * batchSize, leastEventsAhead),
+    filter: filterOf(settings),
+    shardOf: shardOfEvent(settings, projection.shardBy)
+  })
+  const running = yield* FiberMap.make<number, void, RunError | LogSetBack>()
+  const outdated = yield* Queue.unbounded<number>()
+
+  const placed = Effect.fnUntraced(function* (shards: ReadonlyArray<number>) {
+    const stored = yield* Stream.runCollect(offsets.listOffsets(name))
+    const offsetOf = new Map(stored.map(({ shardNumber, value }) => [shardNumber, value]))
+    for (const shard of shards) if (!offsetOf.has(shard)) yield* addShard(name, shard)
+    const starts = yield* placesOf(name, shards, (shard) => offsetOf.get(shard) ?? 0n)
+    for (const [shard, { version }] of starts) yield* past.compare(shard, version, control.versionNumber)
+    return starts
+  })
+
+  const run = (shard: number, feed: Feed.Feed) =>
     ShardRunner.run(
       projection,
       settings,
@@ -106,32 +110,78 @@ const session = Effect.fnUntraced(function* <R>(
         onMove: (to) => past.set(shard, to, control.versionNumber)
       },
       feed
+    ).pipe(
+      Effect.catchTag("Outdated", () => Effect.asVoid(Queue.offer(outdated, shard))),
+      Effect.ensuring(Effect.sync(() => reading.remove(shard)))
     )
-  )
-  return yield* Effect.all([read, ...runs], { concurrency: "unbounded", discard: true })
+
+  return {
+    /** Ends the shards that are not among these, and begins those that do not run yet. The others just go on. */
+    become: Effect.fnUntraced(function* (shards: ReadonlyArray<number>) {
+      const now = new Set(shards)
+      const gone = [...running].flatMap(([shard]) => (now.has(shard) ? [] : [shard]))
+      yield* Effect.forEach(gone, (shard) => FiberMap.remove(running, shard), {
+        discard: true,
+        concurrency: "unbounded"
+      })
+      const coming = shards.filter((shard) => !FiberMap.hasUnsafe(running, shard))
+      if (coming.length === 0) return
+      const starts = yield* register.beginning(placed(coming))
+      for (const [shard, feed] of reading.add(starts)) yield* FiberMap.run(running, shard, run(shard, feed))
+    }),
+    /** Shards whose offset another process has moved, or whose projection was given an order. They do not run any more. */
+    outdated: Stream.fromQueue(outdated),
+    /** Fails where the reading or a shard does. */
+    failed: Effect.raceFirst(
+      Effect.andThen(reading.run, Effect.never),
+      Effect.andThen(FiberMap.join(running), Effect.never)
+    )
+  }
 })
 
-/** One session, until its assignment has changed. A projection that is paused, or has no shard here, just waits for that. */
+/** Runs the shards that are this process's, until an order is given. */
+const session = Effect.fnUntraced(function* <R>(
+  projection: Projection<R>,
+  settings: Settings,
+  { control }: Register.Assignment,
+  membership: Register.Membership,
+  past: Past,
+  register: Register.Register
+) {
+  const shards = yield* makeShards(projection, settings, control, past, register)
+  const again = Stream.mapEffect(shards.outdated, () =>
+    Effect.andThen(Effect.delay(membership.refresh, delayBeforeLook), membership.assignment)
+  )
+  const obey = Stream.merge(membership.assignments, again).pipe(
+    Stream.filter((now) => now !== undefined),
+    Stream.takeUntil((now) => now.control.versionNumber !== control.versionNumber, { excludeLast: true }),
+    Stream.runForEach((now) => shards.become(now.shards))
+  )
+  yield* Effect.raceFirst(obey, shards.failed)
+}, Effect.scoped)
+
+/** One session. A projection that is paused just waits for the end of that. */
 const untilChanged = Effect.fnUntraced(function* <R>(
   projection: Projection<R>,
   settings: Settings,
-  share: Share,
-  past: Past
+  membership: Register.Membership,
+  past: Past,
+  register: Register.Register
 ) {
-  const offsets = yield* OffsetStore
-  const look = Effect.all({ control: controlOf(settings.name), shards: share.shards })
-  const now: Assignment = yield* look
-  const changed = Stream.mergeAll([offsets.changes, share.changes, Stream.tick(settings.heartbeat)], {
-    concurrency: "unbounded"
-  }).pipe(
-    Stream.mapEffect(() => Effect.delay(look, delayBeforeLook)),
-    Stream.filter((next) => !isSame(now, next)),
+  const [now] = yield* Stream.runCollect(Stream.take(membership.assignments, 1))
+  if (now === undefined) return
+  const { value, versionNumber } = now.control
+  if (value.shards === 0) return yield* new UnknownProjection({ projectionName: settings.name })
+  if (value.rebuildAsked === true) {
+    yield* AskedRebuild.begin(projection)
+    return yield* membership.refresh
+  }
+  if (!value.paused) return yield* session(projection, settings, now, membership, past, register)
+  yield* membership.assignments.pipe(
+    Stream.filter(({ control }) => control.versionNumber !== versionNumber),
     Stream.take(1),
     Stream.runDrain
   )
-  if (now.control.value.rebuildAsked === true) return yield* AskedRebuild.begin(projection)
-  const isResting = now.control.value.paused || now.shards.length === 0
-  yield* isResting ? changed : Effect.raceFirst(session(projection, settings, now, past), changed)
 })
 
 const waiting = ({ name }: Settings, { message }: StoreError) =>
@@ -153,13 +203,18 @@ const shortestPauseMillis = 100
 const longestPauseMillis = 1000
 
 /** Runs session after session, for ever, and waits for a database that cannot be used. */
-const runSessions = <R>(projection: Projection<R>, settings: Settings, share: Share) => {
+const runSessions = <R>(
+  projection: Projection<R>,
+  settings: Settings,
+  membership: Register.Membership,
+  register: Register.Register
+) => {
   let pause = shortestPauseMillis
   const outage = makeOutage()
   const past = makePast(settings.name)
   const round = Effect.gen(function* () {
     const began = yield* monotonicMillis
-    yield* untilChanged(projection, settings, share, past).pipe(
+    yield* untilChanged(projection, settings, membership, past, register).pipe(
       // The next session compares the offsets with the log, before anything is handled.
       Effect.catchTag("LogSetBack", ({ error }) =>
         Effect.delay(
@@ -167,7 +222,6 @@ const runSessions = <R>(projection: Projection<R>, settings: Settings, share: Sh
           delayBeforeLook
         )
       ),
-      Effect.catchTag("Outdated", () => Effect.delay(share.refresh, delayBeforeLook)),
       Effect.catchIf(
         isTransient,
         Effect.fnUntraced(function* (error) {
@@ -191,17 +245,21 @@ const endOf = (name: string, cause: Cause.Cause<RunError>): string => {
   return `projection "${name}" has ended: ${error?.message ?? prettyOf(cause)}`
 }
 
-/** Runs the shards that the division gives to this process. */
+/**
+ * Runs the shards that are this process's: those that the division of all projections among all processes gives to it, or
+ * those that something else has `placed` here.
+ */
 export const runBy =
-  (division: ShardDivision) =>
+  (placed?: Register.Joining["placed"]) =>
   <R>(projection: Projection<R>): Effect.Effect<never, RunError, R | Services> =>
     Effect.gen(function* () {
       const settings = yield* checked(projection, "run")
       yield* runOnce(settings.name)
-      yield* registered(settings)
-      const share = yield* division(settings)
+      const register = yield* Register.open
+      yield* register.beginning(registered(settings))
+      const membership = yield* register.join({ settings, ...(placed === undefined ? {} : { placed }) })
       yield* Gauges.feed
-      return yield* Effect.raceFirst(share.keep, runSessions(projection, settings, share))
+      return yield* Effect.raceFirst(membership.failed, runSessions(projection, settings, membership, register))
     }).pipe(
       Effect.scoped,
       Effect.mapError(named("Projection", "run")),

@@ -113,7 +113,9 @@ export const make = Effect.fnUntraced(function* <R>(
     Effect.flatMap(monotonicMillis, (now) => {
       recordedAt = now
       const id = start.idOf(to)
-      return id === undefined ? Effect.void : lastRead.write(lastReadId(name, shard), new LastRead({ version: to, id }))
+      return id === undefined
+        ? Effect.void
+        : lastRead.write(lastReadId(name, shard), to, new LastRead({ version: to, id }))
     })
 
   const pass = Effect.fnUntraced(function* (to: bigint) {

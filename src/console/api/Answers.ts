@@ -1,0 +1,34 @@
+/** What each path of the API takes and gives as JSON, for programs that call it without a client. */
+import type { Schema } from "effect"
+import type { HttpApi, HttpApiEndpoint, HttpApiGroup } from "effect/http-api"
+import type { Api } from "./Api.ts"
+import type { Moment as MomentSchema } from "./OverviewApi.ts"
+
+type Groups<A> = A extends HttpApi.HttpApi<infer _Id, infer G> ? G : never
+type Endpoint = HttpApiGroup.Endpoints<Groups<typeof Api>>
+type Reading = Extract<Endpoint, { readonly method: "GET" }>
+
+/** The paths that are read. */
+export type Path = Exclude<Reading["path"], "/api/live">
+
+type At<P extends Path> = Extract<Reading, { readonly path: P }>
+
+/** All schemas of the API encode to JSON by themselves, so what HTTP makes of them is what they encode to. */
+type Encoded<S> =
+  S extends Schema.toCodecJson<infer Own>
+    ? Own["Encoded"]
+    : S extends Schema.toCodecStringTree<infer Own>
+      ? Own["Encoded"]
+      : S extends Schema.Struct<infer Fields>
+        ? { readonly [K in keyof Schema.Struct.Encoded<Fields>]: Schema.Struct.Encoded<Fields>[K] }
+        : never
+
+export type Answer<P extends Path> = Encoded<HttpApiEndpoint.Success<At<P>>>
+
+/** The parameters of a path: texts, by their names. */
+export type Query<P extends Path> = [HttpApiEndpoint.Query<At<P>>] extends [never]
+  ? Readonly<Record<string, never>>
+  : Encoded<HttpApiEndpoint.Query<At<P>>>
+
+/** What comes of the stream at `/api/live`. */
+export type Moment = typeof MomentSchema.Encoded

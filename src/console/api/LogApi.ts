@@ -1,0 +1,71 @@
+/** The log: its pages by filters, one event, and what it has to do with others. */
+import { Schema } from "effect"
+import { HttpApiEndpoint, HttpApiGroup } from "effect/http-api"
+import { errors, JsonText, Limit, Time, Whole } from "./Fields.ts"
+
+/** An event of the log. */
+export const Event = Schema.Struct({
+  version: Whole,
+  id: Schema.String,
+  aggregateId: Schema.String,
+  eventType: Schema.String,
+  createdAt: Time,
+  data: JsonText,
+  metadata: JsonText
+})
+
+/** Which events: those that match everything that is given. */
+export const EventFilter = {
+  aggregate: Schema.optionalKey(Schema.String),
+  type: Schema.optionalKey(Schema.String),
+  tag: Schema.optionalKey(Schema.String),
+  /** JSON that the data contains. */
+  data: Schema.optionalKey(Schema.String),
+  /** JSON that the metadata contains. */
+  metadata: Schema.optionalKey(Schema.String),
+  createdAfter: Schema.optionalKey(Schema.String)
+}
+
+/** Events from the newest on. */
+export const EventPage = Schema.Struct({
+  events: Schema.Array(Event),
+  /** The page after this one has versions below this one. Null: the log was looked through to its start. */
+  before: Schema.NullOr(Whole),
+  /**
+   * Down to which version the log was looked through. A filter that no index serves is followed through a part of the log at a
+   * time, so a page can have few events, or none, although there are more.
+   */
+  lookedDownTo: Whole,
+  /** The highest version of the log. */
+  latestVersion: Whole
+})
+
+/** One event, and what it has to do with others. */
+export const EventDetail = Schema.Struct({
+  event: Event,
+  tags: Schema.Array(Schema.String),
+  /** What has caused it, if its metadata says so: an event, or a message whose id is known. */
+  causationId: Schema.NullOr(Schema.String),
+  correlationId: Schema.NullOr(Schema.String),
+  causedBy: Schema.NullOr(Event),
+  /** What it has caused, among the events that came soon after. */
+  caused: Schema.Array(Event),
+  /** Up to which version events were looked at that it may have caused. */
+  causedUpTo: Whole,
+  /** The events of its aggregate before and after it. */
+  previous: Schema.NullOr(Whole),
+  next: Schema.NullOr(Whole)
+})
+
+export class LogApi extends HttpApiGroup.make("log").add(
+  HttpApiEndpoint.get("events", "/api/events", {
+    query: { ...EventFilter, before: Schema.optionalKey(Whole), limit: Schema.optionalKey(Limit) },
+    success: EventPage,
+    error: errors
+  }),
+  HttpApiEndpoint.get("event", "/api/event", {
+    query: { version: Schema.optionalKey(Whole), id: Schema.optionalKey(Schema.String) },
+    success: EventDetail,
+    error: errors
+  })
+) {}

@@ -1,0 +1,91 @@
+/** One message: its attempts and its errors, its headers and its payload. */
+import type { Answer } from "../api/Answers.ts"
+import { useAnswer } from "./Client.ts"
+import { JsonTree } from "./JsonTree.tsx"
+import { useLive } from "./Live.ts"
+import { Badge, Bytes, Copy, FailedNote, Field, Hidden, Skeleton, Time } from "./Parts.tsx"
+import { href, queueHref } from "./Route.ts"
+
+type Detail = Answer<"/api/message">
+
+const Content = ({ detail }: { readonly detail: Detail }) => {
+  const { causationId, correlationId, headers, message, payload } = detail
+  return (
+    <>
+      <dl class="fields">
+        <Field name="State">
+          <Badge state={message.state} /> after {message.attempts} of {message.maxAttempts} attempts
+        </Field>
+        {message.state === "deferred" ? (
+          <Field name="Next attempt">
+            <Time at={message.nextRetry} /> <code class="exact">{message.nextRetry}</code>
+          </Field>
+        ) : null}
+        <Field name="Last error">
+          {message.lastError === null ? (
+            "hidden"
+          ) : message.lastError === "" ? (
+            "none"
+          ) : (
+            <pre class="error-text">{message.lastError}</pre>
+          )}
+        </Field>
+        <Field name="Queue">
+          <a href={queueHref(message.queue)}>{message.queue ?? "in no queue"}</a>
+        </Field>
+        <Field name="Id">
+          <code>{message.id}</code> <Copy text={message.id} />
+        </Field>
+        <Field name="Created">
+          <Time at={message.created} /> <code class="exact">{message.created}</code>
+        </Field>
+        <Field name="Changed">
+          <Time at={message.updated} /> <code class="exact">{message.updated}</code>
+        </Field>
+        <Field name="Priority">{message.priority}</Field>
+        <Field name="Policy">{message.retryPolicyName === "" ? "default" : message.retryPolicyName}</Field>
+        <Field name="Size">
+          <Bytes value={message.size} />
+        </Field>
+        {causationId === null ? null : (
+          <Field name="Caused by">
+            <code>{causationId}</code>
+          </Field>
+        )}
+        {correlationId === null ? null : (
+          <Field name="Belongs to">
+            <a href={href(["log"], { metadata: JSON.stringify({ correlationId }) })}>
+              <code>{correlationId}</code>
+            </a>
+          </Field>
+        )}
+      </dl>
+      {headers === null ? <Hidden /> : null}
+      {payload === null ? null : <JsonTree title="Payload" json={payload} />}
+      {headers === null || headers === "{}" ? null : <JsonTree title="Headers" json={headers} />}
+    </>
+  )
+}
+
+interface MessageViewProps {
+  readonly queue: string | null
+  readonly id: string
+  readonly close: () => void
+}
+
+export const MessageView = ({ close, id, queue }: MessageViewProps) => {
+  const { moment } = useLive()
+  const { failed, value } = useAnswer("/api/message", queue === null ? { id } : { id, queue }, moment?.queues?.at)
+  return (
+    <aside class="detail" aria-label={`Message ${id}`}>
+      <header class="detail-head">
+        <h2>Message {id}</h2>
+        <button type="button" class="button quiet" onClick={close} aria-label="Close">
+          ✕
+        </button>
+      </header>
+      {failed === undefined ? null : <FailedNote failed={failed} />}
+      {value === undefined ? failed === undefined && <Skeleton /> : <Content detail={value} />}
+    </aside>
+  )
+}

@@ -1,0 +1,215 @@
+/** The page that says at one glance whether all is well, and where it is not. */
+import type { ComponentChildren } from "preact"
+import type { Moment } from "../api/Answers.ts"
+import { rate, span, whole } from "./Format.ts"
+import { type Live, type Sample, useLive } from "./Live.ts"
+import { Badge, Empty, Whole, Panel, Skeleton, Span, Time } from "./Parts.tsx"
+import { href, projectionHref, queueHref } from "./Route.ts"
+import { Sparkline } from "./Sparkline.tsx"
+
+type Problem = Moment["problems"][number]
+
+const problemHref = ({ projection, queue }: Problem): string =>
+  projection !== null
+    ? projectionHref(projection)
+    : queue !== null
+      ? queueHref(queue === "" ? null : queue, "bounce")
+      : href(["doctor"])
+
+const Problems = ({ problems }: { readonly problems: ReadonlyArray<Problem> }) =>
+  problems.length === 0 ? (
+    <div class="note good" data-testid="all-well">
+      <strong>All is well.</strong> Projections and queues are within their limits.
+    </div>
+  ) : (
+    <ul class="problems" aria-label="Problems">
+      {problems.map((problem) => (
+        <li key={problem.message} class="note bad">
+          <a href={problemHref(problem)}>
+            <strong>{problem.message}</strong>
+          </a>
+          <span class="remedy">{problem.remedy}</span>
+        </li>
+      ))}
+    </ul>
+  )
+
+interface TileProps {
+  readonly title: string
+  readonly value: ComponentChildren
+  readonly detail: ComponentChildren
+  readonly samples: ReadonlyArray<Sample>
+  readonly of: (sample: Sample) => number
+}
+
+const Tile = ({ detail, of, samples, title, value }: TileProps) => (
+  <div class="tile">
+    <div class="tile-title">{title}</div>
+    <div class="tile-value">{value}</div>
+    <div class="tile-detail">{detail}</div>
+    <Sparkline values={samples.map(of)} label={`${title}, since this page was opened`} />
+  </div>
+)
+
+const Tiles = ({ moment, samples }: Live & { readonly moment: Moment }) => {
+  const { log, projections, queues } = moment
+  const all = projections?.all ?? []
+  const slowest = all.toSorted((a, b) => b.behindMillis - a.behindMillis)[0]
+  const sum = (of: (queue: NonNullable<typeof queues>["all"][number]) => number) =>
+    (queues?.all ?? []).reduce((total, queue) => total + of(queue), 0)
+  const oldest = Math.max(0, ...(queues?.all ?? []).map(({ oldestReadyMillis }) => oldestReadyMillis ?? 0))
+  return (
+    <div class="tiles">
+      <Tile
+        title="Events a second"
+        value={log?.rate === null || log === null ? "–" : rate(log.rate)}
+        detail={
+          log === null || log.latestAt === null ? (
+            "the log is empty"
+          ) : (
+            <>
+              up to version <Whole value={log.latestVersion} />, <Time at={log.latestAt} />
+            </>
+          )
+        }
+        samples={samples}
+        of={({ rate }) => rate ?? 0}
+      />
+      <Tile
+        title="Furthest behind"
+        value={slowest === undefined ? "–" : slowest.behindMillis === 0 ? "0 s" : span(slowest.behindMillis)}
+        detail={
+          slowest === undefined ? (
+            "no projection has run"
+          ) : (
+            <>
+              <a href={projectionHref(slowest.name)}>{slowest.name}</a>, {whole(slowest.lag)} versions
+            </>
+          )
+        }
+        samples={samples}
+        of={({ lag }) => lag}
+      />
+      <Tile
+        title="Messages waiting"
+        value={whole(sum(({ deferred, incoming }) => incoming + deferred))}
+        detail={
+          <>
+            {whole(sum(({ active }) => active))} active, {whole(sum(({ bounce }) => bounce))} bounced
+            {oldest === 0 ? "" : `, the oldest ready for ${span(oldest)}`}
+          </>
+        }
+        samples={samples}
+        of={({ waiting }) => waiting}
+      />
+    </div>
+  )
+}
+
+const Projections = ({ all }: { readonly all: NonNullable<Moment["projections"]>["all"] }) =>
+  all.length === 0 ? (
+    <Empty title="No projection has run on this database yet" />
+  ) : (
+    <div class="table-box" tabIndex={0} role="group" aria-label="Projections">
+      <table>
+        <thead>
+          <tr>
+            <th>Projection</th>
+            <th>State</th>
+            <th class="right">Behind</th>
+            <th class="right">Lag</th>
+            <th class="right">Parked</th>
+          </tr>
+        </thead>
+        <tbody>
+          {all.map(({ behindMillis, lag, name, parked, state }) => (
+            <tr key={name}>
+              <td>
+                <a href={projectionHref(name)}>{name}</a>
+              </td>
+              <td>
+                <Badge state={state} />
+              </td>
+              <td class="right">
+                <Span millis={behindMillis} />
+              </td>
+              <td class="right">
+                <Whole value={lag} />
+              </td>
+              <td class="right">{parked === 0 ? "–" : <Whole value={parked} />}</td>
+            </tr>
+          ))}
+        </tbody>
+      </table>
+    </div>
+  )
+
+const Queues = ({ all }: { readonly all: NonNullable<Moment["queues"]>["all"] }) =>
+  all.length === 0 ? (
+    <Empty title="No message waits" />
+  ) : (
+    <div class="table-box" tabIndex={0} role="group" aria-label="Queues">
+      <table>
+        <thead>
+          <tr>
+            <th>Queue</th>
+            <th class="right">Incoming</th>
+            <th class="right">Active</th>
+            <th class="right">Deferred</th>
+            <th class="right">Bounced</th>
+            <th class="right">Waiting for</th>
+          </tr>
+        </thead>
+        <tbody>
+          {all.map(({ active, bounce, deferred, incoming, oldestReadyMillis, queue }) => (
+            <tr key={queue ?? ""}>
+              <td>
+                <a href={queueHref(queue)}>{queue ?? "in no queue"}</a>
+              </td>
+              <td class="right">
+                <Whole value={incoming} />
+              </td>
+              <td class="right">
+                <Whole value={active} />
+              </td>
+              <td class="right">
+                <Whole value={deferred} />
+              </td>
+              <td class={`right ${bounce > 0 ? "is-bad" : ""}`}>
+                <Whole value={bounce} />
+              </td>
+              <td class="right">
+                <Span millis={oldestReadyMillis ?? 0} />
+              </td>
+            </tr>
+          ))}
+        </tbody>
+      </table>
+    </div>
+  )
+
+export const OverviewPage = () => {
+  const live = useLive()
+  const { moment } = live
+  if (moment === undefined) return <Skeleton lines={9} />
+  const { log, problems, projections, queues } = moment
+  return (
+    <>
+      <Problems problems={problems} />
+      {log === null || log.holders === null ? null : (
+        <div class="note warn" data-testid="holders">
+          <strong>Subscribers may have to wait at the end of the log</strong> for {log.holders}
+        </div>
+      )}
+      <Tiles {...live} moment={moment} />
+      <div class="columns">
+        <Panel title="Projections" aside={<a href={href(["projections"])}>all</a>}>
+          {projections === null ? <Skeleton /> : <Projections all={projections.all} />}
+        </Panel>
+        <Panel title="Queues" aside={<a href={href(["spool"])}>all</a>}>
+          {queues === null ? <Skeleton /> : <Queues all={queues.all} />}
+        </Panel>
+      </div>
+    </>
+  )
+}

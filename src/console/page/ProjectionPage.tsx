@@ -1,0 +1,195 @@
+/** One projection: its shards, who runs them, and what has failed. */
+import type { Answer } from "../api/Answers.ts"
+import { useAnswer } from "./Client.ts"
+import { firstLine, plural, span, whole } from "./Format.ts"
+import { useLive } from "./Live.ts"
+import { Badge, Empty, FailedNote, Whole, Panel, Skeleton, Span } from "./Parts.tsx"
+import { aggregateHref, eventHref } from "./Route.ts"
+
+type Detail = Answer<"/api/projection">
+type Shard = Detail["shards"][number]
+type Failure = NonNullable<Shard["failure"]>
+
+/** How far the slowest shard has come, of all that is in the log now. */
+const shareDone = ({ head, shards }: Detail): number => {
+  const lowest = shards.reduce((low, { offset }) => (BigInt(offset) < low ? BigInt(offset) : low), BigInt(head))
+  return head === "0" ? 1 : Number((lowest * 10_000n) / BigInt(head)) / 10_000
+}
+
+const Progress = ({ detail }: { readonly detail: Detail }) => {
+  const share = shareDone(detail)
+  const percent = share === 1 ? "100" : (Math.floor(share * 1000) / 10).toFixed(1)
+  return (
+    <div class="progress-box">
+      <progress max={1} value={share} aria-label="How far the slowest shard has come" />
+      <span class="number">
+        {percent}% of version {whole(detail.head)}
+      </span>
+      {detail.rebuildAsked ? <span class="badge warn">a rebuild was asked for</span> : null}
+      {share < 1 ? null : <span class="badge good">complete</span>}
+    </div>
+  )
+}
+
+const Error = ({ error }: { readonly error: string | null }) =>
+  error === null ? (
+    <span class="muted">hidden</span>
+  ) : error.includes("\n") ? (
+    <details class="stack">
+      <summary>{firstLine(error)}</summary>
+      <pre>{error}</pre>
+    </details>
+  ) : (
+    <span>{error}</span>
+  )
+
+const Failures = ({
+  asked,
+  failures
+}: {
+  readonly failures: ReadonlyArray<Failure>
+  readonly asked?: ReadonlySet<string>
+}) => (
+  <div class="table-box" tabIndex={0} role="group" aria-label="Failures">
+    <table>
+      <thead>
+        <tr>
+          <th class="right">Version</th>
+          <th>Aggregate</th>
+          <th>Type</th>
+          <th>Failed with</th>
+        </tr>
+      </thead>
+      <tbody>
+        {failures.map((failure) => (
+          <tr key={`${failure.shardNumber} ${failure.version}`}>
+            <td class="right">
+              <a href={eventHref(failure.version)}>
+                <Whole value={failure.version} />
+              </a>
+            </td>
+            <td>
+              <a href={aggregateHref(failure.aggregateId)}>{failure.aggregateId}</a>
+              {asked?.has(failure.aggregateId) ? <span class="badge accent">retry asked for</span> : null}
+            </td>
+            <td>
+              <span class="chip">{failure.eventType}</span>
+            </td>
+            <td class="wrap">
+              <Error error={failure.error} />
+            </td>
+          </tr>
+        ))}
+      </tbody>
+    </table>
+  </div>
+)
+
+const Shards = ({ shards }: { readonly shards: ReadonlyArray<Shard> }) => (
+  <div class="table-box" tabIndex={0} role="group" aria-label="Shards">
+    <table>
+      <thead>
+        <tr>
+          <th class="right">Shard</th>
+          <th>State</th>
+          <th class="right">Offset</th>
+          <th class="right">Lag</th>
+          <th class="right">Behind</th>
+          <th class="right">Parked</th>
+          <th class="right">Skipped</th>
+          <th>Last failure</th>
+        </tr>
+      </thead>
+      <tbody>
+        {shards.map((shard) => (
+          <tr key={shard.shardNumber}>
+            <td class="right">{shard.shardNumber}</td>
+            <td>
+              <Badge state={shard.state} />
+            </td>
+            <td class="right">
+              <Whole value={shard.offset} />
+            </td>
+            <td class="right">
+              <Whole value={shard.lag} />
+            </td>
+            <td class="right">
+              <Span millis={shard.behindMillis} />
+            </td>
+            <td class="right">
+              <Whole value={shard.parked} />
+            </td>
+            <td class="right">
+              <Whole value={shard.skipped} />
+            </td>
+            <td class="wrap">
+              {shard.failure === null ? (
+                <span class="muted">none</span>
+              ) : (
+                <>
+                  at <a href={eventHref(shard.failure.version)}>{whole(shard.failure.version)}</a>:{" "}
+                  <Error error={shard.failure.error} />
+                </>
+              )}
+            </td>
+          </tr>
+        ))}
+      </tbody>
+    </table>
+  </div>
+)
+
+const Runners = ({ runners }: { readonly runners: Detail["runners"] }) => {
+  const alive = runners.filter(({ isAlive }) => isAlive)
+  if (alive.length === 0) return <Empty title="No process runs it">Start one: it goes on where the offsets are.</Empty>
+  return (
+    <ul class="runners">
+      {alive.map(({ id, silentMillis }) => (
+        <li key={id}>
+          <code>{id}</code> <span class="muted">heard of {span(silentMillis)} ago</span>
+        </li>
+      ))}
+    </ul>
+  )
+}
+
+const Content = ({ detail }: { readonly detail: Detail }) => (
+  <>
+    <Progress detail={detail} />
+    {detail.rebuildFailure === null ? null : (
+      <div class="note bad">It could not be rebuilt: {detail.rebuildFailure}</div>
+    )}
+    <Panel title="Shards" aside={`the copy "${detail.slot}" is served`}>
+      <Shards shards={detail.shards} />
+    </Panel>
+    <Panel title="Parked" aside={plural(detail.parked.length, "aggregate")}>
+      {detail.parked.length === 0 ? (
+        <Empty title="Nothing is parked" />
+      ) : (
+        <Failures
+          failures={detail.parked}
+          asked={new Set(detail.parked.filter(({ retryAsked }) => retryAsked).map(({ aggregateId }) => aggregateId))}
+        />
+      )}
+    </Panel>
+    {detail.skippedTotal === 0 ? null : (
+      <Panel title="Skipped" aside={plural(detail.skippedTotal, "event")}>
+        <Failures failures={detail.skipped} />
+      </Panel>
+    )}
+    <Panel title="Processes" aside={`${detail.runners.filter(({ isAlive }) => isAlive).length} run it`}>
+      <Runners runners={detail.runners} />
+    </Panel>
+  </>
+)
+
+export const ProjectionPage = ({ name }: { readonly name: string }) => {
+  const { moment } = useLive()
+  const { failed, value } = useAnswer("/api/projection", { name }, moment?.look)
+  return (
+    <>
+      {failed === undefined ? null : <FailedNote failed={failed} />}
+      {value === undefined ? failed === undefined && <Skeleton /> : <Content detail={value} />}
+    </>
+  )
+}

@@ -1,0 +1,54 @@
+/** The address of each thing: the part of the URL after `#`, so that the console works under any path. */
+import { useEffect, useState } from "preact/hooks"
+
+export interface Route {
+  /** The page, and what it is about. */
+  readonly parts: ReadonlyArray<string>
+  readonly query: URLSearchParams
+}
+
+type Values = Readonly<Record<string, string | undefined>>
+
+export const routeOf = (hash: string): Route => {
+  const [path = "", query = ""] = hash.replace(/^#\/?/, "").split("?")
+  return {
+    parts: path
+      .split("/")
+      .filter((part) => part !== "")
+      .map(decodeURIComponent),
+    query: new URLSearchParams(query)
+  }
+}
+
+/** The address of a page. Values that are absent or empty are left out. */
+export const href = (parts: ReadonlyArray<string>, values: Values = {}): string => {
+  const query = new URLSearchParams()
+  for (const [key, value] of Object.entries(values)) if (value !== undefined && value !== "") query.set(key, value)
+  const text = query.toString()
+  return `#/${parts.map(encodeURIComponent).join("/")}${text === "" ? "" : `?${text}`}`
+}
+
+/** The same page with other values. */
+export const hrefWith = ({ parts, query }: Route, values: Values): string =>
+  href(parts, { ...Object.fromEntries(query), ...values })
+
+export const go = (address: string): void => {
+  globalThis.location.hash = address
+}
+
+export const useRoute = (): Route => {
+  const [route, setRoute] = useState(() => routeOf(globalThis.location.hash))
+  useEffect(() => {
+    const changed = () => setRoute(routeOf(globalThis.location.hash))
+    globalThis.addEventListener("hashchange", changed)
+    return () => globalThis.removeEventListener("hashchange", changed)
+  }, [])
+  return route
+}
+
+/** An event of the log, beside whichever events are listed. */
+export const eventHref = (version: string): string => href(["log"], { event: version })
+export const aggregateHref = (aggregate: string): string => href(["log"], { aggregate })
+export const projectionHref = (name: string): string => href(["projections", name])
+export const queueHref = (queue: string | null, state?: string): string =>
+  href(["spool"], { queue: queue === null ? "none" : `=${queue}`, state })

@@ -1,0 +1,356 @@
+/** The API of the console, without a browser: what it says, and to whom. */
+import { assert, describe, it, layer } from "@effect/vitest"
+import { Context, Effect, Layer, type Scope, Stream } from "effect"
+import { EventStore } from "effect-strata"
+import { Api } from "effect-strata/console"
+import type { Stores } from "effect-strata/postgres"
+import { FetchHttpClient, HttpClient, HttpClientRequest } from "effect/http"
+import { HttpApiClient } from "effect/http-api"
+import { request } from "node:http"
+import { execute, freshRole } from "../postgres/harness.ts"
+import { embedded, onServer, type Place, poolOf, storesOf } from "./places.ts"
+import { serve } from "./serving.ts"
+import * as Shop from "./shop.ts"
+
+/** A client that is derived of the API, as any program can. */
+const clientOf = (url: string) =>
+  HttpApiClient.make(Api, {
+    transformClient: HttpClient.mapRequest(HttpClientRequest.prependUrl(url.replace(/\/$/, "")))
+  }).pipe(Effect.provide(FetchHttpClient.layer))
+
+/** A shop, and its console: one for all tests of a place. */
+class Shown extends Context.Service<
+  Shown,
+  Place & {
+    readonly stores: Context.Context<Stores>
+    readonly url: string
+    readonly client: Effect.Success<ReturnType<typeof clientOf>>
+  }
+>()("strata-test/console/Shown") {
+  static readonly layer = (place: Effect.Effect<Place, never, Scope.Scope>) =>
+    Layer.effect(
+      Shown,
+      Effect.gen(function* () {
+        const where = yield* place
+        const stores = yield* storesOf(where)
+        yield* Effect.provide(Shop.open, stores)
+        const url = yield* serve(where.pool, { postgres: where.options })
+        return { ...where, stores, url, client: yield* clientOf(url) }
+      })
+    )
+}
+
+/** What a server answers, with headers that `fetch` does not send. */
+const answerOf = (
+  url: string,
+  {
+    body,
+    headers = {},
+    method = "GET"
+  }: { readonly method?: string; readonly headers?: Record<string, string>; readonly body?: string } = {}
+) =>
+  Effect.callback<{
+    readonly status: number
+    readonly headers: Readonly<Record<string, unknown>>
+    readonly text: string
+  }>((resume) => {
+    const sent = request(url, { method, headers }, (response) => {
+      let text = ""
+      response.setEncoding("utf8").on("data", (chunk: string) => (text += chunk))
+      response.on("end", () =>
+        resume(Effect.succeed({ status: response.statusCode ?? 0, headers: response.headers, text }))
+      )
+    })
+    sent.on("error", (error) => resume(Effect.die(error)))
+    sent.end(body)
+  })
+
+const versionsOf = (events: ReadonlyArray<{ readonly version: bigint }>) => events.map(({ version }) => version)
+
+const places = [
+  ["a server", onServer],
+  ["a Postgres inside the process", embedded]
+] as const
+
+for (const [name, place] of places) {
+  layer(Shown.layer(place), { timeout: "5 minutes", excludeTestServices: true })(
+    `the console's API on ${name}`,
+    (it) => {
+      it.effect("shows the log, a page after the other, from the newest event on", () =>
+        Effect.gen(function* () {
+          const { client, stores } = yield* Shown
+          const all = yield* Effect.provide(
+            EventStore.EventStore.use(({ read }) => Stream.runCollect(read({ direction: "backward" }))),
+            stores
+          )
+          const seen: Array<bigint> = []
+          let before: bigint | null | undefined
+          while (before !== null) {
+            const query: { readonly limit: number; readonly before?: bigint } =
+              before === undefined ? { limit: 50 } : { limit: 50, before }
+            const page = yield* client.log.events({ query })
+            assert.isAtMost(page.events.length, 50)
+            seen.push(...versionsOf(page.events))
+            before = page.before
+          }
+          assert.deepStrictEqual(seen, versionsOf(all))
+        })
+      )
+
+      it.effect("finds events by aggregate, type, tag and content, and shows each number whole", () =>
+        Effect.gen(function* () {
+          const { client } = yield* Shown
+          const find = (query: Parameters<typeof client.log.events>[0]["query"]) =>
+            Effect.map(client.log.events({ query }), ({ events }) => events)
+          assert.deepStrictEqual(
+            (yield* find({ aggregate: "order-7" })).map(({ eventType }) => eventType),
+            ["OrderShipped", "OrderPaid", "OrderPlaced"]
+          )
+          assert.lengthOf(yield* find({ type: "OrderPlaced", tag: "week:2" }), 10)
+          assert.lengthOf(yield* find({ data: '{"parcel":"P-7007"}' }), 1)
+          const [imported] = yield* find({ type: "Imported" })
+          assert.include(imported?.data ?? "", `"atNanos": 9223372036854775807`.replace(" ", ""))
+        })
+      )
+
+      it.effect("shows an event with what it comes from and what came of it", () =>
+        Effect.gen(function* () {
+          const { client } = yield* Shown
+          const { events } = yield* client.log.events({ query: { aggregate: "order-7" } })
+          const [shipped, paid, placed] = events
+          const detail = yield* client.log.event({ query: { version: paid?.version ?? 0n } })
+          assert.strictEqual(detail.causedBy?.version, placed?.version)
+          assert.deepStrictEqual(versionsOf(detail.caused), versionsOf(shipped === undefined ? [] : [shipped]))
+          assert.deepStrictEqual(detail.tags, ["customer:carla", "week:1"])
+          assert.strictEqual(detail.previous, placed?.version)
+          assert.strictEqual(detail.next, shipped?.version)
+          assert.strictEqual(detail.correlationId, placed?.id)
+          const byId = yield* client.log.event({ query: { id: paid?.id ?? "" } })
+          assert.strictEqual(byId.event.version, paid?.version)
+          const absent = yield* Effect.flip(client.log.event({ query: { version: 1_000_000n } }))
+          assert.strictEqual(absent._tag, "NotThere")
+        })
+      )
+
+      it.effect("shows projections with their failures, and messages with their errors", () =>
+        Effect.gen(function* () {
+          const { client } = yield* Shown
+          const all = yield* client.projections.projections()
+          assert.deepStrictEqual(
+            all.map(({ name, parked, shards, state }) => ({ name, parked, shards, state })),
+            [
+              { name: "balances", parked: 0, shards: 4, state: "running" },
+              { name: "invoices", parked: 0, shards: 1, state: "failed" },
+              { name: "mailing", parked: 12, shards: 1, state: "running" }
+            ]
+          )
+          const mailing = yield* client.projections.projection({ query: { name: "mailing" } })
+          assert.lengthOf(mailing.parked, 12)
+          assert.match(mailing.parked[0]?.error ?? "", /no account for dora/)
+          assert.isTrue(mailing.runners.some(({ isAlive }) => isAlive))
+          const absent = yield* Effect.flip(client.projections.projection({ query: { name: "nothing" } }))
+          assert.strictEqual(absent._tag, "NotThere")
+
+          const queues = yield* client.spool.queues()
+          assert.deepStrictEqual(
+            queues.map(({ bounce, deferred, hold, incoming, queue }) => ({ queue, incoming, deferred, hold, bounce })),
+            [
+              { queue: "mails", incoming: 0, deferred: 1, hold: 1, bounce: 2 },
+              { queue: "webhooks", incoming: 24, deferred: 0, hold: 0, bounce: 0 }
+            ]
+          )
+          const { messages } = yield* client.spool.messages({ query: { state: "bounce" } })
+          assert.deepStrictEqual(messages.map(({ id }) => id).sort(), ["mail-3", "mail-7"])
+          const message = yield* client.spool.message({ query: { queue: "mails", id: "mail-3" } })
+          assert.match(message.message.lastError ?? "", /mailbox unavailable/)
+          assert.include(message.payload ?? "", "customer-3@example.org")
+        })
+      )
+
+      it.effect("says as it goes on what is new, and what is wrong", () =>
+        Effect.gen(function* () {
+          const { client, stores } = yield* Shown
+          const moments = yield* client.overview.live()
+          const first = yield* Stream.runHead(moments)
+          const log = first.pipe(
+            Effect.fromOption,
+            Effect.map(({ log }) => log)
+          )
+          const before = (yield* log)?.latestVersion ?? 0n
+          assert.deepStrictEqual(
+            (yield* Effect.fromOption(first)).problems.map(({ problem }) => problem),
+            ["ProjectionFailing", "AggregatesParked", "MessagesBounced"]
+          )
+          yield* Effect.provide(Shop.orders(101, 102), stores)
+          const later = yield* client.overview.live()
+          const moved = yield* later.pipe(
+            Stream.filter(({ log }) => log !== null && log.latestVersion >= before + 5n),
+            Stream.runHead
+          )
+          assert.isTrue(moved._tag === "Some")
+        })
+      )
+
+      it.effect("hides what the application has stored where it was told to", () =>
+        Effect.gen(function* () {
+          const { options, pool } = yield* Shown
+          const url = yield* serve(pool, { payloads: "hidden", postgres: options })
+          const client = yield* clientOf(url)
+          const read = (path: string) => Effect.map(answerOf(`${url}${path}`), ({ text }) => text)
+          const texts = yield* Effect.all([
+            read("api/events?limit=500"),
+            read("api/event?version=1"),
+            read("api/projection?name=mailing"),
+            read("api/projection?name=invoices"),
+            read("api/messages?state=bounce"),
+            read("api/message?queue=mails&id=mail-3")
+          ])
+          const all = texts.join("\n")
+          for (const secret of [
+            "A-1047",
+            "P-7007",
+            "no account for",
+            "mailbox",
+            "customer-3@",
+            'onerror=\\"document.title=\'taken\'\\"\\"}'
+          ]) {
+            assert.notInclude(all, secret)
+          }
+          const moment = yield* Stream.runHead(yield* client.overview.live())
+          assert.notInclude(
+            JSON.stringify(moment, (_, value) => (typeof value === "bigint" ? String(value) : value)),
+            "no account for"
+          )
+          const guess = yield* Effect.flip(client.log.events({ query: { data: '{"customer":"anna"}' } }))
+          assert.strictEqual(guess._tag, "BadRequest")
+        })
+      )
+    }
+  )
+}
+
+describe("who may call the console", () => {
+  const empty = Effect.gen(function* () {
+    const where = yield* onServer
+    yield* storesOf(where)
+    return where
+  })
+
+  it.live("is its own page and programs, and no page of another site", () =>
+    Effect.scoped(
+      Effect.gen(function* () {
+        const { options, pool } = yield* empty
+        const url = yield* serve(pool, { postgres: options })
+        const about = `${url}api/about`
+        const statusOf = (headers: Record<string, string>, method = "GET") =>
+          Effect.map(answerOf(about, { headers, method }), ({ status }) => status)
+        assert.strictEqual(yield* statusOf({}), 200)
+        assert.strictEqual(yield* statusOf({ "sec-fetch-site": "same-origin" }), 200)
+        assert.strictEqual(yield* statusOf({ "sec-fetch-site": "cross-site" }), 403)
+        assert.strictEqual(yield* statusOf({ "sec-fetch-site": "same-site", "sec-fetch-mode": "cors" }), 403)
+        // A link from elsewhere to the page is no request of that site.
+        const page = yield* answerOf(url, {
+          headers: { "sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch-dest": "document" }
+        })
+        assert.notStrictEqual(page.status, 403)
+        assert.match(
+          String(page.headers["content-security-policy"]),
+          /default-src 'none'; script-src 'self'; style-src 'self'/
+        )
+        assert.strictEqual(page.headers["set-cookie"], undefined)
+      })
+    )
+  )
+
+  it.live("calls it by a host that was given", () =>
+    Effect.scoped(
+      Effect.gen(function* () {
+        const { options, pool } = yield* empty
+        const url = yield* serve(pool, { postgres: options, hosts: ["console.example.org"] })
+        const statusOf = (host: string) =>
+          Effect.map(answerOf(`${url}api/about`, { headers: { host } }), ({ status }) => status)
+        assert.strictEqual(yield* statusOf("console.example.org"), 200)
+        assert.strictEqual(yield* statusOf("evil.example.org"), 403)
+      })
+    )
+  )
+
+  it.live("works under a path of the application's router, to which a slash is added", () =>
+    Effect.scoped(
+      Effect.gen(function* () {
+        const { options, pool } = yield* empty
+        const url = yield* serve(pool, {
+          postgres: options,
+          path: "/admin/strata",
+          who: () => Effect.succeed("anna")
+        })
+        const about = yield* answerOf(`${url}api/about`)
+        assert.strictEqual(about.status, 200, about.text)
+        assert.include(about.text, `"who":"anna"`)
+        const bare = yield* answerOf(url.replace(/\/$/, ""))
+        assert.strictEqual(bare.status, 302)
+        assert.strictEqual(bare.headers["location"], "strata/")
+        assert.strictEqual((yield* answerOf(`${url}openapi.json`)).status, 200)
+      })
+    )
+  )
+
+  it.live("is told what the role of the database may not see", () =>
+    Effect.scoped(
+      Effect.gen(function* () {
+        const { options } = yield* empty
+        const { role, url: database } = yield* freshRole()
+        yield* execute([`GRANT USAGE ON SCHEMA ${options.schema} TO ${role}`])
+        const client = yield* clientOf(yield* serve(poolOf(database), { postgres: options }))
+        assert.strictEqual((yield* client.overview.about()).role, role)
+        const denied = yield* Effect.flip(client.log.events({ query: {} }))
+        assert.strictEqual(denied._tag, "NotAllowed")
+        const moment = yield* Effect.flatMap(Stream.runHead(yield* client.overview.live()), Effect.fromOption)
+        assert.isNotNull(moment.failure)
+      })
+    )
+  )
+})
+
+describe("a long log", () => {
+  it.live("is looked through a part at a time where no index serves the filter", () =>
+    Effect.scoped(
+      Effect.gen(function* () {
+        const where = yield* onServer
+        yield* storesOf(where)
+        yield* execute([
+          `INSERT INTO ${where.options.schema}.events (id, aggregate_id, event_type, data, metadata)
+           SELECT 'e' || n, 'a' || n % 100, CASE n WHEN 7 THEN 'Rare' ELSE 'Often' END, 'null', 'null' FROM generate_series(1, 120000) AS n`
+        ])
+        const client = yield* clientOf(yield* serve(where.pool, { postgres: where.options }))
+        const first = yield* client.log.events({ query: { type: "Rare" } })
+        assert.deepStrictEqual(first.events, [])
+        assert.strictEqual(first.lookedDownTo, 70_001n)
+        const second = yield* client.log.events({ query: { type: "Rare", before: first.before ?? 0n } })
+        const third = yield* client.log.events({ query: { type: "Rare", before: second.before ?? 0n } })
+        assert.deepStrictEqual(versionsOf(third.events), [7n])
+        assert.isNull(third.before)
+      })
+    )
+  )
+})
+
+describe("the specification", () => {
+  it.live("names each path", () =>
+    Effect.scoped(
+      Effect.gen(function* () {
+        const where = yield* onServer
+        const url = yield* serve(where.pool, { postgres: where.options })
+        const { text } = yield* answerOf(`${url}openapi.json`)
+        const { paths }: { readonly paths: Readonly<Record<string, unknown>> } = JSON.parse(text)
+        assert.includeMembers(Object.keys(paths), [
+          "/api/about",
+          "/api/live",
+          "/api/events",
+          "/api/event",
+          "/api/messages"
+        ])
+      })
+    )
+  )
+})

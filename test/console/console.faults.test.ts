@@ -1,0 +1,239 @@
+/** The console as people use it: in a browser, on a server and on a Postgres inside the process. */
+import { assert, describe, it, layer } from "@effect/vitest"
+import { Context, Effect, Layer, type Scope } from "effect"
+import { Transactor } from "effect-strata"
+import type { Stores } from "effect-strata/postgres"
+import { readFile } from "node:fs/promises"
+import { join } from "node:path"
+import { gzipSync } from "node:zlib"
+import { type Browser, chromium as driver } from "playwright-core"
+import { afterAll, beforeAll } from "vitest"
+import { start } from "../cli/harness.ts"
+import { root } from "../package/run.ts"
+import { chromium, launchOptions } from "../site/browser.ts"
+import { postgresUrl } from "../support/database.ts"
+import { build, type Look, open, violationsOf } from "./page.ts"
+import { embedded, onServer, type Place, storesOf } from "./places.ts"
+import { serve } from "./serving.ts"
+import * as Shop from "./shop.ts"
+
+let browser: Browser
+beforeAll(async () => {
+  await build()
+  if (chromium !== undefined) browser = await driver.launch(launchOptions)
+})
+afterAll(() => browser?.close())
+
+/** How long a page may take to show something, on a machine that is busy. */
+const patience = { timeout: 60_000 }
+
+describe("the page's files", () => {
+  it("have at most 150 kB of script, and the licenses of what is in them", async () => {
+    const file = (name: string) => readFile(join(root, "dist/console/page", name))
+    assert.isBelow(gzipSync(await file("page.js")).length, 150_000)
+    assert.match(String(await file("licenses.txt")), /^preact [\d.]+\n\nThe MIT License/)
+    assert.notMatch(String(await file("index.html")), /<script(?![^>]* src=)|<style|style=/)
+  })
+})
+
+class Shown extends Context.Service<
+  Shown,
+  Place & { readonly stores: Context.Context<Stores>; readonly url: string }
+>()("strata-test/console/ShownPage") {
+  static readonly layer = (place: Effect.Effect<Place, never, Scope.Scope>) =>
+    Layer.effect(
+      Shown,
+      Effect.gen(function* () {
+        const where = yield* place
+        const stores = yield* storesOf(where)
+        yield* Effect.provide(Shop.open, stores)
+        return { ...where, stores, url: yield* serve(where.pool, { postgres: where.options }) }
+      })
+    )
+}
+
+/** The addresses of pages, each with what is there once it is complete. */
+const pages = [
+  ["overview", ".problems"],
+  ["log", ".rows-body .row"],
+  ["log?event=20", ".detail .json"],
+  ["projections", "table"],
+  ["projections/mailing", ".stack"],
+  ["spool", ".rows-body .row"],
+  ["spool?queue=%3Dmails&state=bounce&message=%5B%22mails%22%2C%22mail-3%22%5D", ".detail .json"]
+] as const
+
+const opened = (url: string, look?: Look) =>
+  Effect.acquireRelease(
+    Effect.promise(() => open(browser, url, look)),
+    ({ page }) => Effect.promise(() => page.close())
+  )
+
+const places = [
+  ["a server", onServer],
+  ["a Postgres inside the process", embedded]
+] as const
+
+for (const [name, place] of places) {
+  layer(Shown.layer(place), { timeout: "5 minutes", excludeTestServices: true })(
+    `the console in a browser, on ${name}`,
+    (it) => {
+      const isLeftOut = chromium === undefined
+
+      it.effect.skipIf(isLeftOut)("answers in three clicks why mails failed, and what a projection waits for", () =>
+        Effect.gen(function* () {
+          const { url } = yield* Shown
+          const { page, wrong } = yield* opened(url)
+          yield* Effect.promise(async () => {
+            // Which mail failed, and why?
+            await page.getByRole("link", { name: /2 messages of queue "mails" could not be delivered/ }).click(patience)
+            await page.getByRole("link", { name: "mail-7" }).click(patience)
+            await page.locator(".detail .error-text", { hasText: "mailbox unavailable" }).waitFor(patience)
+            await page.locator(".detail .json", { hasText: "customer-7@example.org" }).waitFor(patience)
+            // Is the read model complete?
+            await page.getByRole("link", { name: "Projections" }).first().click(patience)
+            await page.getByRole("link", { name: "balances" }).click(patience)
+            await page.locator(".badge", { hasText: "complete" }).waitFor(patience)
+            // Why does a projection not go on?
+            await page.getByRole("link", { name: "Overview" }).click(patience)
+            await page.getByRole("link", { name: /projection "invoices" fails at version/ }).click(patience)
+            await page.locator(".stack", { hasText: "no account for emil" }).waitFor(patience)
+            assert.deepStrictEqual(wrong, [])
+          })
+        })
+      )
+
+      it.effect.skipIf(isLeftOut)("says who holds up subscribers", () =>
+        Effect.gen(function* () {
+          const { stores, url } = yield* Shown
+          const { page } = yield* opened(url)
+          const { withTransaction } = Context.get(stores, Transactor.Transactor)
+          if (name !== "a server") return
+          yield* withTransaction(
+            Effect.andThen(
+              Shop.orders(201, 201),
+              Effect.promise(() => page.getByTestId("holders").waitFor(patience))
+            )
+          ).pipe(Effect.provide(stores))
+        })
+      )
+
+      it.effect.skipIf(isLeftOut)("follows the log, and shows what comes without a reload", () =>
+        Effect.gen(function* () {
+          const { stores, url } = yield* Shown
+          const { go, page, wrong } = yield* opened(url)
+          yield* Effect.promise(async () => {
+            await go("log?type=OrderShipped")
+            await page.getByRole("row", { name: /order-59/ }).waitFor(patience)
+          })
+          yield* Effect.provide(Shop.orders(301, 303), stores)
+          yield* Effect.promise(async () => {
+            await page.getByRole("row", { name: /order-303/ }).waitFor(patience)
+            assert.strictEqual(await page.getByRole("row", { name: /OrderPaid/ }).count(), 0)
+            assert.deepStrictEqual(wrong, [])
+          })
+        })
+      )
+
+      it.effect.skipIf(isLeftOut)("shows what looks like a script as text, and large numbers whole", () =>
+        Effect.gen(function* () {
+          const { url } = yield* Shown
+          const { go, page, wrong } = yield* opened(url)
+          yield* Effect.promise(async () => {
+            await go("log?type=Noted")
+            await page
+              .getByRole("row", { name: /<img src=x/ })
+              .getByRole("link")
+              .click(patience)
+            await page.locator(".json-string", { hasText: "<script>document.title" }).first().waitFor(patience)
+            assert.strictEqual(await page.locator("img[src=x], .json-body script").count(), 0)
+            assert.notInclude(await page.title(), "taken")
+            await go("log?type=Imported")
+            await page
+              .getByRole("row", { name: /import-1/ })
+              .getByRole("link")
+              .click(patience)
+            await page.locator(".json-number", { hasText: String(Shop.large) }).waitFor(patience)
+            assert.deepStrictEqual(wrong, [])
+          })
+        })
+      )
+
+      it.effect.skipIf(isLeftOut)("goes by the keyboard", () =>
+        Effect.gen(function* () {
+          const { url } = yield* Shown
+          const { page } = yield* opened(url)
+          yield* Effect.promise(async () => {
+            await page.locator(".problems").waitFor(patience)
+            await page.keyboard.press("g")
+            await page.keyboard.press("l")
+            await page.locator(".rows-body .row").first().waitFor(patience)
+            await page.keyboard.press("j")
+            await page.locator(".detail .json").first().waitFor(patience)
+            const first = await page.locator(".row.is-selected").textContent(patience)
+            await page.keyboard.press("j")
+            await page.waitForFunction(
+              `document.querySelector(".row.is-selected").textContent !== ${JSON.stringify(first)}`
+            )
+            await page.keyboard.press("Escape")
+            await page.locator(".detail").waitFor({ ...patience, state: "detached" })
+            await page.keyboard.press("/")
+            await page.keyboard.type("order-7")
+            await page.keyboard.press("Enter")
+            await page.waitForURL(/aggregate=order-7/)
+            await page.keyboard.press("Escape")
+            await page.keyboard.press("?")
+            await page.getByRole("dialog", { name: "Keys" }).waitFor(patience)
+          })
+        })
+      )
+
+      it.effect.skipIf(isLeftOut)("is usable by everybody, in both themes, and from 400 to 2,500 pixels", () =>
+        Effect.gen(function* () {
+          const { url } = yield* Shown
+          for (const colorScheme of ["light", "dark"] as const) {
+            const { go, page, wrong } = yield* opened(url, { colorScheme })
+            for (const [address, complete] of pages) {
+              yield* Effect.promise(async () => {
+                await go(address)
+                await page.locator(complete).first().waitFor(patience)
+                assert.deepStrictEqual(await violationsOf(page), [], `${address}, ${colorScheme}`)
+                for (const width of [400, 760, 1400, 2500]) {
+                  await page.setViewportSize({ width, height: 900 })
+                  assert.isAtMost(Number(await page.evaluate("document.documentElement.scrollWidth")), width, address)
+                }
+                await page.setViewportSize({ width: 1400, height: 900 })
+              })
+            }
+            assert.deepStrictEqual(wrong, [])
+          }
+        })
+      )
+    }
+  )
+}
+
+describe("strata console", () => {
+  const database = ["--url", postgresUrl]
+
+  it.live.skipIf(chromium === undefined)("comes back in the page once it runs again", () =>
+    Effect.scoped(
+      Effect.gen(function* () {
+        const { options, pool } = yield* onServer
+        yield* storesOf({ options, pool })
+        const args = ["console", ...database, "--schema", options.schema ?? ""]
+        const first = yield* start([...args, "--port", "0"])
+        yield* first.says(/http:\S+\/ until/)
+        const url = /http:\S+\//.exec(first.written())?.[0] ?? ""
+        const { page } = yield* opened(url)
+        yield* Effect.promise(() => page.getByTestId("all-well").waitFor(patience))
+        first.child.kill("SIGKILL")
+        yield* Effect.promise(() => page.getByRole("alert").getByText("server is gone").waitFor(patience))
+        const second = yield* start([...args, "--port", new URL(url).port])
+        yield* second.says(/until Ctrl-C/)
+        yield* Effect.promise(() => page.getByText("server is gone").waitFor({ ...patience, state: "detached" }))
+        yield* Effect.promise(() => page.locator(".pulse.is-live").waitFor(patience))
+      })
+    )
+  )
+})
