@@ -4,6 +4,7 @@ import type { ForDecision } from "../Event.ts"
 import { matches, matchesItem } from "../events/EventFilter.ts"
 import * as LastSeen from "../events/LastSeen.ts"
 import { eventsIn } from "../events/Steps.ts"
+import { everything, interestOf } from "../events/Waiting.ts"
 import {
   Condition,
   EventStore,
@@ -131,33 +132,42 @@ export const make = Effect.gen(function* () {
     )
   }
 
-  const follow = Effect.fnUntraced(function* (subscription: Subscription) {
+  /** Steps through the log. With `isTold`, there are also steps without an event. */
+  const follow = Effect.fnUntraced(function* (subscription: Subscription, isTold: boolean) {
     yield* listener.attach
     const { after, batchSize = pageSize } = subscription
     const seen = LastSeen.of(after === "start" ? 0n : after === "end" ? log.latest : after)
     yield* agree(seen)
-    return Stream.paginate<bigint, Step, LogReplaced | Reason>(seen.version, (cursor) => {
-      const page = listener.await(() => {
+    let cursor = seen.version
+
+    /** The next rows with something for the subscriber. */
+    const look = (passed: bigint) => {
+      if (passed > cursor) cursor = passed
+      while (true) {
         const rows = log.settledAfter(cursor, batchSize)
-        return rows.length === 0 ? undefined : rows
-      })
-      return Effect.flatMap(page, (rows) => {
-        const { corrupt, events } = decodeEvents(
-          rows.filter((row) => matches(subscription, row, row.tags)),
-          largeIntegers
-        )
+        const last = rows.at(-1)
+        if (last === undefined) return undefined
+        const found = rows.filter((row) => matches(subscription, row, row.tags))
+        if (found.length > 0 || isTold) return { found, last }
+        cursor = last.version
+      }
+    }
+
+    const next = listener.awaitEvents(isTold ? everything : interestOf(subscription), look)
+    return Stream.paginate<void, Step, LogReplaced | Reason>(undefined, () =>
+      Effect.flatMap(next, ({ found, last: { id, version } }) => {
+        const { corrupt, events } = decodeEvents(found, largeIntegers)
         if (corrupt === undefined) {
-          const { id, version } = rows.at(-1) ?? { id: undefined, version: cursor }
-          const upTo = id === undefined ? { version } : { version, id }
-          return Effect.succeed([[{ events, upTo }], Option.some(version)] as const)
+          cursor = version
+          return Effect.succeed([[{ events, upTo: { version, id } }], Option.some(undefined)] as const)
         }
         // The events before it come first. The next page begins with it.
         const last = events.at(-1)
-        return last === undefined
-          ? Effect.fail(corrupt)
-          : Effect.succeed([[{ events, upTo: last }], Option.some(BigInt(corrupt.key) - 1n)] as const)
+        if (last === undefined) return Effect.fail(corrupt)
+        cursor = BigInt(corrupt.key) - 1n
+        return Effect.succeed([[{ events, upTo: last }], Option.some(undefined)] as const)
       })
-    })
+    )
   })
 
   const all = (rows: ReadonlyArray<EventRow>) => {
@@ -207,8 +217,8 @@ export const make = Effect.gen(function* () {
           return row === undefined ? Effect.undefined : Effect.map(all([row]), ([event]) => event)
         })
       ),
-    subscribe: (subscription) => eventsIn(untilClosed(Stream.unwrap(follow(subscription)))),
-    follow: (subscription) => untilClosed(Stream.unwrap(follow(subscription))),
+    subscribe: (subscription) => eventsIn(untilClosed(Stream.unwrap(follow(subscription, false)))),
+    follow: (subscription) => untilClosed(Stream.unwrap(follow(subscription, true))),
     listener: listener.status,
     highestVersion: statement((transaction) => Effect.sync(() => Events.highest(database, transaction))),
     connections: Effect.map(open, (inUse) => ({ openConnections: inUse, inUse, idle: 0 })),

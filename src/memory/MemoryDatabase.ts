@@ -70,10 +70,10 @@ let made = 0
 
 /** Makes an empty database. Give it to several layers (`Memory.layerShared`) to keep its records across them. */
 export const make: Effect.Effect<MemoryDatabase["Service"]> = Effect.gen(function* () {
-  const listener = new Listener(yield* SubscriptionRef.make<ListenerStatus>("stopped"))
   const sequences = new Map<string, bigint>()
   const events = new Table<EventRow>("events")
   const log = new EventLog()
+  const listener = new Listener(yield* SubscriptionRef.make<ListenerStatus>("stopped"), log)
   const transactions = Transactions.make((ended) => {
     log.end(ended, (version) => events.committedRow(Events.keyOf(version)))
     listener.wake()

@@ -1,6 +1,6 @@
 /** The figures of subscriptions: what they cost appends, and how soon they give the events. */
 import { PgClient } from "@effect/sql-pg"
-import { Context, Deferred, Effect, Fiber, Layer, Option, Stream } from "effect"
+import { Context, Deferred, Effect, Fiber, Layer, Option, PubSub, Stream } from "effect"
 import { EventStore, Transactor } from "effect-strata"
 import * as Postgres from "effect-strata/postgres"
 import { event } from "./events.ts"
@@ -54,6 +54,107 @@ const appends = (count: number, operations: number, quick: number): Figure => ({
           yield* Deferred.await(done)
         }),
       other: load(events)
+    }
+  })
+})
+
+/**
+ * Appends to the aggregates of subscribers that have one each, as where each user of a site has a connection, until each
+ * event has come to its subscriber.
+ */
+const ownAggregates = (count: number, operations: number, quick: number): Figure => ({
+  name: `append/with-${count}-own-aggregates`,
+  operations,
+  quick,
+  unit: "events/s",
+  otherName: "same without subscribers",
+  conditions: "1 fiber, each event is of an aggregate that one of the subscribers waits for",
+  sides: Effect.gen(function* () {
+    const events = yield* EventStore.EventStore
+    const tables = {
+      events: `events_own_${count}`,
+      offsets: `offsets_own_${count}`,
+      spool: `spool_own_${count}`,
+      messages: `messages_own_${count}`
+    }
+    const stores = yield* Layer.build(Layer.fresh(Postgres.layer({ tables })))
+    const followed = Context.get(stores, EventStore.EventStore)
+    let next = 0
+    const load = (store: typeof events) =>
+      fibers(1, () => store.append({ ...event(0), aggregateId: `own-${(next += 7919) % count}` }))
+    let missing = 0
+    let done = yield* Deferred.make<void>()
+    const got = Effect.suspend(() => (--missing === 0 ? Deferred.succeed(done, undefined) : Effect.void))
+    // They come in groups, as users do, and wait once they have got an event.
+    const group = Math.min(count, 100)
+    for (let first = 0; first < count; first += group) {
+      const own = Array.from({ length: group }, (_, index) => ({
+        ...event(0),
+        aggregateId: `own-${first + index}`
+      }))
+      missing = group
+      done = yield* Deferred.make<void>()
+      yield* Effect.forEach(own, ({ aggregateId }) =>
+        followed.subscribe({ after: "start", aggregateIds: [aggregateId] }).pipe(
+          Stream.runForEach(() => got),
+          Effect.forkScoped
+        )
+      )
+      yield* followed.append(own)
+      yield* Deferred.await(done)
+    }
+    return {
+      strata: (operations: number) =>
+        Effect.gen(function* () {
+          missing = operations
+          done = yield* Deferred.make<void>()
+          yield* load(followed)(operations)
+          yield* Deferred.await(done)
+        }),
+      other: load(events)
+    }
+  })
+})
+
+/** Appends that 1,000 readers get, by subscriptions on the one side, and by one `PubSub` of this process on the other. */
+const besidePubSub = (count: number, operations: number, quick: number): Figure => ({
+  name: `append/to-${count}-beside-pubsub`,
+  operations,
+  quick,
+  unit: "events/s",
+  otherName: "same, published by a PubSub of this process",
+  conditions: `1 fiber, until each of ${count.toLocaleString("en")} readers has got all`,
+  sides: Effect.gen(function* () {
+    const events = yield* EventStore.EventStore
+    const tables = {
+      events: `events_beside_${count}`,
+      offsets: `offsets_beside_${count}`,
+      spool: `spool_beside_${count}`,
+      messages: `messages_beside_${count}`
+    }
+    const stores = yield* Layer.build(Layer.fresh(Postgres.layer({ tables })))
+    const followed = Context.get(stores, EventStore.EventStore)
+    const hub = yield* PubSub.unbounded<EventStore.StoredEvent>()
+    let missing = 0
+    let done = yield* Deferred.make<void>()
+    const got = Effect.suspend(() => (--missing === 0 ? Deferred.succeed(done, undefined) : Effect.void))
+    yield* Effect.forEach(Array.from({ length: count }), () =>
+      Effect.all([
+        Effect.forkScoped(Stream.runForEach(followed.subscribe({ after: "start" }), () => got)),
+        Effect.forkScoped(Stream.runForEach(Stream.fromPubSub(hub), () => got))
+      ])
+    )
+    yield* listening(followed)
+    const until = (append: Effect.Effect<unknown, unknown>) => (operations: number) =>
+      Effect.gen(function* () {
+        missing = count * operations
+        done = yield* Deferred.make<void>()
+        yield* fibers(1, () => append)(operations)
+        yield* Deferred.await(done)
+      })
+    return {
+      strata: until(followed.append(event(0))),
+      other: until(Effect.flatMap(events.append(event(0)), (stored) => PubSub.publishAll(hub, stored)))
     }
   })
 })
@@ -162,7 +263,10 @@ export const figures: ReadonlyArray<Figure> = [
   appends(1, 3_000, 300),
   appends(10, 3_000, 300),
   appends(100, 1_000, 50),
-  appends(1_000, 100, 10)
+  appends(1_000, 100, 10),
+  besidePubSub(1_000, 100, 10),
+  ownAggregates(1_000, 2_000, 200),
+  ownAggregates(10_000, 2_000, 200)
 ]
 
 export const latencies = (quick: boolean): ReadonlyArray<Latency> => {

@@ -18,6 +18,7 @@ import * as LockHolders from "./LockHolders.ts"
 import { columnsOfPart, type Part, readPage } from "./LongTexts.ts"
 import { type Page, pageOf, shareBytes } from "./PageSize.ts"
 import { versionOf } from "./TailItems.ts"
+import { makePace, type ReadPage } from "./TailPace.ts"
 
 /** How many events are read at a time: at first, and at most. They are fewer if they are large. */
 const firstPageEvents = 16
@@ -26,12 +27,6 @@ const largestPageEvents = 512
 /** The waits before the holders of a hole are asked for again. */
 const firstHoleWaitMillis = 1
 const longestHoleWaitMillis = 25
-
-/**
- * The time from one page to the next, so that events in quick succession are read together. If a page keeps the subscribers
- * of this process busy for longer than that, the next one waits for as long again: half of the time is for others.
- */
-const pageIntervalMillis = 4
 
 /**
  * How long to wait for a wake-up before looking without one. Only events of writers that send no wake-up (plain SQL,
@@ -100,23 +95,24 @@ const statementsOf = ({ sql, tables }: PostgresDatabase["Service"]) => {
   return { highestVersion, pageFrom }
 }
 
-/** Publishes, lets the subscribers run, and says how long they took. */
+/** Publishes, lets the subscribers run, and says for how long that kept this process busy. */
 const publishing = Effect.fnUntraced(function* (publish: Publish, rows: ReadonlyArray<unknown>, seen: LastSeen.Seen) {
+  const before = yield* monotonicMillis
   yield* publish(rows, seen)
-  const published = yield* monotonicMillis
   yield* Effect.yieldNow
-  return (yield* monotonicMillis) - published
+  return (yield* monotonicMillis) - before
 })
 
-/** Waits for a wake-up, or until it is time to look without one. */
+/** Rests, and then waits for a wake-up, or until it is time to look without one. */
 const waitForWakeups = ({ wait }: Ear) => {
+  const pace = makePace()
   let pollMillis = longestPollMillis
   let isWoken = true
-  return Effect.fnUntraced(function* (isFound: boolean, readAtMillis: number, busyMillis: number) {
-    if (!isWoken) pollMillis = isFound ? shortestPollMillis : Math.min(pollMillis * 2, longestPollMillis)
-    const elapsedMillis = (yield* monotonicMillis) - readAtMillis
-    const restMillis = Math.max(pageIntervalMillis - elapsedMillis, busyMillis)
-    if (restMillis > 0) yield* Effect.sleep(restMillis)
+  return Effect.fnUntraced(function* (page: Omit<ReadPage, "toMillis">) {
+    if (!isWoken) pollMillis = page.events > 0 ? shortestPollMillis : Math.min(pollMillis * 2, longestPollMillis)
+    const restMillis = pace({ ...page, toMillis: yield* monotonicMillis })
+    // A timer takes a millisecond at least.
+    if (restMillis >= 1) yield* Effect.sleep(restMillis)
     isWoken = Option.isSome(yield* wait(pollMillis))
   })
 }
@@ -235,7 +231,7 @@ export const make = Effect.gen(function* () {
       if (count < rows.length && state.ask === "wait" && held !== undefined) {
         held = yield* waitAt(ear, state, held, readAtMillis)
       }
-      if (state.ask === "page" && !isFull) yield* rest(rows.length > 0, readAtMillis, busyMillis)
+      if (state.ask === "page" && !isFull) yield* rest({ events: rows.length, fromMillis: readAtMillis, busyMillis })
     }
   })
 })
