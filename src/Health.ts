@@ -157,7 +157,7 @@ const mostReads = 32
  *
  * **Details**
  *
- * It takes four statements, and one more for each place in the log at which a projection is behind. What is no duration is no
+ * It takes five statements, and one more for each place in the log at which a projection is behind. What is no duration is no
  * limit.
  *
  * **Gotchas**

@@ -46,5 +46,7 @@ export const figures: ReadonlyArray<Amount> = [
   starts("postgres", "driver", "bare driver", "migrations have been run"),
   starts("pglite", "pglite itself", "same of PGlite itself", "a new database, with its migrations"),
   size("index", "effect-strata"),
-  ...["memory", "postgres", "pglite", "protobuf", "testing"].map((name) => size(name, `effect-strata/${name}`))
+  ...["memory", "postgres", "pglite", "cluster", "protobuf", "testing"].map((name) =>
+    size(name, `effect-strata/${name}`)
+  )
 ]

@@ -1,8 +1,9 @@
 /** Projections that run elsewhere, administered by the command: on a server, and on a Postgres inside the process. */
 import { assert, describe, it } from "@effect/vitest"
 import { Effect } from "effect"
+import { hostname } from "node:os"
 import { session } from "../postgres/events.harness.ts"
-import { begin, fails, jsonLines } from "./harness.ts"
+import { begin, fails, jsonLines, strata } from "./harness.ts"
 import { embedded, onServer, prepared } from "./places.ts"
 
 const parkedIds = (text: string) => jsonLines(text).map(({ aggregateId }) => aggregateId)
@@ -26,6 +27,18 @@ describe("strata projections retry", () => {
         ])
         const [all] = jsonLines(yield* run("projections", "list", "--json"))
         assert.deepInclude(all, { projectionName: "balances", shards: 2, state: "running", lag: "0", parked: 2 })
+
+        // Who runs it: the process beside the command.
+        const who = { host: hostname(), name: "balances.process.ts", isSilent: false }
+        const [one, ...others] = jsonLines(yield* run("projections", "processes", "--json"))
+        assert.deepInclude(one, { ...who, runs: [{ projectionName: "balances", shards: [0, 1] }] })
+        assert.deepStrictEqual(others, [])
+        assert.match(String(all?.["runBy"]), /^balances\.process\.ts \(pid \d+ on .+\)$/)
+        for (const shard of jsonLines(yield* run("projections", "status", "balances", "--json"))) {
+          assert.deepInclude(shard["process"], who)
+        }
+        const [screen] = jsonLines((yield* strata(["status", "--json", ...flags], options)).stdout)
+        assert.lengthOf(Object.values(screen?.["processes"] ?? {}), 1)
 
         // Nothing has been mended yet.
         const again = yield* fails(
@@ -86,6 +99,14 @@ describe("strata projections retry", () => {
         while ((yield* isWaiting).length === 0) yield* look("SELECT 1 FROM pg_sleep(0.05)")
         yield* Effect.sync(() => killed.child.kill("SIGKILL"))
         yield* killed.ended
+        const examined = strata(["doctor", "--json", ...flags], options)
+        yield* Effect.repeat(
+          Effect.map(examined, ({ stdout }) => jsonLines(stdout).find(({ check }) => check === "processes")),
+          {
+            until: (found) =>
+              /^process \d+ on .+ has said nothing for .+ shards of 1 projection$/.test(String(found?.["says"]))
+          }
+        )
         yield* other("ROLLBACK")
         assert.deepStrictEqual(parkedIds(yield* run("projections", "parked", "balances", "--json")), ["bert"])
         yield* place.process

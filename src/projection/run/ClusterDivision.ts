@@ -14,8 +14,8 @@ import { runBy } from "./ProjectionRunner.ts"
  * yet, cannot commit. An error that ends the projection is logged, and ends this layer's part in it: the singletons stay
  * where they are, and do nothing.
  *
- * `NodeClusterSocket.layer` with its SQL storage is such a cluster over several machines. It needs tables of its own, and
- * can share the application's `PgClient`.
+ * `Cluster.layer` of `effect-strata/cluster` is a runner of such a cluster, on several machines, whose work is taken over within 5
+ * seconds of its death.
  */
 export const layerCluster = <R>(projection: Projection<R>): Layer.Layer<never, never, Sharding | R | Services> =>
   Layer.effectDiscard(

@@ -4,6 +4,7 @@ import { TimestampSchema } from "@bufbuild/protobuf/wkt"
 import type { PgClient } from "@effect/sql-pg"
 import { Effect, Layer, Option } from "effect"
 import { DurableStateStore, type InvalidInput, OffsetStore, type StoreError, type Transactor } from "effect-strata"
+import * as Cluster from "effect-strata/cluster"
 import * as Memory from "effect-strata/memory"
 import * as Pglite from "effect-strata/pglite"
 import * as Postgres from "effect-strata/postgres"
@@ -35,6 +36,9 @@ const memory: Layer.Layer<Stores> = Memory.layer
 const inProcess: Layer.Layer<Stores, unknown> = Layer.provide(Postgres.layer(), embedded)
 // On the server of DATABASE_URL.
 const server: Layer.Layer<Stores, unknown> = Postgres.layerConfig()
+
+/** A runner of a cluster; here it only has to fit. */
+export const runner = Layer.provide(Cluster.layer({ host: "localhost", port: 34431 }), embedded)
 
 /** Vitest runs suites; here they only have to fit. */
 export const suites = (): void => Testing.OffsetStore.suite("memory", memory)
