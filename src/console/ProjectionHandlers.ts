@@ -1,34 +1,23 @@
 /** Projections, as the API has them. */
-import { Clock, Effect, Stream } from "effect"
+import { Effect, Stream } from "effect"
 import { HttpApiBuilder } from "effect/http-api"
 import type { DurableStateStore } from "../DurableStateStore.ts"
 import type { EventStore } from "../EventStore.ts"
 import type { OffsetStore } from "../OffsetStore.ts"
 import * as Projection from "../Projection.ts"
-import { controlOf, records, runnersId } from "../projection/Records.ts"
-import { mostSilentBeats } from "../projection/Survey.ts"
+import { controlOf } from "../projection/Records.ts"
 import { Api } from "./api/Api.ts"
 import { answered } from "./Failures.ts"
-import { failureOf, parkedOf, projectionOf, shardOf } from "./ProjectionView.ts"
+import { failureOf, parkedOf, processOf, projectionOf, shardOf } from "./ProjectionView.ts"
 import { Settings } from "./Settings.ts"
 
 /** How many of the events that were skipped are shown. */
 const shownSkipped = 100
 
-/** The processes that have said that they run the projection. */
-const runnersOf = Effect.fnUntraced(function* (name: string) {
-  const { runners } = yield* records
-  const { value } = yield* runners.read(runnersId(name))
-  const now = yield* Clock.currentTimeMillis
-  return value.runners.map(({ at, every, id }) => {
-    const silentMillis = Math.max(0, now - at)
-    return { id, silentMillis, isAlive: silentMillis < mostSilentBeats * every }
-  })
-})
-
 const detailOf = Effect.fnUntraced(function* (name: string, settings: Settings) {
   const { value: control } = yield* controlOf(name)
   const shards = yield* Projection.status(name)
+  const processes = (yield* Projection.processes).map((process) => processOf(name, process))
   const parked = yield* Stream.runCollect(Projection.parked(name))
   const skipped = yield* Stream.runCollect(Stream.take(Projection.skipped(name), shownSkipped))
   return {
@@ -39,7 +28,7 @@ const detailOf = Effect.fnUntraced(function* (name: string, settings: Settings) 
     rebuildAsked: control.rebuildAsked ?? false,
     rebuildFailure: control.rebuildFailure ?? null,
     shards: shards.map((shard) => shardOf(settings, shard)),
-    runners: yield* runnersOf(name),
+    processes: processes.filter(({ shards }) => shards.length > 0),
     parked: parked.map((one) => parkedOf(settings, one)),
     skipped: skipped.map((one) => failureOf(settings, one)),
     skippedTotal: shards.reduce((sum, shard) => sum + shard.skipped, 0)

@@ -13,8 +13,8 @@ import { root } from "../package/run.ts"
 import { chromium, launchOptions } from "../site/browser.ts"
 import { postgresUrl } from "../support/database.ts"
 import { build, type Look, open, violationsOf } from "./page.ts"
-import { embedded, onServer, type Place, storesOf } from "./places.ts"
-import { serve } from "./serving.ts"
+import { onServer, places } from "./places.ts"
+import { type Place, serve, storesOf } from "./serving.ts"
 import * as Shop from "./shop.ts"
 
 let browser: Browser
@@ -46,7 +46,7 @@ class Shown extends Context.Service<
       Effect.gen(function* () {
         const where = yield* place
         const stores = yield* storesOf(where)
-        yield* Effect.provide(Shop.open, stores)
+        yield* Effect.provide(Effect.andThen(Shop.open, Shop.accounts), stores)
         return { ...where, stores, url: yield* serve(where.pool, { postgres: where.options }) }
       })
     )
@@ -60,6 +60,8 @@ const pages = [
   ["projections", "table"],
   ["projections/mailing", ".stack"],
   ["spool", ".rows-body .row"],
+  ["states?state=account-1", ".detail .json"],
+  ["doctor", "table"],
   ["spool?queue=%3Dmails&state=bounce&message=%5B%22mails%22%2C%22mail-3%22%5D", ".detail .json"]
 ] as const
 
@@ -68,11 +70,6 @@ const opened = (url: string, look?: Look) =>
     Effect.promise(() => open(browser, url, look)),
     ({ page }) => Effect.promise(() => page.close())
   )
-
-const places = [
-  ["a server", onServer],
-  ["a Postgres inside the process", embedded]
-] as const
 
 for (const [name, place] of places) {
   layer(Shown.layer(place), { timeout: "5 minutes", excludeTestServices: true })(
@@ -159,6 +156,42 @@ for (const [name, place] of places) {
         })
       )
 
+      it.effect.skipIf(isLeftOut)("changes things after it has asked, where it may", () =>
+        Effect.gen(function* () {
+          const { options, pool, url: readOnly } = yield* Shown
+          const url = yield* serve(pool, { postgres: options, allowWrites: true, who: () => Effect.succeed("anna") })
+          const { go, page, wrong } = yield* opened(url)
+          yield* Effect.promise(async () => {
+            const confirm = async (name: string, question: RegExp, done: RegExp) => {
+              await page.getByRole("button", { name, exact: true }).click(patience)
+              const dialog = page.getByRole("dialog", { name })
+              await dialog.getByText(question).waitFor(patience)
+              await dialog.getByText(/the log will say that anna did it/).waitFor(patience)
+              assert.deepStrictEqual(await violationsOf(page), [], name)
+              await dialog.getByRole("button", { name, exact: true }).click(patience)
+              await dialog.getByText(done).waitFor(patience)
+              await dialog.getByRole("button", { name: "Close" }).click(patience)
+            }
+            await go("projections/balances")
+            await confirm("Pause", /Stop balances in every process/, /"balances" is paused/)
+            await confirm("Resume", /Let balances go on/, /"balances" goes on/)
+            await go("spool?queue=%3Dwebhooks&state=incoming&message=%5B%22webhooks%22%2C%22hook-3%22%5D")
+            await confirm("Hold", /Keep the message hook-3 of queue webhooks/, /is hold/)
+            await page.locator(".detail .badge", { hasText: "hold" }).waitFor(patience)
+            await go("spool?queue=%3Dwebhooks&state=hold")
+            await confirm("Deliver all again", /all messages in hold of queue webhooks/, /1 message is incoming/)
+            assert.deepStrictEqual(wrong, [])
+          })
+          const other = yield* opened(readOnly)
+          yield* Effect.promise(async () => {
+            await other.go("projections/balances")
+            const pause = other.page.getByRole("button", { name: "Pause", exact: true })
+            await pause.waitFor(patience)
+            assert.isTrue(await pause.isDisabled())
+          })
+        })
+      )
+
       it.effect.skipIf(isLeftOut)("goes by the keyboard", () =>
         Effect.gen(function* () {
           const { url } = yield* Shown
@@ -172,9 +205,7 @@ for (const [name, place] of places) {
             await page.locator(".detail .json").first().waitFor(patience)
             const first = await page.locator(".row.is-selected").textContent(patience)
             await page.keyboard.press("j")
-            await page.waitForFunction(
-              `document.querySelector(".row.is-selected").textContent !== ${JSON.stringify(first)}`
-            )
+            await page.locator(".row.is-selected", { hasNotText: first ?? "" }).waitFor(patience)
             await page.keyboard.press("Escape")
             await page.locator(".detail").waitFor({ ...patience, state: "detached" })
             await page.keyboard.press("/")
