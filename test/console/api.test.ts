@@ -2,21 +2,12 @@
 import { assert, describe, it, layer } from "@effect/vitest"
 import { Context, Effect, Layer, Logger, type Scope, Stream } from "effect"
 import { DurableStateStore, EventStore } from "effect-strata"
-import { Api } from "effect-strata/console"
 import type { Stores } from "effect-strata/postgres"
-import { FetchHttpClient, HttpClient, HttpClientRequest } from "effect/http"
-import { HttpApiClient } from "effect/http-api"
 import { request } from "node:http"
 import { execute, freshRole } from "../postgres/harness.ts"
 import { onServer, places, poolOf } from "./places.ts"
-import { type Place, serve, storesOf } from "./serving.ts"
+import { clientOf, type Place, serve, storesOf } from "./serving.ts"
 import * as Shop from "./shop.ts"
-
-/** A client that is derived of the API, as any program can. */
-const clientOf = (url: string) =>
-  HttpApiClient.make(Api, {
-    transformClient: HttpClient.mapRequest(HttpClientRequest.prependUrl(url.replace(/\/$/, "")))
-  }).pipe(Effect.provide(FetchHttpClient.layer))
 
 /** A shop, and its console: one for all tests of a place. */
 class Shown extends Context.Service<

@@ -5,7 +5,8 @@ import { Context, Effect, Layer, type Scope } from "effect"
 import * as Console from "effect-strata/console"
 import * as Pglite from "effect-strata/pglite"
 import * as Postgres from "effect-strata/postgres"
-import { HttpRouter, HttpServer } from "effect/http"
+import { FetchHttpClient, HttpClient, HttpClientRequest, HttpRouter, HttpServer } from "effect/http"
+import { HttpApiClient } from "effect/http-api"
 import { createServer } from "node:http"
 
 export interface Place {
@@ -45,3 +46,9 @@ export const serve = Effect.fnUntraced(function* (
   const port = address._tag === "UnixPathAddress" ? 0 : address.port
   return `http://127.0.0.1:${port}${options.path ?? ""}/`
 })
+
+/** A client that is derived of the API, as any program can. */
+export const clientOf = (url: string) =>
+  HttpApiClient.make(Console.Api, {
+    transformClient: HttpClient.mapRequest(HttpClientRequest.prependUrl(url.replace(/\/$/, "")))
+  }).pipe(Effect.provide(FetchHttpClient.layer))
