@@ -3,7 +3,9 @@ import { Effect, Layer } from "effect"
 import { HttpRouter } from "effect/http"
 import { HttpApiBuilder } from "effect/http-api"
 import * as Access from "./Access.ts"
+import * as ActionHandlers from "./ActionHandlers.ts"
 import { Api } from "./api/Api.ts"
+import * as DoctorHandlers from "./DoctorHandlers.ts"
 import { Live } from "./Live.ts"
 import * as LogHandlers from "./LogHandlers.ts"
 import * as OverviewHandlers from "./OverviewHandlers.ts"
@@ -11,12 +13,15 @@ import * as PageFiles from "./PageFiles.ts"
 import * as ProjectionHandlers from "./ProjectionHandlers.ts"
 import { Settings } from "./Settings.ts"
 import * as SpoolHandlers from "./SpoolHandlers.ts"
+import * as StateHandlers from "./StateHandlers.ts"
 
 const handlers = Layer.mergeAll(
-  Layer.provide(OverviewHandlers.layer, Live.layer),
+  Layer.provide(Layer.merge(OverviewHandlers.layer, ActionHandlers.layer), Live.layer),
   LogHandlers.layer,
   ProjectionHandlers.layer,
-  SpoolHandlers.layer
+  SpoolHandlers.layer,
+  StateHandlers.layer,
+  DoctorHandlers.layer
 )
 
 /** The same router, which puts a path before each route. */

@@ -8,7 +8,7 @@
  * million messages, waits until a hundred times its own time has passed. A page that is too slow for the stream gets the newest
  * moment next; the number of the look tells the page what it has missed.
  */
-import { Context, DateTime, Effect, Layer, Option, Stream } from "effect"
+import { Context, DateTime, Effect, Layer, Option, Queue, Stream } from "effect"
 import type { DurableStateStore } from "../DurableStateStore.ts"
 import type { EventStore } from "../EventStore.ts"
 import type * as Health from "../Health.ts"
@@ -57,6 +57,8 @@ interface State {
   readonly moment: Moment | undefined
   /** How long to wait before the next look. */
   readonly pause: number
+  /** Whether somebody has just changed something here, so that all is looked at anew. */
+  readonly isHurried: boolean
 }
 
 const begin: State = {
@@ -66,7 +68,8 @@ const begin: State = {
   projections: undefined,
   queues: undefined,
   moment: undefined,
-  pause: 0
+  pause: 0,
+  isHurried: false
 }
 
 /** Makes a dear look if it is due, and else gives the last one. */
@@ -115,9 +118,10 @@ const make = Effect.gen(function* () {
   const see = Effect.fnUntraced(function* (before: State) {
     const pulse = yield* looks.pulse
     const isBusy = isMoving(before.pulse, pulse)
+    const last = before.isHurried ? { projections: undefined, queues: undefined } : before
     const holders = pulse.isHeld ? yield* looks.holders : null
-    const projections = yield* ifDue(before.projections, isBusy, survey({ mostReads }))
-    const queues = yield* ifDue(before.queues, isBusy, overview)
+    const projections = yield* ifDue(last.projections, isBusy, survey({ mostReads }))
+    const queues = yield* ifDue(last.queues, isBusy, overview)
     const look = before.look + 1
     const moment: Moment = {
       look,
@@ -144,7 +148,8 @@ const make = Effect.gen(function* () {
       projections,
       queues,
       moment,
-      pause: isBusy || before.pulse === undefined ? busyPulse : idlePulse
+      pause: isBusy || before.pulse === undefined ? busyPulse : idlePulse,
+      isHurried: false
     }
     return state
   })
@@ -159,24 +164,36 @@ const make = Effect.gen(function* () {
     return state
   })
 
-  return Stream.paginate(begin, (before) =>
-    see(before).pipe(
-      Effect.catch((error) => failed(before, apiError(error).message)),
-      Effect.delay(before.pause),
-      Effect.map((state) => [state.moment === undefined ? [] : [state.moment], Option.some(state)] as const)
-    )
-  )
+  const changed = yield* Queue.sliding<void>(1)
+
+  /** Waits for the time of the next look, or until somebody has changed something. Says whether that was so. */
+  const wait = (pause: number) =>
+    Effect.raceFirst(Effect.as(Effect.sleep(pause), false), Effect.as(Queue.take(changed), true))
+
+  const next = Effect.fnUntraced(function* (given: State) {
+    const before = { ...given, isHurried: yield* wait(given.pause) }
+    const state = yield* Effect.catch(see(before), (error) => failed(before, apiError(error).message))
+    return [state.moment === undefined ? [] : [state.moment], Option.some(state)] as const
+  })
+
+  return { moments: Stream.paginate(begin, next), hurry: Effect.asVoid(Queue.offer(changed, undefined)) }
 })
 
-export class Live extends Context.Service<Live, { readonly moments: Stream.Stream<Moment> }>()(
-  "effect-strata/console/Live"
-) {
+export class Live extends Context.Service<
+  Live,
+  {
+    readonly moments: Stream.Stream<Moment>
+    /** Has the next look made at once: somebody has changed something here. */
+    readonly hurry: Effect.Effect<void>
+  }
+>()("effect-strata/console/Live") {
   static readonly layer = Layer.effect(
     Live,
     Effect.gen(function* () {
       const services = yield* Effect.context<DurableStateStore | EventStore | OffsetStore | SpoolStore>()
-      const polled = Stream.provideContext(yield* make, services)
-      return { moments: yield* Stream.share(polled, { capacity: 1, strategy: "sliding", replay: 1 }) }
+      const { hurry, moments } = yield* make
+      const polled = Stream.provideContext(moments, services)
+      return { moments: yield* Stream.share(polled, { capacity: 1, strategy: "sliding", replay: 1 }), hurry }
     })
   )
 }

@@ -1,5 +1,5 @@
 /** Projections, as the API has them. */
-import { Clock, Effect, Stream } from "effect"
+import { Effect, Stream } from "effect"
 import { HttpApiBuilder } from "effect/http-api"
 import type { DurableStateStore } from "../DurableStateStore.ts"
 import type { EventStore } from "../EventStore.ts"
@@ -8,28 +8,16 @@ import * as Projection from "../Projection.ts"
 import { controlOf } from "../projection/Records.ts"
 import { Api } from "./api/Api.ts"
 import { answered } from "./Failures.ts"
-import { failureOf, parkedOf, projectionOf, shardOf } from "./ProjectionView.ts"
+import { failureOf, parkedOf, processOf, projectionOf, shardOf } from "./ProjectionView.ts"
 import { Settings } from "./Settings.ts"
 
 /** How many of the events that were skipped are shown. */
 const shownSkipped = 100
 
-/** The processes that run the projection, as people look for them. */
-const runnersOf = Effect.fnUntraced(function* (name: string) {
-  const all = yield* Projection.processes
-  const now = yield* Clock.currentTimeMillis
-  return all
-    .filter(({ runs }) => runs.some(({ projectionName }) => projectionName === name))
-    .map(({ heardAt, host, isSilent, name: process, pid }) => ({
-      id: `${process} (pid ${pid} on ${host})`,
-      silentMillis: Math.max(0, now - heardAt.epochMilliseconds),
-      isAlive: !isSilent
-    }))
-})
-
 const detailOf = Effect.fnUntraced(function* (name: string, settings: Settings) {
   const { value: control } = yield* controlOf(name)
   const shards = yield* Projection.status(name)
+  const processes = (yield* Projection.processes).map((process) => processOf(name, process))
   const parked = yield* Stream.runCollect(Projection.parked(name))
   const skipped = yield* Stream.runCollect(Stream.take(Projection.skipped(name), shownSkipped))
   return {
@@ -40,7 +28,7 @@ const detailOf = Effect.fnUntraced(function* (name: string, settings: Settings) 
     rebuildAsked: control.rebuildAsked ?? false,
     rebuildFailure: control.rebuildFailure ?? null,
     shards: shards.map((shard) => shardOf(settings, shard)),
-    runners: yield* runnersOf(name),
+    processes: processes.filter(({ shards }) => shards.length > 0),
     parked: parked.map((one) => parkedOf(settings, one)),
     skipped: skipped.map((one) => failureOf(settings, one)),
     skippedTotal: shards.reduce((sum, shard) => sum + shard.skipped, 0)

@@ -1,7 +1,7 @@
 /** Projections as the API shows them. */
 import { Duration, Option } from "effect"
 import type * as Projections from "../Projection.ts"
-import type { Failure, Parked, Projection, Shard } from "./api/ProjectionsApi.ts"
+import type { Failure, Parked, Process, Projection, Shard } from "./api/ProjectionsApi.ts"
 import { type Settings, stored } from "./Settings.ts"
 
 /** The states of a shard, the gravest one first. */
@@ -20,6 +20,21 @@ export const parkedOf = (settings: Settings, parked: Projections.Parked): typeof
   retryAsked: parked.retryAskedAt !== undefined
 })
 
+/** A process, as people look for it. */
+const whoIs = ({ host, name, pid }: Projections.RunningProcess): string => `${name} (pid ${pid} on ${host})`
+
+/** A process, and what it runs of a projection. */
+export const processOf = (projection: string, process: Projections.RunningProcess): typeof Process.Type => ({
+  id: process.id,
+  name: process.name,
+  host: process.host,
+  pid: process.pid,
+  since: process.since,
+  heardAt: process.heardAt,
+  isSilent: process.isSilent,
+  shards: process.runs.find(({ projectionName }) => projectionName === projection)?.shards ?? []
+})
+
 export const shardOf = (settings: Settings, shard: Projections.ShardStatus): typeof Shard.Type => ({
   shardNumber: shard.shardNumber,
   state: shard.state,
@@ -28,6 +43,7 @@ export const shardOf = (settings: Settings, shard: Projections.ShardStatus): typ
   behindMillis: Duration.toMillis(shard.behind),
   parked: shard.parked,
   skipped: shard.skipped,
+  process: Option.match(shard.process, { onNone: () => null, onSome: whoIs }),
   failure: Option.match(shard.failure, { onNone: () => null, onSome: (failure) => failureOf(settings, failure) })
 })
 

@@ -66,7 +66,7 @@ export interface ProjectionStatus {
 const isName = Schema.is(Name)
 
 /** A process that has been silent for so many of its beats does not run the projection. */
-export const mostSilentBeats = 5
+const mostSilentBeats = 5
 
 /** The records of these projections, and the division. */
 const recordsOf = (stored: ReadonlyArray<Offset>) =>

@@ -1,22 +1,13 @@
 /** The API of the console, without a browser: what it says, and to whom. */
 import { assert, describe, it, layer } from "@effect/vitest"
-import { Context, Effect, Layer, type Scope, Stream } from "effect"
-import { EventStore } from "effect-strata"
-import { Api } from "effect-strata/console"
+import { Context, Effect, Layer, Logger, type Scope, Stream } from "effect"
+import { DurableStateStore, EventStore } from "effect-strata"
 import type { Stores } from "effect-strata/postgres"
-import { FetchHttpClient, HttpClient, HttpClientRequest } from "effect/http"
-import { HttpApiClient } from "effect/http-api"
 import { request } from "node:http"
 import { execute, freshRole } from "../postgres/harness.ts"
-import { embedded, onServer, type Place, poolOf, storesOf } from "./places.ts"
-import { serve } from "./serving.ts"
+import { onServer, places, poolOf } from "./places.ts"
+import { clientOf, type Place, serve, storesOf } from "./serving.ts"
 import * as Shop from "./shop.ts"
-
-/** A client that is derived of the API, as any program can. */
-const clientOf = (url: string) =>
-  HttpApiClient.make(Api, {
-    transformClient: HttpClient.mapRequest(HttpClientRequest.prependUrl(url.replace(/\/$/, "")))
-  }).pipe(Effect.provide(FetchHttpClient.layer))
 
 /** A shop, and its console: one for all tests of a place. */
 class Shown extends Context.Service<
@@ -66,11 +57,6 @@ const answerOf = (
   })
 
 const versionsOf = (events: ReadonlyArray<{ readonly version: bigint }>) => events.map(({ version }) => version)
-
-const places = [
-  ["a server", onServer],
-  ["a Postgres inside the process", embedded]
-] as const
 
 for (const [name, place] of places) {
   layer(Shown.layer(place), { timeout: "5 minutes", excludeTestServices: true })(
@@ -147,7 +133,7 @@ for (const [name, place] of places) {
           const mailing = yield* client.projections.projection({ query: { name: "mailing" } })
           assert.lengthOf(mailing.parked, 12)
           assert.match(mailing.parked[0]?.error ?? "", /no account for dora/)
-          assert.isTrue(mailing.runners.some(({ isAlive }) => isAlive))
+          assert.isTrue(mailing.processes.some(({ isSilent, shards }) => !isSilent && shards.includes(0)))
           const absent = yield* Effect.flip(client.projections.projection({ query: { name: "nothing" } }))
           assert.strictEqual(absent._tag, "NotThere")
 
@@ -225,6 +211,96 @@ for (const [name, place] of places) {
           assert.strictEqual(guess._tag, "BadRequest")
         })
       )
+
+      it.effect("shows states with their values, in the order of their ids", () =>
+        Effect.gen(function* () {
+          const { client, stores } = yield* Shown
+          const { writeState } = Context.get(stores, DurableStateStore.DurableStateStore)
+          const write = (persistenceId: string, payload: string) =>
+            writeState({
+              persistenceId,
+              versionNumber: 1n,
+              manifest: "json",
+              payload: new TextEncoder().encode(payload)
+            })
+          yield* write("account-1", `{"balance":${Shop.large}}`)
+          yield* write("account-2", "\u0000no JSON")
+          yield* write("account-3", "{}")
+          const page = yield* client.states.states({ query: { from: "account-1", limit: 2 } })
+          assert.deepStrictEqual(
+            page.states.map(({ persistenceId }) => persistenceId),
+            ["account-1", "account-2"]
+          )
+          assert.strictEqual(page.next, "account-3")
+          const one = yield* client.states.state({ query: { id: "account-1" } })
+          assert.strictEqual(one.json, `{"balance":${Shop.large}}`)
+          const other = yield* client.states.state({ query: { id: "account-2" } })
+          assert.deepStrictEqual([other.json, other.base64], [null, Buffer.from("\u0000no JSON").toString("base64")])
+          const all = yield* client.states.states({ query: { limit: 500 } })
+          assert.isFalse(all.states.some(({ persistenceId }) => persistenceId.startsWith("strata/projection/")))
+        })
+      )
+
+      it.effect("checks what the doctor checks", () =>
+        Effect.gen(function* () {
+          const { client } = yield* Shown
+          const findings = yield* client.doctor.doctor()
+          assert.includeMembers(
+            findings.map(({ check }) => check),
+            ["server", "durability", "sequence", "projections", "queues"]
+          )
+          assert.isTrue(findings.every(({ level, remedy }) => (level === "ok") === (remedy === null)))
+        })
+      )
+
+      it.effect("changes messages and projections where it may, and logs who has done it", () =>
+        Effect.gen(function* () {
+          const { options, pool } = yield* Shown
+          const said: Array<string> = []
+          const logger = Logger.make(({ message }) => void said.push(String(message)))
+          const url = yield* serve(pool, {
+            postgres: options,
+            allowWrites: true,
+            who: () => Effect.succeed("anna")
+          }).pipe(Effect.provide(Logger.layer([logger])))
+          const { actions, projections, spool } = yield* clientOf(url)
+          const message = { queue: "mails", id: "mail-7" }
+          const stateNow = Effect.map(spool.message({ query: message }), ({ message }) => message.state)
+          for (const [action, state] of [
+            ["hold", "hold"],
+            ["release", "incoming"],
+            ["bounce", "bounce"],
+            ["requeue", "incoming"],
+            ["hold", "hold"]
+          ] as const) {
+            yield* actions.changeMessage({ payload: { ...message, action } })
+            assert.strictEqual(yield* stateNow, state)
+          }
+          assert.strictEqual(
+            (yield* actions.requeue({ payload: { queue: "mails", state: "hold", error: "MAILBOX" } })).message,
+            "1 message is incoming"
+          )
+          yield* actions.changeMessage({ payload: { ...message, action: "delete" } })
+          assert.strictEqual((yield* Effect.flip(stateNow))._tag, "NotThere")
+
+          const pausedNow = Effect.map(projections.projection({ query: { name: "balances" } }), ({ paused }) => paused)
+          yield* actions.changeProjection({ payload: { name: "balances", action: "pause" } })
+          assert.isTrue(yield* pausedNow)
+          yield* actions.changeProjection({ payload: { name: "balances", action: "resume" } })
+          assert.isFalse(yield* pausedNow)
+          yield* actions.changeProjection({ payload: { name: "balances", action: "reset", to: 3n } })
+          const retried = yield* actions.changeProjection({
+            payload: { name: "mailing", action: "retry", aggregates: ["order-3"] }
+          })
+          assert.match(retried.message, /^Of 1 parked aggregates of "mailing"/)
+          const conflict = yield* Effect.flip(
+            actions.changeMessage({ payload: { queue: "mails", id: "mail-3", action: "release" } })
+          )
+          assert.strictEqual(conflict._tag, "BadRequest")
+          assert.include(said, 'console: anna: The message "mail-7" of queue "mails" is deleted')
+          assert.include(said, 'console: anna: "balances" is paused')
+        })
+      )
     }
   )
 }
@@ -258,6 +334,33 @@ describe("who may call the console", () => {
           /default-src 'none'; script-src 'self'; style-src 'self'/
         )
         assert.strictEqual(page.headers["set-cookie"], undefined)
+      })
+    )
+  )
+
+  it.live("changes nothing for a form, a page of elsewhere, or where the console only reads", () =>
+    Effect.scoped(
+      Effect.gen(function* () {
+        const { options, pool } = yield* empty
+        const path = "api/actions/projection"
+        const body = JSON.stringify({ name: "nothing", action: "pause" })
+        const json = { "content-type": "application/json" }
+        const url = yield* serve(pool, { postgres: options, allowWrites: true })
+        const statusOf = (headers: Record<string, string>) =>
+          Effect.map(answerOf(`${url}${path}`, { method: "POST", headers, body }), ({ status }) => status)
+        // It gets as far as the projection, which is not there.
+        assert.strictEqual(yield* statusOf(json), 404)
+        assert.strictEqual(yield* statusOf({ ...json, origin: url.replace(/\/$/, "") }), 404)
+        assert.strictEqual(yield* statusOf({ ...json, origin: "https://evil.example.org" }), 403)
+        assert.strictEqual(yield* statusOf({ ...json, origin: "null" }), 403)
+        assert.strictEqual(yield* statusOf({ ...json, "sec-fetch-site": "same-site" }), 403)
+        assert.strictEqual(yield* statusOf({ "content-type": "text/plain" }), 403)
+        assert.strictEqual(yield* statusOf({}), 403)
+        const reading = yield* clientOf(yield* serve(pool, { postgres: options }))
+        const refused = yield* Effect.flip(
+          reading.actions.changeProjection({ payload: { name: "nothing", action: "pause" } })
+        )
+        assert.match(refused.message, /--allow-writes/)
       })
     )
   )
@@ -307,6 +410,11 @@ describe("who may call the console", () => {
         assert.strictEqual(denied._tag, "NotAllowed")
         const moment = yield* Effect.flatMap(Stream.runHead(yield* client.overview.live()), Effect.fromOption)
         assert.isNotNull(moment.failure)
+        const writer = yield* clientOf(yield* serve(poolOf(database), { postgres: options, allowWrites: true }))
+        const change = yield* Effect.flip(
+          writer.actions.changeMessage({ payload: { queue: "q", id: "m", action: "hold" } })
+        )
+        assert.strictEqual(change._tag, "NotAllowed")
       })
     )
   )

@@ -1,7 +1,7 @@
 /** The console as people use it: in a browser, on a server and on a Postgres inside the process. */
 import { assert, describe, it, layer } from "@effect/vitest"
-import { Context, Effect, Layer, type Scope } from "effect"
-import { Transactor } from "effect-strata"
+import { Context, Effect, Layer, type Scope, Stream } from "effect"
+import { EventStore, Transactor } from "effect-strata"
 import type { Stores } from "effect-strata/postgres"
 import { readFile } from "node:fs/promises"
 import { join } from "node:path"
@@ -10,11 +10,12 @@ import { type Browser, chromium as driver } from "playwright-core"
 import { afterAll, beforeAll } from "vitest"
 import { start } from "../cli/harness.ts"
 import { root } from "../package/run.ts"
+import { query } from "../postgres/harness.ts"
 import { chromium, launchOptions } from "../site/browser.ts"
-import { postgresUrl } from "../support/database.ts"
+import { postgresUrl, scratchDatabase } from "../support/database.ts"
 import { build, type Look, open, violationsOf } from "./page.ts"
-import { embedded, onServer, type Place, storesOf } from "./places.ts"
-import { serve } from "./serving.ts"
+import { onServer, places, poolOf } from "./places.ts"
+import { clientOf, type Place, serve, shared, storesOf } from "./serving.ts"
 import * as Shop from "./shop.ts"
 
 let browser: Browser
@@ -46,7 +47,7 @@ class Shown extends Context.Service<
       Effect.gen(function* () {
         const where = yield* place
         const stores = yield* storesOf(where)
-        yield* Effect.provide(Shop.open, stores)
+        yield* Effect.provide(Effect.andThen(Shop.open, Shop.accounts), stores)
         return { ...where, stores, url: yield* serve(where.pool, { postgres: where.options }) }
       })
     )
@@ -60,6 +61,8 @@ const pages = [
   ["projections", "table"],
   ["projections/mailing", ".stack"],
   ["spool", ".rows-body .row"],
+  ["states?state=account-1", ".detail .json"],
+  ["doctor", "table"],
   ["spool?queue=%3Dmails&state=bounce&message=%5B%22mails%22%2C%22mail-3%22%5D", ".detail .json"]
 ] as const
 
@@ -68,11 +71,6 @@ const opened = (url: string, look?: Look) =>
     Effect.promise(() => open(browser, url, look)),
     ({ page }) => Effect.promise(() => page.close())
   )
-
-const places = [
-  ["a server", onServer],
-  ["a Postgres inside the process", embedded]
-] as const
 
 for (const [name, place] of places) {
   layer(Shown.layer(place), { timeout: "5 minutes", excludeTestServices: true })(
@@ -103,12 +101,12 @@ for (const [name, place] of places) {
         })
       )
 
-      it.effect.skipIf(isLeftOut)("says who holds up subscribers", () =>
+      // A Postgres inside the process has one session, so that nobody can hold up another one.
+      it.effect.skipIf(isLeftOut || name !== "a server")("says who holds up subscribers", () =>
         Effect.gen(function* () {
           const { stores, url } = yield* Shown
           const { page } = yield* opened(url)
           const { withTransaction } = Context.get(stores, Transactor.Transactor)
-          if (name !== "a server") return
           yield* withTransaction(
             Effect.andThen(
               Shop.orders(201, 201),
@@ -130,6 +128,31 @@ for (const [name, place] of places) {
           yield* Effect.promise(async () => {
             await page.getByRole("row", { name: /order-303/ }).waitFor(patience)
             assert.strictEqual(await page.getByRole("row", { name: /OrderPaid/ }).count(), 0)
+            assert.deepStrictEqual(wrong, [])
+          })
+        })
+      )
+
+      it.effect.skipIf(isLeftOut)("skips what comes faster than it can be shown, and says so", () =>
+        Effect.gen(function* () {
+          const { stores, url } = yield* Shown
+          const { go, page, wrong } = yield* opened(url)
+          yield* Effect.promise(async () => {
+            await go("log")
+            await page.locator(".rows-body .row").first().waitFor(patience)
+          })
+          const { append } = Context.get(stores, EventStore.EventStore)
+          const flood = Array.from({ length: 3000 }, (_, number) => ({
+            aggregateId: `meter-${number % 7}`,
+            eventType: "Measured",
+            data: { number }
+          }))
+          yield* append(flood)
+          yield* Effect.promise(async () => {
+            await page.getByText(/Too fast to show each: [\d,]+ versions were passed over/).waitFor(patience)
+            await page.locator(".preview", { hasText: '{"number":2999}' }).waitFor(patience)
+            // Of a long list only what is in sight is in the page.
+            assert.isBelow(await page.locator(".rows-body .row").count(), 80)
             assert.deepStrictEqual(wrong, [])
           })
         })
@@ -159,6 +182,42 @@ for (const [name, place] of places) {
         })
       )
 
+      it.effect.skipIf(isLeftOut)("changes things after it has asked, where it may", () =>
+        Effect.gen(function* () {
+          const { options, pool, url: readOnly } = yield* Shown
+          const url = yield* serve(pool, { postgres: options, allowWrites: true, who: () => Effect.succeed("anna") })
+          const { go, page, wrong } = yield* opened(url)
+          yield* Effect.promise(async () => {
+            const confirm = async (name: string, question: RegExp, done: RegExp) => {
+              await page.getByRole("button", { name, exact: true }).click(patience)
+              const dialog = page.getByRole("dialog", { name })
+              await dialog.getByText(question).waitFor(patience)
+              await dialog.getByText(/the log will say that anna did it/).waitFor(patience)
+              assert.deepStrictEqual(await violationsOf(page), [], name)
+              await dialog.getByRole("button", { name, exact: true }).click(patience)
+              await dialog.getByText(done).waitFor(patience)
+              await dialog.getByRole("button", { name: "Close" }).click(patience)
+            }
+            await go("projections/balances")
+            await confirm("Pause", /Stop balances in every process/, /"balances" is paused/)
+            await confirm("Resume", /Let balances go on/, /"balances" goes on/)
+            await go("spool?queue=%3Dwebhooks&state=incoming&message=%5B%22webhooks%22%2C%22hook-3%22%5D")
+            await confirm("Hold", /Keep the message hook-3 of queue webhooks/, /is hold/)
+            await page.locator(".detail .badge", { hasText: "hold" }).waitFor(patience)
+            await go("spool?queue=%3Dwebhooks&state=hold")
+            await confirm("Deliver all again", /all messages in hold of queue webhooks/, /1 message is incoming/)
+            assert.deepStrictEqual(wrong, [])
+          })
+          const other = yield* opened(readOnly)
+          yield* Effect.promise(async () => {
+            await other.go("projections/balances")
+            const pause = other.page.getByRole("button", { name: "Pause", exact: true })
+            await pause.waitFor(patience)
+            assert.isTrue(await pause.isDisabled())
+          })
+        })
+      )
+
       it.effect.skipIf(isLeftOut)("goes by the keyboard", () =>
         Effect.gen(function* () {
           const { url } = yield* Shown
@@ -172,9 +231,7 @@ for (const [name, place] of places) {
             await page.locator(".detail .json").first().waitFor(patience)
             const first = await page.locator(".row.is-selected").textContent(patience)
             await page.keyboard.press("j")
-            await page.waitForFunction(
-              `document.querySelector(".row.is-selected").textContent !== ${JSON.stringify(first)}`
-            )
+            await page.locator(".row.is-selected", { hasNotText: first ?? "" }).waitFor(patience)
             await page.keyboard.press("Escape")
             await page.locator(".detail").waitFor({ ...patience, state: "detached" })
             await page.keyboard.press("/")
@@ -212,6 +269,42 @@ for (const [name, place] of places) {
     }
   )
 }
+
+describe("what an open console costs", () => {
+  /** How many statements have ended in a database. A process tells it of them when it ends, at the latest. */
+  const statements = (database: string) =>
+    Effect.map(query(`SELECT xact_commit::float8 FROM pg_stat_database WHERE datname = '${database}'`), ([row]) =>
+      Number(row?.[0] ?? 0)
+    )
+
+  it.live("is less than a statement a second where nothing moves, and nothing where nobody looks", () =>
+    Effect.scoped(
+      Effect.gen(function* () {
+        const url = yield* scratchDatabase()
+        const database = new URL(url).pathname.slice(1)
+        yield* Effect.scoped(Effect.flatMap(shared(poolOf(url)), (pool) => storesOf({ pool, options: {} })))
+        const before = yield* statements(database)
+        const seconds = yield* Effect.scoped(
+          Effect.gen(function* () {
+            const pool = yield* shared(poolOf(url))
+            const client = yield* clientOf(yield* serve(pool))
+            const times = yield* Effect.flatMap(client.overview.live(), (moments) =>
+              Stream.runCollect(Stream.map(Stream.take(moments, 16), ({ at }) => at.epochMilliseconds))
+            )
+            const newest = query(`SELECT max(query_start)::text FROM pg_stat_activity WHERE datname = '${database}'`)
+            const last = yield* newest
+            yield* Effect.sleep("4 seconds")
+            assert.deepStrictEqual(yield* newest, last)
+            return ((times.at(-1) ?? 0) - (times[0] ?? 0)) / 1000
+          })
+        )
+        const asked = (yield* Effect.repeat(statements(database), { until: (count) => count > before + 16 })) - before
+        // Some more are those of the first look, and of connections as they begin.
+        assert.isBelow(asked, seconds + 20)
+      })
+    )
+  )
+})
 
 describe("strata console", () => {
   const database = ["--url", postgresUrl]

@@ -1,6 +1,6 @@
 /** A shop whose log, projections and queues a console shows: some of it is well, and some is not. */
 import { Effect, References, Schedule, Schema } from "effect"
-import { EventStore, Json, Origin, Projection, Spool } from "effect-strata"
+import { DurableStateStore, EventStore, Json, Origin, Projection, Spool } from "effect-strata"
 
 export class Mail extends Schema.Class<Mail>("Mail")({
   to: Schema.String,
@@ -98,6 +98,20 @@ const mails = Effect.gen(function* () {
       payload: { url: "https://example.org/hooks", order: `order-${number}` }
     }))
   )
+})
+
+/** Accounts of customers, as an application keeps them. */
+export const accounts = Effect.gen(function* () {
+  const { overwriteState } = yield* DurableStateStore.DurableStateStore
+  for (const [index, customer] of customers.entries()) {
+    const value = { customer, balance: 12_340 + 1000 * index, currency: "EUR", orders: [`order-${index + 1}`] }
+    yield* overwriteState({
+      persistenceId: `account-${index + 1}`,
+      versionNumber: BigInt(index + 3),
+      manifest: "Account",
+      payload: new TextEncoder().encode(JSON.stringify(value))
+    })
+  }
 })
 
 /** The shop, whose projections run until the scope closes. What they warn of is meant. */

@@ -34,8 +34,10 @@ const upToPostgres = [
   "postgres"
 ]
 const upToConcepts = [...upToContracts, "Supervisor", "Entity", "Decision", "Projection", "Spool", "health", "Health"]
-const upToConsole = [...upToPostgres, ...upToConcepts, "projection", "console/api"]
+
 const upToConnection = [...upToPostgres, ...upToConcepts, "protobuf", "cli/arguments", "cli/terminal", "cli/connection"]
+
+const upToConsole = [...upToConnection, "projection", "spool", "console/api", "cli/doctor"]
 
 const effect = ["effect"]
 const driver = ["effect", "@effect/sql-pg", "node:"]
@@ -85,16 +87,20 @@ const rules: ReadonlyMap<string, Rule> = new Map<string, Rule>([
   ["testing", { rooms: upToConcepts, packages: ["effect", "@effect/vitest"] }],
   ["console/api", { rooms: [], packages: effect }],
   ["console/page", { rooms: ["console/api"], packages: ["preact", "uplot"] }],
-  ["console", { rooms: upToConsole, packages: driver }],
   ["cli/arguments", { rooms: upToPostgres, packages: command }],
   ["cli/terminal", { rooms: [...upToPostgres, "cli/arguments"], packages: command }],
   ["cli/transfer", { rooms: [...upToPostgres, "cli/arguments", "cli/terminal"], packages: command }],
   ["cli/connection", { rooms: [...upToPostgres, "pglite", "cli/arguments", "cli/terminal"], packages: command }],
   ["cli/doctor", { rooms: upToConnection, packages: command }],
+  // What the doctor checks is the same for both.
+  ["console", { rooms: upToConsole, packages: driver }],
   ["cli/commands/events", { rooms: [...upToConnection, "cli/transfer"], packages: command }],
   [
     "cli/commands",
-    { rooms: [...upToConnection, "console", "cli/doctor", "cli/transfer", "cli/commands/events"], packages: command }
+    {
+      rooms: [...upToConnection, "spool", "console", "cli/doctor", "cli/transfer", "cli/commands/events"],
+      packages: command
+    }
   ],
   ["cli", { rooms: [...upToConnection, "cli/commands", "cli/commands/events"], packages: command }]
 ])

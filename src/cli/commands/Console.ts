@@ -1,6 +1,6 @@
 /** `strata console`: all of it in a browser. */
 import * as NodeHttpServer from "@effect/platform-node/NodeHttpServer"
-import { Effect, Layer } from "effect"
+import { Effect, Layer, References } from "effect"
 import { Command, Flag } from "effect/cli"
 import { HttpRouter, HttpServer } from "effect/http"
 import { createServer } from "node:http"
@@ -59,6 +59,7 @@ const serve = (options: { readonly allowWrites: boolean; readonly hidePayloads: 
       who: () => Effect.succeed(name),
       hosts: [`${hostname}:${port}`, `localhost:${port}`]
     })
+    // The log of changes is for whoever runs the command.
     yield* Layer.build(HttpRouter.serve(app, { disableLogger: true, disableListenLog: true }))
     const url = `http://${hostname}:${port}/`
     const what = options.allowWrites ? "which may change things" : "which only reads"
@@ -75,6 +76,10 @@ export const console = Command.make("console", flags).pipe(
     { command: "strata console --allow-writes --port 8080", description: "Also requeue, pause and retry" },
     { command: "strata console --no-payloads", description: "For a look over somebody's shoulder" }
   ]),
-  Command.withHandler(({ port, ...options }) => Effect.scoped(Effect.provide(serve(options), serverOn(port)))),
+  Command.withHandler(({ port, ...options }) =>
+    Effect.scoped(Effect.provide(serve(options), serverOn(port))).pipe(
+      Effect.updateService(References.MinimumLogLevel, (level) => (level === "Warn" ? "Info" : level))
+    )
+  ),
   Command.provide(Database.layer)
 )

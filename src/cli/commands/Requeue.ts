@@ -1,7 +1,8 @@
 /** `strata spool requeue`: one message, or all that a filter describes. */
 import { DateTime, Effect, Option, Stream } from "effect"
 import { Argument, Command, Flag } from "effect/cli"
-import { type SpoolMessage, SpoolStore, type State } from "../../SpoolStore.ts"
+import * as Orders from "../../spool/Orders.ts"
+import { type SpoolMessage, SpoolStore } from "../../SpoolStore.ts"
 import * as Parameters from "../arguments/Parameters.ts"
 import * as Database from "../connection/Database.ts"
 import { WrongUsage } from "../terminal/CommandErrors.ts"
@@ -15,12 +16,6 @@ export const named = ({ id, queue }: { readonly id: string; readonly queue?: str
 
 export const inQueue = (queue: Option.Option<string>) => (Option.isNone(queue) ? {} : { queue: queue.value })
 
-/** The states from which a message can be delivered again. */
-const from = ["deferred", "hold", "bounce", "archived"] as const
-
-/** How many messages are moved at a time. */
-const concurrency = 16
-
 const flags = {
   id: Argument.String("id").pipe(
     Argument.optional,
@@ -33,7 +28,7 @@ const flags = {
       "The queue of the message, or of the messages; without it messages in no queue, or with --state of all queues"
     )
   ),
-  state: Flag.Literals("state", from).pipe(
+  state: Flag.Literals("state", Orders.deliverable).pipe(
     Flag.optional,
     Flag.withDescription("All messages in this state, such as bounce, in place of one")
   ),
@@ -53,38 +48,34 @@ type Flags = Command.Command.Config.Infer<typeof flags>
 
 const one = Effect.fnUntraced(function* (id: string, queue: Flags["queue"]) {
   const message = { id, ...inQueue(queue) }
-  yield* SpoolStore.use(({ moveToState }) => moveToState(message, from, "incoming", { attempts: 0 }))
+  yield* Orders.requeue(message)
   yield* Output.done(`Message ${named(message)} is incoming`, { ...message, state: "incoming" })
 })
 
 const isWanted = ({ error, since }: Pick<Flags, "error" | "since">) => {
-  const text = Option.map(error, (text) => text.toLowerCase())
-  return ({ created, lastError }: SpoolMessage): boolean =>
-    Option.match(text, { onNone: () => true, onSome: (part) => lastError.toLowerCase().includes(part) }) &&
-    Option.match(since, { onNone: () => true, onSome: (time) => DateTime.isGreaterThan(created, time) })
+  const hasError = Option.match(error, { onNone: () => () => true, onSome: Orders.hasError })
+  return (message: SpoolMessage): boolean =>
+    hasError(message) &&
+    Option.match(since, { onNone: () => true, onSome: (time) => DateTime.isGreaterThan(message.created, time) })
 }
 
-const all = Effect.fnUntraced(function* (state: State, { error, queue, since, yes }: Flags) {
-  const { countByState, iterate, moveToState } = yield* SpoolStore
+const all = Effect.fnUntraced(function* (
+  state: (typeof Orders.deliverable)[number],
+  { error, queue, since, yes }: Flags
+) {
+  const { countByState } = yield* SpoolStore
   const { [state]: total } = yield* countByState(Option.getOrUndefined(queue))
   const place = Option.match(queue, { onNone: () => "all queues", onSome: (name) => `queue "${name}"` })
   const some = Option.isSome(error) || Option.isSome(since) ? "those that match of " : ""
   yield* confirm(`Deliver ${some}${Output.count(total, "message")} in ${state} of ${place} again?`, yes)
   let requeued = 0
   yield* Progress.during({ verb: "looked at", things: "messages", total }, ({ advance }) =>
-    iterate(state, inQueue(queue)).pipe(
-      Stream.tap(() => advance(1)),
-      Stream.filter(isWanted({ error, since })),
-      Stream.mapEffect(
-        ({ id, queue }) =>
-          moveToState({ id, ...(queue === undefined ? {} : { queue }) }, state, "incoming", { attempts: 0 }).pipe(
-            Effect.tap(() => Effect.sync(() => requeued++)),
-            // Somebody else was faster.
-            Effect.catchTags({ MessageNotFound: () => Effect.void, StateConflict: () => Effect.void })
-          ),
-        { concurrency, unordered: true }
-      ),
-      Stream.runDrain
+    Stream.runForEach(
+      Orders.requeueAll({ state, ...inQueue(queue), isWanted: isWanted({ error, since }) }),
+      (isMoved) => {
+        if (isMoved) requeued++
+        return advance(1)
+      }
     )
   )
   yield* Output.done(`${Output.count(requeued, "message")} of ${place} ${requeued === 1 ? "is" : "are"} incoming`, {

@@ -3,6 +3,7 @@ import { DateTime, Duration, Effect, Option, Stream } from "effect"
 import { Argument, Command, Flag } from "effect/cli"
 import { withDigits } from "../../internal/ExactJson.ts"
 import * as Policies from "../../Spool.ts"
+import * as Orders from "../../spool/Orders.ts"
 import { type SpoolMessage, SpoolStore, State } from "../../SpoolStore.ts"
 import * as Parameters from "../arguments/Parameters.ts"
 import * as Database from "../connection/Database.ts"
@@ -95,44 +96,25 @@ const show = Command.make("show", key).pipe(
   Command.provide(Database.layer)
 )
 
-interface Move {
-  readonly from: ReadonlyArray<State>
-  readonly to: State
-  readonly description: string
-}
-
 /** A subcommand that moves one message to another state. */
-const move = <const Name extends string>(name: Name, { description, from, to }: Move) =>
+const move = (name: keyof typeof Orders.moves, description: string) =>
   Command.make(name, key).pipe(
     Command.withDescription(description),
     Command.withExamples([{ command: `strata spool ${name} order-1 --queue mails`, description }]),
     Command.withHandler(({ id, queue }) =>
       Effect.gen(function* () {
         const message = { id, ...inQueue(queue) }
-        yield* SpoolStore.use(({ moveToState }) => moveToState(message, from, to))
-        yield* Output.done(`Message ${named(message)} is ${to}`, { ...message, state: to })
+        const order = Orders.moves[name]
+        yield* Orders.move(message, order)
+        yield* Output.done(`Message ${named(message)} is ${order.to}`, { ...message, state: order.to })
       })
     ),
     Command.provide(Database.layer)
   )
 
-const hold = move("hold", {
-  description: "Keeps a message from being delivered until it is released",
-  from: ["incoming", "deferred", "active", "bounce"],
-  to: "hold"
-})
-
-const release = move("release", {
-  description: "Lets a message that is on hold be delivered",
-  from: ["hold"],
-  to: "incoming"
-})
-
-const bounce = move("bounce", {
-  description: "Gives up a message",
-  from: ["incoming", "deferred", "active", "hold"],
-  to: "bounce"
-})
+const hold = move("hold", "Keeps a message from being delivered until it is released")
+const release = move("release", "Lets a message that is on hold be delivered")
+const bounce = move("bounce", "Gives up a message")
 
 const remove = Command.make("delete", { ...key, yes }).pipe(
   Command.withDescription("Deletes a message, whatever its state"),

@@ -32,3 +32,11 @@ export type Query<P extends Path> = [HttpApiEndpoint.Query<At<P>>] extends [neve
 
 /** What comes of the stream at `/api/live`. */
 export type Moment = typeof MomentSchema.Encoded
+
+type Writing = Extract<Endpoint, { readonly method: "POST" }>
+
+/** The paths by which something is changed. */
+export type ChangePath = Writing["path"]
+
+/** What a change is asked with. */
+export type Change<P extends ChangePath> = Encoded<HttpApiEndpoint.Payload<Extract<Writing, { readonly path: P }>>>

@@ -1,7 +1,7 @@
 /** Projections: how far they are, who runs them, and what has failed. */
 import { Schema } from "effect"
 import { HttpApiEndpoint, HttpApiGroup } from "effect/http-api"
-import { errors, Whole } from "./Fields.ts"
+import { errors, Time, Whole } from "./Fields.ts"
 
 /** What an event has failed with. `error` is null where the console hides what the application has stored. */
 export const Failure = Schema.Struct({
@@ -22,6 +22,8 @@ export const Shard = Schema.Struct({
   behindMillis: Schema.Finite,
   parked: Schema.Int,
   skipped: Schema.Int,
+  /** The process that runs it, in words; null where nobody knows. */
+  process: Schema.NullOr(Schema.String),
   failure: Schema.NullOr(Failure)
 })
 
@@ -40,11 +42,17 @@ export const Projection = Schema.Struct({
 /** An aggregate that is parked: its events wait from this one on. */
 export const Parked = Schema.Struct({ ...Failure.fields, retryAsked: Schema.Boolean })
 
-export const Runner = Schema.Struct({
+/** A process that runs a part of a projection. */
+export const Process = Schema.Struct({
   id: Schema.String,
-  /** For how long it has not said that it lives. */
-  silentMillis: Schema.Finite,
-  isAlive: Schema.Boolean
+  name: Schema.String,
+  host: Schema.String,
+  pid: Schema.Int,
+  since: Time,
+  heardAt: Time,
+  /** Whether it has been silent for so long that it must have died. */
+  isSilent: Schema.Boolean,
+  shards: Schema.Array(Schema.Int)
 })
 
 export const ProjectionDetail = Schema.Struct({
@@ -57,7 +65,7 @@ export const ProjectionDetail = Schema.Struct({
   rebuildAsked: Schema.Boolean,
   rebuildFailure: Schema.NullOr(Schema.String),
   shards: Schema.Array(Shard),
-  runners: Schema.Array(Runner),
+  processes: Schema.Array(Process),
   parked: Schema.Array(Parked),
   /** The first of the events that were skipped. */
   skipped: Schema.Array(Failure),

@@ -1,6 +1,8 @@
 /** The frame of all pages: where one is, whether the server is there, and the keys. */
 import { useEffect, useRef, useState } from "preact/hooks"
-import { useAnswer } from "./Client.ts"
+import { Dialogs } from "./Action.tsx"
+import { setAbout, useAnswer } from "./Client.ts"
+import { DoctorPage } from "./DoctorPage.tsx"
 import { plural } from "./Format.ts"
 import { useKeys } from "./Keys.ts"
 import { useLive } from "./Live.ts"
@@ -11,13 +13,16 @@ import { ProjectionPage } from "./ProjectionPage.tsx"
 import { ProjectionsPage } from "./ProjectionsPage.tsx"
 import { go, href, type Route, useRoute } from "./Route.ts"
 import { SpoolPage } from "./SpoolPage.tsx"
+import { StatesPage } from "./StatesPage.tsx"
 import { ThemeSwitch } from "./Theme.tsx"
 
 const pages = [
   { path: "overview", title: "Overview", key: "o" },
   { path: "log", title: "Log", key: "l" },
   { path: "projections", title: "Projections", key: "p" },
-  { path: "spool", title: "Spool", key: "s" }
+  { path: "spool", title: "Spool", key: "s" },
+  { path: "states", title: "States", key: "t" },
+  { path: "doctor", title: "Doctor", key: "d" }
 ] as const
 
 const keys: ReadonlyArray<readonly [key: string, what: string]> = [
@@ -86,6 +91,9 @@ const Notices = () => {
 const Server = () => {
   const { connection, moment } = useLive()
   const { value } = useAnswer("/api/about", {}, connection)
+  useEffect(() => {
+    if (value !== undefined) setAbout(value)
+  }, [value])
   return (
     <div class="server">
       <div class={`pulse ${connection === "open" && (moment?.failure ?? null) === null ? "is-live" : ""}`}>
@@ -125,6 +133,10 @@ const Page = ({ route }: { readonly route: Route }) => {
       return name === undefined ? <ProjectionsPage /> : <ProjectionPage key={name} name={name} />
     case "spool":
       return <SpoolPage route={route} />
+    case "states":
+      return <StatesPage route={route} />
+    case "doctor":
+      return <DoctorPage />
     default:
       return (
         <Empty title="There is no such page">
@@ -195,6 +207,7 @@ export const App = () => {
         </header>
         <Page route={route} />
       </main>
+      <Dialogs />
       {isHelp ? <Help close={() => setHelp(false)} /> : null}
     </div>
   )

@@ -1,6 +1,6 @@
 /** Calls of the server, with the types of its API. */
 import { useCallback, useEffect, useRef, useState } from "preact/hooks"
-import type { Answer, Path, Query } from "../api/Answers.ts"
+import type { Answer, Change, ChangePath, Path, Query } from "../api/Answers.ts"
 
 /** Why a call has failed. */
 export interface Failed {
@@ -40,6 +40,30 @@ export const read = async <P extends Path>(
   } catch (error) {
     const message = error instanceof Error ? error.message : String(error)
     return { ok: false, failed: { kind: "Unreachable", message: `the console's server does not answer: ${message}` } }
+  }
+}
+
+/** Changes something, and returns in a sentence what has become of it. */
+export const change = async <P extends ChangePath>(path: P, asked: Change<P> & object): Promise<Called<string>> => {
+  try {
+    const response = await fetch(`.${path}`, {
+      method: "POST",
+      credentials: "same-origin",
+      headers: { "content-type": "application/json" },
+      body: JSON.stringify(asked)
+    })
+    if (!response.ok) return { ok: false, failed: await failedOf(response) }
+    const body: unknown = await response.json()
+    return { ok: true, value: textOf(body, "message") ?? "" }
+  } catch (error) {
+    const message = error instanceof Error ? error.message : String(error)
+    return {
+      ok: false,
+      failed: {
+        kind: "Unreachable",
+        message: `it is not known whether it was done, as the answer was lost: ${message}`
+      }
+    }
   }
 }
 
@@ -88,4 +112,26 @@ export const useAnswer = <P extends Path>(path: P, query: Query<P> & object, aga
   }, [path, key, again, count])
   const isCurrent = state.key === key
   return { value: isCurrent ? state.value : undefined, failed: isCurrent ? state.failed : undefined, reload }
+}
+
+type About = Answer<"/api/about">
+
+let about: About | undefined
+const waiting = new Set<(about: About) => void>()
+
+/** Tells the parts of the page what the console is. */
+export const setAbout = (value: About): void => {
+  about = value
+  for (const tell of waiting) tell(value)
+}
+
+/** What the console is, and what may be done with it, once that is known. */
+export const useAbout = (): About | undefined => {
+  const [known, setKnown] = useState(about)
+  useEffect(() => {
+    setKnown(about)
+    waiting.add(setKnown)
+    return () => void waiting.delete(setKnown)
+  }, [])
+  return known
 }

@@ -1,5 +1,6 @@
 /** One message: its attempts and its errors, its headers and its payload. */
-import type { Answer } from "../api/Answers.ts"
+import type { Answer, Change } from "../api/Answers.ts"
+import { Action } from "./Action.tsx"
 import { useAnswer } from "./Client.ts"
 import { JsonTree } from "./JsonTree.tsx"
 import { useLive } from "./Live.ts"
@@ -8,10 +9,58 @@ import { href, queueHref } from "./Route.ts"
 
 type Detail = Answer<"/api/message">
 
-const Content = ({ detail }: { readonly detail: Detail }) => {
+const Actions = ({ close, message }: { readonly message: Detail["message"]; readonly close: () => void }) => {
+  const { id, queue, state } = message
+  const name = queue === null ? `the message ${id}` : `the message ${id} of queue ${queue}`
+  const act = (action: Change<"/api/actions/message">["action"]) => ({ action, id, queue })
+  const path = "/api/actions/message"
+  const is = (...states: ReadonlyArray<string>) => states.includes(state)
+  return (
+    <div class="actions">
+      {is("deferred", "hold", "bounce", "archived") ? (
+        <Action
+          name="Deliver again"
+          question={`Have ${name} delivered again at once, with all of its attempts?`}
+          path={path}
+          change={act("requeue")}
+        />
+      ) : null}
+      {is("incoming", "deferred", "active", "bounce") ? (
+        <Action
+          name="Hold"
+          question={`Keep ${name} from being delivered until it is released?`}
+          path={path}
+          change={act("hold")}
+        />
+      ) : null}
+      {is("hold") ? (
+        <Action name="Release" question={`Let ${name} be delivered?`} path={path} change={act("release")} />
+      ) : null}
+      {is("incoming", "deferred", "active", "hold") ? (
+        <Action
+          name="Give up"
+          question={`Give up ${name}, so that it is a bounce?`}
+          path={path}
+          change={act("bounce")}
+        />
+      ) : null}
+      <Action
+        name="Delete"
+        isGrave
+        question={`Delete ${name}? Its payload is lost.`}
+        path={path}
+        change={act("delete")}
+        done={close}
+      />
+    </div>
+  )
+}
+
+const Content = ({ close, detail }: { readonly detail: Detail; readonly close: () => void }) => {
   const { causationId, correlationId, headers, message, payload } = detail
   return (
     <>
+      <Actions message={message} close={close} />
       <dl class="fields">
         <Field name="State">
           <Badge state={message.state} /> after {message.attempts} of {message.maxAttempts} attempts
@@ -85,7 +134,7 @@ export const MessageView = ({ close, id, queue }: MessageViewProps) => {
         </button>
       </header>
       {failed === undefined ? null : <FailedNote failed={failed} />}
-      {value === undefined ? failed === undefined && <Skeleton /> : <Content detail={value} />}
+      {value === undefined ? failed === undefined && <Skeleton /> : <Content detail={value} close={close} />}
     </aside>
   )
 }

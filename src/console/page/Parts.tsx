@@ -36,6 +36,7 @@ const tones: Readonly<Record<string, Tone>> = {
   running: "good",
   paused: "warn",
   idle: "warn",
+  silent: "bad",
   failed: "bad",
   incoming: "accent",
   active: "good",

@@ -1,9 +1,11 @@
 /** One projection: its shards, who runs them, and what has failed. */
+import { useState } from "preact/hooks"
 import type { Answer } from "../api/Answers.ts"
+import { Action } from "./Action.tsx"
 import { useAnswer } from "./Client.ts"
-import { firstLine, plural, span, whole } from "./Format.ts"
+import { firstLine, plural, whole } from "./Format.ts"
 import { useLive } from "./Live.ts"
-import { Badge, Empty, FailedNote, Whole, Panel, Skeleton, Span } from "./Parts.tsx"
+import { Badge, Empty, FailedNote, Whole, Panel, Skeleton, Span, Time } from "./Parts.tsx"
 import { aggregateHref, eventHref } from "./Route.ts"
 
 type Detail = Answer<"/api/projection">
@@ -97,6 +99,7 @@ const Shards = ({ shards }: { readonly shards: ReadonlyArray<Shard> }) => (
           <th class="right">Behind</th>
           <th class="right">Parked</th>
           <th class="right">Skipped</th>
+          <th>Process</th>
           <th>Last failure</th>
         </tr>
       </thead>
@@ -122,6 +125,7 @@ const Shards = ({ shards }: { readonly shards: ReadonlyArray<Shard> }) => (
             <td class="right">
               <Whole value={shard.skipped} />
             </td>
+            <td>{shard.process ?? <span class="muted">none</span>}</td>
             <td class="wrap">
               {shard.failure === null ? (
                 <span class="muted">none</span>
@@ -139,23 +143,105 @@ const Shards = ({ shards }: { readonly shards: ReadonlyArray<Shard> }) => (
   </div>
 )
 
-const Runners = ({ runners }: { readonly runners: Detail["runners"] }) => {
-  const alive = runners.filter(({ isAlive }) => isAlive)
-  if (alive.length === 0) return <Empty title="No process runs it">Start one: it goes on where the offsets are.</Empty>
+const Processes = ({ processes }: Pick<Detail, "processes">) =>
+  processes.length === 0 ? (
+    <Empty title="No process runs it">Start one: it goes on where the offsets are.</Empty>
+  ) : (
+    <div class="table-box" tabIndex={0} role="group" aria-label="Processes">
+      <table>
+        <thead>
+          <tr>
+            <th>Process</th>
+            <th>Host</th>
+            <th class="right">Pid</th>
+            <th>State</th>
+            <th>Since</th>
+            <th>Heard of</th>
+            <th>Shards</th>
+          </tr>
+        </thead>
+        <tbody>
+          {processes.map((one) => (
+            <tr key={one.id}>
+              <td>{one.name}</td>
+              <td>{one.host}</td>
+              <td class="right">{one.pid}</td>
+              <td>
+                <Badge state={one.isSilent ? "silent" : "running"} />
+              </td>
+              <td>
+                <Time at={one.since} />
+              </td>
+              <td>
+                <Time at={one.heardAt} />
+              </td>
+              <td class="wrap">{one.shards.join(", ")}</td>
+            </tr>
+          ))}
+        </tbody>
+      </table>
+    </div>
+  )
+
+const Actions = ({ detail }: { readonly detail: Detail }) => {
+  const { name, parked, paused } = detail
+  const [to, setTo] = useState("0")
+  const path = "/api/actions/projection"
+  const version = /^\d+$/.test(to) ? to : "0"
   return (
-    <ul class="runners">
-      {alive.map(({ id, silentMillis }) => (
-        <li key={id}>
-          <code>{id}</code> <span class="muted">heard of {span(silentMillis)} ago</span>
-        </li>
-      ))}
-    </ul>
+    <div class="actions">
+      {paused ? (
+        <Action
+          name="Resume"
+          question={`Let ${name} go on from where it was?`}
+          path={path}
+          change={{ action: "resume", name }}
+        />
+      ) : (
+        <Action
+          name="Pause"
+          question={`Stop ${name} in every process, until it is resumed?`}
+          path={path}
+          change={{ action: "pause", name }}
+        />
+      )}
+      {parked.length === 0 ? null : (
+        <Action
+          name="Retry parked"
+          question={`Have the events of the ${plural(parked.length, "parked aggregate")} of ${name} handled again?`}
+          path={path}
+          change={{ action: "retry", name }}
+        />
+      )}
+      <Action
+        name="Rebuild"
+        isGrave
+        question={`Empty the read model of ${name}, and have it built anew in the processes that run it?`}
+        path={path}
+        change={{ action: "rebuild", name }}
+      />
+      <Action
+        name="Reset to"
+        isGrave
+        question={`Have ${name} handle everything after version ${whole(version)} again? Its read model is not emptied.`}
+        path={path}
+        change={{ action: "reset", name, to: version }}
+      />
+      <input
+        class="short number"
+        inputMode="numeric"
+        aria-label="The version after which the projection goes on"
+        value={to}
+        onInput={({ currentTarget }) => setTo(currentTarget.value.trim())}
+      />
+    </div>
   )
 }
 
 const Content = ({ detail }: { readonly detail: Detail }) => (
   <>
     <Progress detail={detail} />
+    <Actions detail={detail} />
     {detail.rebuildFailure === null ? null : (
       <div class="note bad">It could not be rebuilt: {detail.rebuildFailure}</div>
     )}
@@ -177,8 +263,8 @@ const Content = ({ detail }: { readonly detail: Detail }) => (
         <Failures failures={detail.skipped} />
       </Panel>
     )}
-    <Panel title="Processes" aside={`${detail.runners.filter(({ isAlive }) => isAlive).length} run it`}>
-      <Runners runners={detail.runners} />
+    <Panel title="Processes" aside={`${detail.processes.length} run it`}>
+      <Processes processes={detail.processes} />
     </Panel>
   </>
 )

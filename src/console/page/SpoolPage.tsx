@@ -1,6 +1,7 @@
 /** The spool: its queues, the messages in a state, and one message beside them. */
 import { useState } from "preact/hooks"
-import type { Answer, Moment, Query } from "../api/Answers.ts"
+import type { Answer, Change, Moment, Query } from "../api/Answers.ts"
+import { Action } from "./Action.tsx"
 import { useAnswer } from "./Client.ts"
 import { firstLine } from "./Format.ts"
 import { useKeys } from "./Keys.ts"
@@ -168,6 +169,33 @@ const Tabs = ({
   </nav>
 )
 
+interface RequeueAllProps {
+  readonly queue: string | undefined
+  readonly state: Change<"/api/actions/requeue">["state"]
+}
+
+const RequeueAll = ({ queue, state }: RequeueAllProps) => {
+  const [error, setError] = useState("")
+  const which = error === "" ? `all messages in ${state}` : `the messages in ${state} whose last error has "${error}"`
+  return (
+    <div class="list-bar">
+      <input
+        class="short"
+        placeholder="Last error has"
+        aria-label="Only messages whose last error has"
+        value={error}
+        onInput={({ currentTarget }) => setError(currentTarget.value)}
+      />
+      <Action
+        name={error === "" ? "Deliver all again" : "Deliver these again"}
+        question={`Have ${which} of ${queue === undefined ? "all queues" : `queue ${queue}`} delivered again at once, with all of their attempts?`}
+        path="/api/actions/requeue"
+        change={{ state, ...(queue === undefined ? {} : { queue }), ...(error === "" ? {} : { error }) }}
+      />
+    </div>
+  )
+}
+
 /** How many messages are in each state, in all queues together. */
 const sumOf = (queues: ReadonlyArray<Queue>): Queue | undefined => {
   const [first] = queues
@@ -211,6 +239,9 @@ export const SpoolPage = ({ route }: { readonly route: Route }) => {
       <div class="split-list">
         {all.length === 0 ? <Empty title="No message waits" /> : <QueueTable queues={all} selected={named} />}
         <Tabs route={route} queue={queue} state={state} />
+        {named !== null && (state === "deferred" || state === "hold" || state === "bounce" || state === "archived") ? (
+          <RequeueAll queue={named} state={state} />
+        ) : null}
         <Messages key={`${named} ${state}`} route={route} queue={named} state={state} />
       </div>
       {message === undefined ? null : <MessageView queue={message[0]} id={message[1]} close={close} />}
