@@ -10,7 +10,8 @@ const Accounts = EventStore.typed({ events: [Deposited, Withdrawn] })
 const nothing = () => Effect.void
 
 /** Calls a function without the compiler's help. */
-const plain = <A>(f: (...args: never) => A, ...args: ReadonlyArray<unknown>): A => Reflect.apply(f, undefined, args)
+const plain = <A>(f: (...args: never) => unknown, ...args: ReadonlyArray<unknown>): A =>
+  Reflect.apply(f, undefined, args)
 
 type Run = Effect.Effect<unknown, unknown, Layer.Success<typeof Memory.layer>>
 
