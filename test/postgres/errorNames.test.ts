@@ -44,6 +44,8 @@ const ofProjection = (name: string): Calls => ({
   names: [Stream.runDrain(Projection.names)],
   parked: [Stream.runDrain(Projection.parked(name))],
   pause: [Projection.pause(name)],
+  ProcessName: "a reference",
+  processes: [Projection.processes],
   progress: [Stream.runDrain(Stream.take(Projection.progress(name), 1))],
   rebuild: [
     Stream.runDrain(Stream.take(Projection.rebuild(projectionOf(name), { ...anything, mode: "in place" }), 1)),
@@ -190,7 +192,7 @@ describe("an error has the name of what was called", () => {
   it.live("where an argument is wrong", () =>
     Effect.gen(function* () {
       const { context } = yield* serveSpool()
-      const projections = without(ofProjection(""), ["names", "statuses"])
+      const projections = without(ofProjection(""), ["names", "processes", "statuses"])
       const failed = yield* Effect.provideContext(failing("Projection", projections), context)
       assert.deepStrictEqual([...failed].toSorted(), called(projections))
       const queues = ofQueue("a".repeat(256))

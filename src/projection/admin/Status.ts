@@ -18,7 +18,7 @@ export const statuses = Effect.mapError(
 )
 
 /** The processes that run projections on this database, with what each runs, since when, and when it was last heard of. */
-export const processes = allProcesses
+export const processes = Effect.mapError(allProcesses, named("Projection", "processes"))
 
 /** The status of each shard, in the order of their numbers. */
 export const status = Effect.fnUntraced(
