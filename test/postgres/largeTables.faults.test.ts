@@ -122,7 +122,7 @@ describe("a table of two million events", () => {
       yield* query(`SELECT pg_terminate_backend(${pid})`, url)
       yield* Effect.promise(() => once(ended, "close"))
       assert.deepStrictEqual(yield* indexes(url), [[false]])
-      assert.deepStrictEqual(yield* recorded(url), [])
+      assert.notInclude(yield* recorded(url), 45)
       // The process is killed, and the server goes on with the build.
       const killed = yield* migrating(url)
       yield* untilBuilding(url)
