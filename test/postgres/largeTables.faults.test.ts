@@ -82,7 +82,11 @@ const migrating = (url: string) =>
     (child) => Effect.sync(() => child.kill("SIGKILL"))
   )
 
-const untilBuilding = (url: string) => Effect.repeat(builds(url), { until: (rows) => rows.length > 0 })
+/** Before this phase, no other session sees the index. */
+const untilBuilding = (url: string) =>
+  Effect.repeat(query(`SELECT pid FROM pg_stat_progress_create_index WHERE phase LIKE 'building index%'`, url), {
+    until: (rows) => rows.length > 0
+  })
 
 describe("a table of two million events", () => {
   it.live("is adopted while a writer goes on: no lock of ours keeps it waiting while an index is built", () =>
