@@ -82,7 +82,11 @@ const migrating = (url: string) =>
     (child) => Effect.sync(() => child.kill("SIGKILL"))
   )
 
-const untilBuilding = (url: string) => Effect.repeat(builds(url), { until: (rows) => rows.length > 0 })
+/** Before this phase, no other session sees the index. */
+const untilBuilding = (url: string) =>
+  Effect.repeat(query(`SELECT pid FROM pg_stat_progress_create_index WHERE phase LIKE 'building index%'`, url), {
+    until: (rows) => rows.length > 0
+  })
 
 describe("a table of two million events", () => {
   it.live("is adopted while a writer goes on: no lock of ours keeps it waiting while an index is built", () =>
@@ -122,7 +126,7 @@ describe("a table of two million events", () => {
       yield* query(`SELECT pg_terminate_backend(${pid})`, url)
       yield* Effect.promise(() => once(ended, "close"))
       assert.deepStrictEqual(yield* indexes(url), [[false]])
-      assert.deepStrictEqual(yield* recorded(url), [])
+      assert.notInclude(yield* recorded(url), 45)
       // The process is killed, and the server goes on with the build.
       const killed = yield* migrating(url)
       yield* untilBuilding(url)

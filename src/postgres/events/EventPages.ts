@@ -3,6 +3,8 @@
  *
  * **Details**
  *
+ * Where it names types, the index of types has the events of each in order. A page reads at most its limit of each.
+ *
  * Where the filter names tags, a page is found in the table of tags, which has the versions of each tag in order: the page
  * reads what it returns, and at most as much again for each item of a query. Each look-up of a version stands in a subquery
  * with `OFFSET 0`: the planner would join the tables in another way, and read the whole log for a tag of which it knows
@@ -41,6 +43,9 @@ interface Alternative {
 const alternativesOf = ({ items = [{}], tags = [] }: Filter): ReadonlyArray<Alternative> =>
   items.map((item) => ({ tags: [...new Set([...(item.tags ?? []), ...tags])], eventTypes: item.eventTypes }))
 
+/** For how many types a page asks the index of types. For more than that it walks the log, of which they are a large part. */
+const mostBranches = 8
+
 const union = Statement.join(" UNION ", false)
 const unionAll = Statement.join(" UNION ALL ", false)
 
@@ -75,10 +80,9 @@ export const make = Effect.gen(function* () {
   const ofTypes = (eventTypes: ReadonlyArray<string> | undefined): ReadonlyArray<Fragment> =>
     eventTypes === undefined ? [] : [sql`event_type = ANY(${eventTypes}::text[])`]
 
-  /** What the filter says of columns of the event itself. */
-  const columnsAre = ({ aggregateIds, createdAfter, data, eventTypes, metadata }: Filter): ReadonlyArray<Fragment> => [
+  /** What the filter says of columns of the event itself, besides its type. */
+  const othersAre = ({ aggregateIds, createdAfter, data, metadata }: Filter): ReadonlyArray<Fragment> => [
     ...(aggregateIds === undefined ? [] : [among(aggregateIds)]),
-    ...ofTypes(eventTypes),
     ...(data === undefined ? [] : [sql`${dataOf(data)} @> ${toText(data)}::text::jsonb`]),
     ...(metadata === undefined ? [] : [sql`metadata @> ${toText(metadata)}::text::jsonb`]),
     // Times are compared in milliseconds, as readers get them: no event counts as created after its own time.
@@ -86,6 +90,9 @@ export const make = Effect.gen(function* () {
       ? []
       : [sql`date_trunc('milliseconds', created_at) > ${DateTime.toDateUtc(createdAfter)}::timestamptz`])
   ]
+
+  /** What the filter says of columns of the event itself. */
+  const columnsAre = (filter: Filter): ReadonlyArray<Fragment> => [...othersAre(filter), ...ofTypes(filter.eventTypes)]
 
   /** Whether the event with a version has the tag. */
   const hasTag = (tag: string, version: string) =>
@@ -118,6 +125,43 @@ export const make = Effect.gen(function* () {
       ORDER BY tagged.version ${sql.literal(range.direction)} LIMIT ${range.limit})`
   }
 
+  /** The events at the first of some versions. */
+  const placesIn = (versions: Fragment, { direction, limit }: Range) =>
+    sql`(SELECT version AS place FROM (${versions}) AS matching
+        ORDER BY version ${sql.literal(direction)} LIMIT ${limit}) AS found
+      CROSS JOIN LATERAL (SELECT * FROM ${events} WHERE version = found.place OFFSET 0) AS event`
+
+  /**
+   * The first events of a type in a range. Only the index of types has them in this order: with the type alone as a condition the
+   * planner may take the order of the primary key, and reads the whole log for a type that is rarer than it thinks.
+   */
+  const ofType = (
+    columns: "*" | "version",
+    type: string,
+    others: ReadonlyArray<Fragment>,
+    { after, direction, last, limit }: Range
+  ) => {
+    const conditions = sql.and([
+      sql`(event_type, version) > (${type}::text, ${after}::bigint)`,
+      sql`(event_type, version) <= (${type}::text, ${last}::bigint)`,
+      ...others
+    ])
+    const order = sql.literal(`event_type ${direction}, version ${direction}`)
+    return sql`(SELECT ${sql.literal(columns)} FROM ${events} AS event WHERE ${conditions} ORDER BY ${order} LIMIT ${limit})`
+  }
+
+  /** The types that are looked up in the index of types, each up to the limit of the page. */
+  const indexedTypes = ({ aggregateIds, eventTypes, items, tags = [] }: Filter): ReadonlyArray<string> | undefined => {
+    const types = new Set(eventTypes)
+    return types.size > 0 &&
+      types.size <= mostBranches &&
+      items === undefined &&
+      tags.length === 0 &&
+      aggregateIds?.length !== 1
+      ? [...types]
+      : undefined
+  }
+
   /** The rows of a range that match the filter, with more columns than are read. */
   const source = (filter: Filter, range: Range): Fragment => {
     const guards = range.guard === undefined ? [] : [range.guard]
@@ -125,10 +169,15 @@ export const make = Effect.gen(function* () {
     const alternatives = alternativesOf(filter)
     if (alternatives.every(({ tags }) => tags.length > 0)) {
       const versions = union(alternatives.map((alternative) => versionsOf(alternative, columns, range)))
-      return sql`(SELECT version AS place FROM (${versions}) AS matching
-          ORDER BY version ${sql.literal(range.direction)} LIMIT ${range.limit}) AS found
-        CROSS JOIN LATERAL (SELECT * FROM ${events} WHERE version = found.place OFFSET 0) AS event
-        WHERE ${sql.and(guards)}`
+      return sql`${placesIn(versions, range)} WHERE ${sql.and(guards)}`
+    }
+    const types = indexedTypes(filter)
+    if (types !== undefined) {
+      const others = othersAre(filter)
+      const [only = "", another] = types
+      if (another === undefined) return sql`${ofType("*", only, others, range)} AS event WHERE ${sql.and(guards)}`
+      const versions = unionAll(types.map((type) => ofType("version", type, others, range)))
+      return sql`${placesIn(versions, range)} WHERE ${sql.and(guards)}`
     }
     const matching = alternatives.map(({ eventTypes, tags }) =>
       sql.and([...ofTypes(eventTypes), ...tags.map((tag) => hasTag(tag, "event.version"))])
@@ -151,7 +200,8 @@ export const make = Effect.gen(function* () {
   /** Whether a page walks the log for the few events that the filter describes, and finds them by no index. */
   const walks = (filter: Filter): boolean =>
     filter.aggregateIds?.length !== 1 &&
-    (filter.items !== undefined || columnsAre(filter).length > 0) &&
+    (filter.items !== undefined || othersAre(filter).length > 0 || filter.eventTypes !== undefined) &&
+    (indexedTypes(filter) === undefined || othersAre(filter).length > 0) &&
     alternativesOf(filter).some(({ tags }) => tags.length === 0)
 
   /** All versions that match an item, with the bit of the item. */

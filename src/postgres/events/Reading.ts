@@ -3,7 +3,7 @@ import { Effect, Option, Schema, Stream } from "effect"
 import type { Fragment } from "effect/sql/Statement"
 import * as LastSeen from "../../events/LastSeen.ts"
 import { eventsIn } from "../../events/Steps.ts"
-import { type Filter, LogReplaced, type Query, type StoredEvent } from "../../EventStore.ts"
+import { Filter, LogReplaced, type Query, type StoredEvent } from "../../EventStore.ts"
 import type { Reason } from "../../StoreError.ts"
 import { decodeRows } from "../database/DecodeRows.ts"
 import { PostgresDatabase, type Runnable } from "../database/PostgresDatabase.ts"
@@ -23,9 +23,15 @@ const pageEvents = 1000
  */
 const partEvents = 50_000
 
+/** Who looks through more events than that for a few of them is told that no index finds these. */
+const manyVersions = 1_000_000n
+
 const highestPossible = 2n ** 63n - 1n
 
 const idOf = ({ id, version }: LastSeen.SeenEvent): LastSeen.SeenEvent => ({ version, id })
+
+/** What a query has of a filter. */
+const fieldsOfFilter = new Set(Object.keys(Filter.fields))
 
 /** Where a reader stops that looks for few of many events. */
 const Stop = Schema.Struct({ version: Schema.BigInt, id: Schema.String })
@@ -64,6 +70,20 @@ export const make = Effect.gen(function* () {
   const { columns, page, selectAll, walks } = yield* EventPages.make
   const decode = eventDecoder(names.events, integers)
   const decodeStop = decodeRows(Stop, names.events, [])
+  let hasWarned = false
+
+  /** Warns once that a filter has all these events read. */
+  const warnOfWalk = (filter: Filter, count: bigint): Effect.Effect<void> => {
+    if (hasWarned || count <= manyVersions) return Effect.void
+    hasWarned = true
+    const fields = Object.entries(filter).flatMap(([field, value]) =>
+      fieldsOfFilter.has(field) && value !== undefined ? [field] : []
+    )
+    return Effect.logWarning(
+      `a filter by ${fields.join(", ")} is looked up in no index: up to ${count} events of ${names.events} are read for it; ` +
+        "name types, one aggregate or tags, begin after a later version, or see the option index"
+    )
+  }
 
   /** The events of a statement that is the same each time. The filters describe the same events. */
   const eventsOf = (
@@ -174,7 +194,10 @@ export const make = Effect.gen(function* () {
   ): Stream.Stream<Step, LogReplaced | Reason> => {
     const isInParts = forever && walks(filter) && !isNothing(filter)
     let seen: LastSeen.Seen | undefined
-    const marks = settling.marks(before, forever)
+    const all = settling.marks(before, forever)
+    const marks = walks(filter)
+      ? Stream.tap(all, (mark) => warnOfWalk(filter, mark.version - (seen ?? mark.seen).version))
+      : all
     const stops = isInParts ? Stream.flatMap(marks, (mark) => partsUpTo(mark, (seen ?? mark.seen).version)) : marks
     return Stream.flatMap(stops, (mark) => {
       const begin: Ascending = {

@@ -1,0 +1,62 @@
+/** How much of a log of a million events is read for a filter: what an index finds, and what none does. */
+import { assert, it } from "@effect/vitest"
+import { DateTime, Effect, Stream } from "effect"
+import type { EventStore } from "effect-strata"
+import { fillStatements } from "../support/largeLogs.ts"
+import { plainInsert, serveEvents } from "./events.harness.ts"
+import { execute } from "./harness.ts"
+
+const eventCount = 1_000_000
+
+const rare = (table: string, id: string) => plainInsert(table, id).replace("'Plain'", "'Rare'")
+
+it.live("a page of some types reads what it returns, and a filter that no index serves says so once", () =>
+  Effect.gen(function* () {
+    const { events, logged, schema, sql, table, watched } = yield* serveEvents({ client: { maxConnections: 1 } })
+    yield* execute([
+      ...fillStatements(table, eventCount),
+      rare(table, "r1"),
+      rare(table, "r2"),
+      `VACUUM ANALYZE ${table}`
+    ])
+    const rowsRead = Effect.gen(function* () {
+      yield* sql`SELECT pg_stat_force_next_flush()`
+      const [row] = yield* sql`
+        SELECT (
+          SELECT coalesce(sum(idx_tup_read), 0) FROM pg_stat_user_indexes WHERE schemaname = ${schema}
+        )::float8 + (SELECT coalesce(sum(seq_tup_read), 0) FROM pg_stat_user_tables WHERE schemaname = ${schema})::float8 AS read`
+      return Number(row?.["read"])
+    })
+    const reads = Effect.fnUntraced(function* (query: Parameters<(typeof events)["read"]>[0], count: number) {
+      const before = yield* rowsRead
+      const found: ReadonlyArray<EventStore.StoredEvent> = yield* watched(Stream.runCollect(events.read(query)))
+      assert.lengthOf(found, count)
+      const versions = found.map(({ version }) => version)
+      const ascending = versions.toSorted((a, b) => (a < b ? -1 : 1))
+      assert.deepStrictEqual(versions, query?.direction === "backward" ? ascending.toReversed() : ascending)
+      return (yield* rowsRead) - before
+    })
+    // Each statement of a read looks some rows up besides: the mark, and the event at the cursor.
+    const few = 100
+    const types = ["Rare", "Closed"]
+    for (const direction of ["forward", "backward"] as const) {
+      // Often enough for a plan that knows no values.
+      for (let times = 0; times < 7; times++) {
+        assert.isBelow(yield* reads({ eventTypes: ["Rare"], direction }, 2), few)
+        assert.isBelow(yield* reads({ eventTypes: ["Rare"], limit: 1, direction }, 1), few)
+        assert.isBelow(yield* reads({ eventTypes: ["Missing"], direction }, 0), few)
+        // The limit of each type, and the events themselves.
+        assert.isBelow(yield* reads({ eventTypes: types, limit: 500, direction }, 500), 3 * 500 + few)
+        assert.isBelow(yield* reads({ eventTypes: [...types, "Deposited"], limit: 500, direction }, 500), 4 * 500 + few)
+      }
+    }
+    assert.deepStrictEqual(logged, [])
+    const createdAfter = DateTime.makeUnsafe("2200-01-01T00:00:00Z")
+    for (let times = 0; times < 2; times++) assert.isAbove(yield* reads({ createdAfter }, 0), eventCount / 2)
+    assert.lengthOf(logged, 1)
+    assert.match(
+      logged[0] ?? "",
+      /^a filter by createdAfter is looked up in no index: up to 1000002 events of events are read for it; /
+    )
+  })
+)
