@@ -428,14 +428,18 @@ describe("a long log", () => {
         yield* storesOf(where)
         yield* execute([
           `INSERT INTO ${where.options.schema}.events (id, aggregate_id, event_type, data, metadata)
-           SELECT 'e' || n, 'a' || n % 100, CASE n WHEN 7 THEN 'Rare' ELSE 'Often' END, 'null', 'null' FROM generate_series(1, 120000) AS n`
+           SELECT 'e' || n, 'a' || n % 100, CASE n WHEN 7 THEN 'Rare' ELSE 'Often' END,
+             CASE n WHEN 7 THEN '{"rare":true}'::jsonb ELSE 'null' END, 'null' FROM generate_series(1, 120000) AS n`
         ])
         const client = yield* clientOf(yield* serve(where.pool, { postgres: where.options }))
-        const first = yield* client.log.events({ query: { type: "Rare" } })
+        const byType = yield* client.log.events({ query: { type: "Rare" } })
+        assert.deepStrictEqual([versionsOf(byType.events), byType.before], [[7n], null])
+        const data = '{"rare":true}'
+        const first = yield* client.log.events({ query: { data } })
         assert.deepStrictEqual(first.events, [])
         assert.strictEqual(first.lookedDownTo, 70_001n)
-        const second = yield* client.log.events({ query: { type: "Rare", before: first.before ?? 0n } })
-        const third = yield* client.log.events({ query: { type: "Rare", before: second.before ?? 0n } })
+        const second = yield* client.log.events({ query: { data, before: first.before ?? 0n } })
+        const third = yield* client.log.events({ query: { data, before: second.before ?? 0n } })
         assert.deepStrictEqual(versionsOf(third.events), [7n])
         assert.isNull(third.before)
       })

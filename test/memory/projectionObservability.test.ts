@@ -64,8 +64,16 @@ describe("a projection is observed", () => {
         handler: ({ version }) =>
           Effect.suspend(() => (version === head && failures++ < 2 ? Effect.fail("not yet") : Effect.void))
       })
-      yield* Effect.raceFirst(Projection.run(projection), untilHandled("measured", head))
-      const snapshot = (yield* Metric.snapshot).filter(({ attributes }) => attributes?.["projection"] === "measured")
+      const measured = Effect.map(Metric.snapshot, (all) =>
+        all.filter(({ attributes }) => attributes?.["projection"] === "measured")
+      )
+      // A batch is counted once it is committed: whoever sees its offset may see the counter as it was.
+      const untilCounted = Effect.repeat(Effect.andThen(Effect.yieldNow, measured), {
+        until: (all) =>
+          all.some(({ id, state }) => id === "strata_projection_events" && "count" in state && state.count === 3)
+      })
+      yield* Effect.raceFirst(Projection.run(projection), Effect.andThen(untilHandled("measured", head), untilCounted))
+      const snapshot = yield* measured
       const stateOf = (id: string) => snapshot.find((metric) => metric.id === id)?.state
       assert.deepInclude(stateOf("strata_projection_events"), { count: 3 })
       assert.deepInclude(stateOf("strata_projection_failures"), { count: 2 })

@@ -45,6 +45,9 @@ const counting = Effect.gen(function* () {
 
 const others = 100_000
 
+/** More types than are looked up in the index, so that the log is walked. */
+const manyTypes = ["Rare", ...Array.from({ length: 8 }, (_, index) => `None ${index}`)]
+
 /** Many events of another type with 500 bytes of data each, and a few of a rare one. */
 const fill = (table: string, count: number) =>
   execute([
@@ -87,7 +90,7 @@ it.live("a long way past other types is told in parts, with the event at each en
   Effect.gen(function* () {
     const { events, table } = yield* serveEvents()
     yield* fill(table, others)
-    const steps = yield* events.follow({ after: "start", eventTypes: ["Rare"] }).pipe(
+    const steps = yield* events.follow({ after: "start", eventTypes: manyTypes }).pipe(
       Stream.takeUntil(({ upTo }) => upTo.version === BigInt(others)),
       Stream.runCollect
     )
@@ -124,7 +127,7 @@ it.live("a log that is replaced between two parts is told", () =>
         service.query(statement)
       )
     const reading = yield* Effect.provideService(Reading.make, PostgresDatabase, { ...service, query })
-    const steps = reading.settled({ eventTypes: ["Rare"] }, { seen: LastSeen.of(0n), forever: true })
+    const steps = reading.settled({ eventTypes: manyTypes }, { seen: LastSeen.of(0n), forever: true })
     assert.instanceOf(yield* Effect.flip(Stream.runDrain(steps)), EventStore.LogReplaced)
     assert.strictEqual(pages, 2)
   })
