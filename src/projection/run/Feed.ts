@@ -133,7 +133,13 @@ export interface Source {
 
 /** One pass over the log, for some shards. */
 class Reading {
+  /** All shards that it is to read for. */
   readonly feeds = new Map<number, Feed>()
+  /**
+   * Those for which it has read from their cursors on. A shard that has come since waits until the reading begins again: a
+   * step that is still on its way may be far beyond its cursor.
+   */
+  private readonly active = new Map<number, Feed>()
   /** Called after each step. */
   onStep: () => void = () => {}
   private restart = Deferred.makeUnsafe<void>()
@@ -151,6 +157,17 @@ class Reading {
   take(shard: number, feed: Feed): void {
     feed.onEmpty = this.again
     this.feeds.set(shard, feed)
+  }
+
+  /** Returns whether it was read for the shard. */
+  drop(shard: number): boolean {
+    this.active.delete(shard)
+    return this.feeds.delete(shard)
+  }
+
+  clear(): void {
+    this.active.clear()
+    this.feeds.clear()
   }
 
   /** How far the log has been read. */
@@ -173,10 +190,10 @@ class Reading {
 
   private deliver({ events, upTo }: Step): Effect.Effect<void, ProjectionFailed> {
     return Effect.suspend(() => {
-      const all = [...this.feeds.values()]
+      const all = [...this.active.values()]
       for (const event of events) {
         const shard = this.source.shardOf(event)
-        if (typeof shard === "number") this.feeds.get(shard)?.put(event)
+        if (typeof shard === "number") this.active.get(shard)?.put(event)
         else if (shard !== undefined) return Effect.fail(shard)
       }
       for (const feed of all) {
@@ -204,6 +221,7 @@ class Reading {
   readonly run = EventStore.use((events) =>
     Effect.suspend(() => {
       this.restart = Deferred.makeUnsafe()
+      for (const [shard, feed] of this.feeds) this.active.set(shard, feed)
       const all = [...this.feeds.values()]
       for (const feed of all) {
         // A shard that has not worked off its buffer yet asks for more when it has.
@@ -233,7 +251,7 @@ export const make = Effect.fnUntraced(function* (source: Source) {
   const join = (reading: Reading) => {
     coming.delete(reading)
     for (const [shard, feed] of reading.feeds) main.take(shard, feed)
-    reading.feeds.clear()
+    reading.clear()
     main.again()
   }
 
@@ -266,8 +284,7 @@ export const make = Effect.fnUntraced(function* (source: Source) {
     },
     /** Reads for this shard no longer. */
     remove: (shard: number): void => {
-      for (const reading of [main, ...coming])
-        if (reading.feeds.delete(shard) && reading.feeds.size === 0) reading.again()
+      for (const reading of [main, ...coming]) if (reading.drop(shard) && reading.feeds.size === 0) reading.again()
     },
     /** Reads for ever. */
     run: Effect.all(
