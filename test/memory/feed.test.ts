@@ -1,0 +1,36 @@
+/** The reading that the shards of a projection share: each has every event of its own, whenever it comes. */
+import { assert, it } from "@effect/vitest"
+import { Effect } from "effect"
+import { EventStore } from "effect-strata"
+import * as Memory from "effect-strata/memory"
+import * as Feed from "../../src/projection/run/Feed.ts"
+
+it.live("a shard that comes back while a step is handed out begins at its own cursor", () =>
+  Effect.gen(function* () {
+    const events = yield* EventStore.EventStore
+    const stored = yield* events.append(
+      Array.from({ length: 100 }, () => ({ aggregateId: "a", eventType: "Happened", data: null }))
+    )
+    const versions = stored.map(({ version }) => version)
+    let onEvent = (_event: EventStore.StoredEvent) => {}
+    const shardOf = (event: EventStore.StoredEvent) => {
+      onEvent(event)
+      return 0
+    }
+    const reading = yield* Feed.make({ capacity: 1_000, filter: {}, shardOf })
+    const add = (after: bigint) => reading.add(new Map([[0, { version: after }]])).get(0)
+    let feed = add(0n)
+    onEvent = ({ version }) => {
+      if (version !== versions[50]) return
+      onEvent = () => {}
+      reading.remove(0)
+      feed = add(versions[9] ?? 0n)
+    }
+    yield* Effect.forkScoped(reading.run)
+    while (feed === undefined || feed.upTo < (versions.at(-1) ?? 0n)) {
+      yield* feed === undefined ? Effect.yieldNow : feed.untilBeyond(feed.upTo)
+    }
+    const taken = feed.take(1_000).events.map(({ version }) => version)
+    assert.deepStrictEqual(taken, versions.slice(10))
+  }).pipe(Effect.scoped, Effect.provide(Memory.layer))
+)
