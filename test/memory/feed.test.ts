@@ -19,18 +19,20 @@ it.live("a shard that comes back while a step is handed out begins at its own cu
     }
     const reading = yield* Feed.make({ capacity: 1_000, filter: {}, shardOf })
     const add = (after: bigint) => reading.add(new Map([[0, { version: after }]])).get(0)
-    let feed = add(0n)
+    const place = { feed: add(0n) }
     onEvent = ({ version }) => {
       if (version !== versions[50]) return
       onEvent = () => {}
       reading.remove(0)
-      feed = add(versions[9] ?? 0n)
+      place.feed = add(versions[9] ?? 0n)
     }
     yield* Effect.forkScoped(reading.run)
-    while (feed === undefined || feed.upTo < (versions.at(-1) ?? 0n)) {
-      yield* feed === undefined ? Effect.yieldNow : feed.untilBeyond(feed.upTo)
-    }
-    const taken = feed.take(1_000).events.map(({ version }) => version)
+    const head = versions.at(-1) ?? 0n
+    yield* Effect.repeat(
+      Effect.suspend(() => place.feed?.untilBeyond(place.feed.upTo) ?? Effect.void),
+      { while: () => (place.feed?.upTo ?? head) < head }
+    )
+    const taken = place.feed?.take(1_000).events.map(({ version }) => version)
     assert.deepStrictEqual(taken, versions.slice(10))
   }).pipe(Effect.scoped, Effect.provide(Memory.layer))
 )

@@ -1,7 +1,14 @@
 /** Numbers, times and texts as people read them. */
 
 /** The digits of a whole number, in groups of three. It can be longer than a JavaScript number. */
-export const whole = (digits: string | number): string => String(digits).replaceAll(/\B(?=(\d{3})+(?!\d))/g, ",")
+export const whole = (digits: string | number): string => {
+  const text = String(digits)
+  const start = text.startsWith("-") ? 1 : 0
+  const groups: Array<string> = []
+  let end = text.length
+  for (; end - start > 3; end -= 3) groups.push(text.slice(end - 3, end))
+  return [text.slice(0, end), ...groups.toReversed()].join(",")
+}
 
 /** A number with one digit after the point where it is small. */
 export const rate = (value: number): string =>
