@@ -36,3 +36,28 @@ it.live("a shard that comes back while a step is handed out begins at its own cu
     assert.deepStrictEqual(taken, versions.slice(10))
   }).pipe(Effect.scoped, Effect.provide(Memory.layer))
 )
+
+it.live("a shard that comes back while a step waits for room is not given the step that was read ahead", () =>
+  Effect.gen(function* () {
+    const events = yield* EventStore.EventStore
+    const append = (count: number) =>
+      events.append(Array.from({ length: count }, () => ({ aggregateId: "a", eventType: "Happened", data: null })))
+    const reading = yield* Feed.make({ capacity: 10, filter: {}, shardOf: () => 0 })
+    const add = () => reading.add(new Map([[0, { version: 0n }]])).get(0)
+    const full = add()
+    yield* append(20)
+    yield* Effect.forkScoped(reading.run)
+    yield* Effect.repeat(Effect.yieldNow, { until: () => full?.isFull === true })
+    // The reading waits for room now, and reads the next step meanwhile.
+    const [last] = (yield* append(5)).slice(-1)
+    yield* Effect.repeat(Effect.yieldNow, { times: 200 })
+    reading.remove(0)
+    const feed = add()
+    if (feed === undefined || last === undefined) return assert.fail()
+    yield* Effect.repeat(
+      Effect.suspend(() => feed.untilBeyond(feed.upTo)),
+      { while: () => feed.upTo < last.version && feed.isEmpty }
+    )
+    assert.strictEqual(feed.take(1)?.events[0]?.version, 1n)
+  }).pipe(Effect.scoped, Effect.provide(Memory.layer))
+)
