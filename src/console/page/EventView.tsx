@@ -2,7 +2,7 @@
 import type { Answer } from "../api/Answers.ts"
 import { useAnswer } from "./Client.ts"
 import { JsonTree } from "./JsonTree.tsx"
-import { Copy, FailedNote, Field, Hidden, Whole, Skeleton, Time } from "./Parts.tsx"
+import { BelongsTo, Copy, FailedNote, Field, Hidden, Whole, Skeleton, Time } from "./Parts.tsx"
 import { aggregateHref, eventHref, href, hrefWith, type Route } from "./Route.ts"
 
 type Detail = Answer<"/api/event">
@@ -32,13 +32,7 @@ const Causes = ({ causationId, caused, causedBy, correlationId }: Detail) => (
         ? "no event soon after it"
         : caused.map((event) => <EventLine key={event.version} event={event} />)}
     </Field>
-    {correlationId === null ? null : (
-      <Field name="Belongs to">
-        <a href={href(["log"], { metadata: JSON.stringify({ correlationId }) })}>
-          <code>{correlationId}</code>
-        </a>
-      </Field>
-    )}
+    <BelongsTo correlationId={correlationId} />
   </>
 )
 

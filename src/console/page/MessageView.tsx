@@ -4,8 +4,8 @@ import { Action } from "./Action.tsx"
 import { useAnswer } from "./Client.ts"
 import { JsonTree } from "./JsonTree.tsx"
 import { useLive } from "./Live.ts"
-import { Badge, Bytes, Copy, FailedNote, Field, Hidden, Skeleton, Time } from "./Parts.tsx"
-import { href, queueHref } from "./Route.ts"
+import { Badge, BelongsTo, Bytes, Copy, FailedNote, Field, Hidden, Skeleton, Time } from "./Parts.tsx"
+import { queueHref } from "./Route.ts"
 
 type Detail = Answer<"/api/message">
 
@@ -101,13 +101,7 @@ const Content = ({ close, detail }: { readonly detail: Detail; readonly close: (
             <code>{causationId}</code>
           </Field>
         )}
-        {correlationId === null ? null : (
-          <Field name="Belongs to">
-            <a href={href(["log"], { metadata: JSON.stringify({ correlationId }) })}>
-              <code>{correlationId}</code>
-            </a>
-          </Field>
-        )}
+        <BelongsTo correlationId={correlationId} />
       </dl>
       {headers === null ? <Hidden /> : null}
       {payload === null ? null : <JsonTree title="Payload" json={payload} />}

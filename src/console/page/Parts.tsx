@@ -4,6 +4,7 @@ import { useState } from "preact/hooks"
 import type { Failed } from "./Client.ts"
 import { ago, bytes, span, whole } from "./Format.ts"
 import { useNow } from "./Live.ts"
+import { href } from "./Route.ts"
 
 /** A time as people say it. The exact one is its title, and a click shows it. */
 export const Time = ({ at }: { readonly at: string }) => {
@@ -107,6 +108,16 @@ export const Field = ({ children, name }: { readonly name: string; readonly chil
     <dd>{children}</dd>
   </div>
 )
+
+/** The events that belong together with a thing, if it says so. */
+export const BelongsTo = ({ correlationId }: { readonly correlationId: string | null }) =>
+  correlationId === null ? null : (
+    <Field name="Belongs to">
+      <a href={href(["log"], { metadata: JSON.stringify({ correlationId }) })}>
+        <code>{correlationId}</code>
+      </a>
+    </Field>
+  )
 
 export const Panel = ({
   aside,
