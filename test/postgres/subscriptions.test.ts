@@ -47,7 +47,8 @@ describe("a thousand subscribers", () => {
         assert.isAbove(fibers(), before + 1000)
         yield* Scope.close(scope, Exit.void)
         assert.strictEqual(yield* events.listener.status, "stopped")
-        assert.strictEqual(fibers(), before)
+        // Some of those before were about to end: of the connection that has asked for the backends, for instance.
+        assert.isAtMost(fibers(), before)
         const left = yield* waitForBackends(applicationName, (all) => all.length === 1)
         assert.lengthOf(left, 1)
         assert.strictEqual(left[0]?.state, "idle")
