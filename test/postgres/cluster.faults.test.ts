@@ -14,7 +14,9 @@ import * as Proxy from "../support/Proxy.ts"
 const script = fileURLToPath(new URL("cluster.process.ts", import.meta.url))
 const schema = "clustered"
 const name = "sums"
-const shards = 12
+// The cluster places each shard by the hash of its name, so that a runner is given about a third of them. Of 12 it would be
+// given none in one run of 40, and nothing would be seen of it; of 60 in none.
+const shards = 60
 
 /** Starts a runner, and kills it with the scope. */
 const start = Effect.fnUntraced(function* (url: string) {
@@ -35,12 +37,15 @@ const start = Effect.fnUntraced(function* (url: string) {
   )
   return {
     name: `runner ${port}`,
+    gone: Deferred.await(gone),
     kill: Effect.andThen(
       Effect.sync(() => child.kill("SIGKILL")),
       Deferred.await(gone)
     )
   }
 })
+
+type Runner = Effect.Success<ReturnType<typeof start>>
 
 /** Which runners have shards, where all shards have a runner. */
 const runnersNow = Effect.map(Projection.processes, (all) => {
@@ -54,11 +59,23 @@ const runnersNow = Effect.map(Projection.processes, (all) => {
         .join()
 })
 
-const until = (...names: ReadonlyArray<string>) =>
-  Effect.repeat(runnersNow, {
-    until: (now) => now === names.toSorted().join(),
+/** Waits until these runners, and no others, have all the shards. Fails if one of them ends by itself. */
+const until = (...runners: ReadonlyArray<Runner>) => {
+  const expected = runners
+    .map(({ name }) => name)
+    .sort()
+    .join()
+  return Effect.repeat(runnersNow, {
+    until: (now) => now === expected,
     schedule: Schedule.spaced("50 millis")
-  })
+  }).pipe(
+    Effect.raceFirst(
+      Effect.raceAllFirst(
+        runners.map(({ gone, name }) => Effect.andThen(gone, Effect.die(new Error(`${name} has ended by itself`))))
+      )
+    )
+  )
+}
 
 describe("a projection on three runners of a cluster", () => {
   it.live(
@@ -83,21 +100,21 @@ describe("a projection on three runners of a cluster", () => {
           const proxy = yield* Proxy.make({ host: "127.0.0.1", port: server.port })
           const cutOff = yield* start(proxy.url(server.url))
           const [second, third] = [yield* start(server.url), yield* start(server.url)]
-          yield* until(cutOff.name, second.name, third.name)
+          yield* until(cutOff, second, third)
 
           yield* second.kill
-          yield* until(cutOff.name, third.name)
+          yield* until(cutOff, third)
           const fourth = yield* start(server.url)
-          yield* until(cutOff.name, third.name, fourth.name)
+          yield* until(cutOff, third, fourth)
 
           // It reaches the other runners, and the database no more: nothing tells it that its locks have gone.
           yield* proxy.stall(true)
-          yield* until(third.name, fourth.name)
+          yield* until(third, fourth)
           yield* proxy.stall(false)
-          yield* until(cutOff.name, third.name, fourth.name)
+          yield* until(cutOff, third, fourth)
           yield* proxy.cut
           yield* third.kill
-          yield* until(cutOff.name, fourth.name)
+          yield* until(cutOff, fourth)
 
           for (const { process, state } of yield* Projection.status(name)) {
             assert.strictEqual(state, "running")

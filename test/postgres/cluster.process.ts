@@ -17,7 +17,7 @@ const Database = PgClient.layer({ url: Redacted.make(url), applicationName: `run
 
 const sums = Projection.make({
   name,
-  shards: 12,
+  shards: 60,
   batchSize: 50,
   batchHandler: Effect.fnUntraced(function* (events) {
     const sql = yield* PgClient.PgClient

@@ -253,12 +253,15 @@ class Connections {
     this.#watched.delete(connection)
     const canEnd = loss._tag === "Idle" && backends !== undefined && start !== undefined
     const ending = canEnd ? backends.end(connection.processId, start) : Effect.succeed(false)
+    const close = (isEnded: boolean) => line.close(new Unavailable({ message: messageOf(watched, loss, isEnded) }))
+    // The pool holds what is probed: it is closed before its backend is ended, so that no statement gets it in between.
+    if (watched.isProbed) close(false)
     return Effect.gen({ self: this }, function* () {
       const isEnded = yield* ending
       // Where only the server knows the backend, the server is asked to cancel the statement.
       if (loss._tag === "Untold") yield* connection.interrupt
       if (loss._tag === "Unreachable") this.#abandon(watched)
-      line.close(new Unavailable({ message: messageOf(watched, loss, isEnded) }))
+      close(isEnded)
       yield* this.#probeOthers
     })
   }
