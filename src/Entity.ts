@@ -32,7 +32,7 @@
  */
 import { Effect, Option, Predicate, type Schedule, Schema } from "effect"
 import { DurableStateStore } from "./DurableStateStore.ts"
-import { defaultRetry, executedBefore, LostRace } from "./events/Executing.ts"
+import { type DecideFailed, decided, defaultRetry, execute, executedBefore, LostRace } from "./events/Executing.ts"
 import { notFunctions, wrongTags } from "./events/FunctionIssues.ts"
 import type { DuplicateEvent, NewTypedEvent, Tagged, TypedEvent, TypedView, VersionConflict } from "./EventStore.ts"
 import { check } from "./internal/Arguments.ts"
@@ -194,13 +194,13 @@ const idOf = (name: string, aggregateId: string, key: string, index: number) =>
 
 // The entity
 
-/** Fails with the error, as one of all that an attempt to execute a command can fail with. */
-const lost = <E>(
-  error: LostRace<E | VersionConflict | DuplicateEvent | InvalidInput> | E | InvalidInput | StoreError
-): Effect.Effect<never, typeof error> => Effect.fail(error)
+/** What an attempt to execute a command fails with, besides `StoreError` and lost races. */
+type Ended<E> = DecideFailed<E> | VersionConflict | DuplicateEvent | InvalidInput
 
-/** A failure of the caller's `decide` keeps its own name. */
-const executeError = named("Entity", "execute")
+/** Fails with the error, as one of all that an attempt can fail with. */
+const lost = <E>(
+  error: LostRace<Ended<E>> | DecideFailed<E> | InvalidInput | StoreError
+): Effect.Effect<never, LostRace<Ended<E>> | Ended<E> | StoreError> => Effect.fail(error)
 
 /**
  * Functions by tags as one for all events. They are methods, whose parameters the compiler compares in both directions: the
@@ -268,18 +268,15 @@ export const make = Effect.fnUntraced(function* <
   })
 
   const executed = (aggregateId: string, key: string) =>
-    Effect.mapError(
-      executedBefore(log, (index) => idOf(name, aggregateId, key, index)),
-      executeError
-    )
+    executedBefore(log, (index) => idOf(name, aggregateId, key, index))
 
   const append = Effect.fnUntraced(function* (
     aggregateId: string,
-    decided: ReadonlyArray<Class["Type"]>,
+    events: ReadonlyArray<Class["Type"]>,
     { version }: Loaded<S>,
     { key, metadata }: ExecuteOptions
   ) {
-    const added = yield* Effect.forEach(decided, (event, index) =>
+    const added = yield* Effect.forEach(events, (event, index) =>
       Effect.map(
         key === undefined ? Effect.succeed({}) : Effect.map(idOf(name, aggregateId, key, index), (id) => ({ id })),
         (identity): NewTypedEvent<Class["Type"]> => ({
@@ -304,21 +301,18 @@ export const make = Effect.fnUntraced(function* <
     options: ExecuteOptions
   ) {
     // The state is loaded first: then it cannot have events of this command that the search does not find.
-    const loadNow = Effect.mapError(load(aggregateId), executeError)
-    const { events: before, ...loaded } = yield* loadNow
+    const { events: before, ...loaded } = yield* load(aggregateId)
     const { key } = options
     if (key !== undefined) {
       const found = yield* executed(aggregateId, key)
       const last = found.at(-1)
       if (last !== undefined) {
-        const { state, version } = last.version > loaded.version ? yield* loadNow : loaded
+        const { state, version } = last.version > loaded.version ? yield* load(aggregateId) : loaded
         return { state, version, events: found }
       }
     }
-    const result = decide(loaded.state)
-    const decided = Effect.isEffect(result) ? yield* result : result
-    const added = append(aggregateId, Array.isArray(decided) ? decided : [decided], loaded, options)
-    const events = yield* Effect.mapError(added, executeError)
+    const added = yield* decided(decide(loaded.state))
+    const events = yield* append(aggregateId, Array.isArray(added) ? added : [added], loaded, options)
     const next = { state: events.reduce(apply, loaded.state), version: events.at(-1)?.version ?? loaded.version }
     yield* snapshots.take(aggregateId, next, events.length === 0 ? 0 : before.length + events.length)
     return { ...next, events }
@@ -353,13 +347,7 @@ export const make = Effect.fnUntraced(function* <
     execute: (aggregateId, decide, options = {}) =>
       Effect.andThen(
         check(Execution, "Entity", "execute", options.key === undefined ? {} : { key: options.key }),
-        attempt(aggregateId, decide, options).pipe(
-          Effect.retry({ schedule: retry, while: (error) => error instanceof LostRace }),
-          Effect.catchIf(
-            (error) => error instanceof LostRace,
-            ({ error }) => Effect.fail(error)
-          )
-        )
+        execute("Entity", attempt(aggregateId, decide, options), retry)
       )
   }
   return self

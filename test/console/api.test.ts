@@ -297,6 +297,16 @@ for (const [name, place] of places) {
             actions.changeMessage({ payload: { queue: "mails", id: "mail-3", action: "release" } })
           )
           assert.strictEqual(conflict._tag, "BadRequest")
+          // Its caller has called this API, and none of the operations that it is made of.
+          for (const change of [
+            actions.changeMessage({ payload: { queue: "mails", id: "", action: "hold" } }),
+            actions.changeProjection({ payload: { name: "", action: "pause" } }),
+            actions.requeue({ payload: { queue: "a".repeat(256), state: "hold" } })
+          ]) {
+            const refused = yield* Effect.flip(change)
+            assert.strictEqual(refused._tag, "BadRequest")
+            assert.match(refused.message, /^(id|name|queue): /)
+          }
           assert.include(said, 'console: anna: The message "mail-7" of queue "mails" is deleted')
           assert.include(said, 'console: anna: "balances" is paused')
         })
