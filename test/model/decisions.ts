@@ -1,6 +1,6 @@
 /** What sessions of random programs do with tags and conditions: they decide, tag afterwards, and repeat what has an id. */
 import { Effect, Option, Schema, Stream } from "effect"
-import { EventStore } from "effect-strata"
+import { EventStore, Transactor } from "effect-strata"
 
 const command = <Name extends string, Fields extends Schema.Struct.Fields>(name: Name, fields: Fields) =>
   Schema.Struct({ command: Schema.Literal(name), ...fields })
@@ -38,10 +38,14 @@ const TagAfterwards = command("tag afterwards", {
   dryRun: Schema.Literals([false, false, true])
 })
 
+// What it has seen then is gone: the session asks between an append, or tags for an event, and the end of a savepoint.
+const TakeBack = command("take back", { tags: Tags, isAfterwards: Schema.Boolean, about: About })
+
 /** The commands of this file. */
 export const commands = [
   command("tag", { tags: Tags, isNote: Schema.Boolean }),
   command("tag all", { tag: Tag }),
+  TakeBack,
   Ask,
   Decide,
   Repeat,
@@ -49,10 +53,14 @@ export const commands = [
 ] as const
 
 /** Those that a program of decisions has more often. */
-export const often = [Ask, Ask, Decide, Decide, Decide, Repeat, TagAfterwards] as const
+export const often = [Ask, Ask, Decide, Decide, Decide, Repeat, TagAfterwards, TakeBack] as const
 
 const Command = Schema.Union(commands)
 type Command = typeof Command.Type
+
+class TakenBack extends Schema.TaggedError<TakenBack>("strata-test/TakenBack")("TakenBack", {
+  answer: Schema.String
+}) {}
 
 /** What the sessions of a program know together. */
 export interface Shared {
@@ -60,9 +68,14 @@ export interface Shared {
   readonly names: Map<bigint, string>
   /** How many transactions are open. */
   open: number
+  /** The end of the log when the program began: programs before have left events there. */
+  readonly begin: bigint
 }
 
-export const nothingShared = (): Shared => ({ names: new Map(), open: 0 })
+/** What there is to know when the program begins. */
+export const begin = EventStore.EventStore.use(({ latestVersion }) =>
+  Effect.map(latestVersion, (begin): Shared => ({ names: new Map(), open: 0, begin }))
+)
 
 const Named = Schema.Struct({ name: Schema.String })
 
@@ -120,6 +133,29 @@ export const operations = (run: string, id: number, shared: Shared, seen: Map<st
     return events.map(nameOf).join(" ")
   }
 
+  const ask = Effect.fnUntraced(function* (about: typeof About.Type) {
+    const read = yield* EventStore.EventStore.use(({ readForDecision }) => readForDecision(itemsOf(run, about)))
+    asked = read.condition
+    known.push(...read.events)
+    return describeRead(read)
+  })
+
+  const tagAfterwards = Effect.fnUntraced(function* ({ dryRun, nth, tag }: typeof TagAfterwards.Type) {
+    const event = known.at(-1 - nth)
+    if (event === undefined) return "nothing to tag"
+    const events = yield* EventStore.EventStore
+    const counts = yield* events.tag([{ ...event, tags: [`${run} ${tag}`] }], { dryRun })
+    return `${nameOf(event)} ${counts.events} ${counts.tags}`
+  })
+
+  const takeBack = Effect.fnUntraced(function* ({ about, isAfterwards, tags }: typeof TakeBack.Type) {
+    const events = yield* EventStore.EventStore
+    yield* isAfterwards
+      ? tagAfterwards({ command: "tag afterwards", nth: 0, tag: tags === "b" ? "b" : "a", dryRun: false })
+      : Effect.map(events.append(eventOf(tags)), stored)
+    return yield* new TakenBack({ answer: yield* ask(about) })
+  })
+
   const operate = Effect.fnUntraced(function* (command: Command) {
     const events = yield* EventStore.EventStore
     switch (command.command) {
@@ -130,12 +166,12 @@ export const operations = (run: string, id: number, shared: Shared, seen: Map<st
             ...(command.isNote ? { eventType: "strata-test/Noted" } : {})
           })
         )
-      case "ask": {
-        const read = yield* events.readForDecision(itemsOf(run, command.about))
-        asked = read.condition
-        known.push(...read.events)
-        return describeRead(read)
-      }
+      case "ask":
+        return yield* ask(command.about)
+      case "take back":
+        return yield* Effect.catchTag(Transactor.withTransaction(takeBack(command)), "TakenBack", ({ answer }) =>
+          Effect.succeed(answer)
+        )
       case "decide": {
         asked ??= (yield* events.readForDecision(itemsOf(run, "a or b"))).condition
         const event = eventOf(command.tags, command.aggregate)
@@ -154,13 +190,8 @@ export const operations = (run: string, id: number, shared: Shared, seen: Map<st
         const condition = command.asked ? asked : undefined
         return stored(yield* events.append(event, { onDuplicate, ...(condition === undefined ? {} : { condition }) }))
       }
-      case "tag afterwards": {
-        const event = known.at(-1 - command.nth)
-        if (event === undefined) return "nothing to tag"
-        const { dryRun } = command
-        const counts = yield* events.tag([{ ...event, tags: [`${run} ${command.tag}`] }], { dryRun })
-        return `${nameOf(event)} ${counts.events} ${counts.tags}`
-      }
+      case "tag afterwards":
+        return yield* tagAfterwards(command)
       case "tag all": {
         // It goes up to the end of the log, and so waits for transactions that may still append.
         if (shared.open > 0) return "nothing to tag while a transaction is open"
@@ -168,10 +199,7 @@ export const operations = (run: string, id: number, shared: Shared, seen: Map<st
           events: [Noted],
           tags: { "strata-test/Noted": () => [`${run} ${command.tag}`] }
         })
-        // Programs before have left events of this type, too. Versions rise, also in a `Map`.
-        const [first] = shared.names.keys()
-        if (first === undefined) return "nothing to tag"
-        const steps = yield* Stream.runCollect(view.tagAll({ after: first - 1n }))
+        const steps = yield* Stream.runCollect(view.tagAll({ after: shared.begin }))
         return steps.map(({ events, read, tags }) => `${read} ${events} ${tags}`).join()
       }
     }

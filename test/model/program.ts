@@ -217,6 +217,7 @@ const session = (run: string, id: number, requests: Queue.Dequeue<Request>, shar
       case "repeat":
       case "tag afterwards":
       case "tag all":
+      case "take back":
         return yield* decisionOperation(command)
       case "put":
         return yield* states.writeState(stateOf(`${run} ${command.entity}`, command), command)
@@ -377,7 +378,7 @@ export const observe = (backend: Backend, run: string, program: Program): Effect
     const trace: Array<string> = []
     const pending = new Map<number, { readonly label: string; readonly answer: Deferred.Deferred<string> }>()
     const requests = yield* Effect.forEach(sessions, () => Queue.unbounded<Request>())
-    const shared = Decisions.nothingShared()
+    const shared = yield* Effect.orDie(backend.provide(0)(Decisions.begin))
     yield* Effect.forEach(requests, (queue, id) =>
       Effect.forkScoped(backend.provide(id)(session(run, id, queue, shared)))
     )
