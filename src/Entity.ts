@@ -69,6 +69,8 @@ export interface ExecuteOptions {
    * kind of the command before it: commands of one aggregate that have the same key are one command.
    */
   readonly key?: string
+  /** When a command that has lost a race is executed again, instead of as the entity says. */
+  readonly retry?: Schedule.Schedule<unknown>
   /** The metadata of the events. */
   readonly metadata?: Schema.JsonObject
 }
@@ -127,13 +129,15 @@ export interface Entity<S, Class extends Tagged, Other = never, R = never> {
    * years later. A failure of `decide`, and a decision without events, leave nothing behind: the next call decides anew.
    *
    * In a transaction of the caller it is a part of that: what the caller writes, with the stores or with SQL of its own, commits
-   * together with the events.
+   * together with the events. After `VersionConflict` the command alone is executed again there, on what others have committed
+   * meanwhile; what `decide` itself had written is undone before that. This is right where the caller's own writes do not matter
+   * to it: where none of them follows from something that the caller had read, and that others may have changed. Otherwise give
+   * `retry: Schedule.recurs(0)`, and run the whole transaction again. No other failure is tried again there: `DuplicateEvent` says
+   * that the same key was executed meanwhile, and what the caller has written for it would be there twice. Roll back, and call again.
    *
    * **Gotchas**
    *
-   * `decide` may be called several times, each time on the state of then. What it does beside deciding can happen as often. In
-   * a transaction of the caller, what it writes with the stores, and with SQL of the caller, is undone when its race was lost:
-   * it commits once, together with the events.
+   * `decide` may be called several times, each time on the state of then. What it does beside deciding can happen as often.
    */
   readonly execute: <E = never, R2 = never>(
     aggregateId: string,
@@ -199,7 +203,7 @@ type Ended<E> = DecideFailed<E> | VersionConflict | DuplicateEvent | InvalidInpu
 
 /** Fails with the error, as one of all that an attempt can fail with. */
 const lost = <E>(
-  error: LostRace<Ended<E>> | DecideFailed<E> | InvalidInput | StoreError
+  error: LostRace<Ended<E>> | Ended<E> | StoreError
 ): Effect.Effect<never, LostRace<Ended<E>> | Ended<E> | StoreError> => Effect.fail(error)
 
 /**
@@ -287,12 +291,9 @@ export const make = Effect.fnUntraced(function* <
         })
       )
     )
-    return yield* log.appendAll(added, { expected: version === 0n ? "none" : version }).pipe(
-      Effect.catchTags({
-        VersionConflict: (error) => Effect.fail(new LostRace(error)),
-        DuplicateEvent: (error) => Effect.fail(new LostRace(error))
-      })
-    )
+    return yield* log
+      .appendAll(added, { expected: version === 0n ? "none" : version })
+      .pipe(Effect.catchTag("VersionConflict", (error) => Effect.fail(new LostRace(error))))
   })
 
   const once = Effect.fnUntraced(function* <E, R2>(
@@ -318,25 +319,25 @@ export const make = Effect.fnUntraced(function* <
     return { ...next, events }
   })
 
-  const attempt = <E, R2>(
+  const attempt = Effect.fnUntraced(function* <E, R2>(
     aggregateId: string,
     decide: (state: S) => Decided<Class["Type"], E, R2>,
     options: ExecuteOptions
-  ) => {
+  ) {
     const { key } = options
-    // In a transaction each attempt is a savepoint: what `decide` has written goes with it.
-    const attempted = Effect.flatMap(inTransaction, (isInside) =>
-      isInside ? withTransaction(once(aggregateId, decide, options)) : once(aggregateId, decide, options)
-    )
-    if (key === undefined) return attempted
-    // A failure of `decide` may come from what the same command has written at the same time.
-    return Effect.catch(attempted, (error) => {
+    const attempted = once(aggregateId, decide, options)
+    // Each attempt is a savepoint: what `decide` has written goes with it. What the caller has written for a key that was executed
+    // meanwhile would stay, so the caller gets that failure.
+    if (yield* inTransaction) return yield* withTransaction(attempted)
+    if (key === undefined) return yield* attempted
+    // A failure may come from what the same command has written at the same time: the next attempt finds that.
+    return yield* Effect.catch(attempted, (error) => {
       if (error instanceof LostRace || error instanceof StoreError) return lost<E>(error)
       return Effect.flatMap(executed(aggregateId, key), ({ length }) =>
         lost<E>(length === 0 ? error : new LostRace(error))
       )
     })
-  }
+  })
 
   const self: Entity<S, Class, Other, R | RD | RE | Class["DecodingServices"] | Class["EncodingServices"]> = {
     load: (aggregateId) =>
@@ -347,7 +348,7 @@ export const make = Effect.fnUntraced(function* <
     execute: (aggregateId, decide, options = {}) =>
       Effect.andThen(
         check(Execution, "Entity", "execute", options.key === undefined ? {} : { key: options.key }),
-        execute("Entity", attempt(aggregateId, decide, options), retry)
+        execute("Entity", attempt(aggregateId, decide, options), options.retry ?? retry)
       )
   }
   return self
