@@ -18,7 +18,8 @@
  *
  * **Details**
  *
- * It asks the database for something only while somebody looks. `strata console` serves the same on 127.0.0.1.
+ * All pages share one poll of the database. Where nobody looks, there is a look every half minute, which the charts of the last
+ * hour are made of. `strata console` serves the same on 127.0.0.1.
  *
  * **Gotchas**
  *

@@ -1,9 +1,10 @@
 /** The API of the console, without a browser: what it says, and to whom. */
 import { assert, describe, it, layer } from "@effect/vitest"
-import { Context, Effect, Layer, Logger, type Scope, Stream } from "effect"
+import { Context, DateTime, Effect, Layer, Logger, type Scope, Stream } from "effect"
 import { DurableStateStore, EventStore } from "effect-strata"
 import type { Stores } from "effect-strata/postgres"
 import { request } from "node:http"
+import * as History from "../../src/console/History.ts"
 import { execute, freshRole } from "../postgres/harness.ts"
 import { onServer, places, poolOf } from "./places.ts"
 import { clientOf, type Place, serve, storesOf } from "./serving.ts"
@@ -174,6 +175,21 @@ for (const [name, place] of places) {
             Stream.runHead
           )
           assert.isTrue(moved._tag === "Some")
+        })
+      )
+
+      it.effect("keeps what it has seen also where nobody looks, and says since when", () =>
+        Effect.gen(function* () {
+          const { options, pool, stores } = yield* Shown
+          const before = Date.now()
+          const { overview } = yield* clientOf(yield* serve(pool, { postgres: options }))
+          const seen = yield* Effect.repeat(overview.history(), { until: ({ samples }) => samples.length > 0 })
+          assert.isAtLeast(seen.since.epochMilliseconds, before)
+          const [sample] = seen.samples
+          assert.deepStrictEqual(Object.keys(sample?.lags ?? {}), ["balances", "invoices", "mailing"])
+          assert.strictEqual(sample?.waiting, 25)
+          const { latestVersion } = Context.get(stores, EventStore.EventStore)
+          assert.strictEqual(sample?.latestVersion, yield* latestVersion)
         })
       )
 
@@ -418,6 +434,34 @@ describe("who may call the console", () => {
       })
     )
   )
+})
+
+describe("the last hour", () => {
+  const sample = (millis: number) => ({
+    at: DateTime.makeUnsafe(millis),
+    latestVersion: BigInt(millis),
+    waiting: 0,
+    lags: {}
+  })
+  const timesOf = (times: ReadonlyArray<number>) =>
+    times
+      .reduce<ReturnType<typeof History.withSample>>(
+        (samples, millis) => History.withSample(samples, sample(millis)),
+        []
+      )
+      .map(({ at }) => at.epochMilliseconds)
+
+  it("has the newest moment, and one of each five seconds before", () => {
+    assert.deepStrictEqual(timesOf([0, 1000, 2000, 4000, 5000, 6000, 9000, 10_000, 11_000]), [0, 5000, 10_000, 11_000])
+  })
+
+  it("ends after an hour", () => {
+    const times = Array.from({ length: 4000 }, (_, second) => second * 1000)
+    const kept = timesOf(times)
+    assert.isAtMost(kept.length, 722)
+    assert.isAtLeast(kept[0] ?? 0, 399_000)
+    assert.strictEqual(kept.at(-1), 3_999_000)
+  })
 })
 
 describe("a long log", () => {

@@ -101,6 +101,32 @@ for (const [name, place] of places) {
         })
       )
 
+      it.effect.skipIf(isLeftOut)("draws the last hour, also what was seen before the page was opened", () =>
+        Effect.gen(function* () {
+          const { options, pool } = yield* Shown
+          const url = yield* serve(pool, { postgres: options })
+          const { overview } = yield* clientOf(url)
+          const atLeast = (count: number) =>
+            Effect.repeat(overview.history(), { until: ({ samples }) => samples.length >= count })
+          const first = (yield* atLeast(1)).samples[0]?.at.epochMilliseconds ?? 0
+          yield* Effect.raceFirst(Effect.flatMap(overview.live(), Stream.runDrain), atLeast(3))
+          const { go, page, wrong } = yield* opened(url)
+          yield* Effect.promise(async () => {
+            const since = new Date(first).toLocaleTimeString("en-GB")
+            for (const title of ["Events a second", "Lag of the slowest projection", "Messages waiting"]) {
+              const chart = page.getByRole("img", { name: new RegExp(`^${title}, since [\\d:]+: .* at most`) })
+              await chart.locator(".chart-line").waitFor({ ...patience, state: "attached" })
+            }
+            await page.getByRole("img", { name: `Messages waiting, since ${since}: 25 messages now` }).waitFor(patience)
+            await page.locator(".chart").last().hover(patience)
+            await page.locator(".chart-caption strong", { hasText: "25 messages" }).waitFor(patience)
+            await go("projections/invoices")
+            await page.getByRole("img", { name: `Lag of invoices, since ${since}` }).waitFor(patience)
+            assert.deepStrictEqual(wrong, [])
+          })
+        })
+      )
+
       // A Postgres inside the process has one session, so that nobody can hold up another one.
       it.effect.skipIf(isLeftOut || name !== "a server")("says who holds up subscribers", () =>
         Effect.gen(function* () {
@@ -270,6 +296,22 @@ for (const [name, place] of places) {
   )
 }
 
+describe("the last hour", () => {
+  it.live("goes on where nobody looks", () =>
+    Effect.scoped(
+      Effect.gen(function* () {
+        const { options, pool } = yield* onServer
+        yield* storesOf({ options, pool })
+        const { overview } = yield* clientOf(yield* serve(pool, { postgres: options }))
+        const { samples } = yield* Effect.repeat(Effect.delay(overview.history(), "500 millis"), {
+          until: ({ samples }) => samples.length > 1
+        })
+        assert.isAbove(samples[1]?.at.epochMilliseconds ?? 0, samples[0]?.at.epochMilliseconds ?? 0)
+      })
+    )
+  )
+})
+
 describe("what an open console costs", () => {
   /** How many statements have ended in a database. A process tells it of them when it ends, at the latest. */
   const statements = (database: string) =>
@@ -277,7 +319,7 @@ describe("what an open console costs", () => {
       Number(row?.[0] ?? 0)
     )
 
-  it.live("is less than a statement a second where nothing moves, and nothing where nobody looks", () =>
+  it.live("is less than a statement a second where nothing moves, and next to nothing where nobody looks", () =>
     Effect.scoped(
       Effect.gen(function* () {
         const url = yield* scratchDatabase()
