@@ -119,6 +119,34 @@ for (const [name, place] of places) {
         })
       )
 
+      it.effect("tells the history of an aggregate, with the states that an entity makes of it", () =>
+        Effect.gen(function* () {
+          const { client, options, pool } = yield* Shown
+          const url = yield* serve(pool, { postgres: options, entities: [Shop.Order] })
+          const { log } = yield* clientOf(url)
+          const { known, steps } = yield* log.aggregate({ query: { id: "order-7" } })
+          assert.deepStrictEqual(known, [{ name: "order", failure: null }])
+          assert.deepStrictEqual(
+            steps.map(({ event: { eventType }, states }) => [eventType, states.map(({ json }) => json)]),
+            [
+              ["OrderShipped", ['{"customer":"carla","paid":2020,"parcel":"P-7007"}']],
+              ["OrderPaid", ['{"customer":"carla","paid":2020,"parcel":""}']],
+              ["OrderPlaced", ['{"customer":"carla","paid":0,"parcel":""}']]
+            ]
+          )
+          // An entity has nothing to say of events that it does not know.
+          const other = yield* log.aggregate({ query: { id: "import-1" } })
+          assert.deepStrictEqual([other.given, other.known, other.steps.length], [["order"], [], 1])
+          const none = yield* client.log.aggregate({ query: { id: "order-7" } })
+          assert.deepStrictEqual([none.given, none.known, none.steps.length], [[], [], 3])
+          const hidden = yield* answerOf(
+            `${yield* serve(pool, { postgres: options, entities: [Shop.Order], payloads: "hidden" })}api/aggregate?id=order-7`
+          )
+          assert.notInclude(hidden.text, "carla")
+          assert.strictEqual(hidden.status, 200)
+        })
+      )
+
       it.effect("shows projections with their failures, and messages with their errors", () =>
         Effect.gen(function* () {
           const { client } = yield* Shown

@@ -48,7 +48,7 @@ class Shown extends Context.Service<
         const where = yield* place
         const stores = yield* storesOf(where)
         yield* Effect.provide(Effect.andThen(Shop.open, Shop.accounts), stores)
-        return { ...where, stores, url: yield* serve(where.pool, { postgres: where.options }) }
+        return { ...where, stores, url: yield* serve(where.pool, { postgres: where.options, entities: [Shop.Order] }) }
       })
     )
 }
@@ -58,6 +58,7 @@ const pages = [
   ["overview", ".problems"],
   ["log", ".rows-body .row"],
   ["log?event=20", ".detail .json"],
+  ["history/order-7", ".step .json"],
   ["projections", "table"],
   ["projections/mailing", ".stack"],
   ["spool", ".rows-body .row"],
@@ -155,6 +156,32 @@ for (const [name, place] of places) {
             await page.getByRole("row", { name: /order-303/ }).waitFor(patience)
             assert.strictEqual(await page.getByRole("row", { name: /OrderPaid/ }).count(), 0)
             assert.deepStrictEqual(wrong, [])
+          })
+        })
+      )
+
+      it.effect.skipIf(isLeftOut)("folds the state of an aggregate event after event, where an entity knows it", () =>
+        Effect.gen(function* () {
+          const { options, pool, url } = yield* Shown
+          const { go, page, wrong } = yield* opened(url)
+          yield* Effect.promise(async () => {
+            await go("log?type=OrderShipped&aggregate=order-7")
+            await page
+              .getByRole("row", { name: /order-7/ })
+              .getByRole("link")
+              .click(patience)
+            await page.getByRole("link", { name: "its history" }).click(patience)
+            await page.locator(".step").nth(2).waitFor(patience)
+            const states = page.getByRole("region", { name: "order after it" })
+            assert.strictEqual(await states.count(), 3)
+            await states.first().getByText("P-7007").waitFor(patience)
+            assert.strictEqual(await states.nth(1).getByText("P-7007").count(), 0)
+            assert.deepStrictEqual(wrong, [])
+          })
+          const other = yield* opened(yield* serve(pool, { postgres: options }))
+          yield* Effect.promise(async () => {
+            await other.go("history/order-7")
+            await other.page.getByText(/the command has none/).waitFor(patience)
           })
         })
       )
