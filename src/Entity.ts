@@ -30,11 +30,19 @@
  * })
  * ```
  */
-import { Effect, Option, Predicate, type Schedule, Schema } from "effect"
+import { Effect, Option, Predicate, type Schedule, Schema, Stream } from "effect"
 import { DurableStateStore } from "./DurableStateStore.ts"
 import { type DecideFailed, decided, defaultRetry, execute, executedBefore, LostRace } from "./events/Executing.ts"
 import { notFunctions, wrongTags } from "./events/FunctionIssues.ts"
-import type { DuplicateEvent, NewTypedEvent, Tagged, TypedEvent, TypedView, VersionConflict } from "./EventStore.ts"
+import type {
+  DuplicateEvent,
+  LogReplaced,
+  NewTypedEvent,
+  Tagged,
+  TypedEvent,
+  TypedView,
+  VersionConflict
+} from "./EventStore.ts"
 import { check } from "./internal/Arguments.ts"
 import { Identifier } from "./internal/Fields.ts"
 import { derivedId } from "./internal/Ids.ts"
@@ -50,6 +58,12 @@ import { Transactor } from "./Transactor.ts"
 export interface Loaded<S> {
   readonly state: S
   readonly version: bigint
+}
+
+/** An event of an aggregate, and the state after it. */
+export interface Step<S, Event> {
+  readonly event: TypedEvent<Event>
+  readonly state: S
 }
 
 /** What came of a command. */
@@ -115,8 +129,19 @@ export interface Options<S, Class extends Tagged, Other extends Event, R, Id, RD
 
 /** Aggregates of one kind: see `make`. `R` are the services that their schemas and codec need. */
 export interface Entity<S, Class extends Tagged, Other = never, R = never> {
+  /** What the aggregates are called. */
+  readonly name: string
+
   /** The state as of the last event. */
   readonly load: (aggregateId: string) => Effect.Effect<Loaded<S>, InvalidInput | StoreError, R>
+
+  /**
+   * Each event of an aggregate with the state after it, from the first event on and without snapshots: how the state came
+   * about. The console shows it.
+   */
+  readonly history: (
+    aggregateId: string
+  ) => Stream.Stream<Step<S, Class["Type"] | Other>, InvalidInput | LogReplaced | StoreError, R>
 
   /**
    * Executes a command: loads the state, lets `decide` say what happens, and appends those events, if no other append to the
@@ -340,6 +365,18 @@ export const make = Effect.fnUntraced(function* <
   })
 
   const self: Entity<S, Class, Other, R | RD | RE | Class["DecodingServices"] | Class["EncodingServices"]> = {
+    name,
+    history: (aggregateId) =>
+      log.read({ aggregateIds: [aggregateId] }).pipe(
+        Stream.mapAccum(
+          () => initial(aggregateId),
+          (before, event) => {
+            const state = apply(before, event)
+            return [state, [{ event, state }]] as const
+          }
+        ),
+        Stream.mapError(named("Entity", "history"))
+      ),
     load: (aggregateId) =>
       Effect.mapBoth(load(aggregateId), {
         onSuccess: ({ state, version }) => ({ state, version }),

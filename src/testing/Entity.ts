@@ -1,6 +1,6 @@
 /** What `Entity` does on every backend, as a suite for Vitest. */
 import { assert, it } from "@effect/vitest"
-import { Effect, Latch, type Layer, Ref, Result, Schedule, Schema } from "effect"
+import { Effect, Latch, type Layer, Ref, Result, Schedule, Schema, Stream } from "effect"
 import * as DurableStateStore from "../DurableStateStore.ts"
 import * as Entity from "../Entity.ts"
 import { EventStore, typed } from "../EventStore.ts"
@@ -45,6 +45,24 @@ export const suite = <E>(
         assert.deepStrictEqual(yield* counter.execute(id, () => []), { ...first, events: [] })
         assert.deepStrictEqual(yield* counter.load(id), { state: first.state, version: first.version })
         assert.strictEqual(yield* Effect.flip(counter.execute(id, () => Effect.fail("no"))), "no")
+      })
+    )
+
+    it.effect("tells each event of an aggregate with the state after it", () =>
+      Effect.gen(function* () {
+        const counter = yield* Counter
+        const id = fresh("entity")
+        assert.deepStrictEqual(yield* Stream.runCollect(counter.history(id)), [])
+        const { events } = yield* counter.execute(id, () => [3, 4, 5].map((amount) => new Added({ amount })))
+        assert.strictEqual(counter.name, "counter")
+        assert.deepStrictEqual(
+          (yield* Stream.runCollect(counter.history(id))).map(({ event, state }) => [event.version, state]),
+          [3, 7, 12].map((sum, index) => [events[index]?.version ?? 0n, { sum, seen: [3, 4, 5].slice(0, index + 1) }])
+        )
+        assert.include(yield* Effect.flip(Stream.runDrain(counter.history(""))), {
+          store: "Entity",
+          operation: "history"
+        })
       })
     )
 
