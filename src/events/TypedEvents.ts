@@ -10,6 +10,7 @@ import type {
   Expected,
   LogReplaced,
   NewEventInput,
+  ReadOptions,
   StoredEvent
 } from "../Event.ts"
 import { InvalidInput, type Issue } from "../InvalidInput.ts"
@@ -78,7 +79,8 @@ export interface TypedEvents<Class extends EventCodec.Tagged, Other = never, R =
 
   /** Loads the view's events, as `EventStore.load` does. */
   readonly load: (
-    since?: bigint | Cursor
+    since?: bigint | Cursor,
+    options?: ReadOptions
   ) => Effect.Effect<
     ReadonlyArray<TypedEvent<Class["Type"] | Other>>,
     LogReplaced | Failure,
@@ -88,7 +90,8 @@ export interface TypedEvents<Class extends EventCodec.Tagged, Other = never, R =
   /** The events of one aggregate above the version, in order. */
   readonly loadByAggregate: (
     aggregateId: string,
-    since?: bigint
+    since?: bigint,
+    options?: ReadOptions
   ) => Effect.Effect<ReadonlyArray<TypedEvent<Class["Type"] | Other>>, Failure, Class["DecodingServices"] | R>
 
   /**
@@ -214,7 +217,11 @@ export interface UntypedEvents {
       options?: AppendOptions
     ): Effect.Effect<ReadonlyArray<StoredEvent>, AppendError | Failure>
   }
-  readonly loadByAggregate: (aggregateId: string, since?: bigint) => Effect.Effect<ReadonlyArray<StoredEvent>, Failure>
+  readonly loadByAggregate: (
+    aggregateId: string,
+    since?: bigint,
+    options?: ReadOptions
+  ) => Effect.Effect<ReadonlyArray<StoredEvent>, Failure>
   readonly tag: EventsToTag["tag"]
   readonly read: (query: QueryInput) => Stream.Stream<StoredEvent, LogReplaced | Failure>
   readonly subscribe: (subscription: SubscriptionInput) => Stream.Stream<StoredEvent, LogReplaced | Failure>
@@ -434,12 +441,14 @@ const make = <Class extends EventCodec.Tagged, R>(
       )
     },
     appendAll,
-    load: (since = 0n) => Stream.runCollect(read({ after: since })),
-    loadByAggregate: (aggregateId, since) =>
-      Effect.flatMap(events.loadByAggregate(aggregateId, since), (all) => decodeAll(view, "loadByAggregate", all)),
+    load: (since = 0n, options = {}) => Stream.runCollect(read({ after: since, ...options })),
+    loadByAggregate: (aggregateId, since, options) =>
+      Effect.flatMap(events.loadByAggregate(aggregateId, since, options), (all) =>
+        decodeAll(view, "loadByAggregate", all)
+      ),
     fold: (aggregateId, initial, step) =>
       Effect.gen(function* () {
-        const all = yield* events.loadByAggregate(aggregateId)
+        const all = yield* events.loadByAggregate(aggregateId, 0n, { atLeast: "latest" })
         const decoded = yield* decodeAll(view, "fold", all)
         return {
           state: decoded.reduce((state, { event }) => step(state, event), initial),
