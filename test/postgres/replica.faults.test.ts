@@ -18,7 +18,10 @@ const total = Number(process.env["EVENTS"] ?? 100_000)
 
 const oneIn = (count: number) => randomInt(count) === 0
 
-const pause = Effect.suspend(() => (oneIn(3) ? Effect.sleep(randomInt(6)) : Effect.void))
+/** Some transactions are open for so long that a mark is published, replayed and read meanwhile. */
+const pause = Effect.suspend(() =>
+  oneIn(8) ? Effect.sleep(randomInt(200)) : oneIn(3) ? Effect.sleep(randomInt(6)) : Effect.void
+)
 
 /** Transactions that overlap: each draws versions twice, with a pause between, and in 15 of 100 cases is rolled back. */
 const transaction = ({ events, withTransaction }: ServedEvents, aggregateId: string) =>

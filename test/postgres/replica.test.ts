@@ -1,8 +1,10 @@
 /** Reads from a standby: up to the mark that the primary has published, and from the primary where the standby has not enough. */
 import { assert, describe, it } from "@effect/vitest"
-import { Duration, Effect, Fiber, Stream } from "effect"
+import { Duration, Effect, Fiber, Redacted, Stream } from "effect"
 import { EventStore } from "effect-strata"
 import * as Postgres from "effect-strata/postgres"
+import { connect } from "node:net"
+import { standbyOf } from "../support/Replicas.ts"
 import { event, follow, serveEvents, session } from "./events.harness.ts"
 import { execute, failsWith, query } from "./harness.ts"
 import { pair, replicaOf, untilReplayed } from "./replica.harness.ts"
@@ -157,6 +159,43 @@ describe("a store with a replica", () => {
       const all = [...stored, ...(live === undefined ? [] : [live])].map(({ version }) => version)
       assert.deepStrictEqual(early.seen, all)
       assert.deepStrictEqual(late.seen, all)
+    })
+  )
+
+  it.live("takes a mark and its page from the same standby, of two at different places", () =>
+    Effect.gen(function* () {
+      const { primary, served, standby } = yield* pair()
+      const other = yield* standbyOf(primary)
+      let turn = 0
+      const replica = yield* replicaOf(served, {
+        maxConnections: 4,
+        stream: () => connect(turn++ % 2 === 0 ? standby.port : other.port, "127.0.0.1"),
+        username: "postgres",
+        password: Redacted.make(new URL(primary.url).password),
+        database: "postgres"
+      })
+      const { events } = replica
+      const append = events.append(Array.from({ length: 10 }, () => event("a")))
+      const lastOf = (stored: ReadonlyArray<EventStore.StoredEvent>) => stored.at(-1)?.version ?? 0n
+      yield* events.load(0n, { atLeast: lastOf(yield* append), ...long })
+      for (const server of [standby, other]) yield* untilReplayed(primary, server)
+      yield* execute(["SELECT pg_wal_replay_pause()"], other.url)
+      const last = lastOf(yield* append)
+      // One standby has this mark now, and the other one will not have it.
+      yield* events.load(0n, { atLeast: last, ...long })
+      const all = yield* Effect.all(
+        Array.from({ length: 40 }, () =>
+          Stream.runCollect(
+            Stream.takeUntil(events.follow({ after: "start", batchSize: 3 }), ({ upTo }) => upTo.version >= last)
+          )
+        ),
+        { concurrency: "unbounded" }
+      )
+      for (const steps of all)
+        assert.lengthOf(
+          steps.flatMap(({ events }) => events),
+          20
+        )
     })
   )
 
