@@ -292,7 +292,7 @@ export const make = Effect.fnUntraced(function* <
   const load = Effect.fnUntraced(function* (aggregateId: string) {
     const snapshot = yield* snapshots.load(aggregateId)
     const base = Option.getOrElse(snapshot, (): Loaded<S> => ({ state: initial(aggregateId), version: 0n }))
-    const events = yield* log.loadByAggregate(aggregateId, base.version)
+    const events = yield* log.loadByAggregate(aggregateId, base.version, { atLeast: "latest" })
     return { events, state: events.reduce(apply, base.state), version: events.at(-1)?.version ?? base.version }
   })
 

@@ -10,6 +10,7 @@ import type {
   Expected,
   LogReplaced,
   NewEventInput,
+  ReadOptions,
   StoredEvent
 } from "../Event.ts"
 import { named } from "../internal/Named.ts"
@@ -79,7 +80,8 @@ export interface TypedEvents<Class extends EventCodec.Tagged, Other = never, R =
 
   /** Loads the view's events, as `EventStore.load` does. */
   readonly load: (
-    since?: bigint | Cursor
+    since?: bigint | Cursor,
+    options?: ReadOptions
   ) => Effect.Effect<
     ReadonlyArray<TypedEvent<Class["Type"] | Other>>,
     LogReplaced | Failure,
@@ -89,7 +91,8 @@ export interface TypedEvents<Class extends EventCodec.Tagged, Other = never, R =
   /** The events of one aggregate above the version, in order. */
   readonly loadByAggregate: (
     aggregateId: string,
-    since?: bigint
+    since?: bigint,
+    options?: ReadOptions
   ) => Effect.Effect<ReadonlyArray<TypedEvent<Class["Type"] | Other>>, Failure, Class["DecodingServices"] | R>
 
   /**
@@ -215,7 +218,11 @@ export interface UntypedEvents {
       options?: AppendOptions
     ): Effect.Effect<ReadonlyArray<StoredEvent>, AppendError | Failure>
   }
-  readonly loadByAggregate: (aggregateId: string, since?: bigint) => Effect.Effect<ReadonlyArray<StoredEvent>, Failure>
+  readonly loadByAggregate: (
+    aggregateId: string,
+    since?: bigint,
+    options?: ReadOptions
+  ) => Effect.Effect<ReadonlyArray<StoredEvent>, Failure>
   readonly tag: EventsToTag["tag"]
   readonly read: (query: QueryInput) => Stream.Stream<StoredEvent, LogReplaced | Failure>
   readonly subscribe: (subscription: SubscriptionInput) => Stream.Stream<StoredEvent, LogReplaced | Failure>
@@ -438,12 +445,16 @@ const make = <Class extends EventCodec.Tagged, R>(
       )
     },
     appendAll: appending(events, view, "appendAll"),
-    load: (since = 0n) => Effect.mapError(Stream.runCollect(read({ after: since })), named(store, "load")),
-    loadByAggregate: (aggregateId, since) =>
-      Effect.flatMap(events.loadByAggregate(aggregateId, since), (all) => decodeAll(view, "loadByAggregate", all)),
+    load: (since = 0n, options = {}) =>
+      Effect.mapError(Stream.runCollect(read({ after: since, ...options })), named(store, "load")),
+    loadByAggregate: (aggregateId, since, options) =>
+      Effect.flatMap(events.loadByAggregate(aggregateId, since, options), (all) =>
+        decodeAll(view, "loadByAggregate", all)
+      ),
     fold: (aggregateId, initial, step) =>
       Effect.gen(function* () {
-        const all = yield* Effect.mapError(events.loadByAggregate(aggregateId), named(store, "fold"))
+        const latest = events.loadByAggregate(aggregateId, 0n, { atLeast: "latest" })
+        const all = yield* Effect.mapError(latest, named(store, "fold"))
         const decoded = yield* decodeAll(view, "fold", all)
         return {
           state: decoded.reduce((state, { event }) => step(state, event), initial),
