@@ -288,11 +288,11 @@ describe("wake-ups", () => {
 
   it.live("are not said to be lost where the pool was exhausted, and none could be sent", () =>
     Effect.gen(function* () {
-      const served = yield* serveEvents({ client: { maxConnections: 1 }, options: { acquireTimeout: "50 millis" } })
+      const served = yield* serveEvents({ client: { maxConnections: 1 }, options: { acquireTimeout: "500 millis" } })
       const held = yield* open(served.withTransaction, Effect.void)
       const follower = yield* follow(served, { after: "start" })
       // The check of notifications waits for 5 seconds.
-      yield* Effect.sleep(5500)
+      yield* Effect.sleep(6000)
       assert.strictEqual(yield* served.events.listener.status, "connected")
       yield* held.commit
       const [first] = yield* served.events.append(event("a"))
