@@ -1,5 +1,5 @@
 /** Failures of a database that pass by themselves, and how long to wait between attempts until they have. */
-import { Effect, Schedule } from "effect"
+import { Schedule } from "effect"
 import { type Reason, StoreError } from "../StoreError.ts"
 
 /**
@@ -18,18 +18,3 @@ export const transientDelays = Schedule.min([
   Schedule.jittered(Schedule.exponential("100 millis")),
   Schedule.spaced("1 second")
 ])
-
-/** Warns of an outage once for each kind of reason, however many attempts fail until it is over. */
-export const makeOutage = () => {
-  const told = new Set<Reason["_tag"]>()
-  return {
-    warn: ({ _tag }: Reason, message: string): Effect.Effect<void> =>
-      Effect.suspend(() => {
-        if (told.has(_tag)) return Effect.void
-        told.add(_tag)
-        return Effect.logWarning(message)
-      }),
-    /** The outage is over: the next one is warned of again. */
-    end: (): void => told.clear()
-  }
-}

@@ -10,7 +10,7 @@ import type { InvalidInput } from "../InvalidInput.ts"
 import { type SpoolMessage, SpoolStore } from "../SpoolStore.ts"
 import type { StoreError } from "../StoreError.ts"
 import type { Dispatch } from "./Dispatch.ts"
-import { untilStoreAnswers } from "./StoreRetry.ts"
+import type { UntilStoreAnswers } from "./StoreRetry.ts"
 
 /** The longest time between two looks into the store, for messages that no wake-up has told of. */
 const longestWait = Duration.minutes(1)
@@ -43,7 +43,8 @@ export interface Settings {
 export const claimForever = <R>(
   { lease, name, queue }: Settings,
   dispatch: Dispatch,
-  recover: Effect.Effect<number, InvalidInput | StoreError, R>
+  recover: Effect.Effect<number, InvalidInput | StoreError, R>,
+  untilStoreAnswers: UntilStoreAnswers
 ): Effect.Effect<never, InvalidInput | StoreError, SpoolStore | R> =>
   Effect.gen(function* () {
     const spool = yield* SpoolStore
@@ -99,7 +100,11 @@ export const claimForever = <R>(
     })
 
     const listen = Stream.runForEach(spool.changes, () => Effect.sync(() => wakeUps.openUnsafe())).pipe(
-      Effect.catch((error) => Effect.logWarning(`${error.message}; looking for messages once a minute`)),
+      Effect.catch((error) =>
+        Effect.logWarning(
+          `queue "${queue}" hears of no new messages: ${error.message}; it looks for them once a minute`
+        )
+      ),
       Effect.andThen(Effect.never)
     )
 

@@ -19,12 +19,17 @@ const forgetInterval = Duration.minutes(10)
  * itself: the worker's claims tell of those.
  */
 const forever = <R>(
+  what: string,
   deleteBatch: Effect.Effect<number, InvalidInput | StoreError, R>,
   interval: Duration.Duration
 ): Effect.Effect<never, never, R> =>
   deleteBatch.pipe(
     Effect.repeat({ until: (deleted) => deleted < batchSize }),
-    Effect.catch((error) => (isTransient(error) ? Effect.void : Effect.logWarning(error.message))),
+    Effect.catch((error) =>
+      isTransient(error)
+        ? Effect.void
+        : Effect.logWarning(`${what} are not deleted: ${error.message}; trying again in ${Duration.format(interval)}`)
+    ),
     Effect.andThen(Effect.sleep(interval)),
     Effect.forever
   )
@@ -36,9 +41,9 @@ export const cleanForever = (
 ): Effect.Effect<never, never, SpoolStore> =>
   Effect.gen(function* () {
     const { forgetIds, purge } = yield* SpoolStore
-    const forget = forever(forgetIds({ limit: batchSize }), forgetInterval)
+    const forget = forever("remembered ids whose time is over", forgetIds({ limit: batchSize }), forgetInterval)
     if (retention === undefined) return yield* forget
     const interval = Duration.min(Duration.fromInputUnsafe(retention), longestPurgeInterval)
     const old = purge({ state: "archived", queue, olderThan: retention, limit: batchSize })
-    return yield* Effect.raceFirst(forget, forever(old, interval))
+    return yield* Effect.raceFirst(forget, forever(`archived messages of queue "${queue}"`, old, interval))
   })

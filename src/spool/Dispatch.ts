@@ -66,7 +66,7 @@ export class Dispatch {
   }
 
   /** Stops handling messages whose leases are lost. Where the outcome is known already, settling it will tell of the loss. */
-  giveUp(lost: ReadonlyArray<Pick<Lease, "id" | "owner">>): Effect.Effect<void> {
+  giveUp(lost: ReadonlyArray<Pick<Lease, "id" | "owner">>, why?: string): Effect.Effect<void> {
     return Effect.suspend(() => {
       const dropped: Array<Leased> = []
       for (const { id, owner } of lost) {
@@ -76,7 +76,7 @@ export class Dispatch {
         dropped.push(leased)
       }
       this.begin()
-      return Effect.forEach(dropped, ({ lease }) => warnOfLoss(this.limits.queue)(lease), { discard: true })
+      return Effect.forEach(dropped, ({ lease }) => warnOfLoss(this.limits.queue)(lease, why), { discard: true })
     })
   }
 

@@ -29,11 +29,11 @@ const leasesLost = Telemetry.counter("strata_spool_leases_lost")
 /** Counts a lease that a worker of the queue has lost, and logs it. */
 export const warnOfLoss = (queue: string) => {
   const counter = Metric.withAttributes(leasesLost, { queue })
-  return ({ id }: { readonly id: string }) =>
+  return ({ id }: { readonly id: string }, why = "it was moved, or its lease ran out") =>
     Effect.andThen(
       Metric.update(counter, 1),
       Effect.logWarning(
-        `message "${id}" of queue "${queue}" is no longer held by this worker: it was moved, or its lease ran out`
+        `message "${id}" of queue "${queue}" is no longer held by this worker: ${why}; the worker that has its lease handles it again`
       )
     )
 }

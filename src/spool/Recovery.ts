@@ -44,7 +44,9 @@ export const recover = <R>(
           yield* Effect.logWarning(failureOf(queue, message, fateOf[onBounce], message.lastError))
           // The inner transaction is a savepoint: if the application's SQL fails, only its own part is rolled back.
           yield* Effect.catch(withTransaction(tellOfBounce(message, message.lastError)), (error) =>
-            Effect.logError(error.message)
+            Effect.logError(
+              `the handler of bounced messages of queue "${queue}" could not be called for message "${message.id}": ${error.message}`
+            )
           )
           // The application may have requeued or deleted the message.
           yield* Effect.catchTag(dispose(message), ["MessageNotFound", "StateConflict"], () => Effect.void)

@@ -7,7 +7,7 @@ import type { InvalidInput } from "../InvalidInput.ts"
 import { type Outcome, SpoolStore } from "../SpoolStore.ts"
 import type { StoreError } from "../StoreError.ts"
 import { forget, type Leased, type LeasedMessages, warnOfLoss } from "./Leased.ts"
-import { untilStoreAnswers } from "./StoreRetry.ts"
+import type { UntilStoreAnswers } from "./StoreRetry.ts"
 
 /** How many messages are settled in one statement. */
 const batchSize = 1000
@@ -27,7 +27,11 @@ export interface Settlements {
 }
 
 /** The settlements of one worker. Settled messages are removed from those that are leased. */
-export const make = (queue: string, messages: LeasedMessages): Effect.Effect<Settlements, never, SpoolStore> =>
+export const make = (
+  queue: string,
+  messages: LeasedMessages,
+  untilStoreAnswers: UntilStoreAnswers
+): Effect.Effect<Settlements, never, SpoolStore> =>
   Effect.map(SpoolStore, (spool) => {
     /** One outcome for each id: a message is settled, or lost, before the worker gets it again. */
     const outcomes = new Set<Outcome>()
@@ -71,7 +75,9 @@ export const make = (queue: string, messages: LeasedMessages): Effect.Effect<Set
     const settleBatches = <E>(batch: Effect.Effect<unknown, E>): Effect.Effect<void, E> =>
       Effect.whileLoop({ while: () => outcomes.size > 0, body: () => batch, step: () => {} })
 
-    const settleAndWarn = Effect.flatMap(settleBatch, (lost) => Effect.forEach(lost, warn, { discard: true }))
+    const settleAndWarn = Effect.flatMap(settleBatch, (lost) =>
+      Effect.forEach(lost, (lease) => warn(lease), { discard: true })
+    )
 
     // A lost lease is no reason for a warning here: the batch that was interrupted may be stored, and has ended its leases.
     const settleRest = Effect.gen(function* () {

@@ -12,6 +12,7 @@ import type { Handling } from "./Handling.ts"
 import type { LeasedMessages } from "./Leased.ts"
 import { renewForever } from "./Renewal.ts"
 import * as Settlements from "./Settlements.ts"
+import * as StoreRetry from "./StoreRetry.ts"
 
 export interface Settings extends Limits, Claims.Settings {
   /** How long handlers may take to finish after the worker has been told to stop. */
@@ -31,9 +32,10 @@ export const run = <R>(
       const { lease, queue, shutdownTimeout } = settings
       const fork = yield* FiberSet.makeRuntime<R>()
       const messages: LeasedMessages = new Map()
-      const settlements = yield* Settlements.make(queue, messages)
+      const untilStoreAnswers = StoreRetry.make(queue)
+      const settlements = yield* Settlements.make(queue, messages, untilStoreAnswers)
       const dispatch = new Dispatch(settings, messages, settlements, (message, lease) => fork(attempt(message, lease)))
-      const renew = renewForever(lease, messages, (lost) => dispatch.giveUp(lost))
+      const renew = renewForever(lease, messages, (lost, why) => dispatch.giveUp(lost, why))
 
       const finish = Effect.gen(function* () {
         dispatch.releaseWaiting()
@@ -46,12 +48,16 @@ export const run = <R>(
       yield* Effect.addFinalizer(() =>
         Effect.interruptible(finish).pipe(
           Effect.timeoutOption(Duration.sum(shutdownTimeout, longestSettling)),
-          Effect.catch((error) => Effect.logWarning(`${error.message}; what was claimed is recovered after its lease`))
+          Effect.catch((error) =>
+            Effect.logWarning(
+              `queue "${queue}" could not give back what it had claimed: ${error.message}; it is handled again after its lease`
+            )
+          )
         )
       )
       const failed = yield* Deferred.make<never, InvalidInput | StoreError>()
       yield* Effect.forEach(
-        [Claims.claimForever(settings, dispatch, recover), settlements.settleForever, renew],
+        [Claims.claimForever(settings, dispatch, recover, untilStoreAnswers), settlements.settleForever, renew],
         (loop) => Effect.forkScoped(Effect.tapCause(loop, (cause) => Deferred.failCause(failed, cause)))
       )
       yield* Effect.addFinalizer(() => Effect.sync(() => dispatch.stop()))

@@ -95,7 +95,7 @@ describe("a standby that is promoted late", () => {
       }
       const warnings = logged.filter((message) => /standby|read-only/.test(message))
       // The projection that was there before has nothing to write meanwhile.
-      for (const what of [/LISTEN/, /projection "late"/, /SpoolStore/]) {
+      for (const what of [/LISTEN/, /projection "late"/, /queue ".*" waits/]) {
         assert.lengthOf(
           warnings.filter((message) => what.test(message)),
           1,

@@ -19,8 +19,9 @@ import {
   SubscriptionRef
 } from "effect"
 import type { ListenerStatus } from "../../EventStore.ts"
+import * as Outage from "../../internal/Outage.ts"
 import { onRealClock } from "../../internal/RealTime.ts"
-import { isPassing, makeOutage } from "../../internal/Transient.ts"
+import { isPassing, transientDelays } from "../../internal/Transient.ts"
 import { type Reason, Unexpected } from "../../StoreError.ts"
 import { decodeRows } from "../database/DecodeRows.ts"
 import { qualify } from "../database/Identifier.ts"
@@ -198,7 +199,11 @@ export const make = Effect.fnUntraced(function* (wake: (table: Table) => void, n
     let current = Deferred.makeUnsafe<Connected, Reason>()
     let hasEnded = false
     let count = 0
-    const outage = makeOutage()
+    const outage = Outage.make({
+      waits: "new events and messages are not heard of",
+      next: `connecting again ${reconnect === transientDelays ? "within a second, until it succeeds" : "as the option reconnect says"}`,
+      over: "new events and messages are heard of again"
+    })
 
     /**
      * Waits for the loss of a connection. It fails with the reason if the next connection would fail for the same reason, or
@@ -210,17 +215,14 @@ export const make = Effect.fnUntraced(function* (wake: (table: Table) => void, n
         Effect.fnUntraced(function* (reason: Reason) {
           current = Deferred.makeUnsafe()
           yield* SubscriptionRef.set(status, "reconnecting")
-          yield* Effect.logWarning(`${reason.message}; connecting again`)
+          yield* outage.warn(reason)
           if (!wasUsed() || !reason.isRetryable) return yield* reason
         })
       )
 
     const connect = Effect.gen(function* () {
       const { lost, query } = yield* Effect.tapError(hearing, (reason) =>
-        // The loss of a connection has been told. A standby is something else, and may last.
-        isPassing(reason) && !reason.isRetryable
-          ? outage.warn(reason, `${reason.message}; connecting again until it can`)
-          : Effect.void
+        isPassing(reason) ? outage.warn(reason) : Effect.void
       )
       let isUsed = false
       const markUsed = Effect.sync(() => {
@@ -231,7 +233,7 @@ export const make = Effect.fnUntraced(function* (wake: (table: Table) => void, n
         before: count,
         query: (statement) => Effect.tap(query(statement), () => markUsed)
       }
-      outage.end()
+      yield* outage.end
       yield* SubscriptionRef.set(status, "connected")
       yield* Deferred.succeed(current, connected)
       yield* untilLost(lost, () => isUsed)

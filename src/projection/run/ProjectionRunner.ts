@@ -5,7 +5,9 @@ import type { LogReplaced } from "../../EventStore.ts"
 import { prettyOf } from "../../internal/FailureLog.ts"
 import { monotonicMillis } from "../../internal/Monotonic.ts"
 import { named } from "../../internal/Named.ts"
-import { isTransient, makeOutage, transientDelays } from "../../internal/Transient.ts"
+import * as Outage from "../../internal/Outage.ts"
+import { realSleep } from "../../internal/RealTime.ts"
+import { isTransient, transientDelays } from "../../internal/Transient.ts"
 import type { InvalidInput } from "../../InvalidInput.ts"
 import { OffsetStore } from "../../OffsetStore.ts"
 import type { StoreError } from "../../StoreError.ts"
@@ -41,6 +43,10 @@ export type RunError =
 /** The time until a shard that another process has moved is looked at again, so that those two do not race for it. */
 const delayBeforeLook = Duration.millis(50)
 
+/** How long to wait, in milliseconds, after a session has ended because the database could not be used. */
+const shortestPauseMillis = 100
+const longestPauseMillis = 1000
+
 /** How many batches of events are read ahead for each shard, and how many events at least. */
 const batchesAhead = 2
 const leastEventsAhead = 1000
@@ -66,13 +72,20 @@ const makePast = (name: string) => {
 }
 type Past = ReturnType<typeof makePast>
 
+/** What this process has for a projection, from one session to the next. */
+interface Here {
+  readonly membership: Register.Membership
+  readonly register: Register.Register
+  readonly past: Past
+  readonly outage: Outage.Outage
+}
+
 /** The shards of a projection that run in this process, each in a fiber of its own, while they come and go. */
 const makeShards = Effect.fnUntraced(function* <R>(
   projection: Projection<R>,
   settings: Settings,
   control: State<Control>,
-  past: Past,
-  register: Register.Register
+  { past, register }: Here
 ) {
   const { batchSize, name } = settings
   const offsets = yield* OffsetStore
@@ -139,30 +152,26 @@ const session = Effect.fnUntraced(function* <R>(
   projection: Projection<R>,
   settings: Settings,
   { control }: Register.Assignment,
-  membership: Register.Membership,
-  past: Past,
-  register: Register.Register
+  here: Here
 ) {
-  const shards = yield* makeShards(projection, settings, control, past, register)
+  const { membership, outage } = here
+  const shards = yield* makeShards(projection, settings, control, here)
+  // It has read its offsets. Where it cannot go on from there all the same, it fails at once.
+  const goesOn = Effect.forkScoped(Effect.andThen(realSleep(longestPauseMillis), outage.end))
   const again = Stream.mapEffect(shards.outdated, () =>
     Effect.andThen(Effect.delay(membership.refresh, delayBeforeLook), membership.assignment)
   )
   const obey = Stream.merge(membership.assignments, again).pipe(
     Stream.filter((now) => now !== undefined),
     Stream.takeUntil((now) => now.control.versionNumber !== control.versionNumber, { excludeLast: true }),
-    Stream.runForEach((now) => shards.become(now.shards))
+    Stream.runForEach((now) => Effect.andThen(shards.become(now.shards), goesOn))
   )
   yield* Effect.raceFirst(obey, shards.failed)
 }, Effect.scoped)
 
 /** One session. A projection that is paused just waits for the end of that. */
-const untilChanged = Effect.fnUntraced(function* <R>(
-  projection: Projection<R>,
-  settings: Settings,
-  membership: Register.Membership,
-  past: Past,
-  register: Register.Register
-) {
+const untilChanged = Effect.fnUntraced(function* <R>(projection: Projection<R>, settings: Settings, here: Here) {
+  const { membership, outage } = here
   const [now] = yield* Stream.runCollect(Stream.take(membership.assignments, 1))
   if (now === undefined) return
   const { value, versionNumber } = now.control
@@ -171,7 +180,8 @@ const untilChanged = Effect.fnUntraced(function* <R>(
     yield* AskedRebuild.begin(projection)
     return yield* membership.refresh
   }
-  if (!value.paused) return yield* session(projection, settings, now, membership, past, register)
+  if (!value.paused) return yield* session(projection, settings, now, here)
+  yield* outage.end
   yield* membership.assignments.pipe(
     Stream.filter(({ control }) => control.versionNumber !== versionNumber),
     Stream.take(1),
@@ -179,37 +189,19 @@ const untilChanged = Effect.fnUntraced(function* <R>(
   )
 })
 
-const waiting = ({ name }: Settings, { message }: StoreError) =>
-  `projection "${name}" goes on once the database can be used again: ${message}`
-
 /** Registers the projection, as soon as the database can be used. */
-const registered = (settings: Settings) => {
-  const outage = makeOutage()
-  return register(settings).pipe(
-    Effect.tapError((error) =>
-      isTransient(error) ? outage.warn(error.reason, waiting(settings, error)) : Effect.void
-    ),
+const registered = (settings: Settings, outage: Outage.Outage) =>
+  register(settings).pipe(
+    Effect.tapError((error) => (isTransient(error) ? outage.warn(error.reason) : Effect.void)),
     Effect.retry({ schedule: transientDelays, while: isTransient })
   )
-}
-
-/** How long to wait, in milliseconds, after a session has ended because the database could not be used. */
-const shortestPauseMillis = 100
-const longestPauseMillis = 1000
 
 /** Runs session after session, for ever, and waits for a database that cannot be used. */
-const runSessions = <R>(
-  projection: Projection<R>,
-  settings: Settings,
-  membership: Register.Membership,
-  register: Register.Register
-) => {
+const runSessions = <R>(projection: Projection<R>, settings: Settings, here: Here) => {
   let pause = shortestPauseMillis
-  const outage = makeOutage()
-  const past = makePast(settings.name)
   const round = Effect.gen(function* () {
     const began = yield* monotonicMillis
-    yield* untilChanged(projection, settings, membership, past, register).pipe(
+    yield* untilChanged(projection, settings, here).pipe(
       // The next session compares the offsets with the log, before anything is handled.
       Effect.catchTag("LogSetBack", ({ error }) =>
         Effect.delay(
@@ -221,9 +213,8 @@ const runSessions = <R>(
         isTransient,
         Effect.fnUntraced(function* (error) {
           const lasted = (yield* monotonicMillis) - began
-          if (lasted > longestPauseMillis) outage.end()
           pause = lasted > longestPauseMillis ? shortestPauseMillis : Math.min(pause * 2, longestPauseMillis)
-          yield* outage.warn(error.reason, waiting(settings, error))
+          yield* here.outage.warn(error.reason)
           yield* Effect.sleep(pause)
         })
       )
@@ -251,10 +242,18 @@ export const runBy =
       const settings = yield* checked(projection, "run")
       yield* runOnce(settings.name)
       const register = yield* Register.open
-      yield* register.beginning(registered(settings))
+      const outage = Outage.make({
+        waits: `projection "${settings.name}" waits for the database`,
+        next: Outage.untilItSucceeds,
+        over: `projection "${settings.name}" goes on`
+      })
+      yield* register.beginning(registered(settings, outage))
       const membership = yield* register.join({ settings, ...(placed === undefined ? {} : { placed }) })
       yield* Gauges.feed
-      return yield* Effect.raceFirst(membership.failed, runSessions(projection, settings, membership, register))
+      return yield* Effect.raceFirst(
+        membership.failed,
+        runSessions(projection, settings, { membership, register, past: makePast(settings.name), outage })
+      )
     }).pipe(
       Effect.scoped,
       Effect.mapError(named("Projection", "run")),
