@@ -347,8 +347,8 @@ export class DuplicateEvent extends Schema.TaggedError<DuplicateEvent>("effect-s
  * **Details**
  *
  * A log is set back by a failover to a server that lagged, by a restored backup, by a crash with `synchronous_commit = off`,
- * and by `TRUNCATE .. RESTART IDENTITY`. Events that were deleted while the server was running are no such case. A reader that
- * is running compares what it has seen with each page. A cursor that you keep is compared if you keep the event's id
+ * and by `TRUNCATE .. RESTART IDENTITY`. Events that are deleted end no reader that runs on the same server. One that starts where
+ * the newest were deleted, beyond the end of the log, cannot tell: append an event before. A reader that is running compares what it has seen with each page. A cursor that you keep is compared if you keep the event's id
  * beside it; without the id it can only be told that the log ends before it, and an event that is missing below the end
  * counts as deleted.
  *

@@ -1,7 +1,7 @@
 /** A log that is set back or replaced under its readers: they are told, and nothing is passed in silence. */
 import { assert, it } from "@effect/vitest"
 import { Effect, Fiber, Option, Stream } from "effect"
-import { EventStore } from "effect-strata"
+import { EventStore, Projection } from "effect-strata"
 import { event, follow, plainInsert, serveEvents, type ServedEvents, session } from "./events.harness.ts"
 import { execute } from "./harness.ts"
 import { untilTailIsRead } from "./subscriptions.harness.ts"
@@ -77,6 +77,32 @@ it.live("events that are deleted under live subscribers are no replacement", () 
     yield* filtered.until(15n)
     assert.deepStrictEqual(follower.seen, [1n, 2n, 3n, 4n, 5n, 6n, 7n, 8n, 9n, 10n, 11n, 12n, 13n, 14n, 15n])
     assert.deepStrictEqual(filtered.seen, [15n])
+  })
+)
+
+it.live("a projection that starts after the newest events were deleted is told, until the log has grown again", () =>
+  Effect.gen(function* () {
+    const served = yield* serveEvents()
+    const { context, table } = served
+    const handled: Array<bigint> = []
+    const projection = Projection.make({
+      name: "deleted",
+      handler: ({ version }) => Effect.sync(() => handled.push(version))
+    })
+    yield* Effect.gen(function* () {
+      const runTo = (version: bigint) =>
+        Effect.raceFirst(Projection.run(projection), Projection.awaitVersion("deleted", version, "1 minute"))
+      yield* append(served, "a", 3)
+      yield* runTo(3n)
+      yield* execute([`DELETE FROM ${table} WHERE version > 1`])
+      // As a run does when it starts.
+      const error = yield* Effect.flip(Projection.verify("deleted"))
+      assert.instanceOf(error, EventStore.LogReplaced)
+      assert.deepStrictEqual([error.version, error.latest], [3n, 1n])
+      yield* append(served, "b", 1)
+      yield* runTo(4n)
+      assert.deepStrictEqual(handled, [1n, 2n, 3n, 4n])
+    }).pipe(Effect.provide(context))
   })
 )
 
