@@ -58,7 +58,7 @@ export interface SeenByDecision {
   readonly items: ReadonlyArray<QueryItem>
   /** Names the log, as it is from one start of its server to the next. */
   readonly server: string
-  /** How often events of the log had been tagged after they were appended. */
+  /** A number that rises whenever events are tagged that were in the log. */
   readonly epoch: bigint
   /** A version up to which every event that will ever be had been committed before the query was read. */
   readonly mark: bigint

@@ -6,8 +6,8 @@
 -- of the tag and sort them. The second index finds the tags of an event, by `version + 0`: an index of the bare version has
 -- the order of a page, too, and the planner would take it for tags of which it knows nothing, and go through all others.
 --
--- No event has the empty tag. The versions beside it count how often events were tagged after they had been appended: the
--- highest is the epoch that conditions of appends carry.
+-- No event has the empty tag. A version beside it is added whenever events are tagged that were in the log: the highest is the
+-- epoch that conditions of appends carry.
 \if :{?events}
 \else
 \set events events

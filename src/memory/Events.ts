@@ -10,7 +10,7 @@ export interface EventTables {
   readonly events: Table<EventRow>
   /** The version of each event by its id. */
   readonly eventIds: Table<bigint>
-  /** How often events were tagged after they had been appended. */
+  /** The epoch: it rises where events are tagged after they were appended. */
   readonly epochs: Table<bigint>
 }
 
@@ -72,8 +72,9 @@ export const highest = (where: Where, transaction: Transaction): bigint => {
 /** The epoch that conditions carry. */
 export const epochOf = ({ epochs }: EventTables, transaction: Transaction): bigint => transaction.get(epochs, "") ?? 0n
 
-export const raiseEpoch = (tables: EventTables, transaction: Transaction): void =>
-  transaction.set(tables.epochs, "", epochOf(tables, transaction) + 1n)
+/** `epoch` has to be one that there never was, also in a savepoint that was taken back: conditions may have kept it. */
+export const setEpoch = (tables: EventTables, transaction: Transaction, epoch: bigint): void =>
+  transaction.set(tables.epochs, "", epoch)
 
 export const find = ({ eventIds, events }: EventTables, transaction: Transaction, id: string): EventRow | undefined => {
   const version = transaction.get(eventIds, id)

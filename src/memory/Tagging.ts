@@ -7,7 +7,7 @@ import { MemoryDatabase } from "./MemoryDatabase.ts"
 import type { Transaction } from "./Transaction.ts"
 
 export const make = Effect.gen(function* () {
-  const { log, statement, tables } = yield* MemoryDatabase
+  const { log, nextValue, statement, tables } = yield* MemoryDatabase
 
   const look = (transaction: Transaction, events: Tagging["events"]) => {
     const found = new Map<bigint, Found>()
@@ -34,7 +34,7 @@ export const make = Effect.gen(function* () {
           transaction.set(tables.events, key, row?.tagged(tags.map(({ tag }) => tag)))
           log.change(transaction, version)
         }
-        if (missing.length > 0) Events.raiseEpoch(tables, transaction)
+        if (missing.length > 0) Events.setEpoch(tables, transaction, nextValue("epoch"))
         return counts
       })
     )

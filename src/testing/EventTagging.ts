@@ -3,7 +3,7 @@ import { assert, it } from "@effect/vitest"
 import { Deferred, Effect, Exit, Fiber, type Layer, Option, Schedule, Schema, Stream } from "effect"
 import * as Decision from "../Decision.ts"
 import {
-  type Condition,
+  Condition,
   ConditionFailed,
   EventNotFound,
   EventStore,
@@ -168,6 +168,36 @@ export const suite = <E>(
         const again = yield* decide(a)
         yield* Effect.exit(transaction(Effect.andThen(tag(stored, [a]), Effect.fail("undo"))))
         yield* appendIf(again.condition, event(4, [a]))
+      })
+    )
+
+    it.effect("void a condition that was read beside tags which a savepoint has taken back", () =>
+      Effect.gen(function* () {
+        for (const scope of [Effect.asVoid, transaction]) {
+          const [a, b] = [fresh("a"), fresh("b")]
+          const [first, second] = yield* append([event(1), event(2)])
+          if (first === undefined || second === undefined) return assert.fail()
+          // The mark of conditions rises above these events, so that the check looks at none of them.
+          yield* Effect.repeat(
+            Effect.tap(decide(a), () => append(event("beside", [a]))),
+            { until: ({ condition }) => condition.decided.mark >= second.version }
+          )
+          const takenBack = transaction(
+            Effect.andThen(
+              tag([first], [a]),
+              Effect.flatMap(decide(b), ({ condition }) => Effect.fail(condition))
+            )
+          )
+          yield* scope(
+            Effect.gen(function* () {
+              const condition = yield* Effect.flip(takenBack)
+              if (!(condition instanceof Condition)) return assert.fail()
+              // Other tags come in the place of those that are gone.
+              yield* tag([second], [b])
+              yield* overtaken(appendIf(condition, event("no", [b])))
+            })
+          )
+        }
       })
     )
 

@@ -1,7 +1,8 @@
 /** The figures of tags and decisions: beside appends that expect something, and beside Postgres's own answer to such races. */
 import { PgClient } from "@effect/sql-pg"
-import { Effect, Schedule } from "effect"
+import { Context, Effect, Layer, Schedule } from "effect"
 import { EventStore } from "effect-strata"
+import * as Postgres from "effect-strata/postgres"
 import { SqlClient } from "effect/sql"
 import { event } from "./events.ts"
 import { fibers, type Figure } from "./harness.ts"
@@ -42,6 +43,27 @@ const threeTags = (count: number) =>
     return {
       strata: fibers(count, (fiber, index) => events.append(tagged(fiber, `a:${fiber}`, `b:${index}`, "tenant"))),
       other: fibers(count, (fiber) => events.append(event(fiber)))
+    }
+  })
+
+/**
+ * Appends without tags to a log of which events have some, and to one that has not even a table for tags. Nothing but the tags
+ * tells the two apart.
+ */
+const untagged = (count: number) =>
+  Effect.gen(function* () {
+    const events = yield* EventStore.EventStore
+    const sql = yield* PgClient.PgClient
+    const schema = `strata_bench_untagged_${process.pid}`
+    yield* Effect.addFinalizer(() => Effect.orDie(sql`DROP SCHEMA IF EXISTS ${sql(schema)} CASCADE`))
+    const context = yield* Layer.build(Postgres.layer({ schema }))
+    yield* sql`DROP TABLE ${sql(schema)}.events_tags`
+    const bare = Context.get(context, EventStore.EventStore)
+    const numbers = Array.from({ length: 1_000 }, (_, index) => index)
+    yield* events.append(numbers.map((index) => tagged(index, `n:${index}`, "tenant")))
+    return {
+      strata: fibers(count, (fiber) => events.append(event(fiber))),
+      other: fibers(count, (fiber) => bare.append(event(fiber)))
     }
   })
 
@@ -154,6 +176,14 @@ export const figures: ReadonlyArray<Figure> = [
     unit,
     conditions: `${count} fibers, three tags`,
     sides: threeTags(count)
+  })),
+  ...[1, 16].map((count): Figure => ({
+    name: `decide/untagged-${count}`,
+    operations: 5_120,
+    otherName: "log without a table of tags",
+    unit,
+    conditions: `${count} fibers, no tags`,
+    sides: untagged(count)
   })),
   {
     name: "decide/read",

@@ -1,10 +1,12 @@
 /** `strata events tag`: which tags it gives, how it ends, and that it goes on after it was killed. */
 import { assert, describe, it } from "@effect/vitest"
 import { Effect } from "effect"
+import { join } from "node:path"
+import { DatabaseSync } from "node:sqlite"
 import { serveEvents } from "../postgres/events.harness.ts"
 import { execute, freshSchema, query } from "../postgres/harness.ts"
 import { postgresUrl } from "../support/database.ts"
-import { beginOnTerminal, fails, start, strata, succeeds } from "./harness.ts"
+import { beginOnTerminal, fails, jsonLines, start, strata, succeeds, temporaryDirectory } from "./harness.ts"
 
 /** A schema with events as a Go service writes them. */
 const logOf = Effect.fnUntraced(function* (
@@ -168,5 +170,99 @@ describe("strata events tag", () => {
         yield* events.append(late, { condition: now.condition })
       }).pipe(Effect.scoped),
     300_000
+  )
+})
+
+describe("tags that events got afterwards", () => {
+  /** Names with what JSON, SQL and terminals treat in a way of their own. */
+  const names = [`Jöhn "the" \\ 7`, "a'b\u2028", "{x}", "\u{1f600} z"]
+
+  const emptyLog = (schema: string, options: { readonly url: string }) =>
+    Effect.as(succeeds(["migrate", "--schema", schema], options), schema)
+
+  const rowsOf = (schema: string) =>
+    query(
+      `SELECT tag, id FROM ${schema}.events_tags JOIN ${schema}.events USING (version) WHERE tag <> '' ORDER BY 2, 1`
+    )
+
+  it.live("are in an export and in an import of it, byte for byte", () =>
+    Effect.gen(function* () {
+      const { options, schema } = yield* logOf(
+        ...names.map((name, n) => [`a${n}`, "T", JSON.stringify({ name }).replaceAll("'", "''")] as const)
+      )
+      yield* succeeds(["events", "append", "--aggregate", "b", "--type", "U", "--tag", "mine"], options)
+      yield* succeeds(tag("--skip-missing", "--tag", "name:{name}", "--tag", "of {@aggregateId}"), options)
+      const exported = yield* succeeds(["events", "export"], options)
+      assert.deepStrictEqual(
+        jsonLines(exported).flatMap(({ tags }) => (tags === undefined ? [] : [tags])),
+        [...names.map((name, n) => [`name:${name}`, `of a${n}`]), ["mine", "of b"]]
+      )
+      const to = yield* Effect.flatMap(freshSchema(), (schema) => emptyLog(schema, options))
+      const importing = ["events", "import", "-", "--schema", to]
+      yield* succeeds(importing, { ...options, input: exported })
+      assert.strictEqual(yield* succeeds(["events", "export", "--schema", to], options), exported)
+      assert.deepStrictEqual(yield* rowsOf(to), yield* rowsOf(schema))
+      assert.lengthOf(yield* rowsOf(to), 2 * names.length + 2)
+      // Whoever imports it once more changes nothing.
+      assert.match(
+        yield* succeeds(importing, { ...options, input: exported }),
+        /^0 events imported from .*, 5 were there/
+      )
+      assert.deepStrictEqual(yield* rowsOf(to), yield* rowsOf(schema))
+    }).pipe(Effect.scoped)
+  )
+
+  it.live("go through events append, from the lines of an export", () =>
+    Effect.gen(function* () {
+      const { options, schema } = yield* logOf(
+        ...names.map((name, n) => [`a${n}`, "T", JSON.stringify({ name }).replaceAll("'", "''")] as const)
+      )
+      yield* succeeds(tag("--tag", "name:{name}", "--tag", "of {@aggregateId}"), options)
+      const lines = jsonLines(yield* succeeds(["events", "export"], options)).slice(0, -1)
+      const input = lines
+        .map(({ aggregateId, data, eventType, id, tags }) => JSON.stringify({ id, aggregateId, eventType, data, tags }))
+        .join("\n")
+      const to = yield* Effect.flatMap(freshSchema(), (schema) => emptyLog(schema, options))
+      yield* succeeds(["events", "append", "--schema", to], { ...options, input: `${input}\n` })
+      assert.deepStrictEqual(yield* rowsOf(to), yield* rowsOf(schema))
+      assert.lengthOf(yield* rowsOf(to), 2 * names.length)
+    }).pipe(Effect.scoped)
+  )
+
+  it.live("are those of events from SQLite, which come with none", () =>
+    Effect.gen(function* () {
+      const file = join(yield* temporaryDirectory, "events.db")
+      const database = new DatabaseSync(file)
+      database.exec(`
+        CREATE TABLE events (
+          version INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, aggregate_id TEXT NOT NULL,
+          event_type TEXT NOT NULL, data TEXT, metadata TEXT, created_at TIMESTAMP DEFAULT CURRENT_TIMESTAMP
+        );
+        INSERT INTO events (id, aggregate_id, event_type, data, metadata) VALUES
+          ('e1', 'u1', 'Created', '{"tags":["x"],"name":"anna"}', '{"tags":["y"]}'),
+          ('e2', 'u2', 'Renamed', '{"name":"bert"}', 'null')`)
+      database.close()
+      const schema = yield* freshSchema()
+      const options = { url: postgresUrl, env: { DB_SCHEMA: schema } }
+      yield* succeeds(["migrate"], options)
+      yield* succeeds(["events", "import", "--sqlite", file], options)
+      assert.deepStrictEqual(yield* query(`SELECT tag FROM ${schema}.events_tags`), [])
+      assert.strictEqual(
+        yield* succeeds(tag("--tag", "name:{name}"), options),
+        "2 events got 2 tags; 2 events looked at\n"
+      )
+      const tagged = [
+        ["name:anna", "e1"],
+        ["name:bert", "e2"]
+      ]
+      assert.deepStrictEqual(yield* rowsOf(schema), tagged)
+      yield* succeeds(["events", "import", "--sqlite", file], options)
+      assert.deepStrictEqual(yield* rowsOf(schema), tagged)
+      const read = yield* succeeds(["events", "read", "--tag", "name:bert", "--json"], options)
+      assert.deepStrictEqual(
+        jsonLines(read).map(({ id }) => id),
+        ["e2"]
+      )
+    }).pipe(Effect.scoped)
   )
 })

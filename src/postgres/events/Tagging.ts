@@ -53,7 +53,11 @@ export const make = Effect.gen(function* () {
       Effect.flatMap((found) => planOf(events, found))
     )
 
-  /** The epoch is the highest version beside the empty tag, which no event has. Nobody else raises it meanwhile. */
+  /**
+   * The epoch is the highest version beside the empty tag, which no event has. Nobody else raises it meanwhile. It rises by a
+   * random number: a condition that was read in a savepoint keeps the epoch of a tagging that was taken back with it, and the
+   * next tagging must not have the same one.
+   */
   const write = ({ missing }: Plan) =>
     query(sql`
       INSERT INTO ${table} (tag, version)
@@ -61,7 +65,7 @@ export const make = Effect.gen(function* () {
         ${missing.map(({ tag }) => tag)}::text[], ${missing.map(({ version }) => version)}::bigint[]
       )
       UNION ALL
-      SELECT ''::text, coalesce(max(version), 0) + 1 FROM ${table} WHERE tag = ''::text`)
+      SELECT ''::text, coalesce(max(version), 0) + 1 + (pg_catalog.random() * 1000000000::float8)::bigint FROM ${table} WHERE tag = ''::text`)
 
   const lock = (of: string, keys: Statement.Fragment, shared = false) =>
     AdvisoryLocks.take(database, { of, keys, shared, atMost: lockLimit })
