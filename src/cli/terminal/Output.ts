@@ -5,6 +5,8 @@ import { Settings } from "../arguments/GlobalFlags.ts"
 import { HostProcess, type Target } from "./HostProcess.ts"
 import { printable, printableJson, printableLines } from "./Printable.ts"
 
+export { count } from "../../internal/Words.ts"
+
 /** The program that read the output has closed it. */
 export class OutputClosed extends Schema.TaggedError<OutputClosed>("effect-strata/cli/OutputClosed")("OutputClosed", {
   cause: Schema.Defect()
@@ -185,10 +187,6 @@ export const record = (parts: Readonly<Record<string, unknown>>) =>
 /** Says what was done: in a sentence, or as JSON. */
 export const done = (sentence: string, result: Readonly<Record<string, unknown>>) =>
   Effect.flatMap(Settings.json, (asJson) => (asJson ? json(result) : line(printable(sentence))))
-
-/** A number of things, in words. */
-export const count = (number: number | bigint, thing: string): string =>
-  `${number.toLocaleString("en-US")} ${thing}${number === 1 || number === 1n ? "" : thing.endsWith("s") ? "es" : "s"}`
 
 const colourCodes = { red: 31, green: 32, yellow: 33 } as const
 

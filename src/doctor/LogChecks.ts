@@ -1,7 +1,7 @@
 /** The table of events: whether readers can rely on its versions, and what else happens when a row is inserted. */
 import { Effect, Schema } from "effect"
-import { PostgresDatabase } from "../../postgres/database/PostgresDatabase.ts"
-import * as EventTable from "../../postgres/events/EventTable.ts"
+import { PostgresDatabase } from "../postgres/database/PostgresDatabase.ts"
+import * as EventTable from "../postgres/events/EventTable.ts"
 import { type Findings, ok, orOk, problem, relations, rows, texts, warning } from "./Check.ts"
 
 /** Does logical replication write to the log? */

@@ -1,0 +1,5 @@
+/** Numbers of things as people read them. */
+
+/** A number of things, in words. */
+export const count = (number: number | bigint, thing: string): string =>
+  `${number.toLocaleString("en-US")} ${thing}${number === 1 || number === 1n ? "" : thing.endsWith("s") ? "es" : "s"}`
