@@ -122,8 +122,18 @@ const changes = {
   retryPolicyName: Schema.optionalKey(ShortText)
 }
 
-export const Changes = Schema.Struct(changes)
+/** A change of the payload changes the size with it, unless that is given, too. */
+export const Changes = Schema.Struct({
+  ...changes,
+  payload: Schema.optionalKey(safeJsonUpTo(maxPayloadBytes))
+})
 export type Changes = typeof Changes.Type
+
+/** The same where large integers are `bigint`. */
+export const ExactChanges = Schema.Struct({
+  ...changes,
+  payload: Schema.optionalKey(safeJsonUpTo(maxPayloadBytes, "bigint"))
+})
 
 const newMessage = {
   ...changes,
@@ -261,6 +271,13 @@ export class Update extends Schema.Class<Update>("effect-strata/SpoolStore/Updat
   ifUpdated: Schema.optionalKey(Time)
 }) {}
 
+/** The same where large integers are `bigint`. */
+export class ExactUpdate extends Schema.Class<ExactUpdate>("effect-strata/SpoolStore/Update")({
+  ...key,
+  changes: ExactChanges,
+  ifUpdated: Schema.optionalKey(Time)
+}) {}
+
 export class Remove extends Schema.Class<Remove>("effect-strata/SpoolStore/Remove")({
   ...key,
   /** Whether the id stays taken as after a delivery: false unless given. */
@@ -272,6 +289,14 @@ export class Move extends Schema.Class<Move>("effect-strata/SpoolStore/Move")({
   from: Schema.Array(State),
   to: State,
   changes: Changes
+}) {}
+
+/** The same where large integers are `bigint`. */
+export class ExactMove extends Schema.Class<ExactMove>("effect-strata/SpoolStore/Move")({
+  ...key,
+  from: Schema.Array(State),
+  to: State,
+  changes: ExactChanges
 }) {}
 
 /** One queue. Without one the operation decides: all queues, or the messages that are in no queue. */

@@ -38,6 +38,8 @@ import {
   Claim,
   type Counts,
   ExactMessages,
+  ExactMove,
+  ExactUpdate,
   Heartbeat,
   Forget,
   type IdConflict,
@@ -135,6 +137,8 @@ export class SpoolStore extends Context.Service<
      * exactly one succeeds.
      *
      * **Gotchas**
+     *
+     * Senders do not know of a changed payload: one that stores the message again, as it was, gets `IdConflict`.
      *
      * A change of the attempts of an active message takes its lease away. RetrySpool sets `updated` by its own clock:
      * `ifUpdated` notices such a change only if it sets another millisecond.
@@ -348,9 +352,9 @@ export const fromDriver = (backend: string, driver: Driver): Effect.Effect<Spool
     const isExact = driver.largeIntegers === "bigint"
     const storeMany = operation.fn("storeMany", isExact ? ExactMessages : Messages, driver.storeMany)
     const get = operation.fn("getMeta", Key, driver.get)
-    const update = operation.fn("updateMeta", Update, driver.update)
+    const update = operation.fn("updateMeta", isExact ? ExactUpdate : Update, driver.update)
     const remove = operation.fn("deleteMeta", Remove, driver.remove)
-    const move = operation.fn("moveToState", Move, driver.move)
+    const move = operation.fn("moveToState", isExact ? ExactMove : Move, driver.move)
     const list = operation.fn("listMessages", List, driver.list)
     const iterate = operation.stream("iterate", Iterate, driver.iterate)
     const count = operation.fn("countByState", Selection, driver.count)

@@ -1,5 +1,5 @@
 /** Changes, as the API has them: by the same code as those of the command, and each logged with who has made it. */
-import { Duration, Effect, Stream } from "effect"
+import { type DateTime, Duration, Effect, Stream } from "effect"
 import type { HttpServerRequest } from "effect/http"
 import { HttpApiBuilder } from "effect/http-api"
 import type { DurableStateStore } from "../DurableStateStore.ts"
@@ -11,7 +11,9 @@ import { SpoolStore } from "../SpoolStore.ts"
 import type { Transactor } from "../Transactor.ts"
 import type { MessageAction, ProjectionAction } from "./api/ActionsApi.ts"
 import { Api } from "./api/Api.ts"
+import { BadRequest } from "./api/Fields.ts"
 import { answered } from "./Failures.ts"
+import { decodeJson, jsonOf } from "./GivenJson.ts"
 import { Live } from "./Live.ts"
 import { Settings } from "./Settings.ts"
 
@@ -43,6 +45,20 @@ const changeMessage = Effect.fnUntraced(function* ({ action, id, queue }: Messag
       yield* Orders.move(key, Orders.moves[action])
       return `The ${name} is ${Orders.moves[action].to}`
   }
+})
+
+interface Edit extends Omit<Message, "action"> {
+  readonly json: string
+  readonly updated: DateTime.Utc
+}
+
+const editPayload = Effect.fnUntraced(function* ({ id, json, queue, updated }: Edit, { showPayloads }: Settings) {
+  // Whoever may not see what is there would put something else in its place blindly.
+  if (!showPayloads)
+    return yield* new BadRequest({ message: "this console hides payloads, so it does not change them" })
+  const payload = yield* jsonOf("the payload", json, decodeJson)
+  yield* Orders.requeueWith(queue === null ? { id } : { id, queue }, payload, updated)
+  return `The ${nameOf({ id, queue })} has another payload, and is incoming`
 })
 
 interface Requeue {
@@ -78,6 +94,18 @@ const retry = Effect.fnUntraced(function* (name: string, aggregates: ReadonlyArr
   )
 })
 
+/** The log that is there is the one of the projection from now on, if it was another one. */
+const accept = Effect.fnUntraced(function* (name: string) {
+  const isSame = yield* Projection.verify(name).pipe(
+    Effect.as(true),
+    Effect.catchTag("LogReplaced", () => Effect.succeed(false))
+  )
+  if (isSame) return `"${name}" has read this log: there was nothing to accept`
+  const shards = yield* Projection.accept(name)
+  const lowest = shards.reduce((low, { after }) => (after < low ? after : low), shards[0]?.after ?? 0n)
+  return `"${name}" goes on after version ${lowest}`
+})
+
 const changeProjection = Effect.fnUntraced(function* ({ action, aggregates, name, to = 0n }: OfProjection) {
   switch (action) {
     case "pause":
@@ -89,6 +117,11 @@ const changeProjection = Effect.fnUntraced(function* ({ action, aggregates, name
     case "reset":
       yield* Projection.reset(name, to)
       return `"${name}" goes on after version ${to}`
+    case "accept":
+      return yield* accept(name)
+    case "remove":
+      yield* Projection.remove(name)
+      return `"${name}" is removed`
     case "retry":
       return yield* retry(name, aggregates)
     case "rebuild":
@@ -102,7 +135,8 @@ export const layer = HttpApiBuilder.group(
   Api,
   "actions",
   Effect.fnUntraced(function* (handlers) {
-    const { who } = yield* Settings
+    const settings = yield* Settings
+    const { who } = settings
     const { hurry } = yield* Live
     const stores = yield* Effect.context<Stores>()
 
@@ -123,6 +157,7 @@ export const layer = HttpApiBuilder.group(
 
     return handlers.handleAll({
       changeMessage: ({ payload, request }) => made(request, changeMessage(payload)),
+      editPayload: ({ payload, request }) => made(request, editPayload(payload, settings)),
       requeue: ({ payload, request }) => made(request, requeueAll(payload)),
       changeProjection: ({ payload, request }) => made(request, changeProjection(payload))
     })

@@ -1,23 +1,19 @@
 /** The log, as the API has it. */
-import { DateTime, Effect, Option, type Result, Schema } from "effect"
+import { DateTime, Effect, Option } from "effect"
 import { HttpApiBuilder } from "effect/http-api"
 import { EventStore, Filter, type StoredEvent } from "../EventStore.ts"
-import { exactJson } from "../internal/ExactJson.ts"
-import { SafeJson, SafeJsonObject } from "../internal/SafeJson.ts"
 import type { Stores } from "../postgres/index.ts"
 import * as AggregateHistory from "./AggregateHistory.ts"
 import { Api } from "./api/Api.ts"
 import { BadRequest, NotThere } from "./api/Fields.ts"
 import { eventOf } from "./EventView.ts"
 import { answered } from "./Failures.ts"
+import { decodeJson, decodeObject, jsonOf } from "./GivenJson.ts"
 import * as LogPages from "./LogPages.ts"
 import { Settings } from "./Settings.ts"
 
 /** How many events a page has unless it is asked for others. */
 const pageEvents = 100
-
-const decodeData = Schema.decodeUnknownResult(exactJson("bigint").pipe(Schema.decodeTo(SafeJson)))
-const decodeMetadata = Schema.decodeUnknownResult(exactJson("bigint").pipe(Schema.decodeTo(SafeJsonObject)))
 
 interface Asked {
   readonly aggregate?: string
@@ -27,9 +23,6 @@ interface Asked {
   readonly metadata?: string
   readonly createdAfter?: string
 }
-
-const jsonOf = <A, E>(name: string, text: string, decode: (text: string) => Result.Result<A, E>) =>
-  Effect.mapError(Effect.fromResult(decode(text)), () => new BadRequest({ message: `${name} is no JSON to look for` }))
 
 const timeOf = (text: string) =>
   Effect.fromOption(DateTime.make(text), () => new BadRequest({ message: `"${text}" is no time` }))
@@ -43,8 +36,8 @@ const filterOf = Effect.fnUntraced(function* (asked: Asked, { showPayloads }: Se
     ...(asked.aggregate === undefined ? {} : { aggregateIds: [asked.aggregate] }),
     ...(asked.type === undefined ? {} : { eventTypes: [asked.type] }),
     ...(asked.tag === undefined ? {} : { tags: [asked.tag] }),
-    ...(asked.data === undefined ? {} : { data: yield* jsonOf("data", asked.data, decodeData) }),
-    ...(asked.metadata === undefined ? {} : { metadata: yield* jsonOf("metadata", asked.metadata, decodeMetadata) }),
+    ...(asked.data === undefined ? {} : { data: yield* jsonOf("data", asked.data, decodeJson) }),
+    ...(asked.metadata === undefined ? {} : { metadata: yield* jsonOf("metadata", asked.metadata, decodeObject) }),
     ...(asked.createdAfter === undefined ? {} : { createdAfter: yield* timeOf(asked.createdAfter) })
   }
   return yield* Effect.try({

@@ -1,10 +1,12 @@
 /** The overview, as the API has it. */
 import { Effect } from "effect"
 import { HttpApiBuilder } from "effect/http-api"
+import { PostgresDatabase } from "../postgres/database/PostgresDatabase.ts"
 import { Api } from "./api/Api.ts"
 import { answered } from "./Failures.ts"
 import { Live } from "./Live.ts"
 import * as Pulse from "./Pulse.ts"
+import * as Rights from "./Rights.ts"
 import { Settings } from "./Settings.ts"
 
 export const layer = HttpApiBuilder.group(
@@ -13,12 +15,15 @@ export const layer = HttpApiBuilder.group(
   Effect.fnUntraced(function* (handlers) {
     const { allowWrites, showPayloads, who } = yield* Settings
     const { about } = yield* Pulse.make
+    const database = yield* PostgresDatabase
+    const missing = Effect.provideService(Rights.missing, PostgresDatabase, database)
     const { history, moments } = yield* Live
     return handlers.handleAll({
       about: ({ request }) =>
         answered(
-          Effect.map(Effect.all([about, who(request)]), ([server, name]) => ({
+          Effect.map(Effect.all([about, who(request), missing]), ([server, name, missing]) => ({
             ...server,
+            missing,
             allowsWrites: allowWrites,
             showsPayloads: showPayloads,
             who: name ?? null

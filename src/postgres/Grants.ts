@@ -93,11 +93,10 @@ export const list = (database: Database, role: string, purpose: Purpose): Effect
     (found) => grantsOf(found, role)
   )
 
+/** The privileges that the role lacks of those that the stores use, each by itself. */
+export const lacking = (database: Database, role: string) =>
+  Effect.map(privileges(database, role, needsOf(database, "use")), (found) => found.filter(({ has }) => !has))
+
 /** The statements that give the role what it lacks of what the stores do. The stores do not look at the records. */
 export const missingOfStores = (database: Database, role: string): Effect.Effect<ReadonlyArray<string>, Reason> =>
-  Effect.map(privileges(database, role, needsOf(database, "use")), (found) =>
-    grantsOf(
-      found.filter(({ has }) => !has),
-      role
-    ).map(({ statement }) => statement)
-  )
+  Effect.map(lacking(database, role), (found) => grantsOf(found, role).map(({ statement }) => statement))

@@ -1,6 +1,7 @@
 /** What people order about messages, by the command or in the console: hold, release, bounce, and deliver again. */
-import { Effect, Stream } from "effect"
+import { Effect, type Schema, Stream } from "effect"
 import { type MessageKey, type SpoolMessage, SpoolStore, type State } from "../SpoolStore.ts"
+import { Transactor } from "../Transactor.ts"
 
 interface Move {
   readonly from: ReadonlyArray<State>
@@ -26,6 +27,25 @@ export const move = (message: MessageKey, { from, to }: Move) =>
 /** Has a message delivered again at once, with all of its attempts. */
 export const requeue = (message: MessageKey) =>
   SpoolStore.use(({ moveToState }) => moveToState(message, deliverable, "incoming", { attempts: 0 }))
+
+/**
+ * Gives a message another payload and has it delivered again at once, with all of its attempts, if it has not changed since it was
+ * read.
+ */
+export const requeueWith = Effect.fnUntraced(function* (
+  message: MessageKey,
+  payload: Schema.Json,
+  ifUpdated: SpoolMessage["updated"]
+) {
+  const { moveToState, updateMeta } = yield* SpoolStore
+  const { withTransaction } = yield* Transactor
+  yield* withTransaction(
+    Effect.andThen(
+      updateMeta(message, {}, { ifUpdated }),
+      moveToState(message, deliverable, "incoming", { attempts: 0, payload })
+    )
+  )
+})
 
 interface Wanted {
   readonly state: (typeof deliverable)[number]

@@ -364,6 +364,23 @@ export const suite = <E>(
       })
     )
 
+    it.effect("changes a payload, and the size with it", () =>
+      Effect.gen(function* () {
+        const spool = yield* SpoolStore
+        const queue = yield* queueOf([{ payload: { to: "a" }, size: 7n }])
+        const message = { queue, id: "0" }
+        const payload = { to: "another one", parts: [1, null, "ü"] }
+        const changed = yield* spool.updateMeta(message, { payload })
+        assert.deepStrictEqual(changed.payload, payload)
+        assert.strictEqual(changed.size, BigInt(new TextEncoder().encode(JSON.stringify(payload)).length))
+        yield* spool.moveToState(message, "incoming", "hold", { payload: null, size: 3n })
+        const moved = yield* spool.getMeta(message)
+        assert.deepStrictEqual([moved.payload, moved.size, moved.state], [null, 3n, "hold"])
+        const taken = yield* Effect.flip(spool.storeMeta({ ...message, payload: { to: "a" } }))
+        assert.instanceOf(taken, IdConflict)
+      })
+    )
+
     it.effect("changes a message only if it is as it was read: of racing callers exactly one succeeds", () =>
       Effect.gen(function* () {
         const spool = yield* SpoolStore

@@ -324,6 +324,22 @@ for (const [name, place] of places) {
             (yield* actions.requeue({ payload: { queue: "mails", state: "hold", error: "MAILBOX" } })).message,
             "1 message is incoming"
           )
+          const json = '{"to":"anna@example.org","order":9223372036854775807}'
+          const edited = (updated: DateTime.Utc, text = json) =>
+            actions.editPayload({ payload: { ...message, json: text, updated } })
+          const updatedNow = Effect.map(spool.message({ query: message }), ({ message }) => message.updated)
+          // A worker may have it, or have it next.
+          assert.strictEqual((yield* Effect.flip(Effect.flatMap(updatedNow, edited)))._tag, "BadRequest")
+          const before = yield* updatedNow
+          yield* actions.changeMessage({ payload: { ...message, action: "hold" } })
+          assert.strictEqual((yield* Effect.flip(edited(before)))._tag, "BadRequest")
+          assert.strictEqual((yield* Effect.flip(edited(yield* updatedNow, "{")))._tag, "BadRequest")
+          yield* edited(yield* updatedNow)
+          const { message: now, payload } = yield* spool.message({ query: message })
+          assert.deepStrictEqual(
+            [JSON.parse(payload ?? "").to, payload?.includes("9223372036854775807"), now.state, now.attempts],
+            ["anna@example.org", true, "incoming", 0]
+          )
           yield* actions.changeMessage({ payload: { ...message, action: "delete" } })
           assert.strictEqual((yield* Effect.flip(stateNow))._tag, "NotThere")
 
@@ -353,6 +369,12 @@ for (const [name, place] of places) {
           }
           assert.include(said, 'console: anna: The message "mail-7" of queue "mails" is deleted')
           assert.include(said, 'console: anna: "balances" is paused')
+          assert.include(
+            said,
+            'console: anna: The message "mail-7" of queue "mails" has another payload, and is incoming'
+          )
+          const accepted = yield* actions.changeProjection({ payload: { name: "invoices", action: "accept" } })
+          assert.match(accepted.message, /there was nothing to accept/)
         })
       )
     }
@@ -465,6 +487,18 @@ describe("who may call the console", () => {
         const moment = yield* Effect.flatMap(Stream.runHead(yield* client.overview.live()), Effect.fromOption)
         assert.isNotNull(moment.failure)
         const writer = yield* clientOf(yield* serve(poolOf(database), { postgres: options, allowWrites: true }))
+        const { missing } = yield* writer.overview.about()
+        const grants = (privileges: string, table: string) =>
+          privileges.split(" ").map((privilege) => `GRANT ${privilege} ON ${options.schema}.${table} TO "${role}"`)
+        assert.sameMembers([...missing.messages], grants("SELECT UPDATE DELETE", "strata_messages"))
+        assert.sameMembers(
+          [...missing.projections],
+          ["offsets_store", "states_store"].flatMap((table) => grants("SELECT INSERT UPDATE DELETE", table))
+        )
+        assert.lengthOf(missing.proof, 1)
+        yield* execute(missing.messages)
+        assert.deepStrictEqual((yield* writer.overview.about()).missing.messages, [])
+        yield* execute([`REVOKE ALL ON ${options.schema}.strata_messages FROM ${role}`])
         const change = yield* Effect.flip(
           writer.actions.changeMessage({ payload: { queue: "q", id: "m", action: "hold" } })
         )

@@ -10,7 +10,7 @@ import { type Browser, chromium as driver } from "playwright-core"
 import { afterAll, beforeAll } from "vitest"
 import { start } from "../cli/harness.ts"
 import { root } from "../package/run.ts"
-import { query } from "../postgres/harness.ts"
+import { execute, freshRole, query } from "../postgres/harness.ts"
 import { chromium, launchOptions } from "../site/browser.ts"
 import { postgresUrl, scratchDatabase } from "../support/database.ts"
 import { build, type Look, open, violationsOf } from "./page.ts"
@@ -257,6 +257,13 @@ for (const [name, place] of places) {
             await go("spool?queue=%3Dwebhooks&state=incoming&message=%5B%22webhooks%22%2C%22hook-3%22%5D")
             await confirm("Hold", /Keep the message hook-3 of queue webhooks/, /is hold/)
             await page.locator(".detail .badge", { hasText: "hold" }).waitFor(patience)
+            await page.getByRole("button", { name: "Edit the payload" }).click(patience)
+            const send = page.getByRole("button", { name: "Deliver with this" })
+            assert.isTrue(await send.isDisabled())
+            await page.getByRole("textbox", { name: "The payload as JSON" }).fill('{"url":"https://example.org/other"}')
+            await confirm("Deliver with this", /this payload, and have it delivered again/, /has another payload/)
+            await page.locator(".detail .json", { hasText: "https://example.org/other" }).waitFor(patience)
+            await confirm("Hold", /Keep the message hook-3 of queue webhooks/, /is hold/)
             await go("spool?queue=%3Dwebhooks&state=hold")
             await confirm("Deliver all again", /all messages in hold of queue webhooks/, /1 message is incoming/)
             assert.deepStrictEqual(wrong, [])
@@ -269,6 +276,31 @@ for (const [name, place] of places) {
             assert.isTrue(await pause.isDisabled())
           })
         })
+      )
+
+      it.effect.skipIf(isLeftOut || name !== "a server")(
+        "shows beforehand what the role may not do, with the grant",
+        () =>
+          Effect.gen(function* () {
+            const { options } = yield* Shown
+            const { role, url: database } = yield* freshRole()
+            yield* execute([
+              `GRANT USAGE ON SCHEMA ${options.schema} TO ${role}`,
+              `GRANT SELECT ON ALL TABLES IN SCHEMA ${options.schema} TO ${role}`
+            ])
+            const { go, page } = yield* opened(yield* serve(poolOf(database), { postgres: options, allowWrites: true }))
+            yield* Effect.promise(async () => {
+              await go("projections/balances")
+              await page
+                .getByTestId("missing-grants")
+                .getByText(/GRANT UPDATE ON \S+offsets_store TO/)
+                .waitFor(patience)
+              const pause = page.getByRole("button", { name: "Pause", exact: true })
+              assert.isTrue(await pause.isDisabled())
+              assert.match((await pause.getAttribute("title")) ?? "", /GRANT INSERT ON/)
+              assert.deepStrictEqual(await violationsOf(page), [])
+            })
+          })
       )
 
       it.effect.skipIf(isLeftOut)("goes by the keyboard", () =>

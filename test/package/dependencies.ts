@@ -37,7 +37,7 @@ const upToConcepts = [...upToContracts, "Supervisor", "Entity", "Decision", "Pro
 
 const upToConnection = [...upToPostgres, ...upToConcepts, "protobuf", "cli/arguments", "cli/terminal", "cli/connection"]
 
-const upToConsole = [...upToConnection, "projection", "spool", "console/api", "cli/doctor"]
+const upToConsole = [...upToPostgres, ...upToConcepts, "projection", "spool", "console/api", "doctor"]
 
 const effect = ["effect"]
 const driver = ["effect", "@effect/sql-pg", "node:"]
@@ -85,20 +85,21 @@ const rules: ReadonlyMap<string, Rule> = new Map<string, Rule>([
   ["postgres", { rooms: upToPostgres, packages: driver }],
   ["pglite", { rooms: upToPostgres, packages: [...driver, "@electric-sql/pglite"] }],
   ["testing", { rooms: upToConcepts, packages: ["effect", "@effect/vitest"] }],
+  // What the doctor checks is the same for the command and the console.
+  ["doctor", { rooms: [...upToPostgres, ...upToConcepts], packages: driver }],
   ["console/api", { rooms: [], packages: effect }],
   ["console/page", { rooms: ["console/api"], packages: ["preact"] }],
   ["cli/arguments", { rooms: upToPostgres, packages: command }],
   ["cli/terminal", { rooms: [...upToPostgres, "cli/arguments"], packages: command }],
   ["cli/transfer", { rooms: [...upToPostgres, "cli/arguments", "cli/terminal"], packages: command }],
   ["cli/connection", { rooms: [...upToPostgres, "pglite", "cli/arguments", "cli/terminal"], packages: command }],
-  ["cli/doctor", { rooms: upToConnection, packages: command }],
-  // What the doctor checks is the same for both.
+  ["cli/limits", { rooms: [...upToConnection, "doctor"], packages: command }],
   ["console", { rooms: upToConsole, packages: driver }],
   ["cli/commands/events", { rooms: [...upToConnection, "cli/transfer"], packages: command }],
   [
     "cli/commands",
     {
-      rooms: [...upToConnection, "spool", "console", "cli/doctor", "cli/transfer", "cli/commands/events"],
+      rooms: [...upToConnection, "spool", "console", "doctor", "cli/limits", "cli/transfer", "cli/commands/events"],
       packages: command
     }
   ],

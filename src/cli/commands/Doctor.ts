@@ -1,16 +1,16 @@
 /** `strata doctor`: is this server fit, and is all well with the tables? */
 import { Duration, Effect } from "effect"
 import { Command, Flag } from "effect/cli"
+import type { Finding } from "../../doctor/Check.ts"
+import * as Checks from "../../doctor/Checks.ts"
+import { Limits } from "../../doctor/HealthChecks.ts"
+import { type Thorough, Thoroughly } from "../../doctor/LogChecks.ts"
+import { prove } from "../../doctor/Proof.ts"
+import { ShowQueries } from "../../doctor/TransactionChecks.ts"
 import { Settings } from "../arguments/GlobalFlags.ts"
 import * as Parameters from "../arguments/Parameters.ts"
 import * as Database from "../connection/Database.ts"
-import type { Check, Finding } from "../doctor/Check.ts"
-import * as Checks from "../doctor/Checks.ts"
-import { Limits } from "../doctor/HealthChecks.ts"
-import { limitsOf, projectionFlags, queueFlags } from "../doctor/Limits.ts"
-import { type Thorough, Thoroughly } from "../doctor/LogChecks.ts"
-import { prove } from "../doctor/Proof.ts"
-import { ShowQueries } from "../doctor/TransactionChecks.ts"
+import { limitsOf, projectionFlags, queueFlags } from "../limits/Limits.ts"
 import { CommandFailed } from "../terminal/CommandErrors.ts"
 import { HostProcess } from "../terminal/HostProcess.ts"
 import * as Output from "../terminal/Output.ts"
@@ -27,27 +27,8 @@ const show = Effect.fnUntraced(function* (name: string, { level, remedy, says }:
   return yield* Output.write(line + advice)
 })
 
-/** Runs checks one after another, and shows what each finds as soon as it is known. */
-const runAll = (checks: ReadonlyArray<Check>) =>
-  Effect.map(
-    Effect.forEach(checks, (check) =>
-      Effect.tap(Checks.run(check), (findings) => Effect.forEach(findings, (finding) => show(check.name, finding)))
-    ),
-    (findings) => findings.flat()
-  )
-
-/**
- * Checks the server, and, if no table is missing or locked, the tables: otherwise their checks could only repeat which is
- * missing, or by whom it is locked.
- */
-const examine = Effect.gen(function* () {
-  const ofServer = yield* runAll(Checks.serverChecks)
-  const missing = yield* runAll([Checks.missingTables])
-  const locked = missing.length === 0 ? yield* runAll([Checks.lockedTables]) : []
-  const inTheWay = [...missing, ...locked]
-  const ofTables = inTheWay.length === 0 ? yield* runAll(Checks.tableChecks) : []
-  return [...ofServer, ...inTheWay, ...ofTables]
-})
+const showAll = (name: string, findings: ReadonlyArray<Finding>) =>
+  Effect.forEach(findings, (finding) => show(name, finding))
 
 /** Shows how far it is what looks at all events. */
 const showingProgress = HostProcess.useSync(
@@ -97,13 +78,13 @@ export const doctor = Command.make("doctor", flags).pipe(
   ]),
   Command.withHandler((input) =>
     Effect.gen(function* () {
-      const findings = yield* examine.pipe(
+      const findings = yield* Checks.examine(showAll).pipe(
         Effect.provideService(ShowQueries, input.queries),
         Effect.provideService(Thoroughly, input.exact ? yield* showingProgress : undefined),
         Effect.provideService(Limits, limitsOf(input))
       )
       const proof = input.prove ? [yield* prove(input.for)] : []
-      yield* Effect.forEach(proof, (finding) => show("proof", finding))
+      yield* showAll("proof", proof)
       const problems = [...findings, ...proof].filter(({ level }) => level === "problem").length
       if (problems > 0) return yield* new CommandFailed({ message: `${Output.count(problems, "problem")} found` })
     })

@@ -1,11 +1,11 @@
 /** `strata projections`: projections, how far they are, and what is done about those that failed. */
 import { Duration, Effect, Option, Stream } from "effect"
 import { Argument, Command, Flag } from "effect/cli"
+import { ofProjections } from "../../doctor/HealthChecks.ts"
 import * as Projection from "../../Projection.ts"
 import * as Parameters from "../arguments/Parameters.ts"
 import * as Database from "../connection/Database.ts"
-import { judgedBy, ofProjections } from "../doctor/HealthChecks.ts"
-import { limitsOf, projectionFlags } from "../doctor/Limits.ts"
+import { judgedBy, limitsOf, projectionFlags } from "../limits/Limits.ts"
 import { CommandFailed } from "../terminal/CommandErrors.ts"
 import { confirm, yes } from "../terminal/Confirm.ts"
 import * as Output from "../terminal/Output.ts"

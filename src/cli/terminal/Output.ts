@@ -5,6 +5,8 @@ import { Settings } from "../arguments/GlobalFlags.ts"
 import { HostProcess, type Target } from "./HostProcess.ts"
 import { printable, printableJson, printableLines } from "./Printable.ts"
 
+export { about, count } from "../../internal/Words.ts"
+
 /** The program that read the output has closed it. */
 export class OutputClosed extends Schema.TaggedError<OutputClosed>("effect-strata/cli/OutputClosed")("OutputClosed", {
   cause: Schema.Defect()
@@ -185,15 +187,6 @@ export const record = (parts: Readonly<Record<string, unknown>>) =>
 /** Says what was done: in a sentence, or as JSON. */
 export const done = (sentence: string, result: Readonly<Record<string, unknown>>) =>
   Effect.flatMap(Settings.json, (asJson) => (asJson ? json(result) : line(printable(sentence))))
-
-/** A number of things, in words. */
-export const count = (number: number | bigint, thing: string): string =>
-  `${number.toLocaleString("en-US")} ${thing}${number === 1 || number === 1n ? "" : thing.endsWith("s") ? "es" : "s"}`
-
-const twoDigits = new Intl.NumberFormat("en-US", { maximumSignificantDigits: 2 })
-
-/** A number that was estimated. More digits than this would not be true. */
-export const about = (number: number | bigint): string => `about ${twoDigits.format(number)}`
 
 const colourCodes = { red: 31, green: 32, yellow: 33 } as const
 

@@ -1,14 +1,14 @@
 /** What can be changed, where the console was started for that. Each change is logged with who has made it. */
 import { Schema } from "effect"
 import { HttpApiEndpoint, HttpApiGroup } from "effect/http-api"
-import { errors, Whole } from "./Fields.ts"
+import { errors, Time, Whole } from "./Fields.ts"
 
 /** What has become of it, in a sentence. */
 export const Done = Schema.Struct({ message: Schema.String })
 
 export const MessageAction = Schema.Literals(["requeue", "hold", "release", "bounce", "delete"])
 
-export const ProjectionAction = Schema.Literals(["pause", "resume", "retry", "rebuild", "reset"])
+export const ProjectionAction = Schema.Literals(["pause", "resume", "retry", "rebuild", "reset", "accept", "remove"])
 
 export class ActionsApi extends HttpApiGroup.make("actions").add(
   HttpApiEndpoint.post("changeMessage", "/api/actions/message", {
@@ -17,6 +17,18 @@ export class ActionsApi extends HttpApiGroup.make("actions").add(
       id: Schema.String,
       /** Null for a message that is in no queue. */
       queue: Schema.NullOr(Schema.String)
+    }),
+    success: Done,
+    error: errors
+  }),
+  HttpApiEndpoint.post("editPayload", "/api/actions/payload", {
+    payload: Schema.Struct({
+      id: Schema.String,
+      queue: Schema.NullOr(Schema.String),
+      /** The payload as JSON, with which the message is delivered again. */
+      json: Schema.String,
+      /** When the message had changed last, as it was read: a message that has changed since stays as it is. */
+      updated: Time
     }),
     success: Done,
     error: errors

@@ -5,6 +5,18 @@ import { errors, Time, Whole } from "./Fields.ts"
 import { Projection } from "./ProjectionsApi.ts"
 import { Queue } from "./SpoolApi.ts"
 
+/** The statements for the owner of the tables that would let the console's role change things. None is missing where it may. */
+export const Missing = Schema.Struct({
+  /** Messages in queues. */
+  messages: Schema.Array(Schema.String),
+  /** Messages in no queue. */
+  spool: Schema.Array(Schema.String),
+  projections: Schema.Array(Schema.String),
+  events: Schema.Array(Schema.String),
+  /** The proof of the doctor, which makes a schema. */
+  proof: Schema.Array(Schema.String)
+})
+
 /** What the console is, and what may be done with it. */
 export const About = Schema.Struct({
   server: Schema.String,
@@ -13,6 +25,8 @@ export const About = Schema.Struct({
   schema: Schema.NullOr(Schema.String),
   /** Whether the console was started to change things. */
   allowsWrites: Schema.Boolean,
+  /** What the role of the database may not do. */
+  missing: Missing,
   /** Whether it shows what the application has stored: data, payloads, states and errors. */
   showsPayloads: Schema.Boolean,
   /** Who looks, if the application says so. */

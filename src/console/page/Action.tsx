@@ -2,7 +2,7 @@
 import type { ComponentChildren } from "preact"
 import { useEffect, useRef, useState } from "preact/hooks"
 import type { Change, ChangePath } from "../api/Answers.ts"
-import { change, type Failed, useAbout } from "./Client.ts"
+import { type About, change, type Failed, useAbout } from "./Client.ts"
 import { FailedNote } from "./Parts.tsx"
 
 interface ActionProps<P extends ChangePath> {
@@ -12,6 +12,10 @@ interface ActionProps<P extends ChangePath> {
   readonly question: string
   readonly path: P
   readonly change: Change<P> & object
+  /** What of the database it changes: the role may not be allowed to. */
+  readonly changes: keyof About["missing"]
+  /** Why it makes no sense now, if so. */
+  readonly objection?: string | undefined
   /** Whether something is lost by it. */
   readonly isGrave?: boolean
   /** Once it is done, and what was said of it was read. */
@@ -91,15 +95,36 @@ export const Dialogs = () => {
   return <>{dialog}</>
 }
 
-export const Action = <P extends ChangePath>(props: ActionProps<P>) => {
+/** Why something cannot be changed here: the console only reads, or its role lacks a grant. */
+export const objectionTo = (about: About | undefined, changes: keyof About["missing"]): string | undefined => {
+  if (about === undefined) return "It is not known yet what this console may do"
+  if (!about.allowsWrites) return "This console only reads: start it with --allow-writes"
+  const grants = about.missing[changes]
+  return grants.length === 0
+    ? undefined
+    : `The role ${about.role} may not do this. As the owner of the tables: ${grants.join("; ")}`
+}
+
+/** The grants that the role of the console lacks for what a page changes, where the console may change things at all. */
+export const MissingGrants = ({ changes }: { readonly changes: keyof About["missing"] }) => {
   const about = useAbout()
-  const isAllowed = about?.allowsWrites === true
+  const grants = about?.allowsWrites === true ? about.missing[changes] : []
+  return grants.length === 0 ? null : (
+    <div class="note warn" data-testid="missing-grants">
+      <strong>The role {about?.role} may not change this.</strong> As the owner of the tables:
+      <pre>{grants.map((grant) => `${grant};`).join("\n")}</pre>
+    </div>
+  )
+}
+
+export const Action = <P extends ChangePath>(props: ActionProps<P>) => {
+  const objection = objectionTo(useAbout(), props.changes) ?? props.objection
   return (
     <button
       type="button"
       class="button plain"
-      disabled={!isAllowed}
-      title={isAllowed ? undefined : "This console only reads: start it with --allow-writes"}
+      disabled={objection !== undefined}
+      title={objection}
       onClick={() => show(<ActionDialog {...props} close={() => show(null)} />)}
     >
       {props.name}

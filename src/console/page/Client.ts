@@ -114,7 +114,7 @@ export const useAnswer = <P extends Path>(path: P, query: Query<P> & object, aga
   return { value: isCurrent ? state.value : undefined, failed: isCurrent ? state.failed : undefined, reload }
 }
 
-type About = Answer<"/api/about">
+export type About = Answer<"/api/about">
 
 let about: About | undefined
 const waiting = new Set<(about: About) => void>()

@@ -1,6 +1,7 @@
 /** One message: its attempts and its errors, its headers and its payload. */
+import { useState } from "preact/hooks"
 import type { Answer, Change } from "../api/Answers.ts"
-import { Action } from "./Action.tsx"
+import { Action, MissingGrants } from "./Action.tsx"
 import { useAnswer } from "./Client.ts"
 import { JsonTree } from "./JsonTree.tsx"
 import { useLive } from "./Live.ts"
@@ -9,11 +10,55 @@ import { queueHref } from "./Route.ts"
 
 type Detail = Answer<"/api/message">
 
+const changesOf = (queue: string | null) => (queue === null ? "spool" : "messages")
+
+/** The payload of a message that nobody delivers now, to be changed. */
+const EditPayload = ({ message, payload }: { readonly message: Detail["message"]; readonly payload: string }) => {
+  const { id, queue, state, updated } = message
+  const [text, setText] = useState<string | undefined>(undefined)
+  const isEditable = ["deferred", "hold", "bounce", "archived"].includes(state)
+  if (!isEditable) return null
+  if (text === undefined) {
+    return (
+      <button type="button" class="button quiet" onClick={() => setText(payload)}>
+        Edit the payload
+      </button>
+    )
+  }
+  return (
+    <div class="edit">
+      <textarea
+        rows={8}
+        spellcheck={false}
+        aria-label="The payload as JSON"
+        value={text}
+        onInput={({ currentTarget }) => setText(currentTarget.value)}
+      />
+      <div class="actions">
+        <Action
+          name="Deliver with this"
+          isGrave
+          question={`Give the message ${id} this payload, and have it delivered again at once, with all of its attempts? What it has now is lost.`}
+          changes={changesOf(queue)}
+          objection={text === payload ? "The payload is what it was" : undefined}
+          path="/api/actions/payload"
+          change={{ id, queue, json: text, updated }}
+          done={() => setText(undefined)}
+        />
+        <button type="button" class="button quiet" onClick={() => setText(undefined)}>
+          Leave it
+        </button>
+      </div>
+    </div>
+  )
+}
+
 const Actions = ({ close, message }: { readonly message: Detail["message"]; readonly close: () => void }) => {
   const { id, queue, state } = message
   const name = queue === null ? `the message ${id}` : `the message ${id} of queue ${queue}`
   const act = (action: Change<"/api/actions/message">["action"]) => ({ action, id, queue })
   const path = "/api/actions/message"
+  const changes = changesOf(queue)
   const is = (...states: ReadonlyArray<string>) => states.includes(state)
   return (
     <div class="actions">
@@ -21,6 +66,7 @@ const Actions = ({ close, message }: { readonly message: Detail["message"]; read
         <Action
           name="Deliver again"
           question={`Have ${name} delivered again at once, with all of its attempts?`}
+          changes={changes}
           path={path}
           change={act("requeue")}
         />
@@ -29,17 +75,25 @@ const Actions = ({ close, message }: { readonly message: Detail["message"]; read
         <Action
           name="Hold"
           question={`Keep ${name} from being delivered until it is released?`}
+          changes={changes}
           path={path}
           change={act("hold")}
         />
       ) : null}
       {is("hold") ? (
-        <Action name="Release" question={`Let ${name} be delivered?`} path={path} change={act("release")} />
+        <Action
+          name="Release"
+          question={`Let ${name} be delivered?`}
+          changes={changes}
+          path={path}
+          change={act("release")}
+        />
       ) : null}
       {is("incoming", "deferred", "active", "hold") ? (
         <Action
           name="Give up"
           question={`Give up ${name}, so that it is a bounce?`}
+          changes={changes}
           path={path}
           change={act("bounce")}
         />
@@ -48,6 +102,7 @@ const Actions = ({ close, message }: { readonly message: Detail["message"]; read
         name="Delete"
         isGrave
         question={`Delete ${name}? Its payload is lost.`}
+        changes={changes}
         path={path}
         change={act("delete")}
         done={close}
@@ -60,6 +115,7 @@ const Content = ({ close, detail }: { readonly detail: Detail; readonly close: (
   const { causationId, correlationId, headers, message, payload } = detail
   return (
     <>
+      <MissingGrants changes={changesOf(message.queue)} />
       <Actions message={message} close={close} />
       <dl class="fields">
         <Field name="State">
@@ -105,6 +161,7 @@ const Content = ({ close, detail }: { readonly detail: Detail; readonly close: (
       </dl>
       {headers === null ? <Hidden /> : null}
       {payload === null ? null : <JsonTree title="Payload" json={payload} />}
+      {payload === null ? null : <EditPayload key={message.id} message={message} payload={payload} />}
       {headers === null || headers === "{}" ? null : <JsonTree title="Headers" json={headers} />}
     </>
   )

@@ -1,13 +1,13 @@
 /** One projection: its shards, who runs them, and what has failed. */
 import { useState } from "preact/hooks"
 import type { Answer } from "../api/Answers.ts"
-import { Action } from "./Action.tsx"
+import { Action, MissingGrants } from "./Action.tsx"
 import { Chart } from "./Chart.tsx"
 import { useAnswer } from "./Client.ts"
 import { firstLine, plural, whole } from "./Format.ts"
 import { lags, useLive } from "./Live.ts"
 import { Badge, Empty, FailedNote, Whole, Panel, Skeleton, Span, Time } from "./Parts.tsx"
-import { aggregateHref, eventHref } from "./Route.ts"
+import { aggregateHref, eventHref, go, href } from "./Route.ts"
 
 type Detail = Answer<"/api/projection">
 type Shard = Detail["shards"][number]
@@ -195,6 +195,7 @@ const Actions = ({ detail }: { readonly detail: Detail }) => {
         <Action
           name="Resume"
           question={`Let ${name} go on from where it was?`}
+          changes="projections"
           path={path}
           change={{ action: "resume", name }}
         />
@@ -202,6 +203,7 @@ const Actions = ({ detail }: { readonly detail: Detail }) => {
         <Action
           name="Pause"
           question={`Stop ${name} in every process, until it is resumed?`}
+          changes="projections"
           path={path}
           change={{ action: "pause", name }}
         />
@@ -210,6 +212,7 @@ const Actions = ({ detail }: { readonly detail: Detail }) => {
         <Action
           name="Retry parked"
           question={`Have the events of the ${plural(parked.length, "parked aggregate")} of ${name} handled again?`}
+          changes="projections"
           path={path}
           change={{ action: "retry", name }}
         />
@@ -218,6 +221,7 @@ const Actions = ({ detail }: { readonly detail: Detail }) => {
         name="Rebuild"
         isGrave
         question={`Empty the read model of ${name}, and have it built anew in the processes that run it?`}
+        changes="projections"
         path={path}
         change={{ action: "rebuild", name }}
       />
@@ -225,8 +229,26 @@ const Actions = ({ detail }: { readonly detail: Detail }) => {
         name="Reset to"
         isGrave
         question={`Have ${name} handle everything after version ${whole(version)} again? Its read model is not emptied.`}
+        changes="projections"
         path={path}
         change={{ action: "reset", name, to: version }}
+      />
+      <Action
+        name="Accept the log"
+        isGrave
+        question={`If the log was set back or replaced, have ${name} take it for the one that it has read, and go on above its offset? Its read model stays as it is, and events that the log has now below the offset are not handled.`}
+        changes="projections"
+        path={path}
+        change={{ action: "accept", name }}
+      />
+      <Action
+        name="Remove"
+        isGrave
+        question={`Forget how far ${name} is, and end its run in every process? Its read model is not touched.`}
+        changes="projections"
+        path={path}
+        change={{ action: "remove", name }}
+        done={() => go(href(["projections"]))}
       />
       <input
         class="short number"
@@ -252,6 +274,7 @@ const Lag = ({ name }: { readonly name: string }) => {
 const Content = ({ detail }: { readonly detail: Detail }) => (
   <>
     <Progress detail={detail} />
+    <MissingGrants changes="projections" />
     <Actions detail={detail} />
     <Lag name={detail.name} />
     {detail.rebuildFailure === null ? null : (

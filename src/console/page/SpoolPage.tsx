@@ -189,6 +189,7 @@ const RequeueAll = ({ queue, state }: RequeueAllProps) => {
       <Action
         name={error === "" ? "Deliver all again" : "Deliver these again"}
         question={`Have ${which} of ${queue === undefined ? "all queues" : `queue ${queue}`} delivered again at once, with all of their attempts?`}
+        changes="messages"
         path="/api/actions/requeue"
         change={{ state, ...(queue === undefined ? {} : { queue }), ...(error === "" ? {} : { error }) }}
       />

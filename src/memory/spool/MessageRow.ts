@@ -49,7 +49,7 @@ export interface Now {
 /** The part of a row that a message has while no lease is held. */
 export const noLease = { owner: undefined, leaseUntil: undefined }
 
-const sizeOf = (text: string) => BigInt(new TextEncoder().encode(text).length)
+export const sizeOf = (text: string) => BigInt(new TextEncoder().encode(text).length)
 
 /** The row of a new message. */
 export const rowOf = (message: NewMessage, now: Now): MessageRow => {

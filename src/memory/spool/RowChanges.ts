@@ -1,14 +1,23 @@
 /** What each operation makes of the row of a message. */
 import type { Duration } from "effect"
+import { toText } from "../../internal/ExactJson.ts"
 import { millisOf } from "../../internal/Fields.ts"
 import { type Changes, leaseExpired, type Outcome, type State } from "../../SpoolMessage.ts"
-import { type MessageRow, noLease, type Now } from "./MessageRow.ts"
+import { type MessageRow, noLease, type Now, sizeOf } from "./MessageRow.ts"
 
 /** Each change is at least a millisecond after the one before, so that `updated`, in whole milliseconds, tells them apart. */
 const touched = (row: MessageRow, now: Now): MessageRow => ({ ...row, updated: Math.max(now.stamp, row.updated + 1) })
 
-export const changed = (row: MessageRow, { headers, nextRetry, ...rest }: Changes, now: Now): MessageRow => ({
+/** A payload brings its size with it. */
+const withPayload = (payload: Changes["payload"]) => {
+  if (payload === undefined) return {}
+  const text = toText(payload)
+  return { payload: text, size: sizeOf(text) }
+}
+
+export const changed = (row: MessageRow, { headers, nextRetry, payload, ...rest }: Changes, now: Now): MessageRow => ({
   ...touched(row, now),
+  ...withPayload(payload),
   ...rest,
   ...(headers === undefined ? {} : { headers: { ...headers } }),
   ...(nextRetry === undefined ? {} : { nextRetry: nextRetry.epochMilliseconds })

@@ -11,8 +11,8 @@ import type { AggregateSince } from "../../Event.ts"
 import * as LastSeen from "../../events/LastSeen.ts"
 import { eventsIn } from "../../events/Steps.ts"
 import { type Filter, LogReplaced, type Query, type StoredEvent } from "../../EventStore.ts"
+import * as Outage from "../../internal/Outage.ts"
 import { realMillis, withinRealTime } from "../../internal/RealTime.ts"
-import { makeOutage } from "../../internal/Transient.ts"
 import type { Reason } from "../../StoreError.ts"
 import { PostgresDatabase } from "../database/PostgresDatabase.ts"
 import * as MarkedReading from "./MarkedReading.ts"
@@ -43,7 +43,11 @@ export const make = Effect.fnUntraced(function* (primary: Reading) {
   const { inTransaction } = yield* PostgresDatabase
   const { database, wait: defaultWait } = yield* Replica
   const publisher = yield* MarkPublisher.make
-  const outage = makeOutage()
+  const outage = Outage.make({
+    waits: "the standby cannot be read",
+    next: "the primary is read instead",
+    over: "the standby is read again"
+  })
 
   const need = (version: bigint): void => {
     const published = publisher.published()
@@ -66,9 +70,7 @@ export const make = Effect.fnUntraced(function* (primary: Reading) {
 
   /** The primary goes on. It decides whether the log was replaced: the standby may be one of another primary. */
   const leave = ({ reason }: MarkedReading.Left): Effect.Effect<void> =>
-    reason === undefined || reason instanceof LogReplaced
-      ? Effect.void
-      : outage.warn(reason, `the standby cannot be read, so the primary is read instead: ${reason.message}`)
+    reason === undefined || reason instanceof LogReplaced ? Effect.void : outage.warn(reason)
 
   /** Has a mark published if the last one is not young, and gives how far it goes and how long its replay may be waited for. */
   const newMark = Effect.gen(function* () {
@@ -94,10 +96,9 @@ export const make = Effect.fnUntraced(function* (primary: Reading) {
     Stream.suspend(() => {
       let { seen } = asked
       const steps = (change: Partial<MarkedReading.Asked>) =>
-        Stream.map(marked.steps(filter, { ...asked, ...change }), (step) => {
-          outage.end()
+        Stream.tap(marked.steps(filter, { ...asked, ...change }), (step) => {
           seen = step.seen
-          return step
+          return outage.end
         })
       const isOnlyLate = (left: MarkedReading.Left) => left.reason === undefined && seen === asked.seen
       const first =
@@ -186,7 +187,7 @@ export const make = Effect.fnUntraced(function* (primary: Reading) {
     orElse: Effect.Effect<ReadonlyArray<unknown>, Reason>
   ): Effect.Effect<ReadonlyArray<unknown>, Reason> =>
     MarkedReading.untilReady(look(needed), { isPatient: false, wait }).pipe(
-      Effect.tap(() => Effect.sync(outage.end)),
+      Effect.tap(outage.end),
       Effect.catchTag("Left", (left) => Effect.andThen(leave(left), orElse))
     )
 
@@ -200,8 +201,8 @@ export const make = Effect.fnUntraced(function* (primary: Reading) {
       })
     )
     return MarkedReading.untilReady(look, { isPatient: false, wait: waitOf(asked) }).pipe(
+      Effect.tap(outage.end),
       Effect.flatMap((rows) => {
-        outage.end()
         const { corrupt, events } = primary.decode(rows)
         return corrupt === undefined ? Effect.succeed(events) : Effect.fail(corrupt)
       }),

@@ -1,6 +1,7 @@
 /** The operations on one stored message, by its key: to get, update, move and delete it. */
 import { DateTime, Effect, Schema } from "effect"
 import type { Statement } from "effect/sql"
+import { toText } from "../../internal/ExactJson.ts"
 import {
   type Changes,
   isWaiting,
@@ -20,12 +21,18 @@ import { committed, hasKey, isSame, messagesOf, noLease, type SpoolTable, touche
 
 // Statements
 
+const payloadAssignments = (sql: SpoolTable["sql"], payload: string, size: bigint | undefined) => [
+  sql`payload = ${payload}::jsonb`,
+  ...(size === undefined ? [sql`size = octet_length(${payload}::text)`] : [])
+]
+
 const assignments = ({ sql }: SpoolTable, changes: Changes): ReadonlyArray<Statement.Fragment> => [
   touched,
   ...(changes.attempts === undefined ? [] : [sql`attempts = ${changes.attempts}`]),
   ...(changes.maxAttempts === undefined ? [] : [sql`max_attempts = ${changes.maxAttempts}`]),
   ...(changes.nextRetry === undefined ? [] : [sql`next_retry = ${DateTime.toDateUtc(changes.nextRetry)}`]),
   ...(changes.lastError === undefined ? [] : [sql`last_error = ${changes.lastError}`]),
+  ...(changes.payload === undefined ? [] : payloadAssignments(sql, toText(changes.payload), changes.size)),
   ...(changes.size === undefined ? [] : [sql`size = ${changes.size}`]),
   ...(changes.priority === undefined ? [] : [sql`priority = ${changes.priority}`]),
   ...(changes.headers === undefined ? [] : [sql`headers = ${JSON.stringify(changes.headers)}::jsonb`]),

@@ -1,7 +1,11 @@
 /** The limits by which `strata doctor`, `status` and other subcommands judge: flags, and what is beyond them. */
 import { Effect, Option } from "effect"
 import { Flag } from "effect/cli"
-import * as Health from "../../Health.ts"
+import { Limits, saysOf } from "../../doctor/HealthChecks.ts"
+import type { LogReplaced } from "../../EventStore.ts"
+import type * as Health from "../../Health.ts"
+import type { InvalidInput } from "../../InvalidInput.ts"
+import type { StoreError } from "../../StoreError.ts"
 import * as Parameters from "../arguments/Parameters.ts"
 import { CommandFailed } from "../terminal/CommandErrors.ts"
 import * as Output from "../terminal/Output.ts"
@@ -48,12 +52,6 @@ export const limitsOf = (given: Given): Health.Limits => {
 /** Whether any limit is given: commands that only list something judge it where that is asked for. */
 export const isJudging = (limits: Health.Limits): boolean => Object.keys(limits).length > 0
 
-/** What a problem says to somebody who may see it all: also what a handler has failed with, without the stack. */
-export const saysOf = (problem: Health.Problem): string =>
-  problem instanceof Health.ProjectionFailing
-    ? `${problem.message}: ${problem.error.split("\n", 1).join()}`
-    : problem.message
-
 /** Fails with what is beyond the limits, a line for each problem, if anything is. */
 export const judge = (problems: ReadonlyArray<Health.Problem>): Effect.Effect<void, CommandFailed> => {
   const [first] = problems
@@ -63,3 +61,19 @@ export const judge = (problems: ReadonlyArray<Health.Problem>): Effect.Effect<vo
     message: problems.length === 1 ? lines.join() : `${Output.count(problems.length, "problem")}: ${lines.join("; ")}`
   })
 }
+
+type Look<R> = Effect.Effect<
+  { readonly problems: ReadonlyArray<Health.Problem> },
+  InvalidInput | LogReplaced | StoreError,
+  R
+>
+
+/** Fails if something is beyond the limits, where any is given: a command that lists things judges only where it is asked to. */
+export const judgedBy = <R>(limits: Health.Limits, look: Look<R>) =>
+  isJudging(limits)
+    ? Effect.provideService(
+        Effect.flatMap(look, ({ problems }) => judge(problems)),
+        Limits,
+        limits
+      )
+    : Effect.void

@@ -1,12 +1,12 @@
 /** Transactions of others: which were left behind, are open for too long, or hold up readers of the log. */
 import { Context, Duration, Effect } from "effect"
-import { remaining } from "../../events/Hole.ts"
-import { PostgresDatabase } from "../../postgres/database/PostgresDatabase.ts"
-import * as LockHolders from "../../postgres/events/LockHolders.ts"
+import { remaining } from "../events/Hole.ts"
+import { PostgresDatabase } from "../postgres/database/PostgresDatabase.ts"
+import * as LockHolders from "../postgres/events/LockHolders.ts"
 import { type Findings, ok, orOk, problem, relations, texts, warning } from "./Check.ts"
 
 /** Whether the queries of other sessions are shown. There may be secrets in them. */
-export const ShowQueries = Context.Reference("effect-strata/cli/ShowQueries", { defaultValue: () => false })
+export const ShowQueries = Context.Reference("effect-strata/doctor/ShowQueries", { defaultValue: () => false })
 
 /** A transaction that is open for longer was forgotten, or at least keeps dead rows from being removed. */
 const longOpenAfter = "5 minutes"

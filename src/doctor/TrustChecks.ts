@@ -1,7 +1,7 @@
 /** Who else can put something where the stores, the application or the doctor would find it. */
 import { Effect, Schema } from "effect"
-import { PostgresDatabase } from "../../postgres/database/PostgresDatabase.ts"
-import * as Owners from "../../postgres/Owners.ts"
+import { PostgresDatabase } from "../postgres/database/PostgresDatabase.ts"
+import * as Owners from "../postgres/Owners.ts"
 import { type Findings, ok, orOk, problem, relations, rows, warning } from "./Check.ts"
 
 const Path = Schema.Struct({ builtInFirst: Schema.Boolean, path: Schema.String })

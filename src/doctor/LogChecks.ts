@@ -1,11 +1,11 @@
 /** The table of events: whether readers can rely on its versions, and what else happens when a row is inserted. */
 import { Context, Effect, Schema } from "effect"
 import type { Fragment } from "effect/sql/Statement"
-import { EventStore } from "../../EventStore.ts"
-import { PostgresDatabase } from "../../postgres/database/PostgresDatabase.ts"
-import * as EventTable from "../../postgres/events/EventTable.ts"
-import * as LogParts from "../../postgres/events/LogParts.ts"
-import * as Output from "../terminal/Output.ts"
+import { EventStore } from "../EventStore.ts"
+import { about } from "../internal/Words.ts"
+import { PostgresDatabase } from "../postgres/database/PostgresDatabase.ts"
+import * as EventTable from "../postgres/events/EventTable.ts"
+import * as LogParts from "../postgres/events/LogParts.ts"
 import { type Findings, ok, orOk, problem, relations, rows, texts, warning } from "./Check.ts"
 
 /** Does logical replication write to the log? */
@@ -142,7 +142,7 @@ const longestId = Effect.gen(function* () {
   const looked = found.reduce((sum, part) => sum + part.looked, 0)
   return {
     bytes: longestIn(found),
-    where: `, among ${looked.toLocaleString("en-US")} of ${Output.about(extent.rows ?? 0)} events: --exact looks at all`
+    where: `, among ${looked.toLocaleString("en-US")} of ${about(extent.rows ?? 0)} events: --exact looks at all`
   }
 })
 

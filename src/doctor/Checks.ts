@@ -1,6 +1,6 @@
 /** What `strata doctor` looks at, in this order. */
 import { Effect } from "effect"
-import { StoreError } from "../../StoreError.ts"
+import { StoreError } from "../StoreError.ts"
 import { type Check, type Finding, type Findings, problem, type Subjects } from "./Check.ts"
 import * as ConnectionChecks from "./ConnectionChecks.ts"
 import * as HealthChecks from "./HealthChecks.ts"
@@ -19,7 +19,7 @@ const check = (name: string, findings: Findings): Check => ({ name, findings })
 const ofTables = (name: string, findings: Findings): Check => check(name, withoutWaiting(findings))
 
 /** The server, and the way to it. */
-export const serverChecks: ReadonlyArray<Check> = [
+const serverChecks: ReadonlyArray<Check> = [
   check("server", ServerChecks.version),
   check("primary", ServerChecks.primary),
   check("durability", ServerChecks.durability),
@@ -33,13 +33,13 @@ export const serverChecks: ReadonlyArray<Check> = [
 ]
 
 /** Whether there are tables to look at. */
-export const missingTables: Check = check("tables", SchemaChecks.missing)
+const missingTables: Check = check("tables", SchemaChecks.missing)
 
 /** Whether they can be looked at. */
-export const lockedTables: Check = check("locked", locked)
+const lockedTables: Check = check("locked", locked)
 
 /** What the tables are like, once there are tables. */
-export const tableChecks: ReadonlyArray<Check> = [
+const tableChecks: ReadonlyArray<Check> = [
   ofTables("grants", SchemaChecks.grants),
   ofTables("log", IdentityChecks.identity),
   ofTables("sequence", LogChecks.sequence),
@@ -56,9 +56,30 @@ export const tableChecks: ReadonlyArray<Check> = [
 ]
 
 /** Runs a check. An error of the check itself is a problem, too: the role may not see what the check needs, for instance. */
-export const run = ({ findings }: Check): Effect.Effect<ReadonlyArray<Finding>, never, Subjects> =>
+const run = ({ findings }: Check): Effect.Effect<ReadonlyArray<Finding>, never, Subjects> =>
   Effect.catch(findings, (error) => {
     if (error instanceof TablesLocked) return Effect.succeed(error.locks)
     const { message } = error instanceof StoreError ? error.reason : error
     return Effect.succeed([problem(`could not be checked: ${message}`, "see to that first")])
   })
+
+/** Is told what a check has found. */
+type Tell<E, R> = (check: string, findings: ReadonlyArray<Finding>) => Effect.Effect<unknown, E, R>
+
+/**
+ * Checks the server, and, if no table is missing or locked, the tables: otherwise their checks could only repeat which is
+ * missing, or by whom it is locked. Tells what each check finds as soon as it is known, and returns it all.
+ */
+export const examine = Effect.fnUntraced(function* <E, R>(tell: Tell<E, R>) {
+  const runAll = (checks: ReadonlyArray<Check>) =>
+    Effect.map(
+      Effect.forEach(checks, (check) => Effect.tap(run(check), (findings) => tell(check.name, findings))),
+      (findings) => findings.flat()
+    )
+  const ofServer = yield* runAll(serverChecks)
+  const missing = yield* runAll([missingTables])
+  const locked = missing.length === 0 ? yield* runAll([lockedTables]) : []
+  const inTheWay = [...missing, ...locked]
+  const ofTables = inTheWay.length === 0 ? yield* runAll(tableChecks) : []
+  return [...ofServer, ...inTheWay, ...ofTables]
+})

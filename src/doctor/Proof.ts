@@ -1,14 +1,13 @@
 /** The proof of the doctor: many writers, some of which roll back, and a subscriber that must see each event once. */
 import { PgClient } from "@effect/sql-pg"
 import { Cause, Clock, Duration, Effect, Exit, Fiber, Latch, Layer, Random, Schema, Stream } from "effect"
-import { EventStore } from "../../EventStore.ts"
-import { decodeRows } from "../../postgres/database/DecodeRows.ts"
-import { quote } from "../../postgres/database/Identifier.ts"
-import { PostgresDatabase } from "../../postgres/database/PostgresDatabase.ts"
-import { reasonOf } from "../../postgres/database/Reasons.ts"
-import * as Postgres from "../../postgres/index.ts"
-import { Transactor } from "../../Transactor.ts"
-import { CommandFailed } from "../terminal/CommandErrors.ts"
+import { EventStore } from "../EventStore.ts"
+import { decodeRows } from "../postgres/database/DecodeRows.ts"
+import { quote } from "../postgres/database/Identifier.ts"
+import { PostgresDatabase } from "../postgres/database/PostgresDatabase.ts"
+import { reasonOf } from "../postgres/database/Reasons.ts"
+import * as Postgres from "../postgres/index.ts"
+import { Transactor } from "../Transactor.ts"
 import type { Finding } from "./Check.ts"
 
 const writers = 12
@@ -38,6 +37,11 @@ const temporarySchema = Effect.gen(function* () {
   )
   return name
 })
+
+/** The proof came to no end. */
+export class ProofFailed extends Schema.TaggedError<ProofFailed>("effect-strata/doctor/ProofFailed")("ProofFailed", {
+  message: Schema.String
+}) {}
 
 class RolledBack extends Schema.TaggedError<RolledBack>()("RolledBack", {}) {}
 
@@ -119,7 +123,7 @@ export const prove = (time: Duration.Duration) =>
   Effect.gen(function* () {
     const schema = yield* temporarySchema
     const client = yield* PgClient.PgClient
-    // The command has stores of its own, on the tables that it examines.
+    // The caller has stores of its own, on the tables that it examines.
     const stores = yield* Layer.build(
       Layer.fresh(Layer.provideMerge(Postgres.layer({ schema }), Layer.succeed(PgClient.PgClient, client)))
     )
@@ -129,7 +133,7 @@ export const prove = (time: Duration.Duration) =>
     yield* reached(stored.at(-1) ?? 0n)
     const exit = fiber.pollUnsafe()
     if (exit !== undefined && Exit.isFailure(exit)) {
-      return yield* new CommandFailed({ message: `the subscriber ended: ${Cause.squash(exit.cause)}` })
+      return yield* new ProofFailed({ message: `the subscriber ended: ${Cause.squash(exit.cause)}` })
     }
     yield* Fiber.interrupt(fiber)
     return compare(stored, delivered)

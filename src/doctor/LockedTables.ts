@@ -4,12 +4,12 @@
  */
 import { Duration, Effect, Schema } from "effect"
 import { SqlClient, SqlError } from "effect/sql"
-import { decodeRows } from "../../postgres/database/DecodeRows.ts"
-import { qualify } from "../../postgres/database/Identifier.ts"
-import { PostgresDatabase } from "../../postgres/database/PostgresDatabase.ts"
-import { isLockTimeout, reasonOf } from "../../postgres/database/Reasons.ts"
-import { transactionText } from "../../postgres/database/TransactionText.ts"
-import { isReason, type Reason, StoreError } from "../../StoreError.ts"
+import { decodeRows } from "../postgres/database/DecodeRows.ts"
+import { qualify } from "../postgres/database/Identifier.ts"
+import { PostgresDatabase } from "../postgres/database/PostgresDatabase.ts"
+import { isLockTimeout, reasonOf } from "../postgres/database/Reasons.ts"
+import { transactionText } from "../postgres/database/TransactionText.ts"
+import { isReason, type Reason, StoreError } from "../StoreError.ts"
 import { type Finding, type Findings, problem, texts } from "./Check.ts"
 
 /** How long a look waits for a lock. */

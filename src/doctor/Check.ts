@@ -7,11 +7,11 @@
  */
 import { Effect, Schema } from "effect"
 import type { Statement } from "effect/sql/Statement"
-import { decodeRows } from "../../postgres/database/DecodeRows.ts"
-import { qualify } from "../../postgres/database/Identifier.ts"
-import { PostgresDatabase } from "../../postgres/database/PostgresDatabase.ts"
-import type { Stores } from "../../postgres/index.ts"
-import type { Reason } from "../../StoreError.ts"
+import { decodeRows } from "../postgres/database/DecodeRows.ts"
+import { qualify } from "../postgres/database/Identifier.ts"
+import { PostgresDatabase } from "../postgres/database/PostgresDatabase.ts"
+import type { Stores } from "../postgres/index.ts"
+import type { Reason } from "../StoreError.ts"
 
 /**
  * One thing that a check has found: it is well, or it is not, and then there is a remedy.

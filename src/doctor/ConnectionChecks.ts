@@ -1,8 +1,8 @@
 /** The way to the server: what stands between, and whether notifications come through. */
 import { PgConnection } from "@effect/sql-pg"
 import { Duration, Effect, Option, Queue } from "effect"
-import { PostgresDatabase } from "../../postgres/database/PostgresDatabase.ts"
-import { reasonOf } from "../../postgres/database/Reasons.ts"
+import { PostgresDatabase } from "../postgres/database/PostgresDatabase.ts"
+import { reasonOf } from "../postgres/database/Reasons.ts"
 import { type Findings, ok, warning } from "./Check.ts"
 
 /** A notification that takes longer than this does not arrive at all. */

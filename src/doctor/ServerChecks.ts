@@ -1,6 +1,6 @@
 /** The server itself: its version, whether it is a primary, and whether a commit survives its crash. */
 import { Effect, Schema } from "effect"
-import { PostgresDatabase } from "../../postgres/database/PostgresDatabase.ts"
+import { PostgresDatabase } from "../postgres/database/PostgresDatabase.ts"
 import { type Finding, type Findings, ok, problem, rows, warning } from "./Check.ts"
 
 /** The oldest major version that the stores are tested on. */

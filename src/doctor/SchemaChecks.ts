@@ -1,9 +1,9 @@
 /** The schema: whether all tables are there, the migrations have run, and this role may use what they made. */
 import { Effect, Option, Schema } from "effect"
-import { qualify, quote } from "../../postgres/database/Identifier.ts"
-import { PostgresDatabase } from "../../postgres/database/PostgresDatabase.ts"
-import * as Grants from "../../postgres/Grants.ts"
-import * as Migrations from "../../postgres/Migrations.ts"
+import { qualify, quote } from "../postgres/database/Identifier.ts"
+import { PostgresDatabase } from "../postgres/database/PostgresDatabase.ts"
+import * as Grants from "../postgres/Grants.ts"
+import * as Migrations from "../postgres/Migrations.ts"
 import { type Findings, ok, orOk, problem, relations, rows, texts, warning } from "./Check.ts"
 
 /** Which tables are missing? Finds nothing if none is. */

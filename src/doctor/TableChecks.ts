@@ -1,7 +1,7 @@
 /** What the tables hold: dead rows, offsets beyond the log, and messages whose worker has died. */
 import { Effect, Schema } from "effect"
-import { PostgresDatabase } from "../../postgres/database/PostgresDatabase.ts"
-import { code } from "../../postgres/spool/MessageState.ts"
+import { PostgresDatabase } from "../postgres/database/PostgresDatabase.ts"
+import { code } from "../postgres/spool/MessageState.ts"
 import { type Finding, type Findings, ok, orOk, problem, relations, rows, texts, warning } from "./Check.ts"
 
 /** Below this many dead rows, a table is not worth a VACUUM. */

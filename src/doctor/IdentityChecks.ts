@@ -3,8 +3,8 @@
  * `events_log` (`0015_events_log.sql`), if this role may write to it.
  */
 import { Effect, Schema } from "effect"
-import { qualify } from "../../postgres/database/Identifier.ts"
-import { PostgresDatabase } from "../../postgres/database/PostgresDatabase.ts"
+import { qualify } from "../postgres/database/Identifier.ts"
+import { PostgresDatabase } from "../postgres/database/PostgresDatabase.ts"
 import { type Finding, type Findings, ok, problem, rows, texts, warning } from "./Check.ts"
 
 const Seen = Schema.Struct({
