@@ -1,6 +1,6 @@
 /**
  * Questions of a first day and of an incident. The first section that a search for the words of a question finds has the answer.
- * The first ten were written down before the guides were.
+ * The first ten were written down before the guides were, the last ones when decisions, the console and clusters came.
  */
 import { assert, describe, it } from "@effect/vitest"
 import { readdir, readFile } from "node:fs/promises"
@@ -31,7 +31,16 @@ describe("the first section that a search finds", () => {
     ["how do I find the message that failed", "runbooks.md", /last_error/],
     ["may I delete events", "runbooks.md", /DELETE FROM events/],
     ["how do I move to another server", "deploying.md", /pg_dump[^]*replication/],
-    ["what does a locked table do", "runbooks.md", /pg_locks/]
+    ["what does a locked table do", "runbooks.md", /pg_locks/],
+    ["how do I decide across aggregates", "decisions.md", /Decision\.make/],
+    ["how do I keep a user name unique", "decisions.md", /\*\*conditions\*\*/],
+    ["how do I give old events tags", "decisions.md", /tagAll/],
+    ["who may use the console", "console.md", /--allow-writes/],
+    ["how do I put the console into my application", "console.md", /Console\.layer/],
+    ["do I need a cluster", "deploying.md", /Plain processes are enough/],
+    ["which process runs a projection", "deploying.md", /strata projections processes/],
+    ["how do I adopt a large table", "deploying.md", /concurrently/],
+    ["does a migration lock a large table", "deploying.md", /lets writers pass/]
   ] as const)("for: %s, has the answer", (question, file, answer) => {
     const found = search(sections, question)
     const shown = found.slice(0, 3).map(({ file, headings }) => `${file}: ${headings.join(" > ")}`)

@@ -25,6 +25,7 @@ import * as Settings from "./settings.ts"
 import * as Sizes from "./sizes.ts"
 import * as Spool from "./spool.ts"
 import * as States from "./states.ts"
+import * as Stress from "./stress.ts"
 import * as Subscriptions from "./subscriptions.ts"
 import * as Typed from "./typed.ts"
 import * as Writers from "./writers.ts"
@@ -72,6 +73,7 @@ const all = [
   ...Queueing.latencies(quick),
   ...Subscriptions.figures,
   ...Subscriptions.latencies(quick),
+  ...Stress.latencies,
   ...Typed.figures,
   ...Backends.figures,
   ...Memory.figures,

@@ -4,8 +4,7 @@
  */
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Fiber, Redacted, Ref, Schedule, Stream } from "effect"
-import type { EventStore } from "effect-strata"
-import { Projection } from "effect-strata"
+import { type EventStore, Projection } from "effect-strata"
 import { randomInt } from "node:crypto"
 import { connect } from "node:net"
 import { mistakes, none } from "../support/histories.ts"

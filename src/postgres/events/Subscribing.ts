@@ -2,7 +2,7 @@
  * Subscriptions: a subscriber reads the table up to the end of the log, then takes what comes from the tail, which it shares
  * with the other subscribers. If it is too slow for the tail, it reads the table again.
  */
-import { Array, Cause, Context, Effect, type Pull, Schedule, Stream } from "effect"
+import { Array, Cause, Context, Effect, Exit, Pull, Schedule, Scope, Stream } from "effect"
 import * as LastSeen from "../../events/LastSeen.ts"
 import { LogReplaced, type Step, type StoredEvent, type Subscription } from "../../EventStore.ts"
 import { streamOnRealClock } from "../../internal/RealTime.ts"
@@ -20,6 +20,9 @@ const waitWhenHeldUp = "100 millis"
 
 /** What a reader is given of the events that have come, when it has seen so much. */
 type Give<A> = (events: ReadonlyArray<StoredEvent>, seen: LastSeen.Seen) => ReadonlyArray<A>
+
+/** What a reader is given next. */
+type Given<A> = Pull.Pull<Array.NonEmptyReadonlyArray<A>, LogReplaced | Reason>
 
 const giveEvents: Give<StoredEvent> = (events) => events
 
@@ -84,21 +87,22 @@ export const make = Effect.fnUntraced(function* (
   })
 
   /** What the tail has for the subscriber, for as long as it covers its version. */
-  const fromTail = <A>(subscriber: Subscriber, tail: Tail.Tail, give: Give<A>) => {
+  const fromTail = <A>(subscriber: Subscriber, tail: Tail.Tail, give: Give<A>): Given<A> => {
     const lookUp: Tail.LookUp = (wanted, after, last) =>
       askFor(tail)(Effect.suspend(() => tagTable.between(wanted, after, last)))
     const next = tail.next(subscriber, lookUp)
-    const pull: Pull.Pull<Array.NonEmptyReadonlyArray<A>, Reason> = Effect.suspend(() =>
+    const pull: Given<A> = Effect.suspend(() =>
       subscriber.isNextCorrupt || !tail.covers(subscriber.version) ? Cause.done() : Effect.flatMap(next, hand)
     )
     const hand = (events: ReadonlyArray<StoredEvent>) => {
       const given = give(events, subscriber.seen)
       return Array.isReadonlyArrayNonEmpty(given) ? Effect.succeed(given) : pull
     }
-    return Stream.fromPull(Effect.succeed(pull))
+    return pull
   }
 
-  const follow = Effect.fnUntraced(function* <A>(subscriber: Subscriber, give: Give<A>) {
+  /** Gives the subscriber the tail, and a place to begin at if it has none. */
+  const enter = Effect.fnUntraced(function* (subscriber: Subscriber) {
     const tail = yield* tailOf
     yield* tail.enter(subscriber)
     const ask = askFor(tail)
@@ -107,24 +111,57 @@ export const make = Effect.fnUntraced(function* (
       const { after } = subscriber.subscription
       subscriber.moveTo(after === "end" ? yield* ask(reading.atEnd) : LastSeen.of(after === "start" ? 0n : after))
     }
-    return Stream.forever(
-      Stream.suspend((): Stream.Stream<A, LogReplaced | Reason> => {
-        if (!subscriber.isNextCorrupt && isAtTail(subscriber, tail)) return fromTail(subscriber, tail, give)
-        subscriber.isNextCorrupt = false
-        return Stream.concat(
-          fromTable(subscriber, tail, give),
-          Stream.drain(Stream.fromEffect(Effect.suspend(() => join(subscriber, tail))))
-        )
-      })
-    )
+    return tail
   })
 
-  /** Follows one tail after another: a tail ends where the log is not the one that it has read. */
-  const followAll = <A>(subscription: Subscription, isTold: boolean, give: Give<A>) =>
-    Stream.suspend(() => {
-      const subscriber = new Subscriber(subscription, isTold)
-      return Stream.retry(Stream.unwrap(Effect.suspend(() => follow(subscriber, give))), again(replaced))
+  /**
+   * Reads the table and the tail in turns, and follows one tail after another: a tail ends where the log is not the one that it
+   * has read. It is one pull, and not streams within streams, which would be most of what a waiting subscriber keeps alive.
+   */
+  const turns = <A>(subscriber: Subscriber, give: Give<A>, whole: Scope.Scope): Given<A> => {
+    let following = Scope.forkUnsafe(whole)
+
+    const turn = (tail: Tail.Tail): Given<A> =>
+      Effect.suspend(() => {
+        if (subscriber.isNextCorrupt || !isAtTail(subscriber, tail)) return readTable(tail)
+        source = Pull.catchDone(fromTail(subscriber, tail, give), () => turn(tail))
+        return source
+      })
+
+    const readTable = Effect.fnUntraced(function* (tail: Tail.Tail) {
+      subscriber.isNextCorrupt = false
+      const scope = yield* Scope.fork(following)
+      const pull = yield* Scope.provide(Stream.toPull(fromTable(subscriber, tail, give)), scope)
+      const end = Effect.andThen(Scope.close(scope, Exit.void), join(subscriber, tail))
+      source = Pull.catchDone(pull, () => Effect.andThen(end, turn(tail)))
+      return yield* source
     })
+
+    const begin: Given<A> = Effect.gen(function* () {
+      yield* Scope.close(following, Exit.void)
+      following = yield* Scope.fork(whole)
+      return yield* turn(yield* Scope.provide(enter(subscriber), following))
+    })
+
+    let source = begin
+    // What is waited for keeps the effect alive in which it began: so the source is looked up, and not a part of the pull.
+    const pull: Given<A> = Effect.catchIf(
+      Effect.suspend(() => source),
+      (error) => error === replaced,
+      () => {
+        source = begin
+        return pull
+      }
+    )
+    return pull
+  }
+
+  const followAll = <A>(subscription: Subscription, isTold: boolean, give: Give<A>) =>
+    Stream.unwrap(
+      Effect.map(Effect.scope, (scope) =>
+        Stream.fromPull(Effect.sync(() => turns(new Subscriber(subscription, isTold), give, scope)))
+      )
+    )
 
   /** A subscriber sees what is committed, also inside a transaction: it stays for ever, and may not take its connection. */
   const outside = <A>(followed: Stream.Stream<A, LogReplaced | Reason>) => {
