@@ -46,6 +46,7 @@ const tableChecks: ReadonlyArray<Check> = [
   ofTables("triggers", LogChecks.triggers),
   ofTables("replication", LogChecks.replication),
   ofTables("locks", TransactionChecks.locks),
+  ofTables("replay", ServerChecks.replay),
   ofTables("tail", ServerChecks.onPrimary(TransactionChecks.holders)),
   ofTables("tables", TableChecks.sizes),
   ofTables("offsets", TableChecks.offsetsAhead),

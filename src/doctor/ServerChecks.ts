@@ -1,6 +1,7 @@
 /** The server itself: its version, whether it is a primary, and whether a commit survives its crash. */
 import { Effect, Schema } from "effect"
 import { PostgresDatabase } from "../postgres/database/PostgresDatabase.ts"
+import * as MarkTable from "../postgres/events/MarkTable.ts"
 import { type Finding, type Findings, ok, problem, rows, warning } from "./Check.ts"
 
 /** The oldest major version that the stores are tested on. */
@@ -49,12 +50,44 @@ export const version: Findings = onServer(({ database, majorVersion, role, versi
 export const primary: Findings = onServer(({ standby }) =>
   standby
     ? [
-        problem(
+        warning(
           "a standby, where nobody can see which events are still on their way",
-          "connect to the primary to append, to subscribe and to read the log; here only single aggregates can be read"
+          "connect to the primary to append and to subscribe; Postgres.layerReplica reads from here what the primary has settled"
         )
       ]
     : ok("a primary")
+)
+
+const Replay = Schema.Struct({
+  paused: Schema.Boolean,
+  version: Schema.BigInt,
+  mark: Schema.NullOr(Schema.BigInt)
+})
+
+/** How far has a standby come? */
+const replayed = Effect.gen(function* () {
+  const database = yield* PostgresDatabase
+  const { sql, tables } = database
+  const found = yield* rows(
+    Replay,
+    sql`
+      SELECT pg_is_wal_replay_paused() AS paused, (SELECT coalesce(max(version), 0::bigint) FROM ${tables.events}) AS version,
+        (SELECT version FROM (${MarkTable.current(database)}) AS current) AS mark`
+  )
+  return found.flatMap(({ mark, paused, version }) => {
+    const upTo = `up to version ${version}`
+    if (paused) {
+      return [
+        warning(`the replay is paused ${upTo}: readers get nothing newer`, "run there: SELECT pg_wal_replay_resume()")
+      ]
+    }
+    return ok(`${upTo}, with ${mark === null ? "no mark of its primary" : `the mark ${mark} of its primary`}`)
+  })
+})
+
+/** Does a standby replay what its primary has done? On a primary there is nothing to say. */
+export const replay: Findings = Effect.flatMap(server, (found) =>
+  found.some(({ standby }) => standby) ? replayed : Effect.succeed([])
 )
 
 /** Does the server flush its files before it acknowledges a commit? */

@@ -81,6 +81,17 @@ const recordsOf = (stored: ReadonlyArray<Offset>) =>
   ])
 
 /**
+ * The first event after a version. A standby that has no mark of its primary there does not know it: then it is the last event, and
+ * the first one is at least as old.
+ */
+const firstAfter = (events: EventStore["Service"], after: bigint) =>
+  Effect.catchIf(
+    Stream.runCollect(events.read({ after, limit: 1 })),
+    (error) => error._tag === "StoreError" && error.reason._tag === "Denied" && error.reason.mayPass === true,
+    () => Stream.runCollect(events.read({ after, limit: 1, direction: "backward" }))
+  )
+
+/**
  * How old the first event is after each of these versions, in milliseconds. At most so many are read: above the others of a log
  * with many slow shards an event is at most as old as the one before it.
  */
@@ -91,7 +102,7 @@ const agesAfter = Effect.fnUntraced(function* (versions: ReadonlyArray<bigint>, 
   const ages = yield* Effect.forEach(
     lowest,
     (after) =>
-      Effect.map(Stream.runCollect(events.read({ after, limit: 1 })), ([next]) => ({
+      Effect.map(firstAfter(events, after), ([next]) => ({
         after,
         age: next === undefined ? 0 : Math.max(0, now - next.createdAt.epochMilliseconds)
       })),

@@ -234,15 +234,24 @@ it.layer(Server.layer, { excludeTestServices: true, timeout: "120 seconds" })("s
     })
   )
 
-  it.effect("finds that the server is a standby", () =>
+  it.effect("works on a standby, and says how far that has come", () =>
     Effect.gen(function* () {
       const primary = yield* PostgresServer.make({ settings: { fsync: "on" } })
       yield* succeeds(["migrate"], { url: primary.url })
       const { url } = yield* standbyOf(primary)
+      const isStandby = /^warning primary: a standby, where nobody can see .* -> connect to the primary to append/
+      // The tests start each standby without fsync.
+      const isUnsafe = /^problem durability: fsync is off/
+      yield* complains({ url }, [isStandby, isUnsafe])
+      const replay = Effect.map(strata(["doctor", "--json"], { url }), ({ stdout }) =>
+        jsonLines(stdout).flatMap(({ check, says }) => (check === "replay" ? [says] : []))
+      )
+      assert.deepStrictEqual(yield* replay, ["up to version 0, with no mark of its primary"])
+      yield* execute(["SELECT pg_wal_replay_pause()"], url)
       yield* complains({ url }, [
-        /^problem primary: a standby, where nobody can see .* -> connect to the primary to append/,
-        // The tests start each standby without fsync.
-        /^problem durability: fsync is off/
+        isStandby,
+        isUnsafe,
+        /^warning replay: the replay is paused up to version 0: .*resume/
       ])
     })
   )

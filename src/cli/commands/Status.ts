@@ -26,6 +26,7 @@ const maxShards = 20
 
 const Log = Schema.Struct({
   server: Schema.String,
+  standby: Schema.Boolean,
   latestVersion: Schema.BigInt,
   latestAt: Schema.NullOr(Schema.DateTimeUtcFromDate),
   connections: Schema.Int
@@ -36,6 +37,7 @@ const lookAtLog = Effect.gen(function* () {
   const rows = yield* query(sql`
     SELECT pg_catalog.format('PostgreSQL %s, database %s, role %s', split_part(current_setting('server_version'), ' ', 1),
         current_database(), current_user) AS server,
+      pg_is_in_recovery() AS standby,
       (SELECT count(*)::int FROM pg_stat_activity WHERE datname = current_database()) AS connections,
       coalesce(max(version), 0) AS "latestVersion",
       (SELECT created_at FROM ${tables.events} ORDER BY version DESC LIMIT 1) AS "latestAt"
@@ -149,7 +151,7 @@ const look = Effect.fnUntraced(function* (isExact: boolean) {
   // The statistics may be older than the states.
   const many = estimated > found ? estimated : BigInt(found)
   const states = found <= fewStates ? few : isExact ? yield* countAllStates(many) : many
-  const holders = yield* describeHolders
+  const holders = log?.standby === true ? undefined : yield* describeHolders
   const processes = yield* allProcesses
   return { ...log, offsets, processes, messages, states, areMany, holders, atMillis: yield* Clock.currentTimeMillis }
 })
@@ -185,6 +187,7 @@ const show = Effect.fnUntraced(function* (seen: Seen, before: Seen | undefined, 
     offsets,
     processes,
     server,
+    standby = false,
     states
   } = seen
   const rate = eventsPerSecond(before, seen)
@@ -192,6 +195,7 @@ const show = Effect.fnUntraced(function* (seen: Seen, before: Seen | undefined, 
   if (yield* Settings.json) {
     return yield* Output.json({
       server,
+      standby,
       connections,
       latestVersion,
       latestAt: at,
@@ -210,7 +214,11 @@ const show = Effect.fnUntraced(function* (seen: Seen, before: Seen | undefined, 
     events:
       (at === null ? "none" : `up to version ${latestVersion}, the last of ${at}`) +
       (rate === undefined ? "" : `, ${rate.toLocaleString("en-US")} a second`),
-    tail: holders === undefined ? "nobody is appending" : `being appended to by ${holders}`,
+    tail: standby
+      ? "replayed by a standby: only its primary knows who is appending"
+      : holders === undefined
+        ? "nobody is appending"
+        : `being appended to by ${holders}`,
     states: areMany ? Output.about(states) : states.toLocaleString("en-US"),
     messages: Object.entries(messages)
       .map(([state, count]) => `${count.toLocaleString("en-US")} ${state}`)
