@@ -53,7 +53,7 @@
  * ```
  */
 import { Effect, type Schedule, Schema } from "effect"
-import { defaultRetry, executedBefore, LostRace } from "./events/Executing.ts"
+import { type DecideFailed, decided, defaultRetry, execute, executedBefore, LostRace } from "./events/Executing.ts"
 import { notFunctions } from "./events/FunctionIssues.ts"
 import { itemOf } from "./events/View.ts"
 import {
@@ -75,6 +75,7 @@ import {
 import { check } from "./internal/Arguments.ts"
 import { Identifier } from "./internal/Fields.ts"
 import { derivedId } from "./internal/Ids.ts"
+import { named } from "./internal/Named.ts"
 import { InvalidInput, type Issue } from "./InvalidInput.ts"
 import { type CorruptRow, StoreError } from "./StoreError.ts"
 import { Transactor } from "./Transactor.ts"
@@ -268,21 +269,27 @@ const isGiven = <Event extends { readonly _tag: string }>(event: DecidedEvent<Ev
 
 type Failure = ConditionFailed | LogReplaced | VersionConflict | DuplicateEvent | InvalidInput
 
-/** Fails with the error, as one of all that an attempt to execute a command can fail with. */
+/** What an attempt to execute a command fails with, besides `StoreError` and lost races. */
+type Ended<E> = DecideFailed<E> | Failure
+
+/** Fails with the error, as one of all that an attempt can fail with. */
 const lost = <E>(
-  error: LostRace<E | Failure> | E | Failure | StoreError
-): Effect.Effect<never, LostRace<E | Failure> | E | Failure | StoreError> => Effect.fail(error)
+  error: LostRace<Ended<E>> | Ended<E> | StoreError
+): Effect.Effect<never, LostRace<Ended<E>> | Ended<E> | StoreError> => Effect.fail(error)
 
 const readFor = Effect.fnUntraced(function* <Command, State, R>(model: Model<Command, State, R>, command: Command) {
   if (model.issues.length > 0) {
     return yield* new InvalidInput({ store: "Decision", operation: "execute", issues: model.issues })
   }
   const store = yield* EventStore
-  const { condition, events, items } = yield* store.readForDecision(model.query(command))
+  const { condition, events, items } = yield* Effect.mapError(
+    store.readForDecision(model.query(command)),
+    named("Decision", "execute", { items: "query" })
+  )
   const matched = events.map((stored, index) => ({ stored, items: items[index] ?? [] }))
   const state = yield* Effect.mapError(
     model.fold(command, matched),
-    (reason) => new StoreError({ store: "EventStore", operation: "readForDecision", reason })
+    (reason) => new StoreError({ store: "Decision", operation: "execute", reason })
   )
   return { condition, events, state }
 })
@@ -318,11 +325,11 @@ export function make<
 
   const append = Effect.fnUntraced(function* (
     log: TypedEvents<Class, Other, R, Tag>,
-    decided: ReadonlyArray<DecidedEvent<Class["Type"]>>,
+    events: ReadonlyArray<DecidedEvent<Class["Type"]>>,
     condition: Condition,
     { key, metadata }: ExecuteOptions
   ) {
-    const added = yield* Effect.forEach(decided, (one, index) =>
+    const added = yield* Effect.forEach(events, (one, index) =>
       Effect.gen(function* () {
         const given = isGiven(one) ? one : { aggregateId: view.tagsOf(one)[0] ?? "", event: one }
         const id = name === undefined || key === undefined ? {} : { id: yield* idOf(name, key, index) }
@@ -353,9 +360,8 @@ export function make<
       const isNewEnough = read.some(({ version }) => version === last.version)
       return { state: isNewEnough ? state : (yield* readFor(ofState, command)).state, events: found }
     }
-    const result = decide(state, command)
-    const decided = Effect.isEffect(result) ? yield* result : result
-    const events = decided.length === 0 ? [] : yield* append(log, decided, condition, options)
+    const added = yield* decided(decide(state, command))
+    const events = added.length === 0 ? [] : yield* append(log, added, condition, options)
     return { state, events }
   })
 
@@ -376,22 +382,17 @@ export function make<
   })
 
   return {
-    load: (command) => Effect.map(readFor(ofState, command), ({ state }) => state),
+    load: (command) =>
+      Effect.mapBoth(readFor(ofState, command), {
+        onSuccess: ({ state }) => state,
+        onFailure: named("Decision", "load")
+      }),
     execute: (command, given = {}) =>
       Effect.andThen(
         given.key === undefined
           ? Effect.void
           : check(Execution, "Decision", "execute", { name: name ?? "", key: given.key }),
-        attempt(command, given).pipe(
-          Effect.retry({
-            schedule: given.retry ?? options.retry ?? defaultRetry,
-            while: (error) => error instanceof LostRace
-          }),
-          Effect.catchIf(
-            (error) => error instanceof LostRace,
-            ({ error }) => Effect.fail(error)
-          )
-        )
+        execute("Decision", attempt(command, given), given.retry ?? options.retry ?? defaultRetry)
       )
   }
 }

@@ -30,11 +30,19 @@
  * })
  * ```
  */
-import { Effect, Option, Predicate, type Schedule, Schema } from "effect"
+import { Effect, Option, Predicate, type Schedule, Schema, Stream } from "effect"
 import { DurableStateStore } from "./DurableStateStore.ts"
-import { defaultRetry, executedBefore, LostRace } from "./events/Executing.ts"
+import { type DecideFailed, decided, defaultRetry, execute, executedBefore, LostRace } from "./events/Executing.ts"
 import { notFunctions, wrongTags } from "./events/FunctionIssues.ts"
-import type { DuplicateEvent, NewTypedEvent, Tagged, TypedEvent, TypedView, VersionConflict } from "./EventStore.ts"
+import type {
+  DuplicateEvent,
+  LogReplaced,
+  NewTypedEvent,
+  Tagged,
+  TypedEvent,
+  TypedView,
+  VersionConflict
+} from "./EventStore.ts"
 import { check } from "./internal/Arguments.ts"
 import { Identifier } from "./internal/Fields.ts"
 import { derivedId } from "./internal/Ids.ts"
@@ -50,6 +58,12 @@ import { Transactor } from "./Transactor.ts"
 export interface Loaded<S> {
   readonly state: S
   readonly version: bigint
+}
+
+/** An event of an aggregate, and the state after it. */
+export interface Step<S, Event> {
+  readonly event: TypedEvent<Event>
+  readonly state: S
 }
 
 /** What came of a command. */
@@ -69,6 +83,8 @@ export interface ExecuteOptions {
    * kind of the command before it: commands of one aggregate that have the same key are one command.
    */
   readonly key?: string
+  /** When a command that has lost a race is executed again, instead of as the entity says. */
+  readonly retry?: Schedule.Schedule<unknown>
   /** The metadata of the events. */
   readonly metadata?: Schema.JsonObject
 }
@@ -113,8 +129,19 @@ export interface Options<S, Class extends Tagged, Other extends Event, R, Id, RD
 
 /** Aggregates of one kind: see `make`. `R` are the services that their schemas and codec need. */
 export interface Entity<S, Class extends Tagged, Other = never, R = never> {
+  /** What the aggregates are called. */
+  readonly name: string
+
   /** The state as of the last event. */
   readonly load: (aggregateId: string) => Effect.Effect<Loaded<S>, InvalidInput | StoreError, R>
+
+  /**
+   * Each event of an aggregate with the state after it, from the first event on and without snapshots: how the state came
+   * about. The console shows it.
+   */
+  readonly history: (
+    aggregateId: string
+  ) => Stream.Stream<Step<S, Class["Type"] | Other>, InvalidInput | LogReplaced | StoreError, R>
 
   /**
    * Executes a command: loads the state, lets `decide` say what happens, and appends those events, if no other append to the
@@ -127,13 +154,15 @@ export interface Entity<S, Class extends Tagged, Other = never, R = never> {
    * years later. A failure of `decide`, and a decision without events, leave nothing behind: the next call decides anew.
    *
    * In a transaction of the caller it is a part of that: what the caller writes, with the stores or with SQL of its own, commits
-   * together with the events.
+   * together with the events. After `VersionConflict` the command alone is executed again there, on what others have committed
+   * meanwhile; what `decide` itself had written is undone before that. This is right where the caller's own writes do not matter
+   * to it: where none of them follows from something that the caller had read, and that others may have changed. Otherwise give
+   * `retry: Schedule.recurs(0)`, and run the whole transaction again. No other failure is tried again there: `DuplicateEvent` says
+   * that the same key was executed meanwhile, and what the caller has written for it would be there twice. Roll back, and call again.
    *
    * **Gotchas**
    *
-   * `decide` may be called several times, each time on the state of then. What it does beside deciding can happen as often. In
-   * a transaction of the caller, what it writes with the stores, and with SQL of the caller, is undone when its race was lost:
-   * it commits once, together with the events.
+   * `decide` may be called several times, each time on the state of then. What it does beside deciding can happen as often.
    */
   readonly execute: <E = never, R2 = never>(
     aggregateId: string,
@@ -194,13 +223,13 @@ const idOf = (name: string, aggregateId: string, key: string, index: number) =>
 
 // The entity
 
-/** Fails with the error, as one of all that an attempt to execute a command can fail with. */
-const lost = <E>(
-  error: LostRace<E | VersionConflict | DuplicateEvent | InvalidInput> | E | InvalidInput | StoreError
-): Effect.Effect<never, typeof error> => Effect.fail(error)
+/** What an attempt to execute a command fails with, besides `StoreError` and lost races. */
+type Ended<E> = DecideFailed<E> | VersionConflict | DuplicateEvent | InvalidInput
 
-/** A failure of the caller's `decide` keeps its own name. */
-const executeError = named("Entity", "execute")
+/** Fails with the error, as one of all that an attempt can fail with. */
+const lost = <E>(
+  error: LostRace<Ended<E>> | Ended<E> | StoreError
+): Effect.Effect<never, LostRace<Ended<E>> | Ended<E> | StoreError> => Effect.fail(error)
 
 /**
  * Functions by tags as one for all events. They are methods, whose parameters the compiler compares in both directions: the
@@ -263,23 +292,20 @@ export const make = Effect.fnUntraced(function* <
   const load = Effect.fnUntraced(function* (aggregateId: string) {
     const snapshot = yield* snapshots.load(aggregateId)
     const base = Option.getOrElse(snapshot, (): Loaded<S> => ({ state: initial(aggregateId), version: 0n }))
-    const events = yield* log.loadByAggregate(aggregateId, base.version)
+    const events = yield* log.loadByAggregate(aggregateId, base.version, { atLeast: "latest" })
     return { events, state: events.reduce(apply, base.state), version: events.at(-1)?.version ?? base.version }
   })
 
   const executed = (aggregateId: string, key: string) =>
-    Effect.mapError(
-      executedBefore(log, (index) => idOf(name, aggregateId, key, index)),
-      executeError
-    )
+    executedBefore(log, (index) => idOf(name, aggregateId, key, index))
 
   const append = Effect.fnUntraced(function* (
     aggregateId: string,
-    decided: ReadonlyArray<Class["Type"]>,
+    events: ReadonlyArray<Class["Type"]>,
     { version }: Loaded<S>,
     { key, metadata }: ExecuteOptions
   ) {
-    const added = yield* Effect.forEach(decided, (event, index) =>
+    const added = yield* Effect.forEach(events, (event, index) =>
       Effect.map(
         key === undefined ? Effect.succeed({}) : Effect.map(idOf(name, aggregateId, key, index), (id) => ({ id })),
         (identity): NewTypedEvent<Class["Type"]> => ({
@@ -290,12 +316,9 @@ export const make = Effect.fnUntraced(function* <
         })
       )
     )
-    return yield* log.appendAll(added, { expected: version === 0n ? "none" : version }).pipe(
-      Effect.catchTags({
-        VersionConflict: (error) => Effect.fail(new LostRace(error)),
-        DuplicateEvent: (error) => Effect.fail(new LostRace(error))
-      })
-    )
+    return yield* log
+      .appendAll(added, { expected: version === 0n ? "none" : version })
+      .pipe(Effect.catchTag("VersionConflict", (error) => Effect.fail(new LostRace(error))))
   })
 
   const once = Effect.fnUntraced(function* <E, R2>(
@@ -304,47 +327,56 @@ export const make = Effect.fnUntraced(function* <
     options: ExecuteOptions
   ) {
     // The state is loaded first: then it cannot have events of this command that the search does not find.
-    const loadNow = Effect.mapError(load(aggregateId), executeError)
-    const { events: before, ...loaded } = yield* loadNow
+    const { events: before, ...loaded } = yield* load(aggregateId)
     const { key } = options
     if (key !== undefined) {
       const found = yield* executed(aggregateId, key)
       const last = found.at(-1)
       if (last !== undefined) {
-        const { state, version } = last.version > loaded.version ? yield* loadNow : loaded
+        const { state, version } = last.version > loaded.version ? yield* load(aggregateId) : loaded
         return { state, version, events: found }
       }
     }
-    const result = decide(loaded.state)
-    const decided = Effect.isEffect(result) ? yield* result : result
-    const added = append(aggregateId, Array.isArray(decided) ? decided : [decided], loaded, options)
-    const events = yield* Effect.mapError(added, executeError)
+    const added = yield* decided(decide(loaded.state))
+    const events = yield* append(aggregateId, Array.isArray(added) ? added : [added], loaded, options)
     const next = { state: events.reduce(apply, loaded.state), version: events.at(-1)?.version ?? loaded.version }
     yield* snapshots.take(aggregateId, next, events.length === 0 ? 0 : before.length + events.length)
     return { ...next, events }
   })
 
-  const attempt = <E, R2>(
+  const attempt = Effect.fnUntraced(function* <E, R2>(
     aggregateId: string,
     decide: (state: S) => Decided<Class["Type"], E, R2>,
     options: ExecuteOptions
-  ) => {
+  ) {
     const { key } = options
-    // In a transaction each attempt is a savepoint: what `decide` has written goes with it.
-    const attempted = Effect.flatMap(inTransaction, (isInside) =>
-      isInside ? withTransaction(once(aggregateId, decide, options)) : once(aggregateId, decide, options)
-    )
-    if (key === undefined) return attempted
-    // A failure of `decide` may come from what the same command has written at the same time.
-    return Effect.catch(attempted, (error) => {
+    const attempted = once(aggregateId, decide, options)
+    // Each attempt is a savepoint: what `decide` has written goes with it. What the caller has written for a key that was executed
+    // meanwhile would stay, so the caller gets that failure.
+    if (yield* inTransaction) return yield* withTransaction(attempted)
+    if (key === undefined) return yield* attempted
+    // A failure may come from what the same command has written at the same time: the next attempt finds that.
+    return yield* Effect.catch(attempted, (error) => {
       if (error instanceof LostRace || error instanceof StoreError) return lost<E>(error)
       return Effect.flatMap(executed(aggregateId, key), ({ length }) =>
         lost<E>(length === 0 ? error : new LostRace(error))
       )
     })
-  }
+  })
 
   const self: Entity<S, Class, Other, R | RD | RE | Class["DecodingServices"] | Class["EncodingServices"]> = {
+    name,
+    history: (aggregateId) =>
+      log.read({ aggregateIds: [aggregateId] }).pipe(
+        Stream.mapAccum(
+          () => initial(aggregateId),
+          (before, event) => {
+            const state = apply(before, event)
+            return [state, [{ event, state }]] as const
+          }
+        ),
+        Stream.mapError(named("Entity", "history"))
+      ),
     load: (aggregateId) =>
       Effect.mapBoth(load(aggregateId), {
         onSuccess: ({ state, version }) => ({ state, version }),
@@ -353,13 +385,7 @@ export const make = Effect.fnUntraced(function* <
     execute: (aggregateId, decide, options = {}) =>
       Effect.andThen(
         check(Execution, "Entity", "execute", options.key === undefined ? {} : { key: options.key }),
-        attempt(aggregateId, decide, options).pipe(
-          Effect.retry({ schedule: retry, while: (error) => error instanceof LostRace }),
-          Effect.catchIf(
-            (error) => error instanceof LostRace,
-            ({ error }) => Effect.fail(error)
-          )
-        )
+        execute("Entity", attempt(aggregateId, decide, options), options.retry ?? retry)
       )
   }
   return self

@@ -1,8 +1,8 @@
 /** The events of the log, how they are asked for, and what can go wrong: the model of `EventStore`. */
-import { Effect, Option, Schema } from "effect"
+import { type Duration, Effect, Option, Schema } from "effect"
 import { type Condition, type ConditionFailed, GivenCondition, Key, QueryItems, Tags } from "./EventQuery.ts"
 import type { LargeIntegers } from "./internal/ExactJson.ts"
-import { Int64, maxRowBytes } from "./internal/Fields.ts"
+import { Int64, maxRowBytes, TimeSpan } from "./internal/Fields.ts"
 import { SafeJson, SafeJsonObject, safeJsonObjectUpTo, safeJsonUpTo } from "./internal/SafeJson.ts"
 
 export * from "./EventQuery.ts"
@@ -161,6 +161,24 @@ export class Filter extends Schema.Class<Filter>("effect-strata/EventStore/Filte
 /** How many events to read at a time: 1,000 unless given. */
 const BatchSize = Schema.Int.check(Schema.isBetween({ minimum: 1, maximum: 100_000 }))
 
+/** How new a read has to be, where it is a standby that is read: see `Postgres.layerReplica`. Elsewhere nothing is older. */
+export interface ReadOptions {
+  /**
+   * A version that the standby must have, such as that of an event that you have just appended: so you read your own writes.
+   * `"latest"` reads from the primary.
+   */
+  readonly atLeast?: bigint | "latest"
+  /** How long to wait for the standby, before the primary is read. The layer has a default. */
+  readonly wait?: Duration.Input
+}
+
+const readOptions = {
+  /** A version that the standby must have, if it is one that is read, or `"latest"` for the primary: see `ReadOptions`. */
+  atLeast: Schema.optionalKey(Schema.Union([Schema.Literal("latest"), Version])),
+  /** How long to wait for the standby, before the primary is read. */
+  wait: Schema.optionalKey(TimeSpan)
+}
+
 /** Which events to read. */
 export class Query extends Filter.extend<Query>("effect-strata/EventStore/Query")({
   /**
@@ -172,7 +190,8 @@ export class Query extends Filter.extend<Query>("effect-strata/EventStore/Query"
   direction: Schema.optionalKey(Schema.Literals(["forward", "backward"])),
   /** How many events at most. With 0 a forward read only compares `after` with the log. */
   limit: Schema.optionalKey(Schema.Int.check(Schema.isGreaterThanOrEqualTo(0))),
-  batchSize: Schema.optionalKey(BatchSize)
+  batchSize: Schema.optionalKey(BatchSize),
+  ...readOptions
 }) {}
 
 /** Which events to follow, and from where. */
@@ -235,12 +254,16 @@ export const subscriptionTo = ({ aggregateId, eventType }: Topic): Subscription 
 export type ListenerStatus = "connected" | "reconnecting" | "stopped"
 
 /** A cursor of `load`. */
-export class Since extends Schema.Class<Since>("effect-strata/EventStore/Since")({ since: After }) {}
+export class Since extends Schema.Class<Since>("effect-strata/EventStore/Since")({
+  since: After,
+  ...readOptions
+}) {}
 
 /** One aggregate, from a version on. */
 export class AggregateSince extends Schema.Class<AggregateSince>("effect-strata/EventStore/AggregateSince")({
   aggregateId: Key,
-  since: Version
+  since: Version,
+  ...readOptions
 }) {}
 
 /** Events that are in the log, and tags that they are to have. */

@@ -46,6 +46,7 @@ import {
   notificationOf,
   Query,
   type QueryItem,
+  type ReadOptions,
   Since,
   Stats,
   type Step,
@@ -85,6 +86,7 @@ export {
   type NewEventInput,
   Query,
   QueryItem,
+  type ReadOptions,
   Stats,
   type Step,
   StoredEvent,
@@ -228,13 +230,15 @@ export class EventStore extends Context.Service<
      * The cursor is compared with the log: see `LogReplaced`. A stored event can be given for it, so that its id is compared.
      */
     readonly load: (
-      since?: bigint | Cursor
+      since?: bigint | Cursor,
+      options?: ReadOptions
     ) => Effect.Effect<ReadonlyArray<StoredEvent>, LogReplaced | InvalidInput | StoreError>
 
     /** The events of one aggregate above the version, in order. */
     readonly loadByAggregate: (
       aggregateId: string,
-      since?: bigint
+      since?: bigint,
+      options?: ReadOptions
     ) => Effect.Effect<ReadonlyArray<StoredEvent>, InvalidInput | StoreError>
 
     /**
@@ -361,7 +365,9 @@ export const fromDriver = (backend: string, driver: Driver): Effect.Effect<Event
       driver.largeIntegers === "bigint" ? ExactAppend : Append,
       Origins.withOrigin(driver.append, driver.traceparent)
     )
-    const load = operation.fn("load", Since, ({ since }) => Stream.runCollect(driver.read(new Query({ after: since }))))
+    const load = operation.fn("load", Since, ({ since, ...options }) =>
+      Stream.runCollect(driver.read(new Query({ after: since, ...options })))
+    )
     const loadByAggregate = operation.fn("loadByAggregate", AggregateSince, driver.readAggregate)
     const read = operation.stream("read", Query, driver.read)
     const notifications = operation.subscription("notifications", Topic, (topic) =>
@@ -398,8 +404,8 @@ export const fromDriver = (backend: string, driver: Driver): Effect.Effect<Event
       append,
       readForDecision: (items) => readForDecision({ items }),
       tag: (events, options = {}) => tag({ events, ...options }),
-      load: (since = 0n) => load({ since }),
-      loadByAggregate: (aggregateId, since = 0n) => loadByAggregate({ aggregateId, since }),
+      load: (since = 0n, options = {}) => load({ since, ...options }),
+      loadByAggregate: (aggregateId, since = 0n, options = {}) => loadByAggregate({ aggregateId, since, ...options }),
       read: (query = {}) => read(query),
       subscribe: operation.subscription("subscribe", Subscription, driver.subscribe),
       follow: operation.subscription("follow", Subscription, driver.follow),

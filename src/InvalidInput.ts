@@ -17,9 +17,13 @@ export class InvalidInput extends Schema.TaggedError<InvalidInput>("effect-strat
   operation: Schema.String,
   issues: Schema.Array(Issue)
 }) {
+  /** What is wrong, without the operation: for those who have called something else, such as a route of an API. */
+  get explanation(): string {
+    return this.issues.map(({ field, message }) => (field === "" ? message : `${field}: ${message}`)).join("; ")
+  }
+
   override get message(): string {
-    const issues = this.issues.map(({ field, message }) => (field === "" ? message : `${field}: ${message}`))
-    return `${this.store}.${this.operation}: invalid input: ${issues.join("; ")}`
+    return `${this.store}.${this.operation}: invalid input: ${this.explanation}`
   }
 }
 

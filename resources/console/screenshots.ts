@@ -46,7 +46,7 @@ const take = async (browser: Browser, url: string) => {
     // A picture is taken of what is shown in the end: a busy machine takes its time.
     const { go, page } = await open(browser, url, { colorScheme, width: 1200, height: 720 })
     // The charts need some looks.
-    await page.locator(".sparkline-line").nth(2).waitFor({ state: "attached" })
+    await page.locator(".chart-line").nth(2).waitFor({ state: "attached" })
     for (const [name, address, complete] of pages) {
       await go(address)
       await page.locator(complete).first().waitFor()

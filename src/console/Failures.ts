@@ -20,8 +20,8 @@ export const apiError = (error: Error & { readonly _tag: string }): ApiError => 
   if (isApiError(error)) return error
   if (isReason(error)) return ofReason(error)
   if (error instanceof StoreError) return ofReason(error.reason)
+  if (error instanceof InvalidInput) return new BadRequest({ message: error.explanation })
   const { message } = error
-  if (error instanceof InvalidInput) return new BadRequest({ message })
   return absent.has(error._tag) ? new NotThere({ message }) : new BadRequest({ message })
 }
 

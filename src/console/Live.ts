@@ -1,5 +1,6 @@
 /**
- * What all pages see as it goes on: one poll of the process looks at the database while somebody looks at a page.
+ * What all pages see as it goes on: one poll of the process looks at the database while somebody looks at a page, and every
+ * half minute where nobody does.
  *
  * **Details**
  *
@@ -17,8 +18,9 @@ import { monotonicMillis } from "../internal/Monotonic.ts"
 import type { OffsetStore } from "../OffsetStore.ts"
 import { type ProjectionStatus, survey } from "../projection/Survey.ts"
 import { type QueueOverview, SpoolStore } from "../SpoolStore.ts"
-import type { Moment, Problem } from "./api/OverviewApi.ts"
+import type { History as HistorySchema, Moment, Problem } from "./api/OverviewApi.ts"
 import { apiError } from "./Failures.ts"
+import * as History from "./History.ts"
 import { projectionOf } from "./ProjectionView.ts"
 import * as Pulse from "./Pulse.ts"
 import { Settings } from "./Settings.ts"
@@ -183,6 +185,8 @@ export class Live extends Context.Service<
   Live,
   {
     readonly moments: Stream.Stream<Moment>
+    /** The last hour. */
+    readonly history: Effect.Effect<typeof HistorySchema.Type>
     /** Has the next look made at once: somebody has changed something here. */
     readonly hurry: Effect.Effect<void>
   }
@@ -192,8 +196,11 @@ export class Live extends Context.Service<
     Effect.gen(function* () {
       const services = yield* Effect.context<DurableStateStore | EventStore | OffsetStore | SpoolStore>()
       const { hurry, moments } = yield* make
-      const polled = Stream.provideContext(moments, services)
-      return { moments: yield* Stream.share(polled, { capacity: 1, strategy: "sliding", replay: 1 }), hurry }
+      const { keepLooking, read, record } = yield* History.make
+      const polled = Stream.provideContext(Stream.tap(moments, record), services)
+      const shared = yield* Stream.share(polled, { capacity: 1, strategy: "sliding", replay: 1 })
+      yield* Effect.forkScoped(keepLooking(Stream.runHead(shared)))
+      return { moments: shared, history: read, hurry }
     })
   )
 }

@@ -4,6 +4,8 @@ import { HttpApiBuilder } from "effect/http-api"
 import { EventStore, Filter, type StoredEvent } from "../EventStore.ts"
 import { exactJson } from "../internal/ExactJson.ts"
 import { SafeJson, SafeJsonObject } from "../internal/SafeJson.ts"
+import type { Stores } from "../postgres/index.ts"
+import * as AggregateHistory from "./AggregateHistory.ts"
 import { Api } from "./api/Api.ts"
 import { BadRequest, NotThere } from "./api/Fields.ts"
 import { eventOf } from "./EventView.ts"
@@ -98,6 +100,8 @@ export const layer = HttpApiBuilder.group(
     const settings = yield* Settings
     const pages = yield* LogPages.make
     const store = yield* EventStore
+    const stores = yield* Effect.context<Stores>()
+    const entities = yield* Effect.all(settings.entities)
     return handlers.handleAll({
       events: ({ query: { before, limit = pageEvents, ...asked } }) =>
         answered(
@@ -109,7 +113,9 @@ export const layer = HttpApiBuilder.group(
           })
         ),
       event: ({ query }) =>
-        answered(Effect.flatMap(eventWith(pages, query), (event) => detailOf(pages, settings, event)))
+        answered(Effect.flatMap(eventWith(pages, query), (event) => detailOf(pages, settings, event))),
+      aggregate: ({ query: { id } }) =>
+        answered(Effect.provideContext(AggregateHistory.of(pages, settings, entities, id), stores))
     })
   })
 )

@@ -13,7 +13,7 @@ export const layer = HttpApiBuilder.group(
   Effect.fnUntraced(function* (handlers) {
     const { allowWrites, showPayloads, who } = yield* Settings
     const { about } = yield* Pulse.make
-    const { moments } = yield* Live
+    const { history, moments } = yield* Live
     return handlers.handleAll({
       about: ({ request }) =>
         answered(
@@ -24,6 +24,7 @@ export const layer = HttpApiBuilder.group(
             who: name ?? null
           }))
         ),
+      history: () => history,
       live: () => Effect.succeed(moments)
     })
   })

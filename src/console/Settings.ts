@@ -1,6 +1,24 @@
 /** What a console shows and allows. */
-import { Context, Effect } from "effect"
+import { Context, Effect, type Stream } from "effect"
 import type { HttpServerRequest } from "effect/http"
+import type { StoredEvent } from "../EventStore.ts"
+import type { InvalidInput } from "../InvalidInput.ts"
+import type { Stores } from "../postgres/index.ts"
+
+/** An entity of the application, as the console asks it. */
+export interface KnownEntity {
+  readonly name: string
+  readonly history: (aggregateId: string) => Stream.Stream<
+    {
+      readonly event: Pick<StoredEvent, "version">
+      readonly state: unknown
+    },
+    Error
+  >
+}
+
+/** How an application gives one: `Entity.make` is such an effect. */
+export type GivenEntity = Effect.Effect<KnownEntity, InvalidInput, Stores>
 
 export interface Settings {
   /** Whether the console may change anything. */
@@ -11,6 +29,8 @@ export interface Settings {
   readonly who: (request: HttpServerRequest.HttpServerRequest) => Effect.Effect<string | undefined>
   /** The hosts, each with its port, by which the console may be called. Any host where it is absent. */
   readonly hosts: ReadonlyArray<string> | undefined
+  /** What makes states of the events of an aggregate. */
+  readonly entities: ReadonlyArray<GivenEntity>
 }
 
 /** Reads only, shows everything, and knows nobody. */
@@ -18,7 +38,8 @@ const defaults: Settings = {
   allowWrites: false,
   showPayloads: true,
   who: () => Effect.succeed(undefined),
-  hosts: undefined
+  hosts: undefined,
+  entities: []
 }
 
 export const Settings = Context.Reference<Settings>("effect-strata/console/Settings", { defaultValue: () => defaults })

@@ -18,7 +18,8 @@
  *
  * **Details**
  *
- * It asks the database for something only while somebody looks. `strata console` serves the same on 127.0.0.1.
+ * All pages share one poll of the database. Where nobody looks, there is a look every half minute, which the charts of the last
+ * hour are made of. `strata console` serves the same on 127.0.0.1.
  *
  * **Gotchas**
  *
@@ -30,8 +31,10 @@ import type { Etag, HttpPlatform, HttpRouter, HttpServerRequest } from "effect/h
 import type { InvalidInput } from "../InvalidInput.ts"
 import * as Postgres from "../postgres/index.ts"
 import { routes } from "./Console.ts"
+import type { GivenEntity } from "./Settings.ts"
 
 export { Api } from "./api/Api.ts"
+export type { GivenEntity, KnownEntity } from "./Settings.ts"
 
 /** What the layer of the console takes. */
 export interface Options {
@@ -51,6 +54,11 @@ export interface Options {
    * `127.0.0.1:8080`: by any host unless given. Give it where no log-in stands before the console.
    */
   readonly hosts?: ReadonlyArray<string>
+  /**
+   * The entities of the application, as `Entity.make` gives them: the history of an aggregate that one of them knows has the
+   * state after each event. None unless given.
+   */
+  readonly entities?: ReadonlyArray<GivenEntity>
   /** Where the tables are, and the other options of the stores. */
   readonly postgres?: Postgres.Options
 }
@@ -60,6 +68,7 @@ const nobody = () => Effect.succeed(undefined)
 /** Adds the console to the application's router, on tables that are there, by the application's client. */
 export const layer = ({
   allowWrites = false,
+  entities = [],
   hosts,
   path = "/",
   payloads = "shown",
@@ -76,7 +85,7 @@ export const layer = ({
   | Path.Path
 > => {
   const options: Postgres.Options = { ...postgres, largeIntegers: "bigint" }
-  return routes({ path, allowWrites, who, hosts, showPayloads: payloads === "shown" }).pipe(
+  return routes({ path, allowWrites, who, hosts, entities, showPayloads: payloads === "shown" }).pipe(
     Layer.provide(Layer.merge(Postgres.layerStorage(options), Postgres.PostgresDatabase.layer(options)))
   )
 }

@@ -10,8 +10,10 @@ import type {
   Expected,
   LogReplaced,
   NewEventInput,
+  ReadOptions,
   StoredEvent
 } from "../Event.ts"
+import { named } from "../internal/Named.ts"
 import { InvalidInput, type Issue } from "../InvalidInput.ts"
 import { StoreError } from "../StoreError.ts"
 import * as EventCodec from "./EventCodec.ts"
@@ -78,7 +80,8 @@ export interface TypedEvents<Class extends EventCodec.Tagged, Other = never, R =
 
   /** Loads the view's events, as `EventStore.load` does. */
   readonly load: (
-    since?: bigint | Cursor
+    since?: bigint | Cursor,
+    options?: ReadOptions
   ) => Effect.Effect<
     ReadonlyArray<TypedEvent<Class["Type"] | Other>>,
     LogReplaced | Failure,
@@ -88,7 +91,8 @@ export interface TypedEvents<Class extends EventCodec.Tagged, Other = never, R =
   /** The events of one aggregate above the version, in order. */
   readonly loadByAggregate: (
     aggregateId: string,
-    since?: bigint
+    since?: bigint,
+    options?: ReadOptions
   ) => Effect.Effect<ReadonlyArray<TypedEvent<Class["Type"] | Other>>, Failure, Class["DecodingServices"] | R>
 
   /**
@@ -214,7 +218,11 @@ export interface UntypedEvents {
       options?: AppendOptions
     ): Effect.Effect<ReadonlyArray<StoredEvent>, AppendError | Failure>
   }
-  readonly loadByAggregate: (aggregateId: string, since?: bigint) => Effect.Effect<ReadonlyArray<StoredEvent>, Failure>
+  readonly loadByAggregate: (
+    aggregateId: string,
+    since?: bigint,
+    options?: ReadOptions
+  ) => Effect.Effect<ReadonlyArray<StoredEvent>, Failure>
   readonly tag: EventsToTag["tag"]
   readonly read: (query: QueryInput) => Stream.Stream<StoredEvent, LogReplaced | Failure>
   readonly subscribe: (subscription: SubscriptionInput) => Stream.Stream<StoredEvent, LogReplaced | Failure>
@@ -388,15 +396,18 @@ const withEnvelopes = <Event>(added: ReadonlyArray<NewTypedEvent<Event>>, stored
 /** How a view appends to a store. */
 const appending = <Class extends EventCodec.Tagged, R>(
   events: UntypedEvents,
-  view: Parts<Class, R>
+  view: Parts<Class, R>,
+  operation: "append" | "appendAll"
 ): TypedEvents<Class>["appendAll"] => {
   type Added = ReadonlyArray<NewTypedEvent<Class["Type"]>>
   function appendAll(added: Added, options: DecidedOptions): Appended<Class, DecisionError | Failure>
   function appendAll(added: Added, options?: AppendOptions): Appended<Class>
   function appendAll(added: Added, options?: AppendOptions) {
-    return Effect.flatMap(encodeAll(view, added), (encoded) =>
+    const appended = Effect.flatMap(encodeAll(view, added), (encoded) =>
       Effect.map(events.append(encoded, options), (stored) => withEnvelopes(added, stored))
     )
+    // The store names its errors so already where this is `append`.
+    return operation === "append" ? appended : Effect.mapError(appended, named(store, operation))
   }
   return appendAll
 }
@@ -407,7 +418,7 @@ const make = <Class extends EventCodec.Tagged, R>(
   events: UntypedEvents,
   view: Parts<Class, R>
 ): TypedEvents<Class, UnknownEvent, R> => {
-  const appendAll = appending(events, view)
+  const append = appending(events, view, "append")
 
   const read = <Only extends Class = Class>(input: TypedQuery<Only> = {}) => {
     const { events: only, items: _items, tags: _tags, ...query } = input
@@ -428,18 +439,22 @@ const make = <Class extends EventCodec.Tagged, R>(
   return {
     append: (aggregateId, added, { metadata, ...rest } = {}) => {
       const envelope = metadata === undefined ? { aggregateId } : { aggregateId, metadata }
-      return appendAll(
+      return append(
         (Array.isArray(added) ? added : [added]).map((event) => Object.assign({ event }, envelope)),
         rest
       )
     },
-    appendAll,
-    load: (since = 0n) => Stream.runCollect(read({ after: since })),
-    loadByAggregate: (aggregateId, since) =>
-      Effect.flatMap(events.loadByAggregate(aggregateId, since), (all) => decodeAll(view, "loadByAggregate", all)),
+    appendAll: appending(events, view, "appendAll"),
+    load: (since = 0n, options = {}) =>
+      Effect.mapError(Stream.runCollect(read({ after: since, ...options })), named(store, "load")),
+    loadByAggregate: (aggregateId, since, options) =>
+      Effect.flatMap(events.loadByAggregate(aggregateId, since, options), (all) =>
+        decodeAll(view, "loadByAggregate", all)
+      ),
     fold: (aggregateId, initial, step) =>
       Effect.gen(function* () {
-        const all = yield* events.loadByAggregate(aggregateId)
+        const latest = events.loadByAggregate(aggregateId, 0n, { atLeast: "latest" })
+        const all = yield* Effect.mapError(latest, named(store, "fold"))
         const decoded = yield* decodeAll(view, "fold", all)
         return {
           state: decoded.reduce((state, { event }) => step(state, event), initial),
@@ -459,7 +474,7 @@ const make = <Class extends EventCodec.Tagged, R>(
             onFailure: (reason) => new StoreError({ store, operation: "tagAll", reason })
           }),
         options
-      ),
+      ).pipe(Stream.mapError(named(store, "tagAll"))),
     get: (id) =>
       Effect.flatMap(events.get(id), (stored) =>
         Effect.mapBoth(decodeData(view, stored), {

@@ -179,10 +179,15 @@ export class Transaction implements Owner {
     this.level = outer
   }
 
+  // A lock that is let go wakes the transaction that waits for it, which goes on at once: so that is the last step of each of
+  // these, when everybody else sees what has become of this transaction.
+
   /** Undoes what the savepoint did, and releases the locks that it has taken. The savepoint stays. */
   rollbackSavepoint(): void {
-    this.undo(this.level)
-    this.level = savepoint(this.level.outer)
+    const undone = this.level
+    this.drop(undone)
+    this.level = savepoint(undone.outer)
+    this.letGo(undone.locks)
   }
 
   /** Makes the writes visible, all at once, and returns the effects that run after the commit. */
@@ -190,8 +195,8 @@ export class Transaction implements Owner {
     const { afterCommit, locks, written } = this.level
     this.ended = true
     for (const table of written) table.merge(this.level)
-    this.letGo(locks)
     this.onEnd(this)
+    this.letGo(locks)
     return afterCommit
   }
 
@@ -201,22 +206,25 @@ export class Transaction implements Owner {
 
   rollback(): void {
     this.ended = true
-    for (let level: Savepoint | undefined = this.level; level !== undefined; level = level.outer) {
-      this.undo(level)
-    }
+    const levels = this.levels()
+    for (const level of levels) this.drop(level)
     this.onEnd(this)
+    for (const { locks } of levels) this.letGo(locks)
   }
 
   private holds(lock: string): boolean {
-    for (let level: Savepoint | undefined = this.level; level !== undefined; level = level.outer) {
-      if (level.locks.has(lock)) return true
-    }
-    return false
+    return this.levels().some(({ locks }) => locks.has(lock))
   }
 
-  private undo(level: Savepoint): void {
+  /** The savepoints from the innermost one on, and the transaction itself. */
+  private levels(): ReadonlyArray<Savepoint> {
+    const levels: Array<Savepoint> = []
+    for (let level: Savepoint | undefined = this.level; level !== undefined; level = level.outer) levels.push(level)
+    return levels
+  }
+
+  private drop(level: Savepoint): void {
     for (const table of level.written) table.drop(level)
-    this.letGo(level.locks)
   }
 
   private letGo(locks: ReadonlyMap<string, Mode | undefined>): void {

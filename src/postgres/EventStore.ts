@@ -7,19 +7,23 @@ import * as Appending from "./events/Appending.ts"
 import * as Deciding from "./events/Deciding.ts"
 import * as EventTable from "./events/EventTable.ts"
 import * as Reading from "./events/Reading.ts"
+import * as ReplicaReading from "./events/ReplicaReading.ts"
 import * as Subscribing from "./events/Subscribing.ts"
 import * as Tagging from "./events/Tagging.ts"
 import * as Wakeups from "./wakeups/Wakeups.ts"
 
 const Connections = Schema.Struct({ open: Schema.Int, idle: Schema.Int })
 
-export const make = Effect.gen(function* () {
+/** The store, with reads that end by `readingOf`, which is given those of this database. */
+const makeBy = Effect.fnUntraced(function* <R>(
+  readingOf: (primary: Reading.Reading) => Effect.Effect<Reading.Reading, never, R>
+) {
   const { integers, inTransaction, query, sql, tables, traceparent } = yield* PostgresDatabase
   const { status } = yield* Wakeups.Wakeups
   const { inspect } = yield* EventTable.EventTable
   const decodeConnections = decodeRows(Connections, "pg_stat_activity", [])
-  const reading = yield* Reading.make
-  const { follow, subscribe } = yield* Subscribing.make(inspect)
+  const reading = yield* Effect.flatMap(Reading.make, readingOf)
+  const { follow, subscribe } = yield* Subscribing.make(inspect, reading)
   const appending = yield* Appending.make
   const deciding = yield* Deciding.make
   const tagging = yield* Tagging.make
@@ -44,7 +48,7 @@ export const make = Effect.gen(function* () {
     readForDecision: (query) => Effect.andThen(inspect, deciding.read(query)),
     tag: (asked) => Effect.andThen(inspect, tagging.tag(asked)),
     read: (input) => Stream.unwrap(Effect.as(inspect, reading.read(input))),
-    readAggregate: ({ aggregateId, since }) => reading.byAggregate(aggregateId, since),
+    readAggregate: reading.byAggregate,
     find: ({ id }) => Effect.map(reading.byId(id), ([event]) => event),
     subscribe,
     follow,
@@ -57,7 +61,17 @@ export const make = Effect.gen(function* () {
   })
 })
 
+export const make = makeBy(Effect.succeed)
+
+const layerShared = Layer.mergeAll(EventTable.layer, Wakeups.layer)
+
 export const layer: Layer.Layer<EventStore, never, PostgresDatabase> = Layer.provide(
   Layer.effect(EventStore, make),
-  Layer.mergeAll(EventTable.layer, Wakeups.layer)
+  layerShared
+)
+
+/** The same store, which reads from a standby what it can. */
+export const layerReplica: Layer.Layer<EventStore, never, PostgresDatabase | ReplicaReading.Replica> = Layer.provide(
+  Layer.effect(EventStore, makeBy(ReplicaReading.make)),
+  layerShared
 )

@@ -3,7 +3,7 @@ import { Effect, Schema } from "effect"
 import type { Reason } from "../StoreError.ts"
 import { decodeRows } from "./database/DecodeRows.ts"
 import { qualify, quote } from "./database/Identifier.ts"
-import { appended, type Need, needsOf, type Purpose } from "./database/Needs.ts"
+import { appended, markNeed, type Need, needsOf, type Purpose } from "./database/Needs.ts"
 import type { PostgresDatabase } from "./database/PostgresDatabase.ts"
 
 type Database = PostgresDatabase["Service"]
@@ -88,8 +88,9 @@ const privileges = (database: Database, role: string, needs: ReadonlyArray<Need>
 
 /** What the role needs, in statements for the owner of the tables. */
 export const list = (database: Database, role: string, purpose: Purpose): Effect.Effect<ReadonlyArray<Grant>, Reason> =>
-  Effect.map(privileges(database, role, [...needsOf(database, purpose), ...recordsOf(database)]), (found) =>
-    grantsOf(found, role)
+  Effect.map(
+    privileges(database, role, [...needsOf(database, purpose), markNeed(database, purpose), ...recordsOf(database)]),
+    (found) => grantsOf(found, role)
   )
 
 /** The statements that give the role what it lacks of what the stores do. The stores do not look at the records. */

@@ -1,6 +1,6 @@
 /**
  * What the tables and their columns are for: the one description, from which `strata schema` and the comments in the database
- * (`resources/postgres/0038_events_comments.sql`) are made.
+ * (`resources/postgres/0054_events_comments.sql`) are made.
  */
 
 export interface ColumnReference {
@@ -11,8 +11,17 @@ export interface ColumnReference {
 }
 
 export interface TableReference {
-  /** The key of its name in the option `tables`; `events_log` and `events_tags` stand beside the table of events. */
-  readonly key: "events" | "events_log" | "events_tags" | "offsets" | "states" | "messages" | "spool" | "migrations"
+  /** The key of its name in the option `tables`; `events_log`, `events_tags` and `events_mark` stand beside the table of events. */
+  readonly key:
+    | "events"
+    | "events_log"
+    | "events_tags"
+    | "events_mark"
+    | "offsets"
+    | "states"
+    | "messages"
+    | "spool"
+    | "migrations"
   /** Its name, unless the option `tables` gives another one. */
   readonly name: string
   readonly description: string
@@ -110,6 +119,16 @@ export const tables: ReadonlyArray<TableReference> = [
     name: "events_tags",
     description: "The tags of events, beside the log. The empty tag is of no event: its versions count later taggings",
     columns: [column("tag", "text", "What the event is about"), column("version", "bigint", "The version of the event")]
+  },
+  {
+    key: "events_mark",
+    name: "events_mark",
+    description: "How far the log is settled, for readers on standbys",
+    columns: [
+      column("single", "boolean", "Always true: the table has at most one row"),
+      column("version", "bigint", "The version up to which every event that there will ever be was committed then"),
+      column("server", "text", "The server that has settled it, by the time of its start, and the file of its sequence")
+    ]
   },
   {
     key: "offsets",

@@ -20,7 +20,7 @@
  */
 import { PgClient } from "@effect/sql-pg"
 import type { Config } from "effect"
-import { Clock, Effect, Layer } from "effect"
+import { Clock, type Duration, Effect, Layer } from "effect"
 import { type SqlClient, type SqlError } from "effect/sql"
 import type * as States from "../DurableStateStore.ts"
 import type * as Events from "../EventStore.ts"
@@ -31,9 +31,11 @@ import type * as Offsets from "../OffsetStore.ts"
 import type * as Spools from "../SpoolStore.ts"
 import type { StoreError } from "../StoreError.ts"
 import { Transactor } from "../Transactor.ts"
+import { durationOf } from "./database/Options.ts"
 import * as PostgresDatabase from "./database/PostgresDatabase.ts"
 import * as DurableStateStore from "./DurableStateStore.ts"
 import * as EventTable from "./events/EventTable.ts"
+import * as ReplicaReading from "./events/ReplicaReading.ts"
 import * as EventStore from "./EventStore.ts"
 import * as Migrations from "./Migrations.ts"
 import * as OffsetStore from "./OffsetStore.ts"
@@ -116,6 +118,71 @@ export const layer = (
 ): Layer.Layer<Stores, InvalidInput | StoreError, PgClient.PgClient> => {
   const migrations = Layer.effectDiscard(migrateAndCheck)
   return Layer.provide(Layer.provide(layerStores, migrations), PostgresDatabase.layer(options))
+}
+
+/** What `layerReplica` takes beside the options of the other layers, which have to be the same. */
+export interface ReplicaOptions extends PostgresDatabase.Options {
+  /**
+   * How long a read waits until the standby has what the read needs: 1 second unless given. Then the primary is read. A read can
+   * say another time.
+   */
+  readonly wait?: Duration.Input
+}
+
+/**
+ * An `EventStore` whose reads go to a standby: `read`, `load`, `loadByAggregate`, and what subscriptions, projections and rebuilds
+ * catch up on. All else is the primary's, whose `PgClient` the layer needs: appends, decisions, what entities read in order to
+ * decide, reads in a transaction, and the live end of the log.
+ *
+ * ```ts
+ * import { Effect, Layer, Redacted } from "effect"
+ * import { EventStore } from "effect-strata"
+ * import * as Postgres from "effect-strata/postgres"
+ *
+ * const Standby = Postgres.layerClient({ url: Redacted.make("postgres://app@standby/app"), maxConnections: 10 })
+ *
+ * // What is given `Stores` reads from the primary, and what is given `Queries` from the standby.
+ * export const Stores = Postgres.layerStorageConfig()
+ * export const Queries = Layer.provideMerge(Postgres.layerReplica(Standby), Stores)
+ *
+ * export const history = (order: string, atLeast: bigint) =>
+ *   EventStore.EventStore.use((events) => events.loadByAggregate(order, 0n, { atLeast }))
+ * ```
+ *
+ * **Details**
+ *
+ * A standby cannot tell which events are in flight on its primary. So the primary writes down how far the log is settled, in one
+ * row, and reads in the order of the log end at the last such mark that the standby has replayed: they skip no event, and give none
+ * that is not final. The mark is written while somebody reads, about once a second. A read that follows a rest waits up to 100
+ * milliseconds for a new one. What a read finds is so as old as the standby lags, and up to a second more.
+ *
+ * With `{ atLeast: version }` a read has everything up to that version: it waits for the standby, and after `wait` it goes to the
+ * primary. `loadByAggregate` waits only for the replay of the version. A read that goes on after a version needs it, too.
+ *
+ * The client may lead to several standbys. Where none of them can be read, the primary is, and a warning says so once. A statement
+ * that is cancelled because it was in the way of the replay is tried again. A subscription that has read all that the standby has goes
+ * on with the primary, and misses nothing in between. After a promotion nothing has to be done here.
+ *
+ * **Gotchas**
+ *
+ * The role of the primary's client needs SELECT, INSERT and UPDATE on `events_mark`: `strata grants` prints it. Each `layerReplica`
+ * has a tail of its own: where the same process also subscribes by the other store, both listen.
+ */
+export const layerReplica = <E, R>(
+  standby: Layer.Layer<PgClient.PgClient, E, R>,
+  { wait = "1 second", ...options }: ReplicaOptions = {}
+): Layer.Layer<Events.EventStore, E | InvalidInput, PgClient.PgClient | R> => {
+  const replica = Layer.effect(
+    ReplicaReading.Replica,
+    Effect.gen(function* () {
+      const database = yield* PostgresDatabase.make(options)
+      return { database, wait: yield* durationOf("wait", wait) }
+    })
+  )
+  return Layer.fresh(EventStore.layerReplica).pipe(
+    Layer.provide(PostgresDatabase.layer(options)),
+    Layer.provide(Layer.provide(replica, standby))
+  )
 }
 
 /** The pool of `PostgresConfig`. */

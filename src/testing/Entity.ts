@@ -1,6 +1,6 @@
 /** What `Entity` does on every backend, as a suite for Vitest. */
 import { assert, it } from "@effect/vitest"
-import { Effect, Latch, type Layer, Ref, Result, Schedule, Schema } from "effect"
+import { Effect, Latch, type Layer, Ref, Result, Schedule, Schema, Stream } from "effect"
 import * as DurableStateStore from "../DurableStateStore.ts"
 import * as Entity from "../Entity.ts"
 import { EventStore, typed } from "../EventStore.ts"
@@ -27,7 +27,8 @@ const addOne = ({ sum }: typeof Sum.Type) =>
 /** Registers the suite. */
 export const suite = <E>(
   name: string,
-  layer: Layer.Layer<EventStore | DurableStateStore.DurableStateStore | Transactor.Transactor, E>
+  layer: Layer.Layer<EventStore | DurableStateStore.DurableStateStore | Transactor.Transactor, E>,
+  { interleaving = true }: { readonly interleaving?: boolean } = {}
 ): void => {
   it.layer(layer, { timeout: "2 minutes", excludeTestServices: true })(`Entity (${name})`, (it) => {
     it.effect("executes commands on the state that the events make", () =>
@@ -44,6 +45,24 @@ export const suite = <E>(
         assert.deepStrictEqual(yield* counter.execute(id, () => []), { ...first, events: [] })
         assert.deepStrictEqual(yield* counter.load(id), { state: first.state, version: first.version })
         assert.strictEqual(yield* Effect.flip(counter.execute(id, () => Effect.fail("no"))), "no")
+      })
+    )
+
+    it.effect("tells each event of an aggregate with the state after it", () =>
+      Effect.gen(function* () {
+        const counter = yield* Counter
+        const id = fresh("entity")
+        assert.deepStrictEqual(yield* Stream.runCollect(counter.history(id)), [])
+        const { events } = yield* counter.execute(id, () => [3, 4, 5].map((amount) => new Added({ amount })))
+        assert.strictEqual(counter.name, "counter")
+        assert.deepStrictEqual(
+          (yield* Stream.runCollect(counter.history(id))).map(({ event, state }) => [event.version, state]),
+          [3, 7, 12].map((sum, index) => [events[index]?.version ?? 0n, { sum, seen: [3, 4, 5].slice(0, index + 1) }])
+        )
+        assert.include(yield* Effect.flip(Stream.runDrain(counter.history(""))), {
+          store: "Entity",
+          operation: "history"
+        })
       })
     )
 
@@ -236,6 +255,32 @@ export const suite = <E>(
       })
     )
 
+    it.effect("fails in the caller's transaction where it was executed meanwhile, or fails for another reason", () =>
+      Effect.gen(function* () {
+        const counter = yield* Counter
+        const amounts = yield* Amounts
+        const [id, noted] = [fresh("entity"), fresh("noted")]
+        const command = (next: Effect.Effect<Added, TooMuch>) => {
+          let decided = 0
+          // The same command is executed while this one decides. What that has stored goes with the savepoint of the attempt.
+          const same = Effect.orDie(counter.execute(id, addOne, { key: "a" }))
+          return counter.execute(id, () => Effect.andThen(++decided === 1 ? same : Effect.void, next), { key: "a" })
+        }
+        // The transaction goes on: its caller decides what becomes of what it has written for this key.
+        const error = yield* Transactor.withTransaction(
+          Effect.gen(function* () {
+            yield* amounts.append(noted, new Added({ amount: 2 }))
+            return yield* Effect.flip(command(Effect.succeed(new Added({ amount: 1 }))))
+          })
+        )
+        assert.strictEqual(error._tag, "DuplicateEvent")
+        assert.deepStrictEqual((yield* counter.load(noted)).state.seen, [2])
+        const refused = Transactor.withTransaction(command(Effect.fail(new TooMuch())))
+        assert.strictEqual((yield* Effect.flip(refused))._tag, "TooMuch")
+        assert.deepStrictEqual((yield* counter.load(id)).state.seen, [])
+      })
+    )
+
     it.effect("applies events by their tags", () =>
       Effect.gen(function* () {
         const counter = yield* Entity.make({
@@ -295,6 +340,69 @@ export const suite = <E>(
           error.issues.map(({ field }) => field),
           ["name", "every"]
         )
+      })
+    )
+
+    if (!interleaving) return
+
+    it.effect("is made again in the caller's transaction on what others have committed meanwhile", () =>
+      Effect.gen(function* () {
+        const counter = yield* Counter
+        const amounts = yield* Amounts
+        const elsewhere = yield* Effect.context<EventStore>()
+        const committed = (effect: Effect.Effect<unknown, unknown, EventStore>) =>
+          Effect.promise(() => Effect.runPromiseWith(elsewhere)(effect))
+        const [id, noted] = [fresh("entity"), fresh("noted")]
+        const states: Array<number> = []
+        const command = (options?: Entity.ExecuteOptions) =>
+          counter.execute(
+            id,
+            Effect.fn(function* ({ sum }) {
+              states.push(sum)
+              if (states.length === 1) yield* committed(amounts.append(id, new Added({ amount: 7 })))
+              return new Added({ amount: 1 })
+            }),
+            options
+          )
+        const noting = amounts.append(noted, new Added({ amount: 2 }))
+        yield* Transactor.withTransaction(Effect.andThen(noting, command()))
+        assert.deepStrictEqual(states, [0, 7])
+        assert.deepStrictEqual((yield* counter.load(id)).state.seen, [7, 1])
+        assert.deepStrictEqual((yield* counter.load(noted)).state.seen, [2])
+        states.length = 0
+        const failed = Transactor.withTransaction(command({ retry: Schedule.recurs(0) }))
+        assert.strictEqual((yield* Effect.flip(failed))._tag, "VersionConflict")
+      })
+    )
+
+    it.effect("tells the caller's transaction of the same command that others have committed meanwhile", () =>
+      Effect.gen(function* () {
+        const counter = yield* Counter
+        const amounts = yield* Amounts
+        const elsewhere = yield* Effect.context<never>()
+        const [id, noted] = [fresh("entity"), fresh("noted")]
+        let decided = 0
+        let begun = 0
+        const command = Transactor.withTransaction(
+          Effect.gen(function* () {
+            yield* amounts.append(noted, new Added({ amount: ++begun }))
+            return yield* counter.execute(
+              id,
+              Effect.fn(function* (state) {
+                const same = counter.execute(id, addOne, { key: "a" })
+                if (++decided === 1) yield* Effect.promise(() => Effect.runPromiseWith(elsewhere)(same))
+                return yield* addOne(state)
+              }),
+              { key: "a" }
+            )
+          })
+        )
+        const { events, state } = yield* Effect.retry(command, {
+          times: 1,
+          while: ({ _tag }) => _tag === "DuplicateEvent"
+        })
+        assert.deepStrictEqual([begun, decided, events.length, state.seen], [2, 1, 1, [1]])
+        assert.deepStrictEqual((yield* counter.load(noted)).state.seen, [2])
       })
     )
   })

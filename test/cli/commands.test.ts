@@ -131,8 +131,8 @@ describe.each([
         const [stats] = jsonLines(yield* run("events", "stats", "--json"))
         assert.deepInclude(stats, { events: 4, aggregates: 4, types: 2, latestVersion: "4" })
         assert.deepStrictEqual(stats?.["byType"], [
-          { name: "T", events: 3 },
-          { name: "UserCreated", events: 1 }
+          { name: "T", events: 3, isEstimate: false },
+          { name: "UserCreated", events: 1, isEstimate: false }
         ])
 
         const file = join(yield* temporaryDirectory, "events.jsonl")

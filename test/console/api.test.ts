@@ -1,9 +1,10 @@
 /** The API of the console, without a browser: what it says, and to whom. */
 import { assert, describe, it, layer } from "@effect/vitest"
-import { Context, Effect, Layer, Logger, type Scope, Stream } from "effect"
+import { Context, DateTime, Effect, Layer, Logger, type Scope, Stream } from "effect"
 import { DurableStateStore, EventStore } from "effect-strata"
 import type { Stores } from "effect-strata/postgres"
 import { request } from "node:http"
+import * as History from "../../src/console/History.ts"
 import { execute, freshRole } from "../postgres/harness.ts"
 import { onServer, places, poolOf } from "./places.ts"
 import { clientOf, type Place, serve, storesOf } from "./serving.ts"
@@ -118,6 +119,34 @@ for (const [name, place] of places) {
         })
       )
 
+      it.effect("tells the history of an aggregate, with the states that an entity makes of it", () =>
+        Effect.gen(function* () {
+          const { client, options, pool } = yield* Shown
+          const url = yield* serve(pool, { postgres: options, entities: [Shop.Order] })
+          const { log } = yield* clientOf(url)
+          const { known, steps } = yield* log.aggregate({ query: { id: "order-7" } })
+          assert.deepStrictEqual(known, [{ name: "order", failure: null }])
+          assert.deepStrictEqual(
+            steps.map(({ event: { eventType }, states }) => [eventType, states.map(({ json }) => json)]),
+            [
+              ["OrderShipped", ['{"customer":"carla","paid":2020,"parcel":"P-7007"}']],
+              ["OrderPaid", ['{"customer":"carla","paid":2020,"parcel":""}']],
+              ["OrderPlaced", ['{"customer":"carla","paid":0,"parcel":""}']]
+            ]
+          )
+          // An entity has nothing to say of events that it does not know.
+          const other = yield* log.aggregate({ query: { id: "import-1" } })
+          assert.deepStrictEqual([other.given, other.known, other.steps.length], [["order"], [], 1])
+          const none = yield* client.log.aggregate({ query: { id: "order-7" } })
+          assert.deepStrictEqual([none.given, none.known, none.steps.length], [[], [], 3])
+          const hidden = yield* answerOf(
+            `${yield* serve(pool, { postgres: options, entities: [Shop.Order], payloads: "hidden" })}api/aggregate?id=order-7`
+          )
+          assert.notInclude(hidden.text, "carla")
+          assert.strictEqual(hidden.status, 200)
+        })
+      )
+
       it.effect("shows projections with their failures, and messages with their errors", () =>
         Effect.gen(function* () {
           const { client } = yield* Shown
@@ -174,6 +203,21 @@ for (const [name, place] of places) {
             Stream.runHead
           )
           assert.isTrue(moved._tag === "Some")
+        })
+      )
+
+      it.effect("keeps what it has seen also where nobody looks, and says since when", () =>
+        Effect.gen(function* () {
+          const { options, pool, stores } = yield* Shown
+          const before = Date.now()
+          const { overview } = yield* clientOf(yield* serve(pool, { postgres: options }))
+          const seen = yield* Effect.repeat(overview.history(), { until: ({ samples }) => samples.length > 0 })
+          assert.isAtLeast(seen.since.epochMilliseconds, before)
+          const [sample] = seen.samples
+          assert.deepStrictEqual(Object.keys(sample?.lags ?? {}), ["balances", "invoices", "mailing"])
+          assert.strictEqual(sample?.waiting, 25)
+          const { latestVersion } = Context.get(stores, EventStore.EventStore)
+          assert.strictEqual(sample?.latestVersion, yield* latestVersion)
         })
       )
 
@@ -297,6 +341,16 @@ for (const [name, place] of places) {
             actions.changeMessage({ payload: { queue: "mails", id: "mail-3", action: "release" } })
           )
           assert.strictEqual(conflict._tag, "BadRequest")
+          // Its caller has called this API, and none of the operations that it is made of.
+          for (const change of [
+            actions.changeMessage({ payload: { queue: "mails", id: "", action: "hold" } }),
+            actions.changeProjection({ payload: { name: "", action: "pause" } }),
+            actions.requeue({ payload: { queue: "a".repeat(256), state: "hold" } })
+          ]) {
+            const refused = yield* Effect.flip(change)
+            assert.strictEqual(refused._tag, "BadRequest")
+            assert.match(refused.message, /^(id|name|queue): /)
+          }
           assert.include(said, 'console: anna: The message "mail-7" of queue "mails" is deleted')
           assert.include(said, 'console: anna: "balances" is paused')
         })
@@ -418,6 +472,34 @@ describe("who may call the console", () => {
       })
     )
   )
+})
+
+describe("the last hour", () => {
+  const sample = (millis: number) => ({
+    at: DateTime.makeUnsafe(millis),
+    latestVersion: BigInt(millis),
+    waiting: 0,
+    lags: {}
+  })
+  const timesOf = (times: ReadonlyArray<number>) =>
+    times
+      .reduce<ReturnType<typeof History.withSample>>(
+        (samples, millis) => History.withSample(samples, sample(millis)),
+        []
+      )
+      .map(({ at }) => at.epochMilliseconds)
+
+  it("has the newest moment, and one of each five seconds before", () => {
+    assert.deepStrictEqual(timesOf([0, 1000, 2000, 4000, 5000, 6000, 9000, 10_000, 11_000]), [0, 5000, 10_000, 11_000])
+  })
+
+  it("ends after an hour", () => {
+    const times = Array.from({ length: 4000 }, (_, second) => second * 1000)
+    const kept = timesOf(times)
+    assert.isAtMost(kept.length, 722)
+    assert.isAtLeast(kept[0] ?? 0, 399_000)
+    assert.strictEqual(kept.at(-1), 3_999_000)
+  })
 })
 
 describe("a long log", () => {

@@ -48,7 +48,7 @@ class Shown extends Context.Service<
         const where = yield* place
         const stores = yield* storesOf(where)
         yield* Effect.provide(Effect.andThen(Shop.open, Shop.accounts), stores)
-        return { ...where, stores, url: yield* serve(where.pool, { postgres: where.options }) }
+        return { ...where, stores, url: yield* serve(where.pool, { postgres: where.options, entities: [Shop.Order] }) }
       })
     )
 }
@@ -58,6 +58,7 @@ const pages = [
   ["overview", ".problems"],
   ["log", ".rows-body .row"],
   ["log?event=20", ".detail .json"],
+  ["history/order-7", ".step .json"],
   ["projections", "table"],
   ["projections/mailing", ".stack"],
   ["spool", ".rows-body .row"],
@@ -101,6 +102,32 @@ for (const [name, place] of places) {
         })
       )
 
+      it.effect.skipIf(isLeftOut)("draws the last hour, also what was seen before the page was opened", () =>
+        Effect.gen(function* () {
+          const { options, pool } = yield* Shown
+          const url = yield* serve(pool, { postgres: options })
+          const { overview } = yield* clientOf(url)
+          const atLeast = (count: number) =>
+            Effect.repeat(overview.history(), { until: ({ samples }) => samples.length >= count })
+          const first = (yield* atLeast(1)).samples[0]?.at.epochMilliseconds ?? 0
+          yield* Effect.raceFirst(Effect.flatMap(overview.live(), Stream.runDrain), atLeast(3))
+          const { go, page, wrong } = yield* opened(url)
+          yield* Effect.promise(async () => {
+            const since = new Date(first).toLocaleTimeString("en-GB")
+            for (const title of ["Events a second", "Lag of the slowest projection", "Messages waiting"]) {
+              const chart = page.getByRole("img", { name: new RegExp(`^${title}, since [\\d:]+: .* at most`) })
+              await chart.locator(".chart-line").waitFor({ ...patience, state: "attached" })
+            }
+            await page.getByRole("img", { name: `Messages waiting, since ${since}: 25 messages now` }).waitFor(patience)
+            await page.locator(".chart").last().hover(patience)
+            await page.locator(".chart-caption strong", { hasText: "25 messages" }).waitFor(patience)
+            await go("projections/invoices")
+            await page.getByRole("img", { name: `Lag of invoices, since ${since}` }).waitFor(patience)
+            assert.deepStrictEqual(wrong, [])
+          })
+        })
+      )
+
       // A Postgres inside the process has one session, so that nobody can hold up another one.
       it.effect.skipIf(isLeftOut || name !== "a server")("says who holds up subscribers", () =>
         Effect.gen(function* () {
@@ -129,6 +156,32 @@ for (const [name, place] of places) {
             await page.getByRole("row", { name: /order-303/ }).waitFor(patience)
             assert.strictEqual(await page.getByRole("row", { name: /OrderPaid/ }).count(), 0)
             assert.deepStrictEqual(wrong, [])
+          })
+        })
+      )
+
+      it.effect.skipIf(isLeftOut)("folds the state of an aggregate event after event, where an entity knows it", () =>
+        Effect.gen(function* () {
+          const { options, pool, url } = yield* Shown
+          const { go, page, wrong } = yield* opened(url)
+          yield* Effect.promise(async () => {
+            await go("log?type=OrderShipped&aggregate=order-7")
+            await page
+              .getByRole("row", { name: /order-7/ })
+              .getByRole("link")
+              .click(patience)
+            await page.getByRole("link", { name: "its history" }).click(patience)
+            await page.locator(".step").nth(2).waitFor(patience)
+            const states = page.getByRole("region", { name: "order after it" })
+            assert.strictEqual(await states.count(), 3)
+            await states.first().getByText("P-7007").waitFor(patience)
+            assert.strictEqual(await states.nth(1).getByText("P-7007").count(), 0)
+            assert.deepStrictEqual(wrong, [])
+          })
+          const other = yield* opened(yield* serve(pool, { postgres: options }))
+          yield* Effect.promise(async () => {
+            await other.go("history/order-7")
+            await other.page.getByText(/the command has none/).waitFor(patience)
           })
         })
       )
@@ -270,6 +323,22 @@ for (const [name, place] of places) {
   )
 }
 
+describe("the last hour", () => {
+  it.live("goes on where nobody looks", () =>
+    Effect.scoped(
+      Effect.gen(function* () {
+        const { options, pool } = yield* onServer
+        yield* storesOf({ options, pool })
+        const { overview } = yield* clientOf(yield* serve(pool, { postgres: options }))
+        const { samples } = yield* Effect.repeat(Effect.delay(overview.history(), "500 millis"), {
+          until: ({ samples }) => samples.length > 1
+        })
+        assert.isAbove(samples[1]?.at.epochMilliseconds ?? 0, samples[0]?.at.epochMilliseconds ?? 0)
+      })
+    )
+  )
+})
+
 describe("what an open console costs", () => {
   /** How many statements have ended in a database. A process tells it of them when it ends, at the latest. */
   const statements = (database: string) =>
@@ -277,7 +346,7 @@ describe("what an open console costs", () => {
       Number(row?.[0] ?? 0)
     )
 
-  it.live("is less than a statement a second where nothing moves, and nothing where nobody looks", () =>
+  it.live("is less than a statement a second where nothing moves, and next to nothing where nobody looks", () =>
     Effect.scoped(
       Effect.gen(function* () {
         const url = yield* scratchDatabase()

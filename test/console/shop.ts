@@ -1,6 +1,6 @@
 /** A shop whose log, projections and queues a console shows: some of it is well, and some is not. */
 import { Effect, References, Schedule, Schema } from "effect"
-import { DurableStateStore, EventStore, Json, Origin, Projection, Spool } from "effect-strata"
+import { DurableStateStore, Entity, EventStore, Json, Origin, Projection, Spool } from "effect-strata"
 
 export class Mail extends Schema.Class<Mail>("Mail")({
   to: Schema.String,
@@ -15,6 +15,28 @@ export const Mails = Spool.make({
   policies: { default: Spool.backoff() }
 })
 const Hooks = Spool.make({ name: "webhooks", payload: Schema.Struct({ url: Schema.String, order: Schema.String }) })
+
+class OrderPlaced extends Schema.TaggedClass<OrderPlaced>()("OrderPlaced", { customer: Schema.String }) {}
+class OrderPaid extends Schema.TaggedClass<OrderPaid>()("OrderPaid", { total: Schema.Int }) {}
+class OrderShipped extends Schema.TaggedClass<OrderShipped>()("OrderShipped", { parcel: Schema.String }) {}
+
+interface OrderState {
+  readonly customer: string
+  readonly paid: number
+  readonly parcel: string
+}
+
+/** What an order has become. */
+export const Order = Entity.make({
+  name: "order",
+  events: EventStore.typed({ events: [OrderPlaced, OrderPaid, OrderShipped] }),
+  initial: (): OrderState => ({ customer: "", paid: 0, parcel: "" }),
+  apply: {
+    OrderPlaced: (order, { event: { customer } }) => ({ ...order, customer }),
+    OrderPaid: (order, { event: { total } }) => ({ ...order, paid: total }),
+    OrderShipped: (order, { event: { parcel } }) => ({ ...order, parcel })
+  }
+})
 
 const customers = ["anna", "bert", "carla", "dora", "emil"] as const
 

@@ -108,3 +108,35 @@ it.effect("tells a reader whose cursor is of another database", () =>
     }).pipe(Effect.provide(Memory.layerShared(other)))
   })
 )
+
+type Append = (
+  events: EventStore.EventStore["Service"],
+  condition: EventStore.Condition
+) => Effect.Effect<unknown, { readonly _tag: string }>
+
+const waiting: ReadonlyArray<readonly [what: string, error: string, append: Append]> = [
+  ["expects no event", "VersionConflict", (events) => events.append(event("a"), { expected: "none" })],
+  ["has a condition", "ConditionFailed", (events, condition) => events.append(event("b"), { condition })],
+  ["has an id", "DuplicateEvent", (events) => events.append({ ...event("b"), id: "id" })]
+]
+
+it.effect.each(waiting)(
+  "an append that %s sees what the transaction has committed that it waits for",
+  ([, tag, append]) =>
+    Effect.gen(function* () {
+      const events = yield* EventStore.EventStore
+      const { withTransaction } = yield* Transactor.Transactor
+      const { waiting } = yield* Memory.MemoryDatabase.MemoryDatabase
+      const end = yield* Deferred.make<void>()
+      const own = events.append({ ...event("a"), tags: ["t"], id: "id" })
+      const holder = yield* Effect.forkChild(withTransaction(Effect.andThen(own, Deferred.await(end))), {
+        startImmediately: true
+      })
+      const { condition } = yield* events.readForDecision([{ tags: ["t"] }])
+      const later = yield* Effect.forkChild(Effect.flip(append(events, condition)))
+      while ((yield* waiting) !== 1) yield* Effect.yieldNow
+      yield* Deferred.succeed(end, undefined)
+      yield* Fiber.join(holder)
+      assert.strictEqual((yield* Fiber.join(later))._tag, tag)
+    }).pipe(Effect.provide(Layer.fresh(Memory.layer)))
+)

@@ -12,39 +12,41 @@ import {
   StoreError,
   Transactor
 } from "effect-strata"
+import * as Decisions from "./decisions.ts"
 
 // Few rows and values, so that sessions meet.
 const Shard = Schema.Literals([0, 1])
 const Value = Schema.Literals([0, 1, 2])
 const Aggregate = Schema.Literals(["x", "y"])
 const Entity = Schema.Literals(["e", "f"])
-/** What a decision is about: the events with a tag, or those of a type, which no tag leads to. */
-const About = Schema.Literals(["a", "b", "type"])
-
 const Message = Schema.Literals(["a", "b", "c"])
 const State = Schema.Literals(["incoming", "active", "deferred", "hold"])
 
 const command = <Name extends string, Fields extends Schema.Struct.Fields>(name: Name, fields: Fields) =>
   Schema.Struct({ command: Schema.Literal(name), ...fields })
 
-const Command = Schema.Union([
+const transactions = [
   command("begin", {}),
   command("begin", {}),
   command("commit", {}),
-  command("rollback", {}),
+  command("rollback", {})
+] as const
+
+// `seen`: the version of the last event that this session has seen of the aggregate.
+const Append = command("append", { aggregate: Aggregate, expected: Schema.Literals(["any", "none", "some", "seen"]) })
+const History = command("history", { aggregate: Aggregate })
+
+const Command = Schema.Union([
+  ...transactions,
   command("write", { shard: Shard, value: Value }),
   command("advance", { shard: Shard, from: Schema.OptionFromNullOr(Value), value: Value }),
   command("get", { shard: Shard }),
   command("list", {}),
   command("reset", { value: Value }),
   command("delete", {}),
-  // `seen`: the version of the last event that this session has seen of the aggregate.
-  command("append", { aggregate: Aggregate, expected: Schema.Literals(["any", "none", "some", "seen"]) }),
-  command("history", { aggregate: Aggregate }),
-  command("tag", { about: Schema.Literals(["a", "b"]) }),
-  command("ask", { about: About }),
-  // What this session has asked last, whatever has come since.
-  command("decide", {}),
+  Append,
+  History,
+  ...Decisions.commands,
   command("store", { message: Message, priority: Schema.Literals([1, 2]), deferred: Schema.Boolean }),
   command("store many", {}),
   command("move", { message: Message, from: State, to: State }),
@@ -71,8 +73,18 @@ export const sessions = [0, 1, 2] as const
 /** What one session is to do next. */
 export const Step = Schema.Struct({ session: Schema.Literals(sessions), command: Command })
 
+/** The same of decisions alone, so that they meet more often. */
+const DecisionStep = Schema.Struct({
+  session: Schema.Literals(sessions),
+  command: Schema.Union([...transactions, Append, History, ...Decisions.commands, ...Decisions.often])
+})
+
 /** A program, made for shrinking: every sequence of steps is one, and a step that makes no sense does nothing. */
-export const Program = Arbitrary.array(Arbitrary.schema(Step), { minLength: 10, maxLength: 60 })
+const programOf = <S extends typeof Step.Type>(step: Schema.Schema<S>) =>
+  Arbitrary.array(Arbitrary.schema(step), { minLength: 10, maxLength: 60 })
+
+export const Program = programOf(Step)
+export const DecisionProgram = programOf(DecisionStep)
 export type Program = ReadonlyArray<typeof Step.Type>
 
 /** A backend under observation. */
@@ -110,7 +122,8 @@ const describe = (exit: Exit.Exit<unknown, unknown>): string => {
   if (error instanceof SpoolStore.MessageNotFound) return "not found"
   if (error instanceof SpoolStore.MessageExists) return "exists"
   if (error instanceof SpoolStore.IdConflict) return `taken by ${error.takenBy}`
-  if (error instanceof EventStore.ConditionFailed) return `overtaken: ${error.change}`
+  if (error instanceof EventStore.DuplicateEvent) return `stored already: ${error.id.slice(-1)}`
+  if (error instanceof EventStore.EventNotFound) return "no such event"
   if (error instanceof EventStore.VersionConflict) return `conflict with ${error.aggregateId.slice(-1)}`
   if (error instanceof DurableStateStore.StaleState) return `stale: ${shown(error.current)}`
   if (error instanceof OffsetStore.OffsetConflict)
@@ -132,20 +145,23 @@ const describeMessages = Effect.fnUntraced(function* (queue: string) {
 // released into another one, which is then undone: on Postgres its waiters wait until the whole transaction has ended.
 const deepest = 2
 
+/** The last observation of a program that went no further: sessions waited for each other, or two of them waited. */
+export const undecided = "undecided"
+
 interface Request {
   readonly command: Command
   readonly answer: Deferred.Deferred<string>
 }
 
 /** One session: does what it is asked, and answers each request once it is done. */
-const session = (run: string, id: number, requests: Queue.Dequeue<Request>) => {
+const session = (run: string, id: number, requests: Queue.Dequeue<Request>, shared: Decisions.Shared) => {
   const seen = new Map<string, bigint>()
   let appended = 0
-  let asked: { readonly tag: string; readonly condition: EventStore.Condition } | undefined
   const updated = new Map<string, SpoolStore.SpoolMessage["updated"]>()
   let leases: ReadonlyArray<{ readonly id: string; readonly owner: string; readonly attempt: number }> = []
   let claims = 0
 
+  const decisionOperation = Decisions.operations(run, id, shared, seen)
   const messageId = (message: string) => `${run} ${message}`
   const nameOf = ({ id }: { readonly id: string }) => id.slice(-1)
 
@@ -193,12 +209,16 @@ const session = (run: string, id: number, requests: Queue.Dequeue<Request>) => {
         const aggregateId = `${run} ${command.aggregate}`
         const stored = yield* events.loadByAggregate(aggregateId)
         for (const { version } of stored) seen.set(aggregateId, version)
-        return stored.map(({ data }) => data).join(" ")
+        return stored.map(Decisions.nameOf).join(" ")
       }
       case "tag":
       case "ask":
       case "decide":
-        return yield* decision(command)
+      case "repeat":
+      case "tag afterwards":
+      case "tag all":
+      case "take back":
+        return yield* decisionOperation(command)
       case "put":
         return yield* states.writeState(stateOf(`${run} ${command.entity}`, command), command)
       case "overwrite":
@@ -220,34 +240,6 @@ const session = (run: string, id: number, requests: Queue.Dequeue<Request>) => {
         return yield* states.deleteState(`${run} ${command.entity}`)
       default:
         return yield* spoolOperation(command)
-    }
-  })
-
-  /** Each event has an aggregate of its own, so that only tags make sessions wait. */
-  const tagged = (tag: string) => ({
-    aggregateId: `${run} ${id}/${appended}`,
-    eventType: `${run} Tagged`,
-    data: `${id}/${appended++}`,
-    tags: [`${run} ${tag}`]
-  })
-
-  const decision = Effect.fnUntraced(function* (command: Extract<Command, { command: "tag" | "ask" | "decide" }>) {
-    const events = yield* EventStore.EventStore
-    switch (command.command) {
-      case "tag":
-        return (yield* events.append(tagged(command.about))).map(({ data }) => data).join()
-      case "ask": {
-        const { about } = command
-        const item = about === "type" ? { eventTypes: [`${run} Tagged`] } : { tags: [`${run} ${about}`] }
-        const { condition, events: found } = yield* events.readForDecision([item])
-        asked = { tag: about, condition }
-        return found.map(({ data }) => data).join(" ")
-      }
-      case "decide": {
-        if (asked === undefined) return "nothing to decide"
-        const { condition, tag } = asked
-        return (yield* events.append(tagged(tag), { condition })).map(({ data }) => data).join()
-      }
     }
   })
 
@@ -338,7 +330,9 @@ const session = (run: string, id: number, requests: Queue.Dequeue<Request>) => {
         last = yield* serve(depth)
         return last.command.command === "commit" ? "committed" : yield* new Rollback()
       })
+      shared.open++
       const exit = yield* Effect.exit(withTransaction(body))
+      shared.open--
       yield* Deferred.succeed(last.answer, describe(exit))
     })
 
@@ -359,7 +353,8 @@ const remaining = Effect.fnUntraced(function* (run: string) {
   const { listStates } = yield* DurableStateStore.DurableStateStore
   const offsets = yield* Stream.runCollect(listOffsets(run))
   const histories = yield* Effect.forEach(["x", "y"], (aggregate) => loadByAggregate(`${run} ${aggregate}`))
-  const decided = yield* readForDecision(["a", "b", "type"].map((tag) => ({ tags: [`${run} ${tag}`] })))
+  const tagged = ["a", "b", "type"] as const
+  const decided = yield* readForDecision(tagged.flatMap((about) => Decisions.itemsOf(run, about)))
   const states = yield* listStates().pipe(
     Stream.filter(({ persistenceId }) => persistenceId.startsWith(run)),
     Stream.runCollect
@@ -369,8 +364,8 @@ const remaining = Effect.fnUntraced(function* (run: string) {
     ...states.map(
       ({ payload, persistenceId, versionNumber }) => `${persistenceId.slice(-1)} = ${versionNumber}: ${payload}`
     ),
-    ...histories.map((events) => events.map(({ data }) => data).join(" ")),
-    ...decided.events.map(({ data }, index) => `${data} ${decided.items[index]}`),
+    ...histories.map((events) => events.map(Decisions.nameOf).join(" ")),
+    Decisions.describeRead(decided),
     yield* describeMessages(run)
   ]
 })
@@ -383,7 +378,10 @@ export const observe = (backend: Backend, run: string, program: Program): Effect
     const trace: Array<string> = []
     const pending = new Map<number, { readonly label: string; readonly answer: Deferred.Deferred<string> }>()
     const requests = yield* Effect.forEach(sessions, () => Queue.unbounded<Request>())
-    yield* Effect.forEach(requests, (queue, id) => Effect.forkScoped(backend.provide(id)(session(run, id, queue))))
+    const shared = yield* Effect.orDie(backend.provide(0)(Decisions.begin))
+    yield* Effect.forEach(requests, (queue, id) =>
+      Effect.forkScoped(backend.provide(id)(session(run, id, queue, shared)))
+    )
 
     const unanswered = Effect.sync(
       () => [...pending.values()].filter(({ answer }) => !Deferred.isDoneUnsafe(answer)).length
@@ -424,13 +422,13 @@ export const observe = (backend: Backend, run: string, program: Program): Effect
     })
 
     for (const { command, session: id } of program) {
-      if (!(yield* step(id, command))) return [...trace, "undecided"]
+      if (!(yield* step(id, command))) return [...trace, undecided]
     }
     // Each session in turn rolls back what it has open, until no session has anything left to roll back.
     for (let round = trace.length; trace.slice(round).filter(isOutside).length < sessions.length;) {
       round = trace.length
       for (const id of sessions) {
-        if (!(yield* step(id, { command: "rollback" }))) return [...trace, "undecided"]
+        if (!(yield* step(id, { command: "rollback" }))) return [...trace, undecided]
       }
     }
     return [...trace, ...(yield* Effect.orDie(backend.provide(0)(remaining(run))))]

@@ -86,7 +86,7 @@ const rules: ReadonlyMap<string, Rule> = new Map<string, Rule>([
   ["pglite", { rooms: upToPostgres, packages: [...driver, "@electric-sql/pglite"] }],
   ["testing", { rooms: upToConcepts, packages: ["effect", "@effect/vitest"] }],
   ["console/api", { rooms: [], packages: effect }],
-  ["console/page", { rooms: ["console/api"], packages: ["preact", "uplot"] }],
+  ["console/page", { rooms: ["console/api"], packages: ["preact"] }],
   ["cli/arguments", { rooms: upToPostgres, packages: command }],
   ["cli/terminal", { rooms: [...upToPostgres, "cli/arguments"], packages: command }],
   ["cli/transfer", { rooms: [...upToPostgres, "cli/arguments", "cli/terminal"], packages: command }],

@@ -17,7 +17,7 @@ const layer = Layer.provide(Postgres.layer(), Pglite.layer())
 
 Decision.suite("pglite", layer, { interleaving: false })
 DurableStateStore.suite("pglite", layer, { interleaving: false })
-Entity.suite("pglite", layer)
+Entity.suite("pglite", layer, { interleaving: false })
 EventStore.suite("pglite", layer, { interleaving: false })
 OffsetStore.suite("pglite", layer)
 Projection.suite("pglite", layer, { interleaving: false })

@@ -42,6 +42,7 @@ const tables = [
   "events",
   "events_tags",
   "events_log",
+  "events_mark",
   "offsets_store",
   "states_store",
   "strata_messages",

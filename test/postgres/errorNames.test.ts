@@ -4,7 +4,21 @@
  */
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Exit, Fiber, Layer, Logger, Option, Schedule, Schema, Stream } from "effect"
-import { EventStore, InvalidInput, OffsetStore, Projection, Spool, SpoolStore, StoreError } from "effect-strata"
+import {
+  Decision,
+  Entity,
+  EventStore,
+  Health,
+  InvalidInput,
+  OffsetStore,
+  Projection,
+  Spool,
+  SpoolStore,
+  StateCodec,
+  StoreError,
+  Supervisor,
+  Transactor
+} from "effect-strata"
 import type { Stores } from "effect-strata/postgres"
 import * as PostgresServer from "../support/PostgresServer.ts"
 import { execute, type Settings } from "./harness.ts"
@@ -90,8 +104,119 @@ const ofSpool: Calls = {
   preview: [Spool.preview(Spool.fixed(1))]
 }
 
+class Counted extends Schema.TaggedClass<Counted>()("Counted", { by: Schema.Int }) {}
+
+type Tags = ReadonlyArray<string>
+const tag = "count:1"
+
+const Counts = EventStore.typed({ events: [Counted], unknown: "skip", tags: { Counted: (): Tags => [tag] } })
+
+/** The operations of a typed view, which are called of a store. */
+type View = Effect.Success<typeof Counts>
+
+const onView = (use: (view: View) => Call): Call => Effect.flatMap(Counts, use)
+
+const one = new Counted({ by: 1 })
+
+const ofView = (aggregateId: string): { readonly [Operation in keyof View]: ReadonlyArray<Call> } => ({
+  append: [onView(({ append }) => append(aggregateId, one))],
+  appendAll: [
+    onView(({ appendAll }) => appendAll([{ aggregateId, event: one }])),
+    onView(({ appendAll }) => appendAll([{ aggregateId, event: Object.assign(new Counted({ by: 1 }), { by: "" }) }]))
+  ],
+  fold: [onView(({ fold }) => fold(aggregateId, 0, (count) => count + 1))],
+  get: [onView(({ get }) => get(aggregateId))],
+  load: [onView(({ load }) => load(aggregateId === "" ? -1n : 0n))],
+  loadByAggregate: [onView(({ loadByAggregate }) => loadByAggregate(aggregateId))],
+  read: [onView(({ read }) => Stream.runDrain(read({ aggregateIds: [aggregateId] })))],
+  subscribe: [
+    onView(({ subscribe }) => Stream.runDrain(Stream.take(subscribe({ after: 0n, aggregateIds: [aggregateId] }), 1)))
+  ],
+  tagAll: [onView(({ tagAll }) => Stream.runDrain(tagAll({ after: aggregateId === "" ? -1n : 0n })))]
+})
+
+/** The same in a transaction of the caller, where each attempt is a savepoint. */
+const inTransaction = <R>(
+  call: Effect.Effect<unknown, unknown, R>
+): Effect.Effect<unknown, unknown, R | Transactor.Transactor> => {
+  let result: Exit.Exit<unknown, unknown> = Exit.void
+  const inside = Effect.tap(Effect.exit(call), (exit) => Effect.sync(() => (result = exit)))
+  return Effect.andThen(
+    Effect.exit(Transactor.withTransaction(inside)),
+    Effect.suspend(() => result)
+  )
+}
+
+const entityOf = (name: string) =>
+  Entity.make({
+    name,
+    events: Counts,
+    initial: () => 0,
+    apply: (count: number, { event }) => count + event.by,
+    snapshots: { codec: StateCodec.json(Schema.Number, { manifest: "test.Count" }), every: 1 }
+  })
+
+const ofEntity = (aggregateId: string): Calls => {
+  const execute = (key?: string) =>
+    Effect.flatMap(entityOf("counts"), ({ execute }) =>
+      execute(aggregateId, () => one, key === undefined ? {} : { key })
+    )
+  return {
+    make: [entityOf(aggregateId)],
+    load: [Effect.flatMap(entityOf("counts"), ({ load }) => load(aggregateId))],
+    execute: [execute(), execute("key"), inTransaction(execute("another"))]
+  }
+}
+
+/** A decision about events with a tag. What is appended has it, too. */
+const decisionOf = (tag: string, decide: () => ReadonlyArray<Counted | { aggregateId: string; event: Counted }>) =>
+  Decision.make({
+    name: "count",
+    events: Counts,
+    query: () => [{ tags: [tag] }],
+    initial: () => 0,
+    evolve: (count: number, { event }) => count + event.by,
+    decide
+  })
+
+const ofDecision = (query: string): Calls => {
+  const { execute, load } = decisionOf(query, () => [one])
+  return {
+    all: "it makes a model",
+    make: "it does nothing",
+    model: "it makes a model",
+    load: [load(undefined)],
+    execute: [
+      execute(undefined),
+      execute(undefined, { key: "key" }),
+      inTransaction(execute(undefined, { key: "another" })),
+      decisionOf(tag, () => [{ aggregateId: query, event: one }]).execute(undefined)
+    ]
+  }
+}
+
+const without = (calls: Calls, left: ReadonlyArray<string>): Calls =>
+  Object.fromEntries(Object.entries(calls).filter(([name]) => !left.includes(name)))
+
+/** All calls by the module that has the function, with arguments that are right and that are wrong. */
+const right = {
+  Projection: ofProjection(projection),
+  Spool: ofQueue(queue),
+  Entity: ofEntity("a"),
+  Decision: ofDecision(tag),
+  EventStore: ofView("a")
+}
+
+const wrong = {
+  Projection: without(ofProjection(""), ["names", "processes", "statuses"]),
+  Spool: ofQueue("a".repeat(256)),
+  Entity: ofEntity(""),
+  Decision: ofDecision(""),
+  EventStore: ofView("")
+}
+
 /** The operations that wait for a server that is gone, and those that look at nothing. */
-const patient = ["progress", "rebuild", "run", "runAll"]
+const patient = ["progress", "rebuild", "run", "runAll", "subscribe"]
 
 /** What the errors with which a call fails are called, if it fails. */
 const namesOf = (call: Call) =>
@@ -102,28 +227,32 @@ const namesOf = (call: Call) =>
   })
 
 /** Makes the calls one after the other. An error has no name but that of the call; returns which functions have failed. */
-const failing = Effect.fnUntraced(function* (module: string, all: Calls) {
+const failing = Effect.fnUntraced(function* (all: Readonly<Record<string, Calls>>) {
   const failed = new Set<string>()
-  const wrong: Array<readonly [operation: string, name: string]> = []
-  for (const [operation, calls] of Object.entries(all)) {
-    for (const call of typeof calls === "string" ? [] : calls) {
+  const others: Array<readonly [called: string, name: string]> = []
+  for (const [called, calls] of functionsOf(all)) {
+    for (const call of calls) {
       for (const name of yield* namesOf(call)) {
-        if (name !== `${module}.${operation}`) wrong.push([operation, name])
-        failed.add(operation)
+        if (name !== called) others.push([called, name])
+        failed.add(called)
       }
     }
   }
-  assert.deepStrictEqual(wrong, [])
+  assert.deepStrictEqual(others, [])
   return failed
 })
 
-const without = (calls: Calls, left: ReadonlyArray<string>): Calls =>
-  Object.fromEntries(Object.entries(calls).filter(([name]) => !left.includes(name)))
+/** The functions that have something to call, by their names. */
+const functionsOf = (all: Readonly<Record<string, Calls>>) =>
+  Object.entries(all).flatMap(([module, functions]) =>
+    Object.entries(functions).flatMap(([name, calls]) =>
+      typeof calls === "string" ? [] : [[`${module}.${name}`, calls] as const]
+    )
+  )
 
-/** The functions that have something to call. */
-const called = (calls: Calls) =>
-  Object.keys(calls)
-    .filter((name) => typeof calls[name] !== "string")
+const called = (all: Readonly<Record<string, Calls>>) =>
+  functionsOf(all)
+    .map(([name]) => name)
     .toSorted()
 
 /** What a module exports besides its models and errors. */
@@ -137,7 +266,7 @@ const quiet = Logger.layer([])
 
 /** Stores in which a projection has parked one event and skipped another, and a queue has a message. */
 const seeded = Effect.fnUntraced(function* (settings?: Settings) {
-  const { context, schema } = yield* serveSpool(settings)
+  const { context, schema, sql } = yield* serveSpool(settings)
   const seed = Effect.gen(function* () {
     const events = yield* EventStore.EventStore
     yield* events.append([event, { ...event, id: "b" }, event])
@@ -148,15 +277,21 @@ const seeded = Effect.fnUntraced(function* (settings?: Settings) {
       if (onFailure === "skip") yield* OffsetStore.OffsetStore.use((offsets) => offsets.resetOffset(projection, 0n))
     }
     yield* Spool.make({ name: queue, payload: Schema.String }).enqueue("a", { id: "a" })
+    yield* Effect.flatMap(Counts, ({ append }) => append("a", one))
   })
   yield* Effect.provide(seed, Layer.succeedContext(context))
-  return { context, schema }
+  return { context, schema, sql }
 })
 
 describe("an error has the name of what was called", () => {
   it("and every public function is called here", () => {
-    assert.deepStrictEqual(Object.keys(ofProjection(projection)).toSorted(), exportsOf(Projection))
+    assert.deepStrictEqual(Object.keys(right.Projection).toSorted(), exportsOf(Projection))
     assert.deepStrictEqual(Object.keys(ofSpool).toSorted(), exportsOf(Spool))
+    assert.deepStrictEqual(Object.keys(right.Entity).toSorted(), [...exportsOf(Entity), "execute", "load"].toSorted())
+    assert.deepStrictEqual(
+      Object.keys(right.Decision).toSorted(),
+      [...exportsOf(Decision), "execute", "load"].toSorted()
+    )
   })
 
   it.live("where a table is missing", () =>
@@ -165,13 +300,16 @@ describe("an error has the name of what was called", () => {
       for (const table of ["events", "offsets_store", "states_store", "strata_messages"]) {
         const { context, schema } = yield* seeded()
         yield* execute([`DROP TABLE ${schema}.${table} CASCADE`])
-        const calls =
-          table === "strata_messages"
-            ? failing("Spool", ofQueue(queue))
-            : failing("Projection", ofProjection(projection))
+        const { problems } = yield* Effect.provideContext(Health.check(), context)
+        assert.deepStrictEqual(
+          problems.filter(({ message }) => message.includes("Store.")),
+          []
+        )
+        const { Spool, ...others } = right
+        const calls = failing(table === "strata_messages" ? { Spool } : others)
         for (const name of yield* Effect.provideContext(calls, context)) failed.add(name)
       }
-      assert.deepStrictEqual([...failed].toSorted(), called({ ...ofProjection(projection), ...ofQueue(queue) }))
+      assert.deepStrictEqual([...failed].toSorted(), called({ ...right, Entity: without(right.Entity, ["make"]) }))
     }).pipe(Effect.provide(quiet))
   )
 
@@ -180,24 +318,23 @@ describe("an error has the name of what was called", () => {
       const server = yield* PostgresServer.make()
       const { context } = yield* seeded({ url: server.url, options: { schema: "public" } })
       yield* server.stop("fast")
-      const projections = without(ofProjection(projection), patient)
-      const queues = without(ofQueue(queue), patient)
-      const failed = yield* Effect.provideContext(failing("Projection", projections), context)
-      assert.deepStrictEqual([...failed].toSorted(), called(projections))
-      const failedQueues = yield* Effect.provideContext(failing("Spool", queues), context)
-      assert.deepStrictEqual([...failedQueues].toSorted(), called(queues))
+      const impatient = {
+        Projection: without(right.Projection, patient),
+        Spool: without(right.Spool, patient),
+        Entity: without(right.Entity, ["make"]),
+        Decision: right.Decision,
+        EventStore: without(right.EventStore, patient)
+      }
+      const failed = yield* Effect.provideContext(failing(impatient), context)
+      assert.deepStrictEqual([...failed].toSorted(), called(impatient))
     }).pipe(Effect.provide(quiet))
   )
 
   it.live("where an argument is wrong", () =>
     Effect.gen(function* () {
       const { context } = yield* serveSpool()
-      const projections = without(ofProjection(""), ["names", "processes", "statuses"])
-      const failed = yield* Effect.provideContext(failing("Projection", projections), context)
-      assert.deepStrictEqual([...failed].toSorted(), called(projections))
-      const queues = ofQueue("a".repeat(256))
-      const failedQueues = yield* Effect.provideContext(failing("Spool", queues), context)
-      assert.deepStrictEqual([...failedQueues].toSorted(), called(queues))
+      const failed = yield* Effect.provideContext(failing(wrong), context)
+      assert.deepStrictEqual([...failed].toSorted(), called(wrong))
     }).pipe(Effect.provide(quiet))
   )
 })
@@ -213,4 +350,77 @@ it.live("what the program itself has called keeps its own name", () =>
       assert.deepStrictEqual(names, ["SpoolStore.countByState"], mode)
     }
   }).pipe(Effect.provide(quiet))
+)
+
+/** Executes a command that fails with what it has called. */
+const failingCommands: ReadonlyArray<Call> = [
+  Effect.flatMap(entityOf("counts"), ({ execute }) =>
+    execute("b", () =>
+      SpoolStore.SpoolStore.use((spool) => Effect.andThen(spool.countByState("a"), Effect.succeed(one)))
+    )
+  ),
+  Decision.make({
+    events: Counts,
+    query: () => [{ tags: [tag] }],
+    initial: () => 0,
+    evolve: (count: number) => count,
+    decide: () => SpoolStore.SpoolStore.use((spool) => Effect.andThen(spool.countByState("a"), Effect.succeed([one])))
+  }).execute(undefined)
+]
+
+it.live("what a command itself has called keeps its own name, too", () =>
+  Effect.gen(function* () {
+    const { context, schema } = yield* seeded()
+    yield* execute([`DROP TABLE ${schema}.strata_messages CASCADE`])
+    for (const command of failingCommands.flatMap((command) => [command, inTransaction(command)])) {
+      assert.deepStrictEqual(yield* Effect.provideContext(namesOf(command), context), ["SpoolStore.countByState"])
+    }
+  }).pipe(Effect.provide(quiet))
+)
+
+it.live("a command whose savepoint fails is named, and not the savepoint", () =>
+  Effect.gen(function* () {
+    const { context, sql } = yield* seeded()
+    const lose = Effect.ignore(sql`SELECT pg_catalog.pg_terminate_backend(pg_catalog.pg_backend_pid())`)
+    const commands: ReadonlyArray<readonly [name: string, command: Call]> = [
+      ["Entity.execute", Effect.flatMap(entityOf("counts"), ({ execute }) => execute("b", () => one))],
+      ["Decision.execute", decisionOf(tag, () => [one]).execute(undefined)]
+    ]
+    for (const [name, command] of commands) {
+      const lost = inTransaction(Effect.andThen(lose, command))
+      assert.deepStrictEqual(yield* Effect.provideContext(namesOf(lost), context), [name])
+    }
+  }).pipe(Effect.provide(quiet))
+)
+
+it.live("work that has ended says what it was, and its error is that of the work", () =>
+  Effect.gen(function* () {
+    const { context, schema } = yield* seeded()
+    yield* execute([`DROP TABLE ${schema}.offsets_store`, `DROP TABLE ${schema}.strata_messages CASCADE`])
+    const mails = Spool.make({ name: queue, payload: Schema.String })
+    const works: ReadonlyArray<
+      readonly [name: string, work: Layer.Layer<never, never, Stores | Supervisor.Supervisor>]
+    > = [
+      ["Projection.run", Projection.layer(projectionOf(projection))],
+      ["Spool.run", Spool.layer(mails, () => Effect.void)]
+    ]
+    for (const [name, work] of works) {
+      const ended = yield* Effect.flip(Supervisor.launch(Layer.provide(work, Layer.succeedContext(context))))
+      assert.instanceOf(ended, Supervisor.WorkEnded)
+      assert.instanceOf(ended.cause, StoreError.StoreError)
+      assert.strictEqual(`${ended.cause.store}.${ended.cause.operation}`, name)
+    }
+  }).pipe(Effect.provide(quiet))
+)
+
+it.live("the fields are those that the caller has given", () =>
+  Effect.gen(function* () {
+    const { context } = yield* serveSpool()
+    const error = yield* Effect.provideContext(Effect.flip(decisionOf("", () => []).execute(undefined)), context)
+    assert.instanceOf(error, InvalidInput.InvalidInput)
+    assert.deepStrictEqual(
+      error.issues.map(({ field }) => field),
+      ["query.0.tags.0"]
+    )
+  })
 )

@@ -86,6 +86,7 @@ describe("starting at once", () => {
         "app",
         "app.events",
         "app.events_log",
+        "app.events_mark",
         "app.events_tags",
         "app.offsets_store",
         "app.retryspool_messages",
@@ -110,10 +111,11 @@ describe("starting at once", () => {
         [34, "events", "0034_events_tags.sql"],
         [36, "events", "0036_events_append.sql"],
         [37, "events", "0037_events_missed.sql"],
-        [38, "events", "0038_events_comments.sql"],
         [45, "events", "0045_events_indexes_concurrently.sql"],
         [46, "states_store", "0046_states_index_concurrently.sql"],
-        [47, "retryspool_messages", "0047_spool_indexes_concurrently.sql"]
+        [47, "retryspool_messages", "0047_spool_indexes_concurrently.sql"],
+        [53, "events", "0053_events_mark.sql"],
+        [54, "events", "0054_events_comments.sql"]
       ])
     })
   )
@@ -161,10 +163,11 @@ describe("starting at once", () => {
           [34],
           [36],
           [37],
-          [38],
           [45],
           [46],
-          [47]
+          [47],
+          [53],
+          [54]
         ])
       })
   )
@@ -279,6 +282,7 @@ describe("a role", () => {
         "fresh",
         "fresh.events",
         "fresh.events_log",
+        "fresh.events_mark",
         "fresh.events_tags",
         "fresh.offsets_store",
         "fresh.retryspool_messages",
@@ -346,7 +350,7 @@ describe("names", () => {
         [...(yield* objects(url))],
         [
           schema,
-          ...[...Object.values(tables), `${tables.events}_log`, `${tables.events}_tags`].map(
+          ...[...Object.values(tables), `${tables.events}_log`, `${tables.events}_tags`, `${tables.events}_mark`].map(
             (name) => `${schema}.${name}`
           )
         ]
@@ -412,14 +416,14 @@ describe("a database of migrations 1 to 7", () => {
       schema: "public",
       options: {},
       names: ["events", "offsets_store", "states_store", "strata_messages", "retryspool_messages", "strata_migrations"],
-      run: [1, 2, 3, 4, 15, 16, 18, 20, 21, 24, 25, 26, 34, 36, 37, 38, 45, 46, 47]
+      run: [1, 2, 3, 4, 15, 16, 18, 20, 21, 24, 25, 26, 34, 36, 37, 45, 46, 47, 53, 54]
     },
     {
       what: "with a schema, other names and all that is optional",
       schema: "My schema",
       options: { schema: "My schema", tables, notify: "rows", index: "containment" },
       names: Object.values(tables),
-      run: [1, 2, 3, 4, 5, 6, 15, 16, 18, 20, 21, 23, 24, 25, 26, 34, 36, 37, 38, 45, 46, 47]
+      run: [1, 2, 3, 4, 5, 6, 15, 16, 18, 20, 21, 23, 24, 25, 26, 34, 36, 37, 45, 46, 47, 53, 54]
     }
   ] as const
 
@@ -584,6 +588,7 @@ describe("tables that are there", () => {
         "app",
         "app.events",
         "app.events_log",
+        "app.events_mark",
         "app.events_tags",
         "app.offsets_store",
         "app.retryspool_messages",

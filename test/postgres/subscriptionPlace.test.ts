@@ -5,6 +5,7 @@ import { Context, Effect, Latch, Layer, Queue, Redacted, References, Stream } fr
 import { EventStore } from "effect-strata"
 import * as Postgres from "effect-strata/postgres"
 import { PostgresDatabase } from "../../src/postgres/database/PostgresDatabase.ts"
+import * as Reading from "../../src/postgres/events/Reading.ts"
 import * as Subscribing from "../../src/postgres/events/Subscribing.ts"
 import * as Wakeups from "../../src/postgres/wakeups/Wakeups.ts"
 import { postgresUrl } from "../support/database.ts"
@@ -56,7 +57,7 @@ const serve = Effect.gen(function* () {
           ? Queue.offer(losses, undefined).pipe(Effect.andThen(wait(turns)), Effect.andThen(read.open))
           : Effect.void
       )
-    const following = yield* Subscribing.make(Effect.void).pipe(
+    const following = yield* Effect.flatMap(Reading.make, (reading) => Subscribing.make(Effect.void, reading)).pipe(
       Effect.provideService(PostgresDatabase, { ...database, query }),
       Effect.provideService(Wakeups.Wakeups, { ...rest, listen: lossy })
     )

@@ -6,6 +6,7 @@ import { EventStore } from "effect-strata"
 import { StoreError } from "effect-strata"
 import * as Postgres from "effect-strata/postgres"
 import { PostgresDatabase } from "../../src/postgres/database/PostgresDatabase.ts"
+import * as Reading from "../../src/postgres/events/Reading.ts"
 import * as Subscribing from "../../src/postgres/events/Subscribing.ts"
 import * as Wakeups from "../../src/postgres/wakeups/Wakeups.ts"
 import { postgresUrl } from "../support/database.ts"
@@ -55,7 +56,9 @@ const serve = Effect.gen(function* () {
         })
       )
     })
-  const { follow, subscribe } = yield* Subscribing.make(Effect.void).pipe(
+  const { follow, subscribe } = yield* Effect.flatMap(Reading.make, (reading) =>
+    Subscribing.make(Effect.void, reading)
+  ).pipe(
     Effect.provideService(PostgresDatabase, { ...database, query }),
     Effect.provideService(Wakeups.Wakeups, { ...wakeups, listen })
   )

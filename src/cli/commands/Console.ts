@@ -57,6 +57,7 @@ const serve = (options: { readonly allowWrites: boolean; readonly hidePayloads: 
       allowWrites: options.allowWrites,
       showPayloads: !options.hidePayloads,
       who: () => Effect.succeed(name),
+      entities: [],
       hosts: [`${hostname}:${port}`, `localhost:${port}`]
     })
     // The log of changes is for whoever runs the command.

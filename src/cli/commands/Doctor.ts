@@ -8,11 +8,14 @@ import type { Check, Finding } from "../doctor/Check.ts"
 import * as Checks from "../doctor/Checks.ts"
 import { Limits } from "../doctor/HealthChecks.ts"
 import { limitsOf, projectionFlags, queueFlags } from "../doctor/Limits.ts"
+import { type Thorough, Thoroughly } from "../doctor/LogChecks.ts"
 import { prove } from "../doctor/Proof.ts"
 import { ShowQueries } from "../doctor/TransactionChecks.ts"
 import { CommandFailed } from "../terminal/CommandErrors.ts"
+import { HostProcess } from "../terminal/HostProcess.ts"
 import * as Output from "../terminal/Output.ts"
 import { printable } from "../terminal/Printable.ts"
+import * as Progress from "../terminal/Progress.ts"
 
 const colours = { ok: "green", warning: "yellow", problem: "red" } as const
 
@@ -46,6 +49,15 @@ const examine = Effect.gen(function* () {
   return [...ofServer, ...inTheWay, ...ofTables]
 })
 
+/** Shows how far it is what looks at all events. */
+const showingProgress = HostProcess.useSync(
+  (host): Thorough =>
+    (total, run) =>
+      Progress.during({ verb: "looked at", total }, ({ advance }) => run(advance)).pipe(
+        Effect.provideService(HostProcess, host)
+      )
+)
+
 const flags = {
   ...projectionFlags,
   ...queueFlags,
@@ -53,6 +65,7 @@ const flags = {
     "queries",
     "Also show the last statement of a transaction that readers wait for: it may have secrets in it"
   ),
+  exact: Parameters.toggle("exact", "Look at all events where a part of a large log is looked at otherwise"),
   prove: Parameters.toggle(
     "prove",
     "Then run writers and a subscriber in a temporary schema, and compare what was stored with what was delivered"
@@ -86,6 +99,7 @@ export const doctor = Command.make("doctor", flags).pipe(
     Effect.gen(function* () {
       const findings = yield* examine.pipe(
         Effect.provideService(ShowQueries, input.queries),
+        Effect.provideService(Thoroughly, input.exact ? yield* showingProgress : undefined),
         Effect.provideService(Limits, limitsOf(input))
       )
       const proof = input.prove ? [yield* prove(input.for)] : []

@@ -10,12 +10,14 @@ import { code } from "../../postgres/spool/MessageState.ts"
 import { idPrefix, processes as allProcesses } from "../../Projection.ts"
 import type { State } from "../../SpoolMessage.ts"
 import { Settings } from "../arguments/GlobalFlags.ts"
+import * as Parameters from "../arguments/Parameters.ts"
 import * as Database from "../connection/Database.ts"
 import { Limits, ofProjections, ofQueues } from "../doctor/HealthChecks.ts"
 import { limitsOf, projectionFlags, queueFlags, saysOf } from "../doctor/Limits.ts"
 import { withoutWaiting } from "../doctor/LockedTables.ts"
 import { CommandFailed } from "../terminal/CommandErrors.ts"
 import * as Output from "../terminal/Output.ts"
+import * as Progress from "../terminal/Progress.ts"
 import { watched, watchFlags } from "../terminal/Watch.ts"
 import { processColumns, processJson } from "./Processes.ts"
 
@@ -102,6 +104,36 @@ const countStatesAndMessages = Effect.gen(function* () {
   return counts
 })
 
+/** How many states one statement counts. */
+const statesPerStatement = 100_000
+
+const Page = Schema.Struct({ states: Schema.BigInt, looked: Schema.Int, last: Schema.NullOr(Schema.String) })
+
+/** Counts all states of applications. */
+const countAllStates = Effect.fnUntraced(function* (estimated: bigint) {
+  const { names, query, sql, tables } = yield* PostgresDatabase
+  return yield* Progress.during({ verb: "looked at", things: "states", total: Number(estimated) }, ({ advance }) =>
+    Effect.gen(function* () {
+      let states = 0n
+      let after = ""
+      while (true) {
+        const rows = yield* query(sql`
+          SELECT count(*) FILTER (WHERE NOT starts_with(persistence_id::text, ${idPrefix}::text)) AS states,
+            count(*)::float8 AS looked, max(persistence_id::text) AS last
+          FROM (
+            SELECT persistence_id FROM ${tables.states} WHERE persistence_id::text > ${after}::text
+            ORDER BY persistence_id::text LIMIT ${statesPerStatement}
+          ) AS page`)
+        const [page] = yield* decodeRows(Page, names.states, [])(rows)
+        if (page === undefined || page.last === null) return states
+        states += page.states
+        after = page.last
+        yield* advance(page.looked)
+      }
+    })
+  )
+})
+
 const describeHolders = Effect.gen(function* () {
   const { query } = yield* PostgresDatabase
   const { describe, list } = yield* LockHolders.make
@@ -109,19 +141,20 @@ const describeHolders = Effect.gen(function* () {
   return holders.size === 0 ? undefined : yield* describe(query, holders)
 })
 
-const look = Effect.gen(function* () {
+const look = Effect.fnUntraced(function* (isExact: boolean) {
   const log = yield* lookAtLog
   const offsets = yield* lookAtOffsets(log?.latestVersion ?? 0n)
   const { estimated = 0n, found = 0, states: few = 0n, ...messages } = (yield* countStatesAndMessages) ?? {}
-  const areMany = found > fewStates
+  const areMany = found > fewStates && !isExact
   // The statistics may be older than the states.
-  const states = !areMany ? few : estimated > found ? estimated : BigInt(found)
+  const many = estimated > found ? estimated : BigInt(found)
+  const states = found <= fewStates ? few : isExact ? yield* countAllStates(many) : many
   const holders = yield* describeHolders
   const processes = yield* allProcesses
   return { ...log, offsets, processes, messages, states, areMany, holders, atMillis: yield* Clock.currentTimeMillis }
 })
 
-type Seen = Effect.Success<typeof look>
+type Seen = Effect.Success<ReturnType<typeof look>>
 
 /** How many events a second have been appended since the look before. */
 const eventsPerSecond = (before: Seen | undefined, { atMillis, latestVersion = 0n }: Seen): number | undefined =>
@@ -165,6 +198,7 @@ const show = Effect.fnUntraced(function* (seen: Seen, before: Seen | undefined, 
       eventsPerSecond: rate,
       tail: holders ?? null,
       states,
+      areStatesEstimated: areMany,
       messages,
       offsets,
       processes: processes.map(processJson),
@@ -177,7 +211,7 @@ const show = Effect.fnUntraced(function* (seen: Seen, before: Seen | undefined, 
       (at === null ? "none" : `up to version ${latestVersion}, the last of ${at}`) +
       (rate === undefined ? "" : `, ${rate.toLocaleString("en-US")} a second`),
     tail: holders === undefined ? "nobody is appending" : `being appended to by ${holders}`,
-    states: `${areMany ? "about " : ""}${states.toLocaleString("en-US")}`,
+    states: areMany ? Output.about(states) : states.toLocaleString("en-US"),
     messages: Object.entries(messages)
       .map(([state, count]) => `${count.toLocaleString("en-US")} ${state}`)
       .join(", ")
@@ -192,7 +226,14 @@ const judgement = Effect.map(Effect.all([ofProjections(), ofQueues()]), (parts) 
   parts.flatMap((part) => part.problems)
 )
 
-export const status = Command.make("status", { ...watchFlags, ...projectionFlags, ...queueFlags }).pipe(
+const flags = {
+  ...watchFlags,
+  ...projectionFlags,
+  ...queueFlags,
+  exact: Parameters.toggle("exact", "Count all states, where many are estimated otherwise")
+}
+
+export const status = Command.make("status", flags).pipe(
   Command.withDescription(
     "Shows the log, who appends to it, how far projections are behind, which processes run them, states and messages. Fails if something is beyond its limit"
   ),
@@ -206,7 +247,7 @@ export const status = Command.make("status", { ...watchFlags, ...projectionFlags
     return watched(
       flags,
       Effect.gen(function* () {
-        const { problems, seen } = yield* withoutWaiting(Effect.all({ seen: look, problems: judgement }))
+        const { problems, seen } = yield* withoutWaiting(Effect.all({ seen: look(flags.exact), problems: judgement }))
         yield* show(seen, before, problems)
         before = seen
         if (!flags.watch && problems.length > 0) {

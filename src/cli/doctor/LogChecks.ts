@@ -1,7 +1,11 @@
 /** The table of events: whether readers can rely on its versions, and what else happens when a row is inserted. */
-import { Effect, Schema } from "effect"
+import { Context, Effect, Schema } from "effect"
+import type { Fragment } from "effect/sql/Statement"
+import { EventStore } from "../../EventStore.ts"
 import { PostgresDatabase } from "../../postgres/database/PostgresDatabase.ts"
 import * as EventTable from "../../postgres/events/EventTable.ts"
+import * as LogParts from "../../postgres/events/LogParts.ts"
+import * as Output from "../terminal/Output.ts"
 import { type Findings, ok, orOk, problem, relations, rows, texts, warning } from "./Check.ts"
 
 /** Does logical replication write to the log? */
@@ -96,33 +100,79 @@ export const sequence: Findings = Effect.gen(function* () {
       ]
 })
 
-const Trigger = Schema.Struct({ name: Schema.String, notifies: Schema.Boolean, failsForLongIds: Schema.Boolean })
+/** Runs what looks at all of so many events, and shows how far it is. */
+export type Thorough = <A, E>(
+  total: number | undefined,
+  run: (advance: (count: number) => Effect.Effect<void>) => Effect.Effect<A, E, PostgresDatabase>
+) => Effect.Effect<A, E, PostgresDatabase>
+
+/** Given if checks are to look at all events, where they look at a part of a large log otherwise. */
+export const Thoroughly = Context.Reference<Thorough | undefined>("effect-strata/cli/Thoroughly", {
+  defaultValue: () => undefined
+})
+
+const Ids = Schema.Struct({ ...LogParts.Found, longest: Schema.Int })
+
+/** The channel of an aggregate has a name that begins with `stream_`, and 63 bytes at most. */
+const longestNotified = 56
+
+/** How many bytes the longest id of an aggregate has, as far as they were looked at, and where that was if it was a part. */
+const longestId = Effect.gen(function* () {
+  const { sql, tables } = yield* PostgresDatabase
+  const thoroughly = yield* Thoroughly
+  const extent = yield* LogParts.extent
+  const lookAt = (events: Fragment) =>
+    rows(
+      Ids,
+      sql`
+        SELECT ${sql.literal(LogParts.found)}, max(octet_length(aggregate_id)) AS longest FROM ${events}
+        HAVING count(*) > 0`
+    )
+  const longestIn = (found: ReadonlyArray<typeof Ids.Type>) => Math.max(0, ...found.map(({ longest }) => longest))
+  if (extent.blocks <= LogParts.manyBlocks) return { bytes: longestIn(yield* lookAt(tables.events)), where: "" }
+  if (thoroughly !== undefined) {
+    const upTo = yield* EventStore.use(({ latestVersion }) => latestVersion)
+    const all = thoroughly(extent.rows ?? undefined, (advance) =>
+      LogParts.eachPart({ columns: "aggregate_id", upTo }, lookAt, advance)
+    )
+    return { bytes: longestIn(yield* all), where: "" }
+  }
+  const { events } = yield* LogParts.sample(extent, LogParts.manyBlocks)
+  const found = yield* lookAt(events)
+  const looked = found.reduce((sum, part) => sum + part.looked, 0)
+  return {
+    bytes: longestIn(found),
+    where: `, among ${looked.toLocaleString("en-US")} of ${Output.about(extent.rows ?? 0)} events: --exact looks at all`
+  }
+})
+
+const Trigger = Schema.Struct({ name: Schema.String, notifies: Schema.Boolean, namesAggregates: Schema.Boolean })
 
 /** Which triggers run for each event, and what does that cost? */
 export const triggers: Findings = Effect.gen(function* () {
-  const { sql, tables } = yield* PostgresDatabase
+  const { sql } = yield* PostgresDatabase
   const { events } = yield* relations
   const found = yield* rows(
     Trigger,
     sql`
       SELECT tgname::text AS name, prosrc ~ 'pg_notify' AS notifies,
-        prosrc ~ 'pg_notify.*(stream_name|aggregate_id)'
-          AND EXISTS (SELECT FROM ${tables.events} WHERE octet_length(aggregate_id) > 56) AS "failsForLongIds"
+        prosrc ~ 'pg_notify.*(stream_name|aggregate_id)' AS "namesAggregates"
       FROM pg_trigger JOIN pg_proc ON pg_proc.oid = tgfoid
       WHERE tgrelid = ${events}::regclass::oid AND NOT tgisinternal AND tgenabled <> 'D'`
   )
+  const longest = found.some(({ namesAggregates }) => namesAggregates) ? yield* longestId : { bytes: 0, where: "" }
   return orOk(
-    found.map(({ failsForLongIds, name, notifies }) =>
-      failsForLongIds
-        ? problem(
-            `the trigger ${name} notifies a channel per aggregate, and there are aggregate ids of more than 56 bytes`,
-            "appends to those fail: shorten the ids, or drop the trigger once no Go service listens"
-          )
-        : warning(
-            `the trigger ${name} runs for each event${notifies ? " and notifies, which makes commits wait for each other" : ""}`,
-            "drop it once nobody needs it"
-          )
-    ),
+    found.map(({ name, namesAggregates, notifies }) => {
+      if (namesAggregates && longest.bytes > longestNotified) {
+        return problem(
+          `the trigger ${name} notifies a channel per aggregate, and there are aggregate ids of more than 56 bytes`,
+          "appends to those fail: shorten the ids, or drop the trigger once no Go service listens"
+        )
+      }
+      const cost = notifies ? " and notifies, which makes commits wait for each other" : ""
+      const ids = namesAggregates && longest.where !== "" ? `; no aggregate id is too long for it${longest.where}` : ""
+      return warning(`the trigger ${name} runs for each event${cost}${ids}`, "drop it once nobody needs it")
+    }),
     "no foreign triggers"
   )
 })

@@ -33,17 +33,14 @@ const isUsage = (error: unknown): boolean =>
   error instanceof Config.ConfigError ||
   (Predicate.isTagged(error, "InvalidVersion") && error instanceof Error)
 
-const issuesOf = ({ issues }: InvalidInput): string =>
-  issues.map(({ field, message }) => (field === "" ? message : `${field}: ${message}`)).join("; ")
-
 const messageOf = (error: unknown): string => {
   if (SqlError.isSqlError(error)) return reasonOf(error).message
   // Which operation of which store has failed says nothing to somebody who runs a command: only the reason does.
   if (error instanceof StoreError) return error.reason.message
   if (isReason(error)) return error.message
-  if (error instanceof InvalidInput) return issuesOf(error)
+  if (error instanceof InvalidInput) return error.explanation
   if (error instanceof Config.ConfigError && Schema.isSchemaError(error.cause)) {
-    return issuesOf(invalidInput("", "", error.cause.issue))
+    return invalidInput("", "", error.cause.issue).explanation
   }
   return error instanceof Error ? error.message : String(error)
 }

@@ -190,6 +190,11 @@ export const done = (sentence: string, result: Readonly<Record<string, unknown>>
 export const count = (number: number | bigint, thing: string): string =>
   `${number.toLocaleString("en-US")} ${thing}${number === 1 || number === 1n ? "" : thing.endsWith("s") ? "es" : "s"}`
 
+const twoDigits = new Intl.NumberFormat("en-US", { maximumSignificantDigits: 2 })
+
+/** A number that was estimated. More digits than this would not be true. */
+export const about = (number: number | bigint): string => `about ${twoDigits.format(number)}`
+
 const colourCodes = { red: 31, green: 32, yellow: 33 } as const
 
 /** Whether stdout is a terminal whose user has not refused colours with `NO_COLOR`. */

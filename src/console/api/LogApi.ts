@@ -57,6 +57,24 @@ export const EventDetail = Schema.Struct({
   next: Schema.NullOr(Whole)
 })
 
+/** An aggregate's newest events, each with the states after it. */
+export const AggregateHistory = Schema.Struct({
+  /** The newest event comes first. */
+  steps: Schema.Array(
+    Schema.Struct({
+      event: Event,
+      /** The state after the event, as each entity makes it that knows the aggregate. */
+      states: Schema.Array(Schema.Struct({ entity: Schema.String, json: JsonText }))
+    })
+  ),
+  /** There are older events below this version. */
+  before: Schema.NullOr(Whole),
+  /** The entities that the application has given to the console. */
+  given: Schema.Array(Schema.String),
+  /** Those that know this aggregate, and why a state is missing. */
+  known: Schema.Array(Schema.Struct({ name: Schema.String, failure: JsonText }))
+})
+
 export class LogApi extends HttpApiGroup.make("log").add(
   HttpApiEndpoint.get("events", "/api/events", {
     query: { ...EventFilter, before: Schema.optionalKey(Whole), limit: Schema.optionalKey(Limit) },
@@ -66,6 +84,11 @@ export class LogApi extends HttpApiGroup.make("log").add(
   HttpApiEndpoint.get("event", "/api/event", {
     query: { version: Schema.optionalKey(Whole), id: Schema.optionalKey(Schema.String) },
     success: EventDetail,
+    error: errors
+  }),
+  HttpApiEndpoint.get("aggregate", "/api/aggregate", {
+    query: { id: Schema.String },
+    success: AggregateHistory,
     error: errors
   })
 ) {}

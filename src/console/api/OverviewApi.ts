@@ -54,7 +54,25 @@ export const Moment = Schema.Struct({
   problems: Schema.Array(Problem)
 })
 
+/** What was seen at a moment of the last hour. */
+export const Sample = Schema.Struct({
+  at: Time,
+  latestVersion: Whole,
+  /** How many messages were incoming, deferred or active, in all queues together. */
+  waiting: Schema.Int,
+  /** How many versions each projection was behind, by its name. */
+  lags: Schema.Record(Schema.String, Whole)
+})
+
+/** The last hour, as the process of the console has seen it: it keeps no more, and nothing from before it was started. */
+export const History = Schema.Struct({
+  /** Since when the process looks. */
+  since: Time,
+  samples: Schema.Array(Sample)
+})
+
 export class OverviewApi extends HttpApiGroup.make("overview").add(
   HttpApiEndpoint.get("about", "/api/about", { success: About, error: errors }),
+  HttpApiEndpoint.get("history", "/api/history", { success: History, error: errors }),
   HttpApiEndpoint.get("live", "/api/live", { success: HttpApiSchema.StreamSse({ data: Moment }), error: errors })
 ) {}

@@ -1,6 +1,7 @@
 /** The frame of all pages: where one is, whether the server is there, and the keys. */
 import { useEffect, useRef, useState } from "preact/hooks"
 import { Dialogs } from "./Action.tsx"
+import { AggregatePage } from "./AggregatePage.tsx"
 import { setAbout, useAnswer } from "./Client.ts"
 import { DoctorPage } from "./DoctorPage.tsx"
 import { plural } from "./Format.ts"
@@ -133,6 +134,8 @@ const Page = ({ route }: { readonly route: Route }) => {
       return name === undefined ? <ProjectionsPage /> : <ProjectionPage key={name} name={name} />
     case "spool":
       return <SpoolPage route={route} />
+    case "history":
+      return name === undefined ? <Empty title="There is no such page" /> : <AggregatePage key={name} id={name} />
     case "states":
       return <StatesPage route={route} />
     case "doctor":
@@ -151,7 +154,7 @@ export const App = () => {
   const [isHelp, setHelp] = useState(false)
   const [page = "overview", name] = route.parts
   const current = pages.find(({ path }) => path === page)
-  const title = current?.title ?? "Strata"
+  const title = current?.title ?? (page === "history" ? "Log" : "Strata")
   useKeys({
     "?": () => setHelp(true),
     ...Object.fromEntries(pages.map(({ key, path }) => [`g ${key}`, () => go(href([path]))]))
@@ -200,7 +203,7 @@ export const App = () => {
               title
             ) : (
               <>
-                <a href={href([page])}>{title}</a> <span aria-hidden="true">/</span> {name}
+                <a href={href([page === "history" ? "log" : page])}>{title}</a> <span aria-hidden="true">/</span> {name}
               </>
             )}
           </h1>

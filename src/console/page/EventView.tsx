@@ -3,7 +3,7 @@ import type { Answer } from "../api/Answers.ts"
 import { useAnswer } from "./Client.ts"
 import { JsonTree } from "./JsonTree.tsx"
 import { BelongsTo, Copy, FailedNote, Field, Hidden, Whole, Skeleton, Time } from "./Parts.tsx"
-import { aggregateHref, eventHref, href, hrefWith, type Route } from "./Route.ts"
+import { aggregateHref, eventHref, historyHref, href, hrefWith, type Route } from "./Route.ts"
 
 type Detail = Answer<"/api/event">
 type Event = Detail["event"]
@@ -63,6 +63,7 @@ const Content = ({ detail, route }: { readonly detail: Detail; readonly route: R
         </Field>
         <Field name="Aggregate">
           <a href={aggregateHref(event.aggregateId)}>{event.aggregateId}</a>{" "}
+          <a href={historyHref(event.aggregateId)}>its history</a>{" "}
           <span class="neighbours">
             <Neighbour name="← before" route={route} version={previous} />
             <Neighbour name="after →" route={route} version={next} />

@@ -32,6 +32,10 @@ export const span = (millis: number): string => {
   return lesser === undefined || rest === 0 || count >= 20 ? `${count} ${name}` : `${count} ${name} ${rest} ${lesser}`
 }
 
+/** A time of the day, where the browser is. */
+export const clock = (millis: number): string =>
+  new Date(millis).toLocaleTimeString("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit" })
+
 /** How long a time is ago, or until when. */
 export const ago = (time: string, now: number): string => {
   const millis = now - Date.parse(time)

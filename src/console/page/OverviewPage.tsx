@@ -1,11 +1,11 @@
 /** The page that says at one glance whether all is well, and where it is not. */
 import type { ComponentChildren } from "preact"
 import type { Moment } from "../api/Answers.ts"
-import { rate, span, whole } from "./Format.ts"
-import { type Live, type Sample, useLive } from "./Live.ts"
+import { Chart, type Point } from "./Chart.tsx"
+import { plural, rate, span, whole } from "./Format.ts"
+import { type Live, lags, rates, useLive, waiting } from "./Live.ts"
 import { Badge, Empty, Whole, Panel, Skeleton, Span, Time } from "./Parts.tsx"
 import { href, projectionHref, queueHref } from "./Route.ts"
-import { Sparkline } from "./Sparkline.tsx"
 
 type Problem = Moment["problems"][number]
 
@@ -38,16 +38,20 @@ interface TileProps {
   readonly title: string
   readonly value: ComponentChildren
   readonly detail: ComponentChildren
-  readonly samples: ReadonlyArray<Sample>
-  readonly of: (sample: Sample) => number
+  /** What the chart shows, and how a point of it is said. */
+  readonly chart: {
+    readonly title: string
+    readonly points: ReadonlyArray<Point>
+    readonly say: (value: number) => string
+  }
 }
 
-const Tile = ({ detail, of, samples, title, value }: TileProps) => (
+const Tile = ({ chart, detail, title, value }: TileProps) => (
   <div class="tile">
     <div class="tile-title">{title}</div>
     <div class="tile-value">{value}</div>
     <div class="tile-detail">{detail}</div>
-    <Sparkline values={samples.map(of)} label={`${title}, since this page was opened`} />
+    <Chart {...chart} />
   </div>
 )
 
@@ -72,8 +76,7 @@ const Tiles = ({ moment, samples }: Live & { readonly moment: Moment }) => {
             </>
           )
         }
-        samples={samples}
-        of={({ rate }) => rate ?? 0}
+        chart={{ title: "Events a second", points: rates(samples), say: (value) => `${rate(value)} a second` }}
       />
       <Tile
         title="Furthest behind"
@@ -87,8 +90,11 @@ const Tiles = ({ moment, samples }: Live & { readonly moment: Moment }) => {
             </>
           )
         }
-        samples={samples}
-        of={({ lag }) => lag}
+        chart={{
+          title: "Lag of the slowest projection",
+          points: lags(samples),
+          say: (value) => plural(value, "version")
+        }}
       />
       <Tile
         title="Messages waiting"
@@ -99,8 +105,7 @@ const Tiles = ({ moment, samples }: Live & { readonly moment: Moment }) => {
             {oldest === 0 ? "" : `, the oldest ready for ${span(oldest)}`}
           </>
         }
-        samples={samples}
-        of={({ waiting }) => waiting}
+        chart={{ title: "Messages waiting", points: waiting(samples), say: (value) => plural(value, "message") }}
       />
     </div>
   )

@@ -2,9 +2,10 @@
 import { useState } from "preact/hooks"
 import type { Answer } from "../api/Answers.ts"
 import { Action } from "./Action.tsx"
+import { Chart } from "./Chart.tsx"
 import { useAnswer } from "./Client.ts"
 import { firstLine, plural, whole } from "./Format.ts"
-import { useLive } from "./Live.ts"
+import { lags, useLive } from "./Live.ts"
 import { Badge, Empty, FailedNote, Whole, Panel, Skeleton, Span, Time } from "./Parts.tsx"
 import { aggregateHref, eventHref } from "./Route.ts"
 
@@ -238,10 +239,21 @@ const Actions = ({ detail }: { readonly detail: Detail }) => {
   )
 }
 
+/** How far its slowest shard was behind in the last hour. */
+const Lag = ({ name }: { readonly name: string }) => {
+  const { samples } = useLive()
+  return (
+    <Panel title="Lag over time">
+      <Chart title={`Lag of ${name}`} points={lags(samples, name)} say={(value) => plural(value, "version")} />
+    </Panel>
+  )
+}
+
 const Content = ({ detail }: { readonly detail: Detail }) => (
   <>
     <Progress detail={detail} />
     <Actions detail={detail} />
+    <Lag name={detail.name} />
     {detail.rebuildFailure === null ? null : (
       <div class="note bad">It could not be rebuilt: {detail.rebuildFailure}</div>
     )}

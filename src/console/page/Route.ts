@@ -49,6 +49,7 @@ export const useRoute = (): Route => {
 /** An event of the log, beside whichever events are listed. */
 export const eventHref = (version: string): string => href(["log"], { event: version })
 export const aggregateHref = (aggregate: string): string => href(["log"], { aggregate })
+export const historyHref = (aggregate: string): string => href(["history", aggregate])
 export const projectionHref = (name: string): string => href(["projections", name])
 export const queueHref = (queue: string | null, state?: string): string =>
   href(["spool"], { queue: queue === null ? "none" : `=${queue}`, state })

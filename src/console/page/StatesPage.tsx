@@ -5,7 +5,7 @@ import { useAnswer } from "./Client.ts"
 import { JsonTree } from "./JsonTree.tsx"
 import { useKeys } from "./Keys.ts"
 import { Bytes, Copy, Empty, FailedNote, Field, Hidden, Skeleton, Time, Whole } from "./Parts.tsx"
-import { aggregateHref, go, hrefWith, type Route } from "./Route.ts"
+import { go, historyHref, hrefWith, type Route } from "./Route.ts"
 import { type Column, Rows } from "./Rows.tsx"
 
 type State = Answer<"/api/states">["states"][number]
@@ -62,7 +62,7 @@ const StateView = ({ close, id }: { readonly id: string; readonly close: () => v
               <Bytes value={String(value.state.size)} />
             </Field>
             <Field name="History">
-              <a href={aggregateHref(id)}>the events of this aggregate, if it has any</a>
+              <a href={historyHref(id)}>the events of this aggregate, if it has any</a>
             </Field>
           </dl>
           {value.json === null && value.base64 === null ? <Hidden /> : null}

@@ -50,6 +50,12 @@ export const needsOf = ({ names, schema }: Place, purpose: Purpose): ReadonlyArr
   ]
 }
 
+/** What a role needs beside that where it reads from standbys: the marks are published by their readers. */
+export const markNeed = ({ names, schema }: Place, purpose: Purpose): Need => ({
+  table: qualify(schema, `${names.events}_mark`),
+  privileges: purpose === "use" ? ["SELECT", "INSERT", "UPDATE"] : ["SELECT"]
+})
+
 /** Of what the server says that the privilege is missing. */
 const refused = /^permission denied for (schema|table|view|sequence|function) (.+)$/
 
@@ -66,7 +72,7 @@ export const grantFor = (message: string, place: Place, role: string | undefined
     case "function":
       return `GRANT EXECUTE ON FUNCTION ${object} ${to}`
     default: {
-      const need = needsOf(place, "use").find(({ table }) => table === object)
+      const need = [...needsOf(place, "use"), markNeed(place, "use")].find(({ table }) => table === object)
       if (need === undefined) return kind === "" ? undefined : `GRANT SELECT ON ${object} ${to}`
       const inserts = need.columns === undefined ? [] : [`INSERT (${need.columns.join(", ")})`]
       return `GRANT ${[...need.privileges, ...inserts].join(", ")} ON ${object} ${to}`

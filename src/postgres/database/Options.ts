@@ -126,7 +126,8 @@ const leastSilenceLimit = Duration.seconds(1)
 const invalidOption = (field: string, message: string) =>
   new InvalidInput({ store: "Postgres", operation: "layer", issues: [{ field, message }] })
 
-const durationOf = (field: string, input: Duration.Input) =>
+/** The duration that was given, by the name of its option. */
+export const durationOf = (field: string, input: Duration.Input) =>
   Option.match(Duration.fromInput(input), {
     onNone: () => Effect.fail(invalidOption(field, "Expected a duration")),
     onSome: (duration) => Effect.succeed(duration)

@@ -25,7 +25,8 @@ import * as TagTable from "./TagTable.ts"
 /** The part of the log that a page is of. */
 export interface Range {
   readonly after: bigint
-  readonly last: bigint
+  /** The last version, or SQL for it. */
+  readonly last: bigint | Fragment
   readonly direction: "ASC" | "DESC"
   /** How many events it has at most. */
   readonly limit: number

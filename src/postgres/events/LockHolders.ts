@@ -40,13 +40,13 @@ const Description = Schema.Struct({ description: Schema.NullOr(Schema.String) })
 
 const holderText = (withQuery: boolean) => transactionText("'the transaction ' || held.virtualtransaction", withQuery)
 
-const onStandby = () =>
-  new Denied({
-    message:
-      "the server is a standby, where nobody can see which events are still on their way; " +
-      "read the log on the primary, or read one aggregate",
-    mayPass: true
-  })
+/** Why a standby does not say how far the log is settled. */
+export const onStandby = new Denied({
+  message:
+    "the server is a standby, where nobody can see which events are still on their way, and it has no mark of the primary for this " +
+    "read: connect to the primary, with this server for Postgres.layerReplica, or read one aggregate by loadByAggregate",
+  mayPass: true
+})
 
 const withOldSnapshot = (isolation: string) =>
   new Unexpected({
@@ -88,7 +88,7 @@ export const make = Effect.gen(function* () {
     FROM ${EventTable.fromVersionOf(database)}`)
 
   const check: Check = Effect.fnUntraced(function* (run, { isolation, standby }) {
-    if (standby) return yield* onStandby()
+    if (standby) return yield* onStandby
     if (run === query && !isolation.startsWith("read ") && (yield* inTransaction)) {
       return yield* withOldSnapshot(isolation)
     }

@@ -1,6 +1,7 @@
 /** How events are read: those of one aggregate at once, others as pages that become a stream. */
-import { Effect, Option, Schema, Stream } from "effect"
+import { Duration, Effect, Option, Schema, Stream } from "effect"
 import type { Fragment } from "effect/sql/Statement"
+import type { AggregateSince } from "../../Event.ts"
 import * as LastSeen from "../../events/LastSeen.ts"
 import { eventsIn } from "../../events/Steps.ts"
 import { Filter, LogReplaced, type Query, type StoredEvent } from "../../EventStore.ts"
@@ -10,23 +11,29 @@ import { PostgresDatabase, type Runnable } from "../database/PostgresDatabase.ts
 import * as Comparing from "./Comparing.ts"
 import * as EventPages from "./EventPages.ts"
 import { eventDecoder } from "./EventRow.ts"
+import * as LockHolders from "./LockHolders.ts"
 import { readPage } from "./LongTexts.ts"
+import * as MarkedReading from "./MarkedReading.ts"
 import { pageOf } from "./PageSize.ts"
 import * as Settling from "./Settling.ts"
 
 /** How many events a page has at most, unless a query says otherwise. */
-const pageEvents = 1000
+export const pageEvents = 1000
 
 /**
  * How many events a statement looks through for those that a filter describes, where the reader wants to know how far it has
  * come: no answer takes long then, and after a lost connection the reader need not begin anew. It takes some 30 milliseconds.
  */
-const partEvents = 50_000
+export const partEvents = 50_000
 
 /** Who looks through more events than that for a few of them is told that no index finds these. */
 const manyVersions = 1_000_000n
 
 const highestPossible = 2n ** 63n - 1n
+
+/** Whether the filter describes no event at all. */
+export const isNothing = ({ aggregateIds, eventTypes }: Filter): boolean =>
+  aggregateIds?.length === 0 || eventTypes?.length === 0
 
 const idOf = ({ id, version }: LastSeen.SeenEvent): LastSeen.SeenEvent => ({ version, id })
 
@@ -45,6 +52,12 @@ interface Range {
   readonly pageLimit: number
 }
 
+/** Reads the last events of a part of the log, at most so many. */
+export type ReadBackward = (
+  filter: Filter,
+  range: { readonly after: bigint; readonly last: bigint; readonly limit: number }
+) => Effect.Effect<ReadonlyArray<unknown>, Reason>
+
 /** Pages of events in the order of their versions. */
 interface Ascending {
   readonly last: bigint
@@ -56,18 +69,13 @@ interface Ascending {
   readonly isLater: boolean
 }
 
-/** The events that the filter describes, from the end of the step before up to a version. */
-export interface Step {
-  readonly events: ReadonlyArray<StoredEvent>
-  /** What the reader has seen then. */
-  readonly seen: LastSeen.Seen
-}
-
 export const make = Effect.gen(function* () {
   const { fixed, integers, names, query, sql, tables } = yield* PostgresDatabase
   const settling = yield* Settling.make
   const { agree, compare } = yield* Comparing.make
   const { columns, page, selectAll, walks } = yield* EventPages.make
+  // Where the server is a standby itself, and there is no replica beside it.
+  const marked = yield* MarkedReading.make({ isOfThisLog: () => true, need: () => {} })
   const decode = eventDecoder(names.events, integers)
   const decodeStop = decodeRows(Stop, names.events, [])
   let hasWarned = false
@@ -99,14 +107,13 @@ export const make = Effect.gen(function* () {
     )
 
   /** The events above `after` up to `last` that the filter describes, at most `limit`, in pages from the last one on. */
-  const descending = (filter: Filter, range: Range) =>
+  const descending = (filter: Filter, range: Range, readRows: ReadBackward) =>
     Stream.paginate<Range | Reason, StoredEvent, Reason>(range, (state) => {
       if ("_tag" in state) return Effect.fail(state)
       const size = Math.min(state.pageLimit, state.limit)
       if (size <= 0) return Effect.succeed([[], Option.none()])
       const { after, last } = state
-      const within = page(filter, { after, last, direction: "DESC", limit: size })
-      return Effect.map(readPage(query, within), (found) => {
+      return Effect.map(readRows(filter, { after, last, limit: size }), (found) => {
         const { isFull, nextLimit, rows } = pageOf(found, size, state.batchSize)
         const { corrupt, events } = decode(rows)
         // The events before a corrupt row are delivered first; the next page fails.
@@ -118,6 +125,18 @@ export const make = Effect.gen(function* () {
       })
     })
 
+  const readBackward: ReadBackward = (filter, range) => readPage(query, page(filter, { ...range, direction: "DESC" }))
+
+  /** The events that a query describes, from the last one on. */
+  const backward = (input: Query, readRows: ReadBackward): Stream.Stream<StoredEvent, Reason> => {
+    const { after = 0n, batchSize = pageEvents, limit = Number.POSITIVE_INFINITY } = input
+    const pageLimit = Math.min(batchSize, pageEvents)
+    const { version } = LastSeen.of(after)
+    return isNothing(input) || limit === 0
+      ? Stream.empty
+      : descending(input, { after: version, last: highestPossible, batchSize, pageLimit, limit }, readRows)
+  }
+
   /** A condition that is false for every row if the event that was seen last is not there any more. */
   const guardOf = ({ isLater, seen }: Ascending): Fragment | undefined => {
     const last = LastSeen.atCursor(seen)
@@ -128,7 +147,7 @@ export const make = Effect.gen(function* () {
 
   /** The events above what was seen up to `last` that the filter describes, in pages. */
   const ascending = (filter: Filter, begin: Ascending) => {
-    type Next = readonly [steps: Array<Step>, next: Option.Option<Ascending | Reason>]
+    type Next = readonly [steps: Array<MarkedReading.Step>, next: Option.Option<Ascending | Reason>]
 
     /** A later page without a row: either that is the end, or the event that was seen last is gone. */
     const afterNothing = (state: Ascending): Effect.Effect<Next, LogReplaced | Reason> =>
@@ -138,7 +157,7 @@ export const make = Effect.gen(function* () {
         return Effect.succeed<Next>([[], isDeleted ? Option.some({ ...state, seen }) : Option.none()])
       })
 
-    return Stream.paginate<Ascending | Reason, Step, LogReplaced | Reason>(begin, (state) => {
+    return Stream.paginate<Ascending | Reason, MarkedReading.Step, LogReplaced | Reason>(begin, (state) => {
       if ("_tag" in state) return Effect.fail(state)
       const { batchSize, last, pageLimit, seen } = state
       const guard = guardOf(state)
@@ -180,9 +199,6 @@ export const make = Effect.gen(function* () {
       )
     })
 
-  /** Whether the filter describes no event at all. */
-  const isNothing = ({ aggregateIds, eventTypes }: Filter) => aggregateIds?.length === 0 || eventTypes?.length === 0
-
   /** The settled events above what was seen, in steps that say how far they go. */
   const settled = (
     filter: Filter,
@@ -191,7 +207,7 @@ export const make = Effect.gen(function* () {
       forever,
       seen: before
     }: { readonly seen: LastSeen.Seen; readonly batchSize?: number | undefined; readonly forever: boolean }
-  ): Stream.Stream<Step, LogReplaced | Reason> => {
+  ): Stream.Stream<MarkedReading.Step, LogReplaced | Reason> => {
     const isInParts = forever && walks(filter) && !isNothing(filter)
     let seen: LastSeen.Seen | undefined
     const all = settling.marks(before, forever)
@@ -209,7 +225,7 @@ export const make = Effect.gen(function* () {
       }
       const isEmpty = isNothing(filter) || mark.version <= begin.seen.version
       const steps = isEmpty ? Stream.empty : ascending(filter, begin)
-      const end = Stream.sync((): Step => {
+      const end = Stream.sync((): MarkedReading.Step => {
         const { server } = mark.seen
         seen = LastSeen.add(seen ?? mark.seen, mark.id === undefined ? [] : [idOf(mark)], mark.version, server)
         return { events: [], seen }
@@ -222,10 +238,33 @@ export const make = Effect.gen(function* () {
     })
   }
 
+  /** The settled events that a standby has, up to the mark that its primary has published. */
+  const upToMark = (
+    filter: Filter,
+    seen: LastSeen.Seen,
+    batchSize: number
+  ): Stream.Stream<MarkedReading.Step, LogReplaced | Reason> =>
+    Stream.catchTag(
+      marked.steps(filter, {
+        seen,
+        batchSize,
+        pageLimit: Math.min(batchSize, pageEvents),
+        part: undefined,
+        needed: 0n,
+        wait: Duration.zero
+      }),
+      "Left",
+      ({ reason }) => Stream.fail(reason ?? LockHolders.onStandby)
+    )
+
   return {
     highestVersion: settling.highestVersion,
     atEnd: settling.atEnd,
     settled,
+    backward,
+    readBackward,
+    decode,
+    walks,
 
     /** What `read` of the contract does. */
     read: (input: Query): Stream.Stream<StoredEvent, LogReplaced | Reason> => {
@@ -235,17 +274,18 @@ export const make = Effect.gen(function* () {
         const isCompared = direction === "forward" && seen.version > 0n
         return isCompared ? Stream.drain(Stream.fromEffect(agree(seen, false))) : Stream.empty
       }
-      if (direction === "backward") {
-        if (isNothing(input)) return Stream.empty
-        const pageLimit = Math.min(batchSize, pageEvents)
-        return descending(input, { after: seen.version, last: highestPossible, batchSize, pageLimit, limit })
-      }
-      const steps = settled(input, { seen, batchSize: Math.min(batchSize, limit), forever: false })
+      if (direction === "backward") return backward(input, readBackward)
+      const size = Math.min(batchSize, limit)
+      const steps = Stream.catchIf(
+        settled(input, { seen, batchSize: size, forever: false }),
+        (reason) => reason === LockHolders.onStandby,
+        () => (isNothing(input) ? Stream.empty : upToMark(input, seen, size))
+      )
       const forward = eventsIn(steps)
       return limit === Number.POSITIVE_INFINITY ? forward : Stream.take(forward, limit)
     },
 
-    byAggregate: (aggregateId: string, since: bigint) =>
+    byAggregate: ({ aggregateId, since }: AggregateSince) =>
       eventsOf(
         fixed`
           SELECT ${columns.sent} FROM (
@@ -264,3 +304,5 @@ export const make = Effect.gen(function* () {
       )
   }
 })
+
+export type Reading = Effect.Success<typeof make>

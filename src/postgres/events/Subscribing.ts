@@ -9,7 +9,7 @@ import { streamOnRealClock } from "../../internal/RealTime.ts"
 import { isPassing } from "../../internal/Transient.ts"
 import type { Reason } from "../../StoreError.ts"
 import { PostgresDatabase } from "../database/PostgresDatabase.ts"
-import * as Reading from "./Reading.ts"
+import type { Reading } from "./Reading.ts"
 import { Subscriber } from "./Subscriber.ts"
 import * as TagTable from "./TagTable.ts"
 import * as Tail from "./Tail.ts"
@@ -28,9 +28,12 @@ const giveEvents: Give<StoredEvent> = (events) => events
 
 const giveStep: Give<Step> = (events, seen) => [{ events, upTo: LastSeen.cursorOf(seen) }]
 
-export const make = Effect.fnUntraced(function* (check: Effect.Effect<unknown, Reason>) {
+/** `reading` has what is in the table. */
+export const make = Effect.fnUntraced(function* (
+  check: Effect.Effect<unknown, Reason>,
+  reading: Pick<Reading, "atEnd" | "settled">
+) {
   const { inTransaction, reconnect, sql } = yield* PostgresDatabase
-  const reading = yield* Reading.make
   const tailOf = yield* Tail.make
   const tagTable = yield* TagTable.make
   const again = (reason: Reason) =>

@@ -29,13 +29,20 @@ const waitingEvents = Effect.fnUntraced(function* <R>(
 ) {
   const events = yield* EventStore
   const after = version - 1n
+  const atLeast = offset()
   // Events do not bring their tags along, so the store has to choose them. Backward it waits for no hole: all are below the offset.
-  const chosen = events.read({ ...filterOf(settings), aggregateIds: [aggregateId], after, direction: "backward" })
+  const chosen = events.read({
+    ...filterOf(settings),
+    aggregateIds: [aggregateId],
+    after,
+    atLeast,
+    direction: "backward"
+  })
   const stored =
     settings.tags === undefined && settings.items === undefined
-      ? yield* events.loadByAggregate(aggregateId, after)
+      ? yield* events.loadByAggregate(aggregateId, after, { atLeast })
       : (yield* Stream.runCollect(chosen)).toReversed()
-  return stored.filter((event) => event.version <= offset() && isOwn(event))
+  return stored.filter((event) => event.version <= atLeast && isOwn(event))
 })
 
 /**

@@ -29,6 +29,7 @@
 \endif
 \set events_log :events _log
 \set events_tags :events _tags
+\set events_mark :events _mark
 
 SET strata.events TO :"events";
 
@@ -37,6 +38,9 @@ SET strata.events_log TO :"events_log";
 
 -- next
 SET strata.events_tags TO :"events_tags";
+
+-- next
+SET strata.events_mark TO :"events_mark";
 
 -- next
 SET strata.offsets TO :"offsets";
@@ -67,6 +71,7 @@ BEGIN
             ('events'::pg_catalog.text, 'strata.events'::pg_catalog.text),
             ('events_log'::pg_catalog.text, 'strata.events_log'::pg_catalog.text),
             ('events_tags'::pg_catalog.text, 'strata.events_tags'::pg_catalog.text),
+            ('events_mark'::pg_catalog.text, 'strata.events_mark'::pg_catalog.text),
             ('offsets'::pg_catalog.text, 'strata.offsets'::pg_catalog.text),
             ('states'::pg_catalog.text, 'strata.states'::pg_catalog.text),
             ('messages'::pg_catalog.text, 'strata.messages'::pg_catalog.text),
@@ -98,6 +103,10 @@ BEGIN
                 ('events_tags', NULL, 'The tags of events, beside the log. The empty tag is of no event: its versions count later taggings'),
                 ('events_tags', 'tag', 'What the event is about'),
                 ('events_tags', 'version', 'The version of the event'),
+                ('events_mark', NULL, 'How far the log is settled, for readers on standbys'),
+                ('events_mark', 'single', 'Always true: the table has at most one row'),
+                ('events_mark', 'version', 'The version up to which every event that there will ever be was committed then'),
+                ('events_mark', 'server', 'The server that has settled it, by the time of its start, and the file of its sequence'),
                 ('offsets', NULL, 'How far the shards of projections are. eGo reads and writes the same table'),
                 ('offsets', 'projection_name', 'The name of the projection'),
                 ('offsets', 'shard_number', 'The number of the shard, from 0'),
@@ -187,6 +196,9 @@ RESET strata.events_log;
 
 -- next
 RESET strata.events_tags;
+
+-- next
+RESET strata.events_mark;
 
 -- next
 RESET strata.offsets;

@@ -1,0 +1,159 @@
+/**
+ * Pages up to the mark that the primary has published, on a standby or any other server of the log. The mark and the page are
+ * read by one statement: of two, the second one could meet another standby of the pool, which has not replayed what the mark
+ * promises, or a log that was replaced in between.
+ */
+import { Effect, Option, Schema } from "effect"
+import type { Fragment } from "effect/sql/Statement"
+import type { Filter } from "../../Event.ts"
+import type { Reason } from "../../StoreError.ts"
+import { decodeRows } from "../database/DecodeRows.ts"
+import { PostgresDatabase } from "../database/PostgresDatabase.ts"
+import * as EventPages from "./EventPages.ts"
+import * as MarkTable from "./MarkTable.ts"
+
+/** What the first row says. The others are those of the page. */
+const Header = Schema.Struct({
+  /** Null if there is no mark, or one below what the reader needs. */
+  mark: Schema.NullOr(Schema.BigInt),
+  server: Schema.NullOr(Schema.String),
+  upTo: Schema.NullOr(Schema.BigInt),
+  upToId: Schema.NullOr(Schema.String),
+  cursorId: Schema.NullOr(Schema.String),
+  compared: Schema.Array(Schema.String)
+})
+
+/** The row of a page of committed events. */
+const Replayed = Schema.Struct({ replayed: Schema.Boolean })
+
+export interface MarkedPage {
+  readonly mark: bigint
+  /** The server that has settled it. */
+  readonly server: string
+  /** How far the page has looked: to the mark, or to the end of a part of the log. */
+  readonly upTo: bigint
+  readonly upToId: string | undefined
+  /** The id of the event at the cursor. */
+  readonly cursorId: string | undefined
+  /** The ids of the events at the versions that were to be compared. */
+  readonly ids: ReadonlyMap<bigint, string>
+  readonly rows: ReadonlyArray<unknown>
+}
+
+export interface Asked {
+  readonly after: bigint
+  readonly limit: number
+  /** The lowest mark that is of use to the reader. */
+  readonly needed: bigint
+  /** How many versions the page looks through at most. */
+  readonly part: number | undefined
+  /** The versions whose events are to be compared with what was seen. */
+  readonly compared: ReadonlyArray<bigint>
+}
+
+const orUndefined = <A>(value: A | null): A | undefined => value ?? undefined
+
+/** The versions and ids of texts such as `12 the-id`. */
+const idsOf = (texts: ReadonlyArray<string>): ReadonlyMap<bigint, string> =>
+  new Map(
+    texts.map((text) => {
+      const space = text.indexOf(" ")
+      return [BigInt(text.slice(0, space)), text.slice(space + 1)]
+    })
+  )
+
+export const make = Effect.gen(function* () {
+  const database = yield* PostgresDatabase
+  const { names, query, sql, tables } = database
+  const { columns, page } = yield* EventPages.make
+  const events = tables.events
+  const current = MarkTable.current(database)
+  const decodeHeader = decodeRows(Header, MarkTable.nameOf(database), [])
+  const decodeReplayed = decodeRows(Replayed, names.events, [])
+
+  const endOfPart = (after: bigint, part: number) => sql`(
+    SELECT version FROM ${events} WHERE version > ${after} AND version <= mark.version
+    ORDER BY version OFFSET ${part - 1} LIMIT 1)`
+
+  const idAt = (version: Fragment) => sql`(SELECT id FROM ${events} WHERE version = ${version})`
+
+  /** A page, or none where the mark is lower than what is needed. */
+  const read = Effect.fnUntraced(function* (
+    filter: Filter,
+    { after, compared, limit, needed, part }: Asked
+  ): Effect.fn.Return<Option.Option<MarkedPage>, Reason> {
+    const range = { after, last: sql`(SELECT "upTo" FROM log)`, direction: "ASC", limit } as const
+    const upTo =
+      part === undefined ? sql.literal("mark.version") : sql`coalesce(${endOfPart(after, part)}, mark.version)`
+    const rows = yield* query(sql`
+      WITH log AS MATERIALIZED (
+        SELECT mark.version AS mark, mark.server, ${upTo} AS "upTo"
+        FROM (SELECT) AS one LEFT JOIN (${current}) AS mark ON mark.version >= ${needed}
+      )
+      SELECT header.*, page.*
+      FROM (
+        SELECT mark, server, "upTo", ${idAt(sql.literal('log."upTo"'))} AS "upToId",
+          ${after === 0n ? sql.literal("NULL::text") : idAt(sql`${after}`)} AS "cursorId",
+          ARRAY(
+            SELECT version::text || ' '::text || id FROM ${events} WHERE version = ANY(${compared.map(String)}::text[]::bigint[])
+          ) AS compared
+        FROM log
+      ) AS header
+      FULL JOIN (${page(filter, range)("all")}) AS page ON false
+      ORDER BY page.version NULLS FIRST`)
+    const [header] = yield* decodeHeader(rows.slice(0, 1))
+    if (header === undefined || header.mark === null || header.server === null || header.upTo === null) {
+      return Option.none()
+    }
+    return Option.some({
+      mark: header.mark,
+      server: header.server,
+      upTo: header.upTo,
+      upToId: orUndefined(header.upToId),
+      cursorId: orUndefined(header.cursorId),
+      ids: idsOf(header.compared),
+      rows: rows.slice(1)
+    })
+  })
+
+  /** Whether the server has replayed a version: its event is there, or the mark is at least as high. */
+  const hasReplayed = (version: bigint) =>
+    version === 0n
+      ? sql.literal("true")
+      : sql`(EXISTS (SELECT FROM ${events} WHERE version = ${version}) OR EXISTS (SELECT FROM (${current}) AS mark WHERE version >= ${version}))`
+
+  /** Rows of a statement that has a condition, or none where the server has not replayed the version that is needed. */
+  const committed = Effect.fnUntraced(function* (
+    needed: bigint,
+    statement: (condition: Fragment) => Fragment,
+    direction: "ASC" | "DESC"
+  ): Effect.fn.Return<Option.Option<ReadonlyArray<unknown>>, Reason> {
+    const condition = sql.literal("(SELECT replayed FROM log)")
+    const rows = yield* query(sql`
+      WITH log AS MATERIALIZED (SELECT ${hasReplayed(needed)} AS replayed)
+      SELECT log.replayed, page.* FROM log FULL JOIN (${statement(condition)}) AS page ON false
+      ORDER BY page.version ${sql.literal(direction)} NULLS FIRST`)
+    const [header] = yield* decodeReplayed(rows.slice(0, 1))
+    return header?.replayed === true ? Option.some(rows.slice(1)) : Option.none()
+  })
+
+  return {
+    read,
+
+    /** A page of committed events from the last version on. */
+    descending: (filter: Filter, range: Omit<EventPages.Range, "direction" | "guard">, needed: bigint) =>
+      committed(needed, (guard) => page(filter, { ...range, direction: "DESC", guard })("all"), "DESC"),
+
+    /** The committed events of one aggregate above a version. */
+    byAggregate: (aggregateId: string, since: bigint, needed: bigint) =>
+      committed(
+        needed,
+        (condition) => sql`
+          SELECT ${columns.sent} FROM (
+            SELECT ${columns.read} FROM ${events} WHERE aggregate_id = ${aggregateId} AND version > ${since} AND ${condition}
+            ORDER BY version OFFSET 0
+          ) AS page ORDER BY version`,
+        "ASC"
+      )
+  }
+})

@@ -1,0 +1,155 @@
+/**
+ * Reads the log in order up to the mark that the primary has published, page by page, and says where that ends for a reason of
+ * the server that is read: then another server has to go on.
+ */
+import { Duration, Effect, Option, Stream } from "effect"
+import * as LastSeen from "../../events/LastSeen.ts"
+import { type Filter, LogReplaced, type StoredEvent } from "../../EventStore.ts"
+import { realMillis, realSleep } from "../../internal/RealTime.ts"
+import { isPassing } from "../../internal/Transient.ts"
+import type { Reason } from "../../StoreError.ts"
+import { PostgresDatabase } from "../database/PostgresDatabase.ts"
+import { isTextTooLong } from "../database/Reasons.ts"
+import { eventDecoder } from "./EventRow.ts"
+import * as MarkedPages from "./MarkedPages.ts"
+import { pageOf } from "./PageSize.ts"
+
+/** The waits between two looks whether a server has replayed what is needed. */
+const firstWaitMillis = 2
+const longestWaitMillis = 50
+
+/** How long a statement is tried again that was cancelled because it was in the way of the replay, or was in another way. */
+const conflictMillis = 1000
+
+/** The server cannot go on here, and another one has to: `reason` says why, unless it only lags. */
+export class Left {
+  readonly _tag = "Left"
+  readonly reason: LogReplaced | Reason | undefined
+  constructor(reason: LogReplaced | Reason | undefined) {
+    this.reason = reason
+  }
+}
+
+/** The events that a filter describes, from the end of the step before up to a version, and what the reader has seen then. */
+export interface Step {
+  readonly events: ReadonlyArray<StoredEvent>
+  readonly seen: LastSeen.Seen
+}
+
+export interface Asked {
+  readonly seen: LastSeen.Seen
+  readonly batchSize: number
+  /** How many events a page has at most at first. */
+  readonly pageLimit: number
+  /** How many versions a page looks through at most. */
+  readonly part: number | undefined
+  /** The lowest mark that the first page may have. */
+  readonly needed: bigint
+  /** How long each page may wait for the server. */
+  readonly wait: Duration.Duration
+}
+
+/** How the reader knows which marks are of this log, and has one published that is high enough. */
+export interface Marks {
+  /** Whether a mark of this server's may be followed. */
+  readonly isOfThisLog: (server: string) => boolean
+  /** Asks for a mark up to a version. */
+  readonly need: (version: bigint) => void
+}
+
+const idOf = ({ id, version }: StoredEvent): LastSeen.SeenEvent => ({ version, id })
+
+/** What a reader fails of that only another server can mend, or nobody. A row that cannot be read is the same everywhere. */
+const isOfServer = (reason: Reason): boolean =>
+  isPassing(reason) || isTextTooLong(reason) || reason._tag === "SchemaMissing" || reason._tag === "Denied"
+
+/** Tries until it gives something. It goes on after a failure that may pass where `isPatient`, and after a lost conflict in any case. */
+export const untilReady = Effect.fnUntraced(function* <A>(
+  look: Effect.Effect<Option.Option<A>, Reason>,
+  { isPatient, wait }: { readonly isPatient: boolean; readonly wait: Duration.Duration }
+): Effect.fn.Return<A, Left | Reason> {
+  const since = yield* realMillis
+  let waitMillis = firstWaitMillis
+  while (true) {
+    const found = yield* Effect.result(look)
+    if (found._tag === "Success" && Option.isSome(found.success)) return found.success.value
+    const failure = found._tag === "Failure" ? found.failure : undefined
+    if (failure !== undefined && !isOfServer(failure)) return yield* Effect.fail(failure)
+    const isConflict = failure?._tag === "Contention"
+    const mayPass = failure === undefined || isConflict || (isPatient && isPassing(failure))
+    const limitMillis = Math.max(Duration.toMillis(wait), isConflict ? conflictMillis : 0)
+    if (!mayPass || (yield* realMillis) + waitMillis > since + limitMillis) return yield* Effect.fail(new Left(failure))
+    yield* realSleep(waitMillis)
+    waitMillis = Math.min(waitMillis * 2, longestWaitMillis)
+  }
+})
+
+interface State extends Asked {
+  readonly isFirst: boolean
+}
+
+export const make = Effect.fnUntraced(function* (marks: Marks) {
+  const { integers, names } = yield* PostgresDatabase
+  const pages = yield* MarkedPages.make
+  const decode = eventDecoder(names.events, integers)
+
+  /** A page of this log that has what was seen. */
+  const agreed = Effect.fnUntraced(function* (
+    filter: Filter,
+    { isFirst, needed, pageLimit, part, seen, wait }: State
+  ): Effect.fn.Return<readonly [MarkedPages.MarkedPage, LastSeen.Seen], Left | Reason> {
+    const least = needed > seen.version ? needed : seen.version
+    const asked = { after: seen.version, limit: pageLimit, needed: least, part }
+    const read = (compared: ReadonlyArray<bigint>) =>
+      untilReady(
+        Effect.map(
+          Effect.andThen(
+            Effect.sync(() => marks.need(least)),
+            pages.read(filter, { ...asked, compared })
+          ),
+          Option.filter(({ server }) => marks.isOfThisLog(server))
+        ),
+        { isPatient: !isFirst, wait }
+      )
+    const page = yield* read([])
+    const { cursorId, server } = page
+    const isAbove = page.upTo > seen.version && page.upToId !== undefined
+    if (LastSeen.isCertain(seen, { cursorId, isAbove, server })) {
+      return [page, LastSeen.confirm(seen, cursorId, server)]
+    }
+    const compared = yield* read(LastSeen.versionsOf(seen))
+    const now = LastSeen.compare(seen, { server: compared.server, end: compared.mark, ids: compared.ids })
+    return now instanceof LogReplaced ? yield* Effect.fail(new Left(now)) : [compared, now]
+  })
+
+  return {
+    pages,
+
+    /** The events above what was seen up to the mark, in steps. Each page begins anew, and may be read from another server. */
+    steps: (filter: Filter, asked: Asked): Stream.Stream<Step, Left | Reason> =>
+      Stream.paginate<State | Reason, Step, Left | Reason>({ ...asked, isFirst: true }, (state) => {
+        if ("isRetryable" in state) return Effect.fail(state)
+        return Effect.map(agreed(filter, state), ([page, before]) => {
+          const { isFull, nextLimit, rows } = pageOf(page.rows, state.pageLimit, state.batchSize)
+          const { corrupt, events } = decode(rows)
+          const { server, upTo, upToId } = page
+          const last = events.at(-1)
+          const among = LastSeen.lastOf(events, idOf)
+          const goesOn = (seen: LastSeen.Seen) =>
+            [
+              [{ events, seen }],
+              Option.some({ ...state, seen, needed: 0n, pageLimit: nextLimit, isFirst: false })
+            ] as const
+          if (corrupt !== undefined || isFull) {
+            const seen = last === undefined ? before : LastSeen.add(before, among, last.version, server)
+            return corrupt === undefined ? goesOn(seen) : ([[{ events, seen }], Option.some(corrupt)] as const)
+          }
+          const atEnd = upToId === undefined ? [] : [{ version: upTo, id: upToId }]
+          const seen = LastSeen.add(before, [...among, ...atEnd], upTo, server)
+          return upTo < page.mark ? goesOn(seen) : ([[{ events, seen }], Option.none()] as const)
+        })
+      })
+  }
+})
+
+export type MarkedReading = Effect.Success<ReturnType<typeof make>>

@@ -1,0 +1,226 @@
+/**
+ * Reads from a standby what it has, and from the primary the rest: what `Reading` does, for a layer that has a replica.
+ *
+ * **Details**
+ *
+ * In a transaction everything is read from the primary, on the connection of the transaction. Where the standby cannot be read, or
+ * does not have in time what a read needs, the primary goes on where the standby has ended.
+ */
+import { Context, Duration, Effect, Option, Stream } from "effect"
+import type { AggregateSince } from "../../Event.ts"
+import * as LastSeen from "../../events/LastSeen.ts"
+import { eventsIn } from "../../events/Steps.ts"
+import { type Filter, LogReplaced, type Query, type StoredEvent } from "../../EventStore.ts"
+import { realMillis, withinRealTime } from "../../internal/RealTime.ts"
+import { makeOutage } from "../../internal/Transient.ts"
+import type { Reason } from "../../StoreError.ts"
+import { PostgresDatabase } from "../database/PostgresDatabase.ts"
+import * as MarkedReading from "./MarkedReading.ts"
+import * as MarkPublisher from "./MarkPublisher.ts"
+import { isNothing, pageEvents, partEvents, type ReadBackward, type Reading } from "./Reading.ts"
+
+/** A standby, or a pool of them. */
+export class Replica extends Context.Service<
+  Replica,
+  {
+    readonly database: PostgresDatabase["Service"]
+    /** How long a read waits for what it needs, unless it says so itself. */
+    readonly wait: Duration.Duration
+  }
+>()("effect-strata/postgres/Replica") {}
+
+/**
+ * How long a read that needs nothing waits for a mark that is published for it, and for its replay: a standby that keeps up has it
+ * in a few milliseconds. After that time it takes the mark that is there.
+ */
+const newMarkMillis = 100
+
+const higher = (one: bigint, other: bigint): bigint => (one > other ? one : other)
+
+type Steps = Stream.Stream<MarkedReading.Step, LogReplaced | Reason>
+
+export const make = Effect.fnUntraced(function* (primary: Reading) {
+  const { inTransaction } = yield* PostgresDatabase
+  const { database, wait: defaultWait } = yield* Replica
+  const publisher = yield* MarkPublisher.make
+  const outage = makeOutage()
+
+  const need = (version: bigint): void => {
+    const published = publisher.published()
+    if (published !== undefined && published.version < version) publisher.askNow()
+    else publisher.ask()
+  }
+
+  const marked = yield* MarkedReading.make({
+    need,
+    isOfThisLog: (server) => {
+      const published = publisher.published()
+      if (published === undefined || published.server === server) return true
+      publisher.askNow()
+      return false
+    }
+  }).pipe(Effect.provideService(PostgresDatabase, database))
+
+  const waitOf = ({ wait }: Pick<Query, "wait">): Duration.Duration =>
+    wait === undefined ? defaultWait : Duration.fromInputUnsafe(wait)
+
+  /** The primary goes on. It decides whether the log was replaced: the standby may be one of another primary. */
+  const leave = ({ reason }: MarkedReading.Left): Effect.Effect<void> =>
+    reason === undefined || reason instanceof LogReplaced
+      ? Effect.void
+      : outage.warn(reason, `the standby cannot be read, so the primary is read instead: ${reason.message}`)
+
+  /** Has a mark published if the last one is not young, and gives how far it goes and how long its replay may be waited for. */
+  const newMark = Effect.gen(function* () {
+    const { ended, sinceMillis } = publisher.ask()
+    const leftMillis = sinceMillis + newMarkMillis - (yield* realMillis)
+    if (leftMillis <= 0) return { version: 0n, wait: Duration.zero }
+    yield* withinRealTime(ended, leftMillis, () => Effect.void)
+    const now = yield* realMillis
+    const wait = Duration.millis(Math.max(0, sinceMillis + newMarkMillis - now))
+    return { version: publisher.published()?.version ?? 0n, wait }
+  })
+
+  /**
+   * What the standby has, and then what the primary has: `beyond` gives it, after the mark, or from where the standby could not go
+   * on. `wanted` is a mark that it would be good to have.
+   */
+  const fromStandby = (
+    filter: Filter,
+    asked: MarkedReading.Asked,
+    wanted: { readonly version: bigint; readonly wait: Duration.Duration },
+    beyond: { readonly mark: (seen: LastSeen.Seen) => Steps; readonly left: (seen: LastSeen.Seen) => Steps }
+  ): Steps =>
+    Stream.suspend(() => {
+      let { seen } = asked
+      const steps = (change: Partial<MarkedReading.Asked>) =>
+        Stream.map(marked.steps(filter, { ...asked, ...change }), (step) => {
+          outage.end()
+          seen = step.seen
+          return step
+        })
+      const isOnlyLate = (left: MarkedReading.Left) => left.reason === undefined && seen === asked.seen
+      const first =
+        wanted.version > higher(asked.needed, seen.version)
+          ? Stream.catchTag(steps({ needed: wanted.version, wait: wanted.wait }), "Left", (left) =>
+              isOnlyLate(left) ? steps({}) : Stream.fail(left)
+            )
+          : steps({})
+      return Stream.concat(
+        first,
+        Stream.suspend(() => beyond.mark(seen))
+      ).pipe(
+        Stream.catchTag("Left", (left) =>
+          Stream.unwrap(Effect.map(leave(left), () => Stream.suspend(() => beyond.left(seen))))
+        )
+      )
+    })
+
+  const partOf = (filter: Filter): number | undefined => (primary.walks(filter) ? partEvents : undefined)
+
+  /** What a subscriber catches up on: on the standby as far as that goes, then up to the end of the log on the primary. */
+  const settled: Reading["settled"] = (filter, options) => {
+    const { batchSize = pageEvents, seen } = options
+    if (isNothing(filter)) return primary.settled(filter, options)
+    const pageLimit = Math.min(batchSize, pageEvents)
+    const rest = (now: LastSeen.Seen) => primary.settled(filter, { ...options, seen: now })
+    return fromStandby(
+      filter,
+      { seen, batchSize, pageLimit, part: partOf(filter), needed: 0n, wait: defaultWait },
+      { version: 0n, wait: Duration.zero },
+      { mark: rest, left: rest }
+    )
+  }
+
+  const forward = (input: Query): Stream.Stream<StoredEvent, LogReplaced | Reason> => {
+    const { after = 0n, atLeast = 0n, batchSize = pageEvents, limit = Number.POSITIVE_INFINITY } = input
+    const needed = atLeast === "latest" ? 0n : atLeast
+    const size = Math.min(batchSize, limit)
+    const asked: MarkedReading.Asked = {
+      seen: LastSeen.of(after),
+      batchSize: size,
+      pageLimit: Math.min(size, pageEvents),
+      part: undefined,
+      needed,
+      wait: waitOf(input)
+    }
+    const steps = Stream.unwrap(
+      Effect.map(newMark, (wanted) =>
+        fromStandby(input, asked, wanted, {
+          mark: () => Stream.empty,
+          left: (seen) => primary.settled(input, { seen, batchSize: size, forever: false })
+        })
+      )
+    )
+    const events = eventsIn(steps)
+    return limit === Number.POSITIVE_INFINITY ? events : Stream.take(events, limit)
+  }
+
+  /** A page of the standby that has what was needed, or of the primary. */
+  const backward = (input: Query): Stream.Stream<StoredEvent, Reason> =>
+    Stream.suspend(() => {
+      // A later page may be that of another standby, which has to have what the first one has.
+      let needed = input.atLeast === undefined || input.atLeast === "latest" ? 0n : input.atLeast
+      const readRows: ReadBackward = (filter, range) =>
+        committed(
+          (version) => marked.pages.descending(filter, range, version),
+          needed,
+          waitOf(input),
+          primary.readBackward(filter, range)
+        ).pipe(
+          Effect.tap((rows) =>
+            Effect.sync(() => {
+              const [first] = primary.decode(rows.slice(0, 1)).events
+              if (first !== undefined) needed = higher(needed, first.version)
+            })
+          )
+        )
+      return primary.backward(input, readRows)
+    })
+
+  /** Rows of committed events of a standby that has replayed a version, or those of the primary. */
+  const committed = (
+    look: (needed: bigint) => Effect.Effect<Option.Option<ReadonlyArray<unknown>>, Reason>,
+    needed: bigint,
+    wait: Duration.Duration,
+    orElse: Effect.Effect<ReadonlyArray<unknown>, Reason>
+  ): Effect.Effect<ReadonlyArray<unknown>, Reason> =>
+    MarkedReading.untilReady(look(needed), { isPatient: false, wait }).pipe(
+      Effect.tap(() => Effect.sync(outage.end)),
+      Effect.catchTag("Left", (left) => Effect.andThen(leave(left), orElse))
+    )
+
+  const byAggregate = (asked: AggregateSince) => {
+    const { aggregateId, atLeast = 0n, since } = asked
+    if (atLeast === "latest") return primary.byAggregate(asked)
+    const look = Effect.tap(marked.pages.byAggregate(aggregateId, since, atLeast), (found) =>
+      Effect.sync(() => {
+        // The version may be one at which there is no event: then only a mark tells that the standby has come so far.
+        if (Option.isNone(found)) need(atLeast)
+      })
+    )
+    return MarkedReading.untilReady(look, { isPatient: false, wait: waitOf(asked) }).pipe(
+      Effect.flatMap((rows) => {
+        outage.end()
+        const { corrupt, events } = primary.decode(rows)
+        return corrupt === undefined ? Effect.succeed(events) : Effect.fail(corrupt)
+      }),
+      Effect.catchTag("Left", (left) => Effect.andThen(leave(left), primary.byAggregate(asked)))
+    )
+  }
+
+  const replica: Reading = {
+    ...primary,
+    settled,
+    read: (input) =>
+      Stream.unwrap(
+        Effect.map(inTransaction, (inside) => {
+          if (inside || input.atLeast === "latest" || input.limit === 0 || isNothing(input)) return primary.read(input)
+          return input.direction === "backward" ? backward(input) : forward(input)
+        })
+      ),
+    byAggregate: (asked) =>
+      Effect.flatMap(inTransaction, (inside) => (inside ? primary.byAggregate(asked) : byAggregate(asked)))
+  }
+  return replica
+})

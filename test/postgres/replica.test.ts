@@ -1,0 +1,267 @@
+/** Reads from a standby: up to the mark that the primary has published, and from the primary where the standby has not enough. */
+import { assert, describe, it } from "@effect/vitest"
+import { Duration, Effect, Fiber, Redacted, Stream } from "effect"
+import { EventStore } from "effect-strata"
+import * as Postgres from "effect-strata/postgres"
+import { connect } from "node:net"
+import { standbyOf } from "../support/Replicas.ts"
+import { event, follow, serveEvents, session } from "./events.harness.ts"
+import { execute, failsWith, query } from "./harness.ts"
+import { pair, replicaOf, untilReplayed } from "./replica.harness.ts"
+
+const long = { wait: Duration.minutes(5) }
+
+const idsOf = (events: ReadonlyArray<{ readonly id: string }>) => events.map(({ id }) => id)
+
+/** How many rows of the table of events were read. */
+const readsOf = (url: string) =>
+  Effect.map(
+    query(
+      `SELECT (coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0))::int FROM pg_stat_user_tables WHERE relname = 'events'`,
+      url
+    ),
+    ([row]) => Number(row?.[0])
+  )
+
+describe("a store with a replica", () => {
+  it.live("reads from the standby what is settled there, and nothing that is in flight", () =>
+    Effect.gen(function* () {
+      const { primary, replica, served, standby } = yield* pair(long)
+      const { events } = replica
+      yield* events.append([event("a", "a1"), event("b", "b1")])
+      const open = yield* session(primary.url)
+      yield* open("BEGIN")
+      yield* open("INSERT INTO events (id, aggregate_id, event_type, data) VALUES ('late', 'a', 'T', '{}')")
+      const [last] = yield* events.append(event("a", "a2"))
+      const atLeast = last?.version ?? 0n
+      // One aggregate waits for the replay of the version only; the log waits for what is in flight below it.
+      assert.deepStrictEqual(idsOf(yield* events.loadByAggregate("a", 0n, { atLeast })), ["a1", "a2"])
+      assert.deepStrictEqual(idsOf(yield* events.load(0n, { atLeast: 2n })), ["a1", "b1"])
+      const whole = yield* Effect.forkScoped(events.load(0n, { atLeast }))
+      yield* untilReplayed(primary, standby)
+      assert.isUndefined(whole.pollUnsafe())
+      yield* open("COMMIT")
+      assert.deepStrictEqual(idsOf(yield* Fiber.join(whole)), ["a1", "b1", "late", "a2"])
+      const backward = events.read({ direction: "backward", atLeast, batchSize: 1 })
+      assert.deepStrictEqual(idsOf(yield* Stream.runCollect(backward)), ["a2", "late", "b1", "a1"])
+      const some = events.read({ atLeast, aggregateIds: ["a"], batchSize: 2, limit: 2, after: 1n })
+      assert.deepStrictEqual(idsOf(yield* Stream.runCollect(some)), ["late", "a2"])
+      assert.deepStrictEqual(replica.logged, [])
+      assert.deepStrictEqual(idsOf(yield* served.events.load()), ["a1", "b1", "late", "a2"])
+    })
+  )
+
+  it.live("waits for the standby, and goes to the primary after that time", () =>
+    Effect.gen(function* () {
+      const { pause, primary, replica, resume, served, standby } = yield* pair()
+      const { events } = replica
+      const [first] = yield* events.append(event("a", "first"))
+      yield* events.load(0n, { atLeast: first?.version ?? 0n, ...long })
+      yield* pause
+      const [second] = yield* events.append(event("a", "second"))
+      const atLeast = second?.version ?? 0n
+      assert.deepStrictEqual(idsOf(yield* events.load()), ["first"])
+      assert.deepStrictEqual(idsOf(yield* events.loadByAggregate("a")), ["first"])
+      const latest = { atLeast: "latest" } as const
+      assert.deepStrictEqual(idsOf(yield* events.loadByAggregate("a", 0n, latest)), ["first", "second"])
+      assert.deepStrictEqual(idsOf(yield* events.load(0n, latest)), ["first", "second"])
+      const short = { atLeast, wait: "10 millis" } as const
+      assert.deepStrictEqual(idsOf(yield* events.loadByAggregate("a", 0n, short)), ["first", "second"])
+      assert.deepStrictEqual(idsOf(yield* events.load(0n, short)), ["first", "second"])
+      // A cursor is a version that the reader has seen.
+      assert.deepStrictEqual(idsOf(yield* Stream.runCollect(events.read({ after: 1n, ...short }))), ["second"])
+      const inside = served.withTransaction(Effect.andThen(events.append(event("a", "own")), events.load()))
+      assert.deepStrictEqual(idsOf(yield* inside), ["first", "second", "own"])
+      const waiting = yield* Effect.forkScoped(
+        Effect.all(
+          [
+            events.load(0n, { atLeast, ...long }),
+            events.loadByAggregate("a", 0n, { atLeast, ...long }),
+            Stream.runCollect(events.read({ atLeast, ...long, direction: "backward" }))
+          ],
+          { concurrency: "unbounded" }
+        )
+      )
+      yield* Effect.sleep("200 millis")
+      assert.isUndefined(waiting.pollUnsafe())
+      yield* resume
+      const [load, aggregate, backward] = yield* Fiber.join(waiting)
+      for (const found of [load, aggregate, backward.toReversed()]) {
+        assert.deepStrictEqual(idsOf(found).slice(0, 2), ["first", "second"])
+      }
+      yield* untilReplayed(primary, standby)
+      assert.deepStrictEqual(replica.logged, [])
+    })
+  )
+
+  it.live("goes on with the primary while the standby is down, with one warning, and comes back", () =>
+    Effect.gen(function* () {
+      const { replica, standby } = yield* pair(long)
+      const { events, logged } = replica
+      const [first] = yield* events.append(event("a", "first"))
+      yield* events.load(0n, { atLeast: first?.version ?? 0n })
+      yield* standby.stop("fast")
+      for (const read of [events.load(), events.loadByAggregate("a"), events.load(1n)]) {
+        const found = yield* replica.watched(read)
+        assert.isAtMost(found.length, 1)
+      }
+      assert.lengthOf(logged, 1, logged.join("\n"))
+      assert.match(String(logged[0]), /the standby cannot be read, so the primary is read instead/)
+      yield* standby.start
+      const [second] = yield* events.append(event("a", "second"))
+      assert.lengthOf(yield* events.load(0n, { atLeast: second?.version ?? 0n }), 2)
+    })
+  )
+
+  it.live("publishes nothing at rest, and overwrites its row in place", () =>
+    Effect.gen(function* () {
+      const { primary, replica } = yield* pair(long)
+      const { events } = replica
+      const written = query(
+        "SELECT n_tup_ins::int, n_tup_upd::int, n_tup_hot_upd::int FROM pg_stat_user_tables WHERE relname = 'events_mark'",
+        primary.url
+      )
+      assert.deepStrictEqual(yield* written, [[0, 0, 0]])
+      for (const n of [1, 2, 3, 4]) {
+        const [stored] = yield* events.append(event("a", `${n}`))
+        assert.lengthOf(yield* events.load(0n, { atLeast: stored?.version ?? 0n }), n)
+      }
+      yield* events.load()
+      yield* Effect.repeat(Effect.andThen(Effect.sleep("100 millis"), written), {
+        until: ([row]) => Number(row?.[0]) + Number(row?.[1]) >= 4
+      })
+      const [[inserted, updated, hot] = []] = yield* written
+      assert.strictEqual(inserted, 1)
+      assert.strictEqual(hot, updated)
+    })
+  )
+
+  it.live("reads the log of a subscription from the standby, and the live end from the primary", () =>
+    Effect.gen(function* () {
+      const { pause, primary, replica, standby } = yield* pair(long)
+      const { events } = replica
+      const stored = yield* events.append(Array.from({ length: 3000 }, (_, n) => event("a", `${n}`)))
+      const last = stored.at(-1)?.version ?? 0n
+      yield* events.load(0n, { atLeast: last })
+      yield* untilReplayed(primary, standby)
+      const before = yield* readsOf(standby.url)
+      const early = yield* follow(replica, { after: "start", batchSize: 100 })
+      yield* early.until(last)
+      // A session counts once it has nothing to do for a while.
+      yield* Effect.repeat(Effect.andThen(Effect.sleep("100 millis"), readsOf(standby.url)), {
+        until: (now) => now - before >= 3000
+      })
+      yield* pause
+      const [live] = yield* events.append(event("a", "live"))
+      yield* early.until(live?.version ?? 0n)
+      const late = yield* follow(replica, { after: "start" })
+      yield* late.until(live?.version ?? 0n)
+      const all = [...stored, ...(live === undefined ? [] : [live])].map(({ version }) => version)
+      assert.deepStrictEqual(early.seen, all)
+      assert.deepStrictEqual(late.seen, all)
+    })
+  )
+
+  it.live("takes a mark and its page from the same standby, of two at different places", () =>
+    Effect.gen(function* () {
+      const { primary, served, standby } = yield* pair()
+      const other = yield* standbyOf(primary)
+      let turn = 0
+      const replica = yield* replicaOf(served, {
+        maxConnections: 4,
+        stream: () => connect(turn++ % 2 === 0 ? standby.port : other.port, "127.0.0.1"),
+        username: "postgres",
+        password: Redacted.make(new URL(primary.url).password),
+        database: "postgres"
+      })
+      const { events } = replica
+      const append = events.append(Array.from({ length: 10 }, () => event("a")))
+      const lastOf = (stored: ReadonlyArray<EventStore.StoredEvent>) => stored.at(-1)?.version ?? 0n
+      yield* events.load(0n, { atLeast: lastOf(yield* append), ...long })
+      for (const server of [standby, other]) yield* untilReplayed(primary, server)
+      yield* execute(["SELECT pg_wal_replay_pause()"], other.url)
+      const last = lastOf(yield* append)
+      // One standby has this mark now, and the other one will not have it.
+      yield* events.load(0n, { atLeast: last, ...long })
+      const all = yield* Effect.all(
+        Array.from({ length: 40 }, () =>
+          Stream.runCollect(
+            Stream.takeUntil(events.follow({ after: "start", batchSize: 3 }), ({ upTo }) => upTo.version >= last)
+          )
+        ),
+        { concurrency: "unbounded" }
+      )
+      for (const steps of all)
+        assert.lengthOf(
+          steps.flatMap(({ events }) => events),
+          20
+        )
+    })
+  )
+
+  it.live("follows no mark of a sequence or server that is gone", () =>
+    Effect.gen(function* () {
+      const { primary, replica, served, standby } = yield* pair(long)
+      const { events } = replica
+      const stored = yield* events.append([event("a", "1"), event("a", "2"), event("a", "3")])
+      yield* events.load(0n, { atLeast: stored.at(-1)?.version ?? 0n })
+      yield* execute(["TRUNCATE events RESTART IDENTITY"], primary.url)
+      yield* untilReplayed(primary, standby)
+      const open = yield* session(primary.url)
+      yield* open("BEGIN")
+      yield* open("INSERT INTO events (id, aggregate_id, event_type, data) VALUES ('late', 'a', 'T', '{}')")
+      yield* served.events.append(event("a", "new"))
+      yield* untilReplayed(primary, standby)
+      // The old mark is 3, and would give the event with version 2 before that with version 1.
+      assert.deepStrictEqual(idsOf(yield* events.load(0n, { wait: "1 second" })), [])
+      yield* open("COMMIT")
+      assert.deepStrictEqual(idsOf(yield* events.load(0n, { atLeast: 2n })), ["late", "new"])
+    })
+  )
+})
+
+describe("a standby by itself", () => {
+  it.live("gives one aggregate, and the log up to a mark; without one it says what to do", () =>
+    Effect.gen(function* () {
+      const { primary, replica, served, standby } = yield* pair(long)
+      yield* served.events.append([event("a", "a1"), event("b", "b1")])
+      yield* untilReplayed(primary, standby)
+      const { events } = yield* serveEvents({
+        url: standby.url,
+        layer: Postgres.layerStorage,
+        options: { schema: "public" }
+      })
+      assert.deepStrictEqual(idsOf(yield* events.loadByAggregate("a")), ["a1"])
+      assert.deepStrictEqual(idsOf(yield* Stream.runCollect(events.read({ direction: "backward" }))), ["b1", "a1"])
+      const one = Stream.runCollect(events.read({ aggregateIds: ["a"] }))
+      yield* failsWith(one, "EventStore.read", "Denied", /a standby.*loadByAggregate/)
+      yield* failsWith(events.load(), "EventStore.load", "Denied", /no mark of the primary/)
+
+      yield* replica.events.load(0n, { atLeast: 2n })
+      yield* served.events.append(event("a", "a2"))
+      yield* untilReplayed(primary, standby)
+      assert.deepStrictEqual(idsOf(yield* events.load()), ["a1", "b1"])
+      assert.deepStrictEqual(idsOf(yield* one), ["a1"])
+      const wrong = yield* Effect.flip(events.load({ version: 1n, id: "another" }))
+      assert.instanceOf(wrong, EventStore.LogReplaced)
+      yield* failsWith(events.load(3n), "EventStore.load", "Denied", /a standby/)
+    })
+  )
+
+  it.live("is not read where it follows another primary", () =>
+    Effect.gen(function* () {
+      const { replica, served, standby } = yield* pair({ wait: "1 second" })
+      const [first] = yield* replica.events.append(event("a", "first"))
+      yield* replica.events.load(0n, { atLeast: first?.version ?? 0n, ...long })
+      // Promoted by mistake, while the primary goes on: both get events of their own.
+      yield* execute(["SELECT pg_promote()"], standby.url)
+      const other = yield* serveEvents({ url: standby.url, options: { schema: "public" } })
+      const wrong = yield* replicaOf(other, standby.url, long)
+      const [foreign] = yield* wrong.events.append(event("a", "foreign"))
+      yield* wrong.events.load(0n, { atLeast: foreign?.version ?? 0n })
+      const [second] = yield* served.events.append(event("a", "second"))
+      const options = { atLeast: second?.version ?? 0n }
+      assert.deepStrictEqual(idsOf(yield* replica.events.load(0n, options)), ["first", "second"])
+    })
+  )
+})
