@@ -59,7 +59,7 @@ import {
   Topic
 } from "./Event.ts"
 import * as Origins from "./events/Origins.ts"
-import * as TypedEvents from "./events/TypedEvents.ts"
+import * as TypedView from "./events/TypedView.ts"
 import type { LargeIntegers } from "./internal/ExactJson.ts"
 import * as Operation from "./internal/Operation.ts"
 import type { InvalidInput } from "./InvalidInput.ts"
@@ -421,7 +421,8 @@ export const fromDriver = (backend: string, driver: Driver): Effect.Effect<Event
 // The typed view
 
 export { type Tagged, type Upcast, upcast } from "./events/EventCodec.ts"
-export { type NewTypedEvent, type TypedEvents, type TypedView } from "./events/TypedEvents.ts"
+export { type NewTypedEvent, type TypedEvents } from "./events/TypedEvents.ts"
+export { type TypedView } from "./events/TypedView.ts"
 export { type TagAllOptions, type TagStep } from "./events/Tagging.ts"
 export { type TagsByClass, type TypedItem, type TypedQuery, type TypedSubscription } from "./events/TypedQuery.ts"
 export { type EventView, type TypedEvent, UnknownEvent } from "./events/View.ts"
@@ -476,4 +477,4 @@ export { type EventView, type TypedEvent, UnknownEvent } from "./events/View.ts"
  *
  * With `"skip"`, a process that does not know a new class yet sees an aggregate as if it had no events of that class.
  */
-export const typed = TypedEvents.over(EventStore)
+export const typed = TypedView.over(EventStore)

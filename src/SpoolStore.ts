@@ -34,54 +34,63 @@ import type { LargeIntegers } from "./internal/ExactJson.ts"
 import * as Operation from "./internal/Operation.ts"
 import type { InvalidInput } from "./InvalidInput.ts"
 import {
-  type Changes,
   Claim,
-  type Counts,
   ExactMessages,
   ExactMove,
   ExactUpdate,
   Heartbeat,
   Forget,
-  type IdConflict,
   Iterate,
-  Key,
-  keyOf,
-  type LeaseLost,
   List,
-  type MessageExists,
-  type MessageKey,
-  type MessageNotFound,
   Messages,
   Move,
-  NewExactMessage,
-  NewMessage,
-  type Page,
   Purge,
-  type QueueOverview,
   Recover,
   Remove,
   Selection,
   Settle,
-  type SpoolMessage,
-  type State,
+  Update
+} from "./SpoolArguments.ts"
+import {
+  type IdConflict,
+  type LeaseLost,
+  type MessageExists,
+  type MessageNotFound,
   type StateConflict,
   type Unsettled,
-  Update,
   type UpdateConflict
+} from "./SpoolErrors.ts"
+import {
+  type Changes,
+  type Counts,
+  Key,
+  keyOf,
+  type MessageKey,
+  NewExactMessage,
+  NewMessage,
+  type Page,
+  type QueueOverview,
+  type SpoolMessage,
+  type State
 } from "./SpoolMessage.ts"
 import type { Reason, StoreError } from "./StoreError.ts"
 
 export {
-  type Counts,
-  Headers,
   IdConflict,
-  Lease,
   LeaseLost,
   MessageExists,
-  MessageId,
-  type MessageKey,
   MessageLocked,
   MessageNotFound,
+  StateConflict,
+  type Unsettled,
+  UpdateConflict
+} from "./SpoolErrors.ts"
+export {
+  type Counts,
+  Headers,
+  Lease,
+  MessageId,
+  type MessageKey,
   NewMessage,
   Outcome,
   type Page,
@@ -90,9 +99,6 @@ export {
   type QueueOverview,
   SpoolMessage,
   State,
-  StateConflict,
-  type Unsettled,
-  UpdateConflict,
   leaseOf,
   maxHeadersBytes,
   maxPayloadBytes,

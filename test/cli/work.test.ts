@@ -6,7 +6,7 @@ import { EventStore, Projection, SpoolStore } from "effect-strata"
 import * as Postgres from "effect-strata/postgres"
 import { execute, freshSchema } from "../postgres/harness.ts"
 import { postgresUrl } from "../support/database.ts"
-import { begin, fails, jsonLines, strata, succeeds } from "./harness.ts"
+import { beginOnTerminal, begin, fails, jsonLines, strata, succeeds } from "./harness.ts"
 
 /** The stores, and the command, on tables of their own. */
 const served = Effect.gen(function* () {
@@ -51,6 +51,9 @@ describe("strata spool", () => {
       const first = yield* strata([...args, "--error", "timed out", "--yes"], options)
       assert.strictEqual(first.stdout, `500 messages of queue "mail" are incoming\n`)
       assert.match(first.stderr, /^looked at 1,000 of 2,500 messages\n/)
+      const shown = yield* beginOnTerminal([...args, "--error", "nothing has this", "--yes"], options)
+      yield* shown.says(/\[[#.]+\] looked at [\d,]+ of 2,000 messages/)
+      assert.strictEqual((yield* shown.ended).status, 0)
       assert.deepStrictEqual(yield* states("mail"), { bounce: 2000, incoming: 500 })
       assert.deepStrictEqual(yield* states("sms"), { bounce: 1, incoming: 0 })
       const { attempts, lastError } = yield* spool.getMeta({ queue: "mail", id: "m0" })

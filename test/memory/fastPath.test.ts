@@ -6,7 +6,8 @@ import * as EventStore from "../../src/Event.ts"
 import { fastPath } from "../../src/internal/FastPath.ts"
 import { isSafeJson } from "../../src/internal/SafeJson.ts"
 import * as OffsetStore from "../../src/Offset.ts"
-import * as SpoolStore from "../../src/SpoolMessage.ts"
+import * as SpoolArguments from "../../src/SpoolArguments.ts"
+import * as SpoolMessage from "../../src/SpoolMessage.ts"
 
 // Inputs
 
@@ -157,6 +158,8 @@ interface Struct extends Checked {
 }
 
 const isStruct = (value: unknown): value is Struct => Schema.isSchema(value) && Predicate.hasProperty(value, "fields")
+
+const SpoolStore = { ...SpoolMessage, ...SpoolArguments }
 
 /** Every class of values that the contracts export, and so the arguments of every operation. */
 const classes = Object.entries({ EventStore, OffsetStore, DurableStateStore, SpoolStore }).flatMap(([store, module]) =>

@@ -19,7 +19,17 @@ const contracts = "contracts"
 
 /** What a contract is made of, and so what every room above the contracts may import. */
 const errors = ["StoreError", "InvalidInput"]
-const models = ["EventQuery", "Event", "Offset", "DurableState", "SpoolMessage", "StateCodec", "Origin"]
+const models = [
+  "EventQuery",
+  "Event",
+  "Offset",
+  "DurableState",
+  "SpoolMessage",
+  "SpoolArguments",
+  "SpoolErrors",
+  "StateCodec",
+  "Origin"
+]
 const upToInternal = [...errors, "internal"]
 const upToModels = [...upToInternal, ...models]
 const upToContracts = [...upToModels, "events", contracts]
@@ -53,6 +63,8 @@ const rules: ReadonlyMap<string, Rule> = new Map<string, Rule>([
   ["Offset", { rooms: upToInternal, packages: effect }],
   ["DurableState", { rooms: upToInternal, packages: effect }],
   ["SpoolMessage", { rooms: upToInternal, packages: effect }],
+  ["SpoolArguments", { rooms: [...upToInternal, "SpoolMessage"], packages: effect }],
+  ["SpoolErrors", { rooms: [...upToInternal, "SpoolMessage"], packages: effect }],
   ["StateCodec", { rooms: upToInternal, packages: effect }],
   ["Origin", { rooms: upToInternal, packages: effect }],
   ["events", { rooms: upToModels, packages: effect }],

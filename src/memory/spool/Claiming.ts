@@ -1,6 +1,6 @@
 /** How workers get messages from `SpoolStore` in memory: claims, claims that are given up, and when there is something to get. */
 import { Duration, Effect, Option } from "effect"
-import { type Claim, defaultGrace, type Recover, reservedOf, type Selection } from "../../SpoolMessage.ts"
+import { type Claim, defaultGrace, type Recover, reservedOf, type Selection } from "../../SpoolArguments.ts"
 import { byAge, byPriorityAndAge, byPriorityAndDue, type MessageRow, type Now, toMessage } from "./MessageRow.ts"
 import { claimed, dueTime, leaseEnd, recovered } from "./RowChanges.ts"
 import { inQueueOrAny, type Rows, type SpoolTable } from "./SpoolTable.ts"

@@ -1,18 +1,8 @@
 /** The operations of `SpoolStore` in memory that are about many messages, by their state: to list, count and purge. */
 import { Duration, Effect, Option, Stream } from "effect"
 import { millisOf } from "../../internal/Fields.ts"
-import {
-  type Counts,
-  type Forget,
-  type Iterate,
-  type List,
-  noMessages,
-  type Page,
-  type Purge,
-  type QueueOverview,
-  type Selection,
-  type State
-} from "../../SpoolMessage.ts"
+import { type Forget, type Iterate, type List, type Purge, type Selection } from "../../SpoolArguments.ts"
+import { type Counts, noMessages, type Page, type QueueOverview, type State } from "../../SpoolMessage.ts"
 import { byCodePoint } from "../Table.ts"
 import { byAge, byId, bySortField, type MessageRow, type Now, toMessage } from "./MessageRow.ts"
 import { inQueueOrAny, type SpoolTable } from "./SpoolTable.ts"

@@ -1,15 +1,8 @@
 /** What workers do with the leases they hold on messages in memory: settle them or renew them. */
 import { Effect, Order } from "effect"
-import {
-  type Heartbeat,
-  inOrderOf,
-  keyText,
-  type Lease,
-  lostAmong,
-  type Outcome,
-  type Settle,
-  unsettledAmong
-} from "../../SpoolMessage.ts"
+import { type Heartbeat, type Settle } from "../../SpoolArguments.ts"
+import { inOrderOf, lostAmong, unsettledAmong } from "../../SpoolErrors.ts"
+import { keyText, type Lease, type Outcome } from "../../SpoolMessage.ts"
 import { byCodePoint } from "../Table.ts"
 import type { MessageRow, Now } from "./MessageRow.ts"
 import { renewed, settled } from "./RowChanges.ts"

@@ -1,6 +1,7 @@
 /** The table of messages in memory, as the statements of `SpoolStore` read, hold and write it. */
 import { Clock, Effect, type Order, type Stream } from "effect"
-import { keyOf, keyText, MessageNotFound, type State } from "../../SpoolMessage.ts"
+import { MessageNotFound } from "../../SpoolErrors.ts"
+import { keyOf, keyText, type State } from "../../SpoolMessage.ts"
 import type { Contention, Reason } from "../../StoreError.ts"
 import { MemoryDatabase } from "../MemoryDatabase.ts"
 import type { Table } from "../Table.ts"

@@ -1,19 +1,8 @@
 /** The operations of `SpoolStore` in memory that are about messages by their keys: to store, find, change and delete them. */
 import { Effect } from "effect"
-import {
-  IdConflict,
-  type Key,
-  keyOf,
-  MessageExists,
-  MessageNotFound,
-  type Messages,
-  type Move,
-  type NewMessage,
-  type Remove,
-  StateConflict,
-  type Update,
-  UpdateConflict
-} from "../../SpoolMessage.ts"
+import { type Messages, type Move, type Remove, type Update } from "../../SpoolArguments.ts"
+import { IdConflict, MessageExists, MessageNotFound, StateConflict, UpdateConflict } from "../../SpoolErrors.ts"
+import { type Key, keyOf, type NewMessage } from "../../SpoolMessage.ts"
 import { byKey, canonical, type MessageRow, type Now, rowOf, toMessage } from "./MessageRow.ts"
 import { changed, moved } from "./RowChanges.ts"
 import type { Rows, SpoolTable } from "./SpoolTable.ts"

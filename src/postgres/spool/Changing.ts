@@ -2,18 +2,9 @@
 import { DateTime, Effect, Schema } from "effect"
 import type { Statement } from "effect/sql"
 import { toText } from "../../internal/ExactJson.ts"
-import {
-  type Changes,
-  isWaiting,
-  type Key,
-  keyOf,
-  MessageNotFound,
-  type Move,
-  type Remove,
-  StateConflict,
-  type Update,
-  UpdateConflict
-} from "../../SpoolMessage.ts"
+import { type Move, type Remove, type Update } from "../../SpoolArguments.ts"
+import { MessageNotFound, StateConflict, UpdateConflict } from "../../SpoolErrors.ts"
+import { type Changes, isWaiting, type Key, keyOf } from "../../SpoolMessage.ts"
 import type { Columns } from "./MessageRow.ts"
 import { code, codeOf, StateCode } from "./MessageState.ts"
 import { removeOrRemember } from "./RememberedIds.ts"

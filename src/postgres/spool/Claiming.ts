@@ -5,7 +5,7 @@
 import { DateTime, Effect } from "effect"
 import { millisOf } from "../../internal/Fields.ts"
 import { monotonicMillis } from "../../internal/Monotonic.ts"
-import { type Claim, reservedOf } from "../../SpoolMessage.ts"
+import { type Claim, reservedOf } from "../../SpoolArguments.ts"
 import type { CorruptRow } from "../../StoreError.ts"
 import { bareColumns, type Columns } from "./MessageRow.ts"
 import { code } from "./MessageState.ts"

@@ -1,7 +1,8 @@
 /** The operations on many messages, by their state: to list, count and purge them. */
 import { DateTime, Effect, Option, Schema, Stream } from "effect"
 import { millisOf } from "../../internal/Fields.ts"
-import { type Iterate, type List, noMessages, type Purge, type Selection, type State } from "../../SpoolMessage.ts"
+import { type Iterate, type List, type Purge, type Selection } from "../../SpoolArguments.ts"
+import { noMessages, type State } from "../../SpoolMessage.ts"
 import { type Columns, columnsWithoutPayload } from "./MessageRow.ts"
 import { code, StateCode } from "./MessageState.ts"
 import { removeOrRemember } from "./RememberedIds.ts"

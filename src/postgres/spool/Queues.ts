@@ -7,18 +7,15 @@ import { Statement } from "effect/sql"
 import {
   type Forget,
   type Heartbeat,
-  inOrderOf,
   type Iterate,
-  type Lease,
-  type LeaseLost,
   type List,
   type Purge,
   type Recover,
   type Selection,
-  type Settle,
-  type SpoolMessage,
-  type Unsettled
-} from "../../SpoolMessage.ts"
+  type Settle
+} from "../../SpoolArguments.ts"
+import { inOrderOf, type LeaseLost, type Unsettled } from "../../SpoolErrors.ts"
+import { type Lease, type SpoolMessage } from "../../SpoolMessage.ts"
 import type { Reason } from "../../StoreError.ts"
 import { PostgresDatabase } from "../database/PostgresDatabase.ts"
 import * as Listing from "./Listing.ts"

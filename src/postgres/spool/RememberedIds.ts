@@ -7,7 +7,7 @@
  */
 import { Effect } from "effect"
 import type { Statement } from "effect/sql"
-import type { Forget } from "../../SpoolMessage.ts"
+import type { Forget } from "../../SpoolArguments.ts"
 import type { Reason } from "../../StoreError.ts"
 import { committed, isSame, type SpoolTable } from "./SpoolTable.ts"
 

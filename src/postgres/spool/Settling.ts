@@ -1,18 +1,9 @@
 /** What workers do with the leases they hold: settle their messages, or renew the leases. Each is one statement for many. */
 import { Effect, Schema } from "effect"
 import { millisOf } from "../../internal/Fields.ts"
-import {
-  allSettled,
-  type Heartbeat,
-  inOrderOf,
-  keyText,
-  type Lease,
-  lostAmong,
-  type Outcome,
-  type Settle,
-  type Unsettled,
-  unsettledAmong
-} from "../../SpoolMessage.ts"
+import { type Heartbeat, type Settle } from "../../SpoolArguments.ts"
+import { allSettled, inOrderOf, lostAmong, type Unsettled, unsettledAmong } from "../../SpoolErrors.ts"
+import { keyText, type Lease, type Outcome } from "../../SpoolMessage.ts"
 import type { Reason } from "../../StoreError.ts"
 import { leasedMessage, leasesAsRows } from "./LeasedRows.ts"
 import { lockedOf } from "./LockedMessages.ts"

@@ -1,6 +1,7 @@
 /** Why a message was not stored: what has taken its id. Only then does storing take a second statement. */
 import { Effect, Schema } from "effect"
-import { IdConflict, keyOf, MessageExists, type NewMessage } from "../../SpoolMessage.ts"
+import { IdConflict, MessageExists } from "../../SpoolErrors.ts"
+import { keyOf, type NewMessage } from "../../SpoolMessage.ts"
 import type { Reason } from "../../StoreError.ts"
 import { digestOf, isForgotten } from "./RememberedIds.ts"
 import { isSame, nullableArray, type SpoolTable } from "./SpoolTable.ts"
