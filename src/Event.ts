@@ -135,10 +135,11 @@ export const expectedOf = ({ expected = "any" }: Append, aggregateId: string): E
  *
  * **Details**
  *
- * On Postgres an index finds the events of one aggregate, of up to 8 types, and those with tags: a page of them costs what it
- * returns, and for several types at most its limit for each. Everything else is compared event by event, so the log is read until
- * the page is full: `createdAfter`, several aggregates, and `data` and `metadata` without the option `index`. A warning says so
- * once where that are more than a million events.
+ * On Postgres an index finds the events of one aggregate, of up to 8 types, those with tags, and by `createdAfter` alone those after
+ * a time: a page of them costs what it returns, and for several types at most its limit for each. After a time it costs up to
+ * 8,192 events more, and a look-up for each 4,096 versions that are passed. Everything else is compared event by event, so the log
+ * is read until the page is full: `createdAfter` beside something else, several aggregates, and `data` and `metadata` without the
+ * option `index`. A warning says so once where that are more than a million events.
  */
 export class Filter extends Schema.Class<Filter>("effect-strata/EventStore/Filter")({
   aggregateIds: Schema.optionalKey(Schema.Array(Key)),
@@ -147,7 +148,7 @@ export class Filter extends Schema.Class<Filter>("effect-strata/EventStore/Filte
   data: Schema.optionalKey(SafeJson),
   /** What the event's metadata must contain. */
   metadata: Schema.optionalKey(SafeJsonObject),
-  /** Events are compared one by one: their times do not rise with their versions, as imported events keep theirs. */
+  /** Times do not rise with versions, as imported events keep theirs, and a time is that at which the transaction began. */
   createdAfter: Schema.optionalKey(Schema.DateTimeUtc),
   /** Tags that the event must have, all of them. The events are found by an index, by the first of the tags. */
   tags: Schema.optionalKey(Tags),

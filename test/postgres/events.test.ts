@@ -14,7 +14,8 @@ const files = [
   "0034_events_tags.sql",
   "0036_events_append.sql",
   "0037_events_missed.sql",
-  "0045_events_indexes_concurrently.sql"
+  "0045_events_indexes_concurrently.sql",
+  "0048_events_times_concurrently.sql"
 ].map((file) => fileURLToPath(new URL(`../../resources/postgres/${file}`, import.meta.url)))
 
 describe("the application's pool", () => {

@@ -43,6 +43,7 @@ const commands = (file: string, owner: string, mallory: string): ReadonlyArray<R
   ["events", "append", "--aggregate", "a", "--type", "T", "--data", "{}"],
   ["events", "append", "--aggregate", "b", "--type", "U", "--ignore-duplicates", "--id", "given"],
   ["events", "read", "--type", "T", "--data", "{}", "--created-after", "2020-01-01T00:00:00Z"],
+  ["events", "read", "--created-after", "2020-01-01T00:00:00Z"],
   ["events", "show", "given"],
   ["events", "tag", "--tag", "aggregate:{@aggregateId}"],
   ["events", "stats"],

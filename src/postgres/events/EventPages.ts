@@ -5,6 +5,9 @@
  *
  * Where it names types, the index of types has the events of each in order. A page reads at most its limit of each.
  *
+ * Where it names a time alone, the index of times leads past each 4,096 versions without an event that is young enough. A page
+ * reads at most twice as many events more than it returns.
+ *
  * Where the filter names tags, a page is found in the table of tags, which has the versions of each tag in order: the page
  * reads what it returns, and at most as much again for each item of a query. Each look-up of a version stands in a subquery
  * with `OFFSET 0`: the planner would join the tables in another way, and read the whole log for a tag of which it knows
@@ -15,6 +18,7 @@ import { Statement } from "effect/sql"
 import type { Fragment } from "effect/sql/Statement"
 import type { Filter, QueryItem } from "../../Event.ts"
 import { toText } from "../../internal/ExactJson.ts"
+import { qualify } from "../database/Identifier.ts"
 import { PostgresDatabase } from "../database/PostgresDatabase.ts"
 import { longestBytes } from "../database/RowSize.ts"
 import { columnsOf } from "./EventRow.ts"
@@ -81,15 +85,16 @@ export const make = Effect.gen(function* () {
   const ofTypes = (eventTypes: ReadonlyArray<string> | undefined): ReadonlyArray<Fragment> =>
     eventTypes === undefined ? [] : [sql`event_type = ANY(${eventTypes}::text[])`]
 
+  /** Times are compared in milliseconds, as readers get them: no event counts as created after its own time. */
+  const firstAfter = (time: DateTime.Utc) =>
+    sql`${DateTime.toDateUtc(DateTime.add(time, { milliseconds: 1 }))}::timestamptz`
+
   /** What the filter says of columns of the event itself, besides its type. */
   const othersAre = ({ aggregateIds, createdAfter, data, metadata }: Filter): ReadonlyArray<Fragment> => [
     ...(aggregateIds === undefined ? [] : [among(aggregateIds)]),
     ...(data === undefined ? [] : [sql`${dataOf(data)} @> ${toText(data)}::text::jsonb`]),
     ...(metadata === undefined ? [] : [sql`metadata @> ${toText(metadata)}::text::jsonb`]),
-    // Times are compared in milliseconds, as readers get them: no event counts as created after its own time.
-    ...(createdAfter === undefined
-      ? []
-      : [sql`date_trunc('milliseconds', created_at) > ${DateTime.toDateUtc(createdAfter)}::timestamptz`])
+    ...(createdAfter === undefined ? [] : [sql`created_at >= ${firstAfter(createdAfter)}`])
   ]
 
   /** What the filter says of columns of the event itself. */
@@ -163,6 +168,58 @@ export const make = Effect.gen(function* () {
       : undefined
   }
 
+  /** The time after which events were created that are looked for by nothing else, so that the index of times finds them. */
+  const indexedTime = ({ aggregateIds, createdAfter, data, eventTypes, items, metadata, tags }: Filter) =>
+    [aggregateIds, data, eventTypes, items, metadata, tags].every((part) => part === undefined)
+      ? createdAfter
+      : undefined
+
+  /** Whether the index of times is there, and built to its end. Without it the statement that uses it would read the log again and again. */
+  const hasTimeIndex = sql`EXISTS (
+    SELECT FROM pg_catalog.pg_index JOIN pg_catalog.pg_attribute ON attrelid = indrelid AND attnum = indkey[1]
+    WHERE indrelid = ${qualify(database.schema, database.names.events)}::regclass::oid AND indisvalid AND indpred IS NULL
+      AND attname = 'created_at'::name AND pg_catalog.pg_get_expr(indexprs, indrelid) = '(version >> 12)'::text
+  )`
+
+  /**
+   * The first versions of a range that were created after a time: from one block of 4,096 versions to the next, until blocks with
+   * enough of them are found. The conditions are those that only the index of times has in this order.
+   */
+  const versionsAfter = (time: DateTime.Utc, range: Range) => {
+    const { after, direction, last, limit } = range
+    const order = sql.literal(direction)
+    const matching = (columns: string, block: string) => sql`
+      SELECT ${sql.literal(columns)} FROM ${events} AS event
+      WHERE (event.version >> 12, created_at) >= (${sql.literal(block)}, ${firstAfter(time)})
+        AND (event.version >> 12, created_at) <= (${sql.literal(block)}, 'infinity'::timestamptz)
+        AND event.version + 0 > ${after}::int8 AND event.version + 0 <= ${last}::int8`
+    const counted = (block: string) => sql`
+      CROSS JOIN LATERAL (
+        SELECT count(*) AS matches FROM (${matching("", block)} LIMIT ${limit}) AS matching OFFSET 0
+      ) AS counted`
+    const next = sql.literal(
+      direction === "ASC" ? "version > (step.block << 12 | 4095::int8)" : "version < (step.block << 12)"
+    )
+    const blockOf = (conditions: Fragment) => sql`(
+      SELECT version >> 12 AS block FROM ${events} WHERE ${conditions} ORDER BY version ${order} LIMIT 1
+    )`
+    return sql`
+      WITH RECURSIVE step AS (
+        SELECT first.block, counted.matches, counted.matches AS total
+        FROM ${blockOf(between("version", range))} AS first ${counted("first.block")} WHERE ${hasTimeIndex}
+        UNION ALL
+        SELECT next.block, counted.matches, step.total + counted.matches
+        FROM step CROSS JOIN LATERAL ${blockOf(sql`${next} AND ${between("version", range)}`)} AS next ${counted("next.block")}
+        WHERE step.total < ${limit}::int8
+      )
+      SELECT found.version FROM step CROSS JOIN LATERAL (${matching("version", "step.block")} OFFSET 0) AS found
+      WHERE step.matches > 0::int8
+      UNION ALL (
+        SELECT version FROM ${events} WHERE NOT ${hasTimeIndex} AND created_at >= ${firstAfter(time)} AND ${between("version", range)}
+        ORDER BY version ${order} LIMIT ${limit}
+      )`
+  }
+
   /** The rows of a range that match the filter, with more columns than are read. */
   const source = (filter: Filter, range: Range): Fragment => {
     const guards = range.guard === undefined ? [] : [range.guard]
@@ -172,6 +229,8 @@ export const make = Effect.gen(function* () {
       const versions = union(alternatives.map((alternative) => versionsOf(alternative, columns, range)))
       return sql`${placesIn(versions, range)} WHERE ${sql.and(guards)}`
     }
+    const time = indexedTime(filter)
+    if (time !== undefined) return sql`${placesIn(versionsAfter(time, range), range)} WHERE ${sql.and(guards)}`
     const types = indexedTypes(filter)
     if (types !== undefined) {
       const others = othersAre(filter)
@@ -200,6 +259,7 @@ export const make = Effect.gen(function* () {
 
   /** Whether a page walks the log for the few events that the filter describes, and finds them by no index. */
   const walks = (filter: Filter): boolean =>
+    indexedTime(filter) === undefined &&
     filter.aggregateIds?.length !== 1 &&
     (filter.items !== undefined || othersAre(filter).length > 0 || filter.eventTypes !== undefined) &&
     (indexedTypes(filter) === undefined || othersAre(filter).length > 0) &&
