@@ -1,8 +1,8 @@
 /** The proof of the doctor, started in the console: one at a time in this process, and how far it is. */
-import { PgClient } from "@effect/sql-pg"
+import type { PgClient } from "@effect/sql-pg"
 import { Clock, Context, type Duration, Effect, Layer } from "effect"
 import { prove } from "../doctor/Proof.ts"
-import { PostgresDatabase } from "../postgres/database/PostgresDatabase.ts"
+import type { PostgresDatabase } from "../postgres/database/PostgresDatabase.ts"
 import type { Proof } from "./api/DoctorApi.ts"
 import { BadRequest } from "./api/Fields.ts"
 
