@@ -15,6 +15,7 @@ import { BadRequest } from "./api/Fields.ts"
 import { answered } from "./Failures.ts"
 import { decodeJson, jsonOf } from "./GivenJson.ts"
 import { Live } from "./Live.ts"
+import { ProofRun } from "./ProofRun.ts"
 import { Settings } from "./Settings.ts"
 
 /** How long a change waits for the processes that run a projection. They go on with it afterwards, too. */
@@ -138,6 +139,7 @@ export const layer = HttpApiBuilder.group(
     const settings = yield* Settings
     const { who } = settings
     const { hurry } = yield* Live
+    const proof = yield* ProofRun
     const stores = yield* Effect.context<Stores>()
 
     /** Makes a change, says in the log who has made it, and has pages see it at once. */
@@ -159,6 +161,13 @@ export const layer = HttpApiBuilder.group(
       changeMessage: ({ payload, request }) => made(request, changeMessage(payload)),
       editPayload: ({ payload, request }) => made(request, editPayload(payload, settings)),
       requeue: ({ payload, request }) => made(request, requeueAll(payload)),
+      prove: ({ payload: { seconds }, request }) => {
+        const time = Duration.seconds(seconds)
+        return made(
+          request,
+          Effect.as(proof.start(time, Duration.toMillis(time)), `The proof runs for ${Duration.format(time)}`)
+        )
+      },
       changeProjection: ({ payload, request }) => made(request, changeProjection(payload))
     })
   })

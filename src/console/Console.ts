@@ -11,17 +11,20 @@ import * as LogHandlers from "./LogHandlers.ts"
 import * as OverviewHandlers from "./OverviewHandlers.ts"
 import * as PageFiles from "./PageFiles.ts"
 import * as ProjectionHandlers from "./ProjectionHandlers.ts"
+import { ProofRun } from "./ProofRun.ts"
 import { Settings } from "./Settings.ts"
 import * as SpoolHandlers from "./SpoolHandlers.ts"
 import * as StateHandlers from "./StateHandlers.ts"
 
 const handlers = Layer.mergeAll(
-  Layer.provide(Layer.merge(OverviewHandlers.layer, ActionHandlers.layer), Live.layer),
+  Layer.provide(
+    Layer.mergeAll(OverviewHandlers.layer, ActionHandlers.layer, DoctorHandlers.layer),
+    Layer.merge(Live.layer, ProofRun.layer)
+  ),
   LogHandlers.layer,
   ProjectionHandlers.layer,
   SpoolHandlers.layer,
-  StateHandlers.layer,
-  DoctorHandlers.layer
+  StateHandlers.layer
 )
 
 /** The same router, which puts a path before each route. */

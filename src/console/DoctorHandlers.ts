@@ -4,6 +4,7 @@ import { HttpApiBuilder } from "effect/http-api"
 import type { Finding, Subjects } from "../doctor/Check.ts"
 import * as Checks from "../doctor/Checks.ts"
 import { Api } from "./api/Api.ts"
+import { ProofRun } from "./ProofRun.ts"
 
 const viewOf = (check: string, { level, remedy, says }: Finding) => ({ check, level, says, remedy: remedy ?? null })
 
@@ -20,6 +21,7 @@ export const layer = HttpApiBuilder.group(
   "doctor",
   Effect.fnUntraced(function* (handlers) {
     const subjects = yield* Effect.context<Subjects>()
-    return handlers.handleAll({ doctor: () => Effect.provideContext(examine, subjects) })
+    const { now } = yield* ProofRun
+    return handlers.handleAll({ doctor: () => Effect.provideContext(examine, subjects), proof: () => now })
   })
 )

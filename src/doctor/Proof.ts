@@ -70,7 +70,7 @@ const writeFor = (time: Duration.Duration) =>
   )
 
 /** Subscribes from the start of the log, and notes each version that is delivered. */
-const subscriber = Effect.gen(function* () {
+const subscriber = Effect.fnUntraced(function* (tell: (delivered: number) => void) {
   const { subscribe } = yield* EventStore
   const delivered: Array<bigint> = []
   const progressed = yield* Latch.make()
@@ -78,6 +78,7 @@ const subscriber = Effect.gen(function* () {
     Stream.runForEachArray((events) =>
       Effect.suspend(() => {
         for (const { version } of events) delivered.push(version)
+        tell(delivered.length)
         return progressed.open
       })
     ),
@@ -118,8 +119,8 @@ const compare = (stored: ReadonlyArray<bigint>, delivered: ReadonlyArray<bigint>
     : { level: "problem", says, remedy: "this must not be: please report it, with what strata doctor says" }
 }
 
-/** Lets the writers run for a time, in a schema of their own, and compares what is stored with what was delivered. */
-export const prove = (time: Duration.Duration) =>
+/** Tells how many events were delivered while it lets the writers run for a time, in a schema of their own, and compares what is stored with what was delivered. */
+export const prove = (time: Duration.Duration, tell: (delivered: number) => void = () => {}) =>
   Effect.gen(function* () {
     const schema = yield* temporarySchema
     const client = yield* PgClient.PgClient
@@ -127,7 +128,7 @@ export const prove = (time: Duration.Duration) =>
     const stores = yield* Layer.build(
       Layer.fresh(Layer.provideMerge(Postgres.layer({ schema }), Layer.succeed(PgClient.PgClient, client)))
     )
-    const { delivered, fiber, reached } = yield* Effect.provideContext(subscriber, stores)
+    const { delivered, fiber, reached } = yield* Effect.provideContext(subscriber(tell), stores)
     yield* Effect.provideContext(writeFor(time), stores)
     const stored = yield* storedVersions(schema)
     yield* reached(stored.at(-1) ?? 0n)

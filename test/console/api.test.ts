@@ -297,6 +297,26 @@ for (const [name, place] of places) {
         })
       )
 
+      it.effect("proves that the server keeps every event, and tells how far it is", () =>
+        Effect.gen(function* () {
+          const { options, pool } = yield* Shown
+          const { actions, doctor } = yield* clientOf(yield* serve(pool, { postgres: options, allowWrites: true }))
+          assert.strictEqual((yield* doctor.proof()).state, "none")
+          yield* actions.prove({ payload: { seconds: 2 } })
+          const second = yield* Effect.flip(actions.prove({ payload: { seconds: 2 } }))
+          assert.match(second.message, /running already/)
+          const look = Effect.delay(doctor.proof(), "20 millis")
+          const until = (isReached: (proof: Effect.Success<typeof look>) => boolean) =>
+            Effect.repeat(look, { until: isReached })
+          const running = yield* until(({ delivered, state }) => delivered > 0 || state !== "running")
+          assert.strictEqual(running.state, "running")
+          const { failure, finding } = yield* until(({ state }) => state !== "running")
+          assert.isNull(failure)
+          assert.strictEqual(finding?.level, "ok")
+          assert.match(finding?.says ?? "", /: 0 lost, 0 twice or out of order/)
+        })
+      )
+
       it.effect("changes messages and projections where it may, and logs who has done it", () =>
         Effect.gen(function* () {
           const { options, pool } = yield* Shown

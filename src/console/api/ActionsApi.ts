@@ -44,6 +44,14 @@ export class ActionsApi extends HttpApiGroup.make("actions").add(
     success: Done,
     error: errors
   }),
+  HttpApiEndpoint.post("prove", "/api/actions/prove", {
+    payload: Schema.Struct({
+      /** For how long the writers of the proof run. */
+      seconds: Schema.Int.check(Schema.isBetween({ minimum: 1, maximum: 600 }))
+    }),
+    success: Done,
+    error: errors
+  }),
   HttpApiEndpoint.post("changeProjection", "/api/actions/projection", {
     payload: Schema.Struct({
       action: ProjectionAction,
