@@ -37,16 +37,18 @@ const Entities = ({ given, known }: Pick<History, "given" | "known">) => {
 
 const StepView = ({ event, states }: Step) => (
   <li class="step">
-    <header>
+    <h2 class="step-head">
       <a href={eventHref(event.version)}>
         <Whole value={event.version} />
       </a>{" "}
       <span class="chip">{event.eventType}</span> <Time at={event.createdAt} />
-    </header>
+    </h2>
     <div class="step-parts">
-      {event.data === null ? <Hidden /> : <JsonTree title="Data" json={event.data} />}
+      {event.data === null ? <Hidden /> : <JsonTree title="Data" of={` of event ${event.version}`} json={event.data} />}
       {states.map(({ entity, json }) =>
-        json === null ? null : <JsonTree key={entity} title={`${entity} after it`} json={json} />
+        json === null ? null : (
+          <JsonTree key={entity} title={`${entity} after it`} of={`, event ${event.version}`} json={json} />
+        )
       )}
     </div>
   </li>

@@ -127,11 +127,20 @@ const Branch = ({ level, name, node, search }: BranchProps) => {
 }
 
 /** A JSON text with its name, folded, with a search where there is much of it. */
-export const JsonTree = ({ json, title }: { readonly json: string; readonly title: string }) => {
+export const JsonTree = ({
+  json,
+  of = "",
+  title
+}: {
+  readonly json: string
+  readonly title: string
+  /** What it belongs to, where a page has several. */
+  readonly of?: string
+}) => {
   const node = useMemo(() => parse(json), [json])
   const [search, setSearch] = useState("")
   return (
-    <section class="json" aria-label={title}>
+    <section class="json" aria-label={`${title}${of}`}>
       <header class="json-head">
         <h3>{title}</h3>
         {json.length > 400 ? (
