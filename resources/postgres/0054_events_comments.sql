@@ -100,7 +100,7 @@ BEGIN
                 ('events_log', 'version', 'The version of the last event then'),
                 ('events_log', 'event_id', 'The id of that event'),
                 ('events_log', 'seen_at', 'When that was'),
-                ('events_tags', NULL, 'The tags of events, beside the log. The empty tag is of no event: its versions count later taggings'),
+                ('events_tags', NULL, 'The tags of events, beside the log. The empty tag is of no event: its highest version rises with each later tagging'),
                 ('events_tags', 'tag', 'What the event is about'),
                 ('events_tags', 'version', 'The version of the event'),
                 ('events_mark', NULL, 'How far the log is settled, for readers on standbys'),

@@ -117,7 +117,8 @@ export const tables: ReadonlyArray<TableReference> = [
   {
     key: "events_tags",
     name: "events_tags",
-    description: "The tags of events, beside the log. The empty tag is of no event: its versions count later taggings",
+    description:
+      "The tags of events, beside the log. The empty tag is of no event: its highest version rises with each later tagging",
     columns: [column("tag", "text", "What the event is about"), column("version", "bigint", "The version of the event")]
   },
   {
