@@ -154,11 +154,11 @@ export interface Entity<S, Class extends Tagged, Other = never, R = never> {
    * years later. A failure of `decide`, and a decision without events, leave nothing behind: the next call decides anew.
    *
    * In a transaction of the caller it is a part of that: what the caller writes, with the stores or with SQL of its own, commits
-   * together with the events. After `VersionConflict` the command alone is executed again there, on what others have committed
+   * together with the events. After a lost race the command alone is executed again there, on what others have committed
    * meanwhile; what `decide` itself had written is undone before that. This is right where the caller's own writes do not matter
    * to it: where none of them follows from something that the caller had read, and that others may have changed. Otherwise give
-   * `retry: Schedule.recurs(0)`, and run the whole transaction again. No other failure is tried again there: `DuplicateEvent` says
-   * that the same key was executed meanwhile, and what the caller has written for it would be there twice. Roll back, and call again.
+   * `retry: Schedule.recurs(0)`, and run the whole transaction again. What is to be written once for a key belongs into `decide`:
+   * what the caller writes beside it is written by each call, also by one that finds the events of another.
    *
    * **Gotchas**
    *
@@ -316,9 +316,12 @@ export const make = Effect.fnUntraced(function* <
         })
       )
     )
-    return yield* log
-      .appendAll(added, { expected: version === 0n ? "none" : version })
-      .pipe(Effect.catchTag("VersionConflict", (error) => Effect.fail(new LostRace(error))))
+    return yield* log.appendAll(added, { expected: version === 0n ? "none" : version }).pipe(
+      Effect.catchTags({
+        VersionConflict: (error) => Effect.fail(new LostRace(error)),
+        DuplicateEvent: (error) => Effect.fail(new LostRace(error))
+      })
+    )
   })
 
   const once = Effect.fnUntraced(function* <E, R2>(
@@ -350,10 +353,9 @@ export const make = Effect.fnUntraced(function* <
     options: ExecuteOptions
   ) {
     const { key } = options
-    const attempted = once(aggregateId, decide, options)
-    // Each attempt is a savepoint: what `decide` has written goes with it. What the caller has written for a key that was executed
-    // meanwhile would stay, so the caller gets that failure.
-    if (yield* inTransaction) return yield* withTransaction(attempted)
+    const deciding = once(aggregateId, decide, options)
+    // In a transaction each attempt is a savepoint: what `decide` has written goes with it.
+    const attempted = (yield* inTransaction) ? withTransaction(deciding) : deciding
     if (key === undefined) return yield* attempted
     // A failure may come from what the same command has written at the same time: the next attempt finds that.
     return yield* Effect.catch(attempted, (error) => {
