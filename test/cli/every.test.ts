@@ -53,7 +53,7 @@ const uses = (file: string): ReadonlyArray<Use> => [
   { path: "states show", args: ["s1"], says: /^persistenceId +s1$/m },
   { path: "states delete", args: ["s1", yes], says: /^The state of "s1" is deleted$/m },
   { path: "spool stats", says: /^incoming +1$/m },
-  { path: "spool list", args: ["incoming"], says: /^m1 +incoming/m },
+  { path: "spool list", args: ["incoming"], says: /^ID +QUEUE +STATE .*\nm1 +incoming /m },
   { path: "spool show", args: ["m1"], says: /^id +m1$/m },
   { path: "spool hold", args: ["m1"], says: /^Message "m1" is hold$/m },
   { path: "spool release", args: ["m1"], says: /^Message "m1" is incoming$/m },

@@ -24,6 +24,7 @@ const toJson = ({ created, nextRetry, payload, updated, ...message }: SpoolMessa
 const listing: Output.Listing<SpoolMessage> = {
   columns: [
     { title: "ID", show: ({ id }) => id },
+    { title: "QUEUE", show: ({ queue }) => queue ?? "" },
     { title: "STATE", show: ({ state }) => state },
     { title: "ATTEMPTS", show: ({ attempts, maxAttempts }) => `${attempts}/${maxAttempts}`, right: true },
     { title: "CREATED", show: ({ created }) => DateTime.formatIso(created) },
