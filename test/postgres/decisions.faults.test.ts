@@ -167,6 +167,8 @@ describe("a decision whose answer is lost", () => {
       const exit = yield* Fiber.join(execution)
       assert.isTrue(Exit.isFailure(exit))
       isLost(exit)
+      // The other connections of the pool were cut, too.
+      yield* waitForBackends(served.applicationName, ({ length }) => length === 0)
       yield* isDoneOnce(served)
     })
   )
@@ -185,7 +187,7 @@ describe("a decision that waits for a transaction", () => {
         )
       )
       const says = new RegExp(`waiting for the prepared transaction '${gid}'`)
-      yield* failsWith(reserveAs(served, "k"), "EventStore.append", "Contention", says)
+      yield* failsWith(reserveAs(served, "k"), "Decision.execute", "Contention", says)
       yield* execute([`ROLLBACK PREPARED '${gid}'`])
       yield* isDoneOnce(served)
     })
