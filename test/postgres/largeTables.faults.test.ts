@@ -17,7 +17,10 @@ const eventCount = 2_000_000
 /** The locks of a table that keep writers waiting. */
 const blocking = `mode IN ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')`
 
-const builds = (url: string) => query(`SELECT pid FROM pg_stat_progress_create_index`, url)
+/** The view has those of all databases of the server. */
+const buildsHere = "pg_stat_progress_create_index WHERE datname = current_database()"
+
+const builds = (url: string) => query(`SELECT pid FROM ${buildsHere}`, url)
 
 /** The indexes by aggregate and version, and whether each can be used. */
 const indexes = (url: string) =>
@@ -57,7 +60,7 @@ const watch = Effect.fnUntraced(function* (url: string, applicationName: string)
   yield* Effect.forever(
     Effect.gen(function* () {
       const [row] = yield* sql.unsafe(
-        `SELECT (SELECT count(*) FROM pg_stat_progress_create_index)::int AS building, array(
+        `SELECT (SELECT count(*) FROM ${buildsHere})::int AS building, array(
            SELECT mode FROM pg_locks JOIN pg_stat_activity USING (pid)
            WHERE application_name = '${applicationName}' AND relation = 'events'::regclass AND ${blocking}
          ) AS modes`
@@ -84,7 +87,7 @@ const migrating = (url: string) =>
 
 /** Before this phase, no other session sees the index. */
 const untilBuilding = (url: string) =>
-  Effect.repeat(query(`SELECT pid FROM pg_stat_progress_create_index WHERE phase LIKE 'building index%'`, url), {
+  Effect.repeat(query(`SELECT pid FROM ${buildsHere} AND phase LIKE 'building index%'`, url), {
     until: (rows) => rows.length > 0
   })
 
