@@ -113,6 +113,33 @@ describe("a store with a replica", () => {
     })
   )
 
+  it.live("goes on with the primary where the mark cannot be written, with one warning, and says when it can", () =>
+    Effect.gen(function* () {
+      const { primary, replica } = yield* pair()
+      const { events, logged } = replica
+      yield* execute(
+        [
+          `CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'refused'; END $$`,
+          `CREATE TRIGGER refuse BEFORE INSERT ON events_mark FOR EACH ROW EXECUTE FUNCTION refuse()`
+        ],
+        primary.url
+      )
+      yield* events.append(event("a", "first"))
+      assert.deepStrictEqual(idsOf(yield* events.load()), ["first"])
+      yield* Effect.repeat(Effect.sleep("10 millis"), { until: () => logged.length > 0 })
+      // By now the next publication is due, which is refused, too.
+      yield* Effect.sleep("1100 millis")
+      assert.deepStrictEqual(idsOf(yield* events.load()), ["first"])
+      yield* execute(["DROP TRIGGER refuse ON events_mark"], primary.url)
+      yield* Effect.repeat(Effect.andThen(events.load(), Effect.sleep("100 millis")), {
+        until: () => logged.length > 1
+      })
+      assert.lengthOf(logged, 2, logged.join("\n"))
+      assert.match(String(logged[0]), /the mark .* cannot be written: .*refused.*; they read from the primary/)
+      assert.match(String(logged[1]), /the mark is written again, after/)
+    })
+  )
+
   it.live("publishes nothing at rest, and overwrites its row in place", () =>
     Effect.gen(function* () {
       const { primary, replica } = yield* pair(long)

@@ -12,6 +12,7 @@
  */
 import { Context, Deferred, Effect, FiberSet, type Scope, Stream } from "effect"
 import * as LastSeen from "../../events/LastSeen.ts"
+import * as Outage from "../../internal/Outage.ts"
 import { onRealClock } from "../../internal/RealTime.ts"
 import type { Reason } from "../../StoreError.ts"
 import { decodeRows } from "../database/DecodeRows.ts"
@@ -54,6 +55,11 @@ export const make = Effect.gen(function* () {
   const fork = yield* FiberSet.makeRuntime<never, unknown, never>().pipe(
     Effect.updateContext((context: Context.Context<Scope.Scope>) => Context.omit(sql.transactionService)(context))
   )
+  const outage = Outage.make({
+    waits: "the mark that readers of standbys go by cannot be written",
+    next: "they read from the primary what is beyond the last one",
+    over: "the mark is written again"
+  })
   let published: Published | undefined
   let last: Publication = { sinceMillis: Number.NEGATIVE_INFINITY, ended: Effect.void }
   let isRunning = false
@@ -100,8 +106,10 @@ export const make = Effect.gen(function* () {
     last = { sinceMillis: performance.now(), ended: Deferred.await(ended) }
     isRunning = true
     fork(
-      onRealClock(Effect.timeoutOption(publish, settleTimeout)).pipe(
-        Effect.ignore({ log: "Debug" }),
+      onRealClock(Effect.timeoutOption(Effect.andThen(publish, outage.end), settleTimeout)).pipe(
+        // The log was replaced while it was settled: the next publication begins anew.
+        Effect.catchTag("LogReplaced", () => Effect.void),
+        Effect.catch(outage.warn),
         Effect.ensuring(
           Effect.sync(() => {
             isRunning = false
