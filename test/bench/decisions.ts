@@ -24,7 +24,7 @@ const conditions = (count: number) =>
     let decisions = 0
     return {
       strata: fibers(count, (fiber) => {
-        const tag = `decided:${decisions++}`
+        const tag = `decided-${count}:${decisions++}`
         // What a read for that tag gives: only the append is measured.
         const own = new EventStore.Condition({ ...condition.decided, items: [{ tags: [tag] }] })
         return events.append(tagged(fiber + count, tag), { condition: own })
