@@ -23,6 +23,9 @@ const longEnough = 32
  */
 const oldestMillis = 20
 
+/** How old it may be where the last looks have found nothing new: each look is two statements. */
+const oldestAtRestMillis = 320
+
 export interface DecisionMark {
   readonly version: bigint
   /** The id of the event at the mark. */
@@ -53,6 +56,7 @@ export const make = Effect.fnUntraced(function* (atEnd: Effect.Effect<LastSeen.S
   let isLooking = false
   let counted = 0
   let lookedAt = Number.NEGATIVE_INFINITY
+  let oldest = oldestMillis
 
   /** Takes the holders of now: the candidate becomes the mark if none is left that may fill a hole below it. */
   const askHolders = Effect.fnUntraced(function* (
@@ -86,14 +90,19 @@ export const make = Effect.fnUntraced(function* (atEnd: Effect.Effect<LastSeen.S
     counted: (above: number): void => {
       counted += above
       const now = performance.now()
-      if (isLooking || (counted < longEnough && now - lookedAt < oldestMillis)) return
+      if (isLooking || (counted < longEnough && now - lookedAt < oldest)) return
       isLooking = true
       lookedAt = now
       counted = 0
+      const before = mark
       fork(
         Effect.ensuring(
           Effect.ignore(advance, { log: "Debug" }),
-          Effect.sync(() => (isLooking = false))
+          Effect.sync(() => {
+            isLooking = false
+            const isAtRest = mark.version === before.version && candidate === undefined
+            oldest = isAtRest ? Math.min(2 * oldest, oldestAtRestMillis) : oldestMillis
+          })
         )
       )
     }

@@ -271,29 +271,46 @@ export const make = Effect.gen(function* () {
     (indexedTypes(filter) === undefined || othersAre(filter).length > 0) &&
     alternativesOf(filter).some(({ tags }) => tags.length === 0)
 
+  /** All versions with the tags of an item. */
+  const versionsWith = ([first = "", ...others]: ReadonlyArray<string>) =>
+    sql`SELECT tagged.version FROM ${tagTable} AS tagged
+      WHERE ${sql.and([sql`tagged.tag = ${first}::text`, ...others.map((tag) => hasTag(tag, "tagged.version"))])}`
+
+  /**
+   * The events with these versions. The server goes through the primary key once: 100 events take a quarter less time than with a
+   * look for each, and those of a type of 800 less than half. To the planner an unknown limit is a tenth of the rows, so that the
+   * order of the key looks cheaper than to read the whole table, as it might where that was small when the plan was made.
+   */
+  const eventsAt = (versions: Fragment) =>
+    sql`(SELECT * FROM ${events} WHERE version = ANY(ARRAY(${versions})) ORDER BY version LIMIT (SELECT NULL::bigint)) AS event`
+
+  /** The events with all tags of an item. The type is looked at afterwards, or the planner may go through all of a type. */
+  const eventsOfItem = ({ eventTypes, tags = [] }: QueryItem): Fragment =>
+    sql`${tags.length === 0 ? sql`${events} AS event` : eventsAt(versionsWith(tags))} WHERE ${sql.and(ofTypes(eventTypes))}`
+
   /** All versions that match an item, with the bit of the item. */
-  const versionsOfItem = ({ eventTypes, tags = [] }: QueryItem, place: number): Fragment => {
-    const bit = sql`${BigInt.asIntN(64, 1n << BigInt(place))}::bigint AS item`
-    const [first, ...others] = tags
-    if (first === undefined) {
-      return sql`(SELECT event.version, ${bit} FROM ${events} AS event WHERE ${sql.and(ofTypes(eventTypes))})`
-    }
-    const conditions = [
-      sql`tagged.tag = ${first}::text`,
-      ...others.map((tag) => hasTag(tag, "tagged.version")),
-      ...hasColumns(ofTypes(eventTypes))
-    ]
-    return sql`(SELECT tagged.version, ${bit} FROM ${tagTable} AS tagged WHERE ${sql.and(conditions)})`
+  const versionsOfItem = (item: QueryItem, place: number): Fragment => {
+    const { eventTypes, tags = [] } = item
+    const isFoundByTags = eventTypes === undefined && tags.length > 0
+    const versions = isFoundByTags ? versionsWith(tags) : sql`SELECT event.version FROM ${eventsOfItem(item)}`
+    return sql`(SELECT version, ${BigInt.asIntN(64, 1n << BigInt(place))}::bigint AS item FROM (${versions}) AS matching)`
   }
 
   /** All events that match a query, with the bits of the items that they match as `items`. */
   const matchesOf = (items: ReadonlyArray<QueryItem>): Fragment => {
-    const versions = unionAll(items.map(versionsOfItem))
-    const [bits, grouped] = items.length === 1 ? ["item", ""] : ["pg_catalog.bit_or(item)", "GROUP BY version"]
+    const [only, another] = items
+    if (only !== undefined && another === undefined) {
+      return sql`
+        SELECT ${sql.literal(sent)}, 1::bigint AS items
+        FROM (SELECT ${sql.literal(read)} FROM ${eventsOfItem(only)} OFFSET 0) AS page`
+    }
     return sql`
       SELECT ${sql.literal(sent)}, items FROM (
         SELECT ${sql.literal(read)}, items
-        FROM (SELECT version AS place, ${sql.literal(bits)} AS items FROM (${versions}) AS matching ${sql.literal(grouped)}) AS found
+        FROM (
+          SELECT version AS place, pg_catalog.bit_or(item) AS items
+          FROM (${unionAll(items.map(versionsOfItem))}) AS matching GROUP BY version
+        ) AS found
         CROSS JOIN LATERAL (SELECT * FROM ${events} WHERE version = found.place OFFSET 0) AS event
         OFFSET 0
       ) AS page`
