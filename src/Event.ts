@@ -135,11 +135,13 @@ export const expectedOf = ({ expected = "any" }: Append, aggregateId: string): E
  *
  * **Details**
  *
- * On Postgres an index finds the events of one aggregate, of up to 8 types, those with tags, and by `createdAfter` alone those after
+ * On Postgres an index finds the events of one aggregate, of up to 8 types, those with tags, and by `createdAfter` those after
  * a time: a page of them costs what it returns, and for several types at most its limit for each. After a time it costs up to
- * 8,192 events more, and a look-up for each 4,096 versions that are passed. Everything else is compared event by event, so the log
- * is read until the page is full: `createdAfter` beside something else, several aggregates, and `data` and `metadata` without the
- * option `index`. A warning says so once where that are more than a million events.
+ * 8,192 events more, and a look-up or two for each 4,096 versions that are passed; beside types or tags that for each of these.
+ *
+ * Everything else is compared event by event, so the log is read until the page is full, and with `createdAfter` what is young enough:
+ * several aggregates, more types, and `data` and `metadata` without the option `index`. A warning says so once where that are more than
+ * a million events. With `data` or `metadata`, and of one aggregate, `createdAfter` is compared so, too.
  */
 export class Filter extends Schema.Class<Filter>("effect-strata/EventStore/Filter")({
   aggregateIds: Schema.optionalKey(Schema.Array(Key)),

@@ -40,6 +40,15 @@ const own = {
     description:
       "The server itself, to listen on, where the other settings lead to a pooler in transaction mode: the option `listen`"
   },
+  DB_REPLICA_URL: {
+    description:
+      "The URL of a standby, or of several: `layerReplicaConfig` reads from there what it can, with a pool like the other one. Where it is not set, the primary is read"
+  },
+  DB_REPLICA_WAIT: {
+    description:
+      "How long a read waits until the standby has what the read needs, before the primary is read: the option `wait`",
+    default: "1 second"
+  },
   DB_SCHEMA: { description: "The schema of the stores' tables: the option `schema`" },
   DB_QUEUES: { description: "`shared` where messages of queues are in RetrySpool's table: the option `queues`" },
   DB_POOL_SIZE: { description: "How many connections there are at most", default: "25" },

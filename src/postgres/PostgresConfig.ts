@@ -72,10 +72,9 @@ const connection = ConnectionConfig.fromEnvironment(
   Config.all({ connectTimeout: optional(Config.schema(TimeLimit, "DB_CONNECT_TIMEOUT")) })
 )
 
-/** The settings of the pool. */
-export const pool: Config.Config<PgClient.PgPoolConfig> = Config.map(
+/** What is set of any pool. */
+const limits = Config.map(
   Config.all({
-    connection,
     maxConnections: Config.withDefault(Config.schema(PoolSize, "DB_POOL_SIZE"), 25),
     idleTimeout: Config.withDefault(Config.schema(TimeLimit, "DB_IDLE_TIMEOUT"), Duration.minutes(15)),
     connectionTTL: Config.withDefault(Config.schema(TimeLimit, "DB_MAX_LIFETIME"), Duration.hours(1)),
@@ -83,14 +82,38 @@ export const pool: Config.Config<PgClient.PgPoolConfig> = Config.map(
     prepare: Config.withDefault(Config.Boolean("DB_PREPARE"), true),
     maxMessageSize: Config.withDefault(Config.schema(MessageSize, "DB_MAX_MESSAGE_SIZE"), maxRowBytes)
   }),
-  ({ connection, statementTimeout, ...limits }) => ({
-    ...connection,
-    ...limits,
-    startupParameters: {
-      ...connection.startupParameters,
-      ...(statementTimeout === undefined ? {} : { statement_timeout: millisOf(statementTimeout) })
-    }
+  ({ statementTimeout, ...rest }) => ({
+    rest,
+    parameters: statementTimeout === undefined ? {} : { statement_timeout: millisOf(statementTimeout) }
   })
+)
+
+const poolOf = (
+  connection: PgClient.PgClientConfig,
+  { parameters, rest }: Config.Success<typeof limits>
+): PgClient.PgPoolConfig => ({
+  ...connection,
+  ...rest,
+  startupParameters: { ...connection.startupParameters, ...parameters }
+})
+
+/** The settings of the pool. */
+export const pool: Config.Config<PgClient.PgPoolConfig> = Config.map(
+  Config.all({ connection, limits }),
+  ({ connection, limits }) => poolOf(connection, limits)
+)
+
+/** The pool of the standbys, with the limits of the other one, if one is set; and how long a read waits for them, if that is set. */
+export const replica: Config.Config<{
+  readonly pool: PgClient.PgPoolConfig | undefined
+  readonly wait: Duration.Duration | undefined
+}> = Config.map(
+  Config.all({
+    connection: ConnectionConfig.fromVariable("DB_REPLICA_URL"),
+    limits,
+    wait: optional(Config.schema(Schema.DurationFromString, "DB_REPLICA_WAIT"))
+  }),
+  ({ connection, limits, wait }) => ({ pool: connection && poolOf(connection, limits), wait })
 )
 
 /**

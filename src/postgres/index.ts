@@ -163,6 +163,9 @@ export interface ReplicaOptions extends PostgresDatabase.Options {
  * that is cancelled because it was in the way of the replay is tried again. A subscription that has read all that the standby has goes
  * on with the primary, and misses nothing in between. After a promotion nothing has to be done here.
  *
+ * A standby is read once its mark is one that this primary has published, or if it is the primary itself by now: what follows another
+ * primary is never read. So nothing is read from a standby until this process has reached the primary once.
+ *
  * **Gotchas**
  *
  * The role of the primary's client needs SELECT, INSERT and UPDATE on `events_mark`: `strata grants` prints it. Each `layerReplica`
@@ -184,6 +187,31 @@ export const layerReplica = <E, R>(
     Layer.provide(Layer.provide(replica, standby))
   )
 }
+
+/**
+ * `layerReplica` on a pool of its own that leads to `DB_REPLICA_URL`, with the other settings of `PostgresConfig`. Where that variable
+ * is not set, as on the machine of a developer, the same store reads from the primary.
+ *
+ * ```ts
+ * import { Layer } from "effect"
+ * import * as Postgres from "effect-strata/postgres"
+ *
+ * export const Stores = Postgres.layerStorageConfig()
+ * export const Queries = Layer.provideMerge(Postgres.layerReplicaConfig(), Stores)
+ * ```
+ */
+export const layerReplicaConfig = (
+  options?: ReplicaOptions
+): Layer.Layer<Events.EventStore, Config.ConfigError | InvalidInput | SqlError.SqlError, PgClient.PgClient> =>
+  Layer.unwrap(
+    Effect.gen(function* () {
+      const { pool, wait } = yield* PostgresConfig.replica
+      const all = { ...(yield* PostgresConfig.options), ...(wait === undefined ? {} : { wait }), ...options }
+      return pool === undefined
+        ? Layer.provide(Layer.fresh(EventStore.layer), PostgresDatabase.layer(all))
+        : layerReplica(layerClient(pool), all)
+    })
+  )
 
 /** The pool of `PostgresConfig`. */
 const layerPool = Layer.unwrap(Effect.map(PostgresConfig.pool, layerClient))

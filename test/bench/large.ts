@@ -1,15 +1,10 @@
 /**
  * What a log of so many events costs: reads by filters, the commands that look at it, its bytes, and appends beside it.
- *
- * `node --conditions=@effect-strata/source test/bench/large.ts [--events 20000000]`
- *
- * Events of ten follow each other for each aggregate. Each hundredth has another type than the others, ten are rare, and the last
- * hundredth was created after a time by which reads filter. The log is filled by plain SQL on a server of its own: 20 million events
- * take 9 GB of the directory for temporary files.
+ * `node --conditions=@effect-strata/source test/bench/large.ts --help` says how to run it.
  */
 import { NodeRuntime } from "@effect/platform-node"
 import { PgClient } from "@effect/sql-pg"
-import { Console, DateTime, Effect, Layer, Redacted, Stream } from "effect"
+import { Console, DateTime, Effect, Layer, Redacted, Schema, Stream } from "effect"
 import { EventStore } from "effect-strata"
 import * as Postgres from "effect-strata/postgres"
 import { Readable, Writable } from "node:stream"
@@ -19,8 +14,25 @@ import * as PostgresServer from "../support/PostgresServer.ts"
 import { measured } from "./blocks.ts"
 import { now } from "./harness.ts"
 
-const { values: options } = parseArgs({ options: { events: { type: "string", default: "1000000" } } })
-const total = Number(options.events)
+const usage = `What a log of so many events costs: reads by filters, the commands that look at it, its bytes, and appends beside it.
+
+node --conditions=@effect-strata/source test/bench/large.ts [FLAGS]
+
+  --events N   how many events the log has, at least 1,000: 1,000,000 unless given
+  --help       shows this
+
+The log is filled by plain SQL, on a server of its own in the directory for temporary files. Events of ten follow each
+other for each aggregate. Each hundredth has another type than the others, ten are rare, and the last hundredth was created
+after the time by which reads filter. Appends are also measured beside the first 1,000,000 events, to compare them. At
+the end the index of what data contains is built.
+`
+
+const { values: options } = parseArgs({
+  options: { events: { type: "string", default: "1000000" }, help: { type: "boolean", default: false } }
+})
+
+const Total = Schema.NumberFromString.check(Schema.isInt(), Schema.isGreaterThanOrEqualTo(1000))
+const total = Schema.decodeSync(Total)(options.events)
 
 /** The size beside which appends are compared. */
 const comparedTotal = Math.min(total, 1_000_000)
@@ -36,6 +48,7 @@ const fill = Effect.fnUntraced(function* (from: number, upTo: number) {
   const sql = yield* PgClient.PgClient
   const start = yield* now
   const part = 500_000
+  let told = 0
   for (let first = from; first <= upTo; first += part) {
     yield* sql.unsafe(
       `INSERT INTO events (id, aggregate_id, event_type, data, metadata, created_at)
@@ -46,7 +59,9 @@ const fill = Effect.fnUntraced(function* (from: number, upTo: number) {
        FROM generate_series($1::bigint, $2) AS n ORDER BY n`,
       [first, Math.min(upTo, first + part - 1)]
     ).unprepared
-    if (first % 5_000_000 === 1) yield* Console.log(`${Math.min(upTo, first + part - 1)} events are there`)
+    const tenths = Math.floor((Math.min(upTo, first + part - 1) * 10) / total)
+    if (tenths > told) yield* Console.log(`${tenths}0% of the events are there`)
+    told = tenths
   }
   yield* sql`VACUUM ANALYZE events`.unprepared
   yield* Console.log(`filled up to ${upTo} events in ${Math.round(((yield* now) - start) / 1000)} s`)
@@ -82,7 +97,10 @@ const reads: ReadonlyArray<readonly [name: string, times: number, read: Read]> =
   ["two types, a page", 20, { eventTypes: ["Closed", "Rare"], limit: 1000 }],
   ["created after a time, the first", 20, { createdAfter: since, limit: 1 }],
   ["created after a time, a page", 20, { createdAfter: since, limit: 1000 }],
-  ["created after a time, the last", 20, { createdAfter: since, limit: 1, direction: "backward" }]
+  ["created after a time, the last", 20, { createdAfter: since, limit: 1, direction: "backward" }],
+  ["of a type and after a time, the first", 20, { eventTypes: ["Closed"], createdAfter: since, limit: 1 }],
+  ["of a type and after a time, a page", 20, { eventTypes: ["Deposited"], createdAfter: since, limit: 1000 }],
+  ["of a rare type and after a time", 20, { eventTypes: ["Rare"], createdAfter: since }]
 ]
 
 const contained: Read = { data: { amount: total } }
@@ -103,9 +121,15 @@ const command = Effect.fnUntraced(function* (url: string, ...args: ReadonlyArray
     stderr: silent()
   }
   const start = yield* now
-  yield* Effect.exit(run(args, host))
+  // A status that is not 0 says that something was found, as the doctor finds that this server flushes nothing.
+  const status = yield* run(args, host).pipe(
+    Effect.as(0),
+    Effect.catch(({ status }) => Effect.succeed(status))
+  )
   const millis = (yield* now) - start
-  yield* Console.log(`strata ${args.join(" ").padEnd(38)} ${millis.toFixed(0).padStart(6)} ms`)
+  yield* Console.log(
+    `strata ${args.join(" ").padEnd(38)} ${millis.toFixed(0).padStart(6)} ms${status === 0 ? "" : `, status ${status}`}`
+  )
 })
 
 /** What each index is for, by its first column. */
@@ -128,7 +152,10 @@ const sizes = Effect.gen(function* () {
     FROM pg_index LEFT JOIN pg_attribute ON attrelid = indrelid AND attnum = indkey[0] WHERE indrelid = 'events'::regclass`
   const [payload] = yield* sql<{ readonly bytes: number }>`
     SELECT avg(octet_length(data::text))::float8 AS bytes FROM events TABLESAMPLE SYSTEM (1)`
-  yield* Console.log(`bytes for an event of ${payload?.bytes.toFixed(0)} bytes of data:`)
+  const all = rows.reduce((sum, { bytes }) => sum + bytes, 0)
+  yield* Console.log(
+    `${(all / 2 ** 30).toFixed(2)} GB, in bytes for each event, which has ${payload?.bytes.toFixed(0)} bytes of data:`
+  )
   for (const { bytes, column, name } of rows) {
     yield* Console.log(
       `${name.padEnd(46)} ${(bytes / total).toFixed(1).padStart(6)}  ${purposes.get(column) ?? ""}`.trimEnd()
@@ -168,4 +195,5 @@ const main = Effect.gen(function* () {
   yield* program(url).pipe(Effect.provide(Layer.provideMerge(Postgres.layer(), client)))
 })
 
-NodeRuntime.runMain(Effect.scoped(main))
+if (options.help) process.stdout.write(usage)
+else NodeRuntime.runMain(Effect.scoped(main))

@@ -15,6 +15,9 @@ it.live("a page of some types reads what it returns, and a filter that no index 
     const { events, logged, schema, sql, table, watched } = yield* serveEvents({ client: { maxConnections: 1 } })
     yield* execute([
       ...fillStatements(table, eventCount),
+      `INSERT INTO ${table}_tags (tag, version) SELECT 'group:tenth', n FROM generate_series(10, ${eventCount}, 10) AS n`,
+      `INSERT INTO ${table}_tags (tag, version) SELECT 'group:some', n FROM generate_series(1, 1000) AS n`,
+      `VACUUM ANALYZE ${table}_tags`,
       rare(table, "r1"),
       rare(table, "r2"),
       `VACUUM ANALYZE ${table}`
@@ -69,11 +72,33 @@ it.live("a page of some types reads what it returns, and a filter that no index 
         assert.isBelow(yield* reads({ createdAfter, limit: 1, direction }, 1), passed)
         assert.isBelow(yield* reads({ createdAfter: recent, limit: 500, direction }, 500), passed)
         assert.isBelow(yield* reads({ createdAfter: recent, after: 998500n, limit: 5, direction }, 5), passed)
+        // The same beside types and tags: each of them passes the blocks by itself.
+        const closed = { eventTypes: ["Closed"], direction }
+        assert.isBelow(yield* reads({ ...closed, createdAfter: recent, limit: 5 }, 5), passed)
+        assert.isBelow(yield* reads({ ...closed, createdAfter }, 1), passed)
+        assert.isBelow(
+          yield* reads({ createdAfter: recent, eventTypes: ["Deposited"], limit: 5, direction }, 5),
+          passed
+        )
+        assert.isBelow(yield* reads({ createdAfter, eventTypes: ["Closed", "Deposited"], direction }, 2), 2 * passed)
+        assert.isBelow(yield* reads({ createdAfter: recent, eventTypes: ["Rare"], limit: 1, direction }, 1), few)
+        const tenth = { createdAfter: recent, tags: ["group:tenth"], direction }
+        assert.isBelow(yield* reads({ ...tenth, limit: 5 }, 5), passed)
+        assert.isBelow(yield* reads({ ...tenth, eventTypes: ["Deposited"], limit: 5 }, 5), passed)
+        assert.isBelow(yield* reads({ createdAfter: recent, tags: ["group:some"], direction }, 0), few)
+        const items = [{ tags: ["group:tenth"] }, { tags: ["group:some"], eventTypes: ["Closed"] }]
+        assert.isBelow(yield* reads({ createdAfter: recent, items, limit: 5, direction }, 5), 2 * passed)
       }
     }
     assert.deepStrictEqual(logged, [])
     const walk = { data: { amount: -1 } }
     for (let times = 0; times < 2; times++) assert.isAbove(yield* reads(walk, 0), eventCount / 2)
+    assert.isAbove(yield* reads({ ...walk, direction: "backward" }, 0), eventCount / 2)
+    // What has no index is only looked at where an event is young enough.
+    for (const direction of ["forward", "backward"] as const) {
+      const aggregateIds = ["account-1", "account-2"]
+      assert.isBelow(yield* reads({ createdAfter: recent, aggregateIds, limit: 2, direction }, 2), passed)
+    }
     assert.lengthOf(logged, 1)
     assert.match(
       logged[0] ?? "",
@@ -85,5 +110,8 @@ it.live("a page of some types reads what it returns, and a filter that no index 
     yield* execute([`DROP INDEX ${String(index?.["name"])}`])
     yield* reads({ createdAfter }, 2)
     yield* reads({ createdAfter, direction: "backward", limit: 1 }, 1)
+    yield* reads({ createdAfter, eventTypes: ["Closed", "Deposited"] }, 2)
+    yield* reads({ createdAfter: recent, tags: ["group:tenth"], limit: 5 }, 5)
+    yield* reads({ createdAfter: recent, aggregateIds: ["account-1", "account-2"], limit: 2 }, 2)
   })
 )

@@ -10,7 +10,7 @@ import { execute, query } from "./harness.ts"
 
 /** An event store that writes to the primary of the other one, and reads from a standby. */
 export const replicaOf = Effect.fnUntraced(function* (
-  { context, schema }: ServedEvents,
+  { context, schema }: Pick<ServedEvents, "context" | "schema">,
   standby: string | PgClient.PgPoolConfig,
   options: Postgres.ReplicaOptions = {}
 ) {
@@ -29,11 +29,14 @@ export const replicaOf = Effect.fnUntraced(function* (
   }
 })
 
-/** A primary and its standby, and a store on each way. */
-export const pair = Effect.fnUntraced(function* (options?: Postgres.ReplicaOptions) {
+/** A primary and its standby, and a store on each way. `settings` are those of the standby. */
+export const pair = Effect.fnUntraced(function* (
+  options?: Postgres.ReplicaOptions,
+  settings?: Readonly<Record<string, string>>
+) {
   const primary = yield* PostgresServer.make()
   const served = yield* serveEvents({ url: primary.url, options: { schema: "public" } })
-  const standby = yield* standbyOf(primary)
+  const standby = yield* standbyOf(primary, settings)
   const replica = yield* replicaOf(served, standby.url, options)
   return {
     primary,

@@ -1,7 +1,7 @@
 /** Reads from a standby: up to the mark that the primary has published, and from the primary where the standby has not enough. */
 import { assert, describe, it } from "@effect/vitest"
-import { Duration, Effect, Fiber, Redacted, Stream } from "effect"
-import { EventStore } from "effect-strata"
+import { Duration, Effect, Fiber, Redacted, Ref, Stream } from "effect"
+import { EventStore, Projection } from "effect-strata"
 import * as Postgres from "effect-strata/postgres"
 import { connect } from "node:net"
 import { standbyOf } from "../support/Replicas.ts"
@@ -110,6 +110,88 @@ describe("a store with a replica", () => {
       yield* standby.start
       const [second] = yield* events.append(event("a", "second"))
       assert.lengthOf(yield* events.load(0n, { atLeast: second?.version ?? 0n }), 2)
+    })
+  )
+
+  it.live("reads from the standby while the primary is down, and compares cursors with its log", () =>
+    Effect.gen(function* () {
+      const { primary, replica } = yield* pair(long)
+      const { events } = replica
+      const [first, second] = yield* events.append([event("a", "first"), event("b", "second")])
+      const atLeast = second?.version ?? 0n
+      yield* events.load(0n, { atLeast })
+      yield* primary.stop("fast")
+      assert.deepStrictEqual(idsOf(yield* events.load()), ["first", "second"])
+      assert.deepStrictEqual(idsOf(yield* events.loadByAggregate("a")), ["first"])
+      const backward = events.read({ direction: "backward", limit: 1 })
+      assert.deepStrictEqual(idsOf(yield* Stream.runCollect(backward)), ["second"])
+      const compare = (id: string) =>
+        Stream.runCollect(events.read({ after: { version: first?.version ?? 0n, id }, limit: 0 }))
+      assert.deepStrictEqual(yield* compare("first"), [])
+      // Whether the log was replaced, only the primary decides.
+      yield* failsWith(compare("another"), "EventStore.read", "Unavailable", /no connection/)
+      yield* primary.start
+      assert.instanceOf(yield* Effect.flip(compare("another")), EventStore.LogReplaced)
+    })
+  )
+
+  it.live("warns once of a filter that no index serves", () =>
+    Effect.gen(function* () {
+      const { primary, replica, served, standby } = yield* pair(long)
+      const { events } = replica
+      yield* events.append(event("a", "first"))
+      yield* execute(["SELECT setval(pg_get_serial_sequence('events', 'version'), 2000000)"], primary.url)
+      const [last] = yield* events.append(event("a", "last"))
+      const atLeast = last?.version ?? 0n
+      yield* replica.watched(events.load(0n, { atLeast }))
+      const data = { text: "none" }
+      const alone = yield* serveEvents({
+        url: standby.url,
+        layer: Postgres.layerStorage,
+        options: { schema: "public" }
+      })
+      for (const { events, logged, watched } of [replica, alone]) {
+        for (let times = 0; times < 2; times++) {
+          assert.deepStrictEqual(yield* watched(Stream.runCollect(events.read({ data }))), [])
+        }
+        assert.lengthOf(logged, 1, logged.join("\n"))
+        assert.match(String(logged[0]), /^a filter by data is looked up in no index: up to 2000001 events/)
+      }
+      const backward = yield* replicaOf(served, standby.url)
+      const read = backward.events.read({ data, atLeast, ...long, direction: "backward" })
+      assert.deepStrictEqual(yield* backward.watched(Stream.runCollect(read)), [])
+      assert.lengthOf(backward.logged, 1, backward.logged.join("\n"))
+    })
+  )
+
+  it.live("rebuilds a read model from the standby, in its place or beside it", () =>
+    Effect.gen(function* () {
+      const { primary, replica, standby } = yield* pair(long)
+      const stored = yield* replica.events.append(Array.from({ length: 2000 }, (_, n) => event(`a${n % 7}`, `${n}`)))
+      const last = stored.at(-1)?.version ?? 0n
+      yield* replica.events.load(0n, { atLeast: last })
+      yield* untilReplayed(primary, standby)
+      const seen = yield* Ref.make<ReadonlyArray<bigint>>([])
+      const projection = Projection.make({
+        name: "copy",
+        handler: ({ version }) => Ref.update(seen, (before) => [...before, version])
+      })
+      yield* Effect.forkScoped(Effect.provide(Projection.run(projection), replica.context))
+      yield* Projection.awaitVersion("copy", last, "5 minutes").pipe(Effect.provide(replica.context))
+      for (const mode of ["in place", "beside"] as const) {
+        const [fromStandby, fromPrimary] = [yield* readsOf(standby.url), yield* readsOf(primary.url)]
+        const rebuild = Projection.rebuild(projection, { mode, clear: () => Ref.set(seen, []) })
+        yield* Stream.runDrain(rebuild).pipe(Effect.provide(replica.context))
+        assert.deepStrictEqual(
+          yield* Ref.get(seen),
+          stored.map(({ version }) => version)
+        )
+        // A session counts once it has nothing to do for a while.
+        yield* Effect.repeat(Effect.andThen(Effect.sleep("100 millis"), readsOf(standby.url)), {
+          until: (now) => now - fromStandby >= 2000
+        })
+        assert.isBelow((yield* readsOf(primary.url)) - fromPrimary, 1000)
+      }
     })
   )
 
@@ -272,6 +354,11 @@ describe("a standby by itself", () => {
       const wrong = yield* Effect.flip(events.load({ version: 1n, id: "another" }))
       assert.instanceOf(wrong, EventStore.LogReplaced)
       yield* failsWith(events.load(3n), "EventStore.load", "Denied", /a standby/)
+      const compare = (after: { readonly version: bigint; readonly id: string }) =>
+        Stream.runCollect(events.read({ after, limit: 0 }))
+      assert.deepStrictEqual(yield* compare({ version: 1n, id: "a1" }), [])
+      assert.instanceOf(yield* Effect.flip(compare({ version: 1n, id: "another" })), EventStore.LogReplaced)
+      yield* failsWith(compare({ version: 3n, id: "a2" }), "EventStore.read", "Denied", /a standby/)
     })
   )
 
@@ -283,12 +370,25 @@ describe("a standby by itself", () => {
       // Promoted by mistake, while the primary goes on: both get events of their own.
       yield* execute(["SELECT pg_promote()"], standby.url)
       const other = yield* serveEvents({ url: standby.url, options: { schema: "public" } })
+      const [foreign] = yield* other.events.append(event("a", "foreign"))
+      const read = Effect.fnUntraced(function* ({ events }: typeof replica, options: EventStore.ReadOptions = {}) {
+        const backward = events.read({ direction: "backward", ...options })
+        return [
+          idsOf(yield* events.load(0n, options)),
+          idsOf(yield* events.loadByAggregate("a", 0n, options)),
+          idsOf(yield* Stream.runCollect(backward)).toReversed()
+        ]
+      })
+      // The mark there is still that of the primary.
+      assert.deepStrictEqual(yield* read(replica), [["first"], ["first"], ["first"]])
       const wrong = yield* replicaOf(other, standby.url, long)
-      const [foreign] = yield* wrong.events.append(event("a", "foreign"))
       yield* wrong.events.load(0n, { atLeast: foreign?.version ?? 0n })
       const [second] = yield* served.events.append(event("a", "second"))
+      const both = ["first", "second"]
       const options = { atLeast: second?.version ?? 0n }
-      assert.deepStrictEqual(idsOf(yield* replica.events.load(0n, options)), ["first", "second"])
+      assert.deepStrictEqual(yield* read(replica, options), [both, both, both])
+      const third = yield* replicaOf(served, (yield* standbyOf(standby)).url, { wait: "1 second" })
+      assert.deepStrictEqual(yield* read(third), [both, both, both])
     })
   )
 })

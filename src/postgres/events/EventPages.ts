@@ -5,8 +5,9 @@
  *
  * Where it names types, the index of types has the events of each in order. A page reads at most its limit of each.
  *
- * Where it names a time alone, the index of times leads past each 4,096 versions without an event that is young enough. A page
- * reads at most twice as many events more than it returns.
+ * Where it names a time, the index of times leads past each 4,096 versions without an event that is young enough. A page
+ * reads at most twice as many events more than it returns. With types or tags a page goes from one event of these to the next,
+ * and passes the rest of its 4,096 versions if none of them is young enough.
  *
  * Where the filter names tags, a page is found in the table of tags, which has the versions of each tag in order: the page
  * reads what it returns, and at most as much again for each item of a query. Each look-up of a version stands in a subquery
@@ -36,6 +37,22 @@ export interface Range {
   readonly limit: number
   /** What has to be true of the log, or the page is empty. */
   readonly guard?: Fragment | undefined
+}
+
+/** The same where both ends may be SQL. */
+type Span = Omit<Range, "after"> & { readonly after: bigint | Fragment }
+
+/** A query of the first versions of a span that match the filter, and these conditions. */
+type Course = (span: Span, conditions: ReadonlyArray<Fragment>) => Fragment
+
+/** How versions are found that the index of times has: in some blocks of 4,096 versions. */
+interface Way {
+  /** A query of the first version of a span that could be one. */
+  readonly first: (span: Span) => Fragment
+  /** A query of those in a span that is a block, or a part of it. */
+  readonly inBlock: (span: Span, block: string) => Fragment
+  /** A query of the first ones of a span, without the index of times. */
+  readonly without: (span: Span) => Fragment
 }
 
 /** The tags and types of which an event has to have all and one: an item of a query together with the rest of the filter. */
@@ -104,7 +121,7 @@ export const make = Effect.gen(function* () {
   const hasTag = (tag: string, version: string) =>
     sql`EXISTS (SELECT FROM ${tagTable} AS other WHERE other.tag = ${tag}::text AND other.version = ${sql.literal(version)} OFFSET 0)`
 
-  const between = (column: string, { after, last }: Range) =>
+  const between = (column: string, { after, last }: Span) =>
     sql`${sql.literal(column)} > ${after} AND ${sql.literal(column)} <= ${last}`
 
   /** What an event with a tag has to be besides, if anything. */
@@ -125,7 +142,7 @@ export const make = Effect.gen(function* () {
   const versionsOf = (
     { eventTypes, tags: [first = "", ...others] }: Alternative,
     columns: ReadonlyArray<Fragment>,
-    range: Range
+    range: Span
   ) => {
     const conditions = [
       sql`tagged.tag = ${first}::text`,
@@ -151,7 +168,7 @@ export const make = Effect.gen(function* () {
     columns: "*" | "version",
     type: string,
     others: ReadonlyArray<Fragment>,
-    { after, direction, last, limit }: Range
+    { after, direction, last, limit }: Span
   ) => {
     const conditions = sql.and([
       sql`(event_type, version) > (${type}::text, ${after}::bigint)`,
@@ -174,11 +191,12 @@ export const make = Effect.gen(function* () {
       : undefined
   }
 
-  /** The time after which events were created that are looked for by nothing else, so that the index of times finds them. */
-  const indexedTime = ({ aggregateIds, createdAfter, data, eventTypes, items, metadata, tags }: Filter) =>
-    [aggregateIds, data, eventTypes, items, metadata, tags].every((part) => part === undefined)
-      ? createdAfter
-      : undefined
+  /**
+   * The time after which events were created, if the index of times finds them. One aggregate has few events, and what `data` and
+   * `metadata` contain may have an index of its own.
+   */
+  const indexedTime = ({ aggregateIds, createdAfter, data, metadata }: Filter) =>
+    aggregateIds?.length === 1 || data !== undefined || metadata !== undefined ? undefined : createdAfter
 
   /** Whether the index of times is there, and built to its end. Without it the statement that uses it would read the log again and again. */
   const hasTimeIndex = sql`EXISTS (
@@ -187,69 +205,117 @@ export const make = Effect.gen(function* () {
       AND attname = 'created_at'::name AND pg_catalog.pg_get_expr(indexprs, indrelid) = '(version >> 12)'::text
   )`
 
+  /** What was created after a time in a block. Only the index of times has it by these conditions, and in this order. */
+  const youngIn = (time: DateTime.Utc, block: string) => sql`
+    (event.version >> 12, created_at) >= (${sql.literal(block)}, ${firstAfter(time)})
+    AND (event.version >> 12, created_at) <= (${sql.literal(block)}, 'infinity'::timestamptz)`
+  const inOrderOfTimes = sql.literal("ORDER BY event.version >> 12, created_at")
+
+  /** All events of the log are passed. The other conditions are only looked at for young events. */
+  const throughAll = (time: DateTime.Utc, others: ReadonlyArray<Fragment>): Way => ({
+    first: (span) => sql`(SELECT version FROM ${events} WHERE ${between("version", span)}
+      ORDER BY version ${sql.literal(span.direction)} LIMIT 1)`,
+    inBlock: ({ after, last }, block) => sql`(
+      SELECT version FROM (
+        SELECT * FROM ${events} AS event WHERE ${youngIn(time, block)} AND event.version + 0 > ${after} AND event.version + 0 <= ${last}
+        ${inOrderOfTimes} OFFSET 0
+      ) AS event WHERE ${sql.and(others)})`,
+    without: (span) => sql`(
+      SELECT version FROM ${events} AS event
+      WHERE ${sql.and([sql`created_at >= ${firstAfter(time)}`, between("version", span), ...others])}
+      ORDER BY version ${sql.literal(span.direction)} LIMIT ${span.limit})`
+  })
+
+  /** Only those are passed that an index has in order. */
+  const along = (time: DateTime.Utc, course: Course): Way => {
+    const young = [sql`created_at >= ${firstAfter(time)}`]
+    return {
+      first: (span) => course({ ...span, limit: 1 }, []),
+      inBlock: (span) => course(span, young),
+      without: (span) => course(span, young)
+    }
+  }
+
   /**
    * The first versions of a range that were created after a time: from one block of 4,096 versions to the next, until blocks with
-   * enough of them are found. The conditions are those that only the index of times has in this order.
+   * enough of them are found.
    */
-  const versionsAfter = (time: DateTime.Utc, range: Range) => {
+  const versionsAfter = (time: DateTime.Utc, { first, inBlock, without }: Way, range: Range) => {
     const { after, direction, last, limit } = range
-    const order = sql.literal(direction)
-    const matching = (columns: string, block: string) => sql`
-      SELECT ${sql.literal(columns)} FROM ${events} AS event
-      WHERE (event.version >> 12, created_at) >= (${sql.literal(block)}, ${firstAfter(time)})
-        AND (event.version >> 12, created_at) <= (${sql.literal(block)}, 'infinity'::timestamptz)
-        AND event.version + 0 > ${after}::int8 AND event.version + 0 <= ${last}::int8`
+    const before = (block: string) => sql.literal(`((${block} << 12) - 1::int8)`)
+    const endOf = (block: string) => sql.literal(`(${block} << 12 | 4095::int8)`)
+    const within = (block: string): Span => ({
+      ...range,
+      after: sql`greatest(${after}::int8, ${before(block)})`,
+      last: sql`least(${last}::int8, ${endOf(block)})`
+    })
+    const beyond = (block: string): Span =>
+      direction === "ASC"
+        ? { ...range, after: sql`greatest(${after}::int8, ${endOf(block)})` }
+        : { ...range, last: sql`least(${last}::int8, ${before(block)})` }
+    const blockOf = (span: Span) => sql`(SELECT version >> 12 AS block FROM ${first(span)} AS found)`
     const counted = (block: string) => sql`
       CROSS JOIN LATERAL (
-        SELECT count(*) AS matches FROM (${matching("", block)} LIMIT ${limit}) AS matching OFFSET 0
+        SELECT CASE WHEN (SELECT true FROM ${events} AS event WHERE ${youngIn(time, block)} ${inOrderOfTimes} LIMIT 1) THEN (
+          SELECT count(*) FROM (SELECT FROM ${inBlock(within(block), block)} AS found LIMIT ${limit}) AS matching
+        ) ELSE 0::int8 END AS matches OFFSET 0
       ) AS counted`
-    const next = sql.literal(
-      direction === "ASC" ? "version > (step.block << 12 | 4095::int8)" : "version < (step.block << 12)"
-    )
-    const blockOf = (conditions: Fragment) => sql`(
-      SELECT version >> 12 AS block FROM ${events} WHERE ${conditions} ORDER BY version ${order} LIMIT 1
-    )`
-    return sql`
+    return sql`(
       WITH RECURSIVE step AS (
         SELECT first.block, counted.matches, counted.matches AS total
-        FROM ${blockOf(between("version", range))} AS first ${counted("first.block")} WHERE ${hasTimeIndex}
+        FROM ${blockOf(range)} AS first ${counted("first.block")} WHERE ${hasTimeIndex}
         UNION ALL
         SELECT next.block, counted.matches, step.total + counted.matches
-        FROM step CROSS JOIN LATERAL ${blockOf(sql`${next} AND ${between("version", range)}`)} AS next ${counted("next.block")}
+        FROM step CROSS JOIN LATERAL ${blockOf(beyond("step.block"))} AS next ${counted("next.block")}
         WHERE step.total < ${limit}::int8
       )
-      SELECT found.version FROM step CROSS JOIN LATERAL (${matching("version", "step.block")} OFFSET 0) AS found
+      SELECT found.version FROM step CROSS JOIN LATERAL (
+        SELECT version FROM ${inBlock(within("step.block"), "step.block")} AS matching OFFSET 0
+      ) AS found
       WHERE step.matches > 0::int8
-      UNION ALL (
-        SELECT version FROM ${events} WHERE NOT ${hasTimeIndex} AND created_at >= ${firstAfter(time)} AND ${between("version", range)}
-        ORDER BY version ${order} LIMIT ${limit}
-      )`
+      UNION ALL
+      SELECT version FROM ${without(range)} AS matching WHERE NOT ${hasTimeIndex})`
   }
 
   /** The rows of a range that match the filter, with more columns than are read. */
   const source = (filter: Filter, range: Range): Fragment => {
     const guards = range.guard === undefined ? [] : [range.guard]
-    const columns = columnsAre(filter)
     const alternatives = alternativesOf(filter)
-    if (alternatives.every(({ tags }) => tags.length > 0)) {
-      const versions = union(alternatives.map((alternative) => versionsOf(alternative, columns, range)))
-      return sql`${placesIn(versions, range)} WHERE ${sql.and(guards)}`
-    }
     const time = indexedTime(filter)
-    if (time !== undefined) return sql`${placesIn(versionsAfter(time, range), range)} WHERE ${sql.and(guards)}`
+    const { createdAfter: _, ...timeless } = filter
+    const other = time === undefined ? filter : timeless
+    const columns = columnsAre(other)
+    const first = (course: Course) =>
+      time === undefined ? course(range, []) : versionsAfter(time, along(time, course), range)
+    const rowsAt = (versions: Fragment) => sql`${placesIn(versions, range)} WHERE ${sql.and(guards)}`
+    if (alternatives.every(({ tags }) => tags.length > 0)) {
+      return rowsAt(
+        union(
+          alternatives.map((alternative) =>
+            first((span, conditions) => versionsOf(alternative, [...columns, ...conditions], span))
+          )
+        )
+      )
+    }
     const types = indexedTypes(filter)
     if (types !== undefined) {
-      const others = othersAre(filter)
+      const others = othersAre(other)
       const [only = "", another] = types
-      if (another === undefined) return sql`${ofType("*", only, others, range)} AS event WHERE ${sql.and(guards)}`
-      const versions = unionAll(types.map((type) => ofType("version", type, others, range)))
-      return sql`${placesIn(versions, range)} WHERE ${sql.and(guards)}`
+      if (another === undefined && time === undefined) {
+        return sql`${ofType("*", only, others, range)} AS event WHERE ${sql.and(guards)}`
+      }
+      return rowsAt(
+        unionAll(
+          types.map((type) => first((span, conditions) => ofType("version", type, [...others, ...conditions], span)))
+        )
+      )
     }
     const matching = alternatives.map(({ eventTypes, tags }) =>
       sql.and([...ofTypes(eventTypes), ...tags.map((tag) => hasTag(tag, "event.version"))])
     )
-    const conditions = [...columns, ...guards, between("version", range)]
-    return sql`${events} AS event WHERE ${sql.and(filter.items === undefined ? conditions : [...conditions, sql.or(matching)])}`
+    const conditions = filter.items === undefined ? columns : [...columns, sql.or(matching)]
+    if (time !== undefined) return rowsAt(versionsAfter(time, throughAll(time, conditions), range))
+    return sql`${events} AS event WHERE ${sql.and([...conditions, ...guards, between("version", range)])}`
   }
 
   /** The JSON of a row that is too long for such a page is held back: see `PageSize`. */
@@ -264,12 +330,16 @@ export const make = Effect.gen(function* () {
   }
 
   /** Whether a page walks the log for the few events that the filter describes, and finds them by no index. */
-  const walks = (filter: Filter): boolean =>
-    indexedTime(filter) === undefined &&
-    filter.aggregateIds?.length !== 1 &&
-    (filter.items !== undefined || othersAre(filter).length > 0 || filter.eventTypes !== undefined) &&
-    (indexedTypes(filter) === undefined || othersAre(filter).length > 0) &&
-    alternativesOf(filter).some(({ tags }) => tags.length === 0)
+  const walks = (filter: Filter): boolean => {
+    const { createdAfter: _, ...timeless } = filter
+    const others = othersAre(indexedTime(filter) === undefined ? filter : timeless)
+    return (
+      filter.aggregateIds?.length !== 1 &&
+      (filter.items !== undefined || others.length > 0 || filter.eventTypes !== undefined) &&
+      (indexedTypes(filter) === undefined || others.length > 0) &&
+      alternativesOf(filter).some(({ tags }) => tags.length === 0)
+    )
+  }
 
   /** All versions with the tags of an item. */
   const versionsWith = ([first = "", ...others]: ReadonlyArray<string>) =>

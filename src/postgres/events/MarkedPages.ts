@@ -10,6 +10,7 @@ import type { Reason } from "../../StoreError.ts"
 import { decodeRows } from "../database/DecodeRows.ts"
 import { PostgresDatabase } from "../database/PostgresDatabase.ts"
 import * as EventPages from "./EventPages.ts"
+import * as LockHolders from "./LockHolders.ts"
 import * as MarkTable from "./MarkTable.ts"
 
 /** What the first row says. The others are those of the page. */
@@ -23,8 +24,14 @@ const Header = Schema.Struct({
   compared: Schema.Array(Schema.String)
 })
 
-/** The row of a page of committed events. */
-const Replayed = Schema.Struct({ replayed: Schema.Boolean })
+/** What the first row of a page of committed events says. */
+const Replayed = Schema.Struct({
+  /** Whether the server has replayed the version that is needed. */
+  replayed: Schema.Boolean,
+  /** Null on a standby that has no mark. */
+  server: Schema.NullOr(Schema.String),
+  mark: Schema.BigInt
+})
 
 export interface MarkedPage {
   readonly mark: bigint
@@ -37,6 +44,14 @@ export interface MarkedPage {
   readonly cursorId: string | undefined
   /** The ids of the events at the versions that were to be compared. */
   readonly ids: ReadonlyMap<bigint, string>
+  readonly rows: ReadonlyArray<unknown>
+}
+
+/** Committed events, whether they are settled or not. */
+export interface CommittedPage {
+  /** The server whose log this is: of a standby the one that has settled its mark, else the server that was read. */
+  readonly server: string
+  readonly mark: bigint
   readonly rows: ReadonlyArray<unknown>
 }
 
@@ -70,6 +85,7 @@ export const make = Effect.gen(function* () {
   const current = MarkTable.current(database)
   const decodeHeader = decodeRows(Header, MarkTable.nameOf(database), [])
   const decodeReplayed = decodeRows(Replayed, names.events, [])
+  const serverColumns = sql.literal(LockHolders.serverColumns(database))
 
   const endOfPart = (after: bigint, part: number) => sql`(
     SELECT version FROM ${events} WHERE version > ${after} AND version <= mark.version
@@ -120,21 +136,30 @@ export const make = Effect.gen(function* () {
   const hasReplayed = (version: bigint) =>
     version === 0n
       ? sql.literal("true")
-      : sql`(EXISTS (SELECT FROM ${events} WHERE version = ${version}) OR EXISTS (SELECT FROM (${current}) AS mark WHERE version >= ${version}))`
+      : sql`((mark.version >= ${version}) IS TRUE OR EXISTS (SELECT FROM ${events} WHERE version = ${version}))`
 
-  /** Rows of a statement that has a condition, or none where the server has not replayed the version that is needed. */
+  /**
+   * Rows of a statement that has a condition, or none where the server has not replayed the version that is needed, or is a standby
+   * that has no mark.
+   */
   const committed = Effect.fnUntraced(function* (
     needed: bigint,
     statement: (condition: Fragment) => Fragment,
     direction: "ASC" | "DESC"
-  ): Effect.fn.Return<Option.Option<ReadonlyArray<unknown>>, Reason> {
+  ): Effect.fn.Return<Option.Option<CommittedPage>, Reason> {
     const condition = sql.literal("(SELECT replayed FROM log)")
     const rows = yield* query(sql`
-      WITH log AS MATERIALIZED (SELECT ${hasReplayed(needed)} AS replayed)
-      SELECT log.replayed, page.* FROM log FULL JOIN (${statement(condition)}) AS page ON false
+      WITH log AS MATERIALIZED (
+        SELECT ${hasReplayed(needed)} AS replayed, coalesce(mark.version, 0::bigint) AS mark,
+          CASE WHEN here.standby THEN mark.server ELSE here.server END AS server
+        FROM (SELECT ${serverColumns}) AS here LEFT JOIN (${current}) AS mark ON true
+      )
+      SELECT log.*, page.* FROM log FULL JOIN (${statement(condition)}) AS page ON false
       ORDER BY page.version ${sql.literal(direction)} NULLS FIRST`)
     const [header] = yield* decodeReplayed(rows.slice(0, 1))
-    return header?.replayed === true ? Option.some(rows.slice(1)) : Option.none()
+    return header?.replayed === true && header.server !== null
+      ? Option.some({ server: header.server, mark: header.mark, rows: rows.slice(1) })
+      : Option.none()
   })
 
   return {

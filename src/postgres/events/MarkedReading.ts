@@ -3,6 +3,7 @@
  * the server that is read: then another server has to go on.
  */
 import { Duration, Effect, Option, Stream } from "effect"
+import type { AggregateSince } from "../../Event.ts"
 import * as LastSeen from "../../events/LastSeen.ts"
 import { type Filter, LogReplaced, type StoredEvent } from "../../EventStore.ts"
 import { realMillis, realSleep } from "../../internal/RealTime.ts"
@@ -10,6 +11,7 @@ import { isPassing } from "../../internal/Transient.ts"
 import type { Reason } from "../../StoreError.ts"
 import { PostgresDatabase } from "../database/PostgresDatabase.ts"
 import { isTextTooLong } from "../database/Reasons.ts"
+import type * as EventPages from "./EventPages.ts"
 import { eventDecoder } from "./EventRow.ts"
 import * as MarkedPages from "./MarkedPages.ts"
 import { pageOf } from "./PageSize.ts"
@@ -18,7 +20,10 @@ import { pageOf } from "./PageSize.ts"
 const firstWaitMillis = 2
 const longestWaitMillis = 50
 
-/** How long a statement is tried again that was cancelled because it was in the way of the replay, or was in another way. */
+/**
+ * For how long after its first cancellation a statement is tried again that was in the way of the replay. It had run for a while by
+ * then, and the next one may, too: it is tried again in any case.
+ */
 const conflictMillis = 1000
 
 /** The server cannot go on here, and another one has to: `reason` says why, unless it only lags. */
@@ -55,6 +60,8 @@ export interface Marks {
   readonly isOfThisLog: (server: string) => boolean
   /** Asks for a mark up to a version. */
   readonly need: (version: bigint) => void
+  /** Warns of a filter that has so many events read, if no index serves it. */
+  readonly warnOfWalk: (filter: Filter, count: bigint) => Effect.Effect<void>
 }
 
 const idOf = ({ id, version }: StoredEvent): LastSeen.SeenEvent => ({ version, id })
@@ -64,11 +71,12 @@ const isOfServer = (reason: Reason): boolean =>
   isPassing(reason) || isTextTooLong(reason) || reason._tag === "SchemaMissing" || reason._tag === "Denied"
 
 /** Tries until it gives something. It goes on after a failure that may pass where `isPatient`, and after a lost conflict in any case. */
-export const untilReady = Effect.fnUntraced(function* <A>(
+const untilReady = Effect.fnUntraced(function* <A>(
   look: Effect.Effect<Option.Option<A>, Reason>,
   { isPatient, wait }: { readonly isPatient: boolean; readonly wait: Duration.Duration }
 ): Effect.fn.Return<A, Left | Reason> {
-  const since = yield* realMillis
+  let until = (yield* realMillis) + Duration.toMillis(wait)
+  let hasConflicted = false
   let waitMillis = firstWaitMillis
   while (true) {
     const found = yield* Effect.result(look)
@@ -77,8 +85,12 @@ export const untilReady = Effect.fnUntraced(function* <A>(
     if (failure !== undefined && !isOfServer(failure)) return yield* Effect.fail(failure)
     const isConflict = failure?._tag === "Contention"
     const mayPass = failure === undefined || isConflict || (isPatient && isPassing(failure))
-    const limitMillis = Math.max(Duration.toMillis(wait), isConflict ? conflictMillis : 0)
-    if (!mayPass || (yield* realMillis) + waitMillis > since + limitMillis) return yield* Effect.fail(new Left(failure))
+    const now = yield* realMillis
+    if (isConflict && !hasConflicted) {
+      hasConflicted = true
+      until = Math.max(until, now + conflictMillis)
+    }
+    if (!mayPass || now + waitMillis > until) return yield* Effect.fail(new Left(failure))
     yield* realSleep(waitMillis)
     waitMillis = Math.min(waitMillis * 2, longestWaitMillis)
   }
@@ -122,14 +134,49 @@ export const make = Effect.fnUntraced(function* (marks: Marks) {
     return now instanceof LogReplaced ? yield* Effect.fail(new Left(now)) : [compared, now]
   })
 
+  /** Committed events of this log. */
+  const committed = (
+    look: Effect.Effect<Option.Option<MarkedPages.CommittedPage>, Reason>,
+    { needed, wait }: Pick<Asked, "needed" | "wait">
+  ): Effect.Effect<MarkedPages.CommittedPage, Left | Reason> =>
+    untilReady(
+      Effect.map(look, (found) => {
+        // The version may be one at which there is no event: then only a mark tells that the standby has come so far.
+        if (Option.isNone(found)) marks.need(needed)
+        return Option.filter(found, ({ server }) => marks.isOfThisLog(server))
+      }),
+      { isPatient: false, wait }
+    )
+
   return {
-    pages,
+    /** The last committed events of a range, of which the log has those up to a version at least. */
+    descending: (
+      filter: Filter,
+      range: Omit<EventPages.Range, "direction" | "guard">,
+      asked: Pick<Asked, "needed" | "wait">
+    ): Effect.Effect<ReadonlyArray<unknown>, Left | Reason> =>
+      Effect.flatMap(committed(pages.descending(filter, range, asked.needed), asked), ({ mark, rows }) =>
+        Effect.as(marks.warnOfWalk(filter, mark - range.after), rows)
+      ),
+
+    /** The committed events of one aggregate above a version. */
+    byAggregate: (
+      { aggregateId, since }: Pick<AggregateSince, "aggregateId" | "since">,
+      asked: Pick<Asked, "needed" | "wait">
+    ): Effect.Effect<ReadonlyArray<unknown>, Left | Reason> =>
+      Effect.map(committed(pages.byAggregate(aggregateId, since, asked.needed), asked), ({ rows }) => rows),
+
+    /** Fails where the log is not the one that was seen. */
+    compare: (asked: Pick<Asked, "needed" | "seen" | "wait">): Effect.Effect<void, Left | Reason> =>
+      Effect.asVoid(agreed({}, { ...asked, batchSize: 1, pageLimit: 0, part: undefined, isFirst: true })),
 
     /** The events above what was seen up to the mark, in steps. Each page begins anew, and may be read from another server. */
     steps: (filter: Filter, asked: Asked): Stream.Stream<Step, Left | Reason> =>
       Stream.paginate<State | Reason, Step, Left | Reason>({ ...asked, isFirst: true }, (state) => {
         if ("isRetryable" in state) return Effect.fail(state)
-        return Effect.map(agreed(filter, state), ([page, before]) => {
+        const warnAtFirst = ([{ mark }]: readonly [MarkedPages.MarkedPage, LastSeen.Seen]) =>
+          state.isFirst ? marks.warnOfWalk(filter, mark - state.seen.version) : Effect.void
+        return Effect.map(Effect.tap(agreed(filter, state), warnAtFirst), ([page, before]) => {
           const { isFull, nextLimit, rows } = pageOf(page.rows, state.pageLimit, state.batchSize)
           const { corrupt, events } = decode(rows)
           const { server, upTo, upToId } = page

@@ -79,15 +79,13 @@ export const make = Effect.gen(function* () {
   const settling = yield* Settling.make
   const { agree, compare } = yield* Comparing.make
   const { columns, page, selectAll, walks } = yield* EventPages.make
-  // Where the server is a standby itself, and there is no replica beside it.
-  const marked = yield* MarkedReading.make({ isOfThisLog: () => true, need: () => {} })
   const decode = eventDecoder(names.events, integers)
   const decodeStop = decodeRows(Stop, names.events, [])
   let hasWarned = false
 
-  /** Warns once that a filter has all these events read. */
+  /** Warns once that a filter has all these events read, if no index serves it. */
   const warnOfWalk = (filter: Filter, count: bigint): Effect.Effect<void> => {
-    if (hasWarned || count <= manyVersions) return Effect.void
+    if (hasWarned || count <= manyVersions || !walks(filter)) return Effect.void
     hasWarned = true
     const fields = Object.entries(filter).flatMap(([field, value]) =>
       fieldsOfFilter.has(field) && value !== undefined ? [field] : []
@@ -97,6 +95,9 @@ export const make = Effect.gen(function* () {
         "name types, one aggregate or tags, begin after a later version, or see the option index"
     )
   }
+
+  // Where the server is a standby itself, and there is no replica beside it.
+  const marked = yield* MarkedReading.make({ isOfThisLog: () => true, need: () => {}, warnOfWalk })
 
   /** The events of a statement that is the same each time. The filters describe the same events. */
   const eventsOf = (
@@ -130,7 +131,14 @@ export const make = Effect.gen(function* () {
       })
     })
 
-  const readBackward: ReadBackward = (filter, range) => readPage(query, page(filter, { ...range, direction: "DESC" }))
+  const readBackward: ReadBackward = (filter, range) => {
+    const rows = readPage(query, page(filter, { ...range, direction: "DESC" }))
+    if (hasWarned || range.last < highestPossible || !walks(filter)) return rows
+    return Effect.andThen(
+      Effect.flatMap(settling.highestVersion, (highest) => warnOfWalk(filter, highest - range.after)),
+      rows
+    )
+  }
 
   /** The events that a query describes, from the last one on. */
   const backward = (input: Query, readRows: ReadBackward): Stream.Stream<StoredEvent, Reason> => {
@@ -216,9 +224,7 @@ export const make = Effect.gen(function* () {
     const isInParts = forever && walks(filter) && !isNothing(filter)
     let seen: LastSeen.Seen | undefined
     const all = settling.marks(before, forever)
-    const marks = walks(filter)
-      ? Stream.tap(all, (mark) => warnOfWalk(filter, mark.version - (seen ?? mark.seen).version))
-      : all
+    const marks = Stream.tap(all, (mark) => warnOfWalk(filter, mark.version - (seen ?? mark.seen).version))
     const stops = isInParts ? Stream.flatMap(marks, (mark) => partsUpTo(mark, (seen ?? mark.seen).version)) : marks
     return Stream.flatMap(stops, (mark) => {
       const begin: Ascending = {
@@ -243,6 +249,19 @@ export const make = Effect.gen(function* () {
     })
   }
 
+  /** Why a standby cannot go on, where there is no other server that could. */
+  const whyLeft = ({ reason }: MarkedReading.Left): LogReplaced | Reason => reason ?? LockHolders.onStandby
+
+  const isOnStandby = (reason: LogReplaced | Reason): boolean => reason === LockHolders.onStandby
+
+  /** Fails if the log is not the one that was seen. A standby compares once its mark is as high. */
+  const compareWith = (seen: LastSeen.Seen): Effect.Effect<unknown, LogReplaced | Reason> =>
+    Effect.catchIf(agree(seen, false), isOnStandby, () =>
+      Effect.catchTag(marked.compare({ seen, needed: 0n, wait: Duration.zero }), "Left", (left) =>
+        Effect.fail(whyLeft(left))
+      )
+    )
+
   /** The settled events that a standby has, up to the mark that its primary has published. */
   const upToMark = (
     filter: Filter,
@@ -259,7 +278,7 @@ export const make = Effect.gen(function* () {
         wait: Duration.zero
       }),
       "Left",
-      ({ reason }) => Stream.fail(reason ?? LockHolders.onStandby)
+      (left) => Stream.fail(whyLeft(left))
     )
 
   return {
@@ -270,6 +289,7 @@ export const make = Effect.gen(function* () {
     readBackward,
     decode,
     walks,
+    warnOfWalk,
 
     /** What `read` of the contract does. */
     read: (input: Query): Stream.Stream<StoredEvent, LogReplaced | Reason> => {
@@ -277,14 +297,12 @@ export const make = Effect.gen(function* () {
       const seen = LastSeen.of(after)
       if (limit === 0) {
         const isCompared = direction === "forward" && seen.version > 0n
-        return isCompared ? Stream.drain(Stream.fromEffect(agree(seen, false))) : Stream.empty
+        return isCompared ? Stream.drain(Stream.fromEffect(compareWith(seen))) : Stream.empty
       }
       if (direction === "backward") return backward(input, readBackward)
       const size = Math.min(batchSize, limit)
-      const steps = Stream.catchIf(
-        settled(input, { seen, batchSize: size, forever: false }),
-        (reason) => reason === LockHolders.onStandby,
-        () => (isNothing(input) ? Stream.empty : upToMark(input, seen, size))
+      const steps = Stream.catchIf(settled(input, { seen, batchSize: size, forever: false }), isOnStandby, () =>
+        isNothing(input) ? Stream.empty : upToMark(input, seen, size)
       )
       const forward = eventsIn(steps)
       return limit === Number.POSITIVE_INFINITY ? forward : Stream.take(forward, limit)

@@ -6,7 +6,7 @@
  * In a transaction everything is read from the primary, on the connection of the transaction. Where the standby cannot be read, or
  * does not have in time what a read needs, the primary goes on where the standby has ended.
  */
-import { Context, Duration, Effect, Option, Stream } from "effect"
+import { Context, Duration, Effect, Stream } from "effect"
 import type { AggregateSince } from "../../Event.ts"
 import * as LastSeen from "../../events/LastSeen.ts"
 import { eventsIn } from "../../events/Steps.ts"
@@ -57,13 +57,16 @@ export const make = Effect.fnUntraced(function* (primary: Reading) {
 
   const marked = yield* MarkedReading.make({
     need,
+    // Until there is a mark, nobody knows whether the standby is one of this primary's.
     isOfThisLog: (server) => {
-      const published = publisher.published()
-      if (published === undefined || published.server === server) return true
+      if (publisher.published()?.server === server) return true
       publisher.askNow()
       return false
-    }
+    },
+    warnOfWalk: primary.warnOfWalk
   }).pipe(Effect.provideService(PostgresDatabase, database))
+
+  const neededOf = ({ atLeast = 0n }: Pick<Query, "atLeast">): bigint => (atLeast === "latest" ? 0n : atLeast)
 
   const waitOf = ({ wait }: Pick<Query, "wait">): Duration.Duration =>
     wait === undefined ? defaultWait : Duration.fromInputUnsafe(wait)
@@ -134,8 +137,8 @@ export const make = Effect.fnUntraced(function* (primary: Reading) {
   }
 
   const forward = (input: Query): Stream.Stream<StoredEvent, LogReplaced | Reason> => {
-    const { after = 0n, atLeast = 0n, batchSize = pageEvents, limit = Number.POSITIVE_INFINITY } = input
-    const needed = atLeast === "latest" ? 0n : atLeast
+    const { after = 0n, batchSize = pageEvents, limit = Number.POSITIVE_INFINITY } = input
+    const needed = neededOf(input)
     const size = Math.min(batchSize, limit)
     const asked: MarkedReading.Asked = {
       seen: LastSeen.of(after),
@@ -161,12 +164,10 @@ export const make = Effect.fnUntraced(function* (primary: Reading) {
   const backward = (input: Query): Stream.Stream<StoredEvent, Reason> =>
     Stream.suspend(() => {
       // A later page may be that of another standby, which has to have what the first one has.
-      let needed = input.atLeast === undefined || input.atLeast === "latest" ? 0n : input.atLeast
+      let needed = neededOf(input)
       const readRows: ReadBackward = (filter, range) =>
-        committed(
-          (version) => marked.pages.descending(filter, range, version),
-          needed,
-          waitOf(input),
+        orPrimary(
+          Effect.suspend(() => marked.descending(filter, range, { needed, wait: waitOf(input) })),
           primary.readBackward(filter, range)
         ).pipe(
           Effect.tap((rows) =>
@@ -179,35 +180,37 @@ export const make = Effect.fnUntraced(function* (primary: Reading) {
       return primary.backward(input, readRows)
     })
 
-  /** Rows of committed events of a standby that has replayed a version, or those of the primary. */
-  const committed = (
-    look: (needed: bigint) => Effect.Effect<Option.Option<ReadonlyArray<unknown>>, Reason>,
-    needed: bigint,
-    wait: Duration.Duration,
-    orElse: Effect.Effect<ReadonlyArray<unknown>, Reason>
-  ): Effect.Effect<ReadonlyArray<unknown>, Reason> =>
-    MarkedReading.untilReady(look(needed), { isPatient: false, wait }).pipe(
+  /** What a standby has, or the primary. Meanwhile a mark is published: by that of the standby it is known to be one of the primary's. */
+  const orPrimary = <A, E>(
+    fromStandby: Effect.Effect<A, MarkedReading.Left | Reason>,
+    fromPrimary: Effect.Effect<A, E>
+  ): Effect.Effect<A, E | Reason> =>
+    Effect.suspend(() => {
+      publisher.ask()
+      return fromStandby
+    }).pipe(
       Effect.tap(outage.end),
-      Effect.catchTag("Left", (left) => Effect.andThen(leave(left), orElse))
+      Effect.catchTag("Left", (left) => Effect.andThen(leave(left), fromPrimary))
     )
 
   const byAggregate = (asked: AggregateSince) => {
-    const { aggregateId, atLeast = 0n, since } = asked
-    if (atLeast === "latest") return primary.byAggregate(asked)
-    const look = Effect.tap(marked.pages.byAggregate(aggregateId, since, atLeast), (found) =>
-      Effect.sync(() => {
-        // The version may be one at which there is no event: then only a mark tells that the standby has come so far.
-        if (Option.isNone(found)) need(atLeast)
-      })
-    )
-    return MarkedReading.untilReady(look, { isPatient: false, wait: waitOf(asked) }).pipe(
-      Effect.tap(outage.end),
-      Effect.flatMap((rows) => {
+    if (asked.atLeast === "latest") return primary.byAggregate(asked)
+    const found = Effect.flatMap(
+      marked.byAggregate(asked, { needed: neededOf(asked), wait: waitOf(asked) }),
+      (rows): Effect.Effect<Array<StoredEvent>, Reason> => {
         const { corrupt, events } = primary.decode(rows)
         return corrupt === undefined ? Effect.succeed(events) : Effect.fail(corrupt)
-      }),
-      Effect.catchTag("Left", (left) => Effect.andThen(leave(left), primary.byAggregate(asked)))
+      }
     )
+    return orPrimary(found, primary.byAggregate(asked))
+  }
+
+  /** Compares where the reader is with the log of a standby that has come so far, or with that of the primary. */
+  const compare = (input: Query): Stream.Stream<never, LogReplaced | Reason> => {
+    const seen = LastSeen.of(input.after ?? 0n)
+    if (seen.version === 0n) return Stream.empty
+    const fromStandby = marked.compare({ seen, needed: neededOf(input), wait: waitOf(input) })
+    return Stream.drain(Stream.fromEffect(orPrimary(fromStandby, Stream.runDrain(primary.read(input)))))
   }
 
   const replica: Reading = {
@@ -216,8 +219,9 @@ export const make = Effect.fnUntraced(function* (primary: Reading) {
     read: (input) =>
       Stream.unwrap(
         Effect.map(inTransaction, (inside) => {
-          if (inside || input.atLeast === "latest" || input.limit === 0 || isNothing(input)) return primary.read(input)
-          return input.direction === "backward" ? backward(input) : forward(input)
+          if (inside || input.atLeast === "latest") return primary.read(input)
+          if (input.direction === "backward") return backward(input)
+          return input.limit === 0 ? compare(input) : isNothing(input) ? primary.read(input) : forward(input)
         })
       ),
     byAggregate: (asked) =>
