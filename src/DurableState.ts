@@ -63,6 +63,12 @@ export class ByIds extends Schema.Class<ByIds>("effect-strata/DurableStateStore/
   persistenceIds: Schema.Array(PersistenceId)
 }) {}
 
+/** A state to write, and the entities to get with it. */
+export class OverwriteAndGet extends Schema.Class<OverwriteAndGet>("effect-strata/DurableStateStore/OverwriteAndGet")({
+  ...DurableState.fields,
+  persistenceIds: Schema.Array(PersistenceId)
+}) {}
+
 /** Which states to list. A state has to match everything that is given. */
 export class Selection extends Schema.Class<Selection>("effect-strata/DurableStateStore/Selection")({
   shard: Schema.optionalKey(ShardNumber),

@@ -23,7 +23,7 @@
  */
 import { Context, Effect, Option, Schedule, type Scope, type Stream } from "effect"
 import type { StaleState } from "./DurableState.ts"
-import { ById, ByIds, DurableState, Selection, Write } from "./DurableState.ts"
+import { ById, ByIds, DurableState, OverwriteAndGet, Selection, Write } from "./DurableState.ts"
 import * as Operation from "./internal/Operation.ts"
 import { InvalidInput } from "./InvalidInput.ts"
 import type { StateCodec } from "./StateCodec.ts"
@@ -89,6 +89,15 @@ export class DurableStateStore extends Context.Service<
     ) => Effect.Effect<ReadonlyArray<DurableState>, InvalidInput | StoreError>
 
     /**
+     * Stores the state as `overwriteState` does, and returns the states of these entities as `getStates` does: in one statement
+     * of the backend. The states are those of one moment before the write.
+     */
+    readonly overwriteAndGet: (
+      state: (typeof DurableState)["~type.make.in"],
+      persistenceIds: ReadonlyArray<string>
+    ) => Effect.Effect<ReadonlyArray<DurableState>, InvalidInput | StoreError>
+
+    /**
      * Every state, or those of one shard, of one manifest or both. A state that exists throughout is listed exactly once.
      *
      * **Details**
@@ -130,6 +139,7 @@ export interface Driver {
   readonly overwrite: (state: DurableState) => Effect.Effect<void, Reason>
   readonly get: (id: ById) => Effect.Effect<Option.Option<DurableState>, Reason>
   readonly getAll: (ids: ByIds) => Effect.Effect<ReadonlyArray<DurableState>, Reason>
+  readonly overwriteAndGet: (both: OverwriteAndGet) => Effect.Effect<ReadonlyArray<DurableState>, Reason>
   readonly list: (selection: Selection) => Stream.Stream<DurableState, Reason>
   readonly remove: (id: ById) => Effect.Effect<boolean, Reason>
   readonly ping: Effect.Effect<void, Reason>
@@ -154,6 +164,7 @@ export const fromDriver = (
     const write = operation.fn("writeState", Write, driver.write)
     const get = operation.fn("getLatestState", ById, driver.get)
     const getAll = operation.fn("getStates", ByIds, driver.getAll)
+    const overwriteAndGet = operation.fn("overwriteAndGet", OverwriteAndGet, driver.overwriteAndGet)
     const list = operation.stream("listStates", Selection, driver.list)
     const remove = operation.fn("deleteState", ById, driver.remove)
 
@@ -162,6 +173,7 @@ export const fromDriver = (
       overwriteState: operation.fn("overwriteState", DurableState, driver.overwrite),
       getLatestState: (persistenceId) => get({ persistenceId }),
       getStates: (persistenceIds) => getAll({ persistenceIds }),
+      overwriteAndGet: (state, persistenceIds) => overwriteAndGet({ ...state, persistenceIds }),
       listStates: (selection = {}) => list(selection),
       deleteState: (persistenceId) => remove({ persistenceId }),
       ping: operation.effect("ping", driver.ping)

@@ -25,6 +25,13 @@ export const make = Effect.gen(function* () {
       )
       .sort(byId)
 
+  /** The states of these entities, in this order, each once. */
+  const getAll = (transaction: Transaction, persistenceIds: ReadonlyArray<string>) =>
+    [...new Set(persistenceIds)].flatMap((id) => {
+      const row = transaction.get(states, id)
+      return row === undefined ? [] : [copyOf(row)]
+    })
+
   const write = (state: Write) =>
     statement(
       Effect.fnUntraced(function* (transaction) {
@@ -50,14 +57,14 @@ export const make = Effect.gen(function* () {
       statement((transaction) =>
         Effect.sync(() => Option.map(Option.fromUndefinedOr(transaction.get(states, persistenceId)), copyOf))
       ),
-    getAll: ({ persistenceIds }) =>
+    getAll: ({ persistenceIds }) => statement((transaction) => Effect.sync(() => getAll(transaction, persistenceIds))),
+    overwriteAndGet: (both) =>
       statement((transaction) =>
-        Effect.sync(() =>
-          [...new Set(persistenceIds)].flatMap((id) => {
-            const row = transaction.get(states, id)
-            return row === undefined ? [] : [copyOf(row)]
-          })
-        )
+        Effect.map(transaction.holdPlace(states, both.persistenceId), () => {
+          const before = getAll(transaction, both.persistenceIds)
+          transaction.set(states, both.persistenceId, copyOf(both))
+          return before
+        })
       ),
     list: (selection) =>
       Stream.map(

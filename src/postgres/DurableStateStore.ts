@@ -1,6 +1,6 @@
 /** `DurableStateStore` on Postgres. */
 import { Effect, Layer, Option, Stream } from "effect"
-import { type ById, type ByIds, type Selection } from "../DurableState.ts"
+import { type ById, type ByIds, type DurableState, type Selection } from "../DurableState.ts"
 import { DurableStateStore, fromDriver } from "../DurableStateStore.ts"
 import { readCommitted } from "./database/Isolation.ts"
 import { PostgresDatabase, type Runnable } from "./database/PostgresDatabase.ts"
@@ -49,16 +49,18 @@ export const make = Effect.gen(function* () {
 
   // Operations
 
+  const inOrder = (states: ReadonlyArray<DurableState>, { persistenceIds }: Pick<ByIds, "persistenceIds">) => {
+    const byId = new Map(states.map((state) => [state.persistenceId, state]))
+    return [...new Set(persistenceIds)].flatMap((id) => byId.get(id) ?? [])
+  }
+
   const statesOf = (statement: Runnable) => Effect.flatMap(query(statement), decode)
 
   return yield* fromDriver("postgres", {
     ...writing,
     get: (id) => Effect.map(statesOf(select(id)), (states) => Option.fromUndefinedOr(states[0])),
-    getAll: (ids) =>
-      Effect.map(statesOf(selectAll(ids)), (states) => {
-        const byId = new Map(states.map((state) => [state.persistenceId, state]))
-        return [...new Set(ids.persistenceIds)].flatMap((id) => byId.get(id) ?? [])
-      }),
+    getAll: (ids) => Effect.map(statesOf(selectAll(ids)), (states) => inOrder(states, ids)),
+    overwriteAndGet: (both) => Effect.map(writing.overwriteAndGet(both), (states) => inOrder(states, both)),
     list: (selection) =>
       Stream.paginate(undefined, (after: string | undefined) =>
         Effect.map(statesOf(selectPage(selection, after)), (page) => [

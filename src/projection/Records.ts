@@ -9,7 +9,7 @@
  * the change and the batch happen one after the other, and a batch that comes second sees the changed record.
  */
 import { Duration, Effect, Option, Schema, Stream } from "effect"
-import { DurableStateStore, StaleState, typed } from "../DurableStateStore.ts"
+import { type DurableState, DurableStateStore, StaleState, typed } from "../DurableStateStore.ts"
 import { Version } from "../EventStore.ts"
 import { InvalidInput } from "../InvalidInput.ts"
 import { type Offset, OffsetStore } from "../OffsetStore.ts"
@@ -146,18 +146,21 @@ export const unknown = new Control({ shards: 0, paused: false, slot: "blue" })
 /** A kind of record that is written in one statement, whatever was there before. */
 const overwritten = <A, E>(schema: Schema.Codec<A, E>, manifest: string, initial: A) => {
   const codec = StateCodec.json(schema, { manifest })
+  const stateOf = (persistenceId: string, versionNumber: bigint, value: A) =>
+    Effect.mapBoth(codec.encode(value), {
+      onSuccess: (encoded) => ({ persistenceId, versionNumber, ...encoded }),
+      onFailure: ({ message }) =>
+        new InvalidInput({ store: "Projection", operation: "run", issues: [{ field: "id", message }] })
+    })
   return Effect.map(
     Effect.all({ states: DurableStateStore, kept: kind(schema, manifest, initial) }),
     ({ kept, states }) => ({
       read: kept.read,
       write: (id: string, versionNumber: bigint, value: A) =>
-        codec.encode(value).pipe(
-          Effect.mapError(
-            ({ message }) =>
-              new InvalidInput({ store: "Projection", operation: "run", issues: [{ field: "id", message }] })
-          ),
-          Effect.flatMap((encoded) => states.overwriteState({ persistenceId: id, versionNumber, ...encoded }))
-        )
+        Effect.flatMap(stateOf(id, versionNumber, value), states.overwriteState),
+      /** Writes the record, and gets states as they were before, in the same statement. */
+      writeAndGet: (id: string, versionNumber: bigint, value: A, ids: Iterable<string>) =>
+        Effect.flatMap(stateOf(id, versionNumber, value), (state) => states.overwriteAndGet(state, [...new Set(ids)]))
     })
   )
 }
@@ -200,16 +203,23 @@ export const records = Effect.all({
   lastRead: overwritten(LastRead, "strata.Projection.LastRead", new LastRead({ version: 0n, id: "" }))
 })
 
-/** The records with these ids, as they are at one moment, in one statement: to read one of them takes none. */
-export const recordsAt = Effect.fnUntraced(function* (ids: Iterable<string>) {
+/** The records among these states: to read one of them takes no statement. */
+export const recordsIn = Effect.fnUntraced(function* (all: ReadonlyArray<DurableState>) {
   const states = yield* DurableStateStore
-  const found = new Map((yield* states.getStates([...new Set(ids)])).map((state) => [state.persistenceId, state]))
+  const found = new Map(all.map((state) => [state.persistenceId, state]))
   const read = DurableStateStore.of({
     ...states,
     getLatestState: (id) => Effect.succeed(Option.fromUndefinedOr(found.get(id)))
   })
   return yield* Effect.provideService(records, DurableStateStore, read)
 })
+
+/** The records with these ids, as they are at one moment, in one statement. */
+export const recordsAt = (ids: Iterable<string>) =>
+  Effect.flatMap(
+    DurableStateStore.use(({ getStates }) => getStates([...new Set(ids)])),
+    recordsIn
+  )
 
 export type RecordsAt = Effect.Success<ReturnType<typeof recordsAt>>
 

@@ -212,9 +212,14 @@ const shardStatus = Effect.fnUntraced(function* (
 
 /**
  * The status of every projection that has run on this database and was not removed, or of the one with this name: in four
- * statements, and one more for each place in the log at which a shard is behind, at most `mostReads`.
+ * statements, and one more for each place in the log at which a shard is behind, at most `mostReads`. Without processes it is
+ * one statement less, and no shard seems to run.
  */
-export const survey = Effect.fnUntraced(function* (options: { readonly name?: string; readonly mostReads: number }) {
+export const survey = Effect.fnUntraced(function* (options: {
+  readonly name?: string
+  readonly mostReads: number
+  readonly withProcesses?: boolean
+}) {
   const events = yield* EventStore
   const offsets = yield* OffsetStore
   // Other programs may keep offsets in the same table.
@@ -224,7 +229,7 @@ export const survey = Effect.fnUntraced(function* (options: { readonly name?: st
   if (stored.length === 0) return []
   const head = yield* events.latestVersion
   const record = yield* recordsOf(stored)
-  const processes = yield* processesOf(record)
+  const processes = options.withProcesses === false ? [] : yield* processesOf(record)
   const known = yield* Effect.forEach(
     Map.groupBy(stored, ({ projectionName }) => projectionName),
     ([name, of]) =>

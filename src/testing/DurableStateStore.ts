@@ -219,6 +219,22 @@ export const suite = <E>(
       })
     )
 
+    it.effect("overwrites a state and gets others in one call, as they were before the write", () =>
+      Effect.gen(function* () {
+        const states = yield* DurableStateStore
+        const ids = Array.from({ length: 3 }, fresh)
+        const [a = "", b = "", c = ""] = ids
+        assert.deepStrictEqual(yield* states.overwriteAndGet(state(a, 5n, 1), [a, b]), [])
+        yield* states.writeState(state(b, 1n, 2))
+        const found = yield* states.overwriteAndGet(state(a, 3n, 3), [b, c, a, b])
+        assert.deepStrictEqual(idsOf(found), [b, a])
+        assert.deepStrictEqual(found.map(shown), ["1: 2", "5: 1"])
+        assert.strictEqual(yield* show(a), "3: 3")
+        assert.deepStrictEqual(yield* states.overwriteAndGet(state(c, 0n, 4), []), [])
+        assert.strictEqual(yield* show(c), "0: 4")
+      })
+    )
+
     it.effect("lists by shard, by manifest, and both", () =>
       Effect.gen(function* () {
         const states = yield* DurableStateStore
@@ -288,6 +304,8 @@ export const suite = <E>(
               yield* states.deleteState(b)
               yield* states.overwriteState(state(c, 1n, 3))
               assert.deepStrictEqual([yield* show(a), yield* show(b), yield* show(c)], ["2: 2", "none", "1: 3"])
+              const found = yield* states.overwriteAndGet(state(c, 2n, 4), [a])
+              assert.deepStrictEqual([...found.map(shown), yield* show(c)], ["2: 2", "2: 4"])
               return yield* Effect.fail("rolled back")
             })
           )
@@ -347,6 +365,11 @@ export const suite = <E>(
         }
         assert.deepStrictEqual(yield* fieldsOf(states.getLatestState("")), ["persistenceId"])
         assert.deepStrictEqual(yield* fieldsOf(states.getStates([fresh(), ""])), ["persistenceIds.1"])
+        assert.deepStrictEqual(yield* fieldsOf(states.overwriteAndGet(zeros, [fresh(), ""])), [
+          "persistenceId",
+          "manifest",
+          "persistenceIds.1"
+        ])
         assert.deepStrictEqual(yield* fieldsOf(states.deleteState("")), ["persistenceId"])
         assert.deepStrictEqual(yield* fieldsOf(Stream.runDrain(states.listStates({ shard: -1, manifest: "" }))), [
           "shard",

@@ -133,10 +133,18 @@ const summary = (
   }
 }
 
-/** Runs `warmUp` rounds that do not count, and then as many `rounds` as are measured. */
-const repeat = Effect.fnUntraced(function* <A, E, R>(round: Effect.Effect<A, E, R>, warmUp: number, rounds: number) {
+/** How many rounds there are, which of them do not count, and who is told that one begins. */
+interface Rounds {
+  readonly warmUp: number
+  readonly measured: number
+  readonly onRound: (round: number, rounds: number) => Effect.Effect<void>
+}
+
+/** Runs the rounds that do not count, and then those that are measured. */
+const repeat = Effect.fnUntraced(function* <A, E, R>(round: Effect.Effect<A, E, R>, rounds: Rounds) {
   const measured: Array<A> = []
-  for (let index = -warmUp; index < rounds; index++) {
+  for (let index = -rounds.warmUp; index < rounds.measured; index++) {
+    yield* rounds.onRound(index + rounds.warmUp, rounds.warmUp + rounds.measured)
     const result = yield* round
     if (index >= 0) measured.push(result)
   }
@@ -150,10 +158,10 @@ const rate = Effect.fnUntraced(function* (load: Load, operations: number) {
   return operations / (((yield* now) - start) / 1000)
 })
 
-/** Measures a latency in `rounds` rounds: a line for each percentile, and one for what has arrived in all of them. */
-export const measureLatency = Effect.fnUntraced(function* (figure: Latency, rounds: number, warmUp = 1) {
+/** Measures a latency: a line for each percentile, and one for what has arrived in all rounds. */
+const measureLatency = Effect.fnUntraced(function* (figure: Latency, rounds: Rounds) {
   const { copies = 1, name } = figure
-  const measured = yield* repeat(Effect.scoped(figure.round), warmUp, rounds)
+  const measured = yield* repeat(Effect.scoped(figure.round), rounds)
   const percentiles = [50, 99, 99.9].map((percent) =>
     summary(
       measured.map(({ other, strata }) => ({ strata: percentile(strata, percent), other: percentile(other, percent) })),
@@ -168,11 +176,8 @@ export const measureLatency = Effect.fnUntraced(function* (figure: Latency, roun
   return [...percentiles, arrived]
 })
 
-/**
- * Measures a rate in `rounds` rounds. The sides take turns at coming first: what a round leaves behind is
- * the same for both.
- */
-export const measure = Effect.fnUntraced(function* (figure: Figure, rounds: number, warmUp = 2) {
+/** Measures a rate. The sides take turns at coming first: what a round leaves behind is the same for both. */
+const measureRate = Effect.fnUntraced(function* (figure: Figure, rounds: Rounds) {
   const { operations } = figure
   const { other, prepare, strata } = yield* figure.sides
   let turn = 0
@@ -181,21 +186,26 @@ export const measure = Effect.fnUntraced(function* (figure: Figure, rounds: numb
     if (turn++ % 2 === 0) return { strata: yield* rate(strata, operations), other: yield* rate(other, operations) }
     return { other: yield* rate(other, operations), strata: yield* rate(strata, operations) }
   })
-  return [summary(yield* repeat(round, warmUp, rounds), figure)]
+  return [summary(yield* repeat(round, rounds), figure)]
 }, Effect.scoped)
 
-const measureAmount = Effect.fnUntraced(function* (figure: Amount, quick: boolean) {
-  const [warmUp, rounds] = quick || figure.constant === true ? [0, 1] : [1, 5]
-  return [summary(yield* repeat(Effect.scoped(figure.amount), warmUp, rounds), figure)]
+const measureAmount = Effect.fnUntraced(function* (figure: Amount, rounds: Rounds) {
+  return [summary(yield* repeat(Effect.scoped(figure.amount), rounds), figure)]
 })
 
 /** Measures a figure of any kind. A quick run has no rounds to warm up: of three, a slow first one is not the median. */
 export const measureAny = (
   figure: Amount | Figure | Latency,
-  quick: boolean
+  quick: boolean,
+  onRound: Rounds["onRound"]
 ): Effect.Effect<ReadonlyArray<Measurement>, unknown, Services> => {
-  if ("amount" in figure) return measureAmount(figure, quick)
-  if ("round" in figure) return quick ? measureLatency(figure, 3, 0) : measureLatency(figure, 11)
-  if (!quick) return measure(figure, 11)
-  return measure({ ...figure, operations: figure.quick ?? Math.ceil(figure.operations / 4) }, 3, 0)
+  const rounds = (warmUp: number, measured: number): Rounds =>
+    quick ? { warmUp: 0, measured: Math.min(3, measured), onRound } : { warmUp, measured, onRound }
+  if ("amount" in figure) {
+    const isOnce = quick || figure.constant === true
+    return measureAmount(figure, isOnce ? { warmUp: 0, measured: 1, onRound } : rounds(1, 5))
+  }
+  if ("round" in figure) return measureLatency(figure, rounds(1, 11))
+  const operations = quick ? (figure.quick ?? Math.ceil(figure.operations / 4)) : figure.operations
+  return measureRate({ ...figure, operations }, rounds(2, 11))
 }

@@ -13,14 +13,18 @@ import * as Decisions from "./decisions.ts"
 import * as Events from "./events.ts"
 import * as Footprint from "./footprint.ts"
 import { measureAny } from "./harness.ts"
+import * as Idle from "./idle.ts"
+import * as Importing from "./importing.ts"
 import * as Memory from "./memory.ts"
 import * as Offsets from "./offsets.ts"
 import * as Peers from "./peers.ts"
 import * as Printing from "./printing.ts"
+import * as Progress from "./progress.ts"
 import * as Projections from "./projection.ts"
 import * as Queueing from "./queueing.ts"
 import * as Reads from "./reads.ts"
 import { compare, type Measurement, type Report, ReportFile } from "./report.ts"
+import * as Restarts from "./restarts.ts"
 import * as Settings from "./settings.ts"
 import * as Sizes from "./sizes.ts"
 import * as Spool from "./spool.ts"
@@ -35,11 +39,12 @@ const usage = `What the stores cost, measured against the bare driver, in altern
 npm run bench -- [FLAGS]
 
   --only NAME      the figures with this name, or else those whose names contain it
-  --quick          less of each: takes less than a minute without --peers
+  --quick          less of each: takes a few minutes without --peers
   --peers          installs what others have built for the same purpose, and measures it, too
   --url DSN        this server instead of that of the tests
   --json FILE      writes what was measured to this file
-  --compare FILE   says which ratios have changed since --json has written this file; refuses other settings
+  --compare FILE   says which ratios have changed beyond the range of their rounds since --json has written this file;
+                   refuses other settings
   --help           shows this
 
 npm run measure    measures everything with --peers into test/bench/results.json, then:
@@ -74,12 +79,15 @@ const all = [
   ...Subscriptions.figures,
   ...Subscriptions.latencies(quick),
   ...Stress.latencies,
+  ...Restarts.latencies(quick),
+  ...Idle.figures(quick),
   ...Typed.figures,
   ...Backends.figures,
   ...Memory.figures,
   ...Footprint.figures,
   ...Projections.latencies(quick),
   ...Projections.figures(quick),
+  ...Importing.figures(quick),
   ...(options.peers ? await Peers.load() : []),
   ...Reads.figures(quick),
   ...Sizes.figures(quick)
@@ -131,8 +139,12 @@ const program = Effect.gen(function* () {
     yield* Console.log([...Printing.settings(library, settings), "", Printing.header].join("\n"))
 
     const measurements: Array<Measurement> = []
-    for (const figure of figures) {
-      const measured = yield* measureAny(figure, quick)
+    const progress = yield* Progress.make(process.stderr)
+    for (const [index, figure] of figures.entries()) {
+      const { name } = figure
+      const onRound = (round: number, rounds: number) =>
+        progress.at({ name, figure: index, figures: figures.length, round, rounds })
+      const measured = yield* Effect.ensuring(measureAny(figure, quick, onRound), progress.erase)
       measurements.push(...measured)
       yield* Console.log(measured.map(Printing.row).join("\n"))
     }
@@ -141,7 +153,7 @@ const program = Effect.gen(function* () {
     yield* write(options.json, yield* Schema.encodeEffect(ReportFile)(report))
     if (earlier !== undefined) {
       yield* Console.log(`\nRatios then (${earlier.library}) and now (${library}):`)
-      for (const change of yield* changes(earlier, report)) yield* Console.log(Printing.change(change))
+      yield* Console.log(Printing.changes(yield* changes(earlier, report)).join("\n"))
     }
   }).pipe(Effect.provide(Layer.provideMerge(Layer.merge(Postgres.layer({ schema }), Built.layer), client)))
 })

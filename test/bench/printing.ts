@@ -32,8 +32,20 @@ export const row = (measurement: Measurement): string => columns(cellsOf(measure
 export const settings = (library: string, settings: Settings): ReadonlyArray<string> =>
   [["effect-strata", library], ...Object.entries(settings)].map(([name, value]) => `  ${name}: ${value}`)
 
-export const change = ({ earlier, name, now, verdict }: Change): string =>
+const change = ({ earlier, name, now, verdict }: Change): string =>
   columns([name, factor(earlier), factor(now), "", "", verdict])
+
+/** What has changed beyond the noise, and below it what has not. */
+export const changes = (all: ReadonlyArray<Change>): ReadonlyArray<string> => {
+  const changed = all.filter(({ verdict }) => verdict !== "within the range")
+  const same = all.filter(({ verdict }) => verdict === "within the range")
+  return [
+    changed.length === 0 ? "Nothing has changed beyond the noise." : "Changed beyond the noise:",
+    ...changed.map(change),
+    ...(same.length === 0 ? [] : ["", "Within the range of their rounds:"]),
+    ...same.map(change)
+  ]
+}
 
 /** Where a report comes from, in one line. */
 export const origin = ({ settings }: Report): string =>

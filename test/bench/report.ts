@@ -36,7 +36,7 @@ export const differences = (earlier: Settings, now: Settings): ReadonlyArray<str
     .filter((name) => earlier[name] !== now[name])
     .map((name) => `${name}: ${earlier[name] ?? "not told"} then, ${now[name] ?? "not told"} now`)
 
-/** What has become of a ratio. Ranges that overlap say nothing. */
+/** What has become of a ratio. The noise is the range of its rounds: ranges that overlap say nothing. */
 export interface Change {
   readonly name: string
   readonly earlier: number
@@ -44,11 +44,18 @@ export interface Change {
   readonly verdict: "higher" | "lower" | "within the range" | "other conditions"
 }
 
+/** What one round may be off by, on either side: it says nothing of the noise. */
+const noiseOfOneRound = 0.05
+
+const rangeOf = ({ max, min }: Measurement) =>
+  max > min ? { min, max } : { min: min * (1 - noiseOfOneRound), max: max * (1 + noiseOfOneRound) }
+
 const verdict = (earlier: Measurement, now: Measurement): Change["verdict"] => {
   const same = (["unit", "otherName", "conditions"] as const).every((key) => earlier[key] === now[key])
   if (!same) return "other conditions"
-  if (now.min > earlier.max) return "higher"
-  return now.max < earlier.min ? "lower" : "within the range"
+  const [before, after] = [rangeOf(earlier), rangeOf(now)]
+  if (after.min > before.max) return "higher"
+  return after.max < before.min ? "lower" : "within the range"
 }
 
 /** The ratios that both runs have; fails with the settings that differ, as then nothing can be said. */

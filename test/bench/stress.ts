@@ -10,11 +10,11 @@ import { event } from "./events.ts"
 import { type Latency, now, seeded } from "./harness.ts"
 import * as SixtyLines from "./sixtyLines.ts"
 
-const schema = "stress"
+export const schema = "stress"
 const follower = "stress-follower"
 
 /** The stores of a process of its own: the writers' are not those that are put under stress. */
-const storesAt = (url: string, applicationName: string) =>
+export const storesAt = (url: string, applicationName: string) =>
   Layer.build(
     Layer.fresh(
       Layer.provideMerge(

@@ -259,6 +259,31 @@ const many = (copies: number, rate: number, seconds: number): Latency => ({
   })
 })
 
+/** The time until an event that comes by itself is with a subscriber of another layer, which hears of it by a notification. */
+const idle = (count: number): Latency => ({
+  name: "subscribe/idle",
+  otherName: "append itself",
+  conditions: "from the call of append in another layer, 4 events/s, to 1 subscriber",
+  round: Effect.gen(function* () {
+    const stores = yield* Layer.build(Layer.fresh(Postgres.layer()))
+    const appending = Context.get(stores, EventStore.EventStore)
+    const called = new Map<string, number>()
+    const other: Array<number> = []
+    const { end } = yield* followers(1, called)
+    yield* steadily(
+      { count, rate: 4, writers: 1 },
+      Effect.fnUntraced(function* (index) {
+        const id = crypto.randomUUID()
+        const before = yield* now
+        called.set(id, before)
+        yield* appending.append({ ...event(index % 100), id })
+        other.push((yield* now) - before)
+      })
+    )
+    return { strata: yield* end, other }
+  })
+})
+
 export const figures: ReadonlyArray<Figure> = [
   appends(1, 3_000, 300),
   appends(10, 3_000, 300),
@@ -276,6 +301,7 @@ export const latencies = (quick: boolean): ReadonlyArray<Latency> => {
     many(1, 400, seconds),
     many(10, 400, seconds),
     many(100, 100, seconds),
-    many(1_000, 10, seconds)
+    many(1_000, 10, seconds),
+    idle(quick ? 4 : 40)
   ]
 }

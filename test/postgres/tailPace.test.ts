@@ -1,6 +1,6 @@
 /** The rests of the reader of the tail, on a clock of their own. */
 import { assert, describe, it } from "@effect/vitest"
-import { makePace } from "../../src/postgres/events/TailPace.ts"
+import { makePace, makePoll } from "../../src/postgres/events/TailPace.ts"
 
 const costMillis = 0.5
 
@@ -52,5 +52,58 @@ describe("the reader of the tail", () => {
       const fromMillis = page * 1000
       assert.strictEqual(pace({ events: 1, fromMillis, toMillis: fromMillis + 30, busyMillis: 20 }), 20)
     }
+  })
+})
+
+describe("the reader of the tail that hears nothing", () => {
+  const looking = (isHeard = true) => {
+    const poll = makePoll()
+    const clock = { atMillis: 0 }
+    let isWoken = true
+    /** Waits until the clock says so, and looks: without a wake-up, which would come first. */
+    const look = (events = 0) => {
+      const waitMillis = poll({ events, ...clock, isWoken, isHeard })
+      isWoken = false
+      clock.atMillis += waitMillis
+      return waitMillis
+    }
+    return {
+      look,
+      /** A wake-up comes, and it looks. */
+      wake: (events: number) => {
+        isWoken = true
+        return look(events)
+      },
+      /** What it has waited each time until so much time has passed. */
+      lookFor: (millis: number) => {
+        const waits: Array<number> = []
+        const untilMillis = clock.atMillis + millis
+        while (clock.atMillis < untilMillis) waits.push(look())
+        return waits
+      }
+    }
+  }
+
+  it("looks once a second, and each 3 seconds once nothing has come for half a minute", () => {
+    const { lookFor, wake } = looking()
+    const rest = [...Array.from({ length: 30 }, () => 1000), 3000, 3000]
+    assert.deepStrictEqual(lookFor(36_000), rest)
+    assert.strictEqual(wake(1), 1000)
+    assert.deepStrictEqual(lookFor(35_000), rest.slice(1))
+  })
+
+  it("looks once a second for ten minutes after it has found something without a wake-up, and more often at first", () => {
+    const { look, lookFor } = looking()
+    lookFor(40_000)
+    assert.deepStrictEqual(
+      [look(1), look(1), look(), look(), look(), look(), look(), look(), look()],
+      [20, 20, 40, 80, 160, 320, 640, 1000, 1000]
+    )
+    assert.deepStrictEqual(new Set(lookFor(590_000)), new Set([1000]))
+    assert.strictEqual(lookFor(20_000).at(-1), 3000)
+  })
+
+  it("looks once a second where no notification is known to arrive", () => {
+    assert.deepStrictEqual(new Set(looking(false).lookFor(700_000)), new Set([1000]))
   })
 })

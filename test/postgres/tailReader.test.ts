@@ -25,6 +25,7 @@ const makeReader = Effect.fnUntraced(function* (schema: string) {
 const earOf = (query: Query): Ear => ({
   query,
   wait: () => Effect.as(Effect.sleep(1), Option.none<void>()),
+  isHeard: () => false,
   again: false
 })
 

@@ -4,6 +4,7 @@ import { Effect, Result, Schema } from "effect"
 import { readFile, rm, writeFile } from "node:fs/promises"
 import { join } from "node:path"
 import * as Printing from "../bench/printing.ts"
+import * as Progress from "../bench/progress.ts"
 import { compare, differences, type Measurement, type Report, ReportFile } from "../bench/report.ts"
 import { readResults } from "../guides/figures.ts"
 import { temporaryDirectory } from "../package/project.ts"
@@ -66,6 +67,40 @@ describe("a comparison", () => {
     assert.deepStrictEqual(verdict(measured(1), now), Result.succeed([expected]))
   )
 
+  it("takes one round for noisy, as it has no range", () => {
+    const once = (ratio: number) => measured(ratio, { min: ratio, max: ratio })
+    assert.deepStrictEqual(verdict(once(1), once(1.09)), Result.succeed(["within the range"]))
+    assert.deepStrictEqual(verdict(once(1), once(1.2)), Result.succeed(["higher"]))
+    assert.deepStrictEqual(verdict(once(1), once(0.8)), Result.succeed(["lower"]))
+  })
+
+  it("names first what has changed beyond the noise", () => {
+    const named = (name: string, ratio: number) => measured(ratio, { name })
+    const [then, now] = [
+      [named("a", 1), named("b", 1), named("c", 1)],
+      [named("a", 1), named("b", 2), named("c", 0.5)]
+    ]
+    const printed = (now: ReadonlyArray<Measurement>) =>
+      Result.map(compare(report(...then), report(...now)), (changes) =>
+        Printing.changes(changes).map((line) => line.replaceAll(/ +/g, " "))
+      )
+    assert.deepStrictEqual(
+      printed(now),
+      Result.succeed([
+        "Changed beyond the noise:",
+        "b 1.00 2.00 higher",
+        "c 1.00 0.50 lower",
+        "",
+        "Within the range of their rounds:",
+        "a 1.00 1.00 within the range"
+      ])
+    )
+    assert.deepStrictEqual(
+      Result.map(printed(then), ([first]) => first),
+      Result.succeed("Nothing has changed beyond the noise.")
+    )
+  })
+
   it("leaves out what only one of them has", () =>
     assert.deepStrictEqual(verdict(measured(1), measured(2, { name: "append/256" })), Result.succeed([])))
 })
@@ -92,6 +127,35 @@ describe("what is printed of a report", () => {
       ["| `append/1` | 1,000 | 1,000 | 1.00 | 0.90-1.10 | events/s, 1 fiber, against the bare driver |"]
     )
   })
+})
+
+describe("the progress of a run", () => {
+  const place = { name: "append/1", figure: 3, figures: 10, round: 6, rounds: 12 }
+
+  it("says which figure of how many, the round, and what is left if all figures take as long", () => {
+    assert.strictEqual(
+      Progress.lineOf(place, 70_000),
+      `[${"#".repeat(10)}${".".repeat(20)}] 4 of 10: append/1, round 7 of 12, about 2 min left`
+    )
+    assert.include(Progress.lineOf({ ...place, figure: 9 }, 95_000), "about 5 s left")
+    assert.strictEqual(
+      Progress.lineOf({ ...place, figure: 0, round: 0 }, 0),
+      `[${".".repeat(30)}] 1 of 10: append/1, round 1 of 12`
+    )
+  })
+
+  it.effect("is drawn in one line of a terminal, and nowhere else", () =>
+    Effect.gen(function* () {
+      for (const isTTY of [true, false]) {
+        const written: Array<string> = []
+        const progress = yield* Progress.make({ isTTY, write: (text) => written.push(text) })
+        yield* progress.at(place)
+        yield* progress.erase
+        const line = Progress.lineOf(place, 0)
+        assert.deepStrictEqual(written, isTTY ? [`\r\u001b[K${line}`, "\r\u001b[K"] : [])
+      }
+    })
+  )
 })
 
 describe("npm run figures", () => {
@@ -174,6 +238,9 @@ describe("npm run bench", () => {
 
       const second = yield* Effect.promise(() => bench("--compare", file))
       assert.strictEqual(second.status, 0, second.output)
+      assert.match(second.output, /beyond the noise/)
+      // It is not on a terminal.
+      assert.notInclude(second.output, "\r")
       assert.match(second.output, /offset\/advance-1 .* (higher|lower|within the range)\n/)
 
       const other = { ...written, settings: { ...written.settings, work_mem: "1GB" } }

@@ -58,6 +58,7 @@ const Known = Schema.Struct({
   same: Schema.Boolean,
   sameTime: Schema.Boolean
 })
+const Present = Schema.Struct({ id: Schema.String })
 const Inserted = Schema.Struct({ id: Schema.String, version: Schema.BigInt })
 
 export const make = Effect.gen(function* () {
@@ -66,6 +67,7 @@ export const make = Effect.gen(function* () {
   const events = tables.events
   const locks = AppendLocks.make(database)
   const decodeKnown = decodeRows(Known, names.events, ["id"])
+  const decodePresent = decodeRows(Present, names.events, ["id"])
   const decodeInserted = decodeRows(Inserted, names.events, ["id"])
   const { partitioned } = yield* EventTable.check
   const { extend } = yield* Partitions.make
@@ -97,6 +99,11 @@ export const make = Effect.gen(function* () {
       FROM ${events} AS event WHERE ${hasId} OFFSET 0
     ) AS old`
 
+  /** Which ids are in the log. Of most imports none is: then no event is sent only to be compared. */
+  const selectPresent = (entries: ReadonlyArray<Entry>) => sql`
+    SELECT old.id FROM unnest(${entries.map(({ id }) => id)}::text[]) AS new (id)
+    CROSS JOIN LATERAL (SELECT event.id FROM ${events} AS event WHERE event.id = new.id OFFSET 0) AS old`
+
   const insert = (entries: ReadonlyArray<Entry>) => sql`
     INSERT INTO ${events} AS event (id, aggregate_id, event_type, data, metadata, created_at)
     SELECT id, aggregate_id, event_type, json -> 'data'::text, coalesce(json -> 'metadata'::text, 'null'),
@@ -115,8 +122,13 @@ export const make = Effect.gen(function* () {
   }
 
   /** What is stored under the ids of these entries, by id. */
-  const look = (entries: ReadonlyArray<Entry>) =>
-    Effect.map(Effect.flatMap(query(select(entries)), decodeKnown), (rows) => new Map(rows.map((row) => [row.id, row])))
+  const look = (entries: ReadonlyArray<Entry>): Effect.Effect<ReadonlyMap<string, typeof Known.Type>, Reason> =>
+    entries.length === 0
+      ? Effect.succeed(new Map())
+      : Effect.map(
+          Effect.flatMap(query(select(entries)), decodeKnown),
+          (rows) => new Map(rows.map((row) => [row.id, row]))
+        )
 
   const distinct = Effect.fnUntraced(function* (entries: ReadonlyArray<Entry>) {
     const seen = new Map<string, Entry>()
@@ -133,7 +145,8 @@ export const make = Effect.gen(function* () {
     yield* AdvisoryLocks.take(database, { of: "all appends", keys: locks.all, atMost: lockLimit })
     // The lock of the INSERT before the look, which takes a weaker one: see `resources/postgres/0056_events_append.sql`.
     yield* query(sql`INSERT INTO ${events} (id, aggregate_id, event_type) SELECT '', '', '' WHERE false`)
-    const stored = yield* look(entries)
+    const present = new Set((yield* Effect.flatMap(query(selectPresent(entries)), decodePresent)).map(({ id }) => id))
+    const stored = yield* look(entries.filter(({ id }) => present.has(id)))
     const changed = entries.find(({ id }) => stored.get(id)?.same === false)
     if (changed !== undefined) {
       return yield* new ImportRefused({

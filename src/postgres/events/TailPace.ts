@@ -1,7 +1,8 @@
 /**
- * How long the reader of the tail rests after a page: by what reading costs, and not by the clock. An event that comes by itself
- * is read at once. Where events come so fast that reading each of them would take much of what writers could have, they are
- * read together.
+ * How long the reader of the tail rests after a page, and how long it waits for a wake-up then.
+ *
+ * It rests by what reading costs, and not by the clock. An event that comes by itself is read at once. Where events come so fast
+ * that reading each of them would take much of what writers could have, they are read together.
  */
 
 /** How many pages a second are read without a rest, and how many of them in a row. */
@@ -38,5 +39,47 @@ export const makePace = () => {
       return busyMillis
     }
     return Math.max(busyMillis, Math.min((toMillis - fromMillis) * restsPerCost, longestRestMillis))
+  }
+}
+
+/**
+ * How long to wait for a wake-up before looking without one. Only events of writers that send no wake-up (plain SQL, other
+ * programs) are found in this way, and events whose process has died before it sent one. While there are some, the reader
+ * looks more often.
+ */
+const shortestPollMillis = 20
+const longestPollMillis = 1000
+
+/** The same at rest, where wake-ups are known to arrive. */
+const pollAtRestMillis = 3000
+
+/** For how long nothing has come at rest, and for how long nothing was found without a wake-up. */
+const millisWithoutEvents = 30_000
+const millisWithoutFinds = 600_000
+
+export interface Look {
+  /** How many events it has found. */
+  readonly events: number
+  readonly atMillis: number
+  /** Whether a wake-up has asked for it. */
+  readonly isWoken: boolean
+  /** Whether it is known that wake-ups arrive. */
+  readonly isHeard: boolean
+}
+
+/** Says after each look how many milliseconds to wait for a wake-up. The first look comes by itself. */
+export const makePoll = () => {
+  let pollMillis = longestPollMillis
+  let eventAtMillis: number | undefined
+  let findAtMillis = Number.NEGATIVE_INFINITY
+  return ({ atMillis, events, isHeard, isWoken }: Look): number => {
+    if (events > 0 || eventAtMillis === undefined) eventAtMillis = atMillis
+    if (!isWoken) {
+      if (events > 0) findAtMillis = atMillis
+      pollMillis = events > 0 ? shortestPollMillis : Math.min(pollMillis * 2, longestPollMillis)
+    }
+    const isAtRest =
+      isHeard && atMillis - eventAtMillis >= millisWithoutEvents && atMillis - findAtMillis >= millisWithoutFinds
+    return isAtRest ? pollAtRestMillis : pollMillis
   }
 }

@@ -18,7 +18,7 @@ import * as LockHolders from "./LockHolders.ts"
 import { columnsOfPart, type Part, readPage } from "./LongTexts.ts"
 import { type Page, pageOf, shareBytes } from "./PageSize.ts"
 import { versionOf } from "./TailItems.ts"
-import { makePace, type ReadPage } from "./TailPace.ts"
+import { makePace, makePoll, type ReadPage } from "./TailPace.ts"
 
 /** How many events are read at a time: at first, and at most. They are fewer if they are large. */
 const firstPageEvents = 16
@@ -27,13 +27,6 @@ const largestPageEvents = 512
 /** The waits before the holders of a hole are asked for again. */
 const firstHoleWaitMillis = 1
 const longestHoleWaitMillis = 25
-
-/**
- * How long to wait for a wake-up before looking without one. Only events of writers that send no wake-up (plain SQL,
- * other programs) are found in this way; while there are some, the reader looks more often.
- */
-const shortestPollMillis = 20
-const longestPollMillis = 1000
 
 /** How often to look whether the table can still be relied on, and which server answers, where no hole asks for a look. */
 const lookIntervalMillis = 5000
@@ -104,13 +97,14 @@ const publishing = Effect.fnUntraced(function* (publish: Publish, rows: Readonly
 })
 
 /** Rests, and then waits for a wake-up, or until it is time to look without one. */
-const waitForWakeups = ({ wait }: Ear) => {
+const waitForWakeups = ({ isHeard, wait }: Ear) => {
   const pace = makePace()
-  let pollMillis = longestPollMillis
+  const poll = makePoll()
   let isWoken = true
   return Effect.fnUntraced(function* (page: Omit<ReadPage, "toMillis">) {
-    if (!isWoken) pollMillis = page.events > 0 ? shortestPollMillis : Math.min(pollMillis * 2, longestPollMillis)
-    const restMillis = pace({ ...page, toMillis: yield* monotonicMillis })
+    const toMillis = yield* monotonicMillis
+    const pollMillis = poll({ events: page.events, atMillis: toMillis, isWoken, isHeard: isHeard() })
+    const restMillis = pace({ ...page, toMillis })
     // A timer takes a millisecond at least.
     if (restMillis >= 1) yield* Effect.sleep(restMillis)
     isWoken = Option.isSome(yield* wait(pollMillis))

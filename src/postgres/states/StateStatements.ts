@@ -1,8 +1,8 @@
 /** The statements that write states. The functions of `resources/postgres` return what is stored where they write nothing. */
-import type { Write } from "../../DurableState.ts"
+import type { OverwriteAndGet, Write } from "../../DurableState.ts"
 import { qualify } from "../database/Identifier.ts"
 import type { PostgresDatabase } from "../database/PostgresDatabase.ts"
-import { replace, stored } from "./StateRow.ts"
+import { columns, replace, stored } from "./StateRow.ts"
 
 /** Whether what is stored has to be older than what is written. */
 export type Kind = "write" | "overwrite"
@@ -11,10 +11,20 @@ export type Kind = "write" | "overwrite"
 export const make = ({ fixed, names, schema, sql, tables }: PostgresDatabase["Service"]) => {
   const writeFunction = sql.literal(qualify(schema, `${names.states}_write`))
 
+  const insert = sql`INSERT INTO ${tables.states} (${sql.literal(stored)})`
+  const orReplace = sql.literal(`ON CONFLICT (persistence_id) DO UPDATE SET ${replace}`)
+
   const overwriteOne = ({ manifest, payload, persistenceId, shard, timestamp, versionNumber }: Write) => fixed`
-    INSERT INTO ${tables.states} (${sql.literal(stored)})
-    VALUES (${persistenceId}, ${versionNumber}, ${payload}, ${manifest}, ${timestamp}, ${BigInt(shard)})
-    ON CONFLICT (persistence_id) DO UPDATE SET ${sql.literal(replace)}`
+    ${insert} VALUES (${persistenceId}, ${versionNumber}, ${payload}, ${manifest}, ${timestamp}, ${BigInt(shard)}) ${orReplace}`
+
+  // The SELECT sees the table as it was before the INSERT.
+  const overwriteAndGet = (both: OverwriteAndGet) => sql`
+    WITH written AS (
+      ${insert} VALUES (
+        ${both.persistenceId}, ${both.versionNumber}, ${both.payload}, ${both.manifest}, ${both.timestamp}, ${BigInt(both.shard)}
+      ) ${orReplace}
+    )
+    SELECT ${sql.literal(columns)} FROM ${tables.states} WHERE persistence_id::text = ANY(${both.persistenceIds}::text[])`
 
   const writeOne = ({ manifest, payload, persistenceId, shard, timestamp, versionNumber }: Write) => fixed`
     SELECT * FROM ${writeFunction}(
@@ -34,5 +44,5 @@ export const make = ({ fixed, names, schema, sql, tables }: PostgresDatabase["Se
       ${kind === "write"}::boolean, ${inserting}::boolean
     )`
 
-  return { overwriteOne, writeOne, writeMany }
+  return { overwriteAndGet, overwriteOne, writeOne, writeMany }
 }

@@ -10,7 +10,7 @@
  * circle.
  */
 import { Effect, Exit, Schema } from "effect"
-import { isSame, type Write } from "../../DurableState.ts"
+import { isSame, type OverwriteAndGet, type Write } from "../../DurableState.ts"
 import { type DurableState, StaleState } from "../../DurableStateStore.ts"
 import { Closed, type Reason } from "../../StoreError.ts"
 import * as Coalescing from "../database/Coalescing.ts"
@@ -50,7 +50,7 @@ const Key = Schema.Struct({ persistenceId: Schema.String })
 export const make = Effect.gen(function* () {
   const database = yield* PostgresDatabase
   const { names, query, whether } = database
-  const { overwriteOne, writeMany, writeOne } = StateStatements.make(database)
+  const { overwriteAndGet, overwriteOne, writeMany, writeOne } = StateStatements.make(database)
   const decode = stateDecoder(names.states)
   const decodeKeys = decodeRows(Key, names.states, ["persistenceId"])
 
@@ -121,6 +121,9 @@ export const make = Effect.gen(function* () {
     write: (state: Write): Effect.Effect<void, Failure> => done(requestOf("write", state)),
     /** Writes a state, whatever is stored. */
     overwrite: (state: DurableState): Effect.Effect<void, Reason> =>
-      Effect.catchTag(done(requestOf("overwrite", state)), "StaleState", () => Effect.void)
+      Effect.catchTag(done(requestOf("overwrite", state)), "StaleState", () => Effect.void),
+    /** Writes a state, whatever is stored, and returns states as they were before. */
+    overwriteAndGet: (both: OverwriteAndGet): Effect.Effect<Array<DurableState>, Reason> =>
+      Effect.flatMap(query(overwriteAndGet(both)), decode)
   }
 })

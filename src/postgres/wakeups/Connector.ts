@@ -56,7 +56,7 @@ export interface Connector {
  */
 const makeDeliveryCheck = Effect.fnUntraced(function* (wake: (table: Table) => void) {
   const { query, sql } = yield* PostgresDatabase
-  let isDeaf = false
+  let isHeard: boolean | undefined
   let isWarned = false
 
   const check = Effect.fnUntraced(function* (
@@ -78,10 +78,10 @@ const makeDeliveryCheck = Effect.fnUntraced(function* (wake: (table: Table) => v
         if (Exit.isFailure(answer)) return
       }
       if (Option.isNone(yield* Effect.timeoutOption(Deferred.await(arrived), lookInterval))) continue
-      isDeaf = false
+      isHeard = true
       return
     }
-    isDeaf = true
+    isHeard = false
     tables.forEach(wake)
     if (isWarned) return
     isWarned = true
@@ -94,7 +94,9 @@ const makeDeliveryCheck = Effect.fnUntraced(function* (wake: (table: Table) => v
 
   return {
     /** Whether it is known that no notification arrives. */
-    isDeaf: () => isDeaf,
+    isDeaf: () => isHeard === false,
+    /** Whether it is known that notifications arrive. */
+    isHeard: () => isHeard === true,
     /** Begins the check of a connection. Returns what to do with what arrives. */
     begin: Effect.fnUntraced(function* (connection: Pick<Connected, "query" | "lost">) {
       const payload = `check ${crypto.randomUUID()}`
@@ -181,16 +183,16 @@ const makeHearing = Effect.fnUntraced(function* (wake: (table: Table) => void, {
     )
     return { query: connection.query, lost }
   })
-  return { hearing, isDeaf: delivery.isDeaf }
+  return { hearing, isDeaf: delivery.isDeaf, isHeard: delivery.isHeard }
 })
 
 /**
- * Returns the connector that all readers share, open while there is one, its status, and whether it is known that no
- * notification arrives.
+ * Returns the connector that all readers share, open while there is one, its status, and whether it is known that
+ * notifications arrive, or that none does.
  */
 export const make = Effect.fnUntraced(function* (wake: (table: Table) => void, notifier: Notifier) {
   const { reconnect } = yield* PostgresDatabase
-  const { hearing, isDeaf } = yield* makeHearing(wake, notifier)
+  const { hearing, isDeaf, isHeard } = yield* makeHearing(wake, notifier)
   const status = yield* SubscriptionRef.make<ListenerStatus>("stopped")
   // The connector runs in the context of the layer, not in that of the reader that comes first.
   const context = yield* Effect.context<never>()
@@ -265,5 +267,5 @@ export const make = Effect.fnUntraced(function* (wake: (table: Table) => void, n
 
   const connectors: RcRef.RcRef<Connector> = yield* RcRef.make({ acquire })
   const connector: Effect.Effect<Connector, never, Scope.Scope> = RcRef.get(connectors)
-  return { connector, isDeaf, status }
+  return { connector, isDeaf, isHeard, status }
 })

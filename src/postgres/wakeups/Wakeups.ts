@@ -46,6 +46,8 @@ export interface Ear {
    * counts.
    */
   readonly wait: (atMost: Duration.Input) => Effect.Effect<Option.Option<void>>
+  /** Whether notifications are known to arrive. */
+  readonly isHeard: () => boolean
   /** Whether a connection has been lost, or could not be had, since the reader ran last or first wanted to. */
   readonly again: boolean
 }
@@ -131,7 +133,7 @@ const make = Effect.gen(function* () {
   const { sql } = yield* PostgresDatabase
   const { latchOf, wake } = makeReaders()
   const notifier = yield* Notifications.make
-  const { connector, isDeaf, status } = yield* Connector.make(wake, notifier)
+  const { connector, isDeaf, isHeard, status } = yield* Connector.make(wake, notifier)
   const pace = makePace(() => performance.now())
 
   const listen: Listen = Effect.fnUntraced(function* (table, reader): Effect.fn.Return<never, Reason, Scope.Scope> {
@@ -145,7 +147,9 @@ const make = Effect.gen(function* () {
         const { before, lost, query } = yield* connected
         const again = before > known
         known = before
-        const reason = yield* Effect.flip(Effect.raceFirst(reader({ query, wait, again }), Deferred.await(lost)))
+        const reason = yield* Effect.flip(
+          Effect.raceFirst(reader({ query, wait, isHeard, again }), Deferred.await(lost))
+        )
         yield* Deferred.fail(lost, reason)
       })
     )

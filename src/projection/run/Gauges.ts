@@ -16,7 +16,7 @@ const mostReads = 8
 
 const look = (gauges: Gauges) =>
   Effect.gen(function* () {
-    for (const { projectionName: projection, shards } of yield* survey({ mostReads })) {
+    for (const { projectionName: projection, shards } of yield* survey({ mostReads, withProcesses: false })) {
       for (const { behind, lag: versions, shardNumber, ...shard } of shards) {
         const attributes = { projection, shard: String(shardNumber) }
         yield* gauges.set(lag, attributes, Duration.toSeconds(behind))

@@ -8,8 +8,9 @@
  * another machine, and while the database is down no process is removed. The division is one record, which changes only when
  * something comes or goes: by compare-and-set, so all processes have the same.
  *
- * A look reads the division, the beats and the control records of all projections of this process in one statement. It comes
- * with each beat, and soon after a wake-up of the offsets. So a process at rest does two statements a beat, whatever it runs.
+ * A look reads the division, the beats and the control records of all projections of this process. It comes with each beat, and
+ * soon after a wake-up of the offsets. The statement that reads them writes the beat, too: so a process at rest does one
+ * statement a beat, whatever it runs.
  *
  * The division only decides who does the work: for a moment two processes may run the same shard, or none does. The
  * compare-and-set of the offset protects the read model.
@@ -48,6 +49,7 @@ import {
   records,
   recordsAt,
   type RecordsAt,
+  recordsIn,
   runnersId
 } from "../Records.ts"
 import { divide } from "./Division.ts"
@@ -136,15 +138,40 @@ const make = Effect.gen(function* () {
       Number.POSITIVE_INFINITY
     )
 
+  const runsNow = (): Beat["runs"] =>
+    [...entries].flatMap(([name, { assignment }]) => {
+      const shards = SubscriptionRef.getUnsafe(assignment)?.shards ?? []
+      return shards.length === 0 ? [] : [{ name, shards }]
+    })
+
+  /** Says that this process lives, and what it runs. */
+  const say = Effect.fnUntraced(function* <A, E>(write: (id: string, beat: Beat) => Effect.Effect<A, E>) {
+    const runs = runsNow()
+    const at = yield* Clock.currentTimeMillis
+    count++
+    const beat = new Beat({ beat: count, at, every: every(), since, name: processName, ...hostAndPid(), runs })
+    const result = yield* write(beatId(id), beat)
+    told = JSON.stringify(runs)
+    return result
+  })
+
+  const sayAndRead = (ids: ReadonlyArray<string>) =>
+    Effect.flatMap(
+      say((id, beat) => record.beat.writeAndGet(id, BigInt(beat.beat), beat, ids)),
+      recordsIn
+    )
+
   /** What the members of the division, this process and those of earlier versions have written. */
-  const read = Effect.fnUntraced(function* () {
+  const read = Effect.fnUntraced(function* (isBeat: boolean) {
     const names = [...entries.keys()]
     const idsFor = (members: ReadonlyArray<Member>) => [
       divisionId,
       ...members.map((member) => beatId(member.id)),
       ...names.flatMap((name) => [controlId(name), runnersId(name)])
     ]
-    const found = yield* recordsAt(idsFor(known))
+    // Nobody would delete the beat of a process that died before it took part.
+    const isMember = known.some((member) => member.id === id)
+    const found = yield* isBeat && isMember ? sayAndRead(idsFor(known)) : recordsAt(idsFor(known))
     const { members } = (yield* found.division.read(divisionId)).value
     const isKnown = members.every((member) => known.some((other) => other.id === member.id))
     known = members
@@ -206,9 +233,9 @@ const make = Effect.gen(function* () {
     }
   })
 
-  /** Looks at what there is, mends the division, and obeys it. A look that comes with a beat counts silence. */
+  /** Looks at what there is, mends the division, and obeys it. A look that comes with a beat says it, and counts silence. */
   const look = Effect.fnUntraced(function* (isBeat: boolean) {
-    const all = yield* read()
+    const all = yield* read(isBeat)
     const { found, names } = all
     const division = yield* found.division.read(divisionId)
     if (isBeat) {
@@ -233,31 +260,19 @@ const make = Effect.gen(function* () {
       Effect.provideService(DurableStateStore, states)
     )
 
-  const runsNow = (): Beat["runs"] =>
-    [...entries].flatMap(([name, { assignment }]) => {
-      const shards = SubscriptionRef.getUnsafe(assignment)?.shards ?? []
-      return shards.length === 0 ? [] : [{ name, shards }]
-    })
-
-  /** Says that this process lives, and what it runs: at each beat, and when that has changed. */
-  const say = Effect.fnUntraced(function* (isBeat: boolean) {
-    const runs = runsNow()
-    const text = JSON.stringify(runs)
-    if (entries.size === 0 || (!isBeat && text === told)) return
-    const at = yield* Clock.currentTimeMillis
-    count++
-    const value = new Beat({ beat: count, at, every: every(), since, name: processName, ...hostAndPid(), runs })
-    yield* record.beat.write(beatId(id), BigInt(count), value)
-    told = text
-  })
-
   const fail = (error: Failure) =>
     Effect.sync(() => {
       for (const { failed } of entries.values()) Deferred.doneUnsafe(failed, Effect.fail(error))
     })
 
   const round = (isBeat: boolean) =>
-    Effect.andThen(lookInTurn(isBeat), say(isBeat)).pipe(
+    Effect.gen(function* () {
+      const before = count
+      yield* lookInTurn(isBeat)
+      const isSaid = count > before || !isBeat
+      if (entries.size === 0 || (isSaid && told === JSON.stringify(runsNow()))) return
+      yield* say((id, beat) => record.beat.write(id, BigInt(beat.beat), beat))
+    }).pipe(
       // While the database cannot be reached the shards stay as they are: the next beat is soon enough.
       Effect.catchIf(isTransient, () => Effect.void),
       Effect.catch(fail)
@@ -265,17 +280,20 @@ const make = Effect.gen(function* () {
 
   const run = Effect.gen(function* () {
     let beatAt = Number.NEGATIVE_INFINITY
+    let isBeat = true
     while (true) {
       const now = yield* monotonicMillis
-      const isBeat = now >= beatAt
       // Another projection may have come, which beats more often.
       beatAt = Math.min(isBeat ? Number.POSITIVE_INFINITY : beatAt, now + every())
       yield* round(isBeat)
       const rest = Math.max(0, beatAt - (yield* monotonicMillis))
       const woken = yield* Effect.timeoutOption(due.await, rest)
-      if (Option.isNone(woken)) continue
+      // A timer may be a fraction of a millisecond early: the time of the beat has come all the same.
+      isBeat = Option.isNone(woken)
+      if (isBeat) continue
       yield* realSleep(delayBeforeLook)
       due.closeUnsafe()
+      isBeat = (yield* monotonicMillis) >= beatAt
     }
   })
 

@@ -100,7 +100,7 @@ interface Batch {
   readonly length: number
 }
 
-/** The events in batches, which are smaller where events are large. */
+/** The events in batches, which are smaller where events are large. The next batch is read while one is imported. */
 const inBatches = <E, R>(entries: Stream.Stream<Importing.Entry, E, R>) =>
   Stream.mapAccum(
     entries,
@@ -114,7 +114,7 @@ const inBatches = <E, R>(entries: Stream.Stream<Importing.Entry, E, R>) =>
       return [{ entries: [entry], length: entry.json.length }, [batch.entries]]
     },
     { onHalt: ({ entries }) => (entries.length === 0 ? [] : [entries]) }
-  )
+  ).pipe(Stream.buffer({ capacity: 1 }))
 
 /**
  * A file with the old and the new version of each event. It appears under its name once all events are imported, and not at
