@@ -8,7 +8,7 @@
 --
 -- As a function a call is one round trip, and each of its statements sees what others committed while the statement before
 -- waited for a lock. The plans are made once: for arrays the planner would make new ones at each call (16 calls at once:
--- 3.3k appends/s instead of 5.1k). Appends that only take shared locks need no function: src/postgres/events/AppendStatements.ts.
+-- 3.3k appends/s instead of 5.1k), and never compiled: for a table of some hundred partitions that takes seconds at each call. Appends that only take shared locks need no function: src/postgres/events/AppendStatements.ts.
 \if :{?events}
 \else
 \set events events
@@ -51,6 +51,7 @@ RETURNS TABLE (outcome TEXT, request INTEGER, key TEXT, version BIGINT, created_
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_generic_plan
+SET jit = off
 AS $body$
 #variable_conflict use_column
 DECLARE

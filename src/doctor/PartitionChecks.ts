@@ -2,7 +2,7 @@
 import { Effect, Schema } from "effect"
 import { PostgresDatabase } from "../postgres/database/PostgresDatabase.ts"
 import * as EventTable from "../postgres/events/EventTable.ts"
-import { type Findings, ok, problem, relations, rows } from "./Check.ts"
+import { type Findings, ok, problem, relations, rows, warning } from "./Check.ts"
 
 const Partitions = Schema.Struct({
   /** How many there are. */
@@ -11,11 +11,16 @@ const Partitions = Schema.Struct({
   size: Schema.BigInt,
   /** How many versions can still be drawn that have a partition. Null if this role does not see what was drawn. */
   left: Schema.NullOr(Schema.BigInt),
+  /** Whether the server compiles plans that seem expensive. */
+  jit: Schema.Boolean,
   /** The triggers that are missing, or switched off. */
   missing: Schema.Array(Schema.String),
   /** The functions that are missing, or that do not run as the owner of the table. */
   foreign: Schema.Array(Schema.String)
 })
+
+/** Above this number the server may believe that to compile a plan is worth it. */
+const manyPartitions = 100
 
 const triggers = ["drawing", "added", "removed", "emptied", "ahead"]
 
@@ -34,6 +39,7 @@ export const partitions: Findings = Effect.gen(function* () {
           WHEN pg_catalog.has_sequence_privilege(sequence, 'USAGE, SELECT')
           THEN max(ending) - 1 - coalesce(pg_sequence_last_value(sequence::regclass), 0)
         END AS "left",
+        pg_catalog.current_setting('jit') = 'on'::text AS jit,
         ARRAY(
           SELECT name FROM pg_catalog.unnest(${triggers.map((name) => `${names.events}_${name}`)}::text[]) AS name
           WHERE NOT EXISTS (
@@ -58,7 +64,7 @@ export const partitions: Findings = Effect.gen(function* () {
       GROUP BY log, space, owner, sequence`
   )
   if (found === undefined) return []
-  const { count, foreign, left, missing, size } = found
+  const { count, foreign, jit, left, missing, size } = found
   const findings = [
     ...missing.map((name) =>
       problem(
@@ -77,6 +83,14 @@ export const partitions: Findings = Effect.gen(function* () {
           problem(
             `partitions are there for ${left} versions more: appends fail after those`,
             `as the owner: SELECT ${names.events}_extend(), in the schema of the log`
+          )
+        ]
+      : []),
+    ...(jit && count > manyPartitions
+      ? [
+          warning(
+            `${events} has ${count} partitions, and jit is on: to compile a plan for all of them can take seconds at each read`,
+            "run: ALTER ROLE of the application SET jit = off"
           )
         ]
       : [])

@@ -104,11 +104,15 @@ describe("somebody's functions in a schema of the search path", () => {
   it.live("are not called by a migration, nor by the stores in a schema of their own", () =>
     Effect.gen(function* () {
       const { app, appUrl, owner, url } = yield* hostile
-      const options = { schema: "strata", notify: "rows", index: "containment" } as const
+      const options = { schema: "strata", notify: "rows", index: "containment", partitions: { size: 50n } } as const
       yield* migrate(owner, options)
       yield* migrate(owner, options)
       yield* execute(
-        [`GRANT USAGE ON SCHEMA strata TO ${app}`, `GRANT ALL ON ALL TABLES IN SCHEMA strata TO ${app}`],
+        [
+          `GRANT USAGE ON SCHEMA strata TO ${app}`,
+          `GRANT ALL ON ALL TABLES IN SCHEMA strata TO ${app}`,
+          `GRANT ALL ON ALL SEQUENCES IN SCHEMA strata TO ${app}`
+        ],
         url
       )
       yield* Effect.flatMap(serve({ url: appUrl, options, layer: Postgres.layerStorage }), useStores).pipe(

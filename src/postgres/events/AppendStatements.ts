@@ -29,7 +29,7 @@ const isStamp = (row: unknown): row is Stamp =>
 
 const isWritten = (row: unknown): row is Written => isStamp(row) && "id" in row && typeof row.id === "string"
 
-/** What a condition did not know. See `resources/postgres/0037_events_missed.sql`. */
+/** What a condition did not know. See `resources/postgres/0057_events_missed.sql`. */
 const Change = Schema.Struct({
   change: Schema.Literals(["appended", "withdrawn", "tagged"]),
   eventType: Schema.optionalKey(Schema.String),
