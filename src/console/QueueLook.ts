@@ -16,8 +16,8 @@ import { noMessages } from "../SpoolMessage.ts"
 import type { QueueOverview, State } from "../SpoolStore.ts"
 
 /** Up to how many messages of a state are counted in a queue, and in all queues together. */
-const countedOfQueue = 10_000
-const countedOfAll = 100_000
+const countedOfQueue = 5_000
+const countedOfAll = 30_000
 
 /** Where there are many queues, at least so many messages are counted in each. */
 const fewest = 100
