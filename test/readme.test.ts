@@ -105,7 +105,11 @@ describe("the code of README.md, of the guides and of the doc comments", () => {
   })
 
   it("says why, where it is not run", () => {
-    assert.deepStrictEqual(examples.filter((example) => whyNotRun(example) === "").map(where), [])
+    const silent = examples.filter((example) => {
+      const why = whyNotRun(example)
+      return why === "" || (example.language === "bash" && why === undefined)
+    })
+    assert.deepStrictEqual(silent.map(where), [])
   })
 
   it("is in languages that are checked", () => {
