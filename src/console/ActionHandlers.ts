@@ -11,12 +11,11 @@ import { SpoolStore } from "../SpoolStore.ts"
 import type { Transactor } from "../Transactor.ts"
 import type { MessageAction, ProjectionAction } from "./api/ActionsApi.ts"
 import { Api } from "./api/Api.ts"
-import { BadRequest } from "./api/Fields.ts"
 import { answered } from "./Failures.ts"
 import { decodeJson, jsonOf } from "./GivenJson.ts"
 import { Live } from "./Live.ts"
 import { ProofRun } from "./ProofRun.ts"
-import { Settings } from "./Settings.ts"
+import { Settings, whereShown } from "./Settings.ts"
 
 /** How long a change waits for the processes that run a projection. They go on with it afterwards, too. */
 const patience = Duration.seconds(5)
@@ -53,10 +52,9 @@ interface Edit extends Omit<Message, "action"> {
   readonly updated: DateTime.Utc
 }
 
-const editPayload = Effect.fnUntraced(function* ({ id, json, queue, updated }: Edit, { showPayloads }: Settings) {
+const editPayload = Effect.fnUntraced(function* ({ id, json, queue, updated }: Edit, settings: Settings) {
   // Whoever may not see what is there would put something else in its place blindly.
-  if (!showPayloads)
-    return yield* new BadRequest({ message: "this console hides payloads, so it does not change them" })
+  yield* whereShown(settings, "this console hides payloads, so it does not change them")
   const payload = yield* jsonOf("the payload", json, decodeJson)
   yield* Orders.requeueWith(queue === null ? { id } : { id, queue }, payload, updated)
   return `The ${nameOf({ id, queue })} has another payload, and is incoming`
@@ -66,10 +64,16 @@ interface Requeue {
   readonly state: (typeof Orders.deliverable)[number]
   readonly queue?: string
   readonly error?: string
+  readonly createdAfter?: DateTime.Utc
 }
 
-const requeueAll = ({ error, ...wanted }: Requeue) =>
-  Orders.requeueAll({ ...wanted, isWanted: error === undefined ? () => true : Orders.hasError(error) }).pipe(
+const requeueAll = Effect.fnUntraced(function* ({ createdAfter, error, ...wanted }: Requeue, settings: Settings) {
+  if (error !== undefined) {
+    yield* whereShown(settings, "this console hides errors, so it does not look for them")
+  }
+  const hasError = error === undefined ? () => true : Orders.hasError(error)
+  const isYounger = createdAfter === undefined ? () => true : Orders.isYounger(createdAfter)
+  return yield* Orders.requeueAll({ ...wanted, isWanted: (message) => hasError(message) && isYounger(message) }).pipe(
     Stream.runFold(
       () => 0,
       (count, isMoved) => count + (isMoved ? 1 : 0)
@@ -78,6 +82,7 @@ const requeueAll = ({ error, ...wanted }: Requeue) =>
       count === 1 ? "1 message is incoming" : `${count.toLocaleString("en-US")} messages are incoming`
     )
   )
+})
 
 interface OfProjection {
   readonly action: typeof ProjectionAction.Type
@@ -160,7 +165,7 @@ export const layer = HttpApiBuilder.group(
     return handlers.handleAll({
       changeMessage: ({ payload, request }) => made(request, changeMessage(payload)),
       editPayload: ({ payload, request }) => made(request, editPayload(payload, settings)),
-      requeue: ({ payload, request }) => made(request, requeueAll(payload)),
+      requeue: ({ payload, request }) => made(request, requeueAll(payload, settings)),
       prove: ({ payload: { seconds }, request }) => {
         const time = Duration.seconds(seconds)
         return made(

@@ -5,8 +5,8 @@
  * **Details**
  *
  * A pulse is one statement. The looks at projections and at queues take more, so they are made when the pulse says that
- * something has moved, and seldom where nothing moves: less than a statement a second then. A dear look, such as one at a
- * million messages, waits until a hundred times its own time has passed. A page that is too slow for the stream gets the newest
+ * something has moved, and seldom where nothing moves: less than a statement a second then. A dear look, such as one at
+ * projections with thousands of shards, waits until a hundred times its own time has passed. A page that is too slow for the stream gets the newest
  * moment next; the number of the look tells the page what it has missed.
  */
 import { Context, DateTime, Effect, Layer, Option, Queue, Stream } from "effect"
@@ -17,12 +17,12 @@ import { ofProjection, ofQueue } from "../health/Limits.ts"
 import { monotonicMillis } from "../internal/Monotonic.ts"
 import type { OffsetStore } from "../OffsetStore.ts"
 import { type ProjectionStatus, survey } from "../projection/Survey.ts"
-import { type QueueOverview, SpoolStore } from "../SpoolStore.ts"
 import type { History as HistorySchema, Moment, Problem } from "./api/OverviewApi.ts"
 import { apiError } from "./Failures.ts"
 import * as History from "./History.ts"
 import { projectionOf } from "./ProjectionView.ts"
 import * as Pulse from "./Pulse.ts"
+import * as QueueLook from "./QueueLook.ts"
 import { Settings } from "./Settings.ts"
 import { queueOf } from "./SpoolView.ts"
 
@@ -34,7 +34,7 @@ const idlePulse = 2_000
 
 /** The time between two dear looks where something moves, and where nothing does. */
 const busyLook = 2_000
-const idleLook = 20_000
+const idleLook = 30_000
 
 /** A look takes at most this part of the time where nothing moves, and this one where something does. */
 const idleShare = 100
@@ -55,7 +55,7 @@ interface State {
   readonly pulse: Pulse.Pulse | undefined
   readonly holders: string | null
   readonly projections: Look<ProjectionStatus> | undefined
-  readonly queues: Look<QueueOverview> | undefined
+  readonly queues: Look<QueueLook.QueueLook> | undefined
   readonly moment: Moment | undefined
   /** How long to wait before the next look. */
   readonly pause: number
@@ -110,12 +110,13 @@ const rateOf = (before: Pulse.Pulse | undefined, now: Pulse.Pulse): number | nul
 }
 
 const isMoving = (before: Pulse.Pulse | undefined, now: Pulse.Pulse): boolean =>
-  before !== undefined && (before.latestVersion !== now.latestVersion || before.offsets !== now.offsets)
+  before !== undefined &&
+  (before.latestVersion !== now.latestVersion || before.offsets !== now.offsets || before.messages !== now.messages)
 
 const make = Effect.gen(function* () {
   const settings = yield* Settings
   const looks = yield* Pulse.make
-  const { overview } = yield* SpoolStore
+  const queuesNow = yield* QueueLook.make
 
   const see = Effect.fnUntraced(function* (before: State) {
     const pulse = yield* looks.pulse
@@ -123,7 +124,7 @@ const make = Effect.gen(function* () {
     const last = before.isHurried ? { projections: undefined, queues: undefined } : before
     const holders = pulse.isHeld ? yield* looks.holders : null
     const projections = yield* ifDue(last.projections, isBusy, survey({ mostReads }))
-    const queues = yield* ifDue(last.queues, isBusy, overview)
+    const queues = yield* ifDue(last.queues, isBusy, queuesNow)
     const look = before.look + 1
     const moment: Moment = {
       look,
@@ -194,7 +195,7 @@ export class Live extends Context.Service<
   static readonly layer = Layer.effect(
     Live,
     Effect.gen(function* () {
-      const services = yield* Effect.context<DurableStateStore | EventStore | OffsetStore | SpoolStore>()
+      const services = yield* Effect.context<DurableStateStore | EventStore | OffsetStore>()
       const { hurry, moments } = yield* make
       const { keepLooking, read, record } = yield* History.make
       const polled = Stream.provideContext(Stream.tap(moments, record), services)

@@ -2,6 +2,7 @@
 import { DateTime, Effect, Option } from "effect"
 import { HttpApiBuilder } from "effect/http-api"
 import { EventStore, Filter, type StoredEvent } from "../EventStore.ts"
+import type { PostgresDatabase } from "../postgres/database/PostgresDatabase.ts"
 import type { Stores } from "../postgres/index.ts"
 import * as AggregateHistory from "./AggregateHistory.ts"
 import { Api } from "./api/Api.ts"
@@ -9,11 +10,16 @@ import { BadRequest, NotThere } from "./api/Fields.ts"
 import { eventOf } from "./EventView.ts"
 import { answered } from "./Failures.ts"
 import { decodeJson, decodeObject, jsonOf } from "./GivenJson.ts"
+import * as LogContent from "./LogContent.ts"
 import * as LogPages from "./LogPages.ts"
-import { Settings } from "./Settings.ts"
+import * as MessageById from "./MessageById.ts"
+import { Settings, whereShown } from "./Settings.ts"
 
 /** How many events a page has unless it is asked for others. */
 const pageEvents = 100
+
+/** How many types and aggregates are named unless others are asked for. */
+const topGroups = 10
 
 interface Asked {
   readonly aggregate?: string
@@ -27,10 +33,13 @@ interface Asked {
 const timeOf = (text: string) =>
   Effect.fromOption(DateTime.make(text), () => new BadRequest({ message: `"${text}" is no time` }))
 
-/** The filter that a request describes. Nobody can guess from the answers what is hidden. */
-const filterOf = Effect.fnUntraced(function* (asked: Asked, { showPayloads }: Settings) {
-  if (!showPayloads && (asked.data !== undefined || asked.metadata !== undefined)) {
-    return yield* new BadRequest({ message: "this console hides what events contain, so it does not look for it" })
+const sinceOf = (createdAfter: string | undefined) =>
+  createdAfter === undefined ? Effect.succeedNone : Effect.map(timeOf(createdAfter), Option.some)
+
+/** The filter that a request describes. */
+const filterOf = Effect.fnUntraced(function* (asked: Asked, settings: Settings) {
+  if (asked.data !== undefined || asked.metadata !== undefined) {
+    yield* whereShown(settings, "this console hides what events contain, so it does not look for it")
   }
   const filter = {
     ...(asked.aggregate === undefined ? {} : { aggregateIds: [asked.aggregate] }),
@@ -51,7 +60,12 @@ const textAt = (event: StoredEvent, key: string): string | null => {
   return typeof value === "string" ? value : null
 }
 
-const detailOf = Effect.fnUntraced(function* (pages: LogPages.LogPages, settings: Settings, event: StoredEvent) {
+interface Looks {
+  readonly pages: LogPages.LogPages
+  readonly messageById: Effect.Success<typeof MessageById.make>
+}
+
+const detailOf = Effect.fnUntraced(function* ({ messageById, pages }: Looks, settings: Settings, event: StoredEvent) {
   const causationId = textAt(event, "causationId")
   const [tags, neighbours, caused, cause] = yield* Effect.all(
     [
@@ -68,6 +82,7 @@ const detailOf = Effect.fnUntraced(function* (pages: LogPages.LogPages, settings
     causationId,
     correlationId: textAt(event, "correlationId"),
     causedBy: Option.match(cause, { onNone: () => null, onSome: (one) => eventOf(settings, one) }),
+    causedByMessage: causationId === null || Option.isSome(cause) ? null : yield* messageById(causationId),
     caused: caused.events.map((one) => eventOf(settings, one)),
     causedUpTo: caused.upTo,
     ...neighbours
@@ -92,8 +107,9 @@ export const layer = HttpApiBuilder.group(
   Effect.fnUntraced(function* (handlers) {
     const settings = yield* Settings
     const pages = yield* LogPages.make
+    const messageById = yield* MessageById.make
     const store = yield* EventStore
-    const stores = yield* Effect.context<Stores>()
+    const stores = yield* Effect.context<Stores | PostgresDatabase>()
     const entities = yield* Effect.all(settings.entities)
     return handlers.handleAll({
       events: ({ query: { before, limit = pageEvents, ...asked } }) =>
@@ -106,9 +122,20 @@ export const layer = HttpApiBuilder.group(
           })
         ),
       event: ({ query }) =>
-        answered(Effect.flatMap(eventWith(pages, query), (event) => detailOf(pages, settings, event))),
+        answered(Effect.flatMap(eventWith(pages, query), (event) => detailOf({ messageById, pages }, settings, event))),
       aggregate: ({ query: { id } }) =>
-        answered(Effect.provideContext(AggregateHistory.of(pages, settings, entities, id), stores))
+        answered(Effect.provideContext(AggregateHistory.of(pages, settings, entities, id), stores)),
+      stats: ({ query: { createdAfter, top = topGroups } }) =>
+        answered(
+          Effect.flatMap(sinceOf(createdAfter), (since) => Effect.provideContext(LogContent.stats(since, top), stores))
+        ),
+      export: ({ query: { after = 0n } }) =>
+        answered(
+          Effect.andThen(
+            whereShown(settings, "this console hides what events contain, so it exports none"),
+            Effect.provideContext(LogContent.file(after), stores)
+          )
+        )
     })
   })
 )

@@ -28,10 +28,17 @@ export interface Page {
 const Tag = Schema.Struct({ tag: Schema.String })
 const Neighbours = Schema.Struct({ previous: Schema.NullOr(Schema.BigInt), next: Schema.NullOr(Schema.BigInt) })
 
+/** The event with this id, if there is one. */
+export const withId = (id: string) =>
+  EventStore.use(({ get }) => get(id)).pipe(
+    Effect.map(Option.some),
+    Effect.catchTag(["EventNotFound", "InvalidInput"], () => Effect.succeedNone)
+  )
+
 export const make = Effect.gen(function* () {
   const database = yield* PostgresDatabase
   const { names, query, sql, tables } = database
-  const { get } = yield* EventStore
+  const events = yield* EventStore
   const { page, walks } = yield* EventPages.make
   const decode = eventDecoder(names.events, "bigint")
   const tags = TagTable.tableOf(database)
@@ -99,11 +106,7 @@ export const make = Effect.gen(function* () {
     }),
 
     /** The event with this id, if there is one. */
-    withId: (id: string) =>
-      get(id).pipe(
-        Effect.map(Option.some),
-        Effect.catchTag(["EventNotFound", "InvalidInput"], () => Effect.succeedNone)
-      )
+    withId: (id: string) => Effect.provideService(withId(id), EventStore, events)
   }
 })
 

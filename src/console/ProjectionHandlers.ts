@@ -1,15 +1,15 @@
 /** Projections, as the API has them. */
-import { Effect, Stream } from "effect"
+import { DateTime, Effect, Option, Stream } from "effect"
 import { HttpApiBuilder } from "effect/http-api"
 import type { DurableStateStore } from "../DurableStateStore.ts"
 import type { EventStore } from "../EventStore.ts"
-import type { OffsetStore } from "../OffsetStore.ts"
+import { type Offset, OffsetStore } from "../OffsetStore.ts"
 import * as Projection from "../Projection.ts"
 import { controlOf } from "../projection/Records.ts"
 import { Api } from "./api/Api.ts"
 import { answered } from "./Failures.ts"
 import { failureOf, parkedOf, processOf, projectionOf, shardOf } from "./ProjectionView.ts"
-import { Settings } from "./Settings.ts"
+import { Settings, stored } from "./Settings.ts"
 
 /** How many of the events that were skipped are shown. */
 const shownSkipped = 100
@@ -17,7 +17,7 @@ const shownSkipped = 100
 const detailOf = Effect.fnUntraced(function* (name: string, settings: Settings) {
   const { value: control } = yield* controlOf(name)
   const shards = yield* Projection.status(name)
-  const processes = (yield* Projection.processes).map((process) => processOf(name, process))
+  const processes = new Map(shards.flatMap(({ process }) => Option.toArray(process)).map((one) => [one.id, one]))
   const parked = yield* Stream.runCollect(Projection.parked(name))
   const skipped = yield* Stream.runCollect(Stream.take(Projection.skipped(name), shownSkipped))
   return {
@@ -26,13 +26,22 @@ const detailOf = Effect.fnUntraced(function* (name: string, settings: Settings) 
     paused: control.paused,
     slot: control.slot,
     rebuildAsked: control.rebuildAsked ?? false,
-    rebuildFailure: control.rebuildFailure ?? null,
+    rebuildFailure:
+      control.rebuildFailure === undefined ? null : (stored(settings, control.rebuildFailure) ?? "its error is hidden"),
     shards: shards.map((shard) => shardOf(settings, shard)),
-    processes: processes.filter(({ shards }) => shards.length > 0),
+    processes: [...processes.values()].map((process) => processOf(name, process)),
     parked: parked.map((one) => parkedOf(settings, one)),
     skipped: skipped.map((one) => failureOf(settings, one)),
     skippedTotal: shards.reduce((sum, shard) => sum + shard.skipped, 0)
   }
+})
+
+const offsetOf = ({ projectionName, shardNumber, timestamp, value }: Offset) => ({
+  projectionName,
+  shardNumber,
+  value,
+  // Other programs may have put something else there.
+  writtenAt: Option.getOrNull(DateTime.make(Number(timestamp)))
 })
 
 export const layer = HttpApiBuilder.group(
@@ -48,6 +57,13 @@ export const layer = HttpApiBuilder.group(
             Effect.map(Projection.statuses, (all) => all.map(projectionOf)),
             stores
           )
+        ),
+      offsets: ({ query: { projection } }) =>
+        answered(
+          Effect.map(
+            Stream.runCollect(Stream.unwrap(OffsetStore.useSync(({ listOffsets }) => listOffsets(projection)))),
+            (all) => all.map(offsetOf)
+          ).pipe(Effect.provideContext(stores))
         ),
       projection: ({ query: { name } }) => answered(Effect.provideContext(detailOf(name, settings), stores))
     })

@@ -11,6 +11,8 @@ const Row = Schema.Struct({
   connections: Schema.Int,
   /** Changes whenever an offset moves. */
   offsets: Schema.String,
+  /** Changes whenever a message does, once the server has counted it. */
+  messages: Schema.String,
   /** Whether another transaction holds the lock that an append takes. */
   isHeld: Schema.Boolean
 })
@@ -21,6 +23,7 @@ export interface Pulse {
   readonly latestAt: DateTime.Utc | null
   readonly connections: number
   readonly offsets: string
+  readonly messages: string
   readonly isHeld: boolean
 }
 
@@ -33,6 +36,12 @@ export const make = Effect.gen(function* () {
   const decodeAbout = decodeRows(About, "pg_catalog", [])
   const events = qualify(schema, names.events)
 
+  /** How many rows of a table were written since the server counts. */
+  const writesOf = (name: string) => {
+    const table = sql`${qualify(schema, name)}::regclass::oid`
+    return sql`pg_stat_get_tuples_inserted(${table}) + pg_stat_get_tuples_updated(${table}) + pg_stat_get_tuples_deleted(${table})`
+  }
+
   return {
     /** One statement. */
     pulse: Effect.gen(function* () {
@@ -41,6 +50,7 @@ export const make = Effect.gen(function* () {
           (SELECT created_at FROM ${tables.events} ORDER BY version DESC LIMIT 1) AS "latestAt",
           (SELECT count(*)::int FROM pg_stat_activity WHERE datname = current_database()) AS connections,
           (SELECT count(*)::text || ' '::text || coalesce(sum(current_offset), 0)::text FROM ${tables.offsets}) AS offsets,
+          (${writesOf(names.messages)} + ${writesOf(names.spool)})::text AS messages,
           EXISTS (
             SELECT FROM pg_locks WHERE locktype = 'relation' AND mode = 'RowExclusiveLock' AND granted
               AND relation = ${events}::regclass::oid AND pid IS DISTINCT FROM pg_backend_pid()
@@ -53,6 +63,7 @@ export const make = Effect.gen(function* () {
         latestAt: row?.latestAt ?? null,
         connections: row?.connections ?? 0,
         offsets: row?.offsets ?? "",
+        messages: row?.messages ?? "",
         isHeld: row?.isHeld ?? false
       }
       return pulse

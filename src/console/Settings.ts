@@ -4,6 +4,7 @@ import type { HttpServerRequest } from "effect/http"
 import type { StoredEvent } from "../EventStore.ts"
 import type { InvalidInput } from "../InvalidInput.ts"
 import type { Stores } from "../postgres/index.ts"
+import { BadRequest } from "./api/Fields.ts"
 
 /** An entity of the application, as the console asks it. */
 export interface KnownEntity {
@@ -46,3 +47,7 @@ export const Settings = Context.Reference<Settings>("effect-strata/console/Setti
 
 /** What the application has stored, if the console shows it. */
 export const stored = <A>({ showPayloads }: Settings, value: A): A | null => (showPayloads ? value : null)
+
+/** Fails where the console hides what the application has stored: nobody can guess it from the answers. */
+export const whereShown = ({ showPayloads }: Settings, message: string): Effect.Effect<void, BadRequest> =>
+  showPayloads ? Effect.void : Effect.fail(new BadRequest({ message }))

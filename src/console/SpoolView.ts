@@ -1,13 +1,15 @@
 /** Queues and messages as the API shows them. */
 import { Duration, Option } from "effect"
-import type { QueueOverview, SpoolMessage } from "../SpoolStore.ts"
+import type { SpoolMessage } from "../SpoolStore.ts"
 import type { Message, Queue } from "./api/SpoolApi.ts"
+import type { QueueLook } from "./QueueLook.ts"
 import { type Settings, stored } from "./Settings.ts"
 
-export const queueOf = ({ counts, leased, oldestReady, queue }: QueueOverview): typeof Queue.Type => ({
+export const queueOf = ({ counts, estimated, leased, oldestReady, queue }: QueueLook): typeof Queue.Type => ({
   queue: queue ?? null,
   ...counts,
   leased,
+  estimated,
   oldestReadyMillis: Option.match(oldestReady, { onNone: () => null, onSome: Duration.toMillis })
 })
 

@@ -10,10 +10,20 @@ import { idPrefix } from "../Projection.ts"
 import { Api } from "./api/Api.ts"
 import { NotThere } from "./api/Fields.ts"
 import { answered } from "./Failures.ts"
-import { Settings, stored } from "./Settings.ts"
+import { Settings, stored, whereShown } from "./Settings.ts"
 
 /** How many states a page has unless it is asked for others. */
 const pageStates = 100
+
+/** How many states a statement looks through, where it has to look into each. */
+const partStates = 5_000
+
+interface Asked {
+  readonly from?: string
+  readonly manifest?: string
+  readonly text?: string
+  readonly limit?: number
+}
 
 const Row = Schema.Struct({
   persistenceId: Schema.String,
@@ -21,13 +31,22 @@ const Row = Schema.Struct({
   manifest: Schema.String,
   timestamp: Schema.BigInt,
   shard: Schema.Int,
-  size: Schema.Int
+  size: Schema.Int,
+  /** The how manieth it is from where the page begins. */
+  place: Schema.Int
 })
 
 /** The column holds nanoseconds, as the Go originals have it. Other programs may have put something else there. */
 const timeOf = (timestamp: bigint) => Option.getOrNull(DateTime.make(Number(timestamp / 1_000_000n)))
 
-const viewOf = ({ manifest, persistenceId, shard, size, timestamp, versionNumber }: typeof Row.Type) => ({
+const viewOf = ({
+  manifest,
+  persistenceId,
+  shard,
+  size,
+  timestamp,
+  versionNumber
+}: Omit<typeof Row.Type, "place">) => ({
   persistenceId,
   versionNumber,
   manifest,
@@ -55,27 +74,42 @@ export const layer = HttpApiBuilder.group(
     const { getLatestState } = yield* DurableStateStore
     const decode = decodeRows(Row, names.states, ["persistenceId"])
 
-    /** A page along the primary key. What projections keep about themselves is no state of the application. */
-    const page = (from: string, manifest: string | undefined, limit: number) => {
+    /**
+     * A page along the primary key, of the states that are in a part of the table. What projections keep about themselves is no
+     * state of the application.
+     */
+    const page = Effect.fnUntraced(function* ({ from = "", limit = pageStates, manifest, text }: Asked) {
+      const isFiltered = manifest !== undefined || text !== undefined
+      const part = isFiltered ? partStates : limit
       const ofManifest = manifest === undefined ? sql.literal("") : sql`AND state_manifest::text = ${manifest}`
-      return Effect.flatMap(
-        query(sql`
-          SELECT persistence_id::text AS "persistenceId", version_number AS "versionNumber", state_manifest::text AS manifest,
-            timestamp, shard_number::float8 AS shard, octet_length(state_payload)::float8 AS size
-          FROM ${tables.states}
-          WHERE persistence_id::text >= ${from} AND NOT starts_with(persistence_id::text, ${idPrefix}::text) ${ofManifest}
-          ORDER BY persistence_id LIMIT ${limit + 1}`),
-        decode
-      )
-    }
+      const ofText =
+        text === undefined
+          ? sql.literal("")
+          : sql`AND position(convert_to(${text}::text, 'UTF8'::name) IN state_payload) > 0`
+      const rows = yield* query(sql`
+        SELECT persistence_id::text AS "persistenceId", version_number AS "versionNumber", state_manifest::text AS manifest,
+          timestamp, shard_number::float8 AS shard, octet_length(state_payload)::float8 AS size, place::float8 AS place
+        FROM (
+          SELECT *, row_number() OVER (ORDER BY persistence_id) AS place FROM ${tables.states}
+          WHERE persistence_id::text >= ${from} AND NOT starts_with(persistence_id::text, ${idPrefix}::text)
+          ORDER BY persistence_id LIMIT ${part + 1}
+        ) AS part
+        WHERE place > ${part} OR (true ${ofManifest} ${ofText})
+        ORDER BY place LIMIT ${limit + 1}`)
+      const found = yield* decode(rows)
+      const shown = found.filter(({ place }) => place <= part).slice(0, limit)
+      return { states: shown.map(viewOf), next: found[shown.length]?.persistenceId ?? null }
+    })
 
     return handlers.handleAll({
-      states: ({ query: { from = "", limit = pageStates, manifest } }) =>
+      states: ({ query: asked }) =>
         answered(
-          Effect.map(page(from, manifest, limit), (rows) => ({
-            states: rows.slice(0, limit).map(viewOf),
-            next: rows[limit]?.persistenceId ?? null
-          }))
+          Effect.andThen(
+            asked.text === undefined
+              ? Effect.void
+              : whereShown(settings, "this console hides states, so it does not look into them"),
+            page(asked)
+          )
         ),
       state: ({ query: { id } }) =>
         answered(

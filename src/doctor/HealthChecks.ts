@@ -11,6 +11,9 @@ import { type Findings, ok, problem, warning } from "./Check.ts"
 /** By which limits projections and queues are judged. */
 export const Limits = Context.Reference<Health.Limits>("effect-strata/doctor/Limits", { defaultValue: () => ({}) })
 
+/** Whether findings say what a handler has failed with: a console that hides what is stored does not. */
+export const ShowErrors = Context.Reference("effect-strata/doctor/ShowErrors", { defaultValue: () => true })
+
 /** What is wrong with projections, or with one. */
 export const ofProjections = (name?: string) =>
   Effect.gen(function* () {
@@ -38,10 +41,14 @@ export const saysOf = (problem: Health.Problem): string =>
     : problem.message
 
 const findingsOf = (problems: ReadonlyArray<Health.Problem>, well: string) =>
-  problems.length === 0 ? ok(well) : problems.map((found) => problem(saysOf(found), found.remedy))
+  Effect.map(ShowErrors, (showErrors) =>
+    problems.length === 0
+      ? ok(well)
+      : problems.map((found) => problem(showErrors ? saysOf(found) : found.message, found.remedy))
+  )
 
 /** Is a projection behind, does its handler fail, or has it parked aggregates? */
-export const projections: Findings = Effect.map(ofProjections(), ({ count: all, problems }) =>
+export const projections: Findings = Effect.flatMap(ofProjections(), ({ count: all, problems }) =>
   findingsOf(problems, all === 0 ? "no projection has run yet" : `${count(all, "projection")}, within the limits`)
 )
 
@@ -64,6 +71,6 @@ export const processes: Findings = Effect.gen(function* () {
 })
 
 /** Could messages not be delivered, or do they wait? */
-export const queues: Findings = Effect.map(ofQueues(), ({ count: all, problems }) =>
+export const queues: Findings = Effect.flatMap(ofQueues(), ({ count: all, problems }) =>
   findingsOf(problems, all === 0 ? "no message waits" : `${count(all, "queue")} with messages, within the limits`)
 )

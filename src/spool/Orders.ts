@@ -1,5 +1,5 @@
 /** What people order about messages, by the command or in the console: hold, release, bounce, and deliver again. */
-import { Effect, type Schema, Stream } from "effect"
+import { DateTime, Effect, type Schema, Stream } from "effect"
 import { type MessageKey, type SpoolMessage, SpoolStore, type State } from "../SpoolStore.ts"
 import { Transactor } from "../Transactor.ts"
 
@@ -76,6 +76,12 @@ export const requeueAll = ({ isWanted, queue, state }: Wanted) =>
       )
     )
   )
+
+/** Whether a message was created after a time. */
+export const isYounger =
+  (time: DateTime.Utc) =>
+  ({ created }: SpoolMessage): boolean =>
+    DateTime.isGreaterThan(created, time)
 
 /** Whether the last error of a message has a text, in capitals or not. */
 export const hasError = (text: string) => {

@@ -1,8 +1,9 @@
 /** The API of the console, without a browser: what it says, and to whom. */
 import { assert, describe, it, layer } from "@effect/vitest"
 import { Context, DateTime, Effect, Layer, Logger, type Scope, Stream } from "effect"
-import { DurableStateStore, EventStore } from "effect-strata"
+import { DurableStateStore, EventStore, OffsetStore, Origin, Projection, SpoolStore } from "effect-strata"
 import type { Stores } from "effect-strata/postgres"
+import { createHash } from "node:crypto"
 import { request } from "node:http"
 import * as History from "../../src/console/History.ts"
 import { execute, freshRole } from "../postgres/harness.ts"
@@ -147,6 +148,91 @@ for (const [name, place] of places) {
         })
       )
 
+      it.effect("says what the log consists of, as the command does", () =>
+        Effect.gen(function* () {
+          const { client, stores } = yield* Shown
+          const stats = yield* client.log.stats({ query: { top: 2 } })
+          const { read } = Context.get(stores, EventStore.EventStore)
+          const all = yield* Stream.runCollect(read({}))
+          assert.deepInclude(stats, { isEstimate: false, events: all.length })
+          assert.lengthOf(stats.byType, 2)
+          assert.deepInclude(stats.byType[0], {
+            name: "OrderPaid",
+            events: all.filter(({ eventType }) => eventType === "OrderPaid").length
+          })
+          assert.strictEqual(
+            stats.spans.reduce((sum, { events }) => sum + events, 0),
+            all.length
+          )
+        })
+      )
+
+      it.effect("exports the log as lines of JSON with their checksum", () =>
+        Effect.gen(function* () {
+          const { stores, url } = yield* Shown
+          const { text } = yield* answerOf(`${url}api/export?after=1`)
+          const lines = text.trimEnd().split("\n")
+          const { read } = Context.get(stores, EventStore.EventStore)
+          const all = yield* Stream.runCollect(read({ after: 1n }))
+          assert.deepStrictEqual(
+            lines.slice(0, -1).map((line) => JSON.parse(line).id),
+            all.map(({ id }) => id)
+          )
+          assert.include(text, String(Shop.large))
+          const events = `${lines.slice(0, -1).join("\n")}\n`
+          assert.deepStrictEqual(JSON.parse(lines.at(-1) ?? ""), {
+            events: all.length,
+            sha256: createHash("sha256").update(events).digest("hex")
+          })
+        })
+      )
+
+      it.effect("leads from a message to the event that has caused it, and from an event to a message", () =>
+        Effect.gen(function* () {
+          const { client, stores } = yield* Shown
+          yield* Effect.gen(function* () {
+            const { append, get } = yield* EventStore.EventStore
+            const [placed] = yield* append({ aggregateId: "order-900", eventType: "Promised", data: null })
+            const mail = new Shop.Mail({ to: "x@example.org", subject: "x", order: "order-900" })
+            yield* Shop.Mails.enqueue(mail, { id: "caused-mail" }).pipe(
+              Origin.causedBy(placed ?? (yield* Effect.die("nothing was appended")))
+            )
+            yield* Shop.Mails.hold("caused-mail", "only to be looked at")
+            const message = yield* client.spool.message({ query: { queue: "mails", id: "caused-mail" } })
+            assert.strictEqual(message.causedBy?.version, placed?.version)
+            const [sent] = yield* append({
+              aggregateId: "order-900",
+              eventType: "Kept",
+              data: null,
+              metadata: { causationId: "caused-mail" }
+            })
+            const event = yield* client.log.event({ query: { version: sent?.version ?? 0n } })
+            assert.deepStrictEqual(event.causedByMessage, { queue: "mails", id: "caused-mail" })
+            assert.isNull(event.causedBy)
+            yield* SpoolStore.SpoolStore.use(({ deleteMeta }) => deleteMeta({ queue: "mails", id: "caused-mail" }))
+            const later = yield* client.log.event({ query: { id: (yield* get(sent?.id ?? "")).id } })
+            assert.deepStrictEqual([later.causationId, later.causedByMessage], ["caused-mail", null])
+          }).pipe(Effect.provide(stores))
+        })
+      )
+
+      it.effect("lists the offsets of projections and of other programs", () =>
+        Effect.gen(function* () {
+          const { client, stores } = yield* Shown
+          const { deleteOffsets, writeOffset } = Context.get(stores, OffsetStore.OffsetStore)
+          yield* writeOffset({ projectionName: "of a Go service", shardNumber: 3, value: Shop.large })
+          const all = yield* client.projections.offsets({ query: {} })
+          assert.lengthOf(
+            all.filter(({ projectionName }) => projectionName === "balances"),
+            4
+          )
+          const [one] = yield* client.projections.offsets({ query: { projection: "of a Go service" } })
+          assert.deepInclude(one, { projectionName: "of a Go service", shardNumber: 3, value: Shop.large })
+          assert.isNotNull(one?.writtenAt)
+          yield* deleteOffsets("of a Go service")
+        })
+      )
+
       it.effect("shows projections with their failures, and messages with their errors", () =>
         Effect.gen(function* () {
           const { client } = yield* Shown
@@ -233,7 +319,9 @@ for (const [name, place] of places) {
             read("api/projection?name=mailing"),
             read("api/projection?name=invoices"),
             read("api/messages?state=bounce"),
-            read("api/message?queue=mails&id=mail-3")
+            read("api/message?queue=mails&id=mail-3"),
+            read("api/doctor"),
+            read("api/stats")
           ])
           const all = texts.join("\n")
           for (const secret of [
@@ -253,6 +341,16 @@ for (const [name, place] of places) {
           )
           const guess = yield* Effect.flip(client.log.events({ query: { data: '{"customer":"anna"}' } }))
           assert.strictEqual(guess._tag, "BadRequest")
+          for (const path of ["api/export", "api/states?text=anna", "api/doctor?queries=shown"]) {
+            assert.strictEqual((yield* answerOf(`${url}${path}`)).status, 400, path)
+          }
+          const writer = yield* clientOf(
+            yield* serve(pool, { payloads: "hidden", allowWrites: true, postgres: options })
+          )
+          const guessed = yield* Effect.flip(
+            writer.actions.requeue({ payload: { state: "bounce", error: "no error has this text" } })
+          )
+          assert.match(guessed.message, /hides errors/)
         })
       )
 
@@ -288,12 +386,20 @@ for (const [name, place] of places) {
       it.effect("checks what the doctor checks", () =>
         Effect.gen(function* () {
           const { client } = yield* Shown
-          const findings = yield* client.doctor.doctor()
+          const findings = yield* client.doctor.doctor({ query: {} })
           assert.includeMembers(
             findings.map(({ check }) => check),
             ["server", "durability", "sequence", "projections", "queues"]
           )
           assert.isTrue(findings.every(({ level, remedy }) => (level === "ok") === (remedy === null)))
+          const of = (found: typeof findings, check: string) =>
+            found.filter((one) => one.check === check).map(({ level, says }) => `${level}: ${says}`)
+          assert.include(of(findings, "queues").join(), "could not be delivered")
+          assert.include(of(findings, "projections").join(), "no account for emil")
+          const lenient = yield* client.doctor.doctor({ query: { maxBounced: 100, maxWaitingSeconds: 1e6 } })
+          assert.match(of(lenient, "queues").join(), /^ok: \d queues with messages, within the limits$/)
+          const strict = yield* client.doctor.doctor({ query: { maxSkipped: 0, maxLag: 0, queries: "shown" } })
+          assert.match(of(strict, "projections").join(), /"invoices" is .* behind/)
         })
       )
 
@@ -340,6 +446,11 @@ for (const [name, place] of places) {
             yield* actions.changeMessage({ payload: { ...message, action } })
             assert.strictEqual(yield* stateNow, state)
           }
+          assert.strictEqual(
+            (yield* actions.requeue({ payload: { queue: "mails", state: "hold", createdAfter: yield* DateTime.now } }))
+              .message,
+            "0 messages are incoming"
+          )
           assert.strictEqual(
             (yield* actions.requeue({ payload: { queue: "mails", state: "hold", error: "MAILBOX" } })).message,
             "1 message is incoming"
@@ -523,6 +634,44 @@ describe("who may call the console", () => {
           writer.actions.changeMessage({ payload: { queue: "q", id: "m", action: "hold" } })
         )
         assert.strictEqual(change._tag, "NotAllowed")
+      })
+    )
+  )
+})
+
+describe("a projection whose log was replaced", () => {
+  const ledger = Projection.make({ name: "ledger", handler: () => Effect.void })
+
+  it.live("takes the log that is there once that is accepted, and is forgotten once it is removed", () =>
+    Effect.scoped(
+      Effect.gen(function* () {
+        const where = yield* onServer
+        const stores = yield* storesOf(where)
+        const append = (count: number) =>
+          EventStore.EventStore.use(({ append }) =>
+            append(Array.from({ length: count }, () => ({ aggregateId: "a", eventType: "Noted", data: null })))
+          )
+        yield* Effect.provide(Effect.andThen(append(9), Shop.ranOnce(ledger)), stores)
+        yield* execute([
+          `TRUNCATE ${where.options.schema}.events, ${where.options.schema}.events_tags RESTART IDENTITY`
+        ])
+        yield* Effect.provide(append(4), stores)
+        const { actions, projections } = yield* clientOf(
+          yield* serve(where.pool, { postgres: where.options, allowWrites: true })
+        )
+        const change = (action: "accept" | "remove") =>
+          Effect.map(actions.changeProjection({ payload: { name: "ledger", action } }), ({ message }) => message)
+        assert.strictEqual(yield* change("accept"), '"ledger" goes on after version 4')
+        assert.strictEqual(yield* change("accept"), '"ledger" has read this log: there was nothing to accept')
+        const offsets = projections.offsets({ query: { projection: "ledger" } })
+        assert.deepStrictEqual(
+          (yield* offsets).map(({ value }) => value),
+          [4n]
+        )
+        assert.strictEqual(yield* change("remove"), '"ledger" is removed')
+        assert.deepStrictEqual(yield* offsets, [])
+        assert.strictEqual((yield* Effect.flip(change("remove")))._tag, "NotThere")
+        assert.strictEqual((yield* Effect.flip(change("accept")))._tag, "NotThere")
       })
     )
   )

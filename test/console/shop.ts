@@ -95,10 +95,15 @@ const ofCustomer = (name: string, bad: string, onFailure: "park" | "stop") =>
 
 const balances = Projection.make({ name: "balances", shards: 4, heartbeat: "500 millis", handler: () => Effect.void })
 
-const caughtUp = (name: string) =>
+/** Until a projection has handled all that is in the log now. */
+export const caughtUp = (name: string) =>
   Effect.flatMap(EventStore.EventStore, ({ latestVersion }) =>
     Effect.flatMap(latestVersion, (version) => Projection.awaitVersion(name, version, "5 minutes"))
   )
+
+/** Runs a projection until it has handled all that is in the log. */
+export const ranOnce = <R>(projection: Projection.Projection<R>) =>
+  Effect.raceFirst(Projection.run(projection), caughtUp(projection.name))
 
 /** Mails that a server refuses: two have bounced, and one is tried again later. */
 const mails = Effect.gen(function* () {

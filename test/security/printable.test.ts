@@ -1,6 +1,7 @@
 /** Every character there is, on a terminal and in JSON. */
 import { assert, describe, it } from "@effect/vitest"
-import { printable, printableJson, printableLines } from "../../src/cli/terminal/Printable.ts"
+import { printable, printableLines } from "../../src/cli/terminal/Printable.ts"
+import { printableJson } from "../../src/internal/PrintableJson.ts"
 import { assertHarmless, hostileText } from "./hostile.ts"
 
 /** Each character, with a letter on both sides. */

@@ -1,5 +1,5 @@
 /** `strata spool requeue`: one message, or all that a filter describes. */
-import { DateTime, Effect, Option, Stream } from "effect"
+import { Effect, Option, Stream } from "effect"
 import { Argument, Command, Flag } from "effect/cli"
 import * as Orders from "../../spool/Orders.ts"
 import { type SpoolMessage, SpoolStore } from "../../SpoolStore.ts"
@@ -54,9 +54,8 @@ const one = Effect.fnUntraced(function* (id: string, queue: Flags["queue"]) {
 
 const isWanted = ({ error, since }: Pick<Flags, "error" | "since">) => {
   const hasError = Option.match(error, { onNone: () => () => true, onSome: Orders.hasError })
-  return (message: SpoolMessage): boolean =>
-    hasError(message) &&
-    Option.match(since, { onNone: () => true, onSome: (time) => DateTime.isGreaterThan(message.created, time) })
+  const isYounger = Option.match(since, { onNone: () => () => true, onSome: Orders.isYounger })
+  return (message: SpoolMessage): boolean => hasError(message) && isYounger(message)
 }
 
 const all = Effect.fnUntraced(function* (

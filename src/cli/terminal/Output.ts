@@ -1,9 +1,10 @@
 /** What a subcommand writes to stdout: tables for people, or JSON for programs. */
 import { Effect, Schema, Stream } from "effect"
 import { CliOutput } from "effect/cli"
+import { printableJson } from "../../internal/PrintableJson.ts"
 import { Settings } from "../arguments/GlobalFlags.ts"
 import { HostProcess, type Target } from "./HostProcess.ts"
-import { printable, printableJson, printableLines } from "./Printable.ts"
+import { printable, printableLines } from "./Printable.ts"
 
 export { about, count } from "../../internal/Words.ts"
 

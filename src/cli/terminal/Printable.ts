@@ -3,11 +3,8 @@
  * files. A character that would move the cursor, colour what follows, end the line or turn the order of the text becomes its
  * code. All that the command writes goes through here.
  */
+import { unprintable } from "../../internal/PrintableJson.ts"
 import type { Target } from "./HostProcess.ts"
-
-// Control characters, separators of lines and paragraphs, halves of characters, and characters without a shape: those that
-// turn the order of the text, above all. Those that join letters stay: words of many languages are spelt with them.
-const unprintable = /(?![\u200c\u200d])[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu
 
 const codeOf = (character: string): string => {
   if (character === "\n") return String.raw`\n`
@@ -38,16 +35,6 @@ export const printable = (text: string): string => text.replaceAll(unprintable, 
 /** The lines of a text, each printable. All but the first are indented, so that none looks like a line of the command's own. */
 export const printableLines = (text: string, indent: string): string =>
   text.split("\n").map(printable).join(`\n${indent}`)
-
-const jsonEscapeOf = (character: string): string =>
-  Array.from(
-    { length: character.length },
-    (_, at) => `\\u${character.charCodeAt(at).toString(16).padStart(4, "0")}`
-  ).join("")
-
-/** JSON that means the same, in which each character that is not printable is escaped. Line feeds between values stay. */
-export const printableJson = (json: string): string =>
-  json.replaceAll(unprintable, (character) => (character === "\n" ? character : jsonEscapeOf(character)))
 
 /** Says something on stderr, in one line that begins with the name of the command, without passwords. */
 export const say = (stderr: Target, message: string): void =>

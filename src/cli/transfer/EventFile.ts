@@ -1,5 +1,5 @@
 /**
- * Files of events: what `strata events export` writes, and `import` reads.
+ * Files of events: what `strata events export` has written, and `import` reads. `postgres/events/Exporting` makes their lines.
  *
  * **Details**
  *
@@ -8,52 +8,12 @@
  * which JavaScript would round survive, as well as the microseconds of a time.
  */
 import { Effect, Schema, Stream } from "effect"
-import { createHash, type Hash } from "node:crypto"
 import { Tags } from "../../EventStore.ts"
+import { Checksum } from "../../postgres/events/Exporting.ts"
 import type { Entry } from "../../postgres/events/Importing.ts"
 import { CommandFailed } from "../terminal/CommandErrors.ts"
-import { printableJson } from "../terminal/Printable.ts"
 import { bytesOf, type FileError, type Line, linesOf } from "./Lines.ts"
 import { faultOf, isKey, type Limits, timestampOf } from "./StorableValues.ts"
-
-/** A row of the log, its JSON as text. */
-export const Row = Schema.Struct({
-  version: Schema.BigInt,
-  id: Schema.String,
-  aggregateId: Schema.String,
-  eventType: Schema.String,
-  data: Schema.NullOr(Schema.String),
-  metadata: Schema.NullOr(Schema.String),
-  createdAtText: Schema.NullOr(Schema.String),
-  tags: Schema.NullOr(Schema.Array(Schema.String))
-})
-
-/** The line of an event. It may end on a terminal, so that nothing in it is a control character. */
-export const lineOf = (row: typeof Row.Type): string => {
-  const { aggregateId, createdAtText: createdAt, data, eventType, id, metadata, tags, version } = row
-  const parts = { version: String(version), id, aggregateId, eventType, createdAt, ...(tags === null ? {} : { tags }) }
-  return printableJson(`${JSON.stringify(parts).slice(0, -1)},"data":${data},"metadata":${metadata}}\n`)
-}
-
-/** Counts and hashes the lines of events, and makes the last line of them. */
-export class Checksum {
-  events = 0
-  readonly hash: Hash
-
-  constructor() {
-    this.hash = createHash("sha256")
-  }
-
-  add(lines: string, count: number): void {
-    this.hash.update(lines)
-    this.events += count
-  }
-
-  /** The last line of a file with the lines that were added. */
-  get line(): string {
-    return `${JSON.stringify({ events: this.events, sha256: this.hash.copy().digest("hex") })}\n`
-  }
-}
 
 const parse = (text: string): unknown => {
   try {

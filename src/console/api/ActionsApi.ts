@@ -39,7 +39,9 @@ export class ActionsApi extends HttpApiGroup.make("actions").add(
       /** The queue of the messages: all queues unless given. */
       queue: Schema.optionalKey(Schema.String),
       /** Of these only messages whose last error has this text. */
-      error: Schema.optionalKey(Schema.String)
+      error: Schema.optionalKey(Schema.String),
+      /** Of these only messages that are younger than this. */
+      createdAfter: Schema.optionalKey(Time)
     }),
     success: Done,
     error: errors

@@ -8,8 +8,8 @@ type Groups<A> = A extends HttpApi.HttpApi<infer _Id, infer G> ? G : never
 type Endpoint = HttpApiGroup.Endpoints<Groups<typeof Api>>
 type Reading = Extract<Endpoint, { readonly method: "GET" }>
 
-/** The paths that are read. */
-export type Path = Exclude<Reading["path"], "/api/live">
+/** The paths that are read at once: the others are streams. */
+export type Path = Exclude<Reading["path"], "/api/export" | "/api/live">
 
 type At<P extends Path> = Extract<Reading, { readonly path: P }>
 

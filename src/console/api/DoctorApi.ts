@@ -1,7 +1,7 @@
 /** What `strata doctor` checks. */
 import { Schema } from "effect"
 import { HttpApiEndpoint, HttpApiGroup } from "effect/http-api"
-import { errors } from "./Fields.ts"
+import { Count, errors } from "./Fields.ts"
 
 export const Finding = Schema.Struct({
   /** The name of the check. */
@@ -11,6 +11,18 @@ export const Finding = Schema.Struct({
   /** What to do about it. */
   remedy: Schema.NullOr(Schema.String)
 })
+
+/** The flags of `strata doctor`: by which limits it judges, each as the doctor has it unless given. */
+export const Flags = {
+  maxBehindSeconds: Schema.optionalKey(Count),
+  maxLag: Schema.optionalKey(Count),
+  maxParked: Schema.optionalKey(Count),
+  maxSkipped: Schema.optionalKey(Count),
+  maxBounced: Schema.optionalKey(Count),
+  maxWaitingSeconds: Schema.optionalKey(Count),
+  /** Whether the last statement of a transaction is shown that readers wait for: it may have secrets in it. */
+  queries: Schema.optionalKey(Schema.Literal("shown"))
+}
 
 /** The proof that runs in the process of the console, or has run last. */
 export const Proof = Schema.Struct({
@@ -25,6 +37,10 @@ export const Proof = Schema.Struct({
 })
 
 export class DoctorApi extends HttpApiGroup.make("doctor").add(
-  HttpApiEndpoint.get("doctor", "/api/doctor", { success: Schema.Array(Finding), error: errors }),
+  HttpApiEndpoint.get("doctor", "/api/doctor", {
+    query: Flags,
+    success: Schema.Array(Finding),
+    error: errors
+  }),
   HttpApiEndpoint.get("proof", "/api/proof", { success: Proof, error: errors })
 ) {}

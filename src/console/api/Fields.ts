@@ -18,6 +18,9 @@ export const JsonText = Schema.NullOr(Schema.String)
 /** How many things a page has at most, unless the page is asked for others. */
 export const Limit = Schema.FiniteFromString.check(Schema.isInt(), Schema.isBetween({ minimum: 1, maximum: 500 }))
 
+/** A whole number that is not negative, in an address. */
+export const Count = Schema.FiniteFromString.check(Schema.isInt(), Schema.isGreaterThanOrEqualTo(0))
+
 const says = { message: Schema.String }
 
 /** The database does not answer, or not in time. The page asks again by itself. */

@@ -1,6 +1,6 @@
 /** The log: its pages by filters, one event, and what it has to do with others. */
 import { Schema } from "effect"
-import { HttpApiEndpoint, HttpApiGroup } from "effect/http-api"
+import { HttpApiEndpoint, HttpApiGroup, HttpApiSchema } from "effect/http-api"
 import { errors, JsonText, Limit, Time, Whole } from "./Fields.ts"
 
 /** An event of the log. */
@@ -48,6 +48,8 @@ export const EventDetail = Schema.Struct({
   causationId: Schema.NullOr(Schema.String),
   correlationId: Schema.NullOr(Schema.String),
   causedBy: Schema.NullOr(Event),
+  /** The message that has caused it, if that is still there. */
+  causedByMessage: Schema.NullOr(Schema.Struct({ queue: Schema.NullOr(Schema.String), id: Schema.String })),
   /** What it has caused, among the events that came soon after. */
   caused: Schema.Array(Event),
   /** Up to which version events were looked at that it may have caused. */
@@ -75,6 +77,27 @@ export const AggregateHistory = Schema.Struct({
   known: Schema.Array(Schema.Struct({ name: Schema.String, failure: JsonText }))
 })
 
+/** How many events have the same type, or the same aggregate. */
+export const Group = Schema.Struct({ name: Schema.String, events: Schema.Int, isEstimate: Schema.Boolean })
+
+/** How many events there are, and of what: what `strata events stats` says. */
+export const Stats = Schema.Struct({
+  /** Whether a part of the log stands for the whole: a large log is not counted. */
+  isEstimate: Schema.Boolean,
+  events: Schema.Int,
+  /** Null where an estimate cannot say it. */
+  aggregates: Schema.NullOr(Schema.Int),
+  types: Schema.Int,
+  latestVersion: Whole,
+  first: Schema.NullOr(Time),
+  last: Schema.NullOr(Time),
+  /** The groups with the most events come first. */
+  byType: Schema.Array(Group),
+  byAggregate: Schema.Array(Group),
+  /** The time from the first event to the last one, in parts of the same length. */
+  spans: Schema.Array(Schema.Struct({ from: Time, events: Schema.Int }))
+})
+
 export class LogApi extends HttpApiGroup.make("log").add(
   HttpApiEndpoint.get("events", "/api/events", {
     query: { ...EventFilter, before: Schema.optionalKey(Whole), limit: Schema.optionalKey(Limit) },
@@ -89,6 +112,21 @@ export class LogApi extends HttpApiGroup.make("log").add(
   HttpApiEndpoint.get("aggregate", "/api/aggregate", {
     query: { id: Schema.String },
     success: AggregateHistory,
+    error: errors
+  }),
+  HttpApiEndpoint.get("stats", "/api/stats", {
+    query: {
+      createdAfter: Schema.optionalKey(Schema.String),
+      /** How many types and aggregates are named: 10 unless given. */
+      top: Schema.optionalKey(Limit)
+    },
+    success: Stats,
+    error: errors
+  }),
+  HttpApiEndpoint.get("export", "/api/export", {
+    query: { after: Schema.optionalKey(Whole) },
+    /** What `strata events export` writes. Without the checksum at its end it is not complete. */
+    success: HttpApiSchema.StreamUint8Array({ contentType: "application/jsonl" }),
     error: errors
   })
 ) {}

@@ -55,6 +55,15 @@ export const Process = Schema.Struct({
   shards: Schema.Array(Schema.Int)
 })
 
+/** How far a shard has read, as the table has it: of projections, and of other programs that keep offsets there. */
+export const Offset = Schema.Struct({
+  projectionName: Schema.String,
+  shardNumber: Schema.Int,
+  value: Whole,
+  /** Null where the column holds no time. */
+  writtenAt: Schema.NullOr(Time)
+})
+
 export const ProjectionDetail = Schema.Struct({
   name: Schema.String,
   /** The highest version of the log. */
@@ -77,6 +86,11 @@ export class ProjectionsApi extends HttpApiGroup.make("projections").add(
   HttpApiEndpoint.get("projection", "/api/projection", {
     query: { name: Schema.String },
     success: ProjectionDetail,
+    error: errors
+  }),
+  HttpApiEndpoint.get("offsets", "/api/offsets", {
+    query: { projection: Schema.optionalKey(Schema.String) },
+    success: Schema.Array(Offset),
     error: errors
   })
 ) {}

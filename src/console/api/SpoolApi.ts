@@ -1,7 +1,8 @@
 /** The spool: its queues, and their messages. */
 import { Schema } from "effect"
 import { HttpApiEndpoint, HttpApiGroup } from "effect/http-api"
-import { errors, JsonText, Limit, Time, Whole } from "./Fields.ts"
+import { Count, errors, JsonText, Limit, Time, Whole } from "./Fields.ts"
+import { Event } from "./LogApi.ts"
 
 export const MessageState = Schema.Literals(["incoming", "active", "deferred", "hold", "bounce", "archived"])
 
@@ -16,6 +17,8 @@ export const Queue = Schema.Struct({
   bounce: Schema.Int,
   /** How many of the active ones have a worker whose lease has not run out. */
   leased: Schema.Int,
+  /** The states whose number is an estimate, as they have too many messages to be counted. */
+  estimated: Schema.Array(MessageState),
   /** For how long the oldest message that could be claimed has waited. */
   oldestReadyMillis: Schema.NullOr(Schema.Finite)
 })
@@ -47,6 +50,8 @@ export const MessageDetail = Schema.Struct({
   headers: JsonText,
   payload: JsonText,
   causationId: Schema.NullOr(Schema.String),
+  /** The event that has caused it, if it was one of this log. */
+  causedBy: Schema.NullOr(Event),
   correlationId: Schema.NullOr(Schema.String)
 })
 
@@ -57,7 +62,7 @@ export class SpoolApi extends HttpApiGroup.make("spool").add(
       state: MessageState,
       /** The queue of the messages: all queues unless given. */
       queue: Schema.optionalKey(Schema.String),
-      offset: Schema.optionalKey(Schema.FiniteFromString.check(Schema.isInt(), Schema.isGreaterThanOrEqualTo(0))),
+      offset: Schema.optionalKey(Count),
       limit: Schema.optionalKey(Limit)
     },
     success: MessagePage,

@@ -15,7 +15,10 @@ export const State = Schema.Struct({
 
 export const StatePage = Schema.Struct({
   states: Schema.Array(State),
-  /** The id of the first state of the next page; null if there is none. */
+  /**
+   * The id at which the next page begins; null if there is none. No index has the manifests and the values of states, so a filter
+   * by these is followed through some thousands of states at a time: a page can have few states, or none, although there are more.
+   */
   next: Schema.NullOr(Schema.String)
 })
 
@@ -34,6 +37,8 @@ export class StatesApi extends HttpApiGroup.make("states").add(
       /** The id at which to begin, or the beginning of one: states come in the order of their ids. */
       from: Schema.optionalKey(Schema.String),
       manifest: Schema.optionalKey(Schema.String),
+      /** A text in the value, as its bytes have it. */
+      text: Schema.optionalKey(Schema.String),
       limit: Schema.optionalKey(Limit)
     },
     success: StatePage,

@@ -6,8 +6,10 @@ import { type About, change, type Failed, useAbout } from "./Client.ts"
 import { FailedNote } from "./Parts.tsx"
 
 interface ActionProps<P extends ChangePath> {
-  /** What the button says. */
+  /** What it is called. */
   readonly name: string
+  /** What the button says, where the name is longer than that. */
+  readonly label?: string
   /** What it does, as a question to somebody who may have pressed the wrong button. */
   readonly question: string
   readonly path: P
@@ -125,9 +127,10 @@ export const Action = <P extends ChangePath>(props: ActionProps<P>) => {
       class="button plain"
       disabled={objection !== undefined}
       title={objection}
+      aria-label={props.name}
       onClick={() => show(<ActionDialog {...props} close={() => show(null)} />)}
     >
-      {props.name}
+      {props.label ?? props.name}
     </button>
   )
 }

@@ -4,7 +4,7 @@ import { useAnswer } from "./Client.ts"
 import { JsonTree } from "./JsonTree.tsx"
 import { useLive } from "./Live.ts"
 import { Empty, FailedNote, Hidden, Skeleton, Time, Whole } from "./Parts.tsx"
-import { aggregateHref, eventHref } from "./Route.ts"
+import { aggregateHref, eventHref, stateHref } from "./Route.ts"
 
 type History = Answer<"/api/aggregate">
 type Step = History["steps"][number]
@@ -54,6 +54,20 @@ const StepView = ({ event, states }: Step) => (
   </li>
 )
 
+/** The latest state that is stored under the same id, where the application keeps one. */
+const StoredState = ({ id }: { readonly id: string }) => {
+  const { moment } = useLive()
+  const { value } = useAnswer("/api/state", { id }, moment?.log?.latestVersion)
+  return value === undefined || value.json === null ? null : (
+    <section class="step" aria-label="Stored state">
+      <h2 class="step-head">
+        <a href={stateHref(id)}>The state that is stored</a> has version <Whole value={value.state.versionNumber} />
+      </h2>
+      <JsonTree title="State" json={value.json} />
+    </section>
+  )
+}
+
 export const AggregatePage = ({ id }: { readonly id: string }) => {
   const { moment } = useLive()
   const { failed, value } = useAnswer("/api/aggregate", { id }, moment?.log?.latestVersion)
@@ -62,6 +76,7 @@ export const AggregatePage = ({ id }: { readonly id: string }) => {
     <>
       {failed === undefined ? null : <FailedNote failed={failed} />}
       <Entities {...value} />
+      <StoredState id={id} />
       {value.steps.length === 0 ? <Empty title="It has no events" /> : null}
       <ol class="steps" reversed>
         {value.steps.map((step) => (

@@ -15,6 +15,7 @@ import { ProjectionsPage } from "./ProjectionsPage.tsx"
 import { go, href, type Route, useRoute } from "./Route.ts"
 import { SpoolPage } from "./SpoolPage.tsx"
 import { StatesPage } from "./StatesPage.tsx"
+import { StatsPage } from "./StatsPage.tsx"
 import { ThemeSwitch } from "./Theme.tsx"
 
 const pages = [
@@ -25,6 +26,9 @@ const pages = [
   { path: "states", title: "States", key: "t" },
   { path: "doctor", title: "Doctor", key: "d" }
 ] as const
+
+/** The titles of the pages that other pages lead to. */
+const titlesOfOthers: Readonly<Record<string, string>> = { history: "Log", stats: "What the log consists of" }
 
 const keys: ReadonlyArray<readonly [key: string, what: string]> = [
   ...pages.map(({ key, title }) => [`g ${key}`, title] as const),
@@ -136,10 +140,12 @@ const Page = ({ route }: { readonly route: Route }) => {
       return <SpoolPage route={route} />
     case "history":
       return name === undefined ? <Empty title="There is no such page" /> : <AggregatePage key={name} id={name} />
+    case "stats":
+      return <StatsPage route={route} />
     case "states":
       return <StatesPage route={route} />
     case "doctor":
-      return <DoctorPage />
+      return <DoctorPage route={route} />
     default:
       return (
         <Empty title="There is no such page">
@@ -154,7 +160,7 @@ export const App = () => {
   const [isHelp, setHelp] = useState(false)
   const [page = "overview", name] = route.parts
   const current = pages.find(({ path }) => path === page)
-  const title = current?.title ?? (page === "history" ? "Log" : "Strata")
+  const title = current?.title ?? titlesOfOthers[page] ?? "Strata"
   useKeys({
     "?": () => setHelp(true),
     ...Object.fromEntries(pages.map(({ key, path }) => [`g ${key}`, () => go(href([path]))]))

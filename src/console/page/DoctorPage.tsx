@@ -1,12 +1,17 @@
 /** What `strata doctor` checks, with a remedy for each problem. */
+import { useRef, useState } from "preact/hooks"
+import type { Query } from "../api/Answers.ts"
 import { Action, MissingGrants } from "./Action.tsx"
-import { useAnswer } from "./Client.ts"
+import { useAbout, useAnswer } from "./Client.ts"
 import { plural, span } from "./Format.ts"
 import { useNow } from "./Live.ts"
 import { Badge, FailedNote, Panel, Skeleton } from "./Parts.tsx"
+import { go, hrefWith, type Route } from "./Route.ts"
 
 /** Writers and a subscriber in a schema of their own, for a while: does this server keep every event? */
 const Proof = () => {
+  const [seconds, setSeconds] = useState("10")
+  const wanted = /^\d{1,3}$/.test(seconds) ? Number(seconds) : 0
   const { failed, value } = useAnswer("/api/proof", {}, useNow())
   if (value === undefined) return failed === undefined ? null : <FailedNote failed={failed} />
   const { delivered, elapsedMillis, failure, finding, millis, state } = value
@@ -15,13 +20,30 @@ const Proof = () => {
       <MissingGrants changes="proof" />
       <div class="actions">
         <Action
-          name="Prove it for 10 s"
-          question="Run 12 writers and a subscriber for 10 seconds, in a schema of their own that is dropped afterwards, and compare what was stored with what was delivered? The server is busy meanwhile."
+          name="Prove it"
+          question={`Run 12 writers and a subscriber for ${plural(wanted, "second")}, in a schema of their own that is dropped afterwards, and compare what was stored with what was delivered? The server is busy meanwhile.`}
           changes="proof"
-          objection={state === "running" ? "It is running" : undefined}
+          objection={
+            state === "running"
+              ? "It is running"
+              : wanted < 1 || wanted > 600
+                ? "It runs for 1 to 600 seconds"
+                : undefined
+          }
           path="/api/actions/prove"
-          change={{ seconds: 10 }}
+          change={{ seconds: wanted }}
         />
+        <label class="beside">
+          for{" "}
+          <input
+            class="number tiny"
+            inputMode="numeric"
+            aria-label="For how many seconds"
+            value={seconds}
+            onInput={({ currentTarget }) => setSeconds(currentTarget.value.trim())}
+          />{" "}
+          s
+        </label>
       </div>
       {state === "running" ? (
         <div class="progress-box">
@@ -41,14 +63,69 @@ const Proof = () => {
   )
 }
 
-export const DoctorPage = () => {
-  const { failed, reload, value } = useAnswer("/api/doctor", {})
+const limitNames = ["maxBehindSeconds", "maxLag", "maxParked", "maxSkipped", "maxBounced", "maxWaitingSeconds"] as const
+
+/** What each limit is of, and what it is unless it is given. */
+const limits: Readonly<Record<(typeof limitNames)[number], readonly [label: string, placeholder: string]>> = {
+  maxBehindSeconds: ["Behind, seconds", "300"],
+  maxLag: ["Behind, versions", "any"],
+  maxParked: ["Parked aggregates", "0"],
+  maxSkipped: ["Skipped events", "any"],
+  maxBounced: ["Bounced messages", "0"],
+  maxWaitingSeconds: ["A message waits, seconds", "300"]
+}
+
+/** The flags of the command: by which limits projections and queues are judged. */
+const Flags = ({ route }: { readonly route: Route }) => {
+  const form = useRef<HTMLFormElement>(null)
+  const showsPayloads = useAbout()?.showsPayloads === true
+  const submit = (event: SubmitEvent) => {
+    event.preventDefault()
+    if (form.current === null) return
+    const values = new FormData(form.current)
+    const given = limitNames.map((name) => [name, String(values.get(name) ?? "").trim()] as const)
+    go(hrefWith(route, { ...Object.fromEntries(given), queries: values.has("queries") ? "shown" : undefined }))
+  }
+  return (
+    <form class="filters" ref={form} onSubmit={submit} aria-label="By which limits the doctor judges">
+      {limitNames.map((name) => (
+        <label key={`${name} ${route.query.get(name) ?? ""}`} class="filter">
+          <span>{limits[name][0]}</span>
+          <input
+            name={name}
+            inputMode="numeric"
+            pattern="[0-9]*"
+            placeholder={limits[name][1]}
+            defaultValue={route.query.get(name) ?? ""}
+          />
+        </label>
+      ))}
+      {showsPayloads ? (
+        <label class="beside" title="There may be secrets in it">
+          <input type="checkbox" name="queries" defaultChecked={route.query.has("queries")} /> Show the last statement
+          of a transaction that readers wait for
+        </label>
+      ) : null}
+      <button type="submit" class="button">
+        Check by these
+      </button>
+    </form>
+  )
+}
+
+const flagsOf = ({ query }: Route): Query<"/api/doctor"> => ({
+  ...Object.fromEntries(limitNames.flatMap((name) => (query.has(name) ? [[name, query.get(name) ?? ""]] : []))),
+  ...(query.get("queries") === "shown" ? { queries: "shown" } : {})
+})
+
+const Findings = ({ route }: { readonly route: Route }) => {
+  const { failed, reload, value } = useAnswer("/api/doctor", flagsOf(route))
   if (value === undefined) return failed === undefined ? <Skeleton lines={12} /> : <FailedNote failed={failed} />
   const problems = value.filter(({ level }) => level === "problem").length
   const warnings = value.filter(({ level }) => level === "warning").length
   return (
     <>
-      <Proof />
+      {failed === undefined ? null : <FailedNote failed={failed} />}
       <div class="list-bar">
         <span>
           {plural(value.length, "finding")}: {plural(problems, "problem")}, {plural(warnings, "warning")}
@@ -85,3 +162,11 @@ export const DoctorPage = () => {
     </>
   )
 }
+
+export const DoctorPage = ({ route }: { readonly route: Route }) => (
+  <>
+    <Proof />
+    <Flags route={route} />
+    <Findings route={route} />
+  </>
+)

@@ -1,30 +1,29 @@
 /** One event: what it contains, where it comes from, and what came of it. */
 import type { Answer } from "../api/Answers.ts"
 import { useAnswer } from "./Client.ts"
+import { EventLine } from "./EventLine.tsx"
 import { JsonTree } from "./JsonTree.tsx"
 import { BelongsTo, Copy, FailedNote, Field, Hidden, Whole, Skeleton, Time } from "./Parts.tsx"
-import { aggregateHref, eventHref, historyHref, href, hrefWith, type Route } from "./Route.ts"
+import { aggregateHref, historyHref, href, hrefWith, messageHref, type Route } from "./Route.ts"
 
 type Detail = Answer<"/api/event">
-type Event = Detail["event"]
 
-const EventLine = ({ event }: { readonly event: Event }) => (
-  <a class="event-line" href={eventHref(event.version)}>
-    <Whole value={event.version} /> <span class="chip">{event.eventType}</span> <span>{event.aggregateId}</span>
-  </a>
-)
-
-const Causes = ({ causationId, caused, causedBy, correlationId }: Detail) => (
+const Causes = ({ causationId, caused, causedBy, causedByMessage, correlationId }: Detail) => (
   <>
     <Field name="Caused by">
       {causationId === null ? (
         "nothing that it names"
-      ) : causedBy === null ? (
-        <>
-          <code>{causationId}</code>, which is no event of this log: perhaps a message
-        </>
-      ) : (
+      ) : causedBy !== null ? (
         <EventLine event={causedBy} />
+      ) : causedByMessage !== null ? (
+        <a href={messageHref(causedByMessage)}>
+          message {causedByMessage.id}{" "}
+          {causedByMessage.queue === null ? "in no queue" : `of queue ${causedByMessage.queue}`}
+        </a>
+      ) : (
+        <>
+          <code>{causationId}</code>, which is no event of this log, and no message that is still there
+        </>
       )}
     </Field>
     <Field name="Has caused">

@@ -10,6 +10,9 @@ export const whole = (digits: string | number): string => {
   return [text.slice(0, end), ...groups.toReversed()].join(",")
 }
 
+/** A number that is known roughly, by its first digits. */
+export const about = (value: number): string => `about ${whole(Number(value.toPrecision(2)))}`
+
 /** A number with one digit after the point where it is small. */
 export const rate = (value: number): string =>
   value >= 10 || value === 0 ? whole(Math.round(value)) : value.toFixed(1)

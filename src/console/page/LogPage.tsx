@@ -1,5 +1,6 @@
 /** The log: what is appended as it comes, what a filter describes, and one event beside it. */
 import { useRef, useState } from "preact/hooks"
+import { useAbout } from "./Client.ts"
 import { EventView } from "./EventView.tsx"
 import { whole } from "./Format.ts"
 import { preview } from "./JsonText.ts"
@@ -7,7 +8,7 @@ import { useKeys } from "./Keys.ts"
 import { useLive } from "./Live.ts"
 import { type Event, type Filter, type LogList, useLogList } from "./LogList.ts"
 import { Empty, FailedNote, Whole, Skeleton, Time } from "./Parts.tsx"
-import { go, hrefWith, type Route } from "./Route.ts"
+import { go, href, hrefWith, type Route } from "./Route.ts"
 import { type Column, Rows } from "./Rows.tsx"
 
 const filterNames = ["aggregate", "type", "tag", "data", "metadata", "createdAfter"] as const
@@ -142,6 +143,7 @@ export const LogPage = ({ route }: { readonly route: Route }) => {
   const { moment } = useLive()
   const [isFollowing, setFollowing] = useState(true)
   const list = useLogList(filterOf(route), isFollowing ? moment?.log?.latestVersion : undefined)
+  const showsPayloads = useAbout()?.showsPayloads === true
   const event = route.query.get("event")
   const close = () => go(hrefWith(route, { event: undefined }))
   useKeys({ f: () => setFollowing(!isFollowing), ...(event === null ? {} : { Escape: close }) })
@@ -153,6 +155,16 @@ export const LogPage = ({ route }: { readonly route: Route }) => {
           <button type="button" class="switch" aria-pressed={isFollowing} onClick={() => setFollowing(!isFollowing)}>
             <span class="dot" aria-hidden="true" /> {isFollowing ? "Following" : "Paused"}
           </button>
+          <a href={href(["stats"])}>What it consists of</a>
+          {showsPayloads ? (
+            <a
+              href="./api/export"
+              download="events.jsonl"
+              title="All events as JSON lines, as strata events export has them"
+            >
+              Export
+            </a>
+          ) : null}
           {list.skipped === 0n ? null : (
             <span class="skipped" role="status">
               Too fast to show each: {whole(String(list.skipped))} versions were passed over.

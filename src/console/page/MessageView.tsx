@@ -3,6 +3,7 @@ import { useState } from "preact/hooks"
 import type { Answer, Change } from "../api/Answers.ts"
 import { Action, MissingGrants } from "./Action.tsx"
 import { useAnswer } from "./Client.ts"
+import { EventLine } from "./EventLine.tsx"
 import { JsonTree } from "./JsonTree.tsx"
 import { useLive } from "./Live.ts"
 import { Badge, BelongsTo, Bytes, Copy, FailedNote, Field, Hidden, Skeleton, Time } from "./Parts.tsx"
@@ -112,7 +113,7 @@ const Actions = ({ close, message }: { readonly message: Detail["message"]; read
 }
 
 const Content = ({ close, detail }: { readonly detail: Detail; readonly close: () => void }) => {
-  const { causationId, correlationId, headers, message, payload } = detail
+  const { causationId, causedBy, correlationId, headers, message, payload } = detail
   return (
     <>
       <MissingGrants changes={changesOf(message.queue)} />
@@ -154,7 +155,7 @@ const Content = ({ close, detail }: { readonly detail: Detail; readonly close: (
         </Field>
         {causationId === null ? null : (
           <Field name="Caused by">
-            <code>{causationId}</code>
+            {causedBy === null ? <code>{causationId}</code> : <EventLine event={causedBy} />}
           </Field>
         )}
         <BelongsTo correlationId={correlationId} />

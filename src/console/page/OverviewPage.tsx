@@ -2,9 +2,9 @@
 import type { ComponentChildren } from "preact"
 import type { Moment } from "../api/Answers.ts"
 import { Chart, type Point } from "./Chart.tsx"
-import { plural, rate, span, whole } from "./Format.ts"
+import { about, plural, rate, span, whole } from "./Format.ts"
 import { type Live, lags, rates, useLive, waiting } from "./Live.ts"
-import { Badge, Empty, Whole, Panel, Skeleton, Span, Time } from "./Parts.tsx"
+import { Badge, Empty, Panel, QueueCount, Skeleton, Span, Time, Whole } from "./Parts.tsx"
 import { href, projectionHref, queueHref } from "./Route.ts"
 
 type Problem = Moment["problems"][number]
@@ -61,6 +61,8 @@ const Tiles = ({ moment, samples }: Live & { readonly moment: Moment }) => {
   const slowest = all.toSorted((a, b) => b.behindMillis - a.behindMillis)[0]
   const sum = (of: (queue: NonNullable<typeof queues>["all"][number]) => number) =>
     (queues?.all ?? []).reduce((total, queue) => total + of(queue), 0)
+  const isEstimate = (queues?.all ?? []).some(({ estimated }) => estimated.length > 0)
+  const waits = sum(({ deferred, incoming }) => incoming + deferred)
   const oldest = Math.max(0, ...(queues?.all ?? []).map(({ oldestReadyMillis }) => oldestReadyMillis ?? 0))
   return (
     <div class="tiles">
@@ -98,7 +100,7 @@ const Tiles = ({ moment, samples }: Live & { readonly moment: Moment }) => {
       />
       <Tile
         title="Messages waiting"
-        value={whole(sum(({ deferred, incoming }) => incoming + deferred))}
+        value={isEstimate ? about(waits) : whole(waits)}
         detail={
           <>
             {whole(sum(({ active }) => active))} active, {whole(sum(({ bounce }) => bounce))} bounced
@@ -166,25 +168,18 @@ const Queues = ({ all }: { readonly all: NonNullable<Moment["queues"]>["all"] })
           </tr>
         </thead>
         <tbody>
-          {all.map(({ active, bounce, deferred, incoming, oldestReadyMillis, queue }) => (
-            <tr key={queue ?? ""}>
+          {all.map((one) => (
+            <tr key={one.queue ?? ""}>
               <td>
-                <a href={queueHref(queue)}>{queue ?? "in no queue"}</a>
+                <a href={queueHref(one.queue)}>{one.queue ?? "in no queue"}</a>
               </td>
+              {(["incoming", "active", "deferred", "bounce"] as const).map((state) => (
+                <td key={state} class={`right ${state === "bounce" && one.bounce > 0 ? "is-bad" : ""}`}>
+                  <QueueCount queue={one} state={state} />
+                </td>
+              ))}
               <td class="right">
-                <Whole value={incoming} />
-              </td>
-              <td class="right">
-                <Whole value={active} />
-              </td>
-              <td class="right">
-                <Whole value={deferred} />
-              </td>
-              <td class={`right ${bounce > 0 ? "is-bad" : ""}`}>
-                <Whole value={bounce} />
-              </td>
-              <td class="right">
-                <Span millis={oldestReadyMillis ?? 0} />
+                <Span millis={one.oldestReadyMillis ?? 0} />
               </td>
             </tr>
           ))}

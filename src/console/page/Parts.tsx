@@ -1,8 +1,9 @@
 /** The small parts that all pages are made of. */
 import type { ComponentChildren } from "preact"
 import { useState } from "preact/hooks"
+import type { Moment } from "../api/Answers.ts"
 import type { Failed } from "./Client.ts"
-import { ago, bytes, span, whole } from "./Format.ts"
+import { about, ago, bytes, span, whole } from "./Format.ts"
 import { useNow } from "./Live.ts"
 import { href } from "./Route.ts"
 
@@ -18,6 +19,20 @@ export const Time = ({ at }: { readonly at: string }) => {
 }
 
 export const Whole = ({ value }: { readonly value: string | number }) => <span class="number">{whole(value)}</span>
+
+export type Queue = NonNullable<Moment["queues"]>["all"][number]
+
+/** How many messages of a queue are in a state. Where there are too many to be counted, an estimate says what it is. */
+export const QueueCount = ({ queue, state }: { readonly queue: Queue; readonly state: Queue["estimated"][number] }) => {
+  const count = state === "archived" ? 0 : queue[state]
+  return queue.estimated.includes(state) ? (
+    <span class="number" title="Too many to be counted: an estimate by a part of the table">
+      {about(count)}
+    </span>
+  ) : (
+    <Whole value={count} />
+  )
+}
 
 export const Span = ({ millis }: { readonly millis: number }) => (
   <span class="number" title={`${whole(Math.round(millis))} ms`}>

@@ -7,7 +7,7 @@ import { useAnswer } from "./Client.ts"
 import { firstLine, plural, whole } from "./Format.ts"
 import { lags, useLive } from "./Live.ts"
 import { Badge, Empty, FailedNote, Whole, Panel, Skeleton, Span, Time } from "./Parts.tsx"
-import { aggregateHref, eventHref, go, href } from "./Route.ts"
+import { aggregateHref, eventHref, go, href, projectionHref } from "./Route.ts"
 
 type Detail = Answer<"/api/projection">
 type Shard = Detail["shards"][number]
@@ -34,6 +34,22 @@ const Progress = ({ detail }: { readonly detail: Detail }) => {
   )
 }
 
+/** The copy of the read model that is built beside the one that is served, if one is. */
+const Beside = ({ name }: { readonly name: string }) => {
+  const { moment } = useLive()
+  const copy = moment?.projections?.all.find((one) => one.name === `${name} (rebuild)`)
+  if (copy === undefined) return null
+  const end = BigInt(copy.offset) + BigInt(copy.lag)
+  const share = end === 0n ? 1 : Number((BigInt(copy.offset) * 10_000n) / end) / 10_000
+  return (
+    <div class="progress-box">
+      <a href={projectionHref(copy.name)}>A copy is built beside it</a>
+      <progress max={1} value={share} aria-label="How far the copy is" />
+      <span class="number">{(Math.floor(share * 1000) / 10).toFixed(1)}%</span>
+    </div>
+  )
+}
+
 const Error = ({ error }: { readonly error: string | null }) =>
   error === null ? (
     <span class="muted">hidden</span>
@@ -48,10 +64,13 @@ const Error = ({ error }: { readonly error: string | null }) =>
 
 const Failures = ({
   asked,
-  failures
+  failures,
+  retryOf
 }: {
   readonly failures: ReadonlyArray<Failure>
   readonly asked?: ReadonlySet<string>
+  /** The projection whose aggregates can be retried one by one. */
+  readonly retryOf?: string
 }) => (
   <div class="table-box" tabIndex={0} role="group" aria-label="Failures">
     <table>
@@ -61,6 +80,7 @@ const Failures = ({
           <th>Aggregate</th>
           <th>Type</th>
           <th>Failed with</th>
+          {retryOf === undefined ? null : <th>Retry</th>}
         </tr>
       </thead>
       <tbody>
@@ -81,6 +101,18 @@ const Failures = ({
             <td class="wrap">
               <Error error={failure.error} />
             </td>
+            {retryOf === undefined ? null : (
+              <td>
+                <Action
+                  name={`Retry ${failure.aggregateId}`}
+                  label="Retry"
+                  question={`Have the events of ${failure.aggregateId} handled again, from version ${whole(failure.version)} on?`}
+                  changes="projections"
+                  path="/api/actions/projection"
+                  change={{ action: "retry", name: retryOf, aggregates: [failure.aggregateId] }}
+                />
+              </td>
+            )}
           </tr>
         ))}
       </tbody>
@@ -274,6 +306,7 @@ const Lag = ({ name }: { readonly name: string }) => {
 const Content = ({ detail }: { readonly detail: Detail }) => (
   <>
     <Progress detail={detail} />
+    <Beside name={detail.name} />
     <MissingGrants changes="projections" />
     <Actions detail={detail} />
     <Lag name={detail.name} />
@@ -289,6 +322,7 @@ const Content = ({ detail }: { readonly detail: Detail }) => (
       ) : (
         <Failures
           failures={detail.parked}
+          retryOf={detail.name}
           asked={new Set(detail.parked.filter(({ retryAsked }) => retryAsked).map(({ aggregateId }) => aggregateId))}
         />
       )}
@@ -306,7 +340,7 @@ const Content = ({ detail }: { readonly detail: Detail }) => (
 
 export const ProjectionPage = ({ name }: { readonly name: string }) => {
   const { moment } = useLive()
-  const { failed, value } = useAnswer("/api/projection", { name }, moment?.look)
+  const { failed, value } = useAnswer("/api/projection", { name }, moment?.projections?.at)
   return (
     <>
       {failed === undefined ? null : <FailedNote failed={failed} />}

@@ -1,9 +1,48 @@
 /** All projections: how far each is, and in which state. */
+import type { Answer } from "../api/Answers.ts"
 import { Chart } from "./Chart.tsx"
+import { useAnswer } from "./Client.ts"
 import { plural } from "./Format.ts"
 import { lags, useLive } from "./Live.ts"
-import { Badge, Empty, Panel, Whole, Skeleton, Span } from "./Parts.tsx"
+import { Badge, Empty, FailedNote, Panel, Skeleton, Span, Time, Whole } from "./Parts.tsx"
 import { projectionHref } from "./Route.ts"
+import { type Column, Rows } from "./Rows.tsx"
+
+type Offset = Answer<"/api/offsets">[number]
+
+const offsetColumns: ReadonlyArray<Column<Offset>> = [
+  { title: "Projection", width: "minmax(9rem, 2fr)", show: ({ projectionName }) => projectionName },
+  { title: "Shard", width: "5rem", isRight: true, show: ({ shardNumber }) => <Whole value={shardNumber} /> },
+  { title: "Offset", width: "minmax(6rem, 1fr)", isRight: true, show: ({ value }) => <Whole value={value} /> },
+  {
+    title: "Written",
+    width: "minmax(6rem, 1fr)",
+    isRight: true,
+    show: ({ writtenAt }) => (writtenAt === null ? <span class="muted">–</span> : <Time at={writtenAt} />)
+  }
+]
+
+/** Every offset of the table: other programs may keep theirs beside those of projections. */
+const Offsets = () => {
+  const { moment } = useLive()
+  const { failed, value } = useAnswer("/api/offsets", {}, moment?.projections?.at)
+  if (failed !== undefined) return <FailedNote failed={failed} />
+  if (value === undefined) return <Skeleton />
+  if (value.length === 0) return <Empty title="There are no offsets" />
+  return (
+    <div class="rows-box">
+      <Rows
+        label="Offsets"
+        rows={value}
+        columns={offsetColumns}
+        keyOf={({ projectionName, shardNumber }) => `${shardNumber} ${projectionName}`}
+        hrefOf={({ projectionName }) => projectionHref(projectionName)}
+        selected={undefined}
+        footer={`${plural(value.length, "offset")}.`}
+      />
+    </div>
+  )
+}
 
 export const ProjectionsPage = () => {
   const { moment, samples } = useLive()
@@ -11,9 +50,14 @@ export const ProjectionsPage = () => {
   if (projections === undefined || projections === null) return <Skeleton />
   if (projections.all.length === 0) {
     return (
-      <Empty title="No projection has run on this database yet">
-        A projection is here as soon as a process has run it once.
-      </Empty>
+      <>
+        <Empty title="No projection has run on this database yet">
+          A projection is here as soon as a process has run it once.
+        </Empty>
+        <Panel title="Offsets" aside="of every program">
+          <Offsets />
+        </Panel>
+      </>
     )
   }
   return (
@@ -67,6 +111,9 @@ export const ProjectionsPage = () => {
           </tbody>
         </table>
       </div>
+      <Panel title="Offsets" aside="of every program">
+        <Offsets />
+      </Panel>
     </>
   )
 }

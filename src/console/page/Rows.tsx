@@ -23,7 +23,8 @@ interface RowsProps<A> {
   readonly keyOf: (row: A) => string
   readonly hrefOf: (row: A) => string
   readonly selected: string | undefined
-  readonly open: (row: A) => void
+  /** Where it is absent, the keys that move through lists do not move through this one. */
+  readonly open?: (row: A) => void
   readonly onEnd?: () => void
   readonly footer?: ComponentChildren
 }
@@ -57,7 +58,7 @@ export const Rows = <A,>({ columns, footer, hrefOf, keyOf, label, onEnd, open, r
   const move = (step: number) => {
     const next = rows[Math.max(0, Math.min(rows.length - 1, at + step))]
     if (next === undefined) return
-    open(next)
+    open?.(next)
     const element = box.current
     if (element === null) return
     const place = Math.max(0, at + step) * rowHeight
@@ -66,7 +67,7 @@ export const Rows = <A,>({ columns, footer, hrefOf, keyOf, label, onEnd, open, r
       element.scrollTop = place + 2 * rowHeight - element.clientHeight
     }
   }
-  useKeys({ j: () => move(1), k: () => move(-1) })
+  useKeys(open === undefined ? {} : { j: () => move(1), k: () => move(-1) })
 
   const template = columns.map(({ width }) => width).join(" ")
   return (

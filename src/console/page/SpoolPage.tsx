@@ -1,17 +1,16 @@
 /** The spool: its queues, the messages in a state, and one message beside them. */
 import { useState } from "preact/hooks"
-import type { Answer, Change, Moment, Query } from "../api/Answers.ts"
+import type { Answer, Change, Query } from "../api/Answers.ts"
 import { Action } from "./Action.tsx"
 import { useAnswer } from "./Client.ts"
 import { firstLine } from "./Format.ts"
 import { useKeys } from "./Keys.ts"
 import { useLive } from "./Live.ts"
 import { MessageView } from "./MessageView.tsx"
-import { Empty, FailedNote, Whole, Skeleton, Span, Time } from "./Parts.tsx"
+import { Empty, FailedNote, type Queue, QueueCount, Skeleton, Span, Time, Whole } from "./Parts.tsx"
 import { go, hrefWith, queueHref, type Route } from "./Route.ts"
 import { type Column, Rows } from "./Rows.tsx"
 
-type Queue = NonNullable<Moment["queues"]>["all"][number]
 type Message = Answer<"/api/messages">["messages"][number]
 type State = Query<"/api/messages">["state"]
 
@@ -62,7 +61,7 @@ const QueueTable = ({
                   <span class="muted">0</span>
                 ) : (
                   <a href={queueHref(one.queue, state)}>
-                    <Whole value={one[state]} />
+                    <QueueCount queue={one} state={state} />
                   </a>
                 )}
               </td>
@@ -163,7 +162,11 @@ const Tabs = ({
         aria-current={one === state ? "page" : undefined}
       >
         {one}
-        {queue === undefined || one === "archived" ? null : <span class="tab-count">{queue[one]}</span>}
+        {queue === undefined || one === "archived" ? null : (
+          <span class="tab-count">
+            <QueueCount queue={queue} state={one} />
+          </span>
+        )}
       </a>
     ))}
   </nav>
@@ -176,7 +179,15 @@ interface RequeueAllProps {
 
 const RequeueAll = ({ queue, state }: RequeueAllProps) => {
   const [error, setError] = useState("")
-  const which = error === "" ? `all messages in ${state}` : `the messages in ${state} whose last error has "${error}"`
+  const [since, setSince] = useState("")
+  const time = new Date(since)
+  const isTime = since === "" || !Number.isNaN(time.getTime())
+  const isAll = error === "" && since === ""
+  const which = [
+    isAll ? `all messages in ${state}` : `the messages in ${state}`,
+    ...(error === "" ? [] : [`whose last error has "${error}"`]),
+    ...(since === "" || !isTime ? [] : [`created after ${time.toISOString()}`])
+  ].join(" ")
   return (
     <div class="list-bar">
       <input
@@ -186,12 +197,25 @@ const RequeueAll = ({ queue, state }: RequeueAllProps) => {
         value={error}
         onInput={({ currentTarget }) => setError(currentTarget.value)}
       />
+      <input
+        class="short"
+        placeholder="Created after, 2026-01-31T12:00Z"
+        aria-label="Only messages created after"
+        value={since}
+        onInput={({ currentTarget }) => setSince(currentTarget.value.trim())}
+      />
       <Action
-        name={error === "" ? "Deliver all again" : "Deliver these again"}
+        name={isAll ? "Deliver all again" : "Deliver these again"}
+        objection={isTime ? undefined : `"${since}" is no time`}
         question={`Have ${which} of ${queue === undefined ? "all queues" : `queue ${queue}`} delivered again at once, with all of their attempts?`}
         changes="messages"
         path="/api/actions/requeue"
-        change={{ state, ...(queue === undefined ? {} : { queue }), ...(error === "" ? {} : { error }) }}
+        change={{
+          state,
+          ...(queue === undefined ? {} : { queue }),
+          ...(error === "" ? {} : { error }),
+          ...(since === "" || !isTime ? {} : { createdAfter: time.toISOString() })
+        }}
       />
     </div>
   )
@@ -205,6 +229,7 @@ const sumOf = (queues: ReadonlyArray<Queue>): Queue | undefined => {
     ? undefined
     : {
         ...first,
+        estimated: states.filter((state) => queues.some(({ estimated }) => estimated.includes(state))),
         incoming: sum(({ incoming }) => incoming),
         active: sum(({ active }) => active),
         deferred: sum(({ deferred }) => deferred),

@@ -77,16 +77,41 @@ const StateView = ({ close, id }: { readonly id: string; readonly close: () => v
 /** How many states are read at a time. */
 const pageStates = 100
 
+const filterNames = ["from", "manifest", "text"] as const
+
+const labels: Readonly<Record<(typeof filterNames)[number], readonly [label: string, placeholder: string]>> = {
+  from: ["Ids from", "account-42"],
+  manifest: ["Manifest", "Account"],
+  text: ["Value has the text", "anna@example.org"]
+}
+
+const filterOf = ({ query }: Route) =>
+  Object.fromEntries(filterNames.flatMap((name) => (query.has(name) ? [[name, query.get(name) ?? ""]] : [])))
+
 const List = ({ route }: { readonly route: Route }) => {
   const [limit, setLimit] = useState(pageStates)
-  const from = route.query.get("from") ?? ""
-  const { failed, value } = useAnswer("/api/states", { limit: String(limit), ...(from === "" ? {} : { from }) })
+  const filter = filterOf(route)
+  const { failed, value } = useAnswer("/api/states", { limit: String(limit), ...filter })
   const hrefOf = ({ persistenceId }: State) => hrefWith(route, { state: persistenceId })
   if (failed !== undefined) return <FailedNote failed={failed} />
   if (value === undefined) return <Skeleton />
-  if (value.states.length === 0)
-    return <Empty title={from === "" ? "There are no states" : "No state comes from there on"} />
   const { next } = value
+  const further =
+    next === null ? null : <a href={hrefWith(route, { from: next, state: undefined })}>Go on from {next}</a>
+  if (value.states.length === 0) {
+    const title = Object.keys(filter).length === 0 ? "There are no states" : "No state matches"
+    return (
+      <Empty title={title}>
+        {next === null ? (
+          "All were looked through."
+        ) : (
+          <>
+            Up to {next}. {further}
+          </>
+        )}
+      </Empty>
+    )
+  }
   return (
     <Rows
       label="States"
@@ -99,37 +124,54 @@ const List = ({ route }: { readonly route: Route }) => {
       onEnd={() => {
         if (next !== null && limit < 500) setLimit(limit + pageStates)
       }}
-      footer={next === null ? "These are all." : <a href={hrefWith(route, { from: next })}>Go on from {next}</a>}
+      footer={further ?? "These are all."}
     />
   )
 }
 
+const Filters = ({ route }: { readonly route: Route }) => {
+  const form = useRef<HTMLFormElement>(null)
+  useKeys({ "/": () => form.current?.querySelector("input")?.focus() })
+  return (
+    <form
+      class="filters"
+      role="search"
+      ref={form}
+      onSubmit={(event) => {
+        event.preventDefault()
+        if (form.current === null) return
+        const values = new FormData(form.current)
+        const given = filterNames.map((name) => [name, String(values.get(name) ?? "").trim()] as const)
+        go(hrefWith(route, { ...Object.fromEntries(given), state: undefined }))
+      }}
+    >
+      {filterNames.map((name) => (
+        <label key={`${name} ${route.query.get(name) ?? ""}`} class="filter">
+          <span>{labels[name][0]}</span>
+          <input
+            name={name}
+            placeholder={labels[name][1]}
+            defaultValue={route.query.get(name) ?? ""}
+            spellcheck={false}
+          />
+        </label>
+      ))}
+      <button type="submit" class="button">
+        Search
+      </button>
+    </form>
+  )
+}
+
 export const StatesPage = ({ route }: { readonly route: Route }) => {
-  const input = useRef<HTMLInputElement>(null)
   const state = route.query.get("state")
-  const from = route.query.get("from") ?? ""
   const close = () => go(hrefWith(route, { state: undefined }))
-  useKeys({ "/": () => input.current?.focus(), ...(state === null ? {} : { Escape: close }) })
+  useKeys(state === null ? {} : { Escape: close })
   return (
     <div class="split">
       <div class="split-list">
-        <form
-          class="filters"
-          role="search"
-          onSubmit={(event) => {
-            event.preventDefault()
-            go(hrefWith(route, { from: input.current?.value.trim(), state: undefined }))
-          }}
-        >
-          <label key={from} class="filter">
-            <span>Ids from</span>
-            <input ref={input} placeholder="account-42" defaultValue={from} spellcheck={false} />
-          </label>
-          <button type="submit" class="button">
-            Search
-          </button>
-        </form>
-        <List key={from} route={route} />
+        <Filters route={route} />
+        <List key={JSON.stringify(filterOf(route))} route={route} />
       </div>
       {state === null ? null : <StateView id={state} close={close} />}
     </div>

@@ -3,15 +3,15 @@ import { DateTime, Effect, Schema } from "effect"
 import { Command, Flag } from "effect/cli"
 import { decodeRows } from "../../../postgres/database/DecodeRows.ts"
 import { PostgresDatabase } from "../../../postgres/database/PostgresDatabase.ts"
+import { count, passes } from "../../../postgres/events/Counting.ts"
+import type { Group, Since, Span } from "../../../postgres/events/Counts.ts"
+import { estimate } from "../../../postgres/events/Estimating.ts"
 import * as LogParts from "../../../postgres/events/LogParts.ts"
 import { Settings } from "../../arguments/GlobalFlags.ts"
 import * as Parameters from "../../arguments/Parameters.ts"
 import * as Database from "../../connection/Database.ts"
 import * as Output from "../../terminal/Output.ts"
 import * as Progress from "../../terminal/Progress.ts"
-import { count, passes } from "./Counting.ts"
-import type { Group, Since, Span } from "./Counts.ts"
-import { estimate } from "./Estimating.ts"
 
 const Latest = Schema.Struct({ version: Schema.BigInt })
 

@@ -1,9 +1,9 @@
 /** Estimates what a log has from a part of it, in a time that does not grow with the log. */
 import { Effect, Schema } from "effect"
-import { decodeRows } from "../../../postgres/database/DecodeRows.ts"
-import { PostgresDatabase } from "../../../postgres/database/PostgresDatabase.ts"
-import * as LogParts from "../../../postgres/events/LogParts.ts"
+import { decodeRows } from "../database/DecodeRows.ts"
+import { PostgresDatabase } from "../database/PostgresDatabase.ts"
 import { conditionOf, type Counts, Ends, endsOf, type Group, largest, type Since, spanOf, spansOf } from "./Counts.ts"
+import * as LogParts from "./LogParts.ts"
 
 /** A log with more types is estimated alone by what is looked at. */
 const mostTypes = 1000

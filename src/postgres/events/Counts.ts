@@ -1,6 +1,6 @@
 /** What is known of a log's size: counted, or estimated. */
 import { DateTime, Option, Schema } from "effect"
-import { PostgresDatabase } from "../../../postgres/database/PostgresDatabase.ts"
+import { PostgresDatabase } from "../database/PostgresDatabase.ts"
 
 /** Only events that are younger than this count. */
 export type Since = Option.Option<DateTime.Utc>

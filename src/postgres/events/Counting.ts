@@ -1,13 +1,17 @@
 /** Counts the events of a log, all of them, a part at a time. */
 import { Effect, Schema } from "effect"
-import { decodeRows } from "../../../postgres/database/DecodeRows.ts"
-import { PostgresDatabase } from "../../../postgres/database/PostgresDatabase.ts"
-import * as LogParts from "../../../postgres/events/LogParts.ts"
-import type { Progress } from "../../terminal/Progress.ts"
+import { decodeRows } from "../database/DecodeRows.ts"
+import { PostgresDatabase } from "../database/PostgresDatabase.ts"
 import { conditionOf, type Counts, Ends, endsOf, type Group, largest, type Since, spanOf, spansOf } from "./Counts.ts"
+import * as LogParts from "./LogParts.ts"
 
 /** How many aggregates one statement counts. */
 const aggregatesPerStatement = 10_000
+
+/** Is told how many more events were looked at. */
+interface Progress {
+  readonly advance: (count: number) => Effect.Effect<void>
+}
 
 /** How often the whole log is read. */
 export const passes = 3
