@@ -2,7 +2,7 @@
 --
 -- The file has just created the function that the setting strata.function names, in the first schema of the search path.
 -- In its body, :"events" (or :"spool", :"states") stands for the table, :'events' for the table's name as a text, and
--- :"events_tags" for what is called so beside the table. This statement makes the function once more, in the schema of the
+-- :"events_tags" and :'events_tags' for what is called so beside the table. This statement makes the function once more, in the schema of the
 -- table, with these names and the schema in these places.
 DO $do$
 DECLARE
@@ -46,10 +46,11 @@ BEGIN
     template := replace(template, format(':"%s"', variable), '%1$s');
     template := replace(template, format(':''%s''', variable), '%1$L');
     endings := ARRAY(
-        SELECT DISTINCT found.match[1] FROM regexp_matches(template, format(':"%s(_[a-z]+)"', variable), 'g') AS found (match)
+        SELECT DISTINCT found.match[1] FROM regexp_matches(template, format(':["'']%s(_[a-z]+)["'']', variable), 'g') AS found (match)
     );
     FOR place IN 1 .. cardinality(endings) LOOP
         template := replace(template, format(':"%s%s"', variable, endings[place]), format('%%%s$s', place + 1));
+        template := replace(template, format(':''%s%s''', variable, endings[place]), format('%%%s$L', place + 1));
     END LOOP;
     SELECT events || ARRAY(SELECT format('%I.%I', nspname, relname || ending) FROM unnest(endings) AS ending) INTO names
     FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace WHERE pg_class.oid = relation;

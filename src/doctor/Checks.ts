@@ -7,6 +7,7 @@ import * as HealthChecks from "./HealthChecks.ts"
 import * as IdentityChecks from "./IdentityChecks.ts"
 import { lockedTables as locked, TablesLocked, withoutWaiting } from "./LockedTables.ts"
 import * as LogChecks from "./LogChecks.ts"
+import * as PartitionChecks from "./PartitionChecks.ts"
 import * as SchemaChecks from "./SchemaChecks.ts"
 import * as ServerChecks from "./ServerChecks.ts"
 import * as TableChecks from "./TableChecks.ts"
@@ -44,6 +45,7 @@ const tableChecks: ReadonlyArray<Check> = [
   ofTables("log", IdentityChecks.identity),
   ofTables("sequence", LogChecks.sequence),
   ofTables("triggers", LogChecks.triggers),
+  ofTables("partitions", PartitionChecks.partitions),
   ofTables("replication", LogChecks.replication),
   ofTables("locks", TransactionChecks.locks),
   ofTables("replay", ServerChecks.replay),

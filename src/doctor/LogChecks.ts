@@ -150,7 +150,7 @@ const Trigger = Schema.Struct({ name: Schema.String, notifies: Schema.Boolean, n
 
 /** Which triggers run for each event, and what does that cost? */
 export const triggers: Findings = Effect.gen(function* () {
-  const { sql } = yield* PostgresDatabase
+  const { names, sql } = yield* PostgresDatabase
   const { events } = yield* relations
   const found = yield* rows(
     Trigger,
@@ -158,7 +158,8 @@ export const triggers: Findings = Effect.gen(function* () {
       SELECT tgname::text AS name, prosrc ~ 'pg_notify' AS notifies,
         prosrc ~ 'pg_notify.*(stream_name|aggregate_id)' AS "namesAggregates"
       FROM pg_trigger JOIN pg_proc ON pg_proc.oid = tgfoid
-      WHERE tgrelid = ${events}::regclass::oid AND NOT tgisinternal AND tgenabled <> 'D'`
+      WHERE tgrelid = ${events}::regclass::oid AND NOT tgisinternal AND tgenabled <> 'D'
+        AND proname <> ${`${names.events}_guard`}::name`
   )
   const longest = found.some(({ namesAggregates }) => namesAggregates) ? yield* longestId : { bytes: 0, where: "" }
   return orOk(

@@ -36,17 +36,20 @@ const sizeOf = ({ dead, indexBytes, indexSize, name, rows, tableSize }: typeof T
   return ok(says)
 }
 
-/** How large are the tables and their indexes, and is that justified by their rows? */
+/** How large are the tables and their indexes, with their partitions, and is that justified by their rows? */
 export const sizes: Findings = Effect.gen(function* () {
   const { sql } = yield* PostgresDatabase
   const names = Object.values(yield* relations)
   const found = yield* rows(
     Table,
     sql`
-      SELECT relid::regclass::text AS name, n_live_tup::float8 AS rows, n_dead_tup::float8 AS dead,
-        pg_size_pretty(pg_table_size(relid::regclass)) AS "tableSize", pg_size_pretty(pg_indexes_size(relid::regclass)) AS "indexSize",
-        pg_indexes_size(relid::regclass)::float8 AS "indexBytes"
-      FROM pg_stat_user_tables WHERE relid = ANY(${names}::text[]::regclass[]::oid[]) ORDER BY relid`
+      SELECT log::regclass::text AS name, sum(n_live_tup)::float8 AS rows, sum(n_dead_tup)::float8 AS dead,
+        pg_size_pretty(sum(pg_table_size(relid::regclass))) AS "tableSize",
+        pg_size_pretty(sum(pg_indexes_size(relid::regclass))) AS "indexSize",
+        sum(pg_indexes_size(relid::regclass))::float8 AS "indexBytes"
+      FROM pg_catalog.unnest(${names}::text[]::regclass[]::oid[]) AS log
+      JOIN pg_stat_user_tables ON relid = log OR relid IN (SELECT inhrelid FROM pg_inherits WHERE inhparent = log)
+      GROUP BY log ORDER BY log`
   )
   return found.flatMap(sizeOf)
 })

@@ -33,6 +33,8 @@ export type Owned = typeof Owned.Type
 /** The names of the functions that the migrations make, in the schema of the tables. */
 const functionsOf = ({ events, messages, spool, states }: Database["names"]): ReadonlyArray<string> => [
   `${events}_append`,
+  `${events}_extend`,
+  `${events}_guard`,
   `${events}_missed`,
   "notify_event_inserted",
   `${states}_write`,
@@ -45,7 +47,9 @@ const functionsOf = ({ events, messages, spool, states }: Database["names"]): Re
 /** Everything of our names that is there already. */
 export const list = (database: Database): Effect.Effect<ReadonlyArray<Owned>, Reason> => {
   const { names, owners, query, schema, sql } = database
-  const relations = [...Object.values(names), `${names.events}_tags`].map((name) => qualify(schema, name))
+  const relations = [...Object.values(names), `${names.events}_tags`, `${names.events}_ids`].map((name) =>
+    qualify(schema, name)
+  )
   const statement = sql`
     WITH ours AS MATERIALIZED (
       SELECT pg_class.oid, relnamespace FROM pg_catalog.unnest(${relations}::text[]) AS name

@@ -38,17 +38,14 @@ export const serveEvents = Effect.fnUntraced(function* ({
 
 export type ServedEvents = Effect.Success<ReturnType<typeof serveEvents>>
 
-/** Follows in the background until the scope closes, and keeps the versions of what has come. */
-export const follow = Effect.fnUntraced(function* (
-  { events }: Pick<ServedEvents, "events">,
-  subscription: Parameters<EventStore.EventStore["Service"]["subscribe"]>[0]
-) {
+/** Runs in the background until the scope closes, and keeps the versions of what has come. */
+const watch = Effect.fnUntraced(function* <A, E>(stream: Stream.Stream<A, E>, versionOf: (item: A) => bigint) {
   const seen: Array<bigint> = []
   const more = yield* Latch.make()
   const fiber = yield* Effect.forkScoped(
-    Stream.runForEachArray(events.subscribe(subscription), (page) =>
+    Stream.runForEachArray(stream, (page) =>
       Effect.suspend(() => {
-        for (const { version } of page) seen.push(version)
+        for (const item of page) seen.push(versionOf(item))
         return more.open
       })
     ),
@@ -67,6 +64,16 @@ export const follow = Effect.fnUntraced(function* (
       })
   }
 })
+
+type Following = Parameters<EventStore.EventStore["Service"]["subscribe"]>[0]
+
+/** Follows the events of a subscription. */
+export const follow = ({ events }: Pick<ServedEvents, "events">, subscription: Following) =>
+  watch(events.subscribe(subscription), ({ version }) => version)
+
+/** Follows how far the log is passed: what comes are versions up to which every event was given, or left out by the filter. */
+export const followSteps = ({ events }: Pick<ServedEvents, "events">, subscription: Following) =>
+  watch(events.follow(subscription), ({ upTo }) => upTo.version)
 
 /** The versions that are in the table, in order. */
 export const versionsIn = (table: string, where = "true", server: string = postgresUrl) =>

@@ -9,42 +9,61 @@ import { promisify } from "node:util"
 import { untilHandled } from "../../src/testing/ProjectionScene.ts"
 import * as PostgresServer from "../support/PostgresServer.ts"
 import { standbyOf } from "../support/Replicas.ts"
-import { event, follow, plainInsert, serveEvents, type ServedEvents, session } from "./events.harness.ts"
+import { event, follow, followSteps, plainInsert, serveEvents, type ServedEvents, session } from "./events.harness.ts"
 import { execute, query } from "./harness.ts"
 import { untilTailIsRead } from "./subscriptions.harness.ts"
 
 const run = promisify(execFile)
 
+/** The last event of each append has a type of its own. */
 const append = ({ events }: Pick<ServedEvents, "events">, prefix: string, count: number) =>
   Effect.retry(
-    events.append(Array.from({ length: count }, (_, index) => event("a", `${prefix}-${index + 1}`))),
+    events.append(
+      Array.from({ length: count }, (_, index) => ({
+        ...event("a", `${prefix}-${index + 1}`),
+        eventType: index + 1 < count ? "Happened" : "Last"
+      }))
+    ),
     // An append may get a connection that was killed a moment ago, before the pool has noticed.
     { while: (error) => error._tag === "StoreError" && error.isRetryable }
   )
 
-const replacedOf = ({ fiber }: Effect.Success<ReturnType<typeof follow>>) =>
-  Effect.flatMap(Effect.flip(Fiber.join(fiber)), (error) =>
-    error instanceof EventStore.LogReplaced ? Effect.succeed(error) : Effect.die(error)
+const replacedOf = ({ fiber, seen }: Effect.Success<ReturnType<typeof follow>>) =>
+  Effect.flip(Fiber.join(fiber)).pipe(
+    Effect.flatMap((error) => (error instanceof EventStore.LogReplaced ? Effect.succeed(error) : Effect.die(error))),
+    Effect.timeoutOrElse({
+      duration: "2 minutes",
+      orElse: () => Effect.die(new Error(`a subscriber is not told: it is at ${seen.at(-1)}`))
+    })
   )
 
-/** Subscribers that have everything: from the start, and with a filter that describes the first events only. */
-const followers = (served: ServedEvents) =>
-  Effect.all([
+/**
+ * Subscribers from the start that have come to this version: with all events, and with a filter. The last one's filter describes
+ * nothing.
+ */
+const followers = Effect.fnUntraced(function* (served: ServedEvents) {
+  const all = yield* Effect.all([
     follow(served, { after: "start" }),
     follow(served, { after: "start", batchSize: 7 }),
-    follow(served, { after: "start", eventTypes: ["Nothing"] })
+    follow(served, { after: "start", eventTypes: ["Last"] }),
+    followSteps(served, { after: "start", eventTypes: ["Nothing"] })
   ])
+  return {
+    all,
+    until: (version: bigint) => Effect.forEach(all, ({ until }) => until(version), { discard: true })
+  }
+})
 
 /** Each subscriber is told, and a new one gets what is there. */
 const assertReplaced = Effect.fnUntraced(function* (
   served: ServedEvents,
-  subscribers: Effect.Success<ReturnType<typeof followers>>,
+  { all }: Effect.Success<ReturnType<typeof followers>>,
   expected: { readonly seen: bigint; readonly agreed: bigint }
 ) {
-  for (const [index, subscriber] of subscribers.entries()) {
+  for (const [index, subscriber] of all.entries()) {
     const { lastAgreed, version } = yield* replacedOf(subscriber)
     // What a filter left out is remembered only if it came by the tail.
-    const agreed = index < 2 ? Option.getOrUndefined(lastAgreed) : Option.getOrElse(lastAgreed, () => expected.agreed)
+    const agreed = index < 3 ? Option.getOrUndefined(lastAgreed) : Option.getOrElse(lastAgreed, () => expected.agreed)
     assert.deepStrictEqual([version, agreed], [expected.seen, expected.agreed])
   }
   const [last] = yield* append(served, "last", 1)
@@ -89,13 +108,13 @@ describe("a failover to a standby that lagged", () => {
         })
         yield* append(served, "kept", 40)
         const subscribers = yield* followers(served)
-        for (const { until } of subscribers.slice(0, 2)) yield* until(40n)
+        yield* subscribers.until(40n)
         yield* Effect.repeat(query("SELECT count(*)::int FROM public.events, pg_sleep(0.02)", standby.url), {
           until: ([row]) => row?.[0] === 40
         })
         yield* standby.stop("fast")
         yield* append(served, "lost", lost)
-        for (const { until } of subscribers.slice(0, 2)) yield* until(40n + BigInt(lost))
+        yield* subscribers.until(40n + BigInt(lost))
         yield* primary.kill
         yield* standby.start
         yield* execute(["SELECT pg_promote()"], standby.url)
@@ -230,9 +249,9 @@ describe("a crash with synchronous_commit = off", () => {
         until: ([row]) => row?.[0] === "off"
       })
       const subscribers = yield* followers(served)
-      for (const { until } of subscribers.slice(0, 2)) yield* until(40n)
+      yield* subscribers.until(40n)
       yield* append(served, "lost", 20)
-      for (const { until } of subscribers.slice(0, 2)) yield* until(60n)
+      yield* subscribers.until(60n)
       yield* primary.kill
       yield* primary.start
       const [row] = yield* query("SELECT max(version)::int FROM public.events", primary.url)
@@ -253,9 +272,9 @@ describe("an older state that was restored", () => {
         yield* Effect.promise(() => run("cp", ["-a", primary.dataDir, backup]))
         yield* primary.start
         const subscribers = yield* followers(served)
-        for (const { until } of subscribers.slice(0, 2)) yield* until(40n)
+        yield* subscribers.until(40n)
         yield* append(served, "lost", 30)
-        for (const { until } of subscribers.slice(0, 2)) yield* until(70n)
+        yield* subscribers.until(70n)
         place.port = 1
         yield* primary.stop("fast")
         yield* Effect.promise(async () => {

@@ -109,14 +109,14 @@ describe("starting at once", () => {
         [25, "retryspool_messages", "0025_spool_lease.sql"],
         [26, "strata_messages", "0026_messages_claim.sql"],
         [34, "events", "0034_events_tags.sql"],
-        [36, "events", "0036_events_append.sql"],
         [37, "events", "0037_events_missed.sql"],
         [45, "events", "0045_events_indexes_concurrently.sql"],
         [46, "states_store", "0046_states_index_concurrently.sql"],
         [47, "retryspool_messages", "0047_spool_indexes_concurrently.sql"],
         [48, "events", "0048_events_times_concurrently.sql"],
         [53, "events", "0053_events_mark.sql"],
-        [54, "events", "0054_events_comments.sql"]
+        [54, "events", "0054_events_comments.sql"],
+        [56, "events", "0056_events_append.sql"]
       ])
     })
   )
@@ -162,14 +162,14 @@ describe("starting at once", () => {
           [25],
           [26],
           [34],
-          [36],
           [37],
           [45],
           [46],
           [47],
           [48],
           [53],
-          [54]
+          [54],
+          [56]
         ])
       })
   )
@@ -418,14 +418,14 @@ describe("a database of migrations 1 to 7", () => {
       schema: "public",
       options: {},
       names: ["events", "offsets_store", "states_store", "strata_messages", "retryspool_messages", "strata_migrations"],
-      run: [1, 2, 3, 4, 15, 16, 18, 20, 21, 24, 25, 26, 34, 36, 37, 45, 46, 47, 48, 53, 54]
+      run: [1, 2, 3, 4, 15, 16, 18, 20, 21, 24, 25, 26, 34, 37, 45, 46, 47, 48, 53, 54, 56]
     },
     {
       what: "with a schema, other names and all that is optional",
       schema: "My schema",
       options: { schema: "My schema", tables, notify: "rows", index: "containment" },
       names: Object.values(tables),
-      run: [1, 2, 3, 4, 5, 6, 15, 16, 18, 20, 21, 23, 24, 25, 26, 34, 36, 37, 45, 46, 47, 48, 53, 54]
+      run: [1, 2, 3, 4, 5, 6, 15, 16, 18, 20, 21, 23, 24, 25, 26, 34, 37, 45, 46, 47, 48, 53, 54, 56]
     }
   ] as const
 

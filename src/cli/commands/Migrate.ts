@@ -59,17 +59,23 @@ const flags = {
   index: Flag.Literals("index", ["containment"]).pipe(
     Flag.optional,
     Flag.withDescription("Also index what events contain, for queries by data and metadata")
+  ),
+  partitions: Parameters.positive("partitions").pipe(
+    Flag.optional,
+    Flag.withMetavar("SIZE"),
+    Flag.withDescription("Divide the table of events into partitions of so many versions; only for a new log")
   )
 }
 
 type Flags = Command.Command.Config.Infer<typeof flags>
 
 /** Only a real run may make an embedded database that does not exist. */
-const layerOf = ({ dryRun, index, notify, owners }: Flags) =>
+const layerOf = ({ dryRun, index, notify, owners, partitions }: Flags) =>
   Database.layerTables({
     owners,
     ...(Option.isNone(notify) ? {} : { notify: notify.value }),
     ...(Option.isNone(index) ? {} : { index: index.value }),
+    ...(Option.isNone(partitions) ? {} : { partitions: { size: BigInt(partitions.value) } }),
     create: !dryRun
   })
 

@@ -1,6 +1,6 @@
-/** `strata projections`: projections, how far they are, and what is done about those that failed. */
+/** `strata projections`: projections, how far they are, and what is done with them. */
 import { Duration, Effect, Option, Stream } from "effect"
-import { Argument, Command, Flag } from "effect/cli"
+import { Command, Flag } from "effect/cli"
 import { ofProjections } from "../../doctor/HealthChecks.ts"
 import * as Projection from "../../Projection.ts"
 import * as Parameters from "../arguments/Parameters.ts"
@@ -12,11 +12,7 @@ import * as Output from "../terminal/Output.ts"
 import * as Progress from "../terminal/Progress.ts"
 import { watched, watchFlags } from "../terminal/Watch.ts"
 import { processColumns, processJson, whoIs } from "./Processes.ts"
-
-const name = Argument.String("name").pipe(Argument.withDescription("The name of the projection"))
-
-/** The first line of an error, without its stack. */
-const firstLine = (error: string): string => error.split("\n", 1).join()
+import { firstLine, name, parked, retry, skipped } from "./ProjectionFailures.ts"
 
 /** The states of a shard, the gravest one first. */
 const byGravity = ["failed", "idle", "paused", "running"] as const
@@ -238,26 +234,6 @@ const remove = Command.make("remove", { name, yes }).pipe(
   Command.provide(Database.layer)
 )
 
-const skipped = Command.make("skipped", { name }).pipe(
-  Command.withDescription("Lists the events that were skipped, as their handler has failed"),
-  Command.withExamples([{ command: "strata projections skipped balances", description: "Each with its error" }]),
-  Command.withHandler(({ name }) =>
-    Output.list(Projection.skipped(name), {
-      columns: [
-        { title: "VERSION", show: ({ version }) => String(version), right: true },
-        { title: "SHARD", show: ({ shardNumber }) => String(shardNumber), right: true },
-        { title: "AGGREGATE", show: ({ aggregateId }) => aggregateId },
-        { title: "TYPE", show: ({ eventType }) => eventType },
-        { title: "ERROR", show: ({ error }) => firstLine(error) }
-      ],
-      toJson: (failure) => ({ ...failure }),
-      nothing: "nothing was skipped",
-      gather: true
-    })
-  ),
-  Command.provide(Database.layer)
-)
-
 const rebuildFlags = {
   name,
   yes,
@@ -304,37 +280,6 @@ const rebuild = Command.make("rebuild", rebuildFlags).pipe(
   Command.provide(Database.layer)
 )
 
-const parked = Command.make("parked", { name }).pipe(
-  Command.withDescription("Lists the aggregates whose event failed, and whose later events wait until it is retried"),
-  Command.withExamples([{ command: "strata projections parked balances", description: "Each with its error" }]),
-  Command.withHandler(({ name }) =>
-    Output.list(Projection.parked(name), {
-      columns: [
-        { title: "AGGREGATE", show: ({ aggregateId }) => aggregateId },
-        { title: "VERSION", show: ({ version }) => String(version), right: true },
-        { title: "TYPE", show: ({ eventType }) => eventType },
-        { title: "RETRY", show: ({ retryAskedAt }) => (retryAskedAt === undefined ? "" : "asked for") },
-        { title: "ERROR", show: ({ error }) => firstLine(error) }
-      ],
-      toJson: (failure) => ({ ...failure }),
-      nothing: "nothing is parked",
-      gather: true
-    })
-  ),
-  Command.provide(Database.layer)
-)
-
-/** Why no process has retried everything in time, and what to do. */
-const whyWaiting = Effect.fnUntraced(function* (name: string) {
-  const states = new Set((yield* Projection.status(name)).map(({ state }) => state))
-  if (states.has("paused")) {
-    return `"${name}" is paused, and retries what was asked for once it goes on; run: strata projections resume ${name}`
-  }
-  return states.has("idle")
-    ? `no process runs "${name}"; start one, which then retries what was asked for`
-    : `"${name}" has not got to all of it yet; to see what comes of it, run: strata projections parked ${name}`
-})
-
 /** Why no process has begun to build a read model anew in time. */
 const whyNotBegun = Effect.fnUntraced(function* (name: string) {
   const states = new Set((yield* Projection.status(name)).map(({ state }) => state))
@@ -342,64 +287,6 @@ const whyNotBegun = Effect.fnUntraced(function* (name: string) {
     ? `no process runs "${name}"; start one, which then builds the read model anew`
     : `no process has begun to build "${name}" anew; those that run it may be of a version that does not know how`
 })
-
-/** Fails if an aggregate was not retried, or failed again. */
-const judge = Effect.fnUntraced(function* (
-  name: string,
-  asked: ReadonlyArray<string>,
-  results: ReadonlyArray<Projection.Retried>
-) {
-  const found = new Set(results.map(({ aggregateId }) => aggregateId))
-  const absent = asked.filter((aggregate) => !found.has(aggregate))
-  if (absent.length > 0) return yield* new CommandFailed({ message: `not parked: ${absent.join(", ")}` })
-  if (results.some(({ state }) => state === "waiting")) {
-    return yield* new CommandFailed({ message: yield* whyWaiting(name) })
-  }
-  const failed = results.filter(({ state }) => state === "parked").length
-  if (failed > 0) {
-    return yield* new CommandFailed({
-      message: `${Output.count(failed, "aggregate")} failed again: parked from there on`
-    })
-  }
-})
-
-const retryFlags = {
-  name,
-  aggregates: Argument.String("aggregate").pipe(
-    Argument.variadic(),
-    Argument.withDescription("The aggregates to retry; all that are parked unless given")
-  ),
-  timeout: Parameters.duration("timeout").pipe(
-    Flag.withDefault(Duration.seconds(10)),
-    Flag.withDescription("How long to wait for the results; 10s unless given")
-  )
-}
-
-const retry = Command.make("retry", retryFlags).pipe(
-  Command.withDescription(
-    "Asks the process that runs the projection to handle parked events again, and shows the results"
-  ),
-  Command.withExamples([
-    { command: "strata projections retry balances", description: "All that is parked, once the handler is mended" },
-    { command: "strata projections retry balances user-1 user-2", description: "Only these aggregates" }
-  ]),
-  Command.withHandler(({ aggregates, name, timeout }) =>
-    Effect.gen(function* () {
-      const results = yield* Projection.retryParked(name, timeout, aggregates.length === 0 ? undefined : aggregates)
-      yield* Output.list(Stream.fromIterable(results), {
-        columns: [
-          { title: "AGGREGATE", show: ({ aggregateId }) => aggregateId },
-          { title: "STATE", show: ({ state }) => state },
-          { title: "ERROR", show: ({ error }) => Option.match(error, { onNone: () => "", onSome: firstLine }) }
-        ],
-        toJson: ({ error, ...result }) => ({ ...result, error: Option.getOrNull(error) }),
-        nothing: "nothing is parked"
-      })
-      yield* judge(name, aggregates, results)
-    })
-  ),
-  Command.provide(Database.layer)
-)
 
 export const projections = Command.make("projections").pipe(
   Command.withDescription("Projections, which handle the events of the log and keep read models"),

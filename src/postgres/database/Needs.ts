@@ -41,11 +41,14 @@ export const needsOf = ({ names, schema }: Place, purpose: Purpose): ReadonlyArr
     table: of(`${tables.events}_tags`),
     privileges: purpose === "read" ? ["SELECT"] : ["SELECT", "INSERT"]
   }
-  if (purpose === "import") return [{ ...events, columns: [...appended, "created_at"] }, tags]
+  // Only a log with partitions has it.
+  const ids = { table: of(`${tables.events}_ids`), privileges: ["SELECT"] }
+  if (purpose === "import") return [{ ...events, columns: [...appended, "created_at"] }, tags, ids]
   const privileges = purpose === "read" ? ["SELECT"] : ["SELECT", "INSERT", "UPDATE", "DELETE"]
   return [
     purpose === "read" ? events : { ...events, columns: appended },
     tags,
+    ids,
     ...tables.rows.map((name) => ({ table: of(name), privileges }))
   ]
 }

@@ -118,7 +118,24 @@ export interface Options {
    * is an `IdConflict`. No id is remembered.
    */
   readonly queues?: "shared"
+  /**
+   * Makes the migrations divide the table of events into partitions of so many versions each, on a new log: one that has had events is
+   * refused. Partitions are made ahead, three at least, by the transactions that append. All processes work on such a log without
+   * the option, too. `size` is at least 16; 1,000,000 and more is of use.
+   *
+   * **Gotchas**
+   *
+   * One statement, or one transaction, cannot insert more events than three partitions have, unless it appends them all by one
+   * `append`. A role that appends needs EXECUTE on `events_extend` for that, and SELECT on `events_ids`: `strata grants` prints it.
+   */
+  readonly partitions?: { readonly size: bigint }
 }
+
+/** What a partition has at least: with fewer versions it would have no sixteen steps at which the next ones are made. */
+const leastPartition = 16n
+
+/** What the migrations put in for those who run them on a log with partitions, but do not name the option. */
+const defaultPartition = 1_000_000n
 
 /** A process that is only busy can be silent for so long. */
 const leastSilenceLimit = Duration.seconds(1)
@@ -143,6 +160,7 @@ export const settingsOf = Effect.fnUntraced(function* (options: Options) {
     migrationWait = "10 minutes",
     notify,
     owners = [],
+    partitions,
     queues,
     reconnect = transientDelays,
     settleTimeout = "2 seconds",
@@ -154,6 +172,9 @@ export const settingsOf = Effect.fnUntraced(function* (options: Options) {
   const silence = yield* durationOf("silenceLimit", silenceLimit)
   if (Duration.isLessThan(silence, leastSilenceLimit) || !Duration.isFinite(silence)) {
     return yield* invalidOption("silenceLimit", "Expected a finite duration of at least 1 second")
+  }
+  if (partitions !== undefined && partitions.size < leastPartition) {
+    return yield* invalidOption("partitions", `Expected a size of at least ${leastPartition}`)
   }
   return {
     schema,
@@ -167,6 +188,12 @@ export const settingsOf = Effect.fnUntraced(function* (options: Options) {
     traceparent,
     integers: largeIntegers ?? ("fail" as const),
     owners: yield* check(Owners, "Postgres", "layer", owners),
-    extras: { index, notify, queues: queues ?? "own" } as const
+    extras: {
+      index,
+      notify,
+      partitions: partitions && ("versions" as const),
+      queues: queues ?? ("own" as const)
+    },
+    partitionSize: partitions?.size ?? defaultPartition
   }
 })

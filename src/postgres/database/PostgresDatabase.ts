@@ -93,9 +93,14 @@ export class PostgresDatabase extends Context.Service<
     readonly extras: {
       readonly index: Options["index"] | undefined
       readonly notify: Options["notify"] | undefined
+      /** Whether the table of events has partitions. */
+      readonly partitions: "versions" | undefined
       /** Whether messages of queues have a table of their own. */
       readonly queues: "own" | "shared"
     }
+
+    /** How many versions a partition has that a migration makes. */
+    readonly partitionSize: bigint
 
     readonly transactor: Transactor["Service"]
   }
@@ -129,6 +134,7 @@ export const make = (options: Options = {}) =>
       listen,
       migrationWait,
       owners,
+      partitionSize,
       reconnect,
       schema,
       settleTimeout,
@@ -177,6 +183,7 @@ export const make = (options: Options = {}) =>
       owners,
       migrationWait,
       extras,
+      partitionSize,
       transactor
     })
   })

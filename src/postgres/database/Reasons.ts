@@ -127,6 +127,10 @@ export const reasonOf = ({ reason }: SqlError.SqlError, where?: Where): Reason =
 /** Whether another row has the same unique key. */
 export const isUniqueViolation = ({ cause }: Reason): boolean => textOf(cause, "code") === "23505"
 
+/** Whether the table has no partition for a row. */
+export const isWithoutPartition = ({ cause }: Reason): boolean =>
+  textOf(cause, "code") === "23514" && textOf(cause, "routine") === "ExecFindPartition"
+
 /** Whether the statement has waited for a lock for as long as `lock_timeout` says. */
 export const isLockTimeout = ({ cause }: Reason): boolean => textOf(cause, "code") === "55P03"
 

@@ -4,7 +4,7 @@
  * **Details**
  *
  * An append is one round trip, unless it has to wait. A plain one needs only shared locks: it is an INSERT that does
- * nothing if it cannot have them at once. The function of `resources/postgres/0036_events_append.sql` does all others, and
+ * nothing if it cannot have them at once. The function of `resources/postgres/0056_events_append.sql` does all others, and
  * also a plain append that has to wait.
  */
 import { Effect, Exit, Option, Result } from "effect"
@@ -28,6 +28,7 @@ import { type Request, storedEvents } from "./AppendRequest.ts"
 import * as AppendStatements from "./AppendStatements.ts"
 import { toStoredEvent } from "./EventRow.ts"
 import { EventTable } from "./EventTable.ts"
+import * as Partitions from "./Partitions.ts"
 import * as RowNotifications from "./RowNotifications.ts"
 
 export type Failure = DecisionError | InvalidInput | Reason
@@ -233,8 +234,8 @@ export const make = Effect.gen(function* () {
    * Gives events that were there before the metadata that they have: those of the request may name another trace. Where it
    * cannot be read, the requests with such events fail, and no others.
    */
-  const asStored = (results: ReadonlyArray<RequestResult>, known: ReadonlySet<string>) =>
-    Effect.map(Effect.result(metadataOf([...known])), (found): ReadonlyArray<RequestResult> =>
+  const asStored = (results: ReadonlyArray<RequestResult>, known: ReadonlyMap<string, bigint>) =>
+    Effect.map(Effect.result(metadataOf([...known.values()])), (found): ReadonlyArray<RequestResult> =>
       results.map((result) => {
         if (result === undefined || Exit.isFailure(result) || !result.value.some(({ id }) => known.has(id))) {
           return result
@@ -259,10 +260,14 @@ export const make = Effect.gen(function* () {
       const results = resultsOf(requests, rows)
       const hasStored = rows.some(({ outcome }) => outcome === "stored")
       const told = hasStored ? Effect.as(announceAfterCommit, results) : Effect.succeed(results)
-      const known = rows.flatMap((row) => (row.outcome === "known" ? [row.id] : []))
-      return known.length === 0 || results.every((result) => result === undefined || Exit.isFailure(result))
+      const known = new Map(
+        rows.flatMap((row): ReadonlyArray<readonly [string, bigint]> =>
+          row.outcome === "known" ? [[row.id, row.version]] : []
+        )
+      )
+      return known.size === 0 || results.every((result) => result === undefined || Exit.isFailure(result))
         ? told
-        : Effect.flatMap(told, (results) => asStored(results, new Set(known)))
+        : Effect.flatMap(told, (results) => asStored(results, known))
     })
   }
 
@@ -294,10 +299,11 @@ export const make = Effect.gen(function* () {
     blocked: () => Stored,
     check: (request: Request) => Stored
   ): Stored =>
-    Effect.flatMap(inspect, ({ notifies }) => {
+    Effect.flatMap(inspect, ({ notifies, partitioned }) => {
       const refusal = notifies ? RowNotifications.refusalOf(request.append) : undefined
       if (refusal !== undefined) return Effect.fail(refusal)
-      if (!isInserted(request)) return check(request)
+      const isLarge = partitioned && request.ids.length >= Partitions.manyEvents
+      if (isLarge || !isInserted(request)) return check(request)
       return request.ids.length === 1
         ? insertAlone(request, announcement, blocked)
         : Effect.flatMap(Effect.mapError(insert([request]), refusedBy(request)), ([result]) => result ?? blocked())

@@ -7,6 +7,7 @@ import { qualify } from "../database/Identifier.ts"
 import { PostgresDatabase } from "../database/PostgresDatabase.ts"
 import * as AppendLocks from "./AppendLocks.ts"
 import { conditionAt, type Content, firstTagsOf, metadataOfText, type Request, type Stamp } from "./AppendRequest.ts"
+import * as Partitions from "./Partitions.ts"
 import * as TagTable from "./TagTable.ts"
 
 const isTime = (value: unknown): value is Date => value instanceof Date && !Number.isNaN(value.getTime())
@@ -35,7 +36,7 @@ const Change = Schema.Struct({
   tags: Schema.optionalKey(Schema.Array(Schema.String))
 })
 
-/** What came of an event, or of an append. See `resources/postgres/0036_events_append.sql`. */
+/** What came of an event, or of an append. See `resources/postgres/0056_events_append.sql`. */
 const OutcomeRow = Schema.Union([
   Schema.Struct({ outcome: Schema.Literals(["stored", "known"]), ...written }),
   Schema.Struct({ outcome: Schema.Literals(["blocked", "isolation"]), request: Schema.Int }),
@@ -64,6 +65,8 @@ export type Outcome = typeof OutcomeRow.Type
 
 const MetadataRow = Schema.Struct({ id: Schema.String, metadata: Schema.String })
 
+const countOf = (requests: ReadonlyArray<Request>) => requests.reduce((count, { ids }) => count + ids.length, 0)
+
 /** Whether the function waits for other transactions. If not, appends that would have to wait are `blocked`. */
 type Patience = "waits" | "never waits"
 
@@ -78,6 +81,7 @@ export const make = Effect.gen(function* () {
   const keyOfName = locks.keyOf("name")
   const keyOfTag = locks.keyOfTag("tag")
   const tagTable = TagTable.tableOf(database)
+  const { extending } = yield* Partitions.make
 
   // The statement has no arrays: for arrays the planner would make a new plan each time.
   const insertOneOf = ({ append, datas, ids, metadatas }: Request) => {
@@ -187,8 +191,8 @@ export const make = Effect.gen(function* () {
       )`
   }
 
-  const selectMetadataOf = (ids: ReadonlyArray<string>) =>
-    sql`SELECT id, coalesce(metadata::text, 'null'::text) AS metadata FROM ${table} WHERE id = ANY(${ids}::text[])`
+  const selectMetadataOf = (versions: ReadonlyArray<bigint>) =>
+    sql`SELECT id, coalesce(metadata::text, 'null'::text) AS metadata FROM ${table} WHERE version = ANY(${versions}::bigint[])`
 
   const decodeStamps = decodeRows(StampRow, names.events, ["version"])
   const decodeWritten = decodeRows(WrittenRow, names.events, ["id"])
@@ -201,7 +205,7 @@ export const make = Effect.gen(function* () {
      */
     insertOne: (request: Request): Effect.Effect<Stamp | undefined, Reason> =>
       Effect.flatMap(
-        query(request.kind === "plain" ? insertOneOf(request) : insertOneTaggedOf(request)),
+        extending(query(request.kind === "plain" ? insertOneOf(request) : insertOneTaggedOf(request)), 1),
         ([row]): Effect.Effect<Stamp | undefined, Reason> =>
           row === undefined || isStamp(row)
             ? Effect.succeed(row)
@@ -214,7 +218,10 @@ export const make = Effect.gen(function* () {
      */
     insertMany: (requests: ReadonlyArray<Request>): Effect.Effect<ReadonlyArray<Written>, Reason> =>
       Effect.flatMap(
-        query(requests[0]?.kind === "plain" ? insertManyOf(requests) : insertManyTaggedOf(requests)),
+        extending(
+          query(requests[0]?.kind === "plain" ? insertManyOf(requests) : insertManyTaggedOf(requests)),
+          countOf(requests)
+        ),
         (rows) => (rows.every(isWritten) ? Effect.succeed(rows) : decodeWritten(rows))
       ),
 
@@ -223,12 +230,12 @@ export const make = Effect.gen(function* () {
       requests: ReadonlyArray<Request>,
       patience: Patience
     ): Effect.Effect<ReadonlyArray<Outcome>, Reason> =>
-      Effect.flatMap(query(callOf(requests, patience)), decodeOutcomes),
+      Effect.flatMap(extending(query(callOf(requests, patience)), countOf(requests)), decodeOutcomes),
 
     /** The metadata of events that were there before: those of the request may say that they come from elsewhere. */
-    metadataOf: (ids: ReadonlyArray<string>): Effect.Effect<ReadonlyMap<string, Content["metadata"]>, Reason> =>
+    metadataOf: (versions: ReadonlyArray<bigint>): Effect.Effect<ReadonlyMap<string, Content["metadata"]>, Reason> =>
       Effect.map(
-        Effect.flatMap(query(selectMetadataOf(ids)), decodeMetadata),
+        Effect.flatMap(query(selectMetadataOf(versions)), decodeMetadata),
         (rows) => new Map(rows.map(({ id, metadata }) => [id, metadataOfText(metadata)]))
       )
   }

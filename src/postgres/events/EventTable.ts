@@ -18,6 +18,8 @@ const Description = Schema.Struct({
   ...SequenceColumns.fields,
   /** Whether only the sequence gives versions. If not, it is a default that clients can override. */
   generated: Schema.Boolean,
+  /** Whether the table has partitions, and its ids are in a table of their own: see `Partitions`. */
+  partitioned: Schema.Boolean,
   /** Whether a trigger notifies of each row, as go-sync-kit's does. */
   notifies: Schema.Boolean,
   /** Whether logical replication fills the table. */
@@ -45,6 +47,10 @@ export const fromVersionOf = ({ names, schema }: Pick<PostgresDatabase["Service"
     ) AS sequence ON true
     WHERE attrelid = ${reference(qualify(schema, names.events))}::regclass::oid AND attname = 'version'`
 
+/** The table of the ids of a log that has partitions, qualified and quoted. */
+export const idsNameOf = ({ names, schema }: Pick<PostgresDatabase["Service"], "names" | "schema">): string =>
+  qualify(schema, `${names.events}_ids`)
+
 /** SQL for the oids of the tables whose rows a table has: its own, and those of its partitions and other children. */
 export const familyOf = (table: string) => `
   WITH RECURSIVE family AS (
@@ -59,7 +65,9 @@ const describe = Effect.gen(function* () {
   const { names, query, sql } = database
   const decode = decodeRows(Description, names.events, [])
   const rows = yield* query(sql`
-    SELECT ${sql.literal(sequenceColumns)}, attidentity = 'a' AS generated,
+    SELECT ${sql.literal(sequenceColumns)}, attidentity = 'a' OR EXISTS (
+        SELECT FROM pg_trigger WHERE tgrelid = attrelid AND tgname = ${`${names.events}_added`}::name AND tgenabled <> 'D'
+      ) AS generated, to_regclass(${idsNameOf(database)}) IS NOT NULL AS partitioned,
       EXISTS (
         SELECT FROM pg_trigger WHERE tgrelid = attrelid AND tgname = 'events_notify_trigger' AND tgenabled <> 'D'
       ) AS notifies,

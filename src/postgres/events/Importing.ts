@@ -17,6 +17,7 @@ import { PostgresDatabase } from "../database/PostgresDatabase.ts"
 import { isUniqueViolation, reasonOf } from "../database/Reasons.ts"
 import * as AppendLocks from "./AppendLocks.ts"
 import * as EventTable from "./EventTable.ts"
+import * as Partitions from "./Partitions.ts"
 import * as TagTable from "./TagTable.ts"
 
 /** An event cannot be imported as it is: another event of the import, or of the log, has its id. Nothing was written. */
@@ -66,8 +67,8 @@ export const make = Effect.gen(function* () {
   const locks = AppendLocks.make(database)
   const decodeKnown = decodeRows(Known, names.events, ["id"])
   const decodeInserted = decodeRows(Inserted, names.events, ["id"])
-  yield* EventTable.check
-
+  const { partitioned } = yield* EventTable.check
+  const { extend } = yield* Partitions.make
   const entriesAs = (entries: ReadonlyArray<Entry>) => sql`unnest(
       ${entries.map(({ id }) => id)}::text[],
       ${entries.map(({ aggregateId }) => aggregateId)}::text[],
@@ -76,10 +77,14 @@ export const make = Effect.gen(function* () {
       ${entries.map(({ createdAt }) => createdAt ?? "")}::text[]
     ) WITH ORDINALITY AS new (id, aggregate_id, event_type, json, created_at, place)`
 
-  /** Metadata without where the event comes from, in a function's own types: see `resources/postgres/0036_events_append.sql`. */
+  /** Metadata without where the event comes from, in a function's own types: see `resources/postgres/0056_events_append.sql`. */
   const contentOf = (metadata: string) =>
     sql.literal(`coalesce(nullif(CASE WHEN jsonb_typeof(${metadata}) = 'object'::text
       THEN ${metadata} - ARRAY[${originKeys.map((key) => `'${key}'`).join()}]::text[] ELSE ${metadata} END, '{}'::jsonb), 'null'::jsonb)`)
+
+  const hasId = partitioned
+    ? sql`event.version = (SELECT version FROM ${sql.literal(EventTable.idsNameOf(database))} WHERE id = new.id)`
+    : sql`event.id = new.id`
 
   const select = (entries: ReadonlyArray<Entry>) => sql`
     SELECT old.* FROM ${entriesAs(entries)}
@@ -89,7 +94,7 @@ export const make = Effect.gen(function* () {
           AND coalesce(event.data, 'null') = new.json -> 'data'::text
           AND ${contentOf("event.metadata")} = ${contentOf("(new.json -> 'metadata'::text)")} AS same,
         coalesce(event.created_at = nullif(new.created_at, '')::timestamptz, new.created_at = '') AS "sameTime"
-      FROM ${events} AS event WHERE event.id = new.id OFFSET 0
+      FROM ${events} AS event WHERE ${hasId} OFFSET 0
     ) AS old`
 
   const insert = (entries: ReadonlyArray<Entry>) => sql`
@@ -126,7 +131,7 @@ export const make = Effect.gen(function* () {
 
   const attempt = Effect.fnUntraced(function* (entries: ReadonlyArray<Entry>) {
     yield* AdvisoryLocks.take(database, { of: "all appends", keys: locks.all, atMost: lockLimit })
-    // The lock of the INSERT before the look, which takes a weaker one: see `resources/postgres/0036_events_append.sql`.
+    // The lock of the INSERT before the look, which takes a weaker one: see `resources/postgres/0056_events_append.sql`.
     yield* query(sql`INSERT INTO ${events} (id, aggregate_id, event_type) SELECT '', '', '' WHERE false`)
     const stored = yield* look(entries)
     const changed = entries.find(({ id }) => stored.get(id)?.same === false)
@@ -136,6 +141,7 @@ export const make = Effect.gen(function* () {
       })
     }
     const missing = entries.filter(({ id }) => !stored.has(id))
+    if (partitioned) yield* extend(missing.length)
     const inserted = missing.length === 0 ? [] : yield* Effect.flatMap(query(insert(missing)), decodeInserted)
     const added = new Map(inserted.map(({ id, version }) => [id, version]))
     yield* tag(missing, added)

@@ -11,10 +11,12 @@ import { PostgresDatabase, type Runnable } from "../database/PostgresDatabase.ts
 import * as Comparing from "./Comparing.ts"
 import * as EventPages from "./EventPages.ts"
 import { eventDecoder } from "./EventRow.ts"
+import * as EventTable from "./EventTable.ts"
 import * as LockHolders from "./LockHolders.ts"
 import { readPage } from "./LongTexts.ts"
 import * as MarkedReading from "./MarkedReading.ts"
 import { pageOf } from "./PageSize.ts"
+import * as Partitions from "./Partitions.ts"
 import * as Settling from "./Settling.ts"
 
 /** How many events a page has at most, unless a query says otherwise. */
@@ -70,7 +72,10 @@ interface Ascending {
 }
 
 export const make = Effect.gen(function* () {
-  const { fixed, integers, names, query, sql, tables } = yield* PostgresDatabase
+  const database = yield* PostgresDatabase
+  const { fixed, integers, names, query, sql, tables } = database
+  const { isPartitioned } = yield* Partitions.make
+  const idTable = sql.literal(EventTable.idsNameOf(database))
   const settling = yield* Settling.make
   const { agree, compare } = yield* Comparing.make
   const { columns, page, selectAll, walks } = yield* EventPages.make
@@ -297,10 +302,20 @@ export const make = Effect.gen(function* () {
       ),
 
     byId: (id: string) =>
-      eventsOf(
-        fixed`
-          SELECT ${columns.sent} FROM (SELECT ${columns.read} FROM ${tables.events} WHERE id = ${id} OFFSET 0) AS page`,
-        sql`id = ${id}`
+      Effect.flatMap(isPartitioned, (partitioned) =>
+        partitioned
+          ? eventsOf(
+              fixed`
+                SELECT ${columns.sent} FROM (
+                  SELECT ${columns.read} FROM ${tables.events} WHERE version = (SELECT version FROM ${idTable} WHERE id = ${id}) OFFSET 0
+                ) AS page`,
+              sql`version = (SELECT version FROM ${idTable} WHERE id = ${id})`
+            )
+          : eventsOf(
+              fixed`
+                SELECT ${columns.sent} FROM (SELECT ${columns.read} FROM ${tables.events} WHERE id = ${id} OFFSET 0) AS page`,
+              sql`id = ${id}`
+            )
       )
   }
 })

@@ -25,8 +25,9 @@ export interface Known {
 
 export const isPending = ({ record }: Known): boolean => record === undefined
 
-/** The names of the tables, by what they are. */
-export const namesOf = ({ names }: Database): ReadonlyMap<string, string> => new Map(Object.entries(names))
+/** The names of the tables, by what they are, and the size of partitions. */
+export const namesOf = ({ names, partitionSize }: Database): ReadonlyMap<string, string> =>
+  new Map(Object.entries({ ...names, partitions: String(partitionSize) }))
 
 const readRecords = Effect.fnUntraced(function* (database: Database, found: ReadonlyArray<Owners.Owned>) {
   const { names, query, sql, tables } = database

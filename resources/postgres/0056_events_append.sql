@@ -74,12 +74,20 @@ DECLARE
     before    CONSTANT TEXT := current_setting('lock_timeout');
     failed    INTEGER[] := '{}'; -- the appends that write nothing
     stored    TEXT[]    := '{}'; -- the ids that are in the log already
+    known     TEXT[]    := '{}'; -- the given ids that are in the log already, and the versions of their events
+    places    BIGINT[]  := '{}';
     wrong     INTEGER[];
     names     TEXT[];
     actual    BIGINT[];
     outcomes  TEXT[];
     suspects  INTEGER[]; -- the appends whose conditions have to be looked at closely
 BEGIN
+    -- So many events at once may need more partitions than there are, if the log has partitions. Later none can be made: see
+    -- resources/postgres/0055_events_partitions_versions.sql.
+    IF cardinality(ids) >= 100 AND to_regclass(:'events_ids') IS NOT NULL THEN
+        PERFORM :"events_extend" (cardinality(ids));
+    END IF;
+
     -- The locks. All calls take them in the order of level and key, so that no two calls wait for each other in a circle.
     --
     -- A condition and the events that it forbids exclude each other: an append shares each tag of its events, and has the
@@ -175,15 +183,28 @@ BEGIN
         failed := failed || wrong;
     END IF;
 
-    -- The ids that the log has already: fine where the append ignores duplicates and the stored event is the same.
-    IF named > 0 THEN
-        -- OFFSET 0 makes the planner look up each id: a plan made while the table was small would else read all of it.
+    -- The ids that the log has already: fine where the append ignores duplicates and the stored event is the same. OFFSET 0
+    -- makes the planner look up each id: a plan made while the table was small would else read all of it. A log that has
+    -- partitions keeps its ids in a table beside them.
+    IF named > 0 AND to_regclass(:'events_ids') IS NULL THEN
+        SELECT array_agg(new.id), array_agg(old.version) INTO known, places
+        FROM unnest(requests, ids, given) AS new (request, id, given)
+        CROSS JOIN LATERAL (SELECT event.version FROM :"events" AS event WHERE event.id = new.id OFFSET 0) AS old
+        WHERE new.given AND new.request <> ALL (failed);
+    ELSIF named > 0 THEN
+        SELECT array_agg(new.id), array_agg(old.version) INTO known, places
+        FROM unnest(requests, ids, given) AS new (request, id, given)
+        CROSS JOIN LATERAL (SELECT event.version FROM :"events_ids" AS event WHERE event.id = new.id OFFSET 0) AS old
+        WHERE new.given AND new.request <> ALL (failed);
+    END IF;
+    IF cardinality(known) > 0 THEN
         SELECT coalesce(array_agg(new.id), '{}'),
-               coalesce(array_agg(new.request ORDER BY new.place) FILTER (WHERE NOT (new.ignoring AND old.same)), '{}'),
-               coalesce(array_agg(new.id ORDER BY new.place) FILTER (WHERE NOT (new.ignoring AND old.same)), '{}')
+               coalesce(array_agg(new.request ORDER BY new.place) FILTER (WHERE NOT (new.ignoring AND event.same)), '{}'),
+               coalesce(array_agg(new.id ORDER BY new.place) FILTER (WHERE NOT (new.ignoring AND event.same)), '{}')
         INTO stored, wrong, names
         FROM unnest(requests, ids, aggregate_ids, event_types, datas, metadatas, given, ignoring)
             WITH ORDINALITY AS new (request, id, aggregate_id, event_type, data, metadata, given, ignoring, place)
+        JOIN unnest(known, places) AS old (id, version) ON old.id = new.id
         CROSS JOIN LATERAL (
             SELECT event.aggregate_id = new.aggregate_id AND event.event_type = new.event_type
                 AND coalesce(event.data, 'null') = new.data::jsonb
@@ -191,8 +212,8 @@ BEGIN
                 AND (SELECT count(DISTINCT coalesce(nullif(CASE jsonb_typeof(metadata) WHEN 'object'
                         THEN metadata - '{traceparent,correlationId,causationId}'::text[] ELSE metadata END, '{}'), 'null')) = 1
                     FROM (VALUES (event.metadata), (new.metadata::jsonb)) AS one (metadata)) AS same
-            FROM :"events" AS event WHERE event.id = new.id OFFSET 0
-        ) AS old
+            FROM :"events" AS event WHERE event.version = old.version OFFSET 0
+        ) AS event
         WHERE new.given AND new.request <> ALL (failed);
         IF cardinality(names) > 0 THEN
             RETURN QUERY
@@ -300,7 +321,7 @@ BEGIN
     IF cardinality(stored) > 0 THEN
         RETURN QUERY
         SELECT 'known', NULL::integer, event.id, event.version, event.created_at
-        FROM :"events" AS event WHERE event.id = ANY (stored);
+        FROM :"events" AS event WHERE event.version = ANY (places) AND event.id = ANY (stored);
     END IF;
 END
 $body$;

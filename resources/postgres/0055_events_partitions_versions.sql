@@ -1,0 +1,292 @@
+-- Optional, by partitions: the table of events has partitions of so many versions each. It is for a new log: a table that has had
+-- events is refused.
+--
+-- What a plain table does by itself, triggers do here, as no partitioned table has an identity column before Postgres 17, or a
+-- unique key without the version:
+--
+-- 1. Versions are a default that clients could override. A version that was drawn before its transaction had locked the table
+--    has no holder that readers could find, so a trigger keeps what the sequence had drawn when the transaction had got the
+--    lock, and another one refuses versions up to that, and those that the sequence has not drawn.
+-- 2. Ids are in a table of their own, which keeps them unique. The second trigger fills it.
+-- 3. Partitions are made ahead. Sixteen times in a partition, the transaction that has inserted a certain version makes those
+--    that are missing, at its end: while a statement inserts, its own session can attach nothing.
+\if :{?events}
+\else
+\set events events
+\endif
+\if :{?partitions}
+\else
+\set partitions 1000000
+\endif
+\set events_extend :events _extend
+\set events_guard :events _guard
+
+SET strata.events TO :"events";
+
+-- next
+SET strata.partitions TO :'partitions';
+
+-- next
+-- Each block below leaves a search path in which only what is built in is found.
+SELECT pg_catalog.set_config('strata.path'::text, pg_catalog.current_setting('search_path'::text), false);
+
+-- next
+DO $do$
+DECLARE
+    events CONSTANT REGCLASS := pg_catalog.quote_ident(pg_catalog.current_setting('strata.events'))::regclass;
+    size   CONSTANT BIGINT   := pg_catalog.current_setting('strata.partitions');
+    found  RECORD;
+    plain  TEXT; -- the table that is there, once it has another name
+    log    TEXT; -- the table in its place
+    draws  TEXT; -- its sequence
+    ids    TEXT;
+    later  TEXT[]; -- what makes again what the plain table has
+    is_old BOOLEAN;
+    action TEXT;
+BEGIN
+    -- Only built-in functions and operators are found from here on, whatever the schemas of the search path have.
+    PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+
+    SELECT nspname AS space, relname AS name, relkind AS kind, obj_description(events::oid, 'pg_class') AS text INTO STRICT found
+    FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace WHERE pg_class.oid = events;
+    ids := format('%I.%I', found.space, found.name || '_ids');
+    IF found.kind = 'p' AND to_regclass(ids) IS NOT NULL THEN
+        RETURN;
+    END IF;
+    IF found.kind <> 'r' THEN
+        RAISE EXCEPTION 'the table % has partitions that effect-strata has not made', events USING ERRCODE = 'wrong_object_type';
+    END IF;
+    -- The name of a partition has that of the table, and the first version of the partition.
+    IF octet_length(found.name) > 43 THEN
+        RAISE EXCEPTION 'the name of the table % has more than 43 bytes: a partition has the name and a version', events
+            USING ERRCODE = 'name_too_long';
+    END IF;
+    EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', events);
+    EXECUTE format('SELECT EXISTS (SELECT FROM %s)', events) INTO is_old;
+    IF is_old OR pg_sequence_last_value(pg_get_serial_sequence(events::text, 'version')::regclass) IS NOT NULL THEN
+        RAISE EXCEPTION 'the table % has had events: partitions are an option for a new log', events
+            USING ERRCODE = 'object_not_in_prerequisite_state';
+    END IF;
+
+    plain := format('%I.%I', found.space, found.name || '_plain');
+    log := format('%I.%I', found.space, found.name);
+    draws := format('%I.%I', found.space, found.name || '_version_seq');
+    later := ARRAY(
+        SELECT pg_get_indexdef(indexrelid) FROM pg_index WHERE indrelid = events AND NOT indisunique
+        UNION ALL
+        SELECT pg_get_triggerdef(oid) FROM pg_trigger WHERE tgrelid = events AND NOT tgisinternal
+        UNION ALL
+        SELECT format('COMMENT ON TABLE %s IS %L', log, found.text) WHERE found.text IS NOT NULL
+        UNION ALL
+        SELECT format('GRANT %s ON %s TO %s', granted.privilege, log,
+            CASE grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(grantee)) END)
+        FROM pg_class CROSS JOIN LATERAL (
+            SELECT privilege_type, grantee FROM aclexplode(relacl)
+            UNION ALL
+            SELECT format('%s (%I)', privilege_type, attname), grantee
+            FROM pg_attribute, aclexplode(attacl) WHERE attrelid = events AND attnum > 0 AND NOT attisdropped
+        ) AS granted (privilege, grantee)
+        WHERE pg_class.oid = events AND grantee <> relowner
+    );
+
+    EXECUTE format('ALTER TABLE %s RENAME TO %I', events, found.name || '_plain');
+    EXECUTE format(
+        'CREATE TABLE %s (LIKE %s INCLUDING DEFAULTS INCLUDING GENERATED INCLUDING COMMENTS) PARTITION BY RANGE (version)', log, plain
+    );
+    EXECUTE format('ALTER TABLE %s ALTER version DROP DEFAULT', log);
+    EXECUTE format('DROP TABLE %s', plain);
+    EXECUTE format('CREATE SEQUENCE %s OWNED BY %s.version', draws, log);
+    EXECUTE format('ALTER TABLE %s ALTER version SET DEFAULT nextval(%L::regclass), ADD PRIMARY KEY (version)', log, draws);
+    FOREACH action IN ARRAY later LOOP
+        EXECUTE action;
+    END LOOP;
+
+    -- Ids are only compared for equality, which is fastest byte by byte.
+    EXECUTE format('CREATE TABLE %s (id TEXT COLLATE "C" PRIMARY KEY, version BIGINT NOT NULL)', ids);
+    EXECUTE format('COMMENT ON TABLE %s IS %L', ids, 'The ids of all events of a log that has partitions');
+    EXECUTE format('COMMENT ON COLUMN %s.id IS %L', ids, 'The id of the event, of which there is one in the log');
+    EXECUTE format('COMMENT ON COLUMN %s.version IS %L', ids, 'The version of the event');
+
+    EXECUTE format('CREATE TABLE %I.%I (LIKE %s INCLUDING ALL)', found.space, found.name || '_0', log);
+    EXECUTE format('ALTER TABLE %s ATTACH PARTITION %I.%I FOR VALUES FROM (0) TO (%s)', log, found.space, found.name || '_0', size);
+END
+$do$;
+
+-- next
+SELECT pg_catalog.set_config('search_path'::text, pg_catalog.current_setting('strata.path'::text), true);
+
+-- next
+SET strata.function TO :"events_extend";
+
+-- next
+SET check_function_bodies TO off;
+
+-- next
+-- Makes the partitions that are missing: so many that the caller can draw some versions more, and three are left. They are as
+-- large as the last one.
+CREATE OR REPLACE FUNCTION :"events_extend" (
+    more    BIGINT DEFAULT 0,    -- how many versions the caller is about to draw
+    patient BOOLEAN DEFAULT true -- whether to wait for who else makes partitions; if not, lock_not_available is raised
+)
+RETURNS BIGINT -- the versions below this one have partitions
+LANGUAGE plpgsql
+SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+SET lock_timeout = '1min'
+AS $body$
+DECLARE
+    events CONSTANT REGCLASS := :'events'::regclass;
+    ahead  CONSTANT BIGINT   := 3;
+    -- Nobody may make more than this number at once, whatever is asked for.
+    most   CONSTANT BIGINT   := 100;
+    size   BIGINT;
+    ending BIGINT;
+    needed BIGINT;
+    part   TEXT;
+BEGIN
+    FOR look IN 1 .. 2 LOOP
+        SELECT (bounds[2])::bigint - (bounds[1])::bigint, (bounds[2])::bigint INTO size, ending
+        FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid
+        CROSS JOIN LATERAL regexp_match(pg_get_expr(relpartbound, inhrelid), 'FROM \(''?(\d+)''?\) TO \(''?(\d+)''?\)') AS bounds
+        WHERE inhparent = events ORDER BY 2 DESC NULLS LAST LIMIT 1;
+        needed := coalesce(pg_sequence_last_value(pg_get_serial_sequence(:'events', 'version')::regclass), 0)
+            + least(greatest(more, 0), most * size) + ahead * size;
+        IF ending >= needed THEN
+            RETURN ending;
+        END IF;
+        -- Appends and reads go on beside this lock, and others that make partitions wait for it.
+        IF look = 2 THEN
+            EXIT;
+        ELSIF patient THEN
+            LOCK TABLE ONLY :"events" IN SHARE UPDATE EXCLUSIVE MODE;
+        ELSE
+            LOCK TABLE ONLY :"events" IN SHARE UPDATE EXCLUSIVE MODE NOWAIT;
+        END IF;
+    END LOOP;
+    WHILE ending < needed LOOP
+        SELECT format('%I.%I', nspname, relname || '_' || ending) INTO STRICT part
+        FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace WHERE pg_class.oid = events;
+        -- A transaction that reads its first snapshot again does not see above what others have made since.
+        IF pg_partition_root(to_regclass(part)) IS DISTINCT FROM events THEN
+            -- PARTITION OF would lock the whole table, and wait for all who read or append.
+            EXECUTE format('CREATE TABLE %s (LIKE %s INCLUDING ALL)', part, events);
+            EXECUTE format('ALTER TABLE %s ATTACH PARTITION %s FOR VALUES FROM (%s) TO (%s)', events, part, ending, ending + size);
+        END IF;
+        ending := ending + size;
+    END LOOP;
+    RETURN ending;
+END
+$body$;
+
+-- next
+\ir complete_function.sql
+
+-- next
+SELECT pg_catalog.set_config('search_path'::text, pg_catalog.current_setting('strata.path'::text), true);
+
+-- next
+SET strata.function TO :"events_guard";
+
+-- next
+SET check_function_bodies TO off;
+
+-- next
+CREATE OR REPLACE FUNCTION :"events_guard" ()
+RETURNS TRIGGER
+LANGUAGE plpgsql
+SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    -- What the sequence had drawn when this transaction had locked the table first. Whatever it draws later has a holder.
+    setting CONSTANT TEXT   := 'strata.drawn_' || TG_RELID::text;
+    before  CONSTANT BIGINT := nullif(current_setting(setting, true), '');
+    drawn   :"events".version%TYPE;
+BEGIN
+    IF TG_LEVEL = 'ROW' THEN
+        -- What is made ahead may fail: others try again, and there are partitions left. The doctor says if there are few.
+        BEGIN
+            PERFORM :"events_extend" (0, false);
+        EXCEPTION
+            WHEN lock_not_available THEN NULL;
+            WHEN OTHERS THEN RAISE WARNING 'no partition can be made for the next versions of %: %', :'events', SQLERRM;
+        END;
+    ELSIF TG_OP = 'INSERT' AND TG_WHEN = 'BEFORE' THEN
+        IF before IS NULL THEN
+            PERFORM set_config(setting, coalesce(pg_sequence_last_value(TG_ARGV[0]::regclass), 0)::text, true);
+        END IF;
+    ELSIF TG_OP = 'INSERT' THEN
+        drawn := pg_sequence_last_value(TG_ARGV[0]::regclass);
+        IF EXISTS (SELECT FROM added WHERE version <= before OR version > drawn OR drawn IS NULL) THEN
+            RAISE EXCEPTION 'the version of an event is drawn while its transaction has locked the table %: leave the column version out',
+                :'events' USING ERRCODE = 'generated_always';
+        END IF;
+        INSERT INTO :"events_ids" (id, version) SELECT id, version FROM added;
+    ELSIF TG_OP = 'DELETE' THEN
+        DELETE FROM :"events_ids" AS known USING removed WHERE known.id = removed.id AND known.version = removed.version;
+    ELSE
+        TRUNCATE :"events_ids";
+    END IF;
+    RETURN NULL;
+END
+$body$;
+
+-- next
+\ir complete_function.sql
+
+-- next
+SELECT pg_catalog.set_config('search_path'::text, pg_catalog.current_setting('strata.path'::text), true);
+
+-- next
+DO $do$
+DECLARE
+    events CONSTANT REGCLASS := pg_catalog.quote_ident(pg_catalog.current_setting('strata.events'))::regclass;
+    found  RECORD;
+    extend TEXT;
+    guard  TEXT;
+    step   BIGINT;
+    made   RECORD;
+BEGIN
+    -- Only built-in functions and operators are found from here on, whatever the schemas of the search path have.
+    PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+    SELECT nspname AS space, relname AS name INTO STRICT found
+    FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace WHERE pg_class.oid = events;
+    extend := format('%I.%I', found.space, found.name || '_extend');
+    guard := format('%I.%I', found.space, found.name || '_guard');
+    -- They run as their owner, so nobody else may call the one, or make triggers of his own of the other.
+    EXECUTE format('REVOKE ALL ON FUNCTION %s(BIGINT, BOOLEAN), %s() FROM PUBLIC', extend, guard);
+
+    -- If the transaction of one step is rolled back, the next step comes in time: there are some 48 of them.
+    SELECT greatest(1, min((bounds[2])::bigint - (bounds[1])::bigint) / 16) INTO STRICT step
+    FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid
+    CROSS JOIN LATERAL regexp_match(pg_get_expr(relpartbound, inhrelid), 'FROM \(''?(\d+)''?\) TO \(''?(\d+)''?\)') AS bounds
+    WHERE inhparent = events;
+    FOR made IN
+        SELECT name, format(definition, found.name || '_' || name, events, guard, step,
+            pg_get_serial_sequence(events::text, 'version')) AS statement
+        FROM (VALUES
+            ('drawing', 'CREATE TRIGGER %1$I BEFORE INSERT ON %2$s FOR EACH STATEMENT EXECUTE FUNCTION %3$s(%5$L)'),
+            ('added', 'CREATE TRIGGER %1$I AFTER INSERT ON %2$s REFERENCING NEW TABLE AS added
+                FOR EACH STATEMENT EXECUTE FUNCTION %3$s(%5$L)'),
+            ('removed', 'CREATE TRIGGER %1$I AFTER DELETE ON %2$s REFERENCING OLD TABLE AS removed
+                FOR EACH STATEMENT EXECUTE FUNCTION %3$s()'),
+            ('emptied', 'CREATE TRIGGER %1$I AFTER TRUNCATE ON %2$s FOR EACH STATEMENT EXECUTE FUNCTION %3$s()'),
+            ('ahead', 'CREATE CONSTRAINT TRIGGER %1$I AFTER INSERT ON %2$s DEFERRABLE INITIALLY DEFERRED
+                FOR EACH ROW WHEN (NEW.version %% %4$s = 0) EXECUTE FUNCTION %3$s()')
+        ) AS needed (name, definition)
+        WHERE NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = events AND tgname = found.name || '_' || needed.name)
+    LOOP
+        EXECUTE made.statement;
+    END LOOP;
+    EXECUTE format('SELECT %s()', extend);
+END
+$do$;
+
+-- next
+RESET strata.path;
+
+-- next
+RESET strata.partitions;
+
+-- next
+RESET strata.events;

@@ -1,0 +1,68 @@
+/**
+ * A log whose table has partitions: `resources/postgres/0055_events_partitions_versions.sql` makes them. Its ids are in a table
+ * beside it, and the transactions that append make the next partitions.
+ */
+import { Context, Effect, Schema } from "effect"
+import { Contention, type Reason } from "../../StoreError.ts"
+import { decodeRows } from "../database/DecodeRows.ts"
+import { qualify } from "../database/Identifier.ts"
+import { PostgresDatabase } from "../database/PostgresDatabase.ts"
+import { isWithoutPartition } from "../database/Reasons.ts"
+import * as EventTable from "./EventTable.ts"
+
+/** From so many events on, an append goes by the function of the database, which first makes the partitions that it needs. */
+export const manyEvents = 100
+
+const Row = Schema.Struct({ partitioned: Schema.Boolean })
+
+export const make = Effect.gen(function* () {
+  const database = yield* PostgresDatabase
+  const { inTransaction, names, query, schema, sql } = database
+  const decode = decodeRows(Row, "pg_class", [])
+  let known: Effect.Effect<boolean> | undefined
+
+  const look = query(
+    sql`SELECT pg_catalog.to_regclass(${EventTable.idsNameOf(database)}) IS NOT NULL AS partitioned`
+  ).pipe(
+    Effect.flatMap(decode),
+    Effect.map(([row]) => row?.partitioned === true),
+    Effect.tap((partitioned) => Effect.sync(() => (known = Effect.succeed(partitioned))))
+  )
+
+  const extendBy = (more: number, patience: "waits" | "never waits") =>
+    query(
+      sql`SELECT ${sql.literal(qualify(schema, `${names.events}_extend`))}(${more}::bigint, ${patience === "waits"}::boolean)`
+    )
+
+  /** A statement of its own, also where the caller's transaction has failed. That one may have what this one would wait for. */
+  const extendOutside = Effect.ignore(
+    Effect.updateContext(extendBy(0, "never waits"), (context: Context.Context<never>) =>
+      Context.omit(sql.transactionService)(context)
+    )
+  )
+
+  const lost = ({ cause, message }: Reason) =>
+    new Contention({
+      message: `the next partitions of ${qualify(schema, names.events)} were not there yet: ${message}; run the transaction again`,
+      cause
+    })
+
+  return {
+    /** Whether the log has partitions. It is asked once. */
+    isPartitioned: Effect.suspend((): Effect.Effect<boolean, Reason> => known ?? look),
+
+    /** Makes the partitions that so many events more need. */
+    extend: (more: number) => extendBy(more, "waits"),
+
+    /**
+     * Runs a statement that inserts so many events. Where there was no partition for one of them, as others had drawn many versions,
+     * makes the next partitions, and runs it once more.
+     */
+    extending: <A>(insert: Effect.Effect<A, Reason>, count: number): Effect.Effect<A, Reason> =>
+      Effect.catchIf(insert, isWithoutPartition, (reason) =>
+        Effect.flatMap(inTransaction, (inside) =>
+          inside ? Effect.andThen(extendOutside, lost(reason)) : Effect.andThen(extendBy(count, "waits"), insert)
+        )
+      )
+  }
+})
