@@ -1,6 +1,6 @@
 /**
  * Questions of a first day and of an incident. The first section that a search for the words of a question finds has the answer.
- * The first ten were written down before the guides were, the last ones when decisions, the console and clusters came.
+ * The first ten were written down before the guides were, the others when decisions, the console, clusters and standbys came.
  */
 import { assert, describe, it } from "@effect/vitest"
 import { readdir, readFile } from "node:fs/promises"
@@ -40,7 +40,14 @@ describe("the first section that a search finds", () => {
     ["do I need a cluster", "deploying.md", /Plain processes are enough/],
     ["which process runs a projection", "deploying.md", /strata projections processes/],
     ["how do I adopt a large table", "deploying.md", /concurrently/],
-    ["does a migration lock a large table", "deploying.md", /lets writers\s+pass/]
+    ["does a migration lock a large table", "deploying.md", /lets writers\s+pass/],
+    ["how do I read from a standby", "deploying.md", /Postgres\.layerReplica/],
+    ["how do I read my own writes on a standby", "deploying.md", /atLeast/],
+    ["how do I move jobs from pg-boss", "coming-from.md", /pgboss\.job/],
+    ["how do I move jobs from River", "coming-from.md", /river_job/],
+    ["how do I move events from KurrentDB", "coming-from.md", /readAll/],
+    ["how do I use Kysely or Drizzle", "transactions.md", /sql\.unsafe/],
+    ["does a connection use TLS", "settings.md", /sslmode=disable/]
   ] as const)("for: %s, has the answer", (question, file, answer) => {
     const found = search(sections, question)
     const shown = found.slice(0, 3).map(({ file, headings }) => `${file}: ${headings.join(" > ")}`)

@@ -1,6 +1,6 @@
 -- Runs appends that expect something of an aggregate, have a condition, or bring ids or tags of events, several appends in
--- one call. No two appends of a call have an id in common, or an aggregate of which one of them expects something, or a tag
--- that is the first one of an item in a condition of one of them. An append with an item that has no tags is alone.
+-- one call. No two appends of a call have an id in common, or an aggregate of which one of them expects something, and no
+-- append of a call brings what matches the condition of another one. An append with an item that has no tags is alone.
 --
 -- A row of the result says what came of an append that writes nothing (blocked, isolation, duplicate with the id, conflict
 -- with the aggregate and its version, overtaken with an event that its condition does not know, replaced with the event at

@@ -1,5 +1,6 @@
 /** How a report looks: in a terminal, in the guide, and as a chart. */
 import { chart } from "./chart.ts"
+import { reasonOf } from "./reasons.ts"
 import type { Change, Measurement, Report, Settings } from "./report.ts"
 import { writersOf } from "./writers.ts"
 
@@ -38,31 +39,17 @@ export const change = ({ earlier, name, now, verdict }: Change): string =>
 export const origin = ({ settings }: Report): string =>
   `${settings["machine"]}; PostgreSQL ${settings["server_version"]}, fsync ${settings["fsync"]}, synchronous_commit ${settings["synchronous_commit"]}; Node ${settings["node"]}`
 
-/** What the guide tells. The writers are in its chart. */
-const told = [
-  /^decide\//,
-  /^append\/(1|256|batch-1000|with-10+-subscribers|size-(100k|5m))$/,
-  /^read\/(catch-up-1m|size-(100k|5m))$/,
-  /^subscribe\/(latency-|1000-p99$)/,
-  /^offset\/write-1$/,
-  /^state\/(write-1|write-256|read)$/,
-  /^spool\/(claim-100|end-to-end|backlog|latency-p(50|99))$/,
-  /^projection\/(batch-500|lag-p(50|99))$/,
-  /^memory-backend\//,
-  /^(memory|start|size)\//
-]
+/** Whether a figure is in the large table of the guide: the writers are in a chart, and what others have built has a table. */
+export const isTold = ({ name }: Measurement): boolean => !/^(peers\/|append\/writers-)|-p99\.9$/.test(name)
 
-/** Whether a figure is in the table of the guide. */
-export const isTold = ({ name }: Measurement): boolean => told.some((pattern) => pattern.test(name))
-
-/** A table in Markdown. */
+/** A table in Markdown. Where the other side wins, it says why. */
 export const table = (measurements: ReadonlyArray<Measurement>): string =>
   [
-    "| figure | Strata | other | ratio | min-max | |",
-    "|---|--:|--:|--:|--:|---|",
+    "| figure | Strata | other | ratio | min-max | | why the other side wins |",
+    "|---|--:|--:|--:|--:|---|---|",
     ...measurements.map((measurement) => {
       const [name = "", ...cells] = cellsOf(measurement)
-      return `| ${[`\`${name}\``, ...cells].join(" | ")} |`
+      return `| ${[`\`${name}\``, ...cells, reasonOf(measurement) ?? ""].join(" | ")} |`
     })
   ].join("\n")
 

@@ -9,6 +9,7 @@ import { readFile, writeFile } from "node:fs/promises"
 import { join } from "node:path"
 import { parseArgs } from "node:util"
 import { amount, factor, isTold, markdown, table, writersChart } from "../bench/printing.ts"
+import { reasonOf } from "../bench/reasons.ts"
 import { type Measurement, type Report, ReportFile } from "../bench/report.ts"
 import { charts, ratiosIn } from "./charts.ts"
 
@@ -101,13 +102,13 @@ const glance = (report: Report): string => {
   ].join("\n\n")
 }
 
-/** The libraries beside which is measured, by how the names of their figures begin. */
-const peers = /^(?:graphile-worker|pg-boss|persisted-queue|emmett)\//
+/** The figures beside other libraries, as far as the guide tells them. */
+const isOfPeer = ({ name }: Measurement): boolean => name.startsWith("peers/") && !/(?:p99\.9|arrived)$/.test(name)
 
 /** What each part has. A part of which nothing was measured stays as it is. */
 const partsOf = (report: Report): ReadonlyMap<string, string> => {
   const figures = new Figures(report)
-  const ofPeers = report.measurements.filter(({ name }) => peers.test(name))
+  const ofPeers = report.measurements.filter(isOfPeer)
   const ofDecisions = decisionsIn(figures)
   return new Map([
     [
@@ -161,6 +162,12 @@ if (import.meta.main) {
     process.stdout.write(`${path}\n`)
   }
 }
+
+/** The figures of the guide that the other side wins, and that have no reason. */
+export const unexplained = ({ measurements }: Report): ReadonlyArray<string> =>
+  measurements
+    .filter((measurement) => (isTold(measurement) || isOfPeer(measurement)) && reasonOf(measurement) === "")
+    .map(({ name }) => name)
 
 /** How many figures the table of the guide has. */
 export const toldIn = ({ measurements }: Report): number => measurements.filter(isTold).length

@@ -179,6 +179,58 @@ const marten = Effect.fnUntraced(function* ({ url }: Place) {
   ])
 })
 
+/** Events of a Go service, which have no tags. */
+const untagged = Effect.fnUntraced(function* ({ url }: Place) {
+  yield* strata(["migrate"], { url })
+  yield* execute(url, [
+    `INSERT INTO events (id, aggregate_id, event_type, data) VALUES
+      ('go-1', 'course:c1', 'StudentSubscribed', '{"course": "c1", "student": "s7"}'),
+      ('go-2', 'course:c1', 'CourseClosed', '{}')`
+  ])
+})
+
+/** The table of jobs as pg-boss 12 makes it, as far as its columns matter. */
+export const pgBossTables = [
+  "CREATE SCHEMA pgboss",
+  "CREATE TYPE pgboss.job_state AS ENUM ('created', 'retry', 'active', 'completed', 'cancelled', 'failed')",
+  `CREATE TABLE pgboss.job (id UUID NOT NULL DEFAULT gen_random_uuid(), name TEXT NOT NULL, priority INTEGER NOT NULL DEFAULT 0,
+    data JSONB, state pgboss.job_state NOT NULL DEFAULT 'created', singleton_key TEXT,
+    start_after TIMESTAMPTZ NOT NULL DEFAULT now(), created_on TIMESTAMPTZ NOT NULL DEFAULT now()) PARTITION BY LIST (name)`,
+  "CREATE TABLE pgboss.job_common PARTITION OF pgboss.job DEFAULT",
+  "ALTER TABLE pgboss.job ADD PRIMARY KEY (name, id)"
+]
+
+/** The tables of jobs and tasks as graphile-worker 0.18 makes them. */
+export const graphileWorkerTables = [
+  "CREATE SCHEMA graphile_worker",
+  `CREATE TABLE graphile_worker._private_tasks (id INT PRIMARY KEY GENERATED ALWAYS AS IDENTITY, identifier TEXT NOT NULL UNIQUE)`,
+  `CREATE TABLE graphile_worker._private_jobs (id BIGINT PRIMARY KEY GENERATED ALWAYS AS IDENTITY, job_queue_id INT, task_id INT NOT NULL,
+    payload JSON DEFAULT '{}' NOT NULL, priority SMALLINT DEFAULT 0 NOT NULL, run_at TIMESTAMPTZ DEFAULT now() NOT NULL,
+    attempts SMALLINT DEFAULT 0 NOT NULL, max_attempts SMALLINT DEFAULT 25 NOT NULL, last_error TEXT, key TEXT UNIQUE,
+    locked_at TIMESTAMPTZ, locked_by TEXT,
+    is_available BOOLEAN GENERATED ALWAYS AS (locked_at IS NULL AND attempts < max_attempts) STORED NOT NULL)`
+]
+
+/** The table of jobs as River's migrations make it. */
+export const riverTables = [
+  `CREATE TYPE river_job_state AS ENUM ('available', 'cancelled', 'completed', 'discarded', 'pending', 'retryable', 'running',
+    'scheduled')`,
+  `CREATE TABLE river_job (id BIGSERIAL PRIMARY KEY, state river_job_state NOT NULL DEFAULT 'available',
+    attempt SMALLINT NOT NULL DEFAULT 0, max_attempts SMALLINT NOT NULL, scheduled_at TIMESTAMPTZ NOT NULL DEFAULT now(),
+    priority SMALLINT NOT NULL DEFAULT 1, args JSONB NOT NULL, kind TEXT NOT NULL, queue TEXT NOT NULL DEFAULT 'default')`
+]
+
+/** pg-boss has a job that is due, one for later, and one that a worker has. */
+const pgBoss = Effect.fnUntraced(function* ({ url }: Place) {
+  yield* execute(url, [
+    ...pgBossTables,
+    `INSERT INTO pgboss.job (name, data, state, start_after) VALUES
+      ('mails', '{"to": "anna@example.org"}', 'created', now()),
+      ('mails', '{"to": "bert@example.org"}', 'created', now() + interval '1 day'),
+      ('mails', '{"to": "carl@example.org"}', 'active', now())`
+  ])
+})
+
 /** The next version has migrated the tables. */
 const newer = ({ url }: Place) =>
   execute(url, [
@@ -196,5 +248,7 @@ export const scenes: Readonly<Record<string, (place: Place) => Effect.Effect<unk
   sqlite,
   emmett,
   marten,
+  untagged,
+  pgBoss,
   newer
 }

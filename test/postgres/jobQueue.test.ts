@@ -21,6 +21,8 @@ const Step = Schema.Struct({
   shared: keys,
   exclusive: keys,
   unordered: keys,
+  reads: keys,
+  writes: keys,
   kind: Schema.Literals(["plain", "plain", "plain", "checked"]),
   size: smallInt(60),
   place: smallInt(20),
@@ -37,9 +39,13 @@ const conflict = (one: Job, other: Job) =>
   orderedKeysOf(one).some((key) => keysOf(other).includes(key)) ||
   orderedKeysOf(other).some((key) => keysOf(one).includes(key))
 
+const overtakes = ({ writes = [] }: Job, { reads = [] }: Job) => writes.some((key) => reads.includes(key))
+
 /** Whether the jobs can be done in the same batch. */
 const together = (one: Job, other: Job) =>
   one.kind === other.kind &&
+  !overtakes(one, other) &&
+  !overtakes(other, one) &&
   !one.exclusive.some((key) => keysOf(other).includes(key)) &&
   !other.exclusive.some((key) => keysOf(one).includes(key))
 
@@ -180,10 +186,10 @@ class Model {
   }
 
   step(step: typeof Step.Type) {
-    const { action, blocked, exclusive, kind, place, shared, size, unordered } = step
+    const { action, blocked, exclusive, kind, place, reads, shared, size, unordered, writes } = step
     switch (action) {
       case "submit":
-        return this.submit({ shared, exclusive, unordered, kind, size })
+        return this.submit({ shared, exclusive, unordered, reads, writes, kind, size })
       case "finish":
         return this.finish(place, blocked)
       case "endAlone":

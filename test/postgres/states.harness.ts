@@ -31,8 +31,8 @@ export const show = ({ states }: Pick<Effect.Success<ReturnType<typeof served>>,
     })
   )
 
-/** Connections of a pool, and how many requests it has sent on them. */
-export const counted = () => {
+/** Connections of a pool, and how many requests it has sent on them, besides those in which a text stands. */
+export const counted = (uncounted?: string) => {
   const { hostname, port } = new URL(postgresUrl)
   let requests = 0
   const stream = () => {
@@ -40,7 +40,7 @@ export const counted = () => {
     const { write } = socket
     return Object.assign(socket, {
       write: (chunk: Uint8Array) => {
-        requests++
+        if (uncounted === undefined || !Buffer.from(chunk).includes(uncounted)) requests++
         return write.call(socket, chunk)
       }
     })

@@ -1,6 +1,7 @@
 /** Tags on a server: how they are found, what they cost those that have none, and which locks they take. */
 import { assert, describe, it } from "@effect/vitest"
-import { Effect, Exit, Fiber, Stream } from "effect"
+import { Effect, Exit, Fiber, Option, Stream } from "effect"
+import type { EventStore } from "effect-strata"
 import * as Postgres from "effect-strata/postgres"
 import { event, follow, goSyncKit, plainInsert, serveEvents } from "./events.harness.ts"
 import { execute, freshRole, freshSchema, open, query } from "./harness.ts"
@@ -156,6 +157,51 @@ describe("tags beside a table that go-sync-kit has made", () => {
       yield* execute([plainInsert(table, "go-3")])
       assert.lengthOf(yield* Stream.runCollect(events.read({ tags: ["t"] })), 1)
       assert.lengthOf(yield* Stream.runCollect(events.read({ items: [{ tags: ["t"] }, { eventTypes: ["Plain"] }] })), 2)
+    })
+  )
+})
+
+describe("tags beside a table in partitions", () => {
+  it.live("lead to the events of each of them, for reads, decisions and taggings", () =>
+    Effect.gen(function* () {
+      const schema = yield* freshSchema()
+      yield* execute([
+        `CREATE SCHEMA ${schema}`,
+        `CREATE TABLE ${schema}.events (
+          version BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY, id TEXT NOT NULL, aggregate_id TEXT NOT NULL,
+          event_type TEXT NOT NULL, data JSONB, metadata JSONB, created_at TIMESTAMPTZ DEFAULT now(),
+          stream_name TEXT GENERATED ALWAYS AS ('stream_' || aggregate_id) STORED) PARTITION BY RANGE (version)`,
+        `CREATE TABLE ${schema}.events_1 PARTITION OF ${schema}.events FOR VALUES FROM (1) TO (11)`,
+        `CREATE TABLE ${schema}.events_2 PARTITION OF ${schema}.events FOR VALUES FROM (11) TO (1000)`
+      ])
+      const { events } = yield* serveEvents({ options: { schema } })
+      const versionsOf = (all: ReadonlyArray<EventStore.StoredEvent>) => all.map(({ version }) => Number(version))
+      const query = [{ tags: ["odd", "tenant"], eventTypes: ["Happened"] }, { tags: ["last"] }]
+      const first = yield* events.readForDecision(query)
+      const stored = yield* events.append(
+        numbers(20).map((n) => tagged(`a${n}`, "tenant", n % 2 === 0 ? "odd" : "even"))
+      )
+      assert.deepStrictEqual(
+        versionsOf(yield* Stream.runCollect(events.read({ tags: ["odd"], batchSize: 3 }))),
+        numbers(10).map((n) => 2 * n + 1)
+      )
+      const failed = yield* Effect.flip(events.append(tagged("b", "odd"), { condition: first.condition }))
+      assert.strictEqual(failed._tag === "ConditionFailed" && Option.getOrUndefined(failed.version), 1n)
+      const second = yield* events.readForDecision(query)
+      assert.lengthOf(second.events, 10)
+      yield* events.append(tagged("b", "odd", "tenant"), { condition: second.condition })
+      // One of each partition.
+      const ends = stored.filter(({ version }) => version === 2n || version === 20n)
+      const third = yield* events.readForDecision(query)
+      yield* events.tag(ends.map(({ id, version }) => ({ id, version, tags: ["last"] })))
+      assert.strictEqual(
+        (yield* Effect.flip(events.append(tagged("c", "odd"), { condition: third.condition })))._tag,
+        "ConditionFailed"
+      )
+      assert.deepStrictEqual(
+        versionsOf((yield* events.readForDecision(query)).events),
+        [1, 2, 3, 5, 7, 9, 11, 13, 15, 17, 19, 20, 21]
+      )
     })
   )
 })

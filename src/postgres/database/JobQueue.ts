@@ -6,7 +6,8 @@
  * Jobs name what they touch by keys. Two jobs with a key in common are done in the order of their submission: in one batch
  * if both share the key, else one after the other. So the jobs of a batch never depend on each other, and batches that are
  * under way at the same time touch different things. A key that is `unordered` for both is the exception: such jobs may be
- * done in any order, and at the same time.
+ * done in any order, and at the same time. Jobs that share a key go in one batch unless one of them has read what another one
+ * writes.
  *
  * A job that would have to wait for another transaction is put back by its batch. It is then done alone, beside the batches, and
  * delays only the jobs that have a key in common with it. A batch that waits all the same delays its own jobs; once it is
@@ -21,6 +22,10 @@ export interface Job {
   readonly exclusive: ReadonlyArray<string>
   /** What it touches, and other jobs may touch before, beside or after it, unless they touch it exclusively. */
   readonly unordered: ReadonlyArray<string>
+  /** What it relies on: no other job of its batch may write that. */
+  readonly reads?: ReadonlyArray<string>
+  /** What it writes, as far as others may have read it. */
+  readonly writes?: ReadonlyArray<string>
   /** Only jobs of the same kind go together. */
   readonly kind: string
   /** About how many bytes it sends. */
@@ -38,6 +43,8 @@ export interface Limits {
   /** What a batch may hold, unless it is a single job. */
   readonly batch: { readonly jobs: number; readonly keys: number; readonly bytes: number }
 }
+
+const none: ReadonlyArray<string> = []
 
 const defaultLimits: Limits = {
   // The server does one while this process prepares the other.
@@ -155,12 +162,15 @@ export class JobQueue<J extends Job, C> {
     const shared = new Set<string>()
     const exclusive = new Set<string>()
     const unordered = new Set<string>()
+    const read = new Set<string>()
+    const written = new Set<string>()
     const isFree = (key: string) => !this.#busy.has(key) && !exclusive.has(key)
     const isOrdered = (key: string) => !this.#busyUnordered.has(key) && !unordered.has(key)
     let keys = 0
     let bytes = 0
     for (const entry of this.#queue) {
       const { job } = entry
+      const { reads = none, writes = none } = job
       const first = taken[0]?.job
       const keysWithJob = keys + job.shared.length + job.exclusive.length + job.unordered.length
       const bytesWithJob = bytes + job.size
@@ -170,13 +180,17 @@ export class JobQueue<J extends Job, C> {
         (first === undefined || job.kind === first.kind) &&
         job.shared.every((key) => isFree(key) && isOrdered(key)) &&
         job.exclusive.every((key) => isFree(key) && isOrdered(key) && !shared.has(key)) &&
-        job.unordered.every((key) => isFree(key) && !shared.has(key))
+        job.unordered.every((key) => isFree(key) && !shared.has(key)) &&
+        reads.every((key) => !written.has(key)) &&
+        writes.every((key) => !read.has(key))
       ) {
         taken.push(entry)
         keys = keysWithJob
         bytes = bytesWithJob
         for (const key of job.shared) shared.add(key)
         for (const key of job.exclusive) exclusive.add(key)
+        for (const key of reads) read.add(key)
+        for (const key of writes) written.add(key)
       } else {
         for (const key of job.shared) exclusive.add(key)
         for (const key of job.exclusive) exclusive.add(key)

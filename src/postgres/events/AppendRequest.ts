@@ -48,6 +48,9 @@ const noTags: ReadonlyArray<never> = []
  */
 const keyOfTag = (tag = "") => `\0\0${tag}`
 
+/** The key of the events with a tag that have a type. A NUL stands between the two, as neither can contain one. */
+const keyOfType = (key: string, type: string) => `${key}\0${type}`
+
 /** No metadata, as go-sync-kit stores it. */
 const noMetadata = "null"
 
@@ -75,13 +78,18 @@ export const requestOf = (append: Append, ids: ReadonlyArray<string>): Request =
   const tags = tagsOf(append, ids)
   const decided = decidedBy(append)
   const isSolitary = decided.includes(keyOfTag())
+  const shared = isSharing ? aggregateIds : []
+  const exclusive = isSharing ? given : [...aggregateIds, ...given]
   const isUnchecked = isUnconditional && given.length === 0 && append.condition === undefined
   let content: ReadonlyArray<Content> | undefined
   return {
     kind: isSolitary ? "solitary" : !isUnchecked ? "checked" : tags.length === 0 ? "plain" : "tagged",
-    shared: isSharing ? aggregateIds : [],
-    exclusive: [...(isSharing ? given : [...aggregateIds, ...given]), ...decided],
+    // Decisions upon the same tag go together unless one overtakes another.
+    shared: isSolitary || decided.length === 0 ? shared : [...shared, ...decided],
+    exclusive: isSolitary ? [...exclusive, ...decided] : exclusive,
     unordered: tags.length === 0 ? noTags : keysOf(tags).filter((key) => !decided.includes(key)),
+    reads: decided.length === 0 ? noTags : readBy(append),
+    writes: decided.length === 0 || tags.length === 0 ? noTags : writtenBy(append, decided),
     size,
     append,
     ids,
@@ -102,6 +110,24 @@ const keysOf = (tags: ReadonlyArray<TagOfEvent>) => [...new Set(tags.map(({ tag 
 /** The keys of the tags that the append's condition locks: the first one of each item. */
 const decidedBy = ({ condition }: Append): ReadonlyArray<string> =>
   condition === undefined ? noTags : [...new Set(condition.decided.items.map(({ tags }) => keyOfTag(tags?.[0])))]
+
+/** What the append's decision has read: all events of a tag, or those of some types. */
+const readBy = ({ condition }: Append): ReadonlyArray<string> =>
+  condition === undefined
+    ? noTags
+    : condition.decided.items.flatMap(({ eventTypes, tags }) => {
+        const key = keyOfTag(tags?.[0])
+        return eventTypes === undefined ? [key] : eventTypes.map((type) => keyOfType(key, type))
+      })
+
+/** What the append writes that the decision of another one has read, if that is about the same tags. */
+const writtenBy = ({ events }: Append, decided: ReadonlyArray<string>): ReadonlyArray<string> =>
+  events.flatMap(({ eventType, tags = [] }) =>
+    tags.flatMap((tag) => {
+      const key = keyOfTag(tag)
+      return decided.includes(key) ? [key, keyOfType(key, eventType)] : []
+    })
+  )
 
 /** An item of a condition: the place of its append in a call, its first tag, or an empty text, and the mark of the condition. */
 export interface FirstTag {

@@ -115,7 +115,13 @@ export const make = Effect.gen(function* () {
           sql`EXISTS (SELECT FROM ${events} AS event WHERE event.version = tagged.version AND ${sql.and(columns)} OFFSET 0)`
         ]
 
-  /** The first versions of a range that have all tags of an alternative, found by the first one. */
+  /**
+   * The first versions of a range that have all tags of an alternative, found by the first one.
+   *
+   * The planner does not know the limit, and takes it for a tenth of what it expects. So the order of the index always looks
+   * cheaper than to collect all rows of the tag and sort them. With a limit that it knows it does so where it expects fewer rows
+   * than that, as it does before the first ANALYZE: it read 500,100 rows for a page of 100.
+   */
   const versionsOf = (
     { eventTypes, tags: [first = "", ...others] }: Alternative,
     columns: ReadonlyArray<Fragment>,
@@ -128,7 +134,7 @@ export const make = Effect.gen(function* () {
       ...hasColumns([...columns, ...ofTypes(eventTypes)])
     ]
     return sql`(SELECT tagged.version FROM ${tagTable} AS tagged WHERE ${sql.and(conditions)}
-      ORDER BY tagged.version ${sql.literal(range.direction)} LIMIT ${range.limit})`
+      ORDER BY tagged.version ${sql.literal(range.direction)} LIMIT (SELECT ${range.limit}::bigint))`
   }
 
   /** The events at the first of some versions. */
