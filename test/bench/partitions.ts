@@ -64,7 +64,8 @@ const loads: ReadonlyArray<
 const fill = (schema: string) =>
   Effect.gen(function* () {
     const sql = yield* PgClient.PgClient
-    const part = 20_000
+    // One statement cannot insert more than three partitions have.
+    const part = Math.min(20_000, 2 * Number(options.size))
     for (let first = 0; first < total; first += part) {
       yield* sql.unsafe(
         `INSERT INTO ${schema}.events (id, aggregate_id, event_type, data, metadata)
