@@ -101,8 +101,8 @@ export const make = Effect.gen(function* () {
 
   /** Which ids are in the log. Of most imports none is: then no event is sent only to be compared. */
   const selectPresent = (entries: ReadonlyArray<Entry>) => sql`
-    SELECT old.id FROM unnest(${entries.map(({ id }) => id)}::text[]) AS new (id)
-    CROSS JOIN LATERAL (SELECT event.id FROM ${events} AS event WHERE event.id = new.id OFFSET 0) AS old`
+    SELECT new.id FROM unnest(${entries.map(({ id }) => id)}::text[]) AS new (id)
+    CROSS JOIN LATERAL (SELECT FROM ${events} AS event WHERE ${hasId} OFFSET 0) AS old`
 
   const insert = (entries: ReadonlyArray<Entry>) => sql`
     INSERT INTO ${events} AS event (id, aggregate_id, event_type, data, metadata, created_at)
