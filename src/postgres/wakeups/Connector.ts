@@ -51,6 +51,20 @@ export interface Connector {
 }
 
 /**
+ * How many notifications have to arrive, one after the other. A pooler in transaction mode passes one on by chance, if it comes just
+ * while the connection runs a statement on that backend which has run its LISTEN.
+ */
+const neededArrivals = 3
+
+/** A notification that has to arrive. */
+interface Probe {
+  readonly payload: string
+  readonly arrived: Deferred.Deferred<void>
+}
+
+const makeProbe = (): Probe => ({ payload: `check ${crypto.randomUUID()}`, arrived: Deferred.makeUnsafe<void>() })
+
+/**
  * Whether what is notified through the pool arrives on the connection that listens. If it does not, a warning says so, once
  * in a layer, and all readers are woken: from now on they have to look.
  */
@@ -59,29 +73,41 @@ const makeDeliveryCheck = Effect.fnUntraced(function* (wake: (table: Table) => v
   let isHeard: boolean | undefined
   let isWarned = false
 
-  const check = Effect.fnUntraced(function* (
+  /** Whether a notification arrives. Undefined if the connection is lost, or none can be sent. */
+  const arrives = Effect.fnUntraced(function* (
     connection: Pick<Connected, "query" | "lost">,
-    payload: string,
-    arrived: Deferred.Deferred<void>
+    { arrived, payload }: Probe
   ) {
     const sent = yield* query(sql`SELECT pg_notify(${channel}, ${payload})`).pipe(
       Effect.retry({ schedule: Schedule.spaced("1 second"), while: ({ isRetryable }) => isRetryable }),
       Effect.option
     )
-    if (Option.isNone(sent)) return
+    if (Option.isNone(sent)) return undefined
     for (let look = 0; look <= mostLooks; look++) {
       if (look > 0) {
         // What was notified before comes before the answer. So a process that is too busy to read takes longer, and is not deaf.
         const answer = yield* Effect.exit(
           Effect.tapError(connection.query(sql`SELECT 1`), (reason) => Deferred.fail(connection.lost, reason))
         )
-        if (Exit.isFailure(answer)) return
+        if (Exit.isFailure(answer)) return undefined
       }
-      if (Option.isNone(yield* Effect.timeoutOption(Deferred.await(arrived), lookInterval))) continue
-      isHeard = true
-      return
+      if (Option.isSome(yield* Effect.timeoutOption(Deferred.await(arrived), lookInterval))) return true
     }
-    isHeard = false
+    return false
+  })
+
+  /** Looks until it is known. `next` gives the notification that has to arrive next. */
+  const check = Effect.fnUntraced(function* (
+    connection: Pick<Connected, "query" | "lost">,
+    next: Effect.Effect<Probe>
+  ) {
+    let hasArrived: boolean | undefined = true
+    for (let count = 0; count < neededArrivals && hasArrived; count++) {
+      hasArrived = yield* Effect.flatMap(next, (probe) => arrives(connection, probe))
+    }
+    if (hasArrived === undefined) return
+    isHeard = hasArrived
+    if (isHeard) return
     tables.forEach(wake)
     if (isWarned) return
     isWarned = true
@@ -99,12 +125,12 @@ const makeDeliveryCheck = Effect.fnUntraced(function* (wake: (table: Table) => v
     isHeard: () => isHeard === true,
     /** Begins the check of a connection. Returns what to do with what arrives. */
     begin: Effect.fnUntraced(function* (connection: Pick<Connected, "query" | "lost">) {
-      const payload = `check ${crypto.randomUUID()}`
-      const arrived = Deferred.makeUnsafe<void>()
-      yield* Effect.forkScoped(check(connection, payload, arrived))
+      let probe = makeProbe()
+      const next = Effect.sync(() => (probe = makeProbe()))
+      yield* Effect.forkScoped(check(connection, next))
       return ({ isMore, payloads }: ListeningConnection.Heard) => {
         // Where there were too many, this one may have been dropped. That others arrive says as much.
-        if (isMore || payloads.has(payload)) Deferred.doneUnsafe(arrived, Effect.void)
+        if (isMore || payloads.has(probe.payload)) Deferred.doneUnsafe(probe.arrived, Effect.void)
       }
     })
   }
