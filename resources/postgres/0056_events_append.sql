@@ -8,7 +8,8 @@
 --
 -- As a function a call is one round trip, and each of its statements sees what others committed while the statement before
 -- waited for a lock. The plans are made once: for arrays the planner would make new ones at each call (16 calls at once:
--- 3.3k appends/s instead of 5.1k), and never compiled: for a table of some hundred partitions that takes seconds at each call. Appends that only take shared locks need no function: src/postgres/events/AppendStatements.ts.
+-- 3.3k appends/s instead of 5.1k), and never compiled: with some hundred partitions that would take seconds at each call.
+-- Appends that only take shared locks need no function: src/postgres/events/AppendStatements.ts.
 \if :{?events}
 \else
 \set events events
