@@ -103,15 +103,15 @@ export const pool: Config.Config<PgClient.PgPoolConfig> = Config.map(
   ({ connection, limits }) => poolOf(connection, limits)
 )
 
-/** The pool of the standbys, with the limits of the other one, if one is set; and how long a read waits for them, if that is set. */
+/** The pool of the standbys, with the limits of the other one, if one is set; and how long a read waits for them. */
 export const replica: Config.Config<{
   readonly pool: PgClient.PgPoolConfig | undefined
-  readonly wait: Duration.Duration | undefined
+  readonly wait: Duration.Duration
 }> = Config.map(
   Config.all({
     connection: ConnectionConfig.fromVariable("DB_REPLICA_URL"),
     limits,
-    wait: optional(Config.schema(Schema.DurationFromString, "DB_REPLICA_WAIT"))
+    wait: Config.withDefault(Config.schema(Schema.DurationFromString, "DB_REPLICA_WAIT"), Duration.seconds(1))
   }),
   ({ connection, limits, wait }) => ({ pool: connection && poolOf(connection, limits), wait })
 )

@@ -206,7 +206,7 @@ export const layerReplicaConfig = (
   Layer.unwrap(
     Effect.gen(function* () {
       const { pool, wait } = yield* PostgresConfig.replica
-      const all = { ...(yield* PostgresConfig.options), ...(wait === undefined ? {} : { wait }), ...options }
+      const all = { ...(yield* PostgresConfig.options), wait, ...options }
       return pool === undefined
         ? Layer.provide(Layer.fresh(EventStore.layer), PostgresDatabase.layer(all))
         : layerReplica(layerClient(pool), all)

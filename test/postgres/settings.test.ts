@@ -8,7 +8,13 @@ import { sources } from "../package/dependencies.ts"
 const described = environment.map(({ name }) => name).toSorted()
 const ofCommand = environment.flatMap(({ name, reader }) => (reader === "command" ? [name] : []))
 
-const read = Effect.all([PostgresConfig.pool, PostgresConfig.options, PostgresConfig.owner, PostgresConfig.listen])
+const read = Effect.all([
+  PostgresConfig.pool,
+  PostgresConfig.options,
+  PostgresConfig.owner,
+  PostgresConfig.listen,
+  PostgresConfig.replica
+])
 
 /** What the layers read in an environment that has these variables and no others. */
 const readIn = (env: Readonly<Record<string, string>>, effect: Effect.Effect<unknown, unknown> = read) =>

@@ -124,7 +124,7 @@ describe("what is printed of a report", () => {
     const lines = Printing.markdown(report(measured(1), writers(1, 10, 20))).split("\n")
     assert.deepStrictEqual(
       lines.filter((line) => line.includes("append/")),
-      ["| `append/1` | 1,000 | 1,000 | 1.00 | 0.90-1.10 | events/s, 1 fiber, against the bare driver |"]
+      ["| `append/1` | 1,000 | 1,000 | 1.00 | 0.90-1.10 | events/s, 1 fiber, against the bare driver |  |"]
     )
   })
 })
