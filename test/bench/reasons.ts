@@ -4,16 +4,18 @@ import type { Measurement } from "./report.ts"
 /** Up to here a difference is none: rounds of the same code differ by more. */
 const noise = 0.05
 
-/** Whether the other side of a figure is better, by more than noise. */
+/** What is the better the lower it is. */
+const isCost = (unit: string): boolean => /^(ms|kB|statements)/.test(unit)
+
+/** Whether the other side of a figure is better, by more than noise. What has arrived is no race. */
 export const isBehind = ({ ratio, unit }: Measurement): boolean =>
-  unit.endsWith("/s") ? ratio < 1 - noise : (unit.startsWith("ms") || unit.startsWith("kB")) && ratio > 1 + noise
+  isCost(unit) ? ratio > 1 + noise : unit.endsWith("/s") && ratio < 1 - noise
 
 const checked =
   "the arguments are checked, and the call has a span, metrics and a place among those that are sent together"
 const made =
   "each event is checked and made an object with a whole version and a time, and each page compared with the log before"
 const delivered = "the other side is a part of this time"
-const stored = "a message is in three indexes by its queue and a text as its id, which the sender can choose"
 const begun = "the other side has loaded nothing of this package"
 
 /** The reasons by the names of the figures. The first that fits counts. */
@@ -51,12 +53,25 @@ const reasons: ReadonlyArray<readonly [names: RegExp, reason: string]> = [
   ],
   [/^memory\/per-message$/, "a message has its lease, its attempts and its headers, and a fiber that handles it"],
   [/^start\//, begun],
-  [/^peers\/.*-1000$/, stored],
+  [/^idle\//, "it is a limit, and not another program"],
+  [/^import$/, "each event is checked, its id looked for, and its JSON parsed once more: COPY does none of that"],
+  [
+    /^restart\//,
+    "a layer tries again after waits that double up to a second, for the server's sake; the other side tries every 50 ms"
+  ],
+  [/^stress\//, "both wait for the transaction that holds the version: the difference is the wake-up after it"],
+  [
+    /^peers\/.*-1000$/,
+    "a message is in three indexes by its queue and a text as its id, which the sender can choose; plan: ids of 16 bytes where they are UUIDs"
+  ],
   [
     /^peers\/.*\/end-to-end$/,
-    "each message is settled by a statement that checks its lease, and its row kept up to date; theirs is deleted without one"
+    "a claim changes the state, by which messages are indexed, so it writes the row and two indexes; plan: an index of states that a claim leaves alone"
   ],
-  [/^peers\/.*latency/, "a message is found by its notification in the table, where the other side can hand it over"]
+  [
+    /^peers\/.*latency/,
+    "a worker that is woken claims with a statement of its own, which also finds what another worker has left; plan: claim a message by the statement that stores it, where sender and worker are one process"
+  ]
 ]
 
 /** Why the other side wins, or undefined where it does not. A figure without a reason has an empty one. */

@@ -101,7 +101,7 @@ export const make = Effect.gen(function* () {
 
   /** Which ids are in the log. Of most imports none is: then no event is sent only to be compared. */
   const selectPresent = (entries: ReadonlyArray<Entry>) => sql`
-    SELECT new.id FROM unnest(${entries.map(({ id }) => id)}::text[]) AS new (id)
+    SELECT new.id FROM pg_catalog.unnest(${entries.map(({ id }) => id)}::text[]) AS new (id)
     CROSS JOIN LATERAL (SELECT FROM ${events} AS event WHERE ${hasId} OFFSET 0) AS old`
 
   const insert = (entries: ReadonlyArray<Entry>) => sql`
