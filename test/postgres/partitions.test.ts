@@ -13,7 +13,13 @@ import { execute, failsWith, freshRole, migrate, query } from "./harness.ts"
 const size = 50n
 const options = { partitions: { size } }
 
-const layer = Layer.provide(Postgres.layer(options), layerSchema())
+/**
+ * What many write at once has to fit into three partitions while the next one is made, also on a machine that halts for a second: an
+ * insert of plain SQL fails otherwise.
+ */
+const roomy = 1000n
+
+const layer = Layer.provide(Postgres.layer({ partitions: { size: 200n } }), layerSchema())
 
 Decision.suite("postgres, in partitions", layer)
 EventStore.suite("postgres, in partitions", layer)
@@ -79,10 +85,10 @@ const ourWriter = ({ events, withTransaction }: ServedEvents, number: number, is
 describe("partitions", () => {
   it.live("are there for writers of every kind, of whom some roll back, and readers that keep up miss nothing", () =>
     Effect.gen(function* () {
-      const stores = yield* served
+      const stores = yield* serveEvents({ options: { partitions: { size: roomy } } })
       const reader = yield* follow(stores, { after: "start" })
       let last = 0n
-      const isDone = () => last >= 1500n
+      const isDone = () => last >= 6n * roomy
       const watch = Effect.whileLoop({
         while: () => !isDone(),
         body: () => stores.events.latestVersion,
@@ -96,8 +102,8 @@ describe("partitions", () => {
       const versions = yield* versionsIn(stores.table)
       yield* reader.until(versions.at(-1) ?? 0n)
       assert.deepStrictEqual(reader.seen, versions)
-      assert.isAbove(yield* used(stores.table), 25)
-      assert.isTrue((yield* ending(stores.table)) >= (versions.at(-1) ?? 0n) + 2n * size)
+      assert.isAbove(yield* used(stores.table), 5)
+      assert.isTrue((yield* ending(stores.table)) >= (versions.at(-1) ?? 0n) + 2n * roomy)
     }).pipe(Effect.scoped)
   )
 
