@@ -152,3 +152,15 @@ export const goSyncKit = (schema: string, url?: string) =>
     ],
     url
   )
+
+/** A table in two partitions, as somebody else may have made it: the second one begins at this version. */
+export const foreignPartitions = (schema: string, second: number) =>
+  execute([
+    `CREATE SCHEMA ${schema}`,
+    `CREATE TABLE ${schema}.events (
+      version BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY, id TEXT NOT NULL, aggregate_id TEXT NOT NULL,
+      event_type TEXT NOT NULL, data JSONB, metadata JSONB, created_at TIMESTAMPTZ DEFAULT now(),
+      stream_name TEXT GENERATED ALWAYS AS ('stream_' || aggregate_id) STORED) PARTITION BY RANGE (version)`,
+    `CREATE TABLE ${schema}.events_1 PARTITION OF ${schema}.events FOR VALUES FROM (1) TO (${second})`,
+    `CREATE TABLE ${schema}.events_2 PARTITION OF ${schema}.events FOR VALUES FROM (${second}) TO (${second + 1000})`
+  ])

@@ -7,7 +7,16 @@ import * as Postgres from "effect-strata/postgres"
 import { scratchDatabase } from "../support/database.ts"
 import * as PostgresServer from "../support/PostgresServer.ts"
 import { detach, replicate, standbyOf } from "../support/Replicas.ts"
-import { event, follow, plainInsert, type ServedEvents, serveEvents, session, versionsIn } from "./events.harness.ts"
+import {
+  event,
+  follow,
+  foreignPartitions,
+  plainInsert,
+  type ServedEvents,
+  serveEvents,
+  session,
+  versionsIn
+} from "./events.harness.ts"
 import { execute, failsWith, freshSchema, query } from "./harness.ts"
 
 describe("a hot standby", () => {
@@ -66,15 +75,7 @@ describe("a table in partitions", () => {
   it.live("makes readers wait for a transaction that inserts into one of them directly", () =>
     Effect.gen(function* () {
       const schema = yield* freshSchema()
-      yield* execute([
-        `CREATE SCHEMA ${schema}`,
-        `CREATE TABLE ${schema}.events (
-          version BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY, id TEXT NOT NULL, aggregate_id TEXT NOT NULL,
-          event_type TEXT NOT NULL, data JSONB, metadata JSONB, created_at TIMESTAMPTZ DEFAULT now(),
-          stream_name TEXT GENERATED ALWAYS AS ('stream_' || aggregate_id) STORED) PARTITION BY RANGE (version)`,
-        `CREATE TABLE ${schema}.events_1 PARTITION OF ${schema}.events FOR VALUES FROM (1) TO (1000)`,
-        `CREATE TABLE ${schema}.events_2 PARTITION OF ${schema}.events FOR VALUES FROM (1000) TO (2000)`
-      ])
+      yield* foreignPartitions(schema, 1000)
       const served = yield* serveEvents({ options: { schema } })
       const { events } = served
       const follower = yield* follow(served, { after: "start" })

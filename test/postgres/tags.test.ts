@@ -3,7 +3,7 @@ import { assert, describe, it } from "@effect/vitest"
 import { Effect, Exit, Fiber, Option, Stream } from "effect"
 import type { EventStore } from "effect-strata"
 import * as Postgres from "effect-strata/postgres"
-import { event, follow, goSyncKit, plainInsert, serveEvents } from "./events.harness.ts"
+import { event, follow, foreignPartitions, goSyncKit, plainInsert, serveEvents } from "./events.harness.ts"
 import { execute, freshRole, freshSchema, open, query } from "./harness.ts"
 
 const tagged = (aggregateId: string, ...tags: ReadonlyArray<string>) => ({ ...event(aggregateId), tags })
@@ -165,15 +165,7 @@ describe("tags beside a table in partitions", () => {
   it.live("lead to the events of each of them, for reads, decisions and taggings", () =>
     Effect.gen(function* () {
       const schema = yield* freshSchema()
-      yield* execute([
-        `CREATE SCHEMA ${schema}`,
-        `CREATE TABLE ${schema}.events (
-          version BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY, id TEXT NOT NULL, aggregate_id TEXT NOT NULL,
-          event_type TEXT NOT NULL, data JSONB, metadata JSONB, created_at TIMESTAMPTZ DEFAULT now(),
-          stream_name TEXT GENERATED ALWAYS AS ('stream_' || aggregate_id) STORED) PARTITION BY RANGE (version)`,
-        `CREATE TABLE ${schema}.events_1 PARTITION OF ${schema}.events FOR VALUES FROM (1) TO (11)`,
-        `CREATE TABLE ${schema}.events_2 PARTITION OF ${schema}.events FOR VALUES FROM (11) TO (1000)`
-      ])
+      yield* foreignPartitions(schema, 11)
       const { events } = yield* serveEvents({ options: { schema } })
       const versionsOf = (all: ReadonlyArray<EventStore.StoredEvent>) => all.map(({ version }) => Number(version))
       const query = [{ tags: ["odd", "tenant"], eventTypes: ["Happened"] }, { tags: ["last"] }]
