@@ -26,7 +26,7 @@ const triggers = ["drawing", "added", "removed", "emptied", "ahead"]
 
 const functions = ["extend", "guard"]
 
-const file = "resources/postgres/0055_events_partitions_versions.sql"
+const file = "resources/postgres/0060_events_partitions_versions.sql"
 
 /** Will the next events have a partition, and their ids be unique? */
 export const partitions: Findings = Effect.gen(function* () {

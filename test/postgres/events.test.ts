@@ -12,8 +12,8 @@ import { execute, failsWith, freshRole, freshSchema, query, shape } from "./harn
 const files = [
   "0002_events.sql",
   "0034_events_tags.sql",
-  "0056_events_append.sql",
-  "0057_events_missed.sql",
+  "0058_events_append.sql",
+  "0059_events_missed.sql",
   "0045_events_indexes_concurrently.sql",
   "0048_events_times_concurrently.sql"
 ].map((file) => fileURLToPath(new URL(`../../resources/postgres/${file}`, import.meta.url)))

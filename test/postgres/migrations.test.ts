@@ -115,8 +115,8 @@ describe("starting at once", () => {
         [48, "events", "0048_events_times_concurrently.sql"],
         [53, "events", "0053_events_mark.sql"],
         [54, "events", "0054_events_comments.sql"],
-        [56, "events", "0056_events_append.sql"],
-        [57, "events", "0057_events_missed.sql"]
+        [56, "events", "0058_events_append.sql"],
+        [57, "events", "0059_events_missed.sql"]
       ])
     })
   )

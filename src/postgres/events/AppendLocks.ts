@@ -9,7 +9,7 @@
  * that of the empty name; aggregates, ids and tags have seeds of their own, which are made from the oid of the table. A tag that
  * an event gets is shared, and the first tag of each item of a condition is exclusive.
  *
- * `resources/postgres/0056_events_append.sql` has the same keys, for the appends that go through its function.
+ * `resources/postgres/0058_events_append.sql` has the same keys, for the appends that go through its function.
  */
 import type { Statement } from "effect/sql"
 import { qualify, reference } from "../database/Identifier.ts"

@@ -29,14 +29,14 @@ const isStamp = (row: unknown): row is Stamp =>
 
 const isWritten = (row: unknown): row is Written => isStamp(row) && "id" in row && typeof row.id === "string"
 
-/** What a condition did not know. See `resources/postgres/0057_events_missed.sql`. */
+/** What a condition did not know. See `resources/postgres/0059_events_missed.sql`. */
 const Change = Schema.Struct({
   change: Schema.Literals(["appended", "withdrawn", "tagged"]),
   eventType: Schema.optionalKey(Schema.String),
   tags: Schema.optionalKey(Schema.Array(Schema.String))
 })
 
-/** What came of an event, or of an append. See `resources/postgres/0056_events_append.sql`. */
+/** What came of an event, or of an append. See `resources/postgres/0058_events_append.sql`. */
 const OutcomeRow = Schema.Union([
   Schema.Struct({ outcome: Schema.Literals(["stored", "known"]), ...written }),
   Schema.Struct({ outcome: Schema.Literals(["blocked", "isolation"]), request: Schema.Int }),

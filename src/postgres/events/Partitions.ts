@@ -1,5 +1,5 @@
 /**
- * A log whose table has partitions: `resources/postgres/0055_events_partitions_versions.sql` makes them. Its ids are in a table
+ * A log whose table has partitions: `resources/postgres/0060_events_partitions_versions.sql` makes them. Its ids are in a table
  * beside it, and the transactions that append make the next partitions.
  */
 import { Context, Effect, Schema } from "effect"

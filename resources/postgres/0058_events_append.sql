@@ -85,7 +85,7 @@ DECLARE
     suspects  INTEGER[]; -- the appends whose conditions have to be looked at closely
 BEGIN
     -- So many events at once may need more partitions than there are, if the log has partitions. Later none can be made: see
-    -- resources/postgres/0055_events_partitions_versions.sql.
+    -- resources/postgres/0060_events_partitions_versions.sql.
     IF cardinality(ids) >= 100 AND to_regclass(:'events_ids') IS NOT NULL THEN
         PERFORM :"events_extend" (cardinality(ids));
     END IF;
