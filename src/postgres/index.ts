@@ -43,6 +43,7 @@ import * as PostgresConfig from "./PostgresConfig.ts"
 import * as SpoolStore from "./SpoolStore.ts"
 
 export * as DurableStateStore from "./DurableStateStore.ts"
+export * as EventArchive from "./events/EventArchive.ts"
 export * as EventStore from "./EventStore.ts"
 export * as Migrations from "./Migrations.ts"
 export * as OffsetStore from "./OffsetStore.ts"
