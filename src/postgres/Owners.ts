@@ -47,9 +47,8 @@ const functionsOf = ({ events, messages, spool, states }: Database["names"]): Re
 /** Everything of our names that is there already. */
 export const list = (database: Database): Effect.Effect<ReadonlyArray<Owned>, Reason> => {
   const { names, owners, query, schema, sql } = database
-  const relations = [...Object.values(names), `${names.events}_tags`, `${names.events}_ids`].map((name) =>
-    qualify(schema, name)
-  )
+  const beside = ["tags", "ids", "archives", "archived"].map((ending) => `${names.events}_${ending}`)
+  const relations = [...Object.values(names), ...beside].map((name) => qualify(schema, name))
   const statement = sql`
     WITH ours AS MATERIALIZED (
       SELECT pg_class.oid, relnamespace FROM pg_catalog.unnest(${relations}::text[]) AS name

@@ -85,6 +85,8 @@ describe("starting at once", () => {
       assert.deepStrictEqual(yield* objects(url), [
         "app",
         "app.events",
+        "app.events_archived",
+        "app.events_archives",
         "app.events_log",
         "app.events_mark",
         "app.events_tags",
@@ -114,9 +116,10 @@ describe("starting at once", () => {
         [47, "retryspool_messages", "0047_spool_indexes_concurrently.sql"],
         [48, "events", "0048_events_times_concurrently.sql"],
         [53, "events", "0053_events_mark.sql"],
-        [54, "events", "0054_events_comments.sql"],
-        [56, "events", "0058_events_append.sql"],
-        [57, "events", "0059_events_missed.sql"]
+        [58, "events", "0058_events_append.sql"],
+        [59, "events", "0059_events_missed.sql"],
+        [63, "events", "0063_events_archive.sql"],
+        [69, "events", "0069_events_comments.sql"]
       ])
     })
   )
@@ -283,6 +286,8 @@ describe("a role", () => {
       assert.deepStrictEqual(yield* objects(url), [
         "fresh",
         "fresh.events",
+        "fresh.events_archived",
+        "fresh.events_archives",
         "fresh.events_log",
         "fresh.events_mark",
         "fresh.events_tags",
@@ -589,6 +594,8 @@ describe("tables that are there", () => {
       assert.deepStrictEqual(yield* objects(url), [
         "app",
         "app.events",
+        "app.events_archived",
+        "app.events_archives",
         "app.events_log",
         "app.events_mark",
         "app.events_tags",
