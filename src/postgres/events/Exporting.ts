@@ -52,9 +52,14 @@ export class Checksum {
     this.events += count
   }
 
+  /** The SHA-256 of the lines that were added. */
+  get sha256(): string {
+    return this.hash.copy().digest("hex")
+  }
+
   /** The last line of a file with the lines that were added. */
   get line(): string {
-    return `${JSON.stringify({ events: this.events, sha256: this.hash.copy().digest("hex") })}\n`
+    return `${JSON.stringify({ events: this.events, sha256: this.sha256 })}\n`
   }
 }
 

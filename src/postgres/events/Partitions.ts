@@ -5,7 +5,7 @@
 import { Context, Effect, Schema } from "effect"
 import { Contention, type Reason } from "../../StoreError.ts"
 import { decodeRows } from "../database/DecodeRows.ts"
-import { qualify } from "../database/Identifier.ts"
+import { qualify, reference } from "../database/Identifier.ts"
 import { PostgresDatabase } from "../database/PostgresDatabase.ts"
 import { isWithoutPartition } from "../database/Reasons.ts"
 import * as EventTable from "./EventTable.ts"
@@ -15,18 +15,22 @@ export const manyEvents = 100
 
 const Row = Schema.Struct({ partitioned: Schema.Boolean })
 
+/** Which logs have partitions, as far as the layer of the database has asked. */
+const known = new WeakMap<PostgresDatabase["Service"], boolean>()
+
 export const make = Effect.gen(function* () {
   const database = yield* PostgresDatabase
   const { inTransaction, names, query, schema, sql } = database
   const decode = decodeRows(Row, "pg_class", [])
-  let known: Effect.Effect<boolean> | undefined
+  /** SQL that says whether the log has partitions. */
+  const answer = sql.literal(`pg_catalog.to_regclass(${reference(EventTable.idsNameOf(database))}) IS NOT NULL`)
 
-  const look = query(
-    sql`SELECT pg_catalog.to_regclass(${EventTable.idsNameOf(database)}) IS NOT NULL AS partitioned`
-  ).pipe(
+  const learn = (partitioned: boolean): void => void known.set(database, partitioned)
+
+  const look = query(sql`SELECT ${answer} AS partitioned`).pipe(
     Effect.flatMap(decode),
     Effect.map(([row]) => row?.partitioned === true),
-    Effect.tap((partitioned) => Effect.sync(() => (known = Effect.succeed(partitioned))))
+    Effect.tap((partitioned) => Effect.sync(() => learn(partitioned)))
   )
 
   const extendBy = (more: number, patience: "waits" | "never waits") =>
@@ -49,7 +53,15 @@ export const make = Effect.gen(function* () {
 
   return {
     /** Whether the log has partitions. It is asked once. */
-    isPartitioned: Effect.suspend((): Effect.Effect<boolean, Reason> => known ?? look),
+    isPartitioned: Effect.suspend((): Effect.Effect<boolean, Reason> => {
+      const partitioned = known.get(database)
+      return partitioned === undefined ? look : Effect.succeed(partitioned)
+    }),
+
+    /** Whether it is known to have partitions. If not, a statement can ask by the way, and tell what it has heard. */
+    isKnownPartitioned: () => known.get(database) === true,
+    answer,
+    learn,
 
     /** Makes the partitions that so many events more need. */
     extend: (more: number) => extendBy(more, "waits"),
@@ -66,3 +78,5 @@ export const make = Effect.gen(function* () {
       )
   }
 })
+
+export type Partitions = Effect.Success<typeof make>
