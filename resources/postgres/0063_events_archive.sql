@@ -14,15 +14,21 @@ SET strata.events TO :"events";
 DO $do$
 DECLARE
     events   CONSTANT REGCLASS := pg_catalog.quote_ident(pg_catalog.current_setting('strata.events'))::regclass;
+    found    RECORD;
     archives TEXT;
     archived TEXT;
 BEGIN
     -- Only built-in functions and operators are found from here on, whatever the schemas of the search path have.
     PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
     -- In the schema of the events, wherever that is on the search path.
-    SELECT format('%I.%I', nspname, relname || '_archives'), format('%I.%I', nspname, relname || '_archived')
-    INTO STRICT archives, archived
+    SELECT nspname AS space, relname AS name INTO STRICT found
     FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace WHERE pg_class.oid = events;
+    -- A table with a longer name gets no partitions, and the server would cut off the names of these two.
+    IF octet_length(found.name || '_archives') > 63 THEN
+        RETURN;
+    END IF;
+    archives := format('%I.%I', found.space, found.name || '_archives');
+    archived := format('%I.%I', found.space, found.name || '_archived');
     IF to_regclass(archives) IS NULL THEN
         EXECUTE format(
             'CREATE TABLE %s (

@@ -150,8 +150,7 @@ export const tables: ReadonlyArray<TableReference> = [
   {
     key: "events_archives",
     name: "events_archives",
-    description:
-      "The parts of the log that were written to files: always the oldest, without one that is left out",
+    description: "The parts of the log that were written to files: always the oldest, without one that is left out",
     columns: archiveColumns
   },
   {
@@ -161,7 +160,11 @@ export const tables: ReadonlyArray<TableReference> = [
     columns: [
       column("aggregate_id", "text", "The aggregate"),
       column("first_version", "bigint", "The version of its first event there"),
-      column("version", "bigint", "The version of its last event there. Where later ones were restored: one that is not below it")
+      column(
+        "version",
+        "bigint",
+        "The version of its last event there. Where later ones were restored: one that is not below it"
+      )
     ]
   },
   {

@@ -42,6 +42,7 @@ import * as OffsetStore from "./OffsetStore.ts"
 import * as PostgresConfig from "./PostgresConfig.ts"
 import * as SpoolStore from "./SpoolStore.ts"
 
+export * as Archive from "./Archive.ts"
 export * as DurableStateStore from "./DurableStateStore.ts"
 export * as EventArchive from "./events/EventArchive.ts"
 export * as EventStore from "./EventStore.ts"

@@ -170,9 +170,10 @@ describe("starting at once", () => {
           [47],
           [48],
           [53],
-          [54],
-          [56],
-          [57]
+          [58],
+          [59],
+          [63],
+          [69]
         ])
       })
   )
@@ -357,9 +358,10 @@ describe("names", () => {
         [...(yield* objects(url))],
         [
           schema,
-          ...[...Object.values(tables), `${tables.events}_log`, `${tables.events}_tags`, `${tables.events}_mark`].map(
-            (name) => `${schema}.${name}`
-          )
+          ...[
+            ...Object.values(tables),
+            ...["log", "tags", "mark", "archives", "archived"].map((ending) => `${tables.events}_${ending}`)
+          ].map((name) => `${schema}.${name}`)
         ]
       )
     })
@@ -423,14 +425,14 @@ describe("a database of migrations 1 to 7", () => {
       schema: "public",
       options: {},
       names: ["events", "offsets_store", "states_store", "strata_messages", "retryspool_messages", "strata_migrations"],
-      run: [1, 2, 3, 4, 15, 16, 18, 20, 21, 24, 25, 26, 34, 45, 46, 47, 48, 53, 54, 56, 57]
+      run: [1, 2, 3, 4, 15, 16, 18, 20, 21, 24, 25, 26, 34, 45, 46, 47, 48, 53, 58, 59, 63, 69]
     },
     {
       what: "with a schema, other names and all that is optional",
       schema: "My schema",
       options: { schema: "My schema", tables, notify: "rows", index: "containment" },
       names: Object.values(tables),
-      run: [1, 2, 3, 4, 5, 6, 15, 16, 18, 20, 21, 23, 24, 25, 26, 34, 45, 46, 47, 48, 53, 54, 56, 57]
+      run: [1, 2, 3, 4, 5, 6, 15, 16, 18, 20, 21, 23, 24, 25, 26, 34, 45, 46, 47, 48, 53, 58, 59, 63, 69]
     }
   ] as const
 

@@ -38,6 +38,18 @@ export class ArchiveError extends Schema.TaggedError<ArchiveError>("effect-strat
   }
 ) {}
 
+/**
+ * The log cannot be archived, or restored, as it was asked. Nothing has changed.
+ *
+ * **Remedy**
+ *
+ * Do what the message says.
+ */
+export class ArchiveRefused extends Schema.TaggedError<ArchiveRefused>("effect-strata/postgres/ArchiveRefused")(
+  "ArchiveRefused",
+  { message: Schema.String }
+) {}
+
 /** Keeps the files of archived events: see the module's documentation. */
 export class EventArchive extends Context.Service<
   EventArchive,
