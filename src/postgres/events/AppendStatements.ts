@@ -42,7 +42,12 @@ const OutcomeRow = Schema.Union([
   Schema.Struct({ outcome: Schema.Literals(["stored", "known"]), ...written }),
   Schema.Struct({ outcome: Schema.Literals(["blocked", "isolation"]), request: Schema.Int }),
   Schema.Struct({ outcome: Schema.Literal("duplicate"), request: Schema.Int, id: Schema.String }),
-  Schema.Struct({ outcome: Schema.Literal("archived"), request: Schema.Int, id: Schema.String, version: Schema.BigInt }),
+  Schema.Struct({
+    outcome: Schema.Literal("archived"),
+    request: Schema.Int,
+    id: Schema.String,
+    version: Schema.BigInt
+  }),
   Schema.Struct({
     outcome: Schema.Literal("conflict"),
     request: Schema.Int,

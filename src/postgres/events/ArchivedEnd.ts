@@ -8,7 +8,7 @@
  * statements the one may see a part in the table of events, and the other one among the archives, or neither may see it anywhere. So a
  * reader relies on what the statement says that has read its events.
  */
-import { Effect, Predicate } from "effect"
+import { Effect, Option, Predicate, Stream } from "effect"
 import type { Fragment } from "effect/sql/Statement"
 import { type Reason, Unexpected } from "../../StoreError.ts"
 import { qualify, reference } from "../database/Identifier.ts"
@@ -96,3 +96,23 @@ export const make = (database: PostgresDatabase["Service"]) => {
 /** Begins anew where a part of what was to be read was archived or restored meanwhile. */
 export const again = <A>(read: Effect.Effect<A, Reason | Moved>): Effect.Effect<A, Reason> =>
   Effect.catchTag(read, "Moved", () => again(read))
+
+/** Reads from a place on, and says at which place the other reader goes on, if it has not come to the end. */
+type Reader<S, A, E, R> = (from: S, goOn: (next: S) => void) => Stream.Stream<A, E, R>
+
+/** Reads the table as far as it goes on, and what is archived as far as that goes on, in turns. */
+export const inTurns = <S, A, E, R>(
+  from: S,
+  { files, table }: { readonly table: Reader<S, A, E, R>; readonly files: Reader<S, A, E, R> }
+): Stream.Stream<A, E, R> =>
+  Stream.suspend(() => {
+    let next: Option.Option<S> = Option.none()
+    const read = table(from, (place) => (next = Option.some(place)))
+    const rest = Stream.suspend(() =>
+      Option.match(next, {
+        onNone: () => Stream.empty,
+        onSome: (place) => inTurns(place, { table: files, files: table })
+      })
+    )
+    return Stream.concat(read, rest)
+  })

@@ -12,8 +12,9 @@ import { qualify } from "../database/Identifier.ts"
 import { PostgresDatabase } from "../database/PostgresDatabase.ts"
 import * as ArchivedEnd from "./ArchivedEnd.ts"
 import { moved, type Moved } from "./ArchivedEnd.ts"
-import * as ArchivedFile from "./ArchivedFile.ts"
+import * as ArchiveFile from "./ArchiveFile.ts"
 import { type ArchiveError, EventArchive } from "./EventArchive.ts"
+import * as EventLines from "./EventLines.ts"
 import { eventDecoder } from "./EventRow.ts"
 import * as TagTable from "./TagTable.ts"
 
@@ -31,6 +32,9 @@ const Part = Schema.Struct({
 })
 
 export type Part = typeof Part.Type
+
+/** An event as its line has it: its JSON is text. */
+export type ArchivedRow = typeof EventLines.Row.Type
 
 const Needed = Schema.Struct({ needed: Schema.Boolean })
 
@@ -76,13 +80,14 @@ export const make = Effect.gen(function* () {
   /** The part that has the next version after this one, or the first above it. */
   const partAfter = (version: bigint) => partWhere(sql`end_version > ${version + 1n}`, "ASC")
 
-  const within = ({ end, first, name }: Part) => `versions ${first} to ${end - 1n} of ${table} are archived in the file ${name}`
+  const within = ({ end, first, name }: Part) =>
+    `versions ${first} to ${end - 1n} of ${table} are archived in the file ${name}`
 
   const unreadable = (part: Part, error: ArchiveError): Reason => {
     const message = `${within(part)}, which cannot be read: ${error.message}`
-    return error.reason === "Failed"
-      ? new Unavailable({ message, cause: error })
-      : new Unexpected({ message: `${message}; bring it back from a copy`, cause: error })
+    if (error.reason === "Failed") return new Unavailable({ message, cause: error })
+    const remedy = error.reason === "Missing" ? "; bring it back from a copy" : ""
+    return new Unexpected({ message: `${message}${remedy}`, cause: error })
   }
 
   const withoutArchive = (part: Part) =>
@@ -103,22 +108,25 @@ export const make = Effect.gen(function* () {
         const key = `${part.sha256} ${part.name}`
         return verified.has(key)
           ? Effect.void
-          : Effect.tap(ArchivedFile.verify(files, part), Effect.sync(() => void verified.add(key)))
+          : Effect.tap(
+              Stream.runDrain(ArchiveFile.linesOf(files, part)),
+              Effect.sync(() => void verified.add(key))
+            )
       })
     )
 
   /** The rows of a part above a version, in pages. */
-  const rowsAfter = (part: Part, after: bigint): Stream.Stream<ReadonlyArray<ArchivedFile.ArchivedRow>, Reason | Moved> => {
+  const rowsAfter = (part: Part, after: bigint): Stream.Stream<ReadonlyArray<ArchivedRow>, Reason | Moved> => {
     if (Option.isNone(archive)) return Stream.fail(withoutArchive(part))
     const files = archive.value
-    const rows = Stream.mapEffect(ArchivedFile.pagesOf(files, part), (lines) =>
+    const rows = Stream.mapEffect(Stream.chunks(ArchiveFile.linesOf(files, part)), (lines) =>
       Effect.suspend(() => {
-        const found: Array<ArchivedFile.ArchivedRow> = []
-        if (ArchivedFile.versionOfLine(lines.at(-1) ?? "") <= after) return Effect.succeed(found)
+        const found: Array<ArchivedRow> = []
+        if (EventLines.versionOfLine(lines.at(-1) ?? "") <= after) return Effect.succeed(found)
         for (const line of lines) {
-          if (ArchivedFile.versionOfLine(line) <= after) continue
-          const row = ArchivedFile.rowOf(part, line)
-          if ("reason" in row) return Effect.fail(row)
+          if (EventLines.versionOfLine(line) <= after) continue
+          const row = EventLines.rowOf(line)
+          if (row === undefined) return Effect.fail(ArchiveFile.damaged(part.name, "has a line that is no event"))
           found.push(row)
         }
         return Effect.succeed(found)
@@ -127,19 +135,21 @@ export const make = Effect.gen(function* () {
     return Stream.catch(Stream.unwrap(Effect.as(verify(files, part), rows)), (error) =>
       // Where the part was restored meanwhile, its file may be gone.
       Stream.unwrap(
-        Effect.map(partAfter(part.end - 2n), (now) => Stream.fail(now?.name === part.name ? unreadable(part, error) : moved))
+        Effect.map(partAfter(part.end - 2n), (now) =>
+          Stream.fail(now?.name === part.name ? unreadable(part, error) : moved)
+        )
       )
     )
   }
 
   /** The event of a row, for the decoder of the rows of the table. */
-  const forDecoder = ({ createdAtText, tags: _, ...row }: ArchivedFile.ArchivedRow) => ({
+  const forDecoder = (row: ArchivedRow) => ({
     ...row,
-    createdAt: ArchivedFile.timeOf(createdAtText),
+    createdAt: EventLines.timeOf(row.createdAtText),
     streamName: `stream_${row.aggregateId}`
   })
 
-  const eventOf = (row: ArchivedFile.ArchivedRow): Effect.Effect<StoredEvent, Reason | Moved> => {
+  const eventOf = (row: ArchivedRow): Effect.Effect<StoredEvent, Reason | Moved> => {
     const { corrupt, events } = decode([forDecoder(row)])
     const [event] = events
     return event === undefined ? Effect.fail(corrupt ?? moved) : Effect.succeed(event)
@@ -148,9 +158,17 @@ export const make = Effect.gen(function* () {
   // Filters
 
   /** Whether a part may have an event that the filter describes: what tables say of aggregates, tags and times. */
-  const isNeeded = (filter: Filter, { end, first, lastCreatedAt }: Part, after: bigint): Effect.Effect<boolean, Reason> => {
+  const isNeeded = (
+    filter: Filter,
+    { end, first, lastCreatedAt }: Part,
+    after: bigint
+  ): Effect.Effect<boolean, Reason> => {
     const { aggregateIds, createdAfter, items, tags = [] } = filter
-    if (createdAfter !== undefined && lastCreatedAt !== null && lastCreatedAt.getTime() <= createdAfter.epochMilliseconds) {
+    if (
+      createdAfter !== undefined &&
+      lastCreatedAt !== null &&
+      lastCreatedAt.getTime() <= createdAfter.epochMilliseconds
+    ) {
       return Effect.succeed(false)
     }
     const hasTags = (wanted: ReadonlyArray<string>) =>
@@ -178,7 +196,7 @@ export const make = Effect.gen(function* () {
   }
 
   /** The events of a page that the filter describes. What it says of an event's aggregate and type is looked at before the rest. */
-  const matching = Effect.fnUntraced(function* (filter: Filter, rows: ReadonlyArray<ArchivedFile.ArchivedRow>) {
+  const matching = Effect.fnUntraced(function* (filter: Filter, rows: ReadonlyArray<ArchivedRow>) {
     const { aggregateIds, eventTypes } = filter
     const candidates = rows.filter(
       ({ aggregateId, eventType }) =>
@@ -253,7 +271,7 @@ export const make = Effect.gen(function* () {
         isCut = true
       })
     )
-    return { events: kept.reverse(), isCut }
+    return { events: kept.toReversed(), isCut }
   })
 
   return {
@@ -284,8 +302,8 @@ export const make = Effect.gen(function* () {
     /** The archived events with these versions, as their files have them. */
     at: Effect.fnUntraced(function* (
       versions: ReadonlyArray<bigint>
-    ): Effect.fn.Return<ReadonlyArray<ArchivedFile.ArchivedRow>, Reason | Moved> {
-      const found: Array<ArchivedFile.ArchivedRow> = []
+    ): Effect.fn.Return<ReadonlyArray<ArchivedRow>, Reason | Moved> {
+      const found: Array<ArchivedRow> = []
       let rest = [...new Set(versions)].sort((one, other) => (one < other ? -1 : 1))
       while (rest[0] !== undefined) {
         const [first] = rest

@@ -94,7 +94,9 @@ export const make = Effect.gen(function* () {
       ({ id, version }) => id !== undefined && version < archivedEnd && ids.get(version) !== id
     )
     if (missing.length > 0) {
-      const rows = yield* Effect.catchTag(at(missing.map(({ version }) => version)), "Moved", () => Effect.succeed(undefined))
+      const rows = yield* Effect.catchTag(at(missing.map(({ version }) => version)), "Moved", () =>
+        Effect.succeed(undefined)
+      )
       if (rows === undefined) return yield* compare(run, seen)
       for (const { id, version } of rows) ids.set(version, id)
     }

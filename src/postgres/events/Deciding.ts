@@ -83,9 +83,10 @@ export const make = Effect.gen(function* () {
   /** What is archived of the tags of a decision. Its types are in the files. */
   const ofPartitions = ({ items }: ForDecision) => {
     const tagged = taggedOf(items)
-    const versions = tagged === undefined
-      ? sql.literal("NULL::text[]")
-      : sql`CASE WHEN ${end} > 0::bigint THEN ARRAY(
+    const versions =
+      tagged === undefined
+        ? sql.literal("NULL::text[]")
+        : sql`CASE WHEN ${end} > 0::bigint THEN ARRAY(
           SELECT version::text || ' '::text || pg_catalog.bit_or(item)::text FROM (${tagged}) AS tagged
           WHERE version < ${end} GROUP BY version
         ) END`
@@ -111,7 +112,10 @@ export const make = Effect.gen(function* () {
     last: bigint,
     tagged: ReadonlyMap<bigint, bigint>
   ): Effect.fn.Return<Matches, Reason | Moved> {
-    const untagged = items.reduce((bits, { tags = [] }, place) => (tags.length === 0 ? bits | (1n << BigInt(place)) : bits), 0n)
+    const untagged = items.reduce(
+      (bits, { tags = [] }, place) => (tags.length === 0 ? bits | (1n << BigInt(place)) : bits),
+      0n
+    )
     const found: Matches = { events: [], items: [] }
     if (untagged === 0n && tagged.size === 0) return found
     const versions = [...tagged.keys()]
@@ -136,37 +140,36 @@ export const make = Effect.gen(function* () {
   })
 
   const attempt = Effect.fnUntraced(function* (asked: ForDecision): Effect.fn.Return<ReadForDecision, Reason | Moved> {
-      const partitioned = yield* isPartitioned
-      // Before the statement, whose snapshot then has every event up to the mark that will ever be. A younger mark, which is
-      // found while the statement runs, may lie above events that the statement does not see.
-      const before = mark.current()
-      const rows = yield* query(statement(asked, partitioned ? ofPartitions(asked) : ofPlainTable))
-      const [first] = yield* decodeFirst(rows.slice(0, 1))
-      if (first === undefined || !first.log.isolation.startsWith("read ")) return yield* wrongIsolation
-      const { log } = first
-      const matched = rows.slice(1)
-      const { corrupt, events: live } = decode(matched)
-      if (corrupt !== undefined) return yield* corrupt
-      // All that is archived is settled, so the mark is not below it.
-      const archivedLast = (log.archivedEnd ?? 0n) - 1n
-      const { events: old, items: oldItems } = archivedLast > 0n
-        ? yield* archivedMatches(asked, archivedLast, bitsOf(log.archived ?? []))
-        : noMatches
-      const events = old.length === 0 ? live : [...old, ...live]
-      const settled = before.server === log.server ? before : DecisionMark.start
-      const { id, version } = settled.version < archivedLast ? { id: undefined, version: archivedLast } : settled
-      const seen = events.filter((event) => event.version > version).map((event) => event.version)
-      mark.counted(seen.length)
-      const condition = new Condition({
-        items: asked.items,
-        server: `${log.server} ${log.database}`,
-        epoch: log.epoch ?? 0n,
-        mark: version,
-        markId: id,
-        matches: events.length - seen.length,
-        seen
-      })
-      return { events, items: [...oldItems, ...matched.map(itemsOf)], condition }
+    const partitioned = yield* isPartitioned
+    // Before the statement, whose snapshot then has every event up to the mark that will ever be. A younger mark, which is
+    // found while the statement runs, may lie above events that the statement does not see.
+    const before = mark.current()
+    const rows = yield* query(statement(asked, partitioned ? ofPartitions(asked) : ofPlainTable))
+    const [first] = yield* decodeFirst(rows.slice(0, 1))
+    if (first === undefined || !first.log.isolation.startsWith("read ")) return yield* wrongIsolation
+    const { log } = first
+    const matched = rows.slice(1)
+    const { corrupt, events: live } = decode(matched)
+    if (corrupt !== undefined) return yield* corrupt
+    // All that is archived is settled, so the mark is not below it.
+    const archivedLast = (log.archivedEnd ?? 0n) - 1n
+    const { events: old, items: oldItems } =
+      archivedLast > 0n ? yield* archivedMatches(asked, archivedLast, bitsOf(log.archived ?? [])) : noMatches
+    const events = old.length === 0 ? live : [...old, ...live]
+    const settled = before.server === log.server ? before : DecisionMark.start
+    const { id, version } = settled.version < archivedLast ? { id: undefined, version: archivedLast } : settled
+    const seen = events.filter((event) => event.version > version).map((event) => event.version)
+    mark.counted(seen.length)
+    const condition = new Condition({
+      items: asked.items,
+      server: `${log.server} ${log.database}`,
+      epoch: log.epoch ?? 0n,
+      mark: version,
+      markId: id,
+      matches: events.length - seen.length,
+      seen
+    })
+    return { events, items: [...oldItems, ...matched.map(itemsOf)], condition }
   })
 
   return {

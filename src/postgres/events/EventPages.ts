@@ -368,9 +368,7 @@ export const make = Effect.gen(function* () {
 
   /** The versions with the tags of the items that have some, whatever their types, with the bit of each item. */
   const taggedOf = (items: ReadonlyArray<QueryItem>): Fragment | undefined => {
-    const tagged = items.flatMap(({ tags = [] }, place) =>
-      tags.length === 0 ? [] : [versionsOfItem({ tags }, place)]
-    )
+    const tagged = items.flatMap(({ tags = [] }, place) => (tags.length === 0 ? [] : [versionsOfItem({ tags }, place)]))
     return tagged.length === 0 ? undefined : unionAll(tagged)
   }
 

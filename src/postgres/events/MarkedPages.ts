@@ -106,7 +106,9 @@ export const make = Effect.gen(function* () {
 
   const idAt = (version: Fragment) => sql`(SELECT id FROM ${events} WHERE version = ${version})`
 
-  const archivedEnd = Effect.map(isPartitioned, (partitioned) => (partitioned ? archived.end : sql.literal("0::bigint")))
+  const archivedEnd = Effect.map(isPartitioned, (partitioned) =>
+    partitioned ? archived.end : sql.literal("0::bigint")
+  )
 
   /** A page, or none where the mark is lower than what is needed. */
   const read = Effect.fnUntraced(function* (

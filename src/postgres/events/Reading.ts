@@ -164,7 +164,11 @@ export const make = Effect.gen(function* () {
   /** The events above `after` up to `last` that the filter describes, at most `limit`, in pages from the last one on. */
   const descending = (filter: Filter, range: Range, readRows: ReadBackward) => {
     /** What is archived below what the table has. The next page tells whether it still is. */
-    const fromArchive = (state: Range, events: ReadonlyArray<StoredEvent>, last: bigint): Effect.Effect<Before, Reason> => {
+    const fromArchive = (
+      state: Range,
+      events: ReadonlyArray<StoredEvent>,
+      last: bigint
+    ): Effect.Effect<Before, Reason> => {
       const limit = state.limit - events.length
       if (last <= state.after || limit <= 0) return Effect.succeed([events, Option.none()])
       return Effect.map(archive.backward(filter, { after: state.after, last, limit }), (found) => {
@@ -183,7 +187,10 @@ export const make = Effect.gen(function* () {
         const { corrupt, events } = decode(rows)
         // The events before a corrupt row are delivered first; the next page fails.
         if (corrupt !== undefined) return Effect.succeed<Before>([events, Option.some(corrupt)])
-        if (!isFull) return end === 0n ? Effect.succeed<Before>([events, Option.none()]) : fromArchive(state, events, end > last ? last : end - 1n)
+        if (!isFull)
+          return end === 0n
+            ? Effect.succeed<Before>([events, Option.none()])
+            : fromArchive(state, events, end > last ? last : end - 1n)
         const lowest = events.at(-1)?.version
         const rest = lowest === undefined ? {} : { last: lowest - 1n }
         return Effect.succeed<Before>([
@@ -195,7 +202,10 @@ export const make = Effect.gen(function* () {
   }
 
   /** A page that is read from the last event on, with the end of what is archived. */
-  const pageBackward = (filter: Filter, range: Parameters<ReadBackward>[1]): Effect.Effect<ArchivedEnd.WithEnd, Reason> => {
+  const pageBackward = (
+    filter: Filter,
+    range: Parameters<ReadBackward>[1]
+  ): Effect.Effect<ArchivedEnd.WithEnd, Reason> => {
     const select = page(filter, { ...range, direction: "DESC" })
     return Effect.flatMap(isPartitioned, (partitioned) =>
       partitioned
@@ -239,9 +249,7 @@ export const make = Effect.gen(function* () {
   /** The events above what was seen up to `last` that the filter describes, in pages. */
   const ascending = (filter: Filter, begin: Ascending): Steps => {
     type Next = readonly [steps: Array<MarkedReading.Step>, next: Option.Option<Ascending | Reason>]
-
-    /** Where the table does not go on, as the events that are next are archived. */
-    let archivedFrom: Ascending | undefined
+    type GoOn = (next: Ascending) => void
 
     /**
      * A later page without a row: that is the end, or the event that was seen last is gone. It may have been archived, and others with
@@ -274,55 +282,44 @@ export const make = Effect.gen(function* () {
       )
     }
 
-    const fromTable = (first: Ascending): Steps =>
+    const table = (first: Ascending, goOn: GoOn): Steps =>
       Stream.paginate<Ascending | Reason, MarkedReading.Step, LogReplaced | Reason>(first, (state) => {
         if ("_tag" in state) return Effect.fail(state)
         const { batchSize, pageLimit, seen } = state
         const guard = guardOf(state)
-        return Effect.flatMap(readRows(state, guard), ({ end, rows: found }): Effect.Effect<Next, LogReplaced | Reason> => {
-          if (found.length === 0 && guard !== undefined) return afterNothing(state)
-          if (end > seen.version + 1n) {
-            archivedFrom = state
-            return Effect.succeed<Next>([[], Option.none()])
+        return Effect.flatMap(
+          readRows(state, guard),
+          ({ end, rows: found }): Effect.Effect<Next, LogReplaced | Reason> => {
+            if (found.length === 0 && guard !== undefined) return afterNothing(state)
+            if (end > seen.version + 1n) goOn(state)
+            const { isFull, nextLimit, rows } = pageOf(found, pageLimit, batchSize)
+            const { corrupt, events } = decode(rows)
+            const last = events.at(-1)
+            const now =
+              last === undefined ? seen : LastSeen.add(seen, LastSeen.lastOf(events, idOf), last.version, seen.server)
+            const steps = last === undefined ? [] : [{ events, seen: now }]
+            // The events before a corrupt row are delivered first; the next page fails.
+            if (corrupt !== undefined) return Effect.succeed<Next>([steps, Option.some(corrupt)])
+            if (!isFull) return Effect.succeed<Next>([steps, Option.none()])
+            return Effect.succeed<Next>([
+              steps,
+              Option.some({ ...state, seen: now, isLater: true, pageLimit: nextLimit })
+            ])
           }
-          const { isFull, nextLimit, rows } = pageOf(found, pageLimit, batchSize)
-          const { corrupt, events } = decode(rows)
-          const last = events.at(-1)
-          const now =
-            last === undefined ? seen : LastSeen.add(seen, LastSeen.lastOf(events, idOf), last.version, seen.server)
-          const steps = last === undefined ? [] : [{ events, seen: now }]
-          // The events before a corrupt row are delivered first; the next page fails.
-          if (corrupt !== undefined) return Effect.succeed<Next>([steps, Option.some(corrupt)])
-          if (!isFull) return Effect.succeed<Next>([steps, Option.none()])
-          return Effect.succeed<Next>([
-            steps,
-            Option.some({ ...state, seen: now, isLater: true, pageLimit: nextLimit })
-          ])
-        })
+        )
       })
 
-    /** What is archived in turns with what the table has, until the table goes on to the end. */
-    const turn = (state: Ascending): Steps => {
-      archivedFrom = undefined
-      return Stream.concat(
-        fromTable(state),
-        Stream.suspend(() => (archivedFrom === undefined ? Stream.empty : fromArchive(archivedFrom)))
+    const files = (state: Ascending, goOn: GoOn): Steps => {
+      goOn({ ...state, isLater: false })
+      return Stream.tap(archivedSteps(filter, state), ({ seen }) =>
+        Effect.sync(() => goOn({ ...state, seen, isLater: false }))
       )
     }
 
-    const fromArchive = (state: Ascending): Steps => {
-      let { seen } = state
-      const steps = Stream.tap(archivedSteps(filter, state), (step) => Effect.sync(() => (seen = step.seen)))
-      return Stream.concat(
-        steps,
-        Stream.suspend(() => (seen.version >= state.last ? Stream.empty : turn({ ...state, seen, isLater: false })))
-      )
-    }
-
-    return turn(begin)
+    return ArchivedEnd.inTurns(begin, { table, files })
   }
 
-  /** The events of the next archived part, in steps. It has an end where the part is restored meanwhile, too. */
+  /** The events of the next archived part, in steps, unless the part is restored meanwhile: then those up to there. */
   const archivedSteps = (filter: Filter, { batchSize, last, seen: before }: Ascending): Steps =>
     Stream.unwrap(
       Effect.map(archive.partAfter(before.version), (part): Steps => {
@@ -334,17 +331,20 @@ export const make = Effect.gen(function* () {
           seen = LastSeen.add(seen, [...LastSeen.lastOf(others, idOf), idOf(to)], to.version, seen.server)
           return { events, seen }
         }
-        const steps: Stream.Stream<MarkedReading.Step, Reason | ArchivedEnd.Moved> = Stream.flatMap(archive.steps(part, filter, before.version, upTo), ({ events, last }) => {
-          // As often as a reader of the table that looks for few of many events.
-          if (events.length === 0 && last.version - seen.version < partEvents) return Stream.empty
-          const pages = Math.max(1, Math.ceil(events.length / batchSize))
-          return Stream.fromIterable(
-            Array.from({ length: pages }, (_, number) => {
-              const page = events.slice(number * batchSize, (number + 1) * batchSize)
-              return step(page, number === pages - 1 ? last : (page.at(-1) ?? last))
-            })
-          )
-        })
+        const steps: Stream.Stream<MarkedReading.Step, Reason | ArchivedEnd.Moved> = Stream.flatMap(
+          archive.steps(part, filter, before.version, upTo),
+          ({ events, last }) => {
+            // As often as a reader of the table that looks for few of many events.
+            if (events.length === 0 && last.version - seen.version < partEvents) return Stream.empty
+            const pages = Math.max(1, Math.ceil(events.length / batchSize))
+            return Stream.fromIterable(
+              Array.from({ length: pages }, (_, number) => {
+                const page = events.slice(number * batchSize, (number + 1) * batchSize)
+                return step(page, number === pages - 1 ? last : (page.at(-1) ?? last))
+              })
+            )
+          }
+        )
         const end = Stream.sync((): MarkedReading.Step => {
           seen = { ...seen, version: upTo }
           return { events: [], seen }

@@ -216,9 +216,7 @@ export const make = Effect.gen(function* () {
   const highestVersion = isPartitioned.pipe(
     Effect.flatMap((partitioned) =>
       query(
-        partitioned
-          ? sql`SELECT ${archived.highest} AS version`
-          : sql`SELECT max(version) AS version FROM ${events}`
+        partitioned ? sql`SELECT ${archived.highest} AS version` : sql`SELECT max(version) AS version FROM ${events}`
       )
     ),
     Effect.flatMap(decodeHighest),
