@@ -57,11 +57,11 @@ AS $body$
 #variable_conflict use_column
 DECLARE
     -- The key of an aggregate's lock is the hash of its id by this seed, and the key of an event's lock the hash of its id by
-    -- the next seed. The empty text stands for all aggregates, or for all events. The same keys are made for statements of
+    -- the next seed. They are made of a number that the log keeps: resources/postgres/0061_events_key.sql. The empty text stands for all aggregates, or for all events. The same keys are made for statements of
     -- TypeScript by src/postgres/events/AppendLocks.ts: change both or none. The key of a tag's lock is the hash of the tag by
     -- a seed of its own, below those of all tables, so that no tag is taken for an aggregate.
-    seed      CONSTANT BIGINT  := 2 * :'events'::regclass::oid::bigint;
-    tag_seed  CONSTANT BIGINT  := -1 - :'events'::regclass::oid::bigint;
+    seed      CONSTANT BIGINT  := 2 * :"events_key"();
+    tag_seed  CONSTANT BIGINT  := -1 - :"events_key"();
     -- Locks live in shared memory, which has room for some 6,400 by default. A call with more aggregates than this number, or
     -- with more aggregates, ids and tags together, locks all aggregates, and so all appends: each of them shares that lock. A
     -- call with more ids locks all events.
