@@ -49,7 +49,7 @@ const functionsOf = ({ events, messages, spool, states }: Database["names"]): Re
 /** Everything of our names that is there already. */
 export const list = (database: Database): Effect.Effect<ReadonlyArray<Owned>, Reason> => {
   const { names, owners, query, schema, sql } = database
-  const beside = ["tags", "ids", "gathered"].map((ending) => `${names.events}_${ending}`)
+  const beside = ["tags", "ids", "gathered", "archives", "archived"].map((ending) => `${names.events}_${ending}`)
   const relations = [...Object.values(names), ...beside].map((name) => qualify(schema, name))
   const statement = sql`
     WITH ours AS MATERIALIZED (

@@ -88,6 +88,8 @@ describe("starting at once", () => {
       assert.deepStrictEqual(yield* objects(url), [
         "app",
         "app.events",
+        "app.events_archived",
+        "app.events_archives",
         "app.events_log",
         "app.events_mark",
         "app.events_tags",
@@ -117,10 +119,11 @@ describe("starting at once", () => {
         [47, "retryspool_messages", "0047_spool_indexes_concurrently.sql"],
         [48, "events", "0048_events_times_concurrently.sql"],
         [53, "events", "0053_events_mark.sql"],
-        [54, "events", "0054_events_comments.sql"],
         [58, "events", "0058_events_append.sql"],
         [59, "events", "0059_events_missed.sql"],
-        [61, "events", "0061_events_key.sql"]
+        [61, "events", "0061_events_key.sql"],
+        [63, "events", "0063_events_archive.sql"],
+        [69, "events", "0069_events_comments.sql"]
       ])
     })
   )
@@ -171,10 +174,11 @@ describe("starting at once", () => {
           [47],
           [48],
           [53],
-          [54],
           [58],
           [59],
-          [61]
+          [61],
+          [63],
+          [69]
         ])
       })
   )
@@ -288,6 +292,8 @@ describe("a role", () => {
       assert.deepStrictEqual(yield* objects(url), [
         "fresh",
         "fresh.events",
+        "fresh.events_archived",
+        "fresh.events_archives",
         "fresh.events_log",
         "fresh.events_mark",
         "fresh.events_tags",
@@ -357,9 +363,10 @@ describe("names", () => {
         [...(yield* objects(url))],
         [
           schema,
-          ...[...Object.values(tables), `${tables.events}_log`, `${tables.events}_tags`, `${tables.events}_mark`].map(
-            (name) => `${schema}.${name}`
-          )
+          ...[
+            ...Object.values(tables),
+            ...["log", "tags", "mark", "archives", "archived"].map((ending) => `${tables.events}_${ending}`)
+          ].map((name) => `${schema}.${name}`)
         ]
       )
     })
@@ -423,14 +430,14 @@ describe("a database of migrations 1 to 7", () => {
       schema: "public",
       options: {},
       names: ["events", "offsets_store", "states_store", "strata_messages", "retryspool_messages", "strata_migrations"],
-      run: [1, 2, 3, 4, 15, 16, 18, 20, 21, 24, 25, 26, 34, 45, 46, 47, 48, 53, 54, 58, 59, 61]
+      run: [1, 2, 3, 4, 15, 16, 18, 20, 21, 24, 25, 26, 34, 45, 46, 47, 48, 53, 58, 59, 61, 63, 69]
     },
     {
       what: "with a schema, other names and all that is optional",
       schema: "My schema",
       options: { schema: "My schema", tables, notify: "rows", index: "containment" },
       names: Object.values(tables),
-      run: [1, 2, 3, 4, 5, 6, 15, 16, 18, 20, 21, 23, 24, 25, 26, 34, 45, 46, 47, 48, 53, 54, 58, 59, 61]
+      run: [1, 2, 3, 4, 5, 6, 15, 16, 18, 20, 21, 23, 24, 25, 26, 34, 45, 46, 47, 48, 53, 58, 59, 61, 63, 69]
     }
   ] as const
 
@@ -594,6 +601,8 @@ describe("tables that are there", () => {
       assert.deepStrictEqual(yield* objects(url), [
         "app",
         "app.events",
+        "app.events_archived",
+        "app.events_archives",
         "app.events_log",
         "app.events_mark",
         "app.events_tags",
