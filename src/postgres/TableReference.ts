@@ -1,6 +1,6 @@
 /**
  * What the tables and their columns are for: the one description, from which `strata schema` and the comments in the database
- * (`resources/postgres/0054_events_comments.sql`) are made.
+ * (`resources/postgres/0065_events_comments.sql`) are made.
  */
 
 export interface ColumnReference {
@@ -119,7 +119,11 @@ export const tables: ReadonlyArray<TableReference> = [
     name: "events_tags",
     description:
       "The tags of events, beside the log. The empty tag is of no event: its highest version rises with each later tagging",
-    columns: [column("tag", "text", "What the event is about"), column("version", "bigint", "The version of the event")]
+    columns: [
+      column("tag", "text", "What the event is about"),
+      column("version", "bigint", "The version of the event"),
+      column("event_type", "text", "The type of the event, or null in rows of earlier versions")
+    ]
   },
   {
     key: "events_mark",
