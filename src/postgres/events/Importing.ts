@@ -114,12 +114,17 @@ export const make = Effect.gen(function* () {
 
   /** Gives the new events their tags, if they have any. All locks are held, so no decision misses them. */
   const tag = (entries: ReadonlyArray<Entry>, versions: ReadonlyMap<string, bigint>) => {
-    const tags = entries.flatMap(({ id, tags }) => tags.map((tag) => ({ tag, version: versions.get(id) ?? 0n })))
+    const tags = entries.flatMap(({ eventType, id, tags }) =>
+      tags.map((tag) => ({ tag, version: versions.get(id) ?? 0n, eventType }))
+    )
     return tags.length === 0
       ? Effect.void
       : query(sql`
-          INSERT INTO ${TagTable.tableOf(database)} (tag, version)
-          SELECT * FROM unnest(${tags.map(({ tag }) => tag)}::text[], ${tags.map(({ version }) => version)}::bigint[])`)
+          INSERT INTO ${TagTable.tableOf(database)} (tag, version, event_type)
+          SELECT * FROM unnest(
+            ${tags.map(({ tag }) => tag)}::text[], ${tags.map(({ version }) => version)}::bigint[],
+            ${tags.map(({ eventType }) => eventType)}::text[]
+          )`)
   }
 
   /** What is stored under the ids of these entries, by id. */
