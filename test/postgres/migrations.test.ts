@@ -115,8 +115,9 @@ describe("starting at once", () => {
         [48, "events", "0048_events_times_concurrently.sql"],
         [53, "events", "0053_events_mark.sql"],
         [54, "events", "0054_events_comments.sql"],
-        [56, "events", "0058_events_append.sql"],
-        [57, "events", "0059_events_missed.sql"]
+        [58, "events", "0058_events_append.sql"],
+        [59, "events", "0059_events_missed.sql"],
+        [68, "strata_messages", "0068_messages_index_concurrently.sql"]
       ])
     })
   )
@@ -168,8 +169,9 @@ describe("starting at once", () => {
           [48],
           [53],
           [54],
-          [56],
-          [57]
+          [58],
+          [59],
+          [68]
         ])
       })
   )
@@ -418,14 +420,14 @@ describe("a database of migrations 1 to 7", () => {
       schema: "public",
       options: {},
       names: ["events", "offsets_store", "states_store", "strata_messages", "retryspool_messages", "strata_migrations"],
-      run: [1, 2, 3, 4, 15, 16, 18, 20, 21, 24, 25, 26, 34, 45, 46, 47, 48, 53, 54, 56, 57]
+      run: [1, 2, 3, 4, 15, 16, 18, 20, 21, 24, 25, 26, 34, 45, 46, 47, 48, 53, 54, 58, 59, 68]
     },
     {
       what: "with a schema, other names and all that is optional",
       schema: "My schema",
       options: { schema: "My schema", tables, notify: "rows", index: "containment" },
       names: Object.values(tables),
-      run: [1, 2, 3, 4, 5, 6, 15, 16, 18, 20, 21, 23, 24, 25, 26, 34, 45, 46, 47, 48, 53, 54, 56, 57]
+      run: [1, 2, 3, 4, 5, 6, 15, 16, 18, 20, 21, 23, 24, 25, 26, 34, 45, 46, 47, 48, 53, 54, 58, 59, 68]
     }
   ] as const
 
