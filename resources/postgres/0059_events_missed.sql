@@ -62,8 +62,10 @@ BEGIN
                 )
         )
     ) THEN
-        -- Nobody can tell here whether it is the same log.
-        IF archived > 0 THEN
+        -- If the event at the mark is in the log, archived or not, nobody can tell here whether all matches below it are.
+        IF archived > 0 AND (condition ->> 'markId' IS NULL OR EXISTS (
+            SELECT FROM :"events_ids" AS known WHERE known.id = condition ->> 'markId' AND known.version = mark
+        )) THEN
             RETURN QUERY SELECT 'overtaken', '{"change": "archived"}', NULL::bigint;
             RETURN;
         END IF;
@@ -77,7 +79,8 @@ BEGIN
     SELECT coalesce((SELECT max(tagged.version) FROM :"events_tags" AS tagged WHERE tagged.tag = ''), 0), (
         SELECT tagged.version
         FROM jsonb_array_elements(items) AS item, :"events_tags" AS tagged
-        WHERE tagged.tag = item -> 'tags' ->> 0 AND tagged.version > mark AND tagged.version <> ALL (seen) LIMIT 1
+        WHERE tagged.tag = item -> 'tags' ->> 0 AND tagged.version > mark AND tagged.version <> ALL (seen)
+            AND coalesce(item -> 'types' ? tagged.event_type, true) LIMIT 1
     )
     INTO epoch, first;
 
@@ -117,6 +120,7 @@ BEGIN
         (
             SELECT tagged.version FROM :"events_tags" AS tagged
             WHERE tagged.tag = item -> 'tags' ->> 0 AND tagged.version > mark AND tagged.version <> ALL (seen)
+                AND coalesce(item -> 'types' ? tagged.event_type, true)
                 AND NOT EXISTS (
                     SELECT FROM jsonb_array_elements_text(item -> 'tags') AS wanted (tag)
                     WHERE NOT EXISTS (
@@ -125,7 +129,7 @@ BEGIN
                     )
                     OFFSET 0
                 )
-                AND (NOT item ? 'types' OR EXISTS (
+                AND (tagged.event_type IS NOT NULL OR NOT item ? 'types' OR EXISTS (
                     SELECT FROM :"events" AS event WHERE event.version = tagged.version AND item -> 'types' ? event.event_type
                     OFFSET 0
                 ))

@@ -113,6 +113,7 @@ BEGIN
                 ('events_tags', NULL, 'The tags of events, beside the log. The empty tag is of no event: its highest version rises with each later tagging'),
                 ('events_tags', 'tag', 'What the event is about'),
                 ('events_tags', 'version', 'The version of the event'),
+                ('events_tags', 'event_type', 'The type of the event, or null in rows of earlier versions'),
                 ('events_mark', NULL, 'How far the log is settled, for readers on standbys'),
                 ('events_mark', 'single', 'Always true: the table has at most one row'),
                 ('events_mark', 'version', 'The version up to which every event that there will ever be was committed then'),

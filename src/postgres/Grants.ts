@@ -48,13 +48,14 @@ const privileges = (database: Database, role: string, needs: ReadonlyArray<Need>
       ? [
           `${names.events}_append`,
           `${names.events}_extend`,
+          `${names.events}_key`,
           `${names.events}_missed`,
           `${names.states}_write`,
           `${names.messages}_claim`,
           `${names.spool}_claim`
         ]
       : columns.length > 0
-        ? [`${names.events}_extend`]
+        ? [`${names.events}_extend`, `${names.events}_key`]
         : []
   const statement = sql`
     WITH role AS MATERIALIZED (SELECT pg_roles.oid FROM pg_roles WHERE rolname = ${role}),

@@ -135,7 +135,11 @@ export const tables: ReadonlyArray<TableReference> = [
     name: "events_tags",
     description:
       "The tags of events, beside the log. The empty tag is of no event: its highest version rises with each later tagging",
-    columns: [column("tag", "text", "What the event is about"), column("version", "bigint", "The version of the event")]
+    columns: [
+      column("tag", "text", "What the event is about"),
+      column("version", "bigint", "The version of the event"),
+      column("event_type", "text", "The type of the event, or null in rows of earlier versions")
+    ]
   },
   {
     key: "events_mark",

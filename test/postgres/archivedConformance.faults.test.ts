@@ -30,11 +30,14 @@ const stores = Layer.unwrap(
     const database = Layer.provide(PostgresDatabase.layer({ schema: name, migrationWait: "2 seconds" }), pool)
     const files = EventArchive.layerDirectory(directory)
     const archiving = Layer.provide(restless, Layer.merge(database, files))
-    return Layer.provideMerge(archiving, Layer.provide(Postgres.layer({ partitions: { size: 16n } }), files))
+    return Layer.provideMerge(
+      archiving,
+      Layer.provide(Postgres.layer({ partitions: { size: 100n }, acquireTimeout: "2 minutes" }), files)
+    )
   })
 )
 
-const layer = Layer.provide(stores, layerSchema())
+const layer = Layer.provide(stores, layerSchema({ maxConnections: 20 }))
 
 EventStore.suite("postgres, archived again and again", layer)
 Decision.suite("postgres, archived again and again", layer)

@@ -1,13 +1,18 @@
 /** A log whose oldest parts are archived keeps every promise of one that has all in the table. */
+import { PgClient } from "@effect/sql-pg"
 import { assert, describe, it } from "@effect/vitest"
-import { DateTime, Deferred, Effect, Layer, Option, Stream } from "effect"
+import { Context, DateTime, Deferred, Effect, Fiber, Layer, Option, Redacted, Stream } from "effect"
 import * as Postgres from "effect-strata/postgres"
 import { SqlClient } from "effect/sql"
 import { readdir, readFile, rename, writeFile } from "node:fs/promises"
 import { join } from "node:path"
+import * as LastSeen from "../../src/events/LastSeen.ts"
 import { lineOf } from "../../src/postgres/events/EventLines.ts"
 import * as Exporting from "../../src/postgres/events/Exporting.ts"
+import { versionOf } from "../../src/postgres/events/TailItems.ts"
+import * as TailReader from "../../src/postgres/events/TailReader.ts"
 import { temporaryDirectory } from "../cli/harness.ts"
+import { postgresUrl } from "../support/database.ts"
 import { event, follow, serveEvents, type ServedEvents, versionsIn } from "./events.harness.ts"
 import { execute, failsWith } from "./harness.ts"
 
@@ -306,6 +311,37 @@ describe("archived events", () => {
           /archived since this transaction has begun.*READ COMMITTED$/
         )
         yield* restore()
+      }
+    }).pipe(Effect.scoped)
+  )
+
+  it.live("are not passed by the tail of the log where it stood still meanwhile: its subscribers read the files", () =>
+    Effect.gen(function* () {
+      const { archive, events, schema } = yield* served
+      yield* events.append(shapes(80))
+      for (const place of ["start", "end"]) {
+        const [newest] = yield* collect(events.read({ direction: "backward", limit: 1 }))
+        const before = LastSeen.of(place === "start" || newest === undefined ? 0n : newest)
+        const pool = PgClient.layer({ url: Redacted.make(postgresUrl) })
+        const context = yield* Layer.build(Layer.provide(PostgresDatabase.layer({ schema }), pool))
+        const { query } = Context.get(context, PostgresDatabase.PostgresDatabase)
+        const reader = yield* Effect.provide(TailReader.make, context)
+        const last = newest?.version ?? 0n
+        const resting = yield* Deferred.make<void>()
+        const goOn = yield* Deferred.make<void>()
+        const wait = () =>
+          Effect.as(Effect.andThen(Deferred.succeed(resting, undefined), Deferred.await(goOn)), Option.none())
+        const seen: Array<bigint> = []
+        const publish: TailReader.Publish = (rows) => Effect.sync(() => seen.push(...rows.map(versionOf)))
+        const reading = yield* Effect.forkChild(
+          Effect.flip(reader({ query, wait, isHeard: () => false, again: false }, before, publish))
+        )
+        yield* Deferred.await(resting)
+        yield* events.append(shapes(120))
+        yield* archive(last + 70n)
+        yield* Deferred.succeed(goOn, undefined)
+        assert.strictEqual(yield* Fiber.join(reading), TailReader.replaced)
+        assert.isTrue(seen.every((version) => version <= last))
       }
     }).pipe(Effect.scoped)
   )

@@ -6,14 +6,18 @@ import { Condition, type ReadForDecision } from "../../EventStore.ts"
 import type { Reason } from "../../StoreError.ts"
 import { decodeRows } from "../database/DecodeRows.ts"
 import { PostgresDatabase } from "../database/PostgresDatabase.ts"
+import * as SharedReads from "../database/SharedReads.ts"
+import { closed } from "./Appending.ts"
 import { wrongIsolation } from "./AppendSending.ts"
 import * as ArchivedEnd from "./ArchivedEnd.ts"
 import { type Moved, versionIn } from "./ArchivedEnd.ts"
 import * as ArchivedEvents from "./ArchivedEvents.ts"
 import * as DecisionMark from "./DecisionMark.ts"
+import * as DecisionStatements from "./DecisionStatements.ts"
 import * as EventPages from "./EventPages.ts"
 import { eventDecoder } from "./EventRow.ts"
 import * as LockHolders from "./LockHolders.ts"
+import * as OwnAppends from "./OwnAppends.ts"
 import * as Partitions from "./Partitions.ts"
 import * as Settling from "./Settling.ts"
 import * as TagTable from "./TagTable.ts"
@@ -67,7 +71,7 @@ const noMatches: Matches = { events: [], items: [] }
 
 export const make = Effect.gen(function* () {
   const database = yield* PostgresDatabase
-  const { integers, names, query, sql } = database
+  const { integers, names, query, sql, whether } = database
   const { atEnd } = yield* Settling.make
   const { matchesOf, taggedOf } = yield* EventPages.make
   const { isPartitioned } = yield* Partitions.make
@@ -78,10 +82,8 @@ export const make = Effect.gen(function* () {
   const decodeFirst = decodeRows(First, "pg_database", [])
   const serverColumns = sql.literal(LockHolders.serverColumns(database))
 
-  const ofPlainTable = sql.literal("")
-
   /** What is archived of the tags of a decision. Its types are in the files. */
-  const ofPartitions = ({ items }: ForDecision) => {
+  const archivedOf = (items: ForDecision["items"]) => {
     const tagged = taggedOf(items)
     const versions =
       tagged === undefined
@@ -94,17 +96,25 @@ export const make = Effect.gen(function* () {
   }
 
   // One row for the log, as its columns would cost as much in each row as the event.
-  const statement = ({ items }: ForDecision, archived: Fragment) => sql`
+  const statementBy = (archived: (items: ForDecision["items"]) => Fragment) =>
+    DecisionStatements.make(
+      database,
+      (items) => sql`
     SELECT pg_catalog.row_to_json(state)::text AS log, NULL::bigint AS version, NULL::text AS id, NULL::text AS "aggregateId",
       NULL::text AS "eventType", NULL::text AS data, NULL::text AS metadata, NULL::timestamptz AS "createdAt",
       NULL::text AS "streamName", NULL::bigint AS items
     FROM (
       SELECT ${serverColumns}, current_database()::text AS database,
-        (SELECT max(version)::text FROM ${TagTable.tableOf(database)} WHERE tag = ''::text) AS epoch ${archived}
+        (SELECT max(version)::text FROM ${TagTable.tableOf(database)} WHERE tag = ''::text) AS epoch ${archived(items)}
     ) AS state
     UNION ALL
     SELECT NULL, page.* FROM (${matchesOf(items)}) AS page
     ORDER BY version NULLS FIRST`
+    )
+  const ofPlainTable = statementBy(() => sql.literal(""))
+  const ofPartitions = statementBy(archivedOf)
+
+  const share = yield* SharedReads.make<ReadForDecision, Reason>(closed)
 
   /** The archived events that match, of which `tagged` has those that do by their tags. */
   const archivedMatches = Effect.fnUntraced(function* (
@@ -140,11 +150,12 @@ export const make = Effect.gen(function* () {
   })
 
   const attempt = Effect.fnUntraced(function* (asked: ForDecision): Effect.fn.Return<ReadForDecision, Reason | Moved> {
-    const partitioned = yield* isPartitioned
+    const began = performance.now()
+    const statement = (yield* isPartitioned) ? ofPartitions : ofPlainTable
     // Before the statement, whose snapshot then has every event up to the mark that will ever be. A younger mark, which is
     // found while the statement runs, may lie above events that the statement does not see.
     const before = mark.current()
-    const rows = yield* query(statement(asked, partitioned ? ofPartitions(asked) : ofPlainTable))
+    const rows = yield* query(statement(asked.items))
     const [first] = yield* decodeFirst(rows.slice(0, 1))
     if (first === undefined || !first.log.isolation.startsWith("read ")) return yield* wrongIsolation
     const { log } = first
@@ -169,11 +180,18 @@ export const make = Effect.gen(function* () {
       matches: events.length - seen.length,
       seen
     })
+    OwnAppends.begun(condition, began)
     return { events, items: [...oldItems, ...matched.map(itemsOf)], condition }
   })
 
+  const readNow = (asked: ForDecision): Effect.Effect<ReadForDecision, Reason> => ArchivedEnd.again(attempt(asked))
+
   return {
-    /** What `readForDecision` of the contract does. */
-    read: (asked: ForDecision): Effect.Effect<ReadForDecision, Reason> => ArchivedEnd.again(attempt(asked))
+    /** What `readForDecision` of the contract does. Decisions upon the same thing that read at once share a statement. */
+    read: (asked: ForDecision): Effect.Effect<ReadForDecision, Reason> =>
+      whether({
+        inside: () => readNow(asked),
+        outside: () => share(JSON.stringify(asked.items), readNow(asked))
+      })
   }
 })

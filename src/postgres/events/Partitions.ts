@@ -13,10 +13,16 @@ import * as EventTable from "./EventTable.ts"
 /** From so many events on, an append goes by the function of the database, which first makes the partitions that it needs. */
 export const manyEvents = 100
 
+/** For how long a table is taken to have no partitions, after a look: it may be divided while this process runs. */
+const plainForMillis = 10_000
+
 const Row = Schema.Struct({ partitioned: Schema.Boolean })
 
-/** Which logs have partitions, as far as the layer of the database has asked. */
-const known = new WeakMap<PostgresDatabase["Service"], boolean>()
+/** Whether the log of a database has partitions, for as long as that may be relied on. */
+const answers = new WeakMap<
+  PostgresDatabase["Service"],
+  { readonly partitioned: boolean; readonly untilMillis: number }
+>()
 
 export const make = Effect.gen(function* () {
   const database = yield* PostgresDatabase
@@ -25,7 +31,10 @@ export const make = Effect.gen(function* () {
   /** SQL that says whether the log has partitions. */
   const answer = sql.literal(`pg_catalog.to_regclass(${reference(EventTable.idsNameOf(database))}) IS NOT NULL`)
 
-  const learn = (partitioned: boolean): void => void known.set(database, partitioned)
+  const learn = (partitioned: boolean): void => {
+    const untilMillis = partitioned ? Number.POSITIVE_INFINITY : performance.now() + plainForMillis
+    answers.set(database, { partitioned, untilMillis })
+  }
 
   const look = query(sql`SELECT ${answer} AS partitioned`).pipe(
     Effect.flatMap(decode),
@@ -52,14 +61,14 @@ export const make = Effect.gen(function* () {
     })
 
   return {
-    /** Whether the log has partitions. It is asked once. */
+    /** Whether the log has partitions. It is asked once where it has some, and else now and then. */
     isPartitioned: Effect.suspend((): Effect.Effect<boolean, Reason> => {
-      const partitioned = known.get(database)
-      return partitioned === undefined ? look : Effect.succeed(partitioned)
+      const answer = answers.get(database)
+      return answer !== undefined && performance.now() < answer.untilMillis ? Effect.succeed(answer.partitioned) : look
     }),
 
     /** Whether it is known to have partitions. If not, a statement can ask by the way, and tell what it has heard. */
-    isKnownPartitioned: () => known.get(database) === true,
+    isKnownPartitioned: () => answers.get(database)?.partitioned === true,
     answer,
     learn,
 
