@@ -7,6 +7,7 @@ import type { Problem } from "../../Health.ts"
 import { decodeRows } from "../../postgres/database/DecodeRows.ts"
 import { qualify } from "../../postgres/database/Identifier.ts"
 import { PostgresDatabase } from "../../postgres/database/PostgresDatabase.ts"
+import * as ArchiveTable from "../../postgres/events/ArchiveTable.ts"
 import * as LockHolders from "../../postgres/events/LockHolders.ts"
 import { code } from "../../postgres/spool/MessageState.ts"
 import { idPrefix, processes as allProcesses } from "../../Projection.ts"
@@ -143,8 +144,18 @@ const describeHolders = Effect.gen(function* () {
   return holders.size === 0 ? undefined : yield* describe(query, holders)
 })
 
+/** What of the log is in files. */
+const lookAtArchive = Effect.gen(function* () {
+  const parts = yield* Effect.flatMap(PostgresDatabase, ArchiveTable.listVisible)
+  const last = parts.at(-1)
+  return last === undefined
+    ? undefined
+    : { below: last.endVersion, files: parts.length, events: parts.reduce((sum, { events }) => sum + events, 0) }
+})
+
 const look = Effect.fnUntraced(function* (isExact: boolean) {
   const log = yield* lookAtLog
+  const archived = yield* lookAtArchive
   const offsets = yield* lookAtOffsets(log?.latestVersion ?? 0n)
   const { estimated = 0n, found = 0, states: few = 0n, ...messages } = (yield* countStatesAndMessages) ?? {}
   const areMany = found > fewStates && !isExact
@@ -153,7 +164,17 @@ const look = Effect.fnUntraced(function* (isExact: boolean) {
   const states = found <= fewStates ? few : isExact ? yield* countAllStates(many) : many
   const holders = log?.standby === true ? undefined : yield* describeHolders
   const processes = yield* allProcesses
-  return { ...log, offsets, processes, messages, states, areMany, holders, atMillis: yield* Clock.currentTimeMillis }
+  return {
+    ...log,
+    archived,
+    offsets,
+    processes,
+    messages,
+    states,
+    areMany,
+    holders,
+    atMillis: yield* Clock.currentTimeMillis
+  }
 })
 
 type Seen = Effect.Success<ReturnType<typeof look>>
@@ -178,6 +199,7 @@ const problemColumns: Output.Listing<Problem>["columns"] = [
 
 const show = Effect.fnUntraced(function* (seen: Seen, before: Seen | undefined, problems: ReadonlyArray<Problem>) {
   const {
+    archived,
     areMany,
     connections,
     holders,
@@ -200,6 +222,7 @@ const show = Effect.fnUntraced(function* (seen: Seen, before: Seen | undefined, 
       latestVersion,
       latestAt: at,
       eventsPerSecond: rate,
+      archived: archived ?? null,
       tail: holders ?? null,
       states,
       areStatesEstimated: areMany,
@@ -214,6 +237,11 @@ const show = Effect.fnUntraced(function* (seen: Seen, before: Seen | undefined, 
     events:
       (at === null ? "none" : `up to version ${latestVersion}, the last of ${at}`) +
       (rate === undefined ? "" : `, ${rate.toLocaleString("en-US")} a second`),
+    ...(archived === undefined
+      ? {}
+      : {
+          archive: `all below version ${archived.below}: ${Output.count(archived.events, "event")} in ${Output.count(archived.files, "file")}`
+        }),
     tail: standby
       ? "replayed by a standby: only its primary knows who is appending"
       : holders === undefined
