@@ -1,6 +1,7 @@
 /** What `strata doctor` looks at, in this order. */
 import { Effect } from "effect"
 import { StoreError } from "../StoreError.ts"
+import * as ArchiveChecks from "./ArchiveChecks.ts"
 import { type Check, type Finding, type Findings, problem, type Subjects } from "./Check.ts"
 import * as ConnectionChecks from "./ConnectionChecks.ts"
 import * as HealthChecks from "./HealthChecks.ts"
@@ -46,6 +47,7 @@ const tableChecks: ReadonlyArray<Check> = [
   ofTables("sequence", LogChecks.sequence),
   ofTables("triggers", LogChecks.triggers),
   ofTables("partitions", PartitionChecks.partitions),
+  ofTables("archive", ArchiveChecks.archive),
   ofTables("replication", LogChecks.replication),
   ofTables("locks", TransactionChecks.locks),
   ofTables("replay", ServerChecks.replay),
