@@ -13,6 +13,7 @@ import * as ArchivedEnd from "./ArchivedEnd.ts"
 import * as EventPages from "./EventPages.ts"
 import * as LockHolders from "./LockHolders.ts"
 import * as MarkTable from "./MarkTable.ts"
+import type * as PageRange from "./PageRange.ts"
 import * as Partitions from "./Partitions.ts"
 
 /** What the first row says. The others are those of the page. */
@@ -91,7 +92,7 @@ const idsOf = (texts: ReadonlyArray<string>): ReadonlyMap<bigint, string> =>
 export const make = Effect.gen(function* () {
   const database = yield* PostgresDatabase
   const { names, query, sql, tables } = database
-  const { columns, page } = yield* EventPages.make
+  const { columns, findsContained, page } = yield* EventPages.make
   const { isPartitioned } = yield* Partitions.make
   const archived = ArchivedEnd.make(database)
   const events = tables.events
@@ -115,7 +116,8 @@ export const make = Effect.gen(function* () {
     filter: Filter,
     { after, compared, limit, needed, part }: Asked
   ): Effect.fn.Return<Option.Option<MarkedPage>, Reason> {
-    const range = { after, last: sql`(SELECT "upTo" FROM log)`, direction: "ASC", limit } as const
+    const isShort = part !== undefined
+    const range = { after, last: sql`(SELECT "upTo" FROM log)`, direction: "ASC", limit, isShort } as const
     const upTo =
       part === undefined ? sql.literal("mark.version") : sql`coalesce(${endOfPart(after, part)}, mark.version)`
     const rows = yield* query(sql`
@@ -190,9 +192,10 @@ export const make = Effect.gen(function* () {
 
   return {
     read,
+    findsContained,
 
     /** A page of committed events from the last version on. */
-    descending: (filter: Filter, range: Omit<EventPages.Range, "direction" | "guard">, needed: bigint) =>
+    descending: (filter: Filter, range: Omit<PageRange.Range, "direction" | "guard">, needed: bigint) =>
       committed(needed, (guard) => page(filter, { ...range, direction: "DESC", guard })("all"), "DESC"),
 
     /** The committed events of one aggregate above a version. */

@@ -72,6 +72,8 @@ interface Ascending {
   readonly seen: LastSeen.Seen
   /** Whether there was a page before. The next one is only read if the last event of that page is still there. */
   readonly isLater: boolean
+  /** Whether it is a part of the log such as `partEvents` describes. */
+  readonly isShort: boolean
 }
 
 export const make = Effect.gen(function* () {
@@ -82,22 +84,25 @@ export const make = Effect.gen(function* () {
   const archive = yield* ArchivedEvents.make
   const settling = yield* Settling.make
   const { agree, compare } = yield* Comparing.make
-  const { columns, page, selectAll, walks } = yield* EventPages.make
+  const { columns, findsContained, page, selectAll, walks } = yield* EventPages.make
   const decode = eventDecoder(names.events, integers)
   const decodeStop = decodeRows(Stop, names.events, [])
   let hasWarned = false
 
-  /** Warns once that a filter has all these events read, if no index serves it. */
-  const warnOfWalk = (filter: Filter, count: bigint): Effect.Effect<void> => {
+  /** Warns once that a filter has all these events read, if no index serves it. The server that is read says whether one does. */
+  const warnOfWalk: MarkedReading.Marks["warnOfWalk"] = (filter, count, isIndexed) => {
     if (hasWarned || count <= manyVersions || !walks(filter)) return Effect.void
-    hasWarned = true
-    const fields = Object.entries(filter).flatMap(([field, value]) =>
-      fieldsOfFilter.has(field) && value !== undefined ? [field] : []
-    )
-    return Effect.logWarning(
-      `a filter by ${fields.join(", ")} is looked up in no index: up to ${count} events of ${names.events} are read for it; ` +
-        "name types, one aggregate or tags, begin after a later version, or see the option index"
-    )
+    return Effect.flatMap(isIndexed(filter), (indexed) => {
+      if (hasWarned || indexed) return Effect.void
+      hasWarned = true
+      const fields = Object.entries(filter).flatMap(([field, value]) =>
+        fieldsOfFilter.has(field) && value !== undefined ? [field] : []
+      )
+      return Effect.logWarning(
+        `a filter by ${fields.join(", ")} is looked up in no index: up to ${count} events of ${names.events} are read for it; ` +
+          "name types, one aggregate or tags, begin after a later version, or see the option index"
+      )
+    })
   }
 
   // Where the server is a standby itself, and there is no replica beside it.
@@ -223,7 +228,7 @@ export const make = Effect.gen(function* () {
     const rows = pageBackward(filter, range)
     if (hasWarned || range.last < highestPossible || !walks(filter)) return rows
     return Effect.andThen(
-      Effect.flatMap(settling.highestVersion, (highest) => warnOfWalk(filter, highest - range.after)),
+      Effect.flatMap(settling.highestVersion, (highest) => warnOfWalk(filter, highest - range.after, findsContained)),
       rows
     )
   }
@@ -268,8 +273,8 @@ export const make = Effect.gen(function* () {
      * of the log. Else a page of a log with partitions is only read where nothing above the cursor is.
      */
     const readRows = (state: Ascending, guard: Fragment | undefined): Effect.Effect<ArchivedEnd.WithEnd, Reason> => {
-      const { last, pageLimit, seen } = state
-      const range = { after: seen.version, last, direction: "ASC", limit: pageLimit } as const
+      const { isShort, last, pageLimit, seen } = state
+      const range = { after: seen.version, last, direction: "ASC", limit: pageLimit, isShort } as const
       if (guard !== undefined || !isKnownPartitioned()) {
         return Effect.map(readPage(query, page(filter, { ...range, guard })), (rows) => ({ rows, end: 0n }))
       }
@@ -382,7 +387,9 @@ export const make = Effect.gen(function* () {
     const isInParts = forever && walks(filter) && !isNothing(filter)
     let seen: LastSeen.Seen | undefined
     const all = settling.marks(before, forever)
-    const marks = Stream.tap(all, (mark) => warnOfWalk(filter, mark.version - (seen ?? mark.seen).version))
+    const marks = Stream.tap(all, (mark) =>
+      warnOfWalk(filter, mark.version - (seen ?? mark.seen).version, findsContained)
+    )
     const stops = isInParts ? Stream.flatMap(marks, (mark) => partsUpTo(mark, (seen ?? mark.seen).version)) : marks
     return Stream.flatMap(stops, (mark) => {
       const begin: Ascending = {
@@ -390,6 +397,7 @@ export const make = Effect.gen(function* () {
         batchSize,
         pageLimit: Math.min(batchSize, pageEvents),
         isLater: seen !== undefined && isInParts,
+        isShort: isInParts,
         seen: (seen ??= mark.seen)
       }
       const isEmpty = isNothing(filter) || mark.version <= begin.seen.version
