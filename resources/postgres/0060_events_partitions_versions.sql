@@ -40,6 +40,7 @@ DECLARE
     log    TEXT; -- the table in its place
     draws  TEXT; -- its sequence
     ids    TEXT;
+    kind   TEXT; -- of ids
     later  TEXT[]; -- what makes again what the plain table has
     is_old BOOLEAN;
     action TEXT;
@@ -102,7 +103,9 @@ BEGIN
     END LOOP;
 
     -- Ids are only compared for equality, which is fastest byte by byte.
-    EXECUTE format('CREATE TABLE %s (id TEXT COLLATE "C" PRIMARY KEY, version BIGINT NOT NULL)', ids);
+    SELECT CASE atttypid WHEN 'uuid'::regtype THEN 'UUID' ELSE 'TEXT COLLATE "C"' END INTO STRICT kind
+    FROM pg_attribute WHERE attrelid = log::regclass AND attname = 'id';
+    EXECUTE format('CREATE TABLE %s (id %s PRIMARY KEY, version BIGINT NOT NULL)', ids, kind);
     EXECUTE format('COMMENT ON TABLE %s IS %L', ids, 'The ids of all events of a log that has partitions');
     EXECUTE format('COMMENT ON COLUMN %s.id IS %L', ids, 'The id of the event, of which there is one in the log');
     EXECUTE format('COMMENT ON COLUMN %s.version IS %L', ids, 'The version of the event');

@@ -45,6 +45,7 @@ const tableChecks: ReadonlyArray<Check> = [
   ofTables("log", IdentityChecks.identity),
   ofTables("sequence", LogChecks.sequence),
   ofTables("triggers", LogChecks.triggers),
+  ofTables("layout", SchemaChecks.layout),
   ofTables("partitions", PartitionChecks.partitions),
   ofTables("replication", LogChecks.replication),
   ofTables("locks", TransactionChecks.locks),

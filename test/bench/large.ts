@@ -19,6 +19,7 @@ const usage = `What a log of so many events costs: reads by filters, the command
 node --conditions=@effect-strata/source test/bench/large.ts [FLAGS]
 
   --events N   how many events the log has, at least 1,000: 1,000,000 unless given
+  --compact    the log has the compact layout
   --help       shows this
 
 The log is filled by plain SQL, on a server of its own in the directory for temporary files. Events of ten follow each
@@ -28,7 +29,11 @@ the end the index of what data contains is built.
 `
 
 const { values: options } = parseArgs({
-  options: { events: { type: "string", default: "1000000" }, help: { type: "boolean", default: false } }
+  options: {
+    events: { type: "string", default: "1000000" },
+    compact: { type: "boolean", default: false },
+    help: { type: "boolean", default: false }
+  }
 })
 
 const Total = Schema.NumberFromString.check(Schema.isInt(), Schema.isGreaterThanOrEqualTo(1000))
@@ -52,9 +57,10 @@ const fill = Effect.fnUntraced(function* (from: number, upTo: number) {
   for (let first = from; first <= upTo; first += part) {
     yield* sql.unsafe(
       `INSERT INTO events (id, aggregate_id, event_type, data, metadata, created_at)
-       SELECT '00000000-0000-7000-8000-' || lpad(n::text, 12, '0'), 'account-' || n / 10,
+       SELECT ('00000000-0000-7000-8000-' || lpad(n::text, 12, '0'))::uuid, 'account-' || n / 10,
          CASE WHEN n % ${rareEvery} = 0 THEN 'Rare' WHEN n % 100 = 0 THEN 'Closed' ELSE 'Deposited' END,
-         jsonb_build_object('amount', n, 'currency', 'EUR', 'note', 'a payment like any other'), 'null',
+         jsonb_build_object('amount', n, 'currency', 'EUR', 'note', 'a payment like any other'),
+         ${options.compact ? "NULL" : "'null'"},
          timestamptz '2026-01-01 00:00:00Z' + (n - ${lastHundredth}) * interval '10 ms'
        FROM generate_series($1::bigint, $2) AS n ORDER BY n`,
       [first, Math.min(upTo, first + part - 1)]
@@ -192,7 +198,9 @@ const main = Effect.gen(function* () {
       .join(", ")}`
   )
   const client = PgClient.layer({ url: Redacted.make(url), maxConnections: 1 })
-  yield* program(url).pipe(Effect.provide(Layer.provideMerge(Postgres.layer(), client)))
+  yield* program(url).pipe(
+    Effect.provide(Layer.provideMerge(Postgres.layer(options.compact ? { layout: "compact" } : {}), client))
+  )
 })
 
 if (options.help) process.stdout.write(usage)
