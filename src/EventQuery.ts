@@ -108,7 +108,10 @@ export class ConditionFailed extends Schema.TaggedError<ConditionFailed>("effect
      * `"tagged"` that had been appended before.
      */
     change: Schema.Literals(["appended", "withdrawn", "tagged"]),
-    /** The version of the first event in the way: nothing where events were tagged. */
+    /**
+     * The version of the event in the way: nothing where events were tagged. Of several it is the first one, or the one that
+     * this process has appended itself, of which it knows without the database.
+     */
     version: Schema.Option(Schema.BigInt),
     /** Its type, if it was appended. */
     eventType: Schema.Option(Schema.String),

@@ -51,6 +51,10 @@ BEGIN
     END IF;
     EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', events);
     EXECUTE format('SELECT EXISTS (SELECT FROM %s)', events) INTO is_old;
+    IF NOT is_old AND to_regclass(ids) IS NOT NULL THEN
+        -- Those of events that are archived.
+        EXECUTE format('SELECT EXISTS (SELECT FROM %s)', ids) INTO is_old;
+    END IF;
     IF is_old THEN
         RAISE EXCEPTION 'the table % has events: the compact layout is an option for a log without any; import an export of these into a new log', events
             USING ERRCODE = 'object_not_in_prerequisite_state';

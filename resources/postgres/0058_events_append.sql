@@ -28,6 +28,13 @@ DROP FUNCTION IF EXISTS :"events_append" (
 );
 
 -- next
+-- The version before this file gave each item of a condition without its types.
+DROP FUNCTION IF EXISTS :"events_append" (
+    INTEGER[], TEXT[], TEXT[], TEXT[], TEXT[], TEXT[], BOOLEAN[], BOOLEAN[], TEXT[], BOOLEAN, TEXT[], TEXT[], INTEGER[], TEXT[],
+    BIGINT[], TEXT, BIGINT, JSONB
+);
+
+-- next
 CREATE OR REPLACE FUNCTION :"events_append" (
     requests      INTEGER[], -- for each event: the append that it belongs to
     ids           TEXT[],
@@ -41,12 +48,14 @@ CREATE OR REPLACE FUNCTION :"events_append" (
     patient       BOOLEAN,   -- whether to wait for locks; if not, appends that would have to wait are blocked
     tagged        TEXT[] DEFAULT '{}', -- for each tag: the id of the event that has it
     tags          TEXT[] DEFAULT '{}',
-    deciding      INTEGER[] DEFAULT '{}', -- for each item of a condition: the append that has the condition
+    deciding      INTEGER[] DEFAULT '{}', -- for each item of a condition, and each of its types: the append that has the condition
     decided       TEXT[] DEFAULT '{}', -- its first tag, or an empty text where the item has no tags
     marks         BIGINT[] DEFAULT '{}', -- the mark of the condition, or -1 where one look at the tag does not decide
     server        TEXT   DEFAULT '',   -- what the first condition says of the log; -1 is the mark of those that say something else
     epoch         BIGINT DEFAULT 0,
-    conditions    JSONB  DEFAULT NULL  -- of appends that have one: see src/postgres/events/AppendRequest.ts
+    conditions    JSONB  DEFAULT NULL, -- of appends that have one: see src/postgres/events/AppendRequest.ts
+    kinds         TEXT[] DEFAULT '{}', -- beside `deciding`: the type, or an empty text for all types
+    known_above   TEXT[] DEFAULT '{}'  -- beside `deciding`: the versions above the mark that the decision has seen, as an array
 )
 RETURNS TABLE (outcome TEXT, request INTEGER, key TEXT, version BIGINT, created_at TIMESTAMPTZ)
 LANGUAGE plpgsql
@@ -57,11 +66,11 @@ AS $body$
 #variable_conflict use_column
 DECLARE
     -- The key of an aggregate's lock is the hash of its id by this seed, and the key of an event's lock the hash of its id by
-    -- the next seed. The empty text stands for all aggregates, or for all events. The same keys are made for statements of
+    -- the next seed. They are made of a number that the log keeps: resources/postgres/0061_events_key.sql. The empty text stands for all aggregates, or for all events. The same keys are made for statements of
     -- TypeScript by src/postgres/events/AppendLocks.ts: change both or none. The key of a tag's lock is the hash of the tag by
     -- a seed of its own, below those of all tables, so that no tag is taken for an aggregate.
-    seed      CONSTANT BIGINT  := 2 * :'events'::regclass::oid::bigint;
-    tag_seed  CONSTANT BIGINT  := -1 - :'events'::regclass::oid::bigint;
+    seed      CONSTANT BIGINT  := 2 * :"events_key"();
+    tag_seed  CONSTANT BIGINT  := -1 - :"events_key"();
     -- Locks live in shared memory, which has room for some 6,400 by default. A call with more aggregates than this number, or
     -- with more aggregates, ids and tags together, locks all aggregates, and so all appends: each of them shares that lock. A
     -- call with more ids locks all events.
@@ -110,11 +119,9 @@ BEGIN
         SELECT 1, hashtextextended(id, seed + 1), true, NULL, id, NULL
         FROM unnest(ids, given) AS new (id, given) WHERE new.given AND named <= max_locks
         UNION ALL
-        SELECT 1, hashtextextended(tag, tag_seed), false, NULL, NULL, tag
-        FROM unnest(tags) AS tag WHERE has_tags AND NOT coarse GROUP BY tag
-        UNION ALL
-        SELECT 1, hashtextextended(tag, tag_seed), true, NULL, NULL, tag
-        FROM unnest(decided) AS tag WHERE conditions IS NOT NULL AND NOT coarse GROUP BY tag
+        SELECT 1, hashtextextended(tag, tag_seed), bool_or(own), NULL, NULL, tag
+        FROM (SELECT tag, false AS own FROM unnest(tags) AS tag UNION ALL SELECT tag, true FROM unnest(decided) AS tag) AS new
+        WHERE (has_tags OR conditions IS NOT NULL) AND NOT coarse GROUP BY tag
         ORDER BY 1, 2, 3 DESC
     LOOP
         CONTINUE WHEN CASE WHEN lock.exclusive THEN pg_try_advisory_xact_lock(lock.key)
@@ -256,13 +263,22 @@ BEGIN
     -- A version does not tell what a decision has seen: an event can have drawn its version before the decision read, and be
     -- committed after that. So whatever matches above the mark, and is not among the versions seen there, is in the way.
     IF conditions IS NOT NULL THEN
-        -- Whatever matches has the first tag of an item, if each of them has tags. So one look at these tags, above the marks,
-        -- is nearly always enough: for 16 conditions, a third of the time of looking closely at each.
+        -- Whatever matches has the first tag of an item, if each of them has tags. So one look at these tags and types, above the
+        -- marks, is nearly always enough: for 16 conditions, a third of the time of looking closely at each.
         suspects := ARRAY(
             SELECT DISTINCT item.request
-            FROM unnest(deciding, decided, marks) AS item (request, tag, mark)
+            FROM (
+                SELECT request, tag, mark, nullif(kind, '') AS kind, coalesce(seen, '{}')::bigint[] AS seen
+                FROM unnest(deciding, decided, marks, kinds, known_above) AS given (request, tag, mark, kind, seen) OFFSET 0
+            ) AS item
             WHERE item.mark < 0 OR EXISTS (
-                SELECT FROM :"events_tags" AS tagged WHERE tagged.tag = item.tag AND tagged.version > item.mark OFFSET 0
+                SELECT FROM :"events_tags" AS tagged
+                WHERE tagged.tag = item.tag AND tagged.version > item.mark AND tagged.version <> ALL (item.seen)
+                    AND (tagged.event_type = item.kind) IS NOT FALSE
+                OFFSET 0
+            ) OR item.seen <> '{}' AND EXISTS (
+                SELECT FROM unnest(item.seen) AS seen (version)
+                WHERE NOT EXISTS (SELECT FROM :"events" AS event WHERE event.version = seen.version OFFSET 0)
             )
         );
         -- The log is another one, or events were tagged afterwards.
@@ -314,10 +330,10 @@ BEGIN
                 WITH ORDINALITY AS new (request, id, aggregate_id, event_type, data, metadata, place)
             WHERE new.id <> ALL (stored) AND new.request <> ALL (failed)
             ORDER BY new.place
-            RETURNING event.id::text AS id, event.version, event.created_at
+            RETURNING event.id::text AS id, event.version, event.event_type, event.created_at
         ), tagging AS (
-            INSERT INTO :"events_tags" (tag, version)
-            SELECT new.tag, added.version FROM unnest(tagged, tags) AS new (id, tag) JOIN added ON added.id = new.id
+            INSERT INTO :"events_tags" (tag, version, event_type)
+            SELECT new.tag, added.version, added.event_type FROM unnest(tagged, tags) AS new (id, tag) JOIN added ON added.id = new.id
         )
         SELECT 'stored', NULL::integer, added.id, added.version, added.created_at FROM added;
     END IF;

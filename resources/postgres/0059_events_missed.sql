@@ -66,7 +66,8 @@ BEGIN
     SELECT coalesce((SELECT max(tagged.version) FROM :"events_tags" AS tagged WHERE tagged.tag = ''), 0), (
         SELECT tagged.version
         FROM jsonb_array_elements(items) AS item, :"events_tags" AS tagged
-        WHERE tagged.tag = item -> 'tags' ->> 0 AND tagged.version > mark AND tagged.version <> ALL (seen) LIMIT 1
+        WHERE tagged.tag = item -> 'tags' ->> 0 AND tagged.version > mark AND tagged.version <> ALL (seen)
+            AND coalesce(item -> 'types' ? tagged.event_type, true) LIMIT 1
     )
     INTO epoch, first;
 
@@ -98,6 +99,7 @@ BEGIN
         (
             SELECT tagged.version FROM :"events_tags" AS tagged
             WHERE tagged.tag = item -> 'tags' ->> 0 AND tagged.version > mark AND tagged.version <> ALL (seen)
+                AND coalesce(item -> 'types' ? tagged.event_type, true)
                 AND NOT EXISTS (
                     SELECT FROM jsonb_array_elements_text(item -> 'tags') AS wanted (tag)
                     WHERE NOT EXISTS (
@@ -106,7 +108,7 @@ BEGIN
                     )
                     OFFSET 0
                 )
-                AND (NOT item ? 'types' OR EXISTS (
+                AND (tagged.event_type IS NOT NULL OR NOT item ? 'types' OR EXISTS (
                     SELECT FROM :"events" AS event WHERE event.version = tagged.version AND item -> 'types' ? event.event_type
                     OFFSET 0
                 ))

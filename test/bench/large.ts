@@ -20,6 +20,7 @@ node --conditions=@effect-strata/source test/bench/large.ts [FLAGS]
 
   --events N   how many events the log has, at least 1,000: 1,000,000 unless given
   --compact    the log has the compact layout
+  --sizes      only fills the log, and says how many bytes it has
   --help       shows this
 
 The log is filled by plain SQL, on a server of its own in the directory for temporary files. Events of ten follow each
@@ -32,6 +33,7 @@ const { values: options } = parseArgs({
   options: {
     events: { type: "string", default: "1000000" },
     compact: { type: "boolean", default: false },
+    sizes: { type: "boolean", default: false },
     help: { type: "boolean", default: false }
   }
 })
@@ -160,7 +162,7 @@ const sizes = Effect.gen(function* () {
     SELECT avg(octet_length(data::text))::float8 AS bytes FROM events TABLESAMPLE SYSTEM (1)`
   const all = rows.reduce((sum, { bytes }) => sum + bytes, 0)
   yield* Console.log(
-    `${(all / 2 ** 30).toFixed(2)} GB, in bytes for each event, which has ${payload?.bytes.toFixed(0)} bytes of data:`
+    `${(all / 2 ** 30).toFixed(2)} GB, ${(all / total).toFixed(0)} bytes for each event, which has ${payload?.bytes.toFixed(0)} bytes of data:`
   )
   for (const { bytes, column, name } of rows) {
     yield* Console.log(
@@ -171,6 +173,10 @@ const sizes = Effect.gen(function* () {
 
 const program = (url: string) =>
   Effect.gen(function* () {
+    if (options.sizes) {
+      yield* fill(1, total)
+      return yield* sizes
+    }
     yield* fill(1, comparedTotal)
     const few = yield* appends
     if (total > comparedTotal) yield* fill(comparedTotal + 1, total)

@@ -245,6 +245,35 @@ describe("the layout of a log", () => {
     }).pipe(Effect.scoped)
   )
 
+  it.live("stays while a log with events is divided into partitions, and parts of it are archived and restored", () =>
+    Effect.gen(function* () {
+      const { events, schema, table } = yield* served
+      const place = { url: postgresUrl }
+      yield* events.append(event("a", id))
+      yield* events.append(Array.from({ length: 149 }, () => ({ ...event("a"), metadata: { by: "me" } })))
+      yield* succeeds(["migrate", "--schema", schema, "--partitions", "50"], place)
+      // The next events come after the end of the first partition, which is the table that was there.
+      const [row] = yield* query(
+        `SELECT split_part(pg_get_expr(relpartbound, oid), '''', 4) FROM pg_class WHERE oid = '${table}_0'::regclass`
+      )
+      const ending = String(row?.[0])
+      yield* query(`SELECT setval(pg_get_serial_sequence('${table}', 'version'), ${ending})`)
+      yield* events.append(Array.from({ length: 10 }, () => event("b")))
+      const other = yield* serveEvents({ options: { schema } })
+      assert.strictEqual((yield* Effect.flip(other.events.append(event("b", id))))._tag, "DuplicateEvent")
+      const rows = query(`SELECT event::text FROM ${table} AS event ORDER BY version`)
+      const before = yield* rows
+      const directory = yield* temporaryDirectory
+      const where = ["--dir", directory, "--schema", schema]
+      yield* succeeds(["archive", "--before", ending, ...where], place)
+      assert.lengthOf(yield* rows, 10)
+      assert.deepStrictEqual(yield* query(`SELECT version FROM ${table}_ids WHERE id = '${id}'`), [["1"]])
+      yield* succeeds(["restore", ...where], place)
+      assert.deepStrictEqual(yield* rows, before)
+      assert.include(yield* columnsOf(table), "id uuid")
+    }).pipe(Effect.scoped)
+  )
+
   it.live("is told by strata doctor, with a trigger that does not go with it", () =>
     Effect.gen(function* () {
       const found = (schema: string) =>

@@ -107,6 +107,7 @@ describe("somebody's functions in a schema of the search path", () => {
       const options = { schema: "strata", notify: "rows", index: "containment", partitions: { size: 50n } } as const
       yield* migrate(owner, options)
       yield* migrate(owner, options)
+      yield* migrate(owner, { ...options, schema: "compact", layout: "compact" })
       yield* execute(
         [
           `GRANT USAGE ON SCHEMA strata TO ${app}`,

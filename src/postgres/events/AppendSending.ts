@@ -29,6 +29,7 @@ import * as AppendStatements from "./AppendStatements.ts"
 import * as CompactLog from "./CompactLog.ts"
 import { toStoredEvent } from "./EventRow.ts"
 import { type Description, EventTable } from "./EventTable.ts"
+import { OwnAppends } from "./OwnAppends.ts"
 import * as Partitions from "./Partitions.ts"
 import * as RowNotifications from "./RowNotifications.ts"
 
@@ -166,13 +167,16 @@ type Send = (
   table: Description
 ) => Effect.Effect<ReadonlyArray<RequestResult>, Reason>
 
+/** Why a request fails without being sent, if it does. */
+type Refuse = (request: Request, table: Description) => Failure | undefined
+
 /** Sends the requests of a batch: a request that cannot be appended fails, and does not concern the others. */
-const attemptBy = (send: Send, inspect: EventTable["Service"]["inspect"]) => {
-  /** Sends the requests that the table has room for. */
+const attemptBy = (send: Send, inspect: EventTable["Service"]["inspect"], refuse: Refuse) => {
+  /** Sends the requests that are not refused. */
   const sendFitting = (requests: ReadonlyArray<Request>, table: Description) => {
-    const known = requests.map(({ append }) => {
-      const refusal = refusalOf(table, append)
-      return refusal === undefined ? "none yet" : Exit.fail(refusal)
+    const known = requests.map((request) => {
+      const failure = refuse(request, table)
+      return failure === undefined ? "none yet" : Exit.fail(failure)
     })
     return completed(requests, known, (rest) => send(rest, table))
   }
@@ -192,7 +196,9 @@ const attemptBy = (send: Send, inspect: EventTable["Service"]["inspect"]) => {
   const attempt = (requests: ReadonlyArray<Request>): Effect.Effect<ReadonlyArray<RequestResult>> =>
     // The table is inspected here, after the order is settled: no append overtakes another one that waits for the answer.
     Effect.flatMap(inspect, (table) =>
-      table.notifies || table.compact ? sendFitting(requests, table) : send(requests, table)
+      table.notifies || table.compact || requests[0]?.kind === "checked"
+        ? sendFitting(requests, table)
+        : send(requests, table)
     ).pipe(
       Effect.catch((reason) =>
         // The server writes nothing of a statement that it refuses.
@@ -217,6 +223,8 @@ export const make = Effect.gen(function* () {
   const { callFunction, insertMany, insertOne, metadataOf } = yield* AppendStatements.make
   const { inspect } = yield* EventTable
   const { announce } = yield* Wakeups
+
+  const own = new OwnAppends()
 
   const announceNow: Announcement = Effect.sync(() => announce("events"))
   const announceAfterCommit: Announcement = sql.afterCommit(announceNow)
@@ -265,6 +273,16 @@ export const make = Effect.gen(function* () {
       })
     )
 
+  /** Tells of a commit that has stored events: the readers of the log, and the decisions that they may have overtaken. */
+  const tell = (requests: ReadonlyArray<Request>, results: ReadonlyArray<RequestResult>): Announcement =>
+    Effect.sync(() => {
+      announce("events")
+      for (const [index, request] of requests.entries()) {
+        const result = results[index]
+        if (result !== undefined && Exit.isSuccess(result)) own.heard(request, result.value)
+      }
+    })
+
   /** Sends requests of any kind. */
   const check = (
     requests: ReadonlyArray<Request>,
@@ -274,7 +292,7 @@ export const make = Effect.gen(function* () {
     return Effect.flatMap(requests.length === 1 ? retried(call, inTransaction) : call, (rows) => {
       const results = resultsOf(requests, rows)
       const hasStored = rows.some(({ outcome }) => outcome === "stored")
-      const told = hasStored ? Effect.as(announceAfterCommit, results) : Effect.succeed(results)
+      const told = hasStored ? Effect.as(sql.afterCommit(tell(requests, results)), results) : Effect.succeed(results)
       const known = new Map(
         rows.flatMap((row): ReadonlyArray<readonly [string, bigint]> =>
           row.outcome === "known" ? [[row.id, row.version]] : []
@@ -295,7 +313,9 @@ export const make = Effect.gen(function* () {
           requests.length > 1 && results[0] === undefined ? check(requests, "never waits") : Effect.succeed(results)
         )
 
-  const attempt = attemptBy(send, inspect)
+  const refuse: Refuse = (request, table) => refusalOf(table, request.append) ?? own.overtaking(request)
+
+  const attempt = attemptBy(send, inspect, refuse)
 
   /** Sends a request that may have to wait. */
   const patiently = (request: Request): Stored =>
@@ -330,12 +350,15 @@ export const make = Effect.gen(function* () {
   const sending: AppendSending = {
     outside: {
       alone: (request, blocked) =>
-        alone(request, announceNow, blocked, (request) =>
-          Effect.flatMap(
-            Effect.mapError(check([request], "never waits"), refusedBy(request)),
-            ([result]) => result ?? blocked()
-          )
-        ),
+        alone(request, announceNow, blocked, (request) => {
+          const failure = own.overtaking(request)
+          return failure === undefined
+            ? Effect.flatMap(
+                Effect.mapError(check([request], "never waits"), refusedBy(request)),
+                ([result]) => result ?? blocked()
+              )
+            : Effect.fail(failure)
+        }),
       attempt,
       patiently
     },

@@ -159,10 +159,10 @@ export const make = Effect.gen(function* () {
             ORDER BY key OFFSET 0
           ) AS lock WHERE ${locks.isBusy}
         )
-        RETURNING version, created_at
+        RETURNING version, event_type, created_at
       ), tagging AS (
-        INSERT INTO ${tagTable} (tag, version)
-        SELECT tag, added.version FROM added, pg_catalog.unnest(${tags.map(({ tag }) => tag)}::text[]) AS tag
+        INSERT INTO ${tagTable} (tag, version, event_type)
+        SELECT tag, added.version, added.event_type FROM added, pg_catalog.unnest(${tags.map(({ tag }) => tag)}::text[]) AS tag
       )
       SELECT version, created_at AS "createdAt" FROM added`
   }
@@ -172,9 +172,9 @@ export const make = Effect.gen(function* () {
     const andKeys = sql`UNION ALL
       SELECT ${keyOfTag} FROM pg_catalog.unnest(${[...new Set(tags.map(({ tag }) => tag))]}::text[]) AS tag`
     return sql`
-      WITH added AS (${insertManyOf(requests, layout, andKeys)}), tagging AS (
-        INSERT INTO ${tagTable} (tag, version)
-        SELECT new.tag, added.version
+      WITH added AS (${insertManyOf(requests, layout, andKeys)}, event_type), tagging AS (
+        INSERT INTO ${tagTable} (tag, version, event_type)
+        SELECT new.tag, added.version, added.event_type
         FROM unnest(${tags.map(({ id }) => id)}::${idTypeOf(layout.compact)}[], ${tags.map(({ tag }) => tag)}::text[]) AS new (id, tag)
         JOIN added ON added.id = new.id
       )
@@ -207,7 +207,9 @@ export const make = Effect.gen(function* () {
         ${firstTags.map(({ mark }) => mark)}::bigint[],
         ${log?.decided.server ?? ""}::text,
         ${log?.decided.epoch ?? 0n}::bigint,
-        ${conditions.length === 0 ? null : JSON.stringify(conditions)}::text::jsonb
+        ${conditions.length === 0 ? null : JSON.stringify(conditions)}::text::jsonb,
+        ${firstTags.map(({ type }) => type)}::text[],
+        ${firstTags.map(({ seen }) => seen)}::text[]
       )`
   }
 

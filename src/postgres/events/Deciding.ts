@@ -5,11 +5,15 @@ import { Condition, type ReadForDecision } from "../../EventStore.ts"
 import type { Reason } from "../../StoreError.ts"
 import { decodeRows } from "../database/DecodeRows.ts"
 import { PostgresDatabase } from "../database/PostgresDatabase.ts"
+import * as SharedReads from "../database/SharedReads.ts"
+import { closed } from "./Appending.ts"
 import { wrongIsolation } from "./AppendSending.ts"
 import * as DecisionMark from "./DecisionMark.ts"
+import * as DecisionStatements from "./DecisionStatements.ts"
 import * as EventPages from "./EventPages.ts"
 import { eventDecoder } from "./EventRow.ts"
 import * as LockHolders from "./LockHolders.ts"
+import * as OwnAppends from "./OwnAppends.ts"
 import * as Settling from "./Settling.ts"
 import * as TagTable from "./TagTable.ts"
 
@@ -39,7 +43,7 @@ const itemsOf = (row: unknown): ReadonlyArray<number> => {
 
 export const make = Effect.gen(function* () {
   const database = yield* PostgresDatabase
-  const { integers, names, query, sql } = database
+  const { integers, names, query, sql, whether } = database
   const { atEnd } = yield* Settling.make
   const { matchesOf } = yield* EventPages.make
   const mark = yield* DecisionMark.make(atEnd)
@@ -48,7 +52,9 @@ export const make = Effect.gen(function* () {
   const serverColumns = sql.literal(LockHolders.serverColumns(database))
 
   // One row for the log, as its columns would cost as much in each row as the event.
-  const statement = ({ items }: ForDecision) => sql`
+  const statement = DecisionStatements.make(
+    database,
+    (items) => sql`
     SELECT pg_catalog.row_to_json(state)::text AS log, NULL::bigint AS version, NULL::text AS id, NULL::text AS "aggregateId",
       NULL::text AS "eventType", NULL::text AS data, NULL::text AS metadata, NULL::timestamptz AS "createdAt",
       NULL::bigint AS items
@@ -59,33 +65,43 @@ export const make = Effect.gen(function* () {
     UNION ALL
     SELECT NULL, page.* FROM (${matchesOf(items)}) AS page
     ORDER BY version NULLS FIRST`
+  )
+
+  const readNow = Effect.fnUntraced(function* (asked: ForDecision): Effect.fn.Return<ReadForDecision, Reason> {
+    const began = performance.now()
+    // Before the statement, whose snapshot then has every event up to the mark that will ever be. A younger mark, which is
+    // found while the statement runs, may lie above events that the statement does not see.
+    const before = mark.current()
+    const rows = yield* query(statement(asked.items))
+    const [first] = yield* decodeFirst(rows.slice(0, 1))
+    if (first === undefined || !first.log.isolation.startsWith("read ")) return yield* wrongIsolation
+    const { log } = first
+    const matched = rows.slice(1)
+    const { corrupt, events } = decode(matched)
+    if (corrupt !== undefined) return yield* corrupt
+    const { id, version } = before.server === log.server ? before : DecisionMark.start
+    const seen = events.filter((event) => event.version > version).map((event) => event.version)
+    mark.counted(seen.length)
+    const condition = new Condition({
+      items: asked.items,
+      server: `${log.server} ${log.database}`,
+      epoch: log.epoch ?? 0n,
+      mark: version,
+      markId: id,
+      matches: events.length - seen.length,
+      seen
+    })
+    OwnAppends.begun(condition, began)
+    return { events, items: matched.map(itemsOf), condition }
+  })
+  const share = yield* SharedReads.make<ReadForDecision, Reason>(closed)
 
   return {
-    /** What `readForDecision` of the contract does. */
-    read: Effect.fnUntraced(function* (asked: ForDecision): Effect.fn.Return<ReadForDecision, Reason> {
-      // Before the statement, whose snapshot then has every event up to the mark that will ever be. A younger mark, which is
-      // found while the statement runs, may lie above events that the statement does not see.
-      const before = mark.current()
-      const rows = yield* query(statement(asked))
-      const [first] = yield* decodeFirst(rows.slice(0, 1))
-      if (first === undefined || !first.log.isolation.startsWith("read ")) return yield* wrongIsolation
-      const { log } = first
-      const matched = rows.slice(1)
-      const { corrupt, events } = decode(matched)
-      if (corrupt !== undefined) return yield* corrupt
-      const { id, version } = before.server === log.server ? before : DecisionMark.start
-      const seen = events.filter((event) => event.version > version).map((event) => event.version)
-      mark.counted(seen.length)
-      const condition = new Condition({
-        items: asked.items,
-        server: `${log.server} ${log.database}`,
-        epoch: log.epoch ?? 0n,
-        mark: version,
-        markId: id,
-        matches: events.length - seen.length,
-        seen
+    /** What `readForDecision` of the contract does. Decisions upon the same thing that read at once share a statement. */
+    read: (asked: ForDecision): Effect.Effect<ReadForDecision, Reason> =>
+      whether({
+        inside: () => readNow(asked),
+        outside: () => share(JSON.stringify(asked.items), readNow(asked))
       })
-      return { events, items: matched.map(itemsOf), condition }
-    })
   }
 })

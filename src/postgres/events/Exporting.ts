@@ -52,9 +52,14 @@ export class Checksum {
     this.events += count
   }
 
+  /** The SHA-256 of the lines that were added. */
+  get sha256(): string {
+    return this.hash.copy().digest("hex")
+  }
+
   /** The last line of a file with the lines that were added. */
   get line(): string {
-    return `${JSON.stringify({ events: this.events, sha256: this.hash.copy().digest("hex") })}\n`
+    return `${JSON.stringify({ events: this.events, sha256: this.sha256 })}\n`
   }
 }
 
@@ -87,6 +92,15 @@ export const pageAfter = Effect.fnUntraced(function* (after: bigint, last: bigin
   return { isFull, nextLimit, rows: yield* decodeRows(Row, names.events, ["version"])(fine) }
 })
 
+/** The events above `after`, up to `last`, in pages. */
+export const pagesUpTo = (after: bigint, last: bigint) =>
+  Stream.paginate({ after, limit: largestPage }, ({ after, limit }) =>
+    Effect.map(pageAfter(after, last, limit), ({ isFull, nextLimit, rows }) => {
+      const next = { after: rows.at(-1)?.version ?? after, limit: nextLimit }
+      return [rows.length === 0 ? [] : [rows], isFull ? Option.some(next) : Option.none()] as const
+    })
+  )
+
 const Count = Schema.Struct({ count: Schema.Int })
 
 /** How many events there are above a version. */
@@ -101,13 +115,9 @@ export const countAfter = Effect.fnUntraced(function* (after: bigint) {
 export const settledPages = Effect.fnUntraced(function* (after: bigint) {
   const { marks } = yield* Settling.make
   let from = after
-  return Stream.flatMap(marks(LastSeen.of(after)), ({ version: mark }) =>
-    Stream.paginate({ after: from, limit: largestPage }, ({ after, limit }) =>
-      Effect.map(pageAfter(after, mark, limit), ({ isFull, nextLimit, rows }) => {
-        from = mark
-        const next = { after: rows.at(-1)?.version ?? after, limit: nextLimit }
-        return [rows.length === 0 ? [] : [rows], isFull ? Option.some(next) : Option.none()] as const
-      })
-    )
-  )
+  return Stream.flatMap(marks(LastSeen.of(after)), ({ version: mark }) => {
+    const pages = pagesUpTo(from, mark)
+    from = mark
+    return pages
+  })
 })

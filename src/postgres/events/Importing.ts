@@ -71,9 +71,9 @@ export const make = Effect.gen(function* () {
   const decodeKnown = decodeRows(Known, names.events, ["id"])
   const decodePresent = decodeRows(Present, names.events, ["id"])
   const decodeInserted = decodeRows(Inserted, names.events, ["id"])
-  const { compact, partitioned } = yield* EventTable.check
+  const { compact } = yield* EventTable.check
   const idType = sql.literal(compact ? "uuid" : "text")
-  const { extend } = yield* Partitions.make
+  const { extend, isPartitioned } = yield* Partitions.make
   const entriesAs = (entries: ReadonlyArray<Entry>) => sql`unnest(
       ${entries.map(({ id }) => id)}::${idType}[],
       ${entries.map(({ aggregateId }) => aggregateId)}::text[],
@@ -87,11 +87,12 @@ export const make = Effect.gen(function* () {
     sql.literal(`coalesce(nullif(CASE WHEN jsonb_typeof(${metadata}) = 'object'::text
       THEN ${metadata} - ARRAY[${originKeys.map((key) => `'${key}'`).join()}]::text[] ELSE ${metadata} END, '{}'::jsonb), 'null'::jsonb)`)
 
-  const hasId = partitioned
-    ? sql`event.version = (SELECT version FROM ${sql.literal(EventTable.idsNameOf(database))} WHERE id = new.id)`
-    : sql`event.id = new.id`
+  const hasIdIn = (partitioned: boolean) =>
+    partitioned
+      ? sql`event.version = (SELECT version FROM ${sql.literal(EventTable.idsNameOf(database))} WHERE id = new.id)`
+      : sql`event.id = new.id`
 
-  const select = (entries: ReadonlyArray<Entry>) => sql`
+  const select = (entries: ReadonlyArray<Entry>, partitioned: boolean) => sql`
     SELECT old.* FROM ${entriesAs(entries)}
     CROSS JOIN LATERAL (
       SELECT event.id, event.version,
@@ -99,13 +100,13 @@ export const make = Effect.gen(function* () {
           AND coalesce(event.data, 'null') = new.json -> 'data'::text
           AND ${contentOf("event.metadata")} = ${contentOf("(new.json -> 'metadata'::text)")} AS same,
         coalesce(event.created_at = nullif(new.created_at, '')::timestamptz, new.created_at = '') AS "sameTime"
-      FROM ${events} AS event WHERE ${hasId} OFFSET 0
+      FROM ${events} AS event WHERE ${hasIdIn(partitioned)} OFFSET 0
     ) AS old`
 
   /** Which ids are in the log. Of most imports none is: then no event is sent only to be compared. */
-  const selectPresent = (entries: ReadonlyArray<Entry>) => sql`
+  const selectPresent = (entries: ReadonlyArray<Entry>, partitioned: boolean) => sql`
     SELECT new.id FROM pg_catalog.unnest(${entries.map(({ id }) => id)}::${idType}[]) AS new (id)
-    CROSS JOIN LATERAL (SELECT FROM ${events} AS event WHERE ${hasId} OFFSET 0) AS old`
+    CROSS JOIN LATERAL (SELECT FROM ${events} AS event WHERE ${hasIdIn(partitioned)} OFFSET 0) AS old`
 
   const metadata = sql.literal(
     compact ? "nullif(json -> 'metadata'::text, 'null')" : "coalesce(json -> 'metadata'::text, 'null')"
@@ -120,12 +121,17 @@ export const make = Effect.gen(function* () {
 
   /** Gives the new events their tags, if they have any. All locks are held, so no decision misses them. */
   const tag = (entries: ReadonlyArray<Entry>, versions: ReadonlyMap<string, bigint>) => {
-    const tags = entries.flatMap(({ id, tags }) => tags.map((tag) => ({ tag, version: versions.get(id) ?? 0n })))
+    const tags = entries.flatMap(({ eventType, id, tags }) =>
+      tags.map((tag) => ({ tag, version: versions.get(id) ?? 0n, eventType }))
+    )
     return tags.length === 0
       ? Effect.void
       : query(sql`
-          INSERT INTO ${TagTable.tableOf(database)} (tag, version)
-          SELECT * FROM unnest(${tags.map(({ tag }) => tag)}::text[], ${tags.map(({ version }) => version)}::bigint[])`)
+          INSERT INTO ${TagTable.tableOf(database)} (tag, version, event_type)
+          SELECT * FROM unnest(
+            ${tags.map(({ tag }) => tag)}::text[], ${tags.map(({ version }) => version)}::bigint[],
+            ${tags.map(({ eventType }) => eventType)}::text[]
+          )`)
   }
 
   /** What is stored under the ids of these entries, by id. */
@@ -134,7 +140,9 @@ export const make = Effect.gen(function* () {
     return entries.length === 0
       ? Effect.succeed(new Map())
       : Effect.map(
-          Effect.flatMap(query(select(entries)), decodeKnown),
+          Effect.flatMap(isPartitioned, (partitioned) =>
+            Effect.flatMap(query(select(entries, partitioned)), decodeKnown)
+          ),
           (rows) => new Map(rows.map((row) => [row.id, row]))
         )
   }
@@ -158,7 +166,10 @@ export const make = Effect.gen(function* () {
     yield* AdvisoryLocks.take(database, { of: "all appends", keys: locks.all, atMost: lockLimit })
     // The lock of the INSERT before the look, which takes a weaker one: see `resources/postgres/0058_events_append.sql`.
     yield* query(sql`INSERT INTO ${events} (id, aggregate_id, event_type) SELECT NULL, '', '' WHERE false`)
-    const present = new Set((yield* Effect.flatMap(query(selectPresent(entries)), decodePresent)).map(({ id }) => id))
+    // It stays so to the end of the transaction, which has the lock that keeps out a migration.
+    const partitioned = yield* isPartitioned
+    const found = yield* Effect.flatMap(query(selectPresent(entries, partitioned)), decodePresent)
+    const present = new Set(found.map(({ id }) => id))
     const stored = yield* look(entries.filter(({ id }) => present.has(id)))
     const changed = entries.find(({ id }) => stored.get(id)?.same === false)
     if (changed !== undefined) {

@@ -13,6 +13,9 @@ import * as EventTable from "./EventTable.ts"
 /** From so many events on, an append goes by the function of the database, which first makes the partitions that it needs. */
 export const manyEvents = 100
 
+/** For how long a table is taken to have no partitions, after a look: it may be divided while this process runs. */
+const plainForMillis = 10_000
+
 const Row = Schema.Struct({ partitioned: Schema.Boolean })
 
 export const make = Effect.gen(function* () {
@@ -20,13 +23,19 @@ export const make = Effect.gen(function* () {
   const { inTransaction, names, query, schema, sql } = database
   const decode = decodeRows(Row, "pg_class", [])
   let known: Effect.Effect<boolean> | undefined
+  let knownUntilMillis = 0
 
   const look = query(
     sql`SELECT pg_catalog.to_regclass(${EventTable.idsNameOf(database)}) IS NOT NULL AS partitioned`
   ).pipe(
     Effect.flatMap(decode),
     Effect.map(([row]) => row?.partitioned === true),
-    Effect.tap((partitioned) => Effect.sync(() => (known = Effect.succeed(partitioned))))
+    Effect.tap((partitioned) =>
+      Effect.sync(() => {
+        known = Effect.succeed(partitioned)
+        knownUntilMillis = partitioned ? Number.POSITIVE_INFINITY : performance.now() + plainForMillis
+      })
+    )
   )
 
   const extendBy = (more: number, patience: "waits" | "never waits") =>
@@ -48,8 +57,10 @@ export const make = Effect.gen(function* () {
     })
 
   return {
-    /** Whether the log has partitions. It is asked once. */
-    isPartitioned: Effect.suspend((): Effect.Effect<boolean, Reason> => known ?? look),
+    /** Whether the log has partitions. It is asked once where it has some, and else now and then. */
+    isPartitioned: Effect.suspend((): Effect.Effect<boolean, Reason> =>
+      known !== undefined && performance.now() < knownUntilMillis ? known : look
+    ),
 
     /** Makes the partitions that so many events more need. */
     extend: (more: number) => extendBy(more, "waits"),

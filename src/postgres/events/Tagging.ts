@@ -60,12 +60,14 @@ export const make = Effect.gen(function* () {
    */
   const write = ({ missing }: Plan) =>
     query(sql`
-      INSERT INTO ${table} (tag, version)
-      SELECT * FROM unnest(
+      INSERT INTO ${table} (tag, version, event_type)
+      SELECT tag, version, (SELECT event_type FROM ${tables.events} AS event WHERE event.version = missing.version)
+      FROM unnest(
         ${missing.map(({ tag }) => tag)}::text[], ${missing.map(({ version }) => version)}::bigint[]
-      )
+      ) AS missing (tag, version)
       UNION ALL
-      SELECT ''::text, coalesce(max(version), 0) + 1 + (pg_catalog.random() * 1000000000::float8)::bigint FROM ${table} WHERE tag = ''::text`)
+      SELECT ''::text, coalesce(max(version), 0) + 1 + (pg_catalog.random() * 1000000000::float8)::bigint, NULL
+      FROM ${table} WHERE tag = ''::text`)
 
   const lock = (of: string, keys: Statement.Fragment, shared = false) =>
     AdvisoryLocks.take(database, { of, keys, shared, atMost: lockLimit })
