@@ -6,7 +6,7 @@ import { createHash } from "node:crypto"
 import { readdir, readFile, rm, writeFile } from "node:fs/promises"
 import { join } from "node:path"
 import { gunzipSync, gzipSync } from "node:zlib"
-import { fails, start, succeeds, temporaryDirectory } from "../cli/harness.ts"
+import { fails, jsonLines, start, strata, succeeds, temporaryDirectory } from "../cli/harness.ts"
 import { postgresUrl } from "../support/database.ts"
 import {
   event,
@@ -392,9 +392,11 @@ describe("beside others", () => {
             startImmediately: true
           }
         )
-        yield* Effect.repeat(Effect.delay(Effect.void, 10), {
+        const waits = Effect.repeat(Effect.delay(Effect.void, 10), {
           until: () => logged.some((text) => /lock of .* for a moment is held by another session/.test(text))
         })
+        const ended = Effect.flatMap(Fiber.join(moving), () => Effect.die("it has not waited"))
+        yield* Effect.raceFirst(waits, ended)
         // It tries again and again: each of these gets through.
         for (let n = 0; n < 5; n++) yield* events.append(event("a"))
         assert.lengthOf(yield* parts, what === "archive" ? 0 : 1)
@@ -463,5 +465,55 @@ describe("a process that is killed", () => {
         yield* restore()
         assert.deepStrictEqual(yield* rows, before)
       }).pipe(Effect.scoped)
+  )
+})
+
+describe("strata doctor and strata status", () => {
+  it.live("say what is archived, which file is missing or damaged, and that no archive is given", () =>
+    Effect.gen(function* () {
+      const { archive, directory, events, schema, table } = yield* served
+      yield* events.append(shapes(120))
+      const found = (...args: ReadonlyArray<string>) =>
+        Effect.map(
+          strata(["doctor", "--json", "--schema", schema, ...args], {
+            url: postgresUrl,
+            env: { DB_ARCHIVE_DIR: directory }
+          }),
+          ({ stdout }) =>
+            jsonLines(stdout).flatMap(({ check, level, says }) =>
+              String(check).startsWith("archive") ? [`${check}: ${level}: ${says}`] : []
+            )
+        )
+      const status = Effect.map(
+        strata(["status", "--schema", schema], { url: postgresUrl }),
+        ({ stdout }) => /^archive +(.*)$/m.exec(stdout)?.[1]
+      )
+      assert.deepStrictEqual(yield* found(), [])
+      assert.isUndefined(yield* status)
+      const [first, second] = (yield* archive(100n)).parts
+      assert.deepStrictEqual(yield* found("--prove", "--for", "10ms"), [
+        "archive: ok: all below version 100: 99 events in 2 files, which are there",
+        "archive proof: ok: 2 files with the checksums that were written down"
+      ])
+      assert.strictEqual(yield* status, "all below version 100: 99 events in 2 files")
+      const path = join(directory, second?.name ?? "")
+      const file = yield* Effect.promise(() => readFile(path))
+      yield* Effect.promise(() => writeFile(path, file.subarray(0, 300)))
+      yield* Effect.promise(() => rm(join(directory, first?.name ?? "")))
+      const [missing, ofFirst, ofSecond] = yield* found("--prove", "--for", "10ms")
+      assert.match(missing ?? "", /^archive: problem: 49 events of the versions 0 to 49 cannot be read: ENOENT/)
+      assert.match(ofFirst ?? "", /^archive proof: problem: 49 events .*ENOENT/)
+      assert.match(ofSecond ?? "", /^archive proof: problem: 50 events .* versions 50 to 99 .* cannot be uncompressed/)
+      const { stdout } = yield* strata(["doctor", "--schema", schema], { url: postgresUrl })
+      assert.match(stdout, /^problem +archive +2 parts of the log are archived, and no archive is given here/m)
+      // Somebody brings events back by hand.
+      yield* Effect.promise(() => writeFile(path, file))
+      yield* execute([
+        `CREATE TABLE ${table}_twice (LIKE ${table} INCLUDING ALL)`,
+        `INSERT INTO ${table}_twice (version, id, aggregate_id, event_type) VALUES (60, 'twice', 'a', 'A')`,
+        `ALTER TABLE ${table} ATTACH PARTITION ${table}_twice FOR VALUES FROM (50) TO (100)`
+      ])
+      assert.match((yield* found())[0] ?? "", /^archive: problem: version 60 is in the table, and everything below/)
+    }).pipe(Effect.scoped)
   )
 })

@@ -90,8 +90,8 @@ export interface Options {
    */
   readonly migrationWait?: Duration.Input
   /**
-   * `"containment"` makes the migrations index what events contain, for queries by `data` and `metadata`. It makes an append
-   * about twice as expensive, and queries work without it.
+   * `"containment"` makes the migrations index what events contain, for queries by `data` and `metadata`: see `Filter`. It makes an
+   * append about twice as expensive. Queries work without it, and read the log.
    */
   readonly index?: "containment"
   /**

@@ -12,6 +12,7 @@ import { PostgresDatabase } from "../database/PostgresDatabase.ts"
 import * as EventPages from "./EventPages.ts"
 import * as LockHolders from "./LockHolders.ts"
 import * as MarkTable from "./MarkTable.ts"
+import type * as PageRange from "./PageRange.ts"
 
 /** What the first row says. The others are those of the page. */
 const Header = Schema.Struct({
@@ -80,7 +81,7 @@ const idsOf = (texts: ReadonlyArray<string>): ReadonlyMap<bigint, string> =>
 export const make = Effect.gen(function* () {
   const database = yield* PostgresDatabase
   const { names, query, sql, tables } = database
-  const { columns, page } = yield* EventPages.make
+  const { columns, findsContained, page } = yield* EventPages.make
   const events = tables.events
   const current = MarkTable.current(database)
   const decodeHeader = decodeRows(Header, MarkTable.nameOf(database), [])
@@ -98,7 +99,8 @@ export const make = Effect.gen(function* () {
     filter: Filter,
     { after, compared, limit, needed, part }: Asked
   ): Effect.fn.Return<Option.Option<MarkedPage>, Reason> {
-    const range = { after, last: sql`(SELECT "upTo" FROM log)`, direction: "ASC", limit } as const
+    const isShort = part !== undefined
+    const range = { after, last: sql`(SELECT "upTo" FROM log)`, direction: "ASC", limit, isShort } as const
     const upTo =
       part === undefined ? sql.literal("mark.version") : sql`coalesce(${endOfPart(after, part)}, mark.version)`
     const rows = yield* query(sql`
@@ -164,9 +166,10 @@ export const make = Effect.gen(function* () {
 
   return {
     read,
+    findsContained,
 
     /** A page of committed events from the last version on. */
-    descending: (filter: Filter, range: Omit<EventPages.Range, "direction" | "guard">, needed: bigint) =>
+    descending: (filter: Filter, range: Omit<PageRange.Range, "direction" | "guard">, needed: bigint) =>
       committed(needed, (guard) => page(filter, { ...range, direction: "DESC", guard })("all"), "DESC"),
 
     /** The committed events of one aggregate above a version. */

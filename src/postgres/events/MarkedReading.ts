@@ -11,9 +11,9 @@ import { isPassing } from "../../internal/Transient.ts"
 import type { Reason } from "../../StoreError.ts"
 import { PostgresDatabase } from "../database/PostgresDatabase.ts"
 import { isTextTooLong } from "../database/Reasons.ts"
-import type * as EventPages from "./EventPages.ts"
 import { eventDecoder } from "./EventRow.ts"
 import * as MarkedPages from "./MarkedPages.ts"
+import type * as PageRange from "./PageRange.ts"
 import { pageOf } from "./PageSize.ts"
 
 /** The waits between two looks whether a server has replayed what is needed. */
@@ -60,8 +60,12 @@ export interface Marks {
   readonly isOfThisLog: (server: string) => boolean
   /** Asks for a mark up to a version. */
   readonly need: (version: bigint) => void
-  /** Warns of a filter that has so many events read, if no index serves it. */
-  readonly warnOfWalk: (filter: Filter, count: bigint) => Effect.Effect<void>
+  /** Warns of a filter that has so many events read, unless an index serves it. */
+  readonly warnOfWalk: (
+    filter: Filter,
+    count: bigint,
+    isIndexed: (filter: Filter) => Effect.Effect<boolean, Reason>
+  ) => Effect.Effect<void, Reason>
 }
 
 const idOf = ({ id, version }: StoredEvent): LastSeen.SeenEvent => ({ version, id })
@@ -104,6 +108,10 @@ export const make = Effect.fnUntraced(function* (marks: Marks) {
   const { integers, names } = yield* PostgresDatabase
   const pages = yield* MarkedPages.make
   const decode = eventDecoder(names.events, integers)
+
+  /** Where the server has gone meanwhile, the next page says so. */
+  const warnOfWalk = (filter: Filter, count: bigint): Effect.Effect<void> =>
+    Effect.ignore(marks.warnOfWalk(filter, count, pages.findsContained))
 
   /** A page of this log that has what was seen. */
   const agreed = Effect.fnUntraced(function* (
@@ -152,11 +160,11 @@ export const make = Effect.fnUntraced(function* (marks: Marks) {
     /** The last committed events of a range, of which the log has those up to a version at least. */
     descending: (
       filter: Filter,
-      range: Omit<EventPages.Range, "direction" | "guard">,
+      range: Omit<PageRange.Range, "direction" | "guard">,
       asked: Pick<Asked, "needed" | "wait">
     ): Effect.Effect<ReadonlyArray<unknown>, Left | Reason> =>
       Effect.flatMap(committed(pages.descending(filter, range, asked.needed), asked), ({ mark, rows }) =>
-        Effect.as(marks.warnOfWalk(filter, mark - range.after), rows)
+        Effect.as(warnOfWalk(filter, mark - range.after), rows)
       ),
 
     /** The committed events of one aggregate above a version. */
@@ -175,7 +183,7 @@ export const make = Effect.fnUntraced(function* (marks: Marks) {
       Stream.paginate<State | Reason, Step, Left | Reason>({ ...asked, isFirst: true }, (state) => {
         if ("isRetryable" in state) return Effect.fail(state)
         const warnAtFirst = ([{ mark }]: readonly [MarkedPages.MarkedPage, LastSeen.Seen]) =>
-          state.isFirst ? marks.warnOfWalk(filter, mark - state.seen.version) : Effect.void
+          state.isFirst ? warnOfWalk(filter, mark - state.seen.version) : Effect.void
         return Effect.map(Effect.tap(agreed(filter, state), warnAtFirst), ([page, before]) => {
           const { isFull, nextLimit, rows } = pageOf(page.rows, state.pageLimit, state.batchSize)
           const { corrupt, events } = decode(rows)

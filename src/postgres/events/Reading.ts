@@ -71,6 +71,8 @@ interface Ascending {
   readonly seen: LastSeen.Seen
   /** Whether there was a page before. The next one is only read if the last event of that page is still there. */
   readonly isLater: boolean
+  /** Whether it is a part of the log such as `partEvents` describes. */
+  readonly isShort: boolean
 }
 
 export const make = Effect.gen(function* () {
@@ -81,22 +83,25 @@ export const make = Effect.gen(function* () {
   const idTable = sql.literal(EventTable.idsNameOf(database))
   const settling = yield* Settling.make
   const { agree, compare } = yield* Comparing.make
-  const { columns, page, selectAll, walks } = yield* EventPages.make
+  const { columns, findsContained, page, selectAll, walks } = yield* EventPages.make
   const decode = eventDecoder(names.events, integers)
   const decodeStop = decodeRows(Stop, names.events, [])
   let hasWarned = false
 
-  /** Warns once that a filter has all these events read, if no index serves it. */
-  const warnOfWalk = (filter: Filter, count: bigint): Effect.Effect<void> => {
+  /** Warns once that a filter has all these events read, if no index serves it. The server that is read says whether one does. */
+  const warnOfWalk: MarkedReading.Marks["warnOfWalk"] = (filter, count, isIndexed) => {
     if (hasWarned || count <= manyVersions || !walks(filter)) return Effect.void
-    hasWarned = true
-    const fields = Object.entries(filter).flatMap(([field, value]) =>
-      fieldsOfFilter.has(field) && value !== undefined ? [field] : []
-    )
-    return Effect.logWarning(
-      `a filter by ${fields.join(", ")} is looked up in no index: up to ${count} events of ${names.events} are read for it; ` +
-        "name types, one aggregate or tags, begin after a later version, or see the option index"
-    )
+    return Effect.flatMap(isIndexed(filter), (indexed) => {
+      if (hasWarned || indexed) return Effect.void
+      hasWarned = true
+      const fields = Object.entries(filter).flatMap(([field, value]) =>
+        fieldsOfFilter.has(field) && value !== undefined ? [field] : []
+      )
+      return Effect.logWarning(
+        `a filter by ${fields.join(", ")} is looked up in no index: up to ${count} events of ${names.events} are read for it; ` +
+          "name types, one aggregate or tags, begin after a later version, or see the option index"
+      )
+    })
   }
 
   // Where the server is a standby itself, and there is no replica beside it.
@@ -138,7 +143,7 @@ export const make = Effect.gen(function* () {
     const rows = readPage(query, page(filter, { ...range, direction: "DESC" }))
     if (hasWarned || range.last < highestPossible || !walks(filter)) return rows
     return Effect.andThen(
-      Effect.flatMap(settling.highestVersion, (highest) => warnOfWalk(filter, highest - range.after)),
+      Effect.flatMap(settling.highestVersion, (highest) => warnOfWalk(filter, highest - range.after, findsContained)),
       rows
     )
   }
@@ -175,10 +180,11 @@ export const make = Effect.gen(function* () {
 
     return Stream.paginate<Ascending | Reason, MarkedReading.Step, LogReplaced | Reason>(begin, (state) => {
       if ("_tag" in state) return Effect.fail(state)
-      const { batchSize, last, pageLimit, seen } = state
+      const { batchSize, isShort, last, pageLimit, seen } = state
       const guard = guardOf(state)
+      const range = { after: seen.version, last, direction: "ASC", limit: pageLimit, isShort, guard } as const
       return Effect.flatMap(
-        readPage(query, page(filter, { after: seen.version, last, direction: "ASC", limit: pageLimit, guard })),
+        readPage(query, page(filter, range)),
         (found): Effect.Effect<Next, LogReplaced | Reason> => {
           if (found.length === 0 && guard !== undefined) return afterNothing(state)
           const { isFull, nextLimit, rows } = pageOf(found, pageLimit, batchSize)
@@ -227,7 +233,9 @@ export const make = Effect.gen(function* () {
     const isInParts = forever && walks(filter) && !isNothing(filter)
     let seen: LastSeen.Seen | undefined
     const all = settling.marks(before, forever)
-    const marks = Stream.tap(all, (mark) => warnOfWalk(filter, mark.version - (seen ?? mark.seen).version))
+    const marks = Stream.tap(all, (mark) =>
+      warnOfWalk(filter, mark.version - (seen ?? mark.seen).version, findsContained)
+    )
     const stops = isInParts ? Stream.flatMap(marks, (mark) => partsUpTo(mark, (seen ?? mark.seen).version)) : marks
     return Stream.flatMap(stops, (mark) => {
       const begin: Ascending = {
@@ -235,6 +243,7 @@ export const make = Effect.gen(function* () {
         batchSize,
         pageLimit: Math.min(batchSize, pageEvents),
         isLater: seen !== undefined && isInParts,
+        isShort: isInParts,
         seen: (seen ??= mark.seen)
       }
       const isEmpty = isNothing(filter) || mark.version <= begin.seen.version
