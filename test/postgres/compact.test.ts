@@ -160,8 +160,10 @@ describe("the layout of a log", () => {
               `SELECT obj_description('strata.events'::regclass, 'pg_class'), col_description('strata.events'::regclass, 2)`,
               place
             ),
+            // One of them gives a number that is another one in each database.
             query(
-              `SELECT pg_get_functiondef(oid) FROM pg_proc WHERE pronamespace = 'strata'::regnamespace ORDER BY 1`,
+              `SELECT pg_get_functiondef(oid) FROM pg_proc
+               WHERE pronamespace = 'strata'::regnamespace AND proname <> 'events_key' ORDER BY 1`,
               place
             )
           ])
@@ -267,7 +269,7 @@ describe("the layout of a log", () => {
       const where = ["--dir", directory, "--schema", schema]
       yield* succeeds(["archive", "--before", ending, ...where], place)
       assert.lengthOf(yield* rows, 10)
-      assert.deepStrictEqual(yield* query(`SELECT version FROM ${table}_ids WHERE id = '${id}'`), [["1"]])
+      assert.deepStrictEqual(yield* query(`SELECT version FROM ${table}_ids WHERE id = '${id}'`), [[1n]])
       yield* succeeds(["restore", ...where], place)
       assert.deepStrictEqual(yield* rows, before)
       assert.include(yield* columnsOf(table), "id uuid")

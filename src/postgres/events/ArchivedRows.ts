@@ -56,7 +56,9 @@ export const insert = (
   lines: ReadonlyArray<string>
 ): Effect.Effect<unknown, Reason> => {
   const { query, sql } = database
-  const values = compact ? "version, id::uuid, aggregate_id, event_type, data, nullif(metadata, 'null'), created_at" : columns
+  const values = compact
+    ? "version, id::uuid, aggregate_id, event_type, data, nullif(metadata, 'null'), created_at"
+    : columns
   return query(sql`
     INSERT INTO ${sql.literal(table)} (${sql.literal(columns)})
     SELECT ${sql.literal(values)} FROM ${rowsOf(database, lines)} ORDER BY version`)

@@ -12,12 +12,12 @@ import { decodeRows } from "../database/DecodeRows.ts"
 import { qualify } from "../database/Identifier.ts"
 import { PostgresDatabase } from "../database/PostgresDatabase.ts"
 import * as ArchivedRows from "./ArchivedRows.ts"
-import * as CompactLog from "./CompactLog.ts"
 import * as ArchiveFile from "./ArchiveFile.ts"
 import * as ArchiveLocks from "./ArchiveLocks.ts"
 import * as ArchiveTable from "./ArchiveTable.ts"
 import type { Tell } from "./Archiving.ts"
 import { inBatches } from "./Batches.ts"
+import * as CompactLog from "./CompactLog.ts"
 import { type ArchiveError, type ArchiveRefused, EventArchive } from "./EventArchive.ts"
 
 const Names = Schema.Struct({
