@@ -81,6 +81,8 @@ DECLARE
         + CASE WHEN has_tags OR conditions IS NOT NULL
             THEN named + (SELECT count(DISTINCT tag) FROM unnest(tags || decided) AS tag) ELSE 0 END > max_locks
         OR '' = ANY (decided);
+    -- The text of metadata that a compact log does not store.
+    nothing   CONSTANT TEXT    := CASE WHEN :'events.id' = 'uuid' THEN 'null' END;
     lock      RECORD;
     before    CONSTANT TEXT := current_setting('lock_timeout');
     failed    INTEGER[] := '{}'; -- the appends that write nothing
@@ -180,7 +182,7 @@ BEGIN
     -- readers wait for each transaction that has this lock: an append that waits for its turn must not have it.
     --
     -- An INSERT of nothing takes that lock, too. LOCK TABLE would ask for the right to insert all columns, the version included.
-    INSERT INTO :"events" (id, aggregate_id, event_type) SELECT '', '', '' WHERE false;
+    INSERT INTO :"events" (id, aggregate_id, event_type) SELECT NULL, '', '' WHERE false;
 
     -- A transaction that reads its first snapshot again cannot see what others have appended since.
     IF current_setting('transaction_isolation') NOT LIKE 'read %' THEN
@@ -200,12 +202,12 @@ BEGIN
     IF named > 0 AND to_regclass(:'events_ids') IS NULL THEN
         SELECT array_agg(new.id), array_agg(old.version) INTO known, places
         FROM unnest(requests, ids, given) AS new (request, id, given)
-        CROSS JOIN LATERAL (SELECT event.version FROM :"events" AS event WHERE event.id = new.id OFFSET 0) AS old
+        CROSS JOIN LATERAL (SELECT event.version FROM :"events" AS event WHERE event.id = CAST(new.id AS :"events.id") OFFSET 0) AS old
         WHERE new.given AND new.request <> ALL (failed);
     ELSIF named > 0 THEN
         SELECT array_agg(new.id), array_agg(old.version) INTO known, places
         FROM unnest(requests, ids, given) AS new (request, id, given)
-        CROSS JOIN LATERAL (SELECT event.version FROM :"events_ids" AS event WHERE event.id = new.id OFFSET 0) AS old
+        CROSS JOIN LATERAL (SELECT event.version FROM :"events_ids" AS event WHERE event.id = CAST(new.id AS :"events.id") OFFSET 0) AS old
         WHERE new.given AND new.request <> ALL (failed);
     END IF;
     IF cardinality(known) > 0 THEN
@@ -342,22 +344,22 @@ BEGIN
     IF NOT has_tags THEN
         RETURN QUERY
         INSERT INTO :"events" AS event (id, aggregate_id, event_type, data, metadata)
-        SELECT new.id, new.aggregate_id, new.event_type, new.data::jsonb, new.metadata::jsonb
+        SELECT CAST(new.id AS :"events.id"), new.aggregate_id, new.event_type, new.data::jsonb, nullif(new.metadata, nothing)::jsonb
         FROM unnest(requests, ids, aggregate_ids, event_types, datas, metadatas)
             WITH ORDINALITY AS new (request, id, aggregate_id, event_type, data, metadata, place)
         WHERE new.id <> ALL (stored) AND new.request <> ALL (failed)
         ORDER BY new.place
-        RETURNING 'stored', NULL::integer, event.id, event.version, event.created_at;
+        RETURNING 'stored', NULL::integer, event.id::text, event.version, event.created_at;
     ELSE
         RETURN QUERY
         WITH added AS (
             INSERT INTO :"events" AS event (id, aggregate_id, event_type, data, metadata)
-            SELECT new.id, new.aggregate_id, new.event_type, new.data::jsonb, new.metadata::jsonb
+            SELECT CAST(new.id AS :"events.id"), new.aggregate_id, new.event_type, new.data::jsonb, nullif(new.metadata, nothing)::jsonb
             FROM unnest(requests, ids, aggregate_ids, event_types, datas, metadatas)
                 WITH ORDINALITY AS new (request, id, aggregate_id, event_type, data, metadata, place)
             WHERE new.id <> ALL (stored) AND new.request <> ALL (failed)
             ORDER BY new.place
-            RETURNING event.id, event.version, event.event_type, event.created_at
+            RETURNING event.id::text AS id, event.version, event.event_type, event.created_at
         ), tagging AS (
             INSERT INTO :"events_tags" (tag, version, event_type)
             SELECT new.tag, added.version, added.event_type FROM unnest(tagged, tags) AS new (id, tag) JOIN added ON added.id = new.id
@@ -367,8 +369,8 @@ BEGIN
 
     IF cardinality(stored) > 0 THEN
         RETURN QUERY
-        SELECT 'known', NULL::integer, event.id, event.version, event.created_at
-        FROM :"events" AS event WHERE event.version = ANY (places) AND event.id = ANY (stored);
+        SELECT 'known', NULL::integer, event.id::text, event.version, event.created_at
+        FROM :"events" AS event WHERE event.version = ANY (places) AND event.id::text = ANY (stored);
     END IF;
 END
 $body$;

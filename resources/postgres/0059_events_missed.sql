@@ -48,7 +48,7 @@ BEGIN
     -- The server was started again, or it is another one, or another log. The log is the one that the decision has read if
     -- the event at the mark is there, and as many matches up to the mark: an event can be lost though a later one is not.
     IF condition ->> 'server' <> here AND (
-        NOT EXISTS (SELECT FROM :"events" AS event WHERE event.version = mark AND event.id = condition ->> 'markId')
+        NOT EXISTS (SELECT FROM :"events" AS event WHERE event.version = mark AND event.id::text = condition ->> 'markId')
         OR (condition ->> 'matches')::bigint <> (
             SELECT count(DISTINCT event.version)
             FROM :"events" AS event, jsonb_array_elements(items) AS item
@@ -70,7 +70,7 @@ BEGIN
             RETURN;
         END IF;
         RETURN QUERY
-        SELECT 'replaced', (SELECT event.id FROM :"events" AS event WHERE event.version = mark),
+        SELECT 'replaced', (SELECT event.id::text FROM :"events" AS event WHERE event.version = mark),
             (SELECT coalesce(max(event.version), 0) FROM :"events" AS event);
         RETURN;
     END IF;

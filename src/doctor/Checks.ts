@@ -46,6 +46,7 @@ const tableChecks: ReadonlyArray<Check> = [
   ofTables("log", IdentityChecks.identity),
   ofTables("sequence", LogChecks.sequence),
   ofTables("triggers", LogChecks.triggers),
+  ofTables("layout", SchemaChecks.layout),
   ofTables("partitions", PartitionChecks.partitions),
   ofTables("archive", ArchiveChecks.archive),
   ofTables("replication", LogChecks.replication),

@@ -110,6 +110,7 @@ describe("somebody's functions in a schema of the search path", () => {
       yield* execute(["INSERT INTO strata.events (id, aggregate_id, event_type) VALUES ('a', 'a', 'T')"], url)
       yield* migrate(owner, { ...plain, partitions })
       yield* migrate(owner, options)
+      yield* migrate(owner, { ...options, schema: "compact", layout: "compact" })
       yield* execute(
         [
           `GRANT USAGE ON SCHEMA strata TO ${app}`,

@@ -8,7 +8,7 @@
  * also a plain append that has to wait.
  */
 import { Effect, Exit, Option, Result } from "effect"
-import { expectedOf } from "../../Event.ts"
+import { type Append, expectedOf } from "../../Event.ts"
 import {
   type Condition,
   ConditionFailed,
@@ -29,8 +29,9 @@ import * as AppendStatements from "./AppendStatements.ts"
 import * as ArchivedEnd from "./ArchivedEnd.ts"
 import { moved, type Moved } from "./ArchivedEnd.ts"
 import * as ArchivedEvents from "./ArchivedEvents.ts"
+import * as CompactLog from "./CompactLog.ts"
 import { toStoredEvent } from "./EventRow.ts"
-import { EventTable } from "./EventTable.ts"
+import { type Description, EventTable } from "./EventTable.ts"
 import { OwnAppends } from "./OwnAppends.ts"
 import * as Partitions from "./Partitions.ts"
 import * as RowNotifications from "./RowNotifications.ts"
@@ -171,21 +172,28 @@ const refusedBy =
   (reason: Reason): InvalidInput | Reason =>
     isNotifyRefusal(reason) ? (RowNotifications.refusalOf(append) ?? reason) : reason
 
+/** Why the table has no room for what is to be appended, if it has none. */
+const refusalOf = ({ compact, notifies }: Description, append: Append): InvalidInput | undefined =>
+  (notifies ? RowNotifications.refusalOf(append) : undefined) ?? (compact ? CompactLog.refusalOf(append) : undefined)
+
 /** Sends requests of one kind. */
-type Send = (requests: ReadonlyArray<Request>) => Effect.Effect<ReadonlyArray<RequestResult>, Reason>
+type Send = (
+  requests: ReadonlyArray<Request>,
+  table: Description
+) => Effect.Effect<ReadonlyArray<RequestResult>, Reason>
 
 /** Why a request fails without being sent, if it does. */
-type Refuse = (request: Request, notifies: boolean) => Failure | undefined
+type Refuse = (request: Request, table: Description) => Failure | undefined
 
 /** Sends the requests of a batch: a request that cannot be appended fails, and does not concern the others. */
 const attemptBy = (send: Send, inspect: EventTable["Service"]["inspect"], refuse: Refuse) => {
   /** Sends the requests that are not refused. */
-  const sendFitting = (requests: ReadonlyArray<Request>, notifies: boolean) => {
+  const sendFitting = (requests: ReadonlyArray<Request>, table: Description) => {
     const known = requests.map((request) => {
-      const failure = refuse(request, notifies)
+      const failure = refuse(request, table)
       return failure === undefined ? "none yet" : Exit.fail(failure)
     })
-    return completed(requests, known, send)
+    return completed(requests, known, (rest) => send(rest, table))
   }
 
   /** Sends one half after the other, so that in the end a request that the server refuses fails alone. */
@@ -202,8 +210,10 @@ const attemptBy = (send: Send, inspect: EventTable["Service"]["inspect"], refuse
 
   const attempt = (requests: ReadonlyArray<Request>): Effect.Effect<ReadonlyArray<RequestResult>> =>
     // The table is inspected here, after the order is settled: no append overtakes another one that waits for the answer.
-    Effect.flatMap(inspect, ({ notifies }) =>
-      notifies || requests[0]?.kind === "checked" ? sendFitting(requests, notifies) : send(requests)
+    Effect.flatMap(inspect, (table) =>
+      table.notifies || table.compact || requests[0]?.kind === "checked"
+        ? sendFitting(requests, table)
+        : send(requests, table)
     ).pipe(
       Effect.catch((reason) =>
         // The server writes nothing of a statement that it refuses.
@@ -236,8 +246,8 @@ export const make = Effect.gen(function* () {
   const announceAfterCommit: Announcement = sql.afterCommit(announceNow)
 
   /** Sends plain requests. Stores nothing if another transaction holds a lock. */
-  const insert = (requests: ReadonlyArray<Request>): Effect.Effect<ReadonlyArray<RequestResult>, Reason> =>
-    Effect.flatMap(insertMany(requests), (rows): Effect.Effect<ReadonlyArray<RequestResult>> => {
+  const insert: Send = (requests, table) =>
+    Effect.flatMap(insertMany(requests, table), (rows): Effect.Effect<ReadonlyArray<RequestResult>> => {
       if (rows.length === 0) return Effect.succeed(requests.map(() => undefined))
       const byId = new Map(rows.map((row) => [row.id, row]))
       const results = requests.map((request) => Exit.succeed(storedEvents(request, (id) => byId.get(id))))
@@ -245,9 +255,14 @@ export const make = Effect.gen(function* () {
     })
 
   /** The same for one event. While the server works, this process parses what the caller will get. */
-  const insertAlone = (request: Request, announcement: Announcement, blocked: () => Stored): Stored => {
+  const insertAlone = (
+    request: Request,
+    table: Description,
+    announcement: Announcement,
+    blocked: () => Stored
+  ): Stored => {
     queueMicrotask(request.content)
-    return Effect.flatMap(Effect.mapError(insertOne(request), refusedBy(request)), (stamp) => {
+    return Effect.flatMap(Effect.mapError(insertOne(request, table), refusedBy(request)), (stamp) => {
       if (stamp === undefined) return blocked()
       const events = storedEvents(request, () => stamp)
       return Effect.as(announcement, events)
@@ -368,16 +383,15 @@ export const make = Effect.gen(function* () {
   }
 
   /** Sends requests of one kind. */
-  const send: Send = (requests) =>
+  const send: Send = (requests, table) =>
     requests[0] === undefined || !isInserted(requests[0])
       ? check(requests, "never waits")
-      : Effect.flatMap(insert(requests), (results) =>
+      : Effect.flatMap(insert(requests, table), (results) =>
           // The INSERT does not say which of them has to wait: the function does.
           requests.length > 1 && results[0] === undefined ? check(requests, "never waits") : Effect.succeed(results)
         )
 
-  const refuse: Refuse = (request, notifies) =>
-    (notifies ? RowNotifications.refusalOf(request.append) : undefined) ?? own.overtaking(request)
+  const refuse: Refuse = (request, table) => refusalOf(table, request.append) ?? own.overtaking(request)
 
   const attempt = attemptBy(send, inspect, refuse)
 
@@ -398,14 +412,17 @@ export const make = Effect.gen(function* () {
     blocked: () => Stored,
     check: (request: Request) => Stored
   ): Stored =>
-    Effect.flatMap(inspect, ({ notifies, partitioned }) => {
-      const refusal = notifies ? RowNotifications.refusalOf(request.append) : undefined
+    Effect.flatMap(inspect, (table) => {
+      const refusal = refusalOf(table, request.append)
       if (refusal !== undefined) return Effect.fail(refusal)
-      const isLarge = partitioned && request.ids.length >= Partitions.manyEvents
+      const isLarge = table.partitioned && request.ids.length >= Partitions.manyEvents
       if (isLarge || !isInserted(request)) return check(request)
       return request.ids.length === 1
-        ? insertAlone(request, announcement, blocked)
-        : Effect.flatMap(Effect.mapError(insert([request]), refusedBy(request)), ([result]) => result ?? blocked())
+        ? insertAlone(request, table, announcement, blocked)
+        : Effect.flatMap(
+            Effect.mapError(insert([request], table), refusedBy(request)),
+            ([result]) => result ?? blocked()
+          )
     })
 
   const sending: AppendSending = {

@@ -102,7 +102,7 @@ export const make = Effect.gen(function* () {
       (items) => sql`
     SELECT pg_catalog.row_to_json(state)::text AS log, NULL::bigint AS version, NULL::text AS id, NULL::text AS "aggregateId",
       NULL::text AS "eventType", NULL::text AS data, NULL::text AS metadata, NULL::timestamptz AS "createdAt",
-      NULL::text AS "streamName", NULL::bigint AS items
+      NULL::bigint AS items
     FROM (
       SELECT ${serverColumns}, current_database()::text AS database,
         (SELECT max(version)::text FROM ${TagTable.tableOf(database)} WHERE tag = ''::text) AS epoch ${archived(items)}

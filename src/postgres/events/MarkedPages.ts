@@ -130,7 +130,7 @@ export const make = Effect.gen(function* () {
         SELECT mark, server, "upTo", ${idAt(sql.literal('log."upTo"'))} AS "upToId",
           ${after === 0n ? sql.literal("NULL::text") : idAt(sql`${after}`)} AS "cursorId",
           ARRAY(
-            SELECT version::text || ' '::text || id FROM ${events} WHERE version = ANY(${compared.map(String)}::text[]::bigint[])
+            SELECT version::text || ' '::text || id::text FROM ${events} WHERE version = ANY(${compared.map(String)}::text[]::bigint[])
           ) AS compared, ${yield* archivedEnd} AS "archivedEnd"
         FROM log
       ) AS header

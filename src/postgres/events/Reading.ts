@@ -5,11 +5,13 @@ import type { AggregateSince } from "../../Event.ts"
 import * as LastSeen from "../../events/LastSeen.ts"
 import { eventsIn } from "../../events/Steps.ts"
 import { Filter, LogReplaced, type Query, type StoredEvent } from "../../EventStore.ts"
+import { isUuid } from "../../internal/Ids.ts"
 import type { Reason } from "../../StoreError.ts"
 import { decodeRows } from "../database/DecodeRows.ts"
 import { PostgresDatabase, type Runnable } from "../database/PostgresDatabase.ts"
 import * as ArchivedEnd from "./ArchivedEnd.ts"
 import * as ArchivedEvents from "./ArchivedEvents.ts"
+import * as CompactLog from "./CompactLog.ts"
 import * as Comparing from "./Comparing.ts"
 import * as EventPages from "./EventPages.ts"
 import { eventDecoder } from "./EventRow.ts"
@@ -80,6 +82,7 @@ export const make = Effect.gen(function* () {
   const database = yield* PostgresDatabase
   const { fixed, integers, names, query, sql, tables } = database
   const { isKnownPartitioned, isPartitioned } = yield* Partitions.make
+  const isCompact = CompactLog.isCompact(database)
   const { archived, end, ids, split, withEnd } = ArchivedEnd.make(database)
   const archive = yield* ArchivedEvents.make
   const settling = yield* Settling.make
@@ -248,7 +251,7 @@ export const make = Effect.gen(function* () {
     const last = LastSeen.atCursor(seen)
     return !isLater || last?.id === undefined
       ? undefined
-      : sql`(SELECT id FROM ${tables.events} WHERE version = ${last.version}) = ${last.id}`
+      : sql`(SELECT id::text FROM ${tables.events} WHERE version = ${last.version}) = ${last.id}`
   }
 
   /** The events above what was seen up to `last` that the filter describes, in pages. */
@@ -415,6 +418,18 @@ export const make = Effect.gen(function* () {
     })
   }
 
+  /** The event with an id. The parameter has the type of the column. */
+  const withId = (id: string): Effect.Effect<Array<StoredEvent>, Reason> =>
+    Effect.flatMap(isPartitioned, (partitioned) =>
+      partitioned
+        ? oneById(id)
+        : eventsOf(
+            fixed`
+              SELECT ${columns.sent} FROM (SELECT ${columns.read} FROM ${tables.events} WHERE id = ${id} OFFSET 0) AS page`,
+            sql`id = ${id}`
+          )
+    )
+
   /** Why a standby cannot go on, where there is no other server that could. */
   const whyLeft = ({ reason }: MarkedReading.Left): LogReplaced | Reason => reason ?? LockHolders.onStandby
 
@@ -489,16 +504,9 @@ export const make = Effect.gen(function* () {
             )
       ),
 
+    /** A compact log has no other ids than UUIDs, and the server takes no other text for one. */
     byId: (id: string) =>
-      Effect.flatMap(isPartitioned, (partitioned) =>
-        partitioned
-          ? oneById(id)
-          : eventsOf(
-              fixed`
-                SELECT ${columns.sent} FROM (SELECT ${columns.read} FROM ${tables.events} WHERE id = ${id} OFFSET 0) AS page`,
-              sql`id = ${id}`
-            )
-      )
+      isUuid(id) ? withId(id) : Effect.flatMap(isCompact, (compact) => (compact ? Effect.succeed([]) : withId(id)))
   }
 })
 
