@@ -22,23 +22,28 @@ const restless = Layer.effectDiscard(
   }).pipe(Effect.ignore, Effect.forever, Effect.forkScoped)
 )
 
-const stores = Layer.unwrap(
-  Effect.gen(function* () {
-    const directory = yield* temporaryDirectory
-    const { name } = yield* TestSchema
-    const pool = PgClient.layer({ url: Redacted.make(postgresUrl), maxConnections: 2 })
-    const database = Layer.provide(PostgresDatabase.layer({ schema: name, migrationWait: "2 seconds" }), pool)
-    const files = EventArchive.layerDirectory(directory)
-    const archiving = Layer.provide(restless, Layer.merge(database, files))
-    return Layer.provideMerge(
-      archiving,
-      Layer.provide(Postgres.layer({ partitions: { size: 100n }, acquireTimeout: "2 minutes" }), files)
-    )
-  })
-)
+const storesWith = (options: Pick<Postgres.Options, "layout">) =>
+  Layer.unwrap(
+    Effect.gen(function* () {
+      const directory = yield* temporaryDirectory
+      const { name } = yield* TestSchema
+      const pool = PgClient.layer({ url: Redacted.make(postgresUrl), maxConnections: 2 })
+      const database = Layer.provide(PostgresDatabase.layer({ schema: name, migrationWait: "2 seconds" }), pool)
+      const files = EventArchive.layerDirectory(directory)
+      const archiving = Layer.provide(restless, Layer.merge(database, files))
+      return Layer.provideMerge(
+        archiving,
+        Layer.provide(Postgres.layer({ ...options, partitions: { size: 100n }, acquireTimeout: "2 minutes" }), files)
+      )
+    })
+  )
 
-const layer = Layer.provide(stores, layerSchema({ maxConnections: 20 }))
+const layer = Layer.provide(storesWith({}), layerSchema({ maxConnections: 20 }))
 
 EventStore.suite("postgres, archived again and again", layer)
 Decision.suite("postgres, archived again and again", layer)
 Entity.suite("postgres, archived again and again", layer)
+
+const compact = Layer.provide(storesWith({ layout: "compact" }), layerSchema({ maxConnections: 20 }))
+
+EventStore.suite("postgres, compact, archived again and again", compact)

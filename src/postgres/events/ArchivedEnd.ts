@@ -80,7 +80,7 @@ export const make = (database: PostgresDatabase["Service"]) => {
     /** The last event up to a version, archived or not. */
     lastUpTo: (bound: bigint): Fragment => sql`
       SELECT version, id FROM (
-        (SELECT version, id FROM ${tables.events} WHERE version <= ${bound} ORDER BY version DESC LIMIT 1)
+        (SELECT version, id::text FROM ${tables.events} WHERE version <= ${bound} ORDER BY version DESC LIMIT 1)
         UNION ALL
         (
           SELECT least(last_version, ${bound}::bigint), CASE WHEN last_version <= ${bound} THEN last_id END FROM ${archives}

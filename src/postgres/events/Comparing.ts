@@ -52,7 +52,7 @@ export const make = Effect.gen(function* () {
     events: sql`
       ${ofPlainTable(versions).events}
       UNION ALL
-      SELECT version, id FROM ${archived.ids} WHERE id = ANY(${ids}::text[]) AND version < ${archived.end}`
+      SELECT version, id FROM ${archived.ids} WHERE ${sql.in("id", ids)} AND version < ${archived.end}`
   })
 
   const find = Effect.fnUntraced(function* (run: Query, seen: LastSeen.Seen) {
