@@ -219,6 +219,18 @@ describe("what is archived", () => {
       yield* fails(args, 1, /archived and restored by its owner/, { url })
     }).pipe(Effect.scoped)
   )
+
+  it.live("is seen by a role that has what strata grants prints, where the log has partitions", () =>
+    Effect.gen(function* () {
+      const { role } = yield* freshRole()
+      const grants = (schema: string) => succeeds(["grants", role, "--schema", schema], { url: postgresUrl })
+      const { schema } = yield* served
+      for (const table of ["archives", "archived"]) {
+        assert.match(yield* grants(schema), new RegExp(`^GRANT SELECT ON .*events_${table} TO `, "m"))
+      }
+      assert.notMatch(yield* grants((yield* serveEvents()).schema), /events_archive/)
+    }).pipe(Effect.scoped)
+  )
 })
 
 describe("no part is detached", () => {
