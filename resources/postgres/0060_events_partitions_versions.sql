@@ -40,6 +40,7 @@ DECLARE
     log    TEXT; -- the table with partitions
     part   TEXT; -- its first partition, which is the table that was there
     ids    TEXT;
+    kind   TEXT; -- of ids
     draws  TEXT; -- the sequence of the versions
     drawn  BIGINT;
     later  TEXT[]; -- what makes for the table with partitions what the plain one has
@@ -164,7 +165,9 @@ BEGIN
         EXECUTE format('DROP FUNCTION %I.%I()', found.space, found.name || '_gather');
     ELSE
         -- Ids are only compared for equality, which is fastest byte by byte.
-        EXECUTE format('CREATE TABLE %s (id TEXT COLLATE "C" PRIMARY KEY, version BIGINT NOT NULL)', ids);
+        SELECT CASE atttypid WHEN 'uuid'::regtype THEN 'UUID' ELSE 'TEXT COLLATE "C"' END INTO STRICT kind
+        FROM pg_attribute WHERE attrelid = log::regclass AND attname = 'id';
+        EXECUTE format('CREATE TABLE %s (id %s PRIMARY KEY, version BIGINT NOT NULL)', ids, kind);
         EXECUTE format('ALTER TABLE %s OWNER TO %I', ids, found.owner);
     END IF;
     EXECUTE format('COMMENT ON TABLE %s IS %L', ids, 'The ids of all events of a log that has partitions');

@@ -22,6 +22,7 @@ DECLARE
     events CONSTANT REGCLASS := pg_catalog.quote_ident(pg_catalog.current_setting('strata.events'))::regclass;
     found  RECORD;
     ids    TEXT;
+    kind   TEXT; -- of ids
 BEGIN
     -- Only built-in functions and operators are found from here on, whatever the schemas of the search path have.
     PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
@@ -36,7 +37,9 @@ BEGIN
     IF to_regclass(ids) IS NOT NULL THEN
         RETURN;
     END IF;
-    EXECUTE format('CREATE TABLE %s (id TEXT COLLATE "C" PRIMARY KEY, version BIGINT NOT NULL)', ids);
+    SELECT CASE atttypid WHEN 'uuid'::regtype THEN 'UUID' ELSE 'TEXT COLLATE "C"' END INTO STRICT kind
+    FROM pg_attribute WHERE attrelid = events AND attname = 'id';
+    EXECUTE format('CREATE TABLE %s (id %s PRIMARY KEY, version BIGINT NOT NULL)', ids, kind);
     EXECUTE format('CREATE INDEX %I ON %s (version) WHERE version < 0', found.name || '_gathered_deleted', ids);
     EXECUTE format('COMMENT ON TABLE %s IS %L', ids, 'The ids of events, while the log is prepared for partitions');
     EXECUTE format('COMMENT ON COLUMN %s.id IS %L', ids, 'The id of the event');

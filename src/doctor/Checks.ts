@@ -1,6 +1,7 @@
 /** What `strata doctor` looks at, in this order. */
 import { Effect } from "effect"
 import { StoreError } from "../StoreError.ts"
+import * as ArchiveChecks from "./ArchiveChecks.ts"
 import { type Check, type Finding, type Findings, problem, type Subjects } from "./Check.ts"
 import * as ConnectionChecks from "./ConnectionChecks.ts"
 import * as HealthChecks from "./HealthChecks.ts"
@@ -45,7 +46,9 @@ const tableChecks: ReadonlyArray<Check> = [
   ofTables("log", IdentityChecks.identity),
   ofTables("sequence", LogChecks.sequence),
   ofTables("triggers", LogChecks.triggers),
+  ofTables("layout", SchemaChecks.layout),
   ofTables("partitions", PartitionChecks.partitions),
+  ofTables("archive", ArchiveChecks.archive),
   ofTables("replication", LogChecks.replication),
   ofTables("locks", TransactionChecks.locks),
   ofTables("replay", ServerChecks.replay),

@@ -19,6 +19,7 @@ export interface TableReference {
     | "events_mark"
     | "events_archives"
     | "events_archived"
+    | "events_ids"
     | "offsets"
     | "states"
     | "messages"
@@ -42,14 +43,18 @@ const eventColumns = [
   column(
     "id",
     "text",
-    "The id of the event, of which there is one in the log: a UUIDv7 unless the writer has given one"
+    "The id of the event, of which there is one in the log: a UUIDv7 unless the writer has given one. In a compact log the type is uuid"
   ),
   column("aggregate_id", "text", "What the event happened to"),
   column("event_type", "text", "What has happened: the tag of its class in a typed view"),
   column("data", "jsonb", "The event itself. In a typed view, the fields of its class"),
   column("metadata", "jsonb", "What is known beside the event, such as schemaVersion, the version of its data"),
   column("created_at", time, "When the transaction began that has appended the event"),
-  column("stream_name", "text", "stream_ and the aggregate id, as go-sync-kit names it")
+  column(
+    "stream_name",
+    "text",
+    "stream_ and the aggregate id, as go-sync-kit names it. A compact log has no such column"
+  )
 ]
 
 const logColumns = [
@@ -116,7 +121,18 @@ const messageColumns = (stateText: string) => [
 
 const [state, ...rest] = messageColumns(`${states}; 6: only the id, which stays taken for a while`)
 
-/** Every table, with all of its columns. */
+/** The table that only a log with partitions has. The migration that makes it gives it its comments. */
+export const ofPartitions: TableReference = {
+  key: "events_ids",
+  name: "events_ids",
+  description: "The ids of all events of a log that has partitions",
+  columns: [
+    column("id", "text", "The id of the event, of which there is one in the log"),
+    column("version", "bigint", "The version of the event")
+  ]
+}
+
+/** Every table that each database has, with all of its columns. */
 export const tables: ReadonlyArray<TableReference> = [
   {
     key: "events",

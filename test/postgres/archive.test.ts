@@ -6,7 +6,7 @@ import { createHash } from "node:crypto"
 import { readdir, readFile, rm, writeFile } from "node:fs/promises"
 import { join } from "node:path"
 import { gunzipSync, gzipSync } from "node:zlib"
-import { fails, start, succeeds, temporaryDirectory } from "../cli/harness.ts"
+import { fails, jsonLines, start, strata, succeeds, temporaryDirectory } from "../cli/harness.ts"
 import { postgresUrl } from "../support/database.ts"
 import {
   event,
@@ -25,16 +25,19 @@ const size = 50n
 const options = { partitions: { size } }
 
 /** What archives and restores parts of these stores' log, by this archive. */
-const movers = ({ context, schema }: ServedEvents, archive: Layer.Layer<Postgres.EventArchive.EventArchive>) => {
+const movers = Effect.fnUntraced(function* (
+  { context, schema }: ServedEvents,
+  archive: Layer.Layer<Postgres.EventArchive.EventArchive>
+) {
   const database = Layer.provide(PostgresDatabase.layer({ schema }), Layer.succeedContext(context))
-  const layer = Layer.merge(database, archive)
+  const services = yield* Layer.build(Layer.merge(database, archive))
   return {
     archive: (before: Postgres.Archive.Before, tell?: Postgres.Archive.Tell) =>
-      Effect.provide(Archive.archive({ before, ...(tell === undefined ? {} : { tell }) }), layer),
-    restore: (settings?: Postgres.Archive.RestoreOptions) => Effect.provide(Archive.restore(settings), layer),
-    parts: Effect.provide(Archive.parts, layer)
+      Effect.provideContext(Archive.archive({ before, ...(tell === undefined ? {} : { tell }) }), services),
+    restore: (settings?: Postgres.Archive.RestoreOptions) => Effect.provideContext(Archive.restore(settings), services),
+    parts: Effect.provideContext(Archive.parts, services)
   }
-}
+})
 
 /** A log with partitions, and a directory for its parts. */
 const served = Effect.gen(function* () {
@@ -42,7 +45,7 @@ const served = Effect.gen(function* () {
   const directory = yield* temporaryDirectory
   return {
     ...stores,
-    ...movers(stores, EventArchive.layerDirectory(directory)),
+    ...(yield* movers(stores, EventArchive.layerDirectory(directory))),
     stores,
     directory,
     rows: rowsOf(stores.table),
@@ -189,7 +192,10 @@ describe("what is archived", () => {
       const plain = yield* serveEvents()
       const directory = EventArchive.layerDirectory(yield* temporaryDirectory)
       const refusal = <A, E>(effect: Effect.Effect<A, E>) => Effect.map(Effect.flip(effect), String)
-      assert.match(yield* refusal(movers(plain, directory).archive(1n)), /ArchiveRefused: only a log with partitions/)
+      assert.match(
+        yield* refusal((yield* movers(plain, directory)).archive(1n)),
+        /ArchiveRefused: only a log with partitions/
+      )
       const { archive, parts, restore, table, withTransaction } = yield* served
       for (const move of [Effect.asVoid(archive(1n)), Effect.asVoid(restore())]) {
         assert.match(yield* refusal(withTransaction(move)), /ArchiveRefused: .* not in one of the caller/)
@@ -226,7 +232,7 @@ describe("no part is detached", () => {
       read: (name) =>
         Stream.flatMap(Stream.fromEffect(whole(within.read(name))), (file) => Stream.fromArray(change(file)))
     })
-    return { ...found, ...movers(found.stores, layer) }
+    return { ...found, ...(yield* movers(found.stores, layer)) }
   })
 
   const whole = (bytes: Stream.Stream<Uint8Array, Postgres.EventArchive.ArchiveError>) =>
@@ -280,7 +286,7 @@ describe("no part is detached", () => {
       const { archive, directory, events, files, parts, restore, rows, stores } = yield* served
       yield* events.append(shapes(120))
       const before = yield* rows
-      const nowhere = movers(stores, EventArchive.layerDirectory(join(directory, "none")))
+      const nowhere = yield* movers(stores, EventArchive.layerDirectory(join(directory, "none")))
       const failed = yield* Effect.flip(nowhere.archive(50n))
       assert.strictEqual(failed._tag, "ArchiveError")
       assert.deepStrictEqual(yield* rows, before)
@@ -392,9 +398,11 @@ describe("beside others", () => {
             startImmediately: true
           }
         )
-        yield* Effect.repeat(Effect.delay(Effect.void, 10), {
+        const waits = Effect.repeat(Effect.delay(Effect.void, 10), {
           until: () => logged.some((text) => /lock of .* for a moment is held by another session/.test(text))
         })
+        const ended = Effect.flatMap(Fiber.join(moving), () => Effect.die("it has not waited"))
+        yield* Effect.raceFirst(waits, ended)
         // It tries again and again: each of these gets through.
         for (let n = 0; n < 5; n++) yield* events.append(event("a"))
         assert.lengthOf(yield* parts, what === "archive" ? 0 : 1)
@@ -463,5 +471,55 @@ describe("a process that is killed", () => {
         yield* restore()
         assert.deepStrictEqual(yield* rows, before)
       }).pipe(Effect.scoped)
+  )
+})
+
+describe("strata doctor and strata status", () => {
+  it.live("say what is archived, which file is missing or damaged, and that no archive is given", () =>
+    Effect.gen(function* () {
+      const { archive, directory, events, schema, table } = yield* served
+      yield* events.append(shapes(120))
+      const found = (...args: ReadonlyArray<string>) =>
+        Effect.map(
+          strata(["doctor", "--json", "--schema", schema, ...args], {
+            url: postgresUrl,
+            env: { DB_ARCHIVE_DIR: directory }
+          }),
+          ({ stdout }) =>
+            jsonLines(stdout).flatMap(({ check, level, says }) =>
+              String(check).startsWith("archive") ? [`${check}: ${level}: ${says}`] : []
+            )
+        )
+      const status = Effect.map(
+        strata(["status", "--schema", schema], { url: postgresUrl }),
+        ({ stdout }) => /^archive +(.*)$/m.exec(stdout)?.[1]
+      )
+      assert.deepStrictEqual(yield* found(), [])
+      assert.isUndefined(yield* status)
+      const [first, second] = (yield* archive(100n)).parts
+      assert.deepStrictEqual(yield* found("--prove", "--for", "10ms"), [
+        "archive: ok: all below version 100: 99 events in 2 files, which are there",
+        "archive proof: ok: 2 files with the checksums that were written down"
+      ])
+      assert.strictEqual(yield* status, "all below version 100: 99 events in 2 files")
+      const path = join(directory, second?.name ?? "")
+      const file = yield* Effect.promise(() => readFile(path))
+      yield* Effect.promise(() => writeFile(path, file.subarray(0, 300)))
+      yield* Effect.promise(() => rm(join(directory, first?.name ?? "")))
+      const [missing, ofFirst, ofSecond] = yield* found("--prove", "--for", "10ms")
+      assert.match(missing ?? "", /^archive: problem: 49 events of the versions 0 to 49 cannot be read: ENOENT/)
+      assert.match(ofFirst ?? "", /^archive proof: problem: 49 events .*ENOENT/)
+      assert.match(ofSecond ?? "", /^archive proof: problem: 50 events .* versions 50 to 99 .* cannot be uncompressed/)
+      const { stdout } = yield* strata(["doctor", "--schema", schema], { url: postgresUrl })
+      assert.match(stdout, /^problem +archive +2 parts of the log are archived, and no archive is given here/m)
+      // Somebody brings events back by hand.
+      yield* Effect.promise(() => writeFile(path, file))
+      yield* execute([
+        `CREATE TABLE ${table}_twice (LIKE ${table} INCLUDING ALL)`,
+        `INSERT INTO ${table}_twice (version, id, aggregate_id, event_type) VALUES (60, 'twice', 'a', 'A')`,
+        `ALTER TABLE ${table} ATTACH PARTITION ${table}_twice FOR VALUES FROM (50) TO (100)`
+      ])
+      assert.match((yield* found())[0] ?? "", /^archive: problem: version 60 is in the table, and everything below/)
+    }).pipe(Effect.scoped)
   )
 })

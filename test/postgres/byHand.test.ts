@@ -14,8 +14,8 @@ const directory = new URL("../../resources/postgres/", import.meta.url)
 
 /** The files, with the variable that names their table and the name it has by default. */
 const files = readdirSync(directory)
-  // Partitions make another table of events: `partitions.test.ts` runs that file.
-  .filter((name) => /^\d+_.*\.sql$/.test(name) && !name.includes("_partitions_"))
+  // Partitions and the compact layout make another table of events: their own tests run these files.
+  .filter((name) => /^\d+_.*\.sql$/.test(name) && !/_(partitions|layout)_/.test(name))
   .toSorted()
   .map((name) => {
     const path = fileURLToPath(new URL(name, directory))

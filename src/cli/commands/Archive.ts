@@ -1,5 +1,5 @@
 /** `strata archive`, `archives` and `restore`: the oldest parts of a log as files, and back. */
-import { type Config, DateTime, Effect, Layer, Option, Stream } from "effect"
+import { Clock, type Config, DateTime, Effect, Layer, Option, Stream } from "effect"
 import { Command, Flag } from "effect/cli"
 import * as Postgres from "../../postgres/index.ts"
 import * as Parameters from "../arguments/Parameters.ts"
@@ -66,11 +66,20 @@ const eventsOf = (parts: ReadonlyArray<Part>): string =>
     "event"
   )}`
 
+/** What takes less than this says nothing of how far it is. */
+const quietMillis = 1000
+
 /** Shows how far it is while it runs. */
 const telling = <A, E, R>(run: (tell: Postgres.Archive.Tell) => Effect.Effect<A, E, R>) =>
   Progress.watching((show) =>
-    run(({ doing, done, endVersion, events, firstVersion }) =>
-      show(`${doing} versions ${firstVersion} to ${endVersion - 1n}`, events === 0 ? 1 : done / events)
+    Effect.flatMap(Clock.currentTimeMillis, (startMillis) =>
+      run(({ doing, done, endVersion, events, firstVersion }) =>
+        Effect.flatMap(Clock.currentTimeMillis, (nowMillis) =>
+          nowMillis - startMillis < quietMillis
+            ? Effect.void
+            : show(`${doing} versions ${firstVersion} to ${endVersion - 1n}`, events === 0 ? 1 : done / events)
+        )
+      )
     )
   )
 

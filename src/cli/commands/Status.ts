@@ -7,6 +7,7 @@ import type { Problem } from "../../Health.ts"
 import { decodeRows } from "../../postgres/database/DecodeRows.ts"
 import { qualify } from "../../postgres/database/Identifier.ts"
 import { PostgresDatabase } from "../../postgres/database/PostgresDatabase.ts"
+import * as ArchiveTable from "../../postgres/events/ArchiveTable.ts"
 import * as LockHolders from "../../postgres/events/LockHolders.ts"
 import { idPrefix, processes as allProcesses } from "../../Projection.ts"
 import { noMessages, type QueueOverview, type State } from "../../SpoolMessage.ts"
@@ -149,8 +150,18 @@ const describeHolders = Effect.gen(function* () {
   return holders.size === 0 ? undefined : yield* describe(query, holders)
 })
 
+/** What of the log is in files. */
+const lookAtArchive = Effect.gen(function* () {
+  const parts = yield* Effect.flatMap(PostgresDatabase, ArchiveTable.listVisible)
+  const last = parts.at(-1)
+  return last === undefined
+    ? undefined
+    : { below: last.endVersion, files: parts.length, events: parts.reduce((sum, { events }) => sum + events, 0) }
+})
+
 const look = Effect.fnUntraced(function* (isExact: boolean) {
   const log = yield* lookAtLog
+  const archived = yield* lookAtArchive
   const offsets = yield* lookAtOffsets(log?.latestVersion ?? 0n)
   const { estimated = 0n, found = 0, states: few = 0n } = (yield* countStates) ?? {}
   const areMany = found > fewStates && !isExact
@@ -166,6 +177,7 @@ const look = Effect.fnUntraced(function* (isExact: boolean) {
   const problems = [...projections.problems, ...queues.problems]
   return {
     ...log,
+    archived,
     offsets,
     processes,
     messages,
@@ -199,6 +211,7 @@ const problemColumns: Output.Listing<Problem>["columns"] = [
 
 const show = Effect.fnUntraced(function* (seen: Seen, before: Seen | undefined) {
   const {
+    archived,
     areMany,
     connections,
     holders,
@@ -222,6 +235,7 @@ const show = Effect.fnUntraced(function* (seen: Seen, before: Seen | undefined) 
       latestVersion,
       latestAt: at,
       eventsPerSecond: rate,
+      archived: archived ?? null,
       tail: holders ?? null,
       states,
       areStatesEstimated: areMany,
@@ -237,6 +251,11 @@ const show = Effect.fnUntraced(function* (seen: Seen, before: Seen | undefined) 
     events:
       (at === null ? "none" : `up to version ${latestVersion}, the last of ${at}`) +
       (rate === undefined ? "" : `, ${rate.toLocaleString("en-US")} a second`),
+    ...(archived === undefined
+      ? {}
+      : {
+          archive: `all below version ${archived.below}: ${Output.count(archived.events, "event")} in ${Output.count(archived.files, "file")}`
+        }),
     tail: standby
       ? "replayed by a standby: only its primary knows who is appending"
       : holders === undefined

@@ -94,7 +94,7 @@ const layerClient = (create: boolean) =>
   )
 
 /** The options of migrations. */
-type Extras = Pick<Postgres.Options, "notify" | "index" | "owners" | "partitions">
+type Extras = Pick<Postgres.Options, "notify" | "index" | "layout" | "owners" | "partitions">
 
 const options = Effect.gen(function* () {
   const schema = Option.getOrUndefined(yield* Settings.schema)

@@ -53,8 +53,8 @@ export const keyOfTag = (tag = "") => `\0\0${tag}`
 /** The key of the events with a tag that have a type. A NUL stands between the two, as neither can contain one. */
 export const keyOfType = (key: string, type: string) => `${key}\0${type}`
 
-/** No metadata, as go-sync-kit stores it. */
-const noMetadata = "null"
+/** No metadata, as go-sync-kit stores it. In a compact log it is NULL, which takes no room. */
+export const noMetadata = "null"
 
 export const requestOf = (append: Append, ids: ReadonlyArray<string>): Request => {
   const datas: Array<string> = []
@@ -218,11 +218,8 @@ export const storedEvents = (
     if (createdAt?.epochMilliseconds !== stamp.createdAt.getTime()) {
       createdAt = DateTime.fromDateUnsafe(stamp.createdAt)
     }
-    const streamName = `stream_${aggregateId}`
     // Nothing is checked again: the parts have been checked, some as the caller's input, the others as the row.
-    stored.push(
-      toStoredEvent({ version: stamp.version, id, aggregateId, eventType, data, metadata, createdAt, streamName })
-    )
+    stored.push(toStoredEvent({ version: stamp.version, id, aggregateId, eventType, data, metadata, createdAt }))
   }
   return stored
 }

@@ -43,6 +43,22 @@ const columns = `first_version AS "firstVersion", end_version AS "endVersion", n
   last_version AS "lastVersion", last_id AS "lastId", first_created_at AS "firstCreatedAt",
   last_created_at AS "lastCreatedAt", archived_at AS "archivedAt"`
 
+const Visible = Schema.Struct({ visible: Schema.Boolean })
+
+/** Whether the log has partitions, without which nothing is archived, and this role may see what is. */
+const isVisible = ({ names, query, schema, sql }: Database) =>
+  query(sql`
+    SELECT coalesce(pg_catalog.has_table_privilege(
+      pg_catalog.to_regclass(${qualify(schema, `${names.events}_archives`)})::oid, 'SELECT'::text
+    ), false) AND pg_catalog.to_regclass(${qualify(schema, `${names.events}_ids`)}) IS NOT NULL AS visible`).pipe(
+    Effect.flatMap(decodeRows(Visible, "pg_class", [])),
+    Effect.map(([row]) => row?.visible === true)
+  )
+
+/** The same as `list`, for those who look at any log: none where the log has no partitions, or the role may not see them. */
+export const listVisible = (database: Database): Effect.Effect<ReadonlyArray<Part>, Reason> =>
+  Effect.flatMap(isVisible(database), (visible) => (visible ? list(database) : Effect.succeed([])))
+
 /** All parts, the oldest first. */
 export const list = (database: Database): Effect.Effect<ReadonlyArray<Part>, Reason> => {
   const { names, query, sql } = database

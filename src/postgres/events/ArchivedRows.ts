@@ -37,7 +37,7 @@ export const firstDifference = (
     SELECT filed.version FROM ${rowsOf(database, lines)}
     WHERE NOT EXISTS (
       SELECT FROM ${sql.literal(partition)} AS event
-      WHERE event.version = filed.version AND event.id = filed.id AND event.aggregate_id = filed.aggregate_id
+      WHERE event.version = filed.version AND event.id::text = filed.id AND event.aggregate_id = filed.aggregate_id
         AND event.event_type = filed.event_type AND coalesce(event.data::text, 'null'::text) = filed.data::text
         AND coalesce(event.metadata::text, 'null'::text) = filed.metadata::text
         AND event.created_at IS NOT DISTINCT FROM filed.created_at
@@ -48,14 +48,18 @@ export const firstDifference = (
   )
 }
 
-/** Inserts the events of these lines into a table that is to be a partition. */
+/** Inserts the events of these lines into a table that is to be a partition, of a log that is compact or not. */
 export const insert = (
   database: Database,
   table: string,
+  compact: boolean,
   lines: ReadonlyArray<string>
 ): Effect.Effect<unknown, Reason> => {
   const { query, sql } = database
+  const values = compact
+    ? "version, id::uuid, aggregate_id, event_type, data, nullif(metadata, 'null'), created_at"
+    : columns
   return query(sql`
     INSERT INTO ${sql.literal(table)} (${sql.literal(columns)})
-    SELECT ${sql.literal(columns)} FROM ${rowsOf(database, lines)} ORDER BY version`)
+    SELECT ${sql.literal(values)} FROM ${rowsOf(database, lines)} ORDER BY version`)
 }

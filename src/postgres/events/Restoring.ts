@@ -17,6 +17,7 @@ import * as ArchiveLocks from "./ArchiveLocks.ts"
 import * as ArchiveTable from "./ArchiveTable.ts"
 import type { Tell } from "./Archiving.ts"
 import { inBatches } from "./Batches.ts"
+import * as CompactLog from "./CompactLog.ts"
 import { type ArchiveError, type ArchiveRefused, EventArchive } from "./EventArchive.ts"
 
 const Names = Schema.Struct({
@@ -34,21 +35,24 @@ export const make = Effect.fnUntraced(function* (tell: Tell) {
   const log = qualify(schema, names.events)
   const run = (statement: string) => query({ compile: () => [statement, []] })
 
-  const fill = (table: string, part: ArchiveTable.Part) => {
+  const isCompact = CompactLog.isCompact(database)
+
+  const fill = Effect.fnUntraced(function* (table: string, part: ArchiveTable.Part) {
+    const compact = yield* isCompact
     const { endVersion, events, firstVersion } = part
     let done = 0
-    return Stream.runForEach(
+    yield* Stream.runForEach(
       inBatches(ArchiveFile.linesOf(archive, part), (line) => line.length),
       (batch) =>
         Effect.andThen(
-          ArchivedRows.insert(database, table, batch),
+          ArchivedRows.insert(database, table, compact, batch),
           Effect.suspend(() => {
             done += batch.length
             return tell({ firstVersion, endVersion, doing: "restoring", done, events })
           })
         )
     )
-  }
+  })
 
   /**
    * An aggregate that has events in the part and in older ones keeps a row: its last version there is not known, but it is below
