@@ -40,17 +40,17 @@ const byType = Effect.fnUntraced(function* (since: Since, extent: LogParts.Exten
 
 const OfSpan = Schema.Struct({ span: Schema.Int, events: Schema.Int })
 
-const bySpan = Effect.fnUntraced(function* (since: Since, ends: Ends, extent: LogParts.Extent, perLooked: number) {
+/** How many events in the part of the log have come in each span. */
+const bySpan = Effect.fnUntraced(function* (since: Since, ends: Ends, extent: LogParts.Extent) {
   const { names, query, sql } = yield* PostgresDatabase
   const meant = yield* conditionOf(since)
   const { events } = yield* LogParts.sample(extent, LogParts.manyBlocks)
-  const rows = yield* Effect.flatMap(
+  return yield* Effect.flatMap(
     query(sql`
       SELECT ${yield* spanOf(ends)} AS span, count(*)::float8 AS events FROM ${events}
       WHERE ${meant} AND created_at IS NOT NULL GROUP BY 1`),
     decodeRows(OfSpan, names.events, [])
   )
-  return new Map(rows.map(({ events, span }) => [span, Math.round(events * perLooked)]))
 })
 
 /** Counts the events with a value in a column that has an index, but not far beyond the limit. */
@@ -94,14 +94,11 @@ const OfAggregate = Schema.Struct({
   counted: Schema.Int
 })
 
-/**
- * The number of aggregates, and the largest of those that were found. An aggregate is found the more likely, the more events it
- * has, so each stands for fewer others, the more it has.
- */
-const byAggregate = Effect.fnUntraced(function* (top: number, extent: LogParts.Extent, all: number) {
+/** The aggregates in the part of the log. */
+const foundAggregates = Effect.fnUntraced(function* (extent: LogParts.Extent) {
   const { names, query, sql } = yield* PostgresDatabase
   const { events } = yield* LogParts.sample(extent, blocksForAggregates)
-  const rows = yield* Effect.flatMap(
+  return yield* Effect.flatMap(
     query(sql`
       SELECT name, looked::float8 AS looked, counted::float8 AS counted
       FROM (
@@ -110,6 +107,13 @@ const byAggregate = Effect.fnUntraced(function* (top: number, extent: LogParts.E
       ) AS found ${yield* countedUpToLimit("aggregate_id")}`),
     decodeRows(OfAggregate, names.events, ["name"])
   )
+})
+
+/**
+ * The number of aggregates, and the largest of those that were found. An aggregate is found the more likely, the more events it
+ * has, so each stands for fewer others, the more it has.
+ */
+const byAggregate = (rows: ReadonlyArray<typeof OfAggregate.Type>, top: number, all: number) => {
   const perLooked =
     all /
     Math.max(
@@ -124,19 +128,26 @@ const byAggregate = Effect.fnUntraced(function* (top: number, extent: LogParts.E
       top
     )
   }
-})
+}
 
-/** When the first and the last version were created, of those that are meant. */
-const endsOfLog = Effect.fnUntraced(function* (since: Since) {
+/**
+ * When the first and the last event were created, of those that are meant: by the index of times, or else of the first and the
+ * last version.
+ */
+const endsOfLog = Effect.fnUntraced(function* (since: Since, { hasTimeIndex }: LogParts.Extent) {
   const { names, query, sql, tables } = yield* PostgresDatabase
-  const rows = yield* query(sql`
-    SELECT min(created_at) AS first, max(created_at) AS last
-    FROM (
+  const outermost = sql`(
       (SELECT created_at FROM ${tables.events} ORDER BY version LIMIT 1) UNION ALL
       (SELECT created_at FROM ${tables.events} ORDER BY version DESC LIMIT 1)
-    ) AS event WHERE ${yield* conditionOf(since)}`)
+    ) AS event`
+  const rows = yield* query(sql`
+    SELECT min(created_at) AS first, max(created_at) AS last
+    FROM ${hasTimeIndex ? tables.events : outermost} WHERE ${yield* conditionOf(since)}`)
   return yield* decodeRows(Ends, names.events, [])(rows)
 })
+
+/** How many statements look at the log at once. */
+const looksAtOnce = 4
 
 /** Estimates all but, with a time or without the index of aggregates, what is of these. */
 export const estimate = Effect.fnUntraced(function* (
@@ -145,14 +156,25 @@ export const estimate = Effect.fnUntraced(function* (
   latestVersion: bigint,
   extent: LogParts.Extent
 ) {
-  const { all, perLooked, rows } = yield* byType(since, extent)
-  const ends = endsOf([...rows, ...(yield* endsOfLog(since))])
-  const spans = yield* bySpan(since, ends, extent, perLooked)
+  const outermost = endsOf(yield* endsOfLog(since, extent))
   const isWhole = since._tag === "None"
-  const { aggregates, groups } =
-    isWhole && extent.hasAggregateIndex ? yield* byAggregate(top, extent, all) : { aggregates: null, groups: [] }
+  const hasAggregates = isWhole && extent.hasAggregateIndex
+  const looks = yield* Effect.all(
+    {
+      ofTypes: byType(since, extent),
+      ofSpans: extent.hasTimeIndex ? bySpan(since, outermost, extent) : Effect.succeed(undefined),
+      found: hasAggregates ? foundAggregates(extent) : Effect.succeed([]),
+      known: isWhole && extent.hasTypeIndex ? allTypes : Effect.succeed([])
+    },
+    { concurrency: looksAtOnce }
+  )
+  const { found, known, ofTypes } = looks
+  const { all, perLooked, rows } = ofTypes
+  // Without an index, an event between the first and the last version may be older or newer than both.
+  const ends = extent.hasTimeIndex ? outermost : endsOf([...rows, outermost])
+  const spans = looks.ofSpans ?? (yield* bySpan(since, ends, extent))
   const looked = new Map(rows.map(({ events, name }) => [name, events * perLooked]))
-  const known = isWhole && extent.hasTypeIndex ? yield* allTypes : []
+  const { aggregates, groups } = hasAggregates ? byAggregate(found, top, all) : { aggregates: null, groups: [] }
   const types =
     known.length === 0 || known.length > mostTypes
       ? Array.from(looked, ([name, events]): Group => ({ name, events: Math.round(events), isEstimate: true }))
@@ -166,7 +188,7 @@ export const estimate = Effect.fnUntraced(function* (
     ...ends,
     byType: largest(types, top),
     byAggregate: groups,
-    spans: spansOf(ends, spans)
+    spans: spansOf(ends, new Map(spans.map(({ events, span }) => [span, Math.round(events * perLooked)])))
   }
   return counts
 })

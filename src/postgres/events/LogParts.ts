@@ -17,9 +17,10 @@ const Extent = Schema.Struct({
   blocks: Schema.Int,
   /** How many rows it has by the statistics of the server, if it has any. They are as dense in new blocks as in those before. */
   rows: Schema.NullOr(Schema.Number),
-  /** Whether an index finds the events of an aggregate, and of a type. */
+  /** Whether an index finds the events of an aggregate, of a type, and of a time. */
   hasAggregateIndex: Schema.Boolean,
-  hasTypeIndex: Schema.Boolean
+  hasTypeIndex: Schema.Boolean,
+  hasTimeIndex: Schema.Boolean
 })
 
 export type Extent = typeof Extent.Type
@@ -36,14 +37,15 @@ export const extent = Effect.gen(function* () {
     SELECT coalesce(sum(blocks), 0::numeric)::float8 AS blocks,
       sum(reltuples::float8 / relpages::float8 * blocks::float8) FILTER (WHERE relpages > 0 AND reltuples >= 0::real)
         * sum(blocks)::float8 / (sum(blocks) FILTER (WHERE relpages > 0 AND reltuples >= 0::real))::float8 AS rows,
-      ${hasIndex("aggregate_id")} AS "hasAggregateIndex", ${hasIndex("event_type")} AS "hasTypeIndex"
+      ${hasIndex("aggregate_id")} AS "hasAggregateIndex", ${hasIndex("event_type")} AS "hasTypeIndex",
+      ${hasIndex("created_at")} AS "hasTimeIndex"
     FROM (
       SELECT relpages, reltuples,
         pg_catalog.pg_relation_size(oid::regclass) / current_setting('block_size')::int8 AS blocks
       FROM pg_catalog.pg_class WHERE oid IN (${sql.literal(familyOf(table))}) AND relkind = 'r'::"char"
     ) AS part`)
   const [found] = yield* decodeRows(Extent, names.events, [])(rows)
-  return found ?? { blocks: 0, rows: null, hasAggregateIndex: false, hasTypeIndex: false }
+  return found ?? { blocks: 0, rows: null, hasAggregateIndex: false, hasTypeIndex: false, hasTimeIndex: false }
 })
 
 /** About so many blocks of the table, as an item of FROM. The same ones each time, until the table has grown. */
