@@ -283,7 +283,7 @@ export const make = <A, RD = never, RE = never, const Policies extends string = 
     trace: Record<string, string>
   ) {
     const { at, delay, headers, id, policy, priority } = options
-    const encoded = yield* Effect.mapError(
+    const encoded = yield* Effect.mapErrorEager(
       encode(payload),
       ({ issue }) => new InvalidInput({ store: "Spool", operation: "enqueue", issues: encodingIssues(issue, payload) })
     )

@@ -214,7 +214,8 @@ const decodePage = Effect.fnUntraced(function* <Class extends EventCodec.Tagged,
   const decoded: Array<Decoded<Class>> = []
   for (const stored of page) {
     if (view.unknown === "skip" && !view.codec.has(stored.eventType)) continue
-    const result = yield* EventCodec.resultOf(decodeData(view, stored))
+    const decoding = decodeData(view, stored)
+    const result = EventCodec.resultOf(decoding) ?? (yield* Effect.result(decoding))
     if (Result.isFailure(result)) {
       return { decoded, error: new StoreError({ store, operation, reason: result.failure }) }
     }
@@ -262,6 +263,10 @@ const isOf = <Class extends EventCodec.Tagged, Only extends Class>(only: Readonl
 
 // Appending
 
+/** The tags of both, each once. */
+const union = (derived: ReadonlyArray<string>, given: ReadonlyArray<string> = []): ReadonlyArray<string> =>
+  derived.length + given.length < 2 ? [...derived, ...given] : [...new Set([...derived, ...given])]
+
 /** The events as the store takes them, or what is wrong with them. */
 const encodeAll = Effect.fnUntraced(function* <Class extends EventCodec.Tagged, R>(
   { codec, tagsOf }: Parts<Class, R>,
@@ -270,10 +275,11 @@ const encodeAll = Effect.fnUntraced(function* <Class extends EventCodec.Tagged, 
   const encoded: Array<NewEventInput> = []
   const issues: Array<Issue> = []
   for (const [index, { event, ...envelope }] of added.entries()) {
-    const result = yield* EventCodec.resultOf(codec.encode(event, envelope.metadata))
+    const encoding = codec.encode(event, envelope.metadata)
+    const result = EventCodec.resultOf(encoding) ?? (yield* Effect.result(encoding))
     if (Result.isSuccess(result)) {
-      const tags = [...new Set([...tagsOf(event), ...(envelope.tags ?? [])])]
-      encoded.push({ ...envelope, ...result.success, ...(tags.length === 0 ? {} : { tags }) })
+      const tags = union(tagsOf(event), envelope.tags)
+      encoded.push(tags.length === 0 ? { ...envelope, ...result.success } : { ...envelope, ...result.success, tags })
     } else {
       issues.push(...result.failure.map(({ field, message }) => ({ field: `events.${index}.${field}`, message })))
     }

@@ -39,13 +39,16 @@ const reasons: ReadonlyArray<readonly [names: RegExp, reason: string]> = [
     "who is overtaken reads all events of the tag again, as events; the other side reads a few columns of a table made for it"
   ],
   [/^read\//, made],
-  [/^typed\//, "each event is decoded by its schema, and made an instance of its class"],
+  [
+    /^typed\//,
+    "each event is decoded by its schema, and made an instance of its class: 1.0 us, where the store takes 3 to 7; encoding takes 1.5"
+  ],
   [/^spool\/backlog$/, "the other side has an empty table"],
   [/^(spool|subscribe|projection)\/.*(latency|lag|1000?-p)/, delivered],
   [/^subscribe\//, delivered],
   [
     /^projection\/batch-/,
-    "an event goes through a handler, and each batch checks that the shard is still its own, and moves the offset"
+    "each event is checked and made an object, as `read` does it, and a batch of 500 has two statements more: that the shard is still its own, and a wake-up; the handler's statement takes as long on both sides"
   ],
   [
     /^memory\/per-subscriber$/,
@@ -54,7 +57,10 @@ const reasons: ReadonlyArray<readonly [names: RegExp, reason: string]> = [
   [/^memory\/per-message$/, "a message has its lease, its attempts and its headers, and a fiber that handles it"],
   [/^start\//, begun],
   [/^idle\//, "it is a limit, and not another program"],
-  [/^import$/, "each event is checked, its id looked for, and its JSON parsed once more: COPY does none of that"],
+  [
+    /^import$/,
+    "each line is read, checked and hashed by this process, and the server parses its JSON once more: COPY does none of that"
+  ],
   [
     /^restart\//,
     "a layer tries again after waits that double up to a second, for the server's sake; the other side tries every 50 ms"
@@ -62,7 +68,7 @@ const reasons: ReadonlyArray<readonly [names: RegExp, reason: string]> = [
   [/^stress\//, "both wait for the transaction that holds the version: the difference is the wake-up after it"],
   [
     /^peers\/.*-1000$/,
-    "a message is in three indexes by its queue and a text as its id, which the sender can choose; plan: ids of 16 bytes where they are UUIDs"
+    "the server takes as long for both; each message is checked, encoded by its schema and gets an id of its own in this process, where the other side sends JSON as it is; plan: checks and encoding of all messages in one pass"
   ],
   [
     /^peers\/.*\/end-to-end$/,

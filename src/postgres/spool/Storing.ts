@@ -29,8 +29,8 @@ const isoOf = (time: DateTime.Utc | undefined) => (time === undefined ? null : D
 // circle. `lock_timeout` lasts to the end of a transaction, so only a statement in a transaction of its own is limited.
 const insert = ({ isOfQueues, sql, table }: SpoolTable, messages: ReadonlyArray<Prepared>, limited: boolean) => {
   const rows = messages
-    .map(({ message, payload }, place) => ({ message, payload, place }))
-    .sort((a, b) => (keyText(a.message) < keyText(b.message) ? -1 : 1))
+    .map(({ message, payload }, place) => ({ key: keyText(message), message, payload, place }))
+    .sort((a, b) => (a.key < b.key ? -1 : 1))
   const all = <A>(part: (message: NewMessage) => A) => rows.map(({ message }) => part(message))
   const limit = limited ? sql`, set_config('lock_timeout', ${lockTimeout}, true)` : sql.literal("")
   const remembers = isOfQueues && messages.some(({ message }) => message.rememberId !== undefined)

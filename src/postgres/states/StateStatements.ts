@@ -18,7 +18,7 @@ export const make = ({ fixed, names, schema, sql, tables }: PostgresDatabase["Se
     ${insert} VALUES (${persistenceId}, ${versionNumber}, ${payload}, ${manifest}, ${timestamp}, ${BigInt(shard)}) ${orReplace}`
 
   // The SELECT sees the table as it was before the INSERT.
-  const overwriteAndGet = (both: OverwriteAndGet) => sql`
+  const overwriteAndGet = (both: OverwriteAndGet) => fixed`
     WITH written AS (
       ${insert} VALUES (
         ${both.persistenceId}, ${both.versionNumber}, ${both.payload}, ${both.manifest}, ${both.timestamp}, ${BigInt(both.shard)}

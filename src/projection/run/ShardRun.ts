@@ -9,7 +9,7 @@
  * whose process has stopped, so that other runs do not wait for it for ever.
  */
 import { Cause, Effect, Option } from "effect"
-import { DurableStateStore, type State } from "../../DurableStateStore.ts"
+import { type DurableState, DurableStateStore, type State } from "../../DurableStateStore.ts"
 import type { StoredEvent } from "../../EventStore.ts"
 import { monotonicMillis } from "../../internal/Monotonic.ts"
 import type { InvalidInput } from "../../InvalidInput.ts"
@@ -90,11 +90,9 @@ export const make = Effect.fnUntraced(function* <R>(
   let offset = start.offset
   let movedAt = Number.NEGATIVE_INFINITY
 
-  const checkControl = Effect.flatMap(states.getLatestState(controlId(name)), (stored) =>
-    Option.exists(stored, ({ versionNumber }) => versionNumber === start.control.versionNumber)
-      ? Effect.void
-      : Effect.fail(new Outdated())
-  )
+  /** Fails unless the control record is the one with which the run began. */
+  const check = (control: Pick<DurableState, "versionNumber"> | undefined) =>
+    control?.versionNumber === start.control.versionNumber ? Effect.void : Effect.fail(new Outdated())
 
   const move = (to: bigint) =>
     Effect.catchTag(offsets.advanceOffset(id, { from: Option.some(offset), to }), "OffsetConflict", () =>
@@ -108,15 +106,28 @@ export const make = Effect.fnUntraced(function* <R>(
       start.onMove(to)
     })
 
-  /** Keeps the id of the event with the version of the offset, to be compared with the log when the shard is run again. */
-  const record = (to: bigint) =>
-    Effect.flatMap(monotonicMillis, (now) => {
+  /** What is kept of the event with the version of the offset, to be compared with the log when the shard is run again. */
+  const lastReadAt = (to: bigint) =>
+    Effect.map(monotonicMillis, (now) => {
       recordedAt = now
       const id = start.idOf(to)
-      return id === undefined
-        ? Effect.void
-        : lastRead.write(lastReadId(name, shard), to, new LastRead({ version: to, id }))
+      return id === undefined ? undefined : new LastRead({ version: to, id })
     })
+
+  const record = (to: bigint) =>
+    Effect.flatMap(lastReadAt(to), (read) =>
+      read === undefined ? Effect.void : lastRead.write(lastReadId(name, shard), to, read)
+    )
+
+  /** Checks the control record, and keeps what was read last: in one statement. */
+  const checkAndRecord = (to: bigint) =>
+    Effect.flatMap(lastReadAt(to), (read) =>
+      read === undefined
+        ? Effect.flatMap(states.getLatestState(controlId(name)), (stored) => check(Option.getOrUndefined(stored)))
+        : Effect.flatMap(lastRead.writeAndGet(lastReadId(name, shard), to, read, [controlId(name)]), ([stored]) =>
+            check(stored)
+          )
+    )
 
   const pass = Effect.fnUntraced(function* (to: bigint) {
     const isRecorded = (yield* monotonicMillis) - recordedAt < millisBetweenRecords
@@ -136,7 +147,7 @@ export const make = Effect.fnUntraced(function* <R>(
     })
     const attempt = Effect.suspend(() => {
       hasBegun = false
-      const all = move(to).pipe(Effect.andThen(checkControl), Effect.andThen(record(to)), Effect.andThen(begun))
+      const all = move(to).pipe(Effect.andThen(checkAndRecord(to)), Effect.andThen(begun))
       return withWatchedTransaction(all, { beginsWithStore: true })
     })
     return Effect.tap(
