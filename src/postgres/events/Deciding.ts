@@ -2,11 +2,10 @@
 import { Effect, Predicate, Schema } from "effect"
 import type { ForDecision } from "../../Event.ts"
 import { Condition, type ReadForDecision } from "../../EventStore.ts"
-import type { Reason } from "../../StoreError.ts"
+import { Closed, type Reason } from "../../StoreError.ts"
 import { decodeRows } from "../database/DecodeRows.ts"
 import { PostgresDatabase } from "../database/PostgresDatabase.ts"
 import * as SharedReads from "../database/SharedReads.ts"
-import { closed } from "./Appending.ts"
 import { wrongIsolation } from "./AppendSending.ts"
 import * as DecisionMark from "./DecisionMark.ts"
 import * as DecisionStatements from "./DecisionStatements.ts"
@@ -26,6 +25,10 @@ const First = Schema.Struct({
       epoch: Schema.NullOr(Schema.BigIntFromString)
     })
   )
+})
+
+const closed = new Closed({
+  message: "the scope of this EventStore has ended before the read had; keep its layer alive"
 })
 
 const firstItem: ReadonlyArray<number> = [0]
