@@ -139,9 +139,12 @@ export const expectedOf = ({ expected = "any" }: Append, aggregateId: string): E
  * a time: a page of them costs what it returns, and for several types at most its limit for each. After a time it costs up to
  * 8,192 events more, and a look-up or two for each 4,096 versions that are passed; beside types or tags that for each of these.
  *
+ * With the option `index`, what `data` and `metadata` contain is looked up, too, where it is not among the first 4,096 events, and 16
+ * more for each event of the page: up to 32,768 events that contain it. That index knows no order, so of more events no page is made.
+ *
  * Everything else is compared event by event, so the log is read until the page is full, and with `createdAfter` what is young enough:
- * several aggregates, more types, and `data` and `metadata` without the option `index`. A warning says so once where that are more than
- * a million events. With `data` or `metadata`, and of one aggregate, `createdAfter` is compared so, too.
+ * several aggregates, more types, `data` and `metadata` without that option, and of more events than it is for. A warning says so once
+ * where no index serves a filter, and more than a million events are read. Of one aggregate `createdAfter` is compared so, too.
  */
 export class Filter extends Schema.Class<Filter>("effect-strata/EventStore/Filter")({
   aggregateIds: Schema.optionalKey(Schema.Array(Key)),

@@ -29,7 +29,7 @@ BEGIN
     -- A function of the same name with other parameters has no such variable left, as it has been completed before.
     SELECT pg_proc.oid, format('%I.%I', nspname, proname) AS name, prosrc AS body INTO STRICT draft
     FROM pg_proc JOIN pg_namespace ON pg_namespace.oid = pronamespace
-    WHERE nspname = first AND proname = name AND prosrc ~ ':"[a-z]+"';
+    WHERE nspname = first AND proname = name AND prosrc ~ ':"[a-z]+(_[a-z]+)?"';
 
     definition := pg_get_functiondef(draft.oid);
     opening := 'CREATE OR REPLACE FUNCTION ' || draft.name;
@@ -40,7 +40,7 @@ BEGIN
 
     -- The file has switched the check off, as the body of a draft is no SQL. The body that it gets now has to be.
     PERFORM set_config('check_function_bodies', 'on', true);
-    variable := substring(draft.body FROM ':"([a-z]+)"');
+    variable := substring(draft.body FROM ':"([a-z]+)[_"]');
     -- The places are marked in our own text, and the names come in last and at once: nothing looks at a name again.
     template := replace(draft.body, '%', '%%');
     template := replace(template, format(':"%s"', variable), '%1$s');

@@ -9,10 +9,11 @@ import { PostgresDatabase } from "../postgres/database/PostgresDatabase.ts"
 import * as EventPages from "../postgres/events/EventPages.ts"
 import { eventDecoder } from "../postgres/events/EventRow.ts"
 import { readPage } from "../postgres/events/LongTexts.ts"
+import type { Range } from "../postgres/events/PageRange.ts"
 import * as TagTable from "../postgres/events/TagTable.ts"
 
-/** How many events a statement looks through, where it has to: it takes some 30 milliseconds. */
-const partEvents = 50_000n
+/** How many events a statement looks through, where it has to: it takes some 20 milliseconds. */
+const partEvents = 20_000n
 
 /** How many of the events after one are looked at for what it has caused. */
 const causedEvents = 2_000
@@ -45,8 +46,11 @@ export const make = Effect.gen(function* () {
   const decodeTags = decodeRows(Tag, TagTable.nameOf(database), [])
   const decodeNeighbours = decodeRows(Neighbours, names.events, [])
 
-  const read = Effect.fnUntraced(function* (filter: Filter, after: bigint, last: bigint, limit: number) {
-    const rows = yield* readPage(query, page(filter, { after, last, direction: "DESC", limit }))
+  const read = Effect.fnUntraced(function* (
+    filter: Filter,
+    range: Pick<Range, "after" | "isShort" | "limit"> & { readonly last: bigint }
+  ) {
+    const rows = yield* readPage(query, page(filter, { ...range, direction: "DESC" }))
     const { corrupt, events } = decode(rows)
     // What comes before such a row can be seen; the next page says what is wrong with it.
     return corrupt !== undefined && events.length === 0 ? yield* corrupt : events
@@ -60,7 +64,7 @@ export const make = Effect.gen(function* () {
       // Above the highest version there is nothing to walk through.
       const from = last < latest ? last : latest
       const after = isInParts && from > partEvents ? from - partEvents : 0n
-      const events = yield* read(filter, after, last, limit)
+      const events = yield* read(filter, { after, last, limit, isShort: isInParts })
       const lowest = events.at(-1)?.version
       const isFull = events.length >= limit && lowest !== undefined
       const lookedDownTo = isFull ? lowest : after + 1n
@@ -74,7 +78,9 @@ export const make = Effect.gen(function* () {
 
     /** The event with a version. */
     at: (version: bigint) =>
-      Effect.map(read(new Filter({}), version - 1n, version, 1), (events) => Option.fromUndefinedOr(events[0])),
+      Effect.map(read(new Filter({}), { after: version - 1n, last: version, limit: 1 }), (events) =>
+        Option.fromUndefinedOr(events[0])
+      ),
 
     /** The tags of an event. */
     tagsOf: (version: bigint) =>
@@ -101,7 +107,7 @@ export const make = Effect.gen(function* () {
     causedBy: Effect.fnUntraced(function* ({ id, version }: StoredEvent) {
       const filter = new Filter({ metadata: { causationId: id } })
       const last = version + BigInt(causedEvents)
-      const events = yield* read(filter, version, last, 100)
+      const events = yield* read(filter, { after: version, last, limit: 100, isShort: true })
       return { events: events.toReversed(), upTo: last }
     }),
 

@@ -4,7 +4,7 @@
  */
 import { NodeRuntime } from "@effect/platform-node"
 import { PgClient } from "@effect/sql-pg"
-import { Console, DateTime, Effect, Layer, Redacted, Schema, Stream } from "effect"
+import { Console, Context, DateTime, Effect, Layer, Redacted, Schema, Stream } from "effect"
 import { EventStore } from "effect-strata"
 import * as Postgres from "effect-strata/postgres"
 import { Readable, Writable } from "node:stream"
@@ -18,76 +18,116 @@ const usage = `What a log of so many events costs: reads by filters, the command
 
 node --conditions=@effect-strata/source test/bench/large.ts [FLAGS]
 
-  --events N   how many events the log has, at least 1,000: 1,000,000 unless given
-  --help       shows this
+  --events N          how many events the log has, at least 1,000: 1,000,000 unless given
+  --partitions SIZE   divides the log into partitions of so many versions, at least 10,000
+  --url URL           fills this database, which stays: what is there from a run before is not filled again, and one that
+                      was ended is gone on with. Unless given, the server is one of its own in the directory for temporary
+                      files, and gone at the end
+  --help              shows this
 
-The log is filled by plain SQL, on a server of its own in the directory for temporary files. Events of ten follow each
-other for each aggregate. Each hundredth has another type than the others, ten are rare, and the last hundredth was created
-after the time by which reads filter. Appends are also measured beside the first 1,000,000 events, to compare them. At
-the end the index of what data contains is built.
+The log is filled by plain SQL. Events of ten follow each other for each aggregate. Each hundredth has another type than
+the others, ten are rare, and the last hundredth was created after the time by which reads filter. Appends are measured
+in turns beside the log and beside another one of 1,000,000 events on the same server, to aggregates from all over each.
+At the end the index of what data contains is built.
 `
 
 const { values: options } = parseArgs({
-  options: { events: { type: "string", default: "1000000" }, help: { type: "boolean", default: false } }
+  options: {
+    events: { type: "string", default: "1000000" },
+    partitions: { type: "string" },
+    url: { type: "string" },
+    help: { type: "boolean", default: false }
+  }
 })
 
-const Total = Schema.NumberFromString.check(Schema.isInt(), Schema.isGreaterThanOrEqualTo(1000))
-const total = Schema.decodeSync(Total)(options.events)
+const Count = Schema.NumberFromString.check(Schema.isInt(), Schema.isGreaterThanOrEqualTo(1000))
+const total = Schema.decodeSync(Count)(options.events)
+const partition = options.partitions === undefined ? undefined : Schema.decodeSync(Count)(options.partitions)
 
-/** The size beside which appends are compared. */
-const comparedTotal = Math.min(total, 1_000_000)
-const rareEvery = Math.max(1, Math.floor(total / 10))
+const comparedTotal = 1_000_000
+
+/** What this process has on the server: the log, and the one beside which appends are compared. */
+const schemas = { large: "large", compared: "compared" }
 
 const settings = { shared_buffers: "1GB", max_wal_size: "8GB", maintenance_work_mem: "512MB" }
 
 const since = DateTime.makeUnsafe("2026-01-01T00:00:00Z")
-const lastHundredth = total - Math.floor(total / 100)
 
-/** Adds the events from one number to another. */
-const fill = Effect.fnUntraced(function* (from: number, upTo: number) {
+/** Adds events until there are so many. */
+const fill = Effect.fnUntraced(function* (schema: string, count: number) {
   const sql = yield* PgClient.PgClient
+  const table = `${schema}.events`
+  const rareEvery = Math.floor(count / 10)
+  const lastHundredth = count - Math.floor(count / 100)
+  const [row] = yield* sql.unsafe<{ readonly last: string }>(
+    `SELECT coalesce(max(version), 0)::text AS last FROM ${table} WHERE version <= ${count}`
+  ).unprepared
+  const there = Number(row?.last)
+  if (there === count) return yield* Console.log(`${table} has its ${count} events from a run before`)
   const start = yield* now
-  const part = 500_000
-  let told = 0
-  for (let first = from; first <= upTo; first += part) {
+  // One statement cannot insert more than three partitions have.
+  const part = Math.min(500_000, 2 * (partition ?? 500_000))
+  let told = Math.floor((there * 10) / count)
+  for (let first = there + 1; first <= count; first += part) {
+    const last = Math.min(count, first + part - 1)
     yield* sql.unsafe(
-      `INSERT INTO events (id, aggregate_id, event_type, data, metadata, created_at)
+      `INSERT INTO ${table} (id, aggregate_id, event_type, data, metadata, created_at)
        SELECT '00000000-0000-7000-8000-' || lpad(n::text, 12, '0'), 'account-' || n / 10,
          CASE WHEN n % ${rareEvery} = 0 THEN 'Rare' WHEN n % 100 = 0 THEN 'Closed' ELSE 'Deposited' END,
          jsonb_build_object('amount', n, 'currency', 'EUR', 'note', 'a payment like any other'), 'null',
          timestamptz '2026-01-01 00:00:00Z' + (n - ${lastHundredth}) * interval '10 ms'
        FROM generate_series($1::bigint, $2) AS n ORDER BY n`,
-      [first, Math.min(upTo, first + part - 1)]
+      [first, last]
     ).unprepared
-    const tenths = Math.floor((Math.min(upTo, first + part - 1) * 10) / total)
-    if (tenths > told) yield* Console.log(`${tenths}0% of the events are there`)
+    const tenths = Math.floor((last * 10) / count)
+    if (tenths > told) yield* Console.log(`${tenths}0% of the events of ${table} are there`)
     told = tenths
   }
-  yield* sql`VACUUM ANALYZE events`.unprepared
-  yield* Console.log(`filled up to ${upTo} events in ${Math.round(((yield* now) - start) / 1000)} s`)
+  yield* sql.unsafe(`VACUUM ANALYZE ${table}`).unprepared
+  yield* Console.log(
+    `filled ${table} from ${there} up to ${count} events in ${Math.round(((yield* now) - start) / 1000)} s`
+  )
 })
 
-const appendCount = 3000
+type Events = EventStore.EventStore["Service"]
 
-/** The milliseconds of appends, one after another: the median, and that of the slowest hundredth. The events are deleted again. */
-const appends = Effect.gen(function* () {
-  const events = yield* EventStore.EventStore
-  const sql = yield* PgClient.PgClient
-  const last = yield* events.latestVersion
-  const spent: Array<number> = []
-  for (let n = 0; n < appendCount; n++) {
-    const start = yield* now
-    yield* events.append({ aggregateId: `account-${n}`, eventType: "Deposited", data: { amount: n } })
-    spent.push((yield* now) - start)
+const appendCount = 10_000
+
+/** How an event is appended, one after another. */
+const ways: ReadonlyArray<
+  readonly [name: string, append: (events: Events, aggregateId: string) => Effect.Effect<unknown, unknown>]
+> = [
+  ["an append", (events, aggregateId) => events.append({ aggregateId, eventType: "Deposited", data: {} })],
+  [
+    "an append that expects an event",
+    (events, aggregateId) => events.append({ aggregateId, eventType: "Deposited", data: {} }, { expected: "some" })
+  ]
+]
+
+/** The milliseconds of appends to both logs in turns: the median, and that of the slowest hundredth. The events stay. */
+const appends = Effect.fnUntraced(function* (large: Events, compared: Events) {
+  for (const [name, append] of ways) {
+    const sides = [
+      { events: compared, aggregates: comparedTotal / 10, spent: new Array<number>() },
+      { events: large, aggregates: total / 10, spent: new Array<number>() }
+    ] as const
+    for (let n = 0; n < appendCount; n++) {
+      for (const { aggregates, events, spent } of n % 2 === 0 ? sides : sides.toReversed()) {
+        const start = yield* now
+        yield* append(events, `account-${(n * 7919) % aggregates}`)
+        spent.push((yield* now) - start)
+      }
+    }
+    const [few, many] = sides.map(({ spent }) => spent.slice(appendCount / 10).sort((a, b) => a - b))
+    const quantiles = [0.5, 0.99].map((share) => {
+      const of = (spent: ReadonlyArray<number> = []) => spent[Math.floor(spent.length * share)] ?? Number.NaN
+      return `p${share * 100} ${of(many).toFixed(2)} ms, ${(of(many) / of(few)).toFixed(2)} times`
+    })
+    yield* Console.log(`${name}: ${quantiles.join(", ")} that beside ${comparedTotal} events`)
   }
-  yield* sql`DELETE FROM events WHERE version > ${last}`
-  yield* sql`VACUUM events`.unprepared
-  const inOrder = spent.slice(appendCount / 10).sort((a, b) => a - b)
-  const quantile = (share: number) => inOrder[Math.floor(inOrder.length * share)] ?? Number.NaN
-  return { p50: quantile(0.5), p99: quantile(0.99) }
 })
 
-type Read = Parameters<EventStore.EventStore["Service"]["read"]>[0]
+type Read = Parameters<Events["read"]>[0]
 
 const reads: ReadonlyArray<readonly [name: string, times: number, read: Read]> = [
   ["a page from the start", 20, { limit: 1000 }],
@@ -103,10 +143,17 @@ const reads: ReadonlyArray<readonly [name: string, times: number, read: Read]> =
   ["of a rare type and after a time", 20, { eventTypes: ["Rare"], createdAfter: since }]
 ]
 
-const contained: Read = { data: { amount: total } }
+const one = { amount: Math.floor(total / 2) }
 
-const readAll = Effect.fnUntraced(function* (all: typeof reads) {
-  const events = yield* EventStore.EventStore
+const contained: typeof reads = [
+  ["what the data of one contains", 1, { data: one }],
+  ["the same, the first", 1, { data: one, limit: 1 }],
+  ["the same, the last", 1, { data: one, limit: 1, direction: "backward" }],
+  ["the same, after a time", 1, { data: one, createdAfter: since }],
+  ["what all contain, a page", 1, { data: { currency: "EUR" }, limit: 1000 }]
+]
+
+const readAll = Effect.fnUntraced(function* (events: Events, all: typeof reads) {
   for (const [name, times, read] of all) yield* measured(name, times, () => Stream.runCount(events.read(read)))
 })
 
@@ -122,7 +169,7 @@ const command = Effect.fnUntraced(function* (url: string, ...args: ReadonlyArray
   }
   const start = yield* now
   // A status that is not 0 says that something was found, as the doctor finds that this server flushes nothing.
-  const status = yield* run(args, host).pipe(
+  const status = yield* run([...args, "--schema", schemas.large], host).pipe(
     Effect.as(0),
     Effect.catch(({ status }) => Effect.succeed(status))
   )
@@ -146,53 +193,71 @@ const purposes = new Map([
 const sizes = Effect.gen(function* () {
   const sql = yield* PgClient.PgClient
   const rows = yield* sql<{ readonly name: string; readonly column: string; readonly bytes: number }>`
-    SELECT 'the table' AS name, 'none' AS column, pg_table_size('events')::float8 AS bytes
+    WITH part AS (
+      SELECT oid AS relid FROM pg_class WHERE oid = to_regclass(${`${schemas.large}.events`}) AND relkind = 'r'
+      UNION ALL SELECT relid FROM pg_partition_tree(to_regclass(${`${schemas.large}.events`})) WHERE isleaf
+    )
+    SELECT 'the table' AS name, 'none' AS column, sum(pg_table_size(relid))::float8 AS bytes FROM part
     UNION ALL
-    SELECT indexrelid::regclass::text, coalesce(attname, ''), pg_relation_size(indexrelid)::float8
-    FROM pg_index LEFT JOIN pg_attribute ON attrelid = indrelid AND attnum = indkey[0] WHERE indrelid = 'events'::regclass`
+    SELECT coalesce(pg_get_indexdef(min(indexrelid)), ''), coalesce(attname, ''), sum(pg_relation_size(indexrelid))::float8
+    FROM part JOIN pg_index ON indrelid = relid
+    LEFT JOIN pg_attribute ON attrelid = indrelid AND attnum = indkey[0]
+    GROUP BY attname
+    UNION ALL
+    SELECT 'the table of ids', 'id', pg_total_relation_size(oid)::float8
+    FROM pg_class WHERE oid = to_regclass(${`${schemas.large}.events_ids`})`
   const [payload] = yield* sql<{ readonly bytes: number }>`
-    SELECT avg(octet_length(data::text))::float8 AS bytes FROM events TABLESAMPLE SYSTEM (1)`
+    SELECT avg(octet_length(data::text))::float8 AS bytes FROM ${sql.literal(schemas.large)}.events TABLESAMPLE SYSTEM (1)`
   const all = rows.reduce((sum, { bytes }) => sum + bytes, 0)
   yield* Console.log(
     `${(all / 2 ** 30).toFixed(2)} GB, in bytes for each event, which has ${payload?.bytes.toFixed(0)} bytes of data:`
   )
   for (const { bytes, column, name } of rows) {
+    const what = name.replace(/.* USING /, "")
     yield* Console.log(
-      `${name.padEnd(46)} ${(bytes / total).toFixed(1).padStart(6)}  ${purposes.get(column) ?? ""}`.trimEnd()
+      `${what.padEnd(46)} ${(bytes / total).toFixed(1).padStart(6)}  ${purposes.get(column) ?? ""}`.trimEnd()
     )
   }
 })
 
-const program = (url: string) =>
-  Effect.gen(function* () {
-    yield* fill(1, comparedTotal)
-    const few = yield* appends
-    if (total > comparedTotal) yield* fill(comparedTotal + 1, total)
-    const many = yield* appends
-    const ratio = (few: number, many: number) => `${many.toFixed(2)} ms, ${(many / few).toFixed(2)} times`
-    yield* Console.log(
-      `an append: p50 ${ratio(few.p50, many.p50)}, p99 ${ratio(few.p99, many.p99)} that beside ${comparedTotal} events`
-    )
-    yield* readAll(reads)
-    yield* readAll([["what the data of one contains, without an index", 1, contained]])
-    yield* sizes
-    for (const args of [["status"], ["doctor"], ["events", "stats"], ["events", "stats", "--exact"]]) {
-      yield* command(url, ...args)
-    }
-    yield* command(url, "migrate", "--index", "containment")
-    yield* readAll([["what the data of one contains, with its index", 20, contained]])
-    yield* sizes
-  })
+const store = (schema: string, extras: Postgres.Options) =>
+  Effect.map(Layer.build(Postgres.layer({ schema, ...extras })), (context) =>
+    Context.get(context, EventStore.EventStore)
+  )
+
+const program = Effect.fnUntraced(function* (url: string) {
+  const large = yield* store(schemas.large, partition === undefined ? {} : { partitions: { size: BigInt(partition) } })
+  const compared = yield* store(schemas.compared, {})
+  yield* fill(schemas.large, total)
+  yield* fill(schemas.compared, comparedTotal)
+  yield* readAll(large, reads)
+  yield* Console.log("without the index of what data contains:")
+  yield* readAll(large, contained)
+  yield* sizes
+  for (const args of [["status"], ["doctor"], ["events", "stats"], ["events", "stats", "--exact"]]) {
+    yield* command(url, ...args)
+  }
+  yield* appends(large, compared)
+  yield* command(url, "migrate", "--index", "containment")
+  yield* Console.log("with the index of what data contains:")
+  yield* readAll(
+    large,
+    contained.map(([name, , read]) => [name, 20, read] as const)
+  )
+  yield* sizes
+})
 
 const main = Effect.gen(function* () {
-  const { url, version } = yield* PostgresServer.make({ settings })
-  yield* Console.log(
-    `PostgreSQL ${version}, ${Object.entries(settings)
-      .map(([name, value]) => `${name} ${value}`)
-      .join(", ")}`
-  )
-  const client = PgClient.layer({ url: Redacted.make(url), maxConnections: 1 })
-  yield* program(url).pipe(Effect.provide(Layer.provideMerge(Postgres.layer(), client)))
+  const url = options.url ?? (yield* PostgresServer.make({ settings })).url
+  const client = PgClient.layer({ url: Redacted.make(url), maxConnections: 2 })
+  yield* Effect.gen(function* () {
+    const sql = yield* PgClient.PgClient
+    const [row] = yield* sql<{ readonly settings: string }>`
+      SELECT 'PostgreSQL ' || current_setting('server_version') || string_agg(', ' || name || ' ' || current_setting(name), '' ORDER BY name) AS settings
+      FROM pg_settings WHERE name = ANY(${["fsync", ...Object.keys(settings)]})`
+    yield* Console.log(row?.settings)
+    yield* program(url)
+  }).pipe(Effect.provide(client))
 })
 
 if (options.help) process.stdout.write(usage)

@@ -10,37 +10,42 @@ const eventCount = 1_000_000
 
 const rare = (table: string, id: string) => plainInsert(table, id).replace("'Plain'", "'Rare'")
 
+/** A log of a million events, and how many rows a read of it looks at. */
+const serveFilled = Effect.fnUntraced(function* (more: (table: string) => ReadonlyArray<string>) {
+  const { events, logged, schema, sql, table, watched } = yield* serveEvents({ client: { maxConnections: 1 } })
+  yield* execute([...fillStatements(table, eventCount), ...more(table), `VACUUM ANALYZE ${table}`])
+  const rowsRead = Effect.gen(function* () {
+    yield* sql`SELECT pg_stat_force_next_flush()`
+    const [row] = yield* sql`
+      SELECT (
+        SELECT coalesce(sum(idx_tup_read), 0) FROM pg_stat_user_indexes WHERE schemaname = ${schema}
+      )::float8 + (SELECT coalesce(sum(seq_tup_read), 0) FROM pg_stat_user_tables WHERE schemaname = ${schema})::float8 AS read`
+    return Number(row?.["read"])
+  })
+  const reads = Effect.fnUntraced(function* (query: Parameters<(typeof events)["read"]>[0], count: number) {
+    const before = yield* rowsRead
+    const found: ReadonlyArray<EventStore.StoredEvent> = yield* watched(Stream.runCollect(events.read(query)))
+    assert.lengthOf(found, count)
+    const versions = found.map(({ version }) => version)
+    const ascending = versions.toSorted((a, b) => (a < b ? -1 : 1))
+    assert.deepStrictEqual(versions, query?.direction === "backward" ? ascending.toReversed() : ascending)
+    return (yield* rowsRead) - before
+  })
+  return { logged, reads, sql, table }
+})
+
+/** Each statement of a read looks some rows up besides: the mark, and the event at the cursor. */
+const few = 100
+
 it.live("a page of some types reads what it returns, and a filter that no index serves says so once", () =>
   Effect.gen(function* () {
-    const { events, logged, schema, sql, table, watched } = yield* serveEvents({ client: { maxConnections: 1 } })
-    yield* execute([
-      ...fillStatements(table, eventCount),
+    const { logged, reads, sql, table } = yield* serveFilled((table) => [
       `INSERT INTO ${table}_tags (tag, version) SELECT 'group:tenth', n FROM generate_series(10, ${eventCount}, 10) AS n`,
       `INSERT INTO ${table}_tags (tag, version) SELECT 'group:some', n FROM generate_series(1, 1000) AS n`,
       `VACUUM ANALYZE ${table}_tags`,
       rare(table, "r1"),
-      rare(table, "r2"),
-      `VACUUM ANALYZE ${table}`
+      rare(table, "r2")
     ])
-    const rowsRead = Effect.gen(function* () {
-      yield* sql`SELECT pg_stat_force_next_flush()`
-      const [row] = yield* sql`
-        SELECT (
-          SELECT coalesce(sum(idx_tup_read), 0) FROM pg_stat_user_indexes WHERE schemaname = ${schema}
-        )::float8 + (SELECT coalesce(sum(seq_tup_read), 0) FROM pg_stat_user_tables WHERE schemaname = ${schema})::float8 AS read`
-      return Number(row?.["read"])
-    })
-    const reads = Effect.fnUntraced(function* (query: Parameters<(typeof events)["read"]>[0], count: number) {
-      const before = yield* rowsRead
-      const found: ReadonlyArray<EventStore.StoredEvent> = yield* watched(Stream.runCollect(events.read(query)))
-      assert.lengthOf(found, count)
-      const versions = found.map(({ version }) => version)
-      const ascending = versions.toSorted((a, b) => (a < b ? -1 : 1))
-      assert.deepStrictEqual(versions, query?.direction === "backward" ? ascending.toReversed() : ascending)
-      return (yield* rowsRead) - before
-    })
-    // Each statement of a read looks some rows up besides: the mark, and the event at the cursor.
-    const few = 100
     const types = ["Rare", "Closed"]
     for (const direction of ["forward", "backward"] as const) {
       // Often enough for a plan that knows no values.
@@ -113,5 +118,52 @@ it.live("a page of some types reads what it returns, and a filter that no index 
     yield* reads({ createdAfter, eventTypes: ["Closed", "Deposited"] }, 2)
     yield* reads({ createdAfter: recent, tags: ["group:tenth"], limit: 5 }, 5)
     yield* reads({ createdAfter: recent, aggregateIds: ["account-1", "account-2"], limit: 2 }, 2)
+  })
+)
+
+it.live("a page of what events contain reads what is near, and then what the index finds", () =>
+  Effect.gen(function* () {
+    const { logged, reads } = yield* serveFilled((table) => [
+      `UPDATE ${table} SET data = data || '{"part": "some"}' WHERE version % 1000 = 0`,
+      `UPDATE ${table} SET data = data || '{"part": "many"}' WHERE version > 600000 AND version <= 640000`,
+      `UPDATE ${table} SET metadata = '{"user": "one"}' WHERE version % 100000 = 0`,
+      `UPDATE ${table} SET created_at = '2200-01-01T00:00:00Z' WHERE version % 200000 = 0`,
+      `CREATE INDEX ON ${table} USING GIN (data jsonb_path_ops)`,
+      `CREATE INDEX ON ${table} USING GIN (metadata jsonb_path_ops)`
+    ])
+    /** What is near for a page of so many events is passed twice. What an index finds is counted there, and once it is looked up. */
+    const most = (limit: number, found: number) => 2 * (4096 + 16 * limit) + 3 * found + few
+    const one = { data: { amount: 500_001 } }
+    const some = { data: { part: "some" } }
+    const createdAfter = DateTime.makeUnsafe("2100-01-01T00:00:00Z")
+    for (const direction of ["forward", "backward"] as const) {
+      // Often enough for a plan that knows no values.
+      for (let times = 0; times < 7; times++) {
+        assert.isBelow(yield* reads({ ...one, direction }, 1), most(1000, 1))
+        assert.isBelow(yield* reads({ ...one, limit: 1, direction }, 1), most(1, 1))
+        assert.isBelow(yield* reads({ ...one, after: 600_000n, direction }, 0), most(1000, 1))
+        assert.isBelow(yield* reads({ data: { amount: -1 }, limit: 1, direction }, 0), most(1, 0))
+        // What each event has is near, and no index is asked.
+        assert.isBelow(yield* reads({ data: { currency: "EUR" }, limit: 500, direction }, 500), 2 * 500 + few)
+        assert.isBelow(yield* reads({ ...some, limit: 100, direction }, 100), most(100, 1000))
+        assert.isBelow(yield* reads({ ...some, after: 300_000n, limit: 100, direction }, 100), most(100, 1000))
+        assert.isBelow(yield* reads({ metadata: { user: "one" }, limit: 5, direction }, 5), most(5, 10))
+        assert.isBelow(yield* reads({ ...some, metadata: { user: "one" }, direction }, 10), most(1000, 1010))
+        // Beside what else a filter says.
+        assert.isBelow(yield* reads({ ...one, eventTypes: ["Deposited"], limit: 1, direction }, 1), most(1, 1))
+        assert.isBelow(yield* reads({ ...one, eventTypes: ["Closed"], limit: 1, direction }, 0), most(1, 1))
+        const aggregateIds = ["account-0", "account-1"]
+        assert.isBelow(yield* reads({ ...one, aggregateIds, limit: 1, direction }, 1), most(1, 1))
+        assert.isBelow(
+          yield* reads({ ...some, createdAfter, limit: 4, direction }, 4),
+          most(4, 1000) + eventCount / 100
+        )
+        // More than a page takes from the index: walked, from the cursor on.
+        const after = direction === "forward" ? 599_000n : 0n
+        assert.isBelow(yield* reads({ data: { part: "many" }, after, limit: 5, direction }, 5), eventCount)
+      }
+    }
+    assert.isBelow(yield* reads({ ...some, batchSize: 400 }, 960), 3 * most(400, 1000))
+    assert.deepStrictEqual(logged, [])
   })
 )

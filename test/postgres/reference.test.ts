@@ -32,7 +32,7 @@ const described = tables
 
 describe("the description of the tables", () => {
   it("is what the migration says", async () => {
-    const file = await readFile(new URL("../../resources/postgres/0065_events_comments.sql", import.meta.url), "utf8")
+    const file = await readFile(new URL("../../resources/postgres/0069_events_comments.sql", import.meta.url), "utf8")
     const rows = file.split("\n").filter((line) => /^ +\('\w+', (NULL|'\w+'), '/.test(line))
     assert.deepStrictEqual(
       rows.map((line) => line.trim().replace(/,$/, "")),

@@ -18,16 +18,20 @@ it.live("a read that the replay cancels is tried again, however long it has run"
     const { events } = replica
     const stored = yield* events.append([event("a", "first"), event("b", "second")])
     yield* events.load(0n, { atLeast: stored.at(-1)?.version ?? 0n, wait: "5 minutes" })
-    yield* execute(
-      ["CREATE TABLE noted (n int)", "INSERT INTO noted SELECT * FROM generate_series(1, 1000)"],
-      primary.url
-    )
-
-    // As long as this transaction is open, readers see the rows that are deleted meanwhile.
-    const older = yield* session(primary.url)
-    yield* older("BEGIN")
-    yield* older("SELECT pg_current_xact_id()::text")
-    yield* execute(["DELETE FROM noted"], primary.url)
+    // As long as the first transaction is open, readers see the rows that are deleted meanwhile, and then by the second one.
+    const removals: Array<{ readonly end: Effect.Effect<unknown, unknown>; readonly vacuum: string }> = []
+    for (const table of ["noted", "noted_later"]) {
+      yield* execute(
+        [`CREATE TABLE ${table} (n int)`, `INSERT INTO ${table} SELECT * FROM generate_series(1, 1000)`],
+        primary.url
+      )
+      const older = yield* session(primary.url)
+      yield* older("BEGIN")
+      // It has an id from now on, and no snapshot: that of a SELECT would keep the rows of the first table until its end.
+      yield* older(`CREATE TABLE ${table}_meanwhile (n int)`)
+      yield* execute([`DELETE FROM ${table}`], primary.url)
+      removals.push({ end: older("COMMIT"), vacuum: `VACUUM ${table}` })
+    }
     // The standby takes this lock, too, and keeps readers waiting.
     const locking = yield* session(primary.url)
     yield* locking("BEGIN")
@@ -46,18 +50,17 @@ it.live("a read that the replay cancels is tried again, however long it has run"
       { concurrency: "unbounded" }
     )
     const reading = yield* Effect.forkScoped(replica.watched(reads))
-    yield* until(
-      standby.url,
-      "(SELECT count(*) = 4 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND wait_event = 'relation')"
-    )
+    const waiting = "FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND wait_event = 'relation'"
+    yield* until(standby.url, `(SELECT count(*) = 4 ${waiting})`)
     // For longer than a read waits for a standby.
     yield* Effect.sleep("1100 millis")
-    yield* older("COMMIT")
-    yield* execute(["VACUUM noted"], primary.url)
-    yield* until(
-      standby.url,
-      "(SELECT confl_snapshot >= 4 FROM pg_stat_database_conflicts WHERE datname = current_database())"
-    )
+    // The first time the statement is repeated on its connection.
+    for (const { end, vacuum } of removals) {
+      const [[last] = []] = yield* query(`SELECT max(query_start)::text ${waiting}`, standby.url)
+      yield* end
+      yield* execute([vacuum], primary.url)
+      yield* until(standby.url, `(SELECT count(*) = 4 ${waiting} AND query_start > '${String(last)}')`)
+    }
     yield* locking("COMMIT")
     const [load, aggregate, backward, compared] = yield* Fiber.join(reading)
     assert.deepStrictEqual(idsOf(load), ["first", "second"])

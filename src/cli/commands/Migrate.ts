@@ -63,7 +63,7 @@ const flags = {
   partitions: Parameters.positive("partitions").pipe(
     Flag.optional,
     Flag.withMetavar("SIZE"),
-    Flag.withDescription("Divide the table of events into partitions of so many versions; only for a new log")
+    Flag.withDescription("Divide the table of events into partitions of so many versions, while others go on writing")
   )
 }
 

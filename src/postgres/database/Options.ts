@@ -90,8 +90,8 @@ export interface Options {
    */
   readonly migrationWait?: Duration.Input
   /**
-   * `"containment"` makes the migrations index what events contain, for queries by `data` and `metadata`. It makes an append
-   * about twice as expensive, and queries work without it.
+   * `"containment"` makes the migrations index what events contain, for queries by `data` and `metadata`: see `Filter`. It makes an
+   * append about twice as expensive. Queries work without it, and read the log.
    */
   readonly index?: "containment"
   /**
@@ -119,11 +119,14 @@ export interface Options {
    */
   readonly queues?: "shared"
   /**
-   * Makes the migrations divide the table of events into partitions of so many versions each, on a new log: one that has had events is
-   * refused. Partitions are made ahead, three at least, by the transactions that append. All processes work on such a log without
-   * the option, too. `size` is at least 16; 1,000,000 and more is of use.
+   * Makes the migrations divide the table of events into partitions of so many versions each, while others go on reading and
+   * writing. A table that has had events becomes the first partition, with room for some versions more. Partitions are made ahead,
+   * three at least, by the transactions that append. All processes work on such a log without the option, too. `size` is at least
+   * 16; 1,000,000 and more is of use.
    *
    * **Gotchas**
+   *
+   * Where the log has had events, every process must run this version before: an earlier one takes other locks afterwards.
    *
    * One statement, or one transaction, cannot insert more events than three partitions have, unless it appends them all by one
    * `append`. A role that appends needs EXECUTE on `events_extend` for that, and SELECT on `events_ids`: `strata grants` prints it.

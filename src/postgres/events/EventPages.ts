@@ -5,55 +5,27 @@
  *
  * Where it names types, the index of types has the events of each in order. A page reads at most its limit of each.
  *
- * Where it names a time, the index of times leads past each 4,096 versions without an event that is young enough. A page
- * reads at most twice as many events more than it returns. With types or tags a page goes from one event of these to the next,
- * and passes the rest of its 4,096 versions if none of them is young enough.
+ * Where it names a time, see `TimePages`; where it names data or metadata, see `ContainmentPages`.
  *
  * Where the filter names tags, a page is found in the table of tags, which has the versions of each tag in order: the page
  * reads what it returns, and at most as much again for each item of a query. Each look-up of a version stands in a subquery
  * with `OFFSET 0`: the planner would join the tables in another way, and read the whole log for a tag of which it knows
  * nothing.
  */
-import { DateTime, Effect, type Schema } from "effect"
+import { Effect } from "effect"
 import { Statement } from "effect/sql"
 import type { Fragment } from "effect/sql/Statement"
 import type { Filter, QueryItem } from "../../Event.ts"
-import { toText } from "../../internal/ExactJson.ts"
-import { qualify } from "../database/Identifier.ts"
+import type { Reason } from "../../StoreError.ts"
 import { PostgresDatabase } from "../database/PostgresDatabase.ts"
 import { longestBytes } from "../database/RowSize.ts"
+import * as ContainmentPages from "./ContainmentPages.ts"
 import { columnsOf } from "./EventRow.ts"
 import { columnsOfPart, type Part } from "./LongTexts.ts"
+import { type Course, inOrder, type Range, type Source, type Span } from "./PageRange.ts"
 import { shareBytes } from "./PageSize.ts"
 import * as TagTable from "./TagTable.ts"
-
-/** The part of the log that a page is of. */
-export interface Range {
-  readonly after: bigint
-  /** The last version, or SQL for it. */
-  readonly last: bigint | Fragment
-  readonly direction: "ASC" | "DESC"
-  /** How many events it has at most. */
-  readonly limit: number
-  /** What has to be true of the log, or the page is empty. */
-  readonly guard?: Fragment | undefined
-}
-
-/** The same where both ends may be SQL. */
-type Span = Omit<Range, "after"> & { readonly after: bigint | Fragment }
-
-/** A query of the first versions of a span that match the filter, and these conditions. */
-type Course = (span: Span, conditions: ReadonlyArray<Fragment>) => Fragment
-
-/** How versions are found that the index of times has: in some blocks of 4,096 versions. */
-interface Way {
-  /** A query of the first version of a span that could be one. */
-  readonly first: (span: Span) => Fragment
-  /** A query of those in a span that is a block, or a part of it. */
-  readonly inBlock: (span: Span, block: string) => Fragment
-  /** A query of the first ones of a span, without the index of times. */
-  readonly without: (span: Span) => Fragment
-}
+import * as TimePages from "./TimePages.ts"
 
 /** The tags and types of which an event has to have all and one: an item of a query together with the rest of the filter. */
 interface Alternative {
@@ -75,9 +47,11 @@ const unionAll = Statement.join(" UNION ALL ", false)
 
 export const make = Effect.gen(function* () {
   const database = yield* PostgresDatabase
-  const { sql, tables } = database
+  const { query, sql, tables } = database
   const events = tables.events
   const tagTable = TagTable.tableOf(database)
+  const { along, isYoung, throughAll, versionsAfter } = TimePages.make(database)
+  const containment = ContainmentPages.make(database)
   const longest = longestBytes(sql)
   /** The parts of rows that are no page. */
   const { read, sent } = columnsOf(longest)
@@ -92,9 +66,6 @@ export const make = Effect.gen(function* () {
       ) AS page ORDER BY version`
   }
 
-  // SQL's NULL counts as JSON's null. For any other value the bare column is compared, which can have an index.
-  const dataOf = (data: Schema.Json) => (data === null ? sql.literal("coalesce(data, 'null')") : sql.literal("data"))
-
   // The index has the events of one aggregate in order, so `=` finds them by it. For several the whole log may be walked.
   const among = (aggregateIds: ReadonlyArray<string>) =>
     aggregateIds.length === 1
@@ -104,16 +75,11 @@ export const make = Effect.gen(function* () {
   const ofTypes = (eventTypes: ReadonlyArray<string> | undefined): ReadonlyArray<Fragment> =>
     eventTypes === undefined ? [] : [sql`event_type = ANY(${eventTypes}::text[])`]
 
-  /** Times are compared in milliseconds, as readers get them: no event counts as created after its own time. */
-  const firstAfter = (time: DateTime.Utc) =>
-    sql`${DateTime.toDateUtc(DateTime.add(time, { milliseconds: 1 }))}::timestamptz`
-
   /** What the filter says of columns of the event itself, besides its type. */
-  const othersAre = ({ aggregateIds, createdAfter, data, metadata }: Filter): ReadonlyArray<Fragment> => [
-    ...(aggregateIds === undefined ? [] : [among(aggregateIds)]),
-    ...(data === undefined ? [] : [sql`${dataOf(data)} @> ${toText(data)}::text::jsonb`]),
-    ...(metadata === undefined ? [] : [sql`metadata @> ${toText(metadata)}::text::jsonb`]),
-    ...(createdAfter === undefined ? [] : [sql`created_at >= ${firstAfter(createdAfter)}`])
+  const othersAre = (filter: Filter): ReadonlyArray<Fragment> => [
+    ...(filter.aggregateIds === undefined ? [] : [among(filter.aggregateIds)]),
+    ...containment.containsAll(filter),
+    ...(filter.createdAfter === undefined ? [] : [isYoung(filter.createdAfter)])
   ]
 
   /** What the filter says of columns of the event itself. */
@@ -164,7 +130,7 @@ export const make = Effect.gen(function* () {
   }
 
   /** The events at the first of some versions. */
-  const placesIn = (versions: Fragment, { direction, limit }: Range) =>
+  const placesIn = (versions: Fragment, { direction, limit }: Span) =>
     sql`(SELECT version AS place FROM (${versions}) AS matching
         ORDER BY version ${sql.literal(direction)} LIMIT ${limit}) AS found
       CROSS JOIN LATERAL (SELECT * FROM ${events} WHERE version = found.place OFFSET 0) AS event`
@@ -200,148 +166,111 @@ export const make = Effect.gen(function* () {
       : undefined
   }
 
-  /**
-   * The time after which events were created, if the index of times finds them. One aggregate has few events, and what `data` and
-   * `metadata` contain may have an index of its own.
-   */
-  const indexedTime = ({ aggregateIds, createdAfter, data, metadata }: Filter) =>
-    aggregateIds?.length === 1 || data !== undefined || metadata !== undefined ? undefined : createdAfter
+  /** The time after which events were created, if the index of times finds them. One aggregate has few events. */
+  const indexedTime = ({ aggregateIds, createdAfter }: Filter) =>
+    aggregateIds?.length === 1 ? undefined : createdAfter
 
-  /** Whether the index of times is there, and built to its end. Without it the statement that uses it would read the log again and again. */
-  const hasTimeIndex = sql`EXISTS (
-    SELECT FROM pg_catalog.pg_index JOIN pg_catalog.pg_attribute ON attrelid = indrelid AND attnum = indkey[1]
-    WHERE indrelid = ${qualify(database.schema, database.names.events)}::regclass::oid AND indisvalid AND indpred IS NULL
-      AND attname = 'created_at'::name AND pg_catalog.pg_get_expr(indexprs, indrelid) = '(version >> 12)'::text
-  )`
-
-  /** What was created after a time in a block. Only the index of times has it by these conditions, and in this order. */
-  const youngIn = (time: DateTime.Utc, block: string) => sql`
-    (event.version >> 12, created_at) >= (${sql.literal(block)}, ${firstAfter(time)})
-    AND (event.version >> 12, created_at) <= (${sql.literal(block)}, 'infinity'::timestamptz)`
-  const inOrderOfTimes = sql.literal("ORDER BY event.version >> 12, created_at")
-
-  /** All events of the log are passed. The other conditions are only looked at for young events. */
-  const throughAll = (time: DateTime.Utc, others: ReadonlyArray<Fragment>): Way => ({
-    first: (span) => sql`(SELECT version FROM ${events} WHERE ${between("version", span)}
-      ORDER BY version ${sql.literal(span.direction)} LIMIT 1)`,
-    inBlock: ({ after, last }, block) => sql`(
-      SELECT version FROM (
-        SELECT * FROM ${events} AS event WHERE ${youngIn(time, block)} AND event.version + 0 > ${after} AND event.version + 0 <= ${last}
-        ${inOrderOfTimes} OFFSET 0
-      ) AS event WHERE ${sql.and(others)})`,
-    without: (span) => sql`(
-      SELECT version FROM ${events} AS event
-      WHERE ${sql.and([sql`created_at >= ${firstAfter(time)}`, between("version", span), ...others])}
-      ORDER BY version ${sql.literal(span.direction)} LIMIT ${span.limit})`
-  })
-
-  /** Only those are passed that an index has in order. */
-  const along = (time: DateTime.Utc, course: Course): Way => {
-    const young = [sql`created_at >= ${firstAfter(time)}`]
-    return {
-      first: (span) => course({ ...span, limit: 1 }, []),
-      inBlock: (span) => course(span, young),
-      without: (span) => course(span, young)
-    }
+  /** What the filter says of an `event`. */
+  const conditionsOf = (filter: Filter): ReadonlyArray<Fragment> => {
+    const columns = columnsAre(filter)
+    if (filter.items === undefined && (filter.tags ?? []).length === 0) return columns
+    const alternatives = alternativesOf(filter).map(({ eventTypes, tags }) =>
+      sql.and([...ofTypes(eventTypes), ...tags.map((tag) => hasTag(tag, "event.version"))])
+    )
+    return [...columns, sql.or(alternatives)]
   }
 
-  /**
-   * The first versions of a range that were created after a time: from one block of 4,096 versions to the next, until blocks with
-   * enough of them are found.
-   */
-  const versionsAfter = (time: DateTime.Utc, { first, inBlock, without }: Way, range: Range) => {
-    const { after, direction, last, limit } = range
-    const before = (block: string) => sql.literal(`((${block} << 12) - 1::int8)`)
-    const endOf = (block: string) => sql.literal(`(${block} << 12 | 4095::int8)`)
-    const within = (block: string): Span => ({
-      ...range,
-      after: sql`greatest(${after}::int8, ${before(block)})`,
-      last: sql`least(${last}::int8, ${endOf(block)})`
-    })
-    const beyond = (block: string): Span =>
-      direction === "ASC"
-        ? { ...range, after: sql`greatest(${after}::int8, ${endOf(block)})` }
-        : { ...range, last: sql`least(${last}::int8, ${before(block)})` }
-    const blockOf = (span: Span) => sql`(SELECT version >> 12 AS block FROM ${first(span)} AS found)`
-    const counted = (block: string) => sql`
-      CROSS JOIN LATERAL (
-        SELECT CASE WHEN (SELECT true FROM ${events} AS event WHERE ${youngIn(time, block)} ${inOrderOfTimes} LIMIT 1) THEN (
-          SELECT count(*) FROM (SELECT FROM ${inBlock(within(block), block)} AS found LIMIT ${limit}) AS matching
-        ) ELSE 0::int8 END AS matches OFFSET 0
-      ) AS counted`
-    return sql`(
-      WITH RECURSIVE step AS (
-        SELECT first.block, counted.matches, counted.matches AS total
-        FROM ${blockOf(range)} AS first ${counted("first.block")} WHERE ${hasTimeIndex}
-        UNION ALL
-        SELECT next.block, counted.matches, step.total + counted.matches
-        FROM step CROSS JOIN LATERAL ${blockOf(beyond("step.block"))} AS next ${counted("next.block")}
-        WHERE step.total < ${limit}::int8
-      )
-      SELECT found.version FROM step CROSS JOIN LATERAL (
-        SELECT version FROM ${inBlock(within("step.block"), "step.block")} AS matching OFFSET 0
-      ) AS found
-      WHERE step.matches > 0::int8
-      UNION ALL
-      SELECT version FROM ${without(range)} AS matching WHERE NOT ${hasTimeIndex})`
-  }
-
-  /** The rows of a range that match the filter, with more columns than are read. */
-  const source = (filter: Filter, range: Range): Fragment => {
-    const guards = range.guard === undefined ? [] : [range.guard]
-    const alternatives = alternativesOf(filter)
-    const time = indexedTime(filter)
+  /** What the filter says besides the time that the index of times finds. */
+  const besidesTime = (filter: Filter): Filter => {
+    if (indexedTime(filter) === undefined) return filter
     const { createdAfter: _, ...timeless } = filter
-    const other = time === undefined ? filter : timeless
-    const columns = columnsAre(other)
+    return timeless
+  }
+
+  const areTagged = (filter: Filter): boolean => alternativesOf(filter).every(({ tags }) => tags.length > 0)
+
+  /** The part of a filter that an index has in the order of versions: which events are passed, where the others are looked for. */
+  const passedFor = (filter: Filter): Filter => {
+    const { eventTypes, items, tags } = filter
+    const tagged = { ...(tags === undefined ? {} : { tags }), ...(items === undefined ? {} : { items }) }
+    const typed = indexedTypes(filter) === undefined || eventTypes === undefined ? {} : { eventTypes }
+    return areTagged(filter) ? tagged : typed
+  }
+
+  /** The first versions of a span that match the filter. What events contain is looked at one by one. */
+  const versionsIn = (filter: Filter, span: Span): Fragment => {
+    const time = indexedTime(filter)
+    const other = besidesTime(filter)
     const first = (course: Course) =>
-      time === undefined ? course(range, []) : versionsAfter(time, along(time, course), range)
-    const rowsAt = (versions: Fragment) => sql`${placesIn(versions, range)} WHERE ${sql.and(guards)}`
-    if (alternatives.every(({ tags }) => tags.length > 0)) {
-      return rowsAt(
-        union(
-          alternatives.map((alternative) =>
-            first((span, conditions) => versionsOf(alternative, [...columns, ...conditions], span))
-          )
+      time === undefined ? course(span, []) : versionsAfter(time, along(time, course), span)
+    if (areTagged(filter)) {
+      const columns = columnsAre(other)
+      return union(
+        alternativesOf(filter).map((alternative) =>
+          first((part, conditions) => versionsOf(alternative, [...columns, ...conditions], part))
         )
       )
     }
     const types = indexedTypes(filter)
     if (types !== undefined) {
       const others = othersAre(other)
-      const [only = "", another] = types
-      if (another === undefined && time === undefined) {
-        return sql`${ofType("*", only, others, range)} AS event WHERE ${sql.and(guards)}`
-      }
-      return rowsAt(
-        unionAll(
-          types.map((type) => first((span, conditions) => ofType("version", type, [...others, ...conditions], span)))
-        )
+      return unionAll(
+        types.map((type) => first((part, conditions) => ofType("version", type, [...others, ...conditions], part)))
       )
     }
-    const matching = alternatives.map(({ eventTypes, tags }) =>
-      sql.and([...ofTypes(eventTypes), ...tags.map((tag) => hasTag(tag, "event.version"))])
-    )
-    const conditions = filter.items === undefined ? columns : [...columns, sql.or(matching)]
-    if (time !== undefined) return rowsAt(versionsAfter(time, throughAll(time, conditions), range))
-    return sql`${events} AS event WHERE ${sql.and([...conditions, ...guards, between("version", range)])}`
+    const conditions = conditionsOf(other)
+    return time === undefined
+      ? sql`(SELECT version FROM ${events} AS event WHERE ${sql.and([...conditions, between("version", span)])}
+          ORDER BY version ${sql.literal(span.direction)} LIMIT ${span.limit})`
+      : versionsAfter(time, throughAll(time, conditions), span)
+  }
+
+  /** The first events of a span that match the filter. */
+  const source = (filter: Filter, span: Span, guards: ReadonlyArray<Fragment>): Source => {
+    const rowsAt = (versions: Fragment): Source => ({
+      from: sql`${placesIn(versions, span)} WHERE ${sql.and(guards)}`,
+      order: ["place"]
+    })
+    if (containment.isIndexable(filter) && span.isShort !== true) {
+      const passed = passedFor(filter)
+      const { createdAfter } = filter
+      const queries = {
+        begin: createdAfter === undefined ? undefined : versionsIn({ ...passed, createdAfter }, { ...span, limit: 1 }),
+        rows: (part: Span) => source(passed, part, []),
+        versions: (part: Span) => versionsIn(passed, part),
+        walked: (part: Span) => versionsIn(filter, part),
+        conditions: conditionsOf(filter)
+      }
+      return rowsAt(containment.versions(filter, queries, span))
+    }
+    if (indexedTime(filter) !== undefined || areTagged(filter)) return rowsAt(versionsIn(filter, span))
+    const types = indexedTypes(filter)
+    if (types === undefined) {
+      const conditions = [...conditionsOf(filter), ...guards, between("version", span)]
+      return { from: sql`${events} AS event WHERE ${sql.and(conditions)}`, order: ["version"] }
+    }
+    const [only = "", another] = types
+    if (another !== undefined) return rowsAt(versionsIn(filter, span))
+    return {
+      from: sql`${ofType("*", only, othersAre(filter), span)} AS event WHERE ${sql.and(guards)}`,
+      order: ["event_type", "version"]
+    }
   }
 
   /** The JSON of a row that is too long for such a page is held back: see `PageSize`. */
   const page = (filter: Filter, whole: Range) => (part: Part) => {
     const range = typeof part === "bigint" ? { ...whole, after: part - 1n, last: part } : whole
     const columns = columnsOfPart(part, shareBytes(range.limit, longest))
-    const order = sql.literal(`ORDER BY version ${range.direction}`)
+    const found = source(filter, range, range.guard === undefined ? [] : [range.guard])
     return sql`
       SELECT ${sql.literal(columns.sent)} FROM (
-        SELECT ${sql.literal(columns.read)} FROM ${source(filter, range)} ${order} LIMIT ${range.limit}
-      ) AS page ${order}`
+        SELECT ${sql.literal(columns.read)} FROM ${found.from} ${sql.literal(inOrder(found, range))} LIMIT ${range.limit}
+      ) AS page ORDER BY version ${sql.literal(range.direction)}`
   }
 
   /** Whether a page walks the log for the few events that the filter describes, and finds them by no index. */
   const walks = (filter: Filter): boolean => {
-    const { createdAfter: _, ...timeless } = filter
-    const others = othersAre(indexedTime(filter) === undefined ? filter : timeless)
+    const others = othersAre(besidesTime(filter))
     return (
       filter.aggregateIds?.length !== 1 &&
       (filter.items !== undefined || others.length > 0 || filter.eventTypes !== undefined) &&
@@ -349,6 +278,12 @@ export const make = Effect.gen(function* () {
       alternativesOf(filter).some(({ tags }) => tags.length === 0)
     )
   }
+
+  /** Whether an index finds what the filter says that events contain. */
+  const findsContained = (filter: Filter): Effect.Effect<boolean, Reason> =>
+    containment.isIndexable(filter)
+      ? Effect.map(query(sql`SELECT WHERE ${containment.hasIndex(filter)}`), (found) => found.length > 0)
+      : Effect.succeed(false)
 
   /**
    * All versions that match an item with tags. There is one way to them. The planner is not told the first tag and the types: if it
@@ -381,6 +316,12 @@ export const make = Effect.gen(function* () {
     return sql`(SELECT version, ${BigInt.asIntN(64, 1n << BigInt(place))}::bigint AS item FROM (${versions}) AS matching)`
   }
 
+  /** The versions with the tags of the items that have some, whatever their types, with the bit of each item. */
+  const taggedOf = (items: ReadonlyArray<QueryItem>): Fragment | undefined => {
+    const tagged = items.flatMap(({ tags = [] }, place) => (tags.length === 0 ? [] : [versionsOfItem({ tags }, place)]))
+    return tagged.length === 0 ? undefined : unionAll(tagged)
+  }
+
   /** All events that match a query, with the bits of the items that they match as `items`. */
   const matchesOf = (items: ReadonlyArray<QueryItem>): Fragment => {
     const [only, another] = items
@@ -401,5 +342,13 @@ export const make = Effect.gen(function* () {
       ) AS page`
   }
 
-  return { columns: { read: sql.literal(read), sent: sql.literal(sent) }, page, selectAll, walks, matchesOf }
+  return {
+    columns: { read: sql.literal(read), sent: sql.literal(sent) },
+    page,
+    selectAll,
+    walks,
+    findsContained,
+    matchesOf,
+    taggedOf
+  }
 })

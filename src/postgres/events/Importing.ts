@@ -69,8 +69,8 @@ export const make = Effect.gen(function* () {
   const decodeKnown = decodeRows(Known, names.events, ["id"])
   const decodePresent = decodeRows(Present, names.events, ["id"])
   const decodeInserted = decodeRows(Inserted, names.events, ["id"])
-  const { partitioned } = yield* EventTable.check
-  const { extend } = yield* Partitions.make
+  yield* EventTable.check
+  const { extend, isPartitioned } = yield* Partitions.make
   const entriesAs = (entries: ReadonlyArray<Entry>) => sql`unnest(
       ${entries.map(({ id }) => id)}::text[],
       ${entries.map(({ aggregateId }) => aggregateId)}::text[],
@@ -84,11 +84,12 @@ export const make = Effect.gen(function* () {
     sql.literal(`coalesce(nullif(CASE WHEN jsonb_typeof(${metadata}) = 'object'::text
       THEN ${metadata} - ARRAY[${originKeys.map((key) => `'${key}'`).join()}]::text[] ELSE ${metadata} END, '{}'::jsonb), 'null'::jsonb)`)
 
-  const hasId = partitioned
-    ? sql`event.version = (SELECT version FROM ${sql.literal(EventTable.idsNameOf(database))} WHERE id = new.id)`
-    : sql`event.id = new.id`
+  const hasIdIn = (partitioned: boolean) =>
+    partitioned
+      ? sql`event.version = (SELECT version FROM ${sql.literal(EventTable.idsNameOf(database))} WHERE id = new.id)`
+      : sql`event.id = new.id`
 
-  const select = (entries: ReadonlyArray<Entry>) => sql`
+  const select = (entries: ReadonlyArray<Entry>, partitioned: boolean) => sql`
     SELECT old.* FROM ${entriesAs(entries)}
     CROSS JOIN LATERAL (
       SELECT event.id, event.version,
@@ -96,13 +97,13 @@ export const make = Effect.gen(function* () {
           AND coalesce(event.data, 'null') = new.json -> 'data'::text
           AND ${contentOf("event.metadata")} = ${contentOf("(new.json -> 'metadata'::text)")} AS same,
         coalesce(event.created_at = nullif(new.created_at, '')::timestamptz, new.created_at = '') AS "sameTime"
-      FROM ${events} AS event WHERE ${hasId} OFFSET 0
+      FROM ${events} AS event WHERE ${hasIdIn(partitioned)} OFFSET 0
     ) AS old`
 
   /** Which ids are in the log. Of most imports none is: then no event is sent only to be compared. */
-  const selectPresent = (entries: ReadonlyArray<Entry>) => sql`
+  const selectPresent = (entries: ReadonlyArray<Entry>, partitioned: boolean) => sql`
     SELECT new.id FROM pg_catalog.unnest(${entries.map(({ id }) => id)}::text[]) AS new (id)
-    CROSS JOIN LATERAL (SELECT FROM ${events} AS event WHERE ${hasId} OFFSET 0) AS old`
+    CROSS JOIN LATERAL (SELECT FROM ${events} AS event WHERE ${hasIdIn(partitioned)} OFFSET 0) AS old`
 
   const insert = (entries: ReadonlyArray<Entry>) => sql`
     INSERT INTO ${events} AS event (id, aggregate_id, event_type, data, metadata, created_at)
@@ -131,7 +132,9 @@ export const make = Effect.gen(function* () {
     entries.length === 0
       ? Effect.succeed(new Map())
       : Effect.map(
-          Effect.flatMap(query(select(entries)), decodeKnown),
+          Effect.flatMap(isPartitioned, (partitioned) =>
+            Effect.flatMap(query(select(entries, partitioned)), decodeKnown)
+          ),
           (rows) => new Map(rows.map((row) => [row.id, row]))
         )
 
@@ -150,7 +153,10 @@ export const make = Effect.gen(function* () {
     yield* AdvisoryLocks.take(database, { of: "all appends", keys: locks.all, atMost: lockLimit })
     // The lock of the INSERT before the look, which takes a weaker one: see `resources/postgres/0058_events_append.sql`.
     yield* query(sql`INSERT INTO ${events} (id, aggregate_id, event_type) SELECT '', '', '' WHERE false`)
-    const present = new Set((yield* Effect.flatMap(query(selectPresent(entries)), decodePresent)).map(({ id }) => id))
+    // It stays so to the end of the transaction, which has the lock that keeps out a migration.
+    const partitioned = yield* isPartitioned
+    const found = yield* Effect.flatMap(query(selectPresent(entries, partitioned)), decodePresent)
+    const present = new Set(found.map(({ id }) => id))
     const stored = yield* look(entries.filter(({ id }) => present.has(id)))
     const changed = entries.find(({ id }) => stored.get(id)?.same === false)
     if (changed !== undefined) {

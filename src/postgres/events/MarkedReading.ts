@@ -8,12 +8,13 @@ import * as LastSeen from "../../events/LastSeen.ts"
 import { type Filter, LogReplaced, type StoredEvent } from "../../EventStore.ts"
 import { realMillis, realSleep } from "../../internal/RealTime.ts"
 import { isPassing } from "../../internal/Transient.ts"
-import type { Reason } from "../../StoreError.ts"
+import { type Reason, Unexpected } from "../../StoreError.ts"
 import { PostgresDatabase } from "../database/PostgresDatabase.ts"
 import { isTextTooLong } from "../database/Reasons.ts"
-import type * as EventPages from "./EventPages.ts"
+import type { WithEnd } from "./ArchivedEnd.ts"
 import { eventDecoder } from "./EventRow.ts"
 import * as MarkedPages from "./MarkedPages.ts"
+import type * as PageRange from "./PageRange.ts"
 import { pageOf } from "./PageSize.ts"
 
 /** The waits between two looks whether a server has replayed what is needed. */
@@ -60,9 +61,20 @@ export interface Marks {
   readonly isOfThisLog: (server: string) => boolean
   /** Asks for a mark up to a version. */
   readonly need: (version: bigint) => void
-  /** Warns of a filter that has so many events read, if no index serves it. */
-  readonly warnOfWalk: (filter: Filter, count: bigint) => Effect.Effect<void>
+  /** Warns of a filter that has so many events read, unless an index serves it. */
+  readonly warnOfWalk: (
+    filter: Filter,
+    count: bigint,
+    isIndexed: (filter: Filter) => Effect.Effect<boolean, Reason>
+  ) => Effect.Effect<void, Reason>
 }
+
+/** Why a standby alone cannot go on. With it for a replica the primary does. */
+export const archivedEvents = new Unexpected({
+  message:
+    "the next events of this read are archived, and no standby gives those: connect to the primary, with this server for " +
+    "Postgres.layerReplica"
+})
 
 const idOf = ({ id, version }: StoredEvent): LastSeen.SeenEvent => ({ version, id })
 
@@ -105,6 +117,10 @@ export const make = Effect.fnUntraced(function* (marks: Marks) {
   const pages = yield* MarkedPages.make
   const decode = eventDecoder(names.events, integers)
 
+  /** Where the server has gone meanwhile, the next page says so. */
+  const warnOfWalk = (filter: Filter, count: bigint): Effect.Effect<void> =>
+    Effect.ignore(marks.warnOfWalk(filter, count, pages.findsContained))
+
   /** A page of this log that has what was seen. */
   const agreed = Effect.fnUntraced(function* (
     filter: Filter,
@@ -124,7 +140,8 @@ export const make = Effect.fnUntraced(function* (marks: Marks) {
         { isPatient: !isFirst, wait }
       )
     const page = yield* read([])
-    const { cursorId, server } = page
+    const { archivedEnd, cursorId, server } = page
+    if (archivedEnd > seen.version) return yield* Effect.fail(new Left(archivedEvents))
     const isAbove = page.upTo > seen.version && page.upToId !== undefined
     if (LastSeen.isCertain(seen, { cursorId, isAbove, server })) {
       return [page, LastSeen.confirm(seen, cursorId, server)]
@@ -152,11 +169,11 @@ export const make = Effect.fnUntraced(function* (marks: Marks) {
     /** The last committed events of a range, of which the log has those up to a version at least. */
     descending: (
       filter: Filter,
-      range: Omit<EventPages.Range, "direction" | "guard">,
+      range: Omit<PageRange.Range, "direction" | "guard">,
       asked: Pick<Asked, "needed" | "wait">
-    ): Effect.Effect<ReadonlyArray<unknown>, Left | Reason> =>
-      Effect.flatMap(committed(pages.descending(filter, range, asked.needed), asked), ({ mark, rows }) =>
-        Effect.as(marks.warnOfWalk(filter, mark - range.after), rows)
+    ): Effect.Effect<WithEnd, Left | Reason> =>
+      Effect.flatMap(committed(pages.descending(filter, range, asked.needed), asked), ({ archivedEnd, mark, rows }) =>
+        Effect.as(warnOfWalk(filter, mark - range.after), { rows, end: archivedEnd })
       ),
 
     /** The committed events of one aggregate above a version. */
@@ -164,7 +181,11 @@ export const make = Effect.fnUntraced(function* (marks: Marks) {
       { aggregateId, since }: Pick<AggregateSince, "aggregateId" | "since">,
       asked: Pick<Asked, "needed" | "wait">
     ): Effect.Effect<ReadonlyArray<unknown>, Left | Reason> =>
-      Effect.map(committed(pages.byAggregate(aggregateId, since, asked.needed), asked), ({ rows }) => rows),
+      Effect.flatMap(
+        committed(pages.byAggregate(aggregateId, since, asked.needed), asked),
+        ({ lacksArchived, rows }): Effect.Effect<ReadonlyArray<unknown>, Left> =>
+          lacksArchived ? Effect.fail(new Left(archivedEvents)) : Effect.succeed(rows)
+      ),
 
     /** Fails where the log is not the one that was seen. */
     compare: (asked: Pick<Asked, "needed" | "seen" | "wait">): Effect.Effect<void, Left | Reason> =>
@@ -175,7 +196,7 @@ export const make = Effect.fnUntraced(function* (marks: Marks) {
       Stream.paginate<State | Reason, Step, Left | Reason>({ ...asked, isFirst: true }, (state) => {
         if ("isRetryable" in state) return Effect.fail(state)
         const warnAtFirst = ([{ mark }]: readonly [MarkedPages.MarkedPage, LastSeen.Seen]) =>
-          state.isFirst ? marks.warnOfWalk(filter, mark - state.seen.version) : Effect.void
+          state.isFirst ? warnOfWalk(filter, mark - state.seen.version) : Effect.void
         return Effect.map(Effect.tap(agreed(filter, state), warnAtFirst), ([page, before]) => {
           const { isFull, nextLimit, rows } = pageOf(page.rows, state.pageLimit, state.batchSize)
           const { corrupt, events } = decode(rows)
