@@ -27,17 +27,17 @@ const reasons: ReadonlyArray<readonly [names: RegExp, reason: string]> = [
   ],
   [/^append\/with-.*own-aggregates$/, "each event is read again, for one subscriber"],
   [/^(append|offset|state)\//, checked],
-  [/^decide\/condition-/, "the condition is a look at its tags beside all that `expected` does"],
-  [/^decide\/tags-/, "there are three more rows, and their index"],
+  [
+    /^decide\/condition-/,
+    "the tag that is decided upon is a row more, with two entries of indexes and a lock, and the condition a look at it"
+  ],
+  [/^decide\/tags-/, "there are three more rows, each with two entries of indexes and a lock"],
   [/^decide\/untagged-/, "both sides send the same statements: it is noise"],
   [
     /^decide\/read$/,
     "each match is looked up by its version, where one scan of an index has the history of an aggregate"
   ],
-  [
-    /^decide\/hot/,
-    "who is overtaken reads all events of the tag again, as events; the other side reads a few columns of a table made for it"
-  ],
+  [/^decide\/hot/, "nearly all of them are overtaken, so most of the time both sides wait between their attempts"],
   [/^read\//, made],
   [
     /^typed\//,

@@ -48,10 +48,10 @@ const noTags: ReadonlyArray<never> = []
  * The key of a tag for coalescing. Two NULs tell it from an aggregate and from an id. An item of a condition without tags has the
  * key of no tag.
  */
-export const keyOfTag = (tag = "") => `\0\0${tag}`
+const keyOfTag = (tag = "") => `\0\0${tag}`
 
 /** The key of the events with a tag that have a type. A NUL stands between the two, as neither can contain one. */
-export const keyOfType = (key: string, type: string) => `${key}\0${type}`
+const keyOfType = (key: string, type: string) => `${key}\0${type}`
 
 /** No metadata, as go-sync-kit stores it. In a compact log it is NULL, which takes no room. */
 export const noMetadata = "null"
@@ -158,9 +158,10 @@ export const firstTagsOf = (
   const { epoch, items, mark, seen, server } = condition.decided
   const isSameLog = server === log?.decided.server && epoch === log.decided.epoch
   const isDecidedByTags = isSameLog && seen.length <= mostSeen && items.every(({ tags = [] }) => tags.length > 0)
-  const known = isDecidedByTags ? { mark, seen: arrayOf(seen) } : { mark: -1n, seen: arrayOf([]) }
+  const known = isDecidedByTags ? arrayOf(seen) : arrayOf(noTags)
+  const above = isDecidedByTags ? mark : -1n
   return items.flatMap(({ eventTypes = allTypes, tags }) =>
-    eventTypes.map((type) => ({ request, tag: tags?.[0] ?? "", type, ...known }))
+    eventTypes.map((type) => ({ request, tag: tags?.[0] ?? "", mark: above, type, seen: known }))
   )
 }
 

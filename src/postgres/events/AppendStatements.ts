@@ -186,14 +186,14 @@ export const make = Effect.gen(function* () {
 
   const insertManyTaggedOf = (requests: ReadonlyArray<Request>, layout: Layout) => {
     const tags = requests.flatMap(({ tags }) => tags)
-    const andKeys = sql`UNION ALL
-      SELECT ${keyOfTag} FROM pg_catalog.unnest(${[...new Set(tags.map(({ tag }) => tag))]}::text[]) AS tag`
+    // The same tag several times: a lock that the transaction has already costs it next to nothing.
+    const andKeys = sql`UNION ALL SELECT ${keyOfTag} FROM given`
     return sql`
-      WITH added AS (${insertManyOf(requests, layout, andKeys)}, event_type), tagging AS (
+      WITH given AS MATERIALIZED (
+        SELECT * FROM unnest(${tags.map(({ id }) => id)}::${idTypeOf(layout.compact)}[], ${tags.map(({ tag }) => tag)}::text[]) AS given (id, tag)
+      ), added AS (${insertManyOf(requests, layout, andKeys)}, event_type), tagging AS (
         INSERT INTO ${tagTable} (tag, version, event_type)
-        SELECT new.tag, added.version, added.event_type
-        FROM unnest(${tags.map(({ id }) => id)}::${idTypeOf(layout.compact)}[], ${tags.map(({ tag }) => tag)}::text[]) AS new (id, tag)
-        JOIN added ON added.id = new.id
+        SELECT given.tag, added.version, added.event_type FROM given JOIN added ON added.id = given.id
       )
       SELECT id, version, "createdAt" FROM added`
   }

@@ -3,11 +3,10 @@ import { Effect, Schema, Stream } from "effect"
 import type { Fragment } from "effect/sql/Statement"
 import type { ForDecision, StoredEvent } from "../../Event.ts"
 import { Condition, type ReadForDecision } from "../../EventStore.ts"
-import type { Reason } from "../../StoreError.ts"
+import { Closed, type Reason } from "../../StoreError.ts"
 import { decodeRows } from "../database/DecodeRows.ts"
 import { PostgresDatabase } from "../database/PostgresDatabase.ts"
 import * as SharedReads from "../database/SharedReads.ts"
-import { closed } from "./Appending.ts"
 import { wrongIsolation } from "./AppendSending.ts"
 import * as ArchivedEnd from "./ArchivedEnd.ts"
 import { type Moved, versionIn } from "./ArchivedEnd.ts"
@@ -35,6 +34,10 @@ const First = Schema.Struct({
       archived: Schema.optionalKey(Schema.NullOr(Schema.Array(Schema.String)))
     })
   )
+})
+
+const closed = new Closed({
+  message: "the scope of this EventStore has ended before the read had; keep its layer alive"
 })
 
 const firstItem: ReadonlyArray<number> = [0]

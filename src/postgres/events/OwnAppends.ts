@@ -12,18 +12,18 @@
  * fails twice by the same event.
  */
 import { Option } from "effect"
+import type { Append } from "../../Event.ts"
 import { matchesItem } from "../../events/EventFilter.ts"
 import { type Condition, ConditionFailed, type StoredEvent } from "../../EventStore.ts"
-import { keyOfTag, keyOfType, type Request } from "./AppendRequest.ts"
+import type { Request } from "./AppendRequest.ts"
 
-/** Of how many tags, and types of events with them, the last event is remembered. */
+/** Of how many tags, and types of events with them, the last append is remembered. */
 const mostRemembered = 1024
 
-/** An event that this process has appended. */
+/** What a decision of this process has appended. */
 interface Heard {
-  readonly version: bigint
-  readonly eventType: string
-  readonly tags: ReadonlySet<string>
+  readonly append: Append
+  readonly stored: ReadonlyArray<StoredEvent>
   /** When its commit was heard of, in milliseconds by the machine's clock. */
   readonly at: number
 }
@@ -37,49 +37,47 @@ export const begun = (condition: Condition, at: number): void => {
 }
 
 export class OwnAppends {
-  /** The last event of each tag, and of each type with that tag, the oldest first. */
+  /** The last append of each tag that it was decided upon, and of each type with that tag, in the order in which they first came. */
   readonly #last = new Map<string, Heard>()
 
   /** Remembers what a decision has appended, once that is committed. */
-  heard({ append: { condition, events } }: Request, stored: ReadonlyArray<StoredEvent>): void {
-    if (condition === undefined) return
-    const at = performance.now()
-    for (const [index, { eventType, version }] of stored.entries()) {
-      const tags = new Set(events[index]?.tags)
-      for (const tag of tags) {
-        const key = keyOfTag(tag)
-        this.#remember(key, { version, eventType, tags, at })
-        this.#remember(keyOfType(key, eventType), { version, eventType, tags, at })
-      }
-    }
+  heard({ append, writes = [] }: Request, stored: ReadonlyArray<StoredEvent>): void {
+    if (writes.length === 0) return
+    const heard = { append, stored, at: performance.now() }
+    for (const key of writes) this.#last.set(key, heard)
     for (const key of this.#last.keys()) {
       if (this.#last.size <= mostRemembered) break
       this.#last.delete(key)
     }
   }
 
-  #remember(key: string, event: Heard): void {
-    this.#last.delete(key)
-    this.#last.set(key, event)
-  }
-
   /** What the request fails with, if an event of this process is in its way. */
   overtaking({ append: { condition }, hasOnlyCondition, reads = [] }: Request): ConditionFailed | undefined {
     const began = condition === undefined ? undefined : readAt.get(condition)
     if (condition === undefined || began === undefined || !hasOnlyCondition) return undefined
-    const { items, mark, seen } = condition.decided
     for (const key of reads) {
-      const event = this.#last.get(key)
-      if (event === undefined || event.at <= began || event.version <= mark || seen.includes(event.version)) continue
-      const { eventType, tags, version } = event
-      if (!items.some((item) => matchesItem(item, eventType, tags))) continue
-      return new ConditionFailed({
-        change: "appended",
-        version: Option.some(version),
-        eventType: Option.some(eventType),
-        tags: [...tags].toSorted()
-      })
+      const heard = this.#last.get(key)
+      if (heard === undefined || heard.at <= began) continue
+      const failure = missedBy(condition, heard)
+      if (failure !== undefined) return failure
     }
     return undefined
   }
+}
+
+/** What is in the way of a condition, if one of the events is. */
+const missedBy = ({ decided }: Condition, { append, stored }: Heard): ConditionFailed | undefined => {
+  const { items, mark, seen } = decided
+  for (const [index, { eventType, version }] of stored.entries()) {
+    if (version <= mark || seen.includes(version)) continue
+    const tags = new Set(append.events[index]?.tags)
+    if (!items.some((item) => matchesItem(item, eventType, tags))) continue
+    return new ConditionFailed({
+      change: "appended",
+      version: Option.some(version),
+      eventType: Option.some(eventType),
+      tags: [...tags].toSorted()
+    })
+  }
+  return undefined
 }
