@@ -181,9 +181,11 @@ describe("a table of 300,000 events", () => {
         // No count was lost, and none was made twice.
         assert.deepStrictEqual(
           yield* query(
-            `SELECT aggregate_id FROM events WHERE event_type = 'Counted' GROUP BY 1
-             HAVING array_agg((data ->> 'count')::bigint ORDER BY version)
-               <> array(SELECT * FROM generate_series(1, count(*)))`,
+            `SELECT aggregate_id, version FROM (
+               SELECT aggregate_id, version, (data ->> 'count')::bigint AS counted,
+                 row_number() OVER (PARTITION BY aggregate_id ORDER BY version) AS place
+               FROM events WHERE event_type = 'Counted'
+             ) AS counts WHERE counted <> place`,
             url
           ),
           []
