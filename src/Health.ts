@@ -157,8 +157,8 @@ const mostReads = 32
  *
  * **Details**
  *
- * It takes five statements, and one more for each place in the log at which a projection is behind. What is no duration is no
- * limit.
+ * It takes five statements, one more for each place in the log at which a projection is behind, and two more where messages are
+ * too many to be counted: then bounced ones are estimated. What is no duration is no limit.
  *
  * **Gotchas**
  *

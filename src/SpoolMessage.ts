@@ -65,6 +65,11 @@ export interface QueueOverview {
   readonly queue: string | undefined
   /** How many messages are in each state but `archived`. */
   readonly counts: Omit<Counts, "archived">
+  /**
+   * The states whose count is an estimate, as too many messages are in them: on Postgres more than 5,000 of a queue, or fewer
+   * where there are many queues.
+   */
+  readonly estimated: ReadonlyArray<Exclude<State, "archived">>
   /** How many of the active messages have a worker whose lease has not run out. */
   readonly leased: number
   /** For how long the oldest message that could be claimed has waited; none if there is no such message. */

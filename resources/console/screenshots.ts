@@ -15,7 +15,11 @@ const directory = fileURLToPath(new URL("../guides/pictures/", import.meta.url))
 const pages = [
   ["overview", "overview", ".tile"],
   ["log", "log?event=20", ".detail .json"],
+  ["history", "history/order-7", ".step .json"],
+  ["stats", "stats", "meter"],
+  ["projections", "projections", ".rows-body .row"],
   ["projection", "projections/mailing", ".stack"],
+  ["processes", "processes", "tbody tr"],
   ["spool", "spool?queue=%3Dmails&state=bounce&message=%5B%22mails%22%2C%22mail-3%22%5D", ".detail .json"],
   ["states", "states?state=account-1", ".detail .json"],
   ["doctor", "doctor", "table"]
@@ -63,7 +67,7 @@ const main = Effect.gen(function* () {
   const { options, pool } = yield* embedded
   const stores = yield* storesOf({ options, pool })
   yield* Effect.provide(Effect.andThen(Shop.open, Shop.accounts), stores)
-  const url = yield* serve(pool, { postgres: options, allowWrites: true })
+  const url = yield* serve(pool, { postgres: options, allowWrites: true, entities: [Shop.Order] })
   yield* Effect.forkScoped(Effect.provide(Effect.forever(Effect.delay(Shop.orders(400, 402), "700 millis")), stores))
   yield* Effect.acquireUseRelease(
     Effect.promise(() => driver.launch(launchOptions)),

@@ -35,7 +35,10 @@ BEGIN
         AS needed (name)
     WHERE NOT EXISTS (
         SELECT FROM pg_attribute WHERE attrelid = events AND attname = needed.name AND attnum > 0 AND NOT attisdropped
-    );
+    ) AND NOT (needed.name = 'stream_name' AND EXISTS (
+        -- A compact log has none.
+        SELECT FROM pg_attribute WHERE attrelid = events AND attname = 'id' AND atttypid = 'uuid'::regtype
+    ));
     IF missing IS NOT NULL THEN
         RAISE EXCEPTION 'the table % is there already and is no log of events: it has no column %', events, missing
             USING ERRCODE = 'wrong_object_type';

@@ -19,10 +19,11 @@ SET search_path = pg_catalog, pg_temp
 AS $body$
 BEGIN
     PERFORM
-        pg_notify(NEW.stream_name, json_build_object('version', NEW.version, 'id', NEW.id,
+        pg_notify('stream_' || NEW.aggregate_id, json_build_object('version', NEW.version, 'id', NEW.id,
             'aggregate_id', NEW.aggregate_id, 'event_type', NEW.event_type, 'created_at', NEW.created_at)::text),
         pg_notify('events_global', json_build_object('version', NEW.version, 'id', NEW.id,
-            'aggregate_id', NEW.aggregate_id, 'event_type', NEW.event_type, 'stream_name', NEW.stream_name,
+            'aggregate_id', NEW.aggregate_id, 'event_type', NEW.event_type,
+            'stream_name', 'stream_' || NEW.aggregate_id,
             'created_at', NEW.created_at)::text);
     RETURN NULL;
 END

@@ -2,8 +2,8 @@
 -- one call. No two appends of a call have an id in common, or an aggregate of which one of them expects something, and no
 -- append of a call brings what matches the condition of another one. An append with an item that has no tags is alone.
 --
--- A row of the result says what came of an append that writes nothing (blocked, isolation, duplicate with the id, conflict
--- with the aggregate and its version, overtaken with an event that its condition does not know, replaced with the event at
+-- A row of the result says what came of an append that writes nothing (blocked, isolation, duplicate with the id, archived with the
+-- id and the version of an event that has it already and may be the same, conflict with the aggregate and its version, overtaken with an event that its condition does not know, replaced with the event at
 -- the mark and the end of the log), or of an event (stored, or known if it was stored already).
 --
 -- As a function a call is one round trip, and each of its statements sees what others committed while the statement before
@@ -28,6 +28,13 @@ DROP FUNCTION IF EXISTS :"events_append" (
 );
 
 -- next
+-- The version before this file gave each item of a condition without its types.
+DROP FUNCTION IF EXISTS :"events_append" (
+    INTEGER[], TEXT[], TEXT[], TEXT[], TEXT[], TEXT[], BOOLEAN[], BOOLEAN[], TEXT[], BOOLEAN, TEXT[], TEXT[], INTEGER[], TEXT[],
+    BIGINT[], TEXT, BIGINT, JSONB
+);
+
+-- next
 CREATE OR REPLACE FUNCTION :"events_append" (
     requests      INTEGER[], -- for each event: the append that it belongs to
     ids           TEXT[],
@@ -41,12 +48,14 @@ CREATE OR REPLACE FUNCTION :"events_append" (
     patient       BOOLEAN,   -- whether to wait for locks; if not, appends that would have to wait are blocked
     tagged        TEXT[] DEFAULT '{}', -- for each tag: the id of the event that has it
     tags          TEXT[] DEFAULT '{}',
-    deciding      INTEGER[] DEFAULT '{}', -- for each item of a condition: the append that has the condition
+    deciding      INTEGER[] DEFAULT '{}', -- for each item of a condition, and each of its types: the append that has the condition
     decided       TEXT[] DEFAULT '{}', -- its first tag, or an empty text where the item has no tags
     marks         BIGINT[] DEFAULT '{}', -- the mark of the condition, or -1 where one look at the tag does not decide
     server        TEXT   DEFAULT '',   -- what the first condition says of the log; -1 is the mark of those that say something else
     epoch         BIGINT DEFAULT 0,
-    conditions    JSONB  DEFAULT NULL  -- of appends that have one: see src/postgres/events/AppendRequest.ts
+    conditions    JSONB  DEFAULT NULL, -- of appends that have one: see src/postgres/events/AppendRequest.ts
+    kinds         TEXT[] DEFAULT '{}', -- beside `deciding`: the type, or an empty text for all types
+    known_above   TEXT[] DEFAULT '{}'  -- beside `deciding`: the versions above the mark that the decision has seen, as an array
 )
 RETURNS TABLE (outcome TEXT, request INTEGER, key TEXT, version BIGINT, created_at TIMESTAMPTZ)
 LANGUAGE plpgsql
@@ -57,11 +66,11 @@ AS $body$
 #variable_conflict use_column
 DECLARE
     -- The key of an aggregate's lock is the hash of its id by this seed, and the key of an event's lock the hash of its id by
-    -- the next seed. The empty text stands for all aggregates, or for all events. The same keys are made for statements of
+    -- the next seed. They are made of a number that the log keeps: resources/postgres/0061_events_key.sql. The empty text stands for all aggregates, or for all events. The same keys are made for statements of
     -- TypeScript by src/postgres/events/AppendLocks.ts: change both or none. The key of a tag's lock is the hash of the tag by
     -- a seed of its own, below those of all tables, so that no tag is taken for an aggregate.
-    seed      CONSTANT BIGINT  := 2 * :'events'::regclass::oid::bigint;
-    tag_seed  CONSTANT BIGINT  := -1 - :'events'::regclass::oid::bigint;
+    seed      CONSTANT BIGINT  := 2 * :"events_key"();
+    tag_seed  CONSTANT BIGINT  := -1 - :"events_key"();
     -- Locks live in shared memory, which has room for some 6,400 by default. A call with more aggregates than this number, or
     -- with more aggregates, ids and tags together, locks all aggregates, and so all appends: each of them shares that lock. A
     -- call with more ids locks all events.
@@ -72,12 +81,16 @@ DECLARE
         + CASE WHEN has_tags OR conditions IS NOT NULL
             THEN named + (SELECT count(DISTINCT tag) FROM unnest(tags || decided) AS tag) ELSE 0 END > max_locks
         OR '' = ANY (decided);
+    -- The text of metadata that a compact log does not store.
+    nothing   CONSTANT TEXT    := CASE WHEN :'events.id' = 'uuid' THEN 'null' END;
     lock      RECORD;
     before    CONSTANT TEXT := current_setting('lock_timeout');
     failed    INTEGER[] := '{}'; -- the appends that write nothing
     stored    TEXT[]    := '{}'; -- the ids that are in the log already
     known     TEXT[]    := '{}'; -- the given ids that are in the log already, and the versions of their events
     places    BIGINT[]  := '{}';
+    gone      TEXT[]; -- the aggregates with archived events, and the last version of these
+    ends      BIGINT[];
     wrong     INTEGER[];
     names     TEXT[];
     actual    BIGINT[];
@@ -108,11 +121,9 @@ BEGIN
         SELECT 1, hashtextextended(id, seed + 1), true, NULL, id, NULL
         FROM unnest(ids, given) AS new (id, given) WHERE new.given AND named <= max_locks
         UNION ALL
-        SELECT 1, hashtextextended(tag, tag_seed), false, NULL, NULL, tag
-        FROM unnest(tags) AS tag WHERE has_tags AND NOT coarse GROUP BY tag
-        UNION ALL
-        SELECT 1, hashtextextended(tag, tag_seed), true, NULL, NULL, tag
-        FROM unnest(decided) AS tag WHERE conditions IS NOT NULL AND NOT coarse GROUP BY tag
+        SELECT 1, hashtextextended(tag, tag_seed), bool_or(own), NULL, NULL, tag
+        FROM (SELECT tag, false AS own FROM unnest(tags) AS tag UNION ALL SELECT tag, true FROM unnest(decided) AS tag) AS new
+        WHERE (has_tags OR conditions IS NOT NULL) AND NOT coarse GROUP BY tag
         ORDER BY 1, 2, 3 DESC
     LOOP
         CONTINUE WHEN CASE WHEN lock.exclusive THEN pg_try_advisory_xact_lock(lock.key)
@@ -171,7 +182,7 @@ BEGIN
     -- readers wait for each transaction that has this lock: an append that waits for its turn must not have it.
     --
     -- An INSERT of nothing takes that lock, too. LOCK TABLE would ask for the right to insert all columns, the version included.
-    INSERT INTO :"events" (id, aggregate_id, event_type) SELECT '', '', '' WHERE false;
+    INSERT INTO :"events" (id, aggregate_id, event_type) SELECT NULL, '', '' WHERE false;
 
     -- A transaction that reads its first snapshot again cannot see what others have appended since.
     IF current_setting('transaction_isolation') NOT LIKE 'read %' THEN
@@ -191,12 +202,12 @@ BEGIN
     IF named > 0 AND to_regclass(:'events_ids') IS NULL THEN
         SELECT array_agg(new.id), array_agg(old.version) INTO known, places
         FROM unnest(requests, ids, given) AS new (request, id, given)
-        CROSS JOIN LATERAL (SELECT event.version FROM :"events" AS event WHERE event.id = new.id OFFSET 0) AS old
+        CROSS JOIN LATERAL (SELECT event.version FROM :"events" AS event WHERE event.id = CAST(new.id AS :"events.id") OFFSET 0) AS old
         WHERE new.given AND new.request <> ALL (failed);
     ELSIF named > 0 THEN
         SELECT array_agg(new.id), array_agg(old.version) INTO known, places
         FROM unnest(requests, ids, given) AS new (request, id, given)
-        CROSS JOIN LATERAL (SELECT event.version FROM :"events_ids" AS event WHERE event.id = new.id OFFSET 0) AS old
+        CROSS JOIN LATERAL (SELECT event.version FROM :"events_ids" AS event WHERE event.id = CAST(new.id AS :"events.id") OFFSET 0) AS old
         WHERE new.given AND new.request <> ALL (failed);
     END IF;
     IF cardinality(known) > 0 THEN
@@ -207,7 +218,7 @@ BEGIN
         FROM unnest(requests, ids, aggregate_ids, event_types, datas, metadatas, given, ignoring)
             WITH ORDINALITY AS new (request, id, aggregate_id, event_type, data, metadata, given, ignoring, place)
         JOIN unnest(known, places) AS old (id, version) ON old.id = new.id
-        CROSS JOIN LATERAL (
+        LEFT JOIN LATERAL (
             SELECT event.aggregate_id = new.aggregate_id AND event.event_type = new.event_type
                 AND coalesce(event.data, 'null') = new.data::jsonb
                 -- Where an event comes from is no content: an append that is tried again has another trace.
@@ -215,7 +226,7 @@ BEGIN
                         THEN metadata - '{traceparent,correlationId,causationId}'::text[] ELSE metadata END, '{}'), 'null')) = 1
                     FROM (VALUES (event.metadata), (new.metadata::jsonb)) AS one (metadata)) AS same
             FROM :"events" AS event WHERE event.version = old.version OFFSET 0
-        ) AS event
+        ) AS event ON true
         WHERE new.given AND new.request <> ALL (failed);
         IF cardinality(names) > 0 THEN
             RETURN QUERY
@@ -223,6 +234,30 @@ BEGIN
             FROM unnest(wrong, names) AS repeated (request, id);
             failed := failed || wrong;
         END IF;
+        -- What is archived is compared by the caller, who reads the files.
+        IF to_regclass(:'events_ids') IS NOT NULL THEN
+            SELECT array_agg(new.request), array_agg(new.id), array_agg(old.version) INTO wrong, names, actual
+            FROM unnest(requests, ids, given) AS new (request, id, given)
+            JOIN unnest(known, places) AS old (id, version) ON old.id = new.id
+            WHERE new.given AND new.request <> ALL (failed)
+                AND NOT EXISTS (SELECT FROM :"events" AS event WHERE event.version = old.version OFFSET 0);
+            IF wrong IS NOT NULL THEN
+                RETURN QUERY
+                SELECT 'archived', repeated.request, repeated.id, repeated.version, NULL::timestamptz
+                FROM unnest(wrong, names, actual) AS repeated (request, id, version);
+                failed := failed || wrong;
+            END IF;
+        END IF;
+    END IF;
+
+    -- The last version of an aggregate without events in the table may be archived.
+    IF NOT expected <@ '{any}' AND to_regclass(:'events_ids') IS NOT NULL THEN
+        SELECT array_agg(archived.aggregate_id), array_agg(archived.version) INTO gone, ends
+        FROM (SELECT DISTINCT unnest(aggregate_ids)) AS new (aggregate_id)
+        CROSS JOIN LATERAL (
+            SELECT archived.aggregate_id, archived.version FROM :"events_archived" AS archived
+            WHERE archived.aggregate_id = new.aggregate_id OFFSET 0
+        ) AS archived;
     END IF;
 
     -- The expectations, compared with the last version of each aggregate.
@@ -234,8 +269,11 @@ BEGIN
         WHERE new.expected <> 'any' AND new.id <> ALL (stored) AND new.request <> ALL (failed)
     ) AS expectation
     CROSS JOIN LATERAL (
-        SELECT max(event.version) AS version FROM :"events" AS event
-        WHERE event.aggregate_id = expectation.aggregate_id
+        SELECT coalesce(max(event.version), (
+            SELECT old.version FROM unnest(gone, ends) AS old (aggregate_id, version)
+            WHERE old.aggregate_id = expectation.aggregate_id
+        )) AS version
+        FROM :"events" AS event WHERE event.aggregate_id = expectation.aggregate_id
     ) AS last
     WHERE CASE expectation.expected
             WHEN 'none' THEN last.version IS NOT NULL
@@ -254,13 +292,22 @@ BEGIN
     -- A version does not tell what a decision has seen: an event can have drawn its version before the decision read, and be
     -- committed after that. So whatever matches above the mark, and is not among the versions seen there, is in the way.
     IF conditions IS NOT NULL THEN
-        -- Whatever matches has the first tag of an item, if each of them has tags. So one look at these tags, above the marks,
-        -- is nearly always enough: for 16 conditions, a third of the time of looking closely at each.
+        -- Whatever matches has the first tag of an item, if each of them has tags. So one look at these tags and types, above the
+        -- marks, is nearly always enough: for 16 conditions, a third of the time of looking closely at each.
         suspects := ARRAY(
             SELECT DISTINCT item.request
-            FROM unnest(deciding, decided, marks) AS item (request, tag, mark)
+            FROM (
+                SELECT request, tag, mark, nullif(kind, '') AS kind, coalesce(seen, '{}')::bigint[] AS seen
+                FROM unnest(deciding, decided, marks, kinds, known_above) AS given (request, tag, mark, kind, seen) OFFSET 0
+            ) AS item
             WHERE item.mark < 0 OR EXISTS (
-                SELECT FROM :"events_tags" AS tagged WHERE tagged.tag = item.tag AND tagged.version > item.mark OFFSET 0
+                SELECT FROM :"events_tags" AS tagged
+                WHERE tagged.tag = item.tag AND tagged.version > item.mark AND tagged.version <> ALL (item.seen)
+                    AND (tagged.event_type = item.kind) IS NOT FALSE
+                OFFSET 0
+            ) OR item.seen <> '{}' AND EXISTS (
+                SELECT FROM unnest(item.seen) AS seen (version)
+                WHERE NOT EXISTS (SELECT FROM :"events" AS event WHERE event.version = seen.version OFFSET 0)
             )
         );
         -- The log is another one, or events were tagged afterwards.
@@ -297,33 +344,33 @@ BEGIN
     IF NOT has_tags THEN
         RETURN QUERY
         INSERT INTO :"events" AS event (id, aggregate_id, event_type, data, metadata)
-        SELECT new.id, new.aggregate_id, new.event_type, new.data::jsonb, new.metadata::jsonb
+        SELECT CAST(new.id AS :"events.id"), new.aggregate_id, new.event_type, new.data::jsonb, nullif(new.metadata, nothing)::jsonb
         FROM unnest(requests, ids, aggregate_ids, event_types, datas, metadatas)
             WITH ORDINALITY AS new (request, id, aggregate_id, event_type, data, metadata, place)
         WHERE new.id <> ALL (stored) AND new.request <> ALL (failed)
         ORDER BY new.place
-        RETURNING 'stored', NULL::integer, event.id, event.version, event.created_at;
+        RETURNING 'stored', NULL::integer, event.id::text, event.version, event.created_at;
     ELSE
         RETURN QUERY
         WITH added AS (
             INSERT INTO :"events" AS event (id, aggregate_id, event_type, data, metadata)
-            SELECT new.id, new.aggregate_id, new.event_type, new.data::jsonb, new.metadata::jsonb
+            SELECT CAST(new.id AS :"events.id"), new.aggregate_id, new.event_type, new.data::jsonb, nullif(new.metadata, nothing)::jsonb
             FROM unnest(requests, ids, aggregate_ids, event_types, datas, metadatas)
                 WITH ORDINALITY AS new (request, id, aggregate_id, event_type, data, metadata, place)
             WHERE new.id <> ALL (stored) AND new.request <> ALL (failed)
             ORDER BY new.place
-            RETURNING event.id, event.version, event.created_at
+            RETURNING event.id::text AS id, event.version, event.event_type, event.created_at
         ), tagging AS (
-            INSERT INTO :"events_tags" (tag, version)
-            SELECT new.tag, added.version FROM unnest(tagged, tags) AS new (id, tag) JOIN added ON added.id = new.id
+            INSERT INTO :"events_tags" (tag, version, event_type)
+            SELECT new.tag, added.version, added.event_type FROM unnest(tagged, tags) AS new (id, tag) JOIN added ON added.id = new.id
         )
         SELECT 'stored', NULL::integer, added.id, added.version, added.created_at FROM added;
     END IF;
 
     IF cardinality(stored) > 0 THEN
         RETURN QUERY
-        SELECT 'known', NULL::integer, event.id, event.version, event.created_at
-        FROM :"events" AS event WHERE event.version = ANY (places) AND event.id = ANY (stored);
+        SELECT 'known', NULL::integer, event.id::text, event.version, event.created_at
+        FROM :"events" AS event WHERE event.version = ANY (places) AND event.id::text = ANY (stored);
     END IF;
 END
 $body$;

@@ -1,5 +1,5 @@
--- Optional, by partitions: the table of events has partitions of so many versions each. It is for a new log: a table that has had
--- events is refused.
+-- Optional, by partitions: the table of events has partitions of so many versions each. The table that is there becomes the first
+-- one. Where it has had events, prepare_partitions.sql comes first, and src/postgres/migrations/Converting.ts runs what follows it.
 --
 -- What a plain table does by itself, triggers do here, as no partitioned table has an identity column before Postgres 17, or a
 -- unique key without the version:
@@ -35,19 +35,23 @@ DO $do$
 DECLARE
     events CONSTANT REGCLASS := pg_catalog.quote_ident(pg_catalog.current_setting('strata.events'))::regclass;
     size   CONSTANT BIGINT   := pg_catalog.current_setting('strata.partitions');
+    ending BIGINT            := size; -- the first partition has the versions below this one
     found  RECORD;
-    plain  TEXT; -- the table that is there, once it has another name
-    log    TEXT; -- the table in its place
-    draws  TEXT; -- its sequence
+    log    TEXT; -- the table with partitions
+    part   TEXT; -- its first partition, which is the table that was there
     ids    TEXT;
-    later  TEXT[]; -- what makes again what the plain table has
+    kind   TEXT; -- of ids
+    draws  TEXT; -- the sequence of the versions
+    drawn  BIGINT;
+    later  TEXT[]; -- what makes for the table with partitions what the plain one has
     is_old BOOLEAN;
     action TEXT;
 BEGIN
     -- Only built-in functions and operators are found from here on, whatever the schemas of the search path have.
     PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
 
-    SELECT nspname AS space, relname AS name, relkind AS kind, obj_description(events::oid, 'pg_class') AS text INTO STRICT found
+    SELECT nspname AS space, relname AS name, relkind AS kind, pg_get_userbyid(relowner) AS owner,
+        obj_description(events::oid, 'pg_class') AS text INTO STRICT found
     FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace WHERE pg_class.oid = events;
     ids := format('%I.%I', found.space, found.name || '_ids');
     IF found.kind = 'p' AND to_regclass(ids) IS NOT NULL THEN
@@ -62,53 +66,122 @@ BEGIN
             USING ERRCODE = 'name_too_long';
     END IF;
     EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', events);
-    EXECUTE format('SELECT EXISTS (SELECT FROM %s)', events) INTO is_old;
-    IF is_old OR pg_sequence_last_value(pg_get_serial_sequence(events::text, 'version')::regclass) IS NOT NULL THEN
-        RAISE EXCEPTION 'the table % has had events: partitions are an option for a new log', events
+    draws := pg_get_serial_sequence(events::text, 'version');
+    IF draws IS NULL THEN
+        RAISE EXCEPTION 'the table % owns no sequence of versions: ALTER SEQUENCE .. OWNED BY %.version', events, events
             USING ERRCODE = 'object_not_in_prerequisite_state';
     END IF;
+    -- Nobody draws a version while this transaction has the lock, but who calls nextval.
+    drawn := pg_sequence_last_value(draws::regclass);
+    EXECUTE format('SELECT EXISTS (SELECT FROM %s)', events) INTO is_old;
+    is_old := is_old OR drawn IS NOT NULL;
+    IF is_old THEN
+        -- The check lets the table be attached without a look at its rows. It is made once the ids of all events are there.
+        SELECT substring(pg_get_constraintdef(oid) FROM '< ''?(\d+)')::bigint INTO ending
+        FROM pg_constraint WHERE conrelid = events AND conname = found.name || '_first' AND convalidated;
+        IF ending IS NULL OR ending <= coalesce(drawn, 0) THEN
+            RAISE EXCEPTION 'the table % has had events: strata migrate --partitions prepares it first', events
+                USING ERRCODE = 'object_not_in_prerequisite_state';
+        END IF;
+    END IF;
 
-    plain := format('%I.%I', found.space, found.name || '_plain');
     log := format('%I.%I', found.space, found.name);
-    draws := format('%I.%I', found.space, found.name || '_version_seq');
+    part := format('%I.%I', found.space, found.name || '_0');
     later := ARRAY(
-        SELECT pg_get_indexdef(indexrelid) FROM pg_index WHERE indrelid = events AND NOT indisunique
+        SELECT pg_get_indexdef(indexrelid) FROM pg_index WHERE indrelid = events AND NOT indisunique AND indisvalid
         UNION ALL
-        SELECT pg_get_triggerdef(oid) FROM pg_trigger WHERE tgrelid = events AND NOT tgisinternal
+        SELECT pg_get_triggerdef(oid) FROM pg_trigger
+        WHERE tgrelid = events AND NOT tgisinternal AND NOT starts_with(tgname, found.name || '_gather_')
+        UNION ALL
+        SELECT format('ALTER TABLE %s %s TRIGGER %I', log,
+            CASE tgenabled WHEN 'D' THEN 'DISABLE' WHEN 'A' THEN 'ENABLE ALWAYS' ELSE 'ENABLE REPLICA' END, tgname)
+        FROM pg_trigger WHERE tgrelid = events AND NOT tgisinternal AND tgenabled <> 'O'
         UNION ALL
         SELECT format('COMMENT ON TABLE %s IS %L', log, found.text) WHERE found.text IS NOT NULL
         UNION ALL
-        SELECT format('GRANT %s ON %s TO %s', granted.privilege, log,
-            CASE grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(grantee)) END)
+        SELECT unnest(ARRAY[
+            format('GRANT %s ON %s TO %s%s', granted.privilege, log, granted.role, CASE WHEN is_grantable THEN ' WITH GRANT OPTION' ELSE '' END),
+            format('REVOKE %s ON %s FROM %s CASCADE', granted.privilege, part, granted.role)
+        ])
         FROM pg_class CROSS JOIN LATERAL (
-            SELECT privilege_type, grantee FROM aclexplode(relacl)
+            SELECT privilege_type, grantee, is_grantable FROM aclexplode(relacl)
             UNION ALL
-            SELECT format('%s (%I)', privilege_type, attname), grantee
+            SELECT format('%s (%I)', privilege_type, attname), grantee, is_grantable
             FROM pg_attribute, aclexplode(attacl) WHERE attrelid = events AND attnum > 0 AND NOT attisdropped
-        ) AS granted (privilege, grantee)
+        ) AS explained (privilege, grantee, is_grantable)
+        CROSS JOIN LATERAL (
+            SELECT privilege, CASE grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(grantee)) END
+        ) AS granted (privilege, role)
         WHERE pg_class.oid = events AND grantee <> relowner
     );
 
-    EXECUTE format('ALTER TABLE %s RENAME TO %I', events, found.name || '_plain');
-    EXECUTE format(
-        'CREATE TABLE %s (LIKE %s INCLUDING DEFAULTS INCLUDING GENERATED INCLUDING COMMENTS) PARTITION BY RANGE (version)', log, plain
-    );
-    EXECUTE format('ALTER TABLE %s ALTER version DROP DEFAULT', log);
-    EXECUTE format('DROP TABLE %s', plain);
-    EXECUTE format('CREATE SEQUENCE %s OWNED BY %s.version', draws, log);
+    -- The names are those of the log from now on.
+    FOR action IN
+        SELECT format('DROP TRIGGER %I ON %s', tgname, log) FROM pg_trigger WHERE tgrelid = events AND NOT tgisinternal
+        UNION ALL
+        -- A new log keeps its ids in the table beside it alone.
+        SELECT format('ALTER TABLE %s DROP CONSTRAINT %I', log, conname) FROM pg_constraint
+        WHERE conrelid = events AND contype = 'u' AND NOT is_old
+        UNION ALL
+        SELECT format('ALTER TABLE %s RENAME TO %I', log, found.name || '_0')
+    LOOP
+        EXECUTE action;
+    END LOOP;
+    FOR action IN
+        SELECT format('ALTER INDEX %I.%I RENAME TO %I', found.space, relname, left(format('%s_0_%s', found.name,
+            CASE WHEN starts_with(relname, found.name || '_') THEN substr(relname, length(found.name) + 2) ELSE relname END), 63))
+        FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid WHERE indrelid = events
+    LOOP
+        EXECUTE action;
+    END LOOP;
+    IF EXISTS (SELECT FROM pg_attribute WHERE attrelid = events AND attname = 'version' AND attidentity <> '') THEN
+        -- Its sequence goes with it.
+        EXECUTE format('ALTER TABLE %s ALTER version DROP IDENTITY', part);
+        draws := format('%I.%I', found.space, found.name || '_version_seq');
+        EXECUTE format('CREATE SEQUENCE %s', draws);
+        EXECUTE format('ALTER SEQUENCE %s OWNER TO %I', draws, found.owner);
+        IF drawn IS NOT NULL THEN
+            PERFORM setval(draws::regclass, drawn);
+        END IF;
+    END IF;
+    EXECUTE format('CREATE TABLE %s (
+        LIKE %s INCLUDING DEFAULTS INCLUDING GENERATED INCLUDING COMMENTS INCLUDING CONSTRAINTS INCLUDING STORAGE INCLUDING COMPRESSION
+    ) PARTITION BY RANGE (version)', log, part);
+    EXECUTE format('ALTER TABLE %s DROP CONSTRAINT IF EXISTS %I', log, found.name || '_first');
+    EXECUTE format('ALTER TABLE %s OWNER TO %I', log, found.owner);
+    EXECUTE format('ALTER SEQUENCE %s OWNED BY %s.version', draws, log);
     EXECUTE format('ALTER TABLE %s ALTER version SET DEFAULT nextval(%L::regclass), ADD PRIMARY KEY (version)', log, draws);
+    EXECUTE format('ALTER TABLE %s ALTER version DROP DEFAULT', part);
     FOREACH action IN ARRAY later LOOP
         EXECUTE action;
     END LOOP;
 
-    -- Ids are only compared for equality, which is fastest byte by byte.
-    EXECUTE format('CREATE TABLE %s (id TEXT COLLATE "C" PRIMARY KEY, version BIGINT NOT NULL)', ids);
+    IF is_old THEN
+        EXECUTE format('ALTER TABLE %I.%I RENAME TO %I', found.space, found.name || '_gathered', found.name || '_ids');
+        EXECUTE format('ALTER INDEX %I.%I RENAME TO %I', found.space, found.name || '_gathered_pkey', found.name || '_ids_pkey');
+        -- What was deleted meanwhile, which this index finds.
+        EXECUTE format('DELETE FROM %s WHERE version < 0', ids);
+        EXECUTE format('DROP INDEX %I.%I', found.space, found.name || '_gathered_deleted');
+        EXECUTE format('DROP FUNCTION %I.%I()', found.space, found.name || '_gather');
+    ELSE
+        -- Ids are only compared for equality, which is fastest byte by byte.
+        SELECT CASE atttypid WHEN 'uuid'::regtype THEN 'UUID' ELSE 'TEXT COLLATE "C"' END INTO STRICT kind
+        FROM pg_attribute WHERE attrelid = log::regclass AND attname = 'id';
+        EXECUTE format('CREATE TABLE %s (id %s PRIMARY KEY, version BIGINT NOT NULL)', ids, kind);
+        EXECUTE format('ALTER TABLE %s OWNER TO %I', ids, found.owner);
+    END IF;
     EXECUTE format('COMMENT ON TABLE %s IS %L', ids, 'The ids of all events of a log that has partitions');
     EXECUTE format('COMMENT ON COLUMN %s.id IS %L', ids, 'The id of the event, of which there is one in the log');
     EXECUTE format('COMMENT ON COLUMN %s.version IS %L', ids, 'The version of the event');
 
-    EXECUTE format('CREATE TABLE %I.%I (LIKE %s INCLUDING ALL)', found.space, found.name || '_0', log);
-    EXECUTE format('ALTER TABLE %s ATTACH PARTITION %I.%I FOR VALUES FROM (0) TO (%s)', log, found.space, found.name || '_0', size);
+    -- An index of the table that fits one of the log becomes a part of it, and none is built.
+    EXECUTE format('ALTER TABLE %s ATTACH PARTITION %s FOR VALUES FROM (0) TO (%s)', log, part, ending);
+    EXECUTE format('ALTER TABLE %s DROP CONSTRAINT IF EXISTS %I', part, found.name || '_first');
+    -- Those that follow are as large as the last one, and that may be larger.
+    part := format('%I.%I', found.space, found.name || '_' || ending);
+    EXECUTE format('CREATE TABLE %s (LIKE %s INCLUDING ALL)', part, log);
+    EXECUTE format('ALTER TABLE %s OWNER TO %I', part, found.owner);
+    EXECUTE format('ALTER TABLE %s ATTACH PARTITION %s FOR VALUES FROM (%s) TO (%s)', log, part, ending, ending + size);
 END
 $do$;
 
@@ -246,15 +319,36 @@ DECLARE
     guard  TEXT;
     step   BIGINT;
     made   RECORD;
+    action TEXT;
 BEGIN
     -- Only built-in functions and operators are found from here on, whatever the schemas of the search path have.
     PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
-    SELECT nspname AS space, relname AS name INTO STRICT found
+    SELECT nspname AS space, relname AS name, pg_get_userbyid(relowner) AS owner INTO STRICT found
     FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace WHERE pg_class.oid = events;
     extend := format('%I.%I', found.space, found.name || '_extend');
     guard := format('%I.%I', found.space, found.name || '_guard');
     -- They run as their owner, so nobody else may call the one, or make triggers of his own of the other.
     EXECUTE format('REVOKE ALL ON FUNCTION %s(BIGINT, BOOLEAN), %s() FROM PUBLIC', extend, guard);
+    EXECUTE format('ALTER FUNCTION %s(BIGINT, BOOLEAN) OWNER TO %I', extend, found.owner);
+    EXECUTE format('ALTER FUNCTION %s() OWNER TO %I', guard, found.owner);
+    -- Who may insert events draws their versions, and looks for ids. An identity column needs no right of its own.
+    FOR action IN
+        SELECT DISTINCT format(needed.giving, CASE grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(grantee)) END)
+        FROM pg_class CROSS JOIN LATERAL (
+            SELECT privilege_type, grantee FROM aclexplode(relacl)
+            UNION ALL
+            SELECT privilege_type, grantee FROM pg_attribute, aclexplode(attacl)
+            WHERE attrelid = events AND attnum > 0 AND NOT attisdropped
+        ) AS granted (privilege, grantee)
+        CROSS JOIN (VALUES
+            (format('GRANT USAGE ON SEQUENCE %s TO %%s', pg_get_serial_sequence(events::text, 'version'))),
+            (format('GRANT SELECT ON %I.%I TO %%s', found.space, found.name || '_ids')),
+            (format('GRANT EXECUTE ON FUNCTION %s(BIGINT, BOOLEAN) TO %%s', extend))
+        ) AS needed (giving)
+        WHERE pg_class.oid = events AND privilege = 'INSERT' AND grantee <> relowner
+    LOOP
+        EXECUTE action;
+    END LOOP;
 
     -- If the transaction of one step is rolled back, the next step comes in time: there are some 48 of them.
     SELECT greatest(1, min((bounds[2])::bigint - (bounds[1])::bigint) / 16) INTO STRICT step

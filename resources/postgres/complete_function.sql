@@ -1,9 +1,10 @@
 -- Ends each file of a function: puts the name of the table into the function's body, where psql replaces nothing.
 --
 -- The file has just created the function that the setting strata.function names, in the first schema of the search path.
--- In its body, :"events" (or :"spool", :"states") stands for the table, :'events' for the table's name as a text, and
--- :"events_tags" and :'events_tags' for what is called so beside the table. This statement makes the function once more, in the schema of the
--- table, with these names and the schema in these places.
+-- In its body, :"events" (or :"spool", :"states") stands for the table, :'events' for the table's name as a text,
+-- :"events_tags" and :'events_tags' for what is called so beside the table, and :"events.id" and :'events.id' for the type of
+-- the table's column id. This statement makes the function once more, in the schema of the table, with these names and the
+-- schema in these places.
 DO $do$
 DECLARE
     name       CONSTANT NAME := pg_catalog.current_setting('strata.function');
@@ -17,6 +18,7 @@ DECLARE
     definition TEXT;
     opening    TEXT;
     closing    TEXT;
+    id_type    TEXT; -- of the column id of the table, if it has one
     variable   TEXT;
     template   TEXT; -- the body, for format()
 BEGIN
@@ -29,7 +31,7 @@ BEGIN
     -- A function of the same name with other parameters has no such variable left, as it has been completed before.
     SELECT pg_proc.oid, format('%I.%I', nspname, proname) AS name, prosrc AS body INTO STRICT draft
     FROM pg_proc JOIN pg_namespace ON pg_namespace.oid = pronamespace
-    WHERE nspname = first AND proname = name AND prosrc ~ ':"[a-z]+"';
+    WHERE nspname = first AND proname = name AND prosrc ~ ':"[a-z]+(_[a-z]+)?"';
 
     definition := pg_get_functiondef(draft.oid);
     opening := 'CREATE OR REPLACE FUNCTION ' || draft.name;
@@ -40,11 +42,14 @@ BEGIN
 
     -- The file has switched the check off, as the body of a draft is no SQL. The body that it gets now has to be.
     PERFORM set_config('check_function_bodies', 'on', true);
-    variable := substring(draft.body FROM ':"([a-z]+)"');
+    variable := substring(draft.body FROM ':"([a-z]+)[_"]');
     -- The places are marked in our own text, and the names come in last and at once: nothing looks at a name again.
     template := replace(draft.body, '%', '%%');
     template := replace(template, format(':"%s"', variable), '%1$s');
     template := replace(template, format(':''%s''', variable), '%1$L');
+    SELECT coalesce(max(format_type(atttypid, NULL)), '') INTO id_type
+    FROM pg_attribute WHERE attrelid = relation AND attname = 'id' AND NOT attisdropped;
+    template := replace(replace(template, format(':"%s.id"', variable), id_type), format(':''%s.id''', variable), quote_literal(id_type));
     endings := ARRAY(
         SELECT DISTINCT found.match[1] FROM regexp_matches(template, format(':["'']%s(_[a-z]+)["'']', variable), 'g') AS found (match)
     );

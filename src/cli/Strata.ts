@@ -1,6 +1,7 @@
 /** The `strata` command: all of its subcommands. */
 import { Command } from "effect/cli"
 import * as GlobalFlags from "./arguments/GlobalFlags.ts"
+import { archive, archives, restore } from "./commands/Archive.ts"
 import { console } from "./commands/Console.ts"
 import { doctor } from "./commands/Doctor.ts"
 import { events } from "./commands/events/Events.ts"
@@ -30,6 +31,9 @@ export const strata = Command.make("strata").pipe(
     grants,
     schema,
     events,
+    archive,
+    archives,
+    restore,
     offsets,
     states,
     spool,

@@ -1,5 +1,5 @@
 /** The checks of `strata doctor`, as the API has them. */
-import { Duration, Effect, type Schema } from "effect"
+import { Duration, Effect, Queue, type Schema, Stream } from "effect"
 import { HttpApiBuilder } from "effect/http-api"
 import type { Finding, Subjects } from "../doctor/Check.ts"
 import * as Checks from "../doctor/Checks.ts"
@@ -7,9 +7,11 @@ import { Limits, ShowErrors } from "../doctor/HealthChecks.ts"
 import { ShowQueries } from "../doctor/TransactionChecks.ts"
 import type * as Health from "../Health.ts"
 import { Api } from "./api/Api.ts"
-import type { Flags } from "./api/DoctorApi.ts"
+import type { Flags, Found as FoundSchema } from "./api/DoctorApi.ts"
 import { ProofRun } from "./ProofRun.ts"
 import { Settings, whereShown } from "./Settings.ts"
+
+type Found = typeof FoundSchema.Type
 
 type Asked = Schema.Struct.Type<typeof Flags>
 
@@ -21,20 +23,33 @@ const limitsOf = ({ maxBehindSeconds, maxWaitingSeconds, ...limits }: Omit<Asked
   ...(maxWaitingSeconds === undefined ? {} : { maxWaiting: Duration.seconds(maxWaitingSeconds) })
 })
 
+/** What all checks find, a check after the other as they end. */
 const examine = Effect.fnUntraced(function* ({ queries, ...limits }: Asked, settings: Settings) {
   if (queries === "shown") {
     yield* whereShown(settings, "this console hides what is stored, and so the statements of others")
   }
-  const found: Array<ReturnType<typeof viewOf>> = []
-  yield* Checks.examine((check, findings) =>
-    Effect.sync(() => void found.push(...findings.map((finding) => viewOf(check, finding))))
-  ).pipe(
-    Effect.provideService(Limits, limitsOf(limits)),
-    Effect.provideService(ShowQueries, queries === "shown"),
-    Effect.provideService(ShowErrors, settings.showPayloads)
+  return Stream.callback<Found, never, Subjects>((found) =>
+    Checks.examine(
+      (check, findings) =>
+        Queue.offer(found, {
+          place: Checks.names.indexOf(check),
+          findings: findings.map((finding) => viewOf(check, finding))
+        }),
+      { beside: true }
+    ).pipe(
+      Effect.provideService(Limits, limitsOf(limits)),
+      Effect.provideService(ShowQueries, queries === "shown"),
+      Effect.provideService(ShowErrors, settings.showPayloads),
+      Effect.andThen(Queue.end(found))
+    )
   )
-  return found
 })
+
+/** All of it at once, in the order of the checks. */
+const collected = (stream: Stream.Stream<Found, never, Subjects>) =>
+  Effect.map(Stream.runCollect(stream), (found) =>
+    found.toSorted((a, b) => a.place - b.place).flatMap(({ findings }) => findings)
+  )
 
 export const layer = HttpApiBuilder.group(
   Api,
@@ -44,7 +59,8 @@ export const layer = HttpApiBuilder.group(
     const subjects = yield* Effect.context<Subjects>()
     const { now } = yield* ProofRun
     return handlers.handleAll({
-      doctor: ({ query }) => Effect.provideContext(examine(query, settings), subjects),
+      doctor: ({ query }) => Effect.provideContext(Effect.flatMap(examine(query, settings), collected), subjects),
+      checks: ({ query }) => Effect.map(examine(query, settings), Stream.provideContext(subjects)),
       proof: () => now
     })
   })

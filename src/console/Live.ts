@@ -17,12 +17,12 @@ import { ofProjection, ofQueue } from "../health/Limits.ts"
 import { monotonicMillis } from "../internal/Monotonic.ts"
 import type { OffsetStore } from "../OffsetStore.ts"
 import { type ProjectionStatus, survey } from "../projection/Survey.ts"
+import { type QueueOverview, SpoolStore } from "../SpoolStore.ts"
 import type { History as HistorySchema, Moment, Problem } from "./api/OverviewApi.ts"
 import { apiError } from "./Failures.ts"
 import * as History from "./History.ts"
 import { projectionOf } from "./ProjectionView.ts"
 import * as Pulse from "./Pulse.ts"
-import * as QueueLook from "./QueueLook.ts"
 import { Settings } from "./Settings.ts"
 import { queueOf } from "./SpoolView.ts"
 
@@ -55,7 +55,7 @@ interface State {
   readonly pulse: Pulse.Pulse | undefined
   readonly holders: string | null
   readonly projections: Look<ProjectionStatus> | undefined
-  readonly queues: Look<QueueLook.QueueLook> | undefined
+  readonly queues: Look<QueueOverview> | undefined
   readonly moment: Moment | undefined
   /** How long to wait before the next look. */
   readonly pause: number
@@ -116,7 +116,7 @@ const isMoving = (before: Pulse.Pulse | undefined, now: Pulse.Pulse): boolean =>
 const make = Effect.gen(function* () {
   const settings = yield* Settings
   const looks = yield* Pulse.make
-  const queuesNow = yield* QueueLook.make
+  const { overview } = yield* SpoolStore
 
   const see = Effect.fnUntraced(function* (before: State) {
     const pulse = yield* looks.pulse
@@ -124,7 +124,7 @@ const make = Effect.gen(function* () {
     const last = before.isHurried ? { projections: undefined, queues: undefined } : before
     const holders = pulse.isHeld ? yield* looks.holders : null
     const projections = yield* ifDue(last.projections, isBusy, survey({ mostReads }))
-    const queues = yield* ifDue(last.queues, isBusy, queuesNow)
+    const queues = yield* ifDue(last.queues, isBusy, overview)
     const look = before.look + 1
     const moment: Moment = {
       look,

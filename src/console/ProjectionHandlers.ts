@@ -8,7 +8,7 @@ import * as Projection from "../Projection.ts"
 import { controlOf } from "../projection/Records.ts"
 import { Api } from "./api/Api.ts"
 import { answered } from "./Failures.ts"
-import { failureOf, parkedOf, processOf, projectionOf, shardOf } from "./ProjectionView.ts"
+import { anyProcessOf, failureOf, parkedOf, processOf, projectionOf, shardOf } from "./ProjectionView.ts"
 import { Settings, stored } from "./Settings.ts"
 
 /** How many of the events that were skipped are shown. */
@@ -55,6 +55,13 @@ export const layer = HttpApiBuilder.group(
         answered(
           Effect.provideContext(
             Effect.map(Projection.statuses, (all) => all.map(projectionOf)),
+            stores
+          )
+        ),
+      processes: () =>
+        answered(
+          Effect.provideContext(
+            Effect.map(Projection.processes, (all) => all.map(anyProcessOf)),
             stores
           )
         ),

@@ -1,7 +1,7 @@
 /** Projections as the API shows them. */
 import { Duration, Option } from "effect"
 import type * as Projections from "../Projection.ts"
-import type { Failure, Parked, Process, Projection, Shard } from "./api/ProjectionsApi.ts"
+import type { AnyProcess, Failure, Parked, Process, Projection, Shard } from "./api/ProjectionsApi.ts"
 import { type Settings, stored } from "./Settings.ts"
 
 /** The states of a shard, the gravest one first. */
@@ -24,15 +24,18 @@ export const parkedOf = (settings: Settings, parked: Projections.Parked): typeof
 const whoIs = ({ host, name, pid }: Projections.RunningProcess): string => `${name} (pid ${pid} on ${host})`
 
 /** A process, and what it runs of a projection. */
-export const processOf = (projection: string, process: Projections.RunningProcess): typeof Process.Type => ({
-  id: process.id,
-  name: process.name,
-  host: process.host,
-  pid: process.pid,
-  since: process.since,
-  heardAt: process.heardAt,
-  isSilent: process.isSilent,
-  shards: process.runs.find(({ projectionName }) => projectionName === projection)?.shards ?? []
+export const processOf = (
+  projection: string,
+  { runs, ...process }: Projections.RunningProcess
+): typeof Process.Type => ({
+  ...process,
+  shards: runs.find(({ projectionName }) => projectionName === projection)?.shards ?? []
+})
+
+/** A process, and all that it runs. */
+export const anyProcessOf = ({ runs, ...process }: Projections.RunningProcess): typeof AnyProcess.Type => ({
+  ...process,
+  runs: runs.map(({ projectionName: projection, shards }) => ({ projection, shards }))
 })
 
 export const shardOf = (settings: Settings, shard: Projections.ShardStatus): typeof Shard.Type => ({

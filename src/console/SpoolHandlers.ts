@@ -8,7 +8,6 @@ import { Api } from "./api/Api.ts"
 import { eventOf } from "./EventView.ts"
 import { answered } from "./Failures.ts"
 import * as LogPages from "./LogPages.ts"
-import * as QueueLook from "./QueueLook.ts"
 import { Settings, stored } from "./Settings.ts"
 import { messageOf, queueOf } from "./SpoolView.ts"
 
@@ -35,9 +34,8 @@ export const layer = HttpApiBuilder.group(
     const settings = yield* Settings
     const spool = yield* SpoolStore
     const events = yield* EventStore
-    const queuesNow = yield* QueueLook.make
     return handlers.handleAll({
-      queues: () => answered(Effect.map(queuesNow, (all) => all.map(queueOf))),
+      queues: () => answered(Effect.map(spool.overview, (all) => all.map(queueOf))),
       messages: ({ query: { limit = pageMessages, offset = 0, queue, state } }) =>
         answered(
           Effect.map(

@@ -1,11 +1,10 @@
 /** Queues and messages as the API shows them. */
 import { Duration, Option } from "effect"
-import type { SpoolMessage } from "../SpoolStore.ts"
+import type { QueueOverview, SpoolMessage } from "../SpoolStore.ts"
 import type { Message, Queue } from "./api/SpoolApi.ts"
-import type { QueueLook } from "./QueueLook.ts"
 import { type Settings, stored } from "./Settings.ts"
 
-export const queueOf = ({ counts, estimated, leased, oldestReady, queue }: QueueLook): typeof Queue.Type => ({
+export const queueOf = ({ counts, estimated, leased, oldestReady, queue }: QueueOverview): typeof Queue.Type => ({
   queue: queue ?? null,
   ...counts,
   leased,

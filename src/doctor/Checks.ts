@@ -1,6 +1,7 @@
 /** What `strata doctor` looks at, in this order. */
 import { Effect } from "effect"
 import { StoreError } from "../StoreError.ts"
+import * as ArchiveChecks from "./ArchiveChecks.ts"
 import { type Check, type Finding, type Findings, problem, type Subjects } from "./Check.ts"
 import * as ConnectionChecks from "./ConnectionChecks.ts"
 import * as HealthChecks from "./HealthChecks.ts"
@@ -45,7 +46,9 @@ const tableChecks: ReadonlyArray<Check> = [
   ofTables("log", IdentityChecks.identity),
   ofTables("sequence", LogChecks.sequence),
   ofTables("triggers", LogChecks.triggers),
+  ofTables("layout", SchemaChecks.layout),
   ofTables("partitions", PartitionChecks.partitions),
+  ofTables("archive", ArchiveChecks.archive),
   ofTables("replication", LogChecks.replication),
   ofTables("locks", TransactionChecks.locks),
   ofTables("replay", ServerChecks.replay),
@@ -66,23 +69,40 @@ const run = ({ findings }: Check): Effect.Effect<ReadonlyArray<Finding>, never, 
     return Effect.succeed([problem(`could not be checked: ${message}`, "see to that first")])
   })
 
+/** The names of all checks, in their order. */
+export const names: ReadonlyArray<string> = [...serverChecks, missingTables, lockedTables, ...tableChecks].map(
+  ({ name }) => name
+)
+
 /** Is told what a check has found. */
 type Tell<E, R> = (check: string, findings: ReadonlyArray<Finding>) => Effect.Effect<unknown, E, R>
 
 /**
  * Checks the server, and, if no table is missing or locked, the tables: otherwise their checks could only repeat which is
- * missing, or by whom it is locked. Tells what each check finds as soon as it is known, and returns it all.
+ * missing, or by whom it is locked. Tells what each check finds as soon as it is known, and returns it all in order.
+ *
+ * **Details**
+ *
+ * One check runs after the other, unless several are to run beside each other: then those of the tables do not wait for those of
+ * the server, and a slow check for few others.
  */
-export const examine = Effect.fnUntraced(function* <E, R>(tell: Tell<E, R>) {
+export const examine = Effect.fnUntraced(function* <E, R>(
+  tell: Tell<E, R>,
+  options: { readonly beside?: boolean } = {}
+) {
+  const concurrency = options.beside === true ? 2 : 1
   const runAll = (checks: ReadonlyArray<Check>) =>
     Effect.map(
-      Effect.forEach(checks, (check) => Effect.tap(run(check), (findings) => tell(check.name, findings))),
+      Effect.forEach(checks, (check) => Effect.tap(run(check), (findings) => tell(check.name, findings)), {
+        concurrency
+      }),
       (findings) => findings.flat()
     )
-  const ofServer = yield* runAll(serverChecks)
-  const missing = yield* runAll([missingTables])
-  const locked = missing.length === 0 ? yield* runAll([lockedTables]) : []
-  const inTheWay = [...missing, ...locked]
-  const ofTables = inTheWay.length === 0 ? yield* runAll(tableChecks) : []
-  return [...ofServer, ...inTheWay, ...ofTables]
+  const ofTables = Effect.gen(function* () {
+    const missing = yield* runAll([missingTables])
+    const locked = missing.length === 0 ? yield* runAll([lockedTables]) : []
+    const inTheWay = [...missing, ...locked]
+    return inTheWay.length === 0 ? yield* runAll(tableChecks) : inTheWay
+  })
+  return (yield* Effect.all([runAll(serverChecks), ofTables], { concurrency })).flat()
 })

@@ -24,14 +24,14 @@ export const ofProjections = (name?: string) =>
     return { count: all.length, problems: all.flatMap((one) => ofProjection(one, limits)) }
   })
 
-/** What is wrong with queues, or with one. */
+/** What waits in queues, or in one, and what is wrong with it. */
 export const ofQueues = (name?: string) =>
   Effect.gen(function* () {
     const limits = yield* Limits
     const all = (yield* SpoolStore.use(({ overview }) => overview)).filter(
       ({ queue }) => name === undefined || queue === name
     )
-    return { count: all.length, problems: all.flatMap((one) => ofQueue(one, limits)) }
+    return { all, problems: all.flatMap((one) => ofQueue(one, limits)) }
   })
 
 /** What a problem says to somebody who may see it all: also what a handler has failed with, without the stack. */
@@ -71,6 +71,9 @@ export const processes: Findings = Effect.gen(function* () {
 })
 
 /** Could messages not be delivered, or do they wait? */
-export const queues: Findings = Effect.flatMap(ofQueues(), ({ count: all, problems }) =>
-  findingsOf(problems, all === 0 ? "no message waits" : `${count(all, "queue")} with messages, within the limits`)
+export const queues: Findings = Effect.flatMap(ofQueues(), ({ all, problems }) =>
+  findingsOf(
+    problems,
+    all.length === 0 ? "no message waits" : `${count(all.length, "queue")} with messages, within the limits`
+  )
 )

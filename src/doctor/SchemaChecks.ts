@@ -61,3 +61,34 @@ export const grants: Findings = Effect.gen(function* () {
       ]
     : orOk(findings, "this role may do what the stores do")
 })
+
+const Layout = Schema.Struct({
+  compact: Schema.Boolean,
+  /** The triggers that read the name of a stream. */
+  readers: Schema.Array(Schema.String)
+})
+
+/** In which form are events stored? */
+export const layout: Findings = Effect.gen(function* () {
+  const { sql } = yield* PostgresDatabase
+  const { events } = yield* relations
+  const [found] = yield* rows(
+    Layout,
+    sql`
+      SELECT atttypid = 'pg_catalog.uuid'::regtype::oid AS compact, ARRAY(
+          SELECT tgname::text FROM pg_trigger JOIN pg_proc ON pg_proc.oid = tgfoid
+          WHERE tgrelid = attrelid AND NOT tgisinternal AND tgenabled <> 'D' AND prosrc ~ 'NEW[.]stream_name'
+        ) AS readers
+      FROM pg_attribute WHERE attrelid = ${events}::regclass::oid AND attname = 'id'`
+  )
+  if (found?.compact !== true) return ok("ids are texts, and stream_name is stored, as go-sync-kit has them")
+  return orOk(
+    found.readers.map((name) =>
+      problem(
+        `the trigger ${name} reads stream_name, which ${events} has not, as it is compact: every append fails`,
+        `as the owner: DROP TRIGGER ${quote(name)} ON ${events}`
+      )
+    ),
+    "compact: ids are UUIDs, and no stream_name is stored, so no Go service shares the log"
+  )
+})

@@ -2,8 +2,9 @@
 import { Context, Duration, Effect } from "effect"
 import { remaining } from "../events/Hole.ts"
 import { PostgresDatabase } from "../postgres/database/PostgresDatabase.ts"
+import * as AppendLocks from "../postgres/events/AppendLocks.ts"
 import * as LockHolders from "../postgres/events/LockHolders.ts"
-import { type Findings, ok, orOk, problem, relations, texts, warning } from "./Check.ts"
+import { type Findings, ok, orOk, problem, texts, warning } from "./Check.ts"
 
 /** Whether the queries of other sessions are shown. There may be secrets in them. */
 export const ShowQueries = Context.Reference("effect-strata/doctor/ShowQueries", { defaultValue: () => false })
@@ -74,15 +75,19 @@ export const holders: Findings = Effect.gen(function* () {
  * for a moment: of the sessions that share one, those count that have done nothing else meanwhile.
  */
 const lockedBy = Effect.gen(function* () {
-  const { sql } = yield* PostgresDatabase
-  const { events } = yield* relations
+  const database = yield* PostgresDatabase
+  const { sql } = database
+  // A role that only reads may not call the function, and looks at it.
+  const number = sql`(
+    SELECT pg_catalog.substring(prosrc, '\\d+'::text)::bigint FROM pg_proc
+    WHERE oid = to_regprocedure(${`${AppendLocks.keyFunctionOf(database)}()`})::oid)`
   return yield* texts(sql`
     SELECT pg_catalog.format('pid %s, role %s, application %L, holds the lock of all %s', held.pid, usename, application_name,
       what || CASE mode WHEN 'ShareLock' THEN ', shared: imports and migrations wait' ELSE '' END) AS text
     FROM (
       SELECT 'migrations' AS what, hashtextextended('effect-strata', 0::bigint) AS key
-      UNION ALL SELECT 'appends', hashtextextended('', 2 * ${events}::regclass::oid::bigint)
-      UNION ALL SELECT 'appends that bring ids', hashtextextended('', 2 * ${events}::regclass::oid::bigint + 1)
+      UNION ALL SELECT 'appends', hashtextextended('', 2 * ${number})
+      UNION ALL SELECT 'appends that bring ids', hashtextextended('', 2 * ${number} + 1)
     ) AS locks
     JOIN pg_locks AS held ON locktype = 'advisory' AND granted AND objsubid = 1::int2
       AND classid = (key >> 32 & 4294967295)::oid AND objid = (key & 4294967295)::oid

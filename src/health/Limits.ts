@@ -1,5 +1,6 @@
 /** What is still well: the limits, and what is beyond them. */
 import { Duration, Option } from "effect"
+import { about } from "../internal/Words.ts"
 import type { ProjectionStatus, ShardStatus } from "../projection/Survey.ts"
 import type { QueueOverview } from "../SpoolStore.ts"
 import {
@@ -122,17 +123,25 @@ export const ofProjection = (
 }
 
 /** What is wrong with a queue. */
-export const ofQueue = ({ counts, oldestReady, queue }: QueueOverview, limits: Limits = {}): ReadonlyArray<Problem> => {
+export const ofQueue = (
+  { counts, estimated, oldestReady, queue }: QueueOverview,
+  limits: Limits = {}
+): ReadonlyArray<Problem> => {
   const { maxBounced = 0, maxWaiting = "5 minutes" } = limits
   const most = durationOf(maxWaiting)
   const where = queue === undefined ? "in no queue" : `of queue "${queue}"`
   const flag = queue === undefined ? "" : ` --queue ${queue}`
   const { bounce: bounced } = counts
+  const many = estimated.includes("bounce")
+    ? `${about(bounced)} messages`
+    : bounced === 1
+      ? "1 message"
+      : `${bounced} messages`
   const problems: Array<Problem> = []
   if (bounced > maxBounced) {
     problems.push(
       new MessagesBounced({
-        message: `${bounced === 1 ? "1 message" : `${bounced} messages`} ${where} could not be delivered`,
+        message: `${many} ${where} could not be delivered`,
         remedy: `see: strata spool list bounce${flag}; once mended, run for each: strata spool requeue ID${flag}`,
         queue,
         bounced

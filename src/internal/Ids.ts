@@ -45,3 +45,6 @@ export const derivedId = (parts: ReadonlyArray<string>): Effect.Effect<string> =
       return Hex.encode(bytes).replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, "$1-$2-$3-$4-$5")
     }
   )
+
+/** Whether an id is the text of a UUID as Postgres writes it: any other text of the same UUID is another id. */
+export const isUuid = (id: string): boolean => /^[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$/.test(id)

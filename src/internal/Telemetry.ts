@@ -117,10 +117,10 @@ export const metrics = {
   },
   strata_spool_depth: {
     kind: "gauge",
-    description: "Messages by queue and state",
+    description: "Messages by queue and state; of more than some thousands an estimate",
     attributes: {
       ...queue,
-      state: "The state of the messages: `incoming`, `active`, `deferred`, `hold`, `bounce` or `archived`"
+      state: "The state of the messages: `incoming`, `active`, `deferred`, `hold` or `bounce`"
     }
   },
   strata_spool_oldest_ready_seconds: {

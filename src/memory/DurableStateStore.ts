@@ -2,8 +2,9 @@
 import { Effect, Layer, Option, Order, Stream } from "effect"
 import { isSame, type Selection, type Write } from "../DurableState.ts"
 import { DurableState, DurableStateStore, fromDriver, StaleState } from "../DurableStateStore.ts"
+import { byCodePoint } from "../internal/CodePoints.ts"
 import { MemoryDatabase } from "./MemoryDatabase.ts"
-import { byCodePoint, type Entry } from "./Table.ts"
+import { type Entry } from "./Table.ts"
 import type { Transaction } from "./Transaction.ts"
 
 /** A copy with bytes of its own, so that a caller shares none with the store. */

@@ -1,9 +1,10 @@
 /** `OffsetStore` in memory. */
 import { Effect, Equal, Layer, Option, Order, Stream } from "effect"
+import { byCodePoint } from "../internal/CodePoints.ts"
 import { type Selection, type Step } from "../Offset.ts"
 import { fromDriver, Offset, OffsetConflict, OffsetStore, type ProjectionId } from "../OffsetStore.ts"
 import { MemoryDatabase } from "./MemoryDatabase.ts"
-import { byCodePoint, type Entry } from "./Table.ts"
+import { type Entry } from "./Table.ts"
 import type { Transaction } from "./Transaction.ts"
 
 const keyOf = ({ projectionName, shardNumber }: ProjectionId) => `${projectionName}/${shardNumber}`

@@ -2,9 +2,6 @@
  * Rows by key, as of the last commit, and beside them the writes of each open transaction: a reader sees the newest write of
  * its own transaction, and no write of another one before the commit.
  */
-
-import type { Order } from "effect"
-
 /** One transaction, or one savepoint of it: writes are kept by level, so that a savepoint can be undone. */
 export interface Level {
   readonly outer: Level | undefined
@@ -156,17 +153,4 @@ export class Table<Row> implements Merge {
     }
     writes.set(key, entry)
   }
-}
-
-// By UTF-16 units, surrogates sort below U+E000, but they stand for code points above all others: their rank is raised.
-const rank = (unit: number) => (unit >= 0xe000 ? unit - 0x800 : unit >= 0xd800 ? unit + 0x2000 : unit)
-
-/** The order of text by code point: Postgres's `COLLATE "C"`. */
-export const byCodePoint: Order.Order<string> = (a, b) => {
-  const length = Math.min(a.length, b.length)
-  for (let index = 0; index < length; index++) {
-    const difference = rank(a.charCodeAt(index)) - rank(b.charCodeAt(index))
-    if (difference !== 0) return difference < 0 ? -1 : 1
-  }
-  return a.length === b.length ? 0 : a.length < b.length ? -1 : 1
 }

@@ -51,6 +51,9 @@ const own = {
   },
   DB_SCHEMA: { description: "The schema of the stores' tables: the option `schema`" },
   DB_QUEUES: { description: "`shared` where messages of queues are in RetrySpool's table: the option `queues`" },
+  DB_ARCHIVE_DIR: {
+    description: "The directory of archived events, for `layerConfig` and its like: as `EventArchive.layerDirectory`"
+  },
   DB_POOL_SIZE: { description: "How many connections there are at most", default: "25" },
   DB_IDLE_TIMEOUT: { description: "After what time an idle connection is closed", default: "15 minutes" },
   DB_MAX_LIFETIME: { description: "After what time any connection is replaced", default: "1 hour" },

@@ -37,7 +37,9 @@ const grantsOf = (found: ReadonlyArray<typeof Privilege.Type>, role: string): Re
 /** The privileges that a role needs, in an order in which they can be granted. Tables that are not there are left out. */
 const privileges = (database: Database, role: string, needs: ReadonlyArray<Need>) => {
   const { names, query, schema, sql } = database
-  const tables = needs.flatMap(({ privileges, table }) => privileges.map((privilege) => ({ privilege, table })))
+  const tables = needs.flatMap(({ onlyWith, privileges, table }) =>
+    privileges.map((privilege) => ({ privilege, table, onlyWith: onlyWith ?? table }))
+  )
   const events = qualify(schema, names.events)
   const columns = needs.find((need) => need.columns !== undefined)?.columns ?? []
   // The functions write: readers call none.
@@ -46,13 +48,14 @@ const privileges = (database: Database, role: string, needs: ReadonlyArray<Need>
       ? [
           `${names.events}_append`,
           `${names.events}_extend`,
+          `${names.events}_key`,
           `${names.events}_missed`,
           `${names.states}_write`,
           `${names.messages}_claim`,
           `${names.spool}_claim`
         ]
       : columns.length > 0
-        ? [`${names.events}_extend`]
+        ? [`${names.events}_extend`, `${names.events}_key`]
         : []
   const statement = sql`
     WITH role AS MATERIALIZED (SELECT pg_roles.oid FROM pg_roles WHERE rolname = ${role}),
@@ -61,7 +64,10 @@ const privileges = (database: Database, role: string, needs: ReadonlyArray<Need>
       FROM pg_catalog.unnest(${tables.map(({ table }) => table)}::text[]) WITH ORDINALITY AS tables (name, place)
       JOIN pg_catalog.unnest(${tables.map(({ privilege }) => privilege)}::text[]) WITH ORDINALITY AS wanted (privilege, place)
         USING (place)
+      JOIN pg_catalog.unnest(${tables.map(({ onlyWith }) => onlyWith)}::text[]) WITH ORDINALITY AS beside (only_with, place)
+        USING (place)
       JOIN pg_class ON pg_class.oid = to_regclass(name)::oid JOIN pg_namespace ON pg_namespace.oid = relnamespace
+      WHERE to_regclass(only_with) IS NOT NULL
     )
     SELECT target, privilege, has FROM (
       SELECT 'SCHEMA ' || quote_ident(nspname::text) AS target, 'USAGE' AS privilege,

@@ -34,7 +34,9 @@ export type Owned = typeof Owned.Type
 const functionsOf = ({ events, messages, spool, states }: Database["names"]): ReadonlyArray<string> => [
   `${events}_append`,
   `${events}_extend`,
+  `${events}_gather`,
   `${events}_guard`,
+  `${events}_key`,
   `${events}_missed`,
   "notify_event_inserted",
   `${states}_write`,
@@ -47,9 +49,8 @@ const functionsOf = ({ events, messages, spool, states }: Database["names"]): Re
 /** Everything of our names that is there already. */
 export const list = (database: Database): Effect.Effect<ReadonlyArray<Owned>, Reason> => {
   const { names, owners, query, schema, sql } = database
-  const relations = [...Object.values(names), `${names.events}_tags`, `${names.events}_ids`].map((name) =>
-    qualify(schema, name)
-  )
+  const beside = ["tags", "ids", "gathered", "archives", "archived"].map((ending) => `${names.events}_${ending}`)
+  const relations = [...Object.values(names), ...beside].map((name) => qualify(schema, name))
   const statement = sql`
     WITH ours AS MATERIALIZED (
       SELECT pg_class.oid, relnamespace FROM pg_catalog.unnest(${relations}::text[]) AS name

@@ -61,6 +61,9 @@ export const owner: Config.Config<PgClient.PgClientConfig | undefined> = Connect
 /** Whether messages of queues share RetrySpool's table. */
 export const queues = optional(Config.schema(Schema.Literal("shared"), "DB_QUEUES"))
 
+/** The directory of archived events, if one is set. */
+export const archive = optional(Config.String("DB_ARCHIVE_DIR"))
+
 /** The options of the layers that are set, beside those of the pool. */
 export const options = Config.map(Config.all({ listen, queues, schema }), ({ listen, queues, schema }) => ({
   ...(listen === undefined ? {} : { listen }),

@@ -38,7 +38,7 @@ export const make = Effect.gen(function* () {
     forget: (forget) => Queues.forget(queues, forget),
     untilReady: (selection) => Recovering.untilReady(tableOf(selection), selection),
     oldestReady: (selection) => Recovering.oldestReady(tableOf(selection), selection),
-    overview: Overview.overview(queues),
+    overview: yield* Overview.make,
     changes,
     ping: Effect.asVoid(
       query(sql`

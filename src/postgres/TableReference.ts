@@ -1,6 +1,6 @@
 /**
  * What the tables and their columns are for: the one description, from which `strata schema` and the comments in the database
- * (`resources/postgres/0054_events_comments.sql`) are made.
+ * (`resources/postgres/0069_events_comments.sql`) are made.
  */
 
 export interface ColumnReference {
@@ -11,12 +11,15 @@ export interface ColumnReference {
 }
 
 export interface TableReference {
-  /** The key of its name in the option `tables`; `events_log`, `events_tags` and `events_mark` stand beside the table of events. */
+  /** The key of its name in the option `tables`; what begins with `events_` stands beside the table of events. */
   readonly key:
     | "events"
     | "events_log"
     | "events_tags"
     | "events_mark"
+    | "events_archives"
+    | "events_archived"
+    | "events_ids"
     | "offsets"
     | "states"
     | "messages"
@@ -40,14 +43,18 @@ const eventColumns = [
   column(
     "id",
     "text",
-    "The id of the event, of which there is one in the log: a UUIDv7 unless the writer has given one"
+    "The id of the event, of which there is one in the log: a UUIDv7 unless the writer has given one. In a compact log the type is uuid"
   ),
   column("aggregate_id", "text", "What the event happened to"),
   column("event_type", "text", "What has happened: the tag of its class in a typed view"),
   column("data", "jsonb", "The event itself. In a typed view, the fields of its class"),
   column("metadata", "jsonb", "What is known beside the event, such as schemaVersion, the version of its data"),
   column("created_at", time, "When the transaction began that has appended the event"),
-  column("stream_name", "text", "stream_ and the aggregate id, as go-sync-kit names it")
+  column(
+    "stream_name",
+    "text",
+    "stream_ and the aggregate id, as go-sync-kit names it. A compact log has no such column"
+  )
 ]
 
 const logColumns = [
@@ -58,6 +65,20 @@ const logColumns = [
   column("version", "bigint", "The version of the last event then"),
   column("event_id", "text", "The id of that event"),
   column("seen_at", time, "When that was")
+]
+
+const archiveColumns = [
+  column("first_version", "bigint", "The first version that the part may have"),
+  column("end_version", "bigint", "The version after the last one that the part may have"),
+  column("name", "text", "The name of the file"),
+  column("events", "bigint", "How many events the file has"),
+  column("bytes", "bigint", "How many bytes the file had when it was written"),
+  column("sha256", "text", "The checksum of its events, which is also in its last line"),
+  column("last_version", "bigint", "The version of the last event of the part; null if it has none"),
+  column("last_id", "text", "The id of that event"),
+  column("first_created_at", time, "The earliest time of an event of the part"),
+  column("last_created_at", time, "The latest time of one"),
+  column("archived_at", time, "When the part was archived")
 ]
 
 const offsetColumns = [
@@ -100,7 +121,18 @@ const messageColumns = (stateText: string) => [
 
 const [state, ...rest] = messageColumns(`${states}; 6: only the id, which stays taken for a while`)
 
-/** Every table, with all of its columns. */
+/** The table that only a log with partitions has. The migration that makes it gives it its comments. */
+export const ofPartitions: TableReference = {
+  key: "events_ids",
+  name: "events_ids",
+  description: "The ids of all events of a log that has partitions",
+  columns: [
+    column("id", "text", "The id of the event, of which there is one in the log"),
+    column("version", "bigint", "The version of the event")
+  ]
+}
+
+/** Every table that each database has, with all of its columns. */
 export const tables: ReadonlyArray<TableReference> = [
   {
     key: "events",
@@ -119,7 +151,11 @@ export const tables: ReadonlyArray<TableReference> = [
     name: "events_tags",
     description:
       "The tags of events, beside the log. The empty tag is of no event: its highest version rises with each later tagging",
-    columns: [column("tag", "text", "What the event is about"), column("version", "bigint", "The version of the event")]
+    columns: [
+      column("tag", "text", "What the event is about"),
+      column("version", "bigint", "The version of the event"),
+      column("event_type", "text", "The type of the event, or null in rows of earlier versions")
+    ]
   },
   {
     key: "events_mark",
@@ -129,6 +165,26 @@ export const tables: ReadonlyArray<TableReference> = [
       column("single", "boolean", "Always true: the table has at most one row"),
       column("version", "bigint", "The version up to which every event that there will ever be was committed then"),
       column("server", "text", "The server that has settled it, by the time of its start, and the file of its sequence")
+    ]
+  },
+  {
+    key: "events_archives",
+    name: "events_archives",
+    description: "The parts of the log that were written to files: always the oldest, without one that is left out",
+    columns: archiveColumns
+  },
+  {
+    key: "events_archived",
+    name: "events_archived",
+    description: "The aggregates that have events in the parts that were written to files",
+    columns: [
+      column("aggregate_id", "text", "The aggregate"),
+      column("first_version", "bigint", "The version of its first event there"),
+      column(
+        "version",
+        "bigint",
+        "The version of its last event there. Where later ones were restored: one that is not below it"
+      )
     ]
   },
   {

@@ -34,6 +34,7 @@ import { Transactor } from "../Transactor.ts"
 import { durationOf } from "./database/Options.ts"
 import * as PostgresDatabase from "./database/PostgresDatabase.ts"
 import * as DurableStateStore from "./DurableStateStore.ts"
+import * as EventArchive from "./events/EventArchive.ts"
 import * as EventTable from "./events/EventTable.ts"
 import * as ReplicaReading from "./events/ReplicaReading.ts"
 import * as EventStore from "./EventStore.ts"
@@ -42,7 +43,9 @@ import * as OffsetStore from "./OffsetStore.ts"
 import * as PostgresConfig from "./PostgresConfig.ts"
 import * as SpoolStore from "./SpoolStore.ts"
 
+export * as Archive from "./Archive.ts"
 export * as DurableStateStore from "./DurableStateStore.ts"
+export * as EventArchive from "./events/EventArchive.ts"
 export * as EventStore from "./EventStore.ts"
 export * as Migrations from "./Migrations.ts"
 export * as OffsetStore from "./OffsetStore.ts"
@@ -188,6 +191,11 @@ export const layerReplica = <E, R>(
   )
 }
 
+/** The `EventArchive` in the directory that `DB_ARCHIVE_DIR` names. Where that is not set, the layer gives none. */
+export const layerArchiveConfig: Layer.Layer<never, Config.ConfigError> = Layer.unwrap(
+  Effect.map(PostgresConfig.archive, (path) => (path === undefined ? Layer.empty : EventArchive.layerDirectory(path)))
+)
+
 /**
  * `layerReplica` on a pool of its own that leads to `DB_REPLICA_URL`, with the other settings of `PostgresConfig`. Where that variable
  * is not set, as on the machine of a developer, the same store reads from the primary.
@@ -211,7 +219,7 @@ export const layerReplicaConfig = (
         ? Layer.provide(Layer.fresh(EventStore.layer), PostgresDatabase.layer(all))
         : layerReplica(layerClient(pool), all)
     })
-  )
+  ).pipe(Layer.provide(layerArchiveConfig))
 
 /** The pool of `PostgresConfig`. */
 const layerPool = Layer.unwrap(Effect.map(PostgresConfig.pool, layerClient))
@@ -220,7 +228,11 @@ const layerPool = Layer.unwrap(Effect.map(PostgresConfig.pool, layerClient))
 const withOptions = <A, E, R>(
   options: PostgresDatabase.Options | undefined,
   make: (options: PostgresDatabase.Options) => Layer.Layer<A, E, R>
-) => Layer.unwrap(Effect.map(PostgresConfig.options, (set) => make({ ...set, ...options })))
+) =>
+  Layer.provide(
+    Layer.unwrap(Effect.map(PostgresConfig.options, (set) => make({ ...set, ...options }))),
+    layerArchiveConfig
+  )
 
 /**
  * Runs the migrations, then serves every store, on a pool of its own with the settings of `PostgresConfig`. The pool is

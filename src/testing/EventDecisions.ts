@@ -187,7 +187,7 @@ export const suite = <E>(
     it.effect("give back what is stored already, before the condition is looked at", () =>
       Effect.gen(function* () {
         const tag = fresh("tag")
-        const mine = { ...event(1, [tag]), id: tag }
+        const mine = { ...event(1, [tag]), id: crypto.randomUUID() }
         const { condition } = yield* decide([{ tags: [tag] }])
         const stored = yield* appendIf(condition, mine)
         assert.deepStrictEqual(yield* appendIf(condition, mine, { onDuplicate: "ignore" }), stored)

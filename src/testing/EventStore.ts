@@ -501,7 +501,7 @@ export const suite = <E>(
     it.effect("refuses a batch that repeats an id, and arguments of reads that make no sense", () =>
       Effect.gen(function* () {
         const events = yield* EventStore
-        const twice = { ...event(fresh()), id: "twice" }
+        const twice = { ...event(fresh()), id: crypto.randomUUID() }
         const refused = Effect.fnUntraced(function* <A, E>(operation: Effect.Effect<A, E, EventStore>) {
           assert.instanceOf(yield* Effect.flip(operation), InvalidInput)
         })

@@ -146,7 +146,8 @@ export const suite = <E>(name: string, layer: Layer.Layer<EventStore | Transacto
     it.effect("stores tags together with their events, or not at all", () =>
       Effect.gen(function* () {
         const tag = fresh("tag")
-        const stored = yield* append({ ...event(1, [tag]), id: tag })
+        const id = crypto.randomUUID()
+        const stored = yield* append({ ...event(1, [tag]), id })
         yield* Effect.exit(transaction(Effect.andThen(append(event("undone", [tag])), Effect.fail("undo"))))
         const inside = transaction(
           Effect.gen(function* () {
@@ -156,7 +157,7 @@ export const suite = <E>(name: string, layer: Layer.Layer<EventStore | Transacto
           })
         )
         assert.deepStrictEqual(yield* inside, [1, 2])
-        const again = { ...event(1, [tag, fresh("more")]), aggregateId: stored[0]?.aggregateId ?? "", id: tag }
+        const again = { ...event(1, [tag, fresh("more")]), aggregateId: stored[0]?.aggregateId ?? "", id }
         assert.deepStrictEqual(yield* append(again, { onDuplicate: "ignore" }), stored)
         assert.strictEqual((yield* Effect.exit(append(again)))._tag, "Failure")
         assert.deepStrictEqual(yield* read({ tags: [tag] }), [1, 2])

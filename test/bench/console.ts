@@ -49,6 +49,10 @@ const fill = Effect.gen(function* () {
     [messages]
   ).unprepared
   yield* sql.unsafe(
+    `INSERT INTO strata_messages (queue, id, state, max_attempts, next_retry, created)
+     SELECT 'small', 'm' || n, n % 2 * 4, 3, now(), now() - interval '1 day' FROM generate_series(1, 100) AS n`
+  ).unprepared
+  yield* sql.unsafe(
     `INSERT INTO states_store (persistence_id, version_number, state_payload, state_manifest, timestamp, shard_number)
      SELECT 'account-' || n, 1, convert_to(jsonb_build_object('balance', n)::text, 'UTF8'), 'Account', 0, 0
      FROM generate_series(1, $1::bigint) AS n`,
@@ -78,14 +82,21 @@ const asked: ReadonlyArray<readonly [page: string, path: string]> = [
   ["history of an aggregate", `api/aggregate?id=account-${Math.floor(events / 20)}`],
   ["what the log consists of", "api/stats"],
   ["projections, the offsets", "api/offsets"],
+  ["processes", "api/processes"],
   ["spool, bounced", "api/messages?state=bounce"],
   ["spool, incoming of a queue", "api/messages?state=incoming&queue=queue-1"],
+  ["spool, incoming of a small queue", "api/messages?state=incoming&queue=small"],
+  ["spool, bounced of a small queue", "api/messages?state=bounce&queue=small"],
   ["spool, a message", "api/message?queue=queue-1&id=m1"],
   ["states", "api/states"],
   ["states, a text in them, a part", "api/states?text=nothing"],
   ["states, one", "api/state?id=account-7"],
-  ["doctor", "api/doctor"]
+  ["doctor, the first finding", "api/doctor/live"],
+  ["doctor, all of them", "api/doctor"]
 ]
+
+/** The path of which the first part is waited for: the page shows what is there. */
+const streamed = "api/doctor/live"
 
 const times = 20
 
@@ -95,9 +106,16 @@ const measure = Effect.fnUntraced(function* (url: string, page: string, path: st
   for (let n = 0; n <= times; n++) {
     const start = yield* now
     const response = yield* Effect.promise(() => fetch(`${url}${path}`))
-    yield* Effect.promise(() => response.arrayBuffer())
+    if (path === streamed) {
+      const reader = response.body?.getReader()
+      yield* Effect.promise(async () => reader?.read())
+      if (n > 0) spent.push((yield* now) - start)
+      yield* Effect.promise(async () => reader?.cancel())
+    } else {
+      yield* Effect.promise(() => response.arrayBuffer())
+      if (n > 0) spent.push((yield* now) - start)
+    }
     status = response.status
-    if (n > 0) spent.push((yield* now) - start)
   }
   const inOrder = spent.toSorted((a, b) => a - b)
   const shown = [inOrder[Math.floor(times / 2)], inOrder.at(-1)].map((millis = Number.NaN) =>

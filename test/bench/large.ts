@@ -23,6 +23,8 @@ node --conditions=@effect-strata/source test/bench/large.ts [FLAGS]
   --url URL           fills this database, which stays: what is there from a run before is not filled again, and one that
                       was ended is gone on with. Unless given, the server is one of its own in the directory for temporary
                       files, and gone at the end
+  --compact           the log has the compact layout
+  --sizes             only fills the log, and says how many bytes it has
   --help              shows this
 
 The log is filled by plain SQL. Events of ten follow each other for each aggregate. Each hundredth has another type than
@@ -36,6 +38,8 @@ const { values: options } = parseArgs({
     events: { type: "string", default: "1000000" },
     partitions: { type: "string" },
     url: { type: "string" },
+    compact: { type: "boolean", default: false },
+    sizes: { type: "boolean", default: false },
     help: { type: "boolean", default: false }
   }
 })
@@ -72,9 +76,10 @@ const fill = Effect.fnUntraced(function* (schema: string, count: number) {
     const last = Math.min(count, first + part - 1)
     yield* sql.unsafe(
       `INSERT INTO ${table} (id, aggregate_id, event_type, data, metadata, created_at)
-       SELECT '00000000-0000-7000-8000-' || lpad(n::text, 12, '0'), 'account-' || n / 10,
+       SELECT ('00000000-0000-7000-8000-' || lpad(n::text, 12, '0'))::uuid, 'account-' || n / 10,
          CASE WHEN n % ${rareEvery} = 0 THEN 'Rare' WHEN n % 100 = 0 THEN 'Closed' ELSE 'Deposited' END,
-         jsonb_build_object('amount', n, 'currency', 'EUR', 'note', 'a payment like any other'), 'null',
+         jsonb_build_object('amount', n, 'currency', 'EUR', 'note', 'a payment like any other'),
+         ${options.compact && schema === schemas.large ? "NULL" : "'null'"},
          timestamptz '2026-01-01 00:00:00Z' + (n - ${lastHundredth}) * interval '10 ms'
        FROM generate_series($1::bigint, $2) AS n ORDER BY n`,
       [first, last]
@@ -210,7 +215,7 @@ const sizes = Effect.gen(function* () {
     SELECT avg(octet_length(data::text))::float8 AS bytes FROM ${sql.literal(schemas.large)}.events TABLESAMPLE SYSTEM (1)`
   const all = rows.reduce((sum, { bytes }) => sum + bytes, 0)
   yield* Console.log(
-    `${(all / 2 ** 30).toFixed(2)} GB, in bytes for each event, which has ${payload?.bytes.toFixed(0)} bytes of data:`
+    `${(all / 2 ** 30).toFixed(2)} GB, ${(all / total).toFixed(0)} bytes for each event, which has ${payload?.bytes.toFixed(0)} bytes of data:`
   )
   for (const { bytes, column, name } of rows) {
     const what = name.replace(/.* USING /, "")
@@ -226,7 +231,14 @@ const store = (schema: string, extras: Postgres.Options) =>
   )
 
 const program = Effect.fnUntraced(function* (url: string) {
-  const large = yield* store(schemas.large, partition === undefined ? {} : { partitions: { size: BigInt(partition) } })
+  const large = yield* store(schemas.large, {
+    ...(partition === undefined ? {} : { partitions: { size: BigInt(partition) } }),
+    ...(options.compact ? { layout: "compact" } : {})
+  })
+  if (options.sizes) {
+    yield* fill(schemas.large, total)
+    return yield* sizes
+  }
   const compared = yield* store(schemas.compared, {})
   yield* fill(schemas.large, total)
   yield* fill(schemas.compared, comparedTotal)

@@ -136,6 +136,7 @@ it.layer(Server.layer, { excludeTestServices: true, timeout: "120 seconds" })("s
             ),
             "USAGE ON SEQUENCE app.events_version_seq",
             "EXECUTE ON FUNCTION app.events_append\\(.*\\)",
+            "EXECUTE ON FUNCTION app.events_key\\(\\)",
             "EXECUTE ON FUNCTION app.events_missed\\(jsonb\\)",
             "EXECUTE ON FUNCTION app.retryspool_messages_claim\\(.*\\)",
             "EXECUTE ON FUNCTION app.states_store_write\\(character.*\\)",

@@ -43,6 +43,14 @@ const uses = (file: string): ReadonlyArray<Use> => [
   { path: "events stats", says: /^events +3$/m },
   { path: "events export", args: [file], says: /3 events in / },
   { path: "events import", args: [file], says: /0 events imported from .*, 3 were there already/ },
+  { path: "archives", says: /^(nothing is archived)?$/m },
+  {
+    path: "archive",
+    args: ["--before", "2026-01-31", "--dir", "archive"],
+    says: /only a log with partitions is archived/,
+    status: 1
+  },
+  { path: "restore", args: ["--dir", "archive"], says: /only a log with partitions is archived/, status: 1 },
   { path: "events tail", args: ["--after", "start"], says: /^VERSION/m, status: 130 },
   { path: "offsets set", args: ["p", "0", "7", yes], says: /^.*"p".* 7$/m },
   { path: "offsets get", args: ["p"], says: /^p +0 +7/m },

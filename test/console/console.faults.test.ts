@@ -13,9 +13,10 @@ import { root } from "../package/run.ts"
 import { execute, freshRole } from "../postgres/harness.ts"
 import { chromium, launchOptions } from "../site/browser.ts"
 import { postgresUrl } from "../support/database.ts"
+import * as PostgresServer from "../support/PostgresServer.ts"
 import { build, type Look, open, violationsOf } from "./page.ts"
 import { onServer, places, poolOf } from "./places.ts"
-import { clientOf, type Place, serve, storesOf } from "./serving.ts"
+import { clientOf, type Place, serve, shared, storesOf } from "./serving.ts"
 import * as Shop from "./shop.ts"
 
 let browser: Browser
@@ -62,6 +63,7 @@ const pages = [
   ["stats", "meter"],
   ["projections", ".rows-body .row"],
   ["projections/mailing", ".stack"],
+  ["processes", "tbody tr"],
   ["spool", ".rows-body .row"],
   ["states?state=account-1", ".detail .json"],
   ["doctor", "table"],
@@ -177,6 +179,26 @@ for (const [name, place] of places) {
             await page.locator(".chart-caption strong", { hasText: "25 messages" }).waitFor(patience)
             await go("projections/invoices")
             await page.getByRole("img", { name: `Lag of invoices, since ${since}` }).waitFor(patience)
+            assert.deepStrictEqual(wrong, [])
+          })
+        })
+      )
+
+      it.effect.skipIf(isLeftOut)("says which process runs what, and leads from there to each projection", () =>
+        Effect.gen(function* () {
+          const { url } = yield* Shown
+          const { go, page, wrong } = yield* opened(url)
+          yield* Effect.promise(async () => {
+            await page.getByRole("link", { name: "processes" }).click(patience)
+            const row = page.getByRole("row", { name: new RegExp(`\\b${process.pid}\\b`) })
+            await row.getByText("running").waitFor(patience)
+            await row.getByText("shards 0, 1, 2, 3").waitFor(patience)
+            await row.getByRole("link", { name: "balances" }).click(patience)
+            await page.getByRole("link", { name: "all processes" }).click(patience)
+            await row.waitFor(patience)
+            await go("projections")
+            await page.getByRole("link", { name: "Processes that run them" }).click(patience)
+            await row.waitFor(patience)
             assert.deepStrictEqual(wrong, [])
           })
         })
@@ -540,6 +562,39 @@ describe("a projection whose log was replaced", () => {
           await page.getByText("No projection has run on this database yet").waitFor(patience)
           assert.deepStrictEqual(wrong, [])
         })
+      })
+    )
+  )
+})
+
+describe("a database server that is killed", () => {
+  it.live.skipIf(chromium === undefined)("is said to be gone, and the page goes on once it is back", () =>
+    Effect.scoped(
+      Effect.gen(function* () {
+        const server = yield* PostgresServer.make()
+        const pool = yield* shared(poolOf(server.url))
+        const stores = yield* storesOf({ pool, options: {} })
+        yield* Effect.provide(Shop.orders(1, 3), stores)
+        const { go, page } = yield* opened(yield* serve(pool))
+        yield* Effect.promise(async () => {
+          await go("log")
+          await page
+            .getByRole("row", { name: /order-3/ })
+            .first()
+            .waitFor(patience)
+        })
+        yield* server.kill
+        const banner = page.getByRole("alert").getByText("The database does not answer")
+        yield* Effect.promise(() => banner.waitFor(patience))
+        yield* server.start
+        yield* Effect.promise(() => banner.waitFor({ ...patience, state: "detached" }))
+        yield* Effect.provide(Shop.orders(4, 4), stores)
+        yield* Effect.promise(() =>
+          page
+            .getByRole("row", { name: /order-4/ })
+            .first()
+            .waitFor(patience)
+        )
       })
     )
   )

@@ -6,6 +6,7 @@ import { PgClient } from "@effect/sql-pg"
 import { Deferred, Effect, Layer, Redacted, Schedule, Schema, type Scope } from "effect"
 import { EventStore, Projection, Spool } from "effect-strata"
 import * as Postgres from "effect-strata/postgres"
+import { mkdir } from "node:fs/promises"
 import { join } from "node:path"
 import { DatabaseSync } from "node:sqlite"
 import { strata } from "../cli/harness.ts"
@@ -134,6 +135,16 @@ const locked = Effect.fnUntraced(function* ({ url }: Place) {
   yield* reserved.executeRaw("LOCK TABLE events IN ACCESS EXCLUSIVE MODE", [])
 })
 
+/** A log whose partitions have a thousand versions each, and an empty directory. */
+const grown = Effect.fnUntraced(function* ({ cwd, url }: Place) {
+  yield* strata(["migrate", "--schema", "history", "--partitions", "1000"], { url })
+  yield* execute(url, [
+    `INSERT INTO history.events (id, aggregate_id, event_type, data)
+     SELECT 'entry-' || n, 'account-' || n % 10, 'Booked', jsonb_build_object('amount', n) FROM generate_series(1, 2500) AS n`
+  ])
+  yield* Effect.promise(() => mkdir(join(cwd, "archived-events")))
+})
+
 /** A store of go-sync-kit in SQLite. */
 const sqlite = ({ cwd }: Place) =>
   Effect.sync(() => {
@@ -245,6 +256,7 @@ export const scenes: Readonly<Record<string, (place: Place) => Effect.Effect<unk
   bounced,
   setBack,
   locked,
+  grown,
   sqlite,
   emmett,
   marten,

@@ -62,7 +62,7 @@ const runPrograms = async (document: Document, group: ReadonlyArray<Example>, pl
 
 /** A file among the arguments of a command, which is in the document's directory. */
 const fileIn = (cwd: string) => (argument: string) =>
-  /^[\w-]+\.(?:jsonl|db)$/.test(argument) ? join(cwd, argument) : argument
+  /^(?:[\w-]+\.(?:jsonl|db)|[\w-]+-events)$/.test(argument) ? join(cwd, argument) : argument
 
 /** Runs the commands of a console block, and compares what they write. */
 const runCommands = async (block: Example, { cwd, url }: Place) => {

@@ -14,6 +14,8 @@ const files = [
   "0034_events_tags.sql",
   "0058_events_append.sql",
   "0059_events_missed.sql",
+  "0061_events_key.sql",
+  "0064_events_tags_types.sql",
   "0045_events_indexes_concurrently.sql",
   "0048_events_times_concurrently.sql"
 ].map((file) => fileURLToPath(new URL(`../../resources/postgres/${file}`, import.meta.url)))

@@ -5,6 +5,8 @@ import { Context, Effect, Layer, Option, Redacted, type Scope, Stream } from "ef
 import { DurableStateStore, EventStore, OffsetStore, SpoolStore, Transactor } from "effect-strata"
 import * as Memory from "effect-strata/memory"
 import * as Postgres from "effect-strata/postgres"
+import { connect } from "node:net"
+import { Duplex } from "node:stream"
 import { postgresUrl } from "../support/database.ts"
 import { freshSchema } from "./harness.ts"
 import { state } from "./states.harness.ts"
@@ -109,6 +111,51 @@ describe.each(backends)("two layers on %s", (_, layers) => {
       ofFirst.forEach((service, index) => assert.strictEqual(service, ofSecond[index]))
       yield* Effect.provideContext(writeAll, first)
       assert.deepStrictEqual(yield* Effect.provideContext(counts, second), [1, 1, 1, 1])
+    })
+  )
+})
+
+const connectToServer = () => {
+  const { hostname, port } = new URL(postgresUrl)
+  return connect(Number(port || 5432), hostname)
+}
+
+const streams: ReadonlyArray<readonly [string, () => Duplex]> = [
+  ["a socket", connectToServer],
+  [
+    "a stream that is no socket",
+    () => {
+      const socket = connectToServer()
+      return Duplex.from({ readable: socket, writable: socket })
+    }
+  ]
+]
+
+const listenersOf = (stream: Duplex | undefined) =>
+  Object.fromEntries((stream?.eventNames() ?? []).map((name) => [name, stream?.listenerCount(name)]))
+
+describe.each(streams)("many layers on one pool, over %s", (_, open) => {
+  it.live("have no more listeners on it than one", () =>
+    Effect.gen(function* () {
+      const opened: Array<Duplex> = []
+      const stream = () => {
+        const next = open()
+        opened.push(next)
+        return next
+      }
+      const url = Redacted.make(postgresUrl)
+      const pool = yield* Layer.build(PgClient.layer({ url, maxConnections: 1, stream }))
+      const schema = yield* freshSchema()
+      const use = Effect.gen(function* () {
+        const stores = yield* Layer.build(Layer.fresh(Postgres.layer({ schema })))
+        yield* Context.get(stores, OffsetStore.OffsetStore).ping
+      }).pipe(Effect.provide(pool))
+      yield* use
+      const [first] = opened
+      const listeners = listenersOf(first)
+      yield* Effect.replicateEffect(use, 10, { discard: true })
+      assert.strictEqual(first?.destroyed, false)
+      assert.deepStrictEqual(listenersOf(first), listeners)
     })
   )
 })

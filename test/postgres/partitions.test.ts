@@ -331,16 +331,8 @@ describe("the option partitions", () => {
       }).pipe(Effect.scoped)
   )
 
-  it.live("is refused where the log has had events, where the size is too small, and where the name is too long", () =>
+  it.live("is refused where the size is too small, and where the name is too long", () =>
     Effect.gen(function* () {
-      const { events, schema } = yield* serveEvents()
-      yield* events.append(event("a"))
-      yield* failsWith(
-        Effect.scoped(serveEvents({ options: { ...options, schema } })),
-        "Postgres.migrate",
-        "Unexpected",
-        /has had events: partitions are an option for a new log/
-      )
       const small = yield* Effect.flip(Effect.scoped(serveEvents({ options: { partitions: { size: 15n } } })))
       assert.strictEqual(small._tag, "InvalidInput")
       yield* failsWith(

@@ -16,7 +16,8 @@ const files = [
   "0016_messages.sql",
   "0026_messages_claim.sql",
   "0018_spool_queues_own.sql",
-  "0047_spool_indexes_concurrently.sql"
+  "0047_spool_indexes_concurrently.sql",
+  "0068_messages_index_concurrently.sql"
 ].map((file) => fileURLToPath(new URL(`../../resources/postgres/${file}`, import.meta.url)))
 
 /** The two tables, as messages name them by their queue. */

@@ -1,5 +1,5 @@
 /** The kinds of arguments and flags that several subcommands have. */
-import { Duration, Effect, Result, Schema } from "effect"
+import { type DateTime, Duration, Effect, Option, Result, Schema } from "effect"
 import { Argument, CliError, Flag } from "effect/cli"
 import { Key, Tag, Version } from "../../EventStore.ts"
 import { exactJson } from "../../internal/ExactJson.ts"
@@ -90,6 +90,22 @@ export const tagTemplate = (name: string) =>
 
 /** A flag that is a time. */
 export const time = (name: string) => decoded(name, Schema.DateTimeUtcFromString).pipe(Flag.withMetavar("TIME"))
+
+const decodeTime = Schema.decodeUnknownOption(Schema.DateTimeUtcFromString)
+
+/** A flag that is a version of an event, or a time. */
+export const versionOrTime = (name: string) =>
+  Flag.String(name).pipe(
+    Flag.withMetavar("VERSION|TIME"),
+    Flag.mapEffect((text): Effect.Effect<bigint | DateTime.Utc, CliError.CliError> => {
+      const value = toBigInt(text)
+      if (isVersion(value)) return Effect.succeed(value)
+      return Option.match(decodeTime(text), {
+        onNone: () => invalid(name, text, "a version, or a time such as 2026-01-31 or 2026-01-31T12:00:00Z"),
+        onSome: (time) => Effect.succeed(time)
+      })
+    })
+  )
 
 /** A flag that is a whole number from 1. */
 export const positive = (name: string) =>

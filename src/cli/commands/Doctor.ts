@@ -1,6 +1,7 @@
 /** `strata doctor`: is this server fit, and is all well with the tables? */
 import { Duration, Effect } from "effect"
 import { Command, Flag } from "effect/cli"
+import { proveArchive } from "../../doctor/ArchiveChecks.ts"
 import type { Finding } from "../../doctor/Check.ts"
 import * as Checks from "../../doctor/Checks.ts"
 import { Limits } from "../../doctor/HealthChecks.ts"
@@ -49,7 +50,7 @@ const flags = {
   exact: Parameters.toggle("exact", "Look at all events where a part of a large log is looked at otherwise"),
   prove: Parameters.toggle(
     "prove",
-    "Then run writers and a subscriber in a temporary schema, and compare what was stored with what was delivered"
+    "Then run writers and a subscriber in a temporary schema, compare what was stored with what was delivered, and read all archived files"
   ),
   owners: Flag.String("owner").pipe(
     Flag.atLeast(0),
@@ -85,7 +86,9 @@ export const doctor = Command.make("doctor", flags).pipe(
       )
       const proof = input.prove ? [yield* prove(input.for)] : []
       yield* showAll("proof", proof)
-      const problems = [...findings, ...proof].filter(({ level }) => level === "problem").length
+      const files = input.prove ? yield* proveArchive : []
+      yield* showAll("archive proof", files)
+      const problems = [...findings, ...proof, ...files].filter(({ level }) => level === "problem").length
       if (problems > 0) return yield* new CommandFailed({ message: `${Output.count(problems, "problem")} found` })
     })
   ),

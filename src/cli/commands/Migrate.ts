@@ -60,21 +60,28 @@ const flags = {
     Flag.optional,
     Flag.withDescription("Also index what events contain, for queries by data and metadata")
   ),
+  layout: Flag.Literals("layout", ["compact"]).pipe(
+    Flag.optional,
+    Flag.withDescription(
+      "Make a table of events that takes less room; only for a log without events, and not beside Go"
+    )
+  ),
   partitions: Parameters.positive("partitions").pipe(
     Flag.optional,
     Flag.withMetavar("SIZE"),
-    Flag.withDescription("Divide the table of events into partitions of so many versions; only for a new log")
+    Flag.withDescription("Divide the table of events into partitions of so many versions, while others go on writing")
   )
 }
 
 type Flags = Command.Command.Config.Infer<typeof flags>
 
 /** Only a real run may make an embedded database that does not exist. */
-const layerOf = ({ dryRun, index, notify, owners, partitions }: Flags) =>
+const layerOf = ({ dryRun, index, layout, notify, owners, partitions }: Flags) =>
   Database.layerTables({
     owners,
     ...(Option.isNone(notify) ? {} : { notify: notify.value }),
     ...(Option.isNone(index) ? {} : { index: index.value }),
+    ...(Option.isNone(layout) ? {} : { layout: layout.value }),
     ...(Option.isNone(partitions) ? {} : { partitions: { size: BigInt(partitions.value) } }),
     create: !dryRun
   })

@@ -7,10 +7,11 @@ import type { Problem } from "../../Health.ts"
 import { decodeRows } from "../../postgres/database/DecodeRows.ts"
 import { qualify } from "../../postgres/database/Identifier.ts"
 import { PostgresDatabase } from "../../postgres/database/PostgresDatabase.ts"
+import * as ArchiveTable from "../../postgres/events/ArchiveTable.ts"
 import * as LockHolders from "../../postgres/events/LockHolders.ts"
-import { code } from "../../postgres/spool/MessageState.ts"
 import { idPrefix, processes as allProcesses } from "../../Projection.ts"
-import type { State } from "../../SpoolMessage.ts"
+import { noMessages, type QueueOverview, type State } from "../../SpoolMessage.ts"
+import { SpoolStore } from "../../SpoolStore.ts"
 import { Settings } from "../arguments/GlobalFlags.ts"
 import * as Parameters from "../arguments/Parameters.ts"
 import * as Database from "../connection/Database.ts"
@@ -65,46 +66,52 @@ const lookAtOffsets = Effect.fnUntraced(function* (latestVersion: bigint) {
 /** Up to this many states are counted. */
 const fewStates = 10_000
 
-const Counts = Schema.Struct({
+const StateCounts = Schema.Struct({
   /** The states of applications among the few, and how many states there are among the few. */
   states: Schema.BigInt,
   found: Schema.Int,
-  estimated: Schema.BigInt,
-  incoming: Schema.BigInt,
-  active: Schema.BigInt,
-  deferred: Schema.BigInt,
-  hold: Schema.BigInt,
-  bounce: Schema.BigInt
+  estimated: Schema.BigInt
 })
 
 /**
- * Many states are estimated, and archived messages left out: counting them takes longer the more there are. What projections
- * keep about themselves is no state of the application.
+ * Many states are estimated: counting them takes longer the more there are. What projections keep about themselves is no state
+ * of the application.
  */
-const countStatesAndMessages = Effect.gen(function* () {
+const countStates = Effect.gen(function* () {
   const { names, query, schema, sql, tables } = yield* PostgresDatabase
-  const countOf = (state: State) => sql`(
-    SELECT count(*) FROM (
-      SELECT FROM ${tables.messages} WHERE state = ${code[state]} UNION ALL
-      SELECT FROM ${tables.spool} WHERE state = ${code[state]}
-    ) AS message)`
   const rows = yield* query(sql`
     SELECT few.states, few.found,
       (
         SELECT greatest(reltuples, 0)::bigint FROM pg_class WHERE oid = ${qualify(schema, names.states)}::regclass::oid
-      ) AS estimated,
-      ${countOf("incoming")} AS incoming,
-      ${countOf("active")} AS active,
-      ${countOf("deferred")} AS deferred,
-      ${countOf("hold")} AS hold,
-      ${countOf("bounce")} AS bounce
+      ) AS estimated
     FROM (
       SELECT count(*) FILTER (WHERE NOT starts_with(persistence_id::text, ${idPrefix}::text)) AS states, count(*)::int AS found
       FROM (SELECT persistence_id FROM ${tables.states} LIMIT ${fewStates + 1}) AS few
     ) AS few`)
-  const [counts] = yield* decodeRows(Counts, names.spool, [])(rows)
+  const [counts] = yield* decodeRows(StateCounts, names.states, [])(rows)
   return counts
 })
+
+/** The states in which messages are counted. Archived ones are done. */
+const messageStates = ["incoming", "active", "deferred", "hold", "bounce"] as const
+
+/** What waits in all queues together. */
+interface Messages {
+  readonly counts: QueueOverview["counts"]
+  readonly estimated: ReadonlyArray<State>
+}
+
+const togetherOf = (queues: ReadonlyArray<QueueOverview>): Messages => {
+  const counts = { ...noMessages }
+  for (const queue of queues) for (const state of messageStates) counts[state] += queue.counts[state]
+  return { counts, estimated: messageStates.filter((state) => queues.some((one) => one.estimated.includes(state))) }
+}
+
+/** Counts all messages. */
+const countAllMessages = Effect.map(
+  SpoolStore.use(({ countByState }) => countByState()),
+  (counts): Messages => ({ counts, estimated: [] })
+)
 
 /** How many states one statement counts. */
 const statesPerStatement = 100_000
@@ -143,17 +150,43 @@ const describeHolders = Effect.gen(function* () {
   return holders.size === 0 ? undefined : yield* describe(query, holders)
 })
 
+/** What of the log is in files. */
+const lookAtArchive = Effect.gen(function* () {
+  const parts = yield* Effect.flatMap(PostgresDatabase, ArchiveTable.listVisible)
+  const last = parts.at(-1)
+  return last === undefined
+    ? undefined
+    : { below: last.endVersion, files: parts.length, events: parts.reduce((sum, { events }) => sum + events, 0) }
+})
+
 const look = Effect.fnUntraced(function* (isExact: boolean) {
   const log = yield* lookAtLog
+  const archived = yield* lookAtArchive
   const offsets = yield* lookAtOffsets(log?.latestVersion ?? 0n)
-  const { estimated = 0n, found = 0, states: few = 0n, ...messages } = (yield* countStatesAndMessages) ?? {}
+  const { estimated = 0n, found = 0, states: few = 0n } = (yield* countStates) ?? {}
   const areMany = found > fewStates && !isExact
   // The statistics may be older than the states.
   const many = estimated > found ? estimated : BigInt(found)
   const states = found <= fewStates ? few : isExact ? yield* countAllStates(many) : many
+  const projections = yield* ofProjections()
+  const queues = yield* ofQueues()
+  const estimate = togetherOf(queues.all)
+  const messages = isExact && estimate.estimated.length > 0 ? yield* countAllMessages : estimate
   const holders = log?.standby === true ? undefined : yield* describeHolders
   const processes = yield* allProcesses
-  return { ...log, offsets, processes, messages, states, areMany, holders, atMillis: yield* Clock.currentTimeMillis }
+  const problems = [...projections.problems, ...queues.problems]
+  return {
+    ...log,
+    archived,
+    offsets,
+    processes,
+    messages,
+    states,
+    areMany,
+    holders,
+    problems,
+    atMillis: yield* Clock.currentTimeMillis
+  }
 })
 
 type Seen = Effect.Success<ReturnType<typeof look>>
@@ -176,8 +209,9 @@ const problemColumns: Output.Listing<Problem>["columns"] = [
   { title: "REMEDY", show: ({ remedy }) => remedy }
 ]
 
-const show = Effect.fnUntraced(function* (seen: Seen, before: Seen | undefined, problems: ReadonlyArray<Problem>) {
+const show = Effect.fnUntraced(function* (seen: Seen, before: Seen | undefined) {
   const {
+    archived,
     areMany,
     connections,
     holders,
@@ -185,6 +219,7 @@ const show = Effect.fnUntraced(function* (seen: Seen, before: Seen | undefined, 
     latestVersion = 0n,
     messages,
     offsets,
+    problems,
     processes,
     server,
     standby = false,
@@ -200,10 +235,12 @@ const show = Effect.fnUntraced(function* (seen: Seen, before: Seen | undefined, 
       latestVersion,
       latestAt: at,
       eventsPerSecond: rate,
+      archived: archived ?? null,
       tail: holders ?? null,
       states,
       areStatesEstimated: areMany,
-      messages,
+      messages: Object.fromEntries(messageStates.map((state) => [state, BigInt(messages.counts[state])])),
+      estimatedMessages: messages.estimated,
       offsets,
       processes: processes.map(processJson),
       problems: problems.map(({ _tag, message, remedy }) => ({ problem: _tag, message, remedy }))
@@ -214,14 +251,22 @@ const show = Effect.fnUntraced(function* (seen: Seen, before: Seen | undefined, 
     events:
       (at === null ? "none" : `up to version ${latestVersion}, the last of ${at}`) +
       (rate === undefined ? "" : `, ${rate.toLocaleString("en-US")} a second`),
+    ...(archived === undefined
+      ? {}
+      : {
+          archive: `all below version ${archived.below}: ${Output.count(archived.events, "event")} in ${Output.count(archived.files, "file")}`
+        }),
     tail: standby
       ? "replayed by a standby: only its primary knows who is appending"
       : holders === undefined
         ? "nobody is appending"
         : `being appended to by ${holders}`,
     states: areMany ? Output.about(states) : states.toLocaleString("en-US"),
-    messages: Object.entries(messages)
-      .map(([state, count]) => `${count.toLocaleString("en-US")} ${state}`)
+    messages: messageStates
+      .map((state) => {
+        const count = messages.counts[state]
+        return `${messages.estimated.includes(state) ? Output.about(count) : count.toLocaleString("en-US")} ${state}`
+      })
       .join(", ")
   })
   if (offsets.length > 0) yield* Output.table(shardColumns, offsets)
@@ -229,16 +274,11 @@ const show = Effect.fnUntraced(function* (seen: Seen, before: Seen | undefined, 
   if (problems.length > 0) yield* Output.table(problemColumns, problems)
 })
 
-/** What is beyond the limits of projections and queues. */
-const judgement = Effect.map(Effect.all([ofProjections(), ofQueues()]), (parts) =>
-  parts.flatMap((part) => part.problems)
-)
-
 const flags = {
   ...watchFlags,
   ...projectionFlags,
   ...queueFlags,
-  exact: Parameters.toggle("exact", "Count all states, where many are estimated otherwise")
+  exact: Parameters.toggle("exact", "Count all states and messages, where many are estimated otherwise")
 }
 
 export const status = Command.make("status", flags).pipe(
@@ -255,11 +295,11 @@ export const status = Command.make("status", flags).pipe(
     return watched(
       flags,
       Effect.gen(function* () {
-        const { problems, seen } = yield* withoutWaiting(Effect.all({ seen: look(flags.exact), problems: judgement }))
-        yield* show(seen, before, problems)
+        const seen = yield* withoutWaiting(look(flags.exact))
+        yield* show(seen, before)
         before = seen
-        if (!flags.watch && problems.length > 0) {
-          return yield* new CommandFailed({ message: `${Output.count(problems.length, "problem")} found` })
+        if (!flags.watch && seen.problems.length > 0) {
+          return yield* new CommandFailed({ message: `${Output.count(seen.problems.length, "problem")} found` })
         }
       })
     ).pipe(Effect.provideService(Limits, limitsOf(flags)))

@@ -94,7 +94,7 @@ const layerClient = (create: boolean) =>
   )
 
 /** The options of migrations. */
-type Extras = Pick<Postgres.Options, "notify" | "index" | "owners" | "partitions">
+type Extras = Pick<Postgres.Options, "notify" | "index" | "layout" | "owners" | "partitions">
 
 const options = Effect.gen(function* () {
   const schema = Option.getOrUndefined(yield* Settings.schema)
@@ -115,11 +115,14 @@ export const layerTables = ({ create = false, ...extras }: { readonly create?: b
     layerClient(create)
   )
 
-/** Every store, on tables that exist, and all that `layerTables` gives. Integers beyond 2^53 are shown, and taken. */
+/**
+ * Every store, on tables that exist, all that `layerTables` gives, and the archive that is set. Integers beyond 2^53 are shown, and
+ * taken.
+ */
 export const layerStores = (extras: Extras = {}) =>
   Layer.provideMerge(
     Layer.unwrap(Effect.map(options, (options) => Postgres.layerStorage({ ...options, largeIntegers: "bigint" }))),
-    layerTables(extras)
+    Layer.merge(layerTables(extras), Postgres.layerArchiveConfig)
   )
 
 /** The same, as nearly every subcommand needs it. */

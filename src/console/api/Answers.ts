@@ -2,6 +2,7 @@
 import type { Schema } from "effect"
 import type { HttpApi, HttpApiEndpoint, HttpApiGroup } from "effect/http-api"
 import type { Api } from "./Api.ts"
+import type { Found as FoundSchema } from "./DoctorApi.ts"
 import type { Moment as MomentSchema } from "./OverviewApi.ts"
 
 type Groups<A> = A extends HttpApi.HttpApi<infer _Id, infer G> ? G : never
@@ -9,7 +10,10 @@ type Endpoint = HttpApiGroup.Endpoints<Groups<typeof Api>>
 type Reading = Extract<Endpoint, { readonly method: "GET" }>
 
 /** The paths that are read at once: the others are streams. */
-export type Path = Exclude<Reading["path"], "/api/export" | "/api/live">
+export type Path = Exclude<Reading["path"], "/api/export" | StreamPath>
+
+/** The paths of streams. */
+export type StreamPath = "/api/live" | "/api/doctor/live"
 
 type At<P extends Path> = Extract<Reading, { readonly path: P }>
 
@@ -32,6 +36,9 @@ export type Query<P extends Path> = [HttpApiEndpoint.Query<At<P>>] extends [neve
 
 /** What comes of the stream at `/api/live`. */
 export type Moment = typeof MomentSchema.Encoded
+
+/** What comes of the stream at `/api/doctor/live`. */
+export type Found = typeof FoundSchema.Encoded
 
 type Writing = Extract<Endpoint, { readonly method: "POST" }>
 

@@ -1,6 +1,6 @@
 /** What `strata doctor` checks. */
 import { Schema } from "effect"
-import { HttpApiEndpoint, HttpApiGroup } from "effect/http-api"
+import { HttpApiEndpoint, HttpApiGroup, HttpApiSchema } from "effect/http-api"
 import { Count, errors } from "./Fields.ts"
 
 export const Finding = Schema.Struct({
@@ -10,6 +10,13 @@ export const Finding = Schema.Struct({
   says: Schema.String,
   /** What to do about it. */
   remedy: Schema.NullOr(Schema.String)
+})
+
+/** What one check has found, as soon as it is known. */
+export const Found = Schema.Struct({
+  /** The place of the check among all checks: some end before others that come before them. */
+  place: Schema.Int,
+  findings: Schema.Array(Finding)
 })
 
 /** The flags of `strata doctor`: by which limits it judges, each as the doctor has it unless given. */
@@ -40,6 +47,12 @@ export class DoctorApi extends HttpApiGroup.make("doctor").add(
   HttpApiEndpoint.get("doctor", "/api/doctor", {
     query: Flags,
     success: Schema.Array(Finding),
+    error: errors
+  }),
+  HttpApiEndpoint.get("checks", "/api/doctor/live", {
+    query: Flags,
+    /** The same, a check after the other. */
+    success: HttpApiSchema.StreamSse({ data: Found }),
     error: errors
   }),
   HttpApiEndpoint.get("proof", "/api/proof", { success: Proof, error: errors })

@@ -42,8 +42,8 @@ export const Projection = Schema.Struct({
 /** An aggregate that is parked: its events wait from this one on. */
 export const Parked = Schema.Struct({ ...Failure.fields, retryAsked: Schema.Boolean })
 
-/** A process that runs a part of a projection. */
-export const Process = Schema.Struct({
+/** A process that runs projections. */
+const process = {
   id: Schema.String,
   name: Schema.String,
   host: Schema.String,
@@ -51,8 +51,16 @@ export const Process = Schema.Struct({
   since: Time,
   heardAt: Time,
   /** Whether it has been silent for so long that it must have died. */
-  isSilent: Schema.Boolean,
-  shards: Schema.Array(Schema.Int)
+  isSilent: Schema.Boolean
+}
+
+/** A process, and what it runs of one projection. */
+export const Process = Schema.Struct({ ...process, shards: Schema.Array(Schema.Int) })
+
+/** A process, and all that it runs. */
+export const AnyProcess = Schema.Struct({
+  ...process,
+  runs: Schema.Array(Schema.Struct({ projection: Schema.String, shards: Schema.Array(Schema.Int) }))
 })
 
 /** How far a shard has read, as the table has it: of projections, and of other programs that keep offsets there. */
@@ -88,6 +96,7 @@ export class ProjectionsApi extends HttpApiGroup.make("projections").add(
     success: ProjectionDetail,
     error: errors
   }),
+  HttpApiEndpoint.get("processes", "/api/processes", { success: Schema.Array(AnyProcess), error: errors }),
   HttpApiEndpoint.get("offsets", "/api/offsets", {
     query: { projection: Schema.optionalKey(Schema.String) },
     success: Schema.Array(Offset),

@@ -10,6 +10,7 @@ import { useLive } from "./Live.ts"
 import { LogPage } from "./LogPage.tsx"
 import { OverviewPage } from "./OverviewPage.tsx"
 import { Empty, Time } from "./Parts.tsx"
+import { ProcessesPage } from "./ProcessesPage.tsx"
 import { ProjectionPage } from "./ProjectionPage.tsx"
 import { ProjectionsPage } from "./ProjectionsPage.tsx"
 import { go, href, type Route, useRoute } from "./Route.ts"
@@ -28,7 +29,11 @@ const pages = [
 ] as const
 
 /** The titles of the pages that other pages lead to. */
-const titlesOfOthers: Readonly<Record<string, string>> = { history: "Log", stats: "What the log consists of" }
+const titlesOfOthers: Readonly<Record<string, string>> = {
+  history: "Log",
+  stats: "What the log consists of",
+  processes: "Processes"
+}
 
 const keys: ReadonlyArray<readonly [key: string, what: string]> = [
   ...pages.map(({ key, title }) => [`g ${key}`, title] as const),
@@ -136,6 +141,8 @@ const Page = ({ route }: { readonly route: Route }) => {
       return <LogPage route={route} />
     case "projections":
       return name === undefined ? <ProjectionsPage /> : <ProjectionPage key={name} name={name} />
+    case "processes":
+      return <ProcessesPage />
     case "spool":
       return <SpoolPage route={route} />
     case "history":

@@ -1,6 +1,6 @@
 /** Calls of the server, with the types of its API. */
 import { useCallback, useEffect, useRef, useState } from "preact/hooks"
-import type { Answer, Change, ChangePath, Path, Query } from "../api/Answers.ts"
+import type { Answer, Change, ChangePath, Path, Query, StreamPath } from "../api/Answers.ts"
 
 /** Why a call has failed. */
 export interface Failed {
@@ -24,22 +24,64 @@ const failedOf = async (response: Response): Promise<Failed> => {
   }
 }
 
+const unreachable = (error: unknown): Failed => ({
+  kind: "Unreachable",
+  message: `the console's server does not answer: ${error instanceof Error ? error.message : String(error)}`
+})
+
+const valuesOf = (query: object): URLSearchParams => {
+  const values = new URLSearchParams()
+  for (const [key, value] of Object.entries(query)) if (value !== undefined) values.set(key, String(value))
+  return values
+}
+
 /** Reads from a path, which is found beside the page. */
 export const read = async <P extends Path>(
   path: P,
   query: Query<P> & object,
   signal?: AbortSignal
 ): Promise<Called<Answer<P>>> => {
-  const values = new URLSearchParams()
-  for (const [key, value] of Object.entries(query)) if (value !== undefined) values.set(key, String(value))
   try {
-    const response = await fetch(`.${path}?${values}`, { credentials: "same-origin", ...(signal ? { signal } : {}) })
+    const response = await fetch(`.${path}?${valuesOf(query)}`, {
+      credentials: "same-origin",
+      ...(signal ? { signal } : {})
+    })
     if (!response.ok) return { ok: false, failed: await failedOf(response) }
     const value: Answer<P> = await response.json()
     return { ok: true, value }
   } catch (error) {
-    const message = error instanceof Error ? error.message : String(error)
-    return { ok: false, failed: { kind: "Unreachable", message: `the console's server does not answer: ${message}` } }
+    return { ok: false, failed: unreachable(error) }
+  }
+}
+
+/** Reads a stream of server-sent events to its end, and takes what each says. */
+export const follow = async <A>(
+  path: StreamPath,
+  query: object,
+  take: (value: A) => void,
+  signal: AbortSignal
+): Promise<Called<undefined>> => {
+  try {
+    const response = await fetch(`.${path}?${valuesOf(query)}`, { credentials: "same-origin", signal })
+    if (!response.ok || response.body === null) return { ok: false, failed: await failedOf(response) }
+    let text = ""
+    const reader = response.body.pipeThrough(new TextDecoderStream()).getReader()
+    while (true) {
+      const { done, value } = await reader.read()
+      if (done) return { ok: true, value: undefined }
+      const events = (text + value).split("\n\n")
+      text = events.pop() ?? ""
+      for (const event of events) {
+        const lines = event.split("\n")
+        if (lines.some((line) => line.startsWith("event:") && line.slice(6).trim() !== "message")) {
+          return { ok: false, failed: { kind: "Broken", message: "the server could not go on with its answer" } }
+        }
+        const data = lines.flatMap((line) => (line.startsWith("data:") ? [line.slice(5)] : []))
+        if (data.length > 0) take(JSON.parse(data.join("\n")))
+      }
+    }
+  } catch (error) {
+    return { ok: false, failed: unreachable(error) }
   }
 }
 

@@ -1,8 +1,8 @@
 /** What `strata doctor` checks, with a remedy for each problem. */
-import { useRef, useState } from "preact/hooks"
-import type { Query } from "../api/Answers.ts"
+import { useEffect, useRef, useState } from "preact/hooks"
+import type { Found, Query } from "../api/Answers.ts"
 import { Action, MissingGrants } from "./Action.tsx"
-import { useAbout, useAnswer } from "./Client.ts"
+import { type Failed, follow, useAbout, useAnswer } from "./Client.ts"
 import { plural, span } from "./Format.ts"
 import { useNow } from "./Live.ts"
 import { Badge, FailedNote, Panel, Skeleton } from "./Parts.tsx"
@@ -118,9 +118,37 @@ const flagsOf = ({ query }: Route): Query<"/api/doctor"> => ({
   ...(query.get("queries") === "shown" ? { queries: "shown" } : {})
 })
 
+interface Checked {
+  readonly found: ReadonlyArray<Found>
+  readonly isDone: boolean
+  readonly failed?: Failed
+}
+
+const nothing: Checked = { found: [], isDone: false }
+
+/** What the checks find, as they end. */
+const useChecks = (query: Query<"/api/doctor">): Checked & { readonly again: () => void } => {
+  const [count, setCount] = useState(0)
+  const [state, setState] = useState(nothing)
+  const key = JSON.stringify(query)
+  useEffect(() => {
+    const abort = new AbortController()
+    setState(nothing)
+    const take = (one: Found) =>
+      setState((last) => ({ ...last, found: [...last.found, one].sort((a, b) => a.place - b.place) }))
+    void follow("/api/doctor/live", query, take, abort.signal).then((called) => {
+      if (abort.signal.aborted) return
+      setState((last) => ({ ...last, isDone: true, ...(called.ok ? {} : { failed: called.failed }) }))
+    })
+    return () => abort.abort()
+  }, [key, count])
+  return { ...state, again: () => setCount((count) => count + 1) }
+}
+
 const Findings = ({ route }: { readonly route: Route }) => {
-  const { failed, reload, value } = useAnswer("/api/doctor", flagsOf(route))
-  if (value === undefined) return failed === undefined ? <Skeleton lines={12} /> : <FailedNote failed={failed} />
+  const { again, failed, found, isDone } = useChecks(flagsOf(route))
+  const value = found.flatMap(({ findings }) => findings)
+  if (value.length === 0) return failed === undefined ? <Skeleton lines={12} /> : <FailedNote failed={failed} />
   const problems = value.filter(({ level }) => level === "problem").length
   const warnings = value.filter(({ level }) => level === "warning").length
   return (
@@ -129,8 +157,9 @@ const Findings = ({ route }: { readonly route: Route }) => {
       <div class="list-bar">
         <span>
           {plural(value.length, "finding")}: {plural(problems, "problem")}, {plural(warnings, "warning")}
+          {isDone ? null : <span role="status">, and others are still looked for</span>}
         </span>
-        <button type="button" class="button plain" onClick={reload}>
+        <button type="button" class="button plain" onClick={again} disabled={!isDone}>
           Check again
         </button>
       </div>

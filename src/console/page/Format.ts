@@ -62,6 +62,7 @@ export const bytes = (digits: string): string => {
   return `${unit === 0 ? value : value.toFixed(1)} ${byteUnits[unit]}`
 }
 
-export const plural = (count: number, thing: string): string => `${whole(count)} ${thing}${count === 1 ? "" : "s"}`
+export const plural = (count: number, thing: string): string =>
+  `${whole(count)} ${thing}${count === 1 ? "" : thing.endsWith("s") ? "es" : "s"}`
 
 export const firstLine = (text: string): string => text.split("\n", 1).join("")

@@ -4,8 +4,8 @@ import type { Moment } from "../api/Answers.ts"
 import { Chart, type Point } from "./Chart.tsx"
 import { about, plural, rate, span, whole } from "./Format.ts"
 import { type Live, lags, rates, useLive, waiting } from "./Live.ts"
-import { Badge, Empty, Panel, QueueCount, Skeleton, Span, Time, Whole } from "./Parts.tsx"
-import { href, projectionHref, queueHref } from "./Route.ts"
+import { Badge, Empty, Panel, type Queue, QueueCount, Skeleton, Span, Time, Whole } from "./Parts.tsx"
+import { href, processesHref, projectionHref, queueHref } from "./Route.ts"
 
 type Problem = Moment["problems"][number]
 
@@ -61,8 +61,12 @@ const Tiles = ({ moment, samples }: Live & { readonly moment: Moment }) => {
   const slowest = all.toSorted((a, b) => b.behindMillis - a.behindMillis)[0]
   const sum = (of: (queue: NonNullable<typeof queues>["all"][number]) => number) =>
     (queues?.all ?? []).reduce((total, queue) => total + of(queue), 0)
-  const isEstimate = (queues?.all ?? []).some(({ estimated }) => estimated.length > 0)
-  const waits = sum(({ deferred, incoming }) => incoming + deferred)
+  const inState = (...states: ReadonlyArray<Queue["estimated"][number]>) => {
+    const count = sum((queue) => states.reduce((total, state) => total + (state === "archived" ? 0 : queue[state]), 0))
+    return (queues?.all ?? []).some(({ estimated }) => states.some((state) => estimated.includes(state)))
+      ? about(count)
+      : whole(count)
+  }
   const oldest = Math.max(0, ...(queues?.all ?? []).map(({ oldestReadyMillis }) => oldestReadyMillis ?? 0))
   return (
     <div class="tiles">
@@ -100,10 +104,10 @@ const Tiles = ({ moment, samples }: Live & { readonly moment: Moment }) => {
       />
       <Tile
         title="Messages waiting"
-        value={isEstimate ? about(waits) : whole(waits)}
+        value={inState("incoming", "deferred")}
         detail={
           <>
-            {whole(sum(({ active }) => active))} active, {whole(sum(({ bounce }) => bounce))} bounced
+            {inState("active")} active, {inState("bounce")} bounced
             {oldest === 0 ? "" : `, the oldest ready for ${span(oldest)}`}
           </>
         }
@@ -203,7 +207,14 @@ export const OverviewPage = () => {
       )}
       <Tiles {...live} moment={moment} />
       <div class="columns">
-        <Panel title="Projections" aside={<a href={href(["projections"])}>all</a>}>
+        <Panel
+          title="Projections"
+          aside={
+            <>
+              <a href={processesHref()}>processes</a> <a href={href(["projections"])}>all</a>
+            </>
+          }
+        >
           {projections === null ? <Skeleton /> : <Projections all={projections.all} />}
         </Panel>
         <Panel title="Queues" aside={<a href={href(["spool"])}>all</a>}>

@@ -7,7 +7,7 @@ import { useAnswer } from "./Client.ts"
 import { firstLine, plural, whole } from "./Format.ts"
 import { lags, useLive } from "./Live.ts"
 import { Badge, Empty, FailedNote, Whole, Panel, Skeleton, Span, Time } from "./Parts.tsx"
-import { aggregateHref, eventHref, go, href, projectionHref } from "./Route.ts"
+import { aggregateHref, eventHref, go, href, processesHref, projectionHref } from "./Route.ts"
 
 type Detail = Answer<"/api/projection">
 type Shard = Detail["shards"][number]
@@ -332,7 +332,7 @@ const Content = ({ detail }: { readonly detail: Detail }) => (
         <Failures failures={detail.skipped} />
       </Panel>
     )}
-    <Panel title="Processes" aside={`${detail.processes.length} run it`}>
+    <Panel title="Processes" aside={<a href={processesHref()}>all processes</a>}>
       <Processes processes={detail.processes} />
     </Panel>
   </>

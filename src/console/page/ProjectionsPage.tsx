@@ -5,7 +5,7 @@ import { useAnswer } from "./Client.ts"
 import { plural } from "./Format.ts"
 import { lags, useLive } from "./Live.ts"
 import { Badge, Empty, FailedNote, Panel, Skeleton, Span, Time, Whole } from "./Parts.tsx"
-import { projectionHref } from "./Route.ts"
+import { processesHref, projectionHref } from "./Route.ts"
 import { type Column, Rows } from "./Rows.tsx"
 
 type Offset = Answer<"/api/offsets">[number]
@@ -62,6 +62,10 @@ export const ProjectionsPage = () => {
   }
   return (
     <>
+      <div class="list-bar">
+        <span>{plural(projections.all.length, "projection")}</span>
+        <a href={processesHref()}>Processes that run them</a>
+      </div>
       <Panel title="Lag over time" aside="the slowest one">
         <Chart title="Lag of the slowest projection" points={lags(samples)} say={(value) => plural(value, "version")} />
       </Panel>

@@ -51,6 +51,7 @@ export const eventHref = (version: string): string => href(["log"], { event: ver
 export const aggregateHref = (aggregate: string): string => href(["log"], { aggregate })
 export const historyHref = (aggregate: string): string => href(["history", aggregate])
 export const projectionHref = (name: string): string => href(["projections", name])
+export const processesHref = (): string => href(["processes"])
 export const stateHref = (id: string): string => href(["states"], { from: id, state: id })
 /** A message, beside those of its queue. */
 export const messageHref = ({ id, queue }: { readonly id: string; readonly queue: string | null }): string =>

@@ -1,9 +1,9 @@
 /** The operations of `SpoolStore` in memory that are about many messages, by their state: to list, count and purge. */
 import { Duration, Effect, Option, Stream } from "effect"
+import { byCodePoint } from "../../internal/CodePoints.ts"
 import { millisOf } from "../../internal/Fields.ts"
 import { type Forget, type Iterate, type List, type Purge, type Selection } from "../../SpoolArguments.ts"
 import { type Counts, noMessages, type Page, type QueueOverview, type State } from "../../SpoolMessage.ts"
-import { byCodePoint } from "../Table.ts"
 import { byAge, byId, bySortField, type MessageRow, type Now, toMessage } from "./MessageRow.ts"
 import { inQueueOrAny, type SpoolTable } from "./SpoolTable.ts"
 
@@ -71,7 +71,7 @@ const overviewOf = (queue: string | undefined, rows: ReadonlyArray<MessageRow>, 
   const oldestReady = Option.map(Option.fromUndefinedOr(since), (at) =>
     Duration.millis(Math.max(0, clock - Math.floor(at)))
   )
-  return { queue, counts, leased, oldestReady }
+  return { queue, counts, estimated: [], leased, oldestReady }
 }
 
 export const overview = ({ now, statement }: SpoolTable) =>

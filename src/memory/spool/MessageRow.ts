@@ -1,10 +1,10 @@
 /** How memory keeps a message, how that row becomes a message again, and the orders of rows. */
 import { DateTime, Order, Predicate } from "effect"
+import { byCodePoint } from "../../internal/CodePoints.ts"
 import { fromText, toText } from "../../internal/ExactJson.ts"
 import { millisOf } from "../../internal/Fields.ts"
 import { instanceOf } from "../../internal/Instance.ts"
 import { keyText, type NewMessage, SpoolMessage, type State, stateOf } from "../../SpoolMessage.ts"
-import { byCodePoint } from "../Table.ts"
 
 /**
  * A message as memory keeps it. Times are in epoch milliseconds, with fractions that tell which came first. The payload is

@@ -1,9 +1,9 @@
 /** What workers do with the leases they hold on messages in memory: settle them or renew them. */
 import { Effect, Order } from "effect"
+import { byCodePoint } from "../../internal/CodePoints.ts"
 import { type Heartbeat, type Settle } from "../../SpoolArguments.ts"
 import { inOrderOf, lostAmong, unsettledAmong } from "../../SpoolErrors.ts"
 import { keyText, type Lease, type Outcome } from "../../SpoolMessage.ts"
-import { byCodePoint } from "../Table.ts"
 import type { MessageRow, Now } from "./MessageRow.ts"
 import { renewed, settled } from "./RowChanges.ts"
 import type { Rows, SpoolTable } from "./SpoolTable.ts"

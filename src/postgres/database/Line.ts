@@ -35,8 +35,6 @@ export interface Line {
   /** How many bytes were given to the socket. Nobody knows of a stream that is no socket. */
   readonly sent: (() => number) | undefined
   readonly isClosed: () => boolean
-  /** Runs once, when the line has ended in any way. */
-  readonly onClose: (ended: () => void) => void
   /** Closes it at once. What is on its way fails with the reason, and the pool opens another connection in its place. */
   readonly close: (reason: Reason) => void
 }
@@ -74,13 +72,24 @@ const wayOf = (socket: Duplex): Way => {
   }
 }
 
+/** How many chunks have arrived on streams that are no sockets. Many layers on one pool share the listener that counts them. */
+const chunksOf = new WeakMap<Duplex, { count: number }>()
+
+const countChunks = (stream: Duplex): { readonly count: number } => {
+  const known = chunksOf.get(stream)
+  if (known !== undefined) return known
+  const chunks = { count: 0 }
+  chunksOf.set(stream, chunks)
+  stream.on("data", () => {
+    chunks.count++
+  })
+  return chunks
+}
+
 const countersOf = (socket: Duplex): Pick<Line, "received" | "sent"> => {
   if (socket instanceof Socket) return { received: () => socket.bytesRead, sent: () => socket.bytesWritten }
-  let chunks = 0
-  socket.on("data", () => {
-    chunks++
-  })
-  return { received: () => chunks, sent: undefined }
+  const chunks = countChunks(socket)
+  return { received: () => chunks.count, sent: undefined }
 }
 
 export const of = (connection: PgConnection.PgConnection): Line | undefined => {
@@ -93,7 +102,6 @@ export const of = (connection: PgConnection.PgConnection): Line | undefined => {
     isAwaiting: () => connection.consumer !== undefined && !socket.isPaused(),
     ...countersOf(HostStream.underOf(socket)?.socket ?? socket),
     isClosed: () => socket.destroyed,
-    onClose: (ended) => socket.once("close", ended),
     // The driver passes the error of a socket on to the statement that waits.
     close: (reason) => socket.destroy(reason)
   }

@@ -20,6 +20,8 @@ export interface Need {
   readonly privileges: ReadonlyArray<string>
   /** The columns of `INSERT`. */
   readonly columns?: ReadonlyArray<string>
+  /** A table, qualified and quoted, without which nobody needs this one. */
+  readonly onlyWith?: string
 }
 
 /** Where the tables are, and what they are called. */
@@ -41,14 +43,19 @@ export const needsOf = ({ names, schema }: Place, purpose: Purpose): ReadonlyArr
     table: of(`${tables.events}_tags`),
     privileges: purpose === "read" ? ["SELECT"] : ["SELECT", "INSERT"]
   }
-  // Only a log with partitions has it.
-  const ids = { table: of(`${tables.events}_ids`), privileges: ["SELECT"] }
-  if (purpose === "import") return [{ ...events, columns: [...appended, "created_at"] }, tags, ids]
+  // Only a log with partitions has ids in a table of their own, and only such a log is archived.
+  const onlyWith = of(`${tables.events}_ids`)
+  const beside = ["ids", "archives", "archived"].map((ending) => ({
+    table: of(`${tables.events}_${ending}`),
+    privileges: ["SELECT"],
+    onlyWith
+  }))
+  if (purpose === "import") return [{ ...events, columns: [...appended, "created_at"] }, tags, ...beside]
   const privileges = purpose === "read" ? ["SELECT"] : ["SELECT", "INSERT", "UPDATE", "DELETE"]
   return [
     purpose === "read" ? events : { ...events, columns: appended },
     tags,
-    ids,
+    ...beside,
     ...tables.rows.map((name) => ({ table: of(name), privileges }))
   ]
 }

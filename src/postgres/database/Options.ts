@@ -119,11 +119,26 @@ export interface Options {
    */
   readonly queues?: "shared"
   /**
-   * Makes the migrations divide the table of events into partitions of so many versions each, on a new log: one that has had events is
-   * refused. Partitions are made ahead, three at least, by the transactions that append. All processes work on such a log without
-   * the option, too. `size` is at least 16; 1,000,000 and more is of use.
+   * `"compact"` makes the migrations give the table of events a form that takes less room, on a log without events that no Go
+   * service shares: ids are stored as UUIDs, of 16 bytes, and the name of a stream is not stored. All processes work on such a
+   * log without the option, too, and a log keeps the form that it has.
    *
    * **Gotchas**
+   *
+   * Events that bring ids of their own have to bring UUIDs, in lower case: `append` refuses others as `InvalidInput`.
+   * go-sync-kit fails at its start, as there is no column `stream_name`. Processes that ran while the log got the form have to
+   * be started again.
+   */
+  readonly layout?: "compact"
+  /**
+   * Makes the migrations divide the table of events into partitions of so many versions each, while others go on reading and
+   * writing. A table that has had events becomes the first partition, with room for some versions more. Partitions are made ahead,
+   * three at least, by the transactions that append. All processes work on such a log without the option, too. `size` is at least
+   * 16; 1,000,000 and more is of use.
+   *
+   * **Gotchas**
+   *
+   * Where the log has had events, every process must run this version before: an earlier one takes other locks afterwards.
    *
    * One statement, or one transaction, cannot insert more events than three partitions have, unless it appends them all by one
    * `append`. A role that appends needs EXECUTE on `events_extend` for that, and SELECT on `events_ids`: `strata grants` prints it.
@@ -156,6 +171,7 @@ export const settingsOf = Effect.fnUntraced(function* (options: Options) {
     acquireTimeout = "10 seconds",
     index,
     largeIntegers,
+    layout,
     listen,
     migrationWait = "10 minutes",
     notify,
@@ -190,6 +206,7 @@ export const settingsOf = Effect.fnUntraced(function* (options: Options) {
     owners: yield* check(Owners, "Postgres", "layer", owners),
     extras: {
       index,
+      layout,
       notify,
       partitions: partitions && ("versions" as const),
       queues: queues ?? ("own" as const)

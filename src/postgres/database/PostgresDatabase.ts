@@ -92,6 +92,7 @@ export class PostgresDatabase extends Context.Service<
     /** The choices of the application that decide which optional migrations it needs. */
     readonly extras: {
       readonly index: Options["index"] | undefined
+      readonly layout: Options["layout"] | undefined
       readonly notify: Options["notify"] | undefined
       /** Whether the table of events has partitions. */
       readonly partitions: "versions" | undefined

@@ -155,7 +155,7 @@ class Connections {
     if (line === undefined || line.isClosed()) return
     const noticedAt = now()
     const first = { at: noticedAt, received: line.received(), isAwaiting: false, quietAt: noticedAt, sentSince: 0 }
-    const watched: Watched = {
+    this.#watched.set(connection, {
       line,
       noticedAt,
       seen: Silence.begin(first, onlyReads),
@@ -163,11 +163,6 @@ class Connections {
       quietSent: line.sent?.() ?? 0,
       start: undefined,
       isProbed: false
-    }
-    this.#watched.set(connection, watched)
-    line.onClose(() => {
-      // A silent one that was not closed here: something else has lost patience with it.
-      if (this.#watched.delete(connection) && watched.seen.silentCount > 0) this.#abandon(watched)
     })
   }
 
@@ -189,8 +184,22 @@ class Connections {
     )
   )
 
+  /**
+   * Forgets the connections that were closed since the last look. A listener on each socket would do so at once, but a pool can have
+   * many layers, and a socket keeps its listeners for longer than a layer lasts.
+   */
+  #forgetClosed(): void {
+    for (const [connection, watched] of this.#watched) {
+      if (!watched.line.isClosed()) continue
+      this.#watched.delete(connection)
+      // A silent one that was not closed here: something else has lost patience with it.
+      if (watched.seen.silentCount > 0) this.#abandon(watched)
+    }
+  }
+
   #look(): Effect.Effect<void> {
     const at = now()
+    this.#forgetClosed()
     const silent: Array<Watched> = []
     for (const watched of this.#watched.values()) {
       if (!watched.line.isAwaiting()) noteQuiet(watched, at)
@@ -269,7 +278,7 @@ class Connections {
   /** Asks something on all other connections: if they are dead as well, that is found out now, and not by the next statement. */
   readonly #probeOthers = Effect.suspend(() =>
     Effect.forEach(
-      [...this.#watched.values()].filter(({ isProbed, line }) => !isProbed && !line.isAwaiting()),
+      [...this.#watched.values()].filter(({ isProbed, line }) => !isProbed && !line.isAwaiting() && !line.isClosed()),
       (watched) => {
         watched.isProbed = true
         return watched.line.connection.query("SELECT 1", [], false).pipe(

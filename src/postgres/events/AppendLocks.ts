@@ -6,14 +6,18 @@
  * An append locks each of its aggregates, exclusively where it expects something of it, and each id that its caller has
  * chosen. Before these it locks the log, and the ids, each as a whole: shared, so that a program that needs all of them
  * can lock out every append with two locks. The key of a name is `hashtextextended(name, seed)`, and that of the whole is
- * that of the empty name; aggregates, ids and tags have seeds of their own, which are made from the oid of the table. A tag that
- * an event gets is shared, and the first tag of each item of a condition is exclusive.
+ * that of the empty name; aggregates, ids and tags have seeds of their own. These are made of the number that
+ * `resources/postgres/0061_events_key.sql` keeps, so that they stay when the table is divided into partitions. A tag that an event gets is shared, and the first tag of each item of a condition is exclusive.
  *
  * `resources/postgres/0058_events_append.sql` has the same keys, for the appends that go through its function.
  */
 import type { Statement } from "effect/sql"
-import { qualify, reference } from "../database/Identifier.ts"
+import { qualify } from "../database/Identifier.ts"
 import type { PostgresDatabase } from "../database/PostgresDatabase.ts"
+
+/** The function that gives the number of which the keys are made, qualified and quoted. */
+export const keyFunctionOf = ({ names, schema }: Pick<PostgresDatabase["Service"], "names" | "schema">): string =>
+  qualify(schema, `${names.events}_key`)
 
 export interface AppendLocks {
   /** Whether the transaction can share the lock of the log now. */
@@ -40,8 +44,9 @@ export interface AppendLocks {
 }
 
 export const make = ({ names, schema, sql }: PostgresDatabase["Service"]): AppendLocks => {
-  const seed = `2 * ${reference(qualify(schema, names.events))}::regclass::oid::bigint`
-  const tagSeed = `-1::bigint - ${reference(qualify(schema, names.events))}::regclass::oid::bigint`
+  const number = `${keyFunctionOf({ names, schema })}()`
+  const seed = `2 * ${number}`
+  const tagSeed = `-1::bigint - ${number}`
   const keyBy = (seed: string) => (name: string) => `hashtextextended(${name}, ${seed})`
   const keyOf = keyBy(seed)
   const tryShare = (name: string) => sql.literal(`pg_try_advisory_xact_lock_shared(${keyOf(name)})`)

@@ -23,6 +23,8 @@ export interface Request extends Job, Texts {
   readonly append: Append
   readonly ids: ReadonlyArray<string>
   readonly tags: ReadonlyArray<TagOfEvent>
+  /** Whether nothing but its condition may keep it out: it expects nothing, and brings no ids. */
+  readonly hasOnlyCondition: boolean
   /** Parsed when first asked for. */
   readonly content: () => ReadonlyArray<Content>
 }
@@ -46,13 +48,13 @@ const noTags: ReadonlyArray<never> = []
  * The key of a tag for coalescing. Two NULs tell it from an aggregate and from an id. An item of a condition without tags has the
  * key of no tag.
  */
-const keyOfTag = (tag = "") => `\0\0${tag}`
+export const keyOfTag = (tag = "") => `\0\0${tag}`
 
 /** The key of the events with a tag that have a type. A NUL stands between the two, as neither can contain one. */
-const keyOfType = (key: string, type: string) => `${key}\0${type}`
+export const keyOfType = (key: string, type: string) => `${key}\0${type}`
 
-/** No metadata, as go-sync-kit stores it. */
-const noMetadata = "null"
+/** No metadata, as go-sync-kit stores it. In a compact log it is NULL, which takes no room. */
+export const noMetadata = "null"
 
 export const requestOf = (append: Append, ids: ReadonlyArray<string>): Request => {
   const datas: Array<string> = []
@@ -80,7 +82,8 @@ export const requestOf = (append: Append, ids: ReadonlyArray<string>): Request =
   const isSolitary = decided.includes(keyOfTag())
   const shared = isSharing ? aggregateIds : []
   const exclusive = isSharing ? given : [...aggregateIds, ...given]
-  const isUnchecked = isUnconditional && given.length === 0 && append.condition === undefined
+  const hasOnlyCondition = isUnconditional && given.length === 0
+  const isUnchecked = hasOnlyCondition && append.condition === undefined
   let content: ReadonlyArray<Content> | undefined
   return {
     kind: isSolitary ? "solitary" : !isUnchecked ? "checked" : tags.length === 0 ? "plain" : "tagged",
@@ -94,6 +97,7 @@ export const requestOf = (append: Append, ids: ReadonlyArray<string>): Request =
     append,
     ids,
     tags,
+    hasOnlyCondition,
     datas,
     metadatas,
     content: () => (content ??= contentOf({ datas, metadatas }))
@@ -129,15 +133,22 @@ const writtenBy = ({ events }: Append, decided: ReadonlyArray<string>): Readonly
     })
   )
 
-/** An item of a condition: the place of its append in a call, its first tag, or an empty text, and the mark of the condition. */
+/** With more versions above the mark than these a condition is looked at closely at once. */
+const mostSeen = 64
+
+/** An item of a condition, or one of its types: the place of its append in a call, its first tag, or an empty text, and the mark. */
 export interface FirstTag {
   readonly request: number
   readonly tag: string
   /** -1 where one look at the tag above the mark does not decide. */
   readonly mark: bigint
+  /** An empty text for all types. */
+  readonly type: string
+  /** The versions above the mark that the decision has seen, as an array of SQL. */
+  readonly seen: string
 }
 
-/** The first tags of the conditions of a call. `log` is the condition that says which log it is. */
+/** The first tags of the conditions of a call, with their types. `log` is the condition that says which log it is. */
 export const firstTagsOf = (
   request: number,
   { condition }: Append,
@@ -146,9 +157,17 @@ export const firstTagsOf = (
   if (condition === undefined) return noTags
   const { epoch, items, mark, seen, server } = condition.decided
   const isSameLog = server === log?.decided.server && epoch === log.decided.epoch
-  const isDecidedByTags = isSameLog && seen.length === 0 && items.every(({ tags = [] }) => tags.length > 0)
-  return items.map(({ tags }) => ({ request, tag: tags?.[0] ?? "", mark: isDecidedByTags ? mark : -1n }))
+  const isDecidedByTags = isSameLog && seen.length <= mostSeen && items.every(({ tags = [] }) => tags.length > 0)
+  const known = isDecidedByTags ? { mark, seen: arrayOf(seen) } : { mark: -1n, seen: arrayOf([]) }
+  return items.flatMap(({ eventTypes = allTypes, tags }) =>
+    eventTypes.map((type) => ({ request, tag: tags?.[0] ?? "", type, ...known }))
+  )
 }
+
+const allTypes = [""]
+
+/** Versions as an array of SQL. */
+const arrayOf = (versions: ReadonlyArray<bigint>) => `{${versions.join()}}`
 
 /**
  * The condition of the append at a place of a call, as the functions of the database take it. Versions are texts, as numbers of
@@ -165,7 +184,7 @@ export const conditionAt = (request: number, { condition }: Append) => {
       mark: String(mark),
       markId,
       matches,
-      seen: `{${seen.join()}}`,
+      seen: arrayOf(seen),
       // Whether an event can match that no tag leads to.
       solitary: items.some(({ tags = [] }) => tags.length === 0),
       items: items.map(({ eventTypes, tags }) => ({ types: eventTypes, tags }))
@@ -199,11 +218,8 @@ export const storedEvents = (
     if (createdAt?.epochMilliseconds !== stamp.createdAt.getTime()) {
       createdAt = DateTime.fromDateUnsafe(stamp.createdAt)
     }
-    const streamName = `stream_${aggregateId}`
     // Nothing is checked again: the parts have been checked, some as the caller's input, the others as the row.
-    stored.push(
-      toStoredEvent({ version: stamp.version, id, aggregateId, eventType, data, metadata, createdAt, streamName })
-    )
+    stored.push(toStoredEvent({ version: stamp.version, id, aggregateId, eventType, data, metadata, createdAt }))
   }
   return stored
 }

@@ -8,7 +8,7 @@
  * also a plain append that has to wait.
  */
 import { Effect, Exit, Option, Result } from "effect"
-import { expectedOf } from "../../Event.ts"
+import { type Append, expectedOf } from "../../Event.ts"
 import {
   type Condition,
   ConditionFailed,
@@ -24,10 +24,15 @@ import type { Work } from "../database/Coalescing.ts"
 import { PostgresDatabase } from "../database/PostgresDatabase.ts"
 import { isNotifyRefusal, isRefusal, isUniqueViolation } from "../database/Reasons.ts"
 import { Wakeups } from "../wakeups/Wakeups.ts"
-import { type Request, storedEvents } from "./AppendRequest.ts"
+import { type Request, requestOf, storedEvents } from "./AppendRequest.ts"
 import * as AppendStatements from "./AppendStatements.ts"
+import * as ArchivedEnd from "./ArchivedEnd.ts"
+import { moved, type Moved } from "./ArchivedEnd.ts"
+import * as ArchivedEvents from "./ArchivedEvents.ts"
+import * as CompactLog from "./CompactLog.ts"
 import { toStoredEvent } from "./EventRow.ts"
-import { EventTable } from "./EventTable.ts"
+import { type Description, EventTable } from "./EventTable.ts"
+import { OwnAppends } from "./OwnAppends.ts"
 import * as Partitions from "./Partitions.ts"
 import * as RowNotifications from "./RowNotifications.ts"
 
@@ -38,6 +43,11 @@ export type Stored = Effect.Effect<ReadonlyArray<StoredEvent>, Failure>
 
 /** What came of a request. `undefined` stands for a request that would have to wait for another transaction. */
 type RequestResult = Exit.Exit<ReadonlyArray<StoredEvent>, Failure> | undefined
+
+/** Nothing was written, as events that have given ids of the request are archived: their versions, by id. */
+class Archived {
+  readonly versions: Map<string, bigint> = new Map()
+}
 
 /** Tells the readers of the log that a commit has stored events. */
 type Announcement = Effect.Effect<void>
@@ -65,9 +75,9 @@ const replacedFor = (condition: Condition | undefined, foundId: string | null, l
 const resultsOf = (
   requests: ReadonlyArray<Request>,
   rows: ReadonlyArray<AppendStatements.Outcome>
-): ReadonlyArray<RequestResult> => {
+): ReadonlyArray<RequestResult | Archived> => {
   const written = new Map<string, AppendStatements.Written>()
-  const failures = new Map<number, Failure | "blocked">()
+  const failures = new Map<number, Failure | Archived | "blocked">()
   for (const row of rows) {
     switch (row.outcome) {
       case "stored":
@@ -77,6 +87,12 @@ const resultsOf = (
       case "duplicate":
         if (!failures.has(row.request)) failures.set(row.request, new DuplicateEvent({ id: row.id }))
         break
+      case "archived": {
+        const before = failures.get(row.request) ?? new Archived()
+        if (before instanceof Archived) failures.set(row.request, before)
+        if (before instanceof Archived) before.versions.set(row.id, row.version)
+        break
+      }
       case "conflict": {
         const append = requests[row.request]?.append
         const before = failures.get(row.request)
@@ -106,6 +122,7 @@ const resultsOf = (
   return requests.map((request, index) => {
     const failure = failures.get(index)
     if (failure === "blocked") return undefined
+    if (failure instanceof Archived) return failure
     return failure === undefined ? Exit.succeed(storedEvents(request, (id) => written.get(id))) : Exit.fail(failure)
   })
 }
@@ -155,18 +172,28 @@ const refusedBy =
   (reason: Reason): InvalidInput | Reason =>
     isNotifyRefusal(reason) ? (RowNotifications.refusalOf(append) ?? reason) : reason
 
+/** Why the table has no room for what is to be appended, if it has none. */
+const refusalOf = ({ compact, notifies }: Description, append: Append): InvalidInput | undefined =>
+  (notifies ? RowNotifications.refusalOf(append) : undefined) ?? (compact ? CompactLog.refusalOf(append) : undefined)
+
 /** Sends requests of one kind. */
-type Send = (requests: ReadonlyArray<Request>) => Effect.Effect<ReadonlyArray<RequestResult>, Reason>
+type Send = (
+  requests: ReadonlyArray<Request>,
+  table: Description
+) => Effect.Effect<ReadonlyArray<RequestResult>, Reason>
+
+/** Why a request fails without being sent, if it does. */
+type Refuse = (request: Request, table: Description) => Failure | undefined
 
 /** Sends the requests of a batch: a request that cannot be appended fails, and does not concern the others. */
-const attemptBy = (send: Send, inspect: EventTable["Service"]["inspect"]) => {
-  /** Sends the requests that the table's notifications have room for. */
-  const sendFitting = (requests: ReadonlyArray<Request>) => {
-    const known = requests.map(({ append }) => {
-      const refusal = RowNotifications.refusalOf(append)
-      return refusal === undefined ? "none yet" : Exit.fail(refusal)
+const attemptBy = (send: Send, inspect: EventTable["Service"]["inspect"], refuse: Refuse) => {
+  /** Sends the requests that are not refused. */
+  const sendFitting = (requests: ReadonlyArray<Request>, table: Description) => {
+    const known = requests.map((request) => {
+      const failure = refuse(request, table)
+      return failure === undefined ? "none yet" : Exit.fail(failure)
     })
-    return completed(requests, known, send)
+    return completed(requests, known, (rest) => send(rest, table))
   }
 
   /** Sends one half after the other, so that in the end a request that the server refuses fails alone. */
@@ -183,7 +210,11 @@ const attemptBy = (send: Send, inspect: EventTable["Service"]["inspect"]) => {
 
   const attempt = (requests: ReadonlyArray<Request>): Effect.Effect<ReadonlyArray<RequestResult>> =>
     // The table is inspected here, after the order is settled: no append overtakes another one that waits for the answer.
-    Effect.flatMap(inspect, ({ notifies }) => (notifies ? sendFitting(requests) : send(requests))).pipe(
+    Effect.flatMap(inspect, (table) =>
+      table.notifies || table.compact || requests[0]?.kind === "checked"
+        ? sendFitting(requests, table)
+        : send(requests, table)
+    ).pipe(
       Effect.catch((reason) =>
         // The server writes nothing of a statement that it refuses.
         requests.length > 1 && isRefusal(reason)
@@ -204,16 +235,19 @@ export interface AppendSending {
 
 export const make = Effect.gen(function* () {
   const { inTransaction, sql } = yield* PostgresDatabase
-  const { callFunction, insertMany, insertOne, metadataOf } = yield* AppendStatements.make
+  const { callFunction, insertMany, insertOne, isSame, metadataOf } = yield* AppendStatements.make
+  const archive = yield* ArchivedEvents.make
   const { inspect } = yield* EventTable
   const { announce } = yield* Wakeups
+
+  const own = new OwnAppends()
 
   const announceNow: Announcement = Effect.sync(() => announce("events"))
   const announceAfterCommit: Announcement = sql.afterCommit(announceNow)
 
   /** Sends plain requests. Stores nothing if another transaction holds a lock. */
-  const insert = (requests: ReadonlyArray<Request>): Effect.Effect<ReadonlyArray<RequestResult>, Reason> =>
-    Effect.flatMap(insertMany(requests), (rows): Effect.Effect<ReadonlyArray<RequestResult>> => {
+  const insert: Send = (requests, table) =>
+    Effect.flatMap(insertMany(requests, table), (rows): Effect.Effect<ReadonlyArray<RequestResult>> => {
       if (rows.length === 0) return Effect.succeed(requests.map(() => undefined))
       const byId = new Map(rows.map((row) => [row.id, row]))
       const results = requests.map((request) => Exit.succeed(storedEvents(request, (id) => byId.get(id))))
@@ -221,9 +255,14 @@ export const make = Effect.gen(function* () {
     })
 
   /** The same for one event. While the server works, this process parses what the caller will get. */
-  const insertAlone = (request: Request, announcement: Announcement, blocked: () => Stored): Stored => {
+  const insertAlone = (
+    request: Request,
+    table: Description,
+    announcement: Announcement,
+    blocked: () => Stored
+  ): Stored => {
     queueMicrotask(request.content)
-    return Effect.flatMap(Effect.mapError(insertOne(request), refusedBy(request)), (stamp) => {
+    return Effect.flatMap(Effect.mapError(insertOne(request, table), refusedBy(request)), (stamp) => {
       if (stamp === undefined) return blocked()
       const events = storedEvents(request, () => stamp)
       return Effect.as(announcement, events)
@@ -250,6 +289,73 @@ export const make = Effect.gen(function* () {
       })
     )
 
+  /**
+   * What comes of a request some of whose events may be archived already: they are compared with what the files have, and the others
+   * are sent.
+   */
+  const withoutArchived = Effect.fnUntraced(function* (
+    request: Request,
+    { versions }: Archived,
+    patience: "waits" | "never waits"
+  ): Effect.fn.Return<RequestResult, Reason | Moved> {
+    const { append, datas, ids, metadatas } = request
+    const rows = yield* archive.at([...versions.values()])
+    const stored = new Map<string, StoredEvent>()
+    for (const row of rows) {
+      const place = ids.indexOf(row.id)
+      const event = append.events[place]
+      if (event === undefined) continue
+      const { aggregateId, eventType } = event
+      const [data = null, metadata = null] = [datas[place], metadatas[place]]
+      if (!(yield* isSame({ aggregateId, eventType, data, metadata }, row))) {
+        return Exit.fail(new DuplicateEvent({ id: row.id }))
+      }
+      stored.set(row.id, yield* archive.eventOf(row))
+    }
+    if (stored.size < versions.size) return yield* Effect.fail(moved)
+    const places = [...ids.keys()].filter((place) => !stored.has(ids[place] ?? ""))
+    const [sent] =
+      places.length === 0
+        ? [Exit.succeed([])]
+        : yield* check(
+            [
+              requestOf(
+                { ...append, events: places.flatMap((place) => append.events[place] ?? []) },
+                places.map((place) => ids[place] ?? "")
+              )
+            ],
+            patience
+          )
+    if (sent === undefined || Exit.isFailure(sent)) return sent
+    for (const event of sent.value) stored.set(event.id, event)
+    return Exit.succeed(ids.flatMap((id) => stored.get(id) ?? []))
+  })
+
+  /** Replaces the results of requests with archived events. One that fails does not concern the others, which may be written. */
+  const withArchived = (
+    requests: ReadonlyArray<Request>,
+    results: ReadonlyArray<RequestResult>,
+    found: ReadonlyArray<RequestResult | Archived>,
+    patience: "waits" | "never waits"
+  ): Effect.Effect<ReadonlyArray<RequestResult>> =>
+    Effect.forEach(requests, (request, index): Effect.Effect<RequestResult> => {
+      const archived = found[index]
+      if (!(archived instanceof Archived)) return Effect.succeed(results[index])
+      return Effect.catch(ArchivedEnd.again(withoutArchived(request, archived, patience)), (reason) =>
+        Effect.succeed(Exit.fail(reason))
+      )
+    })
+
+  /** Tells of a commit that has stored events: the readers of the log, and the decisions that they may have overtaken. */
+  const tell = (requests: ReadonlyArray<Request>, results: ReadonlyArray<RequestResult>): Announcement =>
+    Effect.sync(() => {
+      announce("events")
+      for (const [index, request] of requests.entries()) {
+        const result = results[index]
+        if (result !== undefined && Exit.isSuccess(result)) own.heard(request, result.value)
+      }
+    })
+
   /** Sends requests of any kind. */
   const check = (
     requests: ReadonlyArray<Request>,
@@ -257,30 +363,37 @@ export const make = Effect.gen(function* () {
   ): Effect.Effect<ReadonlyArray<RequestResult>, Reason> => {
     const call = callFunction(requests, patience)
     return Effect.flatMap(requests.length === 1 ? retried(call, inTransaction) : call, (rows) => {
-      const results = resultsOf(requests, rows)
+      const found = resultsOf(requests, rows)
+      const results = found.map((result) => (result instanceof Archived ? undefined : result))
       const hasStored = rows.some(({ outcome }) => outcome === "stored")
-      const told = hasStored ? Effect.as(announceAfterCommit, results) : Effect.succeed(results)
+      const told = hasStored ? Effect.as(sql.afterCommit(tell(requests, results)), results) : Effect.succeed(results)
       const known = new Map(
         rows.flatMap((row): ReadonlyArray<readonly [string, bigint]> =>
           row.outcome === "known" ? [[row.id, row.version]] : []
         )
       )
-      return known.size === 0 || results.every((result) => result === undefined || Exit.isFailure(result))
-        ? told
-        : Effect.flatMap(told, (results) => asStored(results, known))
+      const stored =
+        known.size === 0 || results.every((result) => result === undefined || Exit.isFailure(result))
+          ? told
+          : Effect.flatMap(told, (results) => asStored(results, known))
+      return found.every((result) => !(result instanceof Archived))
+        ? stored
+        : Effect.flatMap(stored, (results) => withArchived(requests, results, found, patience))
     })
   }
 
   /** Sends requests of one kind. */
-  const send: Send = (requests) =>
+  const send: Send = (requests, table) =>
     requests[0] === undefined || !isInserted(requests[0])
       ? check(requests, "never waits")
-      : Effect.flatMap(insert(requests), (results) =>
+      : Effect.flatMap(insert(requests, table), (results) =>
           // The INSERT does not say which of them has to wait: the function does.
           requests.length > 1 && results[0] === undefined ? check(requests, "never waits") : Effect.succeed(results)
         )
 
-  const attempt = attemptBy(send, inspect)
+  const refuse: Refuse = (request, table) => refusalOf(table, request.append) ?? own.overtaking(request)
+
+  const attempt = attemptBy(send, inspect, refuse)
 
   /** Sends a request that may have to wait. */
   const patiently = (request: Request): Stored =>
@@ -299,25 +412,31 @@ export const make = Effect.gen(function* () {
     blocked: () => Stored,
     check: (request: Request) => Stored
   ): Stored =>
-    Effect.flatMap(inspect, ({ notifies, partitioned }) => {
-      const refusal = notifies ? RowNotifications.refusalOf(request.append) : undefined
+    Effect.flatMap(inspect, (table) => {
+      const refusal = refusalOf(table, request.append)
       if (refusal !== undefined) return Effect.fail(refusal)
-      const isLarge = partitioned && request.ids.length >= Partitions.manyEvents
+      const isLarge = table.partitioned && request.ids.length >= Partitions.manyEvents
       if (isLarge || !isInserted(request)) return check(request)
       return request.ids.length === 1
-        ? insertAlone(request, announcement, blocked)
-        : Effect.flatMap(Effect.mapError(insert([request]), refusedBy(request)), ([result]) => result ?? blocked())
+        ? insertAlone(request, table, announcement, blocked)
+        : Effect.flatMap(
+            Effect.mapError(insert([request], table), refusedBy(request)),
+            ([result]) => result ?? blocked()
+          )
     })
 
   const sending: AppendSending = {
     outside: {
       alone: (request, blocked) =>
-        alone(request, announceNow, blocked, (request) =>
-          Effect.flatMap(
-            Effect.mapError(check([request], "never waits"), refusedBy(request)),
-            ([result]) => result ?? blocked()
-          )
-        ),
+        alone(request, announceNow, blocked, (request) => {
+          const failure = own.overtaking(request)
+          return failure === undefined
+            ? Effect.flatMap(
+                Effect.mapError(check([request], "never waits"), refusedBy(request)),
+                ([result]) => result ?? blocked()
+              )
+            : Effect.fail(failure)
+        }),
       attempt,
       patiently
     },

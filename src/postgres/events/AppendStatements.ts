@@ -1,12 +1,22 @@
 /** The statements that append events, and how their rows are decoded. */
 import { Effect, Predicate, Schema } from "effect"
 import { expectedOf } from "../../Event.ts"
+import { originKeys } from "../../events/Origins.ts"
 import type { Reason } from "../../StoreError.ts"
 import { decodeRows } from "../database/DecodeRows.ts"
 import { qualify } from "../database/Identifier.ts"
 import { PostgresDatabase } from "../database/PostgresDatabase.ts"
 import * as AppendLocks from "./AppendLocks.ts"
-import { conditionAt, type Content, firstTagsOf, metadataOfText, type Request, type Stamp } from "./AppendRequest.ts"
+import {
+  conditionAt,
+  type Content,
+  firstTagsOf,
+  metadataOfText,
+  noMetadata,
+  type Request,
+  type Stamp
+} from "./AppendRequest.ts"
+import type { Description } from "./EventTable.ts"
 import * as Partitions from "./Partitions.ts"
 import * as TagTable from "./TagTable.ts"
 
@@ -31,7 +41,7 @@ const isWritten = (row: unknown): row is Written => isStamp(row) && "id" in row 
 
 /** What a condition did not know. See `resources/postgres/0059_events_missed.sql`. */
 const Change = Schema.Struct({
-  change: Schema.Literals(["appended", "withdrawn", "tagged"]),
+  change: Schema.Literals(["appended", "withdrawn", "tagged", "archived"]),
   eventType: Schema.optionalKey(Schema.String),
   tags: Schema.optionalKey(Schema.Array(Schema.String))
 })
@@ -41,6 +51,12 @@ const OutcomeRow = Schema.Union([
   Schema.Struct({ outcome: Schema.Literals(["stored", "known"]), ...written }),
   Schema.Struct({ outcome: Schema.Literals(["blocked", "isolation"]), request: Schema.Int }),
   Schema.Struct({ outcome: Schema.Literal("duplicate"), request: Schema.Int, id: Schema.String }),
+  Schema.Struct({
+    outcome: Schema.Literal("archived"),
+    request: Schema.Int,
+    id: Schema.String,
+    version: Schema.BigInt
+  }),
   Schema.Struct({
     outcome: Schema.Literal("conflict"),
     request: Schema.Int,
@@ -63,9 +79,26 @@ const OutcomeRow = Schema.Union([
 
 export type Outcome = typeof OutcomeRow.Type
 
+/** An event that is to be appended, and the stored one of its id, whose JSON is text. */
+export interface Compared {
+  readonly aggregateId: string
+  readonly eventType: string
+  readonly data: string | null
+  readonly metadata: string | null
+}
+
+const SameRow = Schema.Struct({ same: Schema.Boolean })
+
 const MetadataRow = Schema.Struct({ id: Schema.String, metadata: Schema.String })
 
 const countOf = (requests: ReadonlyArray<Request>) => requests.reduce((count, { ids }) => count + ids.length, 0)
+
+/** What the statements have to know of the table. */
+type Layout = Pick<Description, "compact">
+
+/** The text of an event's metadata, as the log keeps it. */
+const metadataOf = (text: string | undefined, compact: boolean): string | null =>
+  text === undefined || (compact && text === noMetadata) ? null : text
 
 /** Whether the function waits for other transactions. If not, appends that would have to wait are `blocked`. */
 type Patience = "waits" | "never waits"
@@ -82,30 +115,34 @@ export const make = Effect.gen(function* () {
   const keyOfTag = locks.keyOfTag("tag")
   const tagTable = TagTable.tableOf(database)
   const { extending } = yield* Partitions.make
+  const jsonOf = (compact: boolean) =>
+    sql.literal(compact ? `nullif(new.metadata, '${noMetadata}')::jsonb` : "new.metadata::jsonb")
+  const idTypeOf = (compact: boolean) => sql.literal(compact ? "uuid" : "text")
 
-  // The statement has no arrays: for arrays the planner would make a new plan each time.
-  const insertOneOf = ({ append, datas, ids, metadatas }: Request) => {
+  // The statement has no arrays: for arrays the planner would make a new plan each time. The id has the type of its column, as
+  // the parameter is an item of the list itself.
+  const insertOneOf = ({ append, datas, ids, metadatas }: Request, { compact }: Layout) => {
     const [event] = append.events
     return fixed`
       INSERT INTO ${table} AS event (id, aggregate_id, event_type, data, metadata)
-      SELECT id, aggregate_id, event_type, data, metadata
+      SELECT ${ids[0]}, aggregate_id, event_type, data, metadata
       FROM (
-        SELECT ${ids[0]}::text AS id, ${event?.aggregateId}::text AS aggregate_id, ${event?.eventType}::text AS event_type,
-          ${datas[0]}::text::jsonb AS data, ${metadatas[0]}::text::jsonb AS metadata
+        SELECT ${event?.aggregateId}::text AS aggregate_id, ${event?.eventType}::text AS event_type,
+          ${datas[0]}::text::jsonb AS data, ${metadataOf(metadatas[0], compact)}::text::jsonb AS metadata
       ) AS new
       WHERE ${locks.tryShareLog} AND ${tryShareAggregate}
       RETURNING version, created_at AS "createdAt"`
   }
 
-  const insertManyOf = (requests: ReadonlyArray<Request>, andKeys = sql.literal("")) => {
+  const insertManyOf = (requests: ReadonlyArray<Request>, { compact }: Layout, andKeys = sql.literal("")) => {
     const events = requests.flatMap(({ append }) => append.events)
     const aggregates = [...new Set(events.map(({ aggregateId }) => aggregateId))]
     // The locks are taken before the sort, and versions are drawn after it.
     return sql`
       INSERT INTO ${table} (id, aggregate_id, event_type, data, metadata)
-      SELECT new.id, new.aggregate_id, new.event_type, new.data::jsonb, new.metadata::jsonb
+      SELECT new.id, new.aggregate_id, new.event_type, new.data::jsonb, ${jsonOf(compact)}
       FROM unnest(
-        ${requests.flatMap(({ ids }) => ids)}::text[],
+        ${requests.flatMap(({ ids }) => ids)}::${idTypeOf(compact)}[],
         ${events.map(({ aggregateId }) => aggregateId)}::text[],
         ${events.map(({ eventType }) => eventType)}::text[],
         ${requests.flatMap(({ datas }) => datas)}::text[],
@@ -122,15 +159,15 @@ export const make = Effect.gen(function* () {
   }
 
   /** The same with tags: what the first part has inserted gets them in the second one. */
-  const insertOneTaggedOf = ({ append, datas, ids, metadatas, tags }: Request) => {
+  const insertOneTaggedOf = ({ append, datas, ids, metadatas, tags }: Request, { compact }: Layout) => {
     const [event] = append.events
     return fixed`
       WITH added AS (
         INSERT INTO ${table} AS event (id, aggregate_id, event_type, data, metadata)
-        SELECT id, aggregate_id, event_type, data, metadata
+        SELECT ${ids[0]}, aggregate_id, event_type, data, metadata
         FROM (
-          SELECT ${ids[0]}::text AS id, ${event?.aggregateId}::text AS aggregate_id, ${event?.eventType}::text AS event_type,
-            ${datas[0]}::text::jsonb AS data, ${metadatas[0]}::text::jsonb AS metadata
+          SELECT ${event?.aggregateId}::text AS aggregate_id, ${event?.eventType}::text AS event_type,
+            ${datas[0]}::text::jsonb AS data, ${metadataOf(metadatas[0], compact)}::text::jsonb AS metadata
         ) AS new
         WHERE ${locks.tryShareLog} AND NOT EXISTS (
           SELECT FROM (
@@ -139,23 +176,23 @@ export const make = Effect.gen(function* () {
             ORDER BY key OFFSET 0
           ) AS lock WHERE ${locks.isBusy}
         )
-        RETURNING version, created_at
+        RETURNING version, event_type, created_at
       ), tagging AS (
-        INSERT INTO ${tagTable} (tag, version)
-        SELECT tag, added.version FROM added, pg_catalog.unnest(${tags.map(({ tag }) => tag)}::text[]) AS tag
+        INSERT INTO ${tagTable} (tag, version, event_type)
+        SELECT tag, added.version, added.event_type FROM added, pg_catalog.unnest(${tags.map(({ tag }) => tag)}::text[]) AS tag
       )
       SELECT version, created_at AS "createdAt" FROM added`
   }
 
-  const insertManyTaggedOf = (requests: ReadonlyArray<Request>) => {
+  const insertManyTaggedOf = (requests: ReadonlyArray<Request>, layout: Layout) => {
     const tags = requests.flatMap(({ tags }) => tags)
     const andKeys = sql`UNION ALL
       SELECT ${keyOfTag} FROM pg_catalog.unnest(${[...new Set(tags.map(({ tag }) => tag))]}::text[]) AS tag`
     return sql`
-      WITH added AS (${insertManyOf(requests, andKeys)}), tagging AS (
-        INSERT INTO ${tagTable} (tag, version)
-        SELECT new.tag, added.version
-        FROM unnest(${tags.map(({ id }) => id)}::text[], ${tags.map(({ tag }) => tag)}::text[]) AS new (id, tag)
+      WITH added AS (${insertManyOf(requests, layout, andKeys)}, event_type), tagging AS (
+        INSERT INTO ${tagTable} (tag, version, event_type)
+        SELECT new.tag, added.version, added.event_type
+        FROM unnest(${tags.map(({ id }) => id)}::${idTypeOf(layout.compact)}[], ${tags.map(({ tag }) => tag)}::text[]) AS new (id, tag)
         JOIN added ON added.id = new.id
       )
       SELECT id, version, "createdAt" FROM added`
@@ -187,13 +224,21 @@ export const make = Effect.gen(function* () {
         ${firstTags.map(({ mark }) => mark)}::bigint[],
         ${log?.decided.server ?? ""}::text,
         ${log?.decided.epoch ?? 0n}::bigint,
-        ${conditions.length === 0 ? null : JSON.stringify(conditions)}::text::jsonb
+        ${conditions.length === 0 ? null : JSON.stringify(conditions)}::text::jsonb,
+        ${firstTags.map(({ type }) => type)}::text[],
+        ${firstTags.map(({ seen }) => seen)}::text[]
       )`
   }
 
   const selectMetadataOf = (versions: ReadonlyArray<bigint>) =>
     sql`SELECT id, coalesce(metadata::text, 'null'::text) AS metadata FROM ${table} WHERE version = ANY(${versions}::bigint[])`
 
+  /** Metadata without where the event comes from: see `resources/postgres/0058_events_append.sql`. */
+  const contentOf = (metadata: Compared["metadata"]) => sql`
+    coalesce(nullif(CASE pg_catalog.jsonb_typeof(${metadata}::text::jsonb) WHEN 'object'::text
+      THEN ${metadata}::text::jsonb - ${originKeys}::text[] ELSE ${metadata}::text::jsonb END, '{}'::jsonb), 'null'::jsonb)`
+
+  const decodeSame = decodeRows(SameRow, names.events, [])
   const decodeStamps = decodeRows(StampRow, names.events, ["version"])
   const decodeWritten = decodeRows(WrittenRow, names.events, ["id"])
   const decodeMetadata = decodeRows(MetadataRow, names.events, ["id"])
@@ -203,9 +248,12 @@ export const make = Effect.gen(function* () {
     /**
      * Inserts the one event of a plain or tagged request. Returns its stamp, or nothing if another transaction holds a lock.
      */
-    insertOne: (request: Request): Effect.Effect<Stamp | undefined, Reason> =>
+    insertOne: (request: Request, layout: Layout): Effect.Effect<Stamp | undefined, Reason> =>
       Effect.flatMap(
-        extending(query(request.kind === "plain" ? insertOneOf(request) : insertOneTaggedOf(request)), 1),
+        extending(
+          query(request.kind === "plain" ? insertOneOf(request, layout) : insertOneTaggedOf(request, layout)),
+          1
+        ),
         ([row]): Effect.Effect<Stamp | undefined, Reason> =>
           row === undefined || isStamp(row)
             ? Effect.succeed(row)
@@ -216,10 +264,10 @@ export const make = Effect.gen(function* () {
      * Inserts the events of requests that are all plain, or all tagged. Returns no rows, and inserts nothing, if another
      * transaction holds a lock.
      */
-    insertMany: (requests: ReadonlyArray<Request>): Effect.Effect<ReadonlyArray<Written>, Reason> =>
+    insertMany: (requests: ReadonlyArray<Request>, layout: Layout): Effect.Effect<ReadonlyArray<Written>, Reason> =>
       Effect.flatMap(
         extending(
-          query(requests[0]?.kind === "plain" ? insertManyOf(requests) : insertManyTaggedOf(requests)),
+          query(requests[0]?.kind === "plain" ? insertManyOf(requests, layout) : insertManyTaggedOf(requests, layout)),
           countOf(requests)
         ),
         (rows) => (rows.every(isWritten) ? Effect.succeed(rows) : decodeWritten(rows))
@@ -231,6 +279,20 @@ export const make = Effect.gen(function* () {
       patience: Patience
     ): Effect.Effect<ReadonlyArray<Outcome>, Reason> =>
       Effect.flatMap(extending(query(callOf(requests, patience)), countOf(requests)), decodeOutcomes),
+
+    /** Whether an event is the one that is stored, as the function of the database compares them. */
+    isSame: (one: Compared, other: Compared): Effect.Effect<boolean, Reason> =>
+      one.aggregateId !== other.aggregateId || one.eventType !== other.eventType
+        ? Effect.succeed(false)
+        : Effect.map(
+            Effect.flatMap(
+              query(sql`
+                SELECT coalesce(${one.data}::text::jsonb, 'null'::jsonb) = coalesce(${other.data}::text::jsonb, 'null'::jsonb)
+                  AND ${contentOf(one.metadata)} = ${contentOf(other.metadata)} AS same`),
+              decodeSame
+            ),
+            ([row]) => row?.same === true
+          ),
 
     /** The metadata of events that were there before: those of the request may say that they come from elsewhere. */
     metadataOf: (versions: ReadonlyArray<bigint>): Effect.Effect<ReadonlyMap<string, Content["metadata"]>, Reason> =>

@@ -17,8 +17,9 @@ import { PostgresDatabase } from "../database/PostgresDatabase.ts"
 import { type Request, requestOf } from "./AppendRequest.ts"
 import * as AppendSending from "./AppendSending.ts"
 
-const closed = new Closed({
-  message: "the scope of this EventStore has ended before the append had; keep its layer alive"
+/** Why what waits for others fails once the scope has ended. */
+export const closed = new Closed({
+  message: "the scope of this EventStore has ended before the call had; keep its layer alive"
 })
 
 export const make = Effect.gen(function* () {

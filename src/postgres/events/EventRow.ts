@@ -29,8 +29,7 @@ const rowOf = (integers: LargeIntegers) => {
     eventType: Schema.String,
     data: Json,
     metadata: Json.pipe(Schema.refine(isMetadata, { expected: "a JSON object or null" })),
-    createdAt: Schema.DateTimeUtcFromDate,
-    streamName: Schema.String
+    createdAt: Schema.DateTimeUtcFromDate
   })
 }
 
@@ -58,26 +57,27 @@ export interface Columns {
  * a statement each time, so it has no more expressions than it needs, and casts a number that is joined to a text: without
  * the cast that takes 15 us to plan.
  *
- * The event with the version `without` comes without its JSON: it is there to be compared only.
+ * The event with the version `without` comes without its JSON: it is there to be compared only. The id comes as text from a
+ * compact log, too, where it is a UUID.
  */
 export const columnsOf = (bytes: number, without?: string): Columns => ({
-  read: `version, id, aggregate_id AS "aggregateId", event_type AS "eventType",
+  read: `version, id::text AS id, aggregate_id AS "aggregateId", event_type AS "eventType",
     CASE ${without === undefined ? "" : `WHEN version = ${without} THEN NULL `}WHEN pg_catalog.pg_column_size(data) > ${5 * bytes}
       THEN '#'::text || pg_catalog.pg_column_size(data)::text ELSE data::text END AS data,
     ${without === undefined ? "metadata::text" : `CASE WHEN version <> ${without} THEN metadata::text END`} AS metadata,
-    created_at AS "createdAt", stream_name AS "streamName"`,
+    created_at AS "createdAt"`,
   sent: `version, id, "aggregateId", "eventType",
     CASE WHEN octet_length(data) + coalesce(octet_length(metadata), 0) > ${bytes}
       THEN '#'::text || (octet_length(data) + coalesce(octet_length(metadata), 0))::text ELSE data END AS data,
     CASE WHEN octet_length(metadata) > ${bytes}
-      THEN '#'::text || octet_length(metadata)::text ELSE metadata END AS metadata, "createdAt", "streamName"`
+      THEN '#'::text || octet_length(metadata)::text ELSE metadata END AS metadata, "createdAt"`
 })
 
 /** The same parts without any JSON, as if all of it had been held back. */
 export const bareColumns: Columns = {
-  read: `version, id, aggregate_id AS "aggregateId", event_type AS "eventType",
-    '#${RowSize.longestTextBytes}'::text AS data, NULL::text AS metadata, created_at AS "createdAt", stream_name AS "streamName"`,
-  sent: `version, id, "aggregateId", "eventType", data, metadata, "createdAt", "streamName"`
+  read: `version, id::text AS id, aggregate_id AS "aggregateId", event_type AS "eventType",
+    '#${RowSize.longestTextBytes}'::text AS data, NULL::text AS metadata, created_at AS "createdAt"`,
+  sent: `version, id, "aggregateId", "eventType", data, metadata, "createdAt"`
 }
 
 /** How many bytes the JSON of a row has that was held back. */
@@ -98,8 +98,29 @@ export const textOf = (row: unknown, column: string): string =>
 /** How many characters of JSON a row has. */
 export const jsonLength = (row: unknown): number => textOf(row, "data").length + textOf(row, "metadata").length
 
-/** The event of a row, made past its constructor, which would go through `data` again. */
-export const toStoredEvent = (row: typeof Row.Type): StoredEvent => instanceOf(StoredEvent, row)
+/**
+ * The event of a row, made past its constructor, which would go through `data` again. The name of the stream follows from the
+ * aggregate: a compact log does not store it.
+ */
+export const toStoredEvent = ({
+  aggregateId,
+  createdAt,
+  data,
+  eventType,
+  id,
+  metadata,
+  version
+}: typeof Row.Type): StoredEvent =>
+  instanceOf(StoredEvent, {
+    version,
+    id,
+    aggregateId,
+    eventType,
+    data,
+    metadata,
+    createdAt,
+    streamName: `stream_${aggregateId}`
+  })
 
 const isVersion = Schema.is(Version)
 
@@ -108,13 +129,12 @@ const isText = (value: unknown): value is string | null => typeof value === "str
 /** The event of a row, if there is nothing unusual about it. */
 const plainEvent = (row: unknown, integers: LargeIntegers): StoredEvent | undefined => {
   if (!Predicate.isObject(row)) return undefined
-  const { aggregateId, createdAt, eventType, id, streamName, version } = row
+  const { aggregateId, createdAt, eventType, id, version } = row
   if (
     !isVersion(version) ||
     typeof id !== "string" ||
     typeof aggregateId !== "string" ||
     typeof eventType !== "string" ||
-    typeof streamName !== "string" ||
     !(createdAt instanceof Date) ||
     Number.isNaN(createdAt.getTime()) ||
     !isText(row.data) ||
@@ -132,8 +152,7 @@ const plainEvent = (row: unknown, integers: LargeIntegers): StoredEvent | undefi
     eventType,
     data,
     metadata,
-    createdAt: DateTime.fromDateUnsafe(createdAt),
-    streamName
+    createdAt: DateTime.fromDateUnsafe(createdAt)
   })
 }
 

@@ -20,6 +20,8 @@ const Description = Schema.Struct({
   generated: Schema.Boolean,
   /** Whether the table has partitions, and its ids are in a table of their own: see `Partitions`. */
   partitioned: Schema.Boolean,
+  /** Whether ids are UUIDs and no name of a stream is stored: see `resources/postgres/0049_events_layout_compact.sql`. */
+  compact: Schema.Boolean,
   /** Whether a trigger notifies of each row, as go-sync-kit's does. */
   notifies: Schema.Boolean,
   /** Whether logical replication fills the table. */
@@ -68,6 +70,10 @@ const describe = Effect.gen(function* () {
     SELECT ${sql.literal(sequenceColumns)}, attidentity = 'a' OR EXISTS (
         SELECT FROM pg_trigger WHERE tgrelid = attrelid AND tgname = ${`${names.events}_added`}::name AND tgenabled <> 'D'
       ) AS generated, to_regclass(${idsNameOf(database)}) IS NOT NULL AS partitioned,
+      EXISTS (
+        SELECT FROM pg_attribute AS id
+        WHERE id.attrelid = pg_attribute.attrelid AND id.attname = 'id' AND id.atttypid = 'pg_catalog.uuid'::regtype::oid
+      ) AS compact,
       EXISTS (
         SELECT FROM pg_trigger WHERE tgrelid = attrelid AND tgname = 'events_notify_trigger' AND tgenabled <> 'D'
       ) AS notifies,

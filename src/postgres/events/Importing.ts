@@ -10,12 +10,14 @@
 import { Duration, Effect, Schema } from "effect"
 import { SqlClient } from "effect/sql"
 import { originKeys } from "../../events/Origins.ts"
+import { isUuid } from "../../internal/Ids.ts"
 import type { Reason } from "../../StoreError.ts"
 import * as AdvisoryLocks from "../database/AdvisoryLocks.ts"
 import { decodeRows } from "../database/DecodeRows.ts"
 import { PostgresDatabase } from "../database/PostgresDatabase.ts"
 import { isUniqueViolation, reasonOf } from "../database/Reasons.ts"
 import * as AppendLocks from "./AppendLocks.ts"
+import * as CompactLog from "./CompactLog.ts"
 import * as EventTable from "./EventTable.ts"
 import * as Partitions from "./Partitions.ts"
 import * as TagTable from "./TagTable.ts"
@@ -69,10 +71,11 @@ export const make = Effect.gen(function* () {
   const decodeKnown = decodeRows(Known, names.events, ["id"])
   const decodePresent = decodeRows(Present, names.events, ["id"])
   const decodeInserted = decodeRows(Inserted, names.events, ["id"])
-  const { partitioned } = yield* EventTable.check
-  const { extend } = yield* Partitions.make
+  const { compact } = yield* EventTable.check
+  const idType = sql.literal(compact ? "uuid" : "text")
+  const { extend, isPartitioned } = yield* Partitions.make
   const entriesAs = (entries: ReadonlyArray<Entry>) => sql`unnest(
-      ${entries.map(({ id }) => id)}::text[],
+      ${entries.map(({ id }) => id)}::${idType}[],
       ${entries.map(({ aggregateId }) => aggregateId)}::text[],
       ${entries.map(({ eventType }) => eventType)}::text[],
       ${entries.map(({ json }) => json)}::text[]::jsonb[],
@@ -84,11 +87,12 @@ export const make = Effect.gen(function* () {
     sql.literal(`coalesce(nullif(CASE WHEN jsonb_typeof(${metadata}) = 'object'::text
       THEN ${metadata} - ARRAY[${originKeys.map((key) => `'${key}'`).join()}]::text[] ELSE ${metadata} END, '{}'::jsonb), 'null'::jsonb)`)
 
-  const hasId = partitioned
-    ? sql`event.version = (SELECT version FROM ${sql.literal(EventTable.idsNameOf(database))} WHERE id = new.id)`
-    : sql`event.id = new.id`
+  const hasIdIn = (partitioned: boolean) =>
+    partitioned
+      ? sql`event.version = (SELECT version FROM ${sql.literal(EventTable.idsNameOf(database))} WHERE id = new.id)`
+      : sql`event.id = new.id`
 
-  const select = (entries: ReadonlyArray<Entry>) => sql`
+  const select = (entries: ReadonlyArray<Entry>, partitioned: boolean) => sql`
     SELECT old.* FROM ${entriesAs(entries)}
     CROSS JOIN LATERAL (
       SELECT event.id, event.version,
@@ -96,41 +100,55 @@ export const make = Effect.gen(function* () {
           AND coalesce(event.data, 'null') = new.json -> 'data'::text
           AND ${contentOf("event.metadata")} = ${contentOf("(new.json -> 'metadata'::text)")} AS same,
         coalesce(event.created_at = nullif(new.created_at, '')::timestamptz, new.created_at = '') AS "sameTime"
-      FROM ${events} AS event WHERE ${hasId} OFFSET 0
+      FROM ${events} AS event WHERE ${hasIdIn(partitioned)} OFFSET 0
     ) AS old`
 
   /** Which ids are in the log. Of most imports none is: then no event is sent only to be compared. */
-  const selectPresent = (entries: ReadonlyArray<Entry>) => sql`
-    SELECT new.id FROM pg_catalog.unnest(${entries.map(({ id }) => id)}::text[]) AS new (id)
-    CROSS JOIN LATERAL (SELECT FROM ${events} AS event WHERE ${hasId} OFFSET 0) AS old`
+  const selectPresent = (entries: ReadonlyArray<Entry>, partitioned: boolean) => sql`
+    SELECT new.id FROM pg_catalog.unnest(${entries.map(({ id }) => id)}::${idType}[]) AS new (id)
+    CROSS JOIN LATERAL (SELECT FROM ${events} AS event WHERE ${hasIdIn(partitioned)} OFFSET 0) AS old`
+
+  const metadata = sql.literal(
+    compact ? "nullif(json -> 'metadata'::text, 'null')" : "coalesce(json -> 'metadata'::text, 'null')"
+  )
 
   const insert = (entries: ReadonlyArray<Entry>) => sql`
     INSERT INTO ${events} AS event (id, aggregate_id, event_type, data, metadata, created_at)
-    SELECT id, aggregate_id, event_type, json -> 'data'::text, coalesce(json -> 'metadata'::text, 'null'),
+    SELECT id, aggregate_id, event_type, json -> 'data'::text, ${metadata},
       coalesce(nullif(created_at, '')::timestamptz, now())
     FROM ${entriesAs(entries)} ORDER BY place
     RETURNING event.id, event.version`
 
   /** Gives the new events their tags, if they have any. All locks are held, so no decision misses them. */
   const tag = (entries: ReadonlyArray<Entry>, versions: ReadonlyMap<string, bigint>) => {
-    const tags = entries.flatMap(({ id, tags }) => tags.map((tag) => ({ tag, version: versions.get(id) ?? 0n })))
+    const tags = entries.flatMap(({ eventType, id, tags }) =>
+      tags.map((tag) => ({ tag, version: versions.get(id) ?? 0n, eventType }))
+    )
     return tags.length === 0
       ? Effect.void
       : query(sql`
-          INSERT INTO ${TagTable.tableOf(database)} (tag, version)
-          SELECT * FROM unnest(${tags.map(({ tag }) => tag)}::text[], ${tags.map(({ version }) => version)}::bigint[])`)
+          INSERT INTO ${TagTable.tableOf(database)} (tag, version, event_type)
+          SELECT * FROM unnest(
+            ${tags.map(({ tag }) => tag)}::text[], ${tags.map(({ version }) => version)}::bigint[],
+            ${tags.map(({ eventType }) => eventType)}::text[]
+          )`)
   }
 
   /** What is stored under the ids of these entries, by id. */
-  const look = (entries: ReadonlyArray<Entry>): Effect.Effect<ReadonlyMap<string, typeof Known.Type>, Reason> =>
-    entries.length === 0
+  const look = (all: ReadonlyArray<Entry>): Effect.Effect<ReadonlyMap<string, typeof Known.Type>, Reason> => {
+    const entries = compact ? all.filter(({ id }) => isUuid(id)) : all
+    return entries.length === 0
       ? Effect.succeed(new Map())
       : Effect.map(
-          Effect.flatMap(query(select(entries)), decodeKnown),
+          Effect.flatMap(isPartitioned, (partitioned) =>
+            Effect.flatMap(query(select(entries, partitioned)), decodeKnown)
+          ),
           (rows) => new Map(rows.map((row) => [row.id, row]))
         )
+  }
 
-  const distinct = Effect.fnUntraced(function* (entries: ReadonlyArray<Entry>) {
+  /** Refuses ids that come twice, or that the log cannot store. */
+  const checkIds = Effect.fnUntraced(function* (entries: ReadonlyArray<Entry>) {
     const seen = new Map<string, Entry>()
     for (const entry of entries) {
       const other = seen.get(entry.id)
@@ -138,14 +156,20 @@ export const make = Effect.gen(function* () {
         return yield* new ImportRefused({ message: `${entry.where} has the id of ${other.where}: "${entry.id}"` })
       }
       seen.set(entry.id, entry)
+      if (compact && !isUuid(entry.id)) {
+        return yield* new ImportRefused({ message: `${entry.where} has the id "${entry.id}". ${CompactLog.expected}` })
+      }
     }
   })
 
   const attempt = Effect.fnUntraced(function* (entries: ReadonlyArray<Entry>) {
     yield* AdvisoryLocks.take(database, { of: "all appends", keys: locks.all, atMost: lockLimit })
     // The lock of the INSERT before the look, which takes a weaker one: see `resources/postgres/0058_events_append.sql`.
-    yield* query(sql`INSERT INTO ${events} (id, aggregate_id, event_type) SELECT '', '', '' WHERE false`)
-    const present = new Set((yield* Effect.flatMap(query(selectPresent(entries)), decodePresent)).map(({ id }) => id))
+    yield* query(sql`INSERT INTO ${events} (id, aggregate_id, event_type) SELECT NULL, '', '' WHERE false`)
+    // It stays so to the end of the transaction, which has the lock that keeps out a migration.
+    const partitioned = yield* isPartitioned
+    const found = yield* Effect.flatMap(query(selectPresent(entries, partitioned)), decodePresent)
+    const present = new Set(found.map(({ id }) => id))
     const stored = yield* look(entries.filter(({ id }) => present.has(id)))
     const changed = entries.find(({ id }) => stored.get(id)?.same === false)
     if (changed !== undefined) {
@@ -168,7 +192,7 @@ export const make = Effect.gen(function* () {
     /** Writes the events that are not in the log yet, all or none, and says which version each entry has there. */
     write: (entries: ReadonlyArray<Entry>): Effect.Effect<ReadonlyArray<Written>, ImportRefused | Reason> =>
       Effect.andThen(
-        distinct(entries),
+        checkIds(entries),
         withTransaction(attempt(entries)).pipe(
           // At this level the look sees what was committed before the locks were taken, whatever the session's default is.
           Effect.provideService(SqlClient.BeginTransaction, "BEGIN ISOLATION LEVEL READ COMMITTED"),

@@ -47,6 +47,17 @@ const statementOf = (text: string): Statement => {
     : { text, makesStatements: false }
 }
 
+// The driver refuses several statements in one string, so a line of its own stands between them.
+const statementsIn = async (file: string): Promise<ReadonlyArray<Statement>> =>
+  (await read(file)).split(/^-- next$/m).map(statementOf)
+
+const unreadable = (cause: unknown) =>
+  new Unexpected({ message: "the files of resources/postgres cannot be read", cause })
+
+/** The statements of a file that has no number. */
+export const loadFile = (file: string): Effect.Effect<ReadonlyArray<Statement>, Unexpected> =>
+  Effect.tryPromise({ try: () => statementsIn(file), catch: unreadable })
+
 /** All files, in the order of their numbers. */
 export const load: Effect.Effect<ReadonlyArray<Migration>, Unexpected> = Effect.tryPromise({
   try: async () => {
@@ -54,13 +65,11 @@ export const load: Effect.Effect<ReadonlyArray<Migration>, Unexpected> = Effect.
     for (const file of (await readdir(directory)).toSorted()) {
       const [, id, table, part = ""] = /^(\d+)_([a-z]+)(?:_(\w+?))?(?:_concurrently)?\.sql$/.exec(file) ?? []
       if (id === undefined || table === undefined) continue
-      // The driver refuses several statements in one string, so a line of its own stands between them.
-      const statements = (await read(file)).split(/^-- next$/m).map(statementOf)
-      migrations.push({ id: Number(id), file, table, part, statements })
+      migrations.push({ id: Number(id), file, table, part, statements: await statementsIn(file) })
     }
     return migrations
   },
-  catch: (cause) => new Unexpected({ message: "the files of resources/postgres cannot be read", cause })
+  catch: unreadable
 })
 
 /** Where psql replaces nothing, a comment or a quoted text; or else the name of a table, or of a function beside it. */

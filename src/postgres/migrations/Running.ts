@@ -15,6 +15,7 @@ import type { PostgresDatabase } from "../database/PostgresDatabase.ts"
 import { isDeadlock, isLockTimeout, reasonOf } from "../database/Reasons.ts"
 import * as Owners from "../Owners.ts"
 import * as Building from "./Building.ts"
+import * as Converting from "./Converting.ts"
 import { isConcurrent, type Migration, type Statement, withNames } from "./MigrationFiles.ts"
 import { isPending, namesOf, survey } from "./Records.ts"
 import * as TableLocks from "./TableLocks.ts"
@@ -186,23 +187,63 @@ const locked = Effect.fnUntraced(function* <A>(
   }
 })
 
+/** Runs statements in the locks that a migration takes, none of which waits for long, or begins anew. */
+const inMoments = Effect.fnUntraced(function* <A>(
+  database: Database,
+  isStrong: boolean,
+  effect: Effect.Effect<A, Reason | SqlError.SqlError>
+) {
+  const locks = isStrong ? yield* TableLocks.locks(database) : undefined
+  const others = locks && (yield* LockTurns.turn(database, locks, LockTurns.turnMillis))
+  if (others !== undefined) return yield* Effect.fail(new Blocked(ofTables, others))
+  yield* database.sql`SELECT pg_catalog.set_config('lock_timeout', ${String(TableLocks.momentMillis)}::text, true)`
+  return yield* Effect.mapError(effect, (error) => {
+    const reason = SqlError.isSqlError(error) ? reasonOf(error) : error
+    return isLockTimeout(reason) || isDeadlock(reason) ? new Blocked(ofTables, { reason, text: undefined }) : reason
+  })
+})
+
 /** Runs what is pending in one transaction, and returns the files that it has run. */
 const runTogether = (database: Database) =>
-  locked(
-    database,
-    Effect.fnUntraced(function* (pending, setPath) {
-      const locks = yield* TableLocks.locks(database)
-      const others = locks && (yield* LockTurns.turn(database, locks, LockTurns.turnMillis))
-      if (others !== undefined) return yield* Effect.fail(new Blocked(ofTables, others))
-      yield* database.sql`SELECT pg_catalog.set_config('lock_timeout', ${String(TableLocks.momentMillis)}::text, true)`
-      const applying = Effect.filter(pending, (migration) => apply(database, setPath, migration))
-      const applied = yield* Effect.mapError(applying, (error) => {
-        const reason = SqlError.isSqlError(error) ? reasonOf(error) : error
-        return isLockTimeout(reason) || isDeadlock(reason) ? new Blocked(ofTables, { reason, text: undefined }) : reason
+  locked(database, (pending, setPath) =>
+    inMoments(
+      database,
+      true,
+      Effect.gen(function* () {
+        // A table that has had events is prepared for partitions first, after all others.
+        const isLate = pending.some(Converting.isOf) && (yield* Converting.isNeeded(database))
+        const early = isLate ? pending.filter((migration) => !Converting.isOf(migration)) : pending
+        const applied = yield* Effect.filter(early, (migration) => apply(database, setPath, migration))
+        return applied.map(({ file }) => file)
       })
-      return applied.map(({ file }) => file)
-    })
+    )
   )
+
+/**
+ * Divides a table that has had events, if that is pending, and returns the file then. Each step is a transaction: others go on
+ * between them, and where a process ends, the next one goes on from there.
+ */
+const convert = Effect.fnUntraced(function* (database: Database, tell: Building.Tell) {
+  const [file] = (yield* survey(database, yield* Owners.list(database)))
+    .filter((known) => isPending(known) && Converting.isOf(known.migration))
+    .map(({ migration }) => migration.file)
+  if (file === undefined) return undefined
+  const next = Converting.make(database, file, tell)
+  while (true) {
+    const isDone = yield* locked(
+      database,
+      Effect.fnUntraced(function* (pending, setPath) {
+        const migration = pending.find(Converting.isOf)
+        if (migration === undefined) return true
+        const step = yield* next
+        if (step !== "ready") return yield* inMoments(database, step.isStrong, Effect.as(step.run, false))
+        const divide = Effect.andThen(Converting.refuseObstacles(database), apply(database, setPath, migration))
+        return yield* inMoments(database, true, divide)
+      })
+    )
+    if (isDone) return file
+  }
+})
 
 /** A standby takes no migration. Said at once, also where nothing is pending: the stores could not write there. */
 const checkPrimary = Effect.fnUntraced(function* ({ query, sql }: Database) {
@@ -225,10 +266,13 @@ export const run = Effect.fnUntraced(function* (
   const files = yield* runTogether(database)
   while (true) {
     // A transaction for each, so that what is built is recorded at once.
-    const built = yield* locked(database, ([migration]) =>
-      migration === undefined ? Effect.undefined : Effect.as(build(database, migration, tell), migration.file)
-    )
-    if (built === undefined) return files
+    const built = yield* locked(database, (pending) => {
+      const migration = pending.find((one) => !Converting.isOf(one))
+      return migration === undefined ? Effect.undefined : Effect.as(build(database, migration, tell), migration.file)
+    })
+    if (built === undefined) break
     files.push(built)
   }
+  const converted = yield* convert(database, tell)
+  return converted === undefined ? files : [...files, converted]
 })

@@ -1,5 +1,6 @@
 /** The operations on many messages, by their state: to list, count and purge them. */
 import { DateTime, Effect, Option, Schema, Stream } from "effect"
+import type { Statement } from "effect/sql"
 import { millisOf } from "../../internal/Fields.ts"
 import { type Iterate, type List, type Purge, type Selection } from "../../SpoolArguments.ts"
 import { noMessages, type State } from "../../SpoolMessage.ts"
@@ -10,25 +11,86 @@ import { andFilterQueue, committed, inQueue, messagesOf, type SpoolTable } from 
 
 // Statements
 
-const isListed = (spool: SpoolTable, { queue, since, state }: List) => {
-  const { sql } = spool
-  const recent = since === undefined ? sql.literal("") : sql`AND updated >= ${DateTime.toDateUtc(since)}`
-  return sql`state = ${code[state]} ${andFilterQueue(spool, queue)} ${recent}`
+/** The states whose messages an index of the table of queues has by their queue, in the order of their creation. */
+const indexedByQueue: ReadonlySet<State> = new Set<State>(["deferred", "hold", "bounce", "archived"])
+
+/** Which messages, and in which order. */
+interface Selected {
+  readonly where: Statement.Fragment
+  readonly order: Statement.Fragment
 }
+
+/** The messages in a state by their creation. The same id can be in several queues. */
+const byCreation = (
+  spool: SpoolTable,
+  { queue, state }: Pick<List, "queue" | "state">,
+  direction: "asc" | "desc"
+): Selected => {
+  const { sql } = spool
+  const way = sql.literal(direction)
+  if (queue === undefined || !spool.isOfQueues || !indexedByQueue.has(state)) {
+    return {
+      where: sql`state = ${code[state]} ${andFilterQueue(spool, queue)}`,
+      order: sql`created ${way}, id COLLATE "C" ${way}, coalesce(queue, '') ${way}`
+    }
+  }
+  // The queue is the same for all. As a range, and as the beginning of the order, it leads the planner to the index that has this
+  // order, whatever it takes for the number of these messages.
+  return {
+    where: sql`state = ${code[state]} AND queue >= ${queue} AND queue <= ${queue}`,
+    order: sql`queue ${way}, created ${way}, id COLLATE "C" ${way}`
+  }
+}
+
+const selectedBy = (spool: SpoolTable, list: List): Selected => {
+  if (list.sortBy === "created") return byCreation(spool, list, list.sortOrder)
+  const { sql } = spool
+  const way = sql.literal(list.sortOrder)
+  return {
+    where: sql`state = ${code[list.state]} ${andFilterQueue(spool, list.queue)}`,
+    order: sql`${sql.literal(list.sortBy)} ${way}, id COLLATE "C" ${way}, coalesce(queue, '') ${way}`
+  }
+}
+
+const andRecent = ({ sql }: SpoolTable, { since }: List) =>
+  since === undefined ? sql.literal("") : sql`AND updated >= ${DateTime.toDateUtc(since)}`
 
 /** One message more than the page has room for tells whether there is another page. */
 const selectPage =
   (spool: SpoolTable, list: List) =>
   ({ read }: Columns) => {
+    const { order, where } = selectedBy(spool, list)
+    return spool.sql`
+    SELECT ${read} FROM ${spool.table} WHERE ${where} ${andRecent(spool, list)}
+    ORDER BY ${order} LIMIT ${list.limit + 1} OFFSET ${list.offset}`
+  }
+
+/**
+ * A page of what waits in one queue, by its creation. The index of what is ready has that order within each priority, so each
+ * gives as many messages as the page may need, however many wait beside them.
+ */
+const selectWaiting =
+  (spool: SpoolTable, list: List, queue: string) =>
+  ({ read }: Columns) => {
     const { sql, table } = spool
-    const order = sql.literal(list.sortOrder)
+    const order = sql.literal(`ORDER BY created ${list.sortOrder}, id COLLATE "C" ${list.sortOrder}`)
+    const ofQueue = sql`state = ${code.incoming} AND ${inQueue(spool, queue)}`
+    const most = list.limit + 1
     return sql`
-    SELECT ${read} FROM ${table} WHERE ${isListed(spool, list)}
-    ORDER BY ${sql.literal(list.sortBy)} ${order}, id COLLATE "C" ${order}, coalesce(queue, '') ${order} LIMIT ${list.limit + 1} OFFSET ${list.offset}`
+    WITH RECURSIVE known AS (
+      (SELECT priority AS urgency FROM ${table} WHERE ${ofQueue} ORDER BY priority LIMIT 1)
+      UNION ALL
+      SELECT (SELECT priority FROM ${table} WHERE ${ofQueue} AND priority > known.urgency ORDER BY priority LIMIT 1)
+      FROM known WHERE known.urgency IS NOT NULL
+    )
+    SELECT ${read} FROM known CROSS JOIN LATERAL (
+      SELECT * FROM ${table} WHERE ${ofQueue} AND priority = known.urgency ${andRecent(spool, list)}
+      ${order} LIMIT ${list.offset + most}
+    ) AS message ${order} LIMIT ${most} OFFSET ${list.offset}`
   }
 
 const countListed = (spool: SpoolTable, list: List) => spool.sql`
-  SELECT count(*) AS total FROM ${spool.table} WHERE ${isListed(spool, list)}`
+  SELECT count(*) AS total FROM ${spool.table} WHERE ${selectedBy(spool, list).where} ${andRecent(spool, list)}`
 
 const Total = Schema.Struct({ total: Schema.BigInt })
 
@@ -37,7 +99,7 @@ const Place = Schema.Struct({ queue: Schema.NullOr(Schema.String), id: Schema.St
 type Place = typeof Place.Type
 
 const selectBatch =
-  (spool: SpoolTable, { batchSize, queue, state }: Iterate, after: Place | undefined) =>
+  (spool: SpoolTable, input: Iterate, after: Place | undefined) =>
   ({ read }: Columns) => {
     const { sql, table } = spool
     const rest =
@@ -45,10 +107,10 @@ const selectBatch =
         ? sql.literal("")
         : sql`AND (created, id::text COLLATE "C", coalesce(queue, ''))
           > ('epoch'::timestamptz + ${after.micros}::float8 * interval '1 microsecond', ${after.id}, ${after.queue ?? ""})`
+    const { order, where } = byCreation(spool, input, "asc")
     return sql`
     SELECT ${read}, (extract(epoch FROM created) * 1000000::numeric)::bigint AS micros FROM ${table}
-    WHERE state = ${code[state]} ${andFilterQueue(spool, queue)} ${rest}
-    ORDER BY created, id COLLATE "C", coalesce(queue, '') LIMIT ${batchSize}`
+    WHERE ${where} ${rest} ORDER BY ${order} LIMIT ${input.batchSize}`
   }
 
 const countStates = (spool: SpoolTable, queue: string | undefined) => spool.sql`
@@ -77,7 +139,12 @@ const removeOld = (spool: SpoolTable, { limit, olderThan, queue, state }: Purge)
 // Operations
 
 export const list = Effect.fnUntraced(function* (spool: SpoolTable, input: List) {
-  const messages = yield* messagesOf(spool, selectPage(spool, input), columnsWithoutPayload)
+  const { queue, sortBy, state } = input
+  const select =
+    queue !== undefined && state === "incoming" && sortBy === "created"
+      ? selectWaiting(spool, input, queue)
+      : selectPage(spool, input)
+  const messages = yield* messagesOf(spool, select, columnsWithoutPayload)
   const [counted] = input.total ? yield* spool.rows(countListed(spool, input), Total) : []
   return {
     messages: messages.slice(0, input.limit),

@@ -157,6 +157,11 @@ const makeIdentityCheck = Effect.gen(function* () {
   })
 })
 
+const isOid = /^\d{1,10}$/
+
+/** How many tables of others are remembered. Where so many have been heard of, no other table is looked for. */
+const mostForeign = 1000
+
 const Named = Schema.Struct({ name: Schema.String, oid: Schema.NullOr(Schema.String) })
 
 /**
@@ -174,25 +179,45 @@ const makeHearing = Effect.fnUntraced(function* (wake: (table: Table) => void, {
   const hearing = Effect.gen(function* () {
     const connection = yield* open
     yield* checkIdentity(connection)
-    const found = yield* Effect.flatMap(
-      connection.query(
-        sql`SELECT name, to_regclass(name)::oid::text AS oid FROM pg_catalog.unnest(${qualified}::text[]) AS name`
+    const nameTables = Effect.map(
+      Effect.flatMap(
+        connection.query(
+          sql`SELECT name, to_regclass(name)::oid::text AS oid FROM pg_catalog.unnest(${qualified}::text[]) AS name`
+        ),
+        decodeNamed
       ),
-      decodeNamed
+      (found) => new Map(found.map(({ oid }, index) => [oid, tables[index]]))
     )
-    const byOid = new Map(found.map(({ oid }, index) => [oid, tables[index]]))
+    let byOid = yield* nameTables
+    const foreign = new Set<string>()
+
+    /** Finds the tables of other oids: one of ours has another oid once it is divided into partitions, or restored. */
+    const meet = (oids: ReadonlyArray<string>) =>
+      Effect.map(nameTables, (found) => {
+        byOid = found
+        for (const oid of oids) {
+          const table = found.get(oid)
+          if (table === undefined) foreign.add(oid)
+          else wake(table)
+        }
+      })
+
     const lost = Deferred.makeUnsafe<never, Reason>()
     const arrives = yield* delivery.begin({ query: connection.query, lost })
     yield* connection.heard.pipe(
       Effect.tap((heard) =>
-        Effect.sync(() => {
+        Effect.suspend(() => {
           arrives(heard)
+          const unknown: Array<string> = []
           for (const payload of heard.payloads) {
             const [oid = "", from] = payload.split(" ")
             const table = byOid.get(oid)
-            if (table !== undefined && from !== sender) wake(table)
+            if (table === undefined) {
+              if (isOid.test(oid) && !foreign.has(oid) && foreign.size < mostForeign) unknown.push(oid)
+            } else if (from !== sender) wake(table)
           }
           if (heard.isMore) tables.forEach(wake)
+          return unknown.length === 0 ? Effect.void : meet(unknown)
         })
       ),
       Effect.forever,

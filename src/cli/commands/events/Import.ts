@@ -3,6 +3,7 @@ import { Effect, Option, type Scope, Stream } from "effect"
 import { Argument, Command, Flag } from "effect/cli"
 import { PostgresDatabase } from "../../../postgres/database/PostgresDatabase.ts"
 import { longestBytes } from "../../../postgres/database/RowSize.ts"
+import * as Batches from "../../../postgres/events/Batches.ts"
 import * as Importing from "../../../postgres/events/Importing.ts"
 import * as Parameters from "../../arguments/Parameters.ts"
 import * as Database from "../../connection/Database.ts"
@@ -89,32 +90,9 @@ const sourceOf = Effect.fnUntraced(function* ({
   }
 })
 
-/** How many events one transaction imports: enough to be fast, and few enough that appends meanwhile wait for a short time. */
-const batchEvents = 1000
-
-/** How many characters of JSON a batch has at most, unless it has only one event. */
-const batchLength = 8 * 1024 * 1024
-
-interface Batch {
-  readonly entries: Array<Importing.Entry>
-  readonly length: number
-}
-
-/** The events in batches, which are smaller where events are large. The next batch is read while one is imported. */
+/** The events in batches, each of which a transaction imports. */
 const inBatches = <E, R>(entries: Stream.Stream<Importing.Entry, E, R>) =>
-  Stream.mapAccum(
-    entries,
-    (): Batch => ({ entries: [], length: 0 }),
-    (batch, entry): readonly [Batch, ReadonlyArray<ReadonlyArray<Importing.Entry>>] => {
-      const length = batch.length + entry.json.length
-      if (batch.entries.length === 0 || (batch.entries.length < batchEvents && length <= batchLength)) {
-        batch.entries.push(entry)
-        return [{ entries: batch.entries, length }, []]
-      }
-      return [{ entries: [entry], length: entry.json.length }, [batch.entries]]
-    },
-    { onHalt: ({ entries }) => (entries.length === 0 ? [] : [entries]) }
-  ).pipe(Stream.buffer({ capacity: 1 }))
+  Batches.inBatches(entries, ({ json }) => json.length)
 
 /**
  * A file with the old and the new version of each event. It appears under its name once all events are imported, and not at

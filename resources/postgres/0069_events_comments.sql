@@ -30,6 +30,8 @@
 \set events_log :events _log
 \set events_tags :events _tags
 \set events_mark :events _mark
+\set events_archives :events _archives
+\set events_archived :events _archived
 
 SET strata.events TO :"events";
 
@@ -41,6 +43,12 @@ SET strata.events_tags TO :"events_tags";
 
 -- next
 SET strata.events_mark TO :"events_mark";
+
+-- next
+SET strata.events_archives TO :"events_archives";
+
+-- next
+SET strata.events_archived TO :"events_archived";
 
 -- next
 SET strata.offsets TO :"offsets";
@@ -72,6 +80,8 @@ BEGIN
             ('events_log'::pg_catalog.text, 'strata.events_log'::pg_catalog.text),
             ('events_tags'::pg_catalog.text, 'strata.events_tags'::pg_catalog.text),
             ('events_mark'::pg_catalog.text, 'strata.events_mark'::pg_catalog.text),
+            ('events_archives'::pg_catalog.text, 'strata.events_archives'::pg_catalog.text),
+            ('events_archived'::pg_catalog.text, 'strata.events_archived'::pg_catalog.text),
             ('offsets'::pg_catalog.text, 'strata.offsets'::pg_catalog.text),
             ('states'::pg_catalog.text, 'strata.states'::pg_catalog.text),
             ('messages'::pg_catalog.text, 'strata.messages'::pg_catalog.text),
@@ -85,13 +95,13 @@ BEGIN
             FROM (VALUES
                 ('events', NULL, 'The log of events, to which rows are only added. go-sync-kit reads and writes the same table'),
                 ('events', 'version', 'The place in the log. A sequence draws it before the commit, so there are holes'),
-                ('events', 'id', 'The id of the event, of which there is one in the log: a UUIDv7 unless the writer has given one'),
+                ('events', 'id', 'The id of the event, of which there is one in the log: a UUIDv7 unless the writer has given one. In a compact log the type is uuid'),
                 ('events', 'aggregate_id', 'What the event happened to'),
                 ('events', 'event_type', 'What has happened: the tag of its class in a typed view'),
                 ('events', 'data', 'The event itself. In a typed view, the fields of its class'),
                 ('events', 'metadata', 'What is known beside the event, such as schemaVersion, the version of its data'),
                 ('events', 'created_at', 'When the transaction began that has appended the event'),
-                ('events', 'stream_name', 'stream_ and the aggregate id, as go-sync-kit names it'),
+                ('events', 'stream_name', 'stream_ and the aggregate id, as go-sync-kit names it. A compact log has no such column'),
                 ('events_log', NULL, 'Names the log, beside the table of events, and keeps what strata doctor has seen last'),
                 ('events_log', 'single', 'Always true: the table has one row'),
                 ('events_log', 'id', 'The id of the log, which is copied and restored together with the events'),
@@ -103,10 +113,27 @@ BEGIN
                 ('events_tags', NULL, 'The tags of events, beside the log. The empty tag is of no event: its highest version rises with each later tagging'),
                 ('events_tags', 'tag', 'What the event is about'),
                 ('events_tags', 'version', 'The version of the event'),
+                ('events_tags', 'event_type', 'The type of the event, or null in rows of earlier versions'),
                 ('events_mark', NULL, 'How far the log is settled, for readers on standbys'),
                 ('events_mark', 'single', 'Always true: the table has at most one row'),
                 ('events_mark', 'version', 'The version up to which every event that there will ever be was committed then'),
                 ('events_mark', 'server', 'The server that has settled it, by the time of its start, and the file of its sequence'),
+                ('events_archives', NULL, 'The parts of the log that were written to files: always the oldest, without one that is left out'),
+                ('events_archives', 'first_version', 'The first version that the part may have'),
+                ('events_archives', 'end_version', 'The version after the last one that the part may have'),
+                ('events_archives', 'name', 'The name of the file'),
+                ('events_archives', 'events', 'How many events the file has'),
+                ('events_archives', 'bytes', 'How many bytes the file had when it was written'),
+                ('events_archives', 'sha256', 'The checksum of its events, which is also in its last line'),
+                ('events_archives', 'last_version', 'The version of the last event of the part; null if it has none'),
+                ('events_archives', 'last_id', 'The id of that event'),
+                ('events_archives', 'first_created_at', 'The earliest time of an event of the part'),
+                ('events_archives', 'last_created_at', 'The latest time of one'),
+                ('events_archives', 'archived_at', 'When the part was archived'),
+                ('events_archived', NULL, 'The aggregates that have events in the parts that were written to files'),
+                ('events_archived', 'aggregate_id', 'The aggregate'),
+                ('events_archived', 'first_version', 'The version of its first event there'),
+                ('events_archived', 'version', 'The version of its last event there. Where later ones were restored: one that is not below it'),
                 ('offsets', NULL, 'How far the shards of projections are. eGo reads and writes the same table'),
                 ('offsets', 'projection_name', 'The name of the projection'),
                 ('offsets', 'shard_number', 'The number of the shard, from 0'),
@@ -199,6 +226,12 @@ RESET strata.events_tags;
 
 -- next
 RESET strata.events_mark;
+
+-- next
+RESET strata.events_archives;
+
+-- next
+RESET strata.events_archived;
 
 -- next
 RESET strata.offsets;

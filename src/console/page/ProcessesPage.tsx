@@ -1,0 +1,109 @@
+/** All processes that run projections: who runs what, and which of them has fallen silent. */
+import type { Answer } from "../api/Answers.ts"
+import { useAnswer } from "./Client.ts"
+import { plural } from "./Format.ts"
+import { useLive } from "./Live.ts"
+import { Badge, Empty, FailedNote, Panel, Skeleton, Time } from "./Parts.tsx"
+import { projectionHref } from "./Route.ts"
+
+type Process = Answer<"/api/processes">[number]
+
+const Runs = ({ runs }: Pick<Process, "runs">) =>
+  runs.length === 0 ? (
+    <span class="muted">nothing now</span>
+  ) : (
+    <ul class="plain-list">
+      {runs.map(({ projection, shards }) => (
+        <li key={projection}>
+          <a href={projectionHref(projection)}>{projection}</a>{" "}
+          <span class="muted">
+            {shards.length === 1 ? "shard" : "shards"} {shards.join(", ")}
+          </span>
+        </li>
+      ))}
+    </ul>
+  )
+
+const Table = ({ all }: { readonly all: ReadonlyArray<Process> }) => (
+  <div class="table-box" tabIndex={0} role="group" aria-label="Processes">
+    <table class="roomy">
+      <thead>
+        <tr>
+          <th>Process</th>
+          <th>Host</th>
+          <th class="right">Pid</th>
+          <th>State</th>
+          <th>Since</th>
+          <th>Heard of</th>
+          <th>Runs</th>
+        </tr>
+      </thead>
+      <tbody>
+        {all.map((one) => (
+          <tr key={one.id}>
+            <td>{one.name}</td>
+            <td>{one.host}</td>
+            <td class="right">{one.pid}</td>
+            <td>
+              <Badge state={one.isSilent ? "silent" : "running"} />
+            </td>
+            <td>
+              <Time at={one.since} />
+            </td>
+            <td>
+              <Time at={one.heardAt} />
+            </td>
+            <td class="wrap">
+              <Runs runs={one.runs} />
+            </td>
+          </tr>
+        ))}
+      </tbody>
+    </table>
+  </div>
+)
+
+/** The projections of which a shard has no process. */
+const Idle = () => {
+  const { moment } = useLive()
+  const idle = (moment?.projections?.all ?? []).filter(({ state }) => state === "idle")
+  return idle.length === 0 ? null : (
+    <Panel title="Without a process" aside="in one shard at least">
+      <ul class="plain-list">
+        {idle.map(({ name }) => (
+          <li key={name}>
+            <a href={projectionHref(name)}>{name}</a>
+          </li>
+        ))}
+      </ul>
+    </Panel>
+  )
+}
+
+export const ProcessesPage = () => {
+  const { moment } = useLive()
+  const { failed, value } = useAnswer("/api/processes", {}, moment?.projections?.at)
+  if (value === undefined) return failed === undefined ? <Skeleton /> : <FailedNote failed={failed} />
+  const silent = value.filter(({ isSilent }) => isSilent).length
+  return (
+    <>
+      {failed === undefined ? null : <FailedNote failed={failed} />}
+      {value.length === 0 ? (
+        <Empty title="No process runs a projection">
+          Each process that runs one says so every few seconds, and is here until the others know that it has gone.
+        </Empty>
+      ) : (
+        <>
+          <div class="list-bar">
+            <span>
+              {plural(value.length, "process")}
+              {silent === 0 ? "" : `, ${silent} of them silent`}
+            </span>
+          </div>
+          <Table all={value} />
+        </>
+      )}
+      <Idle />
+    </>
+  )
+}

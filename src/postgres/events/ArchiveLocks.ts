@@ -1,0 +1,119 @@
+/**
+ * The transactions in which a part of the log is archived or restored: one at a time, and for as long as it takes. Only at the end of
+ * one nobody else may read or write the log, and then for a moment.
+ *
+ * **Details**
+ *
+ * A statement that has planned to read some partitions sees the row of an archived part by a later snapshot. So the log is locked
+ * exclusively when a partition leaves it or comes back: a statement has the table before, with the partition and without the row of the
+ * part, or after.
+ *
+ * What waits for that lock keeps all waiting that come after it. So each try takes a moment only, and the next one comes a little later.
+ */
+import { Duration, Effect, Schema } from "effect"
+import { SqlClient } from "effect/sql"
+import { monotonicMillis } from "../../internal/Monotonic.ts"
+import { realSleep } from "../../internal/RealTime.ts"
+import { Contention, type Reason } from "../../StoreError.ts"
+import * as AdvisoryLocks from "../database/AdvisoryLocks.ts"
+import { decodeRows } from "../database/DecodeRows.ts"
+import { qualify, reference } from "../database/Identifier.ts"
+import * as LockTurns from "../database/LockTurns.ts"
+import type { PostgresDatabase } from "../database/PostgresDatabase.ts"
+import { reasonOf } from "../database/Reasons.ts"
+import type { ArchiveError, ArchiveRefused } from "./EventArchive.ts"
+
+type Database = PostgresDatabase["Service"]
+
+/** For how many milliseconds a try waits for the log, and others with it. */
+const momentMillis = 300
+
+const firstWaitMillis = 100
+const longestWaitMillis = 5000
+
+/** The locks of a table, taken by a statement, and who else has one of it. */
+const locksOf = ({ sql }: Database, table: string, taking: string): LockTurns.Locks => ({
+  taking: { compile: () => [taking, []] },
+  holders: sql`
+    SELECT DISTINCT pg_catalog.format('pid %s, role %s, application %L', held.pid, activity.usename,
+      activity.application_name) AS text
+    FROM pg_catalog.pg_locks AS held LEFT JOIN pg_catalog.pg_stat_activity AS activity ON activity.pid = held.pid
+    WHERE held.relation = ${table}::regclass::oid AND held.granted AND held.pid IS DISTINCT FROM pg_catalog.pg_backend_pid()
+      AND held.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())`
+})
+
+/** Keeps out all who would change events of a partition. Who reads it, or appends to the log, goes on. */
+export const freeze = (database: Database, partition: string): Effect.Effect<void, Reason> =>
+  LockTurns.take(database, {
+    ...locksOf(database, partition, `LOCK TABLE ONLY ${partition} IN SHARE MODE`),
+    of: `the lock with which nobody changes events of ${partition}`,
+    atMost: database.migrationWait
+  })
+
+const Waits = Schema.Struct({ waits: Schema.Boolean })
+
+/** Whether somebody waits for a lock of the partition, and may have one of the log, which so nobody else gets. */
+const isAwaited = ({ query, sql }: Database, partition: string) =>
+  Effect.map(
+    Effect.flatMap(
+      query(sql`
+        SELECT EXISTS (
+          SELECT FROM pg_catalog.pg_locks WHERE relation = ${partition}::regclass::oid AND NOT granted
+        ) AS waits`),
+      decodeRows(Waits, "pg_locks", [])
+    ),
+    ([row]) => row?.waits === true
+  )
+
+/** Takes the log and the partition for this transaction alone, for what is done in a moment. */
+export const takeAlone = Effect.fnUntraced(function* (
+  database: Database,
+  partition: string
+): Effect.fn.Return<void, Reason> {
+  const { migrationWait, names, schema } = database
+  const log = qualify(schema, names.events)
+  const of = `the lock of ${log} for a moment`
+  const locks = locksOf(database, log, `LOCK TABLE ONLY ${log}, ONLY ${partition} IN ACCESS EXCLUSIVE MODE`)
+  const endMillis = (yield* monotonicMillis) + Duration.toMillis(migrationWait)
+  let waitMillis = firstWaitMillis
+  let warned = ""
+  while (true) {
+    const others = yield* LockTurns.turn(database, locks, momentMillis)
+    if (others === undefined) return
+    if ((yield* monotonicMillis) >= endMillis) return yield* LockTurns.notHad(of, others)
+    if (yield* isAwaited(database, partition)) {
+      return yield* new Contention({
+        message: `another transaction is about to change events of ${partition}, and has ${log}; try again once it has ended`
+      })
+    }
+    if (others.text !== warned) yield* LockTurns.warn(of, others)
+    warned = others.text
+    yield* realSleep(waitMillis)
+    waitMillis = Math.min(waitMillis * 2, longestWaitMillis)
+  }
+})
+
+/** Runs an effect in a transaction of its own, while no other one archives or restores parts of the same log. */
+export const exclusively = <A>(
+  database: Database,
+  effect: Effect.Effect<A, ArchiveError | ArchiveRefused | Reason>
+): Effect.Effect<A, ArchiveError | ArchiveRefused | Reason> => {
+  const { migrationWait, names, query, schema, sql, withTransaction } = database
+  const log = sql.literal(`${reference(qualify(schema, names.events))}::regclass::oid::int8`)
+  const prepare = Effect.gen(function* () {
+    // The limits of a session are not for what takes so long.
+    yield* query(sql`
+      SELECT pg_catalog.set_config(name, '0', true) FROM pg_catalog.pg_settings
+      WHERE name IN ('statement_timeout', 'lock_timeout', 'idle_in_transaction_session_timeout', 'transaction_timeout')`)
+    yield* AdvisoryLocks.take(database, {
+      of: "all archiving",
+      keys: sql`SELECT pg_catalog.hashtextextended('effect-strata archive'::text, ${log}) AS key`,
+      atMost: migrationWait
+    })
+  })
+  return withTransaction(Effect.andThen(prepare, effect)).pipe(
+    // Each statement sees what was committed while this one waited, whatever the session's default is.
+    Effect.provideService(SqlClient.BeginTransaction, "BEGIN ISOLATION LEVEL READ COMMITTED"),
+    Effect.catchTag("SqlError", (error) => Effect.fail(reasonOf(error)))
+  )
+}
