@@ -10,10 +10,10 @@ const eventCount = 1_000_000
 
 const rare = (table: string, id: string) => plainInsert(table, id).replace("'Plain'", "'Rare'")
 
-/** A log of a million events, and how many rows a read of it looks at. */
-const serveFilled = Effect.fnUntraced(function* (more: (table: string) => ReadonlyArray<string>) {
+/** A log of so many events, and how many rows a read of it looks at. */
+const serveFilled = Effect.fnUntraced(function* (more: (table: string) => ReadonlyArray<string>, count = eventCount) {
   const { events, logged, schema, sql, table, watched } = yield* serveEvents({ client: { maxConnections: 1 } })
-  yield* execute([...fillStatements(table, eventCount), ...more(table), `VACUUM ANALYZE ${table}`])
+  yield* execute([...fillStatements(table, count), ...more(table), `VACUUM ANALYZE ${table}`])
   const rowsRead = Effect.gen(function* () {
     yield* sql`SELECT pg_stat_force_next_flush()`
     const [row] = yield* sql`
@@ -118,6 +118,21 @@ it.live("a page of some types reads what it returns, and a filter that no index 
     yield* reads({ createdAfter, eventTypes: ["Closed", "Deposited"] }, 2)
     yield* reads({ createdAfter: recent, tags: ["group:tenth"], limit: 5 }, 5)
     yield* reads({ createdAfter: recent, aggregateIds: ["account-1", "account-2"], limit: 2 }, 2)
+  })
+)
+
+it.live("a page after a time reads no whole table, however dear the planner takes its index to be", () =>
+  Effect.gen(function* () {
+    const { reads, sql, table } = yield* serveFilled(() => [], 100_000)
+    const [row] = yield* sql`SELECT created_at::text FROM ${sql.literal(table)} WHERE version = 99000`
+    const createdAfter = DateTime.makeUnsafe(String(row?.["created_at"]))
+    // As it takes it to be beside 50 million events.
+    yield* sql`SET cpu_index_tuple_cost = 1`
+    for (const direction of ["forward", "backward"] as const) {
+      for (let times = 0; times < 7; times++) {
+        assert.isBelow(yield* reads({ createdAfter, limit: 1, direction }, 1), 20_000)
+      }
+    }
   })
 )
 
