@@ -105,12 +105,12 @@ export class ConditionFailed extends Schema.TaggedError<ConditionFailed>("effect
   {
     /**
      * An event was `"appended"`; or a savepoint has `"withdrawn"` one that was seen, or it was deleted; or events were
-     * `"tagged"` that had been appended before.
+     * `"tagged"` that had been appended before; or some were `"archived"` meanwhile, so that nobody can tell whether one was appended.
      */
-    change: Schema.Literals(["appended", "withdrawn", "tagged"]),
+    change: Schema.Literals(["appended", "withdrawn", "tagged", "archived"]),
     /**
-     * The version of the event in the way: nothing where events were tagged. Of several it is the first one, or the one that
-     * this process has appended itself, of which it knows without the database.
+     * The version of the event in the way: nothing where events were tagged or archived. Of several it is the first one, or the one
+     * that this process has appended itself, of which it knows without the database.
      */
     version: Schema.Option(Schema.BigInt),
     /** Its type, if it was appended. */
@@ -121,6 +121,9 @@ export class ConditionFailed extends Schema.TaggedError<ConditionFailed>("effect
 ) {
   override get message(): string {
     if (this.change === "tagged") return "Events were tagged after the decision had read: read again, and decide again"
+    if (this.change === "archived") {
+      return "Events were archived after the decision had read: read again, and decide again"
+    }
     const version = Option.getOrElse(this.version, () => 0n)
     if (this.change === "withdrawn") {
       return `Event ${version}, which the decision had read, is there no more: read again, and decide again`

@@ -2,8 +2,8 @@
 -- one call. No two appends of a call have an id in common, or an aggregate of which one of them expects something, and no
 -- append of a call brings what matches the condition of another one. An append with an item that has no tags is alone.
 --
--- A row of the result says what came of an append that writes nothing (blocked, isolation, duplicate with the id, conflict
--- with the aggregate and its version, overtaken with an event that its condition does not know, replaced with the event at
+-- A row of the result says what came of an append that writes nothing (blocked, isolation, duplicate with the id, archived with the
+-- id and the version of an event that has it already and may be the same, conflict with the aggregate and its version, overtaken with an event that its condition does not know, replaced with the event at
 -- the mark and the end of the log), or of an event (stored, or known if it was stored already).
 --
 -- As a function a call is one round trip, and each of its statements sees what others committed while the statement before
@@ -89,6 +89,8 @@ DECLARE
     stored    TEXT[]    := '{}'; -- the ids that are in the log already
     known     TEXT[]    := '{}'; -- the given ids that are in the log already, and the versions of their events
     places    BIGINT[]  := '{}';
+    gone      TEXT[]; -- the aggregates with archived events, and the last version of these
+    ends      BIGINT[];
     wrong     INTEGER[];
     names     TEXT[];
     actual    BIGINT[];
@@ -216,7 +218,7 @@ BEGIN
         FROM unnest(requests, ids, aggregate_ids, event_types, datas, metadatas, given, ignoring)
             WITH ORDINALITY AS new (request, id, aggregate_id, event_type, data, metadata, given, ignoring, place)
         JOIN unnest(known, places) AS old (id, version) ON old.id = new.id
-        CROSS JOIN LATERAL (
+        LEFT JOIN LATERAL (
             SELECT event.aggregate_id = new.aggregate_id AND event.event_type = new.event_type
                 AND coalesce(event.data, 'null') = new.data::jsonb
                 -- Where an event comes from is no content: an append that is tried again has another trace.
@@ -224,7 +226,7 @@ BEGIN
                         THEN metadata - '{traceparent,correlationId,causationId}'::text[] ELSE metadata END, '{}'), 'null')) = 1
                     FROM (VALUES (event.metadata), (new.metadata::jsonb)) AS one (metadata)) AS same
             FROM :"events" AS event WHERE event.version = old.version OFFSET 0
-        ) AS event
+        ) AS event ON true
         WHERE new.given AND new.request <> ALL (failed);
         IF cardinality(names) > 0 THEN
             RETURN QUERY
@@ -232,6 +234,30 @@ BEGIN
             FROM unnest(wrong, names) AS repeated (request, id);
             failed := failed || wrong;
         END IF;
+        -- What is archived is compared by the caller, who reads the files.
+        IF to_regclass(:'events_ids') IS NOT NULL THEN
+            SELECT array_agg(new.request), array_agg(new.id), array_agg(old.version) INTO wrong, names, actual
+            FROM unnest(requests, ids, given) AS new (request, id, given)
+            JOIN unnest(known, places) AS old (id, version) ON old.id = new.id
+            WHERE new.given AND new.request <> ALL (failed)
+                AND NOT EXISTS (SELECT FROM :"events" AS event WHERE event.version = old.version OFFSET 0);
+            IF wrong IS NOT NULL THEN
+                RETURN QUERY
+                SELECT 'archived', repeated.request, repeated.id, repeated.version, NULL::timestamptz
+                FROM unnest(wrong, names, actual) AS repeated (request, id, version);
+                failed := failed || wrong;
+            END IF;
+        END IF;
+    END IF;
+
+    -- The last version of an aggregate without events in the table may be archived.
+    IF NOT expected <@ '{any}' AND to_regclass(:'events_ids') IS NOT NULL THEN
+        SELECT array_agg(archived.aggregate_id), array_agg(archived.version) INTO gone, ends
+        FROM (SELECT DISTINCT unnest(aggregate_ids)) AS new (aggregate_id)
+        CROSS JOIN LATERAL (
+            SELECT archived.aggregate_id, archived.version FROM :"events_archived" AS archived
+            WHERE archived.aggregate_id = new.aggregate_id OFFSET 0
+        ) AS archived;
     END IF;
 
     -- The expectations, compared with the last version of each aggregate.
@@ -243,8 +269,11 @@ BEGIN
         WHERE new.expected <> 'any' AND new.id <> ALL (stored) AND new.request <> ALL (failed)
     ) AS expectation
     CROSS JOIN LATERAL (
-        SELECT max(event.version) AS version FROM :"events" AS event
-        WHERE event.aggregate_id = expectation.aggregate_id
+        SELECT coalesce(max(event.version), (
+            SELECT old.version FROM unnest(gone, ends) AS old (aggregate_id, version)
+            WHERE old.aggregate_id = expectation.aggregate_id
+        )) AS version
+        FROM :"events" AS event WHERE event.aggregate_id = expectation.aggregate_id
     ) AS last
     WHERE CASE expectation.expected
             WHEN 'none' THEN last.version IS NOT NULL

@@ -28,17 +28,23 @@ SET jit = off
 AS $body$
 #variable_conflict use_column
 DECLARE
-    mark  CONSTANT BIGINT   := condition ->> 'mark';
-    seen  CONSTANT BIGINT[] := condition ->> 'seen';
-    items CONSTANT JSONB    := condition -> 'items';
+    mark     CONSTANT BIGINT   := condition ->> 'mark';
+    seen     CONSTANT BIGINT[] := condition ->> 'seen';
+    items    CONSTANT JSONB    := condition -> 'items';
     -- The start of the server, the file of the sequence and the database tell one log from another, and one that was set back
     -- from what it was. The same text is made by src/postgres/events/Deciding.ts.
-    here  CONSTANT TEXT     := extract(epoch FROM pg_postmaster_start_time())::text || ' '
+    here     CONSTANT TEXT     := extract(epoch FROM pg_postmaster_start_time())::text || ' '
         || coalesce(pg_relation_filenode(pg_get_serial_sequence(:'events', 'version')::regclass)::text, '') || ' '
         || current_database()::text;
-    epoch BIGINT;
-    first BIGINT;
+    epoch    BIGINT;
+    first    BIGINT;
+    archived BIGINT := 0; -- the log is archived below this version
 BEGIN
+    -- The events of what is archived are in files, and their tags still in the table. The caller has locked the log.
+    IF to_regclass(:'events_ids') IS NOT NULL THEN
+        SELECT coalesce(max(archives.end_version), 0) INTO archived FROM :"events_archives" AS archives;
+    END IF;
+
     -- The server was started again, or it is another one, or another log. The log is the one that the decision has read if
     -- the event at the mark is there, and as many matches up to the mark: an event can be lost though a later one is not.
     IF condition ->> 'server' <> here AND (
@@ -56,6 +62,13 @@ BEGIN
                 )
         )
     ) THEN
+        -- If the event at the mark is in the log, archived or not, nobody can tell here whether all matches below it are.
+        IF archived > 0 AND (condition ->> 'markId' IS NULL OR EXISTS (
+            SELECT FROM :"events_ids" AS known WHERE known.id = condition ->> 'markId' AND known.version = mark
+        )) THEN
+            RETURN QUERY SELECT 'overtaken', '{"change": "archived"}', NULL::bigint;
+            RETURN;
+        END IF;
         RETURN QUERY
         SELECT 'replaced', (SELECT event.id::text FROM :"events" AS event WHERE event.version = mark),
             (SELECT coalesce(max(event.version), 0) FROM :"events" AS event);
@@ -80,15 +93,23 @@ BEGIN
     -- What the decision has seen in its own transaction, before a savepoint took it back.
     IF seen <> '{}' AND EXISTS (
         SELECT FROM unnest(seen) AS known (version)
-        WHERE NOT EXISTS (SELECT FROM :"events" AS event WHERE event.version = known.version OFFSET 0)
+        WHERE known.version >= archived
+            AND NOT EXISTS (SELECT FROM :"events" AS event WHERE event.version = known.version OFFSET 0)
     ) THEN
         RETURN QUERY
         SELECT 'overtaken', '{"change": "withdrawn"}', min(known.version) FROM unnest(seen) AS known (version)
-        WHERE NOT EXISTS (SELECT FROM :"events" AS event WHERE event.version = known.version OFFSET 0);
+        WHERE known.version >= archived
+            AND NOT EXISTS (SELECT FROM :"events" AS event WHERE event.version = known.version OFFSET 0);
         RETURN;
     END IF;
 
     IF first IS NULL AND NOT (condition ->> 'solitary')::boolean THEN
+        RETURN;
+    END IF;
+
+    -- Which of the archived events above the mark match is not known here. The mark of the next decision is above them.
+    IF archived > mark + 1 THEN
+        RETURN QUERY SELECT 'overtaken', '{"change": "archived"}', NULL::bigint;
         RETURN;
     END IF;
 

@@ -5,7 +5,7 @@
 import { mkdir, writeFile } from "node:fs/promises"
 import { join } from "node:path"
 import * as Telemetry from "../../src/internal/Telemetry.ts"
-import { tables } from "../../src/postgres/TableReference.ts"
+import { ofPartitions, tables } from "../../src/postgres/TableReference.ts"
 import { commandsPage } from "./commands.ts"
 import type { Module } from "./declarations.ts"
 import type { Page } from "./pages.ts"
@@ -40,7 +40,7 @@ const tablesPage: Page = {
     "# Tables",
     "Every table and column, as `strata schema` prints them, and as the comments in the database say. The option `tables` gives " +
       "other names. [Deploying](../guides/deploying.md#roles-and-grants) says who needs which rights on them.",
-    ...tables.map(({ columns, description, name }) =>
+    ...[...tables, ofPartitions].map(({ columns, description, name }) =>
       [
         `## ${name}`,
         `${description}.`,

@@ -5,6 +5,7 @@ import { EventStore } from "../EventStore.ts"
 import { PostgresDatabase } from "../postgres/database/PostgresDatabase.ts"
 import { count } from "../postgres/events/Counting.ts"
 import { estimate } from "../postgres/events/Estimating.ts"
+import { Checksum, lineOf } from "../postgres/events/EventLines.ts"
 import * as EventTable from "../postgres/events/EventTable.ts"
 import * as Exporting from "../postgres/events/Exporting.ts"
 import * as LogParts from "../postgres/events/LogParts.ts"
@@ -22,10 +23,10 @@ export const stats = Effect.fnUntraced(function* (since: Option.Option<DateTime.
 export const file = Effect.fnUntraced(function* (after: bigint) {
   yield* EventTable.checkAndWarn
   const database = yield* PostgresDatabase
-  const checksum = new Exporting.Checksum()
+  const checksum = new Checksum()
   const pages = yield* Exporting.settledPages(after)
   const lines = Stream.map(pages, (rows) => {
-    const text = rows.map(Exporting.lineOf).join("")
+    const text = rows.map(lineOf).join("")
     checksum.add(text, rows.length)
     return text
   })

@@ -19,6 +19,7 @@ export interface TableReference {
     | "events_mark"
     | "events_archives"
     | "events_archived"
+    | "events_ids"
     | "offsets"
     | "states"
     | "messages"
@@ -120,7 +121,18 @@ const messageColumns = (stateText: string) => [
 
 const [state, ...rest] = messageColumns(`${states}; 6: only the id, which stays taken for a while`)
 
-/** Every table, with all of its columns. */
+/** The table that only a log with partitions has. The migration that makes it gives it its comments. */
+export const ofPartitions: TableReference = {
+  key: "events_ids",
+  name: "events_ids",
+  description: "The ids of all events of a log that has partitions",
+  columns: [
+    column("id", "text", "The id of the event, of which there is one in the log"),
+    column("version", "bigint", "The version of the event")
+  ]
+}
+
+/** Every table that each database has, with all of its columns. */
 export const tables: ReadonlyArray<TableReference> = [
   {
     key: "events",

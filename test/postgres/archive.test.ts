@@ -25,16 +25,19 @@ const size = 50n
 const options = { partitions: { size } }
 
 /** What archives and restores parts of these stores' log, by this archive. */
-const movers = ({ context, schema }: ServedEvents, archive: Layer.Layer<Postgres.EventArchive.EventArchive>) => {
+const movers = Effect.fnUntraced(function* (
+  { context, schema }: ServedEvents,
+  archive: Layer.Layer<Postgres.EventArchive.EventArchive>
+) {
   const database = Layer.provide(PostgresDatabase.layer({ schema }), Layer.succeedContext(context))
-  const layer = Layer.merge(database, archive)
+  const services = yield* Layer.build(Layer.merge(database, archive))
   return {
     archive: (before: Postgres.Archive.Before, tell?: Postgres.Archive.Tell) =>
-      Effect.provide(Archive.archive({ before, ...(tell === undefined ? {} : { tell }) }), layer),
-    restore: (settings?: Postgres.Archive.RestoreOptions) => Effect.provide(Archive.restore(settings), layer),
-    parts: Effect.provide(Archive.parts, layer)
+      Effect.provideContext(Archive.archive({ before, ...(tell === undefined ? {} : { tell }) }), services),
+    restore: (settings?: Postgres.Archive.RestoreOptions) => Effect.provideContext(Archive.restore(settings), services),
+    parts: Effect.provideContext(Archive.parts, services)
   }
-}
+})
 
 /** A log with partitions, and a directory for its parts. */
 const served = Effect.gen(function* () {
@@ -42,7 +45,7 @@ const served = Effect.gen(function* () {
   const directory = yield* temporaryDirectory
   return {
     ...stores,
-    ...movers(stores, EventArchive.layerDirectory(directory)),
+    ...(yield* movers(stores, EventArchive.layerDirectory(directory))),
     stores,
     directory,
     rows: rowsOf(stores.table),
@@ -189,7 +192,10 @@ describe("what is archived", () => {
       const plain = yield* serveEvents()
       const directory = EventArchive.layerDirectory(yield* temporaryDirectory)
       const refusal = <A, E>(effect: Effect.Effect<A, E>) => Effect.map(Effect.flip(effect), String)
-      assert.match(yield* refusal(movers(plain, directory).archive(1n)), /ArchiveRefused: only a log with partitions/)
+      assert.match(
+        yield* refusal((yield* movers(plain, directory)).archive(1n)),
+        /ArchiveRefused: only a log with partitions/
+      )
       const { archive, parts, restore, table, withTransaction } = yield* served
       for (const move of [Effect.asVoid(archive(1n)), Effect.asVoid(restore())]) {
         assert.match(yield* refusal(withTransaction(move)), /ArchiveRefused: .* not in one of the caller/)
@@ -226,7 +232,7 @@ describe("no part is detached", () => {
       read: (name) =>
         Stream.flatMap(Stream.fromEffect(whole(within.read(name))), (file) => Stream.fromArray(change(file)))
     })
-    return { ...found, ...movers(found.stores, layer) }
+    return { ...found, ...(yield* movers(found.stores, layer)) }
   })
 
   const whole = (bytes: Stream.Stream<Uint8Array, Postgres.EventArchive.ArchiveError>) =>
@@ -280,7 +286,7 @@ describe("no part is detached", () => {
       const { archive, directory, events, files, parts, restore, rows, stores } = yield* served
       yield* events.append(shapes(120))
       const before = yield* rows
-      const nowhere = movers(stores, EventArchive.layerDirectory(join(directory, "none")))
+      const nowhere = yield* movers(stores, EventArchive.layerDirectory(join(directory, "none")))
       const failed = yield* Effect.flip(nowhere.archive(50n))
       assert.strictEqual(failed._tag, "ArchiveError")
       assert.deepStrictEqual(yield* rows, before)

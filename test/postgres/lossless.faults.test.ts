@@ -3,11 +3,13 @@
  * holes loses events in the same storm, so the test can find a loss.
  */
 import { assert, describe, it } from "@effect/vitest"
-import { Effect, Fiber, Predicate, Stream } from "effect"
+import { Effect, Fiber, Layer, Predicate, type Scope, Stream } from "effect"
+import * as Postgres from "effect-strata/postgres"
 import { randomInt } from "node:crypto"
+import { temporaryDirectory } from "../cli/harness.ts"
 import { mistakes, none } from "../support/histories.ts"
 import { event, follow, serveEvents, type ServedEvents, session, versionsIn } from "./events.harness.ts"
-import { execute, query } from "./harness.ts"
+import { execute, query, type Settings } from "./harness.ts"
 
 const pause = Effect.suspend(() => {
   const kind = randomInt(10)
@@ -98,7 +100,7 @@ const everyOutcome = [
 ]
 
 /** Runs writers of every kind at once until the table has so many events. */
-const storm = Effect.fnUntraced(function* (served: ServedEvents, total: number) {
+const storm = Effect.fnUntraced(function* (served: ServedEvents, total: bigint) {
   const { events, schema, table } = served
   yield* execute([`CREATE TABLE ${schema}.unrelated (id INT)`])
   const long = yield* session()
@@ -114,7 +116,10 @@ const storm = Effect.fnUntraced(function* (served: ServedEvents, total: number) 
   const watch = Effect.gen(function* () {
     while (last < total) {
       yield* Effect.sleep(50)
-      last = BigInt(Number((yield* query(`SELECT count(*) FROM ${table}`))[0]?.[0]))
+      const [row] = yield* query(
+        `SELECT (SELECT count(*) FROM ${table}) + (SELECT coalesce(sum(events), 0) FROM ${table}_archives)`
+      )
+      last = BigInt(Number(row?.[0]))
     }
   })
   const writers = yield* Effect.forkScoped(
@@ -148,66 +153,120 @@ const polling = <E>(
 
 const versionsOf = (events: ReadonlyArray<{ readonly version: bigint }>) => events.map(({ version }) => version)
 
+/** How the log is kept: what runs beside the writers, and what makes the table whole for the comparison. */
+interface Keeping {
+  readonly settings: Settings
+  readonly beside: (served: ServedEvents) => Effect.Effect<unknown>
+  readonly whole: (served: ServedEvents) => Effect.Effect<unknown, unknown>
+}
+
+/** Runs the storm beside readers of every kind, and compares what they have seen with what is there. */
+const losesNothing = Effect.fnUntraced(function* (total: number, keep: Effect.Effect<Keeping, never, Scope.Scope>) {
+  const { beside, settings, whole } = yield* keep
+  const served = yield* serveEvents({ ...settings, client: { maxConnections: 24 } })
+  const other = yield* serveEvents({ ...settings, options: { schema: served.schema } })
+  const { table } = served
+  const fromEnd = yield* follow(served, { after: "end" })
+  const live = [
+    [yield* follow(served, { after: "start" }), "true"],
+    [yield* follow(other, { after: "start", batchSize: 7 }), "true"],
+    [
+      yield* follow(served, { after: "start", aggregateIds: ["aggregate 3", "shared"] }),
+      "aggregate_id IN ('aggregate 3', 'shared')"
+    ],
+    [yield* follow(other, { after: "start", eventTypes: ["Plain"] }), "event_type = 'Plain'"]
+  ] as const
+  const { outcomes, writers } = yield* storm(served, BigInt(total))
+  const keeping = yield* Effect.forkScoped(Effect.forever(beside(served)))
+  const late = Effect.gen(function* () {
+    yield* Effect.raceFirst(live[0][0].until(BigInt(total / 2)), Fiber.join(writers))
+    return [
+      [yield* follow(served, { after: "start" }), "true"],
+      [yield* follow(other, { after: 777n }), "version > 777"],
+      [yield* follow(other, { after: 40_000n }), "version > 40000"]
+    ] as const
+  })
+  const naive = yield* session()
+  const [loaded, streamed, unchecked, joined] = yield* Effect.all(
+    [
+      polling(writers, (cursor) => Effect.map(other.events.load(cursor), versionsOf)),
+      polling(writers, (after) =>
+        Effect.map(Stream.runCollect(other.events.read({ after, batchSize: 100 })), versionsOf)
+      ),
+      polling(writers, (cursor) =>
+        Effect.map(naive(`SELECT version FROM ${table} WHERE version > ${cursor} ORDER BY version`), (rows) =>
+          rows.map((row) => BigInt(String(Reflect.get(Object(row), "version"))))
+        )
+      ),
+      late
+    ],
+    { concurrency: "unbounded" }
+  )
+  yield* Fiber.join(writers)
+  yield* Fiber.interrupt(keeping)
+  yield* whole(served)
+  assert.deepStrictEqual([...outcomes].toSorted(), everyOutcome)
+
+  const stored = yield* versionsIn(table)
+  assert.isAtLeast(stored.length, total)
+  const holes = Number(stored.at(-1)) - stored.length
+  assert.isAbove(holes, total / 20)
+  assert.deepStrictEqual(mistakes(loaded, stored), none)
+  assert.deepStrictEqual(mistakes(streamed, stored), none)
+  const end = [fromEnd, `version >= ${fromEnd.seen[0]}`] as const
+  for (const [follower, where] of [...live, ...joined, end]) {
+    const meant = yield* versionsIn(table, where)
+    yield* follower.until(meant.at(-1) ?? 0n)
+    assert.deepStrictEqual(mistakes(follower.seen, meant), none)
+  }
+  assert.isAbove(mistakes(unchecked, stored).lost, 0)
+})
+
+const inOneTable = Effect.succeed<Keeping>({ settings: {}, beside: () => Effect.never, whole: () => Effect.void })
+
+/** Parts of the log are archived as soon as they can be, and some come back for a while. */
+const archivedAgainAndAgain = Effect.gen(function* () {
+  const directory = yield* temporaryDirectory
+  const files = Postgres.EventArchive.layerDirectory(directory)
+  const databaseOf = ({ context, schema }: ServedEvents) =>
+    Layer.merge(
+      files,
+      Layer.provide(
+        Postgres.PostgresDatabase.layer({ schema, migrationWait: "10 seconds" }),
+        Layer.effectContext(Effect.succeed(context))
+      )
+    )
+  const keeping: Keeping = {
+    settings: {
+      options: { partitions: { size: 1000n } },
+      layer: (options) => Layer.provide(Postgres.layer(options), files)
+    },
+    beside: (served) =>
+      Effect.gen(function* () {
+        yield* Effect.ignore(Postgres.Archive.archive({ before: 2n ** 62n }))
+        yield* Effect.sleep(randomInt(500))
+        const from = oneIn(3) ? (yield* Postgres.Archive.parts).at(-2)?.firstVersion : undefined
+        if (from !== undefined) yield* Effect.ignore(Postgres.Archive.restore({ from }))
+      }).pipe(Effect.provide(databaseOf(served)), Effect.ignore),
+    whole: (served) =>
+      Effect.gen(function* () {
+        assert.isAbove((yield* Postgres.Archive.parts).length, 5)
+        yield* Postgres.Archive.restore()
+      }).pipe(Effect.provide(databaseOf(served)))
+  }
+  return keeping
+})
+
 describe("readers that keep up with a storm of writers", () => {
   it.live(
     "lose nothing, get nothing twice and nothing out of order; a reader that ignores holes does lose events",
-    () =>
-      Effect.gen(function* () {
-        const served = yield* serveEvents({ client: { maxConnections: 24 } })
-        const other = yield* serveEvents({ options: { schema: served.schema } })
-        const { table } = served
-        const fromEnd = yield* follow(served, { after: "end" })
-        const live = [
-          [yield* follow(served, { after: "start" }), "true"],
-          [yield* follow(other, { after: "start", batchSize: 7 }), "true"],
-          [
-            yield* follow(served, { after: "start", aggregateIds: ["aggregate 3", "shared"] }),
-            "aggregate_id IN ('aggregate 3', 'shared')"
-          ],
-          [yield* follow(other, { after: "start", eventTypes: ["Plain"] }), "event_type = 'Plain'"]
-        ] as const
-        const { outcomes, writers } = yield* storm(served, 100_000)
-        const late = Effect.gen(function* () {
-          yield* Effect.raceFirst(live[0][0].until(50_000n), Fiber.join(writers))
-          return [
-            [yield* follow(served, { after: "start" }), "true"],
-            [yield* follow(other, { after: 777n }), "version > 777"],
-            [yield* follow(other, { after: 40_000n }), "version > 40000"]
-          ] as const
-        })
-        const naive = yield* session()
-        const [loaded, streamed, unchecked, joined] = yield* Effect.all(
-          [
-            polling(writers, (cursor) => Effect.map(other.events.load(cursor), versionsOf)),
-            polling(writers, (after) =>
-              Effect.map(Stream.runCollect(other.events.read({ after, batchSize: 100 })), versionsOf)
-            ),
-            polling(writers, (cursor) =>
-              Effect.map(naive(`SELECT version FROM ${table} WHERE version > ${cursor} ORDER BY version`), (rows) =>
-                rows.map((row) => BigInt(String(Reflect.get(Object(row), "version"))))
-              )
-            ),
-            late
-          ],
-          { concurrency: "unbounded" }
-        )
-        yield* Fiber.join(writers)
-        assert.deepStrictEqual([...outcomes].toSorted(), everyOutcome)
-
-        const stored = yield* versionsIn(table)
-        assert.isAtLeast(stored.length, 100_000)
-        const holes = Number(stored.at(-1)) - stored.length
-        assert.isAbove(holes, 5_000)
-        assert.deepStrictEqual(mistakes(loaded, stored), none)
-        assert.deepStrictEqual(mistakes(streamed, stored), none)
-        const end = [fromEnd, `version >= ${fromEnd.seen[0]}`] as const
-        for (const [follower, where] of [...live, ...joined, end]) {
-          const meant = yield* versionsIn(table, where)
-          yield* follower.until(meant.at(-1) ?? 0n)
-          assert.deepStrictEqual(mistakes(follower.seen, meant), none)
-        }
-        assert.isAbove(mistakes(unchecked, stored).lost, 0)
-      }),
+    () => losesNothing(100_000, inOneTable),
     { timeout: 600_000 }
+  )
+
+  it.live(
+    "lose nothing either while partitions are archived, and some restored, as fast as that goes",
+    () => losesNothing(60_000, archivedAgainAndAgain),
+    { timeout: 900_000 }
   )
 })

@@ -1,7 +1,12 @@
+import { PgClient } from "@effect/sql-pg"
 /** A table that has had events is divided into partitions while others read and write: nothing is lost, and nobody notices. */
 import { assert, describe, it } from "@effect/vitest"
-import { Effect, Fiber } from "effect"
+import { Context, Deferred, Effect, Fiber, Layer, Queue, Redacted } from "effect"
+import { EventStore } from "effect-strata"
+import * as Pglite from "effect-strata/pglite"
 import * as Postgres from "effect-strata/postgres"
+import * as Wakeups from "../../src/postgres/wakeups/Wakeups.ts"
+import { temporaryDirectory } from "../cli/harness.ts"
 import { scratchDatabase } from "../support/database.ts"
 import { goSyncKitStart } from "../support/goServices.ts"
 import {
@@ -61,6 +66,32 @@ const appendSome = ({ events }: Pick<ServedEvents, "events">, name: string) =>
   Effect.forEach([1, 2, 3, 4, 5], (number) =>
     events.append([event(`aggregate ${number}`), event("many", `${name} ${number}`)])
   )
+
+/** The wake-ups of a layer of its own. */
+const wakeupsOf = Effect.fnUntraced(function* (url: string, schema: string) {
+  const context = yield* Layer.build(
+    Wakeups.layer.pipe(
+      Layer.provide(Postgres.PostgresDatabase.layer({ schema })),
+      Layer.provide(PgClient.layer({ url: Redacted.make(url) }))
+    )
+  )
+  const { announce, listen } = Context.get(context, Wakeups.Wakeups)
+  return { announce: Effect.sync(() => announce("events")), listen }
+})
+
+/** Listens for wake-ups of the table of events. */
+const listen = Effect.fnUntraced(function* ({ listen }: Effect.Success<ReturnType<typeof wakeupsOf>>) {
+  const listening = yield* Deferred.make<void>()
+  const woken = yield* Queue.unbounded<void>()
+  yield* listen("events", ({ wait }) =>
+    Effect.andThen(
+      Deferred.succeed(listening, undefined),
+      Effect.forever(Effect.andThen(wait("1 hour"), Queue.offer(woken, undefined)))
+    )
+  ).pipe(Effect.forkScoped)
+  yield* Deferred.await(listening)
+  return { once: Queue.take(woken), forget: Queue.clear(woken) }
+})
 
 describe("a table that has had events", () => {
   for (const { name, prepare } of origins) {
@@ -162,6 +193,42 @@ describe("a table that has had events", () => {
       assert.strictEqual((yield* after.events.loadByAggregate("held")).length, 0)
       yield* holder("COMMIT")
       for (const fiber of appends.flat()) yield* Fiber.join(fiber)
+    }).pipe(Effect.scoped)
+  )
+
+  it.live("is heard of by who listened before, whoever tells of it afterwards, and the other way round", () =>
+    Effect.gen(function* () {
+      const url = yield* scratchDatabase()
+      const schema = yield* freshSchema(url)
+      const stores = yield* serveEvents({ url, options: { schema } })
+      yield* appendSome(stores, "first")
+      const before = yield* wakeupsOf(url, schema)
+      const told = yield* listen(before)
+      yield* (yield* wakeupsOf(url, schema)).announce
+      yield* told.once
+      yield* divide(schema, url)
+      yield* told.forget
+      const after = yield* wakeupsOf(url, schema)
+      yield* after.announce
+      yield* told.once
+      const toldLater = yield* listen(after)
+      yield* before.announce
+      yield* toldLater.once
+    }).pipe(Effect.scoped)
+  )
+
+  it.live("is divided in PGlite, too", () =>
+    Effect.gen(function* () {
+      const directory = yield* temporaryDirectory
+      const use = (options: Postgres.Options) =>
+        EventStore.EventStore.use((events) =>
+          Effect.gen(function* () {
+            yield* events.append(event("a", `with ${Object.keys(options).length} options`))
+            return (yield* events.load()).map(({ version }) => version)
+          })
+        ).pipe(Effect.provide(Layer.provide(Postgres.layer(options), Pglite.layer({ dataDir: directory }))))
+      assert.deepStrictEqual(yield* use({}), [1n])
+      assert.deepStrictEqual(yield* use({ partitions: { size } }), [1n, 2n])
     }).pipe(Effect.scoped)
   )
 

@@ -2,7 +2,7 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Effect } from "effect"
 import { readFile } from "node:fs/promises"
-import { commentRows, tables } from "../../src/postgres/TableReference.ts"
+import { commentRows, ofPartitions, tables } from "../../src/postgres/TableReference.ts"
 import { jsonLines, succeeds } from "../cli/harness.ts"
 import { scratchDatabase } from "../support/database.ts"
 import { goSyncKit } from "./events.harness.ts"
@@ -21,14 +21,17 @@ const columnsIn = (url: string, schema: string) =>
     url
   )
 
-const described = tables
-  .flatMap(({ columns, description, name }) => [
-    [name, "", "", description],
-    ...columns.map((column) => [name, column.name, column.type, column.description])
-  ])
-  .toSorted(([table = "", column = ""], [otherTable = "", otherColumn = ""]) =>
-    table === otherTable ? (column < otherColumn ? -1 : 1) : table < otherTable ? -1 : 1
-  )
+const descriptionOf = (all: typeof tables) =>
+  all
+    .flatMap(({ columns, description, name }) => [
+      [name, "", "", description],
+      ...columns.map((column) => [name, column.name, column.type, column.description])
+    ])
+    .toSorted(([table = "", column = ""], [otherTable = "", otherColumn = ""]) =>
+      table === otherTable ? (column < otherColumn ? -1 : 1) : table < otherTable ? -1 : 1
+    )
+
+const described = descriptionOf(tables)
 
 describe("the description of the tables", () => {
   it("is what the migration says", async () => {
@@ -49,17 +52,32 @@ describe("the description of the tables", () => {
     }).pipe(Effect.scoped)
   )
 
+  it.live("has the table of ids that a log with partitions has, new or divided later", () =>
+    Effect.gen(function* () {
+      const url = yield* scratchDatabase()
+      const isIds = ([table]: ReadonlyArray<unknown>) => table === "events_ids"
+      yield* migrate(url, { schema: "app", partitions: { size: 50n } })
+      yield* migrate(url, { schema: "later" })
+      yield* execute(["INSERT INTO later.events (id, aggregate_id, event_type) VALUES ('a', 'a', 'T')"], url)
+      yield* migrate(url, { schema: "later", partitions: { size: 50n } })
+      for (const schema of ["app", "later"]) {
+        assert.deepStrictEqual((yield* columnsIn(url, schema)).filter(isIds), descriptionOf([ofPartitions]))
+      }
+    }).pipe(Effect.scoped)
+  )
+
   it.live("is what strata schema prints, whole, without a database", () =>
     Effect.gen(function* () {
       const text = yield* succeeds(["schema"])
-      for (const [table = "", column = "", type = "", description = ""] of described) {
+      for (const [table = "", column = "", type = "", description = ""] of descriptionOf([...tables, ofPartitions])) {
         assert.isTrue(
           text.split("\n").some((line) => line.includes(column || table)) && text.includes(description),
           `${table}.${column}`
         )
         if (column !== "") assert.match(text, new RegExp(`^  ${column} +${type.replaceAll(/[()]/g, "\\$&")} `, "m"))
       }
-      assert.strictEqual(jsonLines(yield* succeeds(["schema", "--json"])).length, described.length)
+      const lines = jsonLines(yield* succeeds(["schema", "--json"])).length
+      assert.strictEqual(lines, descriptionOf([...tables, ofPartitions]).length)
     })
   )
 

@@ -105,7 +105,10 @@ describe("somebody's functions in a schema of the search path", () => {
     Effect.gen(function* () {
       const { app, appUrl, owner, url } = yield* hostile
       const options = { schema: "strata", notify: "rows", index: "containment", partitions: { size: 50n } } as const
-      yield* migrate(owner, options)
+      const { partitions, ...plain } = options
+      yield* migrate(owner, plain)
+      yield* execute(["INSERT INTO strata.events (id, aggregate_id, event_type) VALUES ('a', 'a', 'T')"], url)
+      yield* migrate(owner, { ...plain, partitions })
       yield* migrate(owner, options)
       yield* migrate(owner, { ...options, schema: "compact", layout: "compact" })
       yield* execute(

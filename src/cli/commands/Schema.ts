@@ -1,7 +1,7 @@
 /** `strata schema`: what the tables and their columns are for. */
 import { Effect } from "effect"
 import { Command } from "effect/cli"
-import { tables } from "../../postgres/TableReference.ts"
+import { ofPartitions, tables } from "../../postgres/TableReference.ts"
 import { Settings } from "../arguments/GlobalFlags.ts"
 import * as Output from "../terminal/Output.ts"
 
@@ -16,7 +16,7 @@ export const schema = Command.make("schema").pipe(
   Command.withHandler(() =>
     Effect.gen(function* () {
       const asJson = yield* Settings.json
-      for (const { columns, description, key, name } of tables) {
+      for (const { columns, description, key, name } of [...tables, ofPartitions]) {
         if (asJson) {
           yield* Output.json({ table: name, key, description })
           for (const column of columns) yield* Output.json({ table: name, column: column.name, ...column })

@@ -1,5 +1,5 @@
 /**
- * Files of events: what `strata events export` has written, and `import` reads. `postgres/events/Exporting` makes their lines.
+ * Files of events: what `strata events export` has written, and `import` reads. `postgres/events/EventLines` makes their lines.
  *
  * **Details**
  *
@@ -9,7 +9,7 @@
  */
 import { Effect, Schema, Stream } from "effect"
 import { Tags } from "../../EventStore.ts"
-import { Checksum } from "../../postgres/events/Exporting.ts"
+import { Checksum } from "../../postgres/events/EventLines.ts"
 import type { Entry } from "../../postgres/events/Importing.ts"
 import { CommandFailed } from "../terminal/CommandErrors.ts"
 import { bytesOf, type FileError, type Line, linesOf } from "./Lines.ts"

@@ -24,8 +24,11 @@ import type { Work } from "../database/Coalescing.ts"
 import { PostgresDatabase } from "../database/PostgresDatabase.ts"
 import { isNotifyRefusal, isRefusal, isUniqueViolation } from "../database/Reasons.ts"
 import { Wakeups } from "../wakeups/Wakeups.ts"
-import { type Request, storedEvents } from "./AppendRequest.ts"
+import { type Request, requestOf, storedEvents } from "./AppendRequest.ts"
 import * as AppendStatements from "./AppendStatements.ts"
+import * as ArchivedEnd from "./ArchivedEnd.ts"
+import { moved, type Moved } from "./ArchivedEnd.ts"
+import * as ArchivedEvents from "./ArchivedEvents.ts"
 import * as CompactLog from "./CompactLog.ts"
 import { toStoredEvent } from "./EventRow.ts"
 import { type Description, EventTable } from "./EventTable.ts"
@@ -40,6 +43,11 @@ export type Stored = Effect.Effect<ReadonlyArray<StoredEvent>, Failure>
 
 /** What came of a request. `undefined` stands for a request that would have to wait for another transaction. */
 type RequestResult = Exit.Exit<ReadonlyArray<StoredEvent>, Failure> | undefined
+
+/** Nothing was written, as events that have given ids of the request are archived: their versions, by id. */
+class Archived {
+  readonly versions: Map<string, bigint> = new Map()
+}
 
 /** Tells the readers of the log that a commit has stored events. */
 type Announcement = Effect.Effect<void>
@@ -67,9 +75,9 @@ const replacedFor = (condition: Condition | undefined, foundId: string | null, l
 const resultsOf = (
   requests: ReadonlyArray<Request>,
   rows: ReadonlyArray<AppendStatements.Outcome>
-): ReadonlyArray<RequestResult> => {
+): ReadonlyArray<RequestResult | Archived> => {
   const written = new Map<string, AppendStatements.Written>()
-  const failures = new Map<number, Failure | "blocked">()
+  const failures = new Map<number, Failure | Archived | "blocked">()
   for (const row of rows) {
     switch (row.outcome) {
       case "stored":
@@ -79,6 +87,12 @@ const resultsOf = (
       case "duplicate":
         if (!failures.has(row.request)) failures.set(row.request, new DuplicateEvent({ id: row.id }))
         break
+      case "archived": {
+        const before = failures.get(row.request) ?? new Archived()
+        if (before instanceof Archived) failures.set(row.request, before)
+        if (before instanceof Archived) before.versions.set(row.id, row.version)
+        break
+      }
       case "conflict": {
         const append = requests[row.request]?.append
         const before = failures.get(row.request)
@@ -108,6 +122,7 @@ const resultsOf = (
   return requests.map((request, index) => {
     const failure = failures.get(index)
     if (failure === "blocked") return undefined
+    if (failure instanceof Archived) return failure
     return failure === undefined ? Exit.succeed(storedEvents(request, (id) => written.get(id))) : Exit.fail(failure)
   })
 }
@@ -220,7 +235,8 @@ export interface AppendSending {
 
 export const make = Effect.gen(function* () {
   const { inTransaction, sql } = yield* PostgresDatabase
-  const { callFunction, insertMany, insertOne, metadataOf } = yield* AppendStatements.make
+  const { callFunction, insertMany, insertOne, isSame, metadataOf } = yield* AppendStatements.make
+  const archive = yield* ArchivedEvents.make
   const { inspect } = yield* EventTable
   const { announce } = yield* Wakeups
 
@@ -273,6 +289,63 @@ export const make = Effect.gen(function* () {
       })
     )
 
+  /**
+   * What comes of a request some of whose events may be archived already: they are compared with what the files have, and the others
+   * are sent.
+   */
+  const withoutArchived = Effect.fnUntraced(function* (
+    request: Request,
+    { versions }: Archived,
+    patience: "waits" | "never waits"
+  ): Effect.fn.Return<RequestResult, Reason | Moved> {
+    const { append, datas, ids, metadatas } = request
+    const rows = yield* archive.at([...versions.values()])
+    const stored = new Map<string, StoredEvent>()
+    for (const row of rows) {
+      const place = ids.indexOf(row.id)
+      const event = append.events[place]
+      if (event === undefined) continue
+      const { aggregateId, eventType } = event
+      const [data = null, metadata = null] = [datas[place], metadatas[place]]
+      if (!(yield* isSame({ aggregateId, eventType, data, metadata }, row))) {
+        return Exit.fail(new DuplicateEvent({ id: row.id }))
+      }
+      stored.set(row.id, yield* archive.eventOf(row))
+    }
+    if (stored.size < versions.size) return yield* Effect.fail(moved)
+    const places = [...ids.keys()].filter((place) => !stored.has(ids[place] ?? ""))
+    const [sent] =
+      places.length === 0
+        ? [Exit.succeed([])]
+        : yield* check(
+            [
+              requestOf(
+                { ...append, events: places.flatMap((place) => append.events[place] ?? []) },
+                places.map((place) => ids[place] ?? "")
+              )
+            ],
+            patience
+          )
+    if (sent === undefined || Exit.isFailure(sent)) return sent
+    for (const event of sent.value) stored.set(event.id, event)
+    return Exit.succeed(ids.flatMap((id) => stored.get(id) ?? []))
+  })
+
+  /** Replaces the results of requests with archived events. One that fails does not concern the others, which may be written. */
+  const withArchived = (
+    requests: ReadonlyArray<Request>,
+    results: ReadonlyArray<RequestResult>,
+    found: ReadonlyArray<RequestResult | Archived>,
+    patience: "waits" | "never waits"
+  ): Effect.Effect<ReadonlyArray<RequestResult>> =>
+    Effect.forEach(requests, (request, index): Effect.Effect<RequestResult> => {
+      const archived = found[index]
+      if (!(archived instanceof Archived)) return Effect.succeed(results[index])
+      return Effect.catch(ArchivedEnd.again(withoutArchived(request, archived, patience)), (reason) =>
+        Effect.succeed(Exit.fail(reason))
+      )
+    })
+
   /** Tells of a commit that has stored events: the readers of the log, and the decisions that they may have overtaken. */
   const tell = (requests: ReadonlyArray<Request>, results: ReadonlyArray<RequestResult>): Announcement =>
     Effect.sync(() => {
@@ -290,7 +363,8 @@ export const make = Effect.gen(function* () {
   ): Effect.Effect<ReadonlyArray<RequestResult>, Reason> => {
     const call = callFunction(requests, patience)
     return Effect.flatMap(requests.length === 1 ? retried(call, inTransaction) : call, (rows) => {
-      const results = resultsOf(requests, rows)
+      const found = resultsOf(requests, rows)
+      const results = found.map((result) => (result instanceof Archived ? undefined : result))
       const hasStored = rows.some(({ outcome }) => outcome === "stored")
       const told = hasStored ? Effect.as(sql.afterCommit(tell(requests, results)), results) : Effect.succeed(results)
       const known = new Map(
@@ -298,9 +372,13 @@ export const make = Effect.gen(function* () {
           row.outcome === "known" ? [[row.id, row.version]] : []
         )
       )
-      return known.size === 0 || results.every((result) => result === undefined || Exit.isFailure(result))
-        ? told
-        : Effect.flatMap(told, (results) => asStored(results, known))
+      const stored =
+        known.size === 0 || results.every((result) => result === undefined || Exit.isFailure(result))
+          ? told
+          : Effect.flatMap(told, (results) => asStored(results, known))
+      return found.every((result) => !(result instanceof Archived))
+        ? stored
+        : Effect.flatMap(stored, (results) => withArchived(requests, results, found, patience))
     })
   }
 

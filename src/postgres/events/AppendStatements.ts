@@ -1,6 +1,7 @@
 /** The statements that append events, and how their rows are decoded. */
 import { Effect, Predicate, Schema } from "effect"
 import { expectedOf } from "../../Event.ts"
+import { originKeys } from "../../events/Origins.ts"
 import type { Reason } from "../../StoreError.ts"
 import { decodeRows } from "../database/DecodeRows.ts"
 import { qualify } from "../database/Identifier.ts"
@@ -40,7 +41,7 @@ const isWritten = (row: unknown): row is Written => isStamp(row) && "id" in row 
 
 /** What a condition did not know. See `resources/postgres/0059_events_missed.sql`. */
 const Change = Schema.Struct({
-  change: Schema.Literals(["appended", "withdrawn", "tagged"]),
+  change: Schema.Literals(["appended", "withdrawn", "tagged", "archived"]),
   eventType: Schema.optionalKey(Schema.String),
   tags: Schema.optionalKey(Schema.Array(Schema.String))
 })
@@ -50,6 +51,12 @@ const OutcomeRow = Schema.Union([
   Schema.Struct({ outcome: Schema.Literals(["stored", "known"]), ...written }),
   Schema.Struct({ outcome: Schema.Literals(["blocked", "isolation"]), request: Schema.Int }),
   Schema.Struct({ outcome: Schema.Literal("duplicate"), request: Schema.Int, id: Schema.String }),
+  Schema.Struct({
+    outcome: Schema.Literal("archived"),
+    request: Schema.Int,
+    id: Schema.String,
+    version: Schema.BigInt
+  }),
   Schema.Struct({
     outcome: Schema.Literal("conflict"),
     request: Schema.Int,
@@ -71,6 +78,16 @@ const OutcomeRow = Schema.Union([
 ])
 
 export type Outcome = typeof OutcomeRow.Type
+
+/** An event that is to be appended, and the stored one of its id, whose JSON is text. */
+export interface Compared {
+  readonly aggregateId: string
+  readonly eventType: string
+  readonly data: string | null
+  readonly metadata: string | null
+}
+
+const SameRow = Schema.Struct({ same: Schema.Boolean })
 
 const MetadataRow = Schema.Struct({ id: Schema.String, metadata: Schema.String })
 
@@ -216,6 +233,12 @@ export const make = Effect.gen(function* () {
   const selectMetadataOf = (versions: ReadonlyArray<bigint>) =>
     sql`SELECT id, coalesce(metadata::text, 'null'::text) AS metadata FROM ${table} WHERE version = ANY(${versions}::bigint[])`
 
+  /** Metadata without where the event comes from: see `resources/postgres/0058_events_append.sql`. */
+  const contentOf = (metadata: Compared["metadata"]) => sql`
+    coalesce(nullif(CASE pg_catalog.jsonb_typeof(${metadata}::text::jsonb) WHEN 'object'::text
+      THEN ${metadata}::text::jsonb - ${originKeys}::text[] ELSE ${metadata}::text::jsonb END, '{}'::jsonb), 'null'::jsonb)`
+
+  const decodeSame = decodeRows(SameRow, names.events, [])
   const decodeStamps = decodeRows(StampRow, names.events, ["version"])
   const decodeWritten = decodeRows(WrittenRow, names.events, ["id"])
   const decodeMetadata = decodeRows(MetadataRow, names.events, ["id"])
@@ -256,6 +279,20 @@ export const make = Effect.gen(function* () {
       patience: Patience
     ): Effect.Effect<ReadonlyArray<Outcome>, Reason> =>
       Effect.flatMap(extending(query(callOf(requests, patience)), countOf(requests)), decodeOutcomes),
+
+    /** Whether an event is the one that is stored, as the function of the database compares them. */
+    isSame: (one: Compared, other: Compared): Effect.Effect<boolean, Reason> =>
+      one.aggregateId !== other.aggregateId || one.eventType !== other.eventType
+        ? Effect.succeed(false)
+        : Effect.map(
+            Effect.flatMap(
+              query(sql`
+                SELECT coalesce(${one.data}::text::jsonb, 'null'::jsonb) = coalesce(${other.data}::text::jsonb, 'null'::jsonb)
+                  AND ${contentOf(one.metadata)} = ${contentOf(other.metadata)} AS same`),
+              decodeSame
+            ),
+            ([row]) => row?.same === true
+          ),
 
     /** The metadata of events that were there before: those of the request may say that they come from elsewhere. */
     metadataOf: (versions: ReadonlyArray<bigint>): Effect.Effect<ReadonlyMap<string, Content["metadata"]>, Reason> =>

@@ -1,10 +1,10 @@
 /**
- * The files of archived events: the lines of `Exporting`, with a checksum at their end, compressed by gzip. `gunzip` makes of one
+ * The files of archived events: the lines of `EventLines`, with a checksum at their end, compressed by gzip. `gunzip` makes of one
  * what `strata events import` reads.
  */
 import { Effect, Option, Stream } from "effect"
 import { ArchiveError, type EventArchive } from "./EventArchive.ts"
-import { Checksum } from "./Exporting.ts"
+import { Checksum } from "./EventLines.ts"
 
 type Archive = EventArchive["Service"]
 

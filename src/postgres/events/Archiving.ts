@@ -20,6 +20,7 @@ import * as ArchiveLocks from "./ArchiveLocks.ts"
 import * as ArchiveTable from "./ArchiveTable.ts"
 import { inBatches } from "./Batches.ts"
 import { type ArchiveError, ArchiveRefused, EventArchive } from "./EventArchive.ts"
+import { lineOf } from "./EventLines.ts"
 import * as EventTable from "./EventTable.ts"
 import * as Exporting from "./Exporting.ts"
 import * as Settling from "./Settling.ts"
@@ -202,7 +203,7 @@ export const make = Effect.fnUntraced(function* (tell: Tell) {
     }
     const pages = Exporting.pagesUpTo(firstVersion - 1n, endVersion - 1n).pipe(
       Stream.tap((rows) => advance("writing", rows.length)),
-      Stream.map((rows) => ({ text: rows.map(Exporting.lineOf).join(""), count: rows.length })),
+      Stream.map((rows) => ({ text: rows.map(lineOf).join(""), count: rows.length })),
       // Whoever implements the archive may read the stream elsewhere: its statements belong to this transaction.
       Stream.provideContext(context)
     )

@@ -4,15 +4,23 @@ import { LogReplaced } from "../../Event.ts"
 import * as Hole from "../../events/Hole.ts"
 import * as LastSeen from "../../events/LastSeen.ts"
 import { realMillis, realSleep } from "../../internal/RealTime.ts"
+import { isUuid } from "../../internal/Ids.ts"
 import type { Reason } from "../../StoreError.ts"
 import { decodeRows } from "../database/DecodeRows.ts"
 import { PostgresDatabase, type Query } from "../database/PostgresDatabase.ts"
+import * as ArchivedEnd from "./ArchivedEnd.ts"
+import * as CompactLog from "./CompactLog.ts"
+import * as ArchivedEvents from "./ArchivedEvents.ts"
 import * as LockHolders from "./LockHolders.ts"
+import * as Partitions from "./Partitions.ts"
 
 /** One row for each event that was found, or one without an event. */
 const Found = Schema.Struct({
   ...LockHolders.ServerColumns.fields,
   highest: Schema.NullOr(Schema.BigInt),
+  /** Whether the log has partitions, and the version below which it is archived then. */
+  partitioned: Schema.Boolean,
+  archivedEnd: Schema.NullOr(Schema.BigInt),
   version: Schema.NullOr(Schema.BigInt),
   id: Schema.NullOr(Schema.String)
 })
@@ -24,27 +32,84 @@ export const make = Effect.gen(function* () {
   const database = yield* PostgresDatabase
   const { names, query, settleTimeout, sql, tables } = database
   const { check, list, report } = yield* LockHolders.make
+  const { answer, isKnownPartitioned, learn } = yield* Partitions.make
+  const { at } = yield* ArchivedEvents.make
+  const archived = ArchivedEnd.make(database)
+  const isCompact = CompactLog.isCompact(database)
   const decode = decodeRows(Found, names.events, [])
   const serverColumns = sql.literal(LockHolders.serverColumns(database))
   const timeoutMillis = Duration.toMillis(settleTimeout)
 
-  /** Compares in one statement, on the connection that `run` has. */
+  const ofPlainTable = (versions: ReadonlyArray<bigint>) => ({
+    highest: sql`(SELECT max(version) FROM ${tables.events})`,
+    partitioned: answer,
+    archivedEnd: sql.literal("0::bigint"),
+    events: sql`SELECT version, id FROM ${tables.events} WHERE version = ANY(${versions.map(String)}::text[]::bigint[])`
+  })
+
+  /** What was seen of archived events is in the table of ids. */
+  const ofPartitions = (versions: ReadonlyArray<bigint>, ids: ReadonlyArray<string>, compact: boolean) => ({
+    highest: archived.highest,
+    partitioned: sql.literal("true"),
+    archivedEnd: archived.end,
+    events: sql`
+      ${ofPlainTable(versions).events}
+      UNION ALL
+      SELECT version, id FROM ${archived.ids} WHERE id = ANY(${compact ? ids.filter(isUuid) : ids}::${sql.literal(compact ? "uuid" : "text")}[])
+        AND version < ${archived.end}`
+  })
+
+  const find = Effect.fnUntraced(function* (run: Query, seen: LastSeen.Seen) {
+    const versions = LastSeen.versionsOf(seen)
+    const seenIds = seen.events.flatMap(({ id }) => (id === undefined ? [] : [id]))
+    while (true) {
+      const isPartitioned = isKnownPartitioned()
+      const { archivedEnd, events, highest, partitioned } = isPartitioned
+        ? ofPartitions(versions, seenIds, yield* isCompact)
+        : ofPlainTable(versions)
+      const rows = yield* run(sql`
+        SELECT state.*, version, id
+        FROM (
+          SELECT ${serverColumns}, ${highest} AS highest, ${partitioned} AS partitioned, ${archivedEnd} AS "archivedEnd"
+        ) AS state
+        LEFT JOIN (${events}) AS events ON true`)
+      const found = yield* decode(rows)
+      const [first] = found
+      if (first === undefined) return undefined
+      learn(first.partitioned)
+      // The log has got partitions since somebody has asked.
+      if (first.partitioned && !isPartitioned) continue
+      yield* check(run, first)
+      const ids = new Map<bigint, string>()
+      for (const { id, version } of found) if (id !== null && version !== null) ids.set(version, id)
+      return { server: first.server, end: first.highest ?? 0n, ids, archivedEnd: first.archivedEnd ?? 0n }
+    }
+  })
+
+  /** Compares in one statement, on the connection that `run` has. What else is at a version that is archived, its file tells. */
   const compare = Effect.fnUntraced(function* (
     run: Query,
     seen: LastSeen.Seen
   ): Effect.fn.Return<LastSeen.Seen | LogReplaced, Reason> {
-    const versions = LastSeen.versionsOf(seen).map(String)
-    const rows = yield* run(sql`
-      SELECT state.*, version, id
-      FROM (SELECT ${serverColumns}, (SELECT max(version) FROM ${tables.events}) AS highest) AS state
-      LEFT JOIN ${tables.events} AS events ON version = ANY(${versions}::text[]::bigint[])`)
-    const found = yield* decode(rows)
-    const [first] = found
-    if (first === undefined) return seen
-    yield* check(run, first)
-    const ids = new Map<bigint, string>()
-    for (const { id, version } of found) if (id !== null && version !== null) ids.set(version, id)
-    return LastSeen.compare(seen, { server: first.server, end: first.highest ?? 0n, ids })
+    const found = yield* find(run, seen)
+    if (found === undefined) return seen
+    const { archivedEnd, ids } = found
+    const missing = seen.events.filter(
+      ({ id, version }) => id !== undefined && version < archivedEnd && ids.get(version) !== id
+    )
+    if (missing.length > 0) {
+      const rows = yield* Effect.catchTag(at(missing.map(({ version }) => version)), "Moved", () =>
+        Effect.succeed(undefined)
+      )
+      if (rows === undefined) return yield* compare(run, seen)
+      for (const { id, version } of rows) ids.set(version, id)
+    }
+    const now = LastSeen.compare(seen, found)
+    if (now instanceof LogReplaced || archivedEnd === 0n) return now
+    // Of an archived version that was not asked for nobody knows that there is nothing.
+    const isKnown = ({ id, version }: LastSeen.SeenEvent) =>
+      id !== undefined || version >= archivedEnd || seen.events.some((event) => event.version === version)
+    return { ...now, events: now.events.filter(isKnown) }
   })
 
   /**

@@ -316,6 +316,12 @@ export const make = Effect.gen(function* () {
     return sql`(SELECT version, ${BigInt.asIntN(64, 1n << BigInt(place))}::bigint AS item FROM (${versions}) AS matching)`
   }
 
+  /** The versions with the tags of the items that have some, whatever their types, with the bit of each item. */
+  const taggedOf = (items: ReadonlyArray<QueryItem>): Fragment | undefined => {
+    const tagged = items.flatMap(({ tags = [] }, place) => (tags.length === 0 ? [] : [versionsOfItem({ tags }, place)]))
+    return tagged.length === 0 ? undefined : unionAll(tagged)
+  }
+
   /** All events that match a query, with the bits of the items that they match as `items`. */
   const matchesOf = (items: ReadonlyArray<QueryItem>): Fragment => {
     const [only, another] = items
@@ -342,6 +348,7 @@ export const make = Effect.gen(function* () {
     selectAll,
     walks,
     findsContained,
-    matchesOf
+    matchesOf,
+    taggedOf
   }
 })

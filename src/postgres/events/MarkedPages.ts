@@ -9,10 +9,12 @@ import type { Filter } from "../../Event.ts"
 import type { Reason } from "../../StoreError.ts"
 import { decodeRows } from "../database/DecodeRows.ts"
 import { PostgresDatabase } from "../database/PostgresDatabase.ts"
+import * as ArchivedEnd from "./ArchivedEnd.ts"
 import * as EventPages from "./EventPages.ts"
 import * as LockHolders from "./LockHolders.ts"
 import * as MarkTable from "./MarkTable.ts"
 import type * as PageRange from "./PageRange.ts"
+import * as Partitions from "./Partitions.ts"
 
 /** What the first row says. The others are those of the page. */
 const Header = Schema.Struct({
@@ -22,7 +24,8 @@ const Header = Schema.Struct({
   upTo: Schema.NullOr(Schema.BigInt),
   upToId: Schema.NullOr(Schema.String),
   cursorId: Schema.NullOr(Schema.String),
-  compared: Schema.Array(Schema.String)
+  compared: Schema.Array(Schema.String),
+  archivedEnd: Schema.NullOr(Schema.BigInt)
 })
 
 /** What the first row of a page of committed events says. */
@@ -31,7 +34,10 @@ const Replayed = Schema.Struct({
   replayed: Schema.Boolean,
   /** Null on a standby that has no mark. */
   server: Schema.NullOr(Schema.String),
-  mark: Schema.BigInt
+  mark: Schema.BigInt,
+  archivedEnd: Schema.NullOr(Schema.BigInt),
+  /** Whether there are events of this kind that are archived. */
+  archived: Schema.Boolean
 })
 
 export interface MarkedPage {
@@ -46,6 +52,8 @@ export interface MarkedPage {
   /** The ids of the events at the versions that were to be compared. */
   readonly ids: ReadonlyMap<bigint, string>
   readonly rows: ReadonlyArray<unknown>
+  /** The version below which the log is archived. */
+  readonly archivedEnd: bigint
 }
 
 /** Committed events, whether they are settled or not. */
@@ -54,6 +62,9 @@ export interface CommittedPage {
   readonly server: string
   readonly mark: bigint
   readonly rows: ReadonlyArray<unknown>
+  /** The version below which the log is archived, and whether the answer lacks events of that part. */
+  readonly archivedEnd: bigint
+  readonly lacksArchived: boolean
 }
 
 export interface Asked {
@@ -82,6 +93,8 @@ export const make = Effect.gen(function* () {
   const database = yield* PostgresDatabase
   const { names, query, sql, tables } = database
   const { columns, findsContained, page } = yield* EventPages.make
+  const { isPartitioned } = yield* Partitions.make
+  const archived = ArchivedEnd.make(database)
   const events = tables.events
   const current = MarkTable.current(database)
   const decodeHeader = decodeRows(Header, MarkTable.nameOf(database), [])
@@ -93,6 +106,10 @@ export const make = Effect.gen(function* () {
     ORDER BY version OFFSET ${part - 1} LIMIT 1)`
 
   const idAt = (version: Fragment) => sql`(SELECT id FROM ${events} WHERE version = ${version})`
+
+  const archivedEnd = Effect.map(isPartitioned, (partitioned) =>
+    partitioned ? archived.end : sql.literal("0::bigint")
+  )
 
   /** A page, or none where the mark is lower than what is needed. */
   const read = Effect.fnUntraced(function* (
@@ -114,7 +131,7 @@ export const make = Effect.gen(function* () {
           ${after === 0n ? sql.literal("NULL::text") : idAt(sql`${after}`)} AS "cursorId",
           ARRAY(
             SELECT version::text || ' '::text || id::text FROM ${events} WHERE version = ANY(${compared.map(String)}::text[]::bigint[])
-          ) AS compared
+          ) AS compared, ${yield* archivedEnd} AS "archivedEnd"
         FROM log
       ) AS header
       FULL JOIN (${page(filter, range)("all")}) AS page ON false
@@ -130,7 +147,8 @@ export const make = Effect.gen(function* () {
       upToId: orUndefined(header.upToId),
       cursorId: orUndefined(header.cursorId),
       ids: idsOf(header.compared),
-      rows: rows.slice(1)
+      rows: rows.slice(1),
+      archivedEnd: header.archivedEnd ?? 0n
     })
   })
 
@@ -147,20 +165,28 @@ export const make = Effect.gen(function* () {
   const committed = Effect.fnUntraced(function* (
     needed: bigint,
     statement: (condition: Fragment) => Fragment,
-    direction: "ASC" | "DESC"
+    direction: "ASC" | "DESC",
+    lacksArchived = sql`false`
   ): Effect.fn.Return<Option.Option<CommittedPage>, Reason> {
     const condition = sql.literal("(SELECT replayed FROM log)")
     const rows = yield* query(sql`
       WITH log AS MATERIALIZED (
         SELECT ${hasReplayed(needed)} AS replayed, coalesce(mark.version, 0::bigint) AS mark,
-          CASE WHEN here.standby THEN mark.server ELSE here.server END AS server
+          CASE WHEN here.standby THEN mark.server ELSE here.server END AS server, ${yield* archivedEnd} AS "archivedEnd",
+          ${lacksArchived} AS archived
         FROM (SELECT ${serverColumns}) AS here LEFT JOIN (${current}) AS mark ON true
       )
       SELECT log.*, page.* FROM log FULL JOIN (${statement(condition)}) AS page ON false
       ORDER BY page.version ${sql.literal(direction)} NULLS FIRST`)
     const [header] = yield* decodeReplayed(rows.slice(0, 1))
     return header?.replayed === true && header.server !== null
-      ? Option.some({ server: header.server, mark: header.mark, rows: rows.slice(1) })
+      ? Option.some({
+          server: header.server,
+          mark: header.mark,
+          rows: rows.slice(1),
+          archivedEnd: header.archivedEnd ?? 0n,
+          lacksArchived: header.archived
+        })
       : Option.none()
   })
 
@@ -174,14 +200,22 @@ export const make = Effect.gen(function* () {
 
     /** The committed events of one aggregate above a version. */
     byAggregate: (aggregateId: string, since: bigint, needed: bigint) =>
-      committed(
-        needed,
-        (condition) => sql`
-          SELECT ${columns.sent} FROM (
-            SELECT ${columns.read} FROM ${events} WHERE aggregate_id = ${aggregateId} AND version > ${since} AND ${condition}
-            ORDER BY version OFFSET 0
-          ) AS page ORDER BY version`,
-        "ASC"
+      Effect.flatMap(isPartitioned, (partitioned) =>
+        committed(
+          needed,
+          (condition) => sql`
+            SELECT ${columns.sent} FROM (
+              SELECT ${columns.read} FROM ${events} WHERE aggregate_id = ${aggregateId} AND version > ${since} AND ${condition}
+              ORDER BY version OFFSET 0
+            ) AS page ORDER BY version`,
+          "ASC",
+          partitioned
+            ? sql`EXISTS (
+                SELECT FROM ${archived.archived} WHERE aggregate_id = ${aggregateId} AND version > ${since}
+                  AND first_version < ${archived.end}
+              )`
+            : undefined
+        )
       )
   }
 })

@@ -8,9 +8,10 @@ import * as LastSeen from "../../events/LastSeen.ts"
 import { type Filter, LogReplaced, type StoredEvent } from "../../EventStore.ts"
 import { realMillis, realSleep } from "../../internal/RealTime.ts"
 import { isPassing } from "../../internal/Transient.ts"
-import type { Reason } from "../../StoreError.ts"
+import { type Reason, Unexpected } from "../../StoreError.ts"
 import { PostgresDatabase } from "../database/PostgresDatabase.ts"
 import { isTextTooLong } from "../database/Reasons.ts"
+import type { WithEnd } from "./ArchivedEnd.ts"
 import { eventDecoder } from "./EventRow.ts"
 import * as MarkedPages from "./MarkedPages.ts"
 import type * as PageRange from "./PageRange.ts"
@@ -67,6 +68,13 @@ export interface Marks {
     isIndexed: (filter: Filter) => Effect.Effect<boolean, Reason>
   ) => Effect.Effect<void, Reason>
 }
+
+/** Why a standby alone cannot go on. With it for a replica the primary does. */
+export const archivedEvents = new Unexpected({
+  message:
+    "the next events of this read are archived, and no standby gives those: connect to the primary, with this server for " +
+    "Postgres.layerReplica"
+})
 
 const idOf = ({ id, version }: StoredEvent): LastSeen.SeenEvent => ({ version, id })
 
@@ -132,7 +140,8 @@ export const make = Effect.fnUntraced(function* (marks: Marks) {
         { isPatient: !isFirst, wait }
       )
     const page = yield* read([])
-    const { cursorId, server } = page
+    const { archivedEnd, cursorId, server } = page
+    if (archivedEnd > seen.version) return yield* Effect.fail(new Left(archivedEvents))
     const isAbove = page.upTo > seen.version && page.upToId !== undefined
     if (LastSeen.isCertain(seen, { cursorId, isAbove, server })) {
       return [page, LastSeen.confirm(seen, cursorId, server)]
@@ -162,9 +171,9 @@ export const make = Effect.fnUntraced(function* (marks: Marks) {
       filter: Filter,
       range: Omit<PageRange.Range, "direction" | "guard">,
       asked: Pick<Asked, "needed" | "wait">
-    ): Effect.Effect<ReadonlyArray<unknown>, Left | Reason> =>
-      Effect.flatMap(committed(pages.descending(filter, range, asked.needed), asked), ({ mark, rows }) =>
-        Effect.as(warnOfWalk(filter, mark - range.after), rows)
+    ): Effect.Effect<WithEnd, Left | Reason> =>
+      Effect.flatMap(committed(pages.descending(filter, range, asked.needed), asked), ({ archivedEnd, mark, rows }) =>
+        Effect.as(warnOfWalk(filter, mark - range.after), { rows, end: archivedEnd })
       ),
 
     /** The committed events of one aggregate above a version. */
@@ -172,7 +181,11 @@ export const make = Effect.fnUntraced(function* (marks: Marks) {
       { aggregateId, since }: Pick<AggregateSince, "aggregateId" | "since">,
       asked: Pick<Asked, "needed" | "wait">
     ): Effect.Effect<ReadonlyArray<unknown>, Left | Reason> =>
-      Effect.map(committed(pages.byAggregate(aggregateId, since, asked.needed), asked), ({ rows }) => rows),
+      Effect.flatMap(
+        committed(pages.byAggregate(aggregateId, since, asked.needed), asked),
+        ({ lacksArchived, rows }): Effect.Effect<ReadonlyArray<unknown>, Left> =>
+          lacksArchived ? Effect.fail(new Left(archivedEvents)) : Effect.succeed(rows)
+      ),
 
     /** Fails where the log is not the one that was seen. */
     compare: (asked: Pick<Asked, "needed" | "seen" | "wait">): Effect.Effect<void, Left | Reason> =>

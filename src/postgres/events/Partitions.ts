@@ -5,7 +5,7 @@
 import { Context, Effect, Schema } from "effect"
 import { Contention, type Reason } from "../../StoreError.ts"
 import { decodeRows } from "../database/DecodeRows.ts"
-import { qualify } from "../database/Identifier.ts"
+import { qualify, reference } from "../database/Identifier.ts"
 import { PostgresDatabase } from "../database/PostgresDatabase.ts"
 import { isWithoutPartition } from "../database/Reasons.ts"
 import * as EventTable from "./EventTable.ts"
@@ -18,24 +18,28 @@ const plainForMillis = 10_000
 
 const Row = Schema.Struct({ partitioned: Schema.Boolean })
 
+/** Whether the log of a database has partitions, for as long as that may be relied on. */
+const answers = new WeakMap<
+  PostgresDatabase["Service"],
+  { readonly partitioned: boolean; readonly untilMillis: number }
+>()
+
 export const make = Effect.gen(function* () {
   const database = yield* PostgresDatabase
   const { inTransaction, names, query, schema, sql } = database
   const decode = decodeRows(Row, "pg_class", [])
-  let known: Effect.Effect<boolean> | undefined
-  let knownUntilMillis = 0
+  /** SQL that says whether the log has partitions. */
+  const answer = sql.literal(`pg_catalog.to_regclass(${reference(EventTable.idsNameOf(database))}) IS NOT NULL`)
 
-  const look = query(
-    sql`SELECT pg_catalog.to_regclass(${EventTable.idsNameOf(database)}) IS NOT NULL AS partitioned`
-  ).pipe(
+  const learn = (partitioned: boolean): void => {
+    const untilMillis = partitioned ? Number.POSITIVE_INFINITY : performance.now() + plainForMillis
+    answers.set(database, { partitioned, untilMillis })
+  }
+
+  const look = query(sql`SELECT ${answer} AS partitioned`).pipe(
     Effect.flatMap(decode),
     Effect.map(([row]) => row?.partitioned === true),
-    Effect.tap((partitioned) =>
-      Effect.sync(() => {
-        known = Effect.succeed(partitioned)
-        knownUntilMillis = partitioned ? Number.POSITIVE_INFINITY : performance.now() + plainForMillis
-      })
-    )
+    Effect.tap((partitioned) => Effect.sync(() => learn(partitioned)))
   )
 
   const extendBy = (more: number, patience: "waits" | "never waits") =>
@@ -58,9 +62,15 @@ export const make = Effect.gen(function* () {
 
   return {
     /** Whether the log has partitions. It is asked once where it has some, and else now and then. */
-    isPartitioned: Effect.suspend((): Effect.Effect<boolean, Reason> =>
-      known !== undefined && performance.now() < knownUntilMillis ? known : look
-    ),
+    isPartitioned: Effect.suspend((): Effect.Effect<boolean, Reason> => {
+      const answer = answers.get(database)
+      return answer !== undefined && performance.now() < answer.untilMillis ? Effect.succeed(answer.partitioned) : look
+    }),
+
+    /** Whether it is known to have partitions. If not, a statement can ask by the way, and tell what it has heard. */
+    isKnownPartitioned: () => answers.get(database)?.partitioned === true,
+    answer,
+    learn,
 
     /** Makes the partitions that so many events more need. */
     extend: (more: number) => extendBy(more, "waits"),
@@ -77,3 +87,5 @@ export const make = Effect.gen(function* () {
       )
   }
 })
+
+export type Partitions = Effect.Success<typeof make>

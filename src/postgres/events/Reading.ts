@@ -9,11 +9,12 @@ import { isUuid } from "../../internal/Ids.ts"
 import type { Reason } from "../../StoreError.ts"
 import { decodeRows } from "../database/DecodeRows.ts"
 import { PostgresDatabase, type Runnable } from "../database/PostgresDatabase.ts"
+import * as ArchivedEnd from "./ArchivedEnd.ts"
+import * as ArchivedEvents from "./ArchivedEvents.ts"
 import * as CompactLog from "./CompactLog.ts"
 import * as Comparing from "./Comparing.ts"
 import * as EventPages from "./EventPages.ts"
 import { eventDecoder } from "./EventRow.ts"
-import * as EventTable from "./EventTable.ts"
 import * as LockHolders from "./LockHolders.ts"
 import { readPage } from "./LongTexts.ts"
 import * as MarkedReading from "./MarkedReading.ts"
@@ -56,11 +57,13 @@ interface Range {
   readonly pageLimit: number
 }
 
-/** Reads the last events of a part of the log, at most so many. */
+/** Reads the last events of a part of the log that are in the table, at most so many. */
 export type ReadBackward = (
   filter: Filter,
   range: { readonly after: bigint; readonly last: bigint; readonly limit: number }
-) => Effect.Effect<ReadonlyArray<unknown>, Reason>
+) => Effect.Effect<ArchivedEnd.WithEnd, Reason>
+
+type Steps = Stream.Stream<MarkedReading.Step, LogReplaced | Reason>
 
 /** Pages of events in the order of their versions. */
 interface Ascending {
@@ -78,9 +81,10 @@ interface Ascending {
 export const make = Effect.gen(function* () {
   const database = yield* PostgresDatabase
   const { fixed, integers, names, query, sql, tables } = database
-  const { isPartitioned } = yield* Partitions.make
+  const { isKnownPartitioned, isPartitioned } = yield* Partitions.make
   const isCompact = CompactLog.isCompact(database)
-  const idTable = sql.literal(EventTable.idsNameOf(database))
+  const { archived, end, ids, split, withEnd } = ArchivedEnd.make(database)
+  const archive = yield* ArchivedEvents.make
   const settling = yield* Settling.make
   const { agree, compare } = yield* Comparing.make
   const { columns, findsContained, page, selectAll, walks } = yield* EventPages.make
@@ -107,6 +111,11 @@ export const make = Effect.gen(function* () {
   // Where the server is a standby itself, and there is no replica beside it.
   const marked = yield* MarkedReading.make({ isOfThisLog: () => true, need: () => {}, warnOfWalk })
 
+  const decodeAll = (rows: ReadonlyArray<unknown>): Effect.Effect<Array<StoredEvent>, Reason> => {
+    const { corrupt, events } = decode(rows)
+    return corrupt === undefined ? Effect.succeed(events) : Effect.fail(corrupt)
+  }
+
   /** The events of a statement that is the same each time. The filters describe the same events. */
   const eventsOf = (
     statement: Runnable,
@@ -114,33 +123,112 @@ export const make = Effect.gen(function* () {
   ): Effect.Effect<Array<StoredEvent>, Reason> =>
     Effect.flatMap(
       readPage(query, (part) => (part === "all" ? statement : selectAll(filters)(part))),
-      (rows) => {
-        const { corrupt, events } = decode(rows)
-        return corrupt === undefined ? Effect.succeed(events) : Effect.fail(corrupt)
-      }
+      decodeAll
     )
 
+  /**
+   * The events of a log with partitions that a filter describes, with a version that tells of archived ones among them. `filters`
+   * describe those that are in the table.
+   */
+  const eventsWith = (version: Fragment, filters: ReadonlyArray<Fragment>) =>
+    Effect.gen(function* () {
+      const found = yield* readPage(
+        query,
+        (part) => sql`
+          SELECT log.*, page.* FROM (SELECT ${end} AS "archivedEnd", ${version} AS "archivedVersion") AS log
+          LEFT JOIN (${selectAll(filters)(part)}) AS page ON true ORDER BY page.version`
+      )
+      const { end: archivedEnd, rows } = yield* split(found)
+      const events = yield* decodeAll(rows)
+      return { archivedEnd, events, archivedVersion: ArchivedEnd.versionIn(found[0], "archivedVersion") ?? 0n }
+    })
+
+  /** The events of one aggregate of a log with partitions: those that are archived, and then those of the table. */
+  const allByAggregate = ({ aggregateId, since }: AggregateSince): Effect.Effect<Array<StoredEvent>, Reason> =>
+    ArchivedEnd.again(
+      Effect.gen(function* () {
+        const last = sql`(SELECT version FROM ${archived} WHERE aggregate_id = ${aggregateId})`
+        const filters = [sql`aggregate_id = ${aggregateId}`, sql`version > ${since}`]
+        const { archivedEnd, archivedVersion, events } = yield* eventsWith(last, filters)
+        const upTo = archivedVersion < archivedEnd ? archivedVersion : archivedEnd - 1n
+        if (upTo <= since) return events
+        return [...(yield* archive.collect({ aggregateIds: [aggregateId] }, since, upTo)), ...events]
+      })
+    )
+
+  /** The event of a log with partitions that has the id, if there is one. */
+  const oneById = (id: string): Effect.Effect<Array<StoredEvent>, Reason> =>
+    ArchivedEnd.again(
+      Effect.gen(function* () {
+        const place = sql`(SELECT version FROM ${ids} WHERE id = ${id})`
+        const { archivedEnd, archivedVersion, events } = yield* eventsWith(place, [sql`version = ${place}`])
+        if (events.length > 0 || archivedVersion === 0n || archivedVersion >= archivedEnd) return events
+        return yield* Effect.flatMap(archive.at([archivedVersion]), Effect.forEach(archive.eventOf))
+      })
+    )
+
+  type Before = readonly [events: ReadonlyArray<StoredEvent>, next: Option.Option<Range | Reason>]
+
   /** The events above `after` up to `last` that the filter describes, at most `limit`, in pages from the last one on. */
-  const descending = (filter: Filter, range: Range, readRows: ReadBackward) =>
-    Stream.paginate<Range | Reason, StoredEvent, Reason>(range, (state) => {
+  const descending = (filter: Filter, range: Range, readRows: ReadBackward) => {
+    /** What is archived below what the table has. The next page tells whether it still is. */
+    const fromArchive = (
+      state: Range,
+      events: ReadonlyArray<StoredEvent>,
+      last: bigint
+    ): Effect.Effect<Before, Reason> => {
+      const limit = state.limit - events.length
+      if (last <= state.after || limit <= 0) return Effect.succeed([events, Option.none()])
+      return Effect.map(archive.backward(filter, { after: state.after, last, limit }), (found) => {
+        const all = [...events, ...found.events]
+        return [all, Option.some({ ...state, last: found.rest, limit: state.limit - all.length })]
+      })
+    }
+
+    return Stream.paginate<Range | Reason, StoredEvent, Reason>(range, (state): Effect.Effect<Before, Reason> => {
       if ("_tag" in state) return Effect.fail(state)
       const size = Math.min(state.pageLimit, state.limit)
-      if (size <= 0) return Effect.succeed([[], Option.none()])
       const { after, last } = state
-      return Effect.map(readRows(filter, { after, last, limit: size }), (found) => {
+      if (size <= 0 || last <= after) return Effect.succeed([[], Option.none()])
+      return Effect.flatMap(readRows(filter, { after, last, limit: size }), ({ end, rows: found }) => {
         const { isFull, nextLimit, rows } = pageOf(found, size, state.batchSize)
         const { corrupt, events } = decode(rows)
         // The events before a corrupt row are delivered first; the next page fails.
-        if (corrupt !== undefined) return [events, Option.some(corrupt)]
-        if (!isFull) return [events, Option.none()]
+        if (corrupt !== undefined) return Effect.succeed<Before>([events, Option.some(corrupt)])
+        if (!isFull)
+          return end === 0n
+            ? Effect.succeed<Before>([events, Option.none()])
+            : fromArchive(state, events, end > last ? last : end - 1n)
         const lowest = events.at(-1)?.version
         const rest = lowest === undefined ? {} : { last: lowest - 1n }
-        return [events, Option.some({ ...state, ...rest, pageLimit: nextLimit, limit: state.limit - events.length })]
+        return Effect.succeed<Before>([
+          events,
+          Option.some({ ...state, ...rest, pageLimit: nextLimit, limit: state.limit - events.length })
+        ])
       })
     })
+  }
+
+  /** A page that is read from the last event on, with the end of what is archived. */
+  const pageBackward = (
+    filter: Filter,
+    range: Parameters<ReadBackward>[1]
+  ): Effect.Effect<ArchivedEnd.WithEnd, Reason> => {
+    const select = page(filter, { ...range, direction: "DESC" })
+    return Effect.flatMap(isPartitioned, (partitioned) =>
+      partitioned
+        ? ArchivedEnd.again(
+            Effect.flatMap(
+              readPage(query, (part) => withEnd(select(part), "DESC")),
+              split
+            )
+          )
+        : Effect.map(readPage(query, select), (rows) => ({ rows, end: 0n }))
+    )
+  }
 
   const readBackward: ReadBackward = (filter, range) => {
-    const rows = readPage(query, page(filter, { ...range, direction: "DESC" }))
+    const rows = pageBackward(filter, range)
     if (hasWarned || range.last < highestPossible || !walks(filter)) return rows
     return Effect.andThen(
       Effect.flatMap(settling.highestVersion, (highest) => warnOfWalk(filter, highest - range.after, findsContained)),
@@ -167,43 +255,112 @@ export const make = Effect.gen(function* () {
   }
 
   /** The events above what was seen up to `last` that the filter describes, in pages. */
-  const ascending = (filter: Filter, begin: Ascending) => {
+  const ascending = (filter: Filter, begin: Ascending): Steps => {
     type Next = readonly [steps: Array<MarkedReading.Step>, next: Option.Option<Ascending | Reason>]
+    type GoOn = (next: Ascending) => void
 
-    /** A later page without a row: either that is the end, or the event that was seen last is gone. */
+    /**
+     * A later page without a row: that is the end, or the event that was seen last is gone. It may have been archived, and others with
+     * it: a page without a guard tells.
+     */
     const afterNothing = (state: Ascending): Effect.Effect<Next, LogReplaced | Reason> =>
       Effect.flatMap(compare(query, state.seen), (seen) => {
         if (seen instanceof LogReplaced) return Effect.fail(seen)
         const isDeleted = LastSeen.atCursor(seen)?.id === undefined
-        return Effect.succeed<Next>([[], isDeleted ? Option.some({ ...state, seen }) : Option.none()])
+        const isOpen = isDeleted || isKnownPartitioned()
+        return Effect.succeed<Next>([[], isOpen ? Option.some({ ...state, seen, isLater: false }) : Option.none()])
       })
 
-    return Stream.paginate<Ascending | Reason, MarkedReading.Step, LogReplaced | Reason>(begin, (state) => {
-      if ("_tag" in state) return Effect.fail(state)
-      const { batchSize, isShort, last, pageLimit, seen } = state
-      const guard = guardOf(state)
-      const range = { after: seen.version, last, direction: "ASC", limit: pageLimit, isShort, guard } as const
-      return Effect.flatMap(
-        readPage(query, page(filter, range)),
-        (found): Effect.Effect<Next, LogReplaced | Reason> => {
-          if (found.length === 0 && guard !== undefined) return afterNothing(state)
-          const { isFull, nextLimit, rows } = pageOf(found, pageLimit, batchSize)
-          const { corrupt, events } = decode(rows)
-          const end = events.at(-1)
-          const now =
-            end === undefined ? seen : LastSeen.add(seen, LastSeen.lastOf(events, idOf), end.version, seen.server)
-          const steps = end === undefined ? [] : [{ events, seen: now }]
-          // The events before a corrupt row are delivered first; the next page fails.
-          if (corrupt !== undefined) return Effect.succeed<Next>([steps, Option.some(corrupt)])
-          if (!isFull) return Effect.succeed<Next>([steps, Option.none()])
-          return Effect.succeed<Next>([
-            steps,
-            Option.some({ ...state, seen: now, isLater: true, pageLimit: nextLimit })
-          ])
-        }
+    /**
+     * A page of the table. Where the event at the cursor is there, nothing above it is archived, as what is archived is the oldest part
+     * of the log. Else a page of a log with partitions is only read where nothing above the cursor is.
+     */
+    const readRows = (state: Ascending, guard: Fragment | undefined): Effect.Effect<ArchivedEnd.WithEnd, Reason> => {
+      const { isShort, last, pageLimit, seen } = state
+      const range = { after: seen.version, last, direction: "ASC", limit: pageLimit, isShort } as const
+      if (guard !== undefined || !isKnownPartitioned()) {
+        return Effect.map(readPage(query, page(filter, { ...range, guard })), (rows) => ({ rows, end: 0n }))
+      }
+      const select = page(filter, { ...range, guard: sql`${end} <= ${seen.version + 1n}` })
+      return ArchivedEnd.again(
+        Effect.flatMap(
+          readPage(query, (part) => withEnd(select(part))),
+          split
+        )
       )
-    })
+    }
+
+    const table = (first: Ascending, goOn: GoOn): Steps =>
+      Stream.paginate<Ascending | Reason, MarkedReading.Step, LogReplaced | Reason>(first, (state) => {
+        if ("_tag" in state) return Effect.fail(state)
+        const { batchSize, pageLimit, seen } = state
+        const guard = guardOf(state)
+        return Effect.flatMap(
+          readRows(state, guard),
+          ({ end, rows: found }): Effect.Effect<Next, LogReplaced | Reason> => {
+            if (found.length === 0 && guard !== undefined) return afterNothing(state)
+            if (end > seen.version + 1n) goOn(state)
+            const { isFull, nextLimit, rows } = pageOf(found, pageLimit, batchSize)
+            const { corrupt, events } = decode(rows)
+            const last = events.at(-1)
+            const now =
+              last === undefined ? seen : LastSeen.add(seen, LastSeen.lastOf(events, idOf), last.version, seen.server)
+            const steps = last === undefined ? [] : [{ events, seen: now }]
+            // The events before a corrupt row are delivered first; the next page fails.
+            if (corrupt !== undefined) return Effect.succeed<Next>([steps, Option.some(corrupt)])
+            if (!isFull) return Effect.succeed<Next>([steps, Option.none()])
+            return Effect.succeed<Next>([
+              steps,
+              Option.some({ ...state, seen: now, isLater: true, pageLimit: nextLimit })
+            ])
+          }
+        )
+      })
+
+    const files = (state: Ascending, goOn: GoOn): Steps => {
+      goOn({ ...state, isLater: false })
+      return Stream.tap(archivedSteps(filter, state), ({ seen }) =>
+        Effect.sync(() => goOn({ ...state, seen, isLater: false }))
+      )
+    }
+
+    return ArchivedEnd.inTurns(begin, { table, files })
   }
+
+  /** The events of the next archived part, in steps, unless the part is restored meanwhile: then those up to there. */
+  const archivedSteps = (filter: Filter, { batchSize, last, seen: before }: Ascending): Steps =>
+    Stream.unwrap(
+      Effect.map(archive.partAfter(before.version), (part): Steps => {
+        if (part === undefined || part.first > before.version + 1n) return Stream.empty
+        let seen = before
+        const upTo = part.end <= last ? part.end - 1n : last
+        const step = (events: ReadonlyArray<StoredEvent>, to: LastSeen.SeenEvent): MarkedReading.Step => {
+          const others = events.at(-1)?.version === to.version ? events.slice(0, -1) : events
+          seen = LastSeen.add(seen, [...LastSeen.lastOf(others, idOf), idOf(to)], to.version, seen.server)
+          return { events, seen }
+        }
+        const steps: Stream.Stream<MarkedReading.Step, Reason | ArchivedEnd.Moved> = Stream.flatMap(
+          archive.steps(part, filter, before.version, upTo),
+          ({ events, last }) => {
+            // As often as a reader of the table that looks for few of many events.
+            if (events.length === 0 && last.version - seen.version < partEvents) return Stream.empty
+            const pages = Math.max(1, Math.ceil(events.length / batchSize))
+            return Stream.fromIterable(
+              Array.from({ length: pages }, (_, number) => {
+                const page = events.slice(number * batchSize, (number + 1) * batchSize)
+                return step(page, number === pages - 1 ? last : (page.at(-1) ?? last))
+              })
+            )
+          }
+        )
+        const end = Stream.sync((): MarkedReading.Step => {
+          seen = { ...seen, version: upTo }
+          return { events: [], seen }
+        })
+        const all = Stream.concat(steps, end)
+        return Stream.catchTag(all, "Moved", () => Stream.empty)
+      })
+    )
 
   /**
    * The places above a version at which a reader that looks for few of many events stops, before the mark. The last one is the
@@ -265,13 +422,7 @@ export const make = Effect.gen(function* () {
   const withId = (id: string): Effect.Effect<Array<StoredEvent>, Reason> =>
     Effect.flatMap(isPartitioned, (partitioned) =>
       partitioned
-        ? eventsOf(
-            fixed`
-              SELECT ${columns.sent} FROM (
-                SELECT ${columns.read} FROM ${tables.events} WHERE version = (SELECT version FROM ${idTable} WHERE id = ${id}) OFFSET 0
-              ) AS page`,
-            sql`version = (SELECT version FROM ${idTable} WHERE id = ${id})`
-          )
+        ? oneById(id)
         : eventsOf(
             fixed`
               SELECT ${columns.sent} FROM (SELECT ${columns.read} FROM ${tables.events} WHERE id = ${id} OFFSET 0) AS page`,
@@ -338,15 +489,19 @@ export const make = Effect.gen(function* () {
       return limit === Number.POSITIVE_INFINITY ? forward : Stream.take(forward, limit)
     },
 
-    byAggregate: ({ aggregateId, since }: AggregateSince) =>
-      eventsOf(
-        fixed`
-          SELECT ${columns.sent} FROM (
-            SELECT ${columns.read} FROM ${tables.events} WHERE aggregate_id = ${aggregateId} AND version > ${since}
-            ORDER BY version OFFSET 0
-          ) AS page ORDER BY version`,
-        sql`aggregate_id = ${aggregateId}`,
-        sql`version > ${since}`
+    byAggregate: (asked: AggregateSince) =>
+      Effect.flatMap(isPartitioned, (partitioned) =>
+        partitioned
+          ? allByAggregate(asked)
+          : eventsOf(
+              fixed`
+                SELECT ${columns.sent} FROM (
+                  SELECT ${columns.read} FROM ${tables.events} WHERE aggregate_id = ${asked.aggregateId} AND version > ${asked.since}
+                  ORDER BY version OFFSET 0
+                ) AS page ORDER BY version`,
+              sql`aggregate_id = ${asked.aggregateId}`,
+              sql`version > ${asked.since}`
+            )
       ),
 
     /** A compact log has no other ids than UUIDs, and the server takes no other text for one. */

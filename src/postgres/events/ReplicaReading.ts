@@ -73,7 +73,9 @@ export const make = Effect.fnUntraced(function* (primary: Reading) {
 
   /** The primary goes on. It decides whether the log was replaced: the standby may be one of another primary. */
   const leave = ({ reason }: MarkedReading.Left): Effect.Effect<void> =>
-    reason === undefined || reason instanceof LogReplaced ? Effect.void : outage.warn(reason)
+    reason === undefined || reason instanceof LogReplaced || reason === MarkedReading.archivedEvents
+      ? Effect.void
+      : outage.warn(reason)
 
   /** Has a mark published if the last one is not young, and gives how far it goes and how long its replay may be waited for. */
   const newMark = Effect.gen(function* () {
@@ -170,7 +172,7 @@ export const make = Effect.fnUntraced(function* (primary: Reading) {
           Effect.suspend(() => marked.descending(filter, range, { needed, wait: waitOf(input) })),
           primary.readBackward(filter, range)
         ).pipe(
-          Effect.tap((rows) =>
+          Effect.tap(({ rows }) =>
             Effect.sync(() => {
               const [first] = primary.decode(rows.slice(0, 1)).events
               if (first !== undefined) needed = higher(needed, first.version)

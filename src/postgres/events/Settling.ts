@@ -3,15 +3,20 @@
  * when. It does not read the events: only the highest version, and, once it has waited for a while, the place of the hole.
  */
 import { Duration, Effect, Option, Schema, Stream } from "effect"
+import type { Fragment } from "effect/sql/Statement"
 import type { LogReplaced } from "../../Event.ts"
 import * as Hole from "../../events/Hole.ts"
 import * as LastSeen from "../../events/LastSeen.ts"
 import { realMillis, realSleep } from "../../internal/RealTime.ts"
+import { isUuid } from "../../internal/Ids.ts"
 import type { Reason } from "../../StoreError.ts"
 import { decodeRows } from "../database/DecodeRows.ts"
 import { PostgresDatabase } from "../database/PostgresDatabase.ts"
+import * as ArchivedEnd from "./ArchivedEnd.ts"
+import * as CompactLog from "./CompactLog.ts"
 import * as Comparing from "./Comparing.ts"
 import * as LockHolders from "./LockHolders.ts"
+import * as Partitions from "./Partitions.ts"
 
 const Highest = Schema.Struct({ version: Schema.NullOr(Schema.BigInt) })
 
@@ -29,7 +34,10 @@ const Seen = Schema.Struct({
   /** The id of the event at the cursor of the reader. */
   cursorId: Schema.NullOr(Schema.String),
   /** The last version before the first hole. Null if there is none, or if the statement does not ask for it. */
-  beforeHole: Schema.NullOr(Schema.BigInt)
+  beforeHole: Schema.NullOr(Schema.BigInt),
+  /** Whether the log has partitions, and the version below which it is archived then. */
+  partitioned: Schema.Boolean,
+  archivedEnd: Schema.NullOr(Schema.BigInt)
 })
 
 /** The waits before the holders are asked for again. Most transactions are over after the first one. */
@@ -95,35 +103,83 @@ const runsOf = (after: bigint, { beforeHole, highest }: typeof Seen.Type, isHole
 }
 
 /** How the highest versions are asked for. `check` fails where the answer decides nothing. */
-const pagesOf = ({ names, query, schema, sql, tables }: PostgresDatabase["Service"], check: LockHolders.Check) => {
+const pagesOf = (
+  database: PostgresDatabase["Service"],
+  check: LockHolders.Check,
+  { answer, isKnownPartitioned, learn }: Partitions.Partitions
+) => {
+  const { names, query, schema, sql, tables } = database
   const events = tables.events
+  const archived = ArchivedEnd.make(database)
+  const isCompact = CompactLog.isCompact(database)
   const decodeSeen = decodeRows(Seen, names.events, [])
   const serverColumns = sql.literal(LockHolders.serverColumns({ names, schema }))
 
-  const beforeHole = (after: bigint, bound: bigint) => sql`(
+  const beforeHole = (after: Fragment, bound: bigint) => sql`(
     SELECT previous FROM (
-      SELECT version, pg_catalog.lag(version, 1, ${after}::bigint) OVER (ORDER BY version) AS previous
+      SELECT version, pg_catalog.lag(version, 1, ${after}) OVER (ORDER BY version) AS previous
       FROM ${events} WHERE version > ${after} AND version <= ${bound}
     ) AS events WHERE version <> previous + 1 ORDER BY version LIMIT 1)`
 
+  const idAt = (version: bigint) => sql`(SELECT id FROM ${events} WHERE version = ${version})`
+
+  const ofPlainTable = ({ bound, seen: { version } }: Read, after: bigint, isHoleWanted: boolean) => ({
+    last: sql`SELECT version, id FROM ${events} WHERE version <= ${bound} ORDER BY version DESC LIMIT 1`,
+    beforeHole: isHoleWanted ? beforeHole(sql`${after}::bigint`, bound) : sql.literal("NULL::bigint"),
+    cursorId: version === 0n ? sql.literal("NULL") : idAt(version),
+    partitioned: answer,
+    archivedEnd: sql.literal("0::bigint")
+  })
+
+  /** All versions of the archived part are settled, and its ids are in a table. */
+  const ofPartitions = ({ bound, seen }: Read, after: bigint, isHoleWanted: boolean, compact: boolean) => {
+    const seenId = LastSeen.atCursor(seen)?.id
+    // A compact log has no other ids than UUIDs.
+    const id = seenId === undefined || (compact && !isUuid(seenId)) ? undefined : seenId
+    const { version } = seen
+    return {
+      last: archived.lastUpTo(bound),
+      beforeHole: isHoleWanted
+        ? beforeHole(sql`greatest(${after}::bigint, ${archived.end} - 1::bigint)`, bound)
+        : sql.literal("NULL::bigint"),
+      cursorId:
+        version === 0n || id === undefined
+          ? sql`${version === 0n ? sql.literal("NULL") : idAt(version)}`
+          : sql`coalesce(${idAt(version)}, (SELECT id FROM ${archived.ids} WHERE id = ${id} AND version = ${version}))`,
+      partitioned: sql.literal("true"),
+      archivedEnd: archived.end
+    }
+  }
+
   /** Asks for the highest version up to the bound, and, if `isHoleWanted`, also for the place of the first hole. */
   return Effect.fnUntraced(function* (
-    { bound, seen: { version } }: Read,
+    read: Read,
     after: bigint,
     isHoleWanted: boolean
   ): Effect.fn.Return<{ readonly page: Hole.Page; readonly found: typeof Seen.Type | undefined }, Reason> {
-    const rows = yield* query(sql`
-      SELECT ${serverColumns}, last.version AS highest, last.id AS "highestId",
-        ${isHoleWanted ? beforeHole(after, bound) : sql.literal("NULL::bigint")} AS "beforeHole",
-        ${version === 0n ? sql.literal("NULL") : sql`(SELECT id FROM ${events} WHERE version = ${version})`} AS "cursorId"
-      FROM (SELECT) AS log
-      LEFT JOIN (SELECT version, id FROM ${events} WHERE version <= ${bound} ORDER BY version DESC LIMIT 1) AS last ON true`)
-    const [found] = yield* decodeSeen(rows)
-    if (found === undefined) return { page: { server: "", runs: [], isFull: false }, found }
-    yield* check(query, found)
-    return { page: { server: found.server, runs: runsOf(after, found, isHoleWanted), isFull: false }, found }
+    while (true) {
+      const isPartitioned = isKnownPartitioned()
+      const columns = isPartitioned
+        ? ofPartitions(read, after, isHoleWanted, yield* isCompact)
+        : ofPlainTable(read, after, isHoleWanted)
+      const rows = yield* query(sql`
+        SELECT ${serverColumns}, last.version AS highest, last.id AS "highestId", ${columns.beforeHole} AS "beforeHole",
+          ${columns.cursorId} AS "cursorId", ${columns.partitioned} AS partitioned, ${columns.archivedEnd} AS "archivedEnd"
+        FROM (SELECT) AS log LEFT JOIN (${columns.last}) AS last ON true`)
+      const [found] = yield* decodeSeen(rows)
+      if (found === undefined) return { page: { server: "", runs: [], isFull: false }, found }
+      learn(found.partitioned)
+      // The log has got partitions since somebody has asked.
+      if (found.partitioned && !isPartitioned) continue
+      yield* check(query, found)
+      return { page: { server: found.server, runs: runsOf(after, found, isHoleWanted), isFull: false }, found }
+    }
   })
 }
+
+/** Whether an archived event is at the cursor, of which the reader knows no more than the version. Nobody need compare it. */
+const isArchived = ({ seen }: Read, found: typeof Seen.Type | undefined): boolean =>
+  (found?.archivedEnd ?? 0n) > seen.version && LastSeen.atCursor(seen) === undefined
 
 export const make = Effect.gen(function* () {
   const database = yield* PostgresDatabase
@@ -133,6 +189,9 @@ export const make = Effect.gen(function* () {
   const events = tables.events
   const decodeHighest = decodeRows(Highest, names.events, [])
   const decodeLast = decodeRows(Last, names.events, [])
+  const partitions = yield* Partitions.make
+  const { isPartitioned } = partitions
+  const archived = ArchivedEnd.make(database)
   const timeoutMillis = Duration.toMillis(settleTimeout)
 
   /** The last mark of any read, so that holes below it, which are dead, are decided once. */
@@ -144,12 +203,16 @@ export const make = Effect.gen(function* () {
     })
 
   /** What is known to a reader that begins at the end of the log. */
-  const atEnd = Effect.flatMap(
-    query(sql`
-      SELECT ${sql.literal(LockHolders.serverColumns(database))}, version, id
-      FROM (SELECT) AS log LEFT JOIN (SELECT version, id FROM ${events} ORDER BY version DESC LIMIT 1) AS last ON true`),
-    decodeLast
-  ).pipe(
+  const atEnd = isPartitioned.pipe(
+    Effect.flatMap((partitioned) => {
+      const last = partitioned
+        ? archived.lastUpTo(highestPossible)
+        : sql`SELECT version, id FROM ${events} ORDER BY version DESC LIMIT 1`
+      return query(sql`
+        SELECT ${sql.literal(LockHolders.serverColumns(database))}, version, id
+        FROM (SELECT) AS log LEFT JOIN (${last}) AS last ON true`)
+    }),
+    Effect.flatMap(decodeLast),
     Effect.map(([last]) =>
       last === undefined || last.version === null
         ? LastSeen.of(0n)
@@ -157,12 +220,17 @@ export const make = Effect.gen(function* () {
     )
   )
 
-  const highestVersion = Effect.map(
-    Effect.flatMap(query(sql`SELECT max(version) AS version FROM ${events}`), decodeHighest),
-    ([row]) => row?.version ?? 0n
+  const highestVersion = isPartitioned.pipe(
+    Effect.flatMap((partitioned) =>
+      query(
+        partitioned ? sql`SELECT ${archived.highest} AS version` : sql`SELECT max(version) AS version FROM ${events}`
+      )
+    ),
+    Effect.flatMap(decodeHighest),
+    Effect.map(([row]) => row?.version ?? 0n)
   )
 
-  const page = pagesOf(database, check)
+  const page = pagesOf(database, check, partitions)
 
   /** What the reader remembers, once the log is known to be the one that it has seen. */
   const begin = Effect.fnUntraced(function* (
@@ -174,7 +242,8 @@ export const make = Effect.gen(function* () {
     const cursorId = found?.cursorId ?? undefined
     const highest = highestOf(found)
     const isAbove = highest !== undefined && highest.version > read.seen.version
-    if (!LastSeen.isCertain(read.seen, { cursorId, isAbove, server: seenPage.server })) {
+    const isUnknown = isArchived(read, found)
+    if (!isUnknown && !LastSeen.isCertain(read.seen, { cursorId, isAbove, server: seenPage.server })) {
       const seen = yield* agree(read.seen, forever)
       if (seen === undefined) return end([])
       const after = asking.after === read.seen.version ? seen.version : asking.after
@@ -188,7 +257,9 @@ export const make = Effect.gen(function* () {
       ...read,
       state,
       bound: bound < read.bound ? bound : read.bound,
-      seen: LastSeen.confirm(read.seen, cursorId, seenPage.server),
+      seen: isUnknown
+        ? { ...read.seen, server: seenPage.server }
+        : LastSeen.confirm(read.seen, cursorId, seenPage.server),
       highest
     }
     if (state.ask !== "page") return goOn(now, asking)

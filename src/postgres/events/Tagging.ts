@@ -20,6 +20,8 @@ import { PostgresDatabase } from "../database/PostgresDatabase.ts"
 import { reasonOf } from "../database/Reasons.ts"
 import * as AppendLocks from "./AppendLocks.ts"
 import { wrongIsolation } from "./AppendSending.ts"
+import * as EventTable from "./EventTable.ts"
+import * as Partitions from "./Partitions.ts"
 import * as TagTable from "./TagTable.ts"
 
 /** How long a tagging waits for locks where the session has no `lock_timeout`: as long as an append waits. */
@@ -36,18 +38,33 @@ const countsOf = ({ events, tags }: Plan): TagCounts => ({ events, tags })
 export const make = Effect.gen(function* () {
   const database = yield* PostgresDatabase
   const { inTransaction, names, query, sql, tables, withTransaction } = database
+  const { isPartitioned } = yield* Partitions.make
   const table = TagTable.tableOf(database)
   const locks = AppendLocks.make(database)
   const decode = decodeRows(Row, names.events, ["version"])
   const decodeLevel = decodeRows(Level, "pg_settings", [])
 
+  /** The ids at versions. Those of a log with partitions are in a table, also of what is archived. */
+  const idsAt = (events: Tagging["events"], partitioned: boolean) =>
+    partitioned
+      ? sql`(
+          SELECT version, id FROM ${sql.literal(EventTable.idsNameOf(database))}
+          WHERE (id, version) IN (
+            SELECT * FROM unnest(${events.map(({ id }) => id)}::text[], ${events.map(({ version }) => version)}::bigint[])
+          )
+        ) AS event`
+      : sql`pg_catalog.unnest(${[...new Set(events.map(({ version }) => version))]}::bigint[]) AS asked (version)
+          CROSS JOIN LATERAL (SELECT version, id FROM ${tables.events} WHERE version = asked.version OFFSET 0) AS event`
+
   const look = (events: Tagging["events"]): Effect.Effect<Plan, EventNotFound | InvalidInput | Reason> =>
-    query(sql`
-      SELECT event.version, event.id, ARRAY(
-        SELECT tag FROM ${table} AS tagged WHERE tagged.version + 0 = event.version AND tagged.tag <> ''::text
-      ) AS tags
-      FROM pg_catalog.unnest(${[...new Set(events.map(({ version }) => version))]}::bigint[]) AS asked (version)
-      CROSS JOIN LATERAL (SELECT version, id FROM ${tables.events} WHERE version = asked.version OFFSET 0) AS event`).pipe(
+    isPartitioned.pipe(
+      Effect.flatMap((partitioned) =>
+        query(sql`
+          SELECT event.version, event.id, ARRAY(
+            SELECT tag FROM ${table} AS tagged WHERE tagged.version + 0 = event.version AND tagged.tag <> ''::text
+          ) AS tags
+          FROM ${idsAt(events, partitioned)}`)
+      ),
       Effect.flatMap(decode),
       Effect.map((rows) => new Map(rows.map((row): readonly [bigint, Found] => [row.version, row]))),
       Effect.flatMap((found) => planOf(events, found))

@@ -12,11 +12,13 @@ import { type Reason, Unexpected } from "../../StoreError.ts"
 import { PostgresDatabase, type Runnable } from "../database/PostgresDatabase.ts"
 import { longestBytes } from "../database/RowSize.ts"
 import type { Ear } from "../wakeups/Wakeups.ts"
+import * as ArchivedEnd from "./ArchivedEnd.ts"
 import * as Comparing from "./Comparing.ts"
 import { textOf } from "./EventRow.ts"
 import * as LockHolders from "./LockHolders.ts"
 import { columnsOfPart, type Part, readPage } from "./LongTexts.ts"
 import { type Page, pageOf, shareBytes } from "./PageSize.ts"
+import * as Partitions from "./Partitions.ts"
 import { versionOf } from "./TailItems.ts"
 import { makePace, makePoll, type ReadPage } from "./TailPace.ts"
 
@@ -58,13 +60,15 @@ const countUpTo = (rows: ReadonlyArray<unknown>, version: bigint): number => {
 
 const idOf = (row: unknown): LastSeen.SeenEvent => ({ version: versionOf(row), id: textOf(row, "id") })
 
-const statementsOf = ({ sql, tables }: PostgresDatabase["Service"]) => {
+const statementsOf = (database: PostgresDatabase["Service"]) => {
+  const { sql, tables } = database
   const longest = longestBytes(sql)
+  const { withEnd } = ArchivedEnd.make(database)
 
   /** The text of the statement for each size of a page. To put it together takes a tenth of the time of a short page. */
   const texts = new Map<number, string>()
 
-  const partFrom = (cursor: bigint, limit: number, part: Part): Runnable => {
+  const partFrom = (cursor: bigint, limit: number, part: Part) => {
     const { read, sent } = columnsOfPart(part, shareBytes(limit, longest), "$1")
     const only = typeof part === "bigint" ? sql`AND version = ${part}` : sql.literal("")
     return sql`
@@ -85,7 +89,10 @@ const statementsOf = ({ sql, tables }: PostgresDatabase["Service"]) => {
 
   const highestVersion = sql`SELECT max(version) AS version FROM ${tables.events}`
 
-  return { highestVersion, pageFrom }
+  /** The same page of a log with partitions, with the end of what is archived. */
+  const pageWithEnd = (cursor: bigint, limit: number) => (part: Part) => withEnd(partFrom(cursor, limit, part))
+
+  return { highestVersion, pageFrom, pageWithEnd }
 }
 
 /** Publishes, lets the subscribers run, and says for how long that kept this process busy. */
@@ -116,7 +123,24 @@ export const make = Effect.gen(function* () {
   const { look, report } = yield* LockHolders.make
   const { compare } = yield* Comparing.make
   const timeoutMillis = Duration.toMillis(database.settleTimeout)
-  const { highestVersion, pageFrom } = statementsOf(database)
+  const { highestVersion, pageFrom, pageWithEnd } = statementsOf(database)
+  const { isPartitioned } = yield* Partitions.make
+  const { split } = ArchivedEnd.make(database)
+
+  /**
+   * A page from the cursor on. Where the event at the cursor is there, nothing above it is archived, as what is archived is the oldest
+   * part of the log. Else the page has to say so, or the subscribers read the files.
+   */
+  const pageAt = Effect.fnUntraced(function* (
+    { query }: Ear,
+    cursor: bigint,
+    limit: number
+  ): Effect.fn.Return<ReadonlyArray<unknown>, Reason> {
+    const rows = yield* readPage(query, pageFrom(cursor, limit))
+    if ((rows.length > 0 && versionOf(rows[0]) === cursor) || !(yield* isPartitioned)) return rows
+    const page = yield* ArchivedEnd.again(Effect.flatMap(readPage(query, pageWithEnd(cursor, limit)), split))
+    return page.end > cursor + 1n ? yield* replaced : page.rows
+  })
 
   /**
    * Takes a page. If a full one has a hole, the answer to the question for the holders decides about the other holes of the
@@ -191,7 +215,7 @@ export const make = Effect.gen(function* () {
         if (state.ask !== "page") state = Hole.seeHolders(state, holders)
       }
       const pageLimit: number = isStalled && state.ask === "wait" ? Math.min(limit, firstPageEvents) : limit
-      const found = yield* readPage(ear.query, pageFrom(state.after, pageLimit))
+      const found = yield* pageAt(ear, state.after, pageLimit)
       const isCursorThere: boolean = found.length > 0 && versionOf(found[0]) === state.after
       const above = isCursorThere ? found.slice(1) : found
       const cursorId = isCursorThere ? textOf(found[0], "id") : undefined

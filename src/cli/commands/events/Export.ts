@@ -4,6 +4,7 @@ import { Argument, Command, Flag } from "effect/cli"
 import type { FileHandle } from "node:fs/promises"
 import { PostgresDatabase } from "../../../postgres/database/PostgresDatabase.ts"
 import { longestBytes } from "../../../postgres/database/RowSize.ts"
+import { Checksum, lineOf } from "../../../postgres/events/EventLines.ts"
 import * as EventTable from "../../../postgres/events/EventTable.ts"
 import * as Exporting from "../../../postgres/events/Exporting.ts"
 import * as Parameters from "../../arguments/Parameters.ts"
@@ -21,14 +22,14 @@ interface Target {
   readonly write: (text: string) => Effect.Effect<void, Output.OutputClosed | FileError, HostProcess>
   /** Makes sure that what was written stays. */
   readonly finish: Effect.Effect<void, FileError>
-  readonly checksum: Exporting.Checksum
+  readonly checksum: Checksum
   readonly after: bigint
 }
 
 const toStdout = (after: Option.Option<bigint>): Target => ({
   write: Output.write,
   finish: Effect.void,
-  checksum: new Exporting.Checksum(),
+  checksum: new Checksum(),
   after: Option.getOrElse(after, () => 0n)
 })
 
@@ -38,7 +39,7 @@ const lastVersionOf = Effect.fnUntraced(function* (path: string, lastEvent: stri
   const last = EventFile.entryOf(`the last line of ${path}`, lastEvent, { maxBytes: longestBytes(sql) })
   if (last instanceof CommandFailed) return yield* last
   const version = BigInt(last.from ?? "0")
-  const [stored] = (yield* Exporting.pageAfter(version - 1n, version, 1)).rows
+  const [stored] = yield* Exporting.rowsAt(version)
   if (stored?.id !== last.id) {
     return yield* new CommandFailed({
       message: `${path} is of another log: its last event, version ${version}, is not in this one`
@@ -53,7 +54,7 @@ const lastVersionOf = Effect.fnUntraced(function* (path: string, lastEvent: stri
  */
 const toFile = Effect.fnUntraced(function* (path: string, after: Option.Option<bigint>) {
   const attempt = <A>(f: () => Promise<A>) => Effect.tryPromise({ try: f, catch: (cause) => fileError(path, cause) })
-  const targetOf = (file: FileHandle, checksum: Exporting.Checksum, after: bigint): Target => ({
+  const targetOf = (file: FileHandle, checksum: Checksum, after: bigint): Target => ({
     write: (text) => attempt(() => file.appendFile(text)),
     finish: attempt(() => file.sync()),
     checksum,
@@ -68,7 +69,7 @@ const toFile = Effect.fnUntraced(function* (path: string, after: Option.Option<b
     yield* attempt(() => file.truncate(0))
     return targetOf(
       file,
-      new Exporting.Checksum(),
+      new Checksum(),
       Option.getOrElse(after, () => 0n)
     )
   }
@@ -89,7 +90,7 @@ const writeLog = Effect.fnUntraced(function* ({ after, checksum, finish, write }
   yield* Progress.during({ verb: "exported", total: yield* Exporting.countAfter(after) }, ({ advance }) =>
     Stream.runForEach(pages, (rows) =>
       Effect.gen(function* () {
-        const text = rows.map(Exporting.lineOf).join("")
+        const text = rows.map(lineOf).join("")
         yield* write(text)
         checksum.add(text, rows.length)
         yield* advance(rows.length)
