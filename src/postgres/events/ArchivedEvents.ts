@@ -145,8 +145,7 @@ export const make = Effect.gen(function* () {
   /** The event of a row, for the decoder of the rows of the table. */
   const forDecoder = (row: ArchivedRow) => ({
     ...row,
-    createdAt: EventLines.timeOf(row.createdAtText),
-    streamName: `stream_${row.aggregateId}`
+    createdAt: EventLines.timeOf(row.createdAtText)
   })
 
   const eventOf = (row: ArchivedRow): Effect.Effect<StoredEvent, Reason | Moved> => {

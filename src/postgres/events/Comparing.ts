@@ -3,12 +3,14 @@ import { Duration, Effect, Schema } from "effect"
 import { LogReplaced } from "../../Event.ts"
 import * as Hole from "../../events/Hole.ts"
 import * as LastSeen from "../../events/LastSeen.ts"
+import { isUuid } from "../../internal/Ids.ts"
 import { realMillis, realSleep } from "../../internal/RealTime.ts"
 import type { Reason } from "../../StoreError.ts"
 import { decodeRows } from "../database/DecodeRows.ts"
 import { PostgresDatabase, type Query } from "../database/PostgresDatabase.ts"
 import * as ArchivedEnd from "./ArchivedEnd.ts"
 import * as ArchivedEvents from "./ArchivedEvents.ts"
+import * as CompactLog from "./CompactLog.ts"
 import * as LockHolders from "./LockHolders.ts"
 import * as Partitions from "./Partitions.ts"
 
@@ -33,6 +35,7 @@ export const make = Effect.gen(function* () {
   const { answer, isKnownPartitioned, learn } = yield* Partitions.make
   const { at } = yield* ArchivedEvents.make
   const archived = ArchivedEnd.make(database)
+  const isCompact = CompactLog.isCompact(database)
   const decode = decodeRows(Found, names.events, [])
   const serverColumns = sql.literal(LockHolders.serverColumns(database))
   const timeoutMillis = Duration.toMillis(settleTimeout)
@@ -45,14 +48,15 @@ export const make = Effect.gen(function* () {
   })
 
   /** What was seen of archived events is in the table of ids. */
-  const ofPartitions = (versions: ReadonlyArray<bigint>, ids: ReadonlyArray<string>) => ({
+  const ofPartitions = (versions: ReadonlyArray<bigint>, ids: ReadonlyArray<string>, compact: boolean) => ({
     highest: archived.highest,
     partitioned: sql.literal("true"),
     archivedEnd: archived.end,
     events: sql`
       ${ofPlainTable(versions).events}
       UNION ALL
-      SELECT version, id FROM ${archived.ids} WHERE ${sql.in("id", ids)} AND version < ${archived.end}`
+      SELECT version, id FROM ${archived.ids} WHERE id = ANY(${compact ? ids.filter(isUuid) : ids}::${sql.literal(compact ? "uuid" : "text")}[])
+        AND version < ${archived.end}`
   })
 
   const find = Effect.fnUntraced(function* (run: Query, seen: LastSeen.Seen) {
@@ -61,7 +65,7 @@ export const make = Effect.gen(function* () {
     while (true) {
       const isPartitioned = isKnownPartitioned()
       const { archivedEnd, events, highest, partitioned } = isPartitioned
-        ? ofPartitions(versions, seenIds)
+        ? ofPartitions(versions, seenIds, yield* isCompact)
         : ofPlainTable(versions)
       const rows = yield* run(sql`
         SELECT state.*, version, id

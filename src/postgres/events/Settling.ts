@@ -7,11 +7,13 @@ import type { Fragment } from "effect/sql/Statement"
 import type { LogReplaced } from "../../Event.ts"
 import * as Hole from "../../events/Hole.ts"
 import * as LastSeen from "../../events/LastSeen.ts"
+import { isUuid } from "../../internal/Ids.ts"
 import { realMillis, realSleep } from "../../internal/RealTime.ts"
 import type { Reason } from "../../StoreError.ts"
 import { decodeRows } from "../database/DecodeRows.ts"
 import { PostgresDatabase } from "../database/PostgresDatabase.ts"
 import * as ArchivedEnd from "./ArchivedEnd.ts"
+import * as CompactLog from "./CompactLog.ts"
 import * as Comparing from "./Comparing.ts"
 import * as LockHolders from "./LockHolders.ts"
 import * as Partitions from "./Partitions.ts"
@@ -109,6 +111,7 @@ const pagesOf = (
   const { names, query, schema, sql, tables } = database
   const events = tables.events
   const archived = ArchivedEnd.make(database)
+  const isCompact = CompactLog.isCompact(database)
   const decodeSeen = decodeRows(Seen, names.events, [])
   const serverColumns = sql.literal(LockHolders.serverColumns({ names, schema }))
 
@@ -129,8 +132,10 @@ const pagesOf = (
   })
 
   /** All versions of the archived part are settled, and its ids are in a table. */
-  const ofPartitions = ({ bound, seen }: Read, after: bigint, isHoleWanted: boolean) => {
-    const id = LastSeen.atCursor(seen)?.id
+  const ofPartitions = ({ bound, seen }: Read, after: bigint, isHoleWanted: boolean, compact: boolean) => {
+    const seenId = LastSeen.atCursor(seen)?.id
+    // A compact log has no other ids than UUIDs.
+    const id = seenId === undefined || (compact && !isUuid(seenId)) ? undefined : seenId
     const { version } = seen
     return {
       last: archived.lastUpTo(bound),
@@ -154,7 +159,9 @@ const pagesOf = (
   ): Effect.fn.Return<{ readonly page: Hole.Page; readonly found: typeof Seen.Type | undefined }, Reason> {
     while (true) {
       const isPartitioned = isKnownPartitioned()
-      const columns = (isPartitioned ? ofPartitions : ofPlainTable)(read, after, isHoleWanted)
+      const columns = isPartitioned
+        ? ofPartitions(read, after, isHoleWanted, yield* isCompact)
+        : ofPlainTable(read, after, isHoleWanted)
       const rows = yield* query(sql`
         SELECT ${serverColumns}, last.version AS highest, last.id AS "highestId", ${columns.beforeHole} AS "beforeHole",
           ${columns.cursorId} AS "cursorId", ${columns.partitioned} AS partitioned, ${columns.archivedEnd} AS "archivedEnd"
