@@ -12,6 +12,7 @@ import { SqlClient, type Statement } from "effect/sql"
 import type { TagCounts, Tagging } from "../../Event.ts"
 import { type Found, type Plan, planOf } from "../../events/Tagging.ts"
 import type { EventNotFound } from "../../EventStore.ts"
+import { isUuid } from "../../internal/Ids.ts"
 import type { InvalidInput } from "../../InvalidInput.ts"
 import type { Reason } from "../../StoreError.ts"
 import * as AdvisoryLocks from "../database/AdvisoryLocks.ts"
@@ -20,6 +21,7 @@ import { PostgresDatabase } from "../database/PostgresDatabase.ts"
 import { reasonOf } from "../database/Reasons.ts"
 import * as AppendLocks from "./AppendLocks.ts"
 import { wrongIsolation } from "./AppendSending.ts"
+import * as CompactLog from "./CompactLog.ts"
 import * as EventTable from "./EventTable.ts"
 import * as Partitions from "./Partitions.ts"
 import * as TagTable from "./TagTable.ts"
@@ -39,31 +41,33 @@ export const make = Effect.gen(function* () {
   const database = yield* PostgresDatabase
   const { inTransaction, names, query, sql, tables, withTransaction } = database
   const { isPartitioned } = yield* Partitions.make
+  const isCompact = CompactLog.isCompact(database)
   const table = TagTable.tableOf(database)
   const locks = AppendLocks.make(database)
   const decode = decodeRows(Row, names.events, ["version"])
   const decodeLevel = decodeRows(Level, "pg_settings", [])
 
   /** The ids at versions. Those of a log with partitions are in a table, also of what is archived. */
-  const idsAt = (events: Tagging["events"], partitioned: boolean) =>
-    partitioned
+  const idsAt = (all: Tagging["events"], partitioned: boolean, compact: boolean) => {
+    const events = compact ? all.filter(({ id }) => isUuid(id)) : all
+    const ids = sql`${events.map(({ id }) => id)}::${sql.literal(compact ? "uuid" : "text")}[]`
+    return partitioned
       ? sql`(
           SELECT version, id FROM ${sql.literal(EventTable.idsNameOf(database))}
-          WHERE (id, version) IN (
-            SELECT * FROM unnest(${events.map(({ id }) => id)}::text[], ${events.map(({ version }) => version)}::bigint[])
-          )
+          WHERE (id, version) IN (SELECT * FROM unnest(${ids}, ${events.map(({ version }) => version)}::bigint[]))
         ) AS event`
       : sql`pg_catalog.unnest(${[...new Set(events.map(({ version }) => version))]}::bigint[]) AS asked (version)
           CROSS JOIN LATERAL (SELECT version, id FROM ${tables.events} WHERE version = asked.version OFFSET 0) AS event`
+  }
 
   const look = (events: Tagging["events"]): Effect.Effect<Plan, EventNotFound | InvalidInput | Reason> =>
-    isPartitioned.pipe(
-      Effect.flatMap((partitioned) =>
+    Effect.all([isPartitioned, isCompact]).pipe(
+      Effect.flatMap(([partitioned, compact]) =>
         query(sql`
           SELECT event.version, event.id, ARRAY(
             SELECT tag FROM ${table} AS tagged WHERE tagged.version + 0 = event.version AND tagged.tag <> ''::text
           ) AS tags
-          FROM ${idsAt(events, partitioned)}`)
+          FROM ${idsAt(events, partitioned, compact)}`)
       ),
       Effect.flatMap(decode),
       Effect.map((rows) => new Map(rows.map((row): readonly [bigint, Found] => [row.version, row]))),
