@@ -101,6 +101,9 @@ const byCondition = Effect.map(
       }).pipe(Effect.retry({ schedule: backoff, while: ({ _tag }) => _tag === "ConditionFailed" }))
 )
 
+/** How many events the tables of the other side have from the start. */
+const fillers = 20_000
+
 /**
  * The same decisions by what Postgres has for such races: a transaction with SERIALIZABLE reads the events that the decision is
  * upon, and writes one with its tag, or is made again.
@@ -108,12 +111,21 @@ const byCondition = Effect.map(
  * It does the same work, by hand: the table of events is like that of Strata, with the same columns and indexes, as the log is
  * read in the same ways; the reader gets whole events, and the event has its id, its data, its metadata and its tag. A table with
  * a note for the one query would be half of the work. Its table of tags has one index, made for these decisions: by the type, too, as
- * the transactions of all types would collide on it otherwise.
+ * the transactions of all types would collide on it otherwise. Both tables have rows and statistics from the start: the planner would
+ * go through a small table as a whole, and every transaction would collide with every other one.
  */
 const bySerializable = Effect.gen(function* () {
   const sql = yield* PgClient.PgClient
   yield* sql`CREATE TABLE IF NOT EXISTS bench_events (LIKE events INCLUDING ALL)`
   yield* sql`CREATE TABLE IF NOT EXISTS bench_tags (tag TEXT, event_type TEXT, version BIGINT, PRIMARY KEY (tag, event_type, version))`
+  yield* sql`
+    WITH added AS (
+      INSERT INTO bench_events (id, aggregate_id, event_type, data, metadata)
+      SELECT gen_random_uuid()::text, 'filler-' || n, 'Deposited', '{}', 'null' FROM generate_series(1, ${fillers}::int) AS n
+      RETURNING version, event_type
+    )
+    INSERT INTO bench_tags (tag, event_type, version) SELECT 'filler:' || version % 1000, event_type, version FROM added`
+  yield* sql`ANALYZE bench_events, bench_tags`
   return ({ eventTypes, tag }: Asked, fiber: number, eventType: string) => {
     const { aggregateId, data } = event(fiber)
     const ofTypes = eventTypes === undefined ? sql`` : sql`AND event_type = ANY(${eventTypes}::text[])`
