@@ -108,10 +108,7 @@ export class ConditionFailed extends Schema.TaggedError<ConditionFailed>("effect
      * `"tagged"` that had been appended before; or some were `"archived"` meanwhile, so that nobody can tell whether one was appended.
      */
     change: Schema.Literals(["appended", "withdrawn", "tagged", "archived"]),
-    /**
-     * The version of the event in the way: nothing where events were tagged or archived. Of several it is the first one, or the one
-     * that this process has appended itself, of which it knows without the database.
-     */
+    /** The version of the first event in the way: nothing where events were tagged or archived. */
     version: Schema.Option(Schema.BigInt),
     /** Its type, if it was appended. */
     eventType: Schema.Option(Schema.String),

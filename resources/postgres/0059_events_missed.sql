@@ -63,11 +63,18 @@ BEGIN
         )
     ) THEN
         -- If the event at the mark is in the log, archived or not, nobody can tell here whether all matches below it are.
-        IF archived > 0 AND (condition ->> 'markId' IS NULL OR EXISTS (
-            SELECT FROM :"events_ids" AS known WHERE known.id = condition ->> 'markId' AND known.version = mark
-        )) THEN
-            RETURN QUERY SELECT 'overtaken', '{"change": "archived"}', NULL::bigint;
-            RETURN;
+        IF archived > 0 THEN
+            -- A plain log has no table of ids: this statement is only planned here.
+            IF condition ->> 'markId' IS NULL OR EXISTS (
+                SELECT FROM :"events_ids" AS known
+                WHERE known.version = mark AND known.id = CASE
+                    WHEN :'events.id' <> 'uuid' OR condition ->> 'markId' ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'
+                    THEN CAST(condition ->> 'markId' AS :"events.id")
+                END
+            ) THEN
+                RETURN QUERY SELECT 'overtaken', '{"change": "archived"}', NULL::bigint;
+                RETURN;
+            END IF;
         END IF;
         RETURN QUERY
         SELECT 'replaced', (SELECT event.id::text FROM :"events" AS event WHERE event.version = mark),

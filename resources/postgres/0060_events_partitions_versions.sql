@@ -331,7 +331,8 @@ BEGIN
     EXECUTE format('REVOKE ALL ON FUNCTION %s(BIGINT, BOOLEAN), %s() FROM PUBLIC', extend, guard);
     EXECUTE format('ALTER FUNCTION %s(BIGINT, BOOLEAN) OWNER TO %I', extend, found.owner);
     EXECUTE format('ALTER FUNCTION %s() OWNER TO %I', guard, found.owner);
-    -- Who may insert events draws their versions, and looks for ids. An identity column needs no right of its own.
+    -- Who may insert events draws their versions, and looks for ids. An identity column needs no right of its own. Who may read
+    -- them asks what is archived.
     FOR action IN
         SELECT DISTINCT format(needed.giving, CASE grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(grantee)) END)
         FROM pg_class CROSS JOIN LATERAL (
@@ -340,12 +341,17 @@ BEGIN
             SELECT privilege_type, grantee FROM pg_attribute, aclexplode(attacl)
             WHERE attrelid = events AND attnum > 0 AND NOT attisdropped
         ) AS granted (privilege, grantee)
-        CROSS JOIN (VALUES
-            (format('GRANT USAGE ON SEQUENCE %s TO %%s', pg_get_serial_sequence(events::text, 'version'))),
-            (format('GRANT SELECT ON %I.%I TO %%s', found.space, found.name || '_ids')),
-            (format('GRANT EXECUTE ON FUNCTION %s(BIGINT, BOOLEAN) TO %%s', extend))
-        ) AS needed (giving)
-        WHERE pg_class.oid = events AND privilege = 'INSERT' AND grantee <> relowner
+        JOIN (
+            SELECT 'INSERT', format('GRANT USAGE ON SEQUENCE %s TO %%s', pg_get_serial_sequence(events::text, 'version'))
+            UNION ALL
+            SELECT 'INSERT', format('GRANT EXECUTE ON FUNCTION %s(BIGINT, BOOLEAN) TO %%s', extend)
+            UNION ALL
+            SELECT held, format('GRANT SELECT ON %s TO %%s', beside.name)
+            FROM unnest(ARRAY['SELECT', 'INSERT']) AS held, unnest(ARRAY['_ids', '_archives', '_archived']) AS ending
+            CROSS JOIN LATERAL (SELECT format('%I.%I', found.space, found.name || ending)) AS beside (name)
+            WHERE to_regclass(beside.name) IS NOT NULL
+        ) AS needed (held, giving) ON needed.held = privilege
+        WHERE pg_class.oid = events AND grantee <> relowner
     LOOP
         EXECUTE action;
     END LOOP;

@@ -15,6 +15,7 @@ DO $do$
 DECLARE
     events   CONSTANT REGCLASS := pg_catalog.quote_ident(pg_catalog.current_setting('strata.events'))::regclass;
     found    RECORD;
+    reader   RECORD;
     archives TEXT;
     archived TEXT;
 BEGIN
@@ -54,6 +55,14 @@ BEGIN
                 version       BIGINT NOT NULL
             )', archived);
     END IF;
+    -- Who may read a log with partitions asks what is archived. 0060 grants it where a log gets partitions later.
+    FOR reader IN
+        SELECT DISTINCT CASE grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(grantee)) END AS role
+        FROM pg_class, aclexplode(relacl)
+        WHERE pg_class.oid = events AND relkind = 'p' AND privilege_type = 'SELECT' AND grantee <> relowner
+    LOOP
+        EXECUTE format('GRANT SELECT ON %s, %s TO %s', archives, archived, reader.role);
+    END LOOP;
 END
 $do$;
 

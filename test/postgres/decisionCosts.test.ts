@@ -1,7 +1,7 @@
 /** What decisions cost on a server, where nothing is in their way. */
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Exit, Fiber, Option } from "effect"
-import { EventStore } from "effect-strata"
+import type { EventStore } from "effect-strata"
 import { event, serveEvents, session, untilBlocked } from "./events.harness.ts"
 import { query } from "./harness.ts"
 import { counted } from "./states.harness.ts"
@@ -38,9 +38,7 @@ describe("an append with a condition", () => {
       const all = yield* read({})
       assert.deepStrictEqual(yield* tripsOf(appendIf(own, "t")), [1, "stored"])
       assert.deepStrictEqual(yield* tripsOf(appendIf(own, "tenant", "t")), [1, "stored"])
-      assert.deepStrictEqual(yield* tripsOf(appendIf(own, "beside")), [0, "ConditionFailed"], "it is known here")
-      const copied = new EventStore.Condition(own.decided)
-      assert.deepStrictEqual(yield* tripsOf(appendIf(copied, "beside")), [1, "ConditionFailed"])
+      assert.deepStrictEqual(yield* tripsOf(appendIf(own, "beside")), [1, "ConditionFailed"])
       assert.deepStrictEqual(yield* tripsOf(appendIf(all, "t")), [1, "ConditionFailed"])
       const seen = yield* read({ tags: ["t"] }, { eventTypes: types })
       const both = { condition: seen, expected: "none" } as const

@@ -1,4 +1,4 @@
-/** What decisions of one process share where they come at once, and what they tell each other without the server. */
+/** What decisions of one process share where they come at once. */
 import { PgClient } from "@effect/sql-pg"
 import { assert, describe, it } from "@effect/vitest"
 import { Context, Deferred, Effect, Exit, Fiber, Layer, Option, Redacted, Scope } from "effect"
@@ -10,8 +10,7 @@ import * as EventTable from "../../src/postgres/events/EventTable.ts"
 import * as Wakeups from "../../src/postgres/wakeups/Wakeups.ts"
 import { postgresUrl } from "../support/database.ts"
 import { event, serveEvents } from "./events.harness.ts"
-import { execute, unique } from "./harness.ts"
-import { counted } from "./states.harness.ts"
+import { unique } from "./harness.ts"
 
 const tagged = (aggregateId: string, ...tags: ReadonlyArray<string>) => ({ ...event(aggregateId), tags })
 
@@ -106,73 +105,6 @@ describe("reads for decisions on the same thing", () => {
         const failed = yield* Effect.flip(Fiber.join(fiber))
         assert.strictEqual(failed._tag, "Closed")
       }
-    })
-  )
-})
-
-describe("an event of the same process", () => {
-  it.live("is in the way of what has read before it, without a request, and of nothing else", () =>
-    Effect.gen(function* () {
-      const { requests, stream } = counted("strata_wakeups")
-      const elsewhere = yield* serveEvents()
-      const { events } = yield* serveEvents({
-        client: { maxConnections: 1, stream },
-        options: { schema: elsewhere.schema }
-      })
-      const ofType = { tags: ["t", "tenant"], eventTypes: ["Happened"] }
-      const read = (...items: ReadonlyArray<EventStore.QueryItem>) =>
-        Effect.map(events.readForDecision(items), ({ condition }) => condition)
-      const appendIf = (condition: EventStore.Condition, ...tags: ReadonlyArray<string>) =>
-        events.append(tagged(crypto.randomUUID(), ...tags), { condition })
-      /** How many requests it sends, and what it fails with. */
-      const tripsOf = <A, E extends { readonly _tag: string }>(effect: Effect.Effect<A, E>) =>
-        Effect.gen(function* () {
-          const before = requests()
-          const exit = yield* Effect.exit(effect)
-          return [requests() - before, Option.getOrUndefined(Exit.findErrorOption(exit))?._tag ?? "stored"]
-        })
-      const own = yield* read(ofType)
-      const others = yield* Effect.forEach(numbers(3), () => read(ofType, { tags: ["u"] }))
-      const [stale, given, expecting] = others
-      const [secondTag, otherType] = [
-        yield* read({ tags: ["t", "elsewhere"] }),
-        yield* read({ tags: ["t"], eventTypes: ["Other"] })
-      ]
-      if (stale === undefined || given === undefined || expecting === undefined) return assert.fail()
-      // What looks for a younger mark beside the reads comes to its end.
-      yield* Effect.repeat(Effect.delay(read({ tags: ["t"] }), "50 millis"), { times: 3 })
-      const [stored] = yield* appendIf(own, "t", "tenant")
-      assert.deepStrictEqual(yield* tripsOf(appendIf(stale, "beside")), [0, "ConditionFailed"])
-      const failed = yield* Effect.flip(appendIf(stale, "beside"))
-      assert.instanceOf(failed, EventStore.ConditionFailed)
-      assert.deepStrictEqual(
-        [failed.change, failed.version, failed.eventType, failed.tags],
-        ["appended", Option.fromUndefinedOr(stored?.version), Option.some("Happened"), ["t", "tenant"]]
-      )
-      // The database knows whether the event is there already, and what the aggregate has.
-      const withId = { ...tagged("a", "beside"), id: "given" }
-      assert.deepStrictEqual(yield* tripsOf(events.append(withId, { condition: given })), [1, "ConditionFailed"])
-      const expected = { condition: expecting, expected: 7n }
-      assert.deepStrictEqual(yield* tripsOf(events.append(tagged("a", "t"), expected)), [1, "VersionConflict"])
-      assert.deepStrictEqual(yield* tripsOf(appendIf(secondTag, "v")), [1, "stored"])
-      assert.deepStrictEqual(yield* tripsOf(appendIf(otherType, "v")), [1, "stored"])
-      yield* appendIf(yield* read(ofType), "t", "tenant")
-    })
-  )
-
-  it.live("that is there no more is in the way of nothing that reads after it", () =>
-    Effect.gen(function* () {
-      const { events, table } = yield* serveEvents()
-      const decide = Effect.gen(function* () {
-        const { condition } = yield* events.readForDecision([{ tags: ["t"] }])
-        return yield* events.append(tagged("a", "t"), { condition })
-      })
-      const [stored] = yield* decide
-      yield* execute([
-        `DELETE FROM ${table} WHERE version = ${stored?.version}`,
-        `DELETE FROM ${table}_tags WHERE version = ${stored?.version}`
-      ])
-      yield* decide
     })
   )
 })

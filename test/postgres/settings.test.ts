@@ -13,7 +13,8 @@ const read = Effect.all([
   PostgresConfig.options,
   PostgresConfig.owner,
   PostgresConfig.listen,
-  PostgresConfig.replica
+  PostgresConfig.replica,
+  PostgresConfig.archive
 ])
 
 /** What the layers read in an environment that has these variables and no others. */

@@ -23,8 +23,6 @@ export interface Request extends Job, Texts {
   readonly append: Append
   readonly ids: ReadonlyArray<string>
   readonly tags: ReadonlyArray<TagOfEvent>
-  /** Whether nothing but its condition may keep it out: it expects nothing, and brings no ids. */
-  readonly hasOnlyCondition: boolean
   /** Parsed when first asked for. */
   readonly content: () => ReadonlyArray<Content>
 }
@@ -82,8 +80,7 @@ export const requestOf = (append: Append, ids: ReadonlyArray<string>): Request =
   const isSolitary = decided.includes(keyOfTag())
   const shared = isSharing ? aggregateIds : []
   const exclusive = isSharing ? given : [...aggregateIds, ...given]
-  const hasOnlyCondition = isUnconditional && given.length === 0
-  const isUnchecked = hasOnlyCondition && append.condition === undefined
+  const isUnchecked = isUnconditional && given.length === 0 && append.condition === undefined
   let content: ReadonlyArray<Content> | undefined
   return {
     kind: isSolitary ? "solitary" : !isUnchecked ? "checked" : tags.length === 0 ? "plain" : "tagged",
@@ -97,7 +94,6 @@ export const requestOf = (append: Append, ids: ReadonlyArray<string>): Request =
     append,
     ids,
     tags,
-    hasOnlyCondition,
     datas,
     metadatas,
     content: () => (content ??= contentOf({ datas, metadatas }))

@@ -32,7 +32,6 @@ import * as ArchivedEvents from "./ArchivedEvents.ts"
 import * as CompactLog from "./CompactLog.ts"
 import { toStoredEvent } from "./EventRow.ts"
 import { type Description, EventTable } from "./EventTable.ts"
-import { OwnAppends } from "./OwnAppends.ts"
 import * as Partitions from "./Partitions.ts"
 import * as RowNotifications from "./RowNotifications.ts"
 
@@ -182,16 +181,13 @@ type Send = (
   table: Description
 ) => Effect.Effect<ReadonlyArray<RequestResult>, Reason>
 
-/** Why a request fails without being sent, if it does. */
-type Refuse = (request: Request, table: Description) => Failure | undefined
-
 /** Sends the requests of a batch: a request that cannot be appended fails, and does not concern the others. */
-const attemptBy = (send: Send, inspect: EventTable["Service"]["inspect"], refuse: Refuse) => {
-  /** Sends the requests that are not refused. */
+const attemptBy = (send: Send, inspect: EventTable["Service"]["inspect"]) => {
+  /** Sends the requests that the table has room for. */
   const sendFitting = (requests: ReadonlyArray<Request>, table: Description) => {
-    const known = requests.map((request) => {
-      const failure = refuse(request, table)
-      return failure === undefined ? "none yet" : Exit.fail(failure)
+    const known = requests.map(({ append }) => {
+      const refusal = refusalOf(table, append)
+      return refusal === undefined ? "none yet" : Exit.fail(refusal)
     })
     return completed(requests, known, (rest) => send(rest, table))
   }
@@ -211,9 +207,7 @@ const attemptBy = (send: Send, inspect: EventTable["Service"]["inspect"], refuse
   const attempt = (requests: ReadonlyArray<Request>): Effect.Effect<ReadonlyArray<RequestResult>> =>
     // The table is inspected here, after the order is settled: no append overtakes another one that waits for the answer.
     Effect.flatMap(inspect, (table) =>
-      table.notifies || table.compact || requests[0]?.kind === "checked"
-        ? sendFitting(requests, table)
-        : send(requests, table)
+      table.notifies || table.compact ? sendFitting(requests, table) : send(requests, table)
     ).pipe(
       Effect.catch((reason) =>
         // The server writes nothing of a statement that it refuses.
@@ -239,8 +233,6 @@ export const make = Effect.gen(function* () {
   const archive = yield* ArchivedEvents.make
   const { inspect } = yield* EventTable
   const { announce } = yield* Wakeups
-
-  const own = new OwnAppends()
 
   const announceNow: Announcement = Effect.sync(() => announce("events"))
   const announceAfterCommit: Announcement = sql.afterCommit(announceNow)
@@ -346,16 +338,6 @@ export const make = Effect.gen(function* () {
       )
     })
 
-  /** Tells of a commit that has stored events: the readers of the log, and the decisions that they may have overtaken. */
-  const tell = (requests: ReadonlyArray<Request>, results: ReadonlyArray<RequestResult>): Announcement =>
-    Effect.sync(() => {
-      announce("events")
-      for (const [index, request] of requests.entries()) {
-        const result = results[index]
-        if (result !== undefined && Exit.isSuccess(result)) own.heard(request, result.value)
-      }
-    })
-
   /** Sends requests of any kind. */
   const check = (
     requests: ReadonlyArray<Request>,
@@ -366,7 +348,7 @@ export const make = Effect.gen(function* () {
       const found = resultsOf(requests, rows)
       const results = found.map((result) => (result instanceof Archived ? undefined : result))
       const hasStored = rows.some(({ outcome }) => outcome === "stored")
-      const told = hasStored ? Effect.as(sql.afterCommit(tell(requests, results)), results) : Effect.succeed(results)
+      const told = hasStored ? Effect.as(announceAfterCommit, results) : Effect.succeed(results)
       const known = new Map(
         rows.flatMap((row): ReadonlyArray<readonly [string, bigint]> =>
           row.outcome === "known" ? [[row.id, row.version]] : []
@@ -391,9 +373,7 @@ export const make = Effect.gen(function* () {
           requests.length > 1 && results[0] === undefined ? check(requests, "never waits") : Effect.succeed(results)
         )
 
-  const refuse: Refuse = (request, table) => refusalOf(table, request.append) ?? own.overtaking(request)
-
-  const attempt = attemptBy(send, inspect, refuse)
+  const attempt = attemptBy(send, inspect)
 
   /** Sends a request that may have to wait. */
   const patiently = (request: Request): Stored =>
@@ -428,15 +408,12 @@ export const make = Effect.gen(function* () {
   const sending: AppendSending = {
     outside: {
       alone: (request, blocked) =>
-        alone(request, announceNow, blocked, (request) => {
-          const failure = own.overtaking(request)
-          return failure === undefined
-            ? Effect.flatMap(
-                Effect.mapError(check([request], "never waits"), refusedBy(request)),
-                ([result]) => result ?? blocked()
-              )
-            : Effect.fail(failure)
-        }),
+        alone(request, announceNow, blocked, (request) =>
+          Effect.flatMap(
+            Effect.mapError(check([request], "never waits"), refusedBy(request)),
+            ([result]) => result ?? blocked()
+          )
+        ),
       attempt,
       patiently
     },

@@ -16,7 +16,6 @@ import * as DecisionStatements from "./DecisionStatements.ts"
 import * as EventPages from "./EventPages.ts"
 import { eventDecoder } from "./EventRow.ts"
 import * as LockHolders from "./LockHolders.ts"
-import * as OwnAppends from "./OwnAppends.ts"
 import * as Partitions from "./Partitions.ts"
 import * as Settling from "./Settling.ts"
 import * as TagTable from "./TagTable.ts"
@@ -153,7 +152,6 @@ export const make = Effect.gen(function* () {
   })
 
   const attempt = Effect.fnUntraced(function* (asked: ForDecision): Effect.fn.Return<ReadForDecision, Reason | Moved> {
-    const began = performance.now()
     const statement = (yield* isPartitioned) ? ofPartitions : ofPlainTable
     // Before the statement, whose snapshot then has every event up to the mark that will ever be. A younger mark, which is
     // found while the statement runs, may lie above events that the statement does not see.
@@ -183,7 +181,6 @@ export const make = Effect.gen(function* () {
       matches: events.length - seen.length,
       seen
     })
-    OwnAppends.begun(condition, began)
     return { events, items: [...oldItems, ...matched.map(itemsOf)], condition }
   })
 
