@@ -3,7 +3,8 @@ import type { Answer } from "../api/Answers.ts"
 import { useAnswer } from "./Client.ts"
 import { plural } from "./Format.ts"
 import { useLive } from "./Live.ts"
-import { Badge, Empty, FailedNote, Panel, Skeleton, Time } from "./Parts.tsx"
+import { Empty, FailedNote, Panel, Skeleton } from "./Parts.tsx"
+import { ProcessTable } from "./ProcessTable.tsx"
 import { projectionHref } from "./Route.ts"
 
 type Process = Answer<"/api/processes">[number]
@@ -23,45 +24,6 @@ const Runs = ({ runs }: Pick<Process, "runs">) =>
       ))}
     </ul>
   )
-
-const Table = ({ all }: { readonly all: ReadonlyArray<Process> }) => (
-  <div class="table-box" tabIndex={0} role="group" aria-label="Processes">
-    <table class="roomy">
-      <thead>
-        <tr>
-          <th>Process</th>
-          <th>Host</th>
-          <th class="right">Pid</th>
-          <th>State</th>
-          <th>Since</th>
-          <th>Heard of</th>
-          <th>Runs</th>
-        </tr>
-      </thead>
-      <tbody>
-        {all.map((one) => (
-          <tr key={one.id}>
-            <td>{one.name}</td>
-            <td>{one.host}</td>
-            <td class="right">{one.pid}</td>
-            <td>
-              <Badge state={one.isSilent ? "silent" : "running"} />
-            </td>
-            <td>
-              <Time at={one.since} />
-            </td>
-            <td>
-              <Time at={one.heardAt} />
-            </td>
-            <td class="wrap">
-              <Runs runs={one.runs} />
-            </td>
-          </tr>
-        ))}
-      </tbody>
-    </table>
-  </div>
-)
 
 /** The projections of which a shard has no process. */
 const Idle = () => {
@@ -100,7 +62,7 @@ export const ProcessesPage = () => {
               {silent === 0 ? "" : `, ${silent} of them silent`}
             </span>
           </div>
-          <Table all={value} />
+          <ProcessTable all={value} title="Runs" runs={({ runs }) => <Runs runs={runs} />} />
         </>
       )}
       <Idle />

@@ -6,7 +6,8 @@ import { Chart } from "./Chart.tsx"
 import { useAnswer } from "./Client.ts"
 import { firstLine, plural, whole } from "./Format.ts"
 import { lags, useLive } from "./Live.ts"
-import { Badge, Empty, FailedNote, Whole, Panel, Skeleton, Span, Time } from "./Parts.tsx"
+import { Badge, Empty, FailedNote, Whole, Panel, Skeleton, Span } from "./Parts.tsx"
+import { ProcessTable } from "./ProcessTable.tsx"
 import { aggregateHref, eventHref, go, href, processesHref, projectionHref } from "./Route.ts"
 
 type Detail = Answer<"/api/projection">
@@ -180,40 +181,7 @@ const Processes = ({ processes }: Pick<Detail, "processes">) =>
   processes.length === 0 ? (
     <Empty title="No process runs it">Start one: it goes on where the offsets are.</Empty>
   ) : (
-    <div class="table-box" tabIndex={0} role="group" aria-label="Processes">
-      <table>
-        <thead>
-          <tr>
-            <th>Process</th>
-            <th>Host</th>
-            <th class="right">Pid</th>
-            <th>State</th>
-            <th>Since</th>
-            <th>Heard of</th>
-            <th>Shards</th>
-          </tr>
-        </thead>
-        <tbody>
-          {processes.map((one) => (
-            <tr key={one.id}>
-              <td>{one.name}</td>
-              <td>{one.host}</td>
-              <td class="right">{one.pid}</td>
-              <td>
-                <Badge state={one.isSilent ? "silent" : "running"} />
-              </td>
-              <td>
-                <Time at={one.since} />
-              </td>
-              <td>
-                <Time at={one.heardAt} />
-              </td>
-              <td class="wrap">{one.shards.join(", ")}</td>
-            </tr>
-          ))}
-        </tbody>
-      </table>
-    </div>
+    <ProcessTable all={processes} title="Shards" runs={({ shards }) => shards.join(", ")} />
   )
 
 const Actions = ({ detail }: { readonly detail: Detail }) => {

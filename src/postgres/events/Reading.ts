@@ -1,22 +1,20 @@
-/** How events are read: those of one aggregate at once, others as pages that become a stream. */
+/** How events are read as pages that become a stream. `Lookups` finds those of one aggregate, and one by its id. */
 import { Duration, Effect, Option, Schema, Stream } from "effect"
 import type { Fragment } from "effect/sql/Statement"
-import type { AggregateSince } from "../../Event.ts"
 import * as LastSeen from "../../events/LastSeen.ts"
 import { eventsIn } from "../../events/Steps.ts"
 import { Filter, LogReplaced, type Query, type StoredEvent } from "../../EventStore.ts"
-import { isUuid } from "../../internal/Ids.ts"
 import type { Reason } from "../../StoreError.ts"
 import { decodeRows } from "../database/DecodeRows.ts"
-import { PostgresDatabase, type Runnable } from "../database/PostgresDatabase.ts"
+import { PostgresDatabase } from "../database/PostgresDatabase.ts"
 import * as ArchivedEnd from "./ArchivedEnd.ts"
 import * as ArchivedEvents from "./ArchivedEvents.ts"
-import * as CompactLog from "./CompactLog.ts"
 import * as Comparing from "./Comparing.ts"
 import * as EventPages from "./EventPages.ts"
 import { eventDecoder } from "./EventRow.ts"
 import * as LockHolders from "./LockHolders.ts"
 import { readPage } from "./LongTexts.ts"
+import * as Lookups from "./Lookups.ts"
 import * as MarkedReading from "./MarkedReading.ts"
 import { pageOf } from "./PageSize.ts"
 import * as Partitions from "./Partitions.ts"
@@ -80,14 +78,14 @@ interface Ascending {
 
 export const make = Effect.gen(function* () {
   const database = yield* PostgresDatabase
-  const { fixed, integers, names, query, sql, tables } = database
+  const { integers, names, query, sql, tables } = database
   const { isKnownPartitioned, isPartitioned } = yield* Partitions.make
-  const isCompact = CompactLog.isCompact(database)
-  const { archived, end, ids, split, withEnd } = ArchivedEnd.make(database)
+  const { end, split, withEnd } = ArchivedEnd.make(database)
   const archive = yield* ArchivedEvents.make
   const settling = yield* Settling.make
   const { agree, compare } = yield* Comparing.make
-  const { columns, findsContained, page, selectAll, walks } = yield* EventPages.make
+  const pages = yield* EventPages.make
+  const { findsContained, page, walks } = pages
   const decode = eventDecoder(names.events, integers)
   const decodeStop = decodeRows(Stop, names.events, [])
   let hasWarned = false
@@ -110,62 +108,6 @@ export const make = Effect.gen(function* () {
 
   // Where the server is a standby itself, and there is no replica beside it.
   const marked = yield* MarkedReading.make({ isOfThisLog: () => true, need: () => {}, warnOfWalk })
-
-  const decodeAll = (rows: ReadonlyArray<unknown>): Effect.Effect<Array<StoredEvent>, Reason> => {
-    const { corrupt, events } = decode(rows)
-    return corrupt === undefined ? Effect.succeed(events) : Effect.fail(corrupt)
-  }
-
-  /** The events of a statement that is the same each time. The filters describe the same events. */
-  const eventsOf = (
-    statement: Runnable,
-    ...filters: ReadonlyArray<Fragment>
-  ): Effect.Effect<Array<StoredEvent>, Reason> =>
-    Effect.flatMap(
-      readPage(query, (part) => (part === "all" ? statement : selectAll(filters)(part))),
-      decodeAll
-    )
-
-  /**
-   * The events of a log with partitions that a filter describes, with a version that tells of archived ones among them. `filters`
-   * describe those that are in the table.
-   */
-  const eventsWith = (version: Fragment, filters: ReadonlyArray<Fragment>) =>
-    Effect.gen(function* () {
-      const found = yield* readPage(
-        query,
-        (part) => sql`
-          SELECT log.*, page.* FROM (SELECT ${end} AS "archivedEnd", ${version} AS "archivedVersion") AS log
-          LEFT JOIN (${selectAll(filters)(part)}) AS page ON true ORDER BY page.version`
-      )
-      const { end: archivedEnd, rows } = yield* split(found)
-      const events = yield* decodeAll(rows)
-      return { archivedEnd, events, archivedVersion: ArchivedEnd.versionIn(found[0], "archivedVersion") ?? 0n }
-    })
-
-  /** The events of one aggregate of a log with partitions: those that are archived, and then those of the table. */
-  const allByAggregate = ({ aggregateId, since }: AggregateSince): Effect.Effect<Array<StoredEvent>, Reason> =>
-    ArchivedEnd.again(
-      Effect.gen(function* () {
-        const last = sql`(SELECT version FROM ${archived} WHERE aggregate_id = ${aggregateId})`
-        const filters = [sql`aggregate_id = ${aggregateId}`, sql`version > ${since}`]
-        const { archivedEnd, archivedVersion, events } = yield* eventsWith(last, filters)
-        const upTo = archivedVersion < archivedEnd ? archivedVersion : archivedEnd - 1n
-        if (upTo <= since) return events
-        return [...(yield* archive.collect({ aggregateIds: [aggregateId] }, since, upTo)), ...events]
-      })
-    )
-
-  /** The event of a log with partitions that has the id, if there is one. */
-  const oneById = (id: string): Effect.Effect<Array<StoredEvent>, Reason> =>
-    ArchivedEnd.again(
-      Effect.gen(function* () {
-        const place = sql`(SELECT version FROM ${ids} WHERE id = ${id})`
-        const { archivedEnd, archivedVersion, events } = yield* eventsWith(place, [sql`version = ${place}`])
-        if (events.length > 0 || archivedVersion === 0n || archivedVersion >= archivedEnd) return events
-        return yield* Effect.flatMap(archive.at([archivedVersion]), Effect.forEach(archive.eventOf))
-      })
-    )
 
   type Before = readonly [events: ReadonlyArray<StoredEvent>, next: Option.Option<Range | Reason>]
 
@@ -418,18 +360,6 @@ export const make = Effect.gen(function* () {
     })
   }
 
-  /** The event with an id. The parameter has the type of the column. */
-  const withId = (id: string): Effect.Effect<Array<StoredEvent>, Reason> =>
-    Effect.flatMap(isPartitioned, (partitioned) =>
-      partitioned
-        ? oneById(id)
-        : eventsOf(
-            fixed`
-              SELECT ${columns.sent} FROM (SELECT ${columns.read} FROM ${tables.events} WHERE id = ${id} OFFSET 0) AS page`,
-            sql`id = ${id}`
-          )
-    )
-
   /** Why a standby cannot go on, where there is no other server that could. */
   const whyLeft = ({ reason }: MarkedReading.Left): LogReplaced | Reason => reason ?? LockHolders.onStandby
 
@@ -471,6 +401,7 @@ export const make = Effect.gen(function* () {
     decode,
     walks,
     warnOfWalk,
+    ...Lookups.make(database, { archive, decode, isPartitioned, pages }),
 
     /** What `read` of the contract does. */
     read: (input: Query): Stream.Stream<StoredEvent, LogReplaced | Reason> => {
@@ -487,26 +418,7 @@ export const make = Effect.gen(function* () {
       )
       const forward = eventsIn(steps)
       return limit === Number.POSITIVE_INFINITY ? forward : Stream.take(forward, limit)
-    },
-
-    byAggregate: (asked: AggregateSince) =>
-      Effect.flatMap(isPartitioned, (partitioned) =>
-        partitioned
-          ? allByAggregate(asked)
-          : eventsOf(
-              fixed`
-                SELECT ${columns.sent} FROM (
-                  SELECT ${columns.read} FROM ${tables.events} WHERE aggregate_id = ${asked.aggregateId} AND version > ${asked.since}
-                  ORDER BY version OFFSET 0
-                ) AS page ORDER BY version`,
-              sql`aggregate_id = ${asked.aggregateId}`,
-              sql`version > ${asked.since}`
-            )
-      ),
-
-    /** A compact log has no other ids than UUIDs, and the server takes no other text for one. */
-    byId: (id: string) =>
-      isUuid(id) ? withId(id) : Effect.flatMap(isCompact, (compact) => (compact ? Effect.succeed([]) : withId(id)))
+    }
   }
 })
 
