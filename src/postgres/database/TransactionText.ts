@@ -4,7 +4,8 @@ import { Statement } from "effect/sql"
 const queryText = `', query: '::text || left(regexp_replace(activity.query, '\\s+', ' ', 'g'), 100)`
 
 /**
- * An SQL expression that describes a transaction: its process, its state and application, and for how long it is open.
+ * An SQL expression that describes a transaction: its process, its state and application, and for how long it is open. Where it has
+ * just ended, that is how long its session is in this state.
  * Around it, `activity` is its row of `pg_stat_activity`, `prepared` that of `pg_prepared_xacts`: a prepared transaction has
  * no process. `otherwise` is the expression where it is in neither.
  *
@@ -18,7 +19,7 @@ export const transactionText = (otherwise: string, withQuery = false): Statement
     Statement.literal(`CASE
       WHEN activity.pid IS NOT NULL THEN
         pg_catalog.format('pid %s, %s for %s s, application %s', activity.pid, coalesce(activity.state, 'active'),
-          round(extract(epoch FROM clock_timestamp() - activity.xact_start)), quote_literal(activity.application_name))
+          round(extract(epoch FROM clock_timestamp() - coalesce(activity.xact_start, activity.state_change))), quote_literal(activity.application_name))
           || coalesce(', query id '::text || activity.query_id::text, '')
           || ${withQuery ? queryText : "''"}
       WHEN prepared.gid IS NOT NULL THEN
