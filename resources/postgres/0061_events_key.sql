@@ -1,8 +1,7 @@
 -- The number of which the keys of the append's locks are made. It is the oid that the table had when this was run, and stays: the
 -- table of a log that is divided into partitions later has another oid, and appends before and after that exclude each other.
 --
--- The planner calls the function, once for a plan: it is immutable, and so its result stands in the plan. It calls nothing, and so
--- needs no search path of its own.
+-- The planner calls the function, once for a plan: it is immutable, and so its result stands in the plan.
 \if :{?events}
 \else
 \set events events
@@ -25,7 +24,7 @@ BEGIN
     FROM pg_proc JOIN pg_namespace ON pg_namespace.oid = pronamespace
     WHERE nspname = found.space AND proname = found.name AND pronargs = 0;
     EXECUTE format(
-        'CREATE OR REPLACE FUNCTION %I.%I() RETURNS BIGINT LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS %L',
+        'CREATE OR REPLACE FUNCTION %I.%I() RETURNS BIGINT LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS %L',
         found.space, found.name, format('BEGIN RETURN %s; END', coalesce(number, events::oid::bigint))
     );
     -- It tells nobody anything, and every append needs it.

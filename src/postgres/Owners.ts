@@ -75,7 +75,7 @@ export const list = (database: Database): Effect.Effect<ReadonlyArray<Owned>, Re
       JOIN pg_class ON pg_class.oid = refobjid
       WHERE refclassid = 'pg_class'::regclass::oid AND relkind = 'S'
       UNION
-      SELECT 'function ' || pg_proc.oid::regprocedure::text, proowner, false, true
+      SELECT 'function ' || pg_proc.oid::regproc::text, proowner, false, true
       FROM pg_proc JOIN spaces ON pronamespace = space WHERE proname::text = ANY (${functionsOf(names)}::text[])
       UNION
       SELECT pg_catalog.format('function %s of the trigger %I on %s', pg_proc.oid::regprocedure, tgname, tgrelid::regclass),

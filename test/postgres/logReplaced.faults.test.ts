@@ -294,7 +294,7 @@ describe("an older state that was restored", () => {
 const untilCompared = Effect.fnUntraced(function* (server: string) {
   const [row] = yield* query("SELECT clock_timestamp()::text", server)
   const compared = `SELECT count(*)::int FROM pg_stat_activity, pg_sleep(0.02)
-    WHERE query LIKE '%AS highest) AS ' || 'state%' AND state = 'idle' AND query_start > '${row?.[0]}'`
+    WHERE query LIKE '%AS highest,%) AS ' || 'state%' AND state = 'idle' AND query_start > '${row?.[0]}'`
   yield* Effect.repeat(query(compared, server), { until: ([found]) => found?.[0] !== 0 })
 })
 
