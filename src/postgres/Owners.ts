@@ -46,6 +46,9 @@ const functionsOf = ({ events, messages, spool, states }: Database["names"]): Re
   `${messages}_claim`
 ]
 
+/** A function with a longer list of arguments is called by its name alone. */
+const longestSignature = 160
+
 /** Everything of our names that is there already. */
 export const list = (database: Database): Effect.Effect<ReadonlyArray<Owned>, Reason> => {
   const { names, owners, query, schema, sql } = database
@@ -75,7 +78,8 @@ export const list = (database: Database): Effect.Effect<ReadonlyArray<Owned>, Re
       JOIN pg_class ON pg_class.oid = refobjid
       WHERE refclassid = 'pg_class'::regclass::oid AND relkind = 'S'
       UNION
-      SELECT 'function ' || pg_proc.oid::regproc::text, proowner, false, true
+      SELECT 'function ' || CASE WHEN length(pg_proc.oid::regprocedure::text) <= ${longestSignature}::int
+          THEN pg_proc.oid::regprocedure::text ELSE pg_proc.oid::regproc::text END, proowner, false, true
       FROM pg_proc JOIN spaces ON pronamespace = space WHERE proname::text = ANY (${functionsOf(names)}::text[])
       UNION
       SELECT pg_catalog.format('function %s of the trigger %I on %s', pg_proc.oid::regprocedure, tgname, tgrelid::regclass),

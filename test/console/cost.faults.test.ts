@@ -7,6 +7,7 @@ import { afterAll, beforeAll } from "vitest"
 import { query } from "../postgres/harness.ts"
 import { chromium, launchOptions } from "../site/browser.ts"
 import { scratchDatabase } from "../support/database.ts"
+import * as PostgresServer from "../support/PostgresServer.ts"
 import { build, open } from "./page.ts"
 import { poolOf } from "./places.ts"
 import { clientOf, serve, shared, storesOf } from "./serving.ts"
@@ -21,15 +22,18 @@ afterAll(() => browser?.close())
 
 describe("what an open console costs", () => {
   /** How many statements have ended in a database. A process tells it of them when it ends, at the latest. */
-  const statements = (database: string) =>
-    Effect.map(query(`SELECT xact_commit::float8 FROM pg_stat_database WHERE datname = '${database}'`), ([row]) =>
-      Number(row?.[0] ?? 0)
+  const statements = (database: string, server: string) =>
+    Effect.map(
+      query(`SELECT xact_commit::float8 FROM pg_stat_database WHERE datname = '${database}'`, server),
+      ([row]) => Number(row?.[0] ?? 0)
     )
 
   /** A database in which a projection has run, and the statements that looking at it for some moments takes. */
   const asked = (moments: number, look: (url: string) => Effect.Effect<void>) =>
     Effect.gen(function* () {
-      const url = yield* scratchDatabase()
+      // The commits of autovacuum would be counted, too.
+      const server = yield* PostgresServer.make({ settings: { autovacuum: "off" } })
+      const url = yield* scratchDatabase(server.url)
       const database = new URL(url).pathname.slice(1)
       yield* Effect.scoped(
         Effect.gen(function* () {
@@ -38,7 +42,7 @@ describe("what an open console costs", () => {
           yield* Effect.provide(Effect.andThen(Shop.orders(1, 3), Shop.ranOnce(idle)), stores)
         })
       )
-      const before = yield* statements(database)
+      const before = yield* statements(database, server.url)
       const seconds = yield* Effect.scoped(
         Effect.gen(function* () {
           const console = yield* serve(yield* shared(poolOf(url)))
@@ -50,7 +54,9 @@ describe("what an open console costs", () => {
           return ((times.at(-1) ?? 0) - (times[0] ?? 0)) / 1000
         })
       )
-      const count = yield* Effect.repeat(statements(database), { until: (count) => count > before + moments })
+      const count = yield* Effect.repeat(statements(database, server.url), {
+        until: (count) => count > before + moments
+      })
       return { statements: count - before, seconds }
     })
 
