@@ -7,24 +7,17 @@
  * nothing if it cannot have them at once. The function of `resources/postgres/0058_events_append.sql` does all others, and
  * also a plain append that has to wait.
  */
-import { Effect, Exit, Option, Result } from "effect"
-import { type Append, expectedOf } from "../../Event.ts"
-import {
-  type Condition,
-  ConditionFailed,
-  type DecisionError,
-  DuplicateEvent,
-  LogReplaced,
-  type StoredEvent,
-  VersionConflict
-} from "../../EventStore.ts"
+import { Effect, Exit, Result } from "effect"
+import type { Append } from "../../Event.ts"
+import { DuplicateEvent, type StoredEvent } from "../../EventStore.ts"
 import type { InvalidInput } from "../../InvalidInput.ts"
-import { Contention, type Reason, Unexpected } from "../../StoreError.ts"
+import { Contention, type Reason } from "../../StoreError.ts"
 import type { Work } from "../database/Coalescing.ts"
 import { PostgresDatabase } from "../database/PostgresDatabase.ts"
 import { isNotifyRefusal, isRefusal, isUniqueViolation } from "../database/Reasons.ts"
 import { Wakeups } from "../wakeups/Wakeups.ts"
 import { type Request, requestOf, storedEvents } from "./AppendRequest.ts"
+import { Archived, completed, type Failure, type RequestResult, resultsOf } from "./AppendResults.ts"
 import * as AppendStatements from "./AppendStatements.ts"
 import * as ArchivedEnd from "./ArchivedEnd.ts"
 import { moved, type Moved } from "./ArchivedEnd.ts"
@@ -35,18 +28,8 @@ import { type Description, EventTable } from "./EventTable.ts"
 import * as Partitions from "./Partitions.ts"
 import * as RowNotifications from "./RowNotifications.ts"
 
-export type Failure = DecisionError | InvalidInput | Reason
-
 /** What an append gives its caller. */
 export type Stored = Effect.Effect<ReadonlyArray<StoredEvent>, Failure>
-
-/** What came of a request. `undefined` stands for a request that would have to wait for another transaction. */
-type RequestResult = Exit.Exit<ReadonlyArray<StoredEvent>, Failure> | undefined
-
-/** Nothing was written, as events that have given ids of the request are archived: their versions, by id. */
-class Archived {
-  readonly versions: Map<string, bigint> = new Map()
-}
 
 /** Tells the readers of the log that a commit has stored events. */
 type Announcement = Effect.Effect<void>
@@ -54,94 +37,9 @@ type Announcement = Effect.Effect<void>
 /** How many tags an append may have that takes their locks one by one without counting them. */
 const mostTags = 64
 
-export const wrongIsolation = new Unexpected({
-  message:
-    "what an append expects cannot be checked against what others have committed meanwhile; " +
-    "run the transaction with isolation level READ COMMITTED"
-})
-
-/** The log is not the one that the decision has read. */
-const replacedFor = (condition: Condition | undefined, foundId: string | null, latest: bigint) =>
-  new LogReplaced({
-    version: condition?.decided.mark ?? 0n,
-    id: Option.fromUndefinedOr(condition?.decided.markId),
-    foundId: Option.fromNullishOr(foundId),
-    latest,
-    lastAgreed: Option.none()
-  })
-
-/** What the function says of each request. Several rows may speak of one. */
-const resultsOf = (
-  requests: ReadonlyArray<Request>,
-  rows: ReadonlyArray<AppendStatements.Outcome>
-): ReadonlyArray<RequestResult | Archived> => {
-  const written = new Map<string, AppendStatements.Written>()
-  const failures = new Map<number, Failure | Archived | "blocked">()
-  for (const row of rows) {
-    switch (row.outcome) {
-      case "stored":
-      case "known":
-        written.set(row.id, row)
-        break
-      case "duplicate":
-        if (!failures.has(row.request)) failures.set(row.request, new DuplicateEvent({ id: row.id }))
-        break
-      case "archived": {
-        const before = failures.get(row.request) ?? new Archived()
-        if (before instanceof Archived) failures.set(row.request, before)
-        if (before instanceof Archived) before.versions.set(row.id, row.version)
-        break
-      }
-      case "conflict": {
-        const append = requests[row.request]?.append
-        const before = failures.get(row.request)
-        // Of several conflicts the caller gets that of the first aggregate.
-        if (append === undefined || (before instanceof VersionConflict && before.aggregateId < row.id)) break
-        const actual = Option.fromNullishOr(row.version)
-        const expected = expectedOf(append, row.id)
-        failures.set(row.request, new VersionConflict({ aggregateId: row.id, expected, actual }))
-        break
-      }
-      case "overtaken": {
-        const { change, eventType, tags = [] } = row.id
-        const [version, type] = [Option.fromNullishOr(row.version), Option.fromUndefinedOr(eventType)]
-        failures.set(row.request, new ConditionFailed({ change, version, eventType: type, tags }))
-        break
-      }
-      case "replaced":
-        failures.set(row.request, replacedFor(requests[row.request]?.append.condition, row.id, row.version))
-        break
-      case "blocked":
-        failures.set(row.request, "blocked")
-        break
-      case "isolation":
-        failures.set(row.request, wrongIsolation)
-    }
-  }
-  return requests.map((request, index) => {
-    const failure = failures.get(index)
-    if (failure === "blocked") return undefined
-    if (failure instanceof Archived) return failure
-    return failure === undefined ? Exit.succeed(storedEvents(request, (id) => written.get(id))) : Exit.fail(failure)
-  })
-}
-
 /** Whether an INSERT is enough, which does nothing if it would have to wait. */
 const isInserted = ({ kind, tags }: Request): boolean =>
   kind === "plain" || (kind === "tagged" && tags.length <= mostTags)
-
-/** Sends the requests that have no result yet, and puts their results at their places. */
-const completed = <E>(
-  requests: ReadonlyArray<Request>,
-  known: ReadonlyArray<RequestResult | "none yet">,
-  send: (requests: ReadonlyArray<Request>) => Effect.Effect<ReadonlyArray<RequestResult>, E>
-) => {
-  const rest = requests.filter((_, index) => known[index] === "none yet")
-  return Effect.map(rest.length === 0 ? Effect.succeed([]) : send(rest), (results) => {
-    const inOrder = results.values()
-    return known.map((result) => (result === "none yet" ? inOrder.next().value : result))
-  })
-}
 
 /**
  * A program that does not take the locks can still write an id between the function's look and its INSERT. The next

@@ -15,6 +15,7 @@ import { Closed } from "../../StoreError.ts"
 import * as Coalescing from "../database/Coalescing.ts"
 import { PostgresDatabase } from "../database/PostgresDatabase.ts"
 import { type Request, requestOf } from "./AppendRequest.ts"
+import type { Failure } from "./AppendResults.ts"
 import * as AppendSending from "./AppendSending.ts"
 
 const closed = new Closed({
@@ -25,7 +26,7 @@ export const make = Effect.gen(function* () {
   const { whether } = yield* PostgresDatabase
   const random = yield* idGenerator
   const { inside, outside } = yield* AppendSending.make
-  const coalesced = yield* Coalescing.make<Request, ReadonlyArray<StoredEvent>, AppendSending.Failure>(outside, closed)
+  const coalesced = yield* Coalescing.make<Request, ReadonlyArray<StoredEvent>, Failure>(outside, closed)
 
   return {
     append: (append: Append): AppendSending.Stored =>

@@ -42,6 +42,10 @@ const mostBranches = 8
 
 const hasTags = ({ tags = [] }: QueryItem): boolean => tags.length > 0
 
+/** Whether the filter describes no event at all. */
+export const isNothing = ({ aggregateIds, eventTypes }: Filter): boolean =>
+  aggregateIds?.length === 0 || eventTypes?.length === 0
+
 const union = Statement.join(" UNION ", false)
 const unionAll = Statement.join(" UNION ALL ", false)
 

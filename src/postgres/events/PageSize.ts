@@ -11,6 +11,9 @@
 import { longestTextBytes } from "../database/RowSize.ts"
 import { heldBackBytes, jsonLength } from "./EventRow.ts"
 
+/** How many events a page has at most, unless a query says otherwise. */
+export const pageEvents = 1000
+
 /** How many bytes of JSON a page has at most, unless it has only one event. */
 const pageBytes = 4 * 1024 * 1024
 

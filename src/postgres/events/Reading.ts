@@ -3,12 +3,13 @@ import { Duration, Effect, Option, Schema, Stream } from "effect"
 import type { Fragment } from "effect/sql/Statement"
 import * as LastSeen from "../../events/LastSeen.ts"
 import { eventsIn } from "../../events/Steps.ts"
-import { Filter, LogReplaced, type Query, type StoredEvent } from "../../EventStore.ts"
+import { type Filter, LogReplaced, type Query, type StoredEvent } from "../../EventStore.ts"
 import type { Reason } from "../../StoreError.ts"
 import { decodeRows } from "../database/DecodeRows.ts"
 import { PostgresDatabase } from "../database/PostgresDatabase.ts"
 import * as ArchivedEnd from "./ArchivedEnd.ts"
 import * as ArchivedEvents from "./ArchivedEvents.ts"
+import * as BackwardReading from "./BackwardReading.ts"
 import * as Comparing from "./Comparing.ts"
 import * as EventPages from "./EventPages.ts"
 import { eventDecoder } from "./EventRow.ts"
@@ -16,12 +17,10 @@ import * as LockHolders from "./LockHolders.ts"
 import { readPage } from "./LongTexts.ts"
 import * as Lookups from "./Lookups.ts"
 import * as MarkedReading from "./MarkedReading.ts"
-import { pageOf } from "./PageSize.ts"
+import { pageEvents, pageOf } from "./PageSize.ts"
 import * as Partitions from "./Partitions.ts"
 import * as Settling from "./Settling.ts"
-
-/** How many events a page has at most, unless a query says otherwise. */
-export const pageEvents = 1000
+import * as WalkWarning from "./WalkWarning.ts"
 
 /**
  * How many events a statement looks through for those that a filter describes, where the reader wants to know how far it has
@@ -29,37 +28,10 @@ export const pageEvents = 1000
  */
 export const partEvents = 50_000
 
-/** Who looks through more events than that for a few of them is told that no index finds these. */
-const manyVersions = 1_000_000n
-
-const highestPossible = 2n ** 63n - 1n
-
-/** Whether the filter describes no event at all. */
-export const isNothing = ({ aggregateIds, eventTypes }: Filter): boolean =>
-  aggregateIds?.length === 0 || eventTypes?.length === 0
-
 const idOf = ({ id, version }: LastSeen.SeenEvent): LastSeen.SeenEvent => ({ version, id })
-
-/** What a query has of a filter. */
-const fieldsOfFilter = new Set(Object.keys(Filter.fields))
 
 /** Where a reader stops that looks for few of many events. */
 const Stop = Schema.Struct({ version: Schema.BigInt, id: Schema.String })
-
-interface Range {
-  readonly after: bigint
-  readonly last: bigint
-  readonly limit: number
-  readonly batchSize: number
-  /** How many events the next page is to have. */
-  readonly pageLimit: number
-}
-
-/** Reads the last events of a part of the log that are in the table, at most so many. */
-export type ReadBackward = (
-  filter: Filter,
-  range: { readonly after: bigint; readonly last: bigint; readonly limit: number }
-) => Effect.Effect<ArchivedEnd.WithEnd, Reason>
 
 type Steps = Stream.Stream<MarkedReading.Step, LogReplaced | Reason>
 
@@ -87,106 +59,12 @@ export const make = Effect.gen(function* () {
   const pages = yield* EventPages.make
   const { findsContained, page, walks } = pages
   const decode = eventDecoder(names.events, integers)
+  const warning = WalkWarning.make(database, pages)
+  const { warnOfWalk } = warning
   const decodeStop = decodeRows(Stop, names.events, [])
-  let hasWarned = false
-
-  /** Warns once that a filter has all these events read, if no index serves it. The server that is read says whether one does. */
-  const warnOfWalk: MarkedReading.Marks["warnOfWalk"] = (filter, count, isIndexed) => {
-    if (hasWarned || count <= manyVersions || !walks(filter)) return Effect.void
-    return Effect.flatMap(isIndexed(filter), (indexed) => {
-      if (hasWarned || indexed) return Effect.void
-      hasWarned = true
-      const fields = Object.entries(filter).flatMap(([field, value]) =>
-        fieldsOfFilter.has(field) && value !== undefined ? [field] : []
-      )
-      return Effect.logWarning(
-        `a filter by ${fields.join(", ")} is looked up in no index: up to ${count} events of ${names.events} are read for it; ` +
-          "name types, one aggregate or tags, begin after a later version, or see the option index"
-      )
-    })
-  }
 
   // Where the server is a standby itself, and there is no replica beside it.
   const marked = yield* MarkedReading.make({ isOfThisLog: () => true, need: () => {}, warnOfWalk })
-
-  type Before = readonly [events: ReadonlyArray<StoredEvent>, next: Option.Option<Range | Reason>]
-
-  /** The events above `after` up to `last` that the filter describes, at most `limit`, in pages from the last one on. */
-  const descending = (filter: Filter, range: Range, readRows: ReadBackward) => {
-    /** What is archived below what the table has. The next page tells whether it still is. */
-    const fromArchive = (
-      state: Range,
-      events: ReadonlyArray<StoredEvent>,
-      last: bigint
-    ): Effect.Effect<Before, Reason> => {
-      const limit = state.limit - events.length
-      if (last <= state.after || limit <= 0) return Effect.succeed([events, Option.none()])
-      return Effect.map(archive.backward(filter, { after: state.after, last, limit }), (found) => {
-        const all = [...events, ...found.events]
-        return [all, Option.some({ ...state, last: found.rest, limit: state.limit - all.length })]
-      })
-    }
-
-    return Stream.paginate<Range | Reason, StoredEvent, Reason>(range, (state): Effect.Effect<Before, Reason> => {
-      if ("_tag" in state) return Effect.fail(state)
-      const size = Math.min(state.pageLimit, state.limit)
-      const { after, last } = state
-      if (size <= 0 || last <= after) return Effect.succeed([[], Option.none()])
-      return Effect.flatMap(readRows(filter, { after, last, limit: size }), ({ end, rows: found }) => {
-        const { isFull, nextLimit, rows } = pageOf(found, size, state.batchSize)
-        const { corrupt, events } = decode(rows)
-        // The events before a corrupt row are delivered first; the next page fails.
-        if (corrupt !== undefined) return Effect.succeed<Before>([events, Option.some(corrupt)])
-        if (!isFull)
-          return end === 0n
-            ? Effect.succeed<Before>([events, Option.none()])
-            : fromArchive(state, events, end > last ? last : end - 1n)
-        const lowest = events.at(-1)?.version
-        const rest = lowest === undefined ? {} : { last: lowest - 1n }
-        return Effect.succeed<Before>([
-          events,
-          Option.some({ ...state, ...rest, pageLimit: nextLimit, limit: state.limit - events.length })
-        ])
-      })
-    })
-  }
-
-  /** A page that is read from the last event on, with the end of what is archived. */
-  const pageBackward = (
-    filter: Filter,
-    range: Parameters<ReadBackward>[1]
-  ): Effect.Effect<ArchivedEnd.WithEnd, Reason> => {
-    const select = page(filter, { ...range, direction: "DESC" })
-    return Effect.flatMap(isPartitioned, (partitioned) =>
-      partitioned
-        ? ArchivedEnd.again(
-            Effect.flatMap(
-              readPage(query, (part) => withEnd(select(part), "DESC")),
-              split
-            )
-          )
-        : Effect.map(readPage(query, select), (rows) => ({ rows, end: 0n }))
-    )
-  }
-
-  const readBackward: ReadBackward = (filter, range) => {
-    const rows = pageBackward(filter, range)
-    if (hasWarned || range.last < highestPossible || !walks(filter)) return rows
-    return Effect.andThen(
-      Effect.flatMap(settling.highestVersion, (highest) => warnOfWalk(filter, highest - range.after, findsContained)),
-      rows
-    )
-  }
-
-  /** The events that a query describes, from the last one on. */
-  const backward = (input: Query, readRows: ReadBackward): Stream.Stream<StoredEvent, Reason> => {
-    const { after = 0n, batchSize = pageEvents, limit = Number.POSITIVE_INFINITY } = input
-    const pageLimit = Math.min(batchSize, pageEvents)
-    const { version } = LastSeen.of(after)
-    return isNothing(input) || limit === 0
-      ? Stream.empty
-      : descending(input, { after: version, last: highestPossible, batchSize, pageLimit, limit }, readRows)
-  }
 
   /** A condition that is false for every row if the event that was seen last is not there any more. */
   const guardOf = ({ isLater, seen }: Ascending): Fragment | undefined => {
@@ -329,7 +207,7 @@ export const make = Effect.gen(function* () {
       seen: before
     }: { readonly seen: LastSeen.Seen; readonly batchSize?: number | undefined; readonly forever: boolean }
   ): Stream.Stream<MarkedReading.Step, LogReplaced | Reason> => {
-    const isInParts = forever && walks(filter) && !isNothing(filter)
+    const isInParts = forever && walks(filter) && !EventPages.isNothing(filter)
     let seen: LastSeen.Seen | undefined
     const all = settling.marks(before, forever)
     const marks = Stream.tap(all, (mark) =>
@@ -345,7 +223,7 @@ export const make = Effect.gen(function* () {
         isShort: isInParts,
         seen: (seen ??= mark.seen)
       }
-      const isEmpty = isNothing(filter) || mark.version <= begin.seen.version
+      const isEmpty = EventPages.isNothing(filter) || mark.version <= begin.seen.version
       const steps = isEmpty ? Stream.empty : ascending(filter, begin)
       const end = Stream.sync((): MarkedReading.Step => {
         const { server } = mark.seen
@@ -392,8 +270,18 @@ export const make = Effect.gen(function* () {
       (left) => Stream.fail(whyLeft(left))
     )
 
+  const { highestVersion } = settling
+  const { backward, readBackward } = BackwardReading.make(database, {
+    archive,
+    decode,
+    highestVersion,
+    isPartitioned,
+    pages,
+    warning
+  })
+
   return {
-    highestVersion: settling.highestVersion,
+    highestVersion,
     atEnd: settling.atEnd,
     settled,
     backward,
@@ -414,7 +302,7 @@ export const make = Effect.gen(function* () {
       if (direction === "backward") return backward(input, readBackward)
       const size = Math.min(batchSize, limit)
       const steps = Stream.catchIf(settled(input, { seen, batchSize: size, forever: false }), isOnStandby, () =>
-        isNothing(input) ? Stream.empty : upToMark(input, seen, size)
+        EventPages.isNothing(input) ? Stream.empty : upToMark(input, seen, size)
       )
       const forward = eventsIn(steps)
       return limit === Number.POSITIVE_INFINITY ? forward : Stream.take(forward, limit)

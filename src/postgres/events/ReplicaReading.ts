@@ -15,9 +15,12 @@ import * as Outage from "../../internal/Outage.ts"
 import { realMillis, withinRealTime } from "../../internal/RealTime.ts"
 import type { Reason } from "../../StoreError.ts"
 import { PostgresDatabase } from "../database/PostgresDatabase.ts"
+import type { ReadBackward } from "./BackwardReading.ts"
+import { isNothing } from "./EventPages.ts"
 import * as MarkedReading from "./MarkedReading.ts"
 import * as MarkPublisher from "./MarkPublisher.ts"
-import { isNothing, pageEvents, partEvents, type ReadBackward, type Reading } from "./Reading.ts"
+import { pageEvents } from "./PageSize.ts"
+import { partEvents, type Reading } from "./Reading.ts"
 
 /** A standby, or a pool of them. */
 export class Replica extends Context.Service<

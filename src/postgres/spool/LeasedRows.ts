@@ -1,16 +1,20 @@
 /** Leases in statements: as rows, and the messages that they are about. */
 import type { Lease } from "../../SpoolMessage.ts"
+import { valueRows } from "../database/ValueRows.ts"
 import { code } from "./MessageState.ts"
 import type { SpoolTable } from "./SpoolTable.ts"
 
 /** The leases as rows, with their places among them. */
-export const leasesAsRows = ({ sql }: SpoolTable, leases: ReadonlyArray<Lease>) => sql`
-  unnest(
-    ${leases.map(({ queue = "" }) => queue)}::text[],
-    ${leases.map(({ id }) => id)}::text[],
-    ${leases.map(({ owner }) => owner)}::text[],
-    ${leases.map(({ attempt }) => attempt)}::int[]
-  ) WITH ORDINALITY AS lease (queue, id, owner, attempt, place)`
+export const leasesAsRows = ({ sql }: SpoolTable, leases: ReadonlyArray<Lease>) => {
+  const rows = valueRows(sql, [
+    ["text", leases.map(({ queue = "" }) => queue)],
+    ["text", leases.map(({ id }) => id)],
+    ["text", leases.map(({ owner }) => owner)],
+    ["int", leases.map(({ attempt }) => attempt)],
+    ["int", leases.map((_, place) => place)]
+  ])
+  return sql`${rows} AS lease (queue, id, owner, attempt, place)`
+}
 
 /**
  * The message of each lease that is held, locked or not. `state + 0` hides the state from the planner: with statistics that

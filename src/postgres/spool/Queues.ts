@@ -33,6 +33,8 @@ export interface Queues {
   readonly messages: Table
   /** Both, to be read by the state of messages. */
   readonly all: Table
+  /** How outcomes are settled in one of them. */
+  readonly settlingOf: (table: Table) => Settling.Settling
 }
 
 const columns = Statement.fragment([
@@ -45,14 +47,17 @@ const columns = Statement.fragment([
 export const make = Effect.gen(function* () {
   const { extras, sql } = yield* PostgresDatabase
   const spool = yield* SpoolTable.make("spool")
-  if (extras.queues === "shared") return { spool, messages: spool, all: spool }
+  const ofSpool = yield* Settling.make(spool)
+  if (extras.queues === "shared") return { spool, messages: spool, all: spool, settlingOf: () => ofSpool }
   const messages = yield* SpoolTable.make("messages")
+  const ofMessages = yield* Settling.make(messages)
+  const settlingOf = (table: Table) => (table === spool ? ofSpool : ofMessages)
   // The planner looks through this, and uses the indexes of both tables, in their order.
   const both = sql`(
     SELECT ${columns} FROM ${messages.table} UNION ALL SELECT ${columns} FROM ${spool.table}
   ) AS message`
   const all: Table = { ...messages, name: `${messages.name} or ${spool.name}`, table: both, isOfQueues: false }
-  return { spool, messages, all }
+  return { spool, messages, all, settlingOf }
 })
 
 /** The table of a message, or of the queue of this name. */
@@ -123,13 +128,13 @@ const lostOf = (leases: ReadonlyArray<Lease>, lost: ReadonlyArray<ReadonlyArray<
 
 export const settle = (queues: Queues, { outcomes }: Settle) =>
   Effect.map(
-    byTable(queues, outcomes, (table, some) => Settling.settle(table, { outcomes: some })),
+    byTable(queues, outcomes, (table, some) => queues.settlingOf(table).settle({ outcomes: some })),
     (lost) => lostOf(outcomes, lost)
   )
 
 export const trySettle = (queues: Queues, { outcomes }: Settle): Effect.Effect<Unsettled, Reason> =>
   Effect.map(
-    byTable(queues, outcomes, (table, some) => Settling.trySettle(table, { outcomes: some })),
+    byTable(queues, outcomes, (table, some) => queues.settlingOf(table).trySettle({ outcomes: some })),
     (all) => ({
       lost: lostOf(
         outcomes,

@@ -1,15 +1,26 @@
 /** What workers do with the leases they hold: settle their messages, or renew the leases. Each is one statement for many. */
-import { Effect, Schema } from "effect"
+import { Effect, Exit, Schema, type Scope } from "effect"
 import { millisOf } from "../../internal/Fields.ts"
 import { type Heartbeat, type Settle } from "../../SpoolArguments.ts"
-import { allSettled, inOrderOf, lostAmong, type Unsettled, unsettledAmong } from "../../SpoolErrors.ts"
+import { allSettled, inOrderOf, type LeaseLost, lostAmong, type Unsettled, unsettledAmong } from "../../SpoolErrors.ts"
 import { keyText, type Lease, type Outcome } from "../../SpoolMessage.ts"
-import type { Reason } from "../../StoreError.ts"
+import { Closed, type Reason } from "../../StoreError.ts"
+import * as Coalescing from "../database/Coalescing.ts"
+import type { PostgresDatabase } from "../database/PostgresDatabase.ts"
+import { isRefusal } from "../database/Reasons.ts"
+import { valueRows } from "../database/ValueRows.ts"
 import { leasedMessage, leasesAsRows } from "./LeasedRows.ts"
 import { lockedOf } from "./LockedMessages.ts"
 import { code, codeOf } from "./MessageState.ts"
 import { removedOrRemembered } from "./RememberedIds.ts"
-import { committed, isSame, noLease, nullableArray, type SpoolTable, touched } from "./SpoolTable.ts"
+import { committed, isSame, noLease, type SpoolTable, touched } from "./SpoolTable.ts"
+
+/** About how many bytes of an outcome are sent, beside its error. */
+const leaseBytes = 100
+
+const closed = new Closed({
+  message: "the scope of this SpoolStore has ended before the messages were settled; keep its layer alive"
+})
 
 // Statements
 
@@ -59,19 +70,27 @@ const stateAfter = ({ outcome }: Outcome): number | null => {
   }
 }
 
+const errorOf = (outcome: Outcome) => ("error" in outcome ? (outcome.error ?? null) : null)
+
 const isDone = ({ outcome }: Outcome) => outcome === "done"
 
 const endOfDone = (spool: SpoolTable) => spool.sql`
   done AS (SELECT * FROM outcome WHERE state IS NULL), ${removedOrRemembered(spool, "done")},`
 
+const outcomesAsRows = ({ sql }: SpoolTable, outcomes: ReadonlyArray<Outcome>) => {
+  const rows = valueRows(sql, [
+    ["int", outcomes.map(stateAfter)],
+    ["text", outcomes.map(errorOf)],
+    ["float8", outcomes.map((outcome) => ("delay" in outcome ? millisOf(outcome.delay) : null))],
+    ["jsonb", outcomes.map(({ headers }) => JSON.stringify(headers ?? {}))],
+    ["int", outcomes.map((_, place) => place)]
+  ])
+  return sql`${rows} AS outcome (state, error, delay, headers, place)`
+}
+
 const apply = (spool: SpoolTable, outcomes: ReadonlyArray<Outcome>, locking: Locking) => spool.sql`
   WITH ${held(spool, outcomes, locking)}, outcome AS MATERIALIZED (
-    SELECT held.*, state, error, delay, headers FROM held JOIN unnest(
-      ${nullableArray(outcomes.map(stateAfter))}::int[],
-      ${nullableArray(outcomes.map((outcome) => ("error" in outcome ? (outcome.error ?? null) : null)))}::text[],
-      ${nullableArray(outcomes.map((outcome) => ("delay" in outcome ? millisOf(outcome.delay) : null)))}::float8[],
-      ${outcomes.map(({ headers }) => JSON.stringify(headers ?? {}))}::jsonb[]
-    ) WITH ORDINALITY AS outcome (state, error, delay, headers, place) USING (place)
+    SELECT held.*, state, error, delay, headers FROM held JOIN ${outcomesAsRows(spool, outcomes)} USING (place)
   ), ${outcomes.some(isDone) ? endOfDone(spool) : spool.sql.literal("")} changed AS (
     UPDATE ${spool.table} AS message SET
       ${touched}, state = outcome.state, ${noLease},
@@ -151,42 +170,101 @@ const settleBy = (spool: SpoolTable, outcomes: ReadonlyArray<Outcome>, locking: 
   )
 }
 
+/** What came of outcomes: the texts of the keys of what is settled, and of what another transaction has locked. */
+interface Settled {
+  readonly settled: ReadonlySet<string>
+  readonly locked: ReadonlySet<string>
+}
+
 /** Only where something is left does it take a second statement, to tell what is locked from what is lost. */
-export const trySettle = (spool: SpoolTable, { outcomes }: Settle): Effect.Effect<Unsettled, Reason> =>
-  outcomes.length === 0
-    ? Effect.succeed(allSettled)
-    : Effect.flatMap(settleBy(spool, outcomes, "FOR UPDATE SKIP LOCKED"), (settled) =>
-        settled.size === outcomes.length
-          ? Effect.succeed(allSettled)
-          : Effect.map(
-              lockedOf(
-                spool,
-                outcomes.filter((outcome) => !settled.has(keyText(outcome))),
-                "settled"
-              ),
-              (locked) => unsettledAmong(outcomes, settled, locked)
-            )
-      )
+const settleFree = (spool: SpoolTable, outcomes: ReadonlyArray<Outcome>): Effect.Effect<Settled, Reason> =>
+  Effect.flatMap(settleBy(spool, outcomes, "FOR UPDATE SKIP LOCKED"), (settled) => {
+    const left = outcomes.filter((outcome) => !settled.has(keyText(outcome)))
+    const locked = left.length === 0 ? Effect.succeed(new Set<string>()) : lockedOf(spool, left, "settled")
+    return Effect.map(locked, (locked) => ({ settled, locked }))
+  })
 
 const settleWaiting = (spool: SpoolTable, outcomes: ReadonlyArray<Outcome>) =>
   Effect.map(settleBy(spool, outcomes, "FOR UPDATE"), (settled) => lostAmong(outcomes, settled))
 
-/**
- * Outside a transaction, first what nobody else has locked. In one, that could make a circle: the locks of the first
- * statement are kept while the second one waits.
- */
-export const settle = Effect.fnUntraced(function* (spool: SpoolTable, { outcomes }: Settle) {
-  if (outcomes.length === 0) return []
-  if (yield* spool.inTransaction) return yield* settleWaiting(spool, outcomes)
-  const { locked, lost } = yield* trySettle(spool, { outcomes })
-  if (locked.length === 0) return lost
-  const keys = new Set(locked.map(keyText))
-  const rest = yield* settleWaiting(
-    spool,
-    outcomes.filter((outcome) => keys.has(keyText(outcome)))
-  )
-  return inOrderOf(outcomes, [...lost, ...rest])
+interface Job extends Coalescing.Job {
+  readonly outcomes: ReadonlyArray<Outcome>
+}
+
+const jobOf = (outcomes: ReadonlyArray<Outcome>): Job => ({
+  kind: "settle",
+  shared: [],
+  exclusive: outcomes.map(keyText),
+  unordered: [],
+  size: outcomes.reduce((bytes, outcome) => bytes + leaseBytes + (errorOf(outcome)?.length ?? 0), 0),
+  outcomes
 })
+
+/** How outcomes are settled. Those of many fibers, outside of transactions, are settled in one statement. */
+export interface Settling {
+  /** Waits for messages that another transaction has locked. */
+  readonly settle: (input: Settle) => Effect.Effect<ReadonlyArray<LeaseLost>, Reason>
+  /** Leaves such messages out, and says which they are. */
+  readonly trySettle: (input: Settle) => Effect.Effect<Unsettled, Reason>
+}
+
+/** Returns how the outcomes of messages of a table are settled, until the scope ends. */
+export const make: (spool: SpoolTable) => Effect.Effect<Settling, never, PostgresDatabase | Scope.Scope> =
+  Effect.fnUntraced(function* (spool) {
+    const alone = ({ outcomes }: Job) =>
+      Effect.map(settleFree(spool, outcomes), ({ locked, settled }) => unsettledAmong(outcomes, settled, locked))
+
+    /** In halves, so that in the end the outcome that the server refuses fails alone. */
+    const together = (jobs: ReadonlyArray<Job>): Effect.Effect<ReadonlyArray<Exit.Exit<Unsettled, Reason>>> =>
+      Effect.matchEffect(
+        settleFree(
+          spool,
+          jobs.flatMap(({ outcomes }) => outcomes)
+        ),
+        {
+          onSuccess: ({ locked, settled }) =>
+            Effect.succeed(jobs.map(({ outcomes }) => Exit.succeed(unsettledAmong(outcomes, settled, locked)))),
+          onFailure: (reason) => {
+            if (jobs.length === 1 || !isRefusal(reason)) return Effect.succeed(jobs.map(() => Exit.fail(reason)))
+            const middle = jobs.length >> 1
+            return Effect.zipWith(together(jobs.slice(0, middle)), together(jobs.slice(middle)), (first, second) => [
+              ...first,
+              ...second
+            ])
+          }
+        }
+      )
+
+    const coalesced = yield* Coalescing.make<Job, Unsettled, Reason>(
+      { alone, attempt: together, patiently: alone },
+      closed
+    )
+
+    const trySettle: Settling["trySettle"] = ({ outcomes }) => {
+      if (outcomes.length === 0) return Effect.succeed(allSettled)
+      const job = jobOf(outcomes)
+      return spool.whether({ inside: () => alone(job), outside: () => coalesced(job) })
+    }
+
+    /**
+     * Outside a transaction, first what nobody else has locked. In one, that could make a circle: the locks of the first
+     * statement are kept while the second one waits.
+     */
+    const settle: Settling["settle"] = Effect.fnUntraced(function* ({ outcomes }) {
+      if (outcomes.length === 0) return []
+      if (yield* spool.inTransaction) return yield* settleWaiting(spool, outcomes)
+      const { locked, lost } = yield* trySettle({ outcomes })
+      if (locked.length === 0) return lost
+      const keys = new Set(locked.map(keyText))
+      const rest = yield* settleWaiting(
+        spool,
+        outcomes.filter((outcome) => keys.has(keyText(outcome)))
+      )
+      return inOrderOf(outcomes, [...lost, ...rest])
+    })
+
+    return { settle, trySettle }
+  })
 
 export const renew = Effect.fnUntraced(function* (spool: SpoolTable, { lease, leases }: Heartbeat) {
   if (leases.length === 0) return []

@@ -233,11 +233,3 @@ export const filterQueue = ({ sql }: SpoolTable, name = "") => sql`${queueOrNone
 /** `AND` and that condition; without a name nothing, which selects all queues. */
 export const andFilterQueue = (table: SpoolTable, queue: string | undefined) =>
   queue === undefined ? text("") : table.sql`AND ${filterQueue(table, queue)}`
-
-/** An array to be cast to another type. The driver cannot send an array that contains only nulls, except as a literal. */
-export const nullableArray = (
-  values: ReadonlyArray<string | number | bigint | null>
-): ReadonlyArray<string | null> | string =>
-  values.every((value) => value === null)
-    ? `{${values.map(() => "NULL").join()}}`
-    : values.map((value) => (value === null ? null : String(value)))

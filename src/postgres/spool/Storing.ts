@@ -10,8 +10,9 @@ import { isWaiting, keyText, type NewMessage, stateOf } from "../../SpoolMessage
 import { Closed, type Reason } from "../../StoreError.ts"
 import * as Coalescing from "../database/Coalescing.ts"
 import type { PostgresDatabase } from "../database/PostgresDatabase.ts"
+import { valueRows } from "../database/ValueRows.ts"
 import { codeOf } from "./MessageState.ts"
-import { nullableArray, type SpoolTable } from "./SpoolTable.ts"
+import { type SpoolTable } from "./SpoolTable.ts"
 import { type Prepared, type Taken, whatHasTaken } from "./TakenIds.ts"
 
 /** How long coalesced messages wait for a transaction that is storing the id of one of them, in Postgres's notation. */
@@ -35,8 +36,26 @@ const insert = ({ isOfQueues, sql, table }: SpoolTable, messages: ReadonlyArray<
   const limit = limited ? sql`, set_config('lock_timeout', ${lockTimeout}, true)` : sql.literal("")
   const remembers = isOfQueues && messages.some(({ message }) => message.rememberId !== undefined)
   const remember = (part: string) => sql.literal(remembers ? part : "")
-  const rememberMillis = () =>
-    sql`, ${nullableArray(all(({ rememberId }) => (rememberId === undefined ? null : millisOf(rememberId))))}::float8[]`
+  const values = valueRows(sql, [
+    ["text", all(({ id }) => id)],
+    ["int", rows.map(({ place }) => place)],
+    ["text", all(({ queue }) => queue ?? null)],
+    ["int", all((message) => codeOf(stateOf(message)))],
+    ["int", all(({ attempts }) => attempts ?? 0)],
+    ["int", all(({ maxAttempts }) => maxAttempts)],
+    ["timestamptz", all(({ nextRetry }) => isoOf(nextRetry))],
+    ["float8", all(({ delay }) => millisOf(delay ?? 0))],
+    ["timestamptz", all(({ created }) => isoOf(created))],
+    ["text", all(({ lastError }) => lastError ?? "")],
+    ["bigint", all(({ size }) => size ?? null)],
+    ["int", all(({ priority }) => priority)],
+    ["jsonb", all(({ headers }) => JSON.stringify(headers ?? {}))],
+    ["text", all(({ retryPolicyName }) => retryPolicyName ?? "")],
+    ["text", rows.map(({ payload }) => payload)],
+    ...(remembers
+      ? [["float8", all(({ rememberId }) => (rememberId === undefined ? null : millisOf(rememberId)))] as const]
+      : [])
+  ])
   return sql`
     INSERT INTO ${table} (id, queue, state, attempts, max_attempts, next_retry, created, updated, last_error, size,
       priority, headers, retry_policy_name, payload${remember(", remember")})
@@ -45,24 +64,8 @@ const insert = ({ isOfQueues, sql, table }: SpoolTable, messages: ReadonlyArray<
       coalesce(created, start.at + place::float8 * interval '1 microsecond'), start.at,
       last_error, coalesce(size, octet_length(payload), 0), priority, headers, retry_policy_name, payload::jsonb
       ${remember(", remember * interval '1 millisecond'")}
-    FROM (SELECT clock_timestamp() AS at ${limit} OFFSET 0) AS start, unnest(
-      ${all(({ id }) => id)}::text[],
-      ${rows.map(({ place }) => place)}::int[],
-      ${nullableArray(all(({ queue }) => queue ?? null))}::text[],
-      ${all((message) => codeOf(stateOf(message)))}::int[],
-      ${all(({ attempts }) => attempts ?? 0)}::int[],
-      ${all(({ maxAttempts }) => maxAttempts)}::int[],
-      ${nullableArray(all(({ nextRetry }) => isoOf(nextRetry)))}::timestamptz[],
-      ${nullableArray(all(({ delay }) => millisOf(delay ?? 0)))}::float8[],
-      ${nullableArray(all(({ created }) => isoOf(created)))}::timestamptz[],
-      ${all(({ lastError }) => lastError ?? "")}::text[],
-      ${nullableArray(all(({ size }) => size ?? null))}::bigint[],
-      ${all(({ priority }) => priority)}::int[],
-      ${all(({ headers }) => JSON.stringify(headers ?? {}))}::jsonb[],
-      ${all(({ retryPolicyName }) => retryPolicyName ?? "")}::text[],
-      ${nullableArray(rows.map(({ payload }) => payload))}::text[]
-      ${remembers ? rememberMillis() : sql.literal("")}
-    ) AS new (id, place, queue, state, attempts, max_attempts, next_retry, delay, created, last_error, size, priority,
+    FROM (SELECT clock_timestamp() AS at ${limit} OFFSET 0) AS start, ${values}
+      AS new (id, place, queue, state, attempts, max_attempts, next_retry, delay, created, last_error, size, priority,
       headers, retry_policy_name, payload${remember(", remember")})
     ON CONFLICT (${sql.literal(isOfQueues ? "queue, id" : "id")}) DO NOTHING RETURNING queue, id`
 }

@@ -3,8 +3,9 @@ import { Effect, Schema } from "effect"
 import { IdConflict, MessageExists } from "../../SpoolErrors.ts"
 import { keyOf, type NewMessage } from "../../SpoolMessage.ts"
 import type { Reason } from "../../StoreError.ts"
+import { valueRows } from "../database/ValueRows.ts"
 import { digestOf, isForgotten } from "./RememberedIds.ts"
-import { isSame, nullableArray, type SpoolTable } from "./SpoolTable.ts"
+import { isSame, type SpoolTable } from "./SpoolTable.ts"
 
 /** A message, and its payload as it is sent. */
 export interface Prepared {
@@ -17,12 +18,15 @@ export type Taken = MessageExists | IdConflict
 
 // Statements
 
-const wantedAsRows = ({ sql }: SpoolTable, messages: ReadonlyArray<Prepared>) => sql`
-  SELECT queue, id, payload::jsonb AS payload, place FROM unnest(
-    ${messages.map(({ message }) => message.queue ?? "")}::text[],
-    ${messages.map(({ message }) => message.id)}::text[],
-    ${nullableArray(messages.map(({ payload }) => payload))}::text[]
-  ) WITH ORDINALITY AS wanted (queue, id, payload, place)`
+const wantedAsRows = ({ sql }: SpoolTable, messages: ReadonlyArray<Prepared>) => {
+  const rows = valueRows(sql, [
+    ["text", messages.map(({ message }) => message.queue ?? "")],
+    ["text", messages.map(({ message }) => message.id)],
+    ["text", messages.map(({ payload }) => payload)],
+    ["int", messages.map((_, place) => place)]
+  ])
+  return sql`SELECT queue, id, payload::jsonb AS payload, place FROM ${rows} AS wanted (queue, id, payload, place)`
+}
 
 /**
  * The rows that have the ids. Of an id that need not be remembered any more the row is deleted, and not found: its message can
@@ -50,7 +54,7 @@ const findTaken = (spool: SpoolTable, messages: ReadonlyArray<Prepared>) => {
     FROM wanted JOIN ${table} AS message ON ${same} WHERE (${isForgotten(spool)}) IS NOT TRUE`
 }
 
-const Found = Schema.Struct({ place: Schema.BigInt, inOtherQueue: Schema.Boolean, hasPayload: Schema.Boolean })
+const Found = Schema.Struct({ place: Schema.Int, inOtherQueue: Schema.Boolean, hasPayload: Schema.Boolean })
 
 // Operations
 
@@ -63,7 +67,7 @@ export const whatHasTaken = (
     ? Effect.succeed([])
     : Effect.map(spool.rows(findTaken(spool, messages), Found), (found) =>
         found.flatMap(({ hasPayload, inOtherQueue, place }) => {
-          const message = messages[Number(place) - 1]?.message
+          const message = messages[place]?.message
           if (message === undefined) return []
           const key = keyOf(message)
           if (inOtherQueue) return [new IdConflict({ ...key, takenBy: "another queue" })]
