@@ -1,6 +1,6 @@
 /** What the spool is on a server: adopted tables, plans, roles, names, connections, other processes. */
 import { assert, describe, it } from "@effect/vitest"
-import { DateTime, Effect, Fiber, Latch, Logger, Queue, Schema, Stream } from "effect"
+import { DateTime, Effect, Exit, Fiber, Latch, Logger, Queue, Schema, Stream } from "effect"
 import { Spool, SpoolStore } from "effect-strata"
 import * as Postgres from "effect-strata/postgres"
 import { spawnSync } from "node:child_process"
@@ -528,6 +528,58 @@ describe("two settlements", () => {
         withTransaction(spool.settle(outcomes.toReversed()))
       ])
       assert.deepStrictEqual(lost.map((all) => all.length).toSorted(), [0, 3])
+    })
+  )
+})
+
+describe.each(kinds)("settlements by many fibers, in $what", ({ queue, table: name }) => {
+  const claimed = Effect.gen(function* () {
+    const served = yield* serveSpool()
+    const ids = Array.from({ length: 40 }, (_, n) => `${n}`)
+    yield* served.spool.storeMany(ids.map((id) => ({ ...queue, id })))
+    yield* served.spool.claim({ ...queue, limit: 40, lease: "1 minute", owner: "o" })
+    const leases = ids.map((id) => ({ ...queue, id, owner: "o", attempt: 1 }))
+    return { ...served, leases, stored: `${served.schema}.${name}` }
+  })
+
+  it.live("go together, and each is told what it has lost", () =>
+    Effect.gen(function* () {
+      const { leases, spool, stored } = yield* claimed
+      // The leases of every fourth message are of an earlier attempt.
+      const asked = leases.map((lease, n) => (n % 4 === 0 ? { ...lease, attempt: 7 } : lease))
+      const fibers = yield* Effect.forEach(asked, (lease) =>
+        Effect.forkChild(spool.settle([{ ...lease, outcome: "archived" }]), { startImmediately: true })
+      )
+      const lost = yield* Effect.forEach(fibers, (fiber) => Fiber.join(fiber))
+      assert.deepStrictEqual(
+        lost,
+        asked.map((lease, n) => (n % 4 === 0 ? [new SpoolStore.LeaseLost(lease)] : []))
+      )
+      // The first goes alone. The others come meanwhile, and go in at most two statements.
+      const [row] = yield* query(
+        `SELECT count(*)::int, count(DISTINCT xmin::text) <= 3 AS few FROM ${stored} WHERE state = 5`
+      )
+      assert.deepStrictEqual(row, [30, true])
+    })
+  )
+
+  it.live("fail only where the server refuses them", () =>
+    Effect.gen(function* () {
+      const { leases, schema, spool, stored } = yield* claimed
+      yield* execute([
+        `CREATE FUNCTION ${schema}.refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'it stays'; END $$`,
+        `CREATE TRIGGER refuse BEFORE UPDATE ON ${stored} FOR EACH ROW WHEN (NEW.id = '17') EXECUTE FUNCTION ${schema}.refuse()`
+      ])
+      const exits = yield* Effect.forEach(
+        leases,
+        (lease) => Effect.exit(spool.settle([{ ...lease, outcome: "deferred", error: "550", delay: "1 hour" }])),
+        { concurrency: "unbounded" }
+      )
+      assert.deepStrictEqual(
+        exits.flatMap((exit, n) => (Exit.isFailure(exit) ? [n] : [])),
+        [17]
+      )
+      assert.strictEqual(yield* spool.countByState().pipe(Effect.map(({ deferred }) => deferred)), 39)
     })
   )
 })
