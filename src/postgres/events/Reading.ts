@@ -157,7 +157,7 @@ export const make = Effect.gen(function* () {
     range: Parameters<ReadBackward>[1]
   ): Effect.Effect<ArchivedEnd.WithEnd, Reason> => {
     const select = page(filter, { ...range, direction: "DESC" })
-    return Effect.flatMap(isPartitioned, (partitioned) =>
+    return Effect.flatMap(Effect.all([isPartitioned, select]), ([partitioned, select]) =>
       partitioned
         ? ArchivedEnd.again(
             Effect.flatMap(
@@ -221,13 +221,19 @@ export const make = Effect.gen(function* () {
       const { isShort, last, pageLimit, seen } = state
       const range = { after: seen.version, last, direction: "ASC", limit: pageLimit, isShort } as const
       if (guard !== undefined || !isKnownPartitioned()) {
-        return Effect.map(readPage(query, page(filter, { ...range, guard })), (rows) => ({ rows, end: 0n }))
+        const select = page(filter, { ...range, guard })
+        return Effect.map(
+          Effect.flatMap(select, (select) => readPage(query, select)),
+          (rows) => ({ rows, end: 0n })
+        )
       }
       const select = page(filter, { ...range, guard: sql`${end} <= ${seen.version + 1n}` })
       return ArchivedEnd.again(
-        Effect.flatMap(
-          readPage(query, (part) => withEnd(select(part))),
-          split
+        Effect.flatMap(select, (select) =>
+          Effect.flatMap(
+            readPage(query, (part) => withEnd(select(part))),
+            split
+          )
         )
       )
     }
