@@ -38,7 +38,7 @@ export const withId = (id: string) =>
 
 export const make = Effect.gen(function* () {
   const database = yield* PostgresDatabase
-  const { names, query, sql, tables } = database
+  const { names, query, sql } = database
   const events = yield* EventStore
   const { page, walks } = yield* EventPages.make
   const decode = eventDecoder(names.events, "bigint")
@@ -50,7 +50,7 @@ export const make = Effect.gen(function* () {
     filter: Filter,
     range: Pick<Range, "after" | "isShort" | "limit"> & { readonly last: bigint }
   ) {
-    const rows = yield* readPage(query, page(filter, { ...range, direction: "DESC" }))
+    const rows = yield* readPage(query, yield* page(filter, { ...range, direction: "DESC" }))
     const { corrupt, events } = decode(rows)
     // What comes before such a row can be seen; the next page says what is wrong with it.
     return corrupt !== undefined && events.length === 0 ? yield* corrupt : events
@@ -90,18 +90,15 @@ export const make = Effect.gen(function* () {
       ),
 
     /** The versions of the events of its aggregate before and after an event. */
-    neighboursOf: ({ aggregateId, version }: StoredEvent) =>
-      Effect.map(
-        Effect.flatMap(
-          query(sql`SELECT
-            (SELECT version FROM ${tables.events} WHERE aggregate_id = ${aggregateId} AND version < ${version}
-              ORDER BY version DESC LIMIT 1) AS previous,
-            (SELECT version FROM ${tables.events} WHERE aggregate_id = ${aggregateId} AND version > ${version}
-              ORDER BY version LIMIT 1) AS next`),
-          decodeNeighbours
-        ),
-        ([row]) => row ?? { previous: null, next: null }
-      ),
+    neighboursOf: Effect.fnUntraced(function* ({ aggregateId, version }: StoredEvent) {
+      const filter = new Filter({ aggregateIds: [aggregateId] })
+      const previous = yield* page(filter, { after: 0n, last: version - 1n, direction: "DESC", limit: 1 })
+      const next = yield* page(filter, { after: version, last: highestPossible, direction: "ASC", limit: 1 })
+      const rows = yield* query(sql`SELECT
+        (SELECT version FROM (${previous("bare")}) AS event) AS previous, (SELECT version FROM (${next("bare")}) AS event) AS next`)
+      const [row] = yield* decodeNeighbours(rows)
+      return row ?? { previous: null, next: null }
+    }),
 
     /** The events that an event has caused, among those that came soon after it. */
     causedBy: Effect.fnUntraced(function* ({ id, version }: StoredEvent) {

@@ -118,8 +118,8 @@ describe("starting at once", () => {
         [46, "states_store", "0046_states_index_concurrently.sql"],
         [47, "retryspool_messages", "0047_spool_indexes_concurrently.sql"],
         [48, "events", "0048_events_times_concurrently.sql"],
+        [51, "events", "0051_events_append.sql"],
         [53, "events", "0053_events_mark.sql"],
-        [58, "events", "0058_events_append.sql"],
         [59, "events", "0059_events_missed.sql"],
         [61, "events", "0061_events_key.sql"],
         [63, "events", "0063_events_archive.sql"],
@@ -175,8 +175,8 @@ describe("starting at once", () => {
           [46],
           [47],
           [48],
+          [51],
           [53],
-          [58],
           [59],
           [61],
           [63],
@@ -434,14 +434,14 @@ describe("a database of migrations 1 to 7", () => {
       schema: "public",
       options: {},
       names: ["events", "offsets_store", "states_store", "strata_messages", "retryspool_messages", "strata_migrations"],
-      run: [1, 2, 3, 4, 15, 16, 18, 20, 21, 24, 25, 26, 34, 45, 46, 47, 48, 53, 58, 59, 61, 63, 64, 68, 69]
+      run: [1, 2, 3, 4, 15, 16, 18, 20, 21, 24, 25, 26, 34, 45, 46, 47, 48, 51, 53, 59, 61, 63, 64, 68, 69]
     },
     {
       what: "with a schema, other names and all that is optional",
       schema: "My schema",
       options: { schema: "My schema", tables, notify: "rows", index: "containment" },
       names: Object.values(tables),
-      run: [1, 2, 3, 4, 5, 6, 15, 16, 18, 20, 21, 23, 24, 25, 26, 34, 45, 46, 47, 48, 53, 58, 59, 61, 63, 64, 68, 69]
+      run: [1, 2, 3, 4, 5, 6, 15, 16, 18, 20, 21, 23, 24, 25, 26, 34, 45, 46, 47, 48, 51, 53, 59, 61, 63, 64, 68, 69]
     }
   ] as const
 

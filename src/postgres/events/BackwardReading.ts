@@ -96,7 +96,7 @@ export const make = (
     range: Parameters<ReadBackward>[1]
   ): Effect.Effect<ArchivedEnd.WithEnd, Reason> => {
     const select = page(filter, { ...range, direction: "DESC" })
-    return Effect.flatMap(isPartitioned, (partitioned) =>
+    return Effect.flatMap(Effect.all([isPartitioned, select]), ([partitioned, select]) =>
       partitioned
         ? ArchivedEnd.again(
             Effect.flatMap(

@@ -22,7 +22,8 @@ interface Log {
 
 export const make = (database: PostgresDatabase["Service"], { archive, decode, isPartitioned, pages }: Log) => {
   const { fixed, query, sql, tables } = database
-  const { columns, selectAll } = pages
+  const { columns, ofAggregate, selectAll } = pages
+  const bits = sql.literal(String(CompactLog.blockBits.aggregate_id))
   const isCompact = CompactLog.isCompact(database)
   const { archived, end, ids, split } = ArchivedEnd.make(database)
 
@@ -63,7 +64,7 @@ export const make = (database: PostgresDatabase["Service"], { archive, decode, i
     ArchivedEnd.again(
       Effect.gen(function* () {
         const last = sql`(SELECT version FROM ${archived} WHERE aggregate_id = ${aggregateId})`
-        const filters = [sql`aggregate_id = ${aggregateId}`, sql`version > ${since}`]
+        const filters = ofAggregate(aggregateId, since)
         const { archivedEnd, archivedVersion, events } = yield* eventsWith(last, filters)
         const upTo = archivedVersion < archivedEnd ? archivedVersion : archivedEnd - 1n
         if (upTo <= since) return events
@@ -103,10 +104,10 @@ export const make = (database: PostgresDatabase["Service"], { archive, decode, i
               fixed`
                 SELECT ${columns.sent} FROM (
                   SELECT ${columns.read} FROM ${tables.events} WHERE aggregate_id = ${asked.aggregateId} AND version > ${asked.since}
+                    AND version >> ${bits} >= ${asked.since}::bigint >> ${bits}
                   ORDER BY version OFFSET 0
                 ) AS page ORDER BY version`,
-              sql`aggregate_id = ${asked.aggregateId}`,
-              sql`version > ${asked.since}`
+              ...ofAggregate(asked.aggregateId, asked.since)
             )
       ),
 

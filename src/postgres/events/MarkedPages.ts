@@ -92,7 +92,7 @@ const idsOf = (texts: ReadonlyArray<string>): ReadonlyMap<bigint, string> =>
 export const make = Effect.gen(function* () {
   const database = yield* PostgresDatabase
   const { names, query, sql, tables } = database
-  const { columns, findsContained, page } = yield* EventPages.make
+  const { columns, findsContained, ofAggregate, page } = yield* EventPages.make
   const { isPartitioned } = yield* Partitions.make
   const archived = ArchivedEnd.make(database)
   const events = tables.events
@@ -120,6 +120,7 @@ export const make = Effect.gen(function* () {
     const range = { after, last: sql`(SELECT "upTo" FROM log)`, direction: "ASC", limit, isShort } as const
     const upTo =
       part === undefined ? sql.literal("mark.version") : sql`coalesce(${endOfPart(after, part)}, mark.version)`
+    const select = yield* page(filter, range)
     const rows = yield* query(sql`
       WITH log AS MATERIALIZED (
         SELECT mark.version AS mark, mark.server, ${upTo} AS "upTo"
@@ -134,7 +135,7 @@ export const make = Effect.gen(function* () {
           ) AS compared, ${yield* archivedEnd} AS "archivedEnd"
         FROM log
       ) AS header
-      FULL JOIN (${page(filter, range)("all")}) AS page ON false
+      FULL JOIN (${select("all")}) AS page ON false
       ORDER BY page.version NULLS FIRST`)
     const [header] = yield* decodeHeader(rows.slice(0, 1))
     if (header === undefined || header.mark === null || header.server === null || header.upTo === null) {
@@ -164,7 +165,7 @@ export const make = Effect.gen(function* () {
    */
   const committed = Effect.fnUntraced(function* (
     needed: bigint,
-    statement: (condition: Fragment) => Fragment,
+    statement: (condition: Fragment) => Effect.Effect<Fragment, Reason>,
     direction: "ASC" | "DESC",
     lacksArchived = sql`false`
   ): Effect.fn.Return<Option.Option<CommittedPage>, Reason> {
@@ -176,7 +177,7 @@ export const make = Effect.gen(function* () {
           ${lacksArchived} AS archived
         FROM (SELECT ${serverColumns}) AS here LEFT JOIN (${current}) AS mark ON true
       )
-      SELECT log.*, page.* FROM log FULL JOIN (${statement(condition)}) AS page ON false
+      SELECT log.*, page.* FROM log FULL JOIN (${yield* statement(condition)}) AS page ON false
       ORDER BY page.version ${sql.literal(direction)} NULLS FIRST`)
     const [header] = yield* decodeReplayed(rows.slice(0, 1))
     return header?.replayed === true && header.server !== null
@@ -196,18 +197,23 @@ export const make = Effect.gen(function* () {
 
     /** A page of committed events from the last version on. */
     descending: (filter: Filter, range: Omit<PageRange.Range, "direction" | "guard">, needed: bigint) =>
-      committed(needed, (guard) => page(filter, { ...range, direction: "DESC", guard })("all"), "DESC"),
+      committed(
+        needed,
+        (guard) => Effect.map(page(filter, { ...range, direction: "DESC", guard }), (select) => select("all")),
+        "DESC"
+      ),
 
     /** The committed events of one aggregate above a version. */
     byAggregate: (aggregateId: string, since: bigint, needed: bigint) =>
       Effect.flatMap(isPartitioned, (partitioned) =>
         committed(
           needed,
-          (condition) => sql`
-            SELECT ${columns.sent} FROM (
-              SELECT ${columns.read} FROM ${events} WHERE aggregate_id = ${aggregateId} AND version > ${since} AND ${condition}
-              ORDER BY version OFFSET 0
-            ) AS page ORDER BY version`,
+          (condition) =>
+            Effect.succeed(sql`
+              SELECT ${columns.sent} FROM (
+                SELECT ${columns.read} FROM ${events} WHERE ${sql.and(ofAggregate(aggregateId, since))} AND ${condition}
+                ORDER BY version OFFSET 0
+              ) AS page ORDER BY version`),
           "ASC",
           partitioned
             ? sql`EXISTS (

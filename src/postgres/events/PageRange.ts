@@ -1,5 +1,6 @@
 /** The parts of the log that pages are of, and the queries of versions in them that pages are made of. */
 import type { Fragment } from "effect/sql/Statement"
+import type { Indexes } from "./CompactLog.ts"
 
 /** The part of the log that a page is of. */
 export interface Range {
@@ -16,7 +17,11 @@ export interface Range {
 }
 
 /** A part of the log whose ends may both be SQL. */
-export type Span = Omit<Range, "after" | "guard"> & { readonly after: bigint | Fragment }
+export type Span = Omit<Range, "after" | "guard"> & {
+  readonly after: bigint | Fragment
+  /** Which indexes of a compact log there are. */
+  readonly indexes: Indexes
+}
 
 /** The first events of a span. */
 export interface Source {

@@ -99,13 +99,19 @@ export const make = Effect.gen(function* () {
       const { isShort, last, pageLimit, seen } = state
       const range = { after: seen.version, last, direction: "ASC", limit: pageLimit, isShort } as const
       if (guard !== undefined || !isKnownPartitioned()) {
-        return Effect.map(readPage(query, page(filter, { ...range, guard })), (rows) => ({ rows, end: 0n }))
+        const select = page(filter, { ...range, guard })
+        return Effect.map(
+          Effect.flatMap(select, (select) => readPage(query, select)),
+          (rows) => ({ rows, end: 0n })
+        )
       }
       const select = page(filter, { ...range, guard: sql`${end} <= ${seen.version + 1n}` })
       return ArchivedEnd.again(
-        Effect.flatMap(
-          readPage(query, (part) => withEnd(select(part))),
-          split
+        Effect.flatMap(select, (select) =>
+          Effect.flatMap(
+            readPage(query, (part) => withEnd(select(part))),
+            split
+          )
         )
       )
     }

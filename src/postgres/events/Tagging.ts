@@ -29,7 +29,7 @@ import * as TagTable from "./TagTable.ts"
 /** How long a tagging waits for locks where the session has no `lock_timeout`: as long as an append waits. */
 const lockLimit = Duration.minutes(1)
 
-/** From so many tags on it locks all of them at once, as an append does: see `resources/postgres/0058_events_append.sql`. */
+/** From so many tags on it locks all of them at once, as an append does: see `resources/postgres/0051_events_append.sql`. */
 const mostTags = 250
 
 const Row = Schema.Struct({ version: Schema.BigInt, id: Schema.String, tags: Schema.Array(Schema.String) })

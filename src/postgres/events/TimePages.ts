@@ -2,11 +2,15 @@
  * How a page finds events that were created after a time: the index of times leads past each 4,096 versions without an event that
  * is young enough. A page reads at most twice as many events more than it returns. With types or tags a page goes from one event
  * of these to the next, and passes the rest of its 4,096 versions if none of them is young enough.
+ *
+ * The index of a compact log has minutes. So events of the same minute as that time are looked at one by one, in those 4,096 versions
+ * in which none is of a later minute, and where a page begins.
  */
 import { DateTime } from "effect"
 import type { Fragment } from "effect/sql/Statement"
 import { qualify } from "../database/Identifier.ts"
 import type { PostgresDatabase } from "../database/PostgresDatabase.ts"
+import * as CompactLog from "./CompactLog.ts"
 import type { Course, Span } from "./PageRange.ts"
 
 /** How versions are found that the index of times has: in some blocks of 4,096 versions. */
@@ -32,17 +36,32 @@ export const make = (database: PostgresDatabase["Service"]) => {
   const between = ({ after, last }: Span) => sql`version > ${after} AND version <= ${last}`
 
   /** Whether the index of times is there, and built to its end. Without it the statement that uses it would read the log again and again. */
-  const hasTimeIndex = sql`EXISTS (
-    SELECT FROM pg_catalog.pg_index JOIN pg_catalog.pg_attribute ON attrelid = indrelid AND attnum = indkey[1]
+  const hasTimeIndex = ({ indexes }: Pick<Span, "indexes">) => sql`EXISTS (
+    SELECT FROM pg_catalog.pg_index LEFT JOIN pg_catalog.pg_attribute ON attrelid = indrelid AND attnum = indkey[1]
     WHERE indrelid = ${qualify(database.schema, database.names.events)}::regclass::oid AND indisvalid AND indpred IS NULL
-      AND attname = 'created_at'::name AND pg_catalog.pg_get_expr(indexprs, indrelid) = '(version >> 12)'::text
+      AND ${
+        indexes.times
+          ? sql`pg_catalog.pg_get_expr(indexprs, indrelid) = ${CompactLog.timeKey}::text`
+          : sql`attname = 'created_at'::name AND pg_catalog.pg_get_expr(indexprs, indrelid) = '(version >> 12)'::text`
+      }
   )`
 
-  /** What was created after a time in a block. Only the index of times has it by these conditions, and in this order. */
-  const youngIn = (time: DateTime.Utc, block: string) => sql`
-    (event.version >> 12, created_at) >= (${sql.literal(block)}, ${firstAfter(time)})
-    AND (event.version >> 12, created_at) <= (${sql.literal(block)}, 'infinity'::timestamptz)`
-  const inOrderOfTimes = sql.literal("ORDER BY event.version >> 12, created_at")
+  const minuteOf = (time: string | Fragment) =>
+    sql`pg_catalog.date_trunc('minute'::text, ${typeof time === "string" ? sql.literal(time) : time} AT TIME ZONE 'UTC'::text)`
+
+  /** What was created after a time in a block. Only the index of times has it by these conditions, and in that order. */
+  const youngIn = (time: DateTime.Utc, block: string, { indexes }: Pick<Span, "indexes">) =>
+    indexes.times
+      ? sql`
+        (event.version >> 12, ${minuteOf("event.created_at")}) >= (${sql.literal(block)}, ${minuteOf(firstAfter(time))})
+        AND (event.version >> 12, ${minuteOf("event.created_at")}) <= (${sql.literal(block)}, 'infinity'::timestamp) AND ${isYoung(time)}`
+      : sql`
+        (event.version >> 12, created_at) >= (${sql.literal(block)}, ${firstAfter(time)})
+        AND (event.version >> 12, created_at) <= (${sql.literal(block)}, 'infinity'::timestamptz)`
+
+  /** The youngest first: if there are events of a later minute, none of the same minute is looked at in vain. */
+  const inOrderOfTimes = ({ indexes }: Pick<Span, "indexes">) => sql`
+    ORDER BY event.version >> 12 DESC, ${indexes.times ? minuteOf("event.created_at") : sql`created_at`} DESC`
 
   /**
    * All events of the log are passed. The other conditions are only looked at for young events. No block has more events than the
@@ -52,10 +71,11 @@ export const make = (database: PostgresDatabase["Service"]) => {
   const throughAll = (time: DateTime.Utc, others: ReadonlyArray<Fragment>): Way => ({
     first: (span) => sql`(SELECT version FROM ${events} WHERE ${between(span)}
       ORDER BY version ${sql.literal(span.direction)} LIMIT 1)`,
-    inBlock: ({ after, last }, block) => sql`(
+    inBlock: (span, block) => sql`(
       SELECT version FROM (
-        SELECT * FROM ${events} AS event WHERE ${youngIn(time, block)} AND event.version + 0 > ${after} AND event.version + 0 <= ${last}
-        ${inOrderOfTimes} LIMIT (SELECT 4096::int8)
+        SELECT * FROM ${events} AS event
+        WHERE ${youngIn(time, block, span)} AND event.version + 0 > ${span.after} AND event.version + 0 <= ${span.last}
+        ${inOrderOfTimes(span)} LIMIT (SELECT 4096::int8)
       ) AS event WHERE ${sql.and(others)})`,
     without: (span) => sql`(
       SELECT version FROM ${events} AS event
@@ -93,14 +113,16 @@ export const make = (database: PostgresDatabase["Service"]) => {
     const blockOf = (span: Span) => sql`(SELECT version >> 12 AS block FROM ${first(span)} AS found)`
     const counted = (block: string) => sql`
       CROSS JOIN LATERAL (
-        SELECT CASE WHEN (SELECT true FROM ${events} AS event WHERE ${youngIn(time, block)} ${inOrderOfTimes} LIMIT 1) THEN (
+        SELECT CASE WHEN (
+          SELECT true FROM ${events} AS event WHERE ${youngIn(time, block, range)} ${inOrderOfTimes(range)} LIMIT 1
+        ) THEN (
           SELECT count(*) FROM (SELECT FROM ${inBlock(within(block), block)} AS found LIMIT ${limit}) AS matching
         ) ELSE 0::int8 END AS matches OFFSET 0
       ) AS counted`
     return sql`(
       WITH RECURSIVE step AS (
         SELECT first.block, counted.matches, counted.matches AS total
-        FROM ${blockOf(range)} AS first ${counted("first.block")} WHERE ${hasTimeIndex}
+        FROM ${blockOf(range)} AS first ${counted("first.block")} WHERE ${hasTimeIndex(range)}
         UNION ALL
         SELECT next.block, counted.matches, step.total + counted.matches
         FROM step CROSS JOIN LATERAL ${blockOf(beyond("step.block"))} AS next ${counted("next.block")}
@@ -111,7 +133,7 @@ export const make = (database: PostgresDatabase["Service"]) => {
       ) AS found
       WHERE step.matches > 0::int8
       UNION ALL
-      SELECT version FROM ${without(range)} AS matching WHERE NOT ${hasTimeIndex})`
+      SELECT version FROM ${without(range)} AS matching WHERE NOT ${hasTimeIndex(range)})`
   }
 
   return { isYoung, throughAll, along, versionsAfter }

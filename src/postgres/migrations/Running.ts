@@ -117,7 +117,8 @@ const apply = Effect.fnUntraced(function* (database: Database, setPath: ReturnTy
 })
 
 /**
- * Runs a migration whose statements have to run outside of a transaction, while this one keeps out other processes.
+ * Runs the statements of a migration that have to run outside of a transaction, while this one keeps out other processes. It stops
+ * where a file has another statement: `apply` runs that in a transaction once these have done their work.
  *
  * **Details**
  *
@@ -134,9 +135,9 @@ const build = Effect.fnUntraced(function* (database: Database, migration: Migrat
   for (const statement of migration.statements) {
     const texts = yield* statementsOf(database, statement)
     yield* noSnapshot
-    for (const text of texts) yield* builder.run(migration.file, text)
+    for (const text of texts.filter(isConcurrent)) yield* builder.run(migration.file, text)
+    if (!texts.every(isConcurrent)) break
   }
-  yield* record(database, migration)
 }, Effect.scoped)
 
 /** For how long a migration leaves the tables to others, before it tries again to get their locks. */
@@ -265,13 +266,18 @@ export const run = Effect.fnUntraced(function* (
   if (!(yield* survey(database, found)).some(isPending)) return []
   const files = yield* runTogether(database)
   while (true) {
-    // A transaction for each, so that what is built is recorded at once.
     const built = yield* locked(database, (pending) => {
       const migration = pending.find((one) => !Converting.isOf(one))
-      return migration === undefined ? Effect.undefined : Effect.as(build(database, migration, tell), migration.file)
+      return migration === undefined ? Effect.undefined : Effect.as(build(database, migration, tell), migration)
     })
     if (built === undefined) break
-    files.push(built)
+    // A transaction for each, so that what is built is recorded at once.
+    const isDone = yield* locked(database, (pending, setPath) =>
+      pending.some(({ id, table }) => id === built.id && table === built.table)
+        ? inMoments(database, false, apply(database, setPath, built))
+        : Effect.succeed(false)
+    )
+    if (isDone) files.push(built.file)
   }
   const converted = yield* convert(database, tell)
   return converted === undefined ? files : [...files, converted]

@@ -269,11 +269,20 @@ BEGIN
         WHERE new.expected <> 'any' AND new.id <> ALL (stored) AND new.request <> ALL (failed)
     ) AS expectation
     CROSS JOIN LATERAL (
-        SELECT coalesce(max(event.version), (
+        -- Where the log is compact, the index of aggregates has blocks of 64 versions, and only that index has this order.
+        SELECT coalesce(CASE WHEN :'events.id' = 'uuid' THEN (
+            SELECT max(of_block.version) FROM (
+                SELECT event.version FROM :"events" AS event
+                WHERE (event.aggregate_id, event.version >> 6) >= (expectation.aggregate_id, 0)
+                    AND (event.aggregate_id, event.version >> 6) <= (expectation.aggregate_id, 9223372036854775807)
+                ORDER BY event.aggregate_id DESC, event.version >> 6 DESC FETCH FIRST (SELECT 1) ROW WITH TIES
+            ) AS of_block
+        ) ELSE (
+            SELECT max(event.version) FROM :"events" AS event WHERE event.aggregate_id = expectation.aggregate_id
+        ) END, (
             SELECT old.version FROM unnest(gone, ends) AS old (aggregate_id, version)
             WHERE old.aggregate_id = expectation.aggregate_id
-        )) AS version
-        FROM :"events" AS event WHERE event.aggregate_id = expectation.aggregate_id
+        )) AS version OFFSET 0
     ) AS last
     WHERE CASE expectation.expected
             WHEN 'none' THEN last.version IS NOT NULL
