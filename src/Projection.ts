@@ -37,6 +37,7 @@
  * projections: they divide the shards of all of them evenly, and take over the shards of a process that has died within seconds.
  */
 import { Effect, Layer, type Scope, Stream } from "effect"
+import type { Sharding } from "effect/cluster/Sharding"
 import {
   EventStore,
   type EventView,
@@ -50,6 +51,7 @@ import { named } from "./internal/Named.ts"
 import { InvalidInput } from "./InvalidInput.ts"
 import type { Projection, Services } from "./projection/Definition.ts"
 import type { EventOf, ServicesOfView, View } from "./projection/Handlers.ts"
+import { runPlaced } from "./projection/run/ClusterDivision.ts"
 import { runBy, type RunError } from "./projection/run/ProjectionRunner.ts"
 import { StoreError } from "./StoreError.ts"
 import { Supervisor, type Options as SupervisorOptions } from "./Supervisor.ts"
@@ -75,7 +77,6 @@ export {
 } from "./projection/Errors.ts"
 export type { BatchHandler, Handler } from "./projection/Handlers.ts"
 export { Parked } from "./projection/Records.ts"
-export { layerCluster } from "./projection/run/ClusterDivision.ts"
 export type { RunError } from "./projection/run/ProjectionRunner.ts"
 export { shardOf } from "./projection/Shards.ts"
 export { type ProjectionStatus, RunningProcess, ShardStatus } from "./projection/Survey.ts"
@@ -109,6 +110,28 @@ export const layer = <R>(
 ): Layer.Layer<never, never, Exclude<R, Scope.Scope> | Services | Supervisor> =>
   Layer.effectDiscard(
     Supervisor.use((supervisor) => supervisor.run(`projection "${projection.name}"`, run(projection), options))
+  )
+
+/**
+ * Runs the projection in the background on a cluster, whose runners divide the shards, for as long as the layer lives. The
+ * `Supervisor` watches over it as over that of `layer`.
+ *
+ * **Details**
+ *
+ * Each shard is a singleton: the one runner that the cluster has chosen for it runs it. A runner reads the log once for all
+ * shards that it was given. The offset decides as ever: a runner that the cluster has given up, and that does not know it
+ * yet, cannot commit. Where the projection has ended in a runner that goes on all the same, by `onEnd: "report"`, the shards of that
+ * runner stand still.
+ *
+ * `Cluster.layer` of `effect-strata/cluster` is a runner of such a cluster, on several machines, whose work is taken over within 5
+ * seconds of its death.
+ */
+export const layerCluster = <R>(
+  projection: Projection<R>,
+  options?: SupervisorOptions
+): Layer.Layer<never, never, Sharding | Exclude<R, Scope.Scope> | Services | Supervisor> =>
+  Layer.effectDiscard(
+    Supervisor.use((supervisor) => supervisor.run(`projection "${projection.name}"`, runPlaced(projection), options))
   )
 
 /** Runs several projections, until one of them ends. */

@@ -1,8 +1,9 @@
 /**
  * Watches over background work, so that a process does not look alive when what it is there for has ended.
  *
- * A layer that was built cannot fail any more. So the layers that run something for ever, `Projection.layer` and `Spool.layer`,
- * hand it to the `Supervisor`, and `launch` ends with the failure of the first one that has ended:
+ * A layer that was built cannot fail any more. So the layers that run something for ever, `Projection.layer`,
+ * `Projection.layerCluster` and `Spool.layer`, hand it to the `Supervisor`, and `launch` ends with the failure of the first one that
+ * has ended:
  *
  * ```ts
  * import { NodeRuntime } from "@effect/platform-node"
@@ -43,7 +44,7 @@ export class WorkEnded extends Schema.TaggedError<WorkEnded>("effect-strata/Supe
   }
 }
 
-/** What becomes of work that ends: `Projection.layer`, the `layer` of a queue and `Supervisor.run` take it. */
+/** What becomes of work that ends: the layers of a projection, the `layer` of a queue and `Supervisor.run` take it. */
 export interface Options {
   /**
    * What happens when the work ends, which it does only where waiting mends nothing:

@@ -4,8 +4,8 @@ import { EventStore, Version } from "../EventStore.ts"
 import { ShardNumber } from "../internal/Fields.ts"
 import { type Offset, OffsetStore } from "../OffsetStore.ts"
 import { Failure, Name } from "./Definition.ts"
+import { hearAll } from "./Heard.ts"
 import {
-  beatId,
   type Control,
   controlId,
   divisionId,
@@ -65,7 +65,7 @@ export interface ProjectionStatus {
 
 const isName = Schema.is(Name)
 
-/** A process that has been silent for so many of its beats does not run the projection. */
+/** A process of an earlier version that has been silent for so many of its beats does not run the projection. */
 const mostSilentBeats = 5
 
 /** The records of these projections, and the division. */
@@ -116,36 +116,31 @@ const isSilent = (now: number, { at, every }: { readonly at: number; readonly ev
 
 const byName = (a: { readonly name: string }, b: { readonly name: string }) => (a.name < b.name ? -1 : 1)
 
-/** The processes that take part in the division, in one statement. */
-const processesOf = Effect.fnUntraced(function* ({ division }: RecordsAt) {
+/** The processes that take part in the division, in one statement where their clocks leave no doubt that they live. */
+const processesOf = Effect.fnUntraced(function* ({ division }: RecordsAt, mayWait: boolean) {
   const { members } = (yield* division.read(divisionId)).value
   if (members.length === 0) return []
-  const { beat: beats } = yield* recordsAt(members.map(({ id }) => beatId(id)))
-  const now = yield* Clock.currentTimeMillis
-  const all = yield* Effect.forEach(members, ({ id }) =>
-    Effect.map(beats.read(beatId(id)), ({ value: beat }) =>
-      // One that has just come has not said anything yet.
-      beat.beat === 0
-        ? []
-        : [
-            new RunningProcess({
-              id,
-              name: beat.name,
-              host: beat.host,
-              pid: beat.pid,
-              since: DateTime.makeUnsafe(beat.since),
-              heardAt: DateTime.makeUnsafe(beat.at),
-              isSilent: isSilent(now, beat),
-              runs: beat.runs.toSorted(byName).map(({ name, shards }) => ({ projectionName: name, shards }))
-            })
-          ]
-    )
+  const all = yield* hearAll(
+    members.map(({ id }) => id),
+    mayWait
   )
-  return all.flat()
+  return all.map(
+    ({ beat: { at, host, name, pid, runs, since }, id, isSilent }) =>
+      new RunningProcess({
+        id,
+        name,
+        host,
+        pid,
+        since: DateTime.makeUnsafe(since),
+        heardAt: DateTime.makeUnsafe(at),
+        isSilent,
+        runs: runs.toSorted(byName).map(({ name, shards }) => ({ projectionName: name, shards }))
+      })
+  )
 })
 
 /** The processes that run projections on this database. */
-export const processes = Effect.flatMap(recordsAt([divisionId]), processesOf)
+export const processes = Effect.flatMap(recordsAt([divisionId]), (record) => processesOf(record, true))
 
 interface Running {
   readonly process: Option.Option<RunningProcess>
@@ -160,8 +155,10 @@ const runnersNow = Effect.fnUntraced(function* (
 ) {
   const now = yield* Clock.currentTimeMillis
   const former = (yield* runners.read(runnersId(name))).value.runners.some((runner) => !isSilent(now, runner))
-  // Where two say so for a moment, the one that was heard last has taken over.
-  const byTime = all.toSorted((a, b) => a.heardAt.epochMilliseconds - b.heardAt.epochMilliseconds)
+  // Where two say so for a moment, one of them has died, or the one that was heard last has taken over.
+  const byTime = all.toSorted(
+    (a, b) => Number(b.isSilent) - Number(a.isSilent) || a.heardAt.epochMilliseconds - b.heardAt.epochMilliseconds
+  )
   const byShard = new Map(
     byTime.flatMap((process) =>
       process.runs.flatMap(({ projectionName, shards }) =>
@@ -213,12 +210,14 @@ const shardStatus = Effect.fnUntraced(function* (
 /**
  * The status of every projection that has run on this database and was not removed, or of the one with this name: in four
  * statements, and one more for each place in the log at which a shard is behind, at most `mostReads`. Without processes it is
- * one statement less, and no shard seems to run.
+ * one statement less, and no shard seems to run. Where it may wait, it reads what processes say again, if need be.
  */
 export const survey = Effect.fnUntraced(function* (options: {
   readonly name?: string
   readonly mostReads: number
   readonly withProcesses?: boolean
+  /** Whether to listen for up to three heartbeats where clocks leave a doubt whether a process lives: not unless told so. */
+  readonly mayWait?: boolean
 }) {
   const events = yield* EventStore
   const offsets = yield* OffsetStore
@@ -229,7 +228,7 @@ export const survey = Effect.fnUntraced(function* (options: {
   if (stored.length === 0) return []
   const head = yield* events.latestVersion
   const record = yield* recordsOf(stored)
-  const processes = options.withProcesses === false ? [] : yield* processesOf(record)
+  const processes = options.withProcesses === false ? [] : yield* processesOf(record, options.mayWait === true)
   const known = yield* Effect.forEach(
     Map.groupBy(stored, ({ projectionName }) => projectionName),
     ([name, of]) =>

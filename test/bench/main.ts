@@ -19,6 +19,7 @@ import * as Memory from "./memory.ts"
 import * as Offsets from "./offsets.ts"
 import * as Peers from "./peers.ts"
 import * as Printing from "./printing.ts"
+import * as Processes from "./processes.ts"
 import * as Progress from "./progress.ts"
 import * as Projections from "./projection.ts"
 import * as Queueing from "./queueing.ts"
@@ -31,6 +32,7 @@ import * as Spool from "./spool.ts"
 import * as States from "./states.ts"
 import * as Stress from "./stress.ts"
 import * as Subscriptions from "./subscriptions.ts"
+import * as Takeover from "./takeover.ts"
 import * as Typed from "./typed.ts"
 import * as Writers from "./writers.ts"
 
@@ -80,7 +82,9 @@ const all = [
   ...Subscriptions.latencies(quick),
   ...Stress.latencies,
   ...Restarts.latencies(quick),
+  ...Takeover.figures(quick),
   ...Idle.figures(quick),
+  ...Processes.figures(quick),
   ...Typed.figures,
   ...Backends.figures,
   ...Memory.figures,

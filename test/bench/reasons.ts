@@ -56,7 +56,7 @@ const reasons: ReadonlyArray<readonly [names: RegExp, reason: string]> = [
   ],
   [/^memory\/per-message$/, "a message has its lease, its attempts and its headers, and a fiber that handles it"],
   [/^start\//, begun],
-  [/^idle\//, "it is a limit, and not another program"],
+  [/^(idle|takeover)\//, "it is a limit, and not another program"],
   [
     /^import$/,
     "each line is read, checked and hashed by this process, and the server parses its JSON once more: COPY does none of that"

@@ -1,6 +1,6 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Deferred, Effect, Fiber, Layer, Schedule } from "effect"
-import { EventStore, OffsetStore, Projection } from "effect-strata"
+import { EventStore, OffsetStore, Projection, Supervisor } from "effect-strata"
 import * as Memory from "effect-strata/memory"
 import { TestRunner } from "effect/cluster"
 import { untilHandled } from "../../src/testing/ProjectionScene.ts"
@@ -12,7 +12,7 @@ const cluster = (handled: Array<string>) =>
       shards: 5,
       handler: ({ aggregateId, data }) => Effect.sync(() => handled.push(`${aggregateId} ${data}`))
     })
-  ).pipe(Layer.provide(TestRunner.layer))
+  ).pipe(Layer.provide([TestRunner.layer, Supervisor.layer]))
 
 const append = (data: number) =>
   Effect.gen(function* () {
@@ -62,7 +62,9 @@ describe("Projection.layerCluster", () => {
       for (const _ of [1, 2]) {
         const elsewhere = Layer.succeed(OffsetStore.OffsetStore, { ...offsets })
         yield* Layer.build(
-          Projection.layerCluster(projection).pipe(Layer.provide([Layer.fresh(TestRunner.layer), elsewhere]))
+          Projection.layerCluster(projection).pipe(
+            Layer.provide([Layer.fresh(TestRunner.layer), Supervisor.layer, elsewhere])
+          )
         )
       }
       const events = yield* EventStore.EventStore
@@ -84,5 +86,22 @@ describe("Projection.layerCluster", () => {
       yield* append(2)
       assert.deepStrictEqual(handled, [1, 2])
     }).pipe(Effect.scoped, Effect.provide(Memory.layer))
+  )
+
+  it.live("ends the process when the projection ends, as the supervisor has it", () =>
+    Effect.gen(function* () {
+      const events = yield* EventStore.EventStore
+      yield* events.append({ aggregateId: "a", eventType: "Happened", data: 1 })
+      const failing = Projection.make({
+        name: "failing",
+        shards: 3,
+        retry: Schedule.recurs(0),
+        handler: () => Effect.fail("not mended")
+      })
+      const launched = Supervisor.launch(Layer.provide(Projection.layerCluster(failing), TestRunner.layer))
+      const { cause, work } = yield* Effect.flip(launched)
+      assert.strictEqual(work, 'projection "failing"')
+      assert.instanceOf(cause, Projection.ProjectionFailed)
+    }).pipe(Effect.provide(Memory.layer))
   )
 })

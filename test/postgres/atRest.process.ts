@@ -1,13 +1,15 @@
 import { PgClient } from "@effect/sql-pg"
 import { Effect, Layer, Redacted, References, Schema, Stream } from "effect"
-import { EventStore, Projection, Spool } from "effect-strata"
+import { EventStore, Projection, Spool, Supervisor } from "effect-strata"
+import * as Cluster from "effect-strata/cluster"
 import * as Postgres from "effect-strata/postgres"
 import { flushCompileCache } from "node:module"
 
-// The tests run this file as a process: `atRest.process.ts <url> <schema> <projections> [<subscribers> <workers>]` runs so many
-// projections of one shard, subscribers and workers, for ever, with the settings that they have unless others are given.
+// The tests run this file as a process: `atRest.process.ts <url> <schema> <projections> [<subscribers> <workers> <port>]` runs so
+// many projections of one shard, subscribers and workers, for ever, with the settings that they have unless others are given. With
+// a port it is a runner of a cluster, which divides the projections.
 
-const [, , url = "", schema = "", projections = "0", subscribers = "0", workers = "0"] = process.argv
+const [, , url = "", schema = "", projections = "0", subscribers = "0", workers = "0", port] = process.argv
 
 // A process that is killed writes no cache at its end, and the next process shall start quickly.
 flushCompileCache()
@@ -22,10 +24,19 @@ const subscribed = EventStore.EventStore.use((events) => Stream.runDrain(events.
 
 const worked = (index: number) => Spool.make({ name: `queue ${index}`, payload: Schema.Unknown }).run(() => Effect.void)
 
+const projected =
+  port === undefined
+    ? Projection.runAll(all)
+    : Supervisor.launch(
+        Layer.mergeAll(Layer.empty, ...all.map((projection) => Projection.layerCluster(projection))).pipe(
+          Layer.provide(Cluster.layer({ host: "127.0.0.1", port: Number(port) }))
+        )
+      )
+
 await Effect.runPromise(
   Effect.all(
     [
-      Projection.runAll(all),
+      projected,
       ...Array.from({ length: Number(subscribers) }, () => subscribed),
       ...Array.from({ length: Number(workers) }, (_, index) => worked(index))
     ],

@@ -1,14 +1,15 @@
 /** What is measured does not depend on the wall clock: setting it back holds up no reader, and prolongs no lease. */
 import { assert, describe, it } from "@effect/vitest"
-import { Clock, Deferred, Effect, Schedule, Schema, Stream } from "effect"
-import { OffsetStore, Projection, Spool } from "effect-strata"
+import { Clock, Context, Deferred, Effect, Fiber, Schedule, Schema, Stream } from "effect"
+import { DurableStateStore, OffsetStore, Projection, Spool } from "effect-strata"
+import { elsewhere } from "../../src/testing/ProjectionScene.ts"
 import { event, follow, plainInsert, serveEvents, session } from "./events.harness.ts"
 import { serveSpool } from "./spool.harness.ts"
 
-/** A clock that is an hour earlier at each look. Its monotonic time goes on. */
-const setBack = Effect.map(Clock.Clock, (clock): Clock.Clock => {
-  let hours = 0
-  const millis = () => clock.currentTimeMillisUnsafe() - ++hours * 3_600_000
+/** A clock whose wall time is so many hours ahead, as it says at each look. Its monotonic time goes on. */
+const aheadBy = Effect.fnUntraced(function* (hours: () => number): Effect.fn.Return<Clock.Clock> {
+  const clock = yield* Clock.Clock
+  const millis = () => clock.currentTimeMillisUnsafe() + hours() * 3_600_000
   const nanos = () => BigInt(millis()) * 1_000_000n
   return {
     currentTimeMillisUnsafe: millis,
@@ -19,6 +20,12 @@ const setBack = Effect.map(Clock.Clock, (clock): Clock.Clock => {
     monotonicTimeNanos: clock.monotonicTimeNanos,
     sleep: (duration) => clock.sleep(duration)
   }
+})
+
+/** A clock that is an hour earlier at each look. */
+const setBack = Effect.suspend(() => {
+  let hours = 0
+  return aheadBy(() => --hours)
 })
 
 const test = <A, E>(name: string, body: Effect.Effect<A, E, never>) =>
@@ -126,5 +133,40 @@ describe("while the clock is set back again and again", () => {
         yield* Effect.raceFirst(Deferred.await(found), work)
       }).pipe(Effect.provide(context))
     }).pipe(Effect.scoped)
+  )
+})
+
+describe("where the clocks of processes differ", () => {
+  it.live.each([1, -1])("a shard is told as running, and as idle once its process has died: by %i hours", (hours) =>
+    Effect.gen(function* () {
+      const { context } = yield* serveEvents()
+      const states = Context.get(context, DurableStateStore.DurableStateStore)
+      let hasDied = false
+      /** A process that has died cannot take its leave. */
+      const mortal = DurableStateStore.DurableStateStore.of({
+        ...states,
+        getLatestState: (id) => (hasDied ? Effect.never : states.getLatestState(id))
+      })
+      const projection = Projection.make({ name: "mortal", heartbeat: "200 millis", handler: () => Effect.void })
+      const running = yield* elsewhere(Effect.forkScoped(Projection.run(projection))).pipe(
+        Effect.provideService(Clock.Clock, yield* aheadBy(() => hours)),
+        Effect.provideService(DurableStateStore.DurableStateStore, mortal),
+        Effect.provideContext(context)
+      )
+      const until = (expected: Projection.ShardStatus["state"]) =>
+        Effect.repeat(Projection.statuses, {
+          until: (all) => all.flatMap(({ shards }) => shards).some(({ state }) => state === expected),
+          schedule: Schedule.spaced("20 millis")
+        }).pipe(Effect.provide(context))
+      yield* until("running")
+      hasDied = true
+      yield* Fiber.interrupt(running)
+      yield* until("idle")
+      const all = yield* Effect.provide(Projection.processes, context)
+      assert.deepStrictEqual(
+        all.map(({ isSilent }) => isSilent),
+        [true]
+      )
+    })
   )
 })

@@ -1,135 +1,155 @@
-/** A projection on a cluster of three runners: they are killed, join, and are cut off from the database. */
-import { PgClient } from "@effect/sql-pg"
+/** A projection on a cluster of runners: they are killed, join, stand still, and the network between them fails. */
 import { assert, describe, it } from "@effect/vitest"
-import { Context, Deferred, Effect, Fiber, Layer, Redacted, Schedule } from "effect"
-import { EventStore, Projection } from "effect-strata"
-import * as Postgres from "effect-strata/postgres"
-import { spawn } from "node:child_process"
-import { fileURLToPath } from "node:url"
-import { untilHandled } from "../../src/testing/ProjectionScene.ts"
-import { freePort } from "../support/ports.ts"
-import * as PostgresServer from "../support/PostgresServer.ts"
+import { Effect } from "effect"
 import * as Proxy from "../support/Proxy.ts"
+import { clustered, start, startBehindProxy, until, untilSome } from "./cluster.harness.ts"
 
-const script = fileURLToPath(new URL("cluster.process.ts", import.meta.url))
-const schema = "clustered"
-const name = "sums"
-// The cluster places each shard by the hash of its name, so that a runner is given about a third of them. Of 12 it would be
-// given none in one run of 40, and nothing would be seen of it; of 60 in none.
-const shards = 60
-
-/** Starts a runner, and kills it with the scope. */
-const start = Effect.fnUntraced(function* (url: string) {
-  const port = yield* freePort
-  const { child, gone } = yield* Effect.acquireRelease(
-    Effect.sync(() => {
-      const args = ["--conditions=@effect-strata/source", script, url, schema, name, String(port)]
-      const child = spawn(process.execPath, args, { stdio: ["ignore", "inherit", "inherit"] })
-      const gone = Deferred.makeUnsafe<void>()
-      child.once("close", () => Deferred.doneUnsafe(gone, Effect.void))
-      return { child, gone }
-    }),
-    ({ child, gone }) =>
-      Effect.andThen(
-        Effect.sync(() => child.kill("SIGKILL")),
-        Deferred.await(gone)
-      )
-  )
-  return {
-    name: `runner ${port}`,
-    gone: Deferred.await(gone),
-    kill: Effect.andThen(
-      Effect.sync(() => child.kill("SIGKILL")),
-      Deferred.await(gone)
-    )
-  }
-})
-
-type Runner = Effect.Success<ReturnType<typeof start>>
-
-/** Which runners have shards, where all shards have a runner. */
-const runnersNow = Effect.map(Projection.processes, (all) => {
-  const alive = all.filter(({ isSilent, runs }) => !isSilent && runs.length > 0)
-  const count = alive.reduce((sum, { runs }) => sum + runs.reduce((all, { shards }) => all + shards.length, 0), 0)
-  return count < shards
-    ? ""
-    : alive
-        .map(({ name }) => name)
-        .sort()
-        .join()
-})
-
-/** Waits until these runners, and no others, have all the shards. Fails if one of them ends by itself. */
-const until = (...runners: ReadonlyArray<Runner>) => {
-  const expected = runners
-    .map(({ name }) => name)
-    .sort()
-    .join()
-  return Effect.repeat(runnersNow, {
-    until: (now) => now === expected,
-    schedule: Schedule.spaced("50 millis")
-  }).pipe(
-    Effect.raceFirst(
-      Effect.raceAllFirst(
-        runners.map(({ gone, name }) => Effect.andThen(gone, Effect.die(new Error(`${name} has ended by itself`))))
-      )
-    )
-  )
-}
+const timeout = 600_000
+const anHour = 3_600_000
 
 describe("a projection on three runners of a cluster", () => {
   it.live(
     "adds up exactly, though runners are killed, join, and are cut off from the database",
     () =>
       Effect.gen(function* () {
-        const server = yield* PostgresServer.make()
-        const pool = PgClient.layer({ url: Redacted.make(server.url), maxConnections: 5 })
-        const context = yield* Layer.build(Layer.provideMerge(Postgres.layer({ schema }), pool))
-        const sql = Context.get(context, PgClient.PgClient)
-        yield* sql`CREATE TABLE ${sql(schema)}.sums (id text PRIMARY KEY, sum bigint NOT NULL, count bigint NOT NULL)`
+        const { context, exact, server, status, untilNoted } = yield* clustered
         yield* Effect.gen(function* () {
-          const events = yield* EventStore.EventStore
-          const batch = Array.from({ length: 200 }, (_, data) => ({
-            aggregateId: `a${data % 60}`,
-            eventType: "Added",
-            data
-          }))
-          const appending = yield* Effect.forkScoped(
-            Effect.forever(Effect.andThen(events.append(batch), Effect.sleep("100 millis")))
-          )
           const proxy = yield* Proxy.make({ host: "127.0.0.1", port: server.port })
-          const cutOff = yield* start(proxy.url(server.url))
-          const [second, third] = [yield* start(server.url), yield* start(server.url)]
+          const cutOff = yield* start({ url: proxy.url(server.url) })
+          const [second, third] = [yield* start(server), yield* start(server)]
           yield* until(cutOff, second, third)
 
           yield* second.kill
           yield* until(cutOff, third)
-          const fourth = yield* start(server.url)
+          yield* untilNoted(cutOff, third)
+          const fourth = yield* start(server)
           yield* until(cutOff, third, fourth)
 
           // It reaches the other runners, and the database no more: nothing tells it that its locks have gone.
           yield* proxy.stall(true)
           yield* until(third, fourth)
+          yield* untilNoted(third, fourth)
           yield* proxy.stall(false)
           yield* until(cutOff, third, fourth)
           yield* proxy.cut
           yield* third.kill
           yield* until(cutOff, fourth)
+          yield* untilNoted(cutOff, fourth)
 
-          for (const { process, state } of yield* Projection.status(name)) {
+          for (const { process, state } of yield* status) {
             assert.strictEqual(state, "running")
             assert.isTrue(process._tag === "Some" && [cutOff.name, fourth.name].includes(process.value.name))
           }
-          yield* Fiber.interrupt(appending)
-          yield* untilHandled(name, yield* events.latestVersion)
-          const wrong = yield* sql`
-            SELECT id FROM ${sql(schema)}.sums FULL JOIN (
-              SELECT aggregate_id AS id, sum(data::text::bigint) AS sum, count(*) FROM ${sql(schema)}.events GROUP BY 1
-            ) AS log USING (id)
-            WHERE sums.sum IS DISTINCT FROM log.sum OR sums.count IS DISTINCT FROM log.count`
-          assert.deepStrictEqual(wrong, [])
         }).pipe(Effect.provide(context))
+        yield* exact
       }),
-    { timeout: 600_000 }
+    { timeout }
+  )
+
+  it.live(
+    "adds up exactly, and all of them run again, where the network fails between them, to the database, or both",
+    () =>
+      Effect.gen(function* () {
+        const { context, exact, server, untilAllHandled } = yield* clustered
+        yield* Effect.gen(function* () {
+          const toDatabase = yield* Proxy.make({ host: "127.0.0.1", port: server.port })
+          const cutOff = yield* startBehindProxy({ url: toDatabase.url(server.url) })
+          const [second, third] = [yield* startBehindProxy(server), yield* startBehindProxy(server)]
+          const all = [cutOff, second, third]
+          const between = (act: (network: Proxy.Proxy) => Effect.Effect<void, Proxy.ProxyError>) =>
+            Effect.forEach(all, ({ network }) => act(network), { discard: true })
+          yield* until(...all)
+
+          // No runner hears another one: none is missed, as each reaches the database, and the work goes on.
+          yield* between((network) => network.stall(true))
+          yield* untilAllHandled
+          yield* until(...all)
+          // One of them does not reach the database, either.
+          yield* toDatabase.stall(true)
+          yield* until(second, third)
+          yield* toDatabase.stall(false)
+          yield* between((network) => network.stall(false))
+          yield* until(...all)
+
+          // Connections are refused: one runner, which nobody reaches, either, is left, and does it all.
+          yield* between((network) => Effect.andThen(network.refuse(true), network.cut))
+          yield* untilSome(1, ...all)
+          yield* untilAllHandled
+          yield* between((network) => network.refuse(false))
+          yield* until(...all)
+
+          // The same, while one of them does not reach the database.
+          yield* between((network) => Effect.andThen(network.refuse(true), network.cut))
+          yield* Effect.andThen(toDatabase.refuse(true), toDatabase.cut)
+          yield* untilSome(1, second, third)
+          yield* toDatabase.refuse(false)
+          yield* between((network) => network.refuse(false))
+          yield* until(...all)
+        }).pipe(Effect.provide(context))
+        yield* exact
+      }),
+    { timeout }
+  )
+
+  it.live(
+    "adds up exactly, though a runner stands still, another one has its address, and the server is restarted",
+    () =>
+      Effect.gen(function* () {
+        const { context, exact, server, untilAllHandled } = yield* clustered
+        yield* Effect.gen(function* () {
+          const first = yield* startBehindProxy(server)
+          const [second, third] = [yield* start(server), yield* start(server)]
+          yield* until(first, second, third)
+
+          // It is not told that others have taken over, and goes on in the middle of what it did.
+          yield* first.stop
+          yield* until(second, third)
+          yield* untilAllHandled
+          yield* first.goOn
+          yield* until(first, second, third)
+
+          // By a mistake in the settings. It finds all taken, as long as the other one lives.
+          const twin = yield* start({ ...server, advertised: first.network.port })
+          yield* untilAllHandled
+          yield* first.kill
+          yield* first.network.lead(twin.port)
+          yield* until(twin, second, third)
+
+          yield* server.restart("immediate")
+          yield* untilAllHandled
+          yield* until(twin, second, third)
+          // For longer than a lock lasts.
+          yield* server.stop("immediate")
+          yield* Effect.sleep("6 seconds")
+          yield* server.start
+          yield* untilAllHandled
+          yield* until(twin, second, third)
+        }).pipe(Effect.provide(context))
+        yield* exact
+      }),
+    { timeout }
+  )
+
+  it.live(
+    "adds up exactly, and takes over, where the clocks and time zones of the runners differ by hours",
+    () =>
+      Effect.gen(function* () {
+        const { context, exact, server, untilAllHandled } = yield* clustered
+        yield* Effect.gen(function* () {
+          const east = { timeZone: "Asia/Tokyo", clockAhead: anHour }
+          const early = yield* start({ ...server, timeZone: "America/Lima", clockAhead: -anHour })
+          const [late, exactly] = [yield* start({ ...server, ...east }), yield* start(server)]
+          yield* until(early, late, exactly)
+          yield* late.kill
+          yield* until(early, exactly)
+          const another = yield* start({ ...server, ...east })
+          yield* until(early, exactly, another)
+          yield* early.kill
+          yield* until(exactly, another)
+          yield* untilAllHandled
+        }).pipe(Effect.provide(context))
+        yield* exact
+      }),
+    { timeout }
   )
 })

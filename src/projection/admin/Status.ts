@@ -8,16 +8,24 @@ import { processes as allProcesses, survey } from "../Survey.ts"
 
 /** The names of all projections that have run on this database and were not removed. */
 export const names = Stream.unwrap(
-  Effect.map(survey({ mostReads: 0 }), (all) => Stream.fromIterable(all.map(({ projectionName }) => projectionName)))
+  Effect.map(survey({ mostReads: 0, withProcesses: false }), (all) =>
+    Stream.fromIterable(all.map(({ projectionName }) => projectionName))
+  )
 ).pipe(Stream.mapError(named("Projection", "names")))
 
-/** The status of every projection that has run on this database and was not removed, in a few statements. */
-export const statuses = Effect.mapError(
-  survey({ mostReads: Number.POSITIVE_INFINITY }),
-  named("Projection", "statuses")
-)
+const toTheEnd = { mostReads: Number.POSITIVE_INFINITY, mayWait: true }
 
-/** The processes that run projections on this database, with what each runs, since when, and when it was last heard of. */
+/** The status of every projection that has run on this database and was not removed, in a few statements. */
+export const statuses = Effect.mapError(survey(toTheEnd), named("Projection", "statuses"))
+
+/**
+ * The processes that run projections on this database, with what each runs, since when, and when it was last heard of.
+ *
+ * **Details**
+ *
+ * The clocks of the machines need not agree: a process that is silent by its clock, or ahead of this one, is listened to for three
+ * of its heartbeats at most. A process that was killed is told apart from one with another clock that way.
+ */
 export const processes = Effect.mapError(allProcesses, named("Projection", "processes"))
 
 /** The status of each shard, in the order of their numbers. */
@@ -25,7 +33,7 @@ export const status = Effect.fnUntraced(
   function* (name: string) {
     yield* check(ByName, "Projection", "status", { name })
     yield* controlOf(name)
-    const [projection] = yield* survey({ name, mostReads: Number.POSITIVE_INFINITY })
+    const [projection] = yield* survey({ name, ...toTheEnd })
     return projection?.shards ?? []
   },
   Effect.mapError(named("Projection", "status"))

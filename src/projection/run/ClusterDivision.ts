@@ -1,24 +1,14 @@
 /** Lets `effect/cluster` divide the shards of a projection: each shard is a singleton of the cluster. */
-import { Effect, Layer, SubscriptionRef } from "effect"
+import { Effect, type Scope, SubscriptionRef } from "effect"
 import { Sharding } from "effect/cluster/Sharding"
 import type { Projection, Services } from "../Definition.ts"
-import { runBy } from "./ProjectionRunner.ts"
+import { runBy, type RunError } from "./ProjectionRunner.ts"
 
-/**
- * Runs a projection on a cluster, whose runners divide the shards.
- *
- * **Details**
- *
- * Each shard is a singleton: the one runner that the cluster has chosen for it runs it. A runner reads the log once for all
- * shards that it was given. The offset decides as ever: a runner that the cluster has given up, and that does not know it
- * yet, cannot commit. An error that ends the projection is logged, and ends this layer's part in it: the singletons stay
- * where they are, and do nothing.
- *
- * `Cluster.layer` of `effect-strata/cluster` is a runner of such a cluster, on several machines, whose work is taken over within 5
- * seconds of its death.
- */
-export const layerCluster = <R>(projection: Projection<R>): Layer.Layer<never, never, Sharding | R | Services> =>
-  Layer.effectDiscard(
+/** Runs the shards that the cluster gives to this runner, which offers to run each of them until the projection ends. */
+export const runPlaced = <R>(
+  projection: Projection<R>
+): Effect.Effect<never, RunError, Sharding | Exclude<R, Scope.Scope> | Services> =>
+  Effect.scoped(
     Effect.gen(function* () {
       const sharding = yield* Sharding
       const own = yield* SubscriptionRef.make<ReadonlyArray<number>>([])
@@ -26,12 +16,12 @@ export const layerCluster = <R>(projection: Projection<R>): Layer.Layer<never, n
       const release = (shard: number) =>
         SubscriptionRef.update(own, (shards) => shards.filter((other) => other !== shard))
 
-      yield* Effect.forkScoped(runBy(own)(projection))
       for (let shard = 0; shard < projection.settings.shards; shard++) {
         yield* sharding.registerSingleton(
           `strata/projection/${projection.name}/${shard}`,
           Effect.acquireRelease(take(shard), () => release(shard))
         )
       }
+      return yield* runBy(own)(projection)
     })
   )
