@@ -5,9 +5,12 @@ import { PostgresDatabase } from "../postgres/database/PostgresDatabase.ts"
 import * as ArchiveFile from "../postgres/events/ArchiveFile.ts"
 import * as ArchiveTable from "../postgres/events/ArchiveTable.ts"
 import { type ArchiveError, EventArchive } from "../postgres/events/EventArchive.ts"
-import { type Finding, type Findings, ok, orOk, problem, rows } from "./Check.ts"
+import { type Finding, type Findings, ok, orOk, problem, rows, warning } from "./Check.ts"
 
 const Least = Schema.Struct({ version: Schema.NullOr(Schema.BigInt) })
+
+/** How many files are named. */
+const mostNamed = 3
 
 /** A part with its events, in words. */
 const textOf = ({ endVersion, events, firstVersion }: ArchiveTable.Part): string =>
@@ -39,13 +42,37 @@ const withoutArchive = (parts: ReadonlyArray<ArchiveTable.Part>): Finding =>
     "set DB_ARCHIVE_DIR, also for the application, or give its layer an EventArchive; or run: strata restore --dir DIR"
   )
 
+/** What was left behind in the archive. */
+export const leftIn = ({ leftovers }: EventArchive["Service"]): Effect.Effect<ReadonlyArray<Finding>> =>
+  leftovers === undefined
+    ? Effect.succeed([])
+    : Effect.match(leftovers, {
+        onFailure: ({ message }) => [
+          problem(
+            `the archive cannot be listed: ${message}`,
+            "see that this command may read it, or set DB_ARCHIVE_DIR"
+          )
+        ],
+        onSuccess: (names) =>
+          names.length === 0
+            ? []
+            : [
+                warning(
+                  `${count(names.length, "file")} of the archive ${names.length === 1 ? "was" : "were"} left unfinished by a process ` +
+                    `that was killed: ${names.slice(0, mostNamed).join(", ")}${names.length > mostNamed ? ", .." : ""}`,
+                  "run strata archive, which removes what nobody writes any more, or delete it"
+                )
+              ]
+      })
+
 /** Are the files of archived events there, and is nothing of them in the table, too? */
 export const archive: Findings = Effect.gen(function* () {
   const database = yield* PostgresDatabase
   const parts = yield* ArchiveTable.listVisible(database)
   const end = parts.at(-1)?.endVersion
-  if (end === undefined) return []
   const given = yield* Effect.serviceOption(EventArchive)
+  const left = Option.isNone(given) ? [] : yield* leftIn(given.value)
+  if (end === undefined) return left
   if (Option.isNone(given)) return [withoutArchive(parts)]
   const [least] = yield* rows(Least, database.sql`SELECT min(version) AS version FROM ${database.tables.events}`)
   const twice =
@@ -65,7 +92,7 @@ export const archive: Findings = Effect.gen(function* () {
   )
   const events = parts.reduce((sum, part) => sum + part.events, 0)
   return orOk(
-    [...twice, ...missing],
+    [...twice, ...missing, ...left],
     `all below version ${end}: ${count(events, "event")} in ${count(parts.length, "file")}, which are there`
   )
 })

@@ -1,5 +1,5 @@
 /** Whether projections and queues are within their limits. */
-import { Context, DateTime, Effect } from "effect"
+import { Context, DateTime, Duration, Effect } from "effect"
 import * as Health from "../Health.ts"
 import { ofProjection, ofQueue } from "../health/Limits.ts"
 import { inWords } from "../health/Problem.ts"
@@ -52,6 +52,14 @@ export const projections: Findings = Effect.flatMap(ofProjections(), ({ count: a
   findingsOf(problems, all === 0 ? "no projection has run yet" : `${count(all, "projection")}, within the limits`)
 )
 
+/** How long nothing has been heard of a process, unless it is its clock that is ahead. */
+const silenceOf = ({ heardAt }: Projection.RunningProcess, now: DateTime.Utc): string => {
+  const silence = DateTime.distance(heardAt, now)
+  return Duration.toMillis(silence) < 0
+    ? `says nothing, and its clock is ahead, by at least ${inWords(DateTime.distance(now, heardAt))}`
+    : `has said nothing for ${inWords(silence)}`
+}
+
 /** Is there a process that has run projections and is silent? */
 export const processes: Findings = Effect.gen(function* () {
   const all = yield* Projection.processes
@@ -60,10 +68,10 @@ export const processes: Findings = Effect.gen(function* () {
   if (silent.length === 0) {
     return ok(all.length === 0 ? "no process runs a projection" : `projections run in ${count(all.length, "process")}`)
   }
-  return silent.map(({ heardAt, host, name, pid, runs }) =>
+  return silent.map((process) =>
     warning(
-      `process ${pid} on ${host} ("${name}") has said nothing for ${inWords(DateTime.distance(heardAt, now))}, with shards of ` +
-        count(runs.length, "projection"),
+      `process ${process.pid} on ${process.host} ("${process.name}") ${silenceOf(process, now)}, with shards of ` +
+        count(process.runs.length, "projection"),
       "if it was killed, the other processes take its shards: where there is none, start one; if it lives, see whether it is " +
         "stopped, or reaches the server"
     )

@@ -198,6 +198,26 @@ export const versionsOf = ({ events, version }: Seen): ReadonlyArray<bigint> => 
   ...(events.at(-1)?.version === version ? [] : [version])
 ]
 
+/** The ids of the events that decide. */
+export const idsOf = ({ events }: Seen): ReadonlyArray<string> =>
+  events.flatMap(({ id }) => (id === undefined ? [] : [id]))
+
+/** The events below a version that were not found. */
+export const missingBelow = ({ events }: Seen, end: bigint, ids: Found["ids"]): ReadonlyArray<SeenEvent> =>
+  events.filter((event) => event.version < end && isMissing(event, ids))
+
+/** What a reader remembers of a comparison where only the ids that were seen were looked up below a version: what else is there, nobody knows. */
+export const knownBelow = (now: Seen, end: bigint, before: Seen): Seen =>
+  end === 0n
+    ? now
+    : {
+        ...now,
+        events: now.events.filter(
+          ({ id, version }) =>
+            id !== undefined || version >= end || before.events.some((event) => event.version === version)
+        )
+      }
+
 const replaced = ({ events, version }: Seen, { end, ids }: Found): LogReplaced => {
   // Nobody can tell whether what is missing below another event was lost or deleted: what is read again does no harm.
   const first = events.find((event) => isAnother(event, ids) || isMissing(event, ids))

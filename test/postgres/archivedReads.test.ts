@@ -1,11 +1,12 @@
 /** A log whose oldest parts are archived keeps every promise of one that has all in the table. */
 import { PgClient } from "@effect/sql-pg"
 import { assert, describe, it } from "@effect/vitest"
-import { Context, DateTime, Deferred, Effect, Fiber, Layer, Option, Redacted, Stream } from "effect"
+import { Context, Deferred, Effect, Fiber, Layer, Option, Redacted, Stream } from "effect"
 import * as Postgres from "effect-strata/postgres"
 import { SqlClient } from "effect/sql"
 import { readdir, readFile, rename, writeFile } from "node:fs/promises"
 import { join } from "node:path"
+import { gunzipSync, gzipSync } from "node:zlib"
 import * as LastSeen from "../../src/events/LastSeen.ts"
 import { lineOf } from "../../src/postgres/events/EventLines.ts"
 import * as Exporting from "../../src/postgres/events/Exporting.ts"
@@ -13,104 +14,17 @@ import { versionOf } from "../../src/postgres/events/TailItems.ts"
 import * as TailReader from "../../src/postgres/events/TailReader.ts"
 import { temporaryDirectory } from "../cli/harness.ts"
 import { postgresUrl } from "../support/database.ts"
-import { event, follow, serveEvents, type ServedEvents, versionsIn } from "./events.harness.ts"
+import { collect, everything, serveArchive, shapes } from "./archive.harness.ts"
+import { event, follow, serveEvents, versionsIn } from "./events.harness.ts"
 import { execute, failsWith } from "./harness.ts"
 
-const { Archive, EventArchive, PostgresDatabase } = Postgres
-
-const size = 50n
-const options = { partitions: { size } }
-
-/** What archives and restores parts of the log of some stores, to files in a directory. */
-const archiving = (stores: ServedEvents, directory: string) => {
-  const database = Layer.provide(
-    PostgresDatabase.layer({ schema: stores.schema }),
-    Layer.effectContext(Effect.succeed(stores.context))
-  )
-  const layer = Layer.merge(database, EventArchive.layerDirectory(directory))
-  return {
-    layer,
-    archive: (before: bigint) => Effect.provide(Archive.archive({ before }), layer),
-    restore: (from = 0n) => Effect.provide(Archive.restore({ from, remove: true }), layer)
-  }
-}
+const { EventArchive, PostgresDatabase } = Postgres
 
 /** Stores that find the files, and others that do not. */
 const served = Effect.gen(function* () {
-  const directory = yield* temporaryDirectory
-  const stores = yield* serveEvents({
-    options,
-    layer: (options) => Layer.provide(Postgres.layer(options), EventArchive.layerDirectory(directory))
-  })
-  const without = yield* serveEvents({ options: { schema: stores.schema } })
-  return { ...stores, ...archiving(stores, directory), without, directory }
+  const stores = yield* serveArchive()
+  return { ...stores, without: yield* serveEvents({ options: { schema: stores.schema } }) }
 })
-
-/** Events of several aggregates and types, of which some have tags, and texts and numbers that are hard to keep. */
-const shapes = (count: number) =>
-  Array.from({ length: count }, (_, n) => ({
-    aggregateId: `aggregate ${n % 7}`,
-    eventType: n % 3 === 0 ? "Rare" : "Happened",
-    data: { n, text: '\u202e ,"data":","metadata": \\ \n é', deep: [{ ',"metadata":': n / 3 }] },
-    ...(n % 2 === 0 ? { metadata: { ',"data":': n } } : {}),
-    tags: n % 5 === 0 ? [`tag ${n % 2}`, "every fifth"] : []
-  }))
-
-const collect = <A, E>(stream: Stream.Stream<A, E>) => Stream.runCollect(stream)
-
-/** What every kind of read gives. */
-const everything = ({ events }: Pick<ServedEvents, "events">) =>
-  Effect.gen(function* () {
-    const all = yield* events.load()
-    const middle = all[60]
-    const queries = [
-      {},
-      { batchSize: 7 },
-      { limit: 10 },
-      { limit: 80 },
-      { after: 20n },
-      { after: 20n, limit: 5 },
-      { after: 49n },
-      { after: 50n },
-      { after: 110n },
-      { aggregateIds: ["aggregate 3"] },
-      { aggregateIds: ["aggregate 3", "aggregate 5"] },
-      { aggregateIds: ["nobody"] },
-      { eventTypes: ["Rare"] },
-      { eventTypes: ["Rare"], limit: 3, after: 10n },
-      { tags: ["tag 1"] },
-      { tags: ["tag 0", "every fifth"], limit: 4 },
-      { tags: ["nothing"] },
-      { items: [{ tags: ["tag 0"] }, { eventTypes: ["Rare"], tags: ["every fifth"] }] },
-      { items: [{ eventTypes: ["Rare"] }, { tags: ["tag 1"] }] },
-      { data: { n: 33 } },
-      { metadata: { ',"data":': 44 } },
-      { createdAfter: middle === undefined ? DateTime.makeUnsafe(0) : middle.createdAt }
-    ] as const
-    const found: Array<unknown> = []
-    for (const query of queries) {
-      for (const direction of ["forward", "backward"] as const) {
-        found.push([query, direction, yield* collect(events.read({ ...query, direction }))])
-      }
-    }
-    for (let n = 0; n < 8; n++) {
-      found.push(yield* events.loadByAggregate(`aggregate ${n}`))
-      found.push(yield* events.loadByAggregate(`aggregate ${n}`, 75n))
-    }
-    for (const { id } of all) found.push(yield* events.get(id))
-    const { events: decided, items } = yield* events.readForDecision([
-      { tags: ["tag 0"] },
-      { eventTypes: ["Rare"] },
-      { tags: ["every fifth"], eventTypes: ["Happened"] }
-    ])
-    found.push(
-      decided,
-      items,
-      (yield* events.readForDecision([{ tags: ["tag 1"] }])).events,
-      yield* events.latestVersion
-    )
-    return found
-  })
 
 describe("archived events", () => {
   it.live("are read as they were, in order, by every kind of read", () =>
@@ -277,9 +191,98 @@ describe("archived events", () => {
     }).pipe(Effect.scoped)
   )
 
+  it.live("whose file has changed since it was read are given by nobody, however few are asked for", () =>
+    Effect.gen(function* () {
+      const { archive, directory, events } = yield* served
+      const [first, ...rest] = yield* events.append(shapes(120))
+      yield* archive(100n)
+      assert.lengthOf(yield* events.load(), 120)
+      const [name = ""] = (yield* Effect.promise(() => readdir(directory))).toSorted()
+      const path = join(directory, name)
+      const bytes = yield* Effect.promise(() => readFile(path))
+      const changed = gunzipSync(bytes).toString().replace('"aggregate 0"', '"aggregate 9"')
+      const reads = [
+        ["read", collect(events.read({ limit: 1 }))],
+        ["read", collect(events.read({ after: 10n, limit: 1 }))],
+        ["get", events.get(first?.id ?? "")],
+        ["get", events.get(rest[9]?.id ?? "")],
+        ["loadByAggregate", events.loadByAggregate("aggregate 0")],
+        ["readForDecision", events.readForDecision([{ tags: ["tag 0"] }])],
+        ["append", events.append({ ...event("aggregate 0"), id: first?.id ?? "" }, { onDuplicate: "ignore" })]
+      ] as const
+      for (const wrong of [gzipSync(changed), bytes.with(bytes.length >> 1, (bytes[bytes.length >> 1] ?? 0) ^ 1)]) {
+        yield* Effect.promise(() => writeFile(path, wrong))
+        for (const [operation, read] of reads) {
+          const given: Effect.Effect<unknown, unknown> = read
+          yield* failsWith(
+            given,
+            `EventStore.${operation}`,
+            "Unexpected",
+            /versions 0 to 49 .*bring it back from a copy$/
+          )
+        }
+        assert.lengthOf(yield* events.load(49n), 71)
+      }
+      yield* Effect.promise(() => writeFile(path, bytes))
+      assert.lengthOf(yield* events.load(), 120)
+    }).pipe(Effect.scoped)
+  )
+
+  it.live("are given from the last one on where their part is restored before its file is read", () =>
+    Effect.gen(function* () {
+      const directory = yield* temporaryDirectory
+      const within = EventArchive.makeDirectory(directory)
+      const before: { read: Effect.Effect<unknown, unknown> } = { read: Effect.void }
+      const files = Layer.succeed(EventArchive.EventArchive, {
+        ...within,
+        read: (name) => Stream.unwrap(Effect.as(Effect.ignore(Effect.suspend(() => before.read)), within.read(name)))
+      })
+      const { archive, events, restore } = yield* serveArchive({}, files)
+      yield* events.append(shapes(220))
+      const all: ReadonlyArray<unknown> = yield* events.load()
+      for (const from of [150n, 100n, 0n]) {
+        yield* archive(200n)
+        before.read = Effect.suspend(() => {
+          before.read = Effect.void
+          return restore(from)
+        })
+        const found = yield* collect(events.read({ direction: "backward", batchSize: 30 }))
+        assert.deepStrictEqual(found, all.toReversed())
+        yield* restore()
+      }
+    }).pipe(Effect.scoped)
+  )
+
+  /** Reads in a transaction whose snapshot is older than the archive. */
+  const afterwards = <A, E>(
+    { archive, events, withTransaction }: Effect.Success<typeof served>,
+    read: Effect.Effect<A, E>
+  ) =>
+    Effect.gen(function* () {
+      // Its statements have to be outside of the transaction.
+      const outside = yield* Deferred.make<void>()
+      const archived = yield* Deferred.make<void>()
+      yield* Effect.forkScoped(
+        Effect.andThen(Deferred.await(outside), Effect.andThen(archive(100n), Deferred.succeed(archived, undefined)))
+      )
+      return yield* Effect.provideService(
+        withTransaction(
+          Effect.gen(function* () {
+            yield* events.stats
+            yield* Deferred.succeed(outside, undefined)
+            yield* Deferred.await(archived)
+            return yield* read
+          })
+        ),
+        SqlClient.BeginTransaction,
+        "BEGIN ISOLATION LEVEL REPEATABLE READ"
+      )
+    })
+
   it.live("are seen nowhere by a transaction whose snapshot is older: it fails, and says why", () =>
     Effect.gen(function* () {
-      const { archive, events, restore, withTransaction } = yield* served
+      const stores = yield* served
+      const { events, restore } = stores
       const [first] = yield* events.append(shapes(120))
       const reads = [
         ["get", events.get(first?.id ?? "")],
@@ -287,31 +290,40 @@ describe("archived events", () => {
         ["read", collect(events.read({ direction: "backward" }))]
       ] as const
       for (const [operation, read] of reads) {
-        // Its statements have to be outside of the transaction.
-        const outside = yield* Deferred.make<void>()
-        const archived = yield* Deferred.make<void>()
-        yield* Effect.forkScoped(
-          Effect.andThen(Deferred.await(outside), Effect.andThen(archive(100n), Deferred.succeed(archived, undefined)))
-        )
-        yield* failsWith(
-          Effect.provideService(
-            withTransaction(
-              Effect.gen(function* () {
-                yield* events.stats
-                yield* Deferred.succeed(outside, undefined)
-                yield* Deferred.await(archived)
-                return yield* read
-              })
-            ),
-            SqlClient.BeginTransaction,
-            "BEGIN ISOLATION LEVEL REPEATABLE READ"
-          ),
-          `EventStore.${operation}`,
-          "Unexpected",
-          /archived since this transaction has begun.*READ COMMITTED$/
-        )
+        const given: Effect.Effect<unknown, unknown> = read
+        const says = /archived since this transaction has begun.*READ COMMITTED$/
+        yield* failsWith(afterwards(stores, given), `EventStore.${operation}`, "Unexpected", says)
         yield* restore()
       }
+    }).pipe(Effect.scoped)
+  )
+
+  it.live("are missed by nothing else that such a transaction does: it has all of them, or fails", () =>
+    Effect.gen(function* () {
+      const stores = yield* served
+      const { events, restore } = stores
+      const all = yield* events.append(shapes(120))
+      const id = all[0]?.id ?? ""
+      const whole = [
+        [events.load(), all],
+        [events.load(60n), all.slice(60)],
+        [collect(events.read({ batchSize: 7 })), all]
+      ] as const
+      for (const [read, wanted] of whole) {
+        const found = yield* Effect.result(afterwards(stores, read))
+        assert.deepStrictEqual(found._tag === "Success" ? found.success : wanted, wanted)
+        yield* restore()
+      }
+      for (const refused of [
+        Effect.asVoid(events.readForDecision([{ tags: ["tag 1"] }])),
+        Effect.asVoid(events.append(event("aggregate 1"), { expected: "none" })),
+        Effect.asVoid(events.append({ ...event("aggregate 1"), id }))
+      ]) {
+        const given: Effect.Effect<void, unknown> = refused
+        yield* Effect.flip(afterwards(stores, given))
+        yield* restore()
+      }
+      assert.deepStrictEqual(yield* events.load(), all)
     }).pipe(Effect.scoped)
   )
 

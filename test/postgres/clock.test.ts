@@ -3,6 +3,8 @@ import { assert, describe, it } from "@effect/vitest"
 import { Clock, Context, Deferred, Effect, Fiber, Schedule, Schema, Stream } from "effect"
 import { DurableStateStore, OffsetStore, Projection, Spool } from "effect-strata"
 import { elsewhere } from "../../src/testing/ProjectionScene.ts"
+import { strata } from "../cli/harness.ts"
+import { postgresUrl } from "../support/database.ts"
 import { event, follow, plainInsert, serveEvents, session } from "./events.harness.ts"
 import { serveSpool } from "./spool.harness.ts"
 
@@ -139,7 +141,7 @@ describe("while the clock is set back again and again", () => {
 describe("where the clocks of processes differ", () => {
   it.live.each([1, -1])("a shard is told as running, and as idle once its process has died: by %i hours", (hours) =>
     Effect.gen(function* () {
-      const { context } = yield* serveEvents()
+      const { context, schema } = yield* serveEvents()
       const states = Context.get(context, DurableStateStore.DurableStateStore)
       let hasDied = false
       /** A process that has died cannot take its leave. */
@@ -167,6 +169,8 @@ describe("where the clocks of processes differ", () => {
         all.map(({ isSilent }) => isSilent),
         [true]
       )
+      const doctor = yield* strata(["doctor", "--schema", schema], { url: postgresUrl })
+      assert.match(doctor.stdout, hours > 0 ? /its clock is ahead, by at least 59m/ : /has said nothing for 1h/)
     })
   )
 })

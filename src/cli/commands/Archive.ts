@@ -1,6 +1,7 @@
 /** `strata archive`, `archives` and `restore`: the oldest parts of a log as files, and back. */
 import { Clock, type Config, DateTime, Effect, Layer, Option, Stream } from "effect"
 import { Command, Flag } from "effect/cli"
+import { leftIn } from "../../doctor/ArchiveChecks.ts"
 import * as Postgres from "../../postgres/index.ts"
 import * as Parameters from "../arguments/Parameters.ts"
 import * as Database from "../connection/Database.ts"
@@ -111,8 +112,15 @@ export const archive = Command.make("archive", {
 export const archives = Command.make("archives").pipe(
   Command.withDescription("Lists the parts of the log that are archived"),
   Command.withExamples([{ command: "strata archives", description: "Which versions are in which file" }]),
-  Command.withHandler(() => Effect.flatMap(Archive.parts, (parts) => Output.list(Stream.fromIterable(parts), listing))),
-  Command.provide(() => Database.layerTables())
+  Command.withHandler(() =>
+    Effect.gen(function* () {
+      const given = yield* Effect.serviceOption(EventArchive.EventArchive)
+      const left = Option.isNone(given) ? [] : yield* leftIn(given.value)
+      yield* Effect.forEach(left, ({ remedy, says }) => Effect.logWarning(`${says}; ${remedy}`))
+      yield* Output.list(Stream.fromIterable(yield* Archive.parts), listing)
+    })
+  ),
+  Command.provide(() => Layer.merge(Database.layerTables(), Postgres.layerArchiveConfig))
 )
 
 export const restore = Command.make("restore", {

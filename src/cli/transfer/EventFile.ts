@@ -96,6 +96,8 @@ const knownParts = new Set([
   "eventType",
   "createdAt",
   "tags",
+  // Which of the next two are SQL's NULL, in the file of an archive. An import knows JSON's null only.
+  "nulls",
   "data",
   "metadata",
   "streamName"

@@ -55,7 +55,7 @@ const highestSeconds = 1e12
  *
  * **Details**
  *
- * A text without a zone is UTC, as in SQLite. A whole number is Unix time, in seconds or milliseconds, as Go's SQLite driver
+ * A text without a zone is UTC, as in SQLite. An export has Postgres's `infinity` as it is. A whole number is Unix time, in seconds or milliseconds, as Go's SQLite driver
  * reads it.
  */
 export const timestampOf = (value: unknown): string | undefined => {
@@ -65,6 +65,7 @@ export const timestampOf = (value: unknown): string | undefined => {
     return Number.isNaN(date.getTime()) ? undefined : date.toISOString()
   }
   if (typeof value !== "string") return undefined
+  if (value === "infinity" || value === "-infinity") return value
   const [, day, clock = "00:00", fraction = "0", zone = "Z"] = time.exec(value) ?? []
   if (day === undefined) return undefined
   const offset = /^[+-]\d{2}:?\d{2}/.exec(zone)?.[0] ?? "Z"

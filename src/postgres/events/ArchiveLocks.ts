@@ -101,10 +101,12 @@ export const exclusively = <A>(
   const { migrationWait, names, query, schema, sql, withTransaction } = database
   const log = sql.literal(`${reference(qualify(schema, names.events))}::regclass::oid::int8`)
   const prepare = Effect.gen(function* () {
-    // The limits of a session are not for what takes so long.
+    // The limits of a session are not for what takes so long, and its times, as texts, may mean other ones when they are read again.
     yield* query(sql`
       SELECT pg_catalog.set_config(name, '0', true) FROM pg_catalog.pg_settings
-      WHERE name IN ('statement_timeout', 'lock_timeout', 'idle_in_transaction_session_timeout', 'transaction_timeout')`)
+      WHERE name IN ('statement_timeout', 'lock_timeout', 'idle_in_transaction_session_timeout', 'transaction_timeout')
+      UNION ALL
+      SELECT pg_catalog.set_config(name, value, true) FROM (VALUES ('DateStyle', 'ISO, YMD'), ('TimeZone', 'UTC')) AS style (name, value)`)
     yield* AdvisoryLocks.take(database, {
       of: "all archiving",
       keys: sql`SELECT pg_catalog.hashtextextended('effect-strata archive'::text, ${log}) AS key`,

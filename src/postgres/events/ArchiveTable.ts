@@ -23,6 +23,7 @@ export const Part = Schema.Struct({
   /** The last event of the part, if it has one. */
   lastVersion: Schema.NullOr(Schema.BigInt),
   lastId: Schema.NullOr(Schema.String),
+  /** The times of its first and its last event by time, unless one is infinite. */
   firstCreatedAt: Schema.NullOr(Schema.DateTimeUtcFromDate),
   lastCreatedAt: Schema.NullOr(Schema.DateTimeUtcFromDate),
   archivedAt: Schema.DateTimeUtcFromDate

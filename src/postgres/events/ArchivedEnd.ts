@@ -10,6 +10,7 @@
  */
 import { Effect, Option, Predicate, Stream } from "effect"
 import type { Fragment } from "effect/sql/Statement"
+import { isUuid } from "../../internal/Ids.ts"
 import { type Reason, Unexpected } from "../../StoreError.ts"
 import { qualify, reference } from "../database/Identifier.ts"
 import type { PostgresDatabase } from "../database/PostgresDatabase.ts"
@@ -63,6 +64,7 @@ export const make = (database: PostgresDatabase["Service"]) => {
     archived,
     ids,
     end,
+    oldSnapshot: oldSnapshot(table),
 
     /** A statement that reads events, with the end of what is archived beside each row, or alone in a row if there is none. */
     withEnd: (page: Fragment, direction: "ASC" | "DESC" = "ASC") => sql`
@@ -76,6 +78,11 @@ export const make = (database: PostgresDatabase["Service"]) => {
       if (found.some((row) => versionIn(row, "archivedEnd") !== end)) return Effect.fail(moved)
       return Effect.succeed({ rows: found.filter((row) => versionOf(row) > 0n), end })
     },
+
+    /** The versions of the archived events that have these ids. A compact log has no other ids than UUIDs. */
+    withIds: (all: ReadonlyArray<string>, compact: boolean): Fragment => sql`
+      SELECT version, id FROM ${ids} WHERE id = ANY(${compact ? all.filter(isUuid) : all}::${sql.literal(compact ? "uuid" : "text")}[])
+        AND version < ${end}`,
 
     /** The last event up to a version, archived or not. */
     lastUpTo: (bound: bigint): Fragment => sql`

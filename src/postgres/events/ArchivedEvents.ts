@@ -4,6 +4,7 @@
  */
 import { Effect, Option, Schema, Semaphore, Stream } from "effect"
 import type { Fragment } from "effect/sql/Statement"
+import { createHash } from "node:crypto"
 import type { Filter, StoredEvent } from "../../Event.ts"
 import { matches, tagsIn } from "../../events/EventFilter.ts"
 import { type Reason, Unavailable, Unexpected } from "../../StoreError.ts"
@@ -13,10 +14,14 @@ import { PostgresDatabase } from "../database/PostgresDatabase.ts"
 import * as ArchivedEnd from "./ArchivedEnd.ts"
 import { moved, type Moved } from "./ArchivedEnd.ts"
 import * as ArchiveFile from "./ArchiveFile.ts"
+import { inBatches } from "./Batches.ts"
 import { type ArchiveError, EventArchive } from "./EventArchive.ts"
 import * as EventLines from "./EventLines.ts"
 import { eventDecoder } from "./EventRow.ts"
 import * as TagTable from "./TagTable.ts"
+
+const checksumOf = (lines: ReadonlyArray<string>): string =>
+  createHash("sha256").update(lines.join("\n")).digest("base64")
 
 /** How many events are kept at a time that are given from the last one on. */
 const mostKept = 10_000
@@ -97,20 +102,26 @@ export const make = Effect.gen(function* () {
         "or run strata restore"
     })
 
-  /** The files that this process has read to their ends. One is read at a time. */
-  const verified = new Set<string>()
+  const pagesOf = (files: EventArchive["Service"], part: Part) =>
+    inBatches(ArchiveFile.linesOf(files, part), (line) => line.length)
+
+  /**
+   * The checksums of the pages of each file that this process has read to its end. So each page can be checked by itself later on:
+   * most readers do not come to the end of a file. One file is read at a time.
+   */
+  const verified = new Map<string, ReadonlyArray<string>>()
   const verifying = yield* Semaphore.make(1)
 
-  const verify = (files: EventArchive["Service"], part: Part) =>
+  const verify = (files: EventArchive["Service"], part: Part): Effect.Effect<ReadonlyArray<string>, ArchiveError> =>
     Semaphore.withPermit(
       verifying,
       Effect.suspend(() => {
         const key = `${part.sha256} ${part.name}`
-        return verified.has(key)
-          ? Effect.void
-          : Effect.tap(
-              Stream.runDrain(ArchiveFile.linesOf(files, part)),
-              Effect.sync(() => void verified.add(key))
+        const known = verified.get(key)
+        return known !== undefined
+          ? Effect.succeed(known)
+          : Effect.tap(Stream.runCollect(Stream.map(pagesOf(files, part), checksumOf)), (checksums) =>
+              Effect.sync(() => void verified.set(key, checksums))
             )
       })
     )
@@ -119,9 +130,12 @@ export const make = Effect.gen(function* () {
   const rowsAfter = (part: Part, after: bigint): Stream.Stream<ReadonlyArray<ArchivedRow>, Reason | Moved> => {
     if (Option.isNone(archive)) return Stream.fail(withoutArchive(part))
     const files = archive.value
-    const rows = Stream.mapEffect(Stream.chunks(ArchiveFile.linesOf(files, part)), (lines) =>
+    const rowsOf = (lines: ReadonlyArray<string>, checksum: string | undefined) =>
       Effect.suspend(() => {
         const found: Array<ArchivedRow> = []
+        if (checksumOf(lines) !== checksum) {
+          return Effect.fail(ArchiveFile.damaged(part.name, "has changed since it was read before"))
+        }
         if (EventLines.versionOfLine(lines.at(-1) ?? "") <= after) return Effect.succeed(found)
         for (const line of lines) {
           if (EventLines.versionOfLine(line) <= after) continue
@@ -131,8 +145,10 @@ export const make = Effect.gen(function* () {
         }
         return Effect.succeed(found)
       })
+    const rows = Effect.map(verify(files, part), (checksums) =>
+      Stream.mapEffect(Stream.zipWithIndex(pagesOf(files, part)), ([lines, page]) => rowsOf(lines, checksums[page]))
     )
-    return Stream.catch(Stream.unwrap(Effect.as(verify(files, part), rows)), (error) =>
+    return Stream.catch(Stream.unwrap(rows), (error) =>
       // Where the part was restored meanwhile, its file may be gone.
       Stream.unwrap(
         Effect.map(partAfter(part.end - 2n), (now) =>
@@ -283,14 +299,14 @@ export const make = Effect.gen(function* () {
 
     /**
      * The last archived events that the filter describes, from the last one on, or of the last part of the range if that has any, and
-     * the last version that is left to look at. It is that of the range where the part was restored meanwhile.
+     * the last version that is left to look at. It is that of the range where the part with that version was restored meanwhile.
      */
     backward: (
       filter: Filter,
       range: Backward
     ): Effect.Effect<{ readonly events: ReadonlyArray<StoredEvent>; readonly rest: bigint }, Reason> =>
       Effect.flatMap(partWhere(sql`first_version <= ${range.last}`, "DESC"), (part) =>
-        part === undefined
+        part === undefined || part.end <= range.last
           ? Effect.succeed({ events: [], rest: range.last })
           : Effect.map(lastOf(part, filter, range), ({ events, isCut }) => ({
               events,

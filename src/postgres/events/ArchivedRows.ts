@@ -13,10 +13,14 @@ type Database = PostgresDatabase["Service"]
 /** The columns of a row that a line has. */
 const columns = "version, id, aggregate_id, event_type, data, metadata, created_at"
 
+/** A part of a line that is JSON, or SQL's NULL if the line says so. */
+const partOf = (name: "data" | "metadata") =>
+  `CASE WHEN NOT coalesce(pg_catalog.jsonb_exists(json -> 'nulls'::text, '${name}'::text), false) THEN json -> '${name}'::text END`
+
 /** The lines as rows, for FROM. */
 const rowsOf = ({ sql }: Database, lines: ReadonlyArray<string>): Fragment => sql`(
     SELECT (json ->> 'version'::text)::int8 AS version, json ->> 'id'::text AS id, json ->> 'aggregateId'::text AS aggregate_id,
-      json ->> 'eventType'::text AS event_type, json -> 'data'::text AS data, json -> 'metadata'::text AS metadata,
+      json ->> 'eventType'::text AS event_type, ${sql.literal(partOf("data"))} AS data, ${sql.literal(partOf("metadata"))} AS metadata,
       (json ->> 'createdAt'::text)::timestamptz AS created_at
     FROM pg_catalog.unnest(${lines}::text[]) AS line (text) CROSS JOIN LATERAL (SELECT line.text::jsonb AS json OFFSET 0) AS parsed
   ) AS filed`
@@ -25,7 +29,7 @@ const Different = Schema.Struct({ version: Schema.BigInt })
 
 /**
  * The first version of these lines whose event in the partition is another one, or is not there. JSON is compared as the text that
- * readers get: `1.0` is not `1.00`. SQL's NULL and JSON's null are the same.
+ * readers get: `1.0` is not `1.00`.
  */
 export const firstDifference = (
   database: Database,
@@ -38,8 +42,8 @@ export const firstDifference = (
     WHERE NOT EXISTS (
       SELECT FROM ${sql.literal(partition)} AS event
       WHERE event.version = filed.version AND event.id::text = filed.id AND event.aggregate_id = filed.aggregate_id
-        AND event.event_type = filed.event_type AND coalesce(event.data::text, 'null'::text) = filed.data::text
-        AND coalesce(event.metadata::text, 'null'::text) = filed.metadata::text
+        AND event.event_type = filed.event_type AND event.data::text IS NOT DISTINCT FROM filed.data::text
+        AND event.metadata::text IS NOT DISTINCT FROM filed.metadata::text
         AND event.created_at IS NOT DISTINCT FROM filed.created_at
       OFFSET 0
     ) ORDER BY 1 LIMIT 1`).pipe(
@@ -56,9 +60,7 @@ export const insert = (
   lines: ReadonlyArray<string>
 ): Effect.Effect<unknown, Reason> => {
   const { query, sql } = database
-  const values = compact
-    ? "version, id::uuid, aggregate_id, event_type, data, nullif(metadata, 'null'), created_at"
-    : columns
+  const values = compact ? "version, id::uuid, aggregate_id, event_type, data, metadata, created_at" : columns
   return query(sql`
     INSERT INTO ${sql.literal(table)} (${sql.literal(columns)})
     SELECT ${sql.literal(values)} FROM ${rowsOf(database, lines)} ORDER BY version`)

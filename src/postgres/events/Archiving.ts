@@ -20,7 +20,7 @@ import * as ArchiveLocks from "./ArchiveLocks.ts"
 import * as ArchiveTable from "./ArchiveTable.ts"
 import { inBatches } from "./Batches.ts"
 import { type ArchiveError, ArchiveRefused, EventArchive } from "./EventArchive.ts"
-import { lineOf } from "./EventLines.ts"
+import { exactLineOf } from "./EventLines.ts"
 import * as EventTable from "./EventTable.ts"
 import * as Exporting from "./Exporting.ts"
 import * as Settling from "./Settling.ts"
@@ -181,7 +181,8 @@ export const make = Effect.fnUntraced(function* (tell: Tell) {
     query(sql`
       SELECT count(*) AS events, max(version) AS "lastVersion",
         (SELECT id FROM ${sql.literal(name)} ORDER BY version DESC LIMIT 1) AS "lastId",
-        min(created_at)::text AS "firstCreatedAt", max(created_at)::text AS "lastCreatedAt",
+        CASE WHEN isfinite(min(created_at)) THEN min(created_at)::text END AS "firstCreatedAt",
+        CASE WHEN isfinite(max(created_at)) THEN max(created_at)::text END AS "lastCreatedAt",
         coalesce(pg_catalog.sum(pg_catalog.hashtextextended((event.*)::text, 0::int8)), 0::numeric)::text AS digest
       FROM ${sql.literal(name)} AS event`).pipe(
       Effect.flatMap(decodeRows(Facts, names.events, [])),
@@ -203,7 +204,7 @@ export const make = Effect.fnUntraced(function* (tell: Tell) {
     }
     const pages = Exporting.pagesUpTo(firstVersion - 1n, endVersion - 1n).pipe(
       Stream.tap((rows) => advance("writing", rows.length)),
-      Stream.map((rows) => ({ text: rows.map(lineOf).join(""), count: rows.length })),
+      Stream.map((rows) => ({ text: rows.map(exactLineOf).join(""), count: rows.length })),
       // Whoever implements the archive may read the stream elsewhere: its statements belong to this transaction.
       Stream.provideContext(context)
     )

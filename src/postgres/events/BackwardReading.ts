@@ -12,7 +12,7 @@ import { readPage } from "./LongTexts.ts"
 import { pageEvents, pageOf } from "./PageSize.ts"
 import type { WalkWarning } from "./WalkWarning.ts"
 
-const highestPossible = 2n ** 63n - 1n
+export const highestPossible = 2n ** 63n - 1n
 
 interface Range {
   readonly after: bigint

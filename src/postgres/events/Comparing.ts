@@ -3,7 +3,6 @@ import { Duration, Effect, Schema } from "effect"
 import { LogReplaced } from "../../Event.ts"
 import * as Hole from "../../events/Hole.ts"
 import * as LastSeen from "../../events/LastSeen.ts"
-import { isUuid } from "../../internal/Ids.ts"
 import { realMillis, realSleep } from "../../internal/RealTime.ts"
 import type { Reason } from "../../StoreError.ts"
 import { decodeRows } from "../database/DecodeRows.ts"
@@ -55,13 +54,12 @@ export const make = Effect.gen(function* () {
     events: sql`
       ${ofPlainTable(versions).events}
       UNION ALL
-      SELECT version, id FROM ${archived.ids} WHERE id = ANY(${compact ? ids.filter(isUuid) : ids}::${sql.literal(compact ? "uuid" : "text")}[])
-        AND version < ${archived.end}`
+      ${archived.withIds(ids, compact)}`
   })
 
   const find = Effect.fnUntraced(function* (run: Query, seen: LastSeen.Seen) {
     const versions = LastSeen.versionsOf(seen)
-    const seenIds = seen.events.flatMap(({ id }) => (id === undefined ? [] : [id]))
+    const seenIds = LastSeen.idsOf(seen)
     while (true) {
       const isPartitioned = isKnownPartitioned()
       const { archivedEnd, events, highest, partitioned } = isPartitioned
@@ -94,9 +92,7 @@ export const make = Effect.gen(function* () {
     const found = yield* find(run, seen)
     if (found === undefined) return seen
     const { archivedEnd, ids } = found
-    const missing = seen.events.filter(
-      ({ id, version }) => id !== undefined && version < archivedEnd && ids.get(version) !== id
-    )
+    const missing = LastSeen.missingBelow(seen, archivedEnd, ids)
     if (missing.length > 0) {
       const rows = yield* Effect.catchTag(at(missing.map(({ version }) => version)), "Moved", () =>
         Effect.succeed(undefined)
@@ -105,11 +101,7 @@ export const make = Effect.gen(function* () {
       for (const { id, version } of rows) ids.set(version, id)
     }
     const now = LastSeen.compare(seen, found)
-    if (now instanceof LogReplaced || archivedEnd === 0n) return now
-    // Of an archived version that was not asked for nobody knows that there is nothing.
-    const isKnown = ({ id, version }: LastSeen.SeenEvent) =>
-      id !== undefined || version >= archivedEnd || seen.events.some((event) => event.version === version)
-    return { ...now, events: now.events.filter(isKnown) }
+    return now instanceof LogReplaced ? now : LastSeen.knownBelow(now, archivedEnd, seen)
   })
 
   /**

@@ -9,8 +9,8 @@
  * export const Stores = Layer.provideMerge(Postgres.layerStorageConfig(), Archive)
  * ```
  */
-import { Context, Effect, Layer, Schema, Stream } from "effect"
-import { type FileHandle, open, rename, rm } from "node:fs/promises"
+import { Clock, Context, Effect, Layer, Schema, Stream } from "effect"
+import { type FileHandle, open, readdir, rename, rm, stat } from "node:fs/promises"
 import { basename, join } from "node:path"
 
 /**
@@ -65,10 +65,21 @@ export class EventArchive extends Context.Service<
 
     /** Removes a file. It succeeds if there is none of this name. */
     readonly remove: (name: string) => Effect.Effect<void, ArchiveError>
+
+    /**
+     * What writers have left behind that were killed, and nobody writes any more: `strata archives` and `strata doctor` tell of it.
+     * An archive that knows of no such files leaves this function out.
+     */
+    readonly leftovers?: Effect.Effect<ReadonlyArray<string>, ArchiveError>
   }
 >()("effect-strata/postgres/EventArchive") {}
 
 const readBytes = 256 * 1024
+
+/** A draft to which nobody has written for so long is of a writer that was killed. A writer writes page after page. */
+const idleMillis = 60_000
+
+const draftName = /^\..+\.[\da-f]{8}(?:-[\da-f]{4}){3}-[\da-f]{12}\.draft$/
 
 /** Those of the directory's group may read what its owner has written, as the application may run as another user. */
 const fileMode = 0o640
@@ -94,6 +105,27 @@ const syncDirectory = async (path: string) => {
   } finally {
     await directory.close()
   }
+}
+
+/** The drafts in a directory to which nobody has written lately, as seen from a time. */
+const idleDrafts = async (path: string, nowMillis: number): Promise<ReadonlyArray<string>> => {
+  const names = (await readdir(path)).filter((name) => draftName.test(name))
+  const isIdle = await Promise.all(
+    names.map((name) =>
+      stat(join(path, name)).then(
+        ({ mtimeMs }) => nowMillis - mtimeMs >= idleMillis,
+        // Its writer has finished it.
+        () => false
+      )
+    )
+  )
+  return names.filter((_, index) => isIdle[index])
+}
+
+/** The file that was just made has the time of whatever keeps the directory. */
+const removeIdleDrafts = async (path: string, made: FileHandle) => {
+  const { mtimeMs } = await made.stat()
+  for (const name of await idleDrafts(path, mtimeMs)) await rm(join(path, name), { force: true })
 }
 
 /** An archive in a directory, which has to be there. */
@@ -124,6 +156,8 @@ export const makeDirectory = (path: string): EventArchive["Service"] => {
                 Effect.promise(() => rm(draft, { force: true }).catch(() => {}))
               )
           )
+          // Where they cannot be removed, this file is written all the same.
+          yield* Effect.promise(() => removeIdleDrafts(path, handle).catch(() => {}))
           yield* Stream.runForEach(bytes, (chunk) => attempt(() => handle.appendFile(chunk)))
           yield* attempt(async () => {
             await handle.sync()
@@ -159,13 +193,21 @@ export const makeDirectory = (path: string): EventArchive["Service"] => {
           },
           catch: (cause) => failed(name, file, cause)
         })
-      )
+      ),
+
+    leftovers: Effect.flatMap(Clock.currentTimeMillis, (nowMillis) =>
+      Effect.tryPromise({
+        try: async () => (await idleDrafts(path, nowMillis)).toSorted(),
+        catch: (cause) => failed("", path, cause)
+      })
+    )
   })
 }
 
 /**
  * Keeps the files in a directory, which has to be there: a disk of its own, or one that all processes share. A file appears under its
- * name once it is complete and on the disk.
+ * name once it is complete and on the disk. What a writer that was killed has left of a file, the next one removes, a minute later at
+ * the earliest.
  */
 export const layerDirectory = (path: string): Layer.Layer<EventArchive> =>
   Layer.succeed(EventArchive, makeDirectory(path))

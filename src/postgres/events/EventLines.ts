@@ -22,11 +22,27 @@ export const Row = Schema.Struct({
   tags: Schema.NullOr(Schema.Array(Schema.String))
 })
 
-/** The line of an event. It may end on a terminal, so that nothing in it is a control character. */
-export const lineOf = (row: typeof Row.Type): string => {
+const lineWith = (row: typeof Row.Type, more: object): string => {
   const { aggregateId, createdAtText: createdAt, data, eventType, id, metadata, tags, version } = row
-  const parts = { version: String(version), id, aggregateId, eventType, createdAt, ...(tags === null ? {} : { tags }) }
+  const parts = {
+    version: String(version),
+    id,
+    aggregateId,
+    eventType,
+    createdAt,
+    ...(tags === null ? {} : { tags }),
+    ...more
+  }
   return printableJson(`${JSON.stringify(parts).slice(0, -1)},"data":${data},"metadata":${metadata}}\n`)
+}
+
+/** The line of an event. It may end on a terminal, so that nothing in it is a control character. */
+export const lineOf = (row: typeof Row.Type): string => lineWith(row, {})
+
+/** The same, with the names of those of its two parts that are SQL's NULL, where the other lines have JSON's null for both. */
+export const exactLineOf = (row: typeof Row.Type): string => {
+  const nulls = [...(row.data === null ? ["data"] : []), ...(row.metadata === null ? ["metadata"] : [])]
+  return lineWith(row, nulls.length === 0 ? {} : { nulls })
 }
 
 /** Counts and hashes the lines of events, and makes the last line of them. */
@@ -64,7 +80,7 @@ export const versionOfLine = (line: string): bigint => {
 
 const isText = (value: unknown): value is string => typeof value === "string"
 
-const isTags = (value: unknown): value is ReadonlyArray<string> => Array.isArray(value) && value.every(isText)
+const areTexts = (value: unknown): value is ReadonlyArray<string> => Array.isArray(value) && value.every(isText)
 
 const headOf = (json: string): object | undefined => {
   try {
@@ -90,6 +106,7 @@ export const rowOf = (line: string): typeof Row.Type | undefined => {
     createdAt,
     eventType,
     id,
+    nulls = [],
     tags = null
   }: Record<string, unknown> = {
     ...headOf(`${line.slice(0, data)}}`)
@@ -100,7 +117,8 @@ export const rowOf = (line: string): typeof Row.Type | undefined => {
     !isText(aggregateId) ||
     !isText(eventType) ||
     !(createdAt === null || isText(createdAt)) ||
-    !(tags === null || isTags(tags))
+    !areTexts(nulls) ||
+    !(tags === null || areTexts(tags))
     ? undefined
     : {
         version,
@@ -109,20 +127,21 @@ export const rowOf = (line: string): typeof Row.Type | undefined => {
         eventType,
         createdAtText: createdAt,
         tags,
-        data: line.slice(data + beforeData.length, metadata),
-        metadata: line.slice(metadata + beforeMetadata.length, -1)
+        data: nulls.includes("data") ? null : line.slice(data + beforeData.length, metadata),
+        metadata: nulls.includes("metadata") ? null : line.slice(metadata + beforeMetadata.length, -1)
       }
 }
 
 /** When Postgres began to count microseconds. */
 const epochMillis = Date.UTC(2000, 0, 1)
 
-/** The time of a row, as the driver makes it of the microseconds that it gets: towards the year 2000. */
+/** The time of a row, as the driver makes it of the microseconds that it gets: towards the year 2000. It has no infinity. */
 export const timeOf = (text: string | null): Date | null => {
   if (text === null) return null
   const point = text.lastIndexOf(".")
   const seconds = Date.parse(`${text.slice(0, point)}Z`)
   const micros = Number(text.slice(point + 1, -1))
-  const millis = seconds + micros / 1000
-  return new Date(millis < epochMillis ? Math.ceil(millis) : Math.floor(millis))
+  // In whole milliseconds: together they have more digits than a number, far from 1970.
+  const millis = seconds + Math.floor(micros / 1000)
+  return new Date(millis < epochMillis && micros % 1000 > 0 ? millis + 1 : millis)
 }

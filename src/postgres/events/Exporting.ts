@@ -19,7 +19,9 @@ import * as TagTable from "./TagTable.ts"
 /** How many events a page has at most. They are fewer if they are large. */
 const largestPage = 1024
 
-const microseconds = `to_char(created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS "createdAtText"`
+/** `to_char` gives nothing for infinity. */
+const microseconds = `CASE WHEN isfinite(created_at) THEN to_char(created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')
+    ELSE created_at::text END AS "createdAtText"`
 
 /** A page of the log: the events above `after`, up to `last`, and how many the next page is to have. */
 const pageAfter = Effect.fnUntraced(function* (after: bigint, last: bigint, limit: number, guard?: Fragment) {

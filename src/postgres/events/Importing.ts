@@ -5,10 +5,12 @@
  *
  * `append` of the store gives an event the time of its transaction, so an import is SQL of its own that keeps the rules of an
  * append. It takes the locks that stand for every aggregate and every id, as an append of many events does, looks for the
- * events that are stored already, and lets the INSERT draw the versions, after it has locked the table.
+ * events that are stored already, and lets the INSERT draw the versions, after it has locked the table. Those that are archived are
+ * read from their files before that, while others append.
  */
 import { Duration, Effect, Schema } from "effect"
 import { SqlClient } from "effect/sql"
+import type { Fragment } from "effect/sql/Statement"
 import { originKeys } from "../../events/Origins.ts"
 import { isUuid } from "../../internal/Ids.ts"
 import type { Reason } from "../../StoreError.ts"
@@ -17,6 +19,9 @@ import { decodeRows } from "../database/DecodeRows.ts"
 import { PostgresDatabase } from "../database/PostgresDatabase.ts"
 import { isUniqueViolation, reasonOf } from "../database/Reasons.ts"
 import * as AppendLocks from "./AppendLocks.ts"
+import * as ArchivedEnd from "./ArchivedEnd.ts"
+import { moved, type Moved } from "./ArchivedEnd.ts"
+import * as ArchivedEvents from "./ArchivedEvents.ts"
 import * as CompactLog from "./CompactLog.ts"
 import * as EventTable from "./EventTable.ts"
 import * as Partitions from "./Partitions.ts"
@@ -60,7 +65,9 @@ const Known = Schema.Struct({
   same: Schema.Boolean,
   sameTime: Schema.Boolean
 })
-const Present = Schema.Struct({ id: Schema.String })
+type Known = typeof Known.Type
+const Place = Schema.Struct({ id: Schema.String, version: Schema.BigInt })
+const Present = Schema.Struct({ id: Schema.String, isArchived: Schema.Boolean })
 const Inserted = Schema.Struct({ id: Schema.String, version: Schema.BigInt })
 
 export const make = Effect.gen(function* () {
@@ -69,6 +76,9 @@ export const make = Effect.gen(function* () {
   const events = tables.events
   const locks = AppendLocks.make(database)
   const decodeKnown = decodeRows(Known, names.events, ["id"])
+  const archive = yield* ArchivedEvents.make
+  const { end, ids } = ArchivedEnd.make(database)
+  const decodePlaces = decodeRows(Place, EventTable.idsNameOf(database), ["id"])
   const decodePresent = decodeRows(Present, names.events, ["id"])
   const decodeInserted = decodeRows(Inserted, names.events, ["id"])
   const { compact } = yield* EventTable.check
@@ -88,11 +98,10 @@ export const make = Effect.gen(function* () {
       THEN ${metadata} - ARRAY[${originKeys.map((key) => `'${key}'`).join()}]::text[] ELSE ${metadata} END, '{}'::jsonb), 'null'::jsonb)`)
 
   const hasIdIn = (partitioned: boolean) =>
-    partitioned
-      ? sql`event.version = (SELECT version FROM ${sql.literal(EventTable.idsNameOf(database))} WHERE id = new.id)`
-      : sql`event.id = new.id`
+    partitioned ? sql`event.version = (SELECT version FROM ${ids} WHERE id = new.id)` : sql`event.id = new.id`
 
-  const select = (entries: ReadonlyArray<Entry>, partitioned: boolean) => sql`
+  /** Compares entries with the events that a table has, of which a condition finds one for each. */
+  const select = (entries: ReadonlyArray<Entry>, table: Fragment, hasId: Fragment) => sql`
     SELECT old.* FROM ${entriesAs(entries)}
     CROSS JOIN LATERAL (
       SELECT event.id, event.version,
@@ -100,13 +109,30 @@ export const make = Effect.gen(function* () {
           AND coalesce(event.data, 'null') = new.json -> 'data'::text
           AND ${contentOf("event.metadata")} = ${contentOf("(new.json -> 'metadata'::text)")} AS same,
         coalesce(event.created_at = nullif(new.created_at, '')::timestamptz, new.created_at = '') AS "sameTime"
-      FROM ${events} AS event WHERE ${hasIdIn(partitioned)} OFFSET 0
+      FROM ${table} AS event WHERE ${hasId} OFFSET 0
     ) AS old`
 
-  /** Which ids are in the log. Of most imports none is: then no event is sent only to be compared. */
-  const selectPresent = (entries: ReadonlyArray<Entry>, partitioned: boolean) => sql`
-    SELECT new.id FROM pg_catalog.unnest(${entries.map(({ id }) => id)}::${idType}[]) AS new (id)
-    CROSS JOIN LATERAL (SELECT FROM ${events} AS event WHERE ${hasIdIn(partitioned)} OFFSET 0) AS old`
+  /** Which ids are in the log, or in its archive. Of most imports none is: then no event is sent only to be compared. */
+  const selectPresent = (entries: ReadonlyArray<Entry>, partitioned: boolean) => {
+    const all = sql`pg_catalog.unnest(${entries.map(({ id }) => id)}::${idType}[]) AS new (id)`
+    return partitioned
+      ? sql`SELECT new.id::text AS id, old.version < ${end} AS "isArchived" FROM ${all} JOIN ${ids} AS old ON old.id = new.id`
+      : sql`
+        SELECT new.id::text AS id, false AS "isArchived" FROM ${all}
+        CROSS JOIN LATERAL (SELECT FROM ${events} AS event WHERE ${hasIdIn(false)} OFFSET 0) AS old`
+  }
+
+  /** Rows of files, as a table. */
+  const tableOf = (rows: ReadonlyArray<ArchivedEvents.ArchivedRow>) => sql`unnest(
+      ${rows.map(({ id }) => id)}::${idType}[],
+      ${rows.map(({ version }) => String(version))}::text[]::bigint[],
+      ${rows.map(({ aggregateId }) => aggregateId)}::text[],
+      ${rows.map(({ eventType }) => eventType)}::text[],
+      ${rows.map(({ data }) => data ?? "null")}::text[]::jsonb[],
+      ${rows.map(({ metadata }) => metadata ?? "null")}::text[]::jsonb[],
+      ${rows.map(({ createdAtText }) => createdAtText ?? "")}::text[]
+    ) AS filed (id, version, aggregate_id, event_type, data, metadata, time)
+    CROSS JOIN LATERAL (SELECT nullif(filed.time, '')::timestamptz AS created_at OFFSET 0) AS at`
 
   const metadata = sql.literal(
     compact ? "nullif(json -> 'metadata'::text, 'null')" : "coalesce(json -> 'metadata'::text, 'null')"
@@ -134,17 +160,53 @@ export const make = Effect.gen(function* () {
           )`)
   }
 
-  /** What is stored under the ids of these entries, by id. */
-  const look = (all: ReadonlyArray<Entry>): Effect.Effect<ReadonlyMap<string, typeof Known.Type>, Reason> => {
-    const entries = compact ? all.filter(({ id }) => isUuid(id)) : all
-    return entries.length === 0
-      ? Effect.succeed(new Map())
-      : Effect.map(
-          Effect.flatMap(isPartitioned, (partitioned) =>
-            Effect.flatMap(query(select(entries, partitioned)), decodeKnown)
-          ),
-          (rows) => new Map(rows.map((row) => [row.id, row]))
+  /** What the table has under the ids of these entries. */
+  const inTable = (entries: ReadonlyArray<Entry>, partitioned: boolean): Effect.Effect<ReadonlyArray<Known>, Reason> =>
+    entries.length === 0
+      ? Effect.succeed([])
+      : Effect.flatMap(query(select(entries, events, hasIdIn(partitioned))), decodeKnown)
+
+  /** What is archived under the ids of these entries. */
+  const inArchive = Effect.fnUntraced(function* (
+    entries: ReadonlyArray<Entry>
+  ): Effect.fn.Return<ReadonlyArray<Known>, Reason | Moved> {
+    if (entries.length === 0 || !(yield* isPartitioned)) return []
+    const places = yield* Effect.flatMap(
+      query(sql`
+        SELECT id::text AS id, version FROM ${ids} WHERE id = ANY(${entries.map(({ id }) => id)}::${idType}[]) AND version < ${end}`),
+      decodePlaces
+    )
+    if (places.length === 0) return []
+    const rows = yield* archive.at(places.map(({ version }) => version))
+    const wanted = new Set(places.map(({ id }) => id))
+    const filed = sql`(SELECT * FROM ${tableOf(rows)})`
+    return yield* Effect.flatMap(
+      query(
+        select(
+          entries.filter(({ id }) => wanted.has(id)),
+          filed,
+          sql`event.id = new.id`
         )
+      ),
+      decodeKnown
+    )
+  })
+
+  const byId = (rows: ReadonlyArray<Known>): ReadonlyMap<string, Known> => new Map(rows.map((row) => [row.id, row]))
+
+  /** What is stored under the ids of these entries, by id. */
+  const look = (all: ReadonlyArray<Entry>): Effect.Effect<ReadonlyMap<string, Known>, Reason> => {
+    const entries = compact ? all.filter(({ id }) => isUuid(id)) : all
+    return ArchivedEnd.again(
+      Effect.gen(function* () {
+        const archived = yield* inArchive(entries)
+        // What is restored in between is in the table, and what is archived in between is in neither: then it is not the same as before.
+        const live = yield* inTable(entries, yield* isPartitioned)
+        const found = byId([...archived, ...live])
+        const missing = entries.filter(({ id }) => !found.has(id))
+        return (yield* inArchive(missing)).length > 0 ? yield* Effect.fail(moved) : found
+      })
+    )
   }
 
   /** Refuses ids that come twice, or that the log cannot store. */
@@ -162,15 +224,27 @@ export const make = Effect.gen(function* () {
     }
   })
 
-  const attempt = Effect.fnUntraced(function* (entries: ReadonlyArray<Entry>) {
+  /** Writes what is not in the log yet. `archived` has what was archived before: fails where that is another part of the log by now. */
+  const attempt = Effect.fnUntraced(function* (
+    entries: ReadonlyArray<Entry>,
+    archived: ReadonlyMap<string, Known>
+  ): Effect.fn.Return<ReadonlyArray<Written>, ImportRefused | Reason | Moved> {
     yield* AdvisoryLocks.take(database, { of: "all appends", keys: locks.all, atMost: lockLimit })
     // The lock of the INSERT before the look, which takes a weaker one: see `resources/postgres/0051_events_append.sql`.
     yield* query(sql`INSERT INTO ${events} (id, aggregate_id, event_type) SELECT NULL, '', '' WHERE false`)
     // It stays so to the end of the transaction, which has the lock that keeps out a migration.
     const partitioned = yield* isPartitioned
     const found = yield* Effect.flatMap(query(selectPresent(entries, partitioned)), decodePresent)
-    const present = new Set(found.map(({ id }) => id))
-    const stored = yield* look(entries.filter(({ id }) => present.has(id)))
+    if (found.some(({ id, isArchived }) => isArchived && !archived.has(id))) return yield* Effect.fail(moved)
+    const live = new Set(found.flatMap(({ id, isArchived }) => (isArchived ? [] : [id])))
+    const old = found.flatMap(({ id, isArchived }) => (isArchived ? (archived.get(id) ?? []) : []))
+    const stored = byId([
+      ...old,
+      ...(yield* inTable(
+        entries.filter(({ id }) => live.has(id)),
+        partitioned
+      ))
+    ])
     const changed = entries.find(({ id }) => stored.get(id)?.same === false)
     if (changed !== undefined) {
       return yield* new ImportRefused({
@@ -193,10 +267,13 @@ export const make = Effect.gen(function* () {
     write: (entries: ReadonlyArray<Entry>): Effect.Effect<ReadonlyArray<Written>, ImportRefused | Reason> =>
       Effect.andThen(
         checkIds(entries),
-        withTransaction(attempt(entries)).pipe(
+        Effect.flatMap(inArchive(entries), (archived) => withTransaction(attempt(entries, byId(archived)))).pipe(
           // At this level the look sees what was committed before the locks were taken, whatever the session's default is.
           Effect.provideService(SqlClient.BeginTransaction, "BEGIN ISOLATION LEVEL READ COMMITTED"),
           Effect.catchTag("SqlError", (error) => Effect.fail(reasonOf(error))),
+          // What was in the table may be archived meanwhile, and the other way round.
+          Effect.retry({ while: ({ _tag }) => _tag === "Moved" }),
+          Effect.catchTag("Moved", Effect.die),
           // A program that does not take the locks may write the same id after the look.
           Effect.retry({ times: 2, while: (error) => error._tag !== "ImportRefused" && isUniqueViolation(error) })
         )

@@ -10,6 +10,7 @@ import type { Reason } from "../../StoreError.ts"
 import { decodeRows } from "../database/DecodeRows.ts"
 import { PostgresDatabase } from "../database/PostgresDatabase.ts"
 import * as ArchivedEnd from "./ArchivedEnd.ts"
+import * as CompactLog from "./CompactLog.ts"
 import * as EventPages from "./EventPages.ts"
 import * as LockHolders from "./LockHolders.ts"
 import * as MarkTable from "./MarkTable.ts"
@@ -25,6 +26,7 @@ const Header = Schema.Struct({
   upToId: Schema.NullOr(Schema.String),
   cursorId: Schema.NullOr(Schema.String),
   compared: Schema.Array(Schema.String),
+  partitioned: Schema.Boolean,
   archivedEnd: Schema.NullOr(Schema.BigInt)
 })
 
@@ -35,6 +37,7 @@ const Replayed = Schema.Struct({
   /** Null on a standby that has no mark. */
   server: Schema.NullOr(Schema.String),
   mark: Schema.BigInt,
+  partitioned: Schema.Boolean,
   archivedEnd: Schema.NullOr(Schema.BigInt),
   /** Whether there are events of this kind that are archived. */
   archived: Schema.Boolean
@@ -67,6 +70,12 @@ export interface CommittedPage {
   readonly lacksArchived: boolean
 }
 
+/** What one statement has found, if anything, and whether the log has partitions. */
+interface Looked<A> {
+  readonly hasPartitions: boolean
+  readonly found: Option.Option<A>
+}
+
 export interface Asked {
   readonly after: bigint
   readonly limit: number
@@ -76,6 +85,8 @@ export interface Asked {
   readonly part: number | undefined
   /** The versions whose events are to be compared with what was seen. */
   readonly compared: ReadonlyArray<bigint>
+  /** The ids of events that were seen, and may be archived by now: those that are to be compared, and that of the cursor. */
+  readonly ids: ReadonlyArray<string>
 }
 
 const orUndefined = <A>(value: A | null): A | undefined => value ?? undefined
@@ -93,10 +104,12 @@ export const make = Effect.gen(function* () {
   const database = yield* PostgresDatabase
   const { names, query, sql, tables } = database
   const { columns, findsContained, ofAggregate, page } = yield* EventPages.make
-  const { isPartitioned } = yield* Partitions.make
+  const { answer, isPartitioned, learn } = yield* Partitions.make
+  const isCompact = CompactLog.isCompact(database)
   const archived = ArchivedEnd.make(database)
   const events = tables.events
   const current = MarkTable.current(database)
+  const nothingLacks = sql.literal("false")
   const decodeHeader = decodeRows(Header, MarkTable.nameOf(database), [])
   const decodeReplayed = decodeRows(Replayed, names.events, [])
   const serverColumns = sql.literal(LockHolders.serverColumns(database))
@@ -107,15 +120,38 @@ export const make = Effect.gen(function* () {
 
   const idAt = (version: Fragment) => sql`(SELECT id FROM ${events} WHERE version = ${version})`
 
-  const archivedEnd = Effect.map(isPartitioned, (partitioned) =>
-    partitioned ? archived.end : sql.literal("0::bigint")
-  )
+  /**
+   * Reads with what the process knows of the log: that it has partitions, or had none lately. Where the log has got some since, reads
+   * once more. Without partitions nothing is archived.
+   */
+  const knowing = <A>(
+    read: (partitioned: boolean) => Effect.Effect<Looked<A>, Reason>
+  ): Effect.Effect<Option.Option<A>, Reason> =>
+    Effect.flatMap(isPartitioned, (partitioned) =>
+      Effect.flatMap(read(partitioned), ({ found, hasPartitions }) => {
+        if (partitioned || !hasPartitions) return Effect.succeed(found)
+        learn(true)
+        return knowing(read)
+      })
+    )
 
-  /** A page, or none where the mark is lower than what is needed. */
-  const read = Effect.fnUntraced(function* (
+  const archivedEnd = (partitioned: boolean) => (partitioned ? archived.end : sql.literal("0::bigint"))
+
+  /** The events at versions, or with these ids among what is archived. */
+  const seenEvents = (versions: ReadonlyArray<bigint>, ids: ReadonlyArray<string>, kind: "plain" | "text" | "uuid") => {
+    const atVersions = sql`
+      SELECT version, id FROM ${events} WHERE version = ANY(${versions.map(String)}::text[]::bigint[])`
+    return kind === "plain" || ids.length === 0
+      ? atVersions
+      : sql`${atVersions} UNION ALL ${archived.withIds(ids, kind === "uuid")}`
+  }
+
+  const readWith = Effect.fnUntraced(function* (
     filter: Filter,
-    { after, compared, limit, needed, part }: Asked
-  ): Effect.fn.Return<Option.Option<MarkedPage>, Reason> {
+    { after, compared, ids, limit, needed, part }: Asked,
+    partitioned: boolean
+  ): Effect.fn.Return<Looked<MarkedPage>, Reason> {
+    const kind = partitioned ? ((yield* isCompact) ? "uuid" : "text") : "plain"
     const isShort = part !== undefined
     const range = { after, last: sql`(SELECT "upTo" FROM log)`, direction: "ASC", limit, isShort } as const
     const upTo =
@@ -131,27 +167,35 @@ export const make = Effect.gen(function* () {
         SELECT mark, server, "upTo", ${idAt(sql.literal('log."upTo"'))} AS "upToId",
           ${after === 0n ? sql.literal("NULL::text") : idAt(sql`${after}`)} AS "cursorId",
           ARRAY(
-            SELECT version::text || ' '::text || id::text FROM ${events} WHERE version = ANY(${compared.map(String)}::text[]::bigint[])
-          ) AS compared, ${yield* archivedEnd} AS "archivedEnd"
+            SELECT version::text || ' '::text || id::text FROM (${seenEvents(compared, ids, kind)}) AS seen
+          ) AS compared, ${answer} AS partitioned, ${archivedEnd(partitioned)} AS "archivedEnd"
         FROM log
       ) AS header
       FULL JOIN (${select("all")}) AS page ON false
       ORDER BY page.version NULLS FIRST`)
     const [header] = yield* decodeHeader(rows.slice(0, 1))
+    const hasPartitions = header?.partitioned === true
     if (header === undefined || header.mark === null || header.server === null || header.upTo === null) {
-      return Option.none()
+      return { hasPartitions, found: Option.none() }
     }
-    return Option.some({
+    if (header.archivedEnd === null) return yield* archived.oldSnapshot
+    const found = idsOf(header.compared)
+    const marked: MarkedPage = {
       mark: header.mark,
       server: header.server,
       upTo: header.upTo,
       upToId: orUndefined(header.upToId),
-      cursorId: orUndefined(header.cursorId),
-      ids: idsOf(header.compared),
+      cursorId: header.cursorId ?? found.get(after),
+      ids: found,
       rows: rows.slice(1),
-      archivedEnd: header.archivedEnd ?? 0n
-    })
+      archivedEnd: header.archivedEnd
+    }
+    return { hasPartitions, found: Option.some(marked) }
   })
+
+  /** A page, or none where the mark is lower than what is needed. */
+  const read = (filter: Filter, asked: Asked): Effect.Effect<Option.Option<MarkedPage>, Reason> =>
+    knowing((partitioned) => readWith(filter, asked, partitioned))
 
   /** Whether the server has replayed a version: its event is there, or the mark is at least as high. */
   const hasReplayed = (version: bigint) =>
@@ -163,32 +207,35 @@ export const make = Effect.gen(function* () {
    * Rows of a statement that has a condition, or none where the server has not replayed the version that is needed, or is a standby
    * that has no mark.
    */
-  const committed = Effect.fnUntraced(function* (
+  const committedWith = Effect.fnUntraced(function* (
     needed: bigint,
     statement: (condition: Fragment) => Effect.Effect<Fragment, Reason>,
     direction: "ASC" | "DESC",
-    lacksArchived = sql`false`
-  ): Effect.fn.Return<Option.Option<CommittedPage>, Reason> {
+    lacksArchived: Fragment,
+    partitioned: boolean
+  ): Effect.fn.Return<Looked<CommittedPage>, Reason> {
     const condition = sql.literal("(SELECT replayed FROM log)")
     const rows = yield* query(sql`
       WITH log AS MATERIALIZED (
         SELECT ${hasReplayed(needed)} AS replayed, coalesce(mark.version, 0::bigint) AS mark,
-          CASE WHEN here.standby THEN mark.server ELSE here.server END AS server, ${yield* archivedEnd} AS "archivedEnd",
-          ${lacksArchived} AS archived
+          CASE WHEN here.standby THEN mark.server ELSE here.server END AS server, ${answer} AS partitioned,
+          ${archivedEnd(partitioned)} AS "archivedEnd", ${lacksArchived} AS archived
         FROM (SELECT ${serverColumns}) AS here LEFT JOIN (${current}) AS mark ON true
       )
       SELECT log.*, page.* FROM log FULL JOIN (${yield* statement(condition)}) AS page ON false
       ORDER BY page.version ${sql.literal(direction)} NULLS FIRST`)
     const [header] = yield* decodeReplayed(rows.slice(0, 1))
-    return header?.replayed === true && header.server !== null
-      ? Option.some({
-          server: header.server,
-          mark: header.mark,
-          rows: rows.slice(1),
-          archivedEnd: header.archivedEnd ?? 0n,
-          lacksArchived: header.archived
-        })
-      : Option.none()
+    const hasPartitions = header?.partitioned === true
+    if (header?.replayed !== true || header.server === null) return { hasPartitions, found: Option.none() }
+    if (header.archivedEnd === null) return yield* archived.oldSnapshot
+    const replayed: CommittedPage = {
+      server: header.server,
+      mark: header.mark,
+      rows: rows.slice(1),
+      archivedEnd: header.archivedEnd,
+      lacksArchived: header.archived
+    }
+    return { hasPartitions, found: Option.some(replayed) }
   })
 
   return {
@@ -197,16 +244,20 @@ export const make = Effect.gen(function* () {
 
     /** A page of committed events from the last version on. */
     descending: (filter: Filter, range: Omit<PageRange.Range, "direction" | "guard">, needed: bigint) =>
-      committed(
-        needed,
-        (guard) => Effect.map(page(filter, { ...range, direction: "DESC", guard }), (select) => select("all")),
-        "DESC"
+      knowing((partitioned) =>
+        committedWith(
+          needed,
+          (guard) => Effect.map(page(filter, { ...range, direction: "DESC", guard }), (select) => select("all")),
+          "DESC",
+          nothingLacks,
+          partitioned
+        )
       ),
 
     /** The committed events of one aggregate above a version. */
     byAggregate: (aggregateId: string, since: bigint, needed: bigint) =>
-      Effect.flatMap(isPartitioned, (partitioned) =>
-        committed(
+      knowing((partitioned) =>
+        committedWith(
           needed,
           (condition) =>
             Effect.succeed(sql`
@@ -220,7 +271,8 @@ export const make = Effect.gen(function* () {
                 SELECT FROM ${archived.archived} WHERE aggregate_id = ${aggregateId} AND version > ${since}
                   AND first_version < ${archived.end}
               )`
-            : undefined
+            : nothingLacks,
+          partitioned
         )
       )
   }

@@ -128,27 +128,35 @@ export const make = Effect.fnUntraced(function* (marks: Marks) {
   ): Effect.fn.Return<readonly [MarkedPages.MarkedPage, LastSeen.Seen], Left | Reason> {
     const least = needed > seen.version ? needed : seen.version
     const asked = { after: seen.version, limit: pageLimit, needed: least, part }
-    const read = (compared: ReadonlyArray<bigint>) =>
+    const read = (compared: ReadonlyArray<bigint>, ids: ReadonlyArray<string>) =>
       untilReady(
         Effect.map(
           Effect.andThen(
             Effect.sync(() => marks.need(least)),
-            pages.read(filter, { ...asked, compared })
+            pages.read(filter, { ...asked, compared, ids })
           ),
           Option.filter(({ server }) => marks.isOfThisLog(server))
         ),
         { isPatient: !isFirst, wait }
       )
-    const page = yield* read([])
+    const cursor = LastSeen.atCursor(seen)?.id
+    const page = yield* read([], cursor === undefined ? [] : [cursor])
     const { archivedEnd, cursorId, server } = page
-    if (archivedEnd > seen.version) return yield* Effect.fail(new Left(archivedEvents))
+    if (archivedEnd > seen.version + 1n) return yield* Effect.fail(new Left(archivedEvents))
     const isAbove = page.upTo > seen.version && page.upToId !== undefined
     if (LastSeen.isCertain(seen, { cursorId, isAbove, server })) {
       return [page, LastSeen.confirm(seen, cursorId, server)]
     }
-    const compared = yield* read(LastSeen.versionsOf(seen))
-    const now = LastSeen.compare(seen, { server: compared.server, end: compared.mark, ids: compared.ids })
-    return now instanceof LogReplaced ? yield* Effect.fail(new Left(now)) : [compared, now]
+    const compared = yield* read(LastSeen.versionsOf(seen), LastSeen.idsOf(seen))
+    const { archivedEnd: end, ids } = compared
+    // It may be another standby, or have replayed more. What else is at a version that is archived, its file tells.
+    if (end > seen.version + 1n || LastSeen.missingBelow(seen, end, ids).length > 0) {
+      return yield* Effect.fail(new Left(archivedEvents))
+    }
+    const now = LastSeen.compare(seen, { server: compared.server, end: compared.mark, ids })
+    return now instanceof LogReplaced
+      ? yield* Effect.fail(new Left(now))
+      : [compared, LastSeen.knownBelow(now, end, seen)]
   })
 
   /** Committed events of this log. */

@@ -154,7 +154,10 @@ export const make = Effect.gen(function* () {
   }
 
   /** The events of the next archived part, in steps, unless the part is restored meanwhile: then those up to there. */
-  const archivedSteps = (filter: Filter, { batchSize, last, seen: before }: Ascending): Steps =>
+  const archivedSteps = (
+    filter: Filter,
+    { batchSize, last, seen: before }: Pick<Ascending, "batchSize" | "last" | "seen">
+  ): Steps =>
     Stream.unwrap(
       Effect.map(archive.partAfter(before.version), (part): Steps => {
         if (part === undefined || part.first > before.version + 1n) return Stream.empty
@@ -290,6 +293,19 @@ export const make = Effect.gen(function* () {
     highestVersion,
     atEnd: settling.atEnd,
     settled,
+
+    /** What is archived right above what was seen, up to the end of its part, in steps: nothing if the table has it. */
+    archived: (
+      filter: Filter,
+      { batchSize, seen }: { readonly seen: LastSeen.Seen; readonly batchSize: number }
+    ): Stream.Stream<MarkedReading.Step, LogReplaced | Reason> =>
+      Stream.unwrap(
+        Effect.map(agree(seen, false), (now): Steps =>
+          now === undefined
+            ? Stream.empty
+            : archivedSteps(filter, { batchSize, last: BackwardReading.highestPossible, seen: now })
+        )
+      ),
     backward,
     readBackward,
     decode,

@@ -4,7 +4,8 @@
  * **Details**
  *
  * In a transaction everything is read from the primary, on the connection of the transaction. Where the standby cannot be read, or
- * does not have in time what a read needs, the primary goes on where the standby has ended.
+ * does not have in time what a read needs, the primary goes on where the standby has ended. What is archived is read from its files,
+ * which the primary names, and then the standby goes on.
  */
 import { Context, Duration, Effect, Stream } from "effect"
 import type { AggregateSince } from "../../Event.ts"
@@ -108,6 +109,19 @@ export const make = Effect.fnUntraced(function* (primary: Reading) {
           seen = step.seen
           return outage.end
         })
+      /** The archived part that comes next, and then what the standby has above it. The primary may have restored the part. */
+      const fromFiles = (): Steps => {
+        const before = seen
+        const part = Stream.tap(primary.archived(filter, { seen, batchSize: asked.batchSize }), (step) =>
+          Effect.sync(() => (seen = step.seen))
+        )
+        const rest = Stream.suspend(() =>
+          seen.version === before.version
+            ? beyond.left(seen)
+            : fromStandby(filter, { ...asked, seen, needed: 0n }, { version: 0n, wait: Duration.zero }, beyond)
+        )
+        return Stream.concat(part, rest)
+      }
       const isOnlyLate = (left: MarkedReading.Left) => left.reason === undefined && seen === asked.seen
       const first =
         wanted.version > higher(asked.needed, seen.version)
@@ -120,7 +134,9 @@ export const make = Effect.fnUntraced(function* (primary: Reading) {
         Stream.suspend(() => beyond.mark(seen))
       ).pipe(
         Stream.catchTag("Left", (left) =>
-          Stream.unwrap(Effect.map(leave(left), () => Stream.suspend(() => beyond.left(seen))))
+          left.reason === MarkedReading.archivedEvents
+            ? Stream.suspend(fromFiles)
+            : Stream.unwrap(Effect.map(leave(left), () => Stream.suspend(() => beyond.left(seen))))
         )
       )
     })
@@ -170,18 +186,23 @@ export const make = Effect.fnUntraced(function* (primary: Reading) {
     Stream.suspend(() => {
       // A later page may be that of another standby, which has to have what the first one has.
       let needed = neededOf(input)
+      // What is archived below the table is known to the primary. The standby may lag behind it.
+      let isAtArchive = false
       const readRows: ReadBackward = (filter, range) =>
-        orPrimary(
-          Effect.suspend(() => marked.descending(filter, range, { needed, wait: waitOf(input) })),
-          primary.readBackward(filter, range)
-        ).pipe(
-          Effect.tap(({ rows }) =>
-            Effect.sync(() => {
-              const [first] = primary.decode(rows.slice(0, 1)).events
-              if (first !== undefined) needed = higher(needed, first.version)
-            })
-          )
-        )
+        Effect.suspend(() => {
+          const fromPrimary = Effect.suspend(() => primary.readBackward(filter, range))
+          return isAtArchive
+            ? fromPrimary
+            : orPrimary(marked.descending(filter, range, { needed, wait: waitOf(input) }), fromPrimary).pipe(
+                Effect.flatMap((page) => {
+                  const { end, rows } = page
+                  const [first] = primary.decode(rows.slice(0, 1)).events
+                  if (first !== undefined) needed = higher(needed, first.version)
+                  isAtArchive = rows.length < range.limit && end > range.after + 1n
+                  return isAtArchive ? fromPrimary : Effect.succeed(page)
+                })
+              )
+        })
       return primary.backward(input, readRows)
     })
 
