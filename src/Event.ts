@@ -2,7 +2,7 @@
 import { type Duration, Effect, Option, Schema } from "effect"
 import { type Condition, type ConditionFailed, GivenCondition, Key, QueryItems, Tags } from "./EventQuery.ts"
 import type { LargeIntegers } from "./internal/ExactJson.ts"
-import { Int64, maxRowBytes, TimeSpan } from "./internal/Fields.ts"
+import { Int64, maxRowBytes, Time, TimeSpan } from "./internal/Fields.ts"
 import { SafeJson, SafeJsonObject, safeJsonObjectUpTo, safeJsonUpTo } from "./internal/SafeJson.ts"
 
 export * from "./EventQuery.ts"
@@ -154,7 +154,7 @@ export class Filter extends Schema.Class<Filter>("effect-strata/EventStore/Filte
   /** What the event's metadata must contain. */
   metadata: Schema.optionalKey(SafeJsonObject),
   /** Times do not rise with versions, as imported events keep theirs, and a time is that at which the transaction began. */
-  createdAfter: Schema.optionalKey(Schema.DateTimeUtc),
+  createdAfter: Schema.optionalKey(Time),
   /** Tags that the event must have, all of them. The events are found by an index, by the first of the tags. */
   tags: Schema.optionalKey(Tags),
   /**

@@ -111,11 +111,13 @@ const ShortText = Text.check(
 
 /** A whole number from 0 that fits in an `INTEGER` column. */
 export const Count = Schema.Int.check(Schema.isBetween({ minimum: 0, maximum: 2 ** 31 - 1 }))
+/** The attempts that a program can give: claims have room to count on, as far as `Count` goes. */
+const Attempts = Schema.Int.check(Schema.isBetween({ minimum: 0, maximum: 1_000_000_000 }))
 const Size = Int64.check(Schema.isGreaterThanOrEqualToBigInt(0n))
 
 /** The fields of a message that can be changed whatever its state is. A field that is not given stays as it is. */
 const changes = {
-  attempts: Schema.optionalKey(Count),
+  attempts: Schema.optionalKey(Attempts),
   maxAttempts: Schema.optionalKey(Count),
   /** When the message is due, if it is deferred. */
   nextRetry: Schema.optionalKey(Time),

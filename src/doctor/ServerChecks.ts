@@ -13,6 +13,7 @@ const Server = Schema.Struct({
   role: Schema.String,
   database: Schema.String,
   standby: Schema.Boolean,
+  encoding: Schema.String,
   synchronousCommit: Schema.String,
   fsync: Schema.String
 })
@@ -26,7 +27,7 @@ const server = PostgresDatabase.use(({ sql }) =>
     sql`
       SELECT split_part(current_setting('server_version'), ' ', 1) AS version,
         current_setting('server_version_num')::int / 10000 AS "majorVersion", current_user::text AS role,
-        current_database()::text AS database, pg_is_in_recovery() AS standby,
+        current_database()::text AS database, pg_is_in_recovery() AS standby, current_setting('server_encoding') AS encoding,
         current_setting('synchronous_commit') AS "synchronousCommit", current_setting('fsync') AS fsync`
   )
 )
@@ -38,12 +39,19 @@ const onServer = (find: (server: Server) => ReadonlyArray<Finding>): Findings =>
 export const onPrimary = (findings: Findings): Findings =>
   Effect.flatMap(server, (found) => (found.some(({ standby }) => standby) ? Effect.succeed([]) : findings))
 
-/** Is the server recent enough? */
-export const version: Findings = onServer(({ database, majorVersion, role, version }) => {
+/** Is the server recent enough, and can the database keep every text? */
+export const version: Findings = onServer(({ database, encoding, majorVersion, role, version }) => {
   const says = `PostgreSQL ${version}, database ${database}, role ${role}`
-  return majorVersion < oldestVersion
-    ? [problem(says, `the stores need PostgreSQL ${oldestVersion} or later: upgrade`)]
-    : ok(says)
+  if (majorVersion < oldestVersion) {
+    return [problem(says, `the stores need PostgreSQL ${oldestVersion} or later: upgrade`)]
+  }
+  if (encoding === "UTF8") return ok(says)
+  return [
+    problem(
+      `the database has the encoding ${encoding}, which lacks texts that events and messages can have`,
+      "move to a database with ENCODING 'UTF8'"
+    )
+  ]
 })
 
 /** Is the server a primary, so that it can be seen which events are still in flight? */

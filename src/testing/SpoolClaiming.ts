@@ -357,6 +357,18 @@ export const suite = <E>(
       })
     )
 
+    it.effect("a message of a sender whose clock is ahead is ready, and has waited no time", () =>
+      Effect.gen(function* () {
+        const spool = yield* SpoolStore
+        const queue = yield* queueOf([{ created: future }])
+        const overview = (yield* spool.overview).find((one) => one.queue === queue)
+        const expected = Option.some(Duration.zero)
+        assert.deepStrictEqual(overview?.oldestReady, expected)
+        assert.deepStrictEqual(yield* spool.oldestReady(queue), expected)
+        assert.lengthOf(yield* claim(queue), 1)
+      })
+    )
+
     it.effect("wakes listeners after a commit that may have made messages ready", () =>
       Effect.gen(function* () {
         const spool = yield* SpoolStore

@@ -50,6 +50,7 @@ const invalid: ReadonlyArray<readonly [what: string, part: object]> = [
   ["negative attempts", { attempts: -1 }],
   ["a fractional number of attempts", { maxAttempts: 1.5 }],
   ["attempts beyond an integer column", { maxAttempts: 2 ** 31 }],
+  ["so many attempts that a claim could not count one more", { attempts: 2 ** 31 - 1 }],
   ["a priority of 0", { priority: 0 }],
   ["a priority of 11", { priority: 11 }],
   ["a negative delay", { delay: -1 }],

@@ -62,6 +62,21 @@ it.layer(Server.layer, { excludeTestServices: true, timeout: "120 seconds" })("s
     })
   )
 
+  it.effect("finds an encoding of the database that lacks texts", () =>
+    Effect.gen(function* () {
+      const { url: server } = yield* Server
+      const url = urlWith((parts) => {
+        parts.pathname = "/latin"
+      }, server)
+      const as = "TEMPLATE template0 ENCODING LATIN1 LOCALE_PROVIDER libc LC_COLLATE 'C' LC_CTYPE 'C'"
+      yield* execute([`CREATE DATABASE latin ${as}`], server)
+      yield* succeeds(["migrate"], { url })
+      yield* complains({ url }, [
+        /^problem server: the database has the encoding LATIN1, which lacks texts .* -> move to a database with ENCODING 'UTF8'$/
+      ])
+    })
+  )
+
   it.effect("finds faults of the sequence, triggers, settings, grants and offsets", () =>
     Effect.gen(function* () {
       const { execute, url } = yield* prepared

@@ -202,7 +202,7 @@ describe("the fast path through the arguments of an operation", () => {
       `gives what the schema gives, or leaves the input to it: ${name}`,
       [parts(schema)],
       ([input]) => Effect.map(agreed(schema, input), (isDecided) => void (isDecided && decided++)),
-      { arbitrary: { runs: 200, seed: 5, maxDiscards: 20_000 } }
+      { arbitrary: { runs: 400, seed: 5, maxDiscards: 40_000 } }
     )
     if (undecidable.has(name)) continue
     it(`decides for some of the inputs: ${name}`, () => assert.isAbove(decided, 3))

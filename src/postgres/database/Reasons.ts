@@ -38,6 +38,11 @@ const otherSession = (message: string, cause: unknown) =>
 
 /** What a SQLSTATE means, where the driver's own classes are too coarse. A key of two characters stands for a whole class. */
 const bySqlState: Readonly<Record<string, (message: string, cause: unknown) => Reason>> = {
+  "22P05": (message, cause) =>
+    new Unexpected({
+      message: `the encoding of the database lacks a character: ${message}; use a database with the encoding UTF8`,
+      cause
+    }),
   "25006": (message, cause) =>
     new Denied({
       message: `the server or the session is read-only: ${message}; connect to a server that can write`,

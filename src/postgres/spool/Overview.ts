@@ -129,12 +129,16 @@ export const make = Effect.gen(function* () {
       ) AS following`
   }
 
-  /** What is incoming or deferred in each queue, by the same index. */
+  /**
+   * What is incoming or deferred in each queue, by the same index. An incoming message is ready whenever it was created: the clock of
+   * its sender can be ahead.
+   */
   const ofQueues = ({ key, table }: Table, state: "incoming" | "deferred") => {
     const since = sql.literal(state === "incoming" ? "created" : "next_retry")
+    const ready = sql.literal(state === "incoming" ? "true" : "since <= at")
     return sql`
       SELECT one.key AS queue, ${code[state]} AS state, messages::float8 AS messages, 0::float8 AS leased,
-        CASE WHEN since <= at THEN (extract(epoch FROM at - since) * 1000::numeric)::float8 END AS millis,
+        CASE WHEN ${ready} THEN greatest(0::float8, (extract(epoch FROM at - since) * 1000::numeric)::float8) END AS millis,
         messages >= (SELECT most FROM bound) AS "isCut"
       FROM (SELECT key, min(since) AS since FROM ${sql.literal(state)} GROUP BY key) AS one
       CROSS JOIN start CROSS JOIN LATERAL (
