@@ -119,11 +119,11 @@ describe("starting at once", () => {
         [47, "retryspool_messages", "0047_spool_indexes_concurrently.sql"],
         [48, "events", "0048_events_times_concurrently.sql"],
         [53, "events", "0053_events_mark.sql"],
-        [58, "events", "0058_events_append.sql"],
         [59, "events", "0059_events_missed.sql"],
         [61, "events", "0061_events_key.sql"],
         [63, "events", "0063_events_archive.sql"],
         [64, "events", "0064_events_tags_types.sql"],
+        [66, "events", "0066_events_append.sql"],
         [68, "strata_messages", "0068_messages_index_concurrently.sql"],
         [69, "events", "0069_events_comments.sql"]
       ])
