@@ -6,6 +6,7 @@
 import { Effect, Option, Schema } from "effect"
 import type { Fragment } from "effect/sql/Statement"
 import type { Filter } from "../../Event.ts"
+import { realMillis } from "../../internal/RealTime.ts"
 import type { Reason } from "../../StoreError.ts"
 import { decodeRows } from "../database/DecodeRows.ts"
 import { PostgresDatabase } from "../database/PostgresDatabase.ts"
@@ -25,6 +26,7 @@ const Header = Schema.Struct({
   upToId: Schema.NullOr(Schema.String),
   cursorId: Schema.NullOr(Schema.String),
   compared: Schema.Array(Schema.String),
+  partitioned: Schema.Boolean,
   archivedEnd: Schema.NullOr(Schema.BigInt)
 })
 
@@ -35,6 +37,7 @@ const Replayed = Schema.Struct({
   /** Null on a standby that has no mark. */
   server: Schema.NullOr(Schema.String),
   mark: Schema.BigInt,
+  partitioned: Schema.Boolean,
   archivedEnd: Schema.NullOr(Schema.BigInt),
   /** Whether there are events of this kind that are archived. */
   archived: Schema.Boolean
@@ -93,7 +96,7 @@ export const make = Effect.gen(function* () {
   const database = yield* PostgresDatabase
   const { names, query, sql, tables } = database
   const { columns, findsContained, page } = yield* EventPages.make
-  const { isPartitioned } = yield* Partitions.make
+  const { answer, isPartitioned, learn } = yield* Partitions.make
   const archived = ArchivedEnd.make(database)
   const events = tables.events
   const current = MarkTable.current(database)
@@ -107,15 +110,29 @@ export const make = Effect.gen(function* () {
 
   const idAt = (version: Fragment) => sql`(SELECT id FROM ${events} WHERE version = ${version})`
 
-  const archivedEnd = Effect.map(isPartitioned, (partitioned) =>
-    partitioned ? archived.end : sql.literal("0::bigint")
-  )
+  const endOf = (partitioned: boolean) => (partitioned ? archived.end : sql.literal("0::bigint"))
 
-  /** A page, or none where the mark is lower than what is needed. */
-  const read = Effect.fnUntraced(function* (
+  /**
+   * Asks a plain table, or a log with partitions, and once more where the log has got some: the answer itself says so, as a standby may
+   * replay in a moment what has taken the primary hours.
+   */
+  const asking = Effect.fnUntraced(function* <A extends { readonly partitioned: boolean }>(
+    ask: (partitioned: boolean) => Effect.Effect<readonly [header: A | undefined, rows: ReadonlyArray<unknown>], Reason>
+  ) {
+    const before = yield* isPartitioned
+    const askedMillis = yield* realMillis
+    const found = yield* ask(before)
+    if (before || found[0]?.partitioned !== true) return found
+    learn(true, askedMillis)
+    return yield* ask(true)
+  })
+
+  /** What `asking` asks for. */
+  const pageOf = Effect.fnUntraced(function* (
     filter: Filter,
-    { after, compared, limit, needed, part }: Asked
-  ): Effect.fn.Return<Option.Option<MarkedPage>, Reason> {
+    { after, compared, limit, needed, part }: Asked,
+    partitioned: boolean
+  ) {
     const isShort = part !== undefined
     const range = { after, last: sql`(SELECT "upTo" FROM log)`, direction: "ASC", limit, isShort } as const
     const upTo =
@@ -131,12 +148,21 @@ export const make = Effect.gen(function* () {
           ${after === 0n ? sql.literal("NULL::text") : idAt(sql`${after}`)} AS "cursorId",
           ARRAY(
             SELECT version::text || ' '::text || id::text FROM ${events} WHERE version = ANY(${compared.map(String)}::text[]::bigint[])
-          ) AS compared, ${yield* archivedEnd} AS "archivedEnd"
+          ) AS compared, ${answer} AS partitioned, ${endOf(partitioned)} AS "archivedEnd"
         FROM log
       ) AS header
       FULL JOIN (${page(filter, range)("all")}) AS page ON false
       ORDER BY page.version NULLS FIRST`)
     const [header] = yield* decodeHeader(rows.slice(0, 1))
+    return [header, rows.slice(1)] as const
+  })
+
+  /** A page, or none where the mark is lower than what is needed. */
+  const read = Effect.fnUntraced(function* (
+    filter: Filter,
+    asked: Asked
+  ): Effect.fn.Return<Option.Option<MarkedPage>, Reason> {
+    const [header, rows] = yield* asking((partitioned) => pageOf(filter, asked, partitioned))
     if (header === undefined || header.mark === null || header.server === null || header.upTo === null) {
       return Option.none()
     }
@@ -147,7 +173,7 @@ export const make = Effect.gen(function* () {
       upToId: orUndefined(header.upToId),
       cursorId: orUndefined(header.cursorId),
       ids: idsOf(header.compared),
-      rows: rows.slice(1),
+      rows,
       archivedEnd: header.archivedEnd ?? 0n
     })
   })
@@ -166,24 +192,29 @@ export const make = Effect.gen(function* () {
     needed: bigint,
     statement: (condition: Fragment) => Fragment,
     direction: "ASC" | "DESC",
-    lacksArchived = sql`false`
+    lacksArchived: Fragment = sql`false`
   ): Effect.fn.Return<Option.Option<CommittedPage>, Reason> {
     const condition = sql.literal("(SELECT replayed FROM log)")
-    const rows = yield* query(sql`
+    const [header, rows] = yield* asking(
+      Effect.fnUntraced(function* (partitioned: boolean) {
+        const rows = yield* query(sql`
       WITH log AS MATERIALIZED (
         SELECT ${hasReplayed(needed)} AS replayed, coalesce(mark.version, 0::bigint) AS mark,
-          CASE WHEN here.standby THEN mark.server ELSE here.server END AS server, ${yield* archivedEnd} AS "archivedEnd",
-          ${lacksArchived} AS archived
+          CASE WHEN here.standby THEN mark.server ELSE here.server END AS server, ${answer} AS partitioned,
+          ${endOf(partitioned)} AS "archivedEnd", ${partitioned ? lacksArchived : sql`false`} AS archived
         FROM (SELECT ${serverColumns}) AS here LEFT JOIN (${current}) AS mark ON true
       )
       SELECT log.*, page.* FROM log FULL JOIN (${statement(condition)}) AS page ON false
       ORDER BY page.version ${sql.literal(direction)} NULLS FIRST`)
-    const [header] = yield* decodeReplayed(rows.slice(0, 1))
+        const [header] = yield* decodeReplayed(rows.slice(0, 1))
+        return [header, rows.slice(1)] as const
+      })
+    )
     return header?.replayed === true && header.server !== null
       ? Option.some({
           server: header.server,
           mark: header.mark,
-          rows: rows.slice(1),
+          rows,
           archivedEnd: header.archivedEnd ?? 0n,
           lacksArchived: header.archived
         })
@@ -200,22 +231,18 @@ export const make = Effect.gen(function* () {
 
     /** The committed events of one aggregate above a version. */
     byAggregate: (aggregateId: string, since: bigint, needed: bigint) =>
-      Effect.flatMap(isPartitioned, (partitioned) =>
-        committed(
-          needed,
-          (condition) => sql`
-            SELECT ${columns.sent} FROM (
-              SELECT ${columns.read} FROM ${events} WHERE aggregate_id = ${aggregateId} AND version > ${since} AND ${condition}
-              ORDER BY version OFFSET 0
-            ) AS page ORDER BY version`,
-          "ASC",
-          partitioned
-            ? sql`EXISTS (
-                SELECT FROM ${archived.archived} WHERE aggregate_id = ${aggregateId} AND version > ${since}
-                  AND first_version < ${archived.end}
-              )`
-            : undefined
-        )
+      committed(
+        needed,
+        (condition) => sql`
+          SELECT ${columns.sent} FROM (
+            SELECT ${columns.read} FROM ${events} WHERE aggregate_id = ${aggregateId} AND version > ${since} AND ${condition}
+            ORDER BY version OFFSET 0
+          ) AS page ORDER BY version`,
+        "ASC",
+        sql`EXISTS (
+          SELECT FROM ${archived.archived} WHERE aggregate_id = ${aggregateId} AND version > ${since}
+            AND first_version < ${archived.end}
+        )`
       )
   }
 })

@@ -79,7 +79,7 @@ interface Ascending {
 export const make = Effect.gen(function* () {
   const database = yield* PostgresDatabase
   const { integers, names, query, sql, tables } = database
-  const { isKnownPartitioned, isPartitioned } = yield* Partitions.make
+  const { isKnownPartitioned, read: readLog } = yield* Partitions.make
   const { end, split, withEnd } = ArchivedEnd.make(database)
   const archive = yield* ArchivedEvents.make
   const settling = yield* Settling.make
@@ -157,16 +157,16 @@ export const make = Effect.gen(function* () {
     range: Parameters<ReadBackward>[1]
   ): Effect.Effect<ArchivedEnd.WithEnd, Reason> => {
     const select = page(filter, { ...range, direction: "DESC" })
-    return Effect.flatMap(isPartitioned, (partitioned) =>
-      partitioned
-        ? ArchivedEnd.again(
-            Effect.flatMap(
-              readPage(query, (part) => withEnd(select(part), "DESC")),
-              split
-            )
+    return readLog({
+      ofPlainTable: () => Effect.map(readPage(query, select), (rows) => ({ rows, end: 0n })),
+      ofPartitions: () =>
+        ArchivedEnd.again(
+          Effect.flatMap(
+            readPage(query, (part) => withEnd(select(part), "DESC")),
+            split
           )
-        : Effect.map(readPage(query, select), (rows) => ({ rows, end: 0n }))
-    )
+        )
+    })
   }
 
   const readBackward: ReadBackward = (filter, range) => {
@@ -220,16 +220,18 @@ export const make = Effect.gen(function* () {
     const readRows = (state: Ascending, guard: Fragment | undefined): Effect.Effect<ArchivedEnd.WithEnd, Reason> => {
       const { isShort, last, pageLimit, seen } = state
       const range = { after: seen.version, last, direction: "ASC", limit: pageLimit, isShort } as const
-      if (guard !== undefined || !isKnownPartitioned()) {
-        return Effect.map(readPage(query, page(filter, { ...range, guard })), (rows) => ({ rows, end: 0n }))
-      }
-      const select = page(filter, { ...range, guard: sql`${end} <= ${seen.version + 1n}` })
-      return ArchivedEnd.again(
-        Effect.flatMap(
-          readPage(query, (part) => withEnd(select(part))),
-          split
+      const ofPlainTable = () =>
+        Effect.map(readPage(query, page(filter, { ...range, guard })), (rows) => ({ rows, end: 0n }))
+      const ofPartitions = () => {
+        const select = page(filter, { ...range, guard: sql`${end} <= ${seen.version + 1n}` })
+        return ArchivedEnd.again(
+          Effect.flatMap(
+            readPage(query, (part) => withEnd(select(part))),
+            split
+          )
         )
-      )
+      }
+      return guard === undefined ? readLog({ ofPlainTable, ofPartitions }) : ofPlainTable()
     }
 
     const table = (first: Ascending, goOn: GoOn): Steps =>
@@ -401,7 +403,7 @@ export const make = Effect.gen(function* () {
     decode,
     walks,
     warnOfWalk,
-    ...Lookups.make(database, { archive, decode, isPartitioned, pages }),
+    ...Lookups.make(database, { archive, decode, pages, readLog }),
 
     /** What `read` of the contract does. */
     read: (input: Query): Stream.Stream<StoredEvent, LogReplaced | Reason> => {
