@@ -21,7 +21,10 @@ const divide = Effect.fnUntraced(function* (schema: string) {
 })
 
 /** What reads of every kind give. */
-const everything = ({ context, events, schema }: ServedEvents) => ({
+const everything = (
+  { context, events, schema }: ServedEvents,
+  files: Layer.Layer<Postgres.EventArchive.EventArchive>
+) => ({
   load: events.load(),
   fromEnd: Stream.runCollect(events.read({ direction: "backward" })),
   page: Stream.runCollect(events.read({ limit: 3 })),
@@ -30,7 +33,7 @@ const everything = ({ context, events, schema }: ServedEvents) => ({
   decision: Effect.map(events.readForDecision([{ tags: ["old"] }]), ({ events }) => events),
   untagged: Effect.map(events.readForDecision([{ eventTypes: ["Happened"] }]), ({ events }) => events),
   exported: Exporting.rowsAt(2n).pipe(
-    Effect.provide(Postgres.PostgresDatabase.layer({ schema })),
+    Effect.provide(Layer.merge(Postgres.PostgresDatabase.layer({ schema }), files)),
     Effect.provide(context)
   )
 })
@@ -56,6 +59,7 @@ const served = Effect.gen(function* () {
   )
   return {
     schema,
+    files,
     stores,
     other,
     archive: Effect.provide(Postgres.Archive.archive({ before: 1_000_000n }), Layer.merge(database, files))
@@ -65,9 +69,9 @@ const served = Effect.gen(function* () {
 describe("a process that has taken the log for a plain table", () => {
   it.live("finds what is archived right after the log was divided", () =>
     Effect.gen(function* () {
-      const { archive, other, schema, stores } = yield* served
+      const { archive, files, other, schema, stores } = yield* served
       const before = new Map<string, unknown>()
-      for (const [name, read] of Object.entries(everything(stores))) before.set(name, yield* read)
+      for (const [name, read] of Object.entries(everything(stores, files))) before.set(name, yield* read)
       yield* divide(schema)
       yield* other.events.append(event("new", "new"))
       const { parts } = yield* archive
@@ -79,11 +83,11 @@ describe("a process that has taken the log for a plain table", () => {
       const added = yield* other.events.get("new")
       const isOld = (found: unknown) =>
         !(typeof found === "object" && found !== null && "id" in found && found.id === "new")
-      for (const [name, read] of Object.entries(everything(stores))) {
+      for (const [name, read] of Object.entries(everything(stores, files))) {
         const found: ReadonlyArray<unknown> = yield* read
         assert.deepStrictEqual(found.filter(isOld), before.get(name), name)
       }
-      assert.deepStrictEqual((yield* everything(stores).load).at(-1), added)
+      assert.deepStrictEqual((yield* everything(stores, files).load).at(-1), added)
       assert.strictEqual((yield* Effect.flip(stores.events.append(event("old", "old 2"))))._tag, "DuplicateEvent")
     }).pipe(Effect.scoped)
   )
