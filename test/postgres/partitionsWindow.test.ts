@@ -20,14 +20,12 @@ const divide = Effect.fnUntraced(function* (schema: string) {
   )
 })
 
-/** What reads of every kind give. */
+/** What reads of every kind give. The last two look at the log themselves, and tell the process what they have found. */
 const everything = (
   { context, events, schema }: ServedEvents,
   files: Layer.Layer<Postgres.EventArchive.EventArchive>
 ) => ({
-  load: events.load(),
   fromEnd: Stream.runCollect(events.read({ direction: "backward" })),
-  page: Stream.runCollect(events.read({ limit: 3 })),
   aggregate: events.loadByAggregate("old"),
   get: Effect.map(events.get("old 1"), (event) => [event]),
   decision: Effect.map(events.readForDecision([{ tags: ["old"] }]), ({ events }) => events),
@@ -35,7 +33,9 @@ const everything = (
   exported: Exporting.rowsAt(2n).pipe(
     Effect.provide(Layer.merge(Postgres.PostgresDatabase.layer({ schema }), files)),
     Effect.provide(context)
-  )
+  ),
+  page: Stream.runCollect(events.read({ limit: 3 })),
+  load: events.load()
 })
 
 /** A process whose files are in a directory, and what archives into it. */
