@@ -74,7 +74,7 @@ SELECT pg_catalog.set_config('search_path'::text, pg_catalog.current_setting('st
 
 -- next
 -- The functions that know the type of ids.
-\ir 0051_events_append.sql
+\ir 0066_events_append.sql
 
 -- next
 SELECT pg_catalog.set_config('search_path'::text, pg_catalog.current_setting('strata.path'::text), true);

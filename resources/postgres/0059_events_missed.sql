@@ -1,5 +1,5 @@
 -- Says what an append with this condition must not overtake: events that its decision would have wanted to know of. No row if
--- there is nothing. The append holds the locks of its condition when it calls this: resources/postgres/0051_events_append.sql.
+-- there is nothing. The append holds the locks of its condition when it calls this: resources/postgres/0066_events_append.sql.
 --
 -- The condition has what a decision has seen: the mark, a version up to which all events had come before the decision read,
 -- and the versions above it that it has read. src/EventQuery.ts describes it.

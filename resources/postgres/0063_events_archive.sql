@@ -55,7 +55,7 @@ BEGIN
                 version       BIGINT NOT NULL
             )', archived);
     END IF;
-    -- Who may read a log with partitions asks what is archived. 0060 grants it where a log gets partitions later.
+    -- Who may read a log with partitions asks what is archived. 0065 grants it where a log gets partitions later.
     FOR reader IN
         SELECT DISTINCT CASE grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(grantee)) END AS role
         FROM pg_class, aclexplode(relacl)

@@ -1,6 +1,6 @@
 -- Prepares a table that has had events for partitions: from now on a trigger gathers the ids of new events in a table that will be
 -- that of ids. src/postgres/migrations/Converting.ts then gathers those of the events that are there, part by part, and
--- resources/postgres/0060_events_partitions_versions.sql gives the table its name.
+-- resources/postgres/0065_events_partitions_versions.sql gives the table its name.
 --
 -- No id is there twice, as the plain table has a unique index. The id of an event that is deleted meanwhile stays, with a version
 -- below zero: who gathers the ids of older events may have read that event before.

@@ -159,7 +159,7 @@ export const triggers: Findings = Effect.gen(function* () {
         prosrc ~ 'pg_notify.*(stream_name|aggregate_id)' AS "namesAggregates"
       FROM pg_trigger JOIN pg_proc ON pg_proc.oid = tgfoid
       WHERE tgrelid = ${events}::regclass::oid AND NOT tgisinternal AND tgenabled <> 'D'
-        AND proname <> ${`${names.events}_guard`}::name`
+        AND proname::text <> ALL (${["draw", "gather", "guard"].map((ending) => `${names.events}_${ending}`)}::text[])`
   )
   const longest = found.some(({ namesAggregates }) => namesAggregates) ? yield* longestId : { bytes: 0, where: "" }
   return orOk(

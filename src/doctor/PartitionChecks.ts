@@ -1,8 +1,9 @@
 /** The partitions of the table of events, where it has some: whether the next ones are there, and what makes them. */
 import { Effect, Schema } from "effect"
+import { qualify, quote } from "../postgres/database/Identifier.ts"
 import { PostgresDatabase } from "../postgres/database/PostgresDatabase.ts"
 import * as EventTable from "../postgres/events/EventTable.ts"
-import { type Findings, ok, problem, relations, rows, warning } from "./Check.ts"
+import { type Finding, type Findings, ok, problem, relations, rows, warning } from "./Check.ts"
 
 const Partitions = Schema.Struct({
   /** How many there are. */
@@ -11,12 +12,21 @@ const Partitions = Schema.Struct({
   size: Schema.BigInt,
   /** How many versions can still be drawn that have a partition. Null if this role does not see what was drawn. */
   left: Schema.NullOr(Schema.BigInt),
+  /** The first versions that have no partition, though some above them have one. */
+  gaps: Schema.Array(Schema.String),
+  /** The partition of all versions that have no other one. */
+  rest: Schema.NullOr(Schema.String),
   /** Whether the server compiles plans that seem expensive. */
   jit: Schema.Boolean,
   /** The triggers that are missing, or switched off. */
   missing: Schema.Array(Schema.String),
   /** The functions that are missing, or that do not run as the owner of the table. */
-  foreign: Schema.Array(Schema.String)
+  foreign: Schema.Array(Schema.String),
+  /** The indexes that not every partition has. */
+  partial: Schema.Array(Schema.String),
+  /** Whether the table of ids is there, and has a key. */
+  hasIds: Schema.Boolean,
+  hasKey: Schema.Boolean
 })
 
 /** Above this number the server may believe that to compile a plan is worth it. */
@@ -26,12 +36,12 @@ const triggers = ["drawing", "added", "removed", "emptied", "ahead"]
 
 const functions = ["extend", "guard"]
 
-const file = "resources/postgres/0060_events_partitions_versions.sql"
+const file = "resources/postgres/0065_events_partitions_versions.sql"
 
-/** Will the next events have a partition, and their ids be unique? */
-export const partitions: Findings = Effect.gen(function* () {
+const look = Effect.gen(function* () {
   const { names, schema, sql } = yield* PostgresDatabase
   const { events } = yield* relations
+  const ids = EventTable.idsNameOf({ names, schema })
   const [found] = yield* rows(
     Partitions,
     sql`
@@ -39,6 +49,8 @@ export const partitions: Findings = Effect.gen(function* () {
           WHEN pg_catalog.has_sequence_privilege(sequence, 'USAGE, SELECT')
           THEN max(ending) - 1 - coalesce(pg_sequence_last_value(sequence::regclass), 0)
         END AS "left",
+        coalesce(pg_catalog.array_agg(ending::text ORDER BY ending) FILTER (WHERE next > ending), '{}'::text[]) AS gaps,
+        max(part::text) FILTER (WHERE bound = 'DEFAULT'::text) AS rest,
         pg_catalog.current_setting('jit') = 'on'::text AS jit,
         ARRAY(
           SELECT name FROM pg_catalog.unnest(${triggers.map((name) => `${names.events}_${name}`)}::text[]) AS name
@@ -51,20 +63,41 @@ export const partitions: Findings = Effect.gen(function* () {
           WHERE NOT EXISTS (
             SELECT FROM pg_proc WHERE pronamespace = space AND proname = name::name AND proowner = owner AND prosecdef
           )
-        ) AS "foreign"
+        ) AS "foreign",
+        ARRAY(SELECT indexrelid::regclass::text FROM pg_index WHERE indrelid = log AND NOT indisvalid ORDER BY 1) AS partial,
+        to_regclass(${ids}) IS NOT NULL AS "hasIds",
+        EXISTS (
+          SELECT FROM pg_index WHERE indrelid = to_regclass(${ids})::oid AND indisunique AND indisvalid AND indnkeyatts = 1
+            AND indpred IS NULL AND pg_get_indexdef(indexrelid, 1, true) = 'id'::text
+        ) AS "hasKey"
       FROM (
-        SELECT pg_class.oid AS log, pg_class.relnamespace AS space, pg_class.relowner AS owner,
-          pg_get_serial_sequence(${events}, 'version') AS sequence,
-          pg_catalog.split_part(bound, ''''::text, 2)::int8 AS beginning, pg_catalog.split_part(bound, ''''::text, 4)::int8 AS ending
-        FROM pg_class JOIN pg_inherits ON inhparent = pg_class.oid JOIN pg_class AS part ON part.oid = inhrelid
-        CROSS JOIN LATERAL pg_get_expr(part.relpartbound, part.oid) AS bound
-        WHERE pg_class.oid = ${events}::regclass::oid AND pg_class.relkind = 'p'
-          AND to_regclass(${EventTable.idsNameOf({ names, schema })}) IS NOT NULL
+        SELECT *, pg_catalog.lead(beginning) OVER (ORDER BY beginning) AS next FROM (
+          SELECT pg_class.oid AS log, pg_class.relnamespace AS space, pg_class.relowner AS owner,
+            pg_get_serial_sequence(${events}, 'version') AS sequence, part.oid::regclass AS part, bound,
+            nullif(pg_catalog.split_part(bound, ''''::text, 2), ''::text)::int8 AS beginning,
+            nullif(pg_catalog.split_part(bound, ''''::text, 4), ''::text)::int8 AS ending
+          FROM pg_class JOIN pg_inherits ON inhparent = pg_class.oid JOIN pg_class AS part ON part.oid = inhrelid
+          CROSS JOIN LATERAL pg_get_expr(part.relpartbound, part.oid) AS bound
+          WHERE pg_class.oid = ${events}::regclass::oid AND pg_class.relkind = 'p' AND (
+            to_regclass(${ids}) IS NOT NULL
+            OR EXISTS (SELECT FROM pg_trigger WHERE tgrelid = pg_class.oid AND tgname = ${`${names.events}_added`}::name)
+          )
+        ) AS bounds
       ) AS bounds
       GROUP BY log, space, owner, sequence`
   )
+  return found
+})
+
+/** Will the next events have a partition, and their ids be unique? */
+const ofPartitions = Effect.gen(function* () {
+  const { names, schema } = yield* PostgresDatabase
+  const { events } = yield* relations
+  const ids = EventTable.idsNameOf({ names, schema })
+  const extend = `as the owner: SELECT ${qualify(schema, `${names.events}_extend`)}()`
+  const found = yield* look
   if (found === undefined) return []
-  const { count, foreign, jit, left, missing, size } = found
+  const { count, foreign, gaps, hasIds, hasKey, jit, left, missing, partial, rest, size } = found
   const findings = [
     ...missing.map((name) =>
       problem(
@@ -79,13 +112,39 @@ export const partitions: Findings = Effect.gen(function* () {
       )
     ),
     ...(left !== null && left < size
-      ? [
-          problem(
-            `partitions are there for ${left} versions more: appends fail after those`,
-            `as the owner: SELECT ${names.events}_extend(), in the schema of the log`
-          )
-        ]
+      ? [problem(`partitions are there for ${left} versions more: appends fail after those`, extend)]
       : []),
+    ...gaps.map((version) =>
+      problem(
+        `${events} has no partition for version ${version}, and some for versions above it: events are missing, or appends fail there`,
+        `attach the partition again that was detached: ALTER TABLE ${events} ATTACH PARTITION .. FOR VALUES FROM (${version}) TO (..)`
+      )
+    ),
+    ...(rest === null
+      ? []
+      : [
+          problem(
+            `${rest} is the default partition of ${events}: no partition can be made for a version of which it has an event`,
+            `as the owner: ALTER TABLE ${events} DETACH PARTITION ${rest}; then ${extend.slice("as the owner: ".length)}; then insert what it has`
+          )
+        ]),
+    ...partial.map((name) =>
+      problem(
+        `not every partition of ${events} has an index of ${name}: reads go through all events of those that have none`,
+        `as the owner: make the index on each partition without it, and ALTER INDEX ${name} ATTACH PARTITION .., or DROP INDEX ${name} and run: strata migrate`
+      )
+    ),
+    ...(hasIds && !hasKey
+      ? [problem(`no key keeps the ids in ${ids} unique`, `as the owner: ALTER TABLE ${ids} ADD PRIMARY KEY (id)`)]
+      : []),
+    ...(hasIds
+      ? []
+      : [
+          problem(
+            `${ids} is missing, the table of the ids of ${events}: appends fail, and what is archived is not found`,
+            "restore it from a backup; those of events that are not archived are in the log"
+          )
+        ]),
     ...(jit && count > manyPartitions
       ? [
           warning(
@@ -97,4 +156,62 @@ export const partitions: Findings = Effect.gen(function* () {
   ]
   if (findings.length > 0) return findings
   return ok(`${count} of ${size} versions each${left === null ? "" : `, and there are some for ${left} versions more`}`)
+})
+
+const Begun = Schema.Struct({
+  /** What the conversion has made: triggers, the function, the table of ids, the limit of versions. */
+  gathers: Schema.Boolean,
+  /** The limit, and how many versions can still be drawn below it. Null where there is none, or this role does not see what was drawn. */
+  limit: Schema.NullOr(Schema.String),
+  left: Schema.NullOr(Schema.BigInt)
+})
+
+/** Was a table without partitions to get some, and has not? Nothing is wrong with its events then. */
+const ofConversion = Effect.gen(function* () {
+  const { names, schema, sql } = yield* PostgresDatabase
+  const { events } = yield* relations
+  const [gathered, gather] = [`${names.events}_gathered`, `${names.events}_gather`]
+  const check = `${names.events}_first`
+  const [found] = yield* rows(
+    Begun,
+    sql`
+      SELECT to_regclass(${qualify(schema, gathered)}) IS NOT NULL OR EXISTS (
+          SELECT FROM pg_proc WHERE pronamespace = relnamespace AND proname = ${gather}::name
+        ) AS gathers,
+        "limit"[1] AS "limit", CASE
+          WHEN pg_catalog.has_sequence_privilege(sequence, 'USAGE, SELECT')
+          THEN "limit"[1]::int8 - 1 - coalesce(pg_sequence_last_value(sequence::regclass), 0)
+        END AS "left"
+      FROM pg_class LEFT JOIN pg_constraint ON conrelid = pg_class.oid AND conname = ${check}::name
+      CROSS JOIN LATERAL pg_get_serial_sequence(${events}, 'version') AS sequence
+      LEFT JOIN LATERAL pg_catalog.regexp_match(pg_get_constraintdef(pg_constraint.oid), '< ''?(\\d+)'::text) AS "limit" ON true
+      WHERE pg_class.oid = ${events}::regclass::oid AND pg_class.relkind = 'r'`
+  )
+  if (found === undefined || (!found.gathers && found.limit === null)) return []
+  const { left, limit } = found
+  const undo = [
+    `ALTER TABLE ${events} DROP CONSTRAINT IF EXISTS ${quote(check)}`,
+    `DROP FUNCTION IF EXISTS ${qualify(schema, gather)}() CASCADE`,
+    `DROP TABLE IF EXISTS ${qualify(schema, gathered)}`
+  ].join("; ")
+  const says = `${events} is being divided into partitions, or was, and that was given up`
+  const remedy = `run strata migrate --partitions again, which goes on; or to give it up, as the owner: ${undo}`
+  const finding = limit === null ? warning : left !== null && left < manyVersions ? problem : warning
+  return [
+    finding(
+      limit === null
+        ? `${says}: each append also writes its ids to ${gathered}`
+        : `${says}: appends are refused from version ${limit} on${left === null ? "" : `, ${left} versions from here`}`,
+      remedy
+    )
+  ]
+})
+
+/** Below this number of versions that a log can still draw, its appends may be refused any day. */
+const manyVersions = 100_000n
+
+/** Whether the table has partitions that are as they should be, or is on its way to some. */
+export const partitions: Findings = Effect.gen(function* () {
+  const found: ReadonlyArray<Finding> = yield* ofPartitions
+  return found.length > 0 ? found : yield* ofConversion
 })

@@ -25,6 +25,7 @@ import { Effect } from "effect"
 import * as Operation from "../internal/Operation.ts"
 import type { StoreError } from "../StoreError.ts"
 import { PostgresDatabase } from "./database/PostgresDatabase.ts"
+import * as ArchiveLocks from "./events/ArchiveLocks.ts"
 import * as ArchiveTable from "./events/ArchiveTable.ts"
 import * as Archiving from "./events/Archiving.ts"
 import type { ArchiveError, ArchiveRefused, EventArchive } from "./events/EventArchive.ts"
@@ -81,6 +82,7 @@ export const archive = ({
       const { next, settled } = yield* Archiving.make(tell)
       const all = Effect.gen(function* () {
         yield* Archiving.checkLog
+        yield* ArchiveLocks.awaitReaders(database)
         const settledUpTo = yield* settled
         const parts: Array<ArchiveTable.Part> = []
         while (true) {

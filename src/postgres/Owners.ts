@@ -33,6 +33,7 @@ export type Owned = typeof Owned.Type
 /** The names of the functions that the migrations make, in the schema of the tables. */
 const functionsOf = ({ events, messages, spool, states }: Database["names"]): ReadonlyArray<string> => [
   `${events}_append`,
+  `${events}_draw`,
   `${events}_extend`,
   `${events}_gather`,
   `${events}_guard`,

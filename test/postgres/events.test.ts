@@ -12,7 +12,7 @@ import { execute, failsWith, freshRole, freshSchema, query, shape } from "./harn
 const files = [
   "0002_events.sql",
   "0034_events_tags.sql",
-  "0051_events_append.sql",
+  "0066_events_append.sql",
   "0059_events_missed.sql",
   "0061_events_key.sql",
   "0064_events_tags_types.sql",

@@ -124,6 +124,7 @@ describe("starting at once", () => {
         [61, "events", "0061_events_key.sql"],
         [63, "events", "0063_events_archive.sql"],
         [64, "events", "0064_events_tags_types.sql"],
+        [66, "events", "0066_events_append.sql"],
         [68, "strata_messages", "0068_messages_index_concurrently.sql"],
         [69, "events", "0069_events_comments.sql"]
       ])
@@ -181,6 +182,7 @@ describe("starting at once", () => {
           [61],
           [63],
           [64],
+          [66],
           [68],
           [69]
         ])
@@ -434,14 +436,14 @@ describe("a database of migrations 1 to 7", () => {
       schema: "public",
       options: {},
       names: ["events", "offsets_store", "states_store", "strata_messages", "retryspool_messages", "strata_migrations"],
-      run: [1, 2, 3, 4, 15, 16, 18, 20, 21, 24, 25, 26, 34, 45, 46, 47, 48, 51, 53, 59, 61, 63, 64, 68, 69]
+      run: [1, 2, 3, 4, 15, 16, 18, 20, 21, 24, 25, 26, 34, 45, 46, 47, 48, 53, 59, 61, 63, 64, 66, 68, 69]
     },
     {
       what: "with a schema, other names and all that is optional",
       schema: "My schema",
       options: { schema: "My schema", tables, notify: "rows", index: "containment" },
       names: Object.values(tables),
-      run: [1, 2, 3, 4, 5, 6, 15, 16, 18, 20, 21, 23, 24, 25, 26, 34, 45, 46, 47, 48, 51, 53, 59, 61, 63, 64, 68, 69]
+      run: [1, 2, 3, 4, 5, 6, 15, 16, 18, 20, 21, 23, 24, 25, 26, 34, 45, 46, 47, 48, 53, 59, 61, 63, 64, 66, 68, 69]
     }
   ] as const
 

@@ -4,8 +4,8 @@ import { Effect, Layer, Option, Result } from "effect"
 import * as Postgres from "effect-strata/postgres"
 import { Decision, EventStore } from "effect-strata/testing"
 import { randomInt } from "node:crypto"
-import { jsonLines, strata, succeeds } from "../cli/harness.ts"
-import { layerSchema, postgresUrl, scratchDatabase } from "../support/database.ts"
+import { jsonLines, succeeds } from "../cli/harness.ts"
+import { layerSchema, scratchDatabase } from "../support/database.ts"
 import { event, follow, plainInsert, serveEvents, type ServedEvents, session, versionsIn } from "./events.harness.ts"
 import { execute, failsWith, freshRole, migrate, query } from "./harness.ts"
 
@@ -370,35 +370,6 @@ describe("the plans of reads over partitions", () => {
       const latest = yield* planOf(`SELECT max(version) FROM ${table} WHERE aggregate_id = 'aggregate 1'`)
       assert.notMatch(latest, /Merge|Seq Scan on events_(0|5000|10000)/)
       assert.match(latest, /Append[^]*events_15000_[^]*events_0_/)
-    }).pipe(Effect.scoped)
-  )
-})
-
-describe("strata doctor", () => {
-  it.live("says how far the partitions reach, and what is missing of what makes them", () =>
-    Effect.gen(function* () {
-      const { events, schema, table } = yield* served
-      yield* events.append(event("a"))
-      const found = (check: string) =>
-        Effect.map(strata(["doctor", "--json", "--schema", schema], { url: postgresUrl }), ({ stdout }) =>
-          jsonLines(stdout).flatMap((line) => (line["check"] === check ? [`${line["level"]}: ${line["says"]}`] : []))
-        )
-      assert.match(
-        (yield* found("partitions")).join(),
-        /^ok: \d+ of 50 versions each, and there are some for \d+ versions more$/
-      )
-      assert.deepStrictEqual(yield* found("triggers"), ["ok: no foreign triggers"])
-      assert.match((yield* found("sequence")).join(), /^ok/)
-      yield* execute([
-        `ALTER TABLE ${table} DISABLE TRIGGER events_added`,
-        `ALTER FUNCTION ${schema}.events_guard() SECURITY INVOKER`,
-        `SELECT nextval('${table}_version_seq') FROM generate_series(1, 140)`
-      ])
-      assert.match(
-        (yield* found("partitions")).join("\n"),
-        /^problem: .*no trigger events_added.*\nproblem: .*events_guard does not run as the owner.*\nproblem: partitions are there for \d+ versions more/
-      )
-      assert.match((yield* found("sequence")).join(), /^warning/)
     }).pipe(Effect.scoped)
   )
 })

@@ -1,6 +1,6 @@
 /**
  * Waits for advisory locks, but not for ever: Postgres has no grants for them, and any role that may connect can take one and
- * keep it. Appends have a limit of their own, in `resources/postgres/0051_events_append.sql`.
+ * keep it. Appends have a limit of their own, in `resources/postgres/0066_events_append.sql`.
  */
 import type { Duration, Effect } from "effect"
 import type { Statement } from "effect/sql"

@@ -1,6 +1,20 @@
 /** How a transaction that others wait for is described to people. */
 import { Statement } from "effect/sql"
 
+/**
+ * An SQL expression that names who has a lock, and the tables that it needs beside `held`, the row of `pg_locks`. A prepared transaction
+ * has no process: the lock of its own number leads to it.
+ */
+export const holderText = `CASE
+    WHEN held.pid IS NULL THEN pg_catalog.format('the prepared transaction %L, role %s', prepared.gid, prepared.owner)
+    ELSE pg_catalog.format('pid %s, role %s, application %L', held.pid, activity.usename, activity.application_name)
+  END`
+
+export const fromHolders = `LEFT JOIN pg_catalog.pg_stat_activity AS activity ON activity.pid = held.pid
+  LEFT JOIN pg_catalog.pg_locks AS own ON held.pid IS NULL AND own.virtualtransaction = held.virtualtransaction
+    AND own.locktype = 'transactionid'::text AND own.mode = 'ExclusiveLock'::text
+  LEFT JOIN pg_catalog.pg_prepared_xacts AS prepared ON prepared.transaction = own.transactionid`
+
 const queryText = `', query: '::text || left(regexp_replace(activity.query, '\\s+', ' ', 'g'), 100)`
 
 /**

@@ -9,7 +9,7 @@
  * that of the empty name; aggregates, ids and tags have seeds of their own. These are made of the number that
  * `resources/postgres/0061_events_key.sql` keeps, so that they stay when the table is divided into partitions. A tag that an event gets is shared, and the first tag of each item of a condition is exclusive.
  *
- * `resources/postgres/0051_events_append.sql` has the same keys, for the appends that go through its function.
+ * `resources/postgres/0066_events_append.sql` has the same keys, for the appends that go through its function.
  */
 import type { Statement } from "effect/sql"
 import { qualify } from "../database/Identifier.ts"

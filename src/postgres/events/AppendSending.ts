@@ -4,7 +4,7 @@
  * **Details**
  *
  * An append is one round trip, unless it has to wait. A plain one needs only shared locks: it is an INSERT that does
- * nothing if it cannot have them at once. The function of `resources/postgres/0051_events_append.sql` does all others, and
+ * nothing if it cannot have them at once. The function of `resources/postgres/0066_events_append.sql` does all others, and
  * also a plain append that has to wait.
  */
 import { Effect, Exit, Result } from "effect"

@@ -46,7 +46,7 @@ const Change = Schema.Struct({
   tags: Schema.optionalKey(Schema.Array(Schema.String))
 })
 
-/** What came of an event, or of an append. See `resources/postgres/0051_events_append.sql`. */
+/** What came of an event, or of an append. See `resources/postgres/0066_events_append.sql`. */
 const OutcomeRow = Schema.Union([
   Schema.Struct({ outcome: Schema.Literals(["stored", "known"]), ...written }),
   Schema.Struct({ outcome: Schema.Literals(["blocked", "isolation"]), request: Schema.Int }),
@@ -233,7 +233,7 @@ export const make = Effect.gen(function* () {
   const selectMetadataOf = (versions: ReadonlyArray<bigint>) =>
     sql`SELECT id, coalesce(metadata::text, 'null'::text) AS metadata FROM ${table} WHERE version = ANY(${versions}::bigint[])`
 
-  /** Metadata without where the event comes from: see `resources/postgres/0051_events_append.sql`. */
+  /** Metadata without where the event comes from: see `resources/postgres/0066_events_append.sql`. */
   const contentOf = (metadata: Compared["metadata"]) => sql`
     coalesce(nullif(CASE pg_catalog.jsonb_typeof(${metadata}::text::jsonb) WHEN 'object'::text
       THEN ${metadata}::text::jsonb - ${originKeys}::text[] ELSE ${metadata}::text::jsonb END, '{}'::jsonb), 'null'::jsonb)`

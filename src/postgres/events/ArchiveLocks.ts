@@ -12,6 +12,7 @@
  */
 import { Duration, Effect, Schema } from "effect"
 import { SqlClient } from "effect/sql"
+import type { Statement } from "effect/sql/Statement"
 import { monotonicMillis } from "../../internal/Monotonic.ts"
 import { realSleep } from "../../internal/RealTime.ts"
 import { Contention, type Reason } from "../../StoreError.ts"
@@ -21,23 +22,55 @@ import { qualify, reference } from "../database/Identifier.ts"
 import * as LockTurns from "../database/LockTurns.ts"
 import type { PostgresDatabase } from "../database/PostgresDatabase.ts"
 import { reasonOf } from "../database/Reasons.ts"
+import { fromHolders, holderText } from "../database/TransactionText.ts"
 import type { ArchiveError, ArchiveRefused } from "./EventArchive.ts"
+import { plainForMillis } from "./Partitions.ts"
 
 type Database = PostgresDatabase["Service"]
 
 /** For how many milliseconds a try waits for the log, and others with it. */
 const momentMillis = 300
 
+/** How much the clocks of two machines may differ, within the time that `plainForMillis` is. */
+const clockMillis = 1000
+
 const firstWaitMillis = 100
 const longestWaitMillis = 5000
+
+const Known = Schema.Struct({ known: Schema.NullOr(Schema.Boolean) })
+
+/**
+ * Waits until no process takes the log for a plain table any more: it would miss what is archived. Those that have looked before the log
+ * was divided do so for a while. Nobody has where it is divided since it is there, and nobody does where that was an hour ago.
+ */
+export const awaitReaders = Effect.fnUntraced(function* (database: Database): Effect.fn.Return<void, Reason> {
+  const { names, query, schema, sql, tables } = database
+  const ask = (statement: Statement<unknown>) =>
+    Effect.map(
+      Effect.flatMap(query(statement), decodeRows(Known, names.migrations, [])),
+      ([row]) => row?.known === true
+    )
+  const hasRecords = yield* ask(sql`
+    SELECT pg_catalog.has_table_privilege(to_regclass(${qualify(schema, names.migrations)})::oid, 'SELECT') AS known`)
+  const isKnown =
+    hasRecords &&
+    (yield* ask(sql`
+      SELECT EXISTS (
+        SELECT FROM ${tables.migrations} AS divided
+        WHERE table_name = ${names.events} AND file LIKE '%\_events\_partitions\_versions.sql'::text AND (
+          applied_at < pg_catalog.now() - '1 hour'::interval
+          OR applied_at = (SELECT min(applied_at) FROM ${tables.migrations} AS made WHERE made.table_name = divided.table_name)
+        )
+      ) AS known`))
+  if (!isKnown) yield* realSleep(plainForMillis + clockMillis)
+})
 
 /** The locks of a table, taken by a statement, and who else has one of it. */
 const locksOf = ({ sql }: Database, table: string, taking: string): LockTurns.Locks => ({
   taking: { compile: () => [taking, []] },
   holders: sql`
-    SELECT DISTINCT pg_catalog.format('pid %s, role %s, application %L', held.pid, activity.usename,
-      activity.application_name) AS text
-    FROM pg_catalog.pg_locks AS held LEFT JOIN pg_catalog.pg_stat_activity AS activity ON activity.pid = held.pid
+    SELECT DISTINCT ${sql.literal(holderText)} AS text
+    FROM pg_catalog.pg_locks AS held ${sql.literal(fromHolders)}
     WHERE held.relation = ${table}::regclass::oid AND held.granted AND held.pid IS DISTINCT FROM pg_catalog.pg_backend_pid()
       AND held.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())`
 })

@@ -10,6 +10,7 @@ import * as EventPages from "./EventPages.ts"
 import type { eventDecoder } from "./EventRow.ts"
 import { readPage } from "./LongTexts.ts"
 import { pageEvents, pageOf } from "./PageSize.ts"
+import type { Partitions } from "./Partitions.ts"
 import type { WalkWarning } from "./WalkWarning.ts"
 
 export const highestPossible = 2n ** 63n - 1n
@@ -34,14 +35,14 @@ interface Log {
   readonly archive: Effect.Success<typeof ArchivedEvents.make>
   readonly decode: ReturnType<typeof eventDecoder>
   readonly highestVersion: Effect.Effect<bigint, Reason>
-  readonly isPartitioned: Effect.Effect<boolean, Reason>
   readonly pages: Effect.Success<typeof EventPages.make>
+  readonly readLog: Partitions["read"]
   readonly warning: WalkWarning
 }
 
 export const make = (
   database: PostgresDatabase["Service"],
-  { archive, decode, highestVersion, isPartitioned, pages, warning }: Log
+  { archive, decode, highestVersion, pages, readLog, warning }: Log
 ) => {
   const { query } = database
   const { findsContained, page } = pages
@@ -95,16 +96,17 @@ export const make = (
     filter: Filter,
     range: Parameters<ReadBackward>[1]
   ): Effect.Effect<ArchivedEnd.WithEnd, Reason> => {
-    const select = page(filter, { ...range, direction: "DESC" })
-    return Effect.flatMap(Effect.all([isPartitioned, select]), ([partitioned, select]) =>
-      partitioned
-        ? ArchivedEnd.again(
+    return Effect.flatMap(page(filter, { ...range, direction: "DESC" }), (select) =>
+      readLog({
+        ofPlainTable: () => Effect.map(readPage(query, select), (rows) => ({ rows, end: 0n })),
+        ofPartitions: () =>
+          ArchivedEnd.again(
             Effect.flatMap(
               readPage(query, (part) => withEnd(select(part), "DESC")),
               split
             )
           )
-        : Effect.map(readPage(query, select), (rows) => ({ rows, end: 0n }))
+      })
     )
   }
 

@@ -65,6 +65,7 @@ export const make = Effect.gen(function* () {
       const { archivedEnd, events, highest, partitioned } = isPartitioned
         ? ofPartitions(versions, seenIds, yield* isCompact)
         : ofPlainTable(versions)
+      const askedMillis = yield* realMillis
       const rows = yield* run(sql`
         SELECT state.*, version, id
         FROM (
@@ -74,7 +75,7 @@ export const make = Effect.gen(function* () {
       const found = yield* decode(rows)
       const [first] = found
       if (first === undefined) return undefined
-      learn(first.partitioned)
+      learn(first.partitioned, askedMillis)
       // The log has got partitions since somebody has asked.
       if (first.partitioned && !isPartitioned) continue
       yield* check(run, first)

@@ -76,7 +76,7 @@ export const make = Effect.gen(function* () {
   const { integers, names, query, sql, whether } = database
   const { atEnd } = yield* Settling.make
   const { matchesOf, taggedOf } = yield* EventPages.make
-  const { isPartitioned } = yield* Partitions.make
+  const { read: readLog } = yield* Partitions.make
   const archive = yield* ArchivedEvents.make
   const { end } = ArchivedEnd.make(database)
   const mark = yield* DecisionMark.make(atEnd)
@@ -152,11 +152,13 @@ export const make = Effect.gen(function* () {
   })
 
   const attempt = Effect.fnUntraced(function* (asked: ForDecision): Effect.fn.Return<ReadForDecision, Reason | Moved> {
-    const statement = (yield* isPartitioned) ? ofPartitions : ofPlainTable
     // Before the statement, whose snapshot then has every event up to the mark that will ever be. A younger mark, which is
     // found while the statement runs, may lie above events that the statement does not see.
     const before = mark.current()
-    const rows = yield* query(statement(asked.items))
+    const rows = yield* readLog({
+      ofPlainTable: () => query(ofPlainTable(asked.items)),
+      ofPartitions: () => query(ofPartitions(asked.items))
+    })
     const [first] = yield* decodeFirst(rows.slice(0, 1))
     if (first === undefined || !first.log.isolation.startsWith("read ")) return yield* wrongIsolation
     const { log } = first

@@ -91,14 +91,20 @@ const allUpTo = (after: bigint, last: bigint): Stream.Stream<Rows, Reason, Postg
   Stream.unwrap(
     Effect.gen(function* () {
       const database = yield* PostgresDatabase
-      const { isPartitioned } = yield* Partitions.make
+      const { read: readLog } = yield* Partitions.make
       const archive = yield* ArchivedEvents.make
       const { end } = ArchivedEnd.make(database)
-      if (!(yield* isPartitioned)) return pagesUpTo(after, last)
+
+      const here = Effect.provideService(PostgresDatabase, database)
+      const pageOfLog = (after: bigint, limit: number) =>
+        readLog({
+          ofPlainTable: () => here(pageAfter(after, last, limit)),
+          ofPartitions: () => here(pageAfter(after, last, limit, database.sql`${end} <= ${after + 1n}`))
+        })
 
       const table = (after: bigint, goOn: (next: bigint) => void) =>
         Stream.paginate({ after, limit: largestPage }, ({ after, limit }) =>
-          Effect.map(pageAfter(after, last, limit, database.sql`${end} <= ${after + 1n}`), (page) => {
+          Effect.map(pageOfLog(after, limit), (page) => {
             if (page.end > after + 1n) goOn(after)
             const next = { after: page.rows.at(-1)?.version ?? after, limit: page.nextLimit }
             return [page.rows.length === 0 ? [] : [page.rows], page.isFull ? Option.some(next) : Option.none()] as const

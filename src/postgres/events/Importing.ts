@@ -92,7 +92,7 @@ export const make = Effect.gen(function* () {
       ${entries.map(({ createdAt }) => createdAt ?? "")}::text[]
     ) WITH ORDINALITY AS new (id, aggregate_id, event_type, json, created_at, place)`
 
-  /** Metadata without where the event comes from, in a function's own types: see `resources/postgres/0051_events_append.sql`. */
+  /** Metadata without where the event comes from, in a function's own types: see `resources/postgres/0066_events_append.sql`. */
   const contentOf = (metadata: string) =>
     sql.literal(`coalesce(nullif(CASE WHEN jsonb_typeof(${metadata}) = 'object'::text
       THEN ${metadata} - ARRAY[${originKeys.map((key) => `'${key}'`).join()}]::text[] ELSE ${metadata} END, '{}'::jsonb), 'null'::jsonb)`)
@@ -230,7 +230,7 @@ export const make = Effect.gen(function* () {
     archived: ReadonlyMap<string, Known>
   ): Effect.fn.Return<ReadonlyArray<Written>, ImportRefused | Reason | Moved> {
     yield* AdvisoryLocks.take(database, { of: "all appends", keys: locks.all, atMost: lockLimit })
-    // The lock of the INSERT before the look, which takes a weaker one: see `resources/postgres/0051_events_append.sql`.
+    // The lock of the INSERT before the look, which takes a weaker one: see `resources/postgres/0066_events_append.sql`.
     yield* query(sql`INSERT INTO ${events} (id, aggregate_id, event_type) SELECT NULL, '', '' WHERE false`)
     // It stays so to the end of the transaction, which has the lock that keeps out a migration.
     const partitioned = yield* isPartitioned

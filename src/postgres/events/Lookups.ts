@@ -11,16 +11,17 @@ import * as CompactLog from "./CompactLog.ts"
 import type * as EventPages from "./EventPages.ts"
 import type { eventDecoder } from "./EventRow.ts"
 import { readPage } from "./LongTexts.ts"
+import type { Partitions } from "./Partitions.ts"
 
 /** What the reader of the log has. */
 interface Log {
   readonly archive: Effect.Success<typeof ArchivedEvents.make>
   readonly decode: ReturnType<typeof eventDecoder>
-  readonly isPartitioned: Effect.Effect<boolean, Reason>
   readonly pages: Effect.Success<typeof EventPages.make>
+  readonly readLog: Partitions["read"]
 }
 
-export const make = (database: PostgresDatabase["Service"], { archive, decode, isPartitioned, pages }: Log) => {
+export const make = (database: PostgresDatabase["Service"], { archive, decode, pages, readLog }: Log) => {
   const { fixed, query, sql, tables } = database
   const { columns, ofAggregate, selectAll } = pages
   const bits = sql.literal(String(CompactLog.blockBits.aggregate_id))
@@ -85,31 +86,31 @@ export const make = (database: PostgresDatabase["Service"], { archive, decode, i
 
   /** The event with an id. The parameter has the type of the column. */
   const withId = (id: string): Effect.Effect<Array<StoredEvent>, Reason> =>
-    Effect.flatMap(isPartitioned, (partitioned) =>
-      partitioned
-        ? oneById(id)
-        : eventsOf(
-            fixed`
-              SELECT ${columns.sent} FROM (SELECT ${columns.read} FROM ${tables.events} WHERE id = ${id} OFFSET 0) AS page`,
-            sql`id = ${id}`
-          )
-    )
+    readLog({
+      ofPlainTable: () =>
+        eventsOf(
+          fixed`
+            SELECT ${columns.sent} FROM (SELECT ${columns.read} FROM ${tables.events} WHERE id = ${id} OFFSET 0) AS page`,
+          sql`id = ${id}`
+        ),
+      ofPartitions: () => oneById(id)
+    })
 
   return {
     byAggregate: (asked: AggregateSince) =>
-      Effect.flatMap(isPartitioned, (partitioned) =>
-        partitioned
-          ? allByAggregate(asked)
-          : eventsOf(
-              fixed`
-                SELECT ${columns.sent} FROM (
-                  SELECT ${columns.read} FROM ${tables.events} WHERE aggregate_id = ${asked.aggregateId} AND version > ${asked.since}
-                    AND version >> ${bits} >= ${asked.since}::bigint >> ${bits}
-                  ORDER BY version OFFSET 0
-                ) AS page ORDER BY version`,
-              ...ofAggregate(asked.aggregateId, asked.since)
-            )
-      ),
+      readLog({
+        ofPlainTable: () =>
+          eventsOf(
+            fixed`
+              SELECT ${columns.sent} FROM (
+                SELECT ${columns.read} FROM ${tables.events} WHERE aggregate_id = ${asked.aggregateId} AND version > ${asked.since}
+                  AND version >> ${bits} >= ${asked.since}::bigint >> ${bits}
+                ORDER BY version OFFSET 0
+              ) AS page ORDER BY version`,
+            ...ofAggregate(asked.aggregateId, asked.since)
+          ),
+        ofPartitions: () => allByAggregate(asked)
+      }),
 
     /** A compact log has no other ids than UUIDs, and the server takes no other text for one. */
     byId: (id: string) =>

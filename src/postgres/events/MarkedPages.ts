@@ -6,6 +6,7 @@
 import { Effect, Option, Schema } from "effect"
 import type { Fragment } from "effect/sql/Statement"
 import type { Filter } from "../../Event.ts"
+import { realMillis } from "../../internal/RealTime.ts"
 import type { Reason } from "../../StoreError.ts"
 import { decodeRows } from "../database/DecodeRows.ts"
 import { PostgresDatabase } from "../database/PostgresDatabase.ts"
@@ -127,13 +128,14 @@ export const make = Effect.gen(function* () {
   const knowing = <A>(
     read: (partitioned: boolean) => Effect.Effect<Looked<A>, Reason>
   ): Effect.Effect<Option.Option<A>, Reason> =>
-    Effect.flatMap(isPartitioned, (partitioned) =>
-      Effect.flatMap(read(partitioned), ({ found, hasPartitions }) => {
-        if (partitioned || !hasPartitions) return Effect.succeed(found)
-        learn(true)
-        return knowing(read)
-      })
-    )
+    Effect.gen(function* () {
+      const before = yield* isPartitioned
+      const askedMillis = yield* realMillis
+      const { found, hasPartitions } = yield* read(before)
+      if (before || !hasPartitions) return found
+      learn(true, askedMillis)
+      return (yield* read(true)).found
+    })
 
   const archivedEnd = (partitioned: boolean) => (partitioned ? archived.end : sql.literal("0::bigint"))
 

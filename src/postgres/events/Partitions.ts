@@ -1,8 +1,9 @@
 /**
- * A log whose table has partitions: `resources/postgres/0060_events_partitions_versions.sql` makes them. Its ids are in a table
+ * A log whose table has partitions: `resources/postgres/0065_events_partitions_versions.sql` makes them. Its ids are in a table
  * beside it, and the transactions that append make the next partitions.
  */
 import { Context, Effect, Schema } from "effect"
+import { realMillis } from "../../internal/RealTime.ts"
 import { Contention, type Reason } from "../../StoreError.ts"
 import { decodeRows } from "../database/DecodeRows.ts"
 import { qualify, reference } from "../database/Identifier.ts"
@@ -13,10 +14,20 @@ import * as EventTable from "./EventTable.ts"
 /** From so many events on, an append goes by the function of the database, which first makes the partitions that it needs. */
 export const manyEvents = 100
 
-/** For how long a table is taken to have no partitions, after a look: it may be divided while this process runs. */
-const plainForMillis = 10_000
+/**
+ * For how long a table is taken to have no partitions, after a look: it may be divided while this process runs. What reads it as a plain
+ * one meanwhile finds all events, as nothing is archived sooner: see `ArchiveLocks.awaitReaders`.
+ */
+export const plainForMillis = 10_000
 
-const Row = Schema.Struct({ partitioned: Schema.Boolean })
+/** Null if there is no table of events yet. */
+const Row = Schema.Struct({ partitioned: Schema.NullOr(Schema.Boolean) })
+
+/** The same question to a plain table, and to a log with partitions, of which a part may be archived. */
+interface Readings<A, E> {
+  readonly ofPlainTable: () => Effect.Effect<A, E>
+  readonly ofPartitions: () => Effect.Effect<A, E>
+}
 
 /** Whether the log of a database has partitions, for as long as that may be relied on. */
 const answers = new WeakMap<
@@ -30,17 +41,28 @@ export const make = Effect.gen(function* () {
   const decode = decodeRows(Row, "pg_class", [])
   /** SQL that says whether the log has partitions. */
   const answer = sql.literal(`pg_catalog.to_regclass(${reference(EventTable.idsNameOf(database))}) IS NOT NULL`)
+  const answerOfTable = sql`CASE WHEN pg_catalog.to_regclass(${qualify(schema, names.events)}) IS NOT NULL THEN ${answer} END`
 
-  const learn = (partitioned: boolean): void => {
-    const untilMillis = partitioned ? Number.POSITIVE_INFINITY : performance.now() + plainForMillis
+  /** Takes an answer, to a question that was asked at that time. */
+  const learn = (partitioned: boolean, askedMillis: number): void => {
+    const untilMillis = partitioned ? Number.POSITIVE_INFINITY : askedMillis + plainForMillis
     answers.set(database, { partitioned, untilMillis })
   }
 
-  const look = query(sql`SELECT ${answer} AS partitioned`).pipe(
-    Effect.flatMap(decode),
-    Effect.map(([row]) => row?.partitioned === true),
-    Effect.tap((partitioned) => Effect.sync(() => learn(partitioned)))
+  const look = Effect.flatMap(realMillis, (askedMillis) =>
+    query(sql`SELECT ${answerOfTable} AS partitioned`).pipe(
+      Effect.flatMap(decode),
+      Effect.map(([row]) => {
+        if (typeof row?.partitioned === "boolean") learn(row.partitioned, askedMillis)
+        return row?.partitioned === true
+      })
+    )
   )
+
+  const isPartitioned = Effect.suspend((): Effect.Effect<boolean, Reason> => {
+    const answer = answers.get(database)
+    return answer !== undefined && performance.now() < answer.untilMillis ? Effect.succeed(answer.partitioned) : look
+  })
 
   const extendBy = (more: number, patience: "waits" | "never waits") =>
     query(
@@ -62,10 +84,20 @@ export const make = Effect.gen(function* () {
 
   return {
     /** Whether the log has partitions. It is asked once where it has some, and else now and then. */
-    isPartitioned: Effect.suspend((): Effect.Effect<boolean, Reason> => {
-      const answer = answers.get(database)
-      return answer !== undefined && performance.now() < answer.untilMillis ? Effect.succeed(answer.partitioned) : look
-    }),
+    isPartitioned,
+
+    /**
+     * Reads a plain table, or a log with partitions. What was read of a plain table counts if the answer still does: between the look
+     * and the statement, a process can wait for as long as it likes.
+     */
+    read: <A, E>({ ofPartitions, ofPlainTable }: Readings<A, E>): Effect.Effect<A, E | Reason> =>
+      Effect.flatMap(isPartitioned, (before) =>
+        before
+          ? ofPartitions()
+          : Effect.flatMap(ofPlainTable(), (found) =>
+              Effect.flatMap(isPartitioned, (now) => (now ? ofPartitions() : Effect.succeed(found)))
+            )
+      ),
 
     /** Whether it is known to have partitions. If not, a statement can ask by the way, and tell what it has heard. */
     isKnownPartitioned: () => answers.get(database)?.partitioned === true,

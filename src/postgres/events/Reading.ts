@@ -51,7 +51,7 @@ interface Ascending {
 export const make = Effect.gen(function* () {
   const database = yield* PostgresDatabase
   const { integers, names, query, sql, tables } = database
-  const { isKnownPartitioned, isPartitioned } = yield* Partitions.make
+  const { isKnownPartitioned, read: readLog } = yield* Partitions.make
   const { end, split, withEnd } = ArchivedEnd.make(database)
   const archive = yield* ArchivedEvents.make
   const settling = yield* Settling.make
@@ -98,22 +98,23 @@ export const make = Effect.gen(function* () {
     const readRows = (state: Ascending, guard: Fragment | undefined): Effect.Effect<ArchivedEnd.WithEnd, Reason> => {
       const { isShort, last, pageLimit, seen } = state
       const range = { after: seen.version, last, direction: "ASC", limit: pageLimit, isShort } as const
-      if (guard !== undefined || !isKnownPartitioned()) {
-        const select = page(filter, { ...range, guard })
-        return Effect.map(
-          Effect.flatMap(select, (select) => readPage(query, select)),
+      const ofPlainTable = () =>
+        Effect.map(
+          Effect.flatMap(page(filter, { ...range, guard }), (select) => readPage(query, select)),
           (rows) => ({ rows, end: 0n })
         )
-      }
-      const select = page(filter, { ...range, guard: sql`${end} <= ${seen.version + 1n}` })
-      return ArchivedEnd.again(
-        Effect.flatMap(select, (select) =>
-          Effect.flatMap(
-            readPage(query, (part) => withEnd(select(part))),
-            split
+      const ofPartitions = () => {
+        const select = page(filter, { ...range, guard: sql`${end} <= ${seen.version + 1n}` })
+        return ArchivedEnd.again(
+          Effect.flatMap(select, (select) =>
+            Effect.flatMap(
+              readPage(query, (part) => withEnd(select(part))),
+              split
+            )
           )
         )
-      )
+      }
+      return guard === undefined ? readLog({ ofPlainTable, ofPartitions }) : ofPlainTable()
     }
 
     const table = (first: Ascending, goOn: GoOn): Steps =>
@@ -284,8 +285,8 @@ export const make = Effect.gen(function* () {
     archive,
     decode,
     highestVersion,
-    isPartitioned,
     pages,
+    readLog,
     warning
   })
 
@@ -311,7 +312,7 @@ export const make = Effect.gen(function* () {
     decode,
     walks,
     warnOfWalk,
-    ...Lookups.make(database, { archive, decode, isPartitioned, pages }),
+    ...Lookups.make(database, { archive, decode, pages, readLog }),
 
     /** What `read` of the contract does. */
     read: (input: Query): Stream.Stream<StoredEvent, LogReplaced | Reason> => {

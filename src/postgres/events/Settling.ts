@@ -162,13 +162,14 @@ const pagesOf = (
       const columns = isPartitioned
         ? ofPartitions(read, after, isHoleWanted, yield* isCompact)
         : ofPlainTable(read, after, isHoleWanted)
+      const askedMillis = yield* realMillis
       const rows = yield* query(sql`
         SELECT ${serverColumns}, last.version AS highest, last.id AS "highestId", ${columns.beforeHole} AS "beforeHole",
           ${columns.cursorId} AS "cursorId", ${columns.partitioned} AS partitioned, ${columns.archivedEnd} AS "archivedEnd"
         FROM (SELECT) AS log LEFT JOIN (${columns.last}) AS last ON true`)
       const [found] = yield* decodeSeen(rows)
       if (found === undefined) return { page: { server: "", runs: [], isFull: false }, found }
-      learn(found.partitioned)
+      learn(found.partitioned, askedMillis)
       // The log has got partitions since somebody has asked.
       if (found.partitioned && !isPartitioned) continue
       yield* check(query, found)
@@ -190,7 +191,6 @@ export const make = Effect.gen(function* () {
   const decodeHighest = decodeRows(Highest, names.events, [])
   const decodeLast = decodeRows(Last, names.events, [])
   const partitions = yield* Partitions.make
-  const { isPartitioned } = partitions
   const archived = ArchivedEnd.make(database)
   const timeoutMillis = Duration.toMillis(settleTimeout)
 
@@ -203,32 +203,34 @@ export const make = Effect.gen(function* () {
     })
 
   /** What is known to a reader that begins at the end of the log. */
-  const atEnd = isPartitioned.pipe(
-    Effect.flatMap((partitioned) => {
-      const last = partitioned
-        ? archived.lastUpTo(highestPossible)
-        : sql`SELECT version, id FROM ${events} ORDER BY version DESC LIMIT 1`
-      return query(sql`
-        SELECT ${sql.literal(LockHolders.serverColumns(database))}, version, id
-        FROM (SELECT) AS log LEFT JOIN (${last}) AS last ON true`)
-    }),
-    Effect.flatMap(decodeLast),
-    Effect.map(([last]) =>
-      last === undefined || last.version === null
-        ? LastSeen.of(0n)
-        : LastSeen.confirm(LastSeen.of(last.version), last.id ?? undefined, last.server)
-    )
-  )
+  const lastBy = (last: Fragment) =>
+    query(sql`
+      SELECT ${sql.literal(LockHolders.serverColumns(database))}, version, id
+      FROM (SELECT) AS log LEFT JOIN (${last}) AS last ON true`)
 
-  const highestVersion = isPartitioned.pipe(
-    Effect.flatMap((partitioned) =>
-      query(
-        partitioned ? sql`SELECT ${archived.highest} AS version` : sql`SELECT max(version) AS version FROM ${events}`
+  const atEnd = partitions
+    .read({
+      ofPlainTable: () => lastBy(sql`SELECT version, id FROM ${events} ORDER BY version DESC LIMIT 1`),
+      ofPartitions: () => lastBy(archived.lastUpTo(highestPossible))
+    })
+    .pipe(
+      Effect.flatMap(decodeLast),
+      Effect.map(([last]) =>
+        last === undefined || last.version === null
+          ? LastSeen.of(0n)
+          : LastSeen.confirm(LastSeen.of(last.version), last.id ?? undefined, last.server)
       )
-    ),
-    Effect.flatMap(decodeHighest),
-    Effect.map(([row]) => row?.version ?? 0n)
-  )
+    )
+
+  const highestVersion = partitions
+    .read({
+      ofPlainTable: () => query(sql`SELECT max(version) AS version FROM ${events}`),
+      ofPartitions: () => query(sql`SELECT ${archived.highest} AS version`)
+    })
+    .pipe(
+      Effect.flatMap(decodeHighest),
+      Effect.map(([row]) => row?.version ?? 0n)
+    )
 
   const page = pagesOf(database, check, partitions)
 

@@ -29,7 +29,7 @@ import * as TagTable from "./TagTable.ts"
 /** How long a tagging waits for locks where the session has no `lock_timeout`: as long as an append waits. */
 const lockLimit = Duration.minutes(1)
 
-/** From so many tags on it locks all of them at once, as an append does: see `resources/postgres/0051_events_append.sql`. */
+/** From so many tags on it locks all of them at once, as an append does: see `resources/postgres/0066_events_append.sql`. */
 const mostTags = 250
 
 const Row = Schema.Struct({ version: Schema.BigInt, id: Schema.String, tags: Schema.Array(Schema.String) })
@@ -40,7 +40,7 @@ const countsOf = ({ events, tags }: Plan): TagCounts => ({ events, tags })
 export const make = Effect.gen(function* () {
   const database = yield* PostgresDatabase
   const { inTransaction, names, query, sql, tables, withTransaction } = database
-  const { isPartitioned } = yield* Partitions.make
+  const { read: readLog } = yield* Partitions.make
   const isCompact = CompactLog.isCompact(database)
   const table = TagTable.tableOf(database)
   const locks = AppendLocks.make(database)
@@ -61,14 +61,16 @@ export const make = Effect.gen(function* () {
   }
 
   const look = (events: Tagging["events"]): Effect.Effect<Plan, EventNotFound | InvalidInput | Reason> =>
-    Effect.all([isPartitioned, isCompact]).pipe(
-      Effect.flatMap(([partitioned, compact]) =>
-        query(sql`
-          SELECT event.version, event.id, ARRAY(
-            SELECT tag FROM ${table} AS tagged WHERE tagged.version + 0 = event.version AND tagged.tag <> ''::text
-          ) AS tags
-          FROM ${idsAt(events, partitioned, compact)}`)
-      ),
+    isCompact.pipe(
+      Effect.flatMap((compact) => {
+        const lookBy = (partitioned: boolean) =>
+          query(sql`
+            SELECT event.version, event.id, ARRAY(
+              SELECT tag FROM ${table} AS tagged WHERE tagged.version + 0 = event.version AND tagged.tag <> ''::text
+            ) AS tags
+            FROM ${idsAt(events, partitioned, compact)}`)
+        return readLog({ ofPlainTable: () => lookBy(false), ofPartitions: () => lookBy(true) })
+      }),
       Effect.flatMap(decode),
       Effect.map((rows) => new Map(rows.map((row): readonly [bigint, Found] => [row.version, row]))),
       Effect.flatMap((found) => planOf(events, found))

@@ -1,6 +1,6 @@
 /**
  * Prepares a table that has had events for partitions, while others go on to write to it. What is left then is done in a moment, by
- * `resources/postgres/0060_events_partitions_versions.sql`.
+ * `resources/postgres/0065_events_partitions_versions.sql`.
  *
  * **Details**
  *

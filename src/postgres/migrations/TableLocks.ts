@@ -14,6 +14,7 @@ import { decodeRows } from "../database/DecodeRows.ts"
 import { qualify } from "../database/Identifier.ts"
 import * as LockTurns from "../database/LockTurns.ts"
 import type { PostgresDatabase } from "../database/PostgresDatabase.ts"
+import { fromHolders, holderText } from "../database/TransactionText.ts"
 
 type Database = PostgresDatabase["Service"]
 
@@ -44,11 +45,10 @@ const weakModes = ["AccessShareLock", "RowShareLock", "RowExclusiveLock"]
 
 /** Who else has a lock of one of the tables: one that keeps the strongest waiting, or one that does not go with building. */
 const holders = (database: Database, isStrongest: boolean) => database.sql`
-  SELECT DISTINCT pg_catalog.format('pid %s, role %s, application %L', held.pid, activity.usename,
-    activity.application_name) AS text
+  SELECT DISTINCT ${database.sql.literal(holderText)} AS text
   FROM pg_catalog.unnest(${namesOf(database)}::text[]) AS name
   JOIN pg_catalog.pg_locks AS held ON held.relation = pg_catalog.to_regclass(name)::oid
-  LEFT JOIN pg_catalog.pg_stat_activity AS activity ON activity.pid = held.pid
+  ${database.sql.literal(fromHolders)}
   WHERE held.granted AND held.mode <> ALL (${isStrongest ? weakModes.slice(0, 1) : weakModes}::text[])
     AND held.pid IS DISTINCT FROM pg_catalog.pg_backend_pid()
     AND held.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())`

@@ -83,6 +83,8 @@ DECLARE
         OR '' = ANY (decided);
     -- The text of metadata that a compact log does not store.
     nothing   CONSTANT TEXT    := CASE WHEN :'events.id' = 'uuid' THEN 'null' END;
+    -- Whether the log has partitions, and a table of the ids beside it. It stays so once the log is locked.
+    divided   BOOLEAN := to_regclass(:'events_ids') IS NOT NULL;
     lock      RECORD;
     before    CONSTANT TEXT := current_setting('lock_timeout');
     failed    INTEGER[] := '{}'; -- the appends that write nothing
@@ -98,8 +100,8 @@ DECLARE
     suspects  INTEGER[]; -- the appends whose conditions have to be looked at closely
 BEGIN
     -- So many events at once may need more partitions than there are, if the log has partitions. Later none can be made: see
-    -- resources/postgres/0060_events_partitions_versions.sql.
-    IF cardinality(ids) >= 100 AND to_regclass(:'events_ids') IS NOT NULL THEN
+    -- resources/postgres/0065_events_partitions_versions.sql.
+    IF cardinality(ids) >= 100 AND divided THEN
         PERFORM :"events_extend" (cardinality(ids));
     END IF;
 
@@ -182,7 +184,14 @@ BEGIN
     -- readers wait for each transaction that has this lock: an append that waits for its turn must not have it.
     --
     -- An INSERT of nothing takes that lock, too. LOCK TABLE would ask for the right to insert all columns, the version included.
-    INSERT INTO :"events" (id, aggregate_id, event_type) SELECT NULL, '', '' WHERE false;
+    -- A log with partitions has triggers that run for an INSERT of nothing, and none that run for a MERGE that does nothing.
+    IF divided THEN
+        MERGE INTO ONLY :"events" USING (SELECT) AS nothing ON false WHEN NOT MATCHED THEN DO NOTHING;
+    ELSE
+        INSERT INTO :"events" (id, aggregate_id, event_type) SELECT NULL, '', '' WHERE false;
+        -- It may have been divided until this transaction had the lock.
+        divided := to_regclass(:'events_ids') IS NOT NULL;
+    END IF;
 
     -- A transaction that reads its first snapshot again cannot see what others have appended since.
     IF current_setting('transaction_isolation') NOT LIKE 'read %' THEN
@@ -199,7 +208,7 @@ BEGIN
     -- The ids that the log has already: fine where the append ignores duplicates and the stored event is the same. OFFSET 0
     -- makes the planner look up each id: a plan made while the table was small would else read all of it. A log that has
     -- partitions keeps its ids in a table beside them.
-    IF named > 0 AND to_regclass(:'events_ids') IS NULL THEN
+    IF named > 0 AND NOT divided THEN
         SELECT array_agg(new.id), array_agg(old.version) INTO known, places
         FROM unnest(requests, ids, given) AS new (request, id, given)
         CROSS JOIN LATERAL (SELECT event.version FROM :"events" AS event WHERE event.id = CAST(new.id AS :"events.id") OFFSET 0) AS old
@@ -235,7 +244,7 @@ BEGIN
             failed := failed || wrong;
         END IF;
         -- What is archived is compared by the caller, who reads the files.
-        IF to_regclass(:'events_ids') IS NOT NULL THEN
+        IF divided THEN
             SELECT array_agg(new.request), array_agg(new.id), array_agg(old.version) INTO wrong, names, actual
             FROM unnest(requests, ids, given) AS new (request, id, given)
             JOIN unnest(known, places) AS old (id, version) ON old.id = new.id
@@ -251,7 +260,7 @@ BEGIN
     END IF;
 
     -- The last version of an aggregate without events in the table may be archived.
-    IF NOT expected <@ '{any}' AND to_regclass(:'events_ids') IS NOT NULL THEN
+    IF NOT expected <@ '{any}' AND divided THEN
         SELECT array_agg(archived.aggregate_id), array_agg(archived.version) INTO gone, ends
         FROM (SELECT DISTINCT unnest(aggregate_ids)) AS new (aggregate_id)
         CROSS JOIN LATERAL (

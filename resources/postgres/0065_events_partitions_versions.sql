@@ -20,6 +20,7 @@
 \endif
 \set events_extend :events _extend
 \set events_guard :events _guard
+\set events_draw :events _draw
 
 SET strata.events TO :"events";
 
@@ -271,10 +272,11 @@ SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
-    -- What the sequence had drawn when this transaction had locked the table first. Whatever it draws later has a holder.
-    setting CONSTANT TEXT   := 'strata.drawn_' || TG_RELID::text;
-    before  CONSTANT BIGINT := nullif(current_setting(setting, true), '');
+    -- What the other trigger has kept.
+    before  CONSTANT BIGINT := nullif(current_setting('strata.drawn_' || TG_RELID::text, true), '');
     drawn   :"events".version%TYPE;
+    lowest  :"events".version%TYPE;
+    highest :"events".version%TYPE;
 BEGIN
     IF TG_LEVEL = 'ROW' THEN
         -- What is made ahead may fail: others try again, and there are partitions left. The doctor says if there are few.
@@ -284,21 +286,58 @@ BEGIN
             WHEN lock_not_available THEN NULL;
             WHEN OTHERS THEN RAISE WARNING 'no partition can be made for the next versions of %: %', :'events', SQLERRM;
         END;
-    ELSIF TG_OP = 'INSERT' AND TG_WHEN = 'BEFORE' THEN
-        IF before IS NULL THEN
-            PERFORM set_config(setting, coalesce(pg_sequence_last_value(TG_ARGV[0]::regclass), 0)::text, true);
-        END IF;
     ELSIF TG_OP = 'INSERT' THEN
+        WITH kept AS (
+            INSERT INTO :"events_ids" (id, version) SELECT id, version FROM added RETURNING version
+        )
+        SELECT min(version), max(version) INTO lowest, highest FROM kept;
         drawn := pg_sequence_last_value(TG_ARGV[0]::regclass);
-        IF EXISTS (SELECT FROM added WHERE version <= before OR version > drawn OR drawn IS NULL) THEN
+        IF lowest <= coalesce(before, lowest) OR highest > coalesce(drawn, 0) THEN
             RAISE EXCEPTION 'the version of an event is drawn while its transaction has locked the table %: leave the column version out',
                 :'events' USING ERRCODE = 'generated_always';
         END IF;
-        INSERT INTO :"events_ids" (id, version) SELECT id, version FROM added;
     ELSIF TG_OP = 'DELETE' THEN
         DELETE FROM :"events_ids" AS known USING removed WHERE known.id = removed.id AND known.version = removed.version;
     ELSE
         TRUNCATE :"events_ids";
+    END IF;
+    RETURN NULL;
+END
+$body$;
+
+-- next
+\ir complete_function.sql
+
+-- next
+SELECT pg_catalog.set_config('search_path'::text, pg_catalog.current_setting('strata.path'::text), true);
+
+-- next
+SET strata.function TO :"events_draw";
+
+-- next
+SET check_function_bodies TO off;
+
+-- next
+-- Keeps what the sequence had drawn when this transaction had locked the table first. Whatever it draws later has a holder.
+--
+-- Each statement that inserts calls it. So it runs as the caller, and sets no search path, which would take longer than what it does.
+-- Each function, operator and type in it is named with its schema.
+CREATE OR REPLACE FUNCTION :"events_draw" ()
+RETURNS TRIGGER
+LANGUAGE plpgsql
+AS $body$
+DECLARE
+    setting CONSTANT pg_catalog.text := pg_catalog.concat('strata.drawn_', TG_RELID);
+    before  CONSTANT pg_catalog.text := pg_catalog.current_setting(setting, true);
+    drawn   :"events".version%TYPE;
+BEGIN
+    IF before IS NULL OR before OPERATOR(pg_catalog.=) '' THEN
+        drawn := pg_catalog.pg_sequence_last_value(TG_ARGV[0]::pg_catalog.regclass);
+        -- Servers from version 17 on say nothing to who may not use the sequence.
+        IF drawn IS NULL AND NOT pg_catalog.has_sequence_privilege(TG_ARGV[0], 'USAGE, SELECT') THEN
+            RAISE EXCEPTION 'permission denied for sequence %', TG_ARGV[0] USING ERRCODE = 'insufficient_privilege';
+        END IF;
+        PERFORM pg_catalog.set_config(setting, COALESCE(drawn, 0)::pg_catalog.text, true);
     END IF;
     RETURN NULL;
 END
@@ -316,6 +355,7 @@ DECLARE
     events CONSTANT REGCLASS := pg_catalog.quote_ident(pg_catalog.current_setting('strata.events'))::regclass;
     found  RECORD;
     extend TEXT;
+    draw   TEXT;
     guard  TEXT;
     step   BIGINT;
     made   RECORD;
@@ -327,10 +367,12 @@ BEGIN
     FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace WHERE pg_class.oid = events;
     extend := format('%I.%I', found.space, found.name || '_extend');
     guard := format('%I.%I', found.space, found.name || '_guard');
+    draw := format('%I.%I', found.space, found.name || '_draw');
     -- They run as their owner, so nobody else may call the one, or make triggers of his own of the other.
-    EXECUTE format('REVOKE ALL ON FUNCTION %s(BIGINT, BOOLEAN), %s() FROM PUBLIC', extend, guard);
+    EXECUTE format('REVOKE ALL ON FUNCTION %s(BIGINT, BOOLEAN), %s(), %s() FROM PUBLIC', extend, guard, draw);
     EXECUTE format('ALTER FUNCTION %s(BIGINT, BOOLEAN) OWNER TO %I', extend, found.owner);
     EXECUTE format('ALTER FUNCTION %s() OWNER TO %I', guard, found.owner);
+    EXECUTE format('ALTER FUNCTION %s() OWNER TO %I', draw, found.owner);
     -- Who may insert events draws their versions, and looks for ids. An identity column needs no right of its own. Who may read
     -- them asks what is archived.
     FOR action IN
@@ -363,9 +405,9 @@ BEGIN
     WHERE inhparent = events;
     FOR made IN
         SELECT name, format(definition, found.name || '_' || name, events, guard, step,
-            pg_get_serial_sequence(events::text, 'version')) AS statement
+            pg_get_serial_sequence(events::text, 'version'), draw) AS statement
         FROM (VALUES
-            ('drawing', 'CREATE TRIGGER %1$I BEFORE INSERT ON %2$s FOR EACH STATEMENT EXECUTE FUNCTION %3$s(%5$L)'),
+            ('drawing', 'CREATE OR REPLACE TRIGGER %1$I BEFORE INSERT ON %2$s FOR EACH STATEMENT EXECUTE FUNCTION %6$s(%5$L)'),
             ('added', 'CREATE TRIGGER %1$I AFTER INSERT ON %2$s REFERENCING NEW TABLE AS added
                 FOR EACH STATEMENT EXECUTE FUNCTION %3$s(%5$L)'),
             ('removed', 'CREATE TRIGGER %1$I AFTER DELETE ON %2$s REFERENCING OLD TABLE AS removed
@@ -374,7 +416,12 @@ BEGIN
             ('ahead', 'CREATE CONSTRAINT TRIGGER %1$I AFTER INSERT ON %2$s DEFERRABLE INITIALLY DEFERRED
                 FOR EACH ROW WHEN (NEW.version %% %4$s = 0) EXECUTE FUNCTION %3$s()')
         ) AS needed (name, definition)
-        WHERE NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = events AND tgname = found.name || '_' || needed.name)
+        WHERE NOT EXISTS (
+            SELECT FROM pg_trigger
+            WHERE tgrelid = events AND tgname = found.name || '_' || needed.name
+                -- Another function was called before statements once.
+                AND (needed.name <> 'drawing' OR tgfoid = to_regprocedure(draw || '()'))
+        )
     LOOP
         EXECUTE made.statement;
     END LOOP;
