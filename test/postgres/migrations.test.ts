@@ -118,7 +118,6 @@ describe("starting at once", () => {
         [46, "states_store", "0046_states_index_concurrently.sql"],
         [47, "retryspool_messages", "0047_spool_indexes_concurrently.sql"],
         [48, "events", "0048_events_times_concurrently.sql"],
-        [51, "events", "0051_events_append.sql"],
         [53, "events", "0053_events_mark.sql"],
         [59, "events", "0059_events_missed.sql"],
         [61, "events", "0061_events_key.sql"],

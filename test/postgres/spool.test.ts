@@ -538,7 +538,7 @@ describe.each(kinds)("settlements by many fibers, in $what", ({ queue, table: na
     const ids = Array.from({ length: 40 }, (_, n) => `${n}`)
     yield* served.spool.storeMany(ids.map((id) => ({ ...queue, id })))
     yield* served.spool.claim({ ...queue, limit: 40, lease: "1 minute", owner: "o" })
-    const leases = ids.map((id) => ({ ...queue, id, owner: "o", attempt: 1 }))
+    const leases = ids.map((id) => Object.assign({ id, owner: "o", attempt: 1 }, queue))
     return { ...served, leases, stored: `${served.schema}.${name}` }
   })
 
@@ -546,7 +546,7 @@ describe.each(kinds)("settlements by many fibers, in $what", ({ queue, table: na
     Effect.gen(function* () {
       const { leases, spool, stored } = yield* claimed
       // The leases of every fourth message are of an earlier attempt.
-      const asked = leases.map((lease, n) => (n % 4 === 0 ? { ...lease, attempt: 7 } : lease))
+      const asked = leases.map((lease, n) => Object.assign({}, lease, n % 4 === 0 ? { attempt: 7 } : {}))
       const fibers = yield* Effect.forEach(asked, (lease) =>
         Effect.forkChild(spool.settle([{ ...lease, outcome: "archived" }]), { startImmediately: true })
       )
