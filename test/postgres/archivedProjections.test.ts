@@ -127,6 +127,43 @@ describe("a read model of a log that is archived", () => {
       }).pipe(Effect.scoped)
   )
 
+  it.live.each(["in a directory", "over HTTP, by an archive of the user's own"])(
+    "%s, is exact, from the start and rebuilt, while parts are archived and restored",
+    (where) =>
+      Effect.gen(function* () {
+        const files = where === "in a directory" ? undefined : layerHttp((yield* serveFiles).url)
+        const { archive, clearOf, events, found, here, restore, sums } = yield* scene(files)
+        yield* events.append(added(0, 300))
+        yield* archive(200n)
+        const projections = [
+          { name: "all", filter: {} },
+          { name: "rare", filter: { eventTypes: ["Rare"] } }
+        ]
+        for (const { filter, name } of projections) {
+          yield* Effect.forkScoped(here(Projection.run(sums(name, filter))))
+        }
+        for (let from = 300; from < 600; from += 50) {
+          yield* events.append(added(from, from + 50))
+          yield* archive(BigInt(from))
+          if (from === 400) yield* restore(150n)
+        }
+        const last = yield* events.latestVersion
+        assert.deepStrictEqual(sumsOf(yield* events.load()), sumsOf(added(0, 600)))
+        for (const { filter, name } of projections) {
+          const wanted = sumsOf(yield* Stream.runCollect(events.read(filter)))
+          const isExact = Effect.gen(function* () {
+            yield* here(Projection.awaitVersion(name, last, "5 minutes"))
+            assert.deepStrictEqual(yield* found(name, yield* here(Projection.slot(name))), wanted)
+          })
+          yield* isExact
+          for (const mode of ["in place", "beside"] as const) {
+            yield* here(Stream.runDrain(Projection.rebuild(sums(name, filter), { mode, clear: clearOf(name) })))
+            yield* isExact
+          }
+        }
+      }).pipe(Effect.scoped)
+  )
+
   it.live("which cannot be reached for a while, waits for it, and is exact", () =>
     Effect.gen(function* () {
       const server = yield* serveFiles

@@ -15,7 +15,7 @@ import * as TailReader from "../../src/postgres/events/TailReader.ts"
 import { temporaryDirectory } from "../cli/harness.ts"
 import { postgresUrl } from "../support/database.ts"
 import { collect, everything, serveArchive, shapes } from "./archive.harness.ts"
-import { event, follow, serveEvents, versionsIn } from "./events.harness.ts"
+import { event, follow, plainInsert, serveEvents, session, versionsIn } from "./events.harness.ts"
 import { execute, failsWith } from "./harness.ts"
 
 const { EventArchive, PostgresDatabase } = Postgres
@@ -88,6 +88,25 @@ describe("archived events", () => {
       })
       assert.deepStrictEqual(backward, all.toReversed())
     }).pipe(Effect.scoped)
+  )
+
+  it.live.each([-1, 0, 1, 25])(
+    "are given once where a reader knew the log to be settled %i versions after the start of their part",
+    (more) =>
+      Effect.gen(function* () {
+        const { archive, events, table } = yield* served
+        yield* events.append(shapes(100 + more))
+        assert.lengthOf(yield* events.load(), 100 + more)
+        const later = yield* events.append(shapes(100))
+        yield* archive(150n)
+        // A read gives what it knows to be settled, and waits for a transaction before it decides about the rest.
+        const run = yield* session()
+        yield* run("BEGIN")
+        yield* run(plainInsert(table, "open"))
+        assert.deepStrictEqual((yield* events.load()).slice(100 + more), later)
+        const rare = yield* collect(events.read({ eventTypes: ["Rare"] }))
+        assert.lengthOf(rare, Math.ceil((100 + more) / 3) + 34)
+      }).pipe(Effect.scoped)
   )
 
   it.live("reach subscribers from the start, once each, while parts are archived and restored, and others append", () =>

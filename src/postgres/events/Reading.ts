@@ -117,8 +117,10 @@ export const make = Effect.gen(function* () {
       return guard === undefined ? readLog({ ofPlainTable, ofPartitions }) : ofPlainTable()
     }
 
-    const table = (first: Ascending, goOn: GoOn): Steps =>
-      Stream.paginate<Ascending | Reason, MarkedReading.Step, LogReplaced | Reason>(first, (state) => {
+    const table = (first: Ascending, goOn: GoOn): Steps => {
+      // The mark was in the part that the files have.
+      if (first.seen.version >= first.last) return Stream.empty
+      return Stream.paginate<Ascending | Reason, MarkedReading.Step, LogReplaced | Reason>(first, (state) => {
         if ("_tag" in state) return Effect.fail(state)
         const { batchSize, pageLimit, seen } = state
         const guard = guardOf(state)
@@ -143,6 +145,7 @@ export const make = Effect.gen(function* () {
           }
         )
       })
+    }
 
     const files = (state: Ascending, goOn: GoOn): Steps => {
       goOn({ ...state, isLater: false })
