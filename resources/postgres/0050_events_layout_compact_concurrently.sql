@@ -20,7 +20,7 @@ WHERE indrelid IN (
         UNION SELECT inhrelid FROM pg_catalog.pg_inherits
         WHERE inhparent = pg_catalog.to_regclass(pg_catalog.quote_ident(:'events'))::oid
     ) AND NOT indisvalid AND relkind = 'i'::"char"
-    AND pg_catalog.pg_get_indexdef(indexrelid) ~ ' USING btree \(.*\(\(?version >> \d+\)'::text
+    AND pg_catalog.pg_get_indexdef(indexrelid) ~ ' USING btree [(].*[(][(]?version >> [0-9]+[)]'::text
 \gexec
 
 -- next
@@ -60,5 +60,5 @@ JOIN pg_catalog.pg_class ON pg_class.oid = indexrelid
 JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace
 WHERE indrelid = pg_catalog.to_regclass(pg_catalog.quote_ident(:'events'))::oid AND NOT indisunique
     AND pg_catalog.pg_get_indexdef(indexrelid)
-        ~ ' USING btree \((aggregate_id, version|event_type, version|\(\(version >> 12\)\), created_at)\)$'::text
+        ~ ' USING btree [(](aggregate_id, version|event_type, version|[(][(]version >> 12[)][)], created_at)[)]$'::text
 \gexec

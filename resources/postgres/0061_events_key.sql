@@ -20,7 +20,7 @@ BEGIN
     PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
     SELECT nspname AS space, relname || '_key' AS name INTO STRICT found
     FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace WHERE pg_class.oid = events;
-    SELECT substring(prosrc FROM '\d+')::bigint INTO number
+    SELECT substring(prosrc FROM '[0-9]+')::bigint INTO number
     FROM pg_proc JOIN pg_namespace ON pg_namespace.oid = pronamespace
     WHERE nspname = found.space AND proname = found.name AND pronargs = 0;
     EXECUTE format(

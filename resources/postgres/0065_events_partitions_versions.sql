@@ -78,7 +78,7 @@ BEGIN
     is_old := is_old OR drawn IS NOT NULL;
     IF is_old THEN
         -- The check lets the table be attached without a look at its rows. It is made once the ids of all events are there.
-        SELECT substring(pg_get_constraintdef(oid) FROM '< ''?(\d+)')::bigint INTO ending
+        SELECT substring(pg_get_constraintdef(oid) FROM '< ''?([0-9]+)')::bigint INTO ending
         FROM pg_constraint WHERE conrelid = events AND conname = found.name || '_first' AND convalidated;
         IF ending IS NULL OR ending <= coalesce(drawn, 0) THEN
             RAISE EXCEPTION 'the table % has had events: strata migrate --partitions prepares it first', events
@@ -221,7 +221,7 @@ BEGIN
     FOR look IN 1 .. 2 LOOP
         SELECT (bounds[2])::bigint - (bounds[1])::bigint, (bounds[2])::bigint INTO size, ending
         FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid
-        CROSS JOIN LATERAL regexp_match(pg_get_expr(relpartbound, inhrelid), 'FROM \(''?(\d+)''?\) TO \(''?(\d+)''?\)') AS bounds
+        CROSS JOIN LATERAL regexp_match(pg_get_expr(relpartbound, inhrelid), 'FROM [(]''?([0-9]+)''?[)] TO [(]''?([0-9]+)''?[)]') AS bounds
         WHERE inhparent = events ORDER BY 2 DESC NULLS LAST LIMIT 1;
         needed := coalesce(pg_sequence_last_value(pg_get_serial_sequence(:'events', 'version')::regclass), 0)
             + least(greatest(more, 0), most * size) + ahead * size;
@@ -401,7 +401,7 @@ BEGIN
     -- If the transaction of one step is rolled back, the next step comes in time: there are some 48 of them.
     SELECT greatest(1, min((bounds[2])::bigint - (bounds[1])::bigint) / 16) INTO STRICT step
     FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid
-    CROSS JOIN LATERAL regexp_match(pg_get_expr(relpartbound, inhrelid), 'FROM \(''?(\d+)''?\) TO \(''?(\d+)''?\)') AS bounds
+    CROSS JOIN LATERAL regexp_match(pg_get_expr(relpartbound, inhrelid), 'FROM [(]''?([0-9]+)''?[)] TO [(]''?([0-9]+)''?[)]') AS bounds
     WHERE inhparent = events;
     FOR made IN
         SELECT name, format(definition, found.name || '_' || name, events, guard, step,

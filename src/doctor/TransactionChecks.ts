@@ -79,7 +79,7 @@ const lockedBy = Effect.gen(function* () {
   const { sql } = database
   // A role that only reads may not call the function, and looks at it.
   const number = sql`(
-    SELECT pg_catalog.substring(prosrc, '\\d+'::text)::bigint FROM pg_proc
+    SELECT pg_catalog.substring(prosrc, '[0-9]+'::text)::bigint FROM pg_proc
     WHERE oid = to_regprocedure(${`${AppendLocks.keyFunctionOf(database)}()`})::oid)`
   return yield* texts(sql`
     SELECT pg_catalog.format('pid %s, role %s, application %L, holds the lock of all %s', held.pid, usename, application_name,

@@ -15,7 +15,7 @@ export const fromHolders = `LEFT JOIN pg_catalog.pg_stat_activity AS activity ON
     AND own.locktype = 'transactionid'::text AND own.mode = 'ExclusiveLock'::text
   LEFT JOIN pg_catalog.pg_prepared_xacts AS prepared ON prepared.transaction = own.transactionid`
 
-const queryText = `', query: '::text || left(regexp_replace(activity.query, '\\s+', ' ', 'g'), 100)`
+const queryText = `', query: '::text || left(regexp_replace(activity.query, '[[:space:]]+', ' ', 'g'), 100)`
 
 /**
  * An SQL expression that describes a transaction: its process, its state and application, and for how long it is open. Where it has

@@ -143,7 +143,7 @@ export const make = Effect.fnUntraced(function* (tell: Tell) {
     SELECT pg_catalog.format('%I.%I', nspname, relname) AS name, coalesce(bounds[1], '0'::text)::int8 AS first, bounds[2]::int8 AS "end"
     FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid JOIN pg_namespace ON pg_namespace.oid = relnamespace
     CROSS JOIN LATERAL pg_catalog.regexp_match(pg_get_expr(relpartbound, pg_class.oid),
-      'FROM \\(''?(?:(\\d+)|MINVALUE)''?\\) TO \\(''?(\\d+)''?\\)'::text) AS bounds
+      'FROM [(]''?(?:([0-9]+)|MINVALUE)''?[)] TO [(]''?([0-9]+)''?[)]'::text) AS bounds
     WHERE inhparent = ${log}::regclass::oid AND bounds IS NOT NULL ORDER BY 3 LIMIT 1`).pipe(
     Effect.flatMap(decodeRows(Partition, "pg_inherits", ["name"])),
     Effect.map(([partition]) => partition)

@@ -55,7 +55,7 @@ const look = (database: Database) => {
             SELECT FROM pg_catalog.pg_trigger WHERE tgrelid = log.oid AND tgname = ${`${database.names.events}_gather_emptied`}::name
           ) AS "isGathering",
           coalesce(pg_sequence_last_value(pg_get_serial_sequence(${events}, 'version')::regclass), 0) AS drawn,
-          (pg_catalog.regexp_match(pg_get_constraintdef(con.oid), '< ''?(\\d+)'::text))[1]::int8 AS ending,
+          (pg_catalog.regexp_match(pg_get_constraintdef(con.oid), '< ''?([0-9]+)'::text))[1]::int8 AS ending,
           coalesce(con.convalidated, false) AS "isValidated"
         FROM pg_catalog.pg_class AS log
         LEFT JOIN pg_catalog.pg_constraint AS con ON con.conrelid = log.oid AND con.conname = ${check}::name
