@@ -20,7 +20,11 @@ describe("a time", () => {
     assert.strictEqual(time?.replace("+00:00", "Z"), expected)
   })
 
-  it.each(["", "now", "infinity", "22:00:00", "2025-13-01", "2025-08-16 25:00:00", "16.08.2025", null, true, 1e300])(
+  it.each(["infinity", "-infinity"])("%s is a time of Postgres's, as it is", (value) => {
+    assert.strictEqual(timestampOf(value), value)
+  })
+
+  it.each(["", "now", "22:00:00", "2025-13-01", "2025-08-16 25:00:00", "16.08.2025", null, true, 1e300])(
     "%s is no time",
     (value) => {
       assert.isUndefined(timestampOf(value))

@@ -39,7 +39,7 @@ const readsOf = (url: string) =>
   Effect.map(
     query(
       `SELECT coalesce(sum(coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0)), 0)::int FROM pg_stat_user_tables
-       WHERE relname ~ '^events_\\d+$'`,
+       WHERE relname ~ '^events_[0-9]+$'`,
       url
     ),
     ([row]) => Number(row?.[0])
@@ -63,6 +63,8 @@ describe("archived events, by a store with a replica,", () => {
       )
       yield* marked
       yield* replayed
+      // A session that rests has told of all that it has read after ten seconds.
+      yield* Effect.sleep("11 seconds")
       const [fromStandby, fromPrimary] = [yield* readsOf(standby.url), yield* readsOf(primary.url)]
       assert.lengthOf(yield* replica.events.load(), 2170)
       // A session counts once it has nothing to do for a while.
