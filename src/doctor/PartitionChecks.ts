@@ -161,7 +161,10 @@ const ofPartitions = Effect.gen(function* () {
 const Begun = Schema.Struct({
   /** What the conversion has made: triggers, the function, the table of ids, the limit of versions. */
   gathers: Schema.Boolean,
-  /** The limit, and how many versions can still be drawn below it. Null where there is none, or this role does not see what was drawn. */
+  /**
+   * The limit, and how many versions can still be drawn below it. Null where there is none, or this role does not see what was
+   * drawn.
+   */
   limit: Schema.NullOr(Schema.String),
   left: Schema.NullOr(Schema.BigInt)
 })

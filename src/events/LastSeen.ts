@@ -206,7 +206,10 @@ export const idsOf = ({ events }: Seen): ReadonlyArray<string> =>
 export const missingBelow = ({ events }: Seen, end: bigint, ids: Found["ids"]): ReadonlyArray<SeenEvent> =>
   events.filter((event) => event.version < end && isMissing(event, ids))
 
-/** What a reader remembers of a comparison where only the ids that were seen were looked up below a version: what else is there, nobody knows. */
+/**
+ * What a reader remembers of a comparison where only the ids that were seen were looked up below a version: what else is there,
+ * nobody knows.
+ */
 export const knownBelow = (now: Seen, end: bigint, before: Seen): Seen =>
   end === 0n
     ? now

@@ -55,8 +55,8 @@ const highestSeconds = 1e12
  *
  * **Details**
  *
- * A text without a zone is UTC, as in SQLite. An export has Postgres's `infinity` as it is. A whole number is Unix time, in seconds or milliseconds, as Go's SQLite driver
- * reads it.
+ * A text without a zone is UTC, as in SQLite. An export has Postgres's `infinity` as it is. A whole number is Unix time, in
+ * seconds or milliseconds, as Go's SQLite driver reads it.
  */
 export const timestampOf = (value: unknown): string | undefined => {
   if (typeof value === "bigint" || typeof value === "number") {
