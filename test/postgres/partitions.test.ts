@@ -1,6 +1,6 @@
 /** A log whose table has partitions keeps every promise of a plain one, and never lacks a partition. */
 import { assert, describe, it } from "@effect/vitest"
-import { Effect, Layer, Option, Result } from "effect"
+import { Effect, Layer, Option, Result, Stream } from "effect"
 import * as Postgres from "effect-strata/postgres"
 import { Decision, EventStore } from "effect-strata/testing"
 import { randomInt } from "node:crypto"
@@ -370,6 +370,57 @@ describe("the plans of reads over partitions", () => {
       const latest = yield* planOf(`SELECT max(version) FROM ${table} WHERE aggregate_id = 'aggregate 1'`)
       assert.notMatch(latest, /Merge|Seq Scan on events_(0|5000|10000)/)
       assert.match(latest, /Append[^]*events_15000_[^]*events_0_/)
+    }).pipe(Effect.scoped)
+  )
+
+  /** Pages of each kind that an index has in order, so many times that the server has chosen how to plan them. */
+  const readPages = Effect.fnUntraced(function* ({ events }: ServedEvents) {
+    const pages = { after: 10n, limit: 5 }
+    for (let time = 0; time < 10; time++) {
+      yield* Stream.runDrain(events.read(pages))
+      yield* Stream.runDrain(events.read({ ...pages, direction: "backward" }))
+      yield* Stream.runDrain(events.read({ ...pages, eventTypes: ["Happened"] }))
+    }
+  })
+
+  const happened = (table: string, count: number) =>
+    `INSERT INTO ${table} (id, aggregate_id, event_type)
+     SELECT gen_random_uuid(), 'aggregate ' || n % 1000, 'Happened' FROM generate_series(1, ${count}) AS n`
+
+  it.live("are made once, and not for each page", () =>
+    Effect.gen(function* () {
+      const served = yield* serveEvents({ client: { maxConnections: 1 }, options: { partitions: { size: 1000n } } })
+      const { sql, table } = served
+      for (let part = 0; part < 30; part++) yield* query(happened(table, 1000))
+      yield* query(`ANALYZE ${table}`)
+      yield* readPages(served)
+      const plans = yield* sql<{ readonly custom: number; readonly generic: number }>`
+        SELECT custom_plans::int AS custom, generic_plans::int AS generic FROM pg_prepared_statements
+        WHERE statement LIKE '%ORDER BY%' AND generic_plans + custom_plans >= 10`
+      assert.isAtLeast(plans.length, 4)
+      // The first five times the server makes a plan for what it is given, to compare.
+      assert.deepStrictEqual(
+        plans.filter(({ custom }) => custom > 5),
+        []
+      )
+    }).pipe(Effect.scoped)
+  )
+
+  it.live("read no whole partition that has grown since they were made", () =>
+    Effect.gen(function* () {
+      const served = yield* serveEvents({ client: { maxConnections: 1 }, options: { partitions: { size: 50_000n } } })
+      const { schema, sql, table } = served
+      yield* query(`ALTER TABLE ${table}_0 SET (autovacuum_enabled = off)`)
+      yield* query(happened(table, 20))
+      yield* query(`VACUUM ANALYZE ${table}`)
+      yield* readPages(served)
+      yield* query(happened(table, 40_000))
+      const rowsRead = sql<{ readonly rows: number }>`
+        SELECT sum(seq_tup_read + idx_tup_fetch)::int AS rows FROM pg_stat_xact_user_tables
+        WHERE schemaname = ${schema} AND relname LIKE 'events_0%'`
+      const [all] = yield* sql.withTransaction(Effect.andThen(readPages(served), rowsRead))
+      assert.isAbove(all?.rows ?? 0, 150)
+      assert.isBelow(all?.rows ?? 0, 10_000)
     }).pipe(Effect.scoped)
   )
 })

@@ -26,6 +26,7 @@ import { columnsOf } from "./EventRow.ts"
 import { columnsOfPart, type Part } from "./LongTexts.ts"
 import { type Course, inOrder, type Range, type Source, type Span } from "./PageRange.ts"
 import { shareBytes } from "./PageSize.ts"
+import * as Partitions from "./Partitions.ts"
 import * as TagTable from "./TagTable.ts"
 import * as TimePages from "./TimePages.ts"
 
@@ -59,6 +60,7 @@ export const make = Effect.gen(function* () {
   const { along, isYoung, throughAll, versionsAfter } = TimePages.make(database)
   const containment = ContainmentPages.make(database)
   const indexes = CompactLog.indexes(database)
+  const { untold } = yield* Partitions.make
   const longest = longestBytes(sql)
   /** The parts of rows that are no page. */
   const { read, sent } = columnsOf(longest)
@@ -185,13 +187,16 @@ export const make = Effect.gen(function* () {
   const ofType = (columns: "*" | "version", type: string, others: ReadonlyArray<Fragment>, span: Span) => {
     const { after, direction, indexes, last, limit } = span
     if (indexes.types) return inBlocks(columns, "event_type", type, others, span)
+    const given = (value: Fragment) => (columns === "*" && others.length === 0 ? untold(value) : value)
+    const ofThis = given(sql`${type}::text`)
     const conditions = sql.and([
-      sql`(event_type, version) > (${type}::text, ${after}::bigint)`,
-      sql`(event_type, version) <= (${type}::text, ${last}::bigint)`,
+      sql`(event_type, version) > (${ofThis}, ${given(sql`${after}::bigint`)})`,
+      sql`(event_type, version) <= (${ofThis}, ${given(sql`${last}::bigint`)})`,
       ...others
     ])
     const order = sql.literal(`event_type ${direction}, version ${direction}`)
-    return sql`(SELECT ${sql.literal(columns)} FROM ${events} AS event WHERE ${conditions} ORDER BY ${order} LIMIT ${limit})`
+    const most = given(sql`${limit}::bigint`)
+    return sql`(SELECT ${sql.literal(columns)} FROM ${events} AS event WHERE ${conditions} ORDER BY ${order} LIMIT ${most})`
   }
 
   /** The types that are looked up in the index of types, each up to the limit of the page. */
@@ -308,15 +313,20 @@ export const make = Effect.gen(function* () {
       ? indexes
       : Effect.succeed(CompactLog.noIndexes)
 
+  /** Whether an index has exactly the described events in order: all of them, or those of a type. */
+  const isInOrder = ({ eventTypes, ...others }: Filter): boolean =>
+    conditionsOf(others).length === 0 && (eventTypes === undefined || new Set(eventTypes).size === 1)
+
   /** The JSON of a row that is too long for such a page is held back: see `PageSize`. */
   const page = (filter: Filter, whole: Range): Effect.Effect<(part: Part) => Statement.Statement<unknown>, Reason> =>
     Effect.map(indexesFor(filter), (indexes) => (part) => {
       const range = { ...whole, ...(typeof part === "bigint" ? { after: part - 1n, last: part } : {}), indexes }
       const columns = columnsOfPart(part, shareBytes(range.limit, longest))
       const found = source(filter, range, range.guard === undefined ? [] : [range.guard])
+      const limit = isInOrder(filter) ? untold(sql`${range.limit}::bigint`) : sql`${range.limit}`
       return sql`
         SELECT ${sql.literal(columns.sent)} FROM (
-          SELECT ${sql.literal(columns.read)} FROM ${found.from} ${sql.literal(inOrder(found, range))} LIMIT ${range.limit}
+          SELECT ${sql.literal(columns.read)} FROM ${found.from} ${sql.literal(inOrder(found, range))} LIMIT ${limit}
         ) AS page ORDER BY version ${sql.literal(range.direction)}`
     })
 

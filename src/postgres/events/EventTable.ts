@@ -1,5 +1,6 @@
 /** What has to be known of the table of events before it is used: whether readers can rely on the order of its versions. */
 import { Context, Effect, Layer, Schema } from "effect"
+import type { Fragment } from "effect/sql/Statement"
 import { Denied, type Reason, Unexpected } from "../../StoreError.ts"
 import { decodeRows } from "../database/DecodeRows.ts"
 import { qualify, reference } from "../database/Identifier.ts"
@@ -52,6 +53,13 @@ export const fromVersionOf = ({ names, schema }: Pick<PostgresDatabase["Service"
 /** The table of the ids of a log that has partitions, qualified and quoted. */
 export const idsNameOf = ({ names, schema }: Pick<PostgresDatabase["Service"], "names" | "schema">): string =>
   qualify(schema, `${names.events}_ids`)
+
+/**
+ * SQL for the id of the event with a version, if there is one. It is asked for as a range: a server that is asked for the version of a
+ * log with partitions takes it that all of them are read, unless it plans the statement anew each time, which takes longer.
+ */
+export const idAt = ({ sql, tables }: PostgresDatabase["Service"], version: bigint | Fragment): Fragment =>
+  sql`(SELECT id FROM ${tables.events} WHERE version >= ${version} AND version <= ${version} ORDER BY version LIMIT 1)`
 
 /** SQL for the oids of the tables whose rows a table has: its own, and those of its partitions and other children. */
 export const familyOf = (table: string) => `

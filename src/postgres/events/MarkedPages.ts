@@ -13,6 +13,7 @@ import { PostgresDatabase } from "../database/PostgresDatabase.ts"
 import * as ArchivedEnd from "./ArchivedEnd.ts"
 import * as CompactLog from "./CompactLog.ts"
 import * as EventPages from "./EventPages.ts"
+import * as EventTable from "./EventTable.ts"
 import * as LockHolders from "./LockHolders.ts"
 import * as MarkTable from "./MarkTable.ts"
 import type * as PageRange from "./PageRange.ts"
@@ -119,7 +120,7 @@ export const make = Effect.gen(function* () {
     SELECT version FROM ${events} WHERE version > ${after} AND version <= mark.version
     ORDER BY version OFFSET ${part - 1} LIMIT 1)`
 
-  const idAt = (version: Fragment) => sql`(SELECT id FROM ${events} WHERE version = ${version})`
+  const idAt = (version: bigint | Fragment) => EventTable.idAt(database, version)
 
   /**
    * Reads with what the process knows of the log: that it has partitions, or had none lately. Where the log has got some since, reads
@@ -167,7 +168,7 @@ export const make = Effect.gen(function* () {
       SELECT header.*, page.*
       FROM (
         SELECT mark, server, "upTo", ${idAt(sql.literal('log."upTo"'))} AS "upToId",
-          ${after === 0n ? sql.literal("NULL::text") : idAt(sql`${after}`)} AS "cursorId",
+          ${after === 0n ? sql.literal("NULL::text") : idAt(after)} AS "cursorId",
           ARRAY(
             SELECT version::text || ' '::text || id::text FROM (${seenEvents(compared, ids, kind)}) AS seen
           ) AS compared, ${answer} AS partitioned, ${archivedEnd(partitioned)} AS "archivedEnd"

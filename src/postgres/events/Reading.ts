@@ -13,6 +13,7 @@ import * as BackwardReading from "./BackwardReading.ts"
 import * as Comparing from "./Comparing.ts"
 import * as EventPages from "./EventPages.ts"
 import { eventDecoder } from "./EventRow.ts"
+import * as EventTable from "./EventTable.ts"
 import * as LockHolders from "./LockHolders.ts"
 import { readPage } from "./LongTexts.ts"
 import * as Lookups from "./Lookups.ts"
@@ -71,7 +72,7 @@ export const make = Effect.gen(function* () {
     const last = LastSeen.atCursor(seen)
     return !isLater || last?.id === undefined
       ? undefined
-      : sql`(SELECT id::text FROM ${tables.events} WHERE version = ${last.version}) = ${last.id}`
+      : sql`${EventTable.idAt(database, last.version)}::text = ${last.id}`
   }
 
   /** The events above what was seen up to `last` that the filter describes, in pages. */

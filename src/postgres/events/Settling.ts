@@ -15,6 +15,7 @@ import { PostgresDatabase } from "../database/PostgresDatabase.ts"
 import * as ArchivedEnd from "./ArchivedEnd.ts"
 import * as CompactLog from "./CompactLog.ts"
 import * as Comparing from "./Comparing.ts"
+import * as EventTable from "./EventTable.ts"
 import * as LockHolders from "./LockHolders.ts"
 import * as Partitions from "./Partitions.ts"
 
@@ -121,7 +122,7 @@ const pagesOf = (
       FROM ${events} WHERE version > ${after} AND version <= ${bound}
     ) AS events WHERE version <> previous + 1 ORDER BY version LIMIT 1)`
 
-  const idAt = (version: bigint) => sql`(SELECT id FROM ${events} WHERE version = ${version})`
+  const idAt = (version: bigint) => EventTable.idAt(database, version)
 
   const ofPlainTable = ({ bound, seen: { version } }: Read, after: bigint, isHoleWanted: boolean) => ({
     last: sql`SELECT version, id FROM ${events} WHERE version <= ${bound} ORDER BY version DESC LIMIT 1`,

@@ -60,20 +60,20 @@ const countUpTo = (rows: ReadonlyArray<unknown>, version: bigint): number => {
 
 const idOf = (row: unknown): LastSeen.SeenEvent => ({ version: versionOf(row), id: textOf(row, "id") })
 
-const statementsOf = (database: PostgresDatabase["Service"]) => {
+const statementsOf = (database: PostgresDatabase["Service"], { isKnownPartitioned, untold }: Partitions.Partitions) => {
   const { sql, tables } = database
   const longest = longestBytes(sql)
   const { withEnd } = ArchivedEnd.make(database)
 
   /** The text of the statement for each size of a page. To put it together takes a tenth of the time of a short page. */
-  const texts = new Map<number, string>()
+  const texts = new Map<string, string>()
 
   const partFrom = (cursor: bigint, limit: number, part: Part) => {
     const { read, sent } = columnsOfPart(part, shareBytes(limit, longest), "$1")
     const only = typeof part === "bigint" ? sql`AND version = ${part}` : sql.literal("")
     return sql`
       SELECT ${sql.literal(sent)} FROM (
-        SELECT ${sql.literal(read)} FROM ${tables.events} WHERE version >= ${cursor} ${only} ORDER BY version LIMIT ${limit + 1}
+        SELECT ${sql.literal(read)} FROM ${tables.events} WHERE version >= ${cursor} ${only} ORDER BY version LIMIT ${untold(sql`${limit + 1}::bigint`)}
       ) AS page ORDER BY version`
   }
 
@@ -82,8 +82,9 @@ const statementsOf = (database: PostgresDatabase["Service"]) => {
     (cursor: bigint, limit: number) =>
     (part: Part): Runnable => {
       if (part !== "all") return partFrom(cursor, limit, part)
-      const text = texts.get(limit) ?? partFrom(cursor, limit, part).compile()[0]
-      texts.set(limit, text)
+      const key = `${limit} ${isKnownPartitioned()}`
+      const text = texts.get(key) ?? partFrom(cursor, limit, part).compile()[0]
+      texts.set(key, text)
       return { compile: () => [text, [cursor, limit + 1]] }
     }
 
@@ -123,8 +124,9 @@ export const make = Effect.gen(function* () {
   const { look, report } = yield* LockHolders.make
   const { compare } = yield* Comparing.make
   const timeoutMillis = Duration.toMillis(database.settleTimeout)
-  const { highestVersion, pageFrom, pageWithEnd } = statementsOf(database)
-  const { isPartitioned } = yield* Partitions.make
+  const partitions = yield* Partitions.make
+  const { isPartitioned } = partitions
+  const { highestVersion, pageFrom, pageWithEnd } = statementsOf(database, partitions)
   const { split } = ArchivedEnd.make(database)
 
   /**

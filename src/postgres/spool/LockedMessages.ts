@@ -22,6 +22,7 @@ const shortestWorthTelling = "1 second"
 const withHolders = ({ sql }: SpoolTable, message: Statement.Fragment) => sql`
   SELECT message.queue, message.id, message.xid,
     CASE WHEN coalesce(activity.xact_start, prepared.prepared) > clock_timestamp() - ${shortestWorthTelling}::interval
+        OR activity.state = 'idle' -- it has ended since; roles that may not see how old it is do not see this either
       THEN NULL ELSE ${transactionText("NULL")} END AS holder
   FROM (${message}) AS message
   LEFT JOIN pg_locks AS held ON held.locktype = 'transactionid' AND held.mode = 'ExclusiveLock' AND held.granted
