@@ -20,8 +20,8 @@ import type { ReadBackward } from "./BackwardReading.ts"
 import { isNothing } from "./EventPages.ts"
 import * as MarkedReading from "./MarkedReading.ts"
 import * as MarkPublisher from "./MarkPublisher.ts"
-import { pageEvents } from "./PageSize.ts"
-import { partEvents, type Reading } from "./Reading.ts"
+import { pageEvents, partEvents } from "./PageSize.ts"
+import type { Reading } from "./Reading.ts"
 
 /** A standby, or a pool of them. */
 export class Replica extends Context.Service<
