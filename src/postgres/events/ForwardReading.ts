@@ -141,9 +141,9 @@ export const make = (database: PostgresDatabase["Service"], { archive, compare, 
   ): Steps =>
     Stream.unwrap(
       Effect.map(archive.partAfter(before.version), (part): Steps => {
-        if (part === undefined || part.first > before.version + 1n) return Stream.empty
+        if (part === undefined || part.firstVersion > before.version + 1n) return Stream.empty
         let seen = before
-        const upTo = part.end <= last ? part.end - 1n : last
+        const upTo = part.endVersion <= last ? part.endVersion - 1n : last
         const step = (events: ReadonlyArray<StoredEvent>, to: LastSeen.SeenEvent): MarkedReading.Step => {
           const others = events.at(-1)?.version === to.version ? events.slice(0, -1) : events
           seen = LastSeen.add(seen, [...LastSeen.lastOf(others, idOf), idOf(to)], to.version, seen.server)

@@ -22,6 +22,7 @@ import * as AppendLocks from "./AppendLocks.ts"
 import * as ArchivedEnd from "./ArchivedEnd.ts"
 import { moved, type Moved } from "./ArchivedEnd.ts"
 import * as ArchivedEvents from "./ArchivedEvents.ts"
+import type { ArchivedRow } from "./ArchivedPages.ts"
 import * as CompactLog from "./CompactLog.ts"
 import * as EventTable from "./EventTable.ts"
 import * as Partitions from "./Partitions.ts"
@@ -123,7 +124,7 @@ export const make = Effect.gen(function* () {
   }
 
   /** Rows of files, as a table. */
-  const tableOf = (rows: ReadonlyArray<ArchivedEvents.ArchivedRow>) => sql`unnest(
+  const tableOf = (rows: ReadonlyArray<ArchivedRow>) => sql`unnest(
       ${rows.map(({ id }) => id)}::${idType}[],
       ${rows.map(({ version }) => String(version))}::text[]::bigint[],
       ${rows.map(({ aggregateId }) => aggregateId)}::text[],

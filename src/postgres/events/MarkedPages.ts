@@ -11,6 +11,7 @@ import type { Reason } from "../../StoreError.ts"
 import { decodeRows } from "../database/DecodeRows.ts"
 import { PostgresDatabase } from "../database/PostgresDatabase.ts"
 import * as ArchivedEnd from "./ArchivedEnd.ts"
+import * as ArchiveTable from "./ArchiveTable.ts"
 import * as CompactLog from "./CompactLog.ts"
 import * as EventPages from "./EventPages.ts"
 import * as LockHolders from "./LockHolders.ts"
@@ -270,7 +271,7 @@ export const make = Effect.gen(function* () {
           "ASC",
           partitioned
             ? sql`EXISTS (
-                SELECT FROM ${archived.archived} WHERE aggregate_id = ${aggregateId} AND version > ${since}
+                SELECT FROM ${ArchiveTable.tablesOf(database).archived} WHERE aggregate_id = ${aggregateId} AND version > ${since}
                   AND first_version < ${archived.end}
               )`
             : nothingLacks,
