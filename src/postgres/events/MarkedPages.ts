@@ -106,7 +106,7 @@ export const make = Effect.gen(function* () {
   const database = yield* PostgresDatabase
   const { names, query, sql, tables } = database
   const { columns, findsContained, ofAggregate, page } = yield* EventPages.make
-  const { answer, isPartitioned, learn } = yield* Partitions.make
+  const { isPartitioned, isPartitionedNow, learn } = yield* Partitions.make
   const isCompact = CompactLog.isCompact(database)
   const archived = ArchivedEnd.make(database)
   const events = tables.events
@@ -171,7 +171,7 @@ export const make = Effect.gen(function* () {
           ${after === 0n ? sql.literal("NULL::text") : idAt(sql`${after}`)} AS "cursorId",
           ARRAY(
             SELECT version::text || ' '::text || id::text FROM (${seenEvents(compared, ids, kind)}) AS seen
-          ) AS compared, ${answer} AS partitioned, ${archivedEnd(partitioned)} AS "archivedEnd"
+          ) AS compared, ${isPartitionedNow} AS partitioned, ${archivedEnd(partitioned)} AS "archivedEnd"
         FROM log
       ) AS header
       FULL JOIN (${select("all")}) AS page ON false
@@ -221,7 +221,7 @@ export const make = Effect.gen(function* () {
     const rows = yield* query(sql`
       WITH log AS MATERIALIZED (
         SELECT ${hasReplayed(needed)} AS replayed, coalesce(mark.version, 0::bigint) AS mark,
-          CASE WHEN here.standby THEN mark.server ELSE here.server END AS server, ${answer} AS partitioned,
+          CASE WHEN here.standby THEN mark.server ELSE here.server END AS server, ${isPartitionedNow} AS partitioned,
           ${archivedEnd(partitioned)} AS "archivedEnd", ${lacksArchived} AS archived
         FROM (SELECT ${serverColumns}) AS here LEFT JOIN (${current}) AS mark ON true
       )

@@ -39,10 +39,10 @@ export const make = Effect.gen(function* () {
   const database = yield* PostgresDatabase
   const { inTransaction, names, query, schema, sql } = database
   const decode = decodeRows(Row, "pg_class", [])
-  /** SQL that says whether the log has partitions. */
-  const answer = sql.literal(`pg_catalog.to_regclass(${reference(EventTable.idsNameOf(database))}) IS NOT NULL`)
-  const answerOfTable = sql`CASE WHEN pg_catalog.to_regclass(${qualify(schema, names.events)}) IS NOT NULL THEN ${answer} END`
-
+  /** SQL that says whether the log has partitions now. */
+  const isPartitionedNow = sql.literal(
+    `pg_catalog.to_regclass(${reference(EventTable.idsNameOf(database))}) IS NOT NULL`
+  )
   /** Takes an answer, to a question that was asked at that time. */
   const learn = (partitioned: boolean, askedMillis: number): void => {
     const untilMillis = partitioned ? Number.POSITIVE_INFINITY : askedMillis + plainForMillis
@@ -50,7 +50,8 @@ export const make = Effect.gen(function* () {
   }
 
   const look = Effect.flatMap(realMillis, (askedMillis) =>
-    query(sql`SELECT ${answerOfTable} AS partitioned`).pipe(
+    query(sql`
+      SELECT CASE WHEN pg_catalog.to_regclass(${qualify(schema, names.events)}) IS NOT NULL THEN ${isPartitionedNow} END AS partitioned`).pipe(
       Effect.flatMap(decode),
       Effect.map(([row]) => {
         if (typeof row?.partitioned === "boolean") learn(row.partitioned, askedMillis)
@@ -60,8 +61,8 @@ export const make = Effect.gen(function* () {
   )
 
   const isPartitioned = Effect.suspend((): Effect.Effect<boolean, Reason> => {
-    const answer = answers.get(database)
-    return answer !== undefined && performance.now() < answer.untilMillis ? Effect.succeed(answer.partitioned) : look
+    const known = answers.get(database)
+    return known !== undefined && performance.now() < known.untilMillis ? Effect.succeed(known.partitioned) : look
   })
 
   const extendBy = (more: number, patience: "waits" | "never waits") =>
@@ -101,7 +102,7 @@ export const make = Effect.gen(function* () {
 
     /** Whether it is known to have partitions. If not, a statement can ask by the way, and tell what it has heard. */
     isKnownPartitioned: () => answers.get(database)?.partitioned === true,
-    answer,
+    isPartitionedNow,
     learn,
 
     /** Makes the partitions that so many events more need. */

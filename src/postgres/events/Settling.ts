@@ -106,7 +106,7 @@ const runsOf = (after: bigint, { beforeHole, highest }: typeof Seen.Type, isHole
 const pagesOf = (
   database: PostgresDatabase["Service"],
   check: LockHolders.Check,
-  { answer, isKnownPartitioned, learn }: Partitions.Partitions
+  { isKnownPartitioned, isPartitionedNow, learn }: Partitions.Partitions
 ) => {
   const { names, query, schema, sql, tables } = database
   const events = tables.events
@@ -127,7 +127,7 @@ const pagesOf = (
     last: sql`SELECT version, id FROM ${events} WHERE version <= ${bound} ORDER BY version DESC LIMIT 1`,
     beforeHole: isHoleWanted ? beforeHole(sql`${after}::bigint`, bound) : sql.literal("NULL::bigint"),
     cursorId: version === 0n ? sql.literal("NULL") : idAt(version),
-    partitioned: answer,
+    partitioned: isPartitionedNow,
     archivedEnd: sql.literal("0::bigint")
   })
 
