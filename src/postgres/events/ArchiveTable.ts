@@ -5,6 +5,7 @@ import type { Reason } from "../../StoreError.ts"
 import { decodeRows, NumberFromBigInt } from "../database/DecodeRows.ts"
 import { qualify } from "../database/Identifier.ts"
 import type { PostgresDatabase } from "../database/PostgresDatabase.ts"
+import { idsNameOf } from "./EventTable.ts"
 
 type Database = PostgresDatabase["Service"]
 
@@ -51,7 +52,7 @@ const isVisible = ({ names, query, schema, sql }: Database) =>
   query(sql`
     SELECT coalesce(pg_catalog.has_table_privilege(
       pg_catalog.to_regclass(${qualify(schema, `${names.events}_archives`)})::oid, 'SELECT'::text
-    ), false) AND pg_catalog.to_regclass(${qualify(schema, `${names.events}_ids`)}) IS NOT NULL AS visible`).pipe(
+    ), false) AND pg_catalog.to_regclass(${idsNameOf({ names, schema })}) IS NOT NULL AS visible`).pipe(
     Effect.flatMap(decodeRows(Visible, "pg_class", [])),
     Effect.map(([row]) => row?.visible === true)
   )
