@@ -39,7 +39,7 @@ const temporarySchema = Effect.gen(function* () {
 })
 
 /** The proof came to no end. */
-export class ProofFailed extends Schema.TaggedError<ProofFailed>("effect-strata/doctor/ProofFailed")("ProofFailed", {
+class ProofFailed extends Schema.TaggedError<ProofFailed>("effect-strata/doctor/ProofFailed")("ProofFailed", {
   message: Schema.String
 }) {}
 

@@ -59,7 +59,7 @@ const Backend = Schema.Struct({ pid: Schema.Int })
  * Runs an effect outside of the caller's transaction: a build waits for the end of each transaction in which it finds a statement
  * under way, and the caller's ends after the build.
  */
-export const outsideOf =
+const outsideOf =
   ({ sql }: Database) =>
   <A, E>(effect: Effect.Effect<A, E>): Effect.Effect<A, E> =>
     Effect.updateContext(effect, (context: Context.Context<never>) => Context.omit(sql.transactionService)(context))
