@@ -320,8 +320,8 @@ SET check_function_bodies TO off;
 -- next
 -- Keeps what the sequence had drawn when this transaction had locked the table first. Whatever it draws later has a holder.
 --
--- Each statement that inserts calls it. So it runs as the caller, and sets no search path, which would take longer than what it does.
--- Each function, operator and type in it is named with its schema.
+-- Each statement that inserts calls it. So it runs as the caller, and sets no search path, which would take longer than what it
+-- does. Each function, operator and type in it is named with its schema.
 CREATE OR REPLACE FUNCTION :"events_draw" ()
 RETURNS TRIGGER
 LANGUAGE plpgsql

@@ -3,8 +3,9 @@
 -- append of a call brings what matches the condition of another one. An append with an item that has no tags is alone.
 --
 -- A row of the result says what came of an append that writes nothing (blocked, isolation, duplicate with the id, archived with the
--- id and the version of an event that has it already and may be the same, conflict with the aggregate and its version, overtaken with an event that its condition does not know, replaced with the event at
--- the mark and the end of the log), or of an event (stored, or known if it was stored already).
+-- id and the version of an event that has it already and may be the same, conflict with the aggregate and its version, overtaken
+-- with an event that its condition does not know, replaced with the event at the mark and the end of the log), or of an event
+-- (stored, or known if it was stored already).
 --
 -- As a function a call is one round trip, and each of its statements sees what others committed while the statement before
 -- waited for a lock. The plans are made once: for arrays the planner would make new ones at each call (16 calls at once:
@@ -66,9 +67,10 @@ AS $body$
 #variable_conflict use_column
 DECLARE
     -- The key of an aggregate's lock is the hash of its id by this seed, and the key of an event's lock the hash of its id by
-    -- the next seed. They are made of a number that the log keeps: resources/postgres/0061_events_key.sql. The empty text stands for all aggregates, or for all events. The same keys are made for statements of
-    -- TypeScript by src/postgres/events/AppendLocks.ts: change both or none. The key of a tag's lock is the hash of the tag by
-    -- a seed of its own, below those of all tables, so that no tag is taken for an aggregate.
+    -- the next seed. They are made of a number that the log keeps: resources/postgres/0061_events_key.sql. The empty text stands
+    -- for all aggregates, or for all events. The same keys are made for statements of TypeScript by
+    -- src/postgres/events/AppendLocks.ts: change both or none. The key of a tag's lock is the hash of the tag by a seed of its
+    -- own, below those of all tables, so that no tag is taken for an aggregate.
     seed      CONSTANT BIGINT  := 2 * :"events_key"();
     tag_seed  CONSTANT BIGINT  := -1 - :"events_key"();
     -- Locks live in shared memory, which has room for some 6,400 by default. A call with more aggregates than this number, or

@@ -6,8 +6,8 @@
  *
  * A pulse is one statement. The looks at projections and at queues take more, so they are made when the pulse says that
  * something has moved, and seldom where nothing moves: less than a statement a second then. A dear look, such as one at
- * projections with thousands of shards, waits until a hundred times its own time has passed. A page that is too slow for the stream gets the newest
- * moment next; the number of the look tells the page what it has missed.
+ * projections with thousands of shards, waits until a hundred times its own time has passed. A page that is too slow for the
+ * stream gets the newest moment next; the number of the look tells the page what it has missed.
  */
 import { Context, DateTime, Effect, Layer, Option, Queue, Stream } from "effect"
 import type { DurableStateStore } from "../DurableStateStore.ts"

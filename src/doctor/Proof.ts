@@ -119,7 +119,10 @@ const compare = (stored: ReadonlyArray<bigint>, delivered: ReadonlyArray<bigint>
     : { level: "problem", says, remedy: "this must not be: please report it, with what strata doctor says" }
 }
 
-/** Tells how many events were delivered while it lets the writers run for a time, in a schema of their own, and compares what is stored with what was delivered. */
+/**
+ * Tells how many events were delivered while it lets the writers run for a time, in a schema of their own, and compares what is
+ * stored with what was delivered.
+ */
 export const prove = (time: Duration.Duration, tell: (delivered: number) => void = () => {}) =>
   Effect.gen(function* () {
     const schema = yield* temporarySchema

@@ -1,14 +1,15 @@
 /**
- * The transactions in which a part of the log is archived or restored: one at a time, and for as long as it takes. Only at the end of
- * one nobody else may read or write the log, and then for a moment.
+ * The transactions in which a part of the log is archived or restored: one at a time, and for as long as it takes. Only at the
+ * end of one nobody else may read or write the log, and then for a moment.
  *
  * **Details**
  *
  * A statement that has planned to read some partitions sees the row of an archived part by a later snapshot. So the log is locked
- * exclusively when a partition leaves it or comes back: a statement has the table before, with the partition and without the row of the
- * part, or after.
+ * exclusively when a partition leaves it or comes back: a statement has the table before, with the partition and without the row
+ * of the part, or after.
  *
- * What waits for that lock keeps all waiting that come after it. So each try takes a moment only, and the next one comes a little later.
+ * What waits for that lock keeps all waiting that come after it. So each try takes a moment only, and the next one comes a little
+ * later.
  */
 import { Duration, Effect, Schema } from "effect"
 import { SqlClient } from "effect/sql"
@@ -40,8 +41,9 @@ const longestWaitMillis = 5000
 const Known = Schema.Struct({ known: Schema.NullOr(Schema.Boolean) })
 
 /**
- * Waits until no process takes the log for a plain table any more: it would miss what is archived. Those that have looked before the log
- * was divided do so for a while. Nobody has where it is divided since it is there, and nobody does where that was an hour ago.
+ * Waits until no process takes the log for a plain table any more: it would miss what is archived. Those that have looked before
+ * the log was divided do so for a while. Nobody has where it is divided since it is there, and nobody does where that was an hour
+ * ago.
  */
 export const awaitReaders = Effect.fnUntraced(function* (database: Database): Effect.fn.Return<void, Reason> {
   const { names, query, schema, sql, tables } = database

@@ -3,10 +3,10 @@
  *
  * **Details**
  *
- * A part is archived, or restored, in one transaction, which locks the table of events against everybody. A statement locks the table
- * before it takes its snapshot, so what it finds in the table of archives belongs to what it finds in that of events. Of two
- * statements the one may see a part in the table of events, and the other one among the archives, or neither may see it anywhere. So a
- * reader relies on what the statement says that has read its events.
+ * A part is archived, or restored, in one transaction, which locks the table of events against everybody. A statement locks the
+ * table before it takes its snapshot, so what it finds in the table of archives belongs to what it finds in that of events. Of
+ * two statements the one may see a part in the table of events, and the other one among the archives, or neither may see it
+ * anywhere. So a reader relies on what the statement says that has read its events.
  */
 import { Effect, Option, Predicate, Stream } from "effect"
 import type { Fragment } from "effect/sql/Statement"

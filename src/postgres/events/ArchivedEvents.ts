@@ -214,8 +214,9 @@ export const make = Effect.gen(function* () {
     collect,
 
     /**
-     * The last archived events that the filter describes, from the last one on, or of the last part of the range if that has any, and
-     * the last version that is left to look at. It is that of the range where the part with that version was restored meanwhile.
+     * The last archived events that the filter describes, from the last one on, or of the last part of the range if that has any,
+     * and the last version that is left to look at. It is that of the range where the part with that version was restored
+     * meanwhile.
      */
     backward: (
       filter: Filter,

@@ -1,6 +1,6 @@
 /**
- * The events of archived parts as the lines of their files have them, in pages of which each is checked by itself: most readers do not
- * come to the end of a file, where its checksum is.
+ * The events of archived parts as the lines of their files have them, in pages of which each is checked by itself: most readers
+ * do not come to the end of a file, where its checksum is.
  */
 import { Effect, Semaphore, Stream } from "effect"
 import { createHash } from "node:crypto"

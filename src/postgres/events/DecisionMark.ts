@@ -4,8 +4,8 @@
  * **Details**
  *
  * Any older mark is as right: a condition names the matches above it one by one. So no decision waits for a younger one. It is
- * looked for beside them, once conditions have become long, or the mark is old. `events/Hole` has the rule. Where a transaction may still fill a
- * hole, the next look asks whether it has ended, instead of waiting for it.
+ * looked for beside them, once conditions have become long, or the mark is old. `events/Hole` has the rule. Where a transaction
+ * may still fill a hole, the next look asks whether it has ended, instead of waiting for it.
  */
 import { Context, Effect, FiberSet, type Scope } from "effect"
 import * as Hole from "../../events/Hole.ts"

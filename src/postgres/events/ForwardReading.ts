@@ -1,5 +1,6 @@
 /**
- * How events are read from a cursor on, in the order of their versions: pages of the table, and the files of what is archived, in turns.
+ * How events are read from a cursor on, in the order of their versions: pages of the table, and the files of what is archived, in
+ * turns.
  */
 import { Array as Arr, Effect, Option, Stream } from "effect"
 import type { Fragment } from "effect/sql/Statement"
@@ -74,8 +75,8 @@ export const make = (database: PostgresDatabase["Service"], { archive, compare, 
     })
 
   /**
-   * A page of the table. Where the event at the cursor is there, nothing above it is archived, as what is archived is the oldest part
-   * of the log. Else a page of a log with partitions is only read where nothing above the cursor is.
+   * A page of the table. Where the event at the cursor is there, nothing above it is archived, as what is archived is the oldest
+   * part of the log. Else a page of a log with partitions is only read where nothing above the cursor is.
    */
   const readRows = (
     filter: Filter,

@@ -201,7 +201,8 @@ export const make = Effect.gen(function* () {
     return ArchivedEnd.again(
       Effect.gen(function* () {
         const archived = yield* inArchive(entries)
-        // What is restored in between is in the table, and what is archived in between is in neither: then it is not the same as before.
+        // What is restored in between is in the table, and what is archived in between is in neither: then it is not the same as
+        // before.
         const live = yield* inTable(entries, yield* isPartitioned)
         const found = byId([...archived, ...live])
         const missing = entries.filter(({ id }) => !found.has(id))
@@ -225,7 +226,10 @@ export const make = Effect.gen(function* () {
     }
   })
 
-  /** Writes what is not in the log yet. `archived` has what was archived before: fails where that is another part of the log by now. */
+  /**
+   * Writes what is not in the log yet. `archived` has what was archived before: fails where that is another part of the log by
+   * now.
+   */
   const attempt = Effect.fnUntraced(function* (
     entries: ReadonlyArray<Entry>,
     archived: ReadonlyMap<string, Known>

@@ -123,8 +123,8 @@ export const make = Effect.gen(function* () {
   const idAt = (version: Fragment) => sql`(SELECT id FROM ${events} WHERE version = ${version})`
 
   /**
-   * Reads with what the process knows of the log: that it has partitions, or had none lately. Where the log has got some since, reads
-   * once more. Without partitions nothing is archived.
+   * Reads with what the process knows of the log: that it has partitions, or had none lately. Where the log has got some since,
+   * reads once more. Without partitions nothing is archived.
    */
   const knowing = <A>(
     read: (partitioned: boolean) => Effect.Effect<Looked<A>, Reason>

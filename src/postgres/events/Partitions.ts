@@ -15,8 +15,8 @@ import * as EventTable from "./EventTable.ts"
 export const manyEvents = 100
 
 /**
- * For how long a table is taken to have no partitions, after a look: it may be divided while this process runs. What reads it as a plain
- * one meanwhile finds all events, as nothing is archived sooner: see `ArchiveLocks.awaitReaders`.
+ * For how long a table is taken to have no partitions, after a look: it may be divided while this process runs. What reads it as
+ * a plain one meanwhile finds all events, as nothing is archived sooner: see `ArchiveLocks.awaitReaders`.
  */
 export const plainForMillis = 10_000
 
@@ -88,8 +88,8 @@ export const make = Effect.gen(function* () {
     isPartitioned,
 
     /**
-     * Reads a plain table, or a log with partitions. What was read of a plain table counts if the answer still does: between the look
-     * and the statement, a process can wait for as long as it likes.
+     * Reads a plain table, or a log with partitions. What was read of a plain table counts if the answer still does: between the
+     * look and the statement, a process can wait for as long as it likes.
      */
     read: <A, E>({ ofPartitions, ofPlainTable }: Readings<A, E>): Effect.Effect<A, E | Reason> =>
       Effect.flatMap(isPartitioned, (before) =>

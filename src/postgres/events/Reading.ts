@@ -1,6 +1,6 @@
 /**
- * How events are read as a stream: `ForwardReading` and `BackwardReading` read the pages, and `Settling` says how far a read in order
- * may go. `Lookups` finds the events of one aggregate, and one by its id.
+ * How events are read as a stream: `ForwardReading` and `BackwardReading` read the pages, and `Settling` says how far a read in
+ * order may go. `Lookups` finds the events of one aggregate, and one by its id.
  */
 import { Duration, Effect, Option, Schema, Stream } from "effect"
 import * as LastSeen from "../../events/LastSeen.ts"

@@ -206,7 +206,10 @@ export const make = Effect.fnUntraced(function* (primary: Reading) {
       return primary.backward(input, readRows)
     })
 
-  /** What a standby has, or the primary. Meanwhile a mark is published: by that of the standby it is known to be one of the primary's. */
+  /**
+   * What a standby has, or the primary. Meanwhile a mark is published: by that of the standby it is known to be one of the
+   * primary's.
+   */
   const orPrimary = <A, E>(
     fromStandby: Effect.Effect<A, MarkedReading.Left | Reason>,
     fromPrimary: Effect.Effect<A, E>
