@@ -101,7 +101,8 @@ BEGIN
         SELECT format('COMMENT ON TABLE %s IS %L', log, found.text) WHERE found.text IS NOT NULL
         UNION ALL
         SELECT unnest(ARRAY[
-            format('GRANT %s ON %s TO %s%s', granted.privilege, log, granted.role, CASE WHEN is_grantable THEN ' WITH GRANT OPTION' ELSE '' END),
+            format('GRANT %s ON %s TO %s', granted.privilege, log, granted.role)
+                || CASE WHEN is_grantable THEN ' WITH GRANT OPTION' ELSE '' END,
             format('REVOKE %s ON %s FROM %s CASCADE', granted.privilege, part, granted.role)
         ])
         FROM pg_class CROSS JOIN LATERAL (
@@ -146,7 +147,8 @@ BEGIN
         END IF;
     END IF;
     EXECUTE format('CREATE TABLE %s (
-        LIKE %s INCLUDING DEFAULTS INCLUDING GENERATED INCLUDING COMMENTS INCLUDING CONSTRAINTS INCLUDING STORAGE INCLUDING COMPRESSION
+        LIKE %s INCLUDING DEFAULTS INCLUDING GENERATED INCLUDING COMMENTS INCLUDING CONSTRAINTS
+            INCLUDING STORAGE INCLUDING COMPRESSION
     ) PARTITION BY RANGE (version)', log, part);
     EXECUTE format('ALTER TABLE %s DROP CONSTRAINT IF EXISTS %I', log, found.name || '_first');
     EXECUTE format('ALTER TABLE %s OWNER TO %I', log, found.owner);
@@ -221,7 +223,8 @@ BEGIN
     FOR look IN 1 .. 2 LOOP
         SELECT (bounds[2])::bigint - (bounds[1])::bigint, (bounds[2])::bigint INTO size, ending
         FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid
-        CROSS JOIN LATERAL regexp_match(pg_get_expr(relpartbound, inhrelid), 'FROM [(]''?([0-9]+)''?[)] TO [(]''?([0-9]+)''?[)]') AS bounds
+        CROSS JOIN LATERAL
+            regexp_match(pg_get_expr(relpartbound, inhrelid), 'FROM [(]''?([0-9]+)''?[)] TO [(]''?([0-9]+)''?[)]') AS bounds
         WHERE inhparent = events ORDER BY 2 DESC NULLS LAST LIMIT 1;
         needed := coalesce(pg_sequence_last_value(pg_get_serial_sequence(:'events', 'version')::regclass), 0)
             + least(greatest(more, 0), most * size) + ahead * size;
@@ -401,7 +404,8 @@ BEGIN
     -- If the transaction of one step is rolled back, the next step comes in time: there are some 48 of them.
     SELECT greatest(1, min((bounds[2])::bigint - (bounds[1])::bigint) / 16) INTO STRICT step
     FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid
-    CROSS JOIN LATERAL regexp_match(pg_get_expr(relpartbound, inhrelid), 'FROM [(]''?([0-9]+)''?[)] TO [(]''?([0-9]+)''?[)]') AS bounds
+    CROSS JOIN LATERAL
+        regexp_match(pg_get_expr(relpartbound, inhrelid), 'FROM [(]''?([0-9]+)''?[)] TO [(]''?([0-9]+)''?[)]') AS bounds
     WHERE inhparent = events;
     FOR made IN
         SELECT name, format(definition, found.name || '_' || name, events, guard, step,
