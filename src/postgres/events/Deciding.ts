@@ -13,8 +13,8 @@ import { type Moved, versionIn } from "./ArchivedEnd.ts"
 import * as ArchivedEvents from "./ArchivedEvents.ts"
 import type * as ArchiveTable from "./ArchiveTable.ts"
 import * as DecisionMark from "./DecisionMark.ts"
+import * as DecisionMatches from "./DecisionMatches.ts"
 import * as DecisionStatements from "./DecisionStatements.ts"
-import * as EventPages from "./EventPages.ts"
 import { eventDecoder } from "./EventRow.ts"
 import * as LockHolders from "./LockHolders.ts"
 import * as Partitions from "./Partitions.ts"
@@ -76,7 +76,7 @@ export const make = Effect.gen(function* () {
   const database = yield* PostgresDatabase
   const { integers, names, query, sql, whether } = database
   const { atEnd } = yield* Settling.make
-  const { matchesOf, taggedOf } = yield* EventPages.make
+  const { matchesOf, taggedOf } = DecisionMatches.make(database)
   const { read: readLog } = yield* Partitions.make
   const archive = yield* ArchivedEvents.make
   const { end } = ArchivedEnd.make(database)
