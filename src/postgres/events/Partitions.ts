@@ -2,7 +2,7 @@
  * A log whose table has partitions: `resources/postgres/0065_events_partitions_versions.sql` makes them. Its ids are in a table
  * beside it, and the transactions that append make the next partitions.
  */
-import { Context, Effect, Schema } from "effect"
+import { Effect, Schema } from "effect"
 import { realMillis } from "../../internal/RealTime.ts"
 import { Contention, type Reason } from "../../StoreError.ts"
 import { decodeRows } from "../database/DecodeRows.ts"
@@ -37,7 +37,7 @@ const answers = new WeakMap<
 
 export const make = Effect.gen(function* () {
   const database = yield* PostgresDatabase
-  const { inTransaction, names, query, schema, sql } = database
+  const { inTransaction, names, query, schema, sql, withoutTransaction } = database
   const decode = decodeRows(Row, "pg_class", [])
   /** SQL that says whether the log has partitions now. */
   const isPartitionedNow = sql.literal(
@@ -71,11 +71,7 @@ export const make = Effect.gen(function* () {
     )
 
   /** A statement of its own, also where the caller's transaction has failed. That one may have what this one would wait for. */
-  const extendOutside = Effect.ignore(
-    Effect.updateContext(extendBy(0, "never waits"), (context: Context.Context<never>) =>
-      Context.omit(sql.transactionService)(context)
-    )
-  )
+  const extendOutside = Effect.ignore(withoutTransaction(extendBy(0, "never waits")))
 
   const lost = ({ cause, message }: Reason) =>
     new Contention({
