@@ -18,6 +18,7 @@ import * as ForwardReading from "./ForwardReading.ts"
 import * as LockHolders from "./LockHolders.ts"
 import * as Lookups from "./Lookups.ts"
 import * as MarkedReading from "./MarkedReading.ts"
+import { highestPossible } from "./PageRange.ts"
 import { pageEvents, partEvents } from "./PageSize.ts"
 import * as Partitions from "./Partitions.ts"
 import * as Settling from "./Settling.ts"
@@ -161,9 +162,7 @@ export const make = Effect.gen(function* () {
     ): Stream.Stream<MarkedReading.Step, LogReplaced | Reason> =>
       Stream.unwrap(
         Effect.map(agree(seen, false), (now): Steps =>
-          now === undefined
-            ? Stream.empty
-            : archivedSteps(filter, { batchSize, last: BackwardReading.highestPossible, seen: now })
+          now === undefined ? Stream.empty : archivedSteps(filter, { batchSize, last: highestPossible, seen: now })
         )
       ),
     backward,

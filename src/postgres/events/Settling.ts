@@ -16,6 +16,7 @@ import * as ArchivedEnd from "./ArchivedEnd.ts"
 import * as CompactLog from "./CompactLog.ts"
 import * as Comparing from "./Comparing.ts"
 import * as LockHolders from "./LockHolders.ts"
+import { highestPossible } from "./PageRange.ts"
 import * as Partitions from "./Partitions.ts"
 
 const Highest = Schema.Struct({ version: Schema.NullOr(Schema.BigInt) })
@@ -49,8 +50,6 @@ const longestWaitMillis = 50
  * found by walking the log from the cursor on, which is not worth it for a wait that is over soon.
  */
 const beforeHoleAfterMillis = 20
-
-const highestPossible = 2n ** 63n - 1n
 
 /** A version up to which the log is settled. */
 export interface Mark {
