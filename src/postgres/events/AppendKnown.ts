@@ -3,6 +3,7 @@
  * they have there, and those that are archived are compared with what the files have.
  */
 import { Effect, Exit, Result } from "effect"
+import { toStoredEvent } from "../../events/StoredEvents.ts"
 import { DuplicateEvent, type StoredEvent } from "../../EventStore.ts"
 import type { Reason } from "../../StoreError.ts"
 import { type Request, requestOf } from "./AppendRequest.ts"
@@ -11,7 +12,6 @@ import type { AppendStatements, Outcome } from "./AppendStatements.ts"
 import * as ArchivedEnd from "./ArchivedEnd.ts"
 import { moved, type Moved } from "./ArchivedEnd.ts"
 import type { ArchivedEvents } from "./ArchivedEvents.ts"
-import { toStoredEvent } from "./EventRow.ts"
 
 type Results = ReadonlyArray<RequestResult>
 
