@@ -97,13 +97,13 @@ const filled = Effect.gen(function* () {
     )
     return row["QUERY PLAN"][0].Plan
   })
-  return { explain, pages, run, schema }
+  return { explain, matchesOf, pages, run, schema }
 })
 
 describe("in a log of a million events", () => {
   it.live("a read by tag reads what it returns", () =>
     Effect.gen(function* () {
-      const { explain, pages, run, schema } = yield* filled
+      const { explain, matchesOf, pages, run, schema } = yield* filled
       const selected = (filter: Partial<Filter>, range: Parameters<typeof pages.page>[1]) =>
         Effect.map(pages.page(new Filter(filter), range), (select) => select("all"))
       const page = (filter: Partial<Filter>, limit: number, after = 0n) =>

@@ -5,7 +5,7 @@
 import { Duration, Effect, Option, Schema, Stream } from "effect"
 import * as LastSeen from "../../events/LastSeen.ts"
 import { eventsIn } from "../../events/Steps.ts"
-import { type Filter, LogReplaced, type Query, type StoredEvent } from "../../EventStore.ts"
+import type { Filter, LogReplaced, Query, StoredEvent } from "../../EventStore.ts"
 import type { Reason } from "../../StoreError.ts"
 import { decodeRows } from "../database/DecodeRows.ts"
 import { PostgresDatabase } from "../database/PostgresDatabase.ts"
