@@ -12,7 +12,6 @@
  * later.
  */
 import { Duration, Effect, Schema } from "effect"
-import { SqlClient } from "effect/sql"
 import type { Statement } from "effect/sql/Statement"
 import { monotonicMillis } from "../../internal/Monotonic.ts"
 import { realSleep } from "../../internal/RealTime.ts"
@@ -20,6 +19,7 @@ import { Contention, type Reason } from "../../StoreError.ts"
 import * as AdvisoryLocks from "../database/AdvisoryLocks.ts"
 import { decodeRows } from "../database/DecodeRows.ts"
 import { qualify, reference } from "../database/Identifier.ts"
+import { beginReadCommitted } from "../database/Isolation.ts"
 import * as LockTurns from "../database/LockTurns.ts"
 import type { PostgresDatabase } from "../database/PostgresDatabase.ts"
 import { reasonOf } from "../database/Reasons.ts"
@@ -28,9 +28,6 @@ import type { ArchiveError, ArchiveRefused } from "./EventArchive.ts"
 import { plainForMillis } from "./Partitions.ts"
 
 type Database = PostgresDatabase["Service"]
-
-/** For how many milliseconds a try waits for the log, and others with it. */
-const momentMillis = 300
 
 /** How much the clocks of two machines may differ, within the time that `plainForMillis` is. */
 const clockMillis = 1000
@@ -113,7 +110,7 @@ export const takeAlone = Effect.fnUntraced(function* (
   let waitMillis = firstWaitMillis
   let warned = ""
   while (true) {
-    const others = yield* LockTurns.turn(database, locks, momentMillis)
+    const others = yield* LockTurns.turn(database, locks, LockTurns.momentMillis)
     if (others === undefined) return
     if ((yield* monotonicMillis) >= endMillis) return yield* LockTurns.notHad(of, others)
     if (yield* isAwaited(database, partition)) {
@@ -149,8 +146,7 @@ export const exclusively = <A>(
     })
   })
   return withTransaction(Effect.andThen(prepare, effect)).pipe(
-    // Each statement sees what was committed while this one waited, whatever the session's default is.
-    Effect.provideService(SqlClient.BeginTransaction, "BEGIN ISOLATION LEVEL READ COMMITTED"),
+    beginReadCommitted,
     Effect.catchTag("SqlError", (error) => Effect.fail(reasonOf(error)))
   )
 }

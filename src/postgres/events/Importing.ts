@@ -9,13 +9,13 @@
  * read from their files before that, while others append.
  */
 import { Duration, Effect, Schema } from "effect"
-import { SqlClient } from "effect/sql"
 import type { Fragment } from "effect/sql/Statement"
 import { originKeys } from "../../events/Origins.ts"
 import { isUuid } from "../../internal/Ids.ts"
 import type { Reason } from "../../StoreError.ts"
 import * as AdvisoryLocks from "../database/AdvisoryLocks.ts"
 import { decodeRows } from "../database/DecodeRows.ts"
+import { beginReadCommitted } from "../database/Isolation.ts"
 import { PostgresDatabase } from "../database/PostgresDatabase.ts"
 import { isUniqueViolation, reasonOf } from "../database/Reasons.ts"
 import * as AppendLocks from "./AppendLocks.ts"
@@ -273,8 +273,7 @@ export const make = Effect.gen(function* () {
       Effect.andThen(
         checkIds(entries),
         Effect.flatMap(inArchive(entries), (archived) => withTransaction(attempt(entries, byId(archived)))).pipe(
-          // At this level the look sees what was committed before the locks were taken, whatever the session's default is.
-          Effect.provideService(SqlClient.BeginTransaction, "BEGIN ISOLATION LEVEL READ COMMITTED"),
+          beginReadCommitted,
           Effect.catchTag("SqlError", (error) => Effect.fail(reasonOf(error))),
           // What was in the table may be archived meanwhile, and the other way round.
           Effect.retry({ while: ({ _tag }) => _tag === "Moved" }),
