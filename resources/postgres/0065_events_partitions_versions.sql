@@ -72,7 +72,7 @@ BEGIN
         RAISE EXCEPTION 'the table % owns no sequence of versions: ALTER SEQUENCE .. OWNED BY %.version', events, events
             USING ERRCODE = 'object_not_in_prerequisite_state';
     END IF;
-    -- Nobody draws a version while this transaction has the lock, but who calls nextval.
+    -- While this transaction has the lock, only a call of nextval draws a version.
     drawn := pg_sequence_last_value(draws::regclass);
     EXECUTE format('SELECT EXISTS (SELECT FROM %s)', events) INTO is_old;
     is_old := is_old OR drawn IS NOT NULL;
@@ -336,7 +336,7 @@ DECLARE
 BEGIN
     IF before IS NULL OR before OPERATOR(pg_catalog.=) '' THEN
         drawn := pg_catalog.pg_sequence_last_value(TG_ARGV[0]::pg_catalog.regclass);
-        -- Servers from version 17 on say nothing to who may not use the sequence.
+        -- Servers from version 17 on say nothing to a role that may not use the sequence.
         IF drawn IS NULL AND NOT pg_catalog.has_sequence_privilege(TG_ARGV[0], 'USAGE, SELECT') THEN
             RAISE EXCEPTION 'permission denied for sequence %', TG_ARGV[0] USING ERRCODE = 'insufficient_privilege';
         END IF;
@@ -376,8 +376,8 @@ BEGIN
     EXECUTE format('ALTER FUNCTION %s(BIGINT, BOOLEAN) OWNER TO %I', extend, found.owner);
     EXECUTE format('ALTER FUNCTION %s() OWNER TO %I', guard, found.owner);
     EXECUTE format('ALTER FUNCTION %s() OWNER TO %I', draw, found.owner);
-    -- Who may insert events draws their versions, and looks for ids. An identity column needs no right of its own. Who may read
-    -- them asks what is archived.
+    -- A role that may insert events draws their versions, and looks for ids. An identity column needs no right of its own. A role
+    -- that may read them asks what is archived.
     FOR action IN
         SELECT DISTINCT format(needed.giving, CASE grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(grantee)) END)
         FROM pg_class CROSS JOIN LATERAL (

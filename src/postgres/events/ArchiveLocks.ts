@@ -38,9 +38,9 @@ const longestWaitMillis = 5000
 const Known = Schema.Struct({ known: Schema.NullOr(Schema.Boolean) })
 
 /**
- * Waits until no process takes the log for a plain table any more: it would miss what is archived. Those that have looked before
- * the log was divided do so for a while. Nobody has where it is divided since it is there, and nobody does where that was an hour
- * ago.
+ * Waits until no process takes the log for a plain table any more: such a process would miss what is archived. One that has looked
+ * before the log was divided does so for a while. There is none where the log was made with partitions, or was divided more than an
+ * hour ago.
  */
 export const awaitReaders = Effect.fnUntraced(function* (database: Database): Effect.fn.Return<void, Reason> {
   const { names, query, schema, sql, tables } = database
@@ -74,7 +74,7 @@ const locksOf = ({ sql }: Database, table: string, taking: string): LockTurns.Lo
       AND held.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())`
 })
 
-/** Keeps out all who would change events of a partition. Who reads it, or appends to the log, goes on. */
+/** Keeps out changes of a partition's events. Reads of it, and appends to the log, go on. */
 export const freeze = (database: Database, partition: string): Effect.Effect<void, Reason> =>
   LockTurns.take(database, {
     ...locksOf(database, partition, `LOCK TABLE ONLY ${partition} IN SHARE MODE`),
@@ -84,7 +84,7 @@ export const freeze = (database: Database, partition: string): Effect.Effect<voi
 
 const Waits = Schema.Struct({ waits: Schema.Boolean })
 
-/** Whether somebody waits for a lock of the partition, and may have one of the log, which so nobody else gets. */
+/** Whether a transaction waits for a lock of the partition. It may have one of the log, and keeps that while it waits. */
 const isAwaited = ({ query, sql }: Database, partition: string) =>
   Effect.map(
     Effect.flatMap(

@@ -19,7 +19,7 @@ import * as EventLines from "./EventLines.ts"
 import { eventDecoder } from "./EventRow.ts"
 import * as TagTable from "./TagTable.ts"
 
-/** How many events are kept at a time that are given from the last one on. */
+/** How many events of a part are in memory at a time where they are read from the last one on. */
 const mostKept = 10_000
 
 const Needed = Schema.Struct({ needed: Schema.Boolean })

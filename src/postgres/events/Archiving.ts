@@ -205,7 +205,7 @@ export const make = Effect.fnUntraced(function* (tell: Tell) {
     const pages = Exporting.pagesUpTo(firstVersion - 1n, endVersion - 1n).pipe(
       Stream.tap((rows) => advance("writing", rows.length)),
       Stream.map((rows) => ({ text: rows.map(exactLineOf).join(""), count: rows.length })),
-      // Whoever implements the archive may read the stream elsewhere: its statements belong to this transaction.
+      // An archive may read the stream in a fiber without this transaction, to which the statements belong.
       Stream.provideContext(context)
     )
     const written = yield* ArchiveFile.write(archive, file, pages)

@@ -24,7 +24,7 @@ type Database = PostgresDatabase["Service"]
 /** Whether a migration divides the table of events. */
 export const isOf = ({ part, table }: Migration): boolean => table === "events" && part === "partitions_versions"
 
-/** How many ids are gathered at once. Who deletes one of these events waits for that. */
+/** How many ids are gathered at once. A DELETE of one of these events waits for that. */
 const idsAtOnce = 10_000
 
 /** How many versions are left to the writers, at least, from the check on until the table is a partition. */
