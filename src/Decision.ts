@@ -223,7 +223,8 @@ export interface Decision<in Command, out State, out Event, out E = never, out R
    * meanwhile; what `decide` itself had written is undone before that. This is right where the caller's own writes do not matter
    * to it: where none of them follows from something that the caller had read, and that others may have changed. Otherwise give
    * `retry: Schedule.recurs(0)`, and run the whole transaction again. No other failure is tried again there: `DuplicateEvent` says
-   * that the same key was executed meanwhile, and what the caller has written for it would be there twice. Roll back, and call again.
+   * that the same key was executed meanwhile, and what the caller has written for it would be there twice. Roll back, and call
+   * again.
    *
    * **Gotchas**
    *

@@ -98,7 +98,10 @@ export interface AppendOptions {
 
 /** What an append asks for that belongs to a decision. */
 export interface DecidedOptions extends AppendOptions {
-  /** What `readForDecision` has given with the events: that nothing has come since which the decision would have wanted to know of. */
+  /**
+   * What `readForDecision` has given with the events: that nothing has come since which the decision would have wanted to know
+   * of.
+   */
   readonly condition: Condition
 }
 
@@ -139,12 +142,14 @@ export const expectedOf = ({ expected = "any" }: Append, aggregateId: string): E
  * a time: a page of them costs what it returns, and for several types at most its limit for each. After a time it costs up to
  * 8,192 events more, and a look-up or two for each 4,096 versions that are passed; beside types or tags that for each of these.
  *
- * With the option `index`, what `data` and `metadata` contain is looked up, too, where it is not among the first 4,096 events, and 16
- * more for each event of the page: up to 32,768 events that contain it. That index knows no order, so of more events no page is made.
+ * With the option `index`, what `data` and `metadata` contain is looked up, too, where it is not among the first 4,096 events,
+ * and 16 more for each event of the page: up to 32,768 events that contain it. That index knows no order, so of more events no
+ * page is made.
  *
- * Everything else is compared event by event, so the log is read until the page is full, and with `createdAfter` what is young enough:
- * several aggregates, more types, `data` and `metadata` without that option, and of more events than it is for. A warning says so once
- * where no index serves a filter, and more than a million events are read. Of one aggregate `createdAfter` is compared so, too.
+ * Everything else is compared event by event, so the log is read until the page is full, and with `createdAfter` what is young
+ * enough: several aggregates, more types, `data` and `metadata` without that option, and of more events than it is for. A warning
+ * says so once where no index serves a filter, and more than a million events are read. Of one aggregate `createdAfter` is
+ * compared so, too.
  */
 export class Filter extends Schema.Class<Filter>("effect-strata/EventStore/Filter")({
   aggregateIds: Schema.optionalKey(Schema.Array(Key)),
@@ -354,9 +359,9 @@ export class DuplicateEvent extends Schema.TaggedError<DuplicateEvent>("effect-s
  *
  * A log is set back by a failover to a server that lagged, by a restored backup, by a crash with `synchronous_commit = off`,
  * and by `TRUNCATE .. RESTART IDENTITY`. Events that are deleted end no reader that runs on the same server. One that starts where
- * the newest were deleted, beyond the end of the log, cannot tell: append an event before. A reader that is running compares what it has seen with each page. A cursor that you keep is compared if you keep the event's id
- * beside it; without the id it can only be told that the log ends before it, and an event that is missing below the end
- * counts as deleted.
+ * the newest were deleted, beyond the end of the log, cannot tell: append an event before. A reader that is running compares what
+ * it has seen with each page. A cursor that you keep is compared if you keep the event's id beside it; without the id it can only
+ * be told that the log ends before it, and an event that is missing below the end counts as deleted.
  *
  * A log is not cut at one version: an event that was committed late can be gone below others that are still there.
  * A running reader remembers its last 128 events one by one, and `lastAgreed` is below the first of them that is gone; of

@@ -105,7 +105,8 @@ export class ConditionFailed extends Schema.TaggedError<ConditionFailed>("effect
   {
     /**
      * An event was `"appended"`; or a savepoint has `"withdrawn"` one that was seen, or it was deleted; or events were
-     * `"tagged"` that had been appended before; or some were `"archived"` meanwhile, so that nobody can tell whether one was appended.
+     * `"tagged"` that had been appended before; or some were `"archived"` meanwhile, so that nobody can tell whether one was
+     * appended.
      */
     change: Schema.Literals(["appended", "withdrawn", "tagged", "archived"]),
     /** The version of the first event in the way: nothing where events were tagged or archived. */

@@ -260,8 +260,8 @@ export class EventStore extends Context.Service<
      * connection for that, and what arrives on it. A slow subscriber reads the log again to catch up: it delays no other
      * one, and holds at most what it reads at a time. After a lost connection each subscriber goes on at its cursor, by the
      * layer's reconnect schedule. Only the end of that schedule, a `CorruptRow`, `LogReplaced`, or an error that no retry
-     * mends ends the stream. An open transaction that may still append below the next event holds that event back, and a warning names the
-     * holder.
+     * mends ends the stream. An open transaction that may still append below the next event holds that event back, and a warning
+     * names the holder.
      *
      * **Gotchas**
      *

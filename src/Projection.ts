@@ -32,9 +32,10 @@
  *
  * **Details**
  *
- * The events of an aggregate always belong to the same shard, unless `shardBy` gives another key: `shardOf` says to which. Each shard has its own offset, in the
- * `OffsetStore`, and runs by itself. The log is read once per process for all of them. Several processes may run the same
- * projections: they divide the shards of all of them evenly, and take over the shards of a process that has died within seconds.
+ * The events of an aggregate always belong to the same shard, unless `shardBy` gives another key: `shardOf` says to which. Each
+ * shard has its own offset, in the `OffsetStore`, and runs by itself. The log is read once per process for all of them. Several
+ * processes may run the same projections: they divide the shards of all of them evenly, and take over the shards of a process
+ * that has died within seconds.
  */
 import { Effect, Layer, type Scope, Stream } from "effect"
 import type { Sharding } from "effect/cluster/Sharding"
@@ -95,8 +96,8 @@ export type { Slot } from "./projection/Slot.ts"
  * **Gotchas**
  *
  * What a handler does beside its transaction (mail, other databases) can happen more often than once: a batch that fails
- * is handled again. A row of the log that is no event ends the projection with `CorruptRow`, unless it is of another type or aggregate
- * than those of the projection.
+ * is handled again. A row of the log that is no event ends the projection with `CorruptRow`, unless it is of another type or
+ * aggregate than those of the projection.
  */
 export const run: <R>(projection: Projection<R>) => Effect.Effect<never, RunError, R | Services> = runBy()
 

@@ -133,7 +133,10 @@ export interface Stats {
   readonly oldestReady: Option.Option<Duration.Duration>
 }
 
-/** One queue. `Policies` are the names of its policies besides `default`: a queue with more of them fits where fewer are asked for. */
+/**
+ * One queue. `Policies` are the names of its policies besides `default`: a queue with more of them fits where fewer are asked
+ * for.
+ */
 export interface Spool<A, RD = never, RE = never, Policies extends string = never> {
   readonly name: string
 

@@ -82,8 +82,8 @@ const decoder = new TextDecoder("utf-8", { fatal: true })
  * **Details**
  *
  * `Schema.toCodecJson` decides how values are written that JSON has no notation for: dates, big integers, bytes and
- * infinities as text, maps as pairs. A `Json.Int64` is a number with all of its digits. `manifest` takes the place of the identifier. A codec without either fails at every
- * value.
+ * infinities as text, maps as pairs. A `Json.Int64` is a number with all of its digits. `manifest` takes the place of the
+ * identifier. A codec without either fails at every value.
  *
  * **Gotchas**
  *

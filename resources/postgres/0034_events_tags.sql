@@ -28,7 +28,8 @@ BEGIN
     FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace WHERE pg_class.oid = events;
     IF to_regclass(tags) IS NULL THEN
         -- Tags are only compared for equality, which is fastest byte by byte.
-        EXECUTE format('CREATE TABLE %s (tag TEXT COLLATE "C" NOT NULL, version BIGINT NOT NULL, PRIMARY KEY (tag, version))', tags);
+        EXECUTE format(
+            'CREATE TABLE %s (tag TEXT COLLATE "C" NOT NULL, version BIGINT NOT NULL, PRIMARY KEY (tag, version))', tags);
         EXECUTE format('CREATE INDEX ON %s ((version + 0))', tags);
     END IF;
 END

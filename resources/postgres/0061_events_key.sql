@@ -24,7 +24,8 @@ BEGIN
     FROM pg_proc JOIN pg_namespace ON pg_namespace.oid = pronamespace
     WHERE nspname = found.space AND proname = found.name AND pronargs = 0;
     EXECUTE format(
-        'CREATE OR REPLACE FUNCTION %I.%I() RETURNS BIGINT LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS %L',
+        'CREATE OR REPLACE FUNCTION %I.%I() RETURNS BIGINT LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+            SET search_path = pg_catalog, pg_temp AS %L',
         found.space, found.name, format('BEGIN RETURN %s; END', coalesce(number, events::oid::bigint))
     );
     -- It tells nobody anything, and every append needs it.

@@ -72,7 +72,7 @@ BEGIN
         RAISE EXCEPTION 'the table % owns no sequence of versions: ALTER SEQUENCE .. OWNED BY %.version', events, events
             USING ERRCODE = 'object_not_in_prerequisite_state';
     END IF;
-    -- Nobody draws a version while this transaction has the lock, but who calls nextval.
+    -- While this transaction has the lock, only a call of nextval draws a version.
     drawn := pg_sequence_last_value(draws::regclass);
     EXECUTE format('SELECT EXISTS (SELECT FROM %s)', events) INTO is_old;
     is_old := is_old OR drawn IS NOT NULL;
@@ -101,7 +101,8 @@ BEGIN
         SELECT format('COMMENT ON TABLE %s IS %L', log, found.text) WHERE found.text IS NOT NULL
         UNION ALL
         SELECT unnest(ARRAY[
-            format('GRANT %s ON %s TO %s%s', granted.privilege, log, granted.role, CASE WHEN is_grantable THEN ' WITH GRANT OPTION' ELSE '' END),
+            format('GRANT %s ON %s TO %s', granted.privilege, log, granted.role)
+                || CASE WHEN is_grantable THEN ' WITH GRANT OPTION' ELSE '' END,
             format('REVOKE %s ON %s FROM %s CASCADE', granted.privilege, part, granted.role)
         ])
         FROM pg_class CROSS JOIN LATERAL (
@@ -146,7 +147,8 @@ BEGIN
         END IF;
     END IF;
     EXECUTE format('CREATE TABLE %s (
-        LIKE %s INCLUDING DEFAULTS INCLUDING GENERATED INCLUDING COMMENTS INCLUDING CONSTRAINTS INCLUDING STORAGE INCLUDING COMPRESSION
+        LIKE %s INCLUDING DEFAULTS INCLUDING GENERATED INCLUDING COMMENTS INCLUDING CONSTRAINTS
+            INCLUDING STORAGE INCLUDING COMPRESSION
     ) PARTITION BY RANGE (version)', log, part);
     EXECUTE format('ALTER TABLE %s DROP CONSTRAINT IF EXISTS %I', log, found.name || '_first');
     EXECUTE format('ALTER TABLE %s OWNER TO %I', log, found.owner);
@@ -221,7 +223,8 @@ BEGIN
     FOR look IN 1 .. 2 LOOP
         SELECT (bounds[2])::bigint - (bounds[1])::bigint, (bounds[2])::bigint INTO size, ending
         FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid
-        CROSS JOIN LATERAL regexp_match(pg_get_expr(relpartbound, inhrelid), 'FROM [(]''?([0-9]+)''?[)] TO [(]''?([0-9]+)''?[)]') AS bounds
+        CROSS JOIN LATERAL
+            regexp_match(pg_get_expr(relpartbound, inhrelid), 'FROM [(]''?([0-9]+)''?[)] TO [(]''?([0-9]+)''?[)]') AS bounds
         WHERE inhparent = events ORDER BY 2 DESC NULLS LAST LIMIT 1;
         needed := coalesce(pg_sequence_last_value(pg_get_serial_sequence(:'events', 'version')::regclass), 0)
             + least(greatest(more, 0), most * size) + ahead * size;
@@ -320,8 +323,8 @@ SET check_function_bodies TO off;
 -- next
 -- Keeps what the sequence had drawn when this transaction had locked the table first. Whatever it draws later has a holder.
 --
--- Each statement that inserts calls it. So it runs as the caller, and sets no search path, which would take longer than what it does.
--- Each function, operator and type in it is named with its schema.
+-- Each statement that inserts calls it. So it runs as the caller, and sets no search path, which would take longer than what it
+-- does. Each function, operator and type in it is named with its schema.
 CREATE OR REPLACE FUNCTION :"events_draw" ()
 RETURNS TRIGGER
 LANGUAGE plpgsql
@@ -333,7 +336,7 @@ DECLARE
 BEGIN
     IF before IS NULL OR before OPERATOR(pg_catalog.=) '' THEN
         drawn := pg_catalog.pg_sequence_last_value(TG_ARGV[0]::pg_catalog.regclass);
-        -- Servers from version 17 on say nothing to who may not use the sequence.
+        -- Servers from version 17 on say nothing to a role that may not use the sequence.
         IF drawn IS NULL AND NOT pg_catalog.has_sequence_privilege(TG_ARGV[0], 'USAGE, SELECT') THEN
             RAISE EXCEPTION 'permission denied for sequence %', TG_ARGV[0] USING ERRCODE = 'insufficient_privilege';
         END IF;
@@ -373,8 +376,8 @@ BEGIN
     EXECUTE format('ALTER FUNCTION %s(BIGINT, BOOLEAN) OWNER TO %I', extend, found.owner);
     EXECUTE format('ALTER FUNCTION %s() OWNER TO %I', guard, found.owner);
     EXECUTE format('ALTER FUNCTION %s() OWNER TO %I', draw, found.owner);
-    -- Who may insert events draws their versions, and looks for ids. An identity column needs no right of its own. Who may read
-    -- them asks what is archived.
+    -- A role that may insert events draws their versions, and looks for ids. An identity column needs no right of its own. A role
+    -- that may read them asks what is archived.
     FOR action IN
         SELECT DISTINCT format(needed.giving, CASE grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(grantee)) END)
         FROM pg_class CROSS JOIN LATERAL (
@@ -401,7 +404,8 @@ BEGIN
     -- If the transaction of one step is rolled back, the next step comes in time: there are some 48 of them.
     SELECT greatest(1, min((bounds[2])::bigint - (bounds[1])::bigint) / 16) INTO STRICT step
     FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid
-    CROSS JOIN LATERAL regexp_match(pg_get_expr(relpartbound, inhrelid), 'FROM [(]''?([0-9]+)''?[)] TO [(]''?([0-9]+)''?[)]') AS bounds
+    CROSS JOIN LATERAL
+        regexp_match(pg_get_expr(relpartbound, inhrelid), 'FROM [(]''?([0-9]+)''?[)] TO [(]''?([0-9]+)''?[)]') AS bounds
     WHERE inhparent = events;
     FOR made IN
         SELECT name, format(definition, found.name || '_' || name, events, guard, step,

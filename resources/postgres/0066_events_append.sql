@@ -2,9 +2,17 @@
 -- one call. No two appends of a call have an id in common, or an aggregate of which one of them expects something, and no
 -- append of a call brings what matches the condition of another one. An append with an item that has no tags is alone.
 --
--- A row of the result says what came of an append that writes nothing (blocked, isolation, duplicate with the id, archived with the
--- id and the version of an event that has it already and may be the same, conflict with the aggregate and its version, overtaken with an event that its condition does not know, replaced with the event at
--- the mark and the end of the log), or of an event (stored, or known if it was stored already).
+-- A row of the result says what came of an event, or of an append that writes nothing:
+--
+--   stored      the event was written
+--   known       the event was there already: the append ignores duplicates
+--   duplicate   an event that is there already has the id in the key
+--   archived    an archived event has the id in the key, and may be the same: with its version
+--   conflict    the aggregate in the key is not as it was expected: with its version
+--   overtaken   an event has come that the condition does not know: resources/postgres/0059_events_missed.sql has the key
+--   replaced    the log is not the one that the decision has read: with the event at the mark, and the end of the log
+--   blocked     the append would have to wait, and the caller is not patient
+--   isolation   the transaction does not see what others have committed meanwhile
 --
 -- As a function a call is one round trip, and each of its statements sees what others committed while the statement before
 -- waited for a lock. The plans are made once: for arrays the planner would make new ones at each call (16 calls at once:
@@ -66,9 +74,10 @@ AS $body$
 #variable_conflict use_column
 DECLARE
     -- The key of an aggregate's lock is the hash of its id by this seed, and the key of an event's lock the hash of its id by
-    -- the next seed. They are made of a number that the log keeps: resources/postgres/0061_events_key.sql. The empty text stands for all aggregates, or for all events. The same keys are made for statements of
-    -- TypeScript by src/postgres/events/AppendLocks.ts: change both or none. The key of a tag's lock is the hash of the tag by
-    -- a seed of its own, below those of all tables, so that no tag is taken for an aggregate.
+    -- the next seed. They are made of a number that the log keeps: resources/postgres/0061_events_key.sql. The empty text stands
+    -- for all aggregates, or for all events. The same keys are made for statements of TypeScript by
+    -- src/postgres/events/AppendLocks.ts: change both or none. The key of a tag's lock is the hash of the tag by a seed of its
+    -- own, below those of all tables, so that no tag is taken for an aggregate.
     seed      CONSTANT BIGINT  := 2 * :"events_key"();
     tag_seed  CONSTANT BIGINT  := -1 - :"events_key"();
     -- Locks live in shared memory, which has room for some 6,400 by default. A call with more aggregates than this number, or
@@ -162,7 +171,8 @@ BEGIN
                 LEFT JOIN pg_locks AS own ON held.pid IS NULL AND own.virtualtransaction = held.virtualtransaction
                     AND own.locktype = 'transactionid' AND own.mode = 'ExclusiveLock'
                 LEFT JOIN pg_prepared_xacts AS prepared ON prepared.transaction = own.transactionid
-                WHERE held.locktype = 'advisory' AND held.granted AND held.objsubid = 1 AND held.pid IS DISTINCT FROM pg_backend_pid()
+                WHERE held.locktype = 'advisory' AND held.granted AND held.objsubid = 1
+                    AND held.pid IS DISTINCT FROM pg_backend_pid()
                     AND held.database = (SELECT oid FROM pg_database WHERE datname = current_database())
                     AND held.classid = (lock.key >> 32 & 4294967295)::oid AND held.objid = (lock.key & 4294967295)::oid
             ), 'a transaction that has just ended') USING ERRCODE = 'lock_not_available';
@@ -211,12 +221,16 @@ BEGIN
     IF named > 0 AND NOT divided THEN
         SELECT array_agg(new.id), array_agg(old.version) INTO known, places
         FROM unnest(requests, ids, given) AS new (request, id, given)
-        CROSS JOIN LATERAL (SELECT event.version FROM :"events" AS event WHERE event.id = CAST(new.id AS :"events.id") OFFSET 0) AS old
+        CROSS JOIN LATERAL (
+            SELECT event.version FROM :"events" AS event WHERE event.id = CAST(new.id AS :"events.id") OFFSET 0
+        ) AS old
         WHERE new.given AND new.request <> ALL (failed);
     ELSIF named > 0 THEN
         SELECT array_agg(new.id), array_agg(old.version) INTO known, places
         FROM unnest(requests, ids, given) AS new (request, id, given)
-        CROSS JOIN LATERAL (SELECT event.version FROM :"events_ids" AS event WHERE event.id = CAST(new.id AS :"events.id") OFFSET 0) AS old
+        CROSS JOIN LATERAL (
+            SELECT event.version FROM :"events_ids" AS event WHERE event.id = CAST(new.id AS :"events.id") OFFSET 0
+        ) AS old
         WHERE new.given AND new.request <> ALL (failed);
     END IF;
     IF cardinality(known) > 0 THEN
@@ -362,7 +376,8 @@ BEGIN
     IF NOT has_tags THEN
         RETURN QUERY
         INSERT INTO :"events" AS event (id, aggregate_id, event_type, data, metadata)
-        SELECT CAST(new.id AS :"events.id"), new.aggregate_id, new.event_type, new.data::jsonb, nullif(new.metadata, nothing)::jsonb
+        SELECT CAST(new.id AS :"events.id"), new.aggregate_id, new.event_type, new.data::jsonb,
+            nullif(new.metadata, nothing)::jsonb
         FROM unnest(requests, ids, aggregate_ids, event_types, datas, metadatas)
             WITH ORDINALITY AS new (request, id, aggregate_id, event_type, data, metadata, place)
         WHERE new.id <> ALL (stored) AND new.request <> ALL (failed)
@@ -372,7 +387,8 @@ BEGIN
         RETURN QUERY
         WITH added AS (
             INSERT INTO :"events" AS event (id, aggregate_id, event_type, data, metadata)
-            SELECT CAST(new.id AS :"events.id"), new.aggregate_id, new.event_type, new.data::jsonb, nullif(new.metadata, nothing)::jsonb
+            SELECT CAST(new.id AS :"events.id"), new.aggregate_id, new.event_type, new.data::jsonb,
+                nullif(new.metadata, nothing)::jsonb
             FROM unnest(requests, ids, aggregate_ids, event_types, datas, metadatas)
                 WITH ORDINALITY AS new (request, id, aggregate_id, event_type, data, metadata, place)
             WHERE new.id <> ALL (stored) AND new.request <> ALL (failed)
@@ -380,7 +396,8 @@ BEGIN
             RETURNING event.id::text AS id, event.version, event.event_type, event.created_at
         ), tagging AS (
             INSERT INTO :"events_tags" (tag, version, event_type)
-            SELECT new.tag, added.version, added.event_type FROM unnest(tagged, tags) AS new (id, tag) JOIN added ON added.id = new.id
+            SELECT new.tag, added.version, added.event_type
+            FROM unnest(tagged, tags) AS new (id, tag) JOIN added ON added.id = new.id
         )
         SELECT 'stored', NULL::integer, added.id, added.version, added.created_at FROM added;
     END IF;

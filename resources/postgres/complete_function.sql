@@ -49,9 +49,11 @@ BEGIN
     template := replace(template, format(':''%s''', variable), '%1$L');
     SELECT coalesce(max(format_type(atttypid, NULL)), '') INTO id_type
     FROM pg_attribute WHERE attrelid = relation AND attname = 'id' AND NOT attisdropped;
-    template := replace(replace(template, format(':"%s.id"', variable), id_type), format(':''%s.id''', variable), quote_literal(id_type));
+    template := replace(template, format(':"%s.id"', variable), id_type);
+    template := replace(template, format(':''%s.id''', variable), quote_literal(id_type));
     endings := ARRAY(
-        SELECT DISTINCT found.match[1] FROM regexp_matches(template, format(':["'']%s(_[a-z]+)["'']', variable), 'g') AS found (match)
+        SELECT DISTINCT found.match[1]
+        FROM regexp_matches(template, format(':["'']%s(_[a-z]+)["'']', variable), 'g') AS found (match)
     );
     FOR place IN 1 .. cardinality(endings) LOOP
         template := replace(template, format(':"%s%s"', variable, endings[place]), format('%%%s$s', place + 1));

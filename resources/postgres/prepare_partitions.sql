@@ -3,7 +3,7 @@
 -- resources/postgres/0065_events_partitions_versions.sql gives the table its name.
 --
 -- No id is there twice, as the plain table has a unique index. The id of an event that is deleted meanwhile stays, with a version
--- below zero: who gathers the ids of older events may have read that event before.
+-- below zero: the process that gathers the ids of older events may have read that event before.
 \if :{?events}
 \else
 \set events events

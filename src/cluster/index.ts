@@ -104,8 +104,8 @@ const zoneTimes = Effect.gen(function* () {
  *
  * - The locks are those of a session: give the runner a connection to the server itself, or a pooler in session mode.
  * - A runner that stood still does not know yet that others have taken over, and goes on for a moment. The offset keeps a
- *   projection exact. What other work writes needs a fence, too: `expected` of an append, `OffsetStore.advanceOffset`, or the version
- *   of a state.
+ *   projection exact. What other work writes needs a fence, too: `expected` of an append, `OffsetStore.advanceOffset`, or the
+ *   version of a state.
  * - A second runner with the same address has nothing to do until the first one has gone.
  */
 export const layer = ({

@@ -6,8 +6,8 @@
  *
  * A pulse is one statement. The looks at projections and at queues take more, so they are made when the pulse says that
  * something has moved, and seldom where nothing moves: less than a statement a second then. A dear look, such as one at
- * projections with thousands of shards, waits until a hundred times its own time has passed. A page that is too slow for the stream gets the newest
- * moment next; the number of the look tells the page what it has missed.
+ * projections with thousands of shards, waits until a hundred times its own time has passed. A page that is too slow for the
+ * stream gets the newest moment next; the number of the look tells the page what it has missed.
  */
 import { Context, DateTime, Effect, Layer, Option, Queue, Stream } from "effect"
 import type { DurableStateStore } from "../DurableStateStore.ts"
@@ -29,14 +29,14 @@ import { queueOf } from "./SpoolView.ts"
 type Moment = typeof Moment.Type
 
 /** The time between two pulses where something moves, and where nothing does. */
-const busyPulse = 1_000
-const idlePulse = 2_000
+const busyPulseMillis = 1_000
+const idlePulseMillis = 2_000
 
 /** The time between two dear looks where something moves, and where nothing does. */
-const busyLook = 2_000
-const idleLook = 30_000
+const busyLookMillis = 2_000
+const idleLookMillis = 30_000
 
-/** A look takes at most this part of the time where nothing moves, and this one where something does. */
+/** A look takes at most a hundredth of the time where nothing moves, and a twentieth where something does. */
 const idleShare = 100
 const busyShare = 20
 
@@ -58,7 +58,7 @@ interface State {
   readonly queues: Look<QueueOverview> | undefined
   readonly moment: Moment | undefined
   /** How long to wait before the next look. */
-  readonly pause: number
+  readonly pauseMillis: number
   /** Whether somebody has just changed something here, so that all is looked at anew. */
   readonly isHurried: boolean
 }
@@ -70,7 +70,7 @@ const begin: State = {
   projections: undefined,
   queues: undefined,
   moment: undefined,
-  pause: 0,
+  pauseMillis: 0,
   isHurried: false
 }
 
@@ -82,7 +82,7 @@ const ifDue = Effect.fnUntraced(function* <A, E, R>(
 ): Effect.fn.Return<Look<A>, E, R> {
   const at = yield* DateTime.now
   if (last !== undefined) {
-    const [least, share] = isBusy ? [busyLook, busyShare] : [idleLook, idleShare]
+    const [least, share] = isBusy ? [busyLookMillis, busyShare] : [idleLookMillis, idleShare]
     const due = last.at.epochMilliseconds + Math.max(least, last.millis * share)
     if (at.epochMilliseconds < due) return last
   }
@@ -151,7 +151,7 @@ const make = Effect.gen(function* () {
       projections,
       queues,
       moment,
-      pause: isBusy || before.pulse === undefined ? busyPulse : idlePulse,
+      pauseMillis: isBusy || before.pulse === undefined ? busyPulseMillis : idlePulseMillis,
       isHurried: false
     }
     return state
@@ -163,18 +163,18 @@ const make = Effect.gen(function* () {
     const look = before.look + 1
     const nothing = { log: null, projections: null, queues: null, problems: [] }
     const moment: Moment = { ...nothing, ...before.moment, look, at, failure: message }
-    const state: State = { ...before, look, moment, pulse: undefined, pause: idlePulse }
+    const state: State = { ...before, look, moment, pulse: undefined, pauseMillis: idlePulseMillis }
     return state
   })
 
   const changed = yield* Queue.sliding<void>(1)
 
   /** Waits for the time of the next look, or until somebody has changed something. Says whether that was so. */
-  const wait = (pause: number) =>
-    Effect.raceFirst(Effect.as(Effect.sleep(pause), false), Effect.as(Queue.take(changed), true))
+  const wait = (millis: number) =>
+    Effect.raceFirst(Effect.as(Effect.sleep(millis), false), Effect.as(Queue.take(changed), true))
 
   const next = Effect.fnUntraced(function* (given: State) {
-    const before = { ...given, isHurried: yield* wait(given.pause) }
+    const before = { ...given, isHurried: yield* wait(given.pauseMillis) }
     const state = yield* Effect.catch(see(before), (error) => failed(before, apiError(error).message))
     return [state.moment === undefined ? [] : [state.moment], Option.some(state)] as const
   })

@@ -9,7 +9,7 @@ import { PostgresDatabase } from "../postgres/database/PostgresDatabase.ts"
 import * as EventPages from "../postgres/events/EventPages.ts"
 import { eventDecoder } from "../postgres/events/EventRow.ts"
 import { readPage } from "../postgres/events/LongTexts.ts"
-import type { Range } from "../postgres/events/PageRange.ts"
+import { highestPossible, type Range } from "../postgres/events/PageRange.ts"
 import * as TagTable from "../postgres/events/TagTable.ts"
 
 /** How many events a statement looks through, where it has to: it takes some 20 milliseconds. */
@@ -17,8 +17,6 @@ const partEvents = 20_000n
 
 /** How many of the events after one are looked at for what it has caused. */
 const causedEvents = 2_000
-
-const highestPossible = 2n ** 63n - 1n
 
 export interface Page {
   readonly events: ReadonlyArray<StoredEvent>

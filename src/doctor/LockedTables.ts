@@ -3,9 +3,10 @@
  * the command end after a moment instead, and say who it is.
  */
 import { Duration, Effect, Schema } from "effect"
-import { SqlClient, SqlError } from "effect/sql"
+import { SqlError } from "effect/sql"
 import { decodeRows } from "../postgres/database/DecodeRows.ts"
 import { qualify } from "../postgres/database/Identifier.ts"
+import { beginReadCommitted } from "../postgres/database/Isolation.ts"
 import { PostgresDatabase } from "../postgres/database/PostgresDatabase.ts"
 import { isLockTimeout, reasonOf } from "../postgres/database/Reasons.ts"
 import { transactionText } from "../postgres/database/TransactionText.ts"
@@ -114,7 +115,7 @@ export const withoutWaiting = <A, E, R>(
       Effect.andThen(look),
       sql.withTransaction,
       // Under another level nobody can see which events are still on their way.
-      Effect.provideService(SqlClient.BeginTransaction, "BEGIN ISOLATION LEVEL READ COMMITTED"),
+      beginReadCommitted,
       Effect.catch(explained)
     )
   })

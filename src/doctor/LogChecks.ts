@@ -107,7 +107,7 @@ export type Thorough = <A, E>(
 ) => Effect.Effect<A, E, PostgresDatabase>
 
 /** Given if checks are to look at all events, where they look at a part of a large log otherwise. */
-export const Thoroughly = Context.Reference<Thorough | undefined>("effect-strata/cli/Thoroughly", {
+export const Thoroughly = Context.Reference<Thorough | undefined>("effect-strata/doctor/Thoroughly", {
   defaultValue: () => undefined
 })
 

@@ -3,6 +3,7 @@ import { Effect, Schema } from "effect"
 import { qualify, quote } from "../postgres/database/Identifier.ts"
 import { PostgresDatabase } from "../postgres/database/PostgresDatabase.ts"
 import * as EventTable from "../postgres/events/EventTable.ts"
+import * as Converting from "../postgres/migrations/Converting.ts"
 import { type Finding, type Findings, ok, problem, relations, rows, warning } from "./Check.ts"
 
 const Partitions = Schema.Struct({
@@ -94,7 +95,7 @@ const ofPartitions = Effect.gen(function* () {
   const { names, schema } = yield* PostgresDatabase
   const { events } = yield* relations
   const ids = EventTable.idsNameOf({ names, schema })
-  const extend = `as the owner: SELECT ${qualify(schema, `${names.events}_extend`)}()`
+  const extend = `SELECT ${qualify(schema, `${names.events}_extend`)}()`
   const found = yield* look
   if (found === undefined) return []
   const { count, foreign, gaps, hasIds, hasKey, jit, left, missing, partial, rest, size } = found
@@ -112,7 +113,7 @@ const ofPartitions = Effect.gen(function* () {
       )
     ),
     ...(left !== null && left < size
-      ? [problem(`partitions are there for ${left} versions more: appends fail after those`, extend)]
+      ? [problem(`partitions are there for ${left} versions more: appends fail after those`, `as the owner: ${extend}`)]
       : []),
     ...gaps.map((version) =>
       problem(
@@ -125,7 +126,7 @@ const ofPartitions = Effect.gen(function* () {
       : [
           problem(
             `${rest} is the default partition of ${events}: no partition can be made for a version of which it has an event`,
-            `as the owner: ALTER TABLE ${events} DETACH PARTITION ${rest}; then ${extend.slice("as the owner: ".length)}; then insert what it has`
+            `as the owner: ALTER TABLE ${events} DETACH PARTITION ${rest}; then ${extend}; then insert what it has`
           )
         ]),
     ...partial.map((name) =>
@@ -158,60 +159,57 @@ const ofPartitions = Effect.gen(function* () {
   return ok(`${count} of ${size} versions each${left === null ? "" : `, and there are some for ${left} versions more`}`)
 })
 
+/** What of a table without partitions is left of a conversion. */
 const Begun = Schema.Struct({
-  /** What the conversion has made: triggers, the function, the table of ids, the limit of versions. */
+  /** Whether something gathers ids: the table or the function. */
   gathers: Schema.Boolean,
-  /**
-   * The limit, and how many versions can still be drawn below it. Null where there is none, or this role does not see what was
-   * drawn.
-   */
-  limit: Schema.NullOr(Schema.String),
+  /** The limit of the versions, if there is one. */
+  limit: Schema.NullOr(Schema.BigInt),
+  /** How many versions can still be drawn below the limit. Null if this role does not see what was drawn. */
   left: Schema.NullOr(Schema.BigInt)
 })
+
+/** Below this number of versions that a log can still draw, its appends may be refused any day. */
+const fewVersions = 100_000n
 
 /** Was a table without partitions to get some, and has not? Nothing is wrong with its events then. */
 const ofConversion = Effect.gen(function* () {
   const { names, schema, sql } = yield* PostgresDatabase
-  const { events } = yield* relations
-  const [gathered, gather] = [`${names.events}_gathered`, `${names.events}_gather`]
-  const check = `${names.events}_first`
+  const { events, gather, gathered, limit: check } = Converting.namesOf({ names, schema })
   const [found] = yield* rows(
     Begun,
     sql`
-      SELECT to_regclass(${qualify(schema, gathered)}) IS NOT NULL OR EXISTS (
-          SELECT FROM pg_proc WHERE pronamespace = relnamespace AND proname = ${gather}::name
-        ) AS gathers,
-        "limit"[1] AS "limit", CASE
+      SELECT gathers, "limit", CASE
           WHEN pg_catalog.has_sequence_privilege(sequence, 'USAGE, SELECT')
-          THEN "limit"[1]::int8 - 1 - coalesce(pg_sequence_last_value(sequence::regclass), 0)
+          THEN "limit" - 1 - coalesce(pg_sequence_last_value(sequence::regclass), 0)
         END AS "left"
-      FROM pg_class LEFT JOIN pg_constraint ON conrelid = pg_class.oid AND conname = ${check}::name
-      CROSS JOIN LATERAL pg_get_serial_sequence(${events}, 'version') AS sequence
-      LEFT JOIN LATERAL pg_catalog.regexp_match(pg_get_constraintdef(pg_constraint.oid), '< ''?(\\d+)'::text) AS "limit" ON true
-      WHERE pg_class.oid = ${events}::regclass::oid AND pg_class.relkind = 'r'`
+      FROM (
+        SELECT to_regclass(${gathered}) IS NOT NULL OR to_regproc(${gather}) IS NOT NULL AS gathers,
+          ${sql.literal(Converting.limitIn("pg_constraint.oid"))} AS "limit",
+          pg_get_serial_sequence(${events}, 'version') AS sequence
+        FROM pg_class LEFT JOIN pg_constraint ON conrelid = pg_class.oid AND conname = ${check}::name
+        WHERE pg_class.oid = ${events}::regclass::oid AND pg_class.relkind = 'r'
+      ) AS log`
   )
   if (found === undefined || (!found.gathers && found.limit === null)) return []
   const { left, limit } = found
   const undo = [
     `ALTER TABLE ${events} DROP CONSTRAINT IF EXISTS ${quote(check)}`,
-    `DROP FUNCTION IF EXISTS ${qualify(schema, gather)}() CASCADE`,
-    `DROP TABLE IF EXISTS ${qualify(schema, gathered)}`
+    `DROP FUNCTION IF EXISTS ${gather}() CASCADE`,
+    `DROP TABLE IF EXISTS ${gathered}`
   ].join("; ")
-  const says = `${events} is being divided into partitions, or was, and that was given up`
-  const remedy = `run strata migrate --partitions again, which goes on; or to give it up, as the owner: ${undo}`
-  const finding = limit === null ? warning : left !== null && left < manyVersions ? problem : warning
+  const does =
+    limit === null
+      ? `each append also writes its ids to ${names.events}_gathered`
+      : `appends are refused from version ${limit} on${left === null ? "" : `, ${left} versions from here`}`
+  const finding = left !== null && left < fewVersions ? problem : warning
   return [
     finding(
-      limit === null
-        ? `${says}: each append also writes its ids to ${gathered}`
-        : `${says}: appends are refused from version ${limit} on${left === null ? "" : `, ${left} versions from here`}`,
-      remedy
+      `${events} is being divided into partitions, or was, and that was given up: ${does}`,
+      `run strata migrate --partitions again, which goes on; or to give it up, as the owner: ${undo}`
     )
   ]
 })
-
-/** Below this number of versions that a log can still draw, its appends may be refused any day. */
-const manyVersions = 100_000n
 
 /** Whether the table has partitions that are as they should be, or is on its way to some. */
 export const partitions: Findings = Effect.gen(function* () {

@@ -39,7 +39,7 @@ const temporarySchema = Effect.gen(function* () {
 })
 
 /** The proof came to no end. */
-export class ProofFailed extends Schema.TaggedError<ProofFailed>("effect-strata/doctor/ProofFailed")("ProofFailed", {
+class ProofFailed extends Schema.TaggedError<ProofFailed>("effect-strata/doctor/ProofFailed")("ProofFailed", {
   message: Schema.String
 }) {}
 
@@ -119,7 +119,10 @@ const compare = (stored: ReadonlyArray<bigint>, delivered: ReadonlyArray<bigint>
     : { level: "problem", says, remedy: "this must not be: please report it, with what strata doctor says" }
 }
 
-/** Tells how many events were delivered while it lets the writers run for a time, in a schema of their own, and compares what is stored with what was delivered. */
+/**
+ * Tells how many events were delivered while it lets the writers run for a time, in a schema of their own, and compares what is
+ * stored with what was delivered.
+ */
 export const prove = (time: Duration.Duration, tell: (delivered: number) => void = () => {}) =>
   Effect.gen(function* () {
     const schema = yield* temporarySchema

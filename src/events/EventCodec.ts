@@ -142,7 +142,9 @@ interface StoredType<Event, R> {
 const isDone = <A, E, R>(effect: Effect.Effect<A, E, R>): effect is Exit.Success<A> =>
   Exit.isExit(effect) && Exit.isSuccess(effect)
 
-/** The result of an effect that is done already. Most schemas are, and then a pass through the fiber would cost more than they do. */
+/**
+ * The result of an effect that is done already. Most schemas are, and then a pass through the fiber would cost more than they do.
+ */
 export const resultOf = <A, E, R>(effect: Effect.Effect<A, E, R>): Result.Result<A, E> | undefined =>
   isDone(effect) ? Result.succeed(effect.value) : undefined
 

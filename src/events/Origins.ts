@@ -14,7 +14,7 @@ export const originKeys = ["traceparent", "correlationId", "causationId"] as con
  * The span that writes: the one of the operation where spans are collected here, else the one that another process has passed
  * on. Spans that nobody keeps are not named.
  */
-export const writingSpan = (fiber: Fiber.Fiber<unknown, unknown>): Tracer.AnySpan | undefined => {
+const writingSpan = (fiber: Fiber.Fiber<unknown, unknown>): Tracer.AnySpan | undefined => {
   const span = Context.getOrUndefined(fiber.context, Tracer.ParentSpan)
   if (span === undefined || !span.sampled) return undefined
   return isTraced(fiber) || span._tag === "ExternalSpan" ? span : undefined

@@ -15,7 +15,7 @@ import {
   VersionConflict
 } from "../EventStore.ts"
 import { idGenerator, idsOf } from "../internal/Ids.ts"
-import { EventRow, toStoredEvent } from "./EventRow.ts"
+import { EventRow, eventOf } from "./EventRow.ts"
 import * as Events from "./Events.ts"
 import type { Mode } from "./Locks.ts"
 import { MemoryDatabase } from "./MemoryDatabase.ts"
@@ -181,9 +181,7 @@ export const make = Effect.gen(function* () {
     const overtaken = known.size < append.events.length ? overtakenBy(database, transaction, append) : undefined
     if (overtaken !== undefined) return Effect.fail(overtaken)
     return Effect.succeed(
-      append.events.map((event, place) =>
-        toStoredEvent(known.get(event) ?? insert(transaction, event, ids[place] ?? ""))
-      )
+      append.events.map((event, place) => eventOf(known.get(event) ?? insert(transaction, event, ids[place] ?? "")))
     )
   }
 

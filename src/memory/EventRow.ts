@@ -1,13 +1,11 @@
 /** An event as the memory backend keeps it. */
 import type { DateTime, Schema } from "effect"
 import type { Filterable } from "../events/EventFilter.ts"
-import { type NewEvent, StoredEvent } from "../EventStore.ts"
+import { isMetadata, toStoredEvent } from "../events/StoredEvents.ts"
+import type { NewEvent, StoredEvent } from "../EventStore.ts"
 import { fromText, type LargeIntegers, parseExact, toText } from "../internal/ExactJson.ts"
 import { instanceOf } from "../internal/Instance.ts"
 import { CorruptRow } from "../StoreError.ts"
-
-const isMetadata = (value: Schema.Json): value is Schema.JsonObject | null =>
-  value === null || (typeof value === "object" && !Array.isArray(value))
 
 const noTags: ReadonlySet<string> = new Set()
 
@@ -52,20 +50,10 @@ const storedEvent = (
   { aggregateId, createdAt, eventType, id, version }: EventRow,
   data: Schema.Json,
   metadata: Schema.JsonObject | null
-): StoredEvent =>
-  instanceOf(StoredEvent, {
-    version,
-    id,
-    aggregateId,
-    eventType,
-    data,
-    metadata,
-    createdAt,
-    streamName: `stream_${aggregateId}`
-  })
+): StoredEvent => toStoredEvent({ version, id, aggregateId, eventType, data, metadata, createdAt })
 
 /** The event, with integers beyond 2^53 as `bigint`. */
-export const toStoredEvent = (row: EventRow): StoredEvent => storedEvent(row, row.data, row.metadata)
+export const eventOf = (row: EventRow): StoredEvent => storedEvent(row, row.data, row.metadata)
 
 /** What rows have become: the events before the first one that cannot be read, and why that one cannot. */
 export interface Decoded {

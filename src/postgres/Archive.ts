@@ -59,17 +59,17 @@ export interface ArchiveOptions {
 
 /**
  * Writes the oldest partitions to files of the `EventArchive`, and detaches them: those in which all versions are below `before`, or
- * all events before that time. Partitions that are not settled stay, and that with the newest event. Returns what was archived, and why
- * nothing more.
+ * all events before that time. Partitions that are not settled stay, and that with the newest event. Returns what was archived,
+ * and why nothing more.
  *
  * **Details**
  *
  * No partition is detached before its file was read back and each line compared with its row. That is committed together with what
- * readers need in order to find the file. A process that is killed, or fails, has archived the parts before; run it again to go on. Any
- * number of processes may archive at once: they take turns.
+ * readers need in order to find the file. A process that is killed, or fails, has archived the parts before; run it again to go
+ * on. Any number of processes may archive at once: they take turns.
  *
- * Appends and reads go on meanwhile. Nobody can change or delete events of a partition while it is written. At its end the log is locked
- * for a moment: where somebody else has it, for at most 0.3 seconds at a time, up to `migrationWait`.
+ * Appends and reads go on meanwhile. Nobody can change or delete events of a partition while it is written. At its end the log is
+ * locked for a moment: where somebody else has it, for at most 0.3 seconds at a time, up to `migrationWait`.
  */
 export const archive = ({
   before,

@@ -5,9 +5,9 @@
  *
  * The files of `resources/postgres` are the single source; its README.md says how they are named and written. They run in
  * the order of their numbers, under an advisory lock, in one transaction, and are recorded by table and number in
- * `strata_migrations`. Those that build indexes of large tables come last, each outside of a transaction. Each can be run again, and by hand with `psql -f`. They adopt tables that a Go original created: they
- * add what is missing, and never rewrite or drop data. Where nothing is pending, a process takes no lock and needs no right
- * to create anything.
+ * `strata_migrations`. Those that build indexes of large tables come last, each outside of a transaction. Each can be run again,
+ * and by hand with `psql -f`. They adopt tables that a Go original created: they add what is missing, and never rewrite or drop
+ * data. Where nothing is pending, a process takes no lock and needs no right to create anything.
  */
 import { type DateTime, Effect, Option } from "effect"
 import { monotonicMillis } from "../internal/Monotonic.ts"

@@ -88,7 +88,9 @@ export const layerMigrations = (
 ): Layer.Layer<never, InvalidInput | StoreError, PgClient.PgClient> =>
   Layer.provide(Layer.effectDiscard(Migrations.migrate), PostgresDatabase.layer(options))
 
-/** Serves every store, on tables that are there. It never runs DDL, so a role with the grants of the guide to deploying is enough. */
+/**
+ * Serves every store, on tables that are there. It never runs DDL, so a role with the grants of the guide to deploying is enough.
+ */
 export const layerStorage = (
   options?: PostgresDatabase.Options
 ): Layer.Layer<Stores, InvalidInput, PgClient.PgClient> => Layer.provide(layerStores, PostgresDatabase.layer(options))
@@ -163,11 +165,11 @@ export interface ReplicaOptions extends PostgresDatabase.Options {
  * primary. `loadByAggregate` waits only for the replay of the version. A read that goes on after a version needs it, too.
  *
  * The client may lead to several standbys. Where none of them can be read, the primary is, and a warning says so once. A statement
- * that is cancelled because it was in the way of the replay is tried again. A subscription that has read all that the standby has goes
- * on with the primary, and misses nothing in between. After a promotion nothing has to be done here.
+ * that is cancelled because it was in the way of the replay is tried again. A subscription that has read all that the standby has
+ * goes on with the primary, and misses nothing in between. After a promotion nothing has to be done here.
  *
- * A standby is read once its mark is one that this primary has published, or if it is the primary itself by now: what follows another
- * primary is never read. So nothing is read from a standby until this process has reached the primary once.
+ * A standby is read once its mark is one that this primary has published, or if it is the primary itself by now: what follows
+ * another primary is never read. So nothing is read from a standby until this process has reached the primary once.
  *
  * **Gotchas**
  *
@@ -197,8 +199,8 @@ export const layerArchiveConfig: Layer.Layer<never, Config.ConfigError> = Layer.
 )
 
 /**
- * `layerReplica` on a pool of its own that leads to `DB_REPLICA_URL`, with the other settings of `PostgresConfig`. Where that variable
- * is not set, as on the machine of a developer, the same store reads from the primary.
+ * `layerReplica` on a pool of its own that leads to `DB_REPLICA_URL`, with the other settings of `PostgresConfig`. Where that
+ * variable is not set, as on the machine of a developer, the same store reads from the primary.
  *
  * ```ts
  * import { Layer } from "effect"

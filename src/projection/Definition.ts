@@ -82,7 +82,10 @@ export class Failure extends Schema.Class<Failure>("effect-strata/Projection/Fai
 export interface Options {
   /** Its name: the key of its offsets. At most 200 characters. */
   readonly name: string
-  /** Into how many shards the events are divided, by their aggregates or by `shardBy`: 1 unless given. The first run records the number. */
+  /**
+   * Into how many shards the events are divided, by their aggregates or by `shardBy`: 1 unless given. The first run records the
+   * number.
+   */
   readonly shards?: number
   /**
    * The key by which events are divided into shards: the id of the aggregate unless given. Let it name what the rows of the read

@@ -69,7 +69,9 @@ export type Offer = typeof Offer.Type
 export const Member = Schema.Struct({ id: Schema.String, offers: Schema.Array(Offer) })
 export type Member = typeof Member.Type
 
-/** Which process is to run which shard of every projection. It only changes when a process, or a projection of one, comes or goes. */
+/**
+ * Which process is to run which shard of every projection. It only changes when a process, or a projection of one, comes or goes.
+ */
 export class Division extends Schema.Class<Division>("effect-strata/Projection/Division")({
   members: Schema.Array(Member)
 }) {}

@@ -413,7 +413,8 @@ export const suite = <E>(
             () =>
               Effect.andThen(
                 offsets.writeOffset({ projectionName: mails.name, shardNumber: 0, value: 1n }),
-                // It moves the message as an administrator would, but in the transaction that has the only connection of some backends.
+                // It moves the message as an administrator would, but in the transaction that has the only connection of some
+                // backends.
                 spool.moveToState({ queue: mails.name, id }, "active", "hold")
               ),
             { transactional: true }

@@ -47,7 +47,7 @@ export interface Claimed extends SpoolMessage {
   readonly lease: typeof Lease.Type
 }
 
-export const withLease =
+const withLease =
   (owner: string) =>
   (message: SpoolMessage): Claimed => ({
     ...message,

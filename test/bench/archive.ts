@@ -1,6 +1,6 @@
 /**
- * What it takes to archive a log, and to restore it: the time, the memory of the process, and how long a writer waits meanwhile. Then
- * how fast archived events are read, beside the same events in the table.
+ * What it takes to archive a log, and to restore it: the time, the memory of the process, and how long a writer waits meanwhile.
+ * Then how fast archived events are read, beside the same events in the table.
  *
  * `node --conditions=@effect-strata/source test/bench/archive.ts [--events 2000000] [--size 500000]`
  */

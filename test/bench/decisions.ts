@@ -110,9 +110,9 @@ const fillers = 20_000
  *
  * It does the same work, by hand: the table of events is like that of Strata, with the same columns and indexes, as the log is
  * read in the same ways; the reader gets whole events, and the event has its id, its data, its metadata and its tag. A table with
- * a note for the one query would be half of the work. Its table of tags has one index, made for these decisions: by the type, too, as
- * the transactions of all types would collide on it otherwise. Both tables have rows and statistics from the start: the planner would
- * go through a small table as a whole, and every transaction would collide with every other one.
+ * a note for the one query would be half of the work. Its table of tags has one index, made for these decisions: by the type,
+ * too, as the transactions of all types would collide on it otherwise. Both tables have rows and statistics from the start: the
+ * planner would go through a small table as a whole, and every transaction would collide with every other one.
  */
 const bySerializable = Effect.gen(function* () {
   const sql = yield* PgClient.PgClient

@@ -214,7 +214,10 @@ describe("the program that moves KurrentDB's events", () => {
 describe("the program that moves jobs", () => {
   const due = 1100
 
-  /** 1,100 mails that are due, one for the year 2100, one that a worker has, one that has failed for good, and one of another kind. */
+  /**
+   * 1,100 mails that are due, one for the year 2100, one that a worker has, one that has failed for good, and one of another
+   * kind.
+   */
   const libraries = [
     {
       name: "pgBoss",

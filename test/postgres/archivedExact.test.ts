@@ -1,4 +1,7 @@
-/** Whatever columns of an event hold, it is the same in each after it was archived and restored, and reads give the same meanwhile. */
+/**
+ * Whatever columns of an event hold, it is the same in each after it was archived and restored, and reads give the same
+ * meanwhile.
+ */
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Exit, Stream } from "effect"
 import { randomInt } from "node:crypto"

@@ -247,6 +247,35 @@ describe("archived events", () => {
     }).pipe(Effect.scoped)
   )
 
+  it.live("have their file read to its end once, whatever reads them", () =>
+    Effect.gen(function* () {
+      const within = EventArchive.makeDirectory(yield* temporaryDirectory)
+      let opened = 0
+      const files = Layer.succeed(EventArchive.EventArchive, {
+        ...within,
+        read: (name) =>
+          Stream.suspend(() => {
+            opened++
+            return within.read(name)
+          })
+      })
+      const { archive, events } = yield* serveArchive({}, files)
+      const [first] = yield* events.append(shapes(120))
+      yield* archive(50n)
+      const id = first?.id ?? ""
+      const reads: ReadonlyArray<Effect.Effect<unknown, unknown>> = [
+        events.load(),
+        events.get(id),
+        events.readForDecision([{ tags: ["tag 0"] }]),
+        Effect.exit(events.append(event("aggregate 0", id), { onDuplicate: "ignore" }))
+      ]
+      opened = 0
+      yield* Effect.forEach(reads, (read) => read)
+      // Each of them opens the file for what it wants. Before that, the first one reads the whole.
+      assert.strictEqual(opened, reads.length + 1)
+    }).pipe(Effect.scoped)
+  )
+
   it.live("are given from the last one on where their part is restored before its file is read", () =>
     Effect.gen(function* () {
       const directory = yield* temporaryDirectory

@@ -1,4 +1,7 @@
-/** Archived events through a standby: whatever it has replayed, and whatever moves meanwhile, a reader gets each event once, in order. */
+/**
+ * Archived events through a standby: whatever it has replayed, and whatever moves meanwhile, a reader gets each event once, in
+ * order.
+ */
 import { assert, describe, it } from "@effect/vitest"
 import { Duration, Effect, Ref, Stream } from "effect"
 import { Projection } from "effect-strata"

@@ -9,8 +9,8 @@ import { execute } from "./harness.ts"
 const eventCount = 200_000
 
 /**
- * Every second event is of one aggregate, the others of a thousand. Each hundredth is of another type than most, and two are rare. An
- * event comes each 10 milliseconds.
+ * Every second event is of one aggregate, the others of a thousand. Each hundredth is of another type than most, and two are
+ * rare. An event comes each 10 milliseconds.
  */
 const fill = (table: string, first: number, last: number) => `
   INSERT INTO ${table} (id, aggregate_id, event_type, data, created_at)

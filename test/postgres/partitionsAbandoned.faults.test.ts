@@ -1,4 +1,7 @@
-/** A log is to be divided, and what does so ends at some step: killed, or by a crash of the server. Then it goes on, or is given up. */
+/**
+ * A log is to be divided, and what does so ends at some step: killed, or by a crash of the server. Then it goes on, or is given
+ * up.
+ */
 import { assert, describe, it } from "@effect/vitest"
 import { Console, Effect } from "effect"
 import { spawn } from "node:child_process"

@@ -1,10 +1,11 @@
 /** What reads by tag read in a log of 1,000,000 events, by their plans: no more than they return, within a constant. */
 import { PgClient } from "@effect/sql-pg"
 import { assert, describe, it } from "@effect/vitest"
-import { Effect, Layer, Redacted, Schema } from "effect"
+import { Context, Effect, Layer, Redacted, Schema } from "effect"
 import * as Postgres from "effect-strata/postgres"
 import type { Statement } from "effect/sql"
 import { Filter } from "../../src/Event.ts"
+import * as DecisionMatches from "../../src/postgres/events/DecisionMatches.ts"
 import * as EventPages from "../../src/postgres/events/EventPages.ts"
 import { postgresUrl } from "../support/database.ts"
 import { serveEvents } from "./events.harness.ts"
@@ -82,6 +83,7 @@ const filled = Effect.gen(function* () {
     )
   )
   const pages = yield* Effect.provideContext(EventPages.make, database)
+  const { matchesOf } = DecisionMatches.make(Context.get(database, Postgres.PostgresDatabase.PostgresDatabase))
   let prepared = 0
   /** The plan of a statement, with what it has read. The planner knows the values, or it does not. */
   const explain = Effect.fnUntraced(function* (statement: Statement.Fragment, mode: "custom" | "generic") {
@@ -95,13 +97,13 @@ const filled = Effect.gen(function* () {
     )
     return row["QUERY PLAN"][0].Plan
   })
-  return { explain, pages, run, schema }
+  return { explain, matchesOf, pages, run, schema }
 })
 
 describe("in a log of a million events", () => {
   it.live("a read by tag reads what it returns", () =>
     Effect.gen(function* () {
-      const { explain, pages, run, schema } = yield* filled
+      const { explain, matchesOf, pages, run, schema } = yield* filled
       const selected = (filter: Partial<Filter>, range: Parameters<typeof pages.page>[1]) =>
         Effect.map(pages.page(new Filter(filter), range), (select) => select("all"))
       const page = (filter: Partial<Filter>, limit: number, after = 0n) =>
@@ -129,10 +131,10 @@ describe("in a log of a million events", () => {
           ofCourse + 10,
           2
         ],
-        ["a decision on a course", pages.matchesOf([{ tags: [course, "tenant"] }]), ofCourse, 3],
+        ["a decision on a course", matchesOf([{ tags: [course, "tenant"] }]), ofCourse, 3],
         [
           "a decision on two things",
-          pages.matchesOf([{ tags: [course], eventTypes: ["Opened", "Changed"] }, { tags: ["rare"] }]),
+          matchesOf([{ tags: [course], eventTypes: ["Opened", "Changed"] }, { tags: ["rare"] }]),
           ofCourse + 10,
           3
         ]

@@ -28,7 +28,10 @@ const calledNames = () => {
 const types = `text varchar bpchar name "char" int2 int4 int8 oid regclass numeric float8 bool timestamptz interval jsonb xid
   bytea text[] int4[] int8[] bool[] varchar[] oid[] name[] int2vector timestamp date uuid`
 
-/** Makes the traps in `schema`. A trap that is called counts up a sequence, which no rollback undoes, and fails with what was called, and by which statement. */
+/**
+ * Makes the traps in `schema`. A trap that is called counts up a sequence, which no rollback undoes, and fails with what was
+ * called, and by which statement.
+ */
 const statements = (schema: string, names: ReadonlyArray<string>) => [
   `CREATE SEQUENCE IF NOT EXISTS ${schema}.caught`,
   `GRANT ALL ON SEQUENCE ${schema}.caught TO PUBLIC`,

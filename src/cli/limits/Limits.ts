@@ -50,7 +50,7 @@ export const limitsOf = (given: Given): Health.Limits => {
 }
 
 /** Whether any limit is given: commands that only list something judge it where that is asked for. */
-export const isJudging = (limits: Health.Limits): boolean => Object.keys(limits).length > 0
+const isJudging = (limits: Health.Limits): boolean => Object.keys(limits).length > 0
 
 /** Fails with what is beyond the limits, a line for each problem, if anything is. */
 export const judge = (problems: ReadonlyArray<Health.Problem>): Effect.Effect<void, CommandFailed> => {

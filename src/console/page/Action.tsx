@@ -98,7 +98,7 @@ export const Dialogs = () => {
 }
 
 /** Why something cannot be changed here: the console only reads, or its role lacks a grant. */
-export const objectionTo = (about: About | undefined, changes: keyof About["missing"]): string | undefined => {
+const objectionTo = (about: About | undefined, changes: keyof About["missing"]): string | undefined => {
   if (about === undefined) return "It is not known yet what this console may do"
   if (!about.allowsWrites) return "This console only reads: start it with --allow-writes"
   const grants = about.missing[changes]

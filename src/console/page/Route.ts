@@ -9,7 +9,7 @@ export interface Route {
 
 type Values = Readonly<Record<string, string | undefined>>
 
-export const routeOf = (hash: string): Route => {
+const routeOf = (hash: string): Route => {
   const [path = "", query = ""] = hash.replace(/^#\/?/, "").split("?")
   return {
     parts: path

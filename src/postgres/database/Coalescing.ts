@@ -6,7 +6,7 @@
  * `JobQueue` has the rules: which jobs go together, in which order, and how many batches are under way. A job that finds
  * nothing under way is done at once, in the caller's own fiber, unless the last batch had several jobs.
  */
-import { Cause, Context, Duration, Effect, Exit, FiberSet, type Scope, Semaphore } from "effect"
+import { Cause, Duration, Effect, Exit, FiberSet, type Scope, Semaphore } from "effect"
 import { realSleep } from "../../internal/RealTime.ts"
 import { type Batch, type Entry, type Job, JobQueue } from "./JobQueue.ts"
 import { PostgresDatabase } from "./PostgresDatabase.ts"
@@ -45,11 +45,9 @@ export const make = <J extends Job, A, E>(
   closed: E
 ): Effect.Effect<(job: J) => Effect.Effect<A, E>, never, PostgresDatabase | Scope.Scope> =>
   Effect.gen(function* () {
-    const { sql } = yield* PostgresDatabase
+    const { withoutTransaction } = yield* PostgresDatabase
     // A batch is in no transaction, also if the layer is built in one.
-    const fork = yield* FiberSet.makeRuntime<never, unknown, never>().pipe(
-      Effect.updateContext((context: Context.Context<Scope.Scope>) => Context.omit(sql.transactionService)(context))
-    )
+    const fork = yield* withoutTransaction(FiberSet.makeRuntime<never, unknown, never>())
     const runner = new Runner(work, closed, fork, yield* Semaphore.make(maxWaitingJobs))
     yield* Effect.addFinalizer(() => Effect.sync(() => runner.close()))
     return (job: J) => runner.run(job)

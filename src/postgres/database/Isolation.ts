@@ -13,7 +13,7 @@
  * are, as the pool is the application's.
  */
 import { Effect, Exit, Predicate } from "effect"
-import type { SqlError } from "effect/sql"
+import { SqlClient, type SqlError } from "effect/sql"
 import type { Connection } from "effect/sql/SqlConnection"
 
 const refusal = "effect-strata wants READ COMMITTED, not "
@@ -26,6 +26,15 @@ const isolation = "current_setting('transaction_isolation')"
  * caller's it is always true. A comparison costs nothing that can be measured; with LIKE, reading a state took 15% longer.
  */
 export const readCommitted = `CASE ${isolation} WHEN 'read committed' THEN true ELSE ('${refusal}' || ${isolation})::boolean END`
+
+/**
+ * Has the transactions that an effect begins be READ COMMITTED, whatever the session's default is: each statement sees what others
+ * have committed while it waited for a lock.
+ */
+export const beginReadCommitted = Effect.provideService(
+  SqlClient.BeginTransaction,
+  "BEGIN ISOLATION LEVEL READ COMMITTED"
+)
 
 /** Statements that can stand in a subquery. */
 const onlyReads = /^\s*(?:SELECT\b|WITH\b(?!.*\b(?:INSERT|UPDATE|DELETE)\b))/is

@@ -12,6 +12,9 @@ import { isLockTimeout, reasonOf } from "./Reasons.ts"
 /** How long to wait before the holder is looked for, and again before each next look. */
 export const turnMillis = 5000
 
+/** How long a statement waits for a strong lock of a table: what comes after it waits behind it, and must not for long. */
+export const momentMillis = 300
+
 /** Locks, and who has them. */
 export interface Locks {
   /** The statement that takes them. */

@@ -64,6 +64,12 @@ export class PostgresDatabase extends Context.Service<
      */
     readonly withTransaction: Transactions.Transactions["withTransaction"]
 
+    /**
+     * Runs an effect in no transaction, also where the caller is in one: its statements see only what is committed, and do not take
+     * the connection of the transaction.
+     */
+    readonly withoutTransaction: Transactions.Transactions["withoutTransaction"]
+
     /** Whether the caller is in a transaction. */
     readonly inTransaction: Effect.Effect<boolean>
 
@@ -152,7 +158,7 @@ export const make = (options: Options = {}) =>
     const { borrow, takeOut } = yield* Borrowing.make(sql, acquireTimeout, notice)
     const silence = yield* SilenceLimit.make(silenceLimit)
     const transactions = Transactions.make(sql, { silence, takeOut })
-    const { inTransaction, transactor, whether, withTransaction } = transactions
+    const { inTransaction, transactor, whether, withoutTransaction, withTransaction } = transactions
     const isolated = Isolation.make()
     const role = roleOf(sql.config)
     const tableOf = (name: string) => sql.literal(qualify(schema, name))
@@ -174,6 +180,7 @@ export const make = (options: Options = {}) =>
       isolated,
       noticeReader,
       withTransaction,
+      withoutTransaction,
       inTransaction,
       whether,
       settleTimeout,

@@ -6,7 +6,7 @@
  * A read that is asked for while the same one is under way does not take the answer of that: it may lack what the caller has
  * just written. It waits for the next one, which begins once the other has ended, and which all share that wait by then.
  */
-import { Cause, Context, Deferred, Effect, Exit, FiberSet, type Scope } from "effect"
+import { Cause, Deferred, Effect, Exit, FiberSet, type Scope } from "effect"
 import { PostgresDatabase } from "./PostgresDatabase.ts"
 
 /** Does a read. Its name is the same for all that would give the same. */
@@ -16,11 +16,9 @@ export type Share<A, E> = (name: string, read: Effect.Effect<A, E>) => Effect.Ef
 export const make = Effect.fnUntraced(function* <A, E>(
   closed: E
 ): Effect.fn.Return<Share<A, E>, never, PostgresDatabase | Scope.Scope> {
-  const { sql } = yield* PostgresDatabase
+  const { withoutTransaction } = yield* PostgresDatabase
   // A read for several callers is in no transaction, also if the layer is built in one.
-  const fork = yield* FiberSet.makeRuntime<never, A, E>().pipe(
-    Effect.updateContext((context: Context.Context<Scope.Scope>) => Context.omit(sql.transactionService)(context))
-  )
+  const fork = yield* withoutTransaction(FiberSet.makeRuntime<never, A, E>())
   /** The reads that are under way, each with the next one of its name, if anybody waits for that. */
   const underWay = new Map<string, Deferred.Deferred<A, E> | undefined>()
   let isOpen = true

@@ -2,8 +2,8 @@
 import { Statement } from "effect/sql"
 
 /**
- * An SQL expression that names who has a lock, and the tables that it needs beside `held`, the row of `pg_locks`. A prepared transaction
- * has no process: the lock of its own number leads to it.
+ * An SQL expression that names who has a lock, and the tables that it needs beside `held`, the row of `pg_locks`. A prepared
+ * transaction has no process: the lock of its own number leads to it.
  */
 export const holderText = `CASE
     WHEN held.pid IS NULL THEN pg_catalog.format('the prepared transaction %L, role %s', prepared.gid, prepared.owner)

@@ -80,6 +80,11 @@ export const make = (sql: PgClient.PgClient, { silence, takeOut }: Parts) => {
   const withTransaction = <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E | SqlError.SqlError, R> =>
     Effect.flatMap(inTransaction, (inside) => (inside ? sql.withTransaction(effect) : outermost(effect)))
 
+  const withoutTransaction = <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
+    Effect.updateContext(effect, (context: Context.Context<R>) =>
+      Context.makeUnsafe<R>(Context.omit(sql.transactionService)(context).mapUnsafe)
+    )
+
   const watch = (): Transactor.Watch => {
     const { during, silence: reason } = silence.watch()
     return {
@@ -109,6 +114,7 @@ export const make = (sql: PgClient.PgClient, { silence, takeOut }: Parts) => {
         : connection.execute(text, parameters, undefined),
     inTransaction,
     withTransaction,
+    withoutTransaction,
     whether: <A, E, R>({ inside, outside }: Cases<A, E, R>): Effect.Effect<A, E, R> =>
       Effect.withFiber((fiber) => (current(fiber.context) === undefined ? outside() : inside())),
     transactor: Transactor.fromSqlClient(

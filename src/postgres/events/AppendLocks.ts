@@ -7,7 +7,8 @@
  * chosen. Before these it locks the log, and the ids, each as a whole: shared, so that a program that needs all of them
  * can lock out every append with two locks. The key of a name is `hashtextextended(name, seed)`, and that of the whole is
  * that of the empty name; aggregates, ids and tags have seeds of their own. These are made of the number that
- * `resources/postgres/0061_events_key.sql` keeps, so that they stay when the table is divided into partitions. A tag that an event gets is shared, and the first tag of each item of a condition is exclusive.
+ * `resources/postgres/0061_events_key.sql` keeps, so that they stay when the table is divided into partitions. A tag that an
+ * event gets is shared, and the first tag of each item of a condition is exclusive.
  *
  * `resources/postgres/0066_events_append.sql` has the same keys, for the appends that go through its function.
  */

@@ -1,10 +1,10 @@
 /** An append that is ready to be sent: its JSON is text, its events have ids, and its keys say what it touches. */
 import { DateTime } from "effect"
 import { type Append, expectedOf } from "../../Event.ts"
+import { isMetadata, toStoredEvent } from "../../events/StoredEvents.ts"
 import { type Condition, type StoredEvent } from "../../EventStore.ts"
 import { fromText, toText } from "../../internal/ExactJson.ts"
 import type { Job } from "../database/Coalescing.ts"
-import { isMetadata, toStoredEvent } from "./EventRow.ts"
 
 interface Texts {
   readonly datas: ReadonlyArray<string>

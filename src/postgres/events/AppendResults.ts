@@ -58,9 +58,10 @@ export const resultsOf = (
         if (!failures.has(row.request)) failures.set(row.request, new DuplicateEvent({ id: row.id }))
         break
       case "archived": {
-        const before = failures.get(row.request) ?? new Archived()
-        if (before instanceof Archived) failures.set(row.request, before)
-        if (before instanceof Archived) before.versions.set(row.id, row.version)
+        const archived = failures.get(row.request) ?? new Archived()
+        if (!(archived instanceof Archived)) break
+        archived.versions.set(row.id, row.version)
+        failures.set(row.request, archived)
         break
       }
       case "conflict": {

@@ -7,23 +7,22 @@
  * nothing if it cannot have them at once. The function of `resources/postgres/0066_events_append.sql` does all others, and
  * also a plain append that has to wait.
  */
-import { Effect, Exit, Result } from "effect"
+import { Effect, Exit } from "effect"
 import type { Append } from "../../Event.ts"
-import { DuplicateEvent, type StoredEvent } from "../../EventStore.ts"
+import type { StoredEvent } from "../../EventStore.ts"
 import type { InvalidInput } from "../../InvalidInput.ts"
 import { Contention, type Reason } from "../../StoreError.ts"
 import type { Work } from "../database/Coalescing.ts"
 import { PostgresDatabase } from "../database/PostgresDatabase.ts"
 import { isNotifyRefusal, isRefusal, isUniqueViolation } from "../database/Reasons.ts"
 import { Wakeups } from "../wakeups/Wakeups.ts"
-import { type Request, requestOf, storedEvents } from "./AppendRequest.ts"
-import { Archived, completed, type Failure, type RequestResult, resultsOf } from "./AppendResults.ts"
+import * as AppendKnown from "./AppendKnown.ts"
+import { type Request, storedEvents } from "./AppendRequest.ts"
+import { completed, type Failure, type RequestResult, resultsOf } from "./AppendResults.ts"
 import * as AppendStatements from "./AppendStatements.ts"
-import * as ArchivedEnd from "./ArchivedEnd.ts"
-import { moved, type Moved } from "./ArchivedEnd.ts"
+import type { Patience } from "./AppendStatements.ts"
 import * as ArchivedEvents from "./ArchivedEvents.ts"
 import * as CompactLog from "./CompactLog.ts"
-import { toStoredEvent } from "./EventRow.ts"
 import { type Description, EventTable } from "./EventTable.ts"
 import * as Partitions from "./Partitions.ts"
 import * as RowNotifications from "./RowNotifications.ts"
@@ -127,8 +126,9 @@ export interface AppendSending {
 
 export const make = Effect.gen(function* () {
   const { inTransaction, sql } = yield* PostgresDatabase
-  const { callFunction, insertMany, insertOne, isSame, metadataOf } = yield* AppendStatements.make
-  const archive = yield* ArchivedEvents.make
+  const statements = yield* AppendStatements.make
+  const { callFunction, insertMany, insertOne } = statements
+  const withKnown = AppendKnown.make(yield* ArchivedEvents.make, statements)
   const { inspect } = yield* EventTable
   const { announce } = yield* Wakeups
 
@@ -159,142 +159,53 @@ export const make = Effect.gen(function* () {
     })
   }
 
-  /**
-   * Gives events that were there before the metadata that they have: those of the request may name another trace. Where it
-   * cannot be read, the requests with such events fail, and no others.
-   */
-  const asStored = (results: ReadonlyArray<RequestResult>, known: ReadonlyMap<string, bigint>) =>
-    Effect.map(Effect.result(metadataOf([...known.values()])), (found): ReadonlyArray<RequestResult> =>
-      results.map((result) => {
-        if (result === undefined || Exit.isFailure(result) || !result.value.some(({ id }) => known.has(id))) {
-          return result
-        }
-        if (Result.isFailure(found)) return Exit.fail(found.failure)
-        return Exit.succeed(
-          result.value.map((event) => {
-            const metadata = found.success.get(event.id)
-            return metadata === undefined ? event : toStoredEvent({ ...event, metadata })
-          })
-        )
-      })
-    )
-
-  /**
-   * What comes of a request some of whose events may be archived already: they are compared with what the files have, and the others
-   * are sent.
-   */
-  const withoutArchived = Effect.fnUntraced(function* (
-    request: Request,
-    { versions }: Archived,
-    patience: "waits" | "never waits"
-  ): Effect.fn.Return<RequestResult, Reason | Moved> {
-    const { append, datas, ids, metadatas } = request
-    const rows = yield* archive.at([...versions.values()])
-    const stored = new Map<string, StoredEvent>()
-    for (const row of rows) {
-      const place = ids.indexOf(row.id)
-      const event = append.events[place]
-      if (event === undefined) continue
-      const { aggregateId, eventType } = event
-      const [data = null, metadata = null] = [datas[place], metadatas[place]]
-      if (!(yield* isSame({ aggregateId, eventType, data, metadata }, row))) {
-        return Exit.fail(new DuplicateEvent({ id: row.id }))
-      }
-      stored.set(row.id, yield* archive.eventOf(row))
-    }
-    if (stored.size < versions.size) return yield* Effect.fail(moved)
-    const places = [...ids.keys()].filter((place) => !stored.has(ids[place] ?? ""))
-    const [sent] =
-      places.length === 0
-        ? [Exit.succeed([])]
-        : yield* check(
-            [
-              requestOf(
-                { ...append, events: places.flatMap((place) => append.events[place] ?? []) },
-                places.map((place) => ids[place] ?? "")
-              )
-            ],
-            patience
-          )
-    if (sent === undefined || Exit.isFailure(sent)) return sent
-    for (const event of sent.value) stored.set(event.id, event)
-    return Exit.succeed(ids.flatMap((id) => stored.get(id) ?? []))
-  })
-
-  /** Replaces the results of requests with archived events. One that fails does not concern the others, which may be written. */
-  const withArchived = (
+  /** Has the function of the database append requests of any kind. */
+  const call = (
     requests: ReadonlyArray<Request>,
-    results: ReadonlyArray<RequestResult>,
-    found: ReadonlyArray<RequestResult | Archived>,
-    patience: "waits" | "never waits"
-  ): Effect.Effect<ReadonlyArray<RequestResult>> =>
-    Effect.forEach(requests, (request, index): Effect.Effect<RequestResult> => {
-      const archived = found[index]
-      if (!(archived instanceof Archived)) return Effect.succeed(results[index])
-      return Effect.catch(ArchivedEnd.again(withoutArchived(request, archived, patience)), (reason) =>
-        Effect.succeed(Exit.fail(reason))
-      )
-    })
-
-  /** Sends requests of any kind. */
-  const check = (
-    requests: ReadonlyArray<Request>,
-    patience: "waits" | "never waits"
+    patience: Patience
   ): Effect.Effect<ReadonlyArray<RequestResult>, Reason> => {
-    const call = callFunction(requests, patience)
-    return Effect.flatMap(requests.length === 1 ? retried(call, inTransaction) : call, (rows) => {
-      const found = resultsOf(requests, rows)
-      const results = found.map((result) => (result instanceof Archived ? undefined : result))
-      const hasStored = rows.some(({ outcome }) => outcome === "stored")
-      const told = hasStored ? Effect.as(announceAfterCommit, results) : Effect.succeed(results)
-      const known = new Map(
-        rows.flatMap((row): ReadonlyArray<readonly [string, bigint]> =>
-          row.outcome === "known" ? [[row.id, row.version]] : []
-        )
+    const called = callFunction(requests, patience)
+    return Effect.flatMap(requests.length === 1 ? retried(called, inTransaction) : called, (rows) => {
+      const results = withKnown(requests, rows, resultsOf(requests, rows), (rest) =>
+        Effect.map(call([rest], patience), ([result]) => result)
       )
-      const stored =
-        known.size === 0 || results.every((result) => result === undefined || Exit.isFailure(result))
-          ? told
-          : Effect.flatMap(told, (results) => asStored(results, known))
-      return found.every((result) => !(result instanceof Archived))
-        ? stored
-        : Effect.flatMap(stored, (results) => withArchived(requests, results, found, patience))
+      return rows.some(({ outcome }) => outcome === "stored") ? Effect.andThen(announceAfterCommit, results) : results
     })
   }
+
+  /** The same for one request. `blocked` goes on where the request would have to wait. */
+  const callAlone = (request: Request, patience: Patience, blocked: () => Stored): Stored =>
+    Effect.flatMap(Effect.mapError(call([request], patience), refusedBy(request)), ([result]) => result ?? blocked())
 
   /** Sends requests of one kind. */
   const send: Send = (requests, table) =>
     requests[0] === undefined || !isInserted(requests[0])
-      ? check(requests, "never waits")
+      ? call(requests, "never waits")
       : Effect.flatMap(insert(requests, table), (results) =>
           // The INSERT does not say which of them has to wait: the function does.
-          requests.length > 1 && results[0] === undefined ? check(requests, "never waits") : Effect.succeed(results)
+          requests.length > 1 && results[0] === undefined ? call(requests, "never waits") : Effect.succeed(results)
         )
 
   const attempt = attemptBy(send, inspect)
 
   /** Sends a request that may have to wait. */
-  const patiently = (request: Request): Stored =>
-    Effect.flatMap(
-      Effect.mapError(check([request], "waits"), refusedBy(request)),
-      ([result]) => result ?? Effect.succeed([])
-    )
+  const patiently = (request: Request): Stored => callAlone(request, "waits", () => Effect.succeed([]))
 
   /**
-   * Sends one request. Nearly all appends come one at a time, and go without the arrays of the others. `check` sends what needs
-   * the function.
+   * Sends one request. Nearly all appends come one at a time, and go without the arrays of the others. `byFunction` sends what
+   * needs the function.
    */
   const alone = (
     request: Request,
     announcement: Announcement,
     blocked: () => Stored,
-    check: (request: Request) => Stored
+    byFunction: (request: Request) => Stored
   ): Stored =>
     Effect.flatMap(inspect, (table) => {
       const refusal = refusalOf(table, request.append)
       if (refusal !== undefined) return Effect.fail(refusal)
       const isLarge = table.partitioned && request.ids.length >= Partitions.manyEvents
-      if (isLarge || !isInserted(request)) return check(request)
+      if (isLarge || !isInserted(request)) return byFunction(request)
       return request.ids.length === 1
         ? insertAlone(request, table, announcement, blocked)
         : Effect.flatMap(
@@ -306,12 +217,7 @@ export const make = Effect.gen(function* () {
   const sending: AppendSending = {
     outside: {
       alone: (request, blocked) =>
-        alone(request, announceNow, blocked, (request) =>
-          Effect.flatMap(
-            Effect.mapError(check([request], "never waits"), refusedBy(request)),
-            ([result]) => result ?? blocked()
-          )
-        ),
+        alone(request, announceNow, blocked, (request) => callAlone(request, "never waits", blocked)),
       attempt,
       patiently
     },

@@ -80,7 +80,7 @@ const OutcomeRow = Schema.Union([
 export type Outcome = typeof OutcomeRow.Type
 
 /** An event that is to be appended, and the stored one of its id, whose JSON is text. */
-export interface Compared {
+interface Compared {
   readonly aggregateId: string
   readonly eventType: string
   readonly data: string | null
@@ -101,7 +101,7 @@ const metadataOf = (text: string | undefined, compact: boolean): string | null =
   text === undefined || (compact && text === noMetadata) ? null : text
 
 /** Whether the function waits for other transactions. If not, appends that would have to wait are `blocked`. */
-type Patience = "waits" | "never waits"
+export type Patience = "waits" | "never waits"
 
 export const make = Effect.gen(function* () {
   const database = yield* PostgresDatabase
@@ -302,3 +302,5 @@ export const make = Effect.gen(function* () {
       )
   }
 })
+
+export type AppendStatements = Effect.Success<typeof make>

@@ -1,17 +1,17 @@
 /**
- * The transactions in which a part of the log is archived or restored: one at a time, and for as long as it takes. Only at the end of
- * one nobody else may read or write the log, and then for a moment.
+ * The transactions in which a part of the log is archived or restored: one at a time, and for as long as it takes. Only at the
+ * end of one nobody else may read or write the log, and then for a moment.
  *
  * **Details**
  *
  * A statement that has planned to read some partitions sees the row of an archived part by a later snapshot. So the log is locked
- * exclusively when a partition leaves it or comes back: a statement has the table before, with the partition and without the row of the
- * part, or after.
+ * exclusively when a partition leaves it or comes back: a statement has the table before, with the partition and without the row
+ * of the part, or after.
  *
- * What waits for that lock keeps all waiting that come after it. So each try takes a moment only, and the next one comes a little later.
+ * What waits for that lock keeps all waiting that come after it. So each try takes a moment only, and the next one comes a little
+ * later.
  */
 import { Duration, Effect, Schema } from "effect"
-import { SqlClient } from "effect/sql"
 import type { Statement } from "effect/sql/Statement"
 import { monotonicMillis } from "../../internal/Monotonic.ts"
 import { realSleep } from "../../internal/RealTime.ts"
@@ -19,6 +19,7 @@ import { Contention, type Reason } from "../../StoreError.ts"
 import * as AdvisoryLocks from "../database/AdvisoryLocks.ts"
 import { decodeRows } from "../database/DecodeRows.ts"
 import { qualify, reference } from "../database/Identifier.ts"
+import { beginReadCommitted } from "../database/Isolation.ts"
 import * as LockTurns from "../database/LockTurns.ts"
 import type { PostgresDatabase } from "../database/PostgresDatabase.ts"
 import { reasonOf } from "../database/Reasons.ts"
@@ -27,9 +28,6 @@ import type { ArchiveError, ArchiveRefused } from "./EventArchive.ts"
 import { plainForMillis } from "./Partitions.ts"
 
 type Database = PostgresDatabase["Service"]
-
-/** For how many milliseconds a try waits for the log, and others with it. */
-const momentMillis = 300
 
 /** How much the clocks of two machines may differ, within the time that `plainForMillis` is. */
 const clockMillis = 1000
@@ -40,8 +38,9 @@ const longestWaitMillis = 5000
 const Known = Schema.Struct({ known: Schema.NullOr(Schema.Boolean) })
 
 /**
- * Waits until no process takes the log for a plain table any more: it would miss what is archived. Those that have looked before the log
- * was divided do so for a while. Nobody has where it is divided since it is there, and nobody does where that was an hour ago.
+ * Waits until no process takes the log for a plain table any more: such a process would miss what is archived. One that has looked
+ * before the log was divided does so for a while. There is none where the log was made with partitions, or was divided more than an
+ * hour ago.
  */
 export const awaitReaders = Effect.fnUntraced(function* (database: Database): Effect.fn.Return<void, Reason> {
   const { names, query, schema, sql, tables } = database
@@ -75,7 +74,7 @@ const locksOf = ({ sql }: Database, table: string, taking: string): LockTurns.Lo
       AND held.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())`
 })
 
-/** Keeps out all who would change events of a partition. Who reads it, or appends to the log, goes on. */
+/** Keeps out changes of a partition's events. Reads of it, and appends to the log, go on. */
 export const freeze = (database: Database, partition: string): Effect.Effect<void, Reason> =>
   LockTurns.take(database, {
     ...locksOf(database, partition, `LOCK TABLE ONLY ${partition} IN SHARE MODE`),
@@ -85,7 +84,7 @@ export const freeze = (database: Database, partition: string): Effect.Effect<voi
 
 const Waits = Schema.Struct({ waits: Schema.Boolean })
 
-/** Whether somebody waits for a lock of the partition, and may have one of the log, which so nobody else gets. */
+/** Whether a transaction waits for a lock of the partition. It may have one of the log, and keeps that while it waits. */
 const isAwaited = ({ query, sql }: Database, partition: string) =>
   Effect.map(
     Effect.flatMap(
@@ -111,7 +110,7 @@ export const takeAlone = Effect.fnUntraced(function* (
   let waitMillis = firstWaitMillis
   let warned = ""
   while (true) {
-    const others = yield* LockTurns.turn(database, locks, momentMillis)
+    const others = yield* LockTurns.turn(database, locks, LockTurns.momentMillis)
     if (others === undefined) return
     if ((yield* monotonicMillis) >= endMillis) return yield* LockTurns.notHad(of, others)
     if (yield* isAwaited(database, partition)) {
@@ -147,8 +146,7 @@ export const exclusively = <A>(
     })
   })
   return withTransaction(Effect.andThen(prepare, effect)).pipe(
-    // Each statement sees what was committed while this one waited, whatever the session's default is.
-    Effect.provideService(SqlClient.BeginTransaction, "BEGIN ISOLATION LEVEL READ COMMITTED"),
+    beginReadCommitted,
     Effect.catchTag("SqlError", (error) => Effect.fail(reasonOf(error)))
   )
 }

@@ -5,6 +5,7 @@ import type { Reason } from "../../StoreError.ts"
 import { decodeRows, NumberFromBigInt } from "../database/DecodeRows.ts"
 import { qualify } from "../database/Identifier.ts"
 import type { PostgresDatabase } from "../database/PostgresDatabase.ts"
+import { idsNameOf } from "./EventTable.ts"
 
 type Database = PostgresDatabase["Service"]
 
@@ -51,7 +52,7 @@ const isVisible = ({ names, query, schema, sql }: Database) =>
   query(sql`
     SELECT coalesce(pg_catalog.has_table_privilege(
       pg_catalog.to_regclass(${qualify(schema, `${names.events}_archives`)})::oid, 'SELECT'::text
-    ), false) AND pg_catalog.to_regclass(${qualify(schema, `${names.events}_ids`)}) IS NOT NULL AS visible`).pipe(
+    ), false) AND pg_catalog.to_regclass(${idsNameOf({ names, schema })}) IS NOT NULL AS visible`).pipe(
     Effect.flatMap(decodeRows(Visible, "pg_class", [])),
     Effect.map(([row]) => row?.visible === true)
   )
@@ -60,11 +61,28 @@ const isVisible = ({ names, query, schema, sql }: Database) =>
 export const listVisible = (database: Database): Effect.Effect<ReadonlyArray<Part>, Reason> =>
   Effect.flatMap(isVisible(database), (visible) => (visible ? list(database) : Effect.succeed([])))
 
-/** All parts, the oldest first. */
-export const list = (database: Database): Effect.Effect<ReadonlyArray<Part>, Reason> => {
+const read = (database: Database, rest: Fragment): Effect.Effect<ReadonlyArray<Part>, Reason> => {
   const { names, query, sql } = database
   return Effect.flatMap(
-    query(sql`SELECT ${sql.literal(columns)} FROM ${tablesOf(database).archives} ORDER BY first_version`),
+    query(sql`SELECT ${sql.literal(columns)} FROM ${tablesOf(database).archives} ${rest}`),
     decodeRows(Part, `${names.events}_archives`, ["firstVersion"])
   )
 }
+
+/** All parts, the oldest first. */
+export const list = (database: Database): Effect.Effect<ReadonlyArray<Part>, Reason> =>
+  read(database, database.sql`ORDER BY first_version`)
+
+/** Of the parts that a condition describes the oldest one, or the newest. */
+export const find = (
+  database: Database,
+  condition: Fragment,
+  which: "oldest" | "newest"
+): Effect.Effect<Part | undefined, Reason> =>
+  Effect.map(
+    read(
+      database,
+      database.sql`WHERE ${condition} ORDER BY first_version ${database.sql.literal(which === "oldest" ? "ASC" : "DESC")} LIMIT 1`
+    ),
+    ([part]) => part
+  )

@@ -3,10 +3,10 @@
  *
  * **Details**
  *
- * A part is archived, or restored, in one transaction, which locks the table of events against everybody. A statement locks the table
- * before it takes its snapshot, so what it finds in the table of archives belongs to what it finds in that of events. Of two
- * statements the one may see a part in the table of events, and the other one among the archives, or neither may see it anywhere. So a
- * reader relies on what the statement says that has read its events.
+ * A part is archived, or restored, in one transaction, which locks the table of events against everybody. A statement locks the
+ * table before it takes its snapshot, so what it finds in the table of archives belongs to what it finds in that of events. Of
+ * two statements the one may see a part in the table of events, and the other one among the archives, or neither may see it
+ * anywhere. So a reader relies on what the statement says that has read its events.
  */
 import { Effect, Option, Predicate, Stream } from "effect"
 import type { Fragment } from "effect/sql/Statement"
@@ -14,6 +14,7 @@ import { isUuid } from "../../internal/Ids.ts"
 import { type Reason, Unexpected } from "../../StoreError.ts"
 import { qualify, reference } from "../database/Identifier.ts"
 import type { PostgresDatabase } from "../database/PostgresDatabase.ts"
+import * as ArchiveTable from "./ArchiveTable.ts"
 import * as EventTable from "./EventTable.ts"
 import { versionOf } from "./TailItems.ts"
 
@@ -44,8 +45,7 @@ export const versionIn = (row: unknown, column: string): bigint | undefined =>
 export const make = (database: PostgresDatabase["Service"]) => {
   const { names, schema, sql, tables } = database
   const table = qualify(schema, names.events)
-  const archives = sql.literal(qualify(schema, `${names.events}_archives`))
-  const archived = sql.literal(qualify(schema, `${names.events}_archived`))
+  const { archives } = ArchiveTable.tablesOf(database)
   const ids = sql.literal(EventTable.idsNameOf(database))
 
   /**
@@ -60,8 +60,6 @@ export const make = (database: PostgresDatabase["Service"]) => {
   )`
 
   return {
-    archives,
-    archived,
     ids,
     end,
     oldSnapshot: oldSnapshot(table),

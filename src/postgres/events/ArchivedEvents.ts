@@ -1,45 +1,26 @@
 /**
- * The archived part of the log: all versions below one, in files that `EventArchive` has. `resources/postgres/0063_events_archives.sql`
- * has the tables that say so.
+ * The archived part of the log: all versions below one, in files that `EventArchive` has. `ArchiveTable` has the
+ * tables that say so.
  */
-import { Effect, Option, Schema, Semaphore, Stream } from "effect"
-import type { Fragment } from "effect/sql/Statement"
-import { createHash } from "node:crypto"
+import { Effect, Option, Schema, Stream } from "effect"
 import type { Filter, StoredEvent } from "../../Event.ts"
 import { matches, tagsIn } from "../../events/EventFilter.ts"
 import { type Reason, Unavailable, Unexpected } from "../../StoreError.ts"
-import { decodeRows, NumberFromBigInt } from "../database/DecodeRows.ts"
+import { decodeRows } from "../database/DecodeRows.ts"
 import { qualify } from "../database/Identifier.ts"
 import { PostgresDatabase } from "../database/PostgresDatabase.ts"
-import * as ArchivedEnd from "./ArchivedEnd.ts"
 import { moved, type Moved } from "./ArchivedEnd.ts"
-import * as ArchiveFile from "./ArchiveFile.ts"
-import { inBatches } from "./Batches.ts"
+import * as ArchivedPages from "./ArchivedPages.ts"
+import type { ArchivedRow } from "./ArchivedPages.ts"
+import * as ArchiveTable from "./ArchiveTable.ts"
+import type { Part } from "./ArchiveTable.ts"
 import { type ArchiveError, EventArchive } from "./EventArchive.ts"
 import * as EventLines from "./EventLines.ts"
 import { eventDecoder } from "./EventRow.ts"
 import * as TagTable from "./TagTable.ts"
 
-const checksumOf = (lines: ReadonlyArray<string>): string =>
-  createHash("sha256").update(lines.join("\n")).digest("base64")
-
-/** How many events are kept at a time that are given from the last one on. */
+/** How many events of a part are in memory at a time where they are read from the last one on. */
 const mostKept = 10_000
-
-/** A part of the log that is archived: the versions from the first one up to the end, which is not in it. */
-const Part = Schema.Struct({
-  first: Schema.BigInt,
-  end: Schema.BigInt,
-  name: Schema.String,
-  events: NumberFromBigInt,
-  sha256: Schema.String,
-  lastCreatedAt: Schema.NullOr(Schema.Date)
-})
-
-export type Part = typeof Part.Type
-
-/** An event as its line has it: its JSON is text. */
-export type ArchivedRow = typeof EventLines.Row.Type
 
 const Needed = Schema.Struct({ needed: Schema.Boolean })
 
@@ -63,30 +44,16 @@ export const make = Effect.gen(function* () {
   const { integers, names, query, schema, sql } = database
   const { between } = yield* TagTable.make
   const table = qualify(schema, names.events)
-  const { archived, archives } = ArchivedEnd.make(database)
+  const { archived } = ArchiveTable.tablesOf(database)
   const tagTable = TagTable.tableOf(database)
-  const decodeParts = decodeRows(Part, `${names.events}_archives`, ["first"])
   const decodeNeeded = decodeRows(Needed, names.events, [])
   const decode = eventDecoder(names.events, integers)
 
-  // Files
-
-  const partWhere = (condition: Fragment, direction: "ASC" | "DESC") =>
-    Effect.map(
-      Effect.flatMap(
-        query(sql`
-          SELECT first_version AS first, end_version AS end, name, events, sha256, last_created_at AS "lastCreatedAt"
-          FROM ${archives} WHERE ${condition} ORDER BY first_version ${sql.literal(direction)} LIMIT 1`),
-        decodeParts
-      ),
-      ([part]) => part
-    )
-
   /** The part that has the next version after this one, or the first above it. */
-  const partAfter = (version: bigint) => partWhere(sql`end_version > ${version + 1n}`, "ASC")
+  const partAfter = (version: bigint) => ArchiveTable.find(database, sql`end_version > ${version + 1n}`, "oldest")
 
-  const within = ({ end, first, name }: Part) =>
-    `versions ${first} to ${end - 1n} of ${table} are archived in the file ${name}`
+  const within = ({ endVersion, firstVersion, name }: Part) =>
+    `versions ${firstVersion} to ${endVersion - 1n} of ${table} are archived in the file ${name}`
 
   const unreadable = (part: Part, error: ArchiveError): Reason => {
     const message = `${within(part)}, which cannot be read: ${error.message}`
@@ -102,99 +69,48 @@ export const make = Effect.gen(function* () {
         "or run strata restore"
     })
 
-  const pagesOf = (files: EventArchive["Service"], part: Part) =>
-    inBatches(ArchiveFile.linesOf(files, part), (line) => line.length)
-
-  /**
-   * The checksums of the pages of each file that this process has read to its end. So each page can be checked by itself later on:
-   * most readers do not come to the end of a file. One file is read at a time.
-   */
-  const verified = new Map<string, ReadonlyArray<string>>()
-  const verifying = yield* Semaphore.make(1)
-
-  const verify = (files: EventArchive["Service"], part: Part): Effect.Effect<ReadonlyArray<string>, ArchiveError> =>
-    Semaphore.withPermit(
-      verifying,
-      Effect.suspend(() => {
-        const key = `${part.sha256} ${part.name}`
-        const known = verified.get(key)
-        return known !== undefined
-          ? Effect.succeed(known)
-          : Effect.tap(Stream.runCollect(Stream.map(pagesOf(files, part), checksumOf)), (checksums) =>
-              Effect.sync(() => void verified.set(key, checksums))
-            )
-      })
-    )
-
   /** The rows of a part above a version, in pages. */
-  const rowsAfter = (part: Part, after: bigint): Stream.Stream<ReadonlyArray<ArchivedRow>, Reason | Moved> => {
-    if (Option.isNone(archive)) return Stream.fail(withoutArchive(part))
-    const files = archive.value
-    const rowsOf = (lines: ReadonlyArray<string>, checksum: string | undefined) =>
-      Effect.suspend(() => {
-        const found: Array<ArchivedRow> = []
-        if (checksumOf(lines) !== checksum) {
-          return Effect.fail(ArchiveFile.damaged(part.name, "has changed since it was read before"))
-        }
-        if (EventLines.versionOfLine(lines.at(-1) ?? "") <= after) return Effect.succeed(found)
-        for (const line of lines) {
-          if (EventLines.versionOfLine(line) <= after) continue
-          const row = EventLines.rowOf(line)
-          if (row === undefined) return Effect.fail(ArchiveFile.damaged(part.name, "has a line that is no event"))
-          found.push(row)
-        }
-        return Effect.succeed(found)
-      })
-    const rows = Effect.map(verify(files, part), (checksums) =>
-      Stream.mapEffect(Stream.zipWithIndex(pagesOf(files, part)), ([lines, page]) => rowsOf(lines, checksums[page]))
-    )
-    return Stream.catch(Stream.unwrap(rows), (error) =>
-      // Where the part was restored meanwhile, its file may be gone.
-      Stream.unwrap(
-        Effect.map(partAfter(part.end - 2n), (now) =>
-          Stream.fail(now?.name === part.name ? unreadable(part, error) : moved)
+  const rowsAfter = (part: Part, after: bigint): Stream.Stream<ReadonlyArray<ArchivedRow>, Reason | Moved> =>
+    Option.isNone(archive)
+      ? Stream.fail(withoutArchive(part))
+      : Stream.catch(ArchivedPages.rowsAfter(archive.value, part, after), (error) =>
+          // Where the part was restored meanwhile, its file may be gone.
+          Stream.unwrap(
+            Effect.map(partAfter(part.endVersion - 2n), (now) =>
+              Stream.fail(now?.name === part.name ? unreadable(part, error) : moved)
+            )
+          )
         )
-      )
-    )
-  }
-
-  /** The event of a row, for the decoder of the rows of the table. */
-  const forDecoder = (row: ArchivedRow) => ({
-    ...row,
-    createdAt: EventLines.timeOf(row.createdAtText)
-  })
 
   const eventOf = (row: ArchivedRow): Effect.Effect<StoredEvent, Reason | Moved> => {
-    const { corrupt, events } = decode([forDecoder(row)])
+    const { corrupt, events } = decode([{ ...row, createdAt: EventLines.timeOf(row.createdAtText) }])
     const [event] = events
     return event === undefined ? Effect.fail(corrupt ?? moved) : Effect.succeed(event)
   }
 
-  // Filters
-
   /** Whether a part may have an event that the filter describes: what tables say of aggregates, tags and times. */
   const isNeeded = (
     filter: Filter,
-    { end, first, lastCreatedAt }: Part,
+    { endVersion, firstVersion, lastCreatedAt }: Part,
     after: bigint
   ): Effect.Effect<boolean, Reason> => {
     const { aggregateIds, createdAfter, items, tags = [] } = filter
     if (
       createdAfter !== undefined &&
       lastCreatedAt !== null &&
-      lastCreatedAt.getTime() <= createdAfter.epochMilliseconds
+      lastCreatedAt.epochMilliseconds <= createdAfter.epochMilliseconds
     ) {
       return Effect.succeed(false)
     }
     const hasTags = (wanted: ReadonlyArray<string>) =>
-      sql`EXISTS (SELECT FROM ${tagTable} WHERE tag = ANY(${wanted}::text[]) AND version > ${after} AND version < ${end})`
+      sql`EXISTS (SELECT FROM ${tagTable} WHERE tag = ANY(${wanted}::text[]) AND version > ${after} AND version < ${endVersion})`
     const conditions = [
       ...(aggregateIds === undefined
         ? []
         : [
             sql`EXISTS (
               SELECT FROM ${archived} WHERE aggregate_id = ANY(${aggregateIds}::text[])
-                AND version >= ${first} AND version > ${after} AND first_version < ${end}
+                AND version >= ${firstVersion} AND version > ${after} AND first_version < ${endVersion}
             )`
           ]),
       ...(tags[0] === undefined ? [] : [hasTags([tags[0]])]),
@@ -260,9 +176,9 @@ export const make = Effect.gen(function* () {
       version >= last
         ? Effect.succeed([[], Option.none<bigint>()] as const)
         : Effect.flatMap(partAfter(version), (part) =>
-            part === undefined || part.first > last
+            part === undefined || part.firstVersion > last
               ? Effect.fail(moved)
-              : Effect.succeed([[part], Option.some(part.end - 1n)] as const)
+              : Effect.succeed([[part], Option.some(part.endVersion - 1n)] as const)
           )
     )
 
@@ -298,19 +214,20 @@ export const make = Effect.gen(function* () {
     collect,
 
     /**
-     * The last archived events that the filter describes, from the last one on, or of the last part of the range if that has any, and
-     * the last version that is left to look at. It is that of the range where the part with that version was restored meanwhile.
+     * The last archived events that the filter describes, from the last one on, or of the last part of the range if that has any,
+     * and the last version that is left to look at. It is that of the range where the part with that version was restored
+     * meanwhile.
      */
     backward: (
       filter: Filter,
       range: Backward
     ): Effect.Effect<{ readonly events: ReadonlyArray<StoredEvent>; readonly rest: bigint }, Reason> =>
-      Effect.flatMap(partWhere(sql`first_version <= ${range.last}`, "DESC"), (part) =>
-        part === undefined || part.end <= range.last
+      Effect.flatMap(ArchiveTable.find(database, sql`first_version <= ${range.last}`, "newest"), (part) =>
+        part === undefined || part.endVersion <= range.last
           ? Effect.succeed({ events: [], rest: range.last })
           : Effect.map(lastOf(part, filter, range), ({ events, isCut }) => ({
               events,
-              rest: (isCut ? (events.at(-1)?.version ?? part.first) : part.first) - 1n
+              rest: (isCut ? (events.at(-1)?.version ?? part.firstVersion) : part.firstVersion) - 1n
             }))
       ).pipe(Effect.catchTag("Moved", () => Effect.succeed({ events: [], rest: range.last }))),
 
@@ -323,9 +240,9 @@ export const make = Effect.gen(function* () {
       while (rest[0] !== undefined) {
         const [first] = rest
         const part = yield* partAfter(first - 1n)
-        if (part === undefined || part.first > first) return yield* Effect.fail(moved)
-        const wanted = new Set(rest.filter((version) => version < part.end))
-        rest = rest.filter((version) => version >= part.end)
+        if (part === undefined || part.firstVersion > first) return yield* Effect.fail(moved)
+        const wanted = new Set(rest.filter((version) => version < part.endVersion))
+        rest = rest.filter((version) => version >= part.endVersion)
         yield* rowsAfter(part, first - 1n).pipe(
           Stream.takeUntil((rows) => {
             for (const row of rows) if (wanted.delete(row.version)) found.push(row)

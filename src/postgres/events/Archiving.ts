@@ -5,8 +5,8 @@
  *
  * Each partition has a transaction of its own. In it, nobody can change an event of the partition any more; the file is written, is
  * read back, and each line is compared with its row. Then what is archived is written down, and only now, for a moment, the log is
- * locked, and the partition detached and dropped. All of that is committed together. A process that is killed leaves the partition as
- * it was, and a file that the next run writes again.
+ * locked, and the partition detached and dropped. All of that is committed together. A process that is killed leaves the
+ * partition as it was, and a file that the next run writes again.
  */
 import { DateTime, Effect, Option, Schema, Stream } from "effect"
 import * as LastSeen from "../../events/LastSeen.ts"
@@ -205,7 +205,7 @@ export const make = Effect.fnUntraced(function* (tell: Tell) {
     const pages = Exporting.pagesUpTo(firstVersion - 1n, endVersion - 1n).pipe(
       Stream.tap((rows) => advance("writing", rows.length)),
       Stream.map((rows) => ({ text: rows.map(exactLineOf).join(""), count: rows.length })),
-      // Whoever implements the archive may read the stream elsewhere: its statements belong to this transaction.
+      // An archive may read the stream in a fiber without this transaction, to which the statements belong.
       Stream.provideContext(context)
     )
     const written = yield* ArchiveFile.write(archive, file, pages)

@@ -9,11 +9,10 @@ import type * as ArchivedEvents from "./ArchivedEvents.ts"
 import * as EventPages from "./EventPages.ts"
 import type { eventDecoder } from "./EventRow.ts"
 import { readPage } from "./LongTexts.ts"
+import { highestPossible } from "./PageRange.ts"
 import { pageEvents, pageOf } from "./PageSize.ts"
 import type { Partitions } from "./Partitions.ts"
 import type { WalkWarning } from "./WalkWarning.ts"
-
-export const highestPossible = 2n ** 63n - 1n
 
 interface Range {
   readonly after: bigint

@@ -88,8 +88,8 @@ export const isCompact = (database: PostgresDatabase["Service"]): Effect.Effect<
   )
 
 /**
- * Which indexes of a compact log there are, and none of them for another log. It is asked until they are there: on a large log they are
- * built while others read.
+ * Which indexes of a compact log there are, and none of them for another log. It is asked until they are there: on a large log
+ * they are built while others read.
  */
 export const indexes = (database: PostgresDatabase["Service"]): Effect.Effect<Indexes, Reason> =>
   known(

@@ -31,7 +31,7 @@ export const make = Effect.gen(function* () {
   const database = yield* PostgresDatabase
   const { names, query, settleTimeout, sql, tables } = database
   const { check, list, report } = yield* LockHolders.make
-  const { answer, isKnownPartitioned, learn } = yield* Partitions.make
+  const { isKnownPartitioned, isPartitionedNow, learn } = yield* Partitions.make
   const { at } = yield* ArchivedEvents.make
   const archived = ArchivedEnd.make(database)
   const isCompact = CompactLog.isCompact(database)
@@ -41,7 +41,7 @@ export const make = Effect.gen(function* () {
 
   const ofPlainTable = (versions: ReadonlyArray<bigint>) => ({
     highest: sql`(SELECT max(version) FROM ${tables.events})`,
-    partitioned: answer,
+    partitioned: isPartitionedNow,
     archivedEnd: sql.literal("0::bigint"),
     events: sql`SELECT version, id FROM ${tables.events} WHERE version = ANY(${versions.map(String)}::text[]::bigint[])`
   })

@@ -11,9 +11,10 @@ import { wrongIsolation } from "./AppendResults.ts"
 import * as ArchivedEnd from "./ArchivedEnd.ts"
 import { type Moved, versionIn } from "./ArchivedEnd.ts"
 import * as ArchivedEvents from "./ArchivedEvents.ts"
+import type * as ArchiveTable from "./ArchiveTable.ts"
 import * as DecisionMark from "./DecisionMark.ts"
+import * as DecisionMatches from "./DecisionMatches.ts"
 import * as DecisionStatements from "./DecisionStatements.ts"
-import * as EventPages from "./EventPages.ts"
 import { eventDecoder } from "./EventRow.ts"
 import * as LockHolders from "./LockHolders.ts"
 import * as Partitions from "./Partitions.ts"
@@ -75,7 +76,7 @@ export const make = Effect.gen(function* () {
   const database = yield* PostgresDatabase
   const { integers, names, query, sql, whether } = database
   const { atEnd } = yield* Settling.make
-  const { matchesOf, taggedOf } = yield* EventPages.make
+  const { matchesOf, taggedOf } = DecisionMatches.make(database)
   const { read: readLog } = yield* Partitions.make
   const archive = yield* ArchivedEvents.make
   const { end } = ArchivedEnd.make(database)
@@ -131,8 +132,8 @@ export const make = Effect.gen(function* () {
     const found: Matches = { events: [], items: [] }
     if (untagged === 0n && tagged.size === 0) return found
     const versions = [...tagged.keys()]
-    const isNeeded = (part: ArchivedEvents.Part) =>
-      untagged !== 0n || versions.some((version) => version >= part.first && version < part.end)
+    const isNeeded = (part: ArchiveTable.Part) =>
+      untagged !== 0n || versions.some((version) => version >= part.firstVersion && version < part.endVersion)
     const rows = archive.partsUpTo(0n, last).pipe(
       Stream.filter(isNeeded),
       Stream.flatMap((part) => archive.rowsAfter(part, 0n)),

@@ -4,10 +4,10 @@
  * **Details**
  *
  * Any older mark is as right: a condition names the matches above it one by one. So no decision waits for a younger one. It is
- * looked for beside them, once conditions have become long, or the mark is old. `events/Hole` has the rule. Where a transaction may still fill a
- * hole, the next look asks whether it has ended, instead of waiting for it.
+ * looked for beside them, once conditions have become long, or the mark is old. `events/Hole` has the rule. Where a transaction
+ * may still fill a hole, the next look asks whether it has ended, instead of waiting for it.
  */
-import { Context, Effect, FiberSet, type Scope } from "effect"
+import { Effect, FiberSet } from "effect"
 import * as Hole from "../../events/Hole.ts"
 import type * as LastSeen from "../../events/LastSeen.ts"
 import type { Reason } from "../../StoreError.ts"
@@ -45,12 +45,10 @@ export const start: DecisionMark = { version: 0n, id: undefined, server: undefin
 
 /** `atEnd` gives the last event of the log. */
 export const make = Effect.fnUntraced(function* (atEnd: Effect.Effect<LastSeen.Seen, Reason>) {
-  const { query, sql } = yield* PostgresDatabase
+  const { query, withoutTransaction } = yield* PostgresDatabase
   const { look } = yield* LockHolders.make
   // A look is in no transaction: what one has written itself may still be rolled back.
-  const fork = yield* FiberSet.makeRuntime<never, unknown, never>().pipe(
-    Effect.updateContext((context: Context.Context<Scope.Scope>) => Context.omit(sql.transactionService)(context))
-  )
+  const fork = yield* withoutTransaction(FiberSet.makeRuntime<never, unknown, never>())
   let mark = start
   let candidate: Candidate | undefined
   let isLooking = false

@@ -205,9 +205,9 @@ export const makeDirectory = (path: string): EventArchive["Service"] => {
 }
 
 /**
- * Keeps the files in a directory, which has to be there: a disk of its own, or one that all processes share. A file appears under its
- * name once it is complete and on the disk. What a writer that was killed has left of a file, the next one removes, a minute later at
- * the earliest.
+ * Keeps the files in a directory, which has to be there: a disk of its own, or one that all processes share. A file appears under
+ * its name once it is complete and on the disk. What a writer that was killed has left of a file, the next one removes, a minute
+ * later at the earliest.
  */
 export const layerDirectory = (path: string): Layer.Layer<EventArchive> =>
   Layer.succeed(EventArchive, makeDirectory(path))

@@ -95,8 +95,9 @@ const beforeData = ',"data":'
 const beforeMetadata = ',"metadata":'
 
 /**
- * The event of a line, if it is one. Its JSON stays text, for numbers that JavaScript would round: `jsonb` as text has a space before each key and
- * after each colon, and in a text a quote is escaped, so what stands before the two parts is nowhere else in the line.
+ * The event of a line, if it is one. Its JSON stays text, for numbers that JavaScript would round: `jsonb` as text has a space
+ * before each key and after each colon, and in a text a quote is escaped, so what stands before the two parts is nowhere else in
+ * the line.
  */
 export const rowOf = (line: string): typeof Row.Type | undefined => {
   const data = line.indexOf(beforeData)

@@ -16,12 +16,13 @@
 import { Effect } from "effect"
 import { Statement } from "effect/sql"
 import type { Fragment } from "effect/sql/Statement"
-import type { Filter, QueryItem } from "../../Event.ts"
+import type { Filter } from "../../Event.ts"
 import type { Reason } from "../../StoreError.ts"
 import { PostgresDatabase } from "../database/PostgresDatabase.ts"
 import { longestBytes } from "../database/RowSize.ts"
 import * as CompactLog from "./CompactLog.ts"
 import * as ContainmentPages from "./ContainmentPages.ts"
+import * as EventConditions from "./EventConditions.ts"
 import { columnsOf } from "./EventRow.ts"
 import { columnsOfPart, type Part } from "./LongTexts.ts"
 import { type Course, inOrder, type Range, type Source, type Span } from "./PageRange.ts"
@@ -43,8 +44,6 @@ const alternativesOf = ({ items = [{}], tags = [] }: Filter): ReadonlyArray<Alte
 /** For how many types a page asks the index of types. For more than that it walks the log, of which they are a large part. */
 const mostBranches = 8
 
-const hasTags = ({ tags = [] }: QueryItem): boolean => tags.length > 0
-
 /** Whether the filter describes no event at all. */
 export const isNothing = ({ aggregateIds, eventTypes }: Filter): boolean =>
   aggregateIds?.length === 0 || eventTypes?.length === 0
@@ -58,6 +57,7 @@ export const make = Effect.gen(function* () {
   const events = tables.events
   const tagTable = TagTable.tableOf(database)
   const { along, isYoung, throughAll, versionsAfter } = TimePages.make(database)
+  const { among, hasTag, isOfTypes, ofTypes } = EventConditions.make(database)
   const containment = ContainmentPages.make(database)
   const indexes = CompactLog.indexes(database)
   const { untold } = yield* Partitions.make
@@ -75,12 +75,6 @@ export const make = Effect.gen(function* () {
       ) AS page ORDER BY version`
   }
 
-  // The index has the events of one aggregate in order, so `=` finds them by it. For several the whole log may be walked.
-  const among = (aggregateIds: ReadonlyArray<string>) =>
-    aggregateIds.length === 1
-      ? sql`aggregate_id = ${aggregateIds[0]}`
-      : sql`aggregate_id = ANY(${aggregateIds}::text[])`
-
   const inBlock = sql.literal(`>> ${CompactLog.blockBits.aggregate_id}`)
 
   /** All events of one aggregate above a version. Only the index of a compact log needs the last condition. */
@@ -89,9 +83,6 @@ export const make = Effect.gen(function* () {
     sql`version > ${since}`,
     sql`version ${inBlock} >= ${since}::bigint ${inBlock}`
   ]
-
-  const ofTypes = (eventTypes: ReadonlyArray<string> | undefined): ReadonlyArray<Fragment> =>
-    eventTypes === undefined ? [] : [sql`event_type = ANY(${eventTypes}::text[])`]
 
   /** What the filter says of columns of the event itself, besides its type. */
   const othersAre = (filter: Filter): ReadonlyArray<Fragment> => [
@@ -102,16 +93,6 @@ export const make = Effect.gen(function* () {
 
   /** What the filter says of columns of the event itself. */
   const columnsAre = (filter: Filter): ReadonlyArray<Fragment> => [...othersAre(filter), ...ofTypes(filter.eventTypes)]
-
-  /** Whether the event with a version has the tag. */
-  const hasTag = (tag: string, version: string) =>
-    sql`EXISTS (SELECT FROM ${tagTable} AS other WHERE other.tag = ${tag}::text AND other.version = ${sql.literal(version)} OFFSET 0)`
-
-  /** Whether the event of a tag has one of the types. Rows from before the table of tags had types have none: see `0064`. */
-  const isOfTypes = (eventTypes: Fragment) => sql`(
-    tagged.event_type = ANY(${eventTypes}) OR tagged.event_type IS NULL AND EXISTS (
-      SELECT FROM ${events} AS event WHERE event.version = tagged.version AND event.event_type = ANY(${eventTypes}) OFFSET 0
-    ))`
 
   const between = (column: string, { after, last }: Span) =>
     sql`${sql.literal(column)} > ${after} AND ${sql.literal(column)} <= ${last}`
@@ -347,71 +328,12 @@ export const make = Effect.gen(function* () {
       ? Effect.map(query(sql`SELECT WHERE ${containment.hasIndex(filter)}`), (found) => found.length > 0)
       : Effect.succeed(false)
 
-  /**
-   * All versions that match an item with tags. There is one way to them. The planner is not told the first tag and the types: if it
-   * knew them, the server would plan the statement each time, which takes as long as to read 100 events.
-   */
-  const versionsWith = ({ eventTypes, tags: [first = "", ...others] = [] }: QueryItem) => {
-    const conditions = [
-      sql`tagged.tag = (SELECT ${first}::text)`,
-      ...(eventTypes === undefined ? [] : [isOfTypes(sql`(SELECT ${eventTypes}::text[])::text[]`)]),
-      ...others.map((tag) => hasTag(tag, "tagged.version"))
-    ]
-    return sql`SELECT tagged.version FROM ${tagTable} AS tagged WHERE ${sql.and(conditions)}`
-  }
-
-  /**
-   * The events with these versions. The server goes through the primary key once: 100 events take a quarter less time than with a
-   * look for each, and those of a type of 800 less than half. To the planner an unknown limit is a tenth of the rows, so that the
-   * order of the key looks cheaper than to read the whole table, as it might where that was small when the plan was made.
-   */
-  const eventsAt = (versions: Fragment) =>
-    sql`(SELECT * FROM ${events} WHERE version = ANY(ARRAY(${versions})) ORDER BY version LIMIT (SELECT NULL::bigint)) AS event`
-
-  /** All events that match an item. */
-  const eventsOfItem = (item: QueryItem): Fragment =>
-    hasTags(item) ? eventsAt(versionsWith(item)) : sql`${events} AS event WHERE ${sql.and(ofTypes(item.eventTypes))}`
-
-  /** All versions that match an item, with the bit of the item. */
-  const versionsOfItem = (item: QueryItem, place: number): Fragment => {
-    const versions = hasTags(item) ? versionsWith(item) : sql`SELECT event.version FROM ${eventsOfItem(item)}`
-    return sql`(SELECT version, ${BigInt.asIntN(64, 1n << BigInt(place))}::bigint AS item FROM (${versions}) AS matching)`
-  }
-
-  /** The versions with the tags of the items that have some, whatever their types, with the bit of each item. */
-  const taggedOf = (items: ReadonlyArray<QueryItem>): Fragment | undefined => {
-    const tagged = items.flatMap(({ tags = [] }, place) => (tags.length === 0 ? [] : [versionsOfItem({ tags }, place)]))
-    return tagged.length === 0 ? undefined : unionAll(tagged)
-  }
-
-  /** All events that match a query, with the bits of the items that they match as `items`. */
-  const matchesOf = (items: ReadonlyArray<QueryItem>): Fragment => {
-    const [only, another] = items
-    if (only !== undefined && another === undefined) {
-      return sql`
-        SELECT ${sql.literal(sent)}, 1::bigint AS items
-        FROM (SELECT ${sql.literal(read)} FROM ${eventsOfItem(only)} OFFSET 0) AS page`
-    }
-    return sql`
-      SELECT ${sql.literal(sent)}, items FROM (
-        SELECT ${sql.literal(read)}, items
-        FROM (
-          SELECT version AS place, pg_catalog.bit_or(item) AS items
-          FROM (${unionAll(items.map(versionsOfItem))}) AS matching GROUP BY version
-        ) AS found
-        CROSS JOIN LATERAL (SELECT * FROM ${events} WHERE version = found.place OFFSET 0) AS event
-        OFFSET 0
-      ) AS page`
-  }
-
   return {
     columns: { read: sql.literal(read), sent: sql.literal(sent) },
     page,
     ofAggregate,
     selectAll,
     walks,
-    findsContained,
-    matchesOf,
-    taggedOf
+    findsContained
   }
 })

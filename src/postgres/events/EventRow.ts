@@ -8,16 +8,12 @@
  * them.
  */
 import { DateTime, Predicate, Result, Schema } from "effect"
-import { StoredEvent, Version } from "../../EventStore.ts"
+import { isMetadata, toStoredEvent } from "../../events/StoredEvents.ts"
+import { type StoredEvent, Version } from "../../EventStore.ts"
 import { exactJson, type LargeIntegers, parseExact } from "../../internal/ExactJson.ts"
-import { instanceOf } from "../../internal/Instance.ts"
 import type { CorruptRow } from "../../StoreError.ts"
 import { decodeRow } from "../database/DecodeRows.ts"
 import * as RowSize from "../database/RowSize.ts"
-
-/** Whether JSON can be the metadata of an event. */
-export const isMetadata = (value: Schema.Json): value is Schema.JsonObject | null =>
-  value === null || (typeof value === "object" && !Array.isArray(value))
 
 const rowOf = (integers: LargeIntegers) => {
   /** SQL's NULL and JSON's null mean the same: no data, or no metadata. */
@@ -97,30 +93,6 @@ export const textOf = (row: unknown, column: string): string =>
 
 /** How many characters of JSON a row has. */
 export const jsonLength = (row: unknown): number => textOf(row, "data").length + textOf(row, "metadata").length
-
-/**
- * The event of a row, made past its constructor, which would go through `data` again. The name of the stream follows from the
- * aggregate: a compact log does not store it.
- */
-export const toStoredEvent = ({
-  aggregateId,
-  createdAt,
-  data,
-  eventType,
-  id,
-  metadata,
-  version
-}: typeof Row.Type): StoredEvent =>
-  instanceOf(StoredEvent, {
-    version,
-    id,
-    aggregateId,
-    eventType,
-    data,
-    metadata,
-    createdAt,
-    streamName: `stream_${aggregateId}`
-  })
 
 const isVersion = Schema.is(Version)
 

@@ -8,6 +8,7 @@ import { PostgresDatabase } from "../database/PostgresDatabase.ts"
 import { longestBytes } from "../database/RowSize.ts"
 import * as ArchivedEnd from "./ArchivedEnd.ts"
 import * as ArchivedEvents from "./ArchivedEvents.ts"
+import * as ArchiveTable from "./ArchiveTable.ts"
 import { Row } from "./EventLines.ts"
 import { tooLargeRow } from "./EventRow.ts"
 import { columnsOfPart, type Part, readPage } from "./LongTexts.ts"
@@ -116,7 +117,7 @@ const allUpTo = (after: bigint, last: bigint): Stream.Stream<Rows, Reason, Postg
         Stream.unwrap(
           Effect.map(archive.partAfter(after), (part): Stream.Stream<Rows, Reason, PostgresDatabase> => {
             goOn(after)
-            if (part === undefined || part.first > after + 1n) return Stream.empty
+            if (part === undefined || part.firstVersion > after + 1n) return Stream.empty
             const rows = archive.rowsAfter(part, after).pipe(
               Stream.map((rows) => rows.filter(({ version }) => version <= last)),
               Stream.filter((rows) => rows.length > 0),
@@ -125,7 +126,7 @@ const allUpTo = (after: bigint, last: bigint): Stream.Stream<Rows, Reason, Postg
             )
             const toEnd = Stream.onEnd(
               rows,
-              Effect.sync(() => goOn(part.end - 1n))
+              Effect.sync(() => goOn(part.endVersion - 1n))
             )
             return Stream.catchTag(toEnd, "Moved", () => Stream.empty)
           })
@@ -145,7 +146,7 @@ const Count = Schema.Struct({ count: Schema.Int })
 export const countAfter = Effect.fnUntraced(function* (after: bigint) {
   const database = yield* PostgresDatabase
   const { names, query, sql, tables } = database
-  const { archives } = ArchivedEnd.make(database)
+  const { archives } = ArchiveTable.tablesOf(database)
   const { isPartitioned } = yield* Partitions.make
   const archived = (yield* isPartitioned)
     ? sql`+ coalesce((SELECT sum(events)::float8 FROM ${archives} WHERE first_version > ${after}), 0::float8)`

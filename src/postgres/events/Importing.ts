@@ -9,19 +9,20 @@
  * read from their files before that, while others append.
  */
 import { Duration, Effect, Schema } from "effect"
-import { SqlClient } from "effect/sql"
 import type { Fragment } from "effect/sql/Statement"
 import { originKeys } from "../../events/Origins.ts"
 import { isUuid } from "../../internal/Ids.ts"
 import type { Reason } from "../../StoreError.ts"
 import * as AdvisoryLocks from "../database/AdvisoryLocks.ts"
 import { decodeRows } from "../database/DecodeRows.ts"
+import { beginReadCommitted } from "../database/Isolation.ts"
 import { PostgresDatabase } from "../database/PostgresDatabase.ts"
 import { isUniqueViolation, reasonOf } from "../database/Reasons.ts"
 import * as AppendLocks from "./AppendLocks.ts"
 import * as ArchivedEnd from "./ArchivedEnd.ts"
 import { moved, type Moved } from "./ArchivedEnd.ts"
 import * as ArchivedEvents from "./ArchivedEvents.ts"
+import type { ArchivedRow } from "./ArchivedPages.ts"
 import * as CompactLog from "./CompactLog.ts"
 import * as EventTable from "./EventTable.ts"
 import * as Partitions from "./Partitions.ts"
@@ -123,7 +124,7 @@ export const make = Effect.gen(function* () {
   }
 
   /** Rows of files, as a table. */
-  const tableOf = (rows: ReadonlyArray<ArchivedEvents.ArchivedRow>) => sql`unnest(
+  const tableOf = (rows: ReadonlyArray<ArchivedRow>) => sql`unnest(
       ${rows.map(({ id }) => id)}::${idType}[],
       ${rows.map(({ version }) => String(version))}::text[]::bigint[],
       ${rows.map(({ aggregateId }) => aggregateId)}::text[],
@@ -200,7 +201,8 @@ export const make = Effect.gen(function* () {
     return ArchivedEnd.again(
       Effect.gen(function* () {
         const archived = yield* inArchive(entries)
-        // What is restored in between is in the table, and what is archived in between is in neither: then it is not the same as before.
+        // What is restored in between is in the table, and what is archived in between is in neither: then it is not the same as
+        // before.
         const live = yield* inTable(entries, yield* isPartitioned)
         const found = byId([...archived, ...live])
         const missing = entries.filter(({ id }) => !found.has(id))
@@ -224,7 +226,10 @@ export const make = Effect.gen(function* () {
     }
   })
 
-  /** Writes what is not in the log yet. `archived` has what was archived before: fails where that is another part of the log by now. */
+  /**
+   * Writes what is not in the log yet. `archived` has what was archived before: fails where that is another part of the log by
+   * now.
+   */
   const attempt = Effect.fnUntraced(function* (
     entries: ReadonlyArray<Entry>,
     archived: ReadonlyMap<string, Known>
@@ -268,8 +273,7 @@ export const make = Effect.gen(function* () {
       Effect.andThen(
         checkIds(entries),
         Effect.flatMap(inArchive(entries), (archived) => withTransaction(attempt(entries, byId(archived)))).pipe(
-          // At this level the look sees what was committed before the locks were taken, whatever the session's default is.
-          Effect.provideService(SqlClient.BeginTransaction, "BEGIN ISOLATION LEVEL READ COMMITTED"),
+          beginReadCommitted,
           Effect.catchTag("SqlError", (error) => Effect.fail(reasonOf(error))),
           // What was in the table may be archived meanwhile, and the other way round.
           Effect.retry({ while: ({ _tag }) => _tag === "Moved" }),

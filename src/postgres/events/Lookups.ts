@@ -7,6 +7,7 @@ import type { Reason } from "../../StoreError.ts"
 import type { PostgresDatabase, Runnable } from "../database/PostgresDatabase.ts"
 import * as ArchivedEnd from "./ArchivedEnd.ts"
 import type * as ArchivedEvents from "./ArchivedEvents.ts"
+import * as ArchiveTable from "./ArchiveTable.ts"
 import * as CompactLog from "./CompactLog.ts"
 import type * as EventPages from "./EventPages.ts"
 import type { eventDecoder } from "./EventRow.ts"
@@ -26,7 +27,8 @@ export const make = (database: PostgresDatabase["Service"], { archive, decode, p
   const { columns, ofAggregate, selectAll } = pages
   const bits = sql.literal(String(CompactLog.blockBits.aggregate_id))
   const isCompact = CompactLog.isCompact(database)
-  const { archived, end, ids, split } = ArchivedEnd.make(database)
+  const { end, ids, split } = ArchivedEnd.make(database)
+  const { archived } = ArchiveTable.tablesOf(database)
 
   const decodeAll = (rows: ReadonlyArray<unknown>): Effect.Effect<Array<StoredEvent>, Reason> => {
     const { corrupt, events } = decode(rows)

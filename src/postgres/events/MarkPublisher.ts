@@ -10,7 +10,7 @@
  * events come before that of the row, and a statement that sees the row, on whatever standby, sees the events. What was settled
  * on one server is never written to another one: after a failover its log may end earlier, and draw these versions again.
  */
-import { Context, Deferred, Effect, FiberSet, type Scope, Stream } from "effect"
+import { Deferred, Effect, FiberSet, Stream } from "effect"
 import * as LastSeen from "../../events/LastSeen.ts"
 import * as Outage from "../../internal/Outage.ts"
 import { onRealClock } from "../../internal/RealTime.ts"
@@ -46,15 +46,13 @@ interface Publication {
 
 export const make = Effect.gen(function* () {
   const database = yield* PostgresDatabase
-  const { query, settleTimeout, sql } = database
+  const { query, settleTimeout, sql, withoutTransaction } = database
   const settling = yield* Settling.make
   const table = MarkTable.tableOf(database)
   const serverColumns = sql.literal(LockHolders.serverColumns(database))
   const decode = decodeRows(MarkTable.Published, MarkTable.nameOf(database), [])
   // A publication is in no transaction: what one has written itself may still be rolled back.
-  const fork = yield* FiberSet.makeRuntime<never, unknown, never>().pipe(
-    Effect.updateContext((context: Context.Context<Scope.Scope>) => Context.omit(sql.transactionService)(context))
-  )
+  const fork = yield* withoutTransaction(FiberSet.makeRuntime<never, unknown, never>())
   const outage = Outage.make({
     waits: "the mark that readers of standbys go by cannot be written",
     next: "they read from the primary what is beyond the last one",

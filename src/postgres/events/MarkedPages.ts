@@ -11,6 +11,7 @@ import type { Reason } from "../../StoreError.ts"
 import { decodeRows } from "../database/DecodeRows.ts"
 import { PostgresDatabase } from "../database/PostgresDatabase.ts"
 import * as ArchivedEnd from "./ArchivedEnd.ts"
+import * as ArchiveTable from "./ArchiveTable.ts"
 import * as CompactLog from "./CompactLog.ts"
 import * as EventPages from "./EventPages.ts"
 import * as EventTable from "./EventTable.ts"
@@ -106,7 +107,7 @@ export const make = Effect.gen(function* () {
   const database = yield* PostgresDatabase
   const { names, query, sql, tables } = database
   const { columns, findsContained, ofAggregate, page } = yield* EventPages.make
-  const { answer, isPartitioned, learn } = yield* Partitions.make
+  const { isPartitioned, isPartitionedNow, learn } = yield* Partitions.make
   const isCompact = CompactLog.isCompact(database)
   const archived = ArchivedEnd.make(database)
   const events = tables.events
@@ -123,8 +124,8 @@ export const make = Effect.gen(function* () {
   const idAt = (version: bigint | Fragment) => EventTable.idAt(database, version)
 
   /**
-   * Reads with what the process knows of the log: that it has partitions, or had none lately. Where the log has got some since, reads
-   * once more. Without partitions nothing is archived.
+   * Reads with what the process knows of the log: that it has partitions, or had none lately. Where the log has got some since,
+   * reads once more. Without partitions nothing is archived.
    */
   const knowing = <A>(
     read: (partitioned: boolean) => Effect.Effect<Looked<A>, Reason>
@@ -171,7 +172,7 @@ export const make = Effect.gen(function* () {
           ${after === 0n ? sql.literal("NULL::text") : idAt(after)} AS "cursorId",
           ARRAY(
             SELECT version::text || ' '::text || id::text FROM (${seenEvents(compared, ids, kind)}) AS seen
-          ) AS compared, ${answer} AS partitioned, ${archivedEnd(partitioned)} AS "archivedEnd"
+          ) AS compared, ${isPartitionedNow} AS partitioned, ${archivedEnd(partitioned)} AS "archivedEnd"
         FROM log
       ) AS header
       FULL JOIN (${select("all")}) AS page ON false
@@ -221,7 +222,7 @@ export const make = Effect.gen(function* () {
     const rows = yield* query(sql`
       WITH log AS MATERIALIZED (
         SELECT ${hasReplayed(needed)} AS replayed, coalesce(mark.version, 0::bigint) AS mark,
-          CASE WHEN here.standby THEN mark.server ELSE here.server END AS server, ${answer} AS partitioned,
+          CASE WHEN here.standby THEN mark.server ELSE here.server END AS server, ${isPartitionedNow} AS partitioned,
           ${archivedEnd(partitioned)} AS "archivedEnd", ${lacksArchived} AS archived
         FROM (SELECT ${serverColumns}) AS here LEFT JOIN (${current}) AS mark ON true
       )
@@ -271,7 +272,7 @@ export const make = Effect.gen(function* () {
           "ASC",
           partitioned
             ? sql`EXISTS (
-                SELECT FROM ${archived.archived} WHERE aggregate_id = ${aggregateId} AND version > ${since}
+                SELECT FROM ${ArchiveTable.tablesOf(database).archived} WHERE aggregate_id = ${aggregateId} AND version > ${since}
                   AND first_version < ${archived.end}
               )`
             : nothingLacks,

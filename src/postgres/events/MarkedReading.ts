@@ -82,7 +82,10 @@ const idOf = ({ id, version }: StoredEvent): LastSeen.SeenEvent => ({ version, i
 const isOfServer = (reason: Reason): boolean =>
   isPassing(reason) || isTextTooLong(reason) || reason._tag === "SchemaMissing" || reason._tag === "Denied"
 
-/** Tries until it gives something. It goes on after a failure that may pass where `isPatient`, and after a lost conflict in any case. */
+/**
+ * Tries until it gives something. It goes on after a failure that may pass where `isPatient`, and after a lost conflict in any
+ * case.
+ */
 const untilReady = Effect.fnUntraced(function* <A>(
   look: Effect.Effect<Option.Option<A>, Reason>,
   { isPatient, wait }: { readonly isPatient: boolean; readonly wait: Duration.Duration }

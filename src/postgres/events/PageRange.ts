@@ -2,6 +2,9 @@
 import type { Fragment } from "effect/sql/Statement"
 import type { Indexes } from "./CompactLog.ts"
 
+/** No version is higher. */
+export const highestPossible = 2n ** 63n - 1n
+
 /** The part of the log that a page is of. */
 export interface Range {
   readonly after: bigint

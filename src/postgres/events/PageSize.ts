@@ -14,6 +14,12 @@ import { heldBackBytes, jsonLength } from "./EventRow.ts"
 /** How many events a page has at most, unless a query says otherwise. */
 export const pageEvents = 1000
 
+/**
+ * How many events a statement looks through for those that a filter describes, where the reader wants to know how far it has
+ * come: no answer takes long then, and after a lost connection the reader need not begin anew. It takes some 30 milliseconds.
+ */
+export const partEvents = 50_000
+
 /** How many bytes of JSON a page has at most, unless it has only one event. */
 const pageBytes = 4 * 1024 * 1024
 

@@ -2,7 +2,7 @@
  * A log whose table has partitions: `resources/postgres/0065_events_partitions_versions.sql` makes them. Its ids are in a table
  * beside it, and the transactions that append make the next partitions.
  */
-import { Context, Effect, Schema } from "effect"
+import { Effect, Schema } from "effect"
 import type { Fragment } from "effect/sql/Statement"
 import { realMillis } from "../../internal/RealTime.ts"
 import { Contention, type Reason } from "../../StoreError.ts"
@@ -16,8 +16,8 @@ import * as EventTable from "./EventTable.ts"
 export const manyEvents = 100
 
 /**
- * For how long a table is taken to have no partitions, after a look: it may be divided while this process runs. What reads it as a plain
- * one meanwhile finds all events, as nothing is archived sooner: see `ArchiveLocks.awaitReaders`.
+ * For how long a table is taken to have no partitions, after a look: it may be divided while this process runs. What reads it as
+ * a plain one meanwhile finds all events, as nothing is archived sooner: see `ArchiveLocks.awaitReaders`.
  */
 export const plainForMillis = 10_000
 
@@ -38,12 +38,12 @@ const answers = new WeakMap<
 
 export const make = Effect.gen(function* () {
   const database = yield* PostgresDatabase
-  const { inTransaction, names, query, schema, sql } = database
+  const { inTransaction, names, query, schema, sql, withoutTransaction } = database
   const decode = decodeRows(Row, "pg_class", [])
-  /** SQL that says whether the log has partitions. */
-  const answer = sql.literal(`pg_catalog.to_regclass(${reference(EventTable.idsNameOf(database))}) IS NOT NULL`)
-  const answerOfTable = sql`CASE WHEN pg_catalog.to_regclass(${qualify(schema, names.events)}) IS NOT NULL THEN ${answer} END`
-
+  /** SQL that says whether the log has partitions now. */
+  const isPartitionedNow = sql.literal(
+    `pg_catalog.to_regclass(${reference(EventTable.idsNameOf(database))}) IS NOT NULL`
+  )
   /** Takes an answer, to a question that was asked at that time. */
   const learn = (partitioned: boolean, askedMillis: number): void => {
     const untilMillis = partitioned ? Number.POSITIVE_INFINITY : askedMillis + plainForMillis
@@ -53,7 +53,8 @@ export const make = Effect.gen(function* () {
   const isKnownPartitioned = (): boolean => answers.get(database)?.partitioned === true
 
   const look = Effect.flatMap(realMillis, (askedMillis) =>
-    query(sql`SELECT ${answerOfTable} AS partitioned`).pipe(
+    query(sql`
+      SELECT CASE WHEN pg_catalog.to_regclass(${qualify(schema, names.events)}) IS NOT NULL THEN ${isPartitionedNow} END AS partitioned`).pipe(
       Effect.flatMap(decode),
       Effect.map(([row]) => {
         if (typeof row?.partitioned === "boolean") learn(row.partitioned, askedMillis)
@@ -63,8 +64,8 @@ export const make = Effect.gen(function* () {
   )
 
   const isPartitioned = Effect.suspend((): Effect.Effect<boolean, Reason> => {
-    const answer = answers.get(database)
-    return answer !== undefined && performance.now() < answer.untilMillis ? Effect.succeed(answer.partitioned) : look
+    const known = answers.get(database)
+    return known !== undefined && performance.now() < known.untilMillis ? Effect.succeed(known.partitioned) : look
   })
 
   const extendBy = (more: number, patience: "waits" | "never waits") =>
@@ -73,11 +74,7 @@ export const make = Effect.gen(function* () {
     )
 
   /** A statement of its own, also where the caller's transaction has failed. That one may have what this one would wait for. */
-  const extendOutside = Effect.ignore(
-    Effect.updateContext(extendBy(0, "never waits"), (context: Context.Context<never>) =>
-      Context.omit(sql.transactionService)(context)
-    )
-  )
+  const extendOutside = Effect.ignore(withoutTransaction(extendBy(0, "never waits")))
 
   const lost = ({ cause, message }: Reason) =>
     new Contention({
@@ -90,8 +87,8 @@ export const make = Effect.gen(function* () {
     isPartitioned,
 
     /**
-     * Reads a plain table, or a log with partitions. What was read of a plain table counts if the answer still does: between the look
-     * and the statement, a process can wait for as long as it likes.
+     * Reads a plain table, or a log with partitions. What was read of a plain table counts if the answer still does: between the
+     * look and the statement, a process can wait for as long as it likes.
      */
     read: <A, E>({ ofPartitions, ofPlainTable }: Readings<A, E>): Effect.Effect<A, E | Reason> =>
       Effect.flatMap(isPartitioned, (before) =>
@@ -104,7 +101,7 @@ export const make = Effect.gen(function* () {
 
     /** Whether it is known to have partitions. If not, a statement can ask by the way, and tell what it has heard. */
     isKnownPartitioned,
-    answer,
+    isPartitionedNow,
     learn,
 
     /**

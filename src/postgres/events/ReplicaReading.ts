@@ -20,8 +20,8 @@ import type { ReadBackward } from "./BackwardReading.ts"
 import { isNothing } from "./EventPages.ts"
 import * as MarkedReading from "./MarkedReading.ts"
 import * as MarkPublisher from "./MarkPublisher.ts"
-import { pageEvents } from "./PageSize.ts"
-import { partEvents, type Reading } from "./Reading.ts"
+import { pageEvents, partEvents } from "./PageSize.ts"
+import type { Reading } from "./Reading.ts"
 
 /** A standby, or a pool of them. */
 export class Replica extends Context.Service<
@@ -206,7 +206,10 @@ export const make = Effect.fnUntraced(function* (primary: Reading) {
       return primary.backward(input, readRows)
     })
 
-  /** What a standby has, or the primary. Meanwhile a mark is published: by that of the standby it is known to be one of the primary's. */
+  /**
+   * What a standby has, or the primary. Meanwhile a mark is published: by that of the standby it is known to be one of the
+   * primary's.
+   */
   const orPrimary = <A, E>(
     fromStandby: Effect.Effect<A, MarkedReading.Left | Reason>,
     fromPrimary: Effect.Effect<A, E>

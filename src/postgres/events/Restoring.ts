@@ -3,8 +3,8 @@
  *
  * **Details**
  *
- * Each part has a transaction of its own, which makes a table of the lines of the file, and attaches it as the partition that it was.
- * Ids and tags have stayed where they are. The log is locked for a moment only: see `ArchiveLocks`.
+ * Each part has a transaction of its own, which makes a table of the lines of the file, and attaches it as the partition that it
+ * was. Ids and tags have stayed where they are. The log is locked for a moment only: see `ArchiveLocks`.
  */
 import { Effect, Schema, Stream } from "effect"
 import type { Reason } from "../../StoreError.ts"

@@ -17,6 +17,7 @@ import * as CompactLog from "./CompactLog.ts"
 import * as Comparing from "./Comparing.ts"
 import * as EventTable from "./EventTable.ts"
 import * as LockHolders from "./LockHolders.ts"
+import { highestPossible } from "./PageRange.ts"
 import * as Partitions from "./Partitions.ts"
 
 const Highest = Schema.Struct({ version: Schema.NullOr(Schema.BigInt) })
@@ -50,8 +51,6 @@ const longestWaitMillis = 50
  * found by walking the log from the cursor on, which is not worth it for a wait that is over soon.
  */
 const beforeHoleAfterMillis = 20
-
-const highestPossible = 2n ** 63n - 1n
 
 /** A version up to which the log is settled. */
 export interface Mark {
@@ -107,7 +106,7 @@ const runsOf = (after: bigint, { beforeHole, highest }: typeof Seen.Type, isHole
 const pagesOf = (
   database: PostgresDatabase["Service"],
   check: LockHolders.Check,
-  { answer, isKnownPartitioned, learn }: Partitions.Partitions
+  { isKnownPartitioned, isPartitionedNow, learn }: Partitions.Partitions
 ) => {
   const { names, query, schema, sql, tables } = database
   const events = tables.events
@@ -128,7 +127,7 @@ const pagesOf = (
     last: sql`SELECT version, id FROM ${events} WHERE version <= ${bound} ORDER BY version DESC LIMIT 1`,
     beforeHole: isHoleWanted ? beforeHole(sql`${after}::bigint`, bound) : sql.literal("NULL::bigint"),
     cursorId: version === 0n ? sql.literal("NULL") : idAt(version),
-    partitioned: answer,
+    partitioned: isPartitionedNow,
     archivedEnd: sql.literal("0::bigint")
   })
 

@@ -8,7 +8,7 @@
  * statement that writes the tags, so conditions that were read before the commit fail. It locks no event, so no reader waits for it.
  */
 import { Duration, Effect, Schema } from "effect"
-import { SqlClient, type Statement } from "effect/sql"
+import type { Statement } from "effect/sql"
 import type { TagCounts, Tagging } from "../../Event.ts"
 import { type Found, type Plan, planOf } from "../../events/Tagging.ts"
 import type { EventNotFound } from "../../EventStore.ts"
@@ -17,6 +17,7 @@ import type { InvalidInput } from "../../InvalidInput.ts"
 import type { Reason } from "../../StoreError.ts"
 import * as AdvisoryLocks from "../database/AdvisoryLocks.ts"
 import { decodeRows } from "../database/DecodeRows.ts"
+import { beginReadCommitted } from "../database/Isolation.ts"
 import { PostgresDatabase } from "../database/PostgresDatabase.ts"
 import { reasonOf } from "../database/Reasons.ts"
 import * as AppendLocks from "./AppendLocks.ts"
@@ -126,10 +127,7 @@ export const make = Effect.gen(function* () {
       const tagging = Effect.catchTag(withTransaction(attempt(events)), "SqlError", (error) =>
         Effect.fail(reasonOf(error))
       )
-      // The look sees what was committed before the locks were taken, whatever the session's default is.
-      return yield* inside
-        ? tagging
-        : Effect.provideService(tagging, SqlClient.BeginTransaction, "BEGIN ISOLATION LEVEL READ COMMITTED")
+      return yield* inside ? tagging : beginReadCommitted(tagging)
     })
   }
 })

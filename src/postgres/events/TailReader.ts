@@ -130,8 +130,8 @@ export const make = Effect.gen(function* () {
   const { split } = ArchivedEnd.make(database)
 
   /**
-   * A page from the cursor on. Where the event at the cursor is there, nothing above it is archived, as what is archived is the oldest
-   * part of the log. Else the page has to say so, or the subscribers read the files.
+   * A page from the cursor on. Where the event at the cursor is there, nothing above it is archived, as what is archived is the
+   * oldest part of the log. Else the page has to say so, or the subscribers read the files.
    */
   const pageAt = Effect.fnUntraced(function* (
     { query }: Ear,

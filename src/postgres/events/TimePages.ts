@@ -3,8 +3,8 @@
  * is young enough. A page reads at most twice as many events more than it returns. With types or tags a page goes from one event
  * of these to the next, and passes the rest of its 4,096 versions if none of them is young enough.
  *
- * The index of a compact log has minutes. So events of the same minute as that time are looked at one by one, in those 4,096 versions
- * in which none is of a later minute, and where a page begins.
+ * The index of a compact log has minutes. So events of the same minute as that time are looked at one by one, in those 4,096
+ * versions in which none is of a later minute, and where a page begins.
  */
 import { DateTime } from "effect"
 import type { Fragment } from "effect/sql/Statement"
@@ -35,7 +35,10 @@ export const make = (database: PostgresDatabase["Service"]) => {
 
   const between = ({ after, last }: Span) => sql`version > ${after} AND version <= ${last}`
 
-  /** Whether the index of times is there, and built to its end. Without it the statement that uses it would read the log again and again. */
+  /**
+   * Whether the index of times is there, and built to its end. Without it the statement that uses it would read the log again and
+   * again.
+   */
   const hasTimeIndex = ({ indexes }: Pick<Span, "indexes">) => sql`EXISTS (
     SELECT FROM pg_catalog.pg_index LEFT JOIN pg_catalog.pg_attribute ON attrelid = indrelid AND attnum = indkey[1]
     WHERE indrelid = ${qualify(database.schema, database.names.events)}::regclass::oid AND indisvalid AND indpred IS NULL

@@ -5,7 +5,7 @@ import type { PostgresDatabase } from "../database/PostgresDatabase.ts"
 import type * as EventPages from "./EventPages.ts"
 import type * as MarkedReading from "./MarkedReading.ts"
 
-/** Who looks through more events than that for a few of them is told that no index finds these. */
+/** Above this number of events that a read looks through, a warning says that no index finds those of its filter. */
 const manyVersions = 1_000_000n
 
 /** What a query has of a filter. */

@@ -8,7 +8,7 @@
  * there, and goes on from that.
  */
 import { PgConnection } from "@effect/sql-pg"
-import { Context, Effect, Schema, type Scope } from "effect"
+import { Effect, Schema, type Scope } from "effect"
 import type { SqlError } from "effect/sql"
 import { realSleep } from "../../internal/RealTime.ts"
 import type { Reason } from "../../StoreError.ts"
@@ -55,15 +55,6 @@ const lookEvery = "1 second"
 
 const Backend = Schema.Struct({ pid: Schema.Int })
 
-/**
- * Runs an effect outside of the caller's transaction: a build waits for the end of each transaction in which it finds a statement
- * under way, and the caller's ends after the build.
- */
-export const outsideOf =
-  ({ sql }: Database) =>
-  <A, E>(effect: Effect.Effect<A, E>): Effect.Effect<A, E> =>
-    Effect.updateContext(effect, (context: Context.Context<never>) => Context.omit(sql.transactionService)(context))
-
 /** Runs statements one after the other, each in no transaction. */
 export interface Builder {
   /** Waits until nobody else builds an index of a table of ours, or vacuums it, but not for long. */
@@ -76,12 +67,11 @@ export const open = Effect.fnUntraced(function* (
   database: Database,
   tell: Tell
 ): Effect.fn.Return<Builder, Reason, Scope.Scope> {
-  const { noticeReader, sql } = database
-  const outside = outsideOf(database)
+  const { noticeReader, sql, withoutTransaction } = database
   // PGlite has one session, in this process: nobody else is there.
   if (sql.driver === "pglite") {
     const say = (statement: string) => Effect.asVoid(sql.unsafe(statement).unprepared)
-    return { free: Effect.void, run: (_, statement) => Effect.mapError(outside(say(statement)), reasonOf) }
+    return { free: Effect.void, run: (_, statement) => Effect.mapError(withoutTransaction(say(statement)), reasonOf) }
   }
   const connection = yield* Effect.mapError(PgConnection.make(sql.config), reasonOf)
   noticeReader(connection)
@@ -109,7 +99,8 @@ export const open = Effect.fnUntraced(function* (
         ? Effect.void
         : tell({ file, doing: row.doing, share: row.total > 0 ? Math.min(row.done / row.total, 1) : undefined })
     )
-    const looking = Effect.forever(Effect.andThen(realSleep(lookEvery), Effect.ignore(outside(look))))
+    // A build waits for the end of each transaction that has a snapshot, and the caller's ends after the build.
+    const looking = Effect.forever(Effect.andThen(realSleep(lookEvery), Effect.ignore(withoutTransaction(look))))
     return Effect.raceFirst(statement, looking)
   }
 

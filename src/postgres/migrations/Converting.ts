@@ -24,7 +24,7 @@ type Database = PostgresDatabase["Service"]
 /** Whether a migration divides the table of events. */
 export const isOf = ({ part, table }: Migration): boolean => table === "events" && part === "partitions_versions"
 
-/** How many ids are gathered at once. Who deletes one of these events waits for that. */
+/** How many ids are gathered at once. A DELETE of one of these events waits for that. */
 const idsAtOnce = 10_000
 
 /** How many versions are left to the writers, at least, from the check on until the table is a partition. */
@@ -39,15 +39,23 @@ const Plain = Schema.Struct({
   isValidated: Schema.Boolean
 })
 
-const namesOf = ({ names, schema }: Database) => ({
+/** The table, and what a conversion makes beside it. The tables and the function are qualified and quoted. */
+export const namesOf = ({ names, schema }: Pick<Database, "names" | "schema">) => ({
   events: qualify(schema, names.events),
+  /** The table in which ids are gathered, and the function of the triggers that do so. */
   gathered: qualify(schema, `${names.events}_gathered`),
-  check: `${names.events}_first`
+  gather: qualify(schema, `${names.events}_gather`),
+  /** The constraint that limits the versions. */
+  limit: `${names.events}_first`
 })
+
+/** SQL that gives the limit of a constraint, if there is one. */
+export const limitIn = (constraint: string): string =>
+  `(pg_catalog.regexp_match(pg_get_constraintdef(${constraint}), '< ''?([0-9]+)'::text))[1]::int8`
 
 /** What there is of a table without partitions. */
 const look = (database: Database) => {
-  const { events, check } = namesOf(database)
+  const { events, limit } = namesOf(database)
   return Effect.map(
     Effect.flatMap(
       database.query(database.sql`
@@ -55,10 +63,10 @@ const look = (database: Database) => {
             SELECT FROM pg_catalog.pg_trigger WHERE tgrelid = log.oid AND tgname = ${`${database.names.events}_gather_emptied`}::name
           ) AS "isGathering",
           coalesce(pg_sequence_last_value(pg_get_serial_sequence(${events}, 'version')::regclass), 0) AS drawn,
-          (pg_catalog.regexp_match(pg_get_constraintdef(con.oid), '< ''?([0-9]+)'::text))[1]::int8 AS ending,
+          ${database.sql.literal(limitIn("con.oid"))} AS ending,
           coalesce(con.convalidated, false) AS "isValidated"
         FROM pg_catalog.pg_class AS log
-        LEFT JOIN pg_catalog.pg_constraint AS con ON con.conrelid = log.oid AND con.conname = ${check}::name
+        LEFT JOIN pg_catalog.pg_constraint AS con ON con.conrelid = log.oid AND con.conname = ${limit}::name
         WHERE log.oid = to_regclass(${events})::oid AND log.relkind = 'r'::"char"`),
       decodeRows(Plain, "pg_class", [])
     ),
@@ -144,7 +152,7 @@ const UpTo = Schema.Struct({ version: Schema.NullOr(Schema.BigInt) })
 /** Says what comes next, in the transaction in which it is to be done: `"ready"` once the table can become a partition. */
 export const make = (database: Database, file: string, tell: Tell) => {
   const { partitionSize: size, query, sql, tables } = database
-  const { check, events, gathered } = namesOf(database)
+  const { events, gathered, limit } = namesOf(database)
   const decode = decodeRows(UpTo, database.names.events, ["version"])
   const room = 4n * size > leastRoom ? 4n * size : leastRoom
   // The ids of all events up to this version are gathered, by this process. The next one would begin anew.
@@ -181,20 +189,20 @@ export const make = (database: Database, file: string, tell: Tell) => {
     yield* tell({ file, doing: "gathering ids", share: end === 0n ? 1 : Math.min(1, Number(after) / Number(end)) })
   })
 
-  const limit = (before: bigint | null) =>
+  const setLimit = (before: bigint | null) =>
     Effect.gen(function* () {
       const drawn = (yield* look(database))?.drawn ?? 0n
       const last = yield* highest
       const ending = (((drawn > last ? drawn : last) + room) / size + 1n) * size
-      const drop = before === null ? "" : `DROP CONSTRAINT ${quote(check)}, `
+      const drop = before === null ? "" : `DROP CONSTRAINT ${quote(limit)}, `
       yield* sql.unsafe(
-        `ALTER TABLE ${events} ${drop}ADD CONSTRAINT ${quote(check)} CHECK (version >= 0 AND version < ${ending}) NOT VALID`
+        `ALTER TABLE ${events} ${drop}ADD CONSTRAINT ${quote(limit)} CHECK (version >= 0 AND version < ${ending}) NOT VALID`
       ).unprepared
     })
 
   const validate = Effect.andThen(
     tell({ file, doing: "validating the limit of versions", share: undefined }),
-    Effect.suspend(() => sql.unsafe(`ALTER TABLE ${events} VALIDATE CONSTRAINT ${quote(check)}`).unprepared)
+    Effect.suspend(() => sql.unsafe(`ALTER TABLE ${events} VALIDATE CONSTRAINT ${quote(limit)}`).unprepared)
   )
 
   return Effect.map(look(database), (found): Step | "ready" => {
@@ -202,7 +210,7 @@ export const make = (database: Database, file: string, tell: Tell) => {
     const { drawn, ending, isGathering, isValidated } = found
     if (!isGathering) return { isStrong: true, run: begin }
     if (ending === null && (end === undefined || after < end)) return { isStrong: false, run: gather }
-    if (ending === null || drawn > ending - room / 2n) return { isStrong: true, run: limit(ending) }
+    if (ending === null || drawn > ending - room / 2n) return { isStrong: true, run: setLimit(ending) }
     return isValidated ? "ready" : { isStrong: true, run: validate }
   })
 }

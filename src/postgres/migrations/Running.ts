@@ -3,13 +3,14 @@
  * any.
  */
 import { Duration, Effect, Schema } from "effect"
-import { SqlClient, SqlError } from "effect/sql"
+import { SqlError } from "effect/sql"
 import { monotonicMillis } from "../../internal/Monotonic.ts"
 import { realSleep } from "../../internal/RealTime.ts"
 import { Denied, type Reason } from "../../StoreError.ts"
 import * as AdvisoryLocks from "../database/AdvisoryLocks.ts"
 import { decodeRows } from "../database/DecodeRows.ts"
 import { quote } from "../database/Identifier.ts"
+import { beginReadCommitted } from "../database/Isolation.ts"
 import * as LockTurns from "../database/LockTurns.ts"
 import type { PostgresDatabase } from "../database/PostgresDatabase.ts"
 import { isDeadlock, isLockTimeout, reasonOf } from "../database/Reasons.ts"
@@ -169,8 +170,7 @@ const locked = Effect.fnUntraced(function* <A>(
     )
   })
   const attempt = database.withTransaction(transaction).pipe(
-    // Each statement must see what was committed while this process waited for the lock, whatever the session's default is.
-    Effect.provideService(SqlClient.BeginTransaction, "BEGIN ISOLATION LEVEL READ COMMITTED"),
+    beginReadCommitted,
     Effect.catchTag("SqlError", (error) => Effect.fail(reasonOf(error))),
     Effect.catchTag("Blocked", (blocked) => Effect.succeed(blocked))
   )
@@ -197,7 +197,7 @@ const inMoments = Effect.fnUntraced(function* <A>(
   const locks = isStrong ? yield* TableLocks.locks(database) : undefined
   const others = locks && (yield* LockTurns.turn(database, locks, LockTurns.turnMillis))
   if (others !== undefined) return yield* Effect.fail(new Blocked(ofTables, others))
-  yield* database.sql`SELECT pg_catalog.set_config('lock_timeout', ${String(TableLocks.momentMillis)}::text, true)`
+  yield* database.sql`SELECT pg_catalog.set_config('lock_timeout', ${String(LockTurns.momentMillis)}::text, true)`
   return yield* Effect.mapError(effect, (error) => {
     const reason = SqlError.isSqlError(error) ? reasonOf(error) : error
     return isLockTimeout(reason) || isDeadlock(reason) ? new Blocked(ofTables, { reason, text: undefined }) : reason

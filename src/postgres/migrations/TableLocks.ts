@@ -18,9 +18,6 @@ import { fromHolders, holderText } from "../database/TransactionText.ts"
 
 type Database = PostgresDatabase["Service"]
 
-/** For how many milliseconds a statement of a migration waits for a lock, and others with it. */
-export const momentMillis = 300
-
 const Text = Schema.Struct({ text: Schema.String })
 
 const texts = (rows: Effect.Effect<ReadonlyArray<unknown>, Reason>): Effect.Effect<ReadonlyArray<string>, Reason> =>

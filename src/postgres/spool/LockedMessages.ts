@@ -56,7 +56,10 @@ const warn = Effect.fnUntraced(function* (
   }
 })
 
-/** The texts of the keys of the messages whose leases are held, among those that a statement has left out: they are locked, or were. */
+/**
+ * The texts of the keys of the messages whose leases are held, among those that a statement has left out: they are locked, or
+ * were.
+ */
 export const lockedOf = (
   spool: SpoolTable,
   leases: ReadonlyArray<Lease>,

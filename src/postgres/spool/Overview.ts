@@ -130,8 +130,8 @@ export const make = Effect.gen(function* () {
   }
 
   /**
-   * What is incoming or deferred in each queue, by the same index. An incoming message is ready whenever it was created: the clock of
-   * its sender can be ahead.
+   * What is incoming or deferred in each queue, by the same index. An incoming message is ready whenever it was created: the
+   * clock of its sender can be ahead.
    */
   const ofQueues = ({ key, table }: Table, state: "incoming" | "deferred") => {
     const since = sql.literal(state === "incoming" ? "created" : "next_retry")

@@ -9,7 +9,7 @@ import { HandlerFailed } from "../Errors.ts"
 const contention = Telemetry.counter("strata_projection_contention")
 
 /** How long to wait before another attempt at a transaction that another one was in the way of. */
-export const contentionDelays = Schedule.jittered(
+const contentionDelays = Schedule.jittered(
   Schedule.min([Schedule.exponential("10 millis"), Schedule.spaced("2 seconds")])
 )
 
