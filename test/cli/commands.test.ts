@@ -31,145 +31,139 @@ describe.each([
   ["a server", onServer],
   ["PGlite", embedded]
 ] as const)("on %s", (_, backend) => {
-  it.live(
-    "migrate, offsets",
-    () =>
-      Effect.gen(function* () {
-        const { flags, options } = yield* backend
-        const run = (...args: ReadonlyArray<string>) => succeeds([...args, ...flags], options)
+  it.live("migrate, offsets", () =>
+    Effect.gen(function* () {
+      const { flags, options } = yield* backend
+      const run = (...args: ReadonlyArray<string>) => succeeds([...args, ...flags], options)
 
-        if (flags[0] === "--schema") {
-          const pending = jsonLines(yield* run("migrate", "--dry-run", "--json"))
-          assert.match(String(pending[0]?.["file"]), /resources\/postgres\/0001_offsets\.sql$/)
-        }
-        assert.match(yield* run("migrate"), /^Run: 0001_offsets\.sql, 0002_events\.sql/)
-        assert.strictEqual(yield* run("migrate"), "Nothing is pending\n")
-        assert.strictEqual(yield* run("migrate", "--dry-run"), "")
-        const [first] = jsonLines(yield* run("migrate", "status", "--json"))
-        assert.strictEqual(first?.["file"], "0001_offsets.sql")
-        assert.match(String(first?.["appliedAt"]), isoTime)
+      if (flags[0] === "--schema") {
+        const pending = jsonLines(yield* run("migrate", "--dry-run", "--json"))
+        assert.match(String(pending[0]?.["file"]), /resources\/postgres\/0001_offsets\.sql$/)
+      }
+      assert.match(yield* run("migrate"), /^Run: 0001_offsets\.sql, 0002_events\.sql/)
+      assert.strictEqual(yield* run("migrate"), "Nothing is pending\n")
+      assert.strictEqual(yield* run("migrate", "--dry-run"), "")
+      const [first] = jsonLines(yield* run("migrate", "status", "--json"))
+      assert.strictEqual(first?.["file"], "0001_offsets.sql")
+      assert.match(String(first?.["appliedAt"]), isoTime)
 
-        const large = 2n ** 62n
-        yield* run("offsets", "set", "accounts", "0", String(large), "--yes")
-        yield* run("offsets", "set", "accounts", "3", "7", "--yes")
-        yield* run("offsets", "set", "balances", "0", "9", "--yes")
-        const table = yield* run("offsets", "list", "accounts")
-        const [header, row, ...rest] = table.split("\n")
-        assert.match(String(header), /^PROJECTION {2}SHARD +OFFSET {2}WRITTEN AT$/)
-        assert.match(String(row), new RegExp(`^accounts +0  ${large}  \\d{4}-`))
-        assert.strictEqual(rest.length, 2)
-        const [got] = jsonLines(yield* run("offsets", "get", "accounts", "--json"))
-        assert.deepInclude(got, { projectionName: "accounts", shardNumber: 0, value: String(large) })
-        yield* fails(["offsets", "get", "accounts", "1", ...flags], 1, /shard 1 of .* has no offset/, options)
-        assert.match(yield* run("offsets", "reset", "accounts", "5", "--yes"), /^2 shards of .* set to 5\n$/)
-        const all = jsonLines(yield* run("offsets", "list", "--json"))
-        assert.deepStrictEqual(
-          all.map(({ projectionName, shardNumber, value }) => [projectionName, shardNumber, value]),
-          [
-            ["accounts", 0, "5"],
-            ["accounts", 3, "5"],
-            ["balances", 0, "9"]
-          ]
-        )
-        const deleted = yield* run("offsets", "delete", "accounts", "--yes", "--json")
-        assert.strictEqual(deleted, `{"projectionName":"accounts","shards":2}\n`)
-      }).pipe(Effect.scoped),
-    180_000
+      const large = 2n ** 62n
+      yield* run("offsets", "set", "accounts", "0", String(large), "--yes")
+      yield* run("offsets", "set", "accounts", "3", "7", "--yes")
+      yield* run("offsets", "set", "balances", "0", "9", "--yes")
+      const table = yield* run("offsets", "list", "accounts")
+      const [header, row, ...rest] = table.split("\n")
+      assert.match(String(header), /^PROJECTION {2}SHARD +OFFSET {2}WRITTEN AT$/)
+      assert.match(String(row), new RegExp(`^accounts +0  ${large}  \\d{4}-`))
+      assert.strictEqual(rest.length, 2)
+      const [got] = jsonLines(yield* run("offsets", "get", "accounts", "--json"))
+      assert.deepInclude(got, { projectionName: "accounts", shardNumber: 0, value: String(large) })
+      yield* fails(["offsets", "get", "accounts", "1", ...flags], 1, /shard 1 of .* has no offset/, options)
+      assert.match(yield* run("offsets", "reset", "accounts", "5", "--yes"), /^2 shards of .* set to 5\n$/)
+      const all = jsonLines(yield* run("offsets", "list", "--json"))
+      assert.deepStrictEqual(
+        all.map(({ projectionName, shardNumber, value }) => [projectionName, shardNumber, value]),
+        [
+          ["accounts", 0, "5"],
+          ["accounts", 3, "5"],
+          ["balances", 0, "9"]
+        ]
+      )
+      const deleted = yield* run("offsets", "delete", "accounts", "--yes", "--json")
+      assert.strictEqual(deleted, `{"projectionName":"accounts","shards":2}\n`)
+    }).pipe(Effect.scoped)
   )
 
-  it.live(
-    "events, status, doctor",
-    () =>
-      Effect.gen(function* () {
-        const { flags, options } = yield* backend
-        const run = (...args: ReadonlyArray<string>) => succeeds([...args, ...flags], options)
-        yield* run("migrate")
+  it.live("events, status, doctor", () =>
+    Effect.gen(function* () {
+      const { flags, options } = yield* backend
+      const run = (...args: ReadonlyArray<string>) => succeeds([...args, ...flags], options)
+      yield* run("migrate")
 
-        const append = ["events", "append", "--aggregate", "user-1", "--type", "UserCreated", "--expected", "none"]
-        const [created] = jsonLines(
-          yield* run(...append, "--data", `{"name":"Jöhn"}`, "--metadata", `{"by":"me"}`, "--json")
-        )
-        assert.deepInclude(created, {
-          version: "1",
-          aggregateId: "user-1",
-          eventType: "UserCreated",
-          data: { name: "Jöhn" },
-          metadata: { by: "me" },
-          streamName: "stream_user-1"
-        })
-        assert.match(String(created?.["id"]), uuid)
-        assert.match(String(created?.["createdAt"]), isoTime)
-        const lines = [2, 3, 4].map((n) =>
-          JSON.stringify({ id: `e${n}`, aggregateId: `user-${n}`, eventType: "T", data: { n } })
-        )
-        const input = `${lines.join("\n")}\n`
-        yield* succeeds(["events", "append", ...flags], { ...options, input })
-        const again = yield* succeeds(["events", "append", "--ignore-duplicates", "--json", ...flags], {
-          ...options,
-          input
-        })
-        assert.deepStrictEqual(
-          jsonLines(again).map(({ version }) => version),
-          ["2", "3", "4"]
-        )
-        const versions = (text: string) => jsonLines(text).map(({ version }) => version)
-        assert.deepStrictEqual(versions(yield* run("events", "read", "--json", "--after", "1", "--limit", "2")), [
-          "2",
-          "3"
-        ])
-        const backward = yield* run("events", "read", "--json", "--backward", "--type", "T", "--data", `{"n":3}`)
-        assert.deepStrictEqual(versions(backward), ["3"])
-        const table = yield* run("events", "read", "--aggregate", "user-1", "--aggregate", "user-4")
-        assert.match(
-          table,
-          /^VERSION  CREATED AT +AGGREGATE  TYPE +DATA\n +1  \S+  user-1     UserCreated  {"name":"Jöhn"}\n +4  \S+  user-4     T            {"n":4}\n$/
-        )
-        const shown = yield* run("events", "show", "e3")
-        assert.match(shown, /^version      3\nid           e3\naggregateId  user-3\n/)
-        assert.include(shown, `data         {\n               "n": 3\n             }\n`)
+      const append = ["events", "append", "--aggregate", "user-1", "--type", "UserCreated", "--expected", "none"]
+      const [created] = jsonLines(
+        yield* run(...append, "--data", `{"name":"Jöhn"}`, "--metadata", `{"by":"me"}`, "--json")
+      )
+      assert.deepInclude(created, {
+        version: "1",
+        aggregateId: "user-1",
+        eventType: "UserCreated",
+        data: { name: "Jöhn" },
+        metadata: { by: "me" },
+        streamName: "stream_user-1"
+      })
+      assert.match(String(created?.["id"]), uuid)
+      assert.match(String(created?.["createdAt"]), isoTime)
+      const lines = [2, 3, 4].map((n) =>
+        JSON.stringify({ id: `e${n}`, aggregateId: `user-${n}`, eventType: "T", data: { n } })
+      )
+      const input = `${lines.join("\n")}\n`
+      yield* succeeds(["events", "append", ...flags], { ...options, input })
+      const again = yield* succeeds(["events", "append", "--ignore-duplicates", "--json", ...flags], {
+        ...options,
+        input
+      })
+      assert.deepStrictEqual(
+        jsonLines(again).map(({ version }) => version),
+        ["2", "3", "4"]
+      )
+      const versions = (text: string) => jsonLines(text).map(({ version }) => version)
+      assert.deepStrictEqual(versions(yield* run("events", "read", "--json", "--after", "1", "--limit", "2")), [
+        "2",
+        "3"
+      ])
+      const backward = yield* run("events", "read", "--json", "--backward", "--type", "T", "--data", `{"n":3}`)
+      assert.deepStrictEqual(versions(backward), ["3"])
+      const table = yield* run("events", "read", "--aggregate", "user-1", "--aggregate", "user-4")
+      assert.match(
+        table,
+        /^VERSION  CREATED AT +AGGREGATE  TYPE +DATA\n +1  \S+  user-1     UserCreated  {"name":"Jöhn"}\n +4  \S+  user-4     T            {"n":4}\n$/
+      )
+      const shown = yield* run("events", "show", "e3")
+      assert.match(shown, /^version      3\nid           e3\naggregateId  user-3\n/)
+      assert.include(shown, `data         {\n               "n": 3\n             }\n`)
 
-        const [stats] = jsonLines(yield* run("events", "stats", "--json"))
-        assert.deepInclude(stats, { events: 4, aggregates: 4, types: 2, latestVersion: "4" })
-        assert.deepStrictEqual(stats?.["byType"], [
-          { name: "T", events: 3, isEstimate: false },
-          { name: "UserCreated", events: 1, isEstimate: false }
-        ])
+      const [stats] = jsonLines(yield* run("events", "stats", "--json"))
+      assert.deepInclude(stats, { events: 4, aggregates: 4, types: 2, latestVersion: "4" })
+      assert.deepStrictEqual(stats?.["byType"], [
+        { name: "T", events: 3, isEstimate: false },
+        { name: "UserCreated", events: 1, isEstimate: false }
+      ])
 
-        const file = join(yield* temporaryDirectory, "events.jsonl")
-        assert.match(yield* run("events", "export", file), /^4 events in /)
-        assert.strictEqual((yield* Effect.promise(() => readFile(file, "utf8"))).split("\n").length, 6)
-        assert.match(yield* run("events", "import", file), /^0 events imported from .*, 4 were there already/)
-        assert.match(
-          yield* run("events", "import", "--verify", file),
-          /^4 events of .* are in the log, unchanged and in the same order\n$/
-        )
+      const file = join(yield* temporaryDirectory, "events.jsonl")
+      assert.match(yield* run("events", "export", file), /^4 events in /)
+      assert.strictEqual((yield* Effect.promise(() => readFile(file, "utf8"))).split("\n").length, 6)
+      assert.match(yield* run("events", "import", file), /^0 events imported from .*, 4 were there already/)
+      assert.match(
+        yield* run("events", "import", "--verify", file),
+        /^4 events of .* are in the log, unchanged and in the same order\n$/
+      )
 
-        yield* run("offsets", "set", "users", "0", "1", "--yes")
-        const [status] = jsonLines(yield* run("status", "--json"))
-        assert.deepInclude(status, {
-          latestVersion: "4",
-          tail: null,
-          states: "0",
-          messages: { incoming: "0", active: "0", deferred: "0", hold: "0", bounce: "0" }
-        })
-        assert.deepStrictEqual(status?.["offsets"], [
-          { projectionName: "users", shardNumber: 0, value: "1", behind: "3" }
-        ])
-        assert.match(
-          yield* run("status"),
-          /^server .*\nevents +up to version 4.*\ntail +nobody is appending\nstates +0\nmessages +0 incoming, .*\n\nPROJECTION/
-        )
+      yield* run("offsets", "set", "users", "0", "1", "--yes")
+      const [status] = jsonLines(yield* run("status", "--json"))
+      assert.deepInclude(status, {
+        latestVersion: "4",
+        tail: null,
+        states: "0",
+        messages: { incoming: "0", active: "0", deferred: "0", hold: "0", bounce: "0" }
+      })
+      assert.deepStrictEqual(status?.["offsets"], [
+        { projectionName: "users", shardNumber: 0, value: "1", behind: "3" }
+      ])
+      assert.match(
+        yield* run("status"),
+        /^server .*\nevents +up to version 4.*\ntail +nobody is appending\nstates +0\nmessages +0 incoming, .*\n\nPROJECTION/
+      )
 
-        // Nothing may be wrong but that the server of the tests may run without fsync.
-        const examined = yield* strata(["doctor", "--json", "--prove", "--for", "500ms", ...flags], options)
-        const findings = jsonLines(examined.stdout)
-        const names = new Set(findings.filter(({ level }) => level !== "ok").map(({ check }) => check))
-        names.delete("durability")
-        assert.deepStrictEqual([...names], [], examined.stdout)
-        const proof = findings.find(({ check }) => check === "proof")
-        assert.match(String(proof?.["says"]), /^[1-9][\d,]* events of 12 writers, .*: 0 lost, 0 twice or out of order$/)
-      }).pipe(Effect.scoped),
-    180_000
+      // Nothing may be wrong but that the server of the tests may run without fsync.
+      const examined = yield* strata(["doctor", "--json", "--prove", "--for", "500ms", ...flags], options)
+      const findings = jsonLines(examined.stdout)
+      const names = new Set(findings.filter(({ level }) => level !== "ok").map(({ check }) => check))
+      names.delete("durability")
+      assert.deepStrictEqual([...names], [], examined.stdout)
+      const proof = findings.find(({ check }) => check === "proof")
+      assert.match(String(proof?.["says"]), /^[1-9][\d,]* events of 12 writers, .*: 0 lost, 0 twice or out of order$/)
+    }).pipe(Effect.scoped)
   )
 })
 

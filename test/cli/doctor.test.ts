@@ -35,7 +35,7 @@ const complains = Effect.fnUntraced(function* (
   expected.forEach((pattern, index) => assert.match(found[index] ?? "", pattern))
 })
 
-it.layer(Server.layer, { excludeTestServices: true, timeout: "120 seconds" })("strata doctor", (it) => {
+it.layer(Server.layer, { excludeTestServices: true })("strata doctor", (it) => {
   const prepared = Effect.gen(function* () {
     const url = yield* scratchDatabase((yield* Server).url)
     yield* succeeds(["migrate"], { url })

@@ -131,45 +131,42 @@ describe("strata events tag", () => {
     }).pipe(Effect.scoped)
   )
 
-  it.live(
-    "goes on after it was killed in the middle, with a bar on a terminal",
-    () =>
-      Effect.gen(function* () {
-        const { events, schema, table } = yield* serveEvents()
-        const total = 20_000
-        yield* execute([
-          `INSERT INTO ${table} (id, aggregate_id, event_type, data)
+  it.live("goes on after it was killed in the middle, with a bar on a terminal", () =>
+    Effect.gen(function* () {
+      const { events, schema, table } = yield* serveEvents()
+      const total = 20_000
+      yield* execute([
+        `INSERT INTO ${table} (id, aggregate_id, event_type, data)
          SELECT 'go-' || n, 'a', 'T', jsonb_build_object('n', n, 'm', n % 5) FROM generate_series(1, ${total}) AS n`
-        ])
-        const before = yield* events.readForDecision([{ tags: ["m:1"] }])
-        const options = { url: postgresUrl, env: { DB_SCHEMA: schema } }
-        const args = tag("--tag", "n:{n}", "--tag", "m:{m}")
-        const killed = yield* start(args, options)
-        yield* killed.says(/looked at \d/)
-        yield* Effect.sync(() => killed.child.kill("SIGKILL"))
-        yield* killed.ended
-        const count = Effect.map(
-          query(`SELECT count(*)::int, count(DISTINCT version)::int FROM ${table}_tags WHERE tag <> ''`),
-          ([row]) => ({ tags: Number(row?.[0]), events: Number(row?.[1]) })
-        )
-        const half = yield* count
-        assert.isAbove(half.events, 0)
-        assert.strictEqual(half.tags, 2 * half.events, "each batch is there as a whole, or not at all")
-        const again = yield* beginOnTerminal(args, options)
-        yield* again.says(/\[#+\.+\] looked at [\d,]+ of 20,000 versions/)
-        const ended = yield* again.ended
-        assert.strictEqual(ended.status, 0, ended.stderr)
-        const rest = (total - half.events).toLocaleString("en-US")
-        assert.include(ended.stdout, `${rest} events got`)
-        assert.deepStrictEqual(yield* count, { tags: 2 * total, events: total })
-        const late = { aggregateId: "a", eventType: "T", data: 0, tags: ["m:1"] }
-        const error = yield* Effect.flip(events.append(late, { condition: before.condition }))
-        assert.strictEqual(error._tag, "ConditionFailed")
-        const now = yield* events.readForDecision([{ tags: ["m:1"] }])
-        assert.lengthOf(now.events, total / 5)
-        yield* events.append(late, { condition: now.condition })
-      }).pipe(Effect.scoped),
-    300_000
+      ])
+      const before = yield* events.readForDecision([{ tags: ["m:1"] }])
+      const options = { url: postgresUrl, env: { DB_SCHEMA: schema } }
+      const args = tag("--tag", "n:{n}", "--tag", "m:{m}")
+      const killed = yield* start(args, options)
+      yield* killed.says(/looked at \d/)
+      yield* Effect.sync(() => killed.child.kill("SIGKILL"))
+      yield* killed.ended
+      const count = Effect.map(
+        query(`SELECT count(*)::int, count(DISTINCT version)::int FROM ${table}_tags WHERE tag <> ''`),
+        ([row]) => ({ tags: Number(row?.[0]), events: Number(row?.[1]) })
+      )
+      const half = yield* count
+      assert.isAbove(half.events, 0)
+      assert.strictEqual(half.tags, 2 * half.events, "each batch is there as a whole, or not at all")
+      const again = yield* beginOnTerminal(args, options)
+      yield* again.says(/\[#+\.+\] looked at [\d,]+ of 20,000 versions/)
+      const ended = yield* again.ended
+      assert.strictEqual(ended.status, 0, ended.stderr)
+      const rest = (total - half.events).toLocaleString("en-US")
+      assert.include(ended.stdout, `${rest} events got`)
+      assert.deepStrictEqual(yield* count, { tags: 2 * total, events: total })
+      const late = { aggregateId: "a", eventType: "T", data: 0, tags: ["m:1"] }
+      const error = yield* Effect.flip(events.append(late, { condition: before.condition }))
+      assert.strictEqual(error._tag, "ConditionFailed")
+      const now = yield* events.readForDecision([{ tags: ["m:1"] }])
+      assert.lengthOf(now.events, total / 5)
+      yield* events.append(late, { condition: now.condition })
+    }).pipe(Effect.scoped)
   )
 })
 

@@ -20,7 +20,7 @@ beforeAll(async () => {
 })
 afterAll(() => browser?.close())
 
-describe("what an open console costs", () => {
+describe.concurrent("what an open console costs", () => {
   /** How many statements have ended in a database. A process tells it of them when it ends, at the latest. */
   const statements = (database: string, server: string) =>
     Effect.map(

@@ -30,8 +30,7 @@ describe("the rule", () => {
       const { places, wrong } = search(Hole, reader(name, Hole), models[model])
       assert.isUndefined(wrong)
       assert.isAbove(places, 8_000)
-    },
-    180_000
+    }
   )
 })
 
@@ -281,11 +280,7 @@ describe("a reader", () => {
 describe("a rule is found out that", () => {
   it.each(
     wrongRules.flatMap(([what, rule, by, model, found]) => by.map((name) => [what, name, rule, model, found] as const))
-  )(
-    "%s (%s)",
-    (_, name, rule, model, found) => {
-      assert.match(search(rule, reader(name, rule), models[model]).wrong ?? "nothing is wrong", found)
-    },
-    180_000
-  )
+  )("%s (%s)", (_, name, rule, model, found) => {
+    assert.match(search(rule, reader(name, rule), models[model]).wrong ?? "nothing is wrong", found)
+  })
 })

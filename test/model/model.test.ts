@@ -104,15 +104,13 @@ const compare = Effect.fnUntraced(function* (program: Program) {
   assert.deepStrictEqual(one, other, `memory: ${actual.join("\n")}\npostgres: ${expected.join("\n")}`)
 })
 
-it.layer(layer, { excludeTestServices: true, timeout: "2 minutes" })("random programs", (it) => {
+it.layer(layer, { excludeTestServices: true })("random programs", (it) => {
   // Always the same programs, so that a failure is one of the change. To look for others: more runs, another seed.
   it.effect.prop("are observed alike on memory and on Postgres", [Program], ([program]) => compare(program), {
-    arbitrary: { runs: 300, size: 60, seed: 2 },
-    timeout: 300_000
+    arbitrary: { runs: 300, size: 60, seed: 2 }
   })
 
   it.effect.prop("of decisions are observed alike on both", [DecisionProgram], ([program]) => compare(program), {
-    arbitrary: { runs: 300, size: 60, seed: 3 },
-    timeout: 300_000
+    arbitrary: { runs: 300, size: 60, seed: 3 }
   })
 })

@@ -15,7 +15,7 @@ const sqlError = <A, R>(effect: Effect.Effect<A, SqlError.SqlError, R>) =>
 const loseConnection = PgClient.PgClient.use((sql) => Effect.flip(sql`COPY (SELECT 1) TO STDOUT`))
 
 describe("Pglite in memory", () => {
-  it.layer(Pglite.layer(), { excludeTestServices: true, timeout: "60 seconds" })((it) => {
+  it.layer(Pglite.layer(), { excludeTestServices: true })((it) => {
     it.effect("is a Postgres 18 with the defaults of a server", () =>
       Effect.gen(function* () {
         const sql = yield* PgClient.PgClient
@@ -272,7 +272,7 @@ describe("Pglite in memory", () => {
 })
 
 describe("Pglite listen and notify", () => {
-  it.layer(Pglite.layer(), { excludeTestServices: true, timeout: "60 seconds" })((it) => {
+  it.layer(Pglite.layer(), { excludeTestServices: true })((it) => {
     it.effect("delivers, whatever the name, to every listener, and holds no connection", () =>
       Effect.gen(function* () {
         const sql = yield* PgClient.PgClient

@@ -91,7 +91,8 @@ const resting = Effect.gen(function* () {
   return { context, during, seen, start: (work: Work) => start(url.href, work) }
 })
 
-describe("a process at rest", () => {
+// Each has a server of its own, and mostly waits.
+describe.concurrent("a process at rest", () => {
   it.live(
     "does at most 2 statements a second, and needs 3 connections, however many projections there are",
     () =>

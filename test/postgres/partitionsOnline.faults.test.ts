@@ -1,36 +1,25 @@
 /** A large table is divided into partitions beside writers of every kind, by a process that is killed at each of its steps. */
 import { assert, describe, it } from "@effect/vitest"
 import { Console, Effect, Fiber, Result } from "effect"
-import { spawn } from "node:child_process"
 import { randomInt } from "node:crypto"
-import { once } from "node:events"
-import { fileURLToPath } from "node:url"
 import * as Races from "../chaos/races.ts"
 import { scratchDatabase } from "../support/database.ts"
 import { fillStatements, goSyncKitOf } from "../support/largeLogs.ts"
+import { dividedTo, dividedToReader, dividing, ends } from "./dividing.harness.ts"
 import { event, follow, plainInsert, serveEvents, type ServedEvents, session, versionsIn } from "./events.harness.ts"
 import { execute, migrate, query } from "./harness.ts"
 
-const eventCount = 300_000
+const eventCount = 100_000
 
-const script = fileURLToPath(new URL("fixtures/migrating.ts", import.meta.url))
-
-/** A process that divides the table. */
-const dividing = (url: string) =>
-  Effect.acquireRelease(
-    Effect.sync(() =>
-      spawn(process.execPath, ["--conditions=@effect-strata/source", script, url, "10000"], { stdio: "inherit" })
-    ),
-    (child) => Effect.sync(() => child.kill("SIGKILL"))
-  )
-
-/** Kills a process that divides the table, once the server says that it has come so far. */
-const killedAt = (url: string, step: string, isThere: string) =>
+/** Kills a process that divides the table, once it has come so far. */
+const killedAt = <E, R>(
+  step: string,
+  reached: Effect.Effect<{ readonly kill: () => boolean; readonly ended: Effect.Effect<unknown> }, E, R>
+) =>
   Effect.gen(function* () {
-    const child = yield* dividing(url)
-    yield* Effect.repeat(query(`SELECT WHERE ${isThere}`, url), { until: (rows) => rows.length > 0 })
-    child.kill("SIGKILL")
-    yield* Effect.promise(() => once(child, "close"))
+    const { ended, kill } = yield* reached
+    kill()
+    yield* ended
     yield* Console.log(`killed once ${step}`)
   }).pipe(Effect.scoped)
 
@@ -76,7 +65,7 @@ const origins = [
   }
 ]
 
-describe("a table of 300,000 events", () => {
+describe("a table of 100,000 events", () => {
   for (const { make, name } of origins) {
     it.live(`is divided beside writers, subscribers and decisions, by the fourth process: ${name}`, () =>
       Effect.gen(function* () {
@@ -132,24 +121,12 @@ describe("a table of 300,000 events", () => {
           Races.run({ url, schema: "public", races: 200, racesAtOnce: 2, decisions: 2000, say: () => Effect.void })
         )
         const isAlive = Effect.andThen(Fiber.join(writing), Effect.die("the writers have ended"))
-        const has = (kind: "pg_class WHERE relname" | "pg_constraint WHERE conname", name: string) =>
-          `EXISTS (SELECT FROM ${kind} = '${name}')`
         const divide = Effect.gen(function* () {
-          yield* killedAt(url, "ids were gathered", has("pg_class WHERE relname", "events_gathered"))
-          yield* killedAt(url, "the limit was set", has("pg_constraint WHERE conname", "events_first"))
+          yield* killedAt("ids were gathered", dividedTo(url, ends.gathering, ends.gathered))
+          yield* killedAt("the limit was set", dividedTo(url, ends.limited))
           // This process waits for a reader, again and again, and writers pass it.
-          const holder = yield* session(url)
-          yield* holder("BEGIN")
-          yield* holder("SELECT FROM public.events LIMIT 1")
-          yield* killedAt(
-            url,
-            "it waited for the table",
-            "EXISTS (SELECT FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND NOT granted AND relation = 'events'::regclass)"
-          )
-          yield* holder("COMMIT")
-          const last = yield* dividing(url)
-          const [code] = yield* Effect.promise(() => once(last, "close"))
-          assert.strictEqual(code, 0)
+          yield* killedAt("it waited for the table", dividedToReader(url))
+          assert.strictEqual(yield* Effect.flatMap(dividing(url), ({ ended }) => ended), 0)
         })
         yield* Effect.raceFirst(divide, isAlive)
         assert.deepStrictEqual(

@@ -35,44 +35,38 @@ const runService = Effect.fnUntraced(function* (schema: string) {
   return { ended: Deferred.await(ended), stop: Effect.sync(() => child.kill("SIGTERM")), until }
 })
 
-it.live(
-  "the process ends with the cause when its projection has stopped",
-  () =>
-    Effect.gen(function* () {
-      const schema = yield* freshSchema()
-      const { events } = yield* serve({ options: { schema } })
-      const append = (aggregateId: string) => events.append({ aggregateId, eventType: "Printed", data: null })
-      const service = yield* runService(schema)
-      yield* append("fine")
-      yield* service.until("printed fine")
-      yield* append("broken")
-      const { code, log } = yield* service.ended
-      assert.strictEqual(code, 1)
-      assert.include(log, "the printer is broken")
-    }),
-  { timeout: 120_000 }
+it.live("the process ends with the cause when its projection has stopped", () =>
+  Effect.gen(function* () {
+    const schema = yield* freshSchema()
+    const { events } = yield* serve({ options: { schema } })
+    const append = (aggregateId: string) => events.append({ aggregateId, eventType: "Printed", data: null })
+    const service = yield* runService(schema)
+    yield* append("fine")
+    yield* service.until("printed fine")
+    yield* append("broken")
+    const { code, log } = yield* service.ended
+    assert.strictEqual(code, 1)
+    assert.include(log, "the printer is broken")
+  })
 )
 
-it.live(
-  "SIGTERM lets the handler that has begun end, and gives the other messages back",
-  () =>
-    Effect.gen(function* () {
-      const schema = yield* freshSchema()
-      const { spool } = yield* serve({ options: { schema } })
-      const mails = Spool.make({ name: "mails", payload: Schema.String })
-      const service = yield* runService(schema)
-      yield* Effect.provideService(
-        mails.enqueueAll(["one", "two", "three"].map((payload) => ({ payload }))),
-        SpoolStore.SpoolStore,
-        spool
-      )
-      yield* service.until("begun one")
-      yield* service.stop
-      const { log } = yield* service.ended
-      assert.include(log, "sent one")
-      assert.notInclude(log, "begun two")
-      const counts = yield* spool.countByState("mails")
-      assert.deepStrictEqual(counts, { incoming: 2, active: 0, deferred: 0, hold: 0, bounce: 0, archived: 0 })
-    }),
-  { timeout: 120_000 }
+it.live("SIGTERM lets the handler that has begun end, and gives the other messages back", () =>
+  Effect.gen(function* () {
+    const schema = yield* freshSchema()
+    const { spool } = yield* serve({ options: { schema } })
+    const mails = Spool.make({ name: "mails", payload: Schema.String })
+    const service = yield* runService(schema)
+    yield* Effect.provideService(
+      mails.enqueueAll(["one", "two", "three"].map((payload) => ({ payload }))),
+      SpoolStore.SpoolStore,
+      spool
+    )
+    yield* service.until("begun one")
+    yield* service.stop
+    const { log } = yield* service.ended
+    assert.include(log, "sent one")
+    assert.notInclude(log, "begun two")
+    const counts = yield* spool.countByState("mails")
+    assert.deepStrictEqual(counts, { incoming: 2, active: 0, deferred: 0, hold: 0, bounce: 0, archived: 0 })
+  })
 )

@@ -39,10 +39,8 @@ const test = <A, E>(
 ) => {
   const { applicationName, maxConnections = 5, ...own } = options
   const client = { maxConnections, ...(applicationName === undefined ? {} : { applicationName }) }
-  it.effect(
-    name,
-    () => Effect.provide(Effect.scoped(body), Layer.provideMerge(Postgres.layer(own), layerSchema(client))),
-    120_000
+  it.effect(name, () =>
+    Effect.provide(Effect.scoped(body), Layer.provideMerge(Postgres.layer(own), layerSchema(client)))
   )
 }
 
@@ -199,75 +197,64 @@ const proxied = Effect.fnUntraced(function* (delay: Duration.Input) {
   return { attempts, elsewhere, outage, proxy, context }
 })
 
-it.effect(
-  "the schedule by which a listener connects again goes on while the test's clock stands still",
-  () =>
-    Effect.gen(function* () {
-      const { attempts, context, elsewhere, outage, proxy } = yield* proxied("20 millis")
-      const { changes } = Context.get(context, OffsetStore.OffsetStore)
-      const { subscribe } = Context.get(context, EventStore.EventStore)
-      const told = yield* Queue.unbounded<string>()
-      yield* Effect.forkScoped(Stream.runForEach(changes, () => Queue.offer(told, "an offset")))
-      assert.strictEqual(yield* Queue.take(told), "an offset")
-      yield* outage
-      for (let failed = 0; failed < 5; failed++) yield* Queue.take(attempts)
-      yield* proxy.refuse(false)
-      // It listens again, and what others notify arrives.
-      assert.strictEqual(yield* Queue.take(told), "an offset")
-      yield* elsewhere(
-        OffsetStore.OffsetStore.use(({ writeOffset }) =>
-          writeOffset({ projectionName: "p", shardNumber: 0, value: 1n })
+it.effect("the schedule by which a listener connects again goes on while the test's clock stands still", () =>
+  Effect.gen(function* () {
+    const { attempts, context, elsewhere, outage, proxy } = yield* proxied("20 millis")
+    const { changes } = Context.get(context, OffsetStore.OffsetStore)
+    const { subscribe } = Context.get(context, EventStore.EventStore)
+    const told = yield* Queue.unbounded<string>()
+    yield* Effect.forkScoped(Stream.runForEach(changes, () => Queue.offer(told, "an offset")))
+    assert.strictEqual(yield* Queue.take(told), "an offset")
+    yield* outage
+    for (let failed = 0; failed < 5; failed++) yield* Queue.take(attempts)
+    yield* proxy.refuse(false)
+    // It listens again, and what others notify arrives.
+    assert.strictEqual(yield* Queue.take(told), "an offset")
+    yield* elsewhere(
+      OffsetStore.OffsetStore.use(({ writeOffset }) => writeOffset({ projectionName: "p", shardNumber: 0, value: 1n }))
+    )
+    assert.strictEqual(yield* Queue.take(told), "an offset")
+    yield* Effect.forkScoped(
+      Stream.runForEach(subscribe({ after: "start" }), ({ aggregateId }) => Queue.offer(told, aggregateId))
+    )
+    yield* elsewhere(append("a"))
+    assert.strictEqual(yield* Queue.take(told), "a")
+    assert.strictEqual(yield* Clock.currentTimeMillis, 0)
+  }).pipe(Effect.scoped)
+)
+
+it.effect("the schedule by which a listener connects again does not run ahead because the test's clock moves", () =>
+  Effect.gen(function* () {
+    const { attempts, context, outage } = yield* proxied("10 minutes")
+    const { changes } = Context.get(context, OffsetStore.OffsetStore)
+    const listening = yield* Deferred.make<void>()
+    yield* Effect.forkScoped(Stream.runForEach(changes, () => Deferred.succeed(listening, undefined)))
+    yield* Deferred.await(listening)
+    yield* outage
+    yield* Queue.take(attempts)
+    for (let hours = 0; hours < 20; hours++) yield* TestClock.adjust("1 hour")
+    assert.strictEqual(yield* Queue.size(attempts), 0)
+  }).pipe(Effect.scoped)
+)
+
+it.effect("a connection opens though hours of the test's clock pass meanwhile", () =>
+  Effect.gen(function* () {
+    assert.strictEqual(yield* Clock.currentTimeMillis, 0)
+    const schema = yield* uniqueName
+    const url = Redacted.make(postgresUrl)
+    const layer = Layer.provideMerge(Postgres.layer({ schema }), Postgres.layerClient({ url, minConnections: 0 }))
+    yield* whileHoursPass(
+      Effect.gen(function* () {
+        const sql = yield* PgClient.PgClient
+        yield* Effect.forEach(
+          Array.from({ length: 10 }, (_, index) => `a${index}`),
+          append,
+          { concurrency: "unbounded" }
         )
-      )
-      assert.strictEqual(yield* Queue.take(told), "an offset")
-      yield* Effect.forkScoped(
-        Stream.runForEach(subscribe({ after: "start" }), ({ aggregateId }) => Queue.offer(told, aggregateId))
-      )
-      yield* elsewhere(append("a"))
-      assert.strictEqual(yield* Queue.take(told), "a")
-      assert.strictEqual(yield* Clock.currentTimeMillis, 0)
-    }).pipe(Effect.scoped),
-  120_000
-)
-
-it.effect(
-  "the schedule by which a listener connects again does not run ahead because the test's clock moves",
-  () =>
-    Effect.gen(function* () {
-      const { attempts, context, outage } = yield* proxied("10 minutes")
-      const { changes } = Context.get(context, OffsetStore.OffsetStore)
-      const listening = yield* Deferred.make<void>()
-      yield* Effect.forkScoped(Stream.runForEach(changes, () => Deferred.succeed(listening, undefined)))
-      yield* Deferred.await(listening)
-      yield* outage
-      yield* Queue.take(attempts)
-      for (let hours = 0; hours < 20; hours++) yield* TestClock.adjust("1 hour")
-      assert.strictEqual(yield* Queue.size(attempts), 0)
-    }).pipe(Effect.scoped),
-  120_000
-)
-
-it.effect(
-  "a connection opens though hours of the test's clock pass meanwhile",
-  () =>
-    Effect.gen(function* () {
-      assert.strictEqual(yield* Clock.currentTimeMillis, 0)
-      const schema = yield* uniqueName
-      const url = Redacted.make(postgresUrl)
-      const layer = Layer.provideMerge(Postgres.layer({ schema }), Postgres.layerClient({ url, minConnections: 0 }))
-      yield* whileHoursPass(
-        Effect.gen(function* () {
-          const sql = yield* PgClient.PgClient
-          yield* Effect.forEach(
-            Array.from({ length: 10 }, (_, index) => `a${index}`),
-            append,
-            { concurrency: "unbounded" }
-          )
-          yield* sql`DROP SCHEMA ${sql(schema)} CASCADE`
-        }).pipe(Effect.provide(layer))
-      )
-    }),
-  120_000
+        yield* sql`DROP SCHEMA ${sql(schema)} CASCADE`
+      }).pipe(Effect.provide(layer))
+    )
+  })
 )
 
 test(

@@ -1,35 +1,49 @@
 /** What another role has put into a schema of the search path is never called: by no store, no migration and no command. */
 import { PgClient } from "@effect/sql-pg"
 import { assert, describe, it } from "@effect/vitest"
-import { Effect, Layer, Redacted } from "effect"
+import { Effect, Exit, Layer, Redacted, Scope } from "effect"
 import * as Postgres from "effect-strata/postgres"
 import * as Suites from "effect-strata/testing"
 import { join } from "node:path"
+import { afterAll, beforeAll } from "vitest"
 import { jsonLines, strata, succeeds, temporaryDirectory } from "../cli/harness.ts"
 import { execute, freshRole, migrate, query, serve } from "../postgres/harness.ts"
-import { scratchDatabase } from "../support/database.ts"
+import { postgresUrl, scratchDatabase } from "../support/database.ts"
+import { database } from "../support/databases.ts"
 import { useStores } from "./harness.ts"
 import { caught, layTraps, layTrapsBeside } from "./traps.ts"
 
 /** A database in which everybody may create in `public`, as it was before Postgres 15, and somebody has laid traps there. */
+const trapped = Effect.gen(function* () {
+  const { role } = yield* freshRole()
+  const url = yield* scratchDatabase()
+  yield* execute(["GRANT CREATE ON SCHEMA public TO PUBLIC"], url)
+  yield* layTraps(url, role, "public")
+  return { template: new URL(url).pathname.slice(1), mallory: role }
+})
+
+// It takes seconds to lay some ten thousand traps, so this is done once.
+const scope = Scope.makeUnsafe()
+let traps: Effect.Success<typeof trapped>
+beforeAll(async () => {
+  traps = await Effect.runPromise(Scope.provide(trapped, scope))
+})
+afterAll(() => Effect.runPromise(Scope.close(scope, Exit.void)))
+
+/** A database like that, with an owner of the tables to be, and an application. */
 const hostile = Effect.gen(function* () {
-  const mallory = yield* freshRole()
+  const { mallory, template } = traps
   const owner = yield* freshRole()
   const app = yield* freshRole()
-  const url = yield* scratchDatabase()
+  const url = yield* database(postgresUrl, template)
   const urlOf = (role: string) => {
     const parts = new URL(url)
     parts.username = role
     parts.password = "secret"
     return parts.href
   }
-  const database = new URL(url).pathname.slice(1)
-  yield* execute(
-    ["GRANT CREATE ON SCHEMA public TO PUBLIC", `GRANT CREATE ON DATABASE ${database} TO ${owner.role}`],
-    url
-  )
-  yield* layTraps(url, mallory.role, "public")
-  return { url, mallory: mallory.role, owner: urlOf(owner.role), app: app.role, appUrl: urlOf(app.role) }
+  yield* execute([`GRANT CREATE ON DATABASE ${new URL(url).pathname.slice(1)} TO ${owner.role}`], url)
+  return { url, mallory, owner: urlOf(owner.role), app: app.role, appUrl: urlOf(app.role) }
 })
 
 /** What stands beside our tables in `public`, and takes what our functions take as well. */
@@ -185,8 +199,8 @@ describe("strata doctor on the search path", () => {
           warning,
           /^warning: everybody may create in the schema public, .* -> run: REVOKE CREATE ON SCHEMA public FROM PUBLIC$/
         )
-        const database = new URL(url).pathname.slice(1)
-        const setPath = (path: string) => execute([`ALTER DATABASE ${database} SET search_path = ${path}`], url)
+        const name = new URL(url).pathname.slice(1)
+        const setPath = (path: string) => execute([`ALTER DATABASE ${name} SET search_path = ${path}`], url)
         yield* setPath("public, strata")
         const [problem = ""] = yield* findings(url)
         assert.match(

@@ -75,7 +75,7 @@ const suite = <E>(backend: string, stores: Layer.Layer<Stores | Sales, E>) => {
     Layer.provideMerge(stores),
     Layer.provideMerge(Logger.layer([]))
   )
-  it.layer(app, { timeout: "2 minutes", excludeTestServices: true })(`shop (${backend})`, (it) => {
+  it.layer(app, { excludeTestServices: true })(`shop (${backend})`, (it) => {
     it.effect("takes an order once, however often it is sent, within the customer's limit", () =>
       Effect.gen(function* () {
         const { place, show } = yield* shop

@@ -126,7 +126,8 @@ describe.skipIf(chromium === undefined)("the site in a browser", () => {
       }
       await page.close()
     }
-  })
+    // A busy machine takes a second or two for each of its pages.
+  }, 900_000)
 
   it("finds what somebody searches for", async () => {
     const page = await open("/index.html")

@@ -7,11 +7,17 @@ import { withConnection } from "./connection.ts"
 /** A name that no other test has. */
 export const uniqueName = Effect.sync(() => `strata_test_${randomBytes(6).toString("hex")}`)
 
-/** The DSN of a new, empty database, which is dropped with the scope, even if clients are still connected to it. */
-export const database = (server: string): Effect.Effect<string, SqlError.SqlError, Scope.Scope> =>
+/**
+ * The DSN of a new database, which is dropped with the scope, even if clients are still connected to it. It is empty, unless another
+ * one is given that it is to be like, to which nobody is connected.
+ */
+export const database = (
+  server: string,
+  template = "template0"
+): Effect.Effect<string, SqlError.SqlError, Scope.Scope> =>
   Effect.acquireRelease(
     Effect.tap(uniqueName, (name) =>
-      withConnection(server, (sql) => sql`CREATE DATABASE ${sql(name)} TEMPLATE template0`)
+      withConnection(server, (sql) => sql`CREATE DATABASE ${sql(name)} TEMPLATE ${sql(template)}`)
     ),
     (name) => Effect.orDie(withConnection(server, (sql) => sql`DROP DATABASE ${sql(name)} WITH (FORCE)`))
   ).pipe(

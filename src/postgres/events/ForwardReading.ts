@@ -13,6 +13,7 @@ import type * as ArchivedEvents from "./ArchivedEvents.ts"
 import type * as Comparing from "./Comparing.ts"
 import type * as EventPages from "./EventPages.ts"
 import type { eventDecoder } from "./EventRow.ts"
+import * as EventTable from "./EventTable.ts"
 import { readPage } from "./LongTexts.ts"
 import type * as MarkedReading from "./MarkedReading.ts"
 import { pageOf, partEvents } from "./PageSize.ts"
@@ -51,7 +52,7 @@ interface Log {
 }
 
 export const make = (database: PostgresDatabase["Service"], { archive, compare, decode, pages, partitions }: Log) => {
-  const { query, sql, tables } = database
+  const { query, sql } = database
   const { end, split, withEnd } = ArchivedEnd.make(database)
 
   /** A condition that is false for every row if the event that was seen last is not there any more. */
