@@ -19,7 +19,6 @@ import { Wakeups } from "../wakeups/Wakeups.ts"
 import { type Request, requestOf, storedEvents } from "./AppendRequest.ts"
 import { Archived, completed, type Failure, type RequestResult, resultsOf } from "./AppendResults.ts"
 import * as AppendStatements from "./AppendStatements.ts"
-import * as ArchivedEnd from "./ArchivedEnd.ts"
 import { moved, type Moved } from "./ArchivedEnd.ts"
 import * as ArchivedEvents from "./ArchivedEvents.ts"
 import * as CompactLog from "./CompactLog.ts"
@@ -221,6 +220,19 @@ export const make = Effect.gen(function* () {
     return Exit.succeed(ids.flatMap((id) => stored.get(id) ?? []))
   })
 
+  /** What was archived is restored by now: the function says anew. An id whose event somebody has dropped stays taken. */
+  const askAgain = Effect.fnUntraced(function* (
+    request: Request,
+    { versions }: Archived,
+    patience: "waits" | "never waits"
+  ): Effect.fn.Return<RequestResult, Reason> {
+    const dropped = yield* archive.dropped([...versions.values()])
+    const [id] = [...versions].find(([, version]) => version === dropped) ?? []
+    if (id !== undefined) return Exit.fail(new DuplicateEvent({ id }))
+    const [result] = yield* check([request], patience)
+    return result
+  })
+
   /** Replaces the results of requests with archived events. One that fails does not concern the others, which may be written. */
   const withArchived = (
     requests: ReadonlyArray<Request>,
@@ -231,8 +243,9 @@ export const make = Effect.gen(function* () {
     Effect.forEach(requests, (request, index): Effect.Effect<RequestResult> => {
       const archived = found[index]
       if (!(archived instanceof Archived)) return Effect.succeed(results[index])
-      return Effect.catch(ArchivedEnd.again(withoutArchived(request, archived, patience)), (reason) =>
-        Effect.succeed(Exit.fail(reason))
+      return withoutArchived(request, archived, patience).pipe(
+        Effect.catchTag("Moved", () => askAgain(request, archived, patience)),
+        Effect.catch((reason) => Effect.succeed(Exit.fail(reason)))
       )
     })
 

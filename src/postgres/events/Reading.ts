@@ -164,7 +164,7 @@ export const make = Effect.gen(function* () {
   ): Steps =>
     Stream.unwrap(
       Effect.map(archive.partAfter(before.version), (part): Steps => {
-        if (part === undefined || part.first > before.version + 1n) return Stream.empty
+        if (part === undefined) return Stream.empty
         let seen = before
         const upTo = part.end <= last ? part.end - 1n : last
         const step = (events: ReadonlyArray<StoredEvent>, to: LastSeen.SeenEvent): MarkedReading.Step => {
