@@ -6,7 +6,7 @@ import { SqlClient } from "effect/sql"
 import * as PostgresServer from "../support/PostgresServer.ts"
 import { standbyOf } from "../support/Replicas.ts"
 import { collect, everything, serveArchive, shapes } from "./archive.harness.ts"
-import { serveEvents, type ServedEvents, session } from "./events.harness.ts"
+import { follow, serveEvents, type ServedEvents, session } from "./events.harness.ts"
 import { execute, failsWith, query, unique } from "./harness.ts"
 import { replicaOf, untilReplayed } from "./replica.harness.ts"
 
@@ -54,6 +54,9 @@ describe.each(["repeatable read", "serializable"])("a standby whose sessions hav
         yield* replica.marked
         yield* replayed
         assert.deepStrictEqual(yield* replica.watched(everything(replica)), before)
+        const reader = yield* follow(replica, { after: "start" })
+        yield* reader.until(170n)
+        assert.lengthOf(reader.seen, 170)
       }
       assert.lengthOf(replica.logged, 1, replica.logged.join("\n"))
       assert.match(replica.logged.join(), /another isolation level than READ COMMITTED/)
