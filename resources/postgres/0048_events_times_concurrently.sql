@@ -1,7 +1,7 @@
 -- The index by which readers find the events that were created after a time: for each 4,096 versions that follow each other, their
 -- times in order. Times do not rise with versions, so a reader in the order of versions passes by it those thousands in which
 -- nothing is young enough. A large table gets it while others go on to write to it, as the ending of the file's name says: run it
--- outside of a transaction.
+-- outside of a transaction. What the server makes of an expression is compared without quotes, which `quote_all_identifiers` adds.
 \if :{?events}
 \else
 \set events events
@@ -15,7 +15,7 @@ JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace
 JOIN pg_catalog.pg_attribute ON attrelid = indrelid AND attnum = indkey[1]
 WHERE indrelid = pg_catalog.to_regclass(pg_catalog.quote_ident(:'events'))::oid AND NOT indisvalid AND indpred IS NULL
     AND relkind = 'i'::"char" AND attname = 'created_at'::name
-    AND pg_catalog.pg_get_expr(indexprs, indrelid) = '(version >> 12)'::text
+    AND pg_catalog.replace(pg_catalog.pg_get_expr(indexprs, indrelid), '"'::text, ''::text) = '(version >> 12)'::text
 \gexec
 
 -- next
@@ -28,6 +28,6 @@ JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace
 WHERE pg_class.oid = pg_catalog.to_regclass(pg_catalog.quote_ident(:'events'))::oid AND NOT EXISTS (
     SELECT FROM pg_catalog.pg_index JOIN pg_catalog.pg_attribute ON attrelid = indrelid AND attnum = indkey[1]
     WHERE indrelid = pg_class.oid AND indisvalid AND indpred IS NULL AND attname = 'created_at'::name
-        AND pg_catalog.pg_get_expr(indexprs, indrelid) = '(version >> 12)'::text
+        AND pg_catalog.replace(pg_catalog.pg_get_expr(indexprs, indrelid), '"'::text, ''::text) = '(version >> 12)'::text
 )
 \gexec

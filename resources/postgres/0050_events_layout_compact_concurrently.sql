@@ -4,7 +4,7 @@
 -- the ending of the file's name says: run it outside of a transaction.
 --
 -- Blocks have 64 versions for aggregates, whose last version each append with an expectation looks for, 256 for types, and 4,096 for
--- times: `src/postgres/events/CompactLog.ts` has the same numbers.
+-- times: `src/postgres/events/CompactLog.ts` has the same numbers. Definitions are compared without the quotes that `quote_all_identifiers` adds.
 \if :{?events}
 \else
 \set events events
@@ -20,7 +20,8 @@ WHERE indrelid IN (
         UNION SELECT inhrelid FROM pg_catalog.pg_inherits
         WHERE inhparent = pg_catalog.to_regclass(pg_catalog.quote_ident(:'events'))::oid
     ) AND NOT indisvalid AND relkind = 'i'::"char"
-    AND pg_catalog.pg_get_indexdef(indexrelid) ~ ' USING btree [(].*[(][(]?version >> [0-9]+[)]'::text
+    AND pg_catalog.replace(pg_catalog.pg_get_indexdef(indexrelid), '"'::text, ''::text)
+        ~ ' USING btree [(].*[(][(]?version >> [0-9]+[)]'::text
 \gexec
 
 -- next
@@ -44,7 +45,8 @@ JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace
 WHERE (part.oid = pg_catalog.to_regclass(pg_catalog.quote_ident(:'events'))::oid OR bytes >= 8388608::bigint)
     AND NOT EXISTS (
         SELECT FROM pg_catalog.pg_index
-        WHERE indrelid = part.oid AND indisvalid AND pg_catalog.pg_get_indexdef(indexrelid) LIKE '% USING btree '::text || form
+        WHERE indrelid = part.oid AND indisvalid
+            AND pg_catalog.replace(pg_catalog.pg_get_indexdef(indexrelid), '"'::text, ''::text) LIKE '% USING btree '::text || form
     )
 ORDER BY relkind = 'p'::"char", form
 \gexec
@@ -59,6 +61,6 @@ FROM pg_catalog.pg_index
 JOIN pg_catalog.pg_class ON pg_class.oid = indexrelid
 JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace
 WHERE indrelid = pg_catalog.to_regclass(pg_catalog.quote_ident(:'events'))::oid AND NOT indisunique
-    AND pg_catalog.pg_get_indexdef(indexrelid)
+    AND pg_catalog.replace(pg_catalog.pg_get_indexdef(indexrelid), '"'::text, ''::text)
         ~ ' USING btree [(](aggregate_id, version|event_type, version|[(][(]version >> 12[)][)], created_at)[)]$'::text
 \gexec

@@ -44,7 +44,8 @@ const someHoles = 1_000_000n
 const sequenceBehind = Effect.fnUntraced(function* (sequence: string | null) {
   const { sql, tables } = yield* PostgresDatabase
   const { events } = yield* relations
-  // A role that may not use the sequence does not see its position, either. On an identity column it need not.
+  // A role that may not use the sequence does not see its position, either: before Postgres 18 the server refuses to answer. On an
+  // identity column it need not.
   const positions = yield* rows(
     Position,
     sql`
@@ -53,7 +54,9 @@ const sequenceBehind = Effect.fnUntraced(function* (sequence: string | null) {
           SELECT count(*) FROM (SELECT FROM ${tables.events} WHERE version > drawn LIMIT 100000) AS beyond
         ) AS beyond
       FROM (
-        SELECT coalesce(max(version), 0) AS highest, coalesce(pg_sequence_last_value(${sequence}::regclass), 0) AS drawn
+        SELECT coalesce(max(version), 0) AS highest, coalesce(CASE
+            WHEN pg_catalog.has_sequence_privilege(${sequence}, 'USAGE, SELECT') THEN pg_sequence_last_value(${sequence}::regclass)
+          END, 0) AS drawn
         FROM ${tables.events}
       ) AS log`
   )

@@ -1,6 +1,6 @@
 /** The partitions of the table of events, where it has some: whether the next ones are there, and what makes them. */
 import { Effect, Schema } from "effect"
-import { qualify, quote } from "../postgres/database/Identifier.ts"
+import { qualify, quote, unquoted } from "../postgres/database/Identifier.ts"
 import { PostgresDatabase } from "../postgres/database/PostgresDatabase.ts"
 import * as EventTable from "../postgres/events/EventTable.ts"
 import * as Converting from "../postgres/migrations/Converting.ts"
@@ -69,7 +69,7 @@ const look = Effect.gen(function* () {
         to_regclass(${ids}) IS NOT NULL AS "hasIds",
         EXISTS (
           SELECT FROM pg_index WHERE indrelid = to_regclass(${ids})::oid AND indisunique AND indisvalid AND indnkeyatts = 1
-            AND indpred IS NULL AND pg_get_indexdef(indexrelid, 1, true) = 'id'::text
+            AND indpred IS NULL AND ${sql.literal(unquoted("pg_get_indexdef(indexrelid, 1, true)"))} = 'id'::text
         ) AS "hasKey"
       FROM (
         SELECT *, pg_catalog.lead(beginning) OVER (ORDER BY beginning) AS next FROM (

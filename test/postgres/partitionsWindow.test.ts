@@ -1,12 +1,12 @@
 /** A process that has looked at the log before it was divided takes it for a plain table for some seconds. Nobody can tell. */
 import { assert, describe, it } from "@effect/vitest"
-import { Effect, Layer, Stream } from "effect"
+import { Deferred, Effect, Fiber, Layer, Stream } from "effect"
 import * as Postgres from "effect-strata/postgres"
 import * as Exporting from "../../src/postgres/events/Exporting.ts"
 import { temporaryDirectory } from "../cli/harness.ts"
 import { postgresUrl } from "../support/database.ts"
 import { event, follow, plainInsert, serveEvents, type ServedEvents, versionsIn } from "./events.harness.ts"
-import { freshSchema, migrate, query } from "./harness.ts"
+import { freshSchema, migrate, query, type Settings } from "./harness.ts"
 
 const size = 50n
 
@@ -39,12 +39,13 @@ const everything = (
 })
 
 /** A process whose files are in a directory, and what archives into it. */
-const served = Effect.gen(function* () {
+const serve = Effect.fnUntraced(function* (settings: Pick<Settings, "client" | "options"> = {}) {
   const directory = yield* temporaryDirectory
   const files = Postgres.EventArchive.layerDirectory(directory)
   const schema = yield* freshSchema()
   const stores = yield* serveEvents({
-    options: { schema },
+    ...settings,
+    options: { ...settings.options, schema },
     layer: (options) => Layer.provide(Postgres.layer(options), files)
   })
   yield* stores.events.append([
@@ -69,7 +70,7 @@ const served = Effect.gen(function* () {
 describe("a process that has taken the log for a plain table", () => {
   it.live("finds what is archived right after the log was divided", () =>
     Effect.gen(function* () {
-      const { archive, files, other, schema, stores } = yield* served
+      const { archive, files, other, schema, stores } = yield* serve()
       const before = new Map<string, unknown>()
       for (const [name, read] of Object.entries(everything(stores, files))) before.set(name, yield* read)
       yield* divide(schema)
@@ -92,9 +93,51 @@ describe("a process that has taken the log for a plain table", () => {
     }).pipe(Effect.scoped)
   )
 
+  it.live("looks once more where a statement had to wait for a connection until the first part was archived", () =>
+    Effect.gen(function* () {
+      const { archive, files, other, schema, stores } = yield* serve({
+        client: { maxConnections: 1 },
+        options: { acquireTimeout: "5 minutes" }
+      })
+      const { aggregate, decision, fromEnd, get, untagged } = everything(stores, files)
+      const latest = Effect.map(stores.events.latestVersion, (version) => [version])
+      const reads: Record<string, Effect.Effect<ReadonlyArray<unknown>, unknown>> = {
+        aggregate,
+        decision,
+        fromEnd,
+        get,
+        untagged,
+        latest
+      }
+      // By these reads the process takes the log for a plain one, and it still does when the next ones begin.
+      const before = yield* Effect.all(reads)
+      const held = yield* Deferred.make<void>()
+      const release = yield* Deferred.make<void>()
+      const holding = Effect.andThen(Deferred.succeed(held, undefined), Deferred.await(release))
+      yield* Effect.forkScoped(Effect.scoped(Effect.andThen(stores.sql.reserve, holding)))
+      yield* Deferred.await(held)
+      const waiting = yield* Effect.forkScoped(Effect.all(reads, { concurrency: "unbounded" }), {
+        startImmediately: true
+      })
+      yield* divide(schema)
+      const [added] = yield* other.events.append(event("new", "new"))
+      const { parts } = yield* archive
+      assert.lengthOf(parts, 1)
+      assert.isUndefined(waiting.pollUnsafe())
+      yield* Deferred.succeed(release, undefined)
+      const found = yield* Fiber.join(waiting)
+      assert.deepStrictEqual(found, {
+        ...before,
+        fromEnd: [added, ...(before["fromEnd"] ?? [])],
+        untagged: [...(before["untagged"] ?? []), added],
+        latest: [added?.version]
+      })
+    }).pipe(Effect.scoped)
+  )
+
   it.live("appends, expects, decides, and follows within these seconds as if it knew", () =>
     Effect.gen(function* () {
-      const { other, schema, stores } = yield* served
+      const { other, schema, stores } = yield* serve()
       const { events } = stores
       const reader = yield* follow(stores, { after: "start" })
       yield* reader.until(3n)

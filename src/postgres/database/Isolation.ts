@@ -54,8 +54,15 @@ const withCondition = (text: string): string => {
 /** The text for a transaction, which has the isolation that it was begun with. */
 export const withoutCondition = (text: string): string => text.replaceAll(readCommitted, "true")
 
-const isRefused = ({ reason }: SqlError.SqlError): boolean =>
-  Predicate.hasProperty(reason.cause, "message") && String(reason.cause.message).includes(refusal)
+/** The SQLSTATE with which a hot standby refuses any statement of a session that is SERIALIZABLE by default. */
+const notSupported = "0A000"
+
+const isRefused = ({ reason: { cause } }: SqlError.SqlError): boolean =>
+  (Predicate.hasProperty(cause, "message") && String(cause.message).includes(refusal)) ||
+  (Predicate.hasProperty(cause, "code") &&
+    cause.code === notSupported &&
+    Predicate.hasProperty(cause, "detail") &&
+    String(cause.detail).includes("default_transaction_isolation"))
 
 /** What it takes of a connection to run a statement on it. */
 export type Executing = Pick<Connection, "execute">

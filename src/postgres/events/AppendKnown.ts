@@ -9,13 +9,12 @@ import type { Reason } from "../../StoreError.ts"
 import { type Request, requestOf } from "./AppendRequest.ts"
 import { Archived, type RequestResult } from "./AppendResults.ts"
 import type { AppendStatements, Outcome } from "./AppendStatements.ts"
-import * as ArchivedEnd from "./ArchivedEnd.ts"
 import { moved, type Moved } from "./ArchivedEnd.ts"
 import type { ArchivedEvents } from "./ArchivedEvents.ts"
 
 type Results = ReadonlyArray<RequestResult>
 
-/** Sends a request whose archived events were left out. */
+/** Sends a request, of which archived events may have been left out. */
 type SendRest = (request: Request) => Effect.Effect<RequestResult, Reason>
 
 const isArchived = (result: RequestResult | Archived): result is Archived => result instanceof Archived
@@ -86,6 +85,17 @@ export const make = (archive: ArchivedEvents, { isSame, metadataOf }: AppendStat
     return Exit.succeed(ids.flatMap((id) => stored.get(id) ?? []))
   })
 
+  /** What was archived is restored by now: the function says anew. An id whose event somebody has dropped stays taken. */
+  const askAgain = Effect.fnUntraced(function* (
+    request: Request,
+    { versions }: Archived,
+    send: SendRest
+  ): Effect.fn.Return<RequestResult, Reason> {
+    const dropped = yield* archive.dropped([...versions.values()])
+    const [id] = [...versions].find(([, version]) => version === dropped) ?? []
+    return id === undefined ? yield* send(request) : Exit.fail(new DuplicateEvent({ id }))
+  })
+
   /**
    * What requests give their callers, of what the function has said of each of them. One with archived events that fails does not
    * concern the others, which may be written.
@@ -107,8 +117,9 @@ export const make = (archive: ArchivedEvents, { isSame, metadataOf }: AppendStat
       Effect.forEach(requests, (request, index): Effect.Effect<RequestResult> => {
         const result = found[index]
         if (!isArchived(result)) return Effect.succeed(results[index])
-        return Effect.catch(ArchivedEnd.again(withArchived(request, result, sendRest)), (reason) =>
-          Effect.succeed(Exit.fail(reason))
+        return withArchived(request, result, sendRest).pipe(
+          Effect.catchTag("Moved", () => askAgain(request, result, sendRest)),
+          Effect.catch((reason) => Effect.succeed(Exit.fail(reason)))
         )
       })
     )

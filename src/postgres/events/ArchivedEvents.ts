@@ -24,6 +24,8 @@ const mostKept = 10_000
 
 const Needed = Schema.Struct({ needed: Schema.Boolean })
 
+const Dropped = Schema.Struct({ version: Schema.BigInt })
+
 /** The events of some lines that a filter describes, and the version and the id of the last line. */
 export interface Step {
   readonly events: ReadonlyArray<StoredEvent>
@@ -41,12 +43,13 @@ interface Backward {
 export const make = Effect.gen(function* () {
   const database = yield* PostgresDatabase
   const archive = yield* Effect.serviceOption(EventArchive)
-  const { integers, names, query, schema, sql } = database
+  const { integers, names, query, schema, sql, tables } = database
   const { between } = yield* TagTable.make
   const table = qualify(schema, names.events)
-  const { archived } = ArchiveTable.tablesOf(database)
+  const { archived, archives } = ArchiveTable.tablesOf(database)
   const tagTable = TagTable.tableOf(database)
   const decodeNeeded = decodeRows(Needed, names.events, [])
+  const decodeDropped = decodeRows(Dropped, names.events, ["version"])
   const decode = eventDecoder(names.events, integers)
 
   /** The part that has the next version after this one, or the first above it. */
@@ -170,15 +173,18 @@ export const make = Effect.gen(function* () {
       )
     )
 
-  /** All parts that have versions above one, in their order, up to another one. Each is looked up once the one before was read. */
+  /**
+   * All parts that have versions above one, in their order, up to another one. Each is looked up once the one before was read. Between
+   * two of them there may be a partition that somebody has dropped.
+   */
   const partsUpTo = (after: bigint, last: bigint): Stream.Stream<Part, Reason | Moved> =>
     Stream.paginate(after, (version) =>
       version >= last
         ? Effect.succeed([[], Option.none<bigint>()] as const)
         : Effect.flatMap(partAfter(version), (part) =>
-            part === undefined || part.firstVersion > last
+            part === undefined
               ? Effect.fail(moved)
-              : Effect.succeed([[part], Option.some(part.endVersion - 1n)] as const)
+              : Effect.succeed([part.firstVersion > last ? [] : [part], Option.some(part.endVersion - 1n)] as const)
           )
     )
 
@@ -222,16 +228,35 @@ export const make = Effect.gen(function* () {
       filter: Filter,
       range: Backward
     ): Effect.Effect<{ readonly events: ReadonlyArray<StoredEvent>; readonly rest: bigint }, Reason> =>
-      Effect.flatMap(ArchiveTable.find(database, sql`first_version <= ${range.last}`, "newest"), (part) =>
-        part === undefined || part.endVersion <= range.last
-          ? Effect.succeed({ events: [], rest: range.last })
-          : Effect.map(lastOf(part, filter, range), ({ events, isCut }) => ({
-              events,
-              rest: (isCut ? (events.at(-1)?.version ?? part.firstVersion) : part.firstVersion) - 1n
-            }))
-      ).pipe(Effect.catchTag("Moved", () => Effect.succeed({ events: [], rest: range.last }))),
+      Effect.gen(function* () {
+        const { after, last } = range
+        // Above the last part everything is in the table.
+        const isArchived = sql`${last} < (SELECT max(end_version) FROM ${archives})`
+        const part = yield* ArchiveTable.find(database, sql`first_version <= ${last} AND ${isArchived}`, "newest")
+        if (part === undefined) {
+          const lowest = yield* partAfter(-1n)
+          // Somebody has dropped what was below.
+          return { events: [], rest: lowest !== undefined && lowest.firstVersion > last ? after : last }
+        }
+        const { events, isCut } = yield* lastOf(part, filter, range)
+        return { events, rest: (isCut ? (events.at(-1)?.version ?? part.firstVersion) : part.firstVersion) - 1n }
+      }).pipe(Effect.catchTag("Moved", () => Effect.succeed({ events: [], rest: range.last }))),
 
-    /** The archived events with these versions, as their files have them. */
+    /** The first of these versions that neither the table nor a file has: somebody has dropped its partition. */
+    dropped: (versions: ReadonlyArray<bigint>): Effect.Effect<bigint | undefined, Reason> =>
+      Effect.map(
+        Effect.flatMap(
+          query(sql`
+            SELECT version FROM pg_catalog.unnest(${versions.map(String)}::text[]::bigint[]) AS asked (version)
+            WHERE NOT EXISTS (SELECT FROM ${tables.events} AS event WHERE event.version = asked.version)
+              AND NOT EXISTS (SELECT FROM ${archives} WHERE first_version <= asked.version AND end_version > asked.version)
+            ORDER BY 1 LIMIT 1`),
+          decodeDropped
+        ),
+        ([row]) => row?.version
+      ),
+
+    /** The archived events with these versions, as their files have them. There is none where somebody has dropped its partition. */
     at: Effect.fnUntraced(function* (
       versions: ReadonlyArray<bigint>
     ): Effect.fn.Return<ReadonlyArray<ArchivedRow>, Reason | Moved> {
@@ -240,9 +265,10 @@ export const make = Effect.gen(function* () {
       while (rest[0] !== undefined) {
         const [first] = rest
         const part = yield* partAfter(first - 1n)
-        if (part === undefined || part.firstVersion > first) return yield* Effect.fail(moved)
-        const wanted = new Set(rest.filter((version) => version < part.endVersion))
+        if (part === undefined) return yield* Effect.fail(moved)
+        const wanted = new Set(rest.filter((version) => version >= part.firstVersion && version < part.endVersion))
         rest = rest.filter((version) => version >= part.endVersion)
+        if (wanted.size === 0) continue
         yield* rowsAfter(part, first - 1n).pipe(
           Stream.takeUntil((rows) => {
             for (const row of rows) if (wanted.delete(row.version)) found.push(row)

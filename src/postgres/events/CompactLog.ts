@@ -8,7 +8,7 @@ import { isUuid } from "../../internal/Ids.ts"
 import { InvalidInput } from "../../InvalidInput.ts"
 import type { Reason } from "../../StoreError.ts"
 import { decodeRows } from "../database/DecodeRows.ts"
-import { qualify } from "../database/Identifier.ts"
+import { qualify, unquoted } from "../database/Identifier.ts"
 import type { PostgresDatabase } from "../database/PostgresDatabase.ts"
 
 /** What is wrong with an id that a compact log cannot store. */
@@ -48,9 +48,10 @@ const Row = Schema.Struct({
 })
 
 const describe = ({ names, query, schema, sql }: PostgresDatabase["Service"]) => {
+  const definition = sql.literal(unquoted("pg_catalog.pg_get_indexdef(indexrelid)"))
   const has = (form: string) => sql`EXISTS (
     SELECT FROM pg_catalog.pg_index
-    WHERE indrelid = attrelid AND indisvalid AND indpred IS NULL AND pg_catalog.pg_get_indexdef(indexrelid) LIKE ${`% USING btree ${form}`}::text
+    WHERE indrelid = attrelid AND indisvalid AND indpred IS NULL AND ${definition} LIKE ${`% USING btree ${form}`}::text
   )`
   return query(sql`
     SELECT atttypid = 'pg_catalog.uuid'::regtype::oid AS compact,

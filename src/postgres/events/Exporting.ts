@@ -117,7 +117,7 @@ const allUpTo = (after: bigint, last: bigint): Stream.Stream<Rows, Reason, Postg
         Stream.unwrap(
           Effect.map(archive.partAfter(after), (part): Stream.Stream<Rows, Reason, PostgresDatabase> => {
             goOn(after)
-            if (part === undefined || part.firstVersion > after + 1n) return Stream.empty
+            if (part === undefined) return Stream.empty
             const rows = archive.rowsAfter(part, after).pipe(
               Stream.map((rows) => rows.filter(({ version }) => version <= last)),
               Stream.filter((rows) => rows.length > 0),

@@ -143,7 +143,7 @@ export const make = (database: PostgresDatabase["Service"], { archive, compare, 
   ): Steps =>
     Stream.unwrap(
       Effect.map(archive.partAfter(before.version), (part): Steps => {
-        if (part === undefined || part.firstVersion > before.version + 1n) return Stream.empty
+        if (part === undefined) return Stream.empty
         let seen = before
         const upTo = part.endVersion <= last ? part.endVersion - 1n : last
         const step = (events: ReadonlyArray<StoredEvent>, to: LastSeen.SeenEvent): MarkedReading.Step => {

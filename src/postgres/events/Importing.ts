@@ -23,6 +23,7 @@ import * as ArchivedEnd from "./ArchivedEnd.ts"
 import { moved, type Moved } from "./ArchivedEnd.ts"
 import * as ArchivedEvents from "./ArchivedEvents.ts"
 import type { ArchivedRow } from "./ArchivedPages.ts"
+import * as ArchiveTable from "./ArchiveTable.ts"
 import * as CompactLog from "./CompactLog.ts"
 import * as EventTable from "./EventTable.ts"
 import * as Partitions from "./Partitions.ts"
@@ -79,6 +80,7 @@ export const make = Effect.gen(function* () {
   const decodeKnown = decodeRows(Known, names.events, ["id"])
   const archive = yield* ArchivedEvents.make
   const { end, ids } = ArchivedEnd.make(database)
+  const { archives } = ArchiveTable.tablesOf(database)
   const decodePlaces = decodeRows(Place, EventTable.idsNameOf(database), ["id"])
   const decodePresent = decodeRows(Present, names.events, ["id"])
   const decodeInserted = decodeRows(Inserted, names.events, ["id"])
@@ -117,7 +119,9 @@ export const make = Effect.gen(function* () {
   const selectPresent = (entries: ReadonlyArray<Entry>, partitioned: boolean) => {
     const all = sql`pg_catalog.unnest(${entries.map(({ id }) => id)}::${idType}[]) AS new (id)`
     return partitioned
-      ? sql`SELECT new.id::text AS id, old.version < ${end} AS "isArchived" FROM ${all} JOIN ${ids} AS old ON old.id = new.id`
+      ? sql`SELECT new.id::text AS id, EXISTS (
+          SELECT FROM ${archives} WHERE first_version <= old.version AND end_version > old.version
+        ) AS "isArchived" FROM ${all} JOIN ${ids} AS old ON old.id = new.id`
       : sql`
         SELECT new.id::text AS id, false AS "isArchived" FROM ${all}
         CROSS JOIN LATERAL (SELECT FROM ${events} AS event WHERE ${hasIdIn(false)} OFFSET 0) AS old`

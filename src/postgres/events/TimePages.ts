@@ -8,7 +8,7 @@
  */
 import { DateTime } from "effect"
 import type { Fragment } from "effect/sql/Statement"
-import { qualify } from "../database/Identifier.ts"
+import { qualify, unquoted } from "../database/Identifier.ts"
 import type { PostgresDatabase } from "../database/PostgresDatabase.ts"
 import * as CompactLog from "./CompactLog.ts"
 import type { Course, Span } from "./PageRange.ts"
@@ -35,6 +35,8 @@ export const make = (database: PostgresDatabase["Service"]) => {
 
   const between = ({ after, last }: Span) => sql`version > ${after} AND version <= ${last}`
 
+  const expressionOf = sql.literal(unquoted("pg_catalog.pg_get_expr(indexprs, indrelid)"))
+
   /**
    * Whether the index of times is there, and built to its end. Without it the statement that uses it would read the log again and
    * again.
@@ -44,8 +46,8 @@ export const make = (database: PostgresDatabase["Service"]) => {
     WHERE indrelid = ${qualify(database.schema, database.names.events)}::regclass::oid AND indisvalid AND indpred IS NULL
       AND ${
         indexes.times
-          ? sql`pg_catalog.pg_get_expr(indexprs, indrelid) = ${CompactLog.timeKey}::text`
-          : sql`attname = 'created_at'::name AND pg_catalog.pg_get_expr(indexprs, indrelid) = '(version >> 12)'::text`
+          ? sql`${expressionOf} = ${CompactLog.timeKey}::text`
+          : sql`attname = 'created_at'::name AND ${expressionOf} = '(version >> 12)'::text`
       }
   )`
 
