@@ -84,7 +84,7 @@ describe.each(["repeatable read", "serializable"])("a standby whose sessions hav
       // The archive waits at its end, while it has the log alone.
       yield* execute(
         [
-          `CREATE FUNCTION hold() RETURNS event_trigger LANGUAGE plpgsql AS $$
+          `CREATE FUNCTION hold() RETURNS event_trigger LANGUAGE plpgsql SET lock_timeout = 0 AS $$
            BEGIN PERFORM pg_advisory_xact_lock_shared(1); END $$`,
           "CREATE EVENT TRIGGER hold ON ddl_command_end WHEN TAG IN ('DROP TABLE') EXECUTE FUNCTION hold()"
         ],
@@ -93,8 +93,14 @@ describe.each(["repeatable read", "serializable"])("a standby whose sessions hav
       const holder = yield* session(primary.url)
       yield* holder("SELECT pg_advisory_lock(1)")
       const archiving = yield* Effect.forkScoped(archive(100n))
+      // It has had the log before for moments, where something else was in its way.
+      const isHeld = "SELECT FROM pg_locks WHERE locktype = 'advisory' AND objid = 1 AND NOT granted"
+      yield* Effect.repeat(Effect.delay(query(isHeld, primary.url), 20), { until: ({ length }) => length > 0 })
+      // The commit sends all that was written before.
+      yield* execute(["CREATE TABLE sent ()"], primary.url)
+      yield* replayed
       const isLocked = `SELECT FROM pg_locks WHERE relation = 'events'::regclass AND mode = 'AccessExclusiveLock' AND granted`
-      yield* Effect.repeat(Effect.delay(query(isLocked, standby.url), 20), { until: ({ length }) => length > 0 })
+      assert.lengthOf(yield* query(isLocked, standby.url), 1)
       const reading = yield* Effect.forkScoped(reads)
       const waiting = `SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND application_name = '${replica.applicationName}'`
       yield* Effect.repeat(Effect.delay(query(waiting, standby.url), 20), { until: ({ length }) => length === 4 })
