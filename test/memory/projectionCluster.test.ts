@@ -1,8 +1,8 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Deferred, Effect, Fiber, Layer, Schedule } from "effect"
-import { EventStore, OffsetStore, Projection, Supervisor } from "effect-strata"
+import { EventStore, InvalidInput, OffsetStore, Projection, Supervisor } from "effect-strata"
 import * as Memory from "effect-strata/memory"
-import { TestRunner } from "effect/cluster"
+import { Sharding, TestRunner } from "effect/cluster"
 import { untilHandled } from "../../src/testing/ProjectionScene.ts"
 
 const cluster = (handled: Array<string>) =>
@@ -86,6 +86,24 @@ describe("Projection.layerCluster", () => {
       yield* append(2)
       assert.deepStrictEqual(handled, [1, 2])
     }).pipe(Effect.scoped, Effect.provide(Memory.layer))
+  )
+
+  it.live("refuses wrong settings before the cluster places a shard", () =>
+    Effect.gen(function* () {
+      const sharding = yield* Sharding.Sharding
+      let placed = 0
+      const counting = Layer.succeed(Sharding.Sharding, {
+        ...sharding,
+        registerSingleton: (...singleton) => {
+          placed++
+          return sharding.registerSingleton(...singleton)
+        }
+      })
+      const many = Projection.make({ name: "many", shards: 2000, handler: () => Effect.void })
+      const { cause } = yield* Effect.flip(Supervisor.launch(Layer.provide(Projection.layerCluster(many), counting)))
+      assert.instanceOf(cause, InvalidInput.InvalidInput)
+      assert.strictEqual(placed, 0)
+    }).pipe(Effect.provide(TestRunner.layer), Effect.provide(Memory.layer))
   )
 
   it.live("ends the process when the projection ends, as the supervisor has it", () =>

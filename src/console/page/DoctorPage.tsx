@@ -5,7 +5,7 @@ import { Action, MissingGrants } from "./Action.tsx"
 import { type Failed, follow, useAbout, useAnswer } from "./Client.ts"
 import { plural, span } from "./Format.ts"
 import { useNow } from "./Live.ts"
-import { Badge, FailedNote, Panel, Skeleton } from "./Parts.tsx"
+import { Badge, FailedNote, Panel, Skeleton, Table } from "./Parts.tsx"
 import { go, hrefWith, type Route } from "./Route.ts"
 
 /** Writers and a subscriber in a schema of their own, for a while: does this server keep every event? */
@@ -163,31 +163,20 @@ const Findings = ({ route }: { readonly route: Route }) => {
           Check again
         </button>
       </div>
-      <div class="table-box" tabIndex={0} role="group" aria-label="Findings">
-        <table class="roomy">
-          <thead>
-            <tr>
-              <th>Check</th>
-              <th>Level</th>
-              <th>What it found</th>
-            </tr>
-          </thead>
-          <tbody>
-            {value.map(({ check, level, remedy, says }) => (
-              <tr key={`${check} ${says}`}>
-                <td>{check}</td>
-                <td>
-                  <Badge state={level} />
-                </td>
-                <td class="wrap">
-                  {says}
-                  {remedy === null ? null : <div class="remedy">{remedy}</div>}
-                </td>
-              </tr>
-            ))}
-          </tbody>
-        </table>
-      </div>
+      <Table label="Findings" heads={["Check", "Level", "What it found"]} isRoomy>
+        {value.map(({ check, level, remedy, says }) => (
+          <tr key={`${check} ${says}`}>
+            <td>{check}</td>
+            <td>
+              <Badge state={level} />
+            </td>
+            <td class="wrap">
+              {says}
+              {remedy === null ? null : <div class="remedy">{remedy}</div>}
+            </td>
+          </tr>
+        ))}
+      </Table>
     </>
   )
 }

@@ -4,7 +4,7 @@ import type { Moment } from "../api/Answers.ts"
 import { Chart, type Point } from "./Chart.tsx"
 import { about, plural, rate, span, whole } from "./Format.ts"
 import { type Live, lags, rates, useLive, waiting } from "./Live.ts"
-import { Badge, Empty, Panel, type Queue, QueueCount, Skeleton, Span, Time, Whole } from "./Parts.tsx"
+import { Badge, Empty, Panel, type Queue, QueueCount, Skeleton, Span, Table, Time, Whole } from "./Parts.tsx"
 import { href, processesHref, projectionHref, queueHref } from "./Route.ts"
 
 type Problem = Moment["problems"][number]
@@ -121,75 +121,61 @@ const Projections = ({ all }: { readonly all: NonNullable<Moment["projections"]>
   all.length === 0 ? (
     <Empty title="No projection has run on this database yet" />
   ) : (
-    <div class="table-box" tabIndex={0} role="group" aria-label="Projections">
-      <table>
-        <thead>
-          <tr>
-            <th>Projection</th>
-            <th>State</th>
-            <th class="right">Behind</th>
-            <th class="right">Lag</th>
-            <th class="right">Parked</th>
-          </tr>
-        </thead>
-        <tbody>
-          {all.map(({ behindMillis, lag, name, parked, state }) => (
-            <tr key={name}>
-              <td>
-                <a href={projectionHref(name)}>{name}</a>
-              </td>
-              <td>
-                <Badge state={state} />
-              </td>
-              <td class="right">
-                <Span millis={behindMillis} />
-              </td>
-              <td class="right">
-                <Whole value={lag} />
-              </td>
-              <td class="right">{parked === 0 ? "–" : <Whole value={parked} />}</td>
-            </tr>
-          ))}
-        </tbody>
-      </table>
-    </div>
+    <Table
+      label="Projections"
+      heads={["Projection", "State", { right: "Behind" }, { right: "Lag" }, { right: "Parked" }]}
+    >
+      {all.map(({ behindMillis, lag, name, parked, state }) => (
+        <tr key={name}>
+          <td>
+            <a href={projectionHref(name)}>{name}</a>
+          </td>
+          <td>
+            <Badge state={state} />
+          </td>
+          <td class="right">
+            <Span millis={behindMillis} />
+          </td>
+          <td class="right">
+            <Whole value={lag} />
+          </td>
+          <td class="right">{parked === 0 ? "–" : <Whole value={parked} />}</td>
+        </tr>
+      ))}
+    </Table>
   )
 
 const Queues = ({ all }: { readonly all: NonNullable<Moment["queues"]>["all"] }) =>
   all.length === 0 ? (
     <Empty title="No message waits" />
   ) : (
-    <div class="table-box" tabIndex={0} role="group" aria-label="Queues">
-      <table>
-        <thead>
-          <tr>
-            <th>Queue</th>
-            <th class="right">Incoming</th>
-            <th class="right">Active</th>
-            <th class="right">Deferred</th>
-            <th class="right">Bounced</th>
-            <th class="right">Waiting for</th>
-          </tr>
-        </thead>
-        <tbody>
-          {all.map((one) => (
-            <tr key={one.queue ?? ""}>
-              <td>
-                <a href={queueHref(one.queue)}>{one.queue ?? "in no queue"}</a>
-              </td>
-              {(["incoming", "active", "deferred", "bounce"] as const).map((state) => (
-                <td key={state} class={`right ${state === "bounce" && one.bounce > 0 ? "is-bad" : ""}`}>
-                  <QueueCount queue={one} state={state} />
-                </td>
-              ))}
-              <td class="right">
-                <Span millis={one.oldestReadyMillis ?? 0} />
-              </td>
-            </tr>
+    <Table
+      label="Queues"
+      heads={[
+        "Queue",
+        { right: "Incoming" },
+        { right: "Active" },
+        { right: "Deferred" },
+        { right: "Bounced" },
+        { right: "Waiting for" }
+      ]}
+    >
+      {all.map((one) => (
+        <tr key={one.queue ?? ""}>
+          <td>
+            <a href={queueHref(one.queue)}>{one.queue ?? "in no queue"}</a>
+          </td>
+          {(["incoming", "active", "deferred", "bounce"] as const).map((state) => (
+            <td key={state} class={`right ${state === "bounce" && one.bounce > 0 ? "is-bad" : ""}`}>
+              <QueueCount queue={one} state={state} />
+            </td>
           ))}
-        </tbody>
-      </table>
-    </div>
+          <td class="right">
+            <Span millis={one.oldestReadyMillis ?? 0} />
+          </td>
+        </tr>
+      ))}
+    </Table>
   )
 
 export const OverviewPage = () => {

@@ -7,6 +7,37 @@ import { about, ago, bytes, span, whole } from "./Format.ts"
 import { useNow } from "./Live.ts"
 import { href } from "./Route.ts"
 
+/** The title of a column. Numbers stand on the right. */
+type Head = string | { readonly right: string }
+
+/** A table, which scrolls by itself where it is wider than the page. */
+export const Table = (props: {
+  readonly label: string
+  readonly heads: ReadonlyArray<Head>
+  /** Whether its rows have more room: it is all that a page is about. */
+  readonly isRoomy?: boolean
+  readonly children: ComponentChildren
+}) => (
+  <div class="table-box" tabIndex={0} role="group" aria-label={props.label}>
+    <table class={props.isRoomy === true ? "roomy" : ""}>
+      <thead>
+        <tr>
+          {props.heads.map((head) =>
+            typeof head === "string" ? (
+              <th key={head}>{head}</th>
+            ) : (
+              <th key={head.right} class="right">
+                {head.right}
+              </th>
+            )
+          )}
+        </tr>
+      </thead>
+      <tbody>{props.children}</tbody>
+    </table>
+  </div>
+)
+
 /** A time as people say it. The exact one is its title, and a click shows it. */
 export const Time = ({ at }: { readonly at: string }) => {
   const now = useNow()

@@ -1,7 +1,7 @@
 /** Processes that run projections, a row each, with what each of them runs. */
 import type { ComponentChildren } from "preact"
 import type { Answer } from "../api/Answers.ts"
-import { Badge, Time } from "./Parts.tsx"
+import { Badge, Table, Time } from "./Parts.tsx"
 
 type Process = Omit<Answer<"/api/processes">[number], "runs">
 
@@ -14,38 +14,23 @@ interface ProcessTableProps<One extends Process> {
 }
 
 export const ProcessTable = <One extends Process>({ all, runs, title }: ProcessTableProps<One>) => (
-  <div class="table-box" tabIndex={0} role="group" aria-label="Processes">
-    <table class="roomy">
-      <thead>
-        <tr>
-          <th>Process</th>
-          <th>Host</th>
-          <th class="right">Pid</th>
-          <th>State</th>
-          <th>Since</th>
-          <th>Heard of</th>
-          <th>{title}</th>
-        </tr>
-      </thead>
-      <tbody>
-        {all.map((one) => (
-          <tr key={one.id}>
-            <td>{one.name}</td>
-            <td>{one.host}</td>
-            <td class="right">{one.pid}</td>
-            <td>
-              <Badge state={one.isSilent ? "silent" : "running"} />
-            </td>
-            <td>
-              <Time at={one.since} />
-            </td>
-            <td>
-              <Time at={one.heardAt} />
-            </td>
-            <td class="wrap">{runs(one)}</td>
-          </tr>
-        ))}
-      </tbody>
-    </table>
-  </div>
+  <Table label="Processes" heads={["Process", "Host", { right: "Pid" }, "State", "Since", "Heard of", title]} isRoomy>
+    {all.map((one) => (
+      <tr key={one.id}>
+        <td>{one.name}</td>
+        <td>{one.host}</td>
+        <td class="right">{one.pid}</td>
+        <td>
+          <Badge state={one.isSilent ? "silent" : "running"} />
+        </td>
+        <td>
+          <Time at={one.since} />
+        </td>
+        <td>
+          <Time at={one.heardAt} />
+        </td>
+        <td class="wrap">{runs(one)}</td>
+      </tr>
+    ))}
+  </Table>
 )

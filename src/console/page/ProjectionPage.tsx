@@ -6,7 +6,7 @@ import { Chart } from "./Chart.tsx"
 import { useAnswer } from "./Client.ts"
 import { firstLine, plural, whole } from "./Format.ts"
 import { lags, useLive } from "./Live.ts"
-import { Badge, Empty, FailedNote, Whole, Panel, Skeleton, Span } from "./Parts.tsx"
+import { Badge, Empty, FailedNote, Panel, Skeleton, Span, Table, Whole } from "./Parts.tsx"
 import { ProcessTable } from "./ProcessTable.tsx"
 import { aggregateHref, eventHref, go, href, processesHref, projectionHref } from "./Route.ts"
 
@@ -73,108 +73,94 @@ const Failures = ({
   /** The projection whose aggregates can be retried one by one. */
   readonly retryOf?: string
 }) => (
-  <div class="table-box" tabIndex={0} role="group" aria-label="Failures">
-    <table>
-      <thead>
-        <tr>
-          <th class="right">Version</th>
-          <th>Aggregate</th>
-          <th>Type</th>
-          <th>Failed with</th>
-          {retryOf === undefined ? null : <th>Retry</th>}
-        </tr>
-      </thead>
-      <tbody>
-        {failures.map((failure) => (
-          <tr key={`${failure.shardNumber} ${failure.version}`}>
-            <td class="right">
-              <a href={eventHref(failure.version)}>
-                <Whole value={failure.version} />
-              </a>
-            </td>
-            <td>
-              <a href={aggregateHref(failure.aggregateId)}>{failure.aggregateId}</a>
-              {asked?.has(failure.aggregateId) ? <span class="badge accent">retry asked for</span> : null}
-            </td>
-            <td>
-              <span class="chip">{failure.eventType}</span>
-            </td>
-            <td class="wrap">
-              <Error error={failure.error} />
-            </td>
-            {retryOf === undefined ? null : (
-              <td>
-                <Action
-                  name={`Retry ${failure.aggregateId}`}
-                  label="Retry"
-                  question={`Have the events of ${failure.aggregateId} handled again, from version ${whole(failure.version)} on?`}
-                  changes="projections"
-                  path="/api/actions/projection"
-                  change={{ action: "retry", name: retryOf, aggregates: [failure.aggregateId] }}
-                />
-              </td>
-            )}
-          </tr>
-        ))}
-      </tbody>
-    </table>
-  </div>
+  <Table
+    label="Failures"
+    heads={[{ right: "Version" }, "Aggregate", "Type", "Failed with", ...(retryOf === undefined ? [] : ["Retry"])]}
+  >
+    {failures.map((failure) => (
+      <tr key={`${failure.shardNumber} ${failure.version}`}>
+        <td class="right">
+          <a href={eventHref(failure.version)}>
+            <Whole value={failure.version} />
+          </a>
+        </td>
+        <td>
+          <a href={aggregateHref(failure.aggregateId)}>{failure.aggregateId}</a>
+          {asked?.has(failure.aggregateId) ? <span class="badge accent">retry asked for</span> : null}
+        </td>
+        <td>
+          <span class="chip">{failure.eventType}</span>
+        </td>
+        <td class="wrap">
+          <Error error={failure.error} />
+        </td>
+        {retryOf === undefined ? null : (
+          <td>
+            <Action
+              name={`Retry ${failure.aggregateId}`}
+              label="Retry"
+              question={`Have the events of ${failure.aggregateId} handled again, from version ${whole(failure.version)} on?`}
+              changes="projections"
+              path="/api/actions/projection"
+              change={{ action: "retry", name: retryOf, aggregates: [failure.aggregateId] }}
+            />
+          </td>
+        )}
+      </tr>
+    ))}
+  </Table>
 )
 
 const Shards = ({ shards }: { readonly shards: ReadonlyArray<Shard> }) => (
-  <div class="table-box" tabIndex={0} role="group" aria-label="Shards">
-    <table>
-      <thead>
-        <tr>
-          <th class="right">Shard</th>
-          <th>State</th>
-          <th class="right">Offset</th>
-          <th class="right">Lag</th>
-          <th class="right">Behind</th>
-          <th class="right">Parked</th>
-          <th class="right">Skipped</th>
-          <th>Process</th>
-          <th>Last failure</th>
-        </tr>
-      </thead>
-      <tbody>
-        {shards.map((shard) => (
-          <tr key={shard.shardNumber}>
-            <td class="right">{shard.shardNumber}</td>
-            <td>
-              <Badge state={shard.state} />
-            </td>
-            <td class="right">
-              <Whole value={shard.offset} />
-            </td>
-            <td class="right">
-              <Whole value={shard.lag} />
-            </td>
-            <td class="right">
-              <Span millis={shard.behindMillis} />
-            </td>
-            <td class="right">
-              <Whole value={shard.parked} />
-            </td>
-            <td class="right">
-              <Whole value={shard.skipped} />
-            </td>
-            <td>{shard.process ?? <span class="muted">none</span>}</td>
-            <td class="wrap">
-              {shard.failure === null ? (
-                <span class="muted">none</span>
-              ) : (
-                <>
-                  at <a href={eventHref(shard.failure.version)}>{whole(shard.failure.version)}</a>:{" "}
-                  <Error error={shard.failure.error} />
-                </>
-              )}
-            </td>
-          </tr>
-        ))}
-      </tbody>
-    </table>
-  </div>
+  <Table
+    label="Shards"
+    heads={[
+      { right: "Shard" },
+      "State",
+      { right: "Offset" },
+      { right: "Lag" },
+      { right: "Behind" },
+      { right: "Parked" },
+      { right: "Skipped" },
+      "Process",
+      "Last failure"
+    ]}
+  >
+    {shards.map((shard) => (
+      <tr key={shard.shardNumber}>
+        <td class="right">{shard.shardNumber}</td>
+        <td>
+          <Badge state={shard.state} />
+        </td>
+        <td class="right">
+          <Whole value={shard.offset} />
+        </td>
+        <td class="right">
+          <Whole value={shard.lag} />
+        </td>
+        <td class="right">
+          <Span millis={shard.behindMillis} />
+        </td>
+        <td class="right">
+          <Whole value={shard.parked} />
+        </td>
+        <td class="right">
+          <Whole value={shard.skipped} />
+        </td>
+        <td>{shard.process ?? <span class="muted">none</span>}</td>
+        <td class="wrap">
+          {shard.failure === null ? (
+            <span class="muted">none</span>
+          ) : (
+            <>
+              at <a href={eventHref(shard.failure.version)}>{whole(shard.failure.version)}</a>:{" "}
+              <Error error={shard.failure.error} />
+            </>
+          )}
+        </td>
+      </tr>
+    ))}
+  </Table>
 )
 
 const Processes = ({ processes }: Pick<Detail, "processes">) =>

@@ -4,7 +4,7 @@ import { Chart } from "./Chart.tsx"
 import { useAnswer } from "./Client.ts"
 import { plural } from "./Format.ts"
 import { lags, useLive } from "./Live.ts"
-import { Badge, Empty, FailedNote, Panel, Skeleton, Span, Time, Whole } from "./Parts.tsx"
+import { Badge, Empty, FailedNote, Panel, Skeleton, Span, Table, Time, Whole } from "./Parts.tsx"
 import { processesHref, projectionHref } from "./Route.ts"
 import { type Column, Rows } from "./Rows.tsx"
 
@@ -69,52 +69,49 @@ export const ProjectionsPage = () => {
       <Panel title="Lag over time" aside="the slowest one">
         <Chart title="Lag of the slowest projection" points={lags(samples)} say={(value) => plural(value, "version")} />
       </Panel>
-      <div class="table-box" tabIndex={0} role="group" aria-label="Projections">
-        <table class="roomy">
-          <thead>
-            <tr>
-              <th>Projection</th>
-              <th>State</th>
-              <th class="right">Shards</th>
-              <th class="right">Offset</th>
-              <th class="right">Lag</th>
-              <th class="right">Behind</th>
-              <th class="right">Parked</th>
-              <th class="right">Skipped</th>
-            </tr>
-          </thead>
-          <tbody>
-            {projections.all.map((one) => (
-              <tr key={one.name}>
-                <td>
-                  <a href={projectionHref(one.name)}>{one.name}</a>
-                </td>
-                <td>
-                  <Badge state={one.state} />
-                </td>
-                <td class="right">
-                  <Whole value={one.shards} />
-                </td>
-                <td class="right">
-                  <Whole value={one.offset} />
-                </td>
-                <td class="right">
-                  <Whole value={one.lag} />
-                </td>
-                <td class="right">
-                  <Span millis={one.behindMillis} />
-                </td>
-                <td class={`right ${one.parked > 0 ? "is-bad" : ""}`}>
-                  <Whole value={one.parked} />
-                </td>
-                <td class="right">
-                  <Whole value={one.skipped} />
-                </td>
-              </tr>
-            ))}
-          </tbody>
-        </table>
-      </div>
+      <Table
+        label="Projections"
+        heads={[
+          "Projection",
+          "State",
+          { right: "Shards" },
+          { right: "Offset" },
+          { right: "Lag" },
+          { right: "Behind" },
+          { right: "Parked" },
+          { right: "Skipped" }
+        ]}
+        isRoomy
+      >
+        {projections.all.map((one) => (
+          <tr key={one.name}>
+            <td>
+              <a href={projectionHref(one.name)}>{one.name}</a>
+            </td>
+            <td>
+              <Badge state={one.state} />
+            </td>
+            <td class="right">
+              <Whole value={one.shards} />
+            </td>
+            <td class="right">
+              <Whole value={one.offset} />
+            </td>
+            <td class="right">
+              <Whole value={one.lag} />
+            </td>
+            <td class="right">
+              <Span millis={one.behindMillis} />
+            </td>
+            <td class={`right ${one.parked > 0 ? "is-bad" : ""}`}>
+              <Whole value={one.parked} />
+            </td>
+            <td class="right">
+              <Whole value={one.skipped} />
+            </td>
+          </tr>
+        ))}
+      </Table>
       <Panel title="Offsets" aside="of every program">
         <Offsets />
       </Panel>

@@ -7,7 +7,7 @@ import { firstLine } from "./Format.ts"
 import { useKeys } from "./Keys.ts"
 import { useLive } from "./Live.ts"
 import { MessageView } from "./MessageView.tsx"
-import { Empty, FailedNote, type Queue, QueueCount, Skeleton, Span, Time, Whole } from "./Parts.tsx"
+import { Empty, FailedNote, type Queue, QueueCount, Skeleton, Span, Table, Time, Whole } from "./Parts.tsx"
 import { go, hrefWith, queueHref, type Route } from "./Route.ts"
 import { type Column, Rows } from "./Rows.tsx"
 
@@ -35,48 +35,41 @@ const QueueTable = ({
   readonly queues: ReadonlyArray<Queue>
   readonly selected: string | null | undefined
 }) => (
-  <div class="table-box" tabIndex={0} role="group" aria-label="Queues">
-    <table class="roomy">
-      <thead>
-        <tr>
-          <th>Queue</th>
-          {states.slice(0, 5).map((state) => (
-            <th key={state} class="right">
-              {state}
-            </th>
-          ))}
-          <th class="right">Leased</th>
-          <th class="right">Oldest ready</th>
-        </tr>
-      </thead>
-      <tbody>
-        {queues.map((one) => (
-          <tr key={one.queue ?? ""} class={one.queue === selected ? "is-selected" : ""}>
-            <td>
-              <a href={queueHref(one.queue)}>{one.queue ?? "in no queue"}</a>
-            </td>
-            {(["incoming", "active", "deferred", "hold", "bounce"] as const).map((state) => (
-              <td key={state} class={`right ${state === "bounce" && one.bounce > 0 ? "is-bad" : ""}`}>
-                {one[state] === 0 ? (
-                  <span class="muted">0</span>
-                ) : (
-                  <a href={queueHref(one.queue, state)}>
-                    <QueueCount queue={one} state={state} />
-                  </a>
-                )}
-              </td>
-            ))}
-            <td class="right">
-              <Whole value={one.leased} />
-            </td>
-            <td class="right">
-              <Span millis={one.oldestReadyMillis ?? 0} />
-            </td>
-          </tr>
+  <Table
+    label="Queues"
+    heads={[
+      "Queue",
+      ...states.slice(0, 5).map((state) => ({ right: state })),
+      { right: "Leased" },
+      { right: "Oldest ready" }
+    ]}
+    isRoomy
+  >
+    {queues.map((one) => (
+      <tr key={one.queue ?? ""} class={one.queue === selected ? "is-selected" : ""}>
+        <td>
+          <a href={queueHref(one.queue)}>{one.queue ?? "in no queue"}</a>
+        </td>
+        {(["incoming", "active", "deferred", "hold", "bounce"] as const).map((state) => (
+          <td key={state} class={`right ${state === "bounce" && one.bounce > 0 ? "is-bad" : ""}`}>
+            {one[state] === 0 ? (
+              <span class="muted">0</span>
+            ) : (
+              <a href={queueHref(one.queue, state)}>
+                <QueueCount queue={one} state={state} />
+              </a>
+            )}
+          </td>
         ))}
-      </tbody>
-    </table>
-  </div>
+        <td class="right">
+          <Whole value={one.leased} />
+        </td>
+        <td class="right">
+          <Span millis={one.oldestReadyMillis ?? 0} />
+        </td>
+      </tr>
+    ))}
+  </Table>
 )
 
 const columns: ReadonlyArray<Column<Message>> = [

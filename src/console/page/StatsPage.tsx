@@ -2,7 +2,7 @@
 import type { Answer } from "../api/Answers.ts"
 import { useAnswer } from "./Client.ts"
 import { about, clock, whole } from "./Format.ts"
-import { Empty, FailedNote, Field, Panel, Skeleton, Time, Whole } from "./Parts.tsx"
+import { Empty, FailedNote, Field, Panel, Skeleton, Table, Time, Whole } from "./Parts.tsx"
 import { aggregateHref, href, type Route } from "./Route.ts"
 
 type Stats = Answer<"/api/stats">
@@ -19,26 +19,16 @@ const Groups = ({
   readonly groups: ReadonlyArray<Group>
   readonly hrefOf: (name: string) => string
 }) => (
-  <div class="table-box" tabIndex={0} role="group" aria-label={title}>
-    <table>
-      <thead>
-        <tr>
-          <th>{title}</th>
-          <th class="right">Events</th>
-        </tr>
-      </thead>
-      <tbody>
-        {groups.map(({ events, isEstimate, name }) => (
-          <tr key={name}>
-            <td class="wrap">
-              <a href={hrefOf(name)}>{name}</a>
-            </td>
-            <td class="right number">{numberOf(events, isEstimate)}</td>
-          </tr>
-        ))}
-      </tbody>
-    </table>
-  </div>
+  <Table label={title} heads={[title, { right: "Events" }]}>
+    {groups.map(({ events, isEstimate, name }) => (
+      <tr key={name}>
+        <td class="wrap">
+          <a href={hrefOf(name)}>{name}</a>
+        </td>
+        <td class="right number">{numberOf(events, isEstimate)}</td>
+      </tr>
+    ))}
+  </Table>
 )
 
 /** A time that names the day, too, as the log can be years long. */
