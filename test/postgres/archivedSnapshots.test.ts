@@ -81,11 +81,11 @@ describe.each(["repeatable read", "serializable"])("a standby whose sessions hav
         { concurrency: "unbounded" }
       )
       const before = yield* reads
-      // The archive waits at its end, while it has the log alone.
+      // The archive waits at its end, for as long as it takes, while it has the log alone.
       yield* execute(
         [
           `CREATE FUNCTION hold() RETURNS event_trigger LANGUAGE plpgsql AS $$
-           BEGIN PERFORM pg_advisory_xact_lock_shared(1); END $$`,
+           BEGIN PERFORM set_config('lock_timeout', '0', true), pg_advisory_xact_lock_shared(1); END $$`,
           "CREATE EVENT TRIGGER hold ON ddl_command_end WHEN TAG IN ('DROP TABLE') EXECUTE FUNCTION hold()"
         ],
         primary.url
