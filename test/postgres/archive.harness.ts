@@ -42,14 +42,17 @@ export const serveArchive = Effect.fnUntraced(function* (
   return { ...stores, ...archiving(stores, files), files, directory }
 })
 
-/** Events of several aggregates and types, of which some have tags, and texts and numbers that are hard to keep. */
+/**
+ * Events of several aggregates and types, of which some have tags, and texts and numbers that are hard to keep. The last event of the
+ * first part, of version 49, is alone in its aggregate and with its tag.
+ */
 export const shapes = (count: number) =>
   Array.from({ length: count }, (_, n) => ({
-    aggregateId: `aggregate ${n % 7}`,
+    aggregateId: n === 48 ? "alone" : `aggregate ${n % 7}`,
     eventType: n % 3 === 0 ? "Rare" : "Happened",
     data: { n, text: '\u202e ,"data":","metadata": \\ \n é', deep: [{ ',"metadata":': n / 3 }] },
     ...(n % 2 === 0 ? { metadata: { ',"data":': n } } : {}),
-    tags: n % 5 === 0 ? [`tag ${n % 2}`, "every fifth"] : []
+    tags: n % 5 === 0 ? [`tag ${n % 2}`, "every fifth"] : n === 48 ? ["alone"] : []
   }))
 
 export const collect = <A, E>(stream: Stream.Stream<A, E>) => Stream.runCollect(stream)
@@ -66,16 +69,21 @@ export const everything = ({ events }: Pick<ServedEvents, "events">) =>
       { limit: 80 },
       { after: 20n },
       { after: 20n, limit: 5 },
+      { after: 48n },
+      { after: 48n, limit: 1 },
       { after: 49n },
       { after: 50n },
       { after: 110n },
       { aggregateIds: ["aggregate 3"] },
       { aggregateIds: ["aggregate 3", "aggregate 5"] },
+      { aggregateIds: ["alone"] },
       { aggregateIds: ["nobody"] },
       { eventTypes: ["Rare"] },
       { eventTypes: ["Rare"], limit: 3, after: 10n },
       { tags: ["tag 1"] },
       { tags: ["tag 0", "every fifth"], limit: 4 },
+      { tags: ["alone"] },
+      { items: [{ tags: ["alone"] }] },
       { tags: ["nothing"] },
       { items: [{ tags: ["tag 0"] }, { eventTypes: ["Rare"], tags: ["every fifth"] }] },
       { items: [{ eventTypes: ["Rare"] }, { tags: ["tag 1"] }] },
@@ -89,6 +97,7 @@ export const everything = ({ events }: Pick<ServedEvents, "events">) =>
         found.push([query, direction, yield* collect(events.read({ ...query, direction }))])
       }
     }
+    found.push(yield* events.loadByAggregate("alone"))
     for (let n = 0; n < 8; n++) {
       found.push(yield* events.loadByAggregate(`aggregate ${n}`))
       found.push(yield* events.loadByAggregate(`aggregate ${n}`, 75n))

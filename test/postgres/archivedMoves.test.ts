@@ -2,16 +2,21 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Layer, Option, Stream } from "effect"
 import * as Postgres from "effect-strata/postgres"
+import { readdir, readFile, writeFile } from "node:fs/promises"
+import { join } from "node:path"
+import { gunzipSync, gzipSync } from "node:zlib"
+import * as ArchivedEnd from "../../src/postgres/events/ArchivedEnd.ts"
 import type { ReadBackward } from "../../src/postgres/events/BackwardReading.ts"
+import { lineOf } from "../../src/postgres/events/EventLines.ts"
 import * as Exporting from "../../src/postgres/events/Exporting.ts"
 import * as Importing from "../../src/postgres/events/Importing.ts"
 import * as Reading from "../../src/postgres/events/Reading.ts"
 import { temporaryDirectory } from "../cli/harness.ts"
 import { collect, serveArchive, shapes } from "./archive.harness.ts"
 import { event, follow } from "./events.harness.ts"
-import { execute } from "./harness.ts"
+import { execute, failsWith } from "./harness.ts"
 
-const { EventArchive } = Postgres
+const { EventArchive, PostgresDatabase } = Postgres
 
 /** Files before whose reading something is done, once. */
 const hookedFiles = Effect.gen(function* () {
@@ -61,6 +66,90 @@ describe("a reader from the last event on", () => {
         }
       }
     }).pipe(Effect.scoped)
+  )
+})
+
+describe("a reader of files", () => {
+  it.live("goes on with the table where a part is restored before its file is read", () =>
+    Effect.gen(function* () {
+      const { beforeReading, files } = yield* hookedFiles
+      const stores = yield* serveArchive({}, files)
+      const { archive, events, layer, restore } = stores
+      yield* events.append(shapes(220))
+      const [old] = yield* events.load()
+      const exported = Effect.provide(Effect.flatMap(Exporting.settledPages(0n), Stream.runCollect), layer)
+      const reads: ReadonlyArray<Effect.Effect<unknown, unknown>> = [
+        events.load(),
+        events.load(60n),
+        collect(events.read({ tags: ["every fifth"], batchSize: 3 })),
+        events.loadByAggregate("aggregate 3"),
+        events.get(old?.id ?? ""),
+        Effect.map(events.readForDecision([{ tags: ["tag 1"] }]), ({ events }) => events),
+        Effect.map(exported, (pages) => pages.flat().map(lineOf))
+      ]
+      for (const read of reads) {
+        const before = yield* read
+        for (const from of [150n, 100n, 0n]) {
+          yield* archive(200n)
+          beforeReading(restore(from))
+          assert.deepStrictEqual(yield* read, before)
+          yield* restore()
+        }
+      }
+    }).pipe(Effect.scoped)
+  )
+
+  it.live("gives a part of more events than it keeps at a time, from the last one on", () =>
+    Effect.gen(function* () {
+      const { archive, events, table } = yield* serveArchive({ options: { partitions: { size: 25_000n } } })
+      const count = 25_100
+      yield* execute([
+        `INSERT INTO ${table} (id, aggregate_id, event_type, data) SELECT 'event ' || n, 'a', 'T', '{}'
+         FROM generate_series(1, ${count}) AS n`
+      ])
+      assert.lengthOf((yield* archive(25_000n)).parts, 1)
+      const found = yield* collect(events.read({ direction: "backward" }))
+      assert.deepStrictEqual(
+        found.map(({ version }) => Number(version)),
+        Array.from({ length: count }, (_, n) => count - n)
+      )
+    }).pipe(Effect.scoped)
+  )
+
+  it.live(
+    "begins anew where the statements of a page, of which a row is too long for one, lie before and after a move",
+    () =>
+      Effect.gen(function* () {
+        const { layer } = yield* serveArchive()
+        const { split } = ArchivedEnd.make(yield* Effect.provide(PostgresDatabase.PostgresDatabase, layer))
+        const row = (version: bigint | null, archivedEnd: bigint) => ({ version, archivedEnd })
+        const rows = [row(50n, 50n), row(51n, 50n)]
+        assert.deepStrictEqual(yield* split(rows), { rows, end: 50n })
+        assert.deepStrictEqual(yield* split([row(null, 50n)]), { rows: [], end: 50n })
+        assert.strictEqual(yield* Effect.flip(split([row(50n, 50n), row(51n, 100n)])), ArchivedEnd.moved)
+      }).pipe(Effect.scoped)
+  )
+
+  it.live(
+    "gives no event of a page that has changed since the file was read, though the rest of the file comes later",
+    () =>
+      Effect.gen(function* () {
+        const { archive, directory, events, table } = yield* serveArchive({ options: { partitions: { size: 5000n } } })
+        yield* execute([
+          `INSERT INTO ${table} (id, aggregate_id, event_type, data)
+         SELECT 'event ' || n, 'a', 'T', to_jsonb(string_agg(md5(n || ' ' || part), '')) FROM generate_series(1, 5100) AS n,
+           generate_series(1, 16) AS part GROUP BY n ORDER BY n`
+        ])
+        yield* archive(5000n)
+        assert.lengthOf(yield* events.load(), 5100)
+        const [name = ""] = yield* Effect.promise(() => readdir(directory))
+        const path = join(directory, name)
+        const text = gunzipSync(yield* Effect.promise(() => readFile(path))).toString()
+        yield* Effect.promise(() => writeFile(path, gzipSync(text.replace('"event 7"', '"event x"'))))
+        const says = /has changed since it was read before; bring it back from a copy$/
+        yield* failsWith(collect(events.read({ limit: 1 })), "EventStore.read", "Unexpected", says)
+        yield* failsWith(events.get("event 7"), "EventStore.get", "Unexpected", says)
+      }).pipe(Effect.scoped)
   )
 })
 

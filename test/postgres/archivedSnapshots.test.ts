@@ -81,7 +81,7 @@ describe.each(["repeatable read", "serializable"])("a standby whose sessions hav
         { concurrency: "unbounded" }
       )
       const before = yield* reads
-      // The archive waits at its end, while it has the log alone.
+      // The archive waits at its end, for as long as it takes, while it has the log alone.
       yield* execute(
         [
           `CREATE FUNCTION hold() RETURNS event_trigger LANGUAGE plpgsql SET lock_timeout = 0 AS $$
