@@ -35,7 +35,8 @@ describe("a session that is read-only", () => {
         const advance = where === "in one" ? withTransaction(advanceOffset(id, step)) : advanceOffset(id, step)
         yield* failsWith(advance, "OffsetStore.advanceOffset", "Denied", /read-only/)
         yield* letWrite(url, true)
-        assert.strictEqual((yield* advance).value, 1n)
+        // The pool may have opened another session before, which is read-only as well: it is closed, too.
+        assert.strictEqual((yield* Effect.retry(advance, { times: 1 })).value, 1n)
       }).pipe(Effect.scoped)
     )
   )

@@ -80,12 +80,12 @@ export const make = Effect.fnUntraced(function* (
 
   /** Puts the connection back, or closes it if its session is read-only. */
   const putBack = ({ connection, scope }: Borrowed, exit: Exit.Exit<unknown, unknown>): Effect.Effect<void> => {
+    const back = Scope.close(scope, exit)
     // PGlite has one session, and is in this process.
-    if (Exit.isFailure(exit) && exit.cause.reasons.some(isReadOnly) && sql.driver !== "pglite") {
-      const own = Line.connectionOf(connection)
-      if (own !== undefined) Line.of(own)?.close(readOnly)
-    }
-    return Scope.close(scope, exit)
+    if (Exit.isSuccess(exit) || !exit.cause.reasons.some(isReadOnly) || sql.driver === "pglite") return back
+    const own = Line.connectionOf(connection)
+    const retired = own && Line.of(own)?.retire(readOnly)
+    return retired === undefined ? back : Effect.andThen(retired, back)
   }
 
   /** The connections whose statements have been answered in this turn of the event loop. */
