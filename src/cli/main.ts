@@ -4,11 +4,12 @@ import * as NodeServices from "@effect/platform-node/NodeServices"
 import { ConfigProvider, Console, Effect, Layer, Logger, References, Schema, Stdio } from "effect"
 import { CliConfig, CliOutput, Command, GlobalFlag, TerminalCapabilities } from "effect/cli"
 import { Console as NodeConsole } from "node:console"
-import { readFileSync } from "node:fs"
+import { fstatSync, readFileSync, writeFileSync } from "node:fs"
+import { Writable } from "node:stream"
 import { strata } from "./Strata.ts"
-import { untilClosed } from "./terminal/ClosedPipe.ts"
+import { OutputUnread, untilClosed } from "./terminal/ClosedPipe.ts"
 import { type ExitStatus, report } from "./terminal/CommandErrors.ts"
-import { HostProcess } from "./terminal/HostProcess.ts"
+import { HostProcess, type Target } from "./terminal/HostProcess.ts"
 import { say } from "./terminal/Printable.ts"
 
 const Manifest = Schema.fromJsonString(Schema.Struct({ version: Schema.String }))
@@ -93,6 +94,24 @@ export const run = (args: ReadonlyArray<string>, host: Host): Effect.Effect<void
   )
 }
 
+/**
+ * Where stdout is a file. Node's own stream leaves out the rest where the disk takes only a part of a text, as a disk does that is
+ * nearly full, and says that all is written.
+ */
+const toFile = (fd: number): Target => {
+  const stream = new Writable({
+    write: (chunk: Buffer, _encoding, callback) => {
+      try {
+        writeFileSync(fd, chunk)
+        callback()
+      } catch (cause) {
+        callback(cause instanceof Error ? cause : new Error(String(cause)))
+      }
+    }
+  })
+  return stream.on("error", () => {})
+}
+
 /** Runs the command as this process, which ends with its status. */
 export const main = (): void => {
   const { env, stderr, stdin, stdout } = process
@@ -102,8 +121,9 @@ export const main = (): void => {
   stderr.on("error", () => {})
   // The list of processes shows the arguments to all users of the machine, and a URL may have a password.
   if (process.argv.some((argument) => argument.includes("://"))) process.title = "strata"
-  const command = run(process.argv.slice(2), { env, stdin, stdout, stderr })
+  const output = !stdout.isTTY && fstatSync(stdout.fd).isFile() ? toFile(stdout.fd) : stdout
+  const command = run(process.argv.slice(2), { env, stdin, stdout: output, stderr })
   // On a terminal a hangup is a signal.
-  const ended = stdout.isTTY ? command : Effect.raceFirst(command, untilClosed(stdout.fd))
-  NodeRuntime.runMain(ended, { disableErrorReporting: true })
+  const unread = stdout.isTTY ? Effect.never : untilClosed(stdout.fd)
+  NodeRuntime.runMain(Effect.provideService(command, OutputUnread, unread), { disableErrorReporting: true })
 }

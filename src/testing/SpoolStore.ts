@@ -316,6 +316,10 @@ export const suite = <E>(
           numbersOf(yield* claim(queue, { limit: 1000 })),
           Array.from({ length: 301 }, (_, number) => number)
         )
+        // An id that is taken in one queue is free in another one.
+        const elsewhere = { id: "300", queue: fresh("queue") }
+        assert.deepStrictEqual(yield* spool.storeMany([elsewhere, added]), [new MessageExists(added)])
+        assert.strictEqual(yield* stateOf(elsewhere), "incoming")
         const error = yield* Effect.flip(spool.storeMany([added, added]))
         assert.include(error.message, "Expected each message once")
         const mixed = yield* Effect.flip(spool.storeMany([{ id: fresh(), queue }, { id: fresh() }]))

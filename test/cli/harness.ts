@@ -15,6 +15,7 @@ import { join } from "node:path"
 import { Readable, Writable } from "node:stream"
 import { fileURLToPath } from "node:url"
 import { run } from "../../src/cli/main.ts"
+import { OutputUnread } from "../../src/cli/terminal/ClosedPipe.ts"
 
 export const bin = fileURLToPath(new URL("../../src/cli/bin.ts", import.meta.url))
 
@@ -58,6 +59,8 @@ export interface Options {
   readonly env?: Readonly<Record<string, string>>
   /** All of stdin; nothing unless given. */
   readonly input?: string
+  /** Whether nobody has read the output from the first, for a command in this process. */
+  readonly unread?: boolean
 }
 
 const environmentOf = ({ env, url }: Options) => {
@@ -131,7 +134,8 @@ const beginOn = (args: ReadonlyArray<string>, options: Options, isTTY: boolean) 
         stderr: targetOf((chunk) => add("stderr", chunk), isTTY)
       }
       // A fiber of its own, so that the command shares no layer with the test or with another command.
-      void Effect.runPromiseExit(run(args, host), { signal: interruption.signal }).then((exit) =>
+      const command = Effect.provideService(run(args, host), OutputUnread, options.unread ? Effect.void : Effect.never)
+      void Effect.runPromiseExit(command, { signal: interruption.signal }).then((exit) =>
         Runtime.defaultTeardown(exit, end)
       )
       return { says, ended, isRunning, interrupt: Effect.sync(() => interruption.abort()) }

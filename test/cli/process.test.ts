@@ -1,6 +1,7 @@
 /** The command as a process: its exit status, its pipes, and the end of the process. Signals are tested where they matter. */
 import { assert, describe, it } from "@effect/vitest"
 import { Effect } from "effect"
+import { existsSync } from "node:fs"
 import { readFile } from "node:fs/promises"
 import { join } from "node:path"
 import { execute, freshSchema, unique, urlWith } from "../postgres/harness.ts"
@@ -97,6 +98,47 @@ describe("output that nobody reads any more", () => {
       yield* Effect.sync(() => tailing.child.stdout?.destroy())
       const { status, stderr } = yield* tailing.ended
       assert.deepStrictEqual({ status, stderr }, { status: 0, stderr: "" })
+    }).pipe(Effect.scoped)
+  )
+
+  it.live("ends what only shows something, and lets what changes something go on", () =>
+    Effect.gen(function* () {
+      const from = { url: postgresUrl, env: { DB_SCHEMA: yield* freshSchema() } }
+      const to = { url: postgresUrl, env: { DB_SCHEMA: yield* freshSchema() }, unread: true }
+      const file = join(yield* temporaryDirectory, "events.jsonl")
+      yield* succeeds(["migrate"], from)
+      yield* succeeds(["events", "append", "--aggregate", "a", "--type", "T", "--data", "1"], from)
+      yield* succeeds(["events", "export", file], from)
+      yield* succeeds(["migrate"], to)
+      yield* succeeds(["events", "import", file], to)
+      assert.strictEqual(yield* succeeds(["events", "tail", "--after", "start"], to), "")
+      assert.strictEqual(yield* succeeds(["status", "--watch"], to), "")
+      assert.include(yield* succeeds(["events", "read"], { ...to, unread: false }), " a ")
+    }).pipe(Effect.scoped)
+  )
+})
+
+describe("output that cannot be written", () => {
+  // 8 blocks of a file are less than the event has: the first write is cut, as by a disk that is nearly full.
+  it.live.each([
+    ["a device that is full", existsSync("/dev/full"), (command: string) => `${command} >/dev/full`],
+    ["a disk that is nearly full", true, (command: string) => `trap '' XFSZ; ulimit -f 8; ${command} >"$FILE"`]
+  ] as const)("ends the command with 1, and it says so: %s", ([, isThere, redirected]) =>
+    Effect.gen(function* () {
+      if (!isThere) return
+      const file = join(yield* temporaryDirectory, "output")
+      const options = { url: postgresUrl, env: { DB_SCHEMA: yield* freshSchema(), FILE: file } }
+      yield* succeeds(["migrate"], options)
+      const large = JSON.stringify("x".repeat(100_000))
+      yield* succeeds(["events", "append", "--aggregate", "a", "--type", "T", "--data", large], options)
+      for (const args of [
+        ["events", "read", "--json"],
+        ["events", "export"]
+      ]) {
+        const command = node(bin, args).map((part) => `'${part}'`)
+        const { ended } = yield* launch(["/bin/sh", "-c", redirected(command.join(" "))], options)
+        assertFailed(args, yield* ended, 1, /^strata: the output could not be written: \w+: /)
+      }
     }).pipe(Effect.scoped)
   )
 })

@@ -217,8 +217,12 @@ describe("layerConfig", () => {
       for (const [name, value] of [
         ["DATABASE_URL", "mysql://127.0.0.1/x"],
         ["DATABASE_URL", "none"],
+        ["DATABASE_URL", "postgres://app:50%@127.0.0.1/app"],
         ["DB_PORT", "70000"],
         ["DB_SSLMODE", "maybe"],
+        // Programs on libpq connect to another server by these, as nothing else names one.
+        ["PGSERVICE", "production"],
+        ["PGHOSTADDR", "127.0.0.1"],
         ["DB_POOL_SIZE", "many"],
         ["DB_POOL_SIZE", "0"],
         ["DB_POOL_SIZE", "-1"],

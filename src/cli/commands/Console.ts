@@ -7,6 +7,7 @@ import { createServer } from "node:http"
 import { routes } from "../../console/Console.ts"
 import * as Parameters from "../arguments/Parameters.ts"
 import * as Database from "../connection/Database.ts"
+import { whileRead } from "../terminal/ClosedPipe.ts"
 import { CommandFailed } from "../terminal/CommandErrors.ts"
 import { HostProcess } from "../terminal/HostProcess.ts"
 import * as Output from "../terminal/Output.ts"
@@ -65,7 +66,7 @@ const serve = (options: { readonly allowWrites: boolean; readonly hidePayloads: 
     const url = `http://${hostname}:${port}/`
     const what = options.allowWrites ? "which may change things" : "which only reads"
     yield* Output.done(`The console, ${what}, is at ${url} until Ctrl-C`, { url, allowsWrites: options.allowWrites })
-    return yield* Effect.never
+    return yield* whileRead(Effect.never)
   })
 
 export const console = Command.make("console", flags).pipe(

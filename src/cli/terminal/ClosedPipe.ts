@@ -1,5 +1,5 @@
 /**
- * Tells when the program that reads a pipe has closed it.
+ * Tells when the program that reads a pipe has closed it, and ends what only shows something.
  *
  * **Details**
  *
@@ -8,7 +8,7 @@
  * there it works for pipes and sockets of Linux and macOS. Where it does not work (a file, Windows, a runtime other than
  * Node) nothing is told, and the next write is what ends the command.
  */
-import { Effect } from "effect"
+import { Context, Effect } from "effect"
 
 /** How often the pipe is looked at. A look takes some microseconds. */
 const lookInterval = "250 millis"
@@ -63,3 +63,12 @@ export const untilClosed = (fd: number): Effect.Effect<void> =>
     }),
     Effect.catch(() => Effect.never)
   )
+
+/** Ends once nobody reads the output of the command any more; never, where nobody can tell. */
+export const OutputUnread = Context.Reference<Effect.Effect<void>>("effect-strata/cli/OutputUnread", {
+  defaultValue: () => Effect.never
+})
+
+/** Ends what only shows something once nobody looks any more. What changes something goes on to its end. */
+export const whileRead = <E, R>(effect: Effect.Effect<void, E, R>): Effect.Effect<void, E, R> =>
+  Effect.flatMap(OutputUnread, (unread) => Effect.raceFirst(effect, unread))

@@ -13,12 +13,26 @@ export class OutputClosed extends Schema.TaggedError<OutputClosed>("effect-strat
   cause: Schema.Defect()
 }) {}
 
+/** The output cannot be written, as to a disk that is full. */
+export class OutputFailed extends Schema.TaggedError<OutputFailed>("effect-strata/cli/OutputFailed")("OutputFailed", {
+  message: Schema.String,
+  cause: Schema.Defect()
+}) {}
+
+/** What a write to a pipe or a socket fails with once its reader has gone; Windows says EOF. */
+const closedCodes = ["EPIPE", "ECONNRESET", "EOF", "ERR_STREAM_DESTROYED"]
+
+const failureOf = (cause: Error): OutputClosed | OutputFailed =>
+  "code" in cause && closedCodes.some((code) => code === cause.code)
+    ? new OutputClosed({ cause })
+    : new OutputFailed({ message: `the output could not be written: ${cause.message}`, cause })
+
 /** Writes to stdout, and waits until it is written: a slow reader slows down the command, instead of filling its memory. */
 export const write = (text: string) =>
   HostProcess.use(({ stdout }) =>
-    Effect.callback<void, OutputClosed>((resume) => {
+    Effect.callback<void, OutputClosed | OutputFailed>((resume) => {
       stdout.write(text, (cause) =>
-        resume(cause === undefined || cause === null ? Effect.void : Effect.fail(new OutputClosed({ cause })))
+        resume(cause === undefined || cause === null ? Effect.void : Effect.fail(failureOf(cause)))
       )
     })
   )

@@ -2,6 +2,7 @@
 import { Duration, Effect } from "effect"
 import { Flag } from "effect/cli"
 import * as Parameters from "../arguments/Parameters.ts"
+import { whileRead } from "./ClosedPipe.ts"
 import * as Output from "./Output.ts"
 
 export const watchFlags = {
@@ -24,6 +25,7 @@ export const watched = <E, R>(
         Effect.flatMap((terminal) => (terminal ? Output.write(clearScreen) : Effect.void)),
         Effect.andThen(show),
         Effect.andThen(Effect.sleep(interval)),
-        Effect.forever
+        Effect.forever,
+        whileRead
       )
     : show

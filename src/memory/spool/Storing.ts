@@ -2,7 +2,7 @@
 import { Effect } from "effect"
 import { type Messages, type Move, type Remove, type Update } from "../../SpoolArguments.ts"
 import { IdConflict, MessageExists, MessageNotFound, StateConflict, UpdateConflict } from "../../SpoolErrors.ts"
-import { type Key, keyOf, type NewMessage } from "../../SpoolMessage.ts"
+import { type Key, keyOf, keyText, type NewMessage } from "../../SpoolMessage.ts"
 import { byKey, canonical, type MessageRow, type Now, rowOf, toMessage } from "./MessageRow.ts"
 import { changed, moved } from "./RowChanges.ts"
 import type { Rows, SpoolTable } from "./SpoolTable.ts"
@@ -37,9 +37,9 @@ export const storeMany = ({ now, statement }: SpoolTable, { messages }: Messages
       const errors = new Map<string, MessageExists | IdConflict>()
       for (const row of added.sort(byKey)) {
         const taken = yield* put(rows, row, at)
-        if (taken !== undefined) errors.set(row.id, taken)
+        if (taken !== undefined) errors.set(keyText(row), taken)
       }
-      return messages.flatMap(({ id }) => errors.get(id) ?? [])
+      return messages.flatMap((message) => errors.get(keyText(message)) ?? [])
     })
   )
 

@@ -39,7 +39,11 @@ export const parse = (text: string): Result.Result<ConnectionUrl, string> => {
     .map((place) => hostPattern.exec(place))
   const single = `${scheme}${authority.slice(0, at)}localhost${rest}`
   if (!URL.canParse(single)) return Result.fail(expected)
-  const parameters = new Map(new URL(single).searchParams)
+  const { password, pathname, searchParams, username } = new URL(single)
+  if ([username, password, pathname].some((part) => unescape(part) === undefined)) {
+    return Result.fail(`${expected} whose user, password and database have %25 where they mean a %`)
+  }
+  const parameters = new Map(searchParams)
 
   const hosts: Array<string> = []
   const ports: Array<string> = []

@@ -56,12 +56,14 @@ const isAboutSecurity = (name: string): boolean =>
     name
   )
 
-/** The variables of libpq, and what they are called in a URL. */
+/** The variables of libpq about security, or that lead to another server, and what they are called in a URL. */
 export const variables = {
   PGSSLMODE: "sslmode",
   PGSSLROOTCERT: "sslrootcert",
   PGSSLCERT: "sslcert",
   PGSSLKEY: "sslkey",
+  PGSERVICE: "service",
+  PGHOSTADDR: "hostaddr",
   PGREQUIREAUTH: "require_auth",
   PGREQUIREPEER: "requirepeer",
   PGREQUIRESSL: "requiressl",

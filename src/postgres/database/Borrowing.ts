@@ -7,13 +7,19 @@
  * So a statement that has its answer leaves the connection to the next one, if that comes before the turn of the event loop
  * ends, and a loop of statements takes it out of the pool once. Others wait for the connection until that turn ends; where
  * statements follow each other without an end, until it has been out of the pool for `maxMillisOutOfPool`.
+ *
+ * A connection whose session is read-only is closed instead of put back. The session stays read-only, whatever the settings of
+ * its role are by now, and it stays on a server that has become a standby, wherever its name leads by now. The pool opens
+ * another one, which may be able to write.
  */
 import type { PgClient } from "@effect/sql-pg"
-import { Duration, Effect, Exit, Scope } from "effect"
+import { Cause, Duration, Effect, Exit, Scope } from "effect"
 import { SqlError } from "effect/sql"
 import type { Connection } from "effect/sql/SqlConnection"
 import { onRealClock } from "../../internal/RealTime.ts"
-import { Unavailable } from "../../StoreError.ts"
+import { StoreError, Unavailable } from "../../StoreError.ts"
+import * as Line from "./Line.ts"
+import { isReadOnlySession } from "./Reasons.ts"
 import type { Watch } from "./Watch.ts"
 
 /** For how many milliseconds a connection stays out of the pool at most, unless a single statement takes longer. */
@@ -30,6 +36,14 @@ export interface Borrowed {
 
 /** Makes an effect interruptible where the caller is. */
 type Restore = <A, E, R>(effect: Effect.Effect<A, E, R>) => Effect.Effect<A, E, R>
+
+const readOnly = new Unavailable({ message: "a connection was closed because its session is read-only" })
+
+/** Whether what has failed was a write in a session that is read-only. */
+const isReadOnly = (reason: Cause.Reason<unknown>): boolean =>
+  Cause.isFailReason(reason) &&
+  (reason.error instanceof StoreError || SqlError.isSqlError(reason.error)) &&
+  isReadOnlySession(reason.error.reason)
 
 type Use<A> = (connection: Connection) => Effect.Effect<A, SqlError.SqlError>
 
@@ -64,6 +78,16 @@ export const make = Effect.fnUntraced(function* (
     )
   }
 
+  /** Puts the connection back, or closes it if its session is read-only. */
+  const putBack = ({ connection, scope }: Borrowed, exit: Exit.Exit<unknown, unknown>): Effect.Effect<void> => {
+    const back = Scope.close(scope, exit)
+    // PGlite has one session, and is in this process.
+    if (Exit.isSuccess(exit) || !exit.cause.reasons.some(isReadOnly) || sql.driver === "pglite") return back
+    const own = Line.connectionOf(connection)
+    const retired = own && Line.of(own)?.retire(readOnly)
+    return retired === undefined ? back : Effect.andThen(retired, back)
+  }
+
   /** The connections whose statements have been answered in this turn of the event loop. */
   const idle: Array<Borrowed> = []
   let isTurnEnding = false
@@ -75,7 +99,7 @@ export const make = Effect.fnUntraced(function* (
 
   const leave = (borrowed: Borrowed, exit: Exit.Exit<unknown, unknown>) => {
     if (Exit.isFailure(exit) || performance.now() - borrowed.since > maxMillisOutOfPool) {
-      return Scope.close(borrowed.scope, exit)
+      return putBack(borrowed, exit)
     }
     idle.push(borrowed)
     if (!isTurnEnding) {
@@ -97,7 +121,8 @@ export const make = Effect.fnUntraced(function* (
     /** Uses a connection for one statement. */
     borrow,
     /** Takes a connection out of the pool, for the caller to put back. It is watched from then on. */
-    takeOut
+    takeOut,
+    putBack
   }
 })
 

@@ -37,6 +37,8 @@ export interface Line {
   readonly isClosed: () => boolean
   /** Closes it at once. What is on its way fails with the reason, and the pool opens another connection in its place. */
   readonly close: (reason: Reason) => void
+  /** Closes it, and waits until the driver knows: then the pool gives it to nobody any more. */
+  readonly retire: (reason: Reason) => Effect.Effect<void>
 }
 
 const isConnection = (value: unknown): value is PgConnection.PgConnection =>
@@ -103,7 +105,14 @@ export const of = (connection: PgConnection.PgConnection): Line | undefined => {
     ...countersOf(HostStream.underOf(socket)?.socket ?? socket),
     isClosed: () => socket.destroyed,
     // The driver passes the error of a socket on to the statement that waits.
-    close: (reason) => socket.destroy(reason)
+    close: (reason) => socket.destroy(reason),
+    retire: (reason) =>
+      Effect.callback((resume) => {
+        if (socket.destroyed) return resume(Effect.void)
+        const end = () => resume(Effect.void)
+        // The driver has listened to the socket for longer, so it has been told by then.
+        socket.once("error", end).once("close", end).destroy(reason)
+      })
   }
 }
 

@@ -155,9 +155,9 @@ export const make = (options: Options = {}) =>
     if (sql.config.url !== undefined && !URL.canParse(Redacted.value(sql.config.url))) return yield* invalidUrl
     if ((sql.config.maxMessageSize ?? maxRowBytes) < maxRowBytes) return yield* smallMessages
     const { notice, noticeReader } = yield* Watch.make(sql)
-    const { borrow, takeOut } = yield* Borrowing.make(sql, acquireTimeout, notice)
+    const { borrow, putBack, takeOut } = yield* Borrowing.make(sql, acquireTimeout, notice)
     const silence = yield* SilenceLimit.make(silenceLimit)
-    const transactions = Transactions.make(sql, { silence, takeOut })
+    const transactions = Transactions.make(sql, { putBack, silence, takeOut })
     const { inTransaction, transactor, whether, withoutTransaction, withTransaction } = transactions
     const isolated = Isolation.make()
     const role = roleOf(sql.config)

@@ -129,6 +129,9 @@ export const reasonOf = ({ reason }: SqlError.SqlError, where?: Where): Reason =
   }
 }
 
+/** Whether the server has refused to write in this session: it is a standby, or the session is read-only by default. */
+export const isReadOnlySession = ({ cause }: { readonly cause?: unknown }): boolean => textOf(cause, "code") === "25006"
+
 /** Whether another row has the same unique key. */
 export const isUniqueViolation = ({ cause }: Reason): boolean => textOf(cause, "code") === "23505"
 

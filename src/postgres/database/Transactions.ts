@@ -33,12 +33,11 @@ const beforeEach = (connection: Connection, callBack: () => void): Connection =>
   return Object.create(connection, { execute: { value: execute }, executeUnprepared: { value: executeUnprepared } })
 }
 
-interface Parts {
+interface Parts extends Pick<Borrowing, "takeOut" | "putBack"> {
   readonly silence: SilenceLimit
-  readonly takeOut: Borrowing["takeOut"]
 }
 
-export const make = (sql: PgClient.PgClient, { silence, takeOut }: Parts) => {
+export const make = (sql: PgClient.PgClient, { putBack, silence, takeOut }: Parts) => {
   const current = (context: Context.Context<never>) => Context.getOrUndefined(context, sql.transactionService)
 
   /**
@@ -65,11 +64,12 @@ export const make = (sql: PgClient.PgClient, { silence, takeOut }: Parts) => {
 
   const outermost = <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E | SqlError.SqlError, R> =>
     Effect.uninterruptibleMask((restore) =>
-      Effect.flatMap(takeOut(restore), ({ connection, scope }) => {
+      Effect.flatMap(takeOut(restore), (borrowed) => {
+        const { connection, scope } = borrowed
         // What runs after the commit may need the connection.
         const body = Effect.andThen(sql.afterCommit(Scope.close(scope, Exit.void)), effect)
         const transaction = beginOn(connection, restore(sql.withTransaction(body)))
-        return Effect.onExitPrimitive(transaction, (exit) => Scope.close(scope, exit))
+        return Effect.onExitPrimitive(transaction, (exit) => putBack(borrowed, exit))
       })
     )
 

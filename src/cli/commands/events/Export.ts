@@ -9,6 +9,7 @@ import * as EventTable from "../../../postgres/events/EventTable.ts"
 import * as Exporting from "../../../postgres/events/Exporting.ts"
 import * as Parameters from "../../arguments/Parameters.ts"
 import * as Database from "../../connection/Database.ts"
+import { whileRead } from "../../terminal/ClosedPipe.ts"
 import { CommandFailed, WrongUsage } from "../../terminal/CommandErrors.ts"
 import type { HostProcess } from "../../terminal/HostProcess.ts"
 import * as Output from "../../terminal/Output.ts"
@@ -19,7 +20,9 @@ import { openToAppend } from "../../transfer/NewFile.ts"
 
 /** Where the events go, and what is there already. */
 interface Target {
-  readonly write: (text: string) => Effect.Effect<void, Output.OutputClosed | FileError, HostProcess>
+  readonly write: (
+    text: string
+  ) => Effect.Effect<void, Output.OutputClosed | Output.OutputFailed | FileError, HostProcess>
   /** Makes sure that what was written stays. */
   readonly finish: Effect.Effect<void, FileError>
   readonly checksum: Checksum
@@ -121,7 +124,7 @@ export const exportEvents = Command.make("export", flags).pipe(
   Command.withHandler(({ after, file }) =>
     Effect.gen(function* () {
       yield* EventTable.checkAndWarn
-      if (Option.isNone(file)) return void (yield* writeLog(toStdout(after)))
+      if (Option.isNone(file)) return yield* whileRead(Effect.asVoid(writeLog(toStdout(after))))
       const target = yield* toFile(file.value, after)
       const added = yield* writeLog(target)
       const { events } = target.checksum

@@ -4,6 +4,7 @@ import { Argument, Command, Flag } from "effect/cli"
 import { EventStore } from "../../../EventStore.ts"
 import * as Parameters from "../../arguments/Parameters.ts"
 import * as Database from "../../connection/Database.ts"
+import { whileRead } from "../../terminal/ClosedPipe.ts"
 import * as Output from "../../terminal/Output.ts"
 import { filterFlags, filterOf, listing, toJson } from "./EventView.ts"
 
@@ -34,7 +35,7 @@ export const read = Command.make("read", readFlags).pipe(
         }),
         listing
       )
-    )
+    ).pipe(whileRead)
   ),
   Command.provide(Database.layer)
 )
@@ -54,7 +55,7 @@ export const tail = Command.make("tail", tailFlags).pipe(
     { command: "strata events tail --after 41 --json", description: "All after version 41, then what is appended" }
   ]),
   Command.withHandler(({ after, ...filters }) =>
-    EventStore.use((events) => Output.list(events.subscribe({ ...filterOf(filters), after }), listing))
+    EventStore.use((events) => Output.list(events.subscribe({ ...filterOf(filters), after }), listing)).pipe(whileRead)
   ),
   Command.provide(Database.layer)
 )

@@ -1,0 +1,59 @@
+/** Sessions that cannot write: what becomes of them once others can. */
+import { PgClient } from "@effect/sql-pg"
+import { assert, describe, it } from "@effect/vitest"
+import { Context, Effect, Layer, Option, Redacted } from "effect"
+import { EventStore, OffsetStore, Projection, Transactor } from "effect-strata"
+import * as Postgres from "effect-strata/postgres"
+import { isTransient, transientDelays } from "../../src/internal/Transient.ts"
+import { withDatabase } from "../support/database.ts"
+import { execute, failsWith } from "./harness.ts"
+
+/** Sessions of a database that begin from now on may write, or may not. */
+const letWrite = (url: string, may: boolean) =>
+  execute([
+    `ALTER DATABASE ${new URL(url).pathname.slice(1)} SET default_transaction_read_only = ${may ? "off" : "on"}`
+  ])
+
+/** The stores on one connection, of a database whose sessions begin read-only. */
+const readOnly = Effect.fnUntraced(function* (url: string) {
+  yield* Effect.scoped(Layer.build(Postgres.layer().pipe(Layer.provide(PgClient.layer({ url: Redacted.make(url) })))))
+  yield* letWrite(url, false)
+  const client = PgClient.layer({ url: Redacted.make(url), maxConnections: 1 })
+  return yield* Layer.build(Layer.provide(Postgres.layerStorage(), client))
+})
+
+const id = { projectionName: "p", shardNumber: 0 }
+const step = { from: Option.none<bigint>(), to: 1n }
+
+describe("a session that is read-only", () => {
+  it.live.each(["outside of a transaction", "in one"])("is not used again once others can write: %s", (where) =>
+    withDatabase((url) =>
+      Effect.gen(function* () {
+        const stores = yield* readOnly(url)
+        const { advanceOffset } = Context.get(stores, OffsetStore.OffsetStore)
+        const { withTransaction } = Context.get(stores, Transactor.Transactor)
+        const advance = where === "in one" ? withTransaction(advanceOffset(id, step)) : advanceOffset(id, step)
+        yield* failsWith(advance, "OffsetStore.advanceOffset", "Denied", /read-only/)
+        yield* letWrite(url, true)
+        // The pool may have opened another session before, which is read-only as well: it is closed, too.
+        assert.strictEqual((yield* Effect.retry(advance, { times: 1 })).value, 1n)
+      }).pipe(Effect.scoped)
+    )
+  )
+
+  it.live("keeps no projection waiting once others can write", () =>
+    withDatabase((url) =>
+      Effect.gen(function* () {
+        const stores = yield* readOnly(url)
+        const projection = Projection.make({ name: "p", handler: () => Effect.void })
+        yield* Effect.forkScoped(Effect.provide(Projection.run(projection), stores))
+        // The projection has met the session that the pool has.
+        yield* Effect.flip(Context.get(stores, OffsetStore.OffsetStore).advanceOffset(id, step))
+        yield* letWrite(url, true)
+        const append = Context.get(stores, EventStore.EventStore).append({ aggregateId: "a", eventType: "T", data: 1 })
+        const [event] = yield* Effect.retry(append, { schedule: transientDelays, while: isTransient })
+        yield* Effect.provide(Projection.awaitVersion("p", event?.version ?? 0n, "30 seconds"), stores)
+      }).pipe(Effect.scoped)
+    )
+  )
+})
