@@ -1,4 +1,5 @@
 /** Databases of their own on a server, for which nothing of Vitest is needed. */
+import type { PgClient } from "@effect/sql-pg"
 import { Effect, type Scope } from "effect"
 import type { SqlError } from "effect/sql"
 import { randomBytes } from "node:crypto"
@@ -6,6 +7,13 @@ import { withConnection } from "./connection.ts"
 
 /** A name that no other test has. */
 export const uniqueName = Effect.sync(() => `strata_test_${randomBytes(6).toString("hex")}`)
+
+/** The command itself fails where what it has terminated has not ended after five seconds, as on a busy machine. */
+const drop = (sql: PgClient.PgClient, name: string) =>
+  Effect.andThen(
+    sql`SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity WHERE datname = ${name}`,
+    sql`DROP DATABASE ${sql(name)} WITH (FORCE)`
+  )
 
 /**
  * The DSN of a new database, which is dropped with the scope, even if clients are still connected to it. It is empty, unless another
@@ -19,7 +27,7 @@ export const database = (
     Effect.tap(uniqueName, (name) =>
       withConnection(server, (sql) => sql`CREATE DATABASE ${sql(name)} TEMPLATE ${sql(template)}`)
     ),
-    (name) => Effect.orDie(withConnection(server, (sql) => sql`DROP DATABASE ${sql(name)} WITH (FORCE)`))
+    (name) => Effect.orDie(withConnection(server, (sql) => drop(sql, name)))
   ).pipe(
     Effect.map((name) => {
       const url = new URL(server)

@@ -16,6 +16,7 @@ import {
   waitForBackends,
   withDatabase
 } from "./database.ts"
+import { database } from "./databases.ts"
 import { freePort } from "./ports.ts"
 import * as PostgresServer from "./PostgresServer.ts"
 import * as Proxy from "./Proxy.ts"
@@ -380,6 +381,30 @@ describe("database", () => {
       assert.isTrue(yield* isDown(url))
       const other = yield* scratchDatabase()
       assert.notStrictEqual(url, other)
+    })
+  )
+
+  it.live("drops a database whose last backend takes longer to end than the server waits by itself", () =>
+    Effect.gen(function* () {
+      const server = yield* PostgresServer.make()
+      const scope = yield* Scope.make()
+      const url = yield* Scope.provide(database(server.url), scope)
+      const client = PgClient.make({ url: Redacted.make(url) }).pipe(Effect.provide(Reactivity.layer))
+      const pid = yield* Effect.scoped(
+        Effect.gen(function* () {
+          const [[pid] = []] = yield* (yield* client)`SELECT pg_backend_pid()`.values
+          process.kill(Number(pid), "SIGSTOP")
+          return Number(pid)
+        })
+      )
+      yield* Effect.forkScoped(
+        Effect.andThen(
+          Effect.sleep("7 seconds"),
+          Effect.sync(() => process.kill(pid, "SIGCONT"))
+        )
+      )
+      yield* Scope.close(scope, Exit.void)
+      assert.isTrue(yield* isDown(url))
     })
   )
 })
