@@ -84,14 +84,16 @@ it.live("messages of queues move with all that they have, and those of RetrySpoo
 
 it.live("a sender of the version before goes on until the migration has run, then fails, and says what to do", () =>
   Effect.gen(function* () {
-    const { mails, serve, sql } = yield* former()
+    const { mails, schema, serve, sql } = yield* former()
     // The migration waits for a transaction that has stored a message, and moves that one, too.
     const sending = yield* open(
       (effect) => Effect.orDie(sql.withTransaction(effect)),
       Effect.orDie(mails.store(messages("first")))
     )
     const serving = yield* Effect.forkScoped(serve)
-    const isWaiting = query(`SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%DO $do$%'`)
+    const isWaiting = query(
+      `SELECT FROM pg_locks WHERE NOT granted AND relation = '${schema}.retryspool_messages'::regclass AND mode = 'ShareRowExclusiveLock'`
+    )
     yield* Effect.repeat(isWaiting, { until: (rows) => rows.length > 0 })
     // While the migration waits, another sender does not wait behind it.
     assert.deepStrictEqual(yield* mails.store(messages("late")), ["late"])
