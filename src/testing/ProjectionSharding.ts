@@ -50,9 +50,12 @@ export const suite = <E>(
         assert.deepStrictEqual((yield* seen("anna")).toSorted(), [1, 2])
         assert.deepStrictEqual((yield* seen("bert")).toSorted(), [1, 2])
         assert.isAtLeast(attempts, 3)
-        assert.lengthOf(logged, 1)
+        // On a busy machine a shard may lose twice, and the process may warn of other things.
+        const lost = logged.filter((text) => text.includes("lost against"))
+        assert.isAtLeast(lost.length, 1)
+        assert.isAtMost(lost.length, attempts - 2)
         assert.match(
-          logged[0] ?? "",
+          lost[0] ?? "",
           /^shard [01] of projection ".*" has lost against a concurrent transaction, and its batch is tried again within 2 seconds: .*; where shards write the same rows, .* shardBy/
         )
         const counters = (yield* Metric.snapshot).filter(({ id }) => id === "strata_projection_contention")
