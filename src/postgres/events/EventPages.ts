@@ -60,7 +60,7 @@ export const make = Effect.gen(function* () {
   const { among, hasTag, isOfTypes, ofTypes } = EventConditions.make(database)
   const containment = ContainmentPages.make(database)
   const indexes = CompactLog.indexes(database)
-  const { untold } = yield* Partitions.make
+  const { limitOf, untold } = yield* Partitions.make
   const longest = longestBytes(sql)
   /** The parts of rows that are no page. */
   const { read, sent } = columnsOf(longest)
@@ -168,7 +168,8 @@ export const make = Effect.gen(function* () {
   const ofType = (columns: "*" | "version", type: string, others: ReadonlyArray<Fragment>, span: Span) => {
     const { after, direction, indexes, last, limit } = span
     if (indexes.types) return inBlocks(columns, "event_type", type, others, span)
-    const given = (value: Fragment) => (columns === "*" && others.length === 0 ? untold(value) : value)
+    const isInOrder = columns === "*" && others.length === 0
+    const given = (value: Fragment) => (isInOrder ? untold(value) : value)
     const ofThis = given(sql`${type}::text`)
     const conditions = sql.and([
       sql`(event_type, version) > (${ofThis}, ${given(sql`${after}::bigint`)})`,
@@ -176,7 +177,7 @@ export const make = Effect.gen(function* () {
       ...others
     ])
     const order = sql.literal(`event_type ${direction}, version ${direction}`)
-    const most = given(sql`${limit}::bigint`)
+    const most = isInOrder ? limitOf(limit) : sql`${limit}`
     return sql`(SELECT ${sql.literal(columns)} FROM ${events} AS event WHERE ${conditions} ORDER BY ${order} LIMIT ${most})`
   }
 
@@ -304,7 +305,7 @@ export const make = Effect.gen(function* () {
       const range = { ...whole, ...(typeof part === "bigint" ? { after: part - 1n, last: part } : {}), indexes }
       const columns = columnsOfPart(part, shareBytes(range.limit, longest))
       const found = source(filter, range, range.guard === undefined ? [] : [range.guard])
-      const limit = isInOrder(filter) ? untold(sql`${range.limit}::bigint`) : sql`${range.limit}`
+      const limit = isInOrder(filter) ? limitOf(range.limit) : sql`${range.limit}`
       return sql`
         SELECT ${sql.literal(columns.sent)} FROM (
           SELECT ${sql.literal(columns.read)} FROM ${found.from} ${sql.literal(inOrder(found, range))} LIMIT ${limit}

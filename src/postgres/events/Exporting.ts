@@ -28,7 +28,7 @@ const microseconds = `CASE WHEN isfinite(created_at) THEN to_char(created_at AT 
 const pageAfter = Effect.fnUntraced(function* (after: bigint, last: bigint, limit: number, guard?: Fragment) {
   const database = yield* PostgresDatabase
   const { names, query, sql, tables } = database
-  const { untold } = yield* Partitions.make
+  const { limitOf } = yield* Partitions.make
   const archived = ArchivedEnd.make(database)
   const tags = TagTable.tableOf(database)
   const page = (part: Part) => {
@@ -40,7 +40,7 @@ const pageAfter = Effect.fnUntraced(function* (after: bigint, last: bigint, limi
       ) AS tags FROM (
         SELECT ${sql.literal(read)}, ${sql.literal(microseconds)} FROM ${tables.events}
         WHERE version > ${after} AND version <= ${last} ${only} ${guard === undefined ? sql.literal("") : sql`AND ${guard}`}
-        ORDER BY version LIMIT ${untold(sql`${limit}::bigint`)}
+        ORDER BY version LIMIT ${limitOf(limit)}
       ) AS page ORDER BY version`
   }
   const { end, rows: found } =

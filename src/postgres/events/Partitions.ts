@@ -105,9 +105,12 @@ export const make = Effect.gen(function* () {
     learn,
 
     /**
-     * A value in the statement of a page that some index has in order. Where the log has partitions the planner is not told: it would
-     * make a plan of all of them for each page, which takes several times as long as to read it.
+     * The limit of a page of events that an index has in order. Where the log has partitions it is a part of the text: a server that is
+     * given it as a parameter makes a plan of all partitions for each page, which takes several times as long as to read it.
      */
+    limitOf: (limit: number): Fragment => (isKnownPartitioned() ? sql.literal(String(limit)) : sql`${limit}`),
+
+    /** Another value in the statement of such a page, which a plan for all values is not to depend on. */
     untold: (value: Fragment): Fragment => (isKnownPartitioned() ? sql`(SELECT ${value})` : value),
 
     /** Makes the partitions that so many events more need. */

@@ -60,7 +60,10 @@ const countUpTo = (rows: ReadonlyArray<unknown>, version: bigint): number => {
 
 const idOf = (row: unknown): LastSeen.SeenEvent => ({ version: versionOf(row), id: textOf(row, "id") })
 
-const statementsOf = (database: PostgresDatabase["Service"], { isKnownPartitioned, untold }: Partitions.Partitions) => {
+const statementsOf = (
+  database: PostgresDatabase["Service"],
+  { isKnownPartitioned, limitOf }: Partitions.Partitions
+) => {
   const { sql, tables } = database
   const longest = longestBytes(sql)
   const { withEnd } = ArchivedEnd.make(database)
@@ -73,7 +76,7 @@ const statementsOf = (database: PostgresDatabase["Service"], { isKnownPartitione
     const only = typeof part === "bigint" ? sql`AND version = ${part}` : sql.literal("")
     return sql`
       SELECT ${sql.literal(sent)} FROM (
-        SELECT ${sql.literal(read)} FROM ${tables.events} WHERE version >= ${cursor} ${only} ORDER BY version LIMIT ${untold(sql`${limit + 1}::bigint`)}
+        SELECT ${sql.literal(read)} FROM ${tables.events} WHERE version >= ${cursor} ${only} ORDER BY version LIMIT ${limitOf(limit + 1)}
       ) AS page ORDER BY version`
   }
 
@@ -82,10 +85,11 @@ const statementsOf = (database: PostgresDatabase["Service"], { isKnownPartitione
     (cursor: bigint, limit: number) =>
     (part: Part): Runnable => {
       if (part !== "all") return partFrom(cursor, limit, part)
-      const key = `${limit} ${isKnownPartitioned()}`
+      const isKnown = isKnownPartitioned()
+      const key = `${limit} ${isKnown}`
       const text = texts.get(key) ?? partFrom(cursor, limit, part).compile()[0]
       texts.set(key, text)
-      return { compile: () => [text, [cursor, limit + 1]] }
+      return { compile: () => [text, isKnown ? [cursor] : [cursor, limit + 1]] }
     }
 
   const highestVersion = sql`SELECT max(version) AS version FROM ${tables.events}`
