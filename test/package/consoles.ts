@@ -50,11 +50,14 @@ const masked = (line: string) =>
     .replaceAll(/ {2,}/g, "  ")
     .trimEnd()
 
+/** How far work has come, which a command says where it takes long, as it does on a busy machine. */
+const progress = /, \d+%$/
+
 const linesOf = (text: string) =>
   text
     .split("\n")
     .map(masked)
-    .filter((line) => line !== "")
+    .filter((line) => line !== "" && !progress.test(line))
 
 /**
  * What a document shows and a command wrote, so that they can be compared: masked, and without the lines for which the
