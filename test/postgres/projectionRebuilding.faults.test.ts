@@ -32,7 +32,8 @@ const scene = Effect.gen(function* () {
     name: "sums",
     shards: 2,
     batchSize: 10,
-    heartbeat: "200 millis",
+    // On a busy machine a process that says more often that it lives is late, and taken for dead.
+    heartbeat: "1 second",
     handler: ({ aggregateId, data }, slot) =>
       Effect.andThen(
         before.event(Number(data)),
