@@ -185,6 +185,10 @@ describe("readers of a standby", () => {
         for (const { url } of [standby, other]) {
           yield* execute(["SELECT pg_wal_replay_resume()"], url)
         }
+        // A standby that has just come back follows again before that: else the primary sends it nothing as it stops.
+        yield* Effect.repeat(query("SELECT FROM pg_stat_replication WHERE state = 'streaming'", primary.url), {
+          until: ({ length }) => length === 2
+        })
         yield* primary.stop("fast")
         yield* Effect.repeat(query("SELECT pg_last_wal_receive_lsn() = pg_last_wal_replay_lsn()", other.url), {
           until: ([row]) => row?.[0] === true
