@@ -3,6 +3,7 @@ import { assert, describe, it } from "@effect/vitest"
 import { DateTime, Effect, Stream } from "effect"
 import type { EventStore } from "effect-strata"
 import type * as Postgres from "effect-strata/postgres"
+import { readBy } from "../support/rowsRead.ts"
 import { serveEvents } from "./events.harness.ts"
 import { execute } from "./harness.ts"
 
@@ -25,35 +26,23 @@ type Read = NonNullable<Parameters<EventStore.EventStore["Service"]["read"]>[0]>
 
 const serveFilled = Effect.fnUntraced(function* (extras: Postgres.Options, isAnalyzed = true) {
   const served = yield* serveEvents({ options: { layout: "compact", ...extras }, client: { maxConnections: 1 } })
-  const { events, schema, sql, table } = served
+  const { events, table } = served
   const part = 50_000
   for (let first = 1; first <= eventCount; first += part) yield* execute([fill(table, first, first + part - 1)])
   // Rows that have moved to the end of the table come last among the equal entries of a block.
   if (isAnalyzed) yield* execute([`UPDATE ${table} SET data = '{}' WHERE version % 61 = 1`, `VACUUM ANALYZE ${table}`])
-  const rowsRead = Effect.gen(function* () {
-    yield* sql`SELECT pg_stat_force_next_flush()`
-    const [row] = yield* sql`
-      SELECT (
-        SELECT coalesce(sum(idx_tup_read), 0) FROM pg_stat_user_indexes WHERE schemaname = ${schema}
-      )::float8 + (SELECT coalesce(sum(seq_tup_read), 0) FROM pg_stat_user_tables WHERE schemaname = ${schema})::float8 AS read`
-    return Number(row?.["read"])
-  })
-  /** What an effect reads. */
-  const readBy = Effect.fnUntraced(function* <A, E, R>(effect: Effect.Effect<A, E, R>) {
-    const before = yield* rowsRead
-    const result = yield* effect
-    return { result, rows: (yield* rowsRead) - before }
-  })
+  /** What an effect gives, and how many rows it reads. */
+  const reading = <A, E, R>(effect: Effect.Effect<A, E, R>) => readBy(served, effect)
   /** Reads the events of these versions, and says how many rows that took. */
   const reads = Effect.fnUntraced(function* (query: Read, versions: ReadonlyArray<number>) {
-    const { result, rows } = yield* readBy(Stream.runCollect(events.read(query)))
+    const { result, rows } = yield* reading(Stream.runCollect(events.read(query)))
     assert.deepStrictEqual(
       result.map(({ version }) => Number(version)),
       versions
     )
     return rows
   })
-  return { ...served, readBy, reads }
+  return { ...served, reading, reads }
 })
 
 /** The versions that are meant, in the order in which they are read. */
@@ -94,7 +83,7 @@ const kinds: ReadonlyArray<readonly [name: string, options: Postgres.Options]> =
 describe.each(kinds)("a compact log %s", (_, extras) => {
   it.live("gives a page of some types, or of one aggregate, for little more rows than the page has", () =>
     Effect.gen(function* () {
-      const { events, reads, readBy } = yield* serveFilled(extras)
+      const { events, reading, reads } = yield* serveFilled(extras)
       for (const direction of ["forward", "backward"] as const) {
         for (let times = 0; times < untilGeneric; times++) {
           const page = { direction, limit: 500 } as const
@@ -144,7 +133,7 @@ describe.each(kinds)("a compact log %s", (_, extras) => {
         [199_000n, 1]
       ] as const) {
         for (let times = 0; times < untilGeneric; times++) {
-          const { result, rows } = yield* readBy(events.loadByAggregate("account-1", since))
+          const { result, rows } = yield* reading(events.loadByAggregate("account-1", since))
           assert.lengthOf(result, count)
           assert.isBelow(rows, count + few)
         }
@@ -177,14 +166,14 @@ describe.each(kinds)("a compact log %s", (_, extras) => {
 
   it.live("tells an append that expects something for the rows of a block", () =>
     Effect.gen(function* () {
-      const { events, readBy } = yield* serveFilled(extras)
+      const { events, reading } = yield* serveFilled(extras)
       let last = BigInt(eventCount)
       for (let times = 0; times < untilGeneric; times++) {
         const append = events.append({ aggregateId: "hot", eventType: "Deposited", data: {} }, { expected: last })
-        const { result, rows } = yield* readBy(append)
+        const { result, rows } = yield* reading(append)
         assert.isBelow(rows, 2 * aggregateBlock + few)
         last = result[0]?.version ?? 0n
-        const wrong = yield* readBy(Effect.flip(append))
+        const wrong = yield* reading(Effect.flip(append))
         assert.strictEqual(wrong.result._tag, "VersionConflict")
         assert.isBelow(wrong.rows, 2 * aggregateBlock + few)
       }
@@ -193,7 +182,7 @@ describe.each(kinds)("a compact log %s", (_, extras) => {
 
   it.live("does so before the server has looked at its rows", () =>
     Effect.gen(function* () {
-      const { events, readBy, reads } = yield* serveFilled(extras, false)
+      const { events, reading, reads } = yield* serveFilled(extras, false)
       const one = { direction: "forward", limit: 1 } as const
       for (let times = 0; times < untilGeneric; times++) {
         assert.isBelow(yield* reads({ eventTypes: ["Rare"], ...one }, versionsOf(isRare, one)), few)
@@ -203,7 +192,7 @@ describe.each(kinds)("a compact log %s", (_, extras) => {
         assert.isBelow(yield* reads({ eventTypes: ["Deposited"], ...page }, deposited), 2 * typeBlock + few)
         assert.isBelow(yield* reads({ aggregateIds: ["hot"], ...page }, [after + 2]), 2 * aggregateBlock + few)
         const append = events.append({ aggregateId: "hot", eventType: "Other", data: {} }, { expected: "some" })
-        assert.isBelow((yield* readBy(append)).rows, 2 * aggregateBlock + few)
+        assert.isBelow((yield* reading(append)).rows, 2 * aggregateBlock + few)
       }
     })
   )

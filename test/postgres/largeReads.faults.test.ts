@@ -3,6 +3,7 @@ import { assert, it } from "@effect/vitest"
 import { DateTime, Effect, Stream } from "effect"
 import type { EventStore } from "effect-strata"
 import { fillStatements } from "../support/largeLogs.ts"
+import { readBy } from "../support/rowsRead.ts"
 import { plainInsert, serveEvents } from "./events.harness.ts"
 import { execute } from "./harness.ts"
 
@@ -14,22 +15,14 @@ const rare = (table: string, id: string) => plainInsert(table, id).replace("'Pla
 const serveFilled = Effect.fnUntraced(function* (more: (table: string) => ReadonlyArray<string>, count = eventCount) {
   const { events, logged, schema, sql, table, watched } = yield* serveEvents({ client: { maxConnections: 1 } })
   yield* execute([...fillStatements(table, count), ...more(table), `VACUUM ANALYZE ${table}`])
-  const rowsRead = Effect.gen(function* () {
-    yield* sql`SELECT pg_stat_force_next_flush()`
-    const [row] = yield* sql`
-      SELECT (
-        SELECT coalesce(sum(idx_tup_read), 0) FROM pg_stat_user_indexes WHERE schemaname = ${schema}
-      )::float8 + (SELECT coalesce(sum(seq_tup_read), 0) FROM pg_stat_user_tables WHERE schemaname = ${schema})::float8 AS read`
-    return Number(row?.["read"])
-  })
   const reads = Effect.fnUntraced(function* (query: Parameters<(typeof events)["read"]>[0], count: number) {
-    const before = yield* rowsRead
-    const found: ReadonlyArray<EventStore.StoredEvent> = yield* watched(Stream.runCollect(events.read(query)))
+    const { result, rows } = yield* readBy({ schema, sql }, watched(Stream.runCollect(events.read(query))))
+    const found: ReadonlyArray<EventStore.StoredEvent> = result
     assert.lengthOf(found, count)
     const versions = found.map(({ version }) => version)
     const ascending = versions.toSorted((a, b) => (a < b ? -1 : 1))
     assert.deepStrictEqual(versions, query?.direction === "backward" ? ascending.toReversed() : ascending)
-    return (yield* rowsRead) - before
+    return rows
   })
   return { logged, reads, sql, table }
 })
