@@ -380,12 +380,14 @@ describe("the plans of reads over partitions", () => {
       yield* Stream.runDrain(events.read(pages))
       yield* Stream.runDrain(events.read({ ...pages, direction: "backward" }))
       yield* Stream.runDrain(events.read({ ...pages, eventTypes: ["Happened"] }))
+      yield* Stream.runDrain(events.read({ ...pages, eventTypes: ["Rare"], limit: 1000 }))
     }
   })
 
   const happened = (table: string, count: number) =>
     `INSERT INTO ${table} (id, aggregate_id, event_type)
-     SELECT gen_random_uuid(), 'aggregate ' || n % 1000, 'Happened' FROM generate_series(1, ${count}) AS n`
+     SELECT gen_random_uuid(), 'aggregate ' || n % 1000, CASE n % 500 WHEN 0 THEN 'Rare' ELSE 'Happened' END
+     FROM generate_series(1, ${count}) AS n`
 
   it.live("are made once, and not for each page", () =>
     Effect.gen(function* () {

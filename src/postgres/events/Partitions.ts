@@ -110,7 +110,10 @@ export const make = Effect.gen(function* () {
      */
     limitOf: (limit: number): Fragment => (isKnownPartitioned() ? sql.literal(String(limit)) : sql`${limit}`),
 
-    /** Another value in the statement of such a page, which a plan for all values is not to depend on. */
+    /**
+     * Another value in the statement of such a page. The planner does not see it: for a rare type it would take the plan for all types
+     * for the dearer one, and make a plan for each page.
+     */
     untold: (value: Fragment): Fragment => (isKnownPartitioned() ? sql`(SELECT ${value})` : value),
 
     /** Makes the partitions that so many events more need. */
