@@ -50,10 +50,10 @@ export const suite = <E>(
         assert.deepStrictEqual((yield* seen("anna")).toSorted(), [1, 2])
         assert.deepStrictEqual((yield* seen("bert")).toSorted(), [1, 2])
         assert.isAtLeast(attempts, 3)
-        // On a busy machine a shard may lose twice, and the process may warn of other things.
-        const lost = logged.filter((text) => text.includes("lost against"))
-        assert.isAtLeast(lost.length, 1)
-        assert.isAtMost(lost.length, attempts - 2)
+        // Each shard tells of it once in a minute. On a busy machine both may lose, and the process may warn of other things.
+        const lost = logged.filter((text) => text.includes("has lost against"))
+        assert.isNotEmpty(lost)
+        assert.lengthOf([...new Set(lost.map((text) => text.slice(0, "shard 0".length)))], lost.length)
         assert.match(
           lost[0] ?? "",
           /^shard [01] of projection ".*" has lost against a concurrent transaction, and its batch is tried again within 2 seconds: .*; where shards write the same rows, .* shardBy/

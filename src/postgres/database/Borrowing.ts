@@ -8,9 +8,9 @@
  * ends, and a loop of statements takes it out of the pool once. Others wait for the connection until that turn ends; where
  * statements follow each other without an end, until it has been out of the pool for `maxMillisOutOfPool`.
  *
- * A connection whose session is read-only is closed instead of put back. The session stays read-only, whatever the settings of
- * its role are by now, and it stays on a server that has become a standby, wherever its name leads by now. The pool opens
- * another one, which may be able to write.
+ * A connection on which the server has refused to write is closed instead of put back. A session that is read-only stays so,
+ * whatever the settings of its role are by now, and it stays on a server that has become a standby, wherever its name leads by
+ * now. The pool opens another one, which may be able to write. Where only the transaction was read-only, nothing is lost.
  */
 import type { PgClient } from "@effect/sql-pg"
 import { Cause, Duration, Effect, Exit, Scope } from "effect"
@@ -37,9 +37,9 @@ export interface Borrowed {
 /** Makes an effect interruptible where the caller is. */
 type Restore = <A, E, R>(effect: Effect.Effect<A, E, R>) => Effect.Effect<A, E, R>
 
-const readOnly = new Unavailable({ message: "a connection was closed because its session is read-only" })
+const readOnly = new Unavailable({ message: "a connection was closed, as the server refused to write on it" })
 
-/** Whether what has failed was a write in a session that is read-only. */
+/** Whether what has failed was a write that the server has refused. */
 const isReadOnly = (reason: Cause.Reason<unknown>): boolean =>
   Cause.isFailReason(reason) &&
   (reason.error instanceof StoreError || SqlError.isSqlError(reason.error)) &&
@@ -78,7 +78,7 @@ export const make = Effect.fnUntraced(function* (
     )
   }
 
-  /** Puts the connection back, or closes it if its session is read-only. */
+  /** Puts the connection back, or closes it if the server has refused to write on it. */
   const putBack = ({ connection, scope }: Borrowed, exit: Exit.Exit<unknown, unknown>): Effect.Effect<void> => {
     const back = Scope.close(scope, exit)
     // PGlite has one session, and is in this process.
