@@ -1,6 +1,8 @@
 /** When the command fails, it says in a line or two what has failed and what to do, and ends with 1 or 2. */
 import { assert, describe, it } from "@effect/vitest"
 import { Effect } from "effect"
+import { writeFile } from "node:fs/promises"
+import { join } from "node:path"
 import { execute, freshRole, freshSchema, urlWith } from "../postgres/harness.ts"
 import { postgresUrl } from "../support/database.ts"
 import { freePort } from "../support/ports.ts"
@@ -13,11 +15,18 @@ describe("wrong usage ends with 2", () => {
       yield* fails(["events", "read", "--limit", "0"], 2, /--limit: "0".*\nRun strata events read --help/s)
       yield* fails(["events", "read", "--data", "{a}"], 2, /--data.*\nRun strata events read --help/s)
       yield* fails(["offsets", "get", "p", "1.5"], 2, /shard/)
-      yield* fails(["events", "read", "--url", "http://localhost"], 2, /Expected a postgres:\/\/ URL/)
+      yield* fails(["events", "read", "--url", "http://localhost"], 2, /--url: Expected a postgres:\/\/ URL/)
+      yield* fails(["events", "read"], 2, /DATABASE_URL: Expected a postgres:\/\/ URL/, { url: "http://localhost" })
+      const directory = yield* temporaryDirectory
+      const file = join(directory, "url")
+      yield* Effect.promise(() => writeFile(file, "postgres://localhost/app?sslmode=never\n"))
+      yield* fails(["events", "read", "--url-file", file], 2, /--url-file\.sslmode: Expected one of/)
+      const env = { DATABASE_URL_FILE: file }
+      yield* fails(["events", "read"], 2, /DATABASE_URL_FILE\.sslmode: Expected one of/, { env })
       yield* fails(["events", "read"], 2, /no database is named; give --url or --pglite DIR/)
       yield* fails(["events", "import"], 2, /give a file/, { url: postgresUrl })
       yield* fails(["offsets", "get", "p", "--url", postgresUrl, "--pglite", "x"], 2, /two databases/)
-    })
+    }).pipe(Effect.scoped)
   )
 
   it.live("no flag of the program, and no flag without a value, takes what is the subcommand's", () =>

@@ -1,6 +1,6 @@
 /** The database that a subcommand works on, as the flags and the environment name it. */
 import { PgClient } from "@effect/sql-pg"
-import { Config, ConfigProvider, Effect, Layer, Option, Redacted } from "effect"
+import { Config, ConfigProvider, Effect, Layer, Option, Redacted, Schema, SchemaIssue } from "effect"
 import { existsSync } from "node:fs"
 import { readFile } from "node:fs/promises"
 import { join } from "node:path"
@@ -15,10 +15,15 @@ const { PostgresConfig, PostgresDatabase } = Postgres
 /** Connections are opened as they are needed. The proof of the doctor needs the most: its 12 writers, and a subscriber. */
 const mostConnections = 20
 
-/** The file that has the URL, if one is named. */
+/** The file that has the URL, if one is named, and what names it. */
 const urlFile = Effect.gen(function* () {
   const named = yield* Settings.urlFile
-  return Option.isSome(named) ? named : yield* Config.option(Config.String("DATABASE_URL_FILE"))
+  return Option.isSome(named)
+    ? Option.some({ name: "--url-file", path: named.value })
+    : Option.map(yield* Config.option(Config.String("DATABASE_URL_FILE")), (path) => ({
+        name: "DATABASE_URL_FILE",
+        path
+      }))
 })
 
 const readUrl = (path: string) =>
@@ -30,12 +35,17 @@ const readUrl = (path: string) =>
     (text) => text.trim()
   )
 
-/** The URL of `--url` or of a file. An argument is in the list of processes, which all users of the machine can see. */
+/**
+ * The URL of `--url` or of a file, and what gives it. An argument is in the list of processes, which all users of the machine can
+ * see.
+ */
 const givenUrl = Effect.gen(function* () {
   const url = yield* Settings.url
   if (Option.isNone(url)) {
-    const path = yield* urlFile
-    return Option.isNone(path) ? Option.none() : Option.some(yield* readUrl(path.value))
+    const file = yield* urlFile
+    return Option.isNone(file)
+      ? Option.none()
+      : Option.some({ name: file.value.name, text: yield* readUrl(file.value.path) })
   }
   if (Option.isSome(yield* Settings.urlFile)) {
     return yield* new WrongUsage({ message: "--url and --url-file name two databases; give one of them" })
@@ -46,23 +56,35 @@ const givenUrl = Effect.gen(function* () {
       "everybody on this machine can see the password of --url; use --url-file, DATABASE_URL or DATABASE_URL_FILE instead"
     )
   }
-  return Option.some(text)
+  return Option.some({ name: "--url", text })
 })
 
-/** The environment, with the given URL in place of DATABASE_URL, so that `PostgresConfig` is the only place that reads it. */
+/** The refusal of a URL, with the name of what gave it. */
+const refusalOf = (name: string) => (error: Config.ConfigError) => {
+  if (!Schema.isSchemaError(error.cause)) return error
+  const { issue } = error.cause
+  if (issue._tag !== "Pointer" || issue.path[0] !== "DATABASE_URL") return error
+  return new Config.ConfigError(
+    new Schema.SchemaError(new SchemaIssue.Pointer([name, ...issue.path.slice(1)], issue.issue))
+  )
+}
+
+/** What the environment says, with the given URL in place of DATABASE_URL, so that `PostgresConfig` is the only place that reads it. */
 const settings = Effect.gen(function* () {
+  const read = Effect.all({ isNamed: ConnectionConfig.isNamed, pool: PostgresConfig.pool })
   const environment = yield* ConfigProvider.ConfigProvider
   const url = yield* givenUrl
-  if (Option.isNone(url)) return environment
-  return ConfigProvider.orElse(ConfigProvider.fromUnknown({ DATABASE_URL: url.value }), environment)
+  if (Option.isNone(url)) return yield* read
+  const { name, text } = url.value
+  return yield* Effect.provideService(
+    Effect.mapError(read, refusalOf(name)),
+    ConfigProvider.ConfigProvider,
+    ConfigProvider.orElse(ConfigProvider.fromUnknown({ DATABASE_URL: text }), environment)
+  )
 })
 
 const server = Effect.gen(function* () {
-  const { isNamed, pool } = yield* Effect.provideService(
-    Effect.all({ isNamed: ConnectionConfig.isNamed, pool: PostgresConfig.pool }),
-    ConfigProvider.ConfigProvider,
-    yield* settings
-  )
+  const { isNamed, pool } = yield* settings
   if (!isNamed) {
     return yield* new WrongUsage({ message: "no database is named; give --url or --pglite DIR, or set DATABASE_URL" })
   }
