@@ -111,35 +111,38 @@ export const suite = <E>(name: string, layer: Layer.Layer<Projection.Services, E
 
     it.effect("ends a handler at its time limit: a failure like any other", () =>
       Effect.gen(function* () {
-        for (const batched of [false, true]) {
-          for (const onFailure of ["stop", "skip", "park"] as const) {
-            const { add, append, caughtUp, name, options, seen } = yield* scene()
-            const stored = yield* append("a", ...range(3))
-            const handler = (event: StoredEvent, slot: Projection.Slot) =>
-              event.data === 1 ? Effect.never : add(event, slot)
-            const limited = { ...options, onFailure, retry: Schedule.recurs(1), timeout: "1 second" } as const
-            const projection = batched
-              ? Projection.make({
-                  ...limited,
-                  batchHandler: (events, slot) => Effect.forEach(events, (event) => handler(event, slot))
-                })
-              : Projection.make({ ...limited, handler })
-            if (onFailure === "stop") {
-              const error = yield* Effect.flip(Projection.run(projection))
-              if (error._tag !== "ProjectionFailed") return assert.fail(error.message)
-              assert.deepStrictEqual([error.version, error.attempts], [stored[1]?.version, 2])
-              assert.instanceOf(error.cause, Projection.HandlerTimeout)
-              assert.deepStrictEqual(yield* seen("a"), [0])
-              continue
-            }
-            yield* start(projection)
-            yield* caughtUp
-            assert.deepStrictEqual(yield* seen("a"), onFailure === "skip" ? [0, 2] : [0])
-            const unhandled = onFailure === "skip" ? Projection.skipped(name) : Projection.parked(name)
-            const [failure] = yield* Stream.runCollect(unhandled)
-            assert.include(failure?.error, "HandlerTimeout: the handler has not ended within 1s")
+        const limited = Effect.fnUntraced(function* (onFailure: "stop" | "skip" | "park", batched: boolean) {
+          const { add, append, caughtUp, name, options, seen } = yield* scene()
+          const stored = yield* append("a", ...range(3))
+          const handler = (event: StoredEvent, slot: Projection.Slot) =>
+            event.data === 1 ? Effect.never : add(event, slot)
+          const settings = { ...options, onFailure, retry: Schedule.recurs(1), timeout: "1 second" } as const
+          const projection = batched
+            ? Projection.make({
+                ...settings,
+                batchHandler: (events, slot) => Effect.forEach(events, (event) => handler(event, slot))
+              })
+            : Projection.make({ ...settings, handler })
+          if (onFailure === "stop") {
+            const error = yield* Effect.flip(Projection.run(projection))
+            if (error._tag !== "ProjectionFailed") return assert.fail(error.message)
+            assert.deepStrictEqual([error.version, error.attempts], [stored[1]?.version, 2])
+            assert.instanceOf(error.cause, Projection.HandlerTimeout)
+            assert.deepStrictEqual(yield* seen("a"), [0])
+            return
           }
-        }
+          yield* start(projection)
+          yield* caughtUp
+          assert.deepStrictEqual(yield* seen("a"), onFailure === "skip" ? [0, 2] : [0])
+          const unhandled = onFailure === "skip" ? Projection.skipped(name) : Projection.parked(name)
+          const [failure] = yield* Stream.runCollect(unhandled)
+          assert.include(failure?.error, "HandlerTimeout: the handler has not ended within 1s")
+        })
+        const cases = (["stop", "skip", "park"] as const).flatMap((onFailure) => [
+          limited(onFailure, false),
+          limited(onFailure, true)
+        ])
+        yield* Effect.all(cases, { concurrency: "unbounded" })
         const refused = Projection.make({ name: "refused", timeout: 0, handler: () => Effect.void })
         const error = yield* Effect.flip(Projection.run(refused))
         assert.include(error.message, "timeout: Expected a finite duration above zero")
