@@ -31,7 +31,8 @@ const served = Effect.fnUntraced(function* (settings: Settings = {}) {
 describe("a limit of the server", () => {
   it.live("on statements is a Timeout", () =>
     Effect.gen(function* () {
-      const stores = yield* served({ client: { startupParameters: { statement_timeout: "100" } } })
+      // A second: no statement that waits for nobody takes so long, on a busy machine either.
+      const stores = yield* served({ client: { startupParameters: { statement_timeout: "1000" } } })
       const { read, write } = shard(stores, "row")
       const held = yield* open(stores.transactor.withTransaction, write(1n))
       const says = /a time limit of the server ran out: .*statement timeout; call again, or raise the limit/
