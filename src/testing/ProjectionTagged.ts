@@ -4,7 +4,7 @@ import { Effect, type Layer, Ref, Schema, Stream } from "effect"
 import { EventStore, type StoredEvent, typed } from "../EventStore.ts"
 import { InvalidInput } from "../InvalidInput.ts"
 import * as Projection from "../Projection.ts"
-import { append, ending, fresh, latestVersion, quick, start, untilHandled } from "./ProjectionScene.ts"
+import { append, ending, fresh, latestVersion, long, quick, start, untilHandled } from "./ProjectionScene.ts"
 
 class Joined extends Schema.TaggedClass<Joined>()("suite/Joined", { club: Schema.String, member: Schema.String }) {}
 class Left extends Schema.TaggedClass<Left>()("suite/Left", { club: Schema.String, member: Schema.String }) {}
@@ -117,7 +117,7 @@ export const suite = <E>(name: string, layer: Layer.Layer<Projection.Services, E
         yield* append([event(4, [a, fresh("b")], aggregate)])
         yield* caughtUp(name)
         isBroken = false
-        const retried = yield* Projection.retryParked(name, "1 minute")
+        const retried = yield* Projection.retryParked(name, long)
         assert.deepStrictEqual(
           retried.map(({ state }) => state),
           ["handled"]

@@ -30,7 +30,7 @@ const balancesIn = (schema: string) =>
 
 const caughtUp = Effect.gen(function* () {
   const { latestVersion } = yield* EventStore.EventStore
-  yield* Projection.awaitVersion("balances", yield* latestVersion, "1 minute")
+  yield* Projection.awaitVersion("balances", yield* latestVersion, "4 minutes")
 })
 
 const storesOn = (database: string, schema: string) =>

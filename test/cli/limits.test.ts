@@ -26,7 +26,7 @@ const fail = Effect.gen(function* () {
     retry: Schedule.recurs(0),
     handler: () => Effect.fail(new Error("no account"))
   })
-  const handled = Effect.flatMap(events.latestVersion, (head) => Projection.awaitVersion("parks", head, "1 minute"))
+  const handled = Effect.flatMap(events.latestVersion, (head) => Projection.awaitVersion("parks", head, "4 minutes"))
   yield* Effect.raceFirst(Projection.run(parks), handled)
   const bounced = yield* Deferred.make<void>()
   yield* mails.enqueue("nobody@example.org")

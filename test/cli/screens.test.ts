@@ -24,7 +24,7 @@ const runOnce = (schema: string, name: string) =>
     Projection.run(Projection.make({ name, handler: () => Effect.void })),
     Effect.flatMap(
       EventStore.EventStore.use(({ latestVersion }) => latestVersion),
-      (version) => Projection.awaitVersion(name, version, "1 minute")
+      (version) => Projection.awaitVersion(name, version, "4 minutes")
     )
   ).pipe(Effect.provide(Layer.fresh(Layer.provideMerge(Postgres.layerStorage({ schema }), clientOf(postgresUrl)))))
 

@@ -15,7 +15,7 @@ describe("on a standby", () => {
       const handled = yield* Queue.unbounded<string>()
       const projection = Projection.make({ name: "copy", handler: ({ id }) => Queue.offer(handled, id) })
       const running = yield* Effect.forkScoped(Effect.provide(Projection.run(projection), context))
-      yield* Projection.awaitVersion("copy", 2n, "1 minute").pipe(Effect.provide(context))
+      yield* Projection.awaitVersion("copy", 2n, "4 minutes").pipe(Effect.provide(context))
       yield* Fiber.interrupt(running)
       yield* events.append(event("a", "3"))
       yield* untilReplayed(primary, standby)

@@ -145,7 +145,7 @@ describe("strata projections", () => {
       yield* Effect.gen(function* () {
         yield* Effect.forkScoped(Projection.run(projection))
         yield* Deferred.await(handled)
-        yield* Projection.awaitVersion("balances", 2n, "20 seconds")
+        yield* Projection.awaitVersion("balances", 2n, "4 minutes")
       }).pipe(Effect.scoped, Effect.provideContext(context))
 
       const [shard] = jsonLines(yield* run("projections", "status", "balances", "--json"))
@@ -173,7 +173,7 @@ describe("strata projections", () => {
       yield* append(["old-1", "old-2", "old-3"])
       yield* Effect.gen(function* () {
         yield* Effect.forkScoped(Projection.run(Projection.make({ name: "balances", handler: () => Effect.void })))
-        yield* Projection.awaitVersion("balances", 3n, "1 minute")
+        yield* Projection.awaitVersion("balances", 3n, "4 minutes")
       }).pipe(Effect.scoped, Effect.provideContext(context))
       yield* execute([`TRUNCATE ${schema}.events RESTART IDENTITY`])
       yield* append(["new-1", "new-2"])
@@ -249,7 +249,7 @@ describe("strata projections rebuild", () => {
 
       yield* Effect.gen(function* () {
         const running = yield* Effect.forkScoped(Projection.run(projection("sums", true)))
-        yield* Projection.awaitVersion("sums", 3n, "1 minute")
+        yield* Projection.awaitVersion("sums", 3n, "4 minutes")
         assert.strictEqual(yield* sum, 3)
         const [skipped] = jsonLines(yield* run("projections", "skipped", "sums", "--json"))
         assert.deepInclude(skipped, { version: "3", aggregateId: "a13" })
@@ -270,7 +270,7 @@ describe("strata projections rebuild", () => {
         assert.strictEqual(yield* sum, 3)
         // The projection goes on.
         yield* events.append({ aggregateId: "b", eventType: "T", data: 4 })
-        yield* Projection.awaitVersion("sums", 4n, "1 minute")
+        yield* Projection.awaitVersion("sums", 4n, "4 minutes")
         assert.strictEqual(yield* sum, 7)
         yield* Fiber.interrupt(running)
 
@@ -281,7 +281,7 @@ describe("strata projections rebuild", () => {
         yield* Effect.repeat(sum, { until: (now) => now === 7 })
 
         yield* Effect.forkScoped(Projection.run(projection("plain", false)))
-        yield* Projection.awaitVersion("plain", 4n, "1 minute")
+        yield* Projection.awaitVersion("plain", 4n, "4 minutes")
         yield* fails(
           rebuild("plain", "--timeout", "60s"),
           1,

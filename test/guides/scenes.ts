@@ -52,7 +52,7 @@ const sales = (customers: ReadonlySet<string>, onFailure: "stop" | "park" = "sto
 
 const caughtUp = (name: string) =>
   Effect.flatMap(EventStore.EventStore, ({ latestVersion }) =>
-    Effect.flatMap(latestVersion, (version) => Projection.awaitVersion(name, version, "1 minute"))
+    Effect.flatMap(latestVersion, (version) => Projection.awaitVersion(name, version, "4 minutes"))
   )
 
 const known = new Set(["anna", "bert"])

@@ -203,7 +203,7 @@ it.live("awaitVersion tells at once that the projection has stopped, and why, un
       assert.match(error.message, /^Projection "stops" stopped before event 1 .*: the handler failed twice/)
       assert.match(String(error.cause), /no such table/)
     }
-    const awaited = Projection.awaitVersion("stops", stored?.version ?? 0n, "1 minute")
+    const awaited = Projection.awaitVersion("stops", stored?.version ?? 0n, "4 minutes")
     isMended = true
     yield* Effect.forkScoped(Projection.run(projection))
     // What it has said before is over once it runs again: in this process, as soon as the run begins.

@@ -112,11 +112,11 @@ it.live("an event that the log has lost is not waited for", () =>
     const { kept, log } = yield* handledUpTo("awaited", 5)
     const [, , third] = yield* log.events.load()
     assert.isDefined(third)
-    yield* Effect.provide(Projection.awaitVersion("awaited", third, "1 minute"), log.context)
+    yield* Effect.provide(Projection.awaitVersion("awaited", third, "4 minutes"), log.context)
     const other = yield* logBeside(kept)
     yield* other.append("new", 6)
     for (const event of [third, { version: 7n, id: "lost" }]) {
-      const waiting = Projection.awaitVersion("awaited", event, "1 minute")
+      const waiting = Projection.awaitVersion("awaited", event, "4 minutes")
       assert.instanceOf(yield* Effect.flip(Effect.provide(waiting, other.context)), EventStore.LogReplaced)
     }
   }).pipe(quiet)

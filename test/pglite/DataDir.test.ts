@@ -116,7 +116,7 @@ describe("Pglite.layer({ dataDir })", () => {
     Effect.gen(function* () {
       const path = database("exits")
       const { child } = run("once", path)
-      const [code] = yield* Effect.promise(() => once(child, "exit")).pipe(Effect.timeout("30 seconds"))
+      const [code] = yield* Effect.promise(() => once(child, "exit")).pipe(Effect.timeout("4 minutes"))
       assert.strictEqual(code, 0)
       assert.deepStrictEqual(locks(path), [])
       assert.deepStrictEqual(yield* open(path, query("SELECT max(n) AS n, 3 AS rows FROM numbers")), [

@@ -268,7 +268,7 @@ describe("interruption", () => {
       yield* Effect.sleep(50)
       assert.isUndefined(last.pollUnsafe())
       yield* Fiber.interrupt(between)
-      yield* Effect.timeout(Fiber.join(last), "10 seconds")
+      yield* Effect.timeout(Fiber.join(last), "4 minutes")
       assert.isUndefined(waiting.pollUnsafe())
       yield* holder.commit
       yield* Fiber.join(waiting)

@@ -68,7 +68,7 @@ describe("the mark of a condition", () => {
           until: ({ condition }) => condition.decided.mark === 40n
         }
       ).pipe(
-        Effect.timeoutOrElse({ duration: "1 minute", orElse: () => Effect.die(new Error("the mark does not rise")) })
+        Effect.timeoutOrElse({ duration: "4 minutes", orElse: () => Effect.die(new Error("the mark does not rise")) })
       )
     })
   )

@@ -109,7 +109,7 @@ export const untilBlocked = (count: number, applicationName: string) =>
     Effect.delay(10),
     Effect.repeat({ until: ({ length }) => length === count }),
     Effect.timeoutOrElse({
-      duration: "1 minute",
+      duration: "4 minutes",
       orElse: () => Effect.die(new Error(`not ${count} statements of ${applicationName} wait for a lock`))
     })
   )

@@ -30,7 +30,7 @@ it.live.each(["skip", "park"] as const)("a projection passes the event whose sta
         handler: ({ aggregateId }) => (aggregateId === "hangs" ? hang : Effect.void)
       })
       yield* Effect.forkScoped(Projection.run(projection))
-      yield* Projection.awaitVersion("limited", 3n, "1 minute")
+      yield* Projection.awaitVersion("limited", 3n, "4 minutes")
       const unhandled = onFailure === "skip" ? Projection.skipped("limited") : Projection.parked("limited")
       const [failure, ...more] = yield* Stream.runCollect(unhandled)
       assert.deepStrictEqual([failure?.aggregateId, more.length], ["hangs", 0])

@@ -91,7 +91,7 @@ it.live("a projection that starts after the newest events were deleted is told",
     })
     yield* Effect.gen(function* () {
       const runTo = (version: bigint) =>
-        Effect.raceFirst(Projection.run(projection), Projection.awaitVersion("deleted", version, "1 minute"))
+        Effect.raceFirst(Projection.run(projection), Projection.awaitVersion("deleted", version, "4 minutes"))
       yield* append(served, "a", 3)
       yield* runTo(3n)
       yield* execute([`DELETE FROM ${table} WHERE version > 1`])

@@ -52,7 +52,7 @@ describe("a session that is read-only", () => {
         yield* letWrite(url, true)
         const append = Context.get(stores, EventStore.EventStore).append({ aggregateId: "a", eventType: "T", data: 1 })
         const [event] = yield* Effect.retry(append, { schedule: transientDelays, while: isTransient })
-        yield* Effect.provide(Projection.awaitVersion("p", event?.version ?? 0n, "30 seconds"), stores)
+        yield* Effect.provide(Projection.awaitVersion("p", event?.version ?? 0n, "4 minutes"), stores)
       }).pipe(Effect.scoped)
     )
   )

@@ -57,7 +57,7 @@ const projecting = Effect.gen(function* () {
         })
     }
   })
-  const isThere = Projection.awaitVersion("sales", placed?.version ?? 0n, "1 minute")
+  const isThere = Projection.awaitVersion("sales", placed?.version ?? 0n, "4 minutes")
   yield* Effect.raceFirst(Projection.run(sales), Effect.andThen(isThere, hasMetric("strata_projection_failed")))
 })
 

@@ -42,7 +42,7 @@ const order = (id: string) => ({ params: { id } })
 const reportOf = Effect.fnUntraced(function* (customer: string) {
   const { report } = yield* shop
   const { latestVersion } = yield* EventStore.EventStore
-  yield* Projection.awaitVersion(sales.name, yield* latestVersion, "1 minute")
+  yield* Projection.awaitVersion(sales.name, yield* latestVersion, "4 minutes")
   return yield* report(order(customer))
 })
 

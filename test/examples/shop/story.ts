@@ -68,7 +68,7 @@ const story = (delivery: Effect.Effect<void>) =>
     yield* say("Now she can have the sofa. The report has it as soon as you ask:")
     yield* shop.place({ ...order("sofa", "click 5"), ...ofAda(900) })
     const show = Effect.gen(function* () {
-      yield* Projection.awaitVersion(sales.name, yield* latestVersion, "30 seconds")
+      yield* Projection.awaitVersion(sales.name, yield* latestVersion, "1 minute")
       const { orders, paid, placed } = yield* shop.report({ params: { id: "ada" } })
       yield* say(`  ada: ${orders} orders for ${placed}, of which she has paid ${paid}`)
     })
