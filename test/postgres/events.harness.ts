@@ -4,6 +4,7 @@ import { Context, Effect, Fiber, Latch, Layer, Logger, Queue, Redacted, Stream }
 import { EventStore, Transactor } from "effect-strata"
 import * as Postgres from "effect-strata/postgres"
 import { Reactivity } from "effect/reactivity"
+import { connectTimeout } from "../support/connection.ts"
 import { postgresUrl } from "../support/database.ts"
 import { execute, freshSchema, query, type Settings, unique } from "./harness.ts"
 
@@ -116,7 +117,9 @@ export const untilBlocked = (count: number, applicationName: string) =>
 
 /** A connection of its own until the scope closes, to be told one statement after the other. */
 export const session = Effect.fnUntraced(function* (url: string = postgresUrl) {
-  const sql = yield* PgClient.makeClient({ url: Redacted.make(url) }).pipe(Effect.provide(Reactivity.layer))
+  const sql = yield* PgClient.makeClient({ url: Redacted.make(url), connectTimeout }).pipe(
+    Effect.provide(Reactivity.layer)
+  )
   return (statement: string) => sql.unsafe(statement).unprepared
 })
 

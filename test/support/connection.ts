@@ -6,6 +6,9 @@ import type { SqlError } from "effect/sql"
 /** The application name under which the test support itself connects. */
 export const supportApplicationName = "strata-test-support"
 
+/** How long the test support waits for a connection: a busy machine takes longer than the 5 seconds of the driver. */
+export const connectTimeout = "2 minutes"
+
 /** One connection of its own for the duration of `use`. */
 export const withConnection = <A, E, R>(
   url: string,
@@ -14,6 +17,7 @@ export const withConnection = <A, E, R>(
   PgClient.makeClient({
     url: Redacted.make(url),
     applicationName: supportApplicationName,
+    connectTimeout,
     // A test that leaves locks behind shall fail in its clean-up, not hang there.
     startupParameters: { lock_timeout: "30s" }
   }).pipe(Effect.provide(Reactivity.layer), Effect.flatMap(use), Effect.scoped)
