@@ -10,8 +10,9 @@ import { jsonLines, strata, succeeds, temporaryDirectory } from "../cli/harness.
 import { execute, freshRole, migrate, query, serve } from "../postgres/harness.ts"
 import { postgresUrl, scratchDatabase } from "../support/database.ts"
 import { database } from "../support/databases.ts"
+import * as Proxy from "../support/Proxy.ts"
 import { useStores } from "./harness.ts"
-import { caught, layTraps, layTrapsBeside } from "./traps.ts"
+import { caught, lastCaught, layTraps, layTrapsBeside } from "./traps.ts"
 
 /** A database in which everybody may create in `public`, as it was before Postgres 15, and somebody has laid traps there. */
 const trapped = Effect.gen(function* () {
@@ -104,6 +105,7 @@ describe("somebody's functions in a schema of the search path", () => {
         assert.match(String(error.reason.cause), /captured: .* as \w+, by SELECT/, expression)
       }
       assert.strictEqual(yield* caught(url, "public"), String(captured.length))
+      assert.strictEqual(yield* lastCaught(url, "public"), "count(integer)")
       for (const expression of [
         "cardinality('{}'::text)",
         "'a'::text = 'b'::text",
@@ -137,6 +139,23 @@ describe("somebody's functions in a schema of the search path", () => {
         Effect.scoped
       )
       assert.strictEqual(yield* caught(url, "public"), "0")
+    }).pipe(Effect.scoped)
+  )
+
+  it.live("are not called where the server is asked about a connection that is silent, and ends it", () =>
+    Effect.gen(function* () {
+      const { owner, url } = yield* hostile
+      yield* migrate(owner)
+      const { hostname, port } = new URL(url)
+      const proxy = yield* Proxy.make({ host: hostname, port: Number(port || 5432) })
+      const client = { maxConnections: 1 }
+      const served = yield* serve({ url: proxy.url(owner), client, layer: Postgres.layerStorage })
+      const append = served.events.append({ aggregateId: "a", eventType: "T", data: {} })
+      yield* append
+      yield* proxy.blackhole
+      // It waits for the wake-up of the first append, which has the connection, or is on its way itself.
+      yield* Effect.retry(append, { times: 1 })
+      assert.deepStrictEqual([yield* caught(url, "public"), yield* lastCaught(url, "public")], ["0", "undefined"])
     }).pipe(Effect.scoped)
   )
 
@@ -246,7 +265,10 @@ const inPublic = Layer.unwrap(
     yield* migrate(owner)
     yield* layTrapsBeside(url, mallory, "public", ours)
     yield* Effect.addFinalizer(() =>
-      Effect.orDie(Effect.map(caught(url, "public"), (count) => assert.strictEqual(count, "0", "traps were called")))
+      Effect.gen(function* () {
+        const last = yield* lastCaught(url, "public")
+        assert.strictEqual(yield* caught(url, "public"), "0", `traps were called, the last one was ${last}`)
+      }).pipe(Effect.orDie)
     )
     return Layer.provide(Postgres.layerStorage(), PgClient.layer({ url: Redacted.make(owner) }))
   })

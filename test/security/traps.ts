@@ -28,19 +28,22 @@ const calledNames = () => {
 const types = `text varchar bpchar name "char" int2 int4 int8 oid regclass numeric float8 bool timestamptz interval jsonb xid
   bytea text[] int4[] int8[] bool[] varchar[] oid[] name[] int2vector timestamp date uuid`
 
-/**
- * Makes the traps in `schema`. A trap that is called counts up a sequence, which no rollback undoes, and fails with what was
- * called, and by which statement.
- */
+/** Counts up a sequence, and leaves the number of the trap in another one, which no rollback undoes. */
+const counts = (schema: string) =>
+  `PERFORM pg_catalog.nextval('${schema}.caught'), pg_catalog.setval('${schema}.caught_last', %s);`
+
+/** Makes the traps in `schema`. A trap that is called is counted, and fails with what was called, and by which statement. */
 const statements = (schema: string, names: ReadonlyArray<string>) => [
   `CREATE SEQUENCE IF NOT EXISTS ${schema}.caught`,
-  `GRANT ALL ON SEQUENCE ${schema}.caught TO PUBLIC`,
+  `CREATE SEQUENCE IF NOT EXISTS ${schema}.caught_last`,
+  `GRANT ALL ON SEQUENCE ${schema}.caught, ${schema}.caught_last TO PUBLIC`,
   `CREATE TEMP TABLE of_type AS SELECT name::regtype::oid AS type FROM regexp_split_to_table('${types}', '\\s+') AS name`,
   `DO $do$
   DECLARE
     it RECORD;
+    number BIGINT := 0;
     body TEXT := $body$ BEGIN
-        PERFORM pg_catalog.nextval('${schema}.caught');
+        ${counts(schema)}
         RAISE EXCEPTION 'captured: %s as %%, by %%', current_user, pg_catalog.current_query();
       END $body$;
   BEGIN
@@ -48,8 +51,9 @@ const statements = (schema: string, names: ReadonlyArray<string>) => [
     FOR it IN SELECT l.type::regtype AS l, r.type::regtype AS r, result FROM of_type l, of_type r,
       unnest(ARRAY['boolean', 'text', 'bigint', 'jsonb']) AS result
     LOOP
+      number := number + 1;
       EXECUTE format('CREATE FUNCTION ${schema}.trap_%1$s(%2$s, %3$s) RETURNS %1$s LANGUAGE plpgsql AS %4$L',
-        it.result, it.l, it.r, format(body, format('an operator of %s and %s', it.l, it.r)));
+        it.result, it.l, it.r, format(body, number, format('an operator of %s and %s', it.l, it.r)));
     END LOOP;
     FOR it IN SELECT l.type::regtype AS l, r.type::regtype AS r, sign, result FROM of_type l, of_type r, (VALUES
         ('=', 'boolean'), ('<>', 'boolean'), ('<', 'boolean'), ('>', 'boolean'), ('<=', 'boolean'), ('>=', 'boolean'),
@@ -62,14 +66,18 @@ const statements = (schema: string, names: ReadonlyArray<string>) => [
         it.sign, it.l, it.r, it.result);
     END LOOP;
   END $do$`,
-  trapsOfFunctions(schema, "pg_catalog", names)
+  trapsOfFunctions(schema, "pg_catalog", names, 1_000_000)
 ]
 
-/** A trap for each function of these names, and each other list of types that the function would take as well. */
-const trapsOfFunctions = (schema: string, of: string, names: ReadonlyArray<string>) => `DO $do$
+/**
+ * A trap for each function of these names, and each other list of types that the function would take as well. Their numbers
+ * begin after `from`.
+ */
+const trapsOfFunctions = (schema: string, of: string, names: ReadonlyArray<string>, from: number) => `DO $do$
   DECLARE
     it RECORD;
     made TEXT;
+    number BIGINT := ${from};
   BEGIN
     FOR it IN
       WITH RECURSIVE original AS (
@@ -115,12 +123,13 @@ const trapsOfFunctions = (schema: string, of: string, names: ReadonlyArray<strin
     LOOP
       made := format('%I(%s)', it.proname, (SELECT string_agg(format_type(type, NULL), ', ' ORDER BY place)
         FROM unnest(it.chosen) WITH ORDINALITY AS chosen (type, place)));
+      number := number + 1;
       BEGIN
         EXECUTE format('CREATE OR REPLACE FUNCTION ${schema}.%s RETURNS %s %s LANGUAGE plpgsql AS %L',
           made, CASE WHEN it.proretset THEN 'SETOF' ELSE '' END, it.result, format($body$ BEGIN
-            PERFORM pg_catalog.nextval('${schema}.caught');
+            ${counts(schema)}
             RAISE EXCEPTION 'captured: %s as %%, by %%', current_user, pg_catalog.current_query();
-          END $body$, made));
+          END $body$, number, made));
       EXCEPTION WHEN feature_not_supported OR invalid_function_definition OR undefined_object OR duplicate_function THEN
         NULL;
       END;
@@ -144,8 +153,20 @@ export const layTraps = (url: string, role: string, schema: string) =>
 export const layTrapsBeside = (url: string, role: string, schema: string, names: ReadonlyArray<string>) =>
   asRole(url, role, [
     `CREATE TEMP TABLE of_type AS SELECT name::regtype::oid AS type FROM regexp_split_to_table('${types}', '\\s+') AS name`,
-    trapsOfFunctions(schema, schema, names)
+    trapsOfFunctions(schema, schema, names, 2_000_000)
   ])
+
+/** The trap that was called last, where somebody has caught the error that names it. */
+export const lastCaught = (url: string, schema: string) =>
+  withConnection(url, (sql) =>
+    Effect.gen(function* () {
+      const [number] = yield* sql.unsafe(`SELECT last_value FROM ${schema}.caught_last WHERE is_called`).values
+      const [trap] = yield* sql.unsafe(
+        `SELECT oid::regprocedure::text FROM pg_proc WHERE prosrc ~~ '%${schema}.caught_last'', ${number?.[0]});%'`
+      ).values
+      return String(trap?.[0])
+    })
+  )
 
 /** How often a trap was called. */
 export const caught = (url: string, schema: string) =>

@@ -72,13 +72,13 @@ const askSelf = `
  */
 const askActivity = `
   SELECT extract(epoch FROM backend_start)::text AS start,
-    (extract(epoch FROM clock_timestamp() - backend_start) * 1000)::float8 AS "ageMillis",
+    (extract(epoch FROM clock_timestamp() - backend_start) * 1000::numeric)::float8 AS "ageMillis",
     coalesce(state <> 'disabled', false) AS "isTold",
     coalesce(state LIKE 'idle%' OR wait_event_type = 'Client', false) AS "isIdle",
     coalesce(extract(epoch FROM state_change)::text, '') AS since,
-    coalesce(
-      (extract(epoch FROM clock_timestamp() - coalesce(query_start, CASE state WHEN 'idle' THEN backend_start END)) * 1000)::float8, 0
-    ) AS "lastCameMillisAgo"
+    coalesce((extract(epoch FROM
+      clock_timestamp() - coalesce(query_start, CASE state WHEN 'idle' THEN backend_start END)
+    ) * 1000::numeric)::float8, 0) AS "lastCameMillisAgo"
   FROM pg_stat_activity WHERE pid = $1`
 
 /** The function stands in the result, which is made of the one row: among the conditions it can come first, for every row. */
