@@ -10,7 +10,6 @@
  */
 import { Duration, Effect, Schema } from "effect"
 import type { Fragment } from "effect/sql/Statement"
-import { originKeys } from "../../events/Origins.ts"
 import { isUuid } from "../../internal/Ids.ts"
 import type { Reason } from "../../StoreError.ts"
 import * as AdvisoryLocks from "../database/AdvisoryLocks.ts"
@@ -25,6 +24,7 @@ import * as ArchivedEvents from "./ArchivedEvents.ts"
 import type { ArchivedRow } from "./ArchivedPages.ts"
 import * as ArchiveTable from "./ArchiveTable.ts"
 import * as CompactLog from "./CompactLog.ts"
+import { contentOf } from "./EventContent.ts"
 import * as EventTable from "./EventTable.ts"
 import * as Partitions from "./Partitions.ts"
 import * as TagTable from "./TagTable.ts"
@@ -95,10 +95,7 @@ export const make = Effect.gen(function* () {
       ${entries.map(({ createdAt }) => createdAt ?? "")}::text[]
     ) WITH ORDINALITY AS new (id, aggregate_id, event_type, json, created_at, place)`
 
-  /** Metadata without where the event comes from, in a function's own types: see `resources/postgres/0066_events_append.sql`. */
-  const contentOf = (metadata: string) =>
-    sql.literal(`coalesce(nullif(CASE WHEN jsonb_typeof(${metadata}) = 'object'::text
-      THEN ${metadata} - ARRAY[${originKeys.map((key) => `'${key}'`).join()}]::text[] ELSE ${metadata} END, '{}'::jsonb), 'null'::jsonb)`)
+  const metadataContentOf = (json: string) => contentOf(sql, sql.literal(json))
 
   const hasIdIn = (partitioned: boolean) =>
     partitioned ? sql`event.version = (SELECT version FROM ${ids} WHERE id = new.id)` : sql`event.id = new.id`
@@ -110,7 +107,7 @@ export const make = Effect.gen(function* () {
       SELECT event.id, event.version,
         event.aggregate_id = new.aggregate_id AND event.event_type = new.event_type
           AND coalesce(event.data, 'null') = new.json -> 'data'::text
-          AND ${contentOf("event.metadata")} = ${contentOf("(new.json -> 'metadata'::text)")} AS same,
+          AND ${metadataContentOf("event.metadata")} = ${metadataContentOf("(new.json -> 'metadata'::text)")} AS same,
         coalesce(event.created_at = nullif(new.created_at, '')::timestamptz, new.created_at = '') AS "sameTime"
       FROM ${table} AS event WHERE ${hasId} OFFSET 0
     ) AS old`
