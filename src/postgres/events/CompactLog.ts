@@ -1,6 +1,6 @@
 /**
- * A log that takes less room: `resources/postgres/0049_events_layout_compact.sql` makes it. Its ids are UUIDs, of 16 bytes each, and
- * it stores neither the name of a stream nor metadata where there is none. Its indexes have blocks of versions.
+ * A log that takes less room: `resources/postgres/0049_events_layout_compact.sql` makes it. Its ids are UUIDs, of 16 bytes each,
+ * and it stores neither the name of a stream nor metadata where there is none. Its indexes have blocks of versions.
  */
 import { Effect, Schema } from "effect"
 import type { Append } from "../../Event.ts"

@@ -64,8 +64,8 @@ export const make = (database: PostgresDatabase["Service"], { archive, compare, 
   }
 
   /**
-   * A later page without a row: that is the end, or the event that was seen last is gone. It may have been archived, and others with
-   * it: a page without a guard tells.
+   * A later page without a row: that is the end, or the event that was seen last is gone. It may have been archived, and others
+   * with it: a page without a guard tells.
    */
   const afterNothing = (state: Range): Effect.Effect<Next, LogReplaced | Reason> =>
     Effect.flatMap(compare(query, state.seen), (seen) => {

@@ -5,8 +5,8 @@
  *
  * `append` of the store gives an event the time of its transaction, so an import is SQL of its own that keeps the rules of an
  * append. It takes the locks that stand for every aggregate and every id, as an append of many events does, looks for the
- * events that are stored already, and lets the INSERT draw the versions, after it has locked the table. Those that are archived are
- * read from their files before that, while others append.
+ * events that are stored already, and lets the INSERT draw the versions, after it has locked the table. Those that are archived
+ * are read from their files before that, while others append.
  */
 import { Duration, Effect, Schema } from "effect"
 import type { Fragment } from "effect/sql/Statement"
@@ -175,7 +175,8 @@ export const make = Effect.gen(function* () {
     if (entries.length === 0 || !(yield* isPartitioned)) return []
     const places = yield* Effect.flatMap(
       query(sql`
-        SELECT id::text AS id, version FROM ${ids} WHERE id = ANY(${entries.map(({ id }) => id)}::${idType}[]) AND version < ${end}`),
+        SELECT id::text AS id, version FROM ${ids}
+        WHERE id = ANY(${entries.map(({ id }) => id)}::${idType}[]) AND version < ${end}`),
       decodePlaces
     )
     if (places.length === 0) return []
