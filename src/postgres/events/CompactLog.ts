@@ -48,6 +48,7 @@ const Row = Schema.Struct({
 })
 
 const describe = ({ names, query, schema, sql }: PostgresDatabase["Service"]) => {
+  // The server puts each expression of an index into brackets of its own.
   const definition = sql.literal(unquoted("pg_catalog.pg_get_indexdef(indexrelid)"))
   const has = (form: string) => sql`EXISTS (
     SELECT FROM pg_catalog.pg_index

@@ -339,3 +339,5 @@ export const make = Effect.gen(function* () {
     findsContained
   }
 })
+
+export type EventPages = Effect.Success<typeof make>

@@ -203,8 +203,8 @@ export const make = Effect.gen(function* () {
     return ArchivedEnd.again(
       Effect.gen(function* () {
         const archived = yield* inArchive(entries)
-        // What is restored in between is in the table, and what is archived in between is in neither: then it is not the same as
-        // before.
+        // A part that is restored in between is in the table. The events of one that is archived in between are found by neither
+        // look, but by one more.
         const live = yield* inTable(entries, yield* isPartitioned)
         const found = byId([...archived, ...live])
         const missing = entries.filter(({ id }) => !found.has(id))
@@ -229,8 +229,7 @@ export const make = Effect.gen(function* () {
   })
 
   /**
-   * Writes what is not in the log yet. `archived` has what was archived before: fails where that is another part of the log by
-   * now.
+   * Writes what is not in the log yet. `archived` is what the files had of these entries before: fails where they have more by now.
    */
   const attempt = Effect.fnUntraced(function* (
     entries: ReadonlyArray<Entry>,
