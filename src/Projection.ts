@@ -120,12 +120,12 @@ export const layer = <R>(
  * **Details**
  *
  * Each shard is a singleton: the one runner that the cluster has chosen for it runs it. A runner reads the log once for all
- * shards that it was given. The offset decides as ever: a runner that the cluster has given up, and that does not know it
- * yet, cannot commit. Where the projection has ended in a runner that goes on all the same, by `onEnd: "report"`, the shards of that
+ * shards that it was given. The offset decides as ever: a runner that the cluster has given up, and that does not know it yet,
+ * cannot commit. Where the projection has ended in a runner that goes on all the same, by `onEnd: "report"`, the shards of that
  * runner stand still.
  *
- * `Cluster.layer` of `effect-strata/cluster` is a runner of such a cluster, on several machines, whose work is taken over within 5
- * seconds of its death.
+ * `Cluster.layer` of `effect-strata/cluster` is a runner of such a cluster, on several machines, whose work is taken over
+ * within 5 seconds of its death.
  */
 export const layerCluster = <R>(
   projection: Projection<R>,

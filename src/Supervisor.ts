@@ -2,8 +2,8 @@
  * Watches over background work, so that a process does not look alive when what it is there for has ended.
  *
  * A layer that was built cannot fail any more. So the layers that run something for ever, `Projection.layer`,
- * `Projection.layerCluster` and `Spool.layer`, hand it to the `Supervisor`, and `launch` ends with the failure of the first one that
- * has ended:
+ * `Projection.layerCluster` and `Spool.layer`, hand it to the `Supervisor`, and `launch` ends with the failure of the first one
+ * that has ended:
  *
  * ```ts
  * import { NodeRuntime } from "@effect/platform-node"

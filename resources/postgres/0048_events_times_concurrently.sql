@@ -1,7 +1,8 @@
--- The index by which readers find the events that were created after a time: for each 4,096 versions that follow each other, their
--- times in order. Times do not rise with versions, so a reader in the order of versions passes by it those thousands in which
--- nothing is young enough. A large table gets it while others go on to write to it, as the ending of the file's name says: run it
--- outside of a transaction. What the server makes of an expression is compared without quotes, which `quote_all_identifiers` adds.
+-- The index by which readers find the events that were created after a time: for each 4,096 versions that follow each other,
+-- their times in order. Times do not rise with versions, so a reader in the order of versions passes by it those thousands in
+-- which nothing is young enough. A large table gets it while others go on to write to it, as the ending of the file's name says:
+-- run it outside of a transaction. What the server makes of an expression is compared without quotes, which
+-- `quote_all_identifiers` adds.
 \if :{?events}
 \else
 \set events events

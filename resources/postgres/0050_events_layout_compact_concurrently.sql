@@ -1,10 +1,11 @@
--- Optional, by layout: "compact": smaller indexes of a compact log. They have blocks of versions instead of versions, and minutes
--- instead of times, so that the entries of many events are equal: the server keeps equal ones as one, with 6 bytes for each event.
--- Who reads in the order of versions sorts the events of one block. A large table gets them while others go on to write to it, as
--- the ending of the file's name says: run it outside of a transaction.
+-- Optional, by layout: "compact": smaller indexes of a compact log. They have blocks of versions instead of versions, and
+-- minutes instead of times, so that the entries of many events are equal: the server keeps equal ones as one, with 6 bytes for
+-- each event. A read in the order of versions sorts the events of one block. A large table gets them while others go on to
+-- write to it, as the ending of the file's name says: run it outside of a transaction.
 --
--- Blocks have 64 versions for aggregates, whose last version each append with an expectation looks for, 256 for types, and 4,096 for
--- times: `src/postgres/events/CompactLog.ts` has the same numbers. Definitions are compared without the quotes that `quote_all_identifiers` adds.
+-- Blocks have 64 versions for aggregates, whose last version each append with an expectation looks for, 256 for types, and
+-- 4,096 for times: `src/postgres/events/CompactLog.ts` has the same numbers. Definitions are compared without the quotes that
+-- `quote_all_identifiers` adds.
 \if :{?events}
 \else
 \set events events
@@ -46,7 +47,8 @@ WHERE (part.oid = pg_catalog.to_regclass(pg_catalog.quote_ident(:'events'))::oid
     AND NOT EXISTS (
         SELECT FROM pg_catalog.pg_index
         WHERE indrelid = part.oid AND indisvalid
-            AND pg_catalog.replace(pg_catalog.pg_get_indexdef(indexrelid), '"'::text, ''::text) LIKE '% USING btree '::text || form
+            AND pg_catalog.replace(pg_catalog.pg_get_indexdef(indexrelid), '"'::text, ''::text)
+                LIKE '% USING btree '::text || form
     )
 ORDER BY relkind = 'p'::"char", form
 \gexec

@@ -95,8 +95,8 @@ export const run = (args: ReadonlyArray<string>, host: Host): Effect.Effect<void
 }
 
 /**
- * Where stdout is a file. Node's own stream leaves out the rest where the disk takes only a part of a text, as a disk does that is
- * nearly full, and says that all is written.
+ * Where stdout is a file. Node's own stream leaves out the rest where the disk takes only a part of a text, as a disk does that
+ * is nearly full, and says that all is written.
  */
 const toFile = (fd: number): Target => {
   const stream = new Writable({

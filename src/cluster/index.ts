@@ -53,12 +53,12 @@ export interface Options {
  *
  * **Details**
  *
- * So soon a runner is given up that only stands still, too. One that does nothing for 3 seconds, as its event loop is blocked or
- * its machine was suspended, loses its locks: others begin its work, and it ends its own when it goes on. And where the database
- * does not answer a runner for a second, the runner ends all of its work, and begins it again when it has its locks. For the shards
- * of a projection either is a pause. Where other work is dear to begin again, and may stand still for longer after a death, give
- * all runners a longer `shardLockExpiration`: work is taken over after about that time, and a runner waits for the database for the
- * `shardLockRefreshInterval`, or a third of the expiration where that is less.
+ * So soon a runner is given up that only stands still, too. One that does nothing for 3 seconds, as its event loop is blocked
+ * or its machine was suspended, loses its locks: others begin its work, and it ends its own when it goes on. And where the
+ * database does not answer a runner for a second, the runner ends all of its work, and begins it again when it has its locks.
+ * For the shards of a projection either is a pause. Where other work is dear to begin again, and may stand still for longer
+ * after a death, give all runners a longer `shardLockExpiration`: work is taken over after about that time, and a runner waits
+ * for the database for the `shardLockRefreshInterval`, or a third of the expiration where that is less.
  */
 export const settings = {
   // A runner says that it lives three times in this time. A lock of a runner that stands still ends with it, too.
@@ -69,8 +69,8 @@ export const settings = {
 } satisfies Partial<ShardingConfig["Service"]>
 
 /**
- * Gives the cluster's times a time zone. Without one a runner that has died would live on for hours where sessions differ in their
- * `TimeZone`, or where it dies in the hour that comes twice when summer time ends.
+ * Gives the cluster's times a time zone. Without one a runner that has died would live on for hours where sessions differ in
+ * their `TimeZone`, or where it dies in the hour that comes twice when summer time ends.
  */
 const zoneTimes = Effect.gen(function* () {
   const sql = (yield* SqlClient).withoutTransforms()
@@ -96,9 +96,9 @@ const zoneTimes = Effect.gen(function* () {
  *
  * **Details**
  *
- * Who lives is decided in the database: runners that do not hear each other, and reach the database, keep what they run. Where pings
- * go on failing, the runners that cannot be reached lose their work, and get it again once they can. One of them keeps it all where
- * none can be reached.
+ * Who lives is decided in the database: runners that do not hear each other, and reach the database, keep what they run. Where
+ * pings go on failing, the runners that cannot be reached lose their work, and get it again once they can. One of them keeps it
+ * all where none can be reached.
  *
  * **Gotchas**
  *

@@ -60,7 +60,7 @@ export const leftIn = ({ leftovers }: EventArchive["Service"]): Effect.Effect<Re
                 warning(
                   `${count(names.length, "file")} of the archive ${names.length === 1 ? "was" : "were"} left unfinished by a process ` +
                     `that was killed: ${names.slice(0, mostNamed).join(", ")}${names.length > mostNamed ? ", .." : ""}`,
-                  "run strata archive, which removes what nobody writes any more, or delete it"
+                  `run strata archive, which removes what nobody writes any more, or delete ${names.length === 1 ? "it" : "them"}`
                 )
               ]
       })

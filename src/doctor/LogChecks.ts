@@ -44,8 +44,8 @@ const someHoles = 1_000_000n
 const sequenceBehind = Effect.fnUntraced(function* (sequence: string | null) {
   const { sql, tables } = yield* PostgresDatabase
   const { events } = yield* relations
-  // A role that may not use the sequence does not see its position, either: before Postgres 18 the server refuses to answer. On an
-  // identity column it need not.
+  // A role that may not use the sequence does not see its position, either: before Postgres 18 the server refuses to answer. On
+  // an identity column it need not.
   const positions = yield* rows(
     Position,
     sql`

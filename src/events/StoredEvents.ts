@@ -8,8 +8,8 @@ export const isMetadata = (value: Schema.Json): value is Schema.JsonObject | nul
   value === null || (typeof value === "object" && !Array.isArray(value))
 
 /**
- * The event with these fields, made past its constructor, which would go through `data` again. The name of the stream follows from
- * the aggregate: a compact log does not store it.
+ * The event with these fields, made past its constructor, which would go through `data` again. The name of the stream follows
+ * from the aggregate: a compact log does not store it.
  */
 export const toStoredEvent = ({
   aggregateId,

@@ -1,12 +1,12 @@
 /**
- * Whether processes live, as a process finds out that runs no projection: it looks at their beats again where their clocks leave a
- * doubt.
+ * Whether processes live, as a process finds out that runs no projection: it looks at their beats again where their clocks
+ * leave a doubt.
  *
  * **Details**
  *
- * A beat has the time of the process that says it. Where that is the time of some moments ago, the process lives. Where it is long
- * ago, or still to come, either the process has died or the clocks differ: then only its next beat tells, or that there is none.
- * What was heard is kept with the store, so that a process that looks again and again does not wait.
+ * A beat has the time of the process that says it. Where that is the time of some moments ago, the process lives. Where it is
+ * long ago, or still to come, either the process has died or the clocks differ: then only its next beat tells, or that there is
+ * none. What was heard is kept with the store, so that a process that looks again and again does not wait.
  */
 import { Clock, Effect } from "effect"
 import { DurableStateStore } from "../DurableStateStore.ts"
@@ -63,8 +63,8 @@ const beatsOf = Effect.fnUntraced(function* (ids: ReadonlyArray<string>) {
 })
 
 /**
- * What these processes have said last, and whether they are silent. Where `mayWait` is false it is told at once, if need be by the
- * clocks.
+ * What these processes have said last, and whether they are silent. Where `mayWait` is false it is told at once, if need be by
+ * the clocks.
  */
 export const hearAll = Effect.fnUntraced(function* (ids: ReadonlyArray<string>, mayWait: boolean) {
   const store = yield* DurableStateStore

@@ -1,5 +1,5 @@
 /**
- * The conformance suites: what every backend does, for Vitest. A backend of your own is one when it passes.
+ * The conformance suites, for Vitest: they test what every backend does. A backend of your own has to pass all of them.
  *
  * ```ts
  * import * as Memory from "effect-strata/memory"

@@ -1,6 +1,6 @@
 /**
- * How long writers wait while a log of so many events is divided into partitions, and how long that takes: writers of each kind on
- * connections of their own append one event after the other, before and meanwhile.
+ * How long writers wait while a log of so many events is divided into partitions, and how long that takes: writers of each kind
+ * on connections of their own append one event after the other, before and meanwhile.
  *
  * `node --conditions=@effect-strata/source test/bench/dividing.ts [--events 2000000] [--size 100000] [--long]`
  *

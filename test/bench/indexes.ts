@@ -3,8 +3,8 @@
  *
  * `node --conditions=@effect-strata/source test/bench/indexes.ts [--events 200000] [--rounds 15] [--compact]`
  *
- * Both logs are filled by plain SQL on a server of its own. A ratio is the time of appends to the log with the index divided by the
- * time of the same appends to the other one: the median of the rounds, and the range of half of them.
+ * Both logs are filled by plain SQL on a server of its own. A ratio is the time of appends to the log with the index divided by
+ * the time of the same appends to the other one: the median of the rounds, and the range of half of them.
  */
 import { NodeRuntime } from "@effect/platform-node"
 import { PgClient } from "@effect/sql-pg"

@@ -8,11 +8,11 @@ import { PgClient } from "@effect/sql-pg"
 import { Console, Context, Effect, Layer, Redacted, Schedule, Schema } from "effect"
 import { Projection } from "effect-strata"
 import * as Postgres from "effect-strata/postgres"
-import { spawn } from "node:child_process"
 import { fileURLToPath } from "node:url"
 import { parseArgs } from "node:util"
 import { freePort } from "../support/ports.ts"
 import * as PostgresServer from "../support/PostgresServer.ts"
+import { startScript } from "../support/scripts.ts"
 import type { Amount } from "./harness.ts"
 
 const script = fileURLToPath(new URL("../postgres/atRest.process.ts", import.meta.url))
@@ -33,16 +33,7 @@ interface Size {
 
 const start = Effect.fnUntraced(function* (url: string, projections: number, isRunner: boolean) {
   const ofCluster = isRunner ? ["0", "0", String(yield* freePort)] : []
-  yield* Effect.acquireRelease(
-    Effect.sync(() =>
-      spawn(
-        process.execPath,
-        ["--conditions=@effect-strata/source", script, url, schema, String(projections), ...ofCluster],
-        { stdio: ["ignore", "ignore", "inherit"] }
-      )
-    ),
-    (child) => Effect.sync(() => child.kill("SIGKILL"))
-  )
+  yield* startScript(script, [url, schema, String(projections), ...ofCluster])
 })
 
 const Seen = Schema.NonEmptyArray(

@@ -5,14 +5,14 @@
  */
 import { NodeRuntime } from "@effect/platform-node"
 import { PgClient } from "@effect/sql-pg"
-import { Console, Context, Deferred, Effect, Layer, Redacted, Schedule } from "effect"
+import { Console, Context, Effect, Layer, Redacted, Schedule } from "effect"
 import { EventStore, Projection } from "effect-strata"
 import * as Postgres from "effect-strata/postgres"
-import { spawn } from "node:child_process"
 import { fileURLToPath } from "node:url"
 import { parseArgs } from "node:util"
 import { freePort } from "../support/ports.ts"
 import * as PostgresServer from "../support/PostgresServer.ts"
+import { startScript } from "../support/scripts.ts"
 import { type Amount, now } from "./harness.ts"
 
 const script = fileURLToPath(new URL("takeover.process.ts", import.meta.url))
@@ -33,23 +33,8 @@ interface Size {
 
 const start = Effect.fnUntraced(function* (mode: Mode, url: string, shards: number) {
   const port = yield* freePort
-  const { child } = yield* Effect.acquireRelease(
-    Effect.sync(() => {
-      const args = [mode, url, schema, projection, String(shards), String(port)]
-      const child = spawn(process.execPath, ["--conditions=@effect-strata/source", script, ...args], {
-        stdio: ["ignore", "ignore", "inherit"]
-      })
-      const gone = Deferred.makeUnsafe<void>()
-      child.once("close", () => Deferred.doneUnsafe(gone, Effect.void))
-      return { child, gone }
-    }),
-    ({ child, gone }) =>
-      Effect.andThen(
-        Effect.sync(() => child.kill("SIGKILL")),
-        Deferred.await(gone)
-      )
-  )
-  return { name: `process ${port}`, kill: Effect.sync(() => child.kill("SIGKILL")) }
+  const { send } = yield* startScript(script, [mode, url, schema, projection, String(shards), String(port)])
+  return { name: `process ${port}`, kill: send("SIGKILL") }
 })
 
 const often = Schedule.spaced("10 millis")

@@ -4,6 +4,7 @@ import { Effect, Layer, Context } from "effect"
 import { goSyncKit, session } from "../postgres/events.harness.ts"
 import { execute, urlWith } from "../postgres/harness.ts"
 import { scratchDatabase } from "../support/database.ts"
+import { latinDatabase } from "../support/databases.ts"
 import { make as makePgbouncer, noPgbouncer } from "../support/Pgbouncer.ts"
 import * as PostgresServer from "../support/PostgresServer.ts"
 import { detach, replicate, standbyOf } from "../support/Replicas.ts"
@@ -64,12 +65,7 @@ it.layer(Server.layer, { excludeTestServices: true })("strata doctor", (it) => {
 
   it.effect("finds an encoding of the database that lacks texts", () =>
     Effect.gen(function* () {
-      const { url: server } = yield* Server
-      const url = urlWith((parts) => {
-        parts.pathname = "/latin"
-      }, server)
-      const as = "TEMPLATE template0 ENCODING LATIN1 LOCALE_PROVIDER libc LC_COLLATE 'C' LC_CTYPE 'C'"
-      yield* execute([`CREATE DATABASE latin ${as}`], server)
+      const url = yield* latinDatabase((yield* Server).url)
       yield* succeeds(["migrate"], { url })
       yield* complains({ url }, [
         /^problem server: the database has the encoding LATIN1, which lacks texts .* -> move to a database with ENCODING 'UTF8'$/

@@ -120,25 +120,27 @@ describe("output that nobody reads any more", () => {
 
 describe("output that cannot be written", () => {
   // 8 blocks of a file are less than the event has: the first write is cut, as by a disk that is nearly full.
-  it.live.each([
-    ["a device that is full", existsSync("/dev/full"), (command: string) => `${command} >/dev/full`],
-    ["a disk that is nearly full", true, (command: string) => `trap '' XFSZ; ulimit -f 8; ${command} >"$FILE"`]
-  ] as const)("ends the command with 1, and it says so: %s", ([, isThere, redirected]) =>
-    Effect.gen(function* () {
-      if (!isThere) return
-      const file = join(yield* temporaryDirectory, "output")
-      const options = { url: postgresUrl, env: { DB_SCHEMA: yield* freshSchema(), FILE: file } }
-      yield* succeeds(["migrate"], options)
-      const large = JSON.stringify("x".repeat(100_000))
-      yield* succeeds(["events", "append", "--aggregate", "a", "--type", "T", "--data", large], options)
-      for (const args of [
-        ["events", "read", "--json"],
-        ["events", "export"]
-      ]) {
-        const command = node(bin, args).map((part) => `'${part}'`)
-        const { ended } = yield* launch(["/bin/sh", "-c", redirected(command.join(" "))], options)
-        assertFailed(args, yield* ended, 1, /^strata: the output could not be written: \w+: /)
-      }
-    }).pipe(Effect.scoped)
+  const places = [
+    ["a device that is full", (command: string) => `${command} >/dev/full`],
+    ["a disk that is nearly full", (command: string) => `trap '' XFSZ; ulimit -f 8; ${command} >"$FILE"`]
+  ] as const
+  it.live.each(existsSync("/dev/full") ? places : places.slice(1))(
+    "ends the command with 1, and it says so: %s",
+    ([, redirected]) =>
+      Effect.gen(function* () {
+        const file = join(yield* temporaryDirectory, "output")
+        const options = { url: postgresUrl, env: { DB_SCHEMA: yield* freshSchema(), FILE: file } }
+        yield* succeeds(["migrate"], options)
+        const large = JSON.stringify("x".repeat(100_000))
+        yield* succeeds(["events", "append", "--aggregate", "a", "--type", "T", "--data", large], options)
+        for (const args of [
+          ["events", "read", "--json"],
+          ["events", "export"]
+        ]) {
+          const command = node(bin, args).map((part) => `'${part}'`)
+          const { ended } = yield* launch(["/bin/sh", "-c", redirected(command.join(" "))], options)
+          assertFailed(args, yield* ended, 1, /^strata: the output could not be written: \w+: /)
+        }
+      }).pipe(Effect.scoped)
   )
 })

@@ -1,6 +1,9 @@
-/** What the tests of archived logs share: stores that find the files, what moves parts, events, and every kind of read of them. */
-import { DateTime, Effect, Layer, Stream } from "effect"
+/**
+ * What the tests of archived logs share: stores that find the files, what moves parts, events, and every kind of read of them.
+ */
+import { DateTime, Deferred, Effect, Layer, Stream } from "effect"
 import * as Postgres from "effect-strata/postgres"
+import { SqlClient } from "effect/sql"
 import { temporaryDirectory } from "../cli/harness.ts"
 import { serveEvents, type ServedEvents } from "./events.harness.ts"
 import type { Settings } from "./harness.ts"
@@ -43,8 +46,8 @@ export const serveArchive = Effect.fnUntraced(function* (
 })
 
 /**
- * Events of several aggregates and types, of which some have tags, and texts and numbers that are hard to keep. The last event of the
- * first part, of version 49, is alone in its aggregate and with its tag.
+ * Events of several aggregates and types, of which some have tags, and texts and numbers that are hard to keep. The last event
+ * of the first part, of version 49, is alone in its aggregate and with its tag.
  */
 export const shapes = (count: number) =>
   Array.from({ length: count }, (_, n) => ({
@@ -54,8 +57,6 @@ export const shapes = (count: number) =>
     ...(n % 2 === 0 ? { metadata: { ',"data":': n } } : {}),
     tags: n % 5 === 0 ? [`tag ${n % 2}`, "every fifth"] : n === 48 ? ["alone"] : []
   }))
-
-export const collect = <A, E>(stream: Stream.Stream<A, E>) => Stream.runCollect(stream)
 
 /** What every kind of read gives. */
 export const everything = ({ events }: Pick<ServedEvents, "events">) =>
@@ -94,7 +95,7 @@ export const everything = ({ events }: Pick<ServedEvents, "events">) =>
     const found: Array<unknown> = []
     for (const query of queries) {
       for (const direction of ["forward", "backward"] as const) {
-        found.push([query, direction, yield* collect(events.read({ ...query, direction }))])
+        found.push([query, direction, yield* Stream.runCollect(events.read({ ...query, direction }))])
       }
     }
     found.push(yield* events.loadByAggregate("alone"))
@@ -115,4 +116,30 @@ export const everything = ({ events }: Pick<ServedEvents, "events">) =>
       yield* events.latestVersion
     )
     return found
+  })
+
+/** Reads in a transaction of REPEATABLE READ, whose snapshot is older than what is done meanwhile, outside of it. */
+export const afterwards = <A, E, E2>(
+  { sql, withTransaction }: Pick<ServedEvents, "sql" | "withTransaction">,
+  move: Effect.Effect<unknown, E2>,
+  read: Effect.Effect<A, E>
+) =>
+  Effect.gen(function* () {
+    const begun = yield* Deferred.make<void>()
+    const moved = yield* Deferred.make<void>()
+    yield* Effect.forkScoped(
+      Effect.andThen(Deferred.await(begun), Effect.andThen(Effect.orDie(move), Deferred.succeed(moved, undefined)))
+    )
+    return yield* Effect.provideService(
+      withTransaction(
+        Effect.gen(function* () {
+          yield* sql`SELECT 1 AS snapshot`
+          yield* Deferred.succeed(begun, undefined)
+          yield* Deferred.await(moved)
+          return yield* read
+        })
+      ),
+      SqlClient.BeginTransaction,
+      "BEGIN ISOLATION LEVEL REPEATABLE READ"
+    )
   })

@@ -1,6 +1,6 @@
 /** What is archived survives whatever stops the process, the server or the disk, and no event is lost or there twice. */
 import { assert, describe, it } from "@effect/vitest"
-import { Effect, Exit, Fiber } from "effect"
+import { Effect, Exit, Fiber, Stream } from "effect"
 import * as Postgres from "effect-strata/postgres"
 import { execFile } from "node:child_process"
 import { randomInt } from "node:crypto"
@@ -11,7 +11,7 @@ import { gunzipSync } from "node:zlib"
 import { jsonLines, start, strata, succeeds, temporaryDirectory } from "../cli/harness.ts"
 import { postgresUrl } from "../support/database.ts"
 import * as PostgresServer from "../support/PostgresServer.ts"
-import { archiving, collect, serveArchive, shapes } from "./archive.harness.ts"
+import { archiving, serveArchive, shapes } from "./archive.harness.ts"
 import { event, serveEvents, versionsIn } from "./events.harness.ts"
 import { execute, query } from "./harness.ts"
 
@@ -99,13 +99,13 @@ describe("a disk that is full", () => {
         () => Effect.promise(() => run("umount", [small]))
       )
       const onSmall = archiving(stores, EventArchive.layerDirectory(small))
-      const before = yield* collect(events.read({ limit: 100 }))
+      const before = yield* Stream.runCollect(events.read({ limit: 100 }))
       const error = yield* Effect.flip(onSmall.archive(20_000n))
       assert.strictEqual(error._tag, "ArchiveError")
       assert.match(error.message, /ENOSPC/)
       assert.deepStrictEqual(yield* files(small), [])
       assert.deepStrictEqual(yield* query(`SELECT count(*)::int FROM ${table}_archives`), [[0]])
-      assert.deepStrictEqual(yield* collect(events.read({ limit: 100 })), before)
+      assert.deepStrictEqual(yield* Stream.runCollect(events.read({ limit: 100 })), before)
       yield* Effect.promise(() => run("mount", ["-o", "remount,size=64m", small]))
       const { parts } = yield* onSmall.archive(20_000n)
       assert.lengthOf(parts, 1)

@@ -5,7 +5,7 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Exit, Stream } from "effect"
 import { randomInt } from "node:crypto"
-import { collect, serveArchive } from "./archive.harness.ts"
+import { serveArchive } from "./archive.harness.ts"
 import { execute, query } from "./harness.ts"
 
 /** JSON as the server takes it, NULL, and null. */
@@ -126,7 +126,7 @@ describe.each(["default", "compact"] as const)("a log with the %s layout", (name
             // Of several events that cannot be read, another one may be named.
             found.push(Exit.isSuccess(some) ? some.value : "fails")
           }
-          const part = yield* Effect.exit(collect(Stream.take(events.read({ aggregateIds: ["last"] }), 60)))
+          const part = yield* Effect.exit(Stream.runCollect(Stream.take(events.read({ aggregateIds: ["last"] }), 60)))
           found.push(part)
           return found
         })
@@ -142,7 +142,7 @@ describe.each(["default", "compact"] as const)("a log with the %s layout", (name
 })
 
 describe("the file of a part", () => {
-  it.live("has the same name, whatever the session of who archives", () =>
+  it.live("has the same name, whichever session has archived it", () =>
     Effect.gen(function* () {
       const { archive, restore, schema, table } = yield* serveArchive()
       yield* execute([

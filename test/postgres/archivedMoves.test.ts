@@ -1,4 +1,7 @@
-/** What is archived, restored or dropped between two looks of one reader: nothing is passed, given twice, or waited for without an end. */
+/**
+ * What is archived, restored or dropped between two looks of one reader: nothing is passed, given twice, or waited for without
+ * an end.
+ */
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Layer, Option, Stream } from "effect"
 import * as Postgres from "effect-strata/postgres"
@@ -12,7 +15,7 @@ import * as Exporting from "../../src/postgres/events/Exporting.ts"
 import * as Importing from "../../src/postgres/events/Importing.ts"
 import * as Reading from "../../src/postgres/events/Reading.ts"
 import { temporaryDirectory } from "../cli/harness.ts"
-import { collect, serveArchive, shapes } from "./archive.harness.ts"
+import { serveArchive, shapes } from "./archive.harness.ts"
 import { event, follow } from "./events.harness.ts"
 import { execute, failsWith } from "./harness.ts"
 
@@ -60,7 +63,7 @@ describe("a reader from the last event on", () => {
             Effect.tap(readBackward(filter, range), () =>
               Effect.suspend(() => (++pages === page ? Effect.orDie(move) : Effect.void))
             )
-          const found = yield* collect(backward({ direction: "backward", batchSize: 30 }, readRows))
+          const found = yield* Stream.runCollect(backward({ direction: "backward", batchSize: 30 }, readRows))
           assert.deepStrictEqual(found, all.toReversed())
           yield* restore()
         }
@@ -81,7 +84,8 @@ describe("a reader of files", () => {
       const reads: ReadonlyArray<Effect.Effect<unknown, unknown>> = [
         events.load(),
         events.load(60n),
-        collect(events.read({ tags: ["every fifth"], batchSize: 3 })),
+        Stream.runCollect(events.read({ tags: ["every fifth"], batchSize: 3 })),
+        Stream.runCollect(events.read({ direction: "backward", batchSize: 30 })),
         events.loadByAggregate("aggregate 3"),
         events.get(old?.id ?? ""),
         Effect.map(events.readForDecision([{ tags: ["tag 1"] }]), ({ events }) => events),
@@ -108,7 +112,7 @@ describe("a reader of files", () => {
          FROM generate_series(1, ${count}) AS n`
       ])
       assert.lengthOf((yield* archive(25_000n)).parts, 1)
-      const found = yield* collect(events.read({ direction: "backward" }))
+      const found = yield* Stream.runCollect(events.read({ direction: "backward" }))
       assert.deepStrictEqual(
         found.map(({ version }) => Number(version)),
         Array.from({ length: count }, (_, n) => count - n)
@@ -147,7 +151,7 @@ describe("a reader of files", () => {
         const text = gunzipSync(yield* Effect.promise(() => readFile(path))).toString()
         yield* Effect.promise(() => writeFile(path, gzipSync(text.replace('"event 7"', '"event x"'))))
         const says = /has changed since it was read before; bring it back from a copy$/
-        yield* failsWith(collect(events.read({ limit: 1 })), "EventStore.read", "Unexpected", says)
+        yield* failsWith(Stream.runCollect(events.read({ limit: 1 })), "EventStore.read", "Unexpected", says)
         yield* failsWith(events.get("event 7"), "EventStore.get", "Unexpected", says)
       }).pipe(Effect.scoped)
   )
@@ -202,16 +206,19 @@ describe("partitions that somebody has dropped", () => {
       const importing = yield* Effect.provide(Importing.make, layer)
       const check = Effect.gen(function* () {
         assert.deepStrictEqual(yield* events.load(), kept)
-        assert.deepStrictEqual(yield* collect(events.read({ batchSize: 7 })), kept)
+        assert.deepStrictEqual(yield* Stream.runCollect(events.read({ batchSize: 7 })), kept)
         for (const after of [10n, 49n, 60n, 99n]) {
           assert.deepStrictEqual(
             yield* events.load(after),
             kept.filter(({ version }) => version > after)
           )
         }
-        assert.deepStrictEqual(yield* collect(events.read({ direction: "backward", batchSize: 30 })), kept.toReversed())
         assert.deepStrictEqual(
-          yield* collect(events.read({ direction: "backward", tags: ["t1"] })),
+          yield* Stream.runCollect(events.read({ direction: "backward", batchSize: 30 })),
+          kept.toReversed()
+        )
+        assert.deepStrictEqual(
+          yield* Stream.runCollect(events.read({ direction: "backward", tags: ["t1"] })),
           kept.filter(({ version }) => version % 2n === 0n).toReversed()
         )
         assert.deepStrictEqual(
@@ -250,7 +257,7 @@ describe("partitions that somebody has dropped", () => {
         assert.strictEqual((yield* importing.look([entry])).size, 0)
       })
       yield* check
-      // Who has read a dropped event goes on behind it.
+      // A reader whose last event was dropped goes on behind it.
       if (last !== undefined) {
         assert.deepStrictEqual(
           yield* events.load({ version: last.version, id: last.id }),

@@ -3,7 +3,6 @@ import { PgClient } from "@effect/sql-pg"
 import { assert, describe, it } from "@effect/vitest"
 import { Context, Deferred, Effect, Fiber, Layer, Option, Redacted, Stream } from "effect"
 import * as Postgres from "effect-strata/postgres"
-import { SqlClient } from "effect/sql"
 import { readdir, readFile, rename, writeFile } from "node:fs/promises"
 import { join } from "node:path"
 import { gunzipSync, gzipSync } from "node:zlib"
@@ -14,7 +13,7 @@ import { versionOf } from "../../src/postgres/events/TailItems.ts"
 import * as TailReader from "../../src/postgres/events/TailReader.ts"
 import { temporaryDirectory } from "../cli/harness.ts"
 import { postgresUrl } from "../support/database.ts"
-import { collect, everything, serveArchive, shapes } from "./archive.harness.ts"
+import { afterwards, everything, serveArchive, shapes } from "./archive.harness.ts"
 import { event, follow, plainInsert, serveEvents, session, versionsIn } from "./events.harness.ts"
 import { execute, failsWith } from "./harness.ts"
 
@@ -104,7 +103,7 @@ describe("archived events", () => {
         yield* run("BEGIN")
         yield* run(plainInsert(table, "open"))
         assert.deepStrictEqual((yield* events.load()).slice(100 + more), later)
-        const rare = yield* collect(events.read({ eventTypes: ["Rare"] }))
+        const rare = yield* Stream.runCollect(events.read({ eventTypes: ["Rare"] }))
         assert.lengthOf(rare, Math.ceil((100 + more) / 3) + 34)
       }).pipe(Effect.scoped)
   )
@@ -149,7 +148,7 @@ describe("archived events", () => {
         assert.deepStrictEqual(found, stored.slice(index + 1))
         const other = yield* Effect.flip(events.load({ version, id: "another" }))
         assert.strictEqual(other._tag, "LogReplaced")
-        yield* collect(events.read({ after: { version, id }, limit: 0 }))
+        yield* Stream.runCollect(events.read({ after: { version, id }, limit: 0 }))
       }
     }).pipe(Effect.scoped)
   )
@@ -161,7 +160,7 @@ describe("archived events", () => {
       yield* archive(100n)
       const { events } = without
       assert.lengthOf(yield* events.load(99n), 21)
-      assert.lengthOf(yield* collect(events.read({ direction: "backward", limit: 21 })), 21)
+      assert.lengthOf(yield* Stream.runCollect(events.read({ direction: "backward", limit: 21 })), 21)
       assert.lengthOf(yield* events.loadByAggregate("aggregate 1", 99n), 3)
       yield* events.append({ ...event("aggregate 1"), id: "new" }, { expected: "some" })
       const says =
@@ -170,14 +169,14 @@ describe("archived events", () => {
         failsWith(read, `EventStore.${operation}`, "Unexpected", says)
       yield* fails("load", events.load())
       yield* fails("load", events.load(48n))
-      yield* fails("read", collect(events.read({ batchSize: 1, limit: 1 })))
-      yield* fails("subscribe", collect(Stream.take(events.subscribe({ after: "start" }), 1)))
-      yield* fails("subscribe", collect(Stream.take(events.subscribe({ after: 30n }), 1)))
+      yield* fails("read", Stream.runCollect(events.read({ batchSize: 1, limit: 1 })))
+      yield* fails("subscribe", Stream.runCollect(Stream.take(events.subscribe({ after: "start" }), 1)))
+      yield* fails("subscribe", Stream.runCollect(Stream.take(events.subscribe({ after: 30n }), 1)))
       yield* fails("loadByAggregate", events.loadByAggregate("aggregate 1"))
       yield* fails("get", events.get(first?.id ?? ""))
       yield* fails("readForDecision", events.readForDecision([{ tags: ["tag 1"] }]))
       yield* failsWith(
-        collect(events.read({ direction: "backward" })),
+        Stream.runCollect(events.read({ direction: "backward" })),
         "EventStore.read",
         "Unexpected",
         /versions 50 to 99 .* no archive/
@@ -221,8 +220,8 @@ describe("archived events", () => {
       const bytes = yield* Effect.promise(() => readFile(path))
       const changed = gunzipSync(bytes).toString().replace('"aggregate 0"', '"aggregate 9"')
       const reads = [
-        ["read", collect(events.read({ limit: 1 }))],
-        ["read", collect(events.read({ after: 10n, limit: 1 }))],
+        ["read", Stream.runCollect(events.read({ limit: 1 }))],
+        ["read", Stream.runCollect(events.read({ after: 10n, limit: 1 }))],
         ["get", events.get(first?.id ?? "")],
         ["get", events.get(rest[9]?.id ?? "")],
         ["loadByAggregate", events.loadByAggregate("aggregate 0")],
@@ -276,71 +275,20 @@ describe("archived events", () => {
     }).pipe(Effect.scoped)
   )
 
-  it.live("are given from the last one on where their part is restored before its file is read", () =>
-    Effect.gen(function* () {
-      const directory = yield* temporaryDirectory
-      const within = EventArchive.makeDirectory(directory)
-      const before: { read: Effect.Effect<unknown, unknown> } = { read: Effect.void }
-      const files = Layer.succeed(EventArchive.EventArchive, {
-        ...within,
-        read: (name) => Stream.unwrap(Effect.as(Effect.ignore(Effect.suspend(() => before.read)), within.read(name)))
-      })
-      const { archive, events, restore } = yield* serveArchive({}, files)
-      yield* events.append(shapes(220))
-      const all: ReadonlyArray<unknown> = yield* events.load()
-      for (const from of [150n, 100n, 0n]) {
-        yield* archive(200n)
-        before.read = Effect.suspend(() => {
-          before.read = Effect.void
-          return restore(from)
-        })
-        const found = yield* collect(events.read({ direction: "backward", batchSize: 30 }))
-        assert.deepStrictEqual(found, all.toReversed())
-        yield* restore()
-      }
-    }).pipe(Effect.scoped)
-  )
-
-  /** Reads in a transaction whose snapshot is older than the archive. */
-  const afterwards = <A, E>(
-    { archive, events, withTransaction }: Effect.Success<typeof served>,
-    read: Effect.Effect<A, E>
-  ) =>
-    Effect.gen(function* () {
-      // Its statements have to be outside of the transaction.
-      const outside = yield* Deferred.make<void>()
-      const archived = yield* Deferred.make<void>()
-      yield* Effect.forkScoped(
-        Effect.andThen(Deferred.await(outside), Effect.andThen(archive(100n), Deferred.succeed(archived, undefined)))
-      )
-      return yield* Effect.provideService(
-        withTransaction(
-          Effect.gen(function* () {
-            yield* events.stats
-            yield* Deferred.succeed(outside, undefined)
-            yield* Deferred.await(archived)
-            return yield* read
-          })
-        ),
-        SqlClient.BeginTransaction,
-        "BEGIN ISOLATION LEVEL REPEATABLE READ"
-      )
-    })
-
   it.live("are seen nowhere by a transaction whose snapshot is older: it fails, and says why", () =>
     Effect.gen(function* () {
       const stores = yield* served
-      const { events, restore } = stores
+      const { archive, events, restore } = stores
       const [first] = yield* events.append(shapes(120))
       const reads = [
         ["get", events.get(first?.id ?? "")],
         ["loadByAggregate", events.loadByAggregate("aggregate 1")],
-        ["read", collect(events.read({ direction: "backward" }))]
+        ["read", Stream.runCollect(events.read({ direction: "backward" }))]
       ] as const
       for (const [operation, read] of reads) {
         const given: Effect.Effect<unknown, unknown> = read
         const says = /archived since this transaction has begun.*READ COMMITTED$/
-        yield* failsWith(afterwards(stores, given), `EventStore.${operation}`, "Unexpected", says)
+        yield* failsWith(afterwards(stores, archive(100n), given), `EventStore.${operation}`, "Unexpected", says)
         yield* restore()
       }
     }).pipe(Effect.scoped)
@@ -349,16 +297,16 @@ describe("archived events", () => {
   it.live("are missed by nothing else that such a transaction does: it has all of them, or fails", () =>
     Effect.gen(function* () {
       const stores = yield* served
-      const { events, restore } = stores
+      const { archive, events, restore } = stores
       const all = yield* events.append(shapes(120))
       const id = all[0]?.id ?? ""
       const whole = [
         [events.load(), all],
         [events.load(60n), all.slice(60)],
-        [collect(events.read({ batchSize: 7 })), all]
+        [Stream.runCollect(events.read({ batchSize: 7 })), all]
       ] as const
       for (const [read, wanted] of whole) {
-        const found = yield* Effect.result(afterwards(stores, read))
+        const found = yield* Effect.result(afterwards(stores, archive(100n), read))
         assert.deepStrictEqual(found._tag === "Success" ? found.success : wanted, wanted)
         yield* restore()
       }
@@ -368,7 +316,7 @@ describe("archived events", () => {
         Effect.asVoid(events.append({ ...event("aggregate 1"), id }))
       ]) {
         const given: Effect.Effect<void, unknown> = refused
-        yield* Effect.flip(afterwards(stores, given))
+        yield* Effect.flip(afterwards(stores, archive(100n), given))
         yield* restore()
       }
       assert.deepStrictEqual(yield* events.load(), all)
@@ -380,7 +328,7 @@ describe("archived events", () => {
       const { archive, events, schema } = yield* served
       yield* events.append(shapes(80))
       for (const place of ["start", "end"]) {
-        const [newest] = yield* collect(events.read({ direction: "backward", limit: 1 }))
+        const [newest] = yield* Stream.runCollect(events.read({ direction: "backward", limit: 1 }))
         const before = LastSeen.of(place === "start" || newest === undefined ? 0n : newest)
         const pool = PgClient.layer({ url: Redacted.make(postgresUrl) })
         const context = yield* Layer.build(Layer.provide(PostgresDatabase.layer({ schema }), pool))

@@ -1,12 +1,14 @@
-/** Archived events where sessions or transactions have another isolation level than READ COMMITTED, also on a standby: none is missed. */
+/**
+ * Archived events where sessions or transactions have another isolation level than READ COMMITTED, also on a standby: none is
+ * missed.
+ */
 import { assert, describe, it } from "@effect/vitest"
-import { Deferred, Duration, Effect, Fiber, Layer, Redacted } from "effect"
+import { Duration, Effect, Fiber, Layer, Redacted, Stream } from "effect"
 import * as Postgres from "effect-strata/postgres"
-import { SqlClient } from "effect/sql"
 import * as PostgresServer from "../support/PostgresServer.ts"
 import { standbyOf } from "../support/Replicas.ts"
-import { collect, everything, serveArchive, shapes } from "./archive.harness.ts"
-import { follow, serveEvents, type ServedEvents, session } from "./events.harness.ts"
+import { afterwards, everything, serveArchive, shapes } from "./archive.harness.ts"
+import { follow, serveEvents, session } from "./events.harness.ts"
 import { execute, failsWith, query, unique } from "./harness.ts"
 import { replicaOf, untilReplayed } from "./replica.harness.ts"
 
@@ -76,7 +78,7 @@ describe.each(["repeatable read", "serializable"])("a standby whose sessions hav
           replica.events.load(),
           replica.events.load(30n),
           replica.events.loadByAggregate("aggregate 3"),
-          collect(replica.events.read({ direction: "backward" }))
+          Stream.runCollect(replica.events.read({ direction: "backward" }))
         ],
         { concurrency: "unbounded" }
       )
@@ -111,32 +113,6 @@ describe.each(["repeatable read", "serializable"])("a standby whose sessions hav
   )
 })
 
-/** Reads in a transaction of REPEATABLE READ, whose snapshot is older than what is done meanwhile, outside of it. */
-const afterwards = <A, E, E2>(
-  { sql, withTransaction }: Pick<ServedEvents, "sql" | "withTransaction">,
-  move: Effect.Effect<unknown, E2>,
-  read: Effect.Effect<A, E>
-) =>
-  Effect.gen(function* () {
-    const begun = yield* Deferred.make<void>()
-    const moved = yield* Deferred.make<void>()
-    yield* Effect.forkScoped(
-      Effect.andThen(Deferred.await(begun), Effect.andThen(Effect.orDie(move), Deferred.succeed(moved, undefined)))
-    )
-    return yield* Effect.provideService(
-      withTransaction(
-        Effect.gen(function* () {
-          yield* sql`SELECT 1 AS snapshot`
-          yield* Deferred.succeed(begun, undefined)
-          yield* Deferred.await(moved)
-          return yield* read
-        })
-      ),
-      SqlClient.BeginTransaction,
-      "BEGIN ISOLATION LEVEL REPEATABLE READ"
-    )
-  })
-
 const says = /archived since this transaction has begun.*READ COMMITTED$/
 
 describe("a transaction with an older snapshot", () => {
@@ -163,11 +139,11 @@ describe("a transaction with an older snapshot", () => {
         [
           ["get", alone.events.get(all[0]?.id ?? ""), all[0]],
           ["loadByAggregate", alone.events.loadByAggregate("aggregate 1"), ofAggregate],
-          ["read", collect(alone.events.read({ direction: "backward" })), all.toReversed()],
+          ["read", Stream.runCollect(alone.events.read({ direction: "backward" })), all.toReversed()],
           ["load", alone.events.load(), all],
           ["load", alone.events.load(60n), all.slice(60)],
           ["load", alone.events.load({ id, version }), all.slice(60)],
-          ["read", collect(alone.events.read({ after: { id: "another", version }, limit: 0 })), "LogReplaced"]
+          ["read", Stream.runCollect(alone.events.read({ after: { id: "another", version }, limit: 0 })), "LogReplaced"]
         ]
       const followed = <A, E>(move: Effect.Effect<A, E>) => Effect.andThen(move, replayed)
       const keeping = Effect.provide(Postgres.Archive.restore({ from: 0n }), layer)
@@ -199,7 +175,7 @@ describe("a transaction with an older snapshot", () => {
       const cursors = [version, { id, version }, { id: "another", version }]
       for (const after of cursors) {
         for (const read of [events.read({ after, limit: 0 }), events.read({ after })]) {
-          const refused = afterwards(stores, archive(100n), collect(read))
+          const refused = afterwards(stores, archive(100n), Stream.runCollect(read))
           yield* failsWith(refused, "EventStore.read", "Unexpected", /READ COMMITTED/)
           yield* restore()
         }

@@ -1,12 +1,12 @@
 /** What processes cost a server while nothing happens. It counts, and measures no time. */
 import { PgClient } from "@effect/sql-pg"
 import { assert, describe, it } from "@effect/vitest"
-import { Context, Deferred, Effect, Layer, Redacted, Schedule, Schema } from "effect"
+import { Context, Effect, Layer, Redacted, Schedule, Schema } from "effect"
 import { Projection } from "effect-strata"
 import * as Postgres from "effect-strata/postgres"
-import { spawn } from "node:child_process"
 import { fileURLToPath } from "node:url"
 import * as PostgresServer from "../support/PostgresServer.ts"
+import { startScript } from "../support/scripts.ts"
 
 const script = fileURLToPath(new URL("atRest.process.ts", import.meta.url))
 const schema = "resting"
@@ -19,21 +19,7 @@ interface Work {
 
 /** Starts a process that does so much work, and kills it with the scope. */
 const start = (url: string, { projections, subscribers = 0, workers = 0 }: Work) =>
-  Effect.acquireRelease(
-    Effect.sync(() => {
-      const numbers = [projections, subscribers, workers].map(String)
-      const args = ["--conditions=@effect-strata/source", script, url, schema, ...numbers]
-      const child = spawn(process.execPath, args, { stdio: ["ignore", "ignore", "inherit"] })
-      const gone = Deferred.makeUnsafe<void>()
-      child.once("close", () => Deferred.doneUnsafe(gone, Effect.void))
-      return { child, gone }
-    }),
-    ({ child, gone }) =>
-      Effect.andThen(
-        Effect.sync(() => child.kill("SIGKILL")),
-        Deferred.await(gone)
-      )
-  )
+  startScript(script, [url, schema, ...[projections, subscribers, workers].map(String)])
 
 const Beats = Schema.Array(Schema.Struct({ beat: Schema.Int }))
 const Seen = Schema.Struct({ calls: Schema.Int, connections: Schema.Int, seconds: Schema.Number })

@@ -5,9 +5,9 @@ import * as Cluster from "effect-strata/cluster"
 import * as Postgres from "effect-strata/postgres"
 import { flushCompileCache } from "node:module"
 
-// The tests run this file as a process: `atRest.process.ts <url> <schema> <projections> [<subscribers> <workers> <port>]` runs so
-// many projections of one shard, subscribers and workers, for ever, with the settings that they have unless others are given. With
-// a port it is a runner of a cluster, which divides the projections.
+// The tests run this file as a process: `atRest.process.ts <url> <schema> <projections> [<subscribers> <workers> <port>]` runs
+// so many projections of one shard, subscribers and workers, for ever, with the settings that they have unless others are
+// given. With a port it is a runner of a cluster, which divides the projections.
 
 const [, , url = "", schema = "", projections = "0", subscribers = "0", workers = "0", port] = process.argv
 

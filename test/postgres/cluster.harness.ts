@@ -1,15 +1,15 @@
 /** What the tests of a cluster share: a server, runners in processes of their own, and what they have to add up. */
 import { PgClient } from "@effect/sql-pg"
 import { assert } from "@effect/vitest"
-import { Context, Deferred, Effect, Fiber, Layer, Redacted, Schedule, Stream } from "effect"
+import { Context, Effect, Fiber, Layer, Redacted, Schedule, Stream } from "effect"
 import { EventStore, OffsetStore, Projection } from "effect-strata"
 import * as Postgres from "effect-strata/postgres"
-import { spawn } from "node:child_process"
 import { fileURLToPath } from "node:url"
 import { untilHandled } from "../../src/testing/ProjectionScene.ts"
 import { freePort } from "../support/ports.ts"
 import * as PostgresServer from "../support/PostgresServer.ts"
 import * as Proxy from "../support/Proxy.ts"
+import { startScript } from "../support/scripts.ts"
 
 const script = fileURLToPath(new URL("cluster.process.ts", import.meta.url))
 const clock = new URL("../chaos/clock.ts", import.meta.url).href
@@ -45,30 +45,17 @@ export const start = Effect.fnUntraced(function* ({
   url
 }: Placing) {
   const port = listen ?? (yield* freePort)
-  const { child, gone } = yield* Effect.acquireRelease(
-    Effect.sync(() => {
-      const args = [url, schema, projection, String(port), String(advertised ?? port), timeZone]
-      const child = spawn(
-        process.execPath,
-        ["--conditions=@effect-strata/source", `--import=${clock}`, script, ...args],
-        { stdio: ["ignore", "inherit", "inherit"], env: { ...process.env, CHAOS_CLOCK: String(clockAhead) } }
-      )
-      const gone = Deferred.makeUnsafe<void>()
-      child.once("close", () => Deferred.doneUnsafe(gone, Effect.void))
-      return { child, gone }
-    }),
-    ({ child, gone }) =>
-      Effect.andThen(
-        Effect.sync(() => child.kill("SIGKILL")),
-        Deferred.await(gone)
-      )
-  )
-  const send = (signal: NodeJS.Signals) => Effect.sync(() => child.kill(signal))
+  const args = [url, schema, projection, String(port), String(advertised ?? port), timeZone]
+  const { ended, kill, send } = yield* startScript(script, args, {
+    flags: [`--import=${clock}`],
+    env: { CHAOS_CLOCK: String(clockAhead) },
+    stdio: ["ignore", "inherit", "inherit"]
+  })
   return {
     name: `runner ${port}`,
     port,
-    gone: Deferred.await(gone),
-    kill: Effect.andThen(send("SIGKILL"), Deferred.await(gone)),
+    ended,
+    kill,
     /** It does nothing until it is told to go on, and its connections stay open. */
     stop: send("SIGSTOP"),
     goOn: send("SIGCONT")
@@ -94,7 +81,7 @@ export const runnersNow = Effect.map(Projection.processes, (all) => {
 /** Fails if one of these ends by itself. */
 const endOf = (runners: ReadonlyArray<Runner>) =>
   Effect.raceAllFirst(
-    runners.map(({ gone, name }) => Effect.andThen(gone, Effect.die(new Error(`${name} has ended by itself`))))
+    runners.map(({ ended, name }) => Effect.andThen(ended, Effect.die(new Error(`${name} has ended by itself`))))
   )
 
 /** Waits until so many of these runners, and no others, have all the shards. Returns which ones. */

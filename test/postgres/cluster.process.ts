@@ -6,9 +6,9 @@ import * as Postgres from "effect-strata/postgres"
 import { Singleton } from "effect/cluster"
 import { flushCompileCache } from "node:module"
 
-// The tests run this file as a process: `cluster.process.ts <url> <schema> <name> <port> <advertised port> <time zone>` is a runner
-// of a cluster, which listens on the one port, is reached by the other one, and adds up the amounts of each aggregate. One of the
-// runners notes in a singleton that it does.
+// The tests run this file as a process: `cluster.process.ts <url> <schema> <name> <port> <advertised port> <time zone>` is a
+// runner of a cluster, which listens on the one port, is reached by the other one, and adds up the amounts of each aggregate.
+// One of the runners notes in a singleton that it does.
 
 const [, , url = "", schema = "", name = "", port = "0", advertised = "0", TimeZone = "UTC"] = process.argv
 

@@ -36,7 +36,7 @@ const serveOld = Effect.fnUntraced(function* (partitions: { readonly partitions?
     [
       `DROP INDEX ${made.flat().join()}`,
       ...before.map((form) => `CREATE INDEX ON events ${form}`),
-      "DELETE FROM strata_migrations WHERE id IN (50, 51)",
+      "DELETE FROM strata_migrations WHERE id = 50",
       ...[1, 100_001, 200_001].map(
         (first) => `INSERT INTO events (id, aggregate_id, event_type, data, created_at)
           SELECT gen_random_uuid(), 'account-' || n % 1000, CASE WHEN n % 1000 = 0 THEN 'Rare' ELSE 'Deposited' END,
@@ -69,7 +69,7 @@ const assertNew = Effect.fnUntraced(function* (url: string) {
   return found.length / 3
 })
 
-/** A writer that inserts one event after the other, and says for how long it has waited at most. */
+/** A writer that inserts one event after the other. To ask it how many ends it. */
 const writer = Effect.fnUntraced(function* (url: string) {
   const run = yield* session(url)
   const end = yield* Deferred.make<void>()

@@ -1,29 +1,18 @@
 /** What the tests of logs that are divided share: the process that does so, and what halts it at a step. */
 import { Effect, Fiber } from "effect"
-import { spawn } from "node:child_process"
-import { once } from "node:events"
 import { fileURLToPath } from "node:url"
+import { startScript } from "../support/scripts.ts"
 import { session } from "./events.harness.ts"
 
 const script = fileURLToPath(new URL("fixtures/migrating.ts", import.meta.url))
 
 /** A process that divides the log of a database. It is killed with the scope. */
-export const dividing = Effect.fnUntraced(function* (url: string, stdio: "inherit" | "ignore" = "inherit") {
-  const child = yield* Effect.acquireRelease(
-    Effect.sync(() => spawn(process.execPath, ["--conditions=@effect-strata/source", script, url, "10000"], { stdio })),
-    (child) => Effect.sync(() => child.kill("SIGKILL"))
-  )
-  const closing = once(child, "close")
-  return {
-    kill: () => child.kill("SIGKILL"),
-    /** Waits for its end, and gives its code. */
-    ended: Effect.promise(async (): Promise<unknown> => (await closing)[0])
-  }
-})
+export const dividing = (url: string, stdio: "inherit" | "ignore" = "inherit") =>
+  startScript(script, [url, "10000"], { stdio })
 
 /**
- * Keeps out all migrations of a database, until one of their transactions may pass. Each of them has the lock of all migrations, so
- * none is under way where `pass` has returned, and at most one has been since it was called.
+ * Keeps out all migrations of a database, until one of their transactions may pass. Each of them has the lock of all
+ * migrations, so none is under way where `pass` has returned, and at most one has been since it was called.
  */
 const halting = Effect.fnUntraced(function* (url: string) {
   const opened = Effect.gen(function* () {
@@ -58,7 +47,10 @@ export const ends = {
   validated: "FROM pg_constraint WHERE conname = 'events_first' AND convalidated"
 }
 
-/** Divides the log of a database up to these ends, which come one after the other. There the process is halted, until it may go on. */
+/**
+ * Divides the log of a database up to these ends, which come one after the other. There the process is halted, until it may go
+ * on.
+ */
 export const dividedTo = Effect.fnUntraced(function* (url: string, ...upTo: ReadonlyArray<string>) {
   const { goOn, pass, run } = yield* halting(url)
   const child = yield* dividing(url, "ignore")
@@ -71,7 +63,10 @@ export const dividedTo = Effect.fnUntraced(function* (url: string, ...upTo: Read
   return { ...child, early, goOn }
 })
 
-/** Divides the log of a database until all is prepared. A reader is in the way, and the process waits for the table again and again. */
+/**
+ * Divides the log of a database until all is prepared. A reader is in the way, and the process waits for the table again and
+ * again.
+ */
 export const dividedToReader = Effect.fnUntraced(function* (url: string) {
   const child = yield* dividedTo(url, ends.validated)
   const reader = yield* session(url)

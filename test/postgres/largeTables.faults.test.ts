@@ -3,11 +3,10 @@ import { PgClient } from "@effect/sql-pg"
 import { assert, describe, it } from "@effect/vitest"
 import { Console, Deferred, Effect, Fiber, Redacted } from "effect"
 import { Reactivity } from "effect/reactivity"
-import { spawn } from "node:child_process"
-import { once } from "node:events"
 import { fileURLToPath } from "node:url"
 import { scratchDatabase, waitForBackends } from "../support/database.ts"
 import { goSyncKitOf } from "../support/largeLogs.ts"
+import { startScript } from "../support/scripts.ts"
 import { plainInsert, session } from "./events.harness.ts"
 import { execute, migrate, query, serve, unique } from "./harness.ts"
 
@@ -77,13 +76,7 @@ const watch = Effect.fnUntraced(function* (url: string, applicationName: string)
 const script = fileURLToPath(new URL("fixtures/migrating.ts", import.meta.url))
 
 /** A process that migrates. */
-const migrating = (url: string) =>
-  Effect.acquireRelease(
-    Effect.sync(() =>
-      spawn(process.execPath, ["--conditions=@effect-strata/source", script, url], { stdio: "inherit" })
-    ),
-    (child) => Effect.sync(() => child.kill("SIGKILL"))
-  )
+const migrating = (url: string) => startScript(script, [url], { stdio: "inherit" })
 
 /** Before this phase, no other session sees the index. */
 const untilBuilding = (url: string) =>
@@ -124,17 +117,16 @@ describe("a table of two million events", () => {
       const url = yield* scratchDatabase()
       yield* goSyncKitOf(url, eventCount)
       // The server ends the build, and leaves an index that is none.
-      const ended = yield* migrating(url)
+      const { ended } = yield* migrating(url)
       const [[pid] = []] = yield* untilBuilding(url)
       yield* query(`SELECT pg_terminate_backend(${pid})`, url)
-      yield* Effect.promise(() => once(ended, "close"))
+      yield* ended
       assert.deepStrictEqual(yield* indexes(url), [[false]])
       assert.notInclude(yield* recorded(url), 45)
       // The process is killed, and the server goes on with the build.
       const killed = yield* migrating(url)
       yield* untilBuilding(url)
-      killed.kill("SIGKILL")
-      yield* Effect.promise(() => once(killed, "close"))
+      yield* killed.kill
       yield* migrate(url)
       assert.deepStrictEqual(yield* indexes(url), [[true]])
       assert.include(yield* recorded(url), 45)

@@ -13,9 +13,9 @@ import {
   SpoolStore,
   Transactor
 } from "effect-strata/testing"
-import { randomBytes } from "node:crypto"
-import { withConnection } from "../support/connection.ts"
 import { postgresUrl } from "../support/database.ts"
+import { database } from "../support/databases.ts"
+import { execute } from "./harness.ts"
 
 /** What a statement or a result could depend on, each with a value that nobody expects. */
 const settings = [
@@ -35,28 +35,15 @@ const settings = [
   "idle_in_transaction_session_timeout = '60s'"
 ]
 
-const database = Effect.acquireRelease(
-  Effect.gen(function* () {
-    const name = `strata_test_${randomBytes(6).toString("hex")}`
-    yield* withConnection(postgresUrl, (sql) =>
-      Effect.gen(function* () {
-        yield* sql.unsafe(`CREATE DATABASE ${name} TEMPLATE template0 LOCALE_PROVIDER icu ICU_LOCALE 'tr-TR'`)
-        for (const setting of settings) yield* sql.unsafe(`ALTER DATABASE ${name} SET ${setting}`)
-      })
-    )
-    return name
-  }),
-  (name) => Effect.orDie(withConnection(postgresUrl, (sql) => sql.unsafe(`DROP DATABASE ${name} WITH (FORCE)`)))
-)
-
 const layerWith = (options: Postgres.Options) =>
   Layer.unwrap(
-    Effect.map(database, (name) => {
-      const url = new URL(postgresUrl)
-      url.pathname = `/${name}`
+    Effect.gen(function* () {
+      const url = yield* database(postgresUrl, "template0", "LOCALE_PROVIDER icu ICU_LOCALE 'tr-TR'")
+      const name = new URL(url).pathname.slice(1)
+      yield* execute(settings.map((setting) => `ALTER DATABASE ${name} SET ${setting}`))
       return Layer.provide(
         Postgres.layer({ schema: "strata", ...options }),
-        PgClient.layer({ url: Redacted.make(url.href) })
+        PgClient.layer({ url: Redacted.make(url) })
       )
     })
   )

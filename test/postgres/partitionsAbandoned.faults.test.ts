@@ -90,8 +90,11 @@ const divide = Effect.fnUntraced(function* (url: string, count: number) {
 }, Effect.scoped)
 
 const accidents = [
-  ["the process was killed", (kill: () => boolean) => Effect.sync(kill)],
-  ["the server crashed", (_kill: () => boolean, server: PostgresServer.PostgresServer) => server.restart("immediate")]
+  ["the process was killed", (kill: Effect.Effect<void>) => kill],
+  [
+    "the server crashed",
+    (_kill: Effect.Effect<void>, server: PostgresServer.PostgresServer) => server.restart("immediate")
+  ]
 ] as const
 
 layer(Filled.layer, { excludeTestServices: true })("a log that is being divided", (it) => {
@@ -107,7 +110,7 @@ layer(Filled.layer, { excludeTestServices: true })("a log that is being divided"
         assert.strictEqual(found.length, 1, JSON.stringify(found))
         const [{ level, remedy, says } = {}] = found
         assert.match(`${level}: ${says}`, step.says)
-        // Who appends meanwhile does not notice.
+        // An append meanwhile does not notice.
         yield* execute([plainInsert("events", "meanwhile")], url)
         return { url, remedy }
       })

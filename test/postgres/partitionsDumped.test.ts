@@ -5,12 +5,11 @@ import * as Postgres from "effect-strata/postgres"
 import { jsonLines, strata, temporaryDirectory } from "../cli/harness.ts"
 import { postgresUrl, scratchDatabase } from "../support/database.ts"
 import * as Dumping from "../support/dumping.ts"
-import { event, follow, plainInsert, serveEvents, type ServedEvents, versionsIn } from "./events.harness.ts"
+import { archiving } from "./archive.harness.ts"
+import { event, follow, plainInsert, serveEvents, versionsIn } from "./events.harness.ts"
 import { execute, migrate, query } from "./harness.ts"
 
 const size = 50n
-
-const collect = <A, E>(stream: Stream.Stream<A, E>) => Stream.runCollect(stream)
 
 /** Logs with events in several partitions: one that had events before it was divided, and one that is new. */
 const origins = [
@@ -36,18 +35,6 @@ const origins = [
   }
 ]
 
-const archived = (directory: string, { context }: ServedEvents) =>
-  Effect.provide(
-    Postgres.Archive.archive({ before: 51n }),
-    Layer.merge(
-      Layer.provide(
-        Postgres.PostgresDatabase.layer({ schema: "ledger" }),
-        Layer.effectContext(Effect.succeed(context))
-      ),
-      Postgres.EventArchive.layerDirectory(directory)
-    )
-  )
-
 const complaints = (url: string) =>
   Effect.map(strata(["doctor", "--json", "--schema", "ledger"], { url }), ({ stdout }) =>
     jsonLines(stdout).flatMap(({ check, level, says }) =>
@@ -63,11 +50,11 @@ describe("a log with partitions", () => {
         const programs = yield* Dumping.programsFor(postgresUrl)
         if (programs.missing !== undefined) return yield* Effect.sync(() => skip(programs.missing))
         const [from, to] = [yield* scratchDatabase(), yield* scratchDatabase()]
-        const directory = yield* temporaryDirectory
+        const files = Postgres.EventArchive.layerDirectory(yield* temporaryDirectory)
         const source = yield* make(from)
         for (let n = 0; n < 130; n++) yield* source.events.append({ ...event(`aggregate ${n % 7}`, `event ${n}`) })
-        if (name === "that is new") assert.strictEqual((yield* archived(directory, source)).parts.length, 1)
-        const stored = yield* collect(source.events.read({ after: 51n }))
+        if (name === "that is new") assert.strictEqual((yield* archiving(source, files).archive(51n)).parts.length, 1)
+        const stored = yield* Stream.runCollect(source.events.read({ after: 51n }))
         const key = yield* query("SELECT ledger.events_key()::text", from)
         yield* Dumping.copy(programs.directory, from, to)
         assert.deepStrictEqual(yield* query("SELECT ledger.events_key()::text", to), key)
@@ -75,11 +62,10 @@ describe("a log with partitions", () => {
         const served = serveEvents({
           url: to,
           options: { schema: "ledger" },
-          layer: (options) =>
-            Layer.provide(Postgres.layerStorage(options), Postgres.EventArchive.layerDirectory(directory))
+          layer: (options) => Layer.provide(Postgres.layerStorage(options), files)
         })
         const [one, other] = [yield* served, yield* served]
-        assert.deepStrictEqual(yield* collect(one.events.read({ after: 51n })), stored)
+        assert.deepStrictEqual(yield* Stream.runCollect(one.events.read({ after: 51n })), stored)
         const reader = yield* follow(other, { after: yield* one.events.latestVersion })
         yield* one.events.append(event("aggregate 1"))
         yield* reader.until(yield* one.events.latestVersion)

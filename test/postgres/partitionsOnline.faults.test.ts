@@ -12,14 +12,9 @@ import { execute, migrate, query } from "./harness.ts"
 const eventCount = 100_000
 
 /** Kills a process that divides the table, once it has come so far. */
-const killedAt = <E, R>(
-  step: string,
-  reached: Effect.Effect<{ readonly kill: () => boolean; readonly ended: Effect.Effect<unknown> }, E, R>
-) =>
+const killedAt = <E, R>(step: string, reached: Effect.Effect<{ readonly kill: Effect.Effect<void> }, E, R>) =>
   Effect.gen(function* () {
-    const { ended, kill } = yield* reached
-    kill()
-    yield* ended
+    yield* (yield* reached).kill
     yield* Console.log(`killed once ${step}`)
   }).pipe(Effect.scoped)
 

@@ -1,10 +1,11 @@
-/** A process that has looked at the log before it was divided takes it for a plain table for some seconds. Nobody can tell. */
+/** A process that has looked at the log before it was divided takes it for a plain table for some seconds. No caller can tell. */
 import { assert, describe, it } from "@effect/vitest"
 import { Deferred, Effect, Fiber, Layer, Stream } from "effect"
 import * as Postgres from "effect-strata/postgres"
 import * as Exporting from "../../src/postgres/events/Exporting.ts"
 import { temporaryDirectory } from "../cli/harness.ts"
 import { postgresUrl } from "../support/database.ts"
+import { archiving } from "./archive.harness.ts"
 import { event, follow, plainInsert, serveEvents, type ServedEvents, versionsIn } from "./events.harness.ts"
 import { freshSchema, migrate, query, type Settings } from "./harness.ts"
 
@@ -54,16 +55,12 @@ const serve = Effect.fnUntraced(function* (settings: Pick<Settings, "client" | "
     event("another", "old 3")
   ])
   const other = yield* serveEvents({ options: { schema } })
-  const database = Layer.provide(
-    Postgres.PostgresDatabase.layer({ schema }),
-    Layer.effectContext(Effect.succeed(other.context))
-  )
   return {
     schema,
     files,
     stores,
     other,
-    archive: Effect.provide(Postgres.Archive.archive({ before: 1_000_000n }), Layer.merge(database, files))
+    archive: archiving(other, files).archive(1_000_000n)
   }
 })
 

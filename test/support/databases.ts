@@ -16,16 +16,17 @@ const drop = (sql: PgClient.PgClient, name: string) =>
   )
 
 /**
- * The DSN of a new database, which is dropped with the scope, even if clients are still connected to it. It is empty, unless another
- * one is given that it is to be like, to which nobody is connected.
+ * The DSN of a new database, which is dropped with the scope, even if clients are still connected to it. It is empty, unless
+ * another one is given that it is to be like, to which nobody is connected. `more` is what else `CREATE DATABASE` is told.
  */
 export const database = (
   server: string,
-  template = "template0"
+  template = "template0",
+  more = ""
 ): Effect.Effect<string, SqlError.SqlError, Scope.Scope> =>
   Effect.acquireRelease(
     Effect.tap(uniqueName, (name) =>
-      withConnection(server, (sql) => sql`CREATE DATABASE ${sql(name)} TEMPLATE ${sql(template)}`)
+      withConnection(server, (sql) => sql`CREATE DATABASE ${sql(name)} TEMPLATE ${sql(template)} ${sql.literal(more)}`)
     ),
     (name) => Effect.orDie(withConnection(server, (sql) => drop(sql, name)))
   ).pipe(
@@ -35,6 +36,10 @@ export const database = (
       return url.href
     })
   )
+
+/** An empty database that lacks most of the world's texts. */
+export const latinDatabase = (server: string) =>
+  database(server, "template0", "ENCODING LATIN1 LOCALE_PROVIDER libc LC_COLLATE 'C' LC_CTYPE 'C'")
 
 /**
  * A database for each of so many workers.

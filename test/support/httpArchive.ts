@@ -1,4 +1,6 @@
-/** Keeps the files of archived events where HTTP leads: what a user writes, as the guide to deploying has it, and such a place. */
+/**
+ * Keeps the files of archived events where HTTP leads: what a user writes, as the guide to deploying has it, and such a place.
+ */
 import { Effect, Layer, Stream } from "effect"
 import * as Postgres from "effect-strata/postgres"
 import { createServer } from "node:http"

@@ -69,7 +69,10 @@ const refusalOf = (name: string) => (error: Config.ConfigError) => {
   )
 }
 
-/** What the environment says, with the given URL in place of DATABASE_URL, so that `PostgresConfig` is the only place that reads it. */
+/**
+ * What the environment says, with the given URL in place of DATABASE_URL, so that `PostgresConfig` is the only place that reads
+ * it.
+ */
 const settings = Effect.gen(function* () {
   const read = Effect.all({ isNamed: ConnectionConfig.isNamed, pool: PostgresConfig.pool })
   const environment = yield* ConfigProvider.ConfigProvider

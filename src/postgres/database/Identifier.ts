@@ -29,7 +29,10 @@ export const quote = (name: string): string => `"${name.replaceAll('"', '""')}"`
 export const qualify = (schema: string | undefined, name: string): string =>
   schema === undefined ? quote(name) : `${quote(schema)}.${quote(name)}`
 
-/** A text in which the server names columns or functions, without the quotes that `quote_all_identifiers` puts around each of them. */
+/**
+ * A text in which the server names columns or functions, without the quotes that `quote_all_identifiers` puts around each of
+ * them.
+ */
 export const unquoted = (text: string): string => `pg_catalog.replace(${text}, '"'::text, ''::text)`
 
 /** The qualified name as a literal, to be cast to `regclass`: `'"app"."events"'`. */

@@ -28,8 +28,8 @@ const isolation = "current_setting('transaction_isolation')"
 export const readCommitted = `CASE ${isolation} WHEN 'read committed' THEN true ELSE ('${refusal}' || ${isolation})::boolean END`
 
 /**
- * Has the transactions that an effect begins be READ COMMITTED, whatever the session's default is: each statement sees what others
- * have committed while it waited for a lock.
+ * Has the transactions that an effect begins be READ COMMITTED, whatever the session's default is: each statement sees what
+ * others have committed while it waited for a lock.
  */
 export const beginReadCommitted = Effect.provideService(
   SqlClient.BeginTransaction,

@@ -65,8 +65,8 @@ export class PostgresDatabase extends Context.Service<
     readonly withTransaction: Transactions.Transactions["withTransaction"]
 
     /**
-     * Runs an effect in no transaction, also where the caller is in one: its statements see only what is committed, and do not take
-     * the connection of the transaction.
+     * Runs an effect in no transaction, also where the caller is in one: its statements see only what is committed, and do not
+     * take the connection of the transaction.
      */
     readonly withoutTransaction: Transactions.Transactions["withoutTransaction"]
 

@@ -17,8 +17,8 @@ const commas = Statement.join(", ", false)
 
 /**
  * Something that a statement can select from, with these columns: arrays, or the values of the only row. A statement that takes
- * arrays is planned each time, as the server does not know how many elements they will have. For one row that takes longer than to
- * run it, so a single row has a statement with a plan that is kept.
+ * arrays is planned each time, as the server does not know how many elements they will have. For one row that takes longer than
+ * to run it, so a single row has a statement with a plan that is kept.
  */
 export const valueRows = (sql: PgClient.PgClient, columns: ReadonlyArray<Column>): Statement.Fragment => {
   const isOne = columns[0]?.[1].length === 1

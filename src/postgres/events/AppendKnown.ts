@@ -1,6 +1,6 @@
 /**
- * Appends of events that are in the log already: their callers get the stored events. Those in the table come with the metadata that
- * they have there, and those that are archived are compared with what the files have.
+ * Appends of events that are in the log already: their callers get the stored events. Those in the table come with the metadata
+ * that they have there, and those that are archived are compared with what the files have.
  */
 import { Effect, Exit, Result } from "effect"
 import { toStoredEvent } from "../../events/StoredEvents.ts"

@@ -1,7 +1,6 @@
 /** The statements that append events, and how their rows are decoded. */
 import { Effect, Predicate, Schema } from "effect"
 import { expectedOf } from "../../Event.ts"
-import { originKeys } from "../../events/Origins.ts"
 import type { Reason } from "../../StoreError.ts"
 import { decodeRows } from "../database/DecodeRows.ts"
 import { qualify } from "../database/Identifier.ts"
@@ -16,6 +15,7 @@ import {
   type Request,
   type Stamp
 } from "./AppendRequest.ts"
+import { contentOf } from "./EventContent.ts"
 import type { Description } from "./EventTable.ts"
 import * as Partitions from "./Partitions.ts"
 import * as TagTable from "./TagTable.ts"
@@ -233,10 +233,7 @@ export const make = Effect.gen(function* () {
   const selectMetadataOf = (versions: ReadonlyArray<bigint>) =>
     sql`SELECT id, coalesce(metadata::text, 'null'::text) AS metadata FROM ${table} WHERE version = ANY(${versions}::bigint[])`
 
-  /** Metadata without where the event comes from: see `resources/postgres/0066_events_append.sql`. */
-  const contentOf = (metadata: Compared["metadata"]) => sql`
-    coalesce(nullif(CASE pg_catalog.jsonb_typeof(${metadata}::text::jsonb) WHEN 'object'::text
-      THEN ${metadata}::text::jsonb - ${originKeys}::text[] ELSE ${metadata}::text::jsonb END, '{}'::jsonb), 'null'::jsonb)`
+  const metadataContentOf = ({ metadata }: Compared) => contentOf(sql, sql`${metadata}::text::jsonb`)
 
   const decodeSame = decodeRows(SameRow, names.events, [])
   const decodeStamps = decodeRows(StampRow, names.events, ["version"])
@@ -288,7 +285,7 @@ export const make = Effect.gen(function* () {
             Effect.flatMap(
               query(sql`
                 SELECT coalesce(${one.data}::text::jsonb, 'null'::jsonb) = coalesce(${other.data}::text::jsonb, 'null'::jsonb)
-                  AND ${contentOf(one.metadata)} = ${contentOf(other.metadata)} AS same`),
+                  AND ${metadataContentOf(one)} = ${metadataContentOf(other)} AS same`),
               decodeSame
             ),
             ([row]) => row?.same === true

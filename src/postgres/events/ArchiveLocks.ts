@@ -38,9 +38,9 @@ const longestWaitMillis = 5000
 const Known = Schema.Struct({ known: Schema.NullOr(Schema.Boolean) })
 
 /**
- * Waits until no process takes the log for a plain table any more: such a process would miss what is archived. One that has looked
- * before the log was divided does so for a while. There is none where the log was made with partitions, or was divided more than an
- * hour ago.
+ * Waits until no process takes the log for a plain table any more: such a process would miss what is archived. One that has
+ * looked before the log was divided does so for a while. There is none where the log was made with partitions, or was divided
+ * more than an hour ago.
  */
 export const awaitReaders = Effect.fnUntraced(function* (database: Database): Effect.fn.Return<void, Reason> {
   const { names, query, schema, sql, tables } = database
@@ -84,7 +84,7 @@ export const freeze = (database: Database, partition: string): Effect.Effect<voi
 
 const Waits = Schema.Struct({ waits: Schema.Boolean })
 
-/** Whether a transaction waits for a lock of the partition. It may have one of the log, and keeps that while it waits. */
+/** Whether a transaction waits for a lock of the partition. It may have a lock of the log, which it keeps while it waits. */
 const isAwaited = ({ query, sql }: Database, partition: string) =>
   Effect.map(
     Effect.flatMap(
@@ -133,12 +133,14 @@ export const exclusively = <A>(
   const { migrationWait, names, query, schema, sql, withTransaction } = database
   const log = sql.literal(`${reference(qualify(schema, names.events))}::regclass::oid::int8`)
   const prepare = Effect.gen(function* () {
-    // The limits of a session are not for what takes so long, and its times, as texts, may mean other ones when they are read again.
+    // The limits of a session are not for what takes so long, and its times, as texts, may mean other ones when they are read
+    // again.
     yield* query(sql`
       SELECT pg_catalog.set_config(name, '0', true) FROM pg_catalog.pg_settings
       WHERE name IN ('statement_timeout', 'lock_timeout', 'idle_in_transaction_session_timeout', 'transaction_timeout')
       UNION ALL
-      SELECT pg_catalog.set_config(name, value, true) FROM (VALUES ('DateStyle', 'ISO, YMD'), ('TimeZone', 'UTC')) AS style (name, value)`)
+      SELECT pg_catalog.set_config(name, value, true)
+      FROM (VALUES ('DateStyle', 'ISO, YMD'), ('TimeZone', 'UTC')) AS style (name, value)`)
     yield* AdvisoryLocks.take(database, {
       of: "all archiving",
       keys: sql`SELECT pg_catalog.hashtextextended('effect-strata archive'::text, ${log}) AS key`,

@@ -79,8 +79,8 @@ export const make = (database: PostgresDatabase["Service"]) => {
 
     /** The versions of the archived events that have these ids. A compact log has no other ids than UUIDs. */
     withIds: (all: ReadonlyArray<string>, compact: boolean): Fragment => sql`
-      SELECT version, id FROM ${ids} WHERE id = ANY(${compact ? all.filter(isUuid) : all}::${sql.literal(compact ? "uuid" : "text")}[])
-        AND version < ${end}`,
+      SELECT version, id FROM ${ids}
+      WHERE id = ANY(${compact ? all.filter(isUuid) : all}::${sql.literal(compact ? "uuid" : "text")}[]) AND version < ${end}`,
 
     /** The last event up to a version, archived or not. */
     lastUpTo: (bound: bigint): Fragment => sql`

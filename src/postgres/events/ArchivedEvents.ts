@@ -174,8 +174,8 @@ export const make = Effect.gen(function* () {
     )
 
   /**
-   * All parts that have versions above one, in their order, up to another one. Each is looked up once the one before was read. Between
-   * two of them there may be a partition that somebody has dropped.
+   * All parts that have versions above one, in their order, up to another one. Each is looked up once the one before was read.
+   * Between two of them there may be a partition that somebody has dropped.
    */
   const partsUpTo = (after: bigint, last: bigint): Stream.Stream<Part, Reason | Moved> =>
     Stream.paginate(after, (version) =>
@@ -256,7 +256,10 @@ export const make = Effect.gen(function* () {
         ([row]) => row?.version
       ),
 
-    /** The archived events with these versions, as their files have them. There is none where somebody has dropped its partition. */
+    /**
+     * The archived events with these versions, as their files have them. There is none where somebody has dropped its
+     * partition.
+     */
     at: Effect.fnUntraced(function* (
       versions: ReadonlyArray<bigint>
     ): Effect.fn.Return<ReadonlyArray<ArchivedRow>, Reason | Moved> {

@@ -15,12 +15,14 @@ const columns = "version, id, aggregate_id, event_type, data, metadata, created_
 
 /** A part of a line that is JSON, or SQL's NULL if the line says so. */
 const partOf = (name: "data" | "metadata") =>
-  `CASE WHEN NOT coalesce(pg_catalog.jsonb_exists(json -> 'nulls'::text, '${name}'::text), false) THEN json -> '${name}'::text END`
+  `CASE WHEN NOT coalesce(pg_catalog.jsonb_exists(json -> 'nulls'::text, '${name}'::text), false)
+        THEN json -> '${name}'::text END`
 
 /** The lines as rows, for FROM. */
 const rowsOf = ({ sql }: Database, lines: ReadonlyArray<string>): Fragment => sql`(
     SELECT (json ->> 'version'::text)::int8 AS version, json ->> 'id'::text AS id, json ->> 'aggregateId'::text AS aggregate_id,
-      json ->> 'eventType'::text AS event_type, ${sql.literal(partOf("data"))} AS data, ${sql.literal(partOf("metadata"))} AS metadata,
+      json ->> 'eventType'::text AS event_type, ${sql.literal(partOf("data"))} AS data,
+      ${sql.literal(partOf("metadata"))} AS metadata,
       (json ->> 'createdAt'::text)::timestamptz AS created_at
     FROM pg_catalog.unnest(${lines}::text[]) AS line (text) CROSS JOIN LATERAL (SELECT line.text::jsonb AS json OFFSET 0) AS parsed
   ) AS filed`

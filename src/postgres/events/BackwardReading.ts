@@ -5,8 +5,8 @@ import type { Filter, Query, StoredEvent } from "../../EventStore.ts"
 import type { Reason } from "../../StoreError.ts"
 import type { PostgresDatabase } from "../database/PostgresDatabase.ts"
 import * as ArchivedEnd from "./ArchivedEnd.ts"
-import type * as ArchivedEvents from "./ArchivedEvents.ts"
-import * as EventPages from "./EventPages.ts"
+import type { ArchivedEvents } from "./ArchivedEvents.ts"
+import { type EventPages, isNothing } from "./EventPages.ts"
 import type { eventDecoder } from "./EventRow.ts"
 import { readPage } from "./LongTexts.ts"
 import { highestPossible } from "./PageRange.ts"
@@ -29,12 +29,15 @@ export type ReadBackward = (
   range: { readonly after: bigint; readonly last: bigint; readonly limit: number }
 ) => Effect.Effect<ArchivedEnd.WithEnd, Reason>
 
+/** Events, and where the next page begins, or why it fails. */
+type Next = readonly [events: ReadonlyArray<StoredEvent>, next: Option.Option<Range | Reason>]
+
 /** What the reader of the log has. */
 interface Log {
-  readonly archive: Effect.Success<typeof ArchivedEvents.make>
+  readonly archive: ArchivedEvents
   readonly decode: ReturnType<typeof eventDecoder>
   readonly highestVersion: Effect.Effect<bigint, Reason>
-  readonly pages: Effect.Success<typeof EventPages.make>
+  readonly pages: EventPages
   readonly readLog: Partitions["read"]
   readonly warning: WalkWarning
 }
@@ -48,8 +51,6 @@ export const make = (
   const { isSilent, warnOfWalk } = warning
   const { split, withEnd } = ArchivedEnd.make(database)
 
-  type Before = readonly [events: ReadonlyArray<StoredEvent>, next: Option.Option<Range | Reason>]
-
   /** The events above `after` up to `last` that the filter describes, at most `limit`, in pages from the last one on. */
   const descending = (filter: Filter, range: Range, readRows: ReadBackward) => {
     /** What is archived below what the table has. The next page tells whether it still is. */
@@ -57,7 +58,7 @@ export const make = (
       state: Range,
       events: ReadonlyArray<StoredEvent>,
       last: bigint
-    ): Effect.Effect<Before, Reason> => {
+    ): Effect.Effect<Next, Reason> => {
       const limit = state.limit - events.length
       if (last <= state.after || limit <= 0) return Effect.succeed([events, Option.none()])
       return Effect.map(archive.backward(filter, { after: state.after, last, limit }), (found) => {
@@ -66,7 +67,7 @@ export const make = (
       })
     }
 
-    return Stream.paginate<Range | Reason, StoredEvent, Reason>(range, (state): Effect.Effect<Before, Reason> => {
+    return Stream.paginate<Range | Reason, StoredEvent, Reason>(range, (state): Effect.Effect<Next, Reason> => {
       if ("_tag" in state) return Effect.fail(state)
       const size = Math.min(state.pageLimit, state.limit)
       const { after, last } = state
@@ -75,14 +76,12 @@ export const make = (
         const { isFull, nextLimit, rows } = pageOf(found, size, state.batchSize)
         const { corrupt, events } = decode(rows)
         // The events before a corrupt row are delivered first; the next page fails.
-        if (corrupt !== undefined) return Effect.succeed<Before>([events, Option.some(corrupt)])
-        if (!isFull)
-          return end === 0n
-            ? Effect.succeed<Before>([events, Option.none()])
-            : fromArchive(state, events, end > last ? last : end - 1n)
+        if (corrupt !== undefined) return Effect.succeed<Next>([events, Option.some(corrupt)])
+        if (!isFull && end === 0n) return Effect.succeed<Next>([events, Option.none()])
+        if (!isFull) return fromArchive(state, events, end > last ? last : end - 1n)
         const lowest = events.at(-1)?.version
         const rest = lowest === undefined ? {} : { last: lowest - 1n }
-        return Effect.succeed<Before>([
+        return Effect.succeed<Next>([
           events,
           Option.some({ ...state, ...rest, pageLimit: nextLimit, limit: state.limit - events.length })
         ])
@@ -91,11 +90,8 @@ export const make = (
   }
 
   /** A page that is read from the last event on, with the end of what is archived. */
-  const pageBackward = (
-    filter: Filter,
-    range: Parameters<ReadBackward>[1]
-  ): Effect.Effect<ArchivedEnd.WithEnd, Reason> => {
-    return Effect.flatMap(page(filter, { ...range, direction: "DESC" }), (select) =>
+  const pageBackward: ReadBackward = (filter, range) =>
+    Effect.flatMap(page(filter, { ...range, direction: "DESC" }), (select) =>
       readLog({
         ofPlainTable: () => Effect.map(readPage(query, select), (rows) => ({ rows, end: 0n })),
         ofPartitions: () =>
@@ -107,7 +103,6 @@ export const make = (
           )
       })
     )
-  }
 
   const readBackward: ReadBackward = (filter, range) => {
     const rows = pageBackward(filter, range)
@@ -123,7 +118,7 @@ export const make = (
     const { after = 0n, batchSize = pageEvents, limit = Number.POSITIVE_INFINITY } = input
     const pageLimit = Math.min(batchSize, pageEvents)
     const { version } = LastSeen.of(after)
-    return EventPages.isNothing(input) || limit === 0
+    return isNothing(input) || limit === 0
       ? Stream.empty
       : descending(input, { after: version, last: highestPossible, batchSize, pageLimit, limit }, readRows)
   }

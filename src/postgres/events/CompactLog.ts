@@ -1,6 +1,6 @@
 /**
- * A log that takes less room: `resources/postgres/0049_events_layout_compact.sql` makes it. Its ids are UUIDs, of 16 bytes each, and
- * it stores neither the name of a stream nor metadata where there is none. Its indexes have blocks of versions.
+ * A log that takes less room: `resources/postgres/0049_events_layout_compact.sql` makes it. Its ids are UUIDs, of 16 bytes each,
+ * and it stores neither the name of a stream nor metadata where there is none. Its indexes have blocks of versions.
  */
 import { Effect, Schema } from "effect"
 import type { Append } from "../../Event.ts"
@@ -48,6 +48,7 @@ const Row = Schema.Struct({
 })
 
 const describe = ({ names, query, schema, sql }: PostgresDatabase["Service"]) => {
+  // The server puts each expression of an index into brackets of its own.
   const definition = sql.literal(unquoted("pg_catalog.pg_get_indexdef(indexrelid)"))
   const has = (form: string) => sql`EXISTS (
     SELECT FROM pg_catalog.pg_index

@@ -1,6 +1,6 @@
 /**
- * The statements that read all events that match the query of a decision. They are planned once, without knowing the tags: each item
- * with tags is found by its first one, in the table of tags.
+ * The statements that read all events that match the query of a decision. They are planned once, without knowing the tags: each
+ * item with tags is found by its first one, in the table of tags.
  */
 import { Statement } from "effect/sql"
 import type { Fragment } from "effect/sql/Statement"
@@ -23,8 +23,8 @@ export const make = (database: PostgresDatabase["Service"]) => {
   const { read, sent } = columnsOf(longestBytes(sql))
 
   /**
-   * All versions that match an item with tags. There is one way to them. The planner is not told the first tag and the types: if it
-   * knew them, the server would plan the statement each time, which takes as long as to read 100 events.
+   * All versions that match an item with tags. There is one way to them. The planner is not told the first tag and the types:
+   * if it knew them, the server would plan the statement each time, which takes as long as to read 100 events.
    */
   const versionsWith = ({ eventTypes, tags: [first = "", ...others] = [] }: QueryItem) => {
     const conditions = [

@@ -67,8 +67,8 @@ export class EventArchive extends Context.Service<
     readonly remove: (name: string) => Effect.Effect<void, ArchiveError>
 
     /**
-     * What writers have left behind that were killed, and nobody writes any more: `strata archives` and `strata doctor` tell of it.
-     * An archive that knows of no such files leaves this function out.
+     * What writers have left behind that were killed, and nobody writes any more: `strata archives` and `strata doctor` tell of
+     * it. An archive that knows of no such files leaves this function out.
      */
     readonly leftovers?: Effect.Effect<ReadonlyArray<string>, ArchiveError>
   }

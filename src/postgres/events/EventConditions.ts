@@ -18,12 +18,15 @@ export const make = (database: PostgresDatabase["Service"]) => {
 
   /** Whether the event with a version has the tag. */
   const hasTag = (tag: string, version: string) =>
-    sql`EXISTS (SELECT FROM ${tagTable} AS other WHERE other.tag = ${tag}::text AND other.version = ${sql.literal(version)} OFFSET 0)`
+    sql`EXISTS (
+      SELECT FROM ${tagTable} AS other WHERE other.tag = ${tag}::text AND other.version = ${sql.literal(version)} OFFSET 0
+    )`
 
   /** Whether the event of a tag has one of the types. Rows from before the table of tags had types have none: see `0064`. */
   const isOfTypes = (eventTypes: Fragment) => sql`(
     tagged.event_type = ANY(${eventTypes}) OR tagged.event_type IS NULL AND EXISTS (
-      SELECT FROM ${tables.events} AS event WHERE event.version = tagged.version AND event.event_type = ANY(${eventTypes}) OFFSET 0
+      SELECT FROM ${tables.events} AS event
+      WHERE event.version = tagged.version AND event.event_type = ANY(${eventTypes}) OFFSET 0
     ))`
 
   return { among, ofTypes, hasTag, isOfTypes }

@@ -3,8 +3,8 @@
  *
  * **Details**
  *
- * Where it names types, the index of types has the events of each in order. A page reads at most its limit of each. In a compact log
- * that index, and the one of aggregates, has blocks of versions in order: a page reads one block more.
+ * Where it names types, the index of types has the events of each in order. A page reads at most its limit of each. In a
+ * compact log that index, and the one of aggregates, has blocks of versions in order: a page reads one block more.
  *
  * Where it names a time, see `TimePages`; where it names data or metadata, see `ContainmentPages`.
  *
@@ -135,9 +135,10 @@ export const make = Effect.gen(function* () {
       CROSS JOIN LATERAL (SELECT * FROM ${events} WHERE version = found.place OFFSET 0) AS event`
 
   /**
-   * The first events of a span with a value in a column, by an index that has blocks of versions: it is read to the end of a block.
-   * Only that index has these conditions and this order. The planner does not know the limit, and takes it for a tenth of what it
-   * expects: where it expects fewer rows than a limit that it knows, it collects and sorts all of them, which may be many more.
+   * The first events of a span with a value in a column, by an index that has blocks of versions: it is read to the end of a
+   * block. Only that index has these conditions and this order. The planner does not know the limit, and takes it for a tenth
+   * of what it expects: where it expects fewer rows than a limit that it knows, it collects and sorts all of them, which may be
+   * many more.
    */
   const inBlocks = (
     columns: "*" | "version",
@@ -338,3 +339,5 @@ export const make = Effect.gen(function* () {
     findsContained
   }
 })
+
+export type EventPages = Effect.Success<typeof make>

@@ -55,8 +55,9 @@ export const idsNameOf = ({ names, schema }: Pick<PostgresDatabase["Service"], "
   qualify(schema, `${names.events}_ids`)
 
 /**
- * SQL for the id of the event with a version, if there is one. It is asked for as a range: a server that is asked for the version of a
- * log with partitions takes it that all of them are read, unless it plans the statement anew each time, which takes longer.
+ * SQL for the id of the event with a version, if there is one. It is asked for as a range: a server that is asked for the
+ * version of a log with partitions takes it that all of them are read, unless it plans the statement anew each time, which
+ * takes longer.
  */
 export const idAt = ({ sql, tables }: PostgresDatabase["Service"], version: bigint | Fragment): Fragment =>
   sql`(SELECT id FROM ${tables.events} WHERE version >= ${version} AND version <= ${version} ORDER BY version LIMIT 1)`

@@ -9,9 +9,9 @@ import { type Filter, LogReplaced, type StoredEvent } from "../../EventStore.ts"
 import type { Reason } from "../../StoreError.ts"
 import type { PostgresDatabase } from "../database/PostgresDatabase.ts"
 import * as ArchivedEnd from "./ArchivedEnd.ts"
-import type * as ArchivedEvents from "./ArchivedEvents.ts"
+import type { ArchivedEvents } from "./ArchivedEvents.ts"
 import type * as Comparing from "./Comparing.ts"
-import type * as EventPages from "./EventPages.ts"
+import type { EventPages } from "./EventPages.ts"
 import type { eventDecoder } from "./EventRow.ts"
 import * as EventTable from "./EventTable.ts"
 import { readPage } from "./LongTexts.ts"
@@ -44,10 +44,10 @@ export interface Range {
 
 /** What the reader of the log has. */
 interface Log {
-  readonly archive: ArchivedEvents.ArchivedEvents
+  readonly archive: ArchivedEvents
   readonly compare: Effect.Success<typeof Comparing.make>["compare"]
   readonly decode: ReturnType<typeof eventDecoder>
-  readonly pages: Effect.Success<typeof EventPages.make>
+  readonly pages: EventPages
   readonly partitions: Partitions
 }
 
@@ -64,8 +64,8 @@ export const make = (database: PostgresDatabase["Service"], { archive, compare, 
   }
 
   /**
-   * A later page without a row: that is the end, or the event that was seen last is gone. It may have been archived, and others with
-   * it: a page without a guard tells.
+   * A later page without a row: that is the end, or the event that was seen last is gone. It may have been archived, and others
+   * with it: a page without a guard tells.
    */
   const afterNothing = (state: Range): Effect.Effect<Next, LogReplaced | Reason> =>
     Effect.flatMap(compare(query, state.seen), (seen) => {

@@ -5,12 +5,11 @@
  *
  * `append` of the store gives an event the time of its transaction, so an import is SQL of its own that keeps the rules of an
  * append. It takes the locks that stand for every aggregate and every id, as an append of many events does, looks for the
- * events that are stored already, and lets the INSERT draw the versions, after it has locked the table. Those that are archived are
- * read from their files before that, while others append.
+ * events that are stored already, and lets the INSERT draw the versions, after it has locked the table. Those that are archived
+ * are read from their files before that, while others append.
  */
 import { Duration, Effect, Schema } from "effect"
 import type { Fragment } from "effect/sql/Statement"
-import { originKeys } from "../../events/Origins.ts"
 import { isUuid } from "../../internal/Ids.ts"
 import type { Reason } from "../../StoreError.ts"
 import * as AdvisoryLocks from "../database/AdvisoryLocks.ts"
@@ -25,6 +24,7 @@ import * as ArchivedEvents from "./ArchivedEvents.ts"
 import type { ArchivedRow } from "./ArchivedPages.ts"
 import * as ArchiveTable from "./ArchiveTable.ts"
 import * as CompactLog from "./CompactLog.ts"
+import { contentOf } from "./EventContent.ts"
 import * as EventTable from "./EventTable.ts"
 import * as Partitions from "./Partitions.ts"
 import * as TagTable from "./TagTable.ts"
@@ -95,10 +95,7 @@ export const make = Effect.gen(function* () {
       ${entries.map(({ createdAt }) => createdAt ?? "")}::text[]
     ) WITH ORDINALITY AS new (id, aggregate_id, event_type, json, created_at, place)`
 
-  /** Metadata without where the event comes from, in a function's own types: see `resources/postgres/0066_events_append.sql`. */
-  const contentOf = (metadata: string) =>
-    sql.literal(`coalesce(nullif(CASE WHEN jsonb_typeof(${metadata}) = 'object'::text
-      THEN ${metadata} - ARRAY[${originKeys.map((key) => `'${key}'`).join()}]::text[] ELSE ${metadata} END, '{}'::jsonb), 'null'::jsonb)`)
+  const metadataContentOf = (json: string) => contentOf(sql, sql.literal(json))
 
   const hasIdIn = (partitioned: boolean) =>
     partitioned ? sql`event.version = (SELECT version FROM ${ids} WHERE id = new.id)` : sql`event.id = new.id`
@@ -110,7 +107,7 @@ export const make = Effect.gen(function* () {
       SELECT event.id, event.version,
         event.aggregate_id = new.aggregate_id AND event.event_type = new.event_type
           AND coalesce(event.data, 'null') = new.json -> 'data'::text
-          AND ${contentOf("event.metadata")} = ${contentOf("(new.json -> 'metadata'::text)")} AS same,
+          AND ${metadataContentOf("event.metadata")} = ${metadataContentOf("(new.json -> 'metadata'::text)")} AS same,
         coalesce(event.created_at = nullif(new.created_at, '')::timestamptz, new.created_at = '') AS "sameTime"
       FROM ${table} AS event WHERE ${hasId} OFFSET 0
     ) AS old`
@@ -178,7 +175,8 @@ export const make = Effect.gen(function* () {
     if (entries.length === 0 || !(yield* isPartitioned)) return []
     const places = yield* Effect.flatMap(
       query(sql`
-        SELECT id::text AS id, version FROM ${ids} WHERE id = ANY(${entries.map(({ id }) => id)}::${idType}[]) AND version < ${end}`),
+        SELECT id::text AS id, version FROM ${ids}
+        WHERE id = ANY(${entries.map(({ id }) => id)}::${idType}[]) AND version < ${end}`),
       decodePlaces
     )
     if (places.length === 0) return []
@@ -205,8 +203,8 @@ export const make = Effect.gen(function* () {
     return ArchivedEnd.again(
       Effect.gen(function* () {
         const archived = yield* inArchive(entries)
-        // What is restored in between is in the table, and what is archived in between is in neither: then it is not the same as
-        // before.
+        // A part that is restored in between is in the table. The events of one that is archived in between are found by neither
+        // look, but by one more.
         const live = yield* inTable(entries, yield* isPartitioned)
         const found = byId([...archived, ...live])
         const missing = entries.filter(({ id }) => !found.has(id))
@@ -231,8 +229,7 @@ export const make = Effect.gen(function* () {
   })
 
   /**
-   * Writes what is not in the log yet. `archived` has what was archived before: fails where that is another part of the log by
-   * now.
+   * Writes what is not in the log yet. `archived` is what the files had of these entries before: fails where they have more by now.
    */
   const attempt = Effect.fnUntraced(function* (
     entries: ReadonlyArray<Entry>,

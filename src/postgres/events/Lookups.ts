@@ -6,19 +6,19 @@ import { isUuid } from "../../internal/Ids.ts"
 import type { Reason } from "../../StoreError.ts"
 import type { PostgresDatabase, Runnable } from "../database/PostgresDatabase.ts"
 import * as ArchivedEnd from "./ArchivedEnd.ts"
-import type * as ArchivedEvents from "./ArchivedEvents.ts"
+import type { ArchivedEvents } from "./ArchivedEvents.ts"
 import * as ArchiveTable from "./ArchiveTable.ts"
 import * as CompactLog from "./CompactLog.ts"
-import type * as EventPages from "./EventPages.ts"
+import type { EventPages } from "./EventPages.ts"
 import type { eventDecoder } from "./EventRow.ts"
 import { readPage } from "./LongTexts.ts"
 import type { Partitions } from "./Partitions.ts"
 
 /** What the reader of the log has. */
 interface Log {
-  readonly archive: Effect.Success<typeof ArchivedEvents.make>
+  readonly archive: ArchivedEvents
   readonly decode: ReturnType<typeof eventDecoder>
-  readonly pages: Effect.Success<typeof EventPages.make>
+  readonly pages: EventPages
   readonly readLog: Partitions["read"]
 }
 

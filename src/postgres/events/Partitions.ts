@@ -54,7 +54,8 @@ export const make = Effect.gen(function* () {
 
   const look = Effect.flatMap(realMillis, (askedMillis) =>
     query(sql`
-      SELECT CASE WHEN pg_catalog.to_regclass(${qualify(schema, names.events)}) IS NOT NULL THEN ${isPartitionedNow} END AS partitioned`).pipe(
+      SELECT CASE WHEN pg_catalog.to_regclass(${qualify(schema, names.events)}) IS NOT NULL
+        THEN ${isPartitionedNow} END AS partitioned`).pipe(
       Effect.flatMap(decode),
       Effect.map(([row]) => {
         if (typeof row?.partitioned === "boolean") learn(row.partitioned, askedMillis)
@@ -105,14 +106,15 @@ export const make = Effect.gen(function* () {
     learn,
 
     /**
-     * The limit of a page of events that an index has in order. Where the log has partitions it is a part of the text: a server that is
-     * given it as a parameter makes a plan of all partitions for each page, which takes several times as long as to read it.
+     * The limit of a page of events that an index has in order. Where the log has partitions it is a part of the text: a server
+     * that is given it as a parameter makes a plan of all partitions for each page, which takes several times as long as to
+     * read it.
      */
     limitOf: (limit: number): Fragment => (isKnownPartitioned() ? sql.literal(String(limit)) : sql`${limit}`),
 
     /**
-     * Another value in the statement of such a page. The planner does not see it: for a rare type it would take the plan for all types
-     * for the dearer one, and make a plan for each page.
+     * Another value in the statement of such a page. The planner does not see it: for a rare type it would take the plan for
+     * all types for the dearer one, and make a plan for each page.
      */
     untold: (value: Fragment): Fragment => (isKnownPartitioned() ? sql`(SELECT ${value})` : value),
 

@@ -3,9 +3,9 @@
  *
  * **Details**
  *
- * In a transaction everything is read from the primary, on the connection of the transaction. Where the standby cannot be read, or
- * does not have in time what a read needs, the primary goes on where the standby has ended. What is archived is read from its files,
- * which the primary names, and then the standby goes on.
+ * In a transaction everything is read from the primary, on the connection of the transaction. Where the standby cannot be read,
+ * or does not have in time what a read needs, the primary goes on where the standby has ended. What is archived is read from
+ * its files, which the primary names, and then the standby goes on.
  */
 import { Context, Duration, Effect, Stream } from "effect"
 import type { AggregateSince } from "../../Event.ts"

@@ -202,12 +202,12 @@ export const make = Effect.gen(function* () {
       known = Hole.remember(known, state, inside)
     })
 
-  /** What is known to a reader that begins at the end of the log. */
   const lastBy = (last: Fragment) =>
     query(sql`
       SELECT ${sql.literal(LockHolders.serverColumns(database))}, version, id
       FROM (SELECT) AS log LEFT JOIN (${last}) AS last ON true`)
 
+  /** What is known to a reader that begins at the end of the log. */
   const atEnd = partitions
     .read({
       ofPlainTable: () => lastBy(sql`SELECT version, id FROM ${events} ORDER BY version DESC LIMIT 1`),

@@ -76,7 +76,8 @@ const statementsOf = (
     const only = typeof part === "bigint" ? sql`AND version = ${part}` : sql.literal("")
     return sql`
       SELECT ${sql.literal(sent)} FROM (
-        SELECT ${sql.literal(read)} FROM ${tables.events} WHERE version >= ${cursor} ${only} ORDER BY version LIMIT ${limitOf(limit + 1)}
+        SELECT ${sql.literal(read)} FROM ${tables.events} WHERE version >= ${cursor} ${only}
+        ORDER BY version LIMIT ${limitOf(limit + 1)}
       ) AS page ORDER BY version`
   }
 

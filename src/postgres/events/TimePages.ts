@@ -59,7 +59,8 @@ export const make = (database: PostgresDatabase["Service"]) => {
     indexes.times
       ? sql`
         (event.version >> 12, ${minuteOf("event.created_at")}) >= (${sql.literal(block)}, ${minuteOf(firstAfter(time))})
-        AND (event.version >> 12, ${minuteOf("event.created_at")}) <= (${sql.literal(block)}, 'infinity'::timestamp) AND ${isYoung(time)}`
+        AND (event.version >> 12, ${minuteOf("event.created_at")}) <= (${sql.literal(block)}, 'infinity'::timestamp)
+        AND ${isYoung(time)}`
       : sql`
         (event.version >> 12, created_at) >= (${sql.literal(block)}, ${firstAfter(time)})
         AND (event.version >> 12, created_at) <= (${sql.literal(block)}, 'infinity'::timestamptz)`

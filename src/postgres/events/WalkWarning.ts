@@ -2,7 +2,7 @@
 import { Effect } from "effect"
 import { Filter } from "../../EventStore.ts"
 import type { PostgresDatabase } from "../database/PostgresDatabase.ts"
-import type * as EventPages from "./EventPages.ts"
+import type { EventPages } from "./EventPages.ts"
 import type * as MarkedReading from "./MarkedReading.ts"
 
 /** Above this number of events that a read looks through, a warning says that no index finds those of its filter. */
@@ -18,10 +18,7 @@ export interface WalkWarning {
   readonly isSilent: (filter: Filter) => boolean
 }
 
-export const make = (
-  { names }: PostgresDatabase["Service"],
-  { walks }: Effect.Success<typeof EventPages.make>
-): WalkWarning => {
+export const make = ({ names }: PostgresDatabase["Service"], { walks }: EventPages): WalkWarning => {
   let hasWarned = false
   const isSilent = (filter: Filter): boolean => hasWarned || !walks(filter)
 

@@ -118,8 +118,8 @@ const apply = Effect.fnUntraced(function* (database: Database, setPath: ReturnTy
 })
 
 /**
- * Runs the statements of a migration that have to run outside of a transaction, while this one keeps out other processes. It stops
- * where a file has another statement: `apply` runs that in a transaction once these have done their work.
+ * Runs the statements of a migration that have to run outside of a transaction, while this one keeps out other processes. It
+ * stops where a file has another statement: `apply` runs that in a transaction once these have done their work.
  *
  * **Details**
  *

@@ -23,8 +23,8 @@ export const statuses = Effect.mapError(survey(toTheEnd), named("Projection", "s
  *
  * **Details**
  *
- * The clocks of the machines need not agree: a process that is silent by its clock, or ahead of this one, is listened to for three
- * of its heartbeats at most. A process that was killed is told apart from one with another clock that way.
+ * The clocks of the machines need not agree: a process that is silent by its clock, or ahead of this one, is listened to for
+ * three of its heartbeats at most. A process that was killed is told apart from one with another clock that way.
  */
 export const processes = Effect.mapError(allProcesses, named("Projection", "processes"))
 

@@ -27,9 +27,10 @@ const countsOf = Effect.fnUntraced(function* (since: Since, top: number, isExact
   const version = yield* latestVersion
   const extent = yield* LogParts.extent
   if (extent.blocks > LogParts.manyBlocks && !isExact) return yield* estimate(since, top, version, extent)
-  const total = passes * (extent.rows ?? 0)
-  return yield* Progress.during({ verb: "looked at", total: total === 0 ? undefined : total }, (progress) =>
-    count(since, top, version, progress)
+  const total = extent.rows === 0 ? undefined : (extent.rows ?? undefined)
+  return yield* Progress.during({ verb: "counted", total }, ({ advance }) =>
+    // The whole log is read several times. So an event is counted in parts.
+    count(since, top, version, { advance: (read) => advance(read / passes) })
   )
 })
 
