@@ -1,8 +1,9 @@
 /**
  * JSON as text whose numbers JavaScript can hold: those that it prints back as the same number, however large they are.
- * `JSON.parse` rounds the others and says nothing.
+ * `JSON.parse` rounds the others and says nothing, and it takes some keys for others: see `EscapedKeys`.
  */
-import { Effect, Schema, SchemaIssue, SchemaTransformation } from "effect"
+import { Effect, Predicate, Schema, SchemaIssue, SchemaTransformation } from "effect"
+import { hasEscapedKey, renameEscapedKeys } from "./EscapedKeys.ts"
 import { isTooDeep, maxLevels, maxNumberLength } from "./JsonText.ts"
 
 const isDigitOrDot = (code: number): boolean => (code >= 48 && code <= 57) || code === 46
@@ -67,10 +68,15 @@ interface WithCare {
   readonly inexact: string | undefined
 }
 
-/** Parses a valid text that may have numbers which `JSON.parse` would change. */
+/** Whether `JSON.parse` may change a valid text: a number, or a key. */
+const needsCare = (json: string): boolean => mayBeInexact(json) || hasEscapedKey(json)
+
+/** Parses a valid text that may have numbers or keys which `JSON.parse` would change. */
 const parseWithCare = (json: string, integers: LargeIntegers): WithCare => {
+  const renamed = hasEscapedKey(json) ? renameEscapedKeys(json) : undefined
   let inexact: string | undefined
-  const value: Schema.Json = JSON.parse(json, (_key, value: unknown, origin?: Origin) => {
+  const value: Schema.Json = JSON.parse(renamed?.text ?? json, (_key, value: unknown, origin?: Origin) => {
+    if (renamed !== undefined && Predicate.isObject(value)) return renamed.restore(value)
     const source = origin?.source
     if (typeof value !== "number" || source === undefined || isExact(value, source)) return value
     if (integers === "bigint" && isInteger(source)) return BigInt(source)
@@ -95,7 +101,7 @@ const decode = (text: string, integers: LargeIntegers) =>
       if (isTooDeep(text)) {
         return Effect.fail(new SchemaIssue.InvalidValue({ message: `JSON of more than ${maxLevels} levels` }))
       }
-      if (!mayBeInexact(text)) return Effect.succeed(isJson(plain) ? plain : null)
+      if (!needsCare(text)) return Effect.succeed(isJson(plain) ? plain : null)
       const { inexact, value } = parseWithCare(text, integers)
       return inexact === undefined
         ? Effect.succeed(value)
@@ -130,7 +136,7 @@ export const parseExact = (text: string | null, integers: LargeIntegers): Schema
   try {
     const plain: Schema.Json = JSON.parse(text)
     if (isTooDeep(text)) return undefined
-    if (!mayBeInexact(text)) return plain
+    if (!needsCare(text)) return plain
     const { inexact, value } = parseWithCare(text, integers)
     return inexact === undefined ? value : undefined
   } catch {
@@ -140,7 +146,7 @@ export const parseExact = (text: string | null, integers: LargeIntegers): Schema
 
 /** Parses text that `toText` has made. */
 export const fromText = (text: string): Schema.Json =>
-  mayBeInexact(text) ? parseWithCare(text, "bigint").value : JSON.parse(text)
+  needsCare(text) ? parseWithCare(text, "bigint").value : JSON.parse(text)
 
 /** Writes what `JSON.stringify` refuses to write: a `bigint`, as a number. */
 const write = (value: unknown): string => {

@@ -99,8 +99,9 @@ const conflictOf = (
   append: Append,
   known: ReadonlyMap<NewEvent, EventRow>
 ): VersionConflict | undefined => {
+  const added = new Set(append.events.flatMap((event) => (known.has(event) ? [] : [event.aggregateId])))
   for (const aggregateId of aggregateIdsOf(append)) {
-    if (append.events.every((event) => event.aggregateId !== aggregateId || known.has(event))) continue
+    if (!added.has(aggregateId)) continue
     const expected = expectedOf(append, aggregateId)
     if (expected === "any") continue
     const actual = Events.lastVersion(where, transaction, aggregateId)

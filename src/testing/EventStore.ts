@@ -142,6 +142,25 @@ export const suite = <E>(
       })
     )
 
+    it.effect("keeps keys with escapes, whatever keys stood in their place before", () =>
+      Effect.gen(function* () {
+        const events = yield* EventStore
+        const aggregateId = fresh()
+        const keys = ["\\", "\n", '"', "\u0001", "q\\\\", "q\\y", "\ue0000"]
+        const given = keys.flatMap((key) => [{ escaped: 1, [key]: 2 }, { [key]: { large: 2 ** 60, [key]: [] } }])
+        yield* events.append(given.map((data) => ({ aggregateId, eventType: "Kept", data, metadata: data })))
+        const stored = yield* events.loadByAggregate(aggregateId)
+        assert.deepStrictEqual(
+          stored.map(({ data }) => data),
+          given
+        )
+        assert.deepStrictEqual(
+          stored.map(({ metadata }) => metadata),
+          given
+        )
+      })
+    )
+
     it.effect("takes an event of 10 MB", () =>
       Effect.gen(function* () {
         const [stored] = yield* append(event(fresh(), { text: "x".repeat(10_000_000) }))

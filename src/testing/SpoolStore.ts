@@ -494,6 +494,20 @@ export const suite = <E>(
       })
     )
 
+    it.effect("iterates over messages of the earliest and the latest time, each in a page of its own", () =>
+      Effect.gen(function* () {
+        const spool = yield* SpoolStore
+        const times = ["0001-01-01T00:00:00.001Z", "1969-12-31T23:59:59.999Z", "9999-12-31T23:59:59.999Z"]
+        const created = times.flatMap((time) => [DateTime.makeUnsafe(time), DateTime.makeUnsafe(time)])
+        const queue = yield* queueOf(created.map((created) => ({ created })))
+        const found = yield* Stream.runCollect(Stream.take(spool.iterate("incoming", { queue, batchSize: 1 }), 20))
+        assert.deepStrictEqual(
+          found.map(({ created }) => created),
+          created
+        )
+      })
+    )
+
     it.effect("iterates over every message of a state that stays in it, once, whatever happens to the others", () =>
       Effect.gen(function* () {
         const spool = yield* SpoolStore

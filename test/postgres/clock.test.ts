@@ -138,6 +138,28 @@ describe("while the clock is set back again and again", () => {
   )
 })
 
+describe("while the clock is set forth again and again", () => {
+  it.live("an event whose handler fails is tried again for as long as the schedule says", () =>
+    Effect.gen(function* () {
+      const { context, events } = yield* serveEvents()
+      let hours = 0
+      const clock = yield* aheadBy(() => ++hours)
+      let attempts = 0
+      const flaky = Projection.make({
+        name: "flaky",
+        retry: Schedule.spaced("10 millis").pipe(Schedule.upTo({ duration: "10 minutes" })),
+        handler: () => (++attempts < 4 ? Effect.fail("not yet") : Effect.void)
+      })
+      const [stored] = yield* events.append(event("a"))
+      const awaited = Projection.awaitVersion("flaky", stored?.version ?? 0n, "1 minute")
+      yield* Effect.raceFirst(Effect.provideService(Projection.run(flaky), Clock.Clock, clock), awaited).pipe(
+        Effect.provide(context)
+      )
+      assert.strictEqual(attempts, 4)
+    }).pipe(Effect.scoped)
+  )
+})
+
 describe("where the clocks of processes differ", () => {
   it.live.each([1, -1])("a shard is told as running, and as idle once its process has died: by %i hours", (hours) =>
     Effect.gen(function* () {

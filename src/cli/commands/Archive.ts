@@ -8,6 +8,7 @@ import * as Database from "../connection/Database.ts"
 import { WrongUsage } from "../terminal/CommandErrors.ts"
 import * as Output from "../terminal/Output.ts"
 import * as Progress from "../terminal/Progress.ts"
+import { resumable } from "../terminal/Resuming.ts"
 
 const { Archive, EventArchive, PostgresConfig } = Postgres
 
@@ -72,13 +73,15 @@ const quietMillis = 1000
 
 /** Shows how far it is while it runs. */
 const telling = <A, E, R>(run: (tell: Postgres.Archive.Tell) => Effect.Effect<A, E, R>) =>
-  Progress.watching((show) =>
-    Effect.flatMap(Clock.currentTimeMillis, (startMillis) =>
-      run(({ doing, done, endVersion, events, firstVersion }) =>
-        Effect.flatMap(Clock.currentTimeMillis, (nowMillis) =>
-          nowMillis - startMillis < quietMillis
-            ? Effect.void
-            : show(`${doing} versions ${firstVersion} to ${endVersion - 1n}`, events === 0 ? 1 : done / events)
+  resumable(
+    Progress.watching((show) =>
+      Effect.flatMap(Clock.currentTimeMillis, (startMillis) =>
+        run(({ doing, done, endVersion, events, firstVersion }) =>
+          Effect.flatMap(Clock.currentTimeMillis, (nowMillis) =>
+            nowMillis - startMillis < quietMillis
+              ? Effect.void
+              : show(`${doing} versions ${firstVersion} to ${endVersion - 1n}`, events === 0 ? 1 : done / events)
+          )
         )
       )
     )

@@ -8,6 +8,7 @@ import * as Database from "../connection/Database.ts"
 import { CommandFailed } from "../terminal/CommandErrors.ts"
 import * as Output from "../terminal/Output.ts"
 import * as Progress from "../terminal/Progress.ts"
+import { resumable } from "../terminal/Resuming.ts"
 
 const statusListing: Output.Listing<Migrations.Status> = {
   columns: [
@@ -99,8 +100,8 @@ const listPending = Effect.gen(function* () {
 })
 
 const runPending = Effect.gen(function* () {
-  const files = yield* Progress.watching((show) =>
-    Migrations.migrateTelling(({ doing, file, share }) => show(`${file}: ${doing}`, share))
+  const files = yield* resumable(
+    Progress.watching((show) => Migrations.migrateTelling(({ doing, file, share }) => show(`${file}: ${doing}`, share)))
   )
   yield* Output.done(files.length === 0 ? "Nothing is pending" : `Run: ${files.join(", ")}`, { files })
 })

@@ -9,6 +9,7 @@ import { WrongUsage } from "../terminal/CommandErrors.ts"
 import { confirm, yes } from "../terminal/Confirm.ts"
 import * as Output from "../terminal/Output.ts"
 import * as Progress from "../terminal/Progress.ts"
+import { resumable } from "../terminal/Resuming.ts"
 
 /** The message in the text of an answer. */
 export const named = ({ id, queue }: { readonly id: string; readonly queue?: string }) =>
@@ -68,7 +69,7 @@ const all = Effect.fnUntraced(function* (
   const some = Option.isSome(error) || Option.isSome(since) ? "those that match of " : ""
   yield* confirm(`Deliver ${some}${Output.count(total, "message")} in ${state} of ${place} again?`, yes)
   let requeued = 0
-  yield* Progress.during({ verb: "looked at", things: "messages", total }, ({ advance }) =>
+  const work = Progress.during({ verb: "looked at", things: "messages", total }, ({ advance }) =>
     Stream.runForEach(
       Orders.requeueAll({ state, ...inQueue(queue), isWanted: isWanted({ error, since }) }),
       (isMoved) => {
@@ -77,6 +78,7 @@ const all = Effect.fnUntraced(function* (
       }
     )
   )
+  yield* resumable(work, () => Output.count(requeued, "message"))
   yield* Output.done(`${Output.count(requeued, "message")} of ${place} ${requeued === 1 ? "is" : "are"} incoming`, {
     requeued,
     from: state

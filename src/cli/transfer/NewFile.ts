@@ -4,7 +4,8 @@
  */
 import { Effect, type Scope } from "effect"
 import { constants } from "node:fs"
-import { type FileHandle, open, rename, rm } from "node:fs/promises"
+import { type FileHandle, open, readdir, rename, rm, stat } from "node:fs/promises"
+import { basename, dirname, join } from "node:path"
 import { CommandFailed } from "../terminal/CommandErrors.ts"
 import { closing, fileError, type FileError } from "./Lines.ts"
 
@@ -49,7 +50,26 @@ export const openToAppend = (path: string): Effect.Effect<FileHandle, CommandFai
     return file
   })
 
-/** A file that appears under its name once it is complete, and not at all otherwise. */
+/** A draft to which nobody has written for so long is of a process that was killed: the others write batch after batch. */
+const idleMillis = 3_600_000
+
+const draftEnd = /^\.[\da-f]{8}(?:-[\da-f]{4}){3}-[\da-f]{12}\.draft$/
+
+/** Removes what killed processes have left of a file. The draft that was just made has the time of what keeps the directory. */
+const removeIdleDrafts = async (path: string, made: FileHandle) => {
+  const { mtimeMs: nowMillis } = await made.stat()
+  const name = basename(path)
+  for (const found of await readdir(dirname(path))) {
+    if (!found.startsWith(name) || !draftEnd.test(found.slice(name.length))) continue
+    const draft = join(dirname(path), found)
+    if (nowMillis - (await stat(draft)).mtimeMs >= idleMillis) await rm(draft, { force: true })
+  }
+}
+
+/**
+ * A file that appears under its name once it is complete, and not at all otherwise. What a process that was killed has left of it,
+ * the next one removes, an hour later at the earliest.
+ */
 export const openDraft = Effect.fnUntraced(function* (path: string) {
   const attempt = <A>(f: () => Promise<A>) => Effect.tryPromise({ try: f, catch: (cause) => fileError(path, cause) })
   const draft = `${path}.${crypto.randomUUID()}.draft`
@@ -61,6 +81,8 @@ export const openDraft = Effect.fnUntraced(function* (path: string) {
         Effect.promise(() => rm(draft, { force: true }).catch(() => {}))
       )
   )
+  // Where they cannot be removed, this file is written all the same.
+  yield* Effect.promise(() => removeIdleDrafts(path, file).catch(() => {}))
   return {
     append: (text: string) => attempt(() => file.appendFile(text)),
     finish: attempt(async () => {

@@ -98,6 +98,10 @@ const Total = Schema.Struct({ total: Schema.BigInt })
 const Place = Schema.Struct({ queue: Schema.NullOr(Schema.String), id: Schema.String, micros: Schema.BigInt })
 type Place = typeof Place.Type
 
+/** A time in microseconds. An interval takes a double, which is exact for the seconds and for the rest, but not for both after 2255. */
+const timeOf = ({ sql }: SpoolTable, micros: bigint) => sql`'epoch'::timestamptz
+  + ${micros / 1_000_000n}::float8 * interval '1 second' + ${micros % 1_000_000n}::float8 * interval '1 microsecond'`
+
 const selectBatch =
   (spool: SpoolTable, input: Iterate, after: Place | undefined) =>
   ({ read }: Columns) => {
@@ -106,7 +110,7 @@ const selectBatch =
       after === undefined
         ? sql.literal("")
         : sql`AND (created, id::text COLLATE "C", coalesce(queue, ''))
-          > ('epoch'::timestamptz + ${after.micros}::float8 * interval '1 microsecond', ${after.id}, ${after.queue ?? ""})`
+          > (${timeOf(spool, after.micros)}, ${after.id}, ${after.queue ?? ""})`
     const { order, where } = byCreation(spool, input, "asc")
     return sql`
     SELECT ${read}, (extract(epoch FROM created) * 1000000::numeric)::bigint AS micros FROM ${table}

@@ -2,9 +2,10 @@
  * An event whose handler fails: it is tried again by the projection's schedule. When that has ended, the projection stops
  * before the event, skips it, or parks its aggregate.
  */
-import { Cause, Clock, Effect, Exit, Schedule } from "effect"
+import { Cause, Effect, Exit, Schedule } from "effect"
 import type { StoredEvent } from "../../EventStore.ts"
 import { retryTime } from "../../internal/FailureLog.ts"
+import { steadyMillis } from "../../internal/Monotonic.ts"
 import { Transactor } from "../../Transactor.ts"
 import type { Projection } from "../Definition.ts"
 import { type HandlerFailed, ProjectionFailed } from "../Errors.ts"
@@ -79,12 +80,13 @@ export const handleAgain = Effect.fnUntraced(function* <R>(
 ) {
   const { failures, settings } = run
   const nextDelay = yield* Schedule.toStep(retry)
+  const now = yield* steadyMillis
   let failed = first
   let attempts = 1
   while (true) {
     const failure = yield* failures.describe(event, failed.cause)
     yield* failures.keep(failure)
-    const step = yield* Effect.exit(nextDelay(yield* Clock.currentTimeMillis, failed.cause))
+    const step = yield* Effect.exit(nextDelay(yield* now, failed.cause))
     if (Exit.isFailure(step)) {
       yield* failures.tell(failure, `attempt ${attempts}`, lastFate[settings.onFailure])
       if (settings.onFailure === "stop") {

@@ -14,6 +14,7 @@ import { CommandFailed, WrongUsage } from "../../terminal/CommandErrors.ts"
 import type { HostProcess } from "../../terminal/HostProcess.ts"
 import * as Output from "../../terminal/Output.ts"
 import * as Progress from "../../terminal/Progress.ts"
+import { resumable } from "../../terminal/Resuming.ts"
 import * as EventFile from "../../transfer/EventFile.ts"
 import { bytesOfOpen, fileError, type FileError } from "../../transfer/Lines.ts"
 import { openToAppend } from "../../transfer/NewFile.ts"
@@ -126,7 +127,7 @@ export const exportEvents = Command.make("export", flags).pipe(
       yield* EventTable.checkAndWarn
       if (Option.isNone(file)) return yield* whileRead(Effect.asVoid(writeLog(toStdout(after))))
       const target = yield* toFile(file.value, after)
-      const added = yield* writeLog(target)
+      const added = yield* resumable(writeLog(target))
       const { events } = target.checksum
       const isNew = added === events ? "" : `, ${added.toLocaleString("en-US")} of them new`
       yield* Output.done(`${Output.count(events, "event")} in ${file.value}${isNew}`, {

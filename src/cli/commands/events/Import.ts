@@ -8,10 +8,10 @@ import * as Importing from "../../../postgres/events/Importing.ts"
 import * as Parameters from "../../arguments/Parameters.ts"
 import * as Database from "../../connection/Database.ts"
 import { CommandFailed, WrongUsage } from "../../terminal/CommandErrors.ts"
-import { HostProcess } from "../../terminal/HostProcess.ts"
+import type { HostProcess } from "../../terminal/HostProcess.ts"
 import * as Output from "../../terminal/Output.ts"
-import { say } from "../../terminal/Printable.ts"
 import * as Progress from "../../terminal/Progress.ts"
+import { resumable } from "../../terminal/Resuming.ts"
 import * as EventFile from "../../transfer/EventFile.ts"
 import { bytesOf, type FileError, linesOf, stdin } from "../../transfer/Lines.ts"
 import { openDraft } from "../../transfer/NewFile.ts"
@@ -109,12 +109,11 @@ const mappingTo = Effect.fnUntraced(function* (path: string) {
 })
 
 const importAll = Effect.fnUntraced(function* ({ entries, name, total }: Source, mapping: string | undefined) {
-  const { stderr } = yield* HostProcess
   const { write } = yield* Importing.make
   const map = mapping === undefined ? undefined : yield* mappingTo(mapping)
   let added = 0
   let seen = 0
-  yield* Progress.during({ verb: "imported", total }, ({ advance }) =>
+  const work = Progress.during({ verb: "imported", total }, ({ advance }) =>
     Stream.runForEach(inBatches(entries), (batch) =>
       Effect.gen(function* () {
         const written = yield* write(batch)
@@ -124,12 +123,8 @@ const importAll = Effect.fnUntraced(function* ({ entries, name, total }: Source,
         yield* advance(written.length)
       })
     )
-  ).pipe(
-    Effect.onInterrupt(() => {
-      const message = `interrupted after ${Output.count(seen, "event")}; run it again to go on`
-      return Effect.sync(() => say(stderr, message))
-    })
   )
+  yield* resumable(work, () => Output.count(seen, "event"))
   if (map !== undefined) yield* map.finish
   const already = seen - added
   yield* Output.done(
