@@ -93,12 +93,27 @@ export class Beat extends Schema.Class<Beat>("effect-strata/Projection/Beat")({
   runs: Schema.Array(Schema.Struct({ name: Schema.String, shards: Schema.Array(Schema.Int) }))
 }) {}
 
+/** A process of a version that divided each projection by itself. */
+export const Runner = Schema.Struct({
+  id: Schema.String,
+  beat: Schema.Int,
+  at: Schema.Int,
+  every: Schema.Finite
+})
+export type Runner = typeof Runner.Type
+
+/** The processes of such a version that run the projection: they run all of its shards. */
+export class Runners extends Schema.Class<Runners>("effect-strata/Projection/Runners")({
+  runners: Schema.Array(Runner)
+}) {}
+
 /** What the ids of all states begin with that projections keep about themselves in the `DurableStateStore`. */
 export const idPrefix = "strata/projection/"
 
 export const divisionId = `${idPrefix}division`
 export const beatId = (process: string) => `${idPrefix}process/${process}`
 export const controlId = (name: string) => `${idPrefix}control/${name}`
+export const runnersId = (name: string) => `${idPrefix}runners/${name}`
 export const shardId = (name: string, shard: number) => `${idPrefix}shard/${shard}/${name}`
 export const failureId = (name: string, shard: number) => `${idPrefix}failure/${shard}/${name}`
 export const lastReadId = (name: string, shard: number) => `${idPrefix}read/${shard}/${name}`
@@ -183,6 +198,7 @@ export const records = Effect.all({
     "strata.Projection.Beat",
     new Beat({ beat: 0, at: 0, every: 0, since: 0, name: "", host: "", pid: 0, runs: [] })
   ),
+  runners: kind(Runners, "strata.Projection.Runners", new Runners({ runners: [] })),
   shard: kind(ShardRecord, "strata.Projection.Shard", new ShardRecord({ parked: [], skipped: 0 })),
   failure: kind(LastFailure, failureManifest, new LastFailure({ failure: null })),
   stops,

@@ -5,7 +5,16 @@ import { ShardNumber } from "../internal/Fields.ts"
 import { type Offset, OffsetStore } from "../OffsetStore.ts"
 import { Failure, Name } from "./Definition.ts"
 import { hearAll } from "./Heard.ts"
-import { type Control, controlId, divisionId, failureId, recordsAt, type RecordsAt, shardId } from "./Records.ts"
+import {
+  type Control,
+  controlId,
+  divisionId,
+  failureId,
+  recordsAt,
+  type RecordsAt,
+  runnersId,
+  shardId
+} from "./Records.ts"
 
 /** A process that runs projections. */
 export class RunningProcess extends Schema.Class<RunningProcess>("effect-strata/Projection/RunningProcess")({
@@ -38,7 +47,7 @@ export class ShardStatus extends Schema.Class<ShardStatus>("effect-strata/Projec
   behind: Schema.Duration,
   /** `"failed"` where the last failure is of an event that the shard has not passed, `"idle"` where no process runs it. */
   state: Schema.Literals(["running", "paused", "failed", "idle"]),
-  /** The process that runs it, or that has run it and is silent. */
+  /** The process that runs it, or that has run it and is silent. None where the process is of an earlier version, too. */
   process: Schema.Option(RunningProcess),
   /** The last failure. The shard may have overcome it. */
   failure: Schema.Option(Failure),
@@ -56,12 +65,16 @@ export interface ProjectionStatus {
 
 const isName = Schema.is(Name)
 
+/** A process of an earlier version that has been silent for so many of its beats does not run the projection. */
+const mostSilentBeats = 5
+
 /** The records of these projections, and the division. */
 const recordsOf = (stored: ReadonlyArray<Offset>) =>
   recordsAt([
     divisionId,
     ...stored.flatMap(({ projectionName: name, shardNumber: shard }) => [
       controlId(name),
+      runnersId(name),
       shardId(name, shard),
       failureId(name, shard)
     ])
@@ -98,6 +111,9 @@ const agesAfter = Effect.fnUntraced(function* (versions: ReadonlyArray<bigint>, 
   return (version: bigint) => ages.findLast(({ after }) => after <= version)?.age ?? 0
 })
 
+const isSilent = (now: number, { at, every }: { readonly at: number; readonly every: number }) =>
+  now - at >= mostSilentBeats * every
+
 const byName = (a: { readonly name: string }, b: { readonly name: string }) => (a.name < b.name ? -1 : 1)
 
 /** The processes that take part in the division, in one statement where their clocks leave no doubt that they live. */
@@ -126,20 +142,35 @@ const processesOf = Effect.fnUntraced(function* ({ division }: RecordsAt, mayWai
 /** The processes that run projections on this database. */
 export const processes = Effect.flatMap(recordsAt([divisionId]), (record) => processesOf(record, true))
 
-/** The process that runs each shard of a projection. */
-const processByShard = (all: ReadonlyArray<RunningProcess>, name: string): ReadonlyMap<number, RunningProcess> => {
+interface Running {
+  readonly process: Option.Option<RunningProcess>
+  readonly isRunning: boolean
+}
+
+/** Who runs each shard of a projection. */
+const runnersNow = Effect.fnUntraced(function* (
+  { runners }: RecordsAt,
+  all: ReadonlyArray<RunningProcess>,
+  name: string
+) {
+  const now = yield* Clock.currentTimeMillis
+  const former = (yield* runners.read(runnersId(name))).value.runners.some((runner) => !isSilent(now, runner))
   // Where two say so for a moment, one of them has died, or the one that was heard last has taken over.
   const byTime = all.toSorted(
     (a, b) => Number(b.isSilent) - Number(a.isSilent) || a.heardAt.epochMilliseconds - b.heardAt.epochMilliseconds
   )
-  return new Map(
+  const byShard = new Map(
     byTime.flatMap((process) =>
       process.runs.flatMap(({ projectionName, shards }) =>
         projectionName === name ? shards.map((shard) => [shard, process] as const) : []
       )
     )
   )
-}
+  return (shard: number): Running => {
+    const process = byShard.get(shard)
+    return { process: Option.fromUndefinedOr(process), isRunning: former || process?.isSilent === false }
+  }
+})
 
 interface Around {
   readonly head: bigint
@@ -150,7 +181,7 @@ interface Around {
 const shardStatus = Effect.fnUntraced(function* (
   { failure: failures, shard: shards }: RecordsAt,
   { projectionName: name, shardNumber, value: offset }: Offset,
-  process: RunningProcess | undefined,
+  { isRunning, process }: Running,
   { ageAfter, control, head }: Around
 ) {
   const { value: last } = yield* failures.read(failureId(name, shardNumber))
@@ -166,10 +197,10 @@ const shardStatus = Effect.fnUntraced(function* (
       ? "paused"
       : Option.exists(failure, ({ version }) => version > offset)
         ? "failed"
-        : process?.isSilent === false
+        : isRunning
           ? "running"
           : "idle",
-    process: Option.fromUndefinedOr(process),
+    process,
     failure,
     parked: own.parked.length,
     skipped: own.skipped
@@ -212,9 +243,9 @@ export const survey = Effect.fnUntraced(function* (options: {
   return yield* Effect.forEach(
     known.filter(({ control }) => control.shards > 0),
     Effect.fnUntraced(function* ({ control, name, offsets }) {
-      const byShard = processByShard(processes, name)
+      const runnerOf = yield* runnersNow(record, processes, name)
       const shards = yield* Effect.forEach(offsets, (offset) =>
-        shardStatus(record, offset, byShard.get(offset.shardNumber), { head, control, ageAfter })
+        shardStatus(record, offset, runnerOf(offset.shardNumber), { head, control, ageAfter })
       )
       const status: ProjectionStatus = { projectionName: name, shards }
       return status

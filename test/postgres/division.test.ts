@@ -5,6 +5,7 @@ import { EventStore, OffsetStore, Projection } from "effect-strata"
 import { runBy } from "../../src/projection/run/ProjectionRunner.ts"
 import { elsewhere, untilHandled } from "../../src/testing/ProjectionScene.ts"
 import { event, serveEvents } from "./events.harness.ts"
+import { formerDivision } from "./fixtures/formerDivision.ts"
 import { freshSchema } from "./harness.ts"
 
 const heartbeat = Duration.millis(50)
@@ -137,6 +138,40 @@ describe("processes that do not agree who runs a shard", () => {
           yield* elsewhere(Effect.forkScoped(runBy(both)(counting("claimed twice", 4, process))))
         }
         yield* Effect.repeat(round("claimed twice"), { times: 20 })
+        yield* exact
+      }).pipe(Effect.provide(context))
+    })
+  )
+
+  it.live("of the version before and of this one handle each event once, and the new ones take over", () =>
+    Effect.gen(function* () {
+      const { context, counting, exact, round } = yield* serve
+      const name = "deployed"
+      const former = (process: string) =>
+        Effect.gen(function* () {
+          const { keep, own } = yield* formerDivision(name, 4, heartbeat)
+          return yield* Effect.raceFirst(keep, runBy(own)(counting(name, 4, process)))
+        })
+      const present = (process: string) => Projection.run(counting(name, 4, process))
+      yield* Effect.gen(function* () {
+        const first = yield* elsewhere(Effect.forkScoped(former("old 1")))
+        const second = yield* elsewhere(Effect.forkScoped(former("old 2")))
+        yield* Effect.repeat(round(name), { until: (by) => by === "old 1,old 2" })
+        yield* elsewhere(Effect.forkScoped(present("new 1")))
+        yield* Effect.repeat(round(name), { times: 5 })
+        yield* exact
+        // It is killed: nothing removes it from the record but the silence of its beat.
+        yield* Fiber.interrupt(first)
+        yield* Effect.repeat(round(name), { until: (by) => by === "old 2" })
+        yield* elsewhere(Effect.forkScoped(present("new 2")))
+        yield* Fiber.interrupt(second)
+        yield* Effect.repeat(round(name), { until: (by) => by === "new 1,new 2" })
+        yield* exact
+        // The version before is started again, as where a deploy is taken back.
+        const back = yield* elsewhere(Effect.forkScoped(former("old 3")))
+        yield* Effect.repeat(round(name), { until: (by) => by === "old 3" })
+        yield* Fiber.interrupt(back)
+        yield* Effect.repeat(round(name), { until: (by) => by === "new 1,new 2" })
         yield* exact
       }).pipe(Effect.provide(context))
     })

@@ -1,5 +1,6 @@
 /** Orders to a projection, from any process: they are given in the database, and every runner obeys them. */
 import { Effect } from "effect"
+import { DurableStateStore } from "../../DurableStateStore.ts"
 import { EventStore } from "../../EventStore.ts"
 import { check } from "../../internal/Arguments.ts"
 import { named } from "../../internal/Named.ts"
@@ -7,7 +8,7 @@ import { InvalidInput } from "../../InvalidInput.ts"
 import { OffsetStore } from "../../OffsetStore.ts"
 import { Transactor } from "../../Transactor.ts"
 import { At, ByName } from "../Definition.ts"
-import { Control, controlId, controlOf, forget, holdAll, records, unknown } from "../Records.ts"
+import { Control, controlId, controlOf, forget, holdAll, records, runnersId, unknown } from "../Records.ts"
 
 /** Changes the control record while no batch is under way: every run of a shard ends, and begins again by the new record. */
 export const change = <E = never, R = never>(name: string, f: (control: Control) => Effect.Effect<Control, E, R>) =>
@@ -85,6 +86,7 @@ export const remove = Effect.fnUntraced(
   function* (name: string) {
     yield* check(ByName, "Projection", "remove", { name })
     const offsets = yield* OffsetStore
+    const states = yield* DurableStateStore
     const { withWatchedTransaction } = yield* Transactor
     yield* withWatchedTransaction(
       Effect.gen(function* () {
@@ -94,6 +96,7 @@ export const remove = Effect.fnUntraced(
         yield* forget(name, value.shards)
         // The record stays, as its version must not come again: a runner may not have seen yet that it has changed.
         yield* control.modify(controlId(name), () => unknown)
+        yield* states.deleteState(runnersId(name))
         yield* offsets.deleteOffsets(name)
       })
     )

@@ -49,7 +49,8 @@ import {
   records,
   recordsAt,
   type RecordsAt,
-  recordsIn
+  recordsIn,
+  runnersId
 } from "../Records.ts"
 import { divide } from "./Division.ts"
 import { makeSightings } from "./Sightings.ts"
@@ -91,6 +92,12 @@ export interface Joining {
 interface Entry extends Joining {
   readonly assignment: SubscriptionRef.SubscriptionRef<Assignment | undefined>
   readonly failed: Deferred.Deferred<never, Failure>
+}
+
+/** What a look has read: the records, those of these projections among them. */
+interface Read {
+  readonly found: RecordsAt
+  readonly names: ReadonlyArray<string>
 }
 
 const isSame = (a: Assignment | undefined, b: Assignment) =>
@@ -154,13 +161,13 @@ const make = Effect.gen(function* () {
       recordsIn
     )
 
-  /** What the members of the division have written, and the control records of the projections of this process. */
+  /** What the members of the division, this process and those of earlier versions have written. */
   const read = Effect.fnUntraced(function* (isBeat: boolean) {
     const names = [...entries.keys()]
     const idsFor = (members: ReadonlyArray<Member>) => [
       divisionId,
       ...members.map((member) => beatId(member.id)),
-      ...names.map(controlId)
+      ...names.flatMap((name) => [controlId(name), runnersId(name)])
     ]
     // Nobody would delete the beat of a process that died before it took part.
     const isMember = known.some((member) => member.id === id)
@@ -169,6 +176,17 @@ const make = Effect.gen(function* () {
     const isKnown = members.every((member) => known.some((other) => other.id === member.id))
     known = members
     return { found: isKnown ? found : yield* recordsAt(idsFor(members)), names }
+  })
+
+  /** The projections that processes of an earlier version run: they take all of the shards of these. */
+  const runElsewhere = Effect.fnUntraced(function* ({ found, names }: Read) {
+    const taken = new Set<string>()
+    for (const name of names) {
+      const { runners } = (yield* found.runners.read(runnersId(name))).value
+      if (runners.some((runner) => sightings.isAlive(runner.id, runner))) taken.add(name)
+      else if (runners.length > 0) yield* states.deleteState(runnersId(name))
+    }
+    return taken
   })
 
   /** The division as it is to be: without processes that are silent, and with this one. */
@@ -200,19 +218,16 @@ const make = Effect.gen(function* () {
     known = members
   })
 
-  /** Has the projections of these names obey their control records, and run their shards by the division. */
-  const assign = Effect.fnUntraced(function* (
-    found: RecordsAt,
-    names: ReadonlyArray<string>,
-    members: ReadonlyArray<Member>
-  ) {
+  const assign = Effect.fnUntraced(function* (read: Read, members: ReadonlyArray<Member>) {
     const own = members.find((member) => member.id === id)
+    const taken = yield* runElsewhere(read)
+    const { found, names } = read
     for (const name of names) {
       const entry = entries.get(name)
       if (entry === undefined) continue
       const { assignment, placed } = entry
       const control = yield* found.control.read(controlId(name))
-      const divided = own?.offers.find((offer) => offer.name === name)?.own ?? []
+      const divided = taken.has(name) ? [] : (own?.offers.find((offer) => offer.name === name)?.own ?? [])
       const next = { control, shards: placed === undefined ? divided : SubscriptionRef.getUnsafe(placed) }
       if (!isSame(SubscriptionRef.getUnsafe(assignment), next)) yield* SubscriptionRef.set(assignment, next)
     }
@@ -220,17 +235,22 @@ const make = Effect.gen(function* () {
 
   /** Looks at what there is, mends the division, and obeys it. A look that comes with a beat says it, and counts silence. */
   const look = Effect.fnUntraced(function* (isBeat: boolean) {
-    const { found, names } = yield* read(isBeat)
+    const all = yield* read(isBeat)
+    const { found, names } = all
     const division = yield* found.division.read(divisionId)
     if (isBeat) {
       for (const member of division.value.members) {
         sightings.see(member.id, (yield* found.beat.read(beatId(member.id))).value, every())
       }
+      for (const name of names) {
+        const { runners } = (yield* found.runners.read(runnersId(name))).value
+        for (const runner of runners) sightings.see(runner.id, runner, every())
+      }
       sightings.finish()
     }
     const next = yield* nextOf(found, division.value.members)
     if (next !== undefined) yield* write(division, next)
-    yield* assign(found, names, next ?? division.value.members)
+    yield* assign(all, next ?? division.value.members)
   })
 
   /** Where another process has changed the division meanwhile, it is looked at again. */
