@@ -276,6 +276,26 @@ describe("archived events", () => {
     }).pipe(Effect.scoped)
   )
 
+  it.live("are given by a process that has read their file before they were restored, tagged, and archived again", () =>
+    Effect.gen(function* () {
+      const { archive, directory, events, restore } = yield* serveArchive()
+      const [first] = yield* events.append(shapes(120))
+      if (first === undefined) return assert.fail("nothing was appended")
+      const { id, version } = first
+      const archiveAndRead = Effect.gen(function* () {
+        yield* archive(50n)
+        assert.lengthOf(yield* events.load(), 120)
+        return yield* Effect.promise(() => readdir(directory))
+      })
+      const names = yield* archiveAndRead
+      yield* restore()
+      yield* events.tag([{ id, version, tags: ["late"] }])
+      // The file has the name of the one before, as the rows are the same. Its lines have another tag.
+      assert.deepStrictEqual(yield* archiveAndRead, names)
+      assert.deepStrictEqual(yield* collect(events.read({ tags: ["late"] })), [first])
+    }).pipe(Effect.scoped)
+  )
+
   it.live("are given from the last one on where their part is restored before its file is read", () =>
     Effect.gen(function* () {
       const directory = yield* temporaryDirectory
