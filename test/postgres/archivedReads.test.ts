@@ -296,6 +296,23 @@ describe("archived events", () => {
     }).pipe(Effect.scoped)
   )
 
+  it.live("are found by the tags that they have got since, archived and restored", () =>
+    Effect.gen(function* () {
+      const { archive, events, restore } = yield* serveArchive()
+      const [first] = yield* events.append(shapes(120))
+      if (first === undefined) return assert.fail("nothing was appended")
+      const { eventType, id, version } = first
+      yield* archive(50n)
+      yield* events.tag([{ id, version, tags: ["late"] }])
+      for (const move of [Effect.void, restore()]) {
+        yield* move
+        assert.deepStrictEqual(yield* collect(events.read({ tags: ["late"] })), [first])
+        const decided = yield* events.readForDecision([{ tags: ["late"], eventTypes: [eventType] }])
+        assert.deepStrictEqual(decided.events, [first])
+      }
+    }).pipe(Effect.scoped)
+  )
+
   it.live("are given from the last one on where their part is restored before its file is read", () =>
     Effect.gen(function* () {
       const directory = yield* temporaryDirectory
