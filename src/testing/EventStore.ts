@@ -474,9 +474,14 @@ export const suite = <E>(
           Effect.all([append(event(aggregateId, 1)), append(event(aggregateId, 2))])
         )
         assert.deepStrictEqual(first[0]?.createdAt, second[0]?.createdAt)
-        const createdAfter = first[0]?.createdAt
-        if (createdAfter === undefined) return assert.fail("no event")
+        if (first[0] === undefined) return assert.fail("no event")
+        const { createdAt: createdAfter, eventType } = first[0]
         assert.deepStrictEqual(yield* collect({ aggregateIds: [aggregateId], createdAfter }), [])
+        // Other tests append meanwhile.
+        for (const query of [{}, { eventTypes: [eventType] }, { aggregateIds: [aggregateId, fresh()] }]) {
+          const found = yield* collect({ ...query, createdAfter })
+          assert.isFalse(found.some((event) => event.aggregateId === aggregateId))
+        }
       })
     )
 

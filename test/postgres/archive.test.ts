@@ -39,9 +39,9 @@ const movers = Effect.fnUntraced(function* (
   }
 })
 
-/** A log with partitions, and a directory for its parts. */
-const served = Effect.gen(function* () {
-  const stores = yield* serveEvents({ options })
+/** A log with partitions, and a directory for its parts, for sessions with such parameters. */
+const servedWith = Effect.fnUntraced(function* (startupParameters: Record<string, string>) {
+  const stores = yield* serveEvents({ options, client: { startupParameters } })
   const directory = yield* temporaryDirectory
   return {
     ...stores,
@@ -52,6 +52,8 @@ const served = Effect.gen(function* () {
     files: Effect.promise(async () => (await readdir(directory)).toSorted())
   }
 })
+
+const served = servedWith({})
 
 /** Every column of every event, as texts, with the partition that it is in. */
 const rowsOf = (table: string) =>
@@ -363,9 +365,11 @@ describe("beside others", () => {
     }).pipe(Effect.scoped)
   )
 
-  it.live("two that archive take turns, and archive each part once", () =>
+  const levels = ["read committed", "repeatable read", "serializable"]
+
+  it.live.each(levels)("two that archive take turns, and archive each part once, in %s sessions", (level) =>
     Effect.gen(function* () {
-      const { archive, events, parts, rows } = yield* served
+      const { archive, events, parts, rows } = yield* servedWith({ default_transaction_isolation: level })
       yield* events.append(shapes(520))
       const both = yield* Effect.all([archive(1000n), archive(1000n)], { concurrency: "unbounded" })
       const done = both.flatMap(({ parts }) => parts.map(({ firstVersion }) => firstVersion))

@@ -180,6 +180,31 @@ describe("an append of what is archived already", () => {
   )
 })
 
+/** An event without tags as an import has it. */
+const entryOf = (given: ReturnType<typeof event>) => {
+  const json = JSON.stringify({ data: given.data, metadata: null })
+  return { ...given, id: given.id ?? "", where: "here", from: undefined, createdAt: null, tags: [], json }
+}
+
+describe("a look for what an import would leave out", () => {
+  it.live("finds what is archived while it reads the file of another part", () =>
+    Effect.gen(function* () {
+      const { beforeReading, files } = yield* hookedFiles
+      const { archive, events, layer } = yield* serveArchive({}, files)
+      const all = Array.from({ length: 120 }, (_, n) => event("a", `event ${n + 1}`))
+      yield* events.append(all)
+      yield* archive(50n)
+      const { look } = yield* Effect.provide(Importing.make, layer)
+      beforeReading(archive(100n))
+      const found = yield* look(all.map(entryOf))
+      assert.deepStrictEqual(
+        all.map(({ id = "" }) => found.get(id)?.version),
+        all.map((_, n) => BigInt(n + 1))
+      )
+    }).pipe(Effect.scoped)
+  )
+})
+
 describe("partitions that somebody has dropped", () => {
   /** Partitions of 50 versions of which the archived ones begin at 0 and at 100, or only there, and those between are dropped. */
   const places = [
@@ -250,9 +275,7 @@ describe("partitions that somebody has dropped", () => {
           const taken = yield* Effect.flip(events.append(gone, { onDuplicate }))
           assert.strictEqual(taken._tag, "DuplicateEvent")
         }
-        const { id } = gone
-        const json = JSON.stringify({ data: gone.data, metadata: null })
-        const entry = { ...gone, id: id ?? "", where: "here", from: undefined, createdAt: null, tags: [], json }
+        const entry = entryOf(gone)
         yield* Effect.flip(importing.write([entry]))
         assert.strictEqual((yield* importing.look([entry])).size, 0)
       })

@@ -112,6 +112,32 @@ describe("a compact log", () => {
     }).pipe(Effect.scoped)
   )
 
+  it.live(
+    "tells an append that expects something the last version, also where an older row lies behind the others",
+    () =>
+      Effect.gen(function* () {
+        const { events, table } = yield* served
+        const stored = yield* events.append([event("a"), event("a"), event("a")])
+        yield* query(`UPDATE ${table} SET event_type = 'Renamed' WHERE version = ${stored[0]?.version ?? 0n}`)
+        yield* events.append(event("a"), { expected: stored[2]?.version ?? 0n })
+      }).pipe(Effect.scoped)
+  )
+
+  const kinds = [
+    ["in a plain table", {}],
+    ["in partitions", { partitions }]
+  ] as const
+
+  it.live.each(kinds)("%s is not the log of a cursor whose id is no UUID", ([, extras]) =>
+    Effect.gen(function* () {
+      const { events } = yield* serveEvents({ options: { ...options, ...extras } })
+      yield* events.append([event("a"), event("a")])
+      assert.lengthOf(yield* events.load(), 2)
+      const error = yield* Effect.flip(events.load({ version: 1n, id: "mine" }))
+      assert.strictEqual(error._tag, "LogReplaced")
+    }).pipe(Effect.scoped)
+  )
+
   it.live("is worked on by processes and by the command without the option, and stays what it is", () =>
     Effect.gen(function* () {
       const { events, schema, table } = yield* served

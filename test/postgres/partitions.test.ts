@@ -389,12 +389,16 @@ describe("the plans of reads over partitions", () => {
      SELECT gen_random_uuid(), 'aggregate ' || n % 1000, CASE n % 500 WHEN 0 THEN 'Rare' ELSE 'Happened' END
      FROM generate_series(1, ${count}) AS n`
 
-  it.live("are made once, and not for each page", () =>
+  it.live.each([1, 1000])("are made once, and not for each page, of partitions that seem %i times as large", (times) =>
     Effect.gen(function* () {
       const served = yield* serveEvents({ client: { maxConnections: 1 }, options: { partitions: { size: 1000n } } })
-      const { sql, table } = served
+      const { schema, sql, table } = served
       for (let part = 0; part < 30; part++) yield* query(happened(table, 1000))
       yield* query(`ANALYZE ${table}`)
+      // The larger they seem, the dearer looks a tenth of their rows, which is what the server takes an unknown limit for.
+      yield* query(
+        `UPDATE pg_class SET reltuples = reltuples * ${times} WHERE relnamespace = '${schema}'::regnamespace AND relname ~ '^events_[0-9]+$'`
+      )
       yield* readPages(served)
       const plans = yield* sql<{ readonly custom: number; readonly generic: number }>`
         SELECT custom_plans::int AS custom, generic_plans::int AS generic FROM pg_prepared_statements

@@ -1,8 +1,9 @@
 /** A process that has looked at the log before it was divided takes it for a plain table for some seconds. No caller can tell. */
 import { assert, describe, it } from "@effect/vitest"
-import { Deferred, Effect, Fiber, Layer, Stream } from "effect"
+import { Deferred, Effect, Fiber, Layer, Option, Stream } from "effect"
 import * as Postgres from "effect-strata/postgres"
 import * as Exporting from "../../src/postgres/events/Exporting.ts"
+import * as MarkedPages from "../../src/postgres/events/MarkedPages.ts"
 import { temporaryDirectory } from "../cli/harness.ts"
 import { postgresUrl } from "../support/database.ts"
 import { archiving } from "./archive.harness.ts"
@@ -98,13 +99,26 @@ describe("a process that has taken the log for a plain table", () => {
       })
       const { aggregate, decision, fromEnd, get, untagged } = everything(stores, files)
       const latest = Effect.map(stores.events.latestVersion, (version) => [version])
+      // What a store with a replica asks a standby, which says that it lacks what is archived.
+      const pages = yield* MarkedPages.make.pipe(
+        Effect.provide(Postgres.PostgresDatabase.layer({ schema, acquireTimeout: "5 minutes" })),
+        Effect.provide(stores.context)
+      )
+      const marked = Effect.map(pages.byAggregate("old", 0n, 0n), (page) =>
+        Option.toArray(page).flatMap(({ archivedEnd, lacksArchived, rows }) => [
+          rows.length,
+          archivedEnd,
+          lacksArchived
+        ])
+      )
       const reads: Record<string, Effect.Effect<ReadonlyArray<unknown>, unknown>> = {
         aggregate,
         decision,
         fromEnd,
         get,
         untagged,
-        latest
+        latest,
+        marked
       }
       // By these reads the process takes the log for a plain one, and it still does when the next ones begin.
       const before = yield* Effect.all(reads)
@@ -127,7 +141,8 @@ describe("a process that has taken the log for a plain table", () => {
         ...before,
         fromEnd: [added, ...(before["fromEnd"] ?? [])],
         untagged: [...(before["untagged"] ?? []), added],
-        latest: [added?.version]
+        latest: [added?.version],
+        marked: [0, parts[0]?.endVersion, true]
       })
     }).pipe(Effect.scoped)
   )

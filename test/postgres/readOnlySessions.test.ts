@@ -41,6 +41,53 @@ describe("a session that is read-only", () => {
     )
   )
 
+  it.live.each(["outside of a transaction", "in one", "in one that commits"] as const)(
+    "is given to nobody who waits for a connection: %s",
+    (where) =>
+      withDatabase((url) =>
+        Effect.gen(function* () {
+          const stores = yield* readOnly(url)
+          const { advanceOffset, getCurrentOffset } = Context.get(stores, OffsetStore.OffsetStore)
+          const { afterCommit, withTransaction } = Context.get(stores, Transactor.Transactor)
+          const advance = Effect.exit(advanceOffset(id, step))
+          const inOne = Effect.exit(withTransaction(advanceOffset(id, step)))
+          const read = Effect.orDie(Effect.asVoid(getCurrentOffset(id)))
+          const refused = {
+            "outside of a transaction": advance,
+            "in one": inOne,
+            "in one that commits": withTransaction(Effect.andThen(inOne, afterCommit(read)))
+          }
+          for (let time = 0; time < 10; time++) {
+            yield* Effect.all([refused[where], read, read, read], { concurrency: "unbounded", discard: true })
+          }
+        }).pipe(Effect.scoped)
+      )
+  )
+
+  const ends: ReadonlyArray<
+    readonly [string, (effect: Effect.Effect<unknown, unknown>) => Effect.Effect<unknown, unknown>]
+  > = [
+    ["fails with an error of its own", Effect.mapError(() => "own")],
+    ["dies of it", (effect) => Effect.orDie(effect)],
+    ["goes on without it", (effect) => Effect.ignore(effect)]
+  ]
+
+  it.live.each(ends)("is not used again where a transaction %s", ([, end]) =>
+    withDatabase((url) =>
+      Effect.gen(function* () {
+        const stores = yield* readOnly(url)
+        const { advanceOffset, writeOffset } = Context.get(stores, OffsetStore.OffsetStore)
+        const { withTransaction } = Context.get(stores, Transactor.Transactor)
+        const advance = Effect.exit(withTransaction(end(advanceOffset(id, step))))
+        yield* advance
+        yield* letWrite(url, true)
+        // The pool may have opened another session before, as above.
+        yield* advance
+        yield* writeOffset({ ...id, value: 2n })
+      }).pipe(Effect.scoped)
+    )
+  )
+
   it.live("keeps no projection waiting once others can write", () =>
     withDatabase((url) =>
       Effect.gen(function* () {

@@ -475,8 +475,8 @@ describe("another process", () => {
 
 /**
  * A spool, and `together`: while a transaction holds the message "b" by the SQL, it starts both effects and waits until both
- * wait for a lock. If one of them had locked what comes before that message, and the other what comes after it, each would
- * then wait for the other. Returns their results.
+ * wait for a lock, and then looks at something. If one of them had locked what comes before that message, and the other what comes
+ * after it, each would then wait for the other. Returns their results.
  */
 const crossing = Effect.gen(function* () {
   const applicationName = yield* unique
@@ -484,14 +484,19 @@ const crossing = Effect.gen(function* () {
   const { sql, withTransaction } = served
   const bothWait = (all: ReadonlyArray<{ readonly state: string }>) =>
     all.filter(({ state }) => state === "active").length === 2
-  const together = Effect.fnUntraced(function* <A, E>(holding: string, effects: ReadonlyArray<Effect.Effect<A, E>>) {
+  const together = Effect.fnUntraced(function* <A, E>(
+    holding: string,
+    effects: ReadonlyArray<Effect.Effect<A, E>>,
+    look: Effect.Effect<unknown, unknown> = Effect.void
+  ) {
     const held = yield* Latch.make()
     const release = yield* Latch.make()
     const hold = sql.unsafe(holding).pipe(Effect.andThen(held.open), Effect.andThen(release.await))
-    const holder = yield* Effect.forkChild(withTransaction(hold))
+    const holder = yield* Effect.forkScoped(withTransaction(hold))
     yield* held.await
-    const fibers = yield* Effect.forEach(effects, (effect) => Effect.forkChild(effect))
+    const fibers = yield* Effect.forEach(effects, (effect) => Effect.forkScoped(effect))
     assert.isTrue(bothWait(yield* waitForBackends(applicationName, bothWait)))
+    yield* look
     yield* release.open
     yield* Fiber.join(holder)
     return yield* Effect.forEach(fibers, (fiber) => Fiber.join(fiber))
@@ -523,10 +528,12 @@ describe("two settlements", () => {
       yield* spool.storeMany(ids.map((id) => ({ id })))
       yield* spool.claim({ limit: 3, lease: "1 minute", owner: "o" })
       const outcomes = ids.map((id) => ({ outcome: "done" as const, id, owner: "o", attempt: 1 }))
-      const lost = yield* together(`SELECT FROM ${table} WHERE id = 'b' FOR UPDATE`, [
-        withTransaction(spool.settle(outcomes)),
-        withTransaction(spool.settle(outcomes.toReversed()))
-      ])
+      const lost = yield* together(
+        `SELECT FROM ${table} WHERE id = 'b' FOR UPDATE`,
+        [withTransaction(spool.settle(outcomes)), withTransaction(spool.settle(outcomes.toReversed()))],
+        // What comes after the message that they wait for is free.
+        query(`SELECT FROM ${table} WHERE id = 'c' FOR UPDATE NOWAIT`)
+      )
       assert.deepStrictEqual(lost.map((all) => all.length).toSorted(), [0, 3])
     })
   )
@@ -560,6 +567,36 @@ describe.each(kinds)("settlements by many fibers, in $what", ({ queue, table: na
         `SELECT count(*)::int, count(DISTINCT xmin::text) <= 3 AS few FROM ${stored} WHERE state = 5`
       )
       assert.deepStrictEqual(row, [30, true])
+    })
+  )
+
+  it.live("leave out what another transaction has locked, or wait for that alone", () =>
+    Effect.gen(function* () {
+      const { leases, spool, sql, stored, withTransaction } = yield* claimed
+      const held = yield* Latch.make()
+      const release = yield* Latch.make()
+      const hold = sql.unsafe(`SELECT FROM ${stored} WHERE id IN ('17', '18') FOR UPDATE`)
+      const holding = withTransaction(Effect.andThen(hold, Effect.andThen(held.open, release.await)))
+      const holder = yield* Effect.forkScoped(holding)
+      yield* held.await
+      const outcomes = leases.map((lease) => Object.assign({ outcome: "archived" as const }, lease))
+      const tried = yield* Effect.forEach(outcomes.slice(0, 18), (outcome) => spool.trySettle([outcome]), {
+        concurrency: "unbounded"
+      })
+      const locked = [new SpoolStore.MessageLocked({ ...queue, id: "17" })]
+      assert.deepStrictEqual(
+        tried,
+        outcomes.slice(0, 18).map(({ id }) => ({ lost: [], locked: id === "17" ? locked : [] }))
+      )
+      const fibers = yield* Effect.forEach(outcomes.slice(17), (outcome) =>
+        Effect.forkScoped(spool.settle([outcome]), { startImmediately: true })
+      )
+      const [first, second, ...others] = fibers
+      for (const fiber of others) assert.deepStrictEqual(yield* Fiber.join(fiber), [])
+      yield* release.open
+      yield* Fiber.join(holder)
+      for (const fiber of [first, second]) assert.deepStrictEqual(fiber && (yield* Fiber.join(fiber)), [])
+      assert.strictEqual(yield* spool.countByState().pipe(Effect.map(({ archived }) => archived)), 40)
     })
   )
 

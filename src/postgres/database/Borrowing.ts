@@ -17,7 +17,7 @@ import { Cause, Duration, Effect, Exit, Scope } from "effect"
 import { SqlError } from "effect/sql"
 import type { Connection } from "effect/sql/SqlConnection"
 import { onRealClock } from "../../internal/RealTime.ts"
-import { StoreError, Unavailable } from "../../StoreError.ts"
+import { Unavailable } from "../../StoreError.ts"
 import * as Line from "./Line.ts"
 import { isReadOnlySession } from "./Reasons.ts"
 import type { Watch } from "./Watch.ts"
@@ -40,10 +40,8 @@ type Restore = <A, E, R>(effect: Effect.Effect<A, E, R>) => Effect.Effect<A, E, 
 const readOnly = new Unavailable({ message: "a connection was closed, as the server refused to write on it" })
 
 /** Whether what has failed was a write that the server has refused. */
-const isReadOnly = (reason: Cause.Reason<unknown>): boolean =>
-  Cause.isFailReason(reason) &&
-  (reason.error instanceof StoreError || SqlError.isSqlError(reason.error)) &&
-  isReadOnlySession(reason.error.reason)
+const isReadOnly = (reason: Cause.Reason<SqlError.SqlError>): boolean =>
+  Cause.isFailReason(reason) && isReadOnlySession(reason.error.reason)
 
 type Use<A> = (connection: Connection) => Effect.Effect<A, SqlError.SqlError>
 
@@ -79,10 +77,14 @@ export const make = Effect.fnUntraced(function* (
   }
 
   /** Puts the connection back, or closes it if the server has refused to write on it. */
-  const putBack = ({ connection, scope }: Borrowed, exit: Exit.Exit<unknown, unknown>): Effect.Effect<void> => {
+  const putBack = (
+    { connection, scope }: Borrowed,
+    exit: Exit.Exit<unknown, unknown>,
+    isRefused: boolean
+  ): Effect.Effect<void> => {
     const back = Scope.close(scope, exit)
     // PGlite has one session, and is in this process.
-    if (Exit.isSuccess(exit) || !exit.cause.reasons.some(isReadOnly) || sql.driver === "pglite") return back
+    if (!isRefused || sql.driver === "pglite") return back
     const own = Line.connectionOf(connection)
     const retired = own && Line.of(own)?.retire(readOnly)
     return retired === undefined ? back : Effect.andThen(retired, back)
@@ -97,9 +99,9 @@ export const make = Effect.fnUntraced(function* (
     for (const { scope } of idle.splice(0)) fork(Scope.close(scope, Exit.void))
   }
 
-  const leave = (borrowed: Borrowed, exit: Exit.Exit<unknown, unknown>) => {
+  const leave = (borrowed: Borrowed, exit: Exit.Exit<unknown, SqlError.SqlError>) => {
     if (Exit.isFailure(exit) || performance.now() - borrowed.since > maxMillisOutOfPool) {
-      return putBack(borrowed, exit)
+      return putBack(borrowed, exit, Exit.isFailure(exit) && exit.cause.reasons.some(isReadOnly))
     }
     idle.push(borrowed)
     if (!isTurnEnding) {

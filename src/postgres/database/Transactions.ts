@@ -1,11 +1,11 @@
 /** How a transaction of the application's client begins and ends, and whether the caller is in one. */
 import type { PgClient } from "@effect/sql-pg"
-import { Context, Effect, Exit, Scope } from "effect"
+import { Context, Effect, Exit } from "effect"
 import type { SqlError } from "effect/sql"
 import type { Connection } from "effect/sql/SqlConnection"
 import * as Transactor from "../../Transactor.ts"
 import type { Borrowing } from "./Borrowing.ts"
-import { reasonOf } from "./Reasons.ts"
+import { isReadOnlySession, reasonOf } from "./Reasons.ts"
 import type { SilenceLimit } from "./SilenceLimit.ts"
 
 /** What to run if the caller is in a transaction, and what otherwise. */
@@ -20,17 +20,26 @@ type Open = readonly [connection: Connection, savepoints: number]
 /** Instead of the number of savepoints, on a connection where the client is to begin a transaction. */
 const notBegun = -1
 
-/** The same connection, which calls back before each statement. */
-const beforeEach = (connection: Connection, callBack: () => void): Connection => {
-  const execute: Connection["execute"] = (...statement) => {
-    callBack()
-    return connection.execute(...statement)
+/** What is called before each statement, and with the error of each that fails. */
+interface Observer {
+  readonly before: () => void
+  readonly failed: (error: SqlError.SqlError) => void
+}
+
+/** The same connection, whose statements are observed, unless they give a stream. */
+const observed = (connection: Connection, { before, failed }: Observer): Connection => {
+  const observe = <A>(statement: () => Effect.Effect<A, SqlError.SqlError>): Effect.Effect<A, SqlError.SqlError> => {
+    before()
+    return Effect.tapError(statement(), (error) => Effect.sync(() => failed(error)))
   }
-  const executeUnprepared: Connection["executeUnprepared"] = (...statement) => {
-    callBack()
-    return connection.executeUnprepared(...statement)
+  const methods: Omit<Connection, "executeStream"> = {
+    execute: (...statement) => observe(() => connection.execute(...statement)),
+    executeRaw: (...statement) => observe(() => connection.executeRaw(...statement)),
+    executeUnprepared: (...statement) => observe(() => connection.executeUnprepared(...statement)),
+    executeValues: (...statement) => observe(() => connection.executeValues(...statement)),
+    executeValuesUnprepared: (...statement) => observe(() => connection.executeValuesUnprepared(...statement))
   }
-  return Object.create(connection, { execute: { value: execute }, executeUnprepared: { value: executeUnprepared } })
+  return Object.assign(Object.create(connection), methods)
 }
 
 interface Parts extends Pick<Borrowing, "takeOut" | "putBack"> {
@@ -45,14 +54,16 @@ export const make = (sql: PgClient.PgClient, { putBack, silence, takeOut }: Part
    * is open, in the context of the fiber. What runs after the commit must not find it there, so the context has it only until
    * BEGIN is sent.
    */
-  const beginOn = <A, E, R>(connection: Connection, transaction: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
+  const beginOn = <A, E, R>(
+    connection: Connection,
+    transaction: Effect.Effect<A, E, R>,
+    failed: Observer["failed"]
+  ): Effect.Effect<A, E, R> =>
     Effect.withFiber((fiber) => {
-      const offered: Open = [
-        beforeEach(connection, () => {
-          if (current(fiber.context) === offered) fiber.setContext(Context.omit(sql.transactionService)(fiber.context))
-        }),
-        notBegun
-      ]
+      const before = () => {
+        if (current(fiber.context) === offered) fiber.setContext(Context.omit(sql.transactionService)(fiber.context))
+      }
+      const offered: Open = [observed(connection, { before, failed }), notBegun]
       return Effect.updateContext(transaction, (context: Context.Context<R>) =>
         Context.add(context, sql.transactionService, offered)
       )
@@ -65,11 +76,16 @@ export const make = (sql: PgClient.PgClient, { putBack, silence, takeOut }: Part
   const outermost = <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E | SqlError.SqlError, R> =>
     Effect.uninterruptibleMask((restore) =>
       Effect.flatMap(takeOut(restore), (borrowed) => {
-        const { connection, scope } = borrowed
+        // What the effect makes of the error of a statement is its own matter, and it may go on, and commit.
+        let isRefused = false
+        const failed = ({ reason }: SqlError.SqlError) => {
+          if (isReadOnlySession(reason)) isRefused = true
+        }
+        const end = (exit: Exit.Exit<unknown, unknown>) => putBack(borrowed, exit, isRefused)
         // What runs after the commit may need the connection.
-        const body = Effect.andThen(sql.afterCommit(Scope.close(scope, Exit.void)), effect)
-        const transaction = beginOn(connection, restore(sql.withTransaction(body)))
-        return Effect.onExitPrimitive(transaction, (exit) => putBack(borrowed, exit))
+        const body = Effect.andThen(sql.afterCommit(Effect.suspend(() => end(Exit.void))), effect)
+        const transaction = beginOn(borrowed.connection, restore(sql.withTransaction(body)), failed)
+        return Effect.onExitPrimitive(transaction, end)
       })
     )
 
