@@ -128,6 +128,17 @@ describe("a cursor that was kept elsewhere", () => {
   })
 })
 
+describe("a cursor in what is archived, whose event was not looked up there", () => {
+  it("is none of a deleted event, so that the event is no other one once it is restored", () => {
+    const kept = LastSeen.of(10n)
+    const now = goesOn(LastSeen.compare(kept, found("A", [event(12)])))
+    const restored = found("A", [event(10), event(12)])
+    assert.strictEqual(goesOn(LastSeen.compare(LastSeen.knownBelow(now, 11n, kept), restored)).version, 10n)
+    // Where nothing is archived, it has come in the place of one that was gone.
+    assert.strictEqual(replaced(LastSeen.compare(LastSeen.knownBelow(now, 0n, kept), restored)).found, "id 10")
+  })
+})
+
 describe("what is remembered", () => {
   it("is bounded: the last events one by one, and the further back the fewer", () => {
     let many = LastSeen.of(0n)
