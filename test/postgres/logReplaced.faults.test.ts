@@ -28,13 +28,19 @@ const append = ({ events }: Pick<ServedEvents, "events">, prefix: string, count:
     { while: (error) => error._tag === "StoreError" && error.isRetryable }
   )
 
+/** An effect that has not ended after so long is not going to: says what it was, and what is known of it. */
+const within =
+  (what: string, known: () => unknown) =>
+  <A, E, R>(effect: Effect.Effect<A, E, R>) =>
+    Effect.timeoutOrElse(effect, {
+      duration: "2 minutes",
+      orElse: () => Effect.die(new Error(`${what} has not ended: ${known()}`))
+    })
+
 const replacedOf = ({ fiber, seen }: Effect.Success<ReturnType<typeof follow>>) =>
   Effect.flip(Fiber.join(fiber)).pipe(
     Effect.flatMap((error) => (error instanceof EventStore.LogReplaced ? Effect.succeed(error) : Effect.die(error))),
-    Effect.timeoutOrElse({
-      duration: "2 minutes",
-      orElse: () => Effect.die(new Error(`a subscriber is not told: it is at ${seen.at(-1)}`))
-    })
+    within("a subscriber", () => `it is at ${seen.at(-1)}`)
   )
 
 /**
@@ -220,15 +226,18 @@ describe("a projection", () => {
   it.live("stops where the log was replaced and its offsets were not, and goes on after a reset", () =>
     Effect.gen(function* () {
       const { primary, served } = yield* movable()
-      const fiber = yield* project(served)
+      const logged = () => served.logged.join("\n")
+      const first = yield* project(served)
       yield* append(served, "old", 20)
       yield* Effect.provide(untilHandled("model", 20n), served.context)
       yield* execute(["TRUNCATE public.events RESTART IDENTITY"], primary.url)
-      assert.instanceOf(yield* Effect.flip(Fiber.join(fiber)), EventStore.LogReplaced)
+      const end = Effect.flip(Fiber.join(first)).pipe(within("the run that has seen the log before", logged))
+      assert.instanceOf(yield* end, EventStore.LogReplaced)
       yield* append(served, "new", 30)
-      assert.instanceOf(yield* Effect.flip(Effect.flatMap(project(served), Fiber.join)), EventStore.LogReplaced)
+      const second = Effect.flip(Effect.flatMap(project(served), Fiber.join)).pipe(within("the next run", logged))
+      assert.instanceOf(yield* second, EventStore.LogReplaced)
       yield* execute(["TRUNCATE public.model"], primary.url)
-      yield* Effect.provide(Projection.reset("model"), served.context)
+      yield* Projection.reset("model").pipe(Effect.provide(served.context), within("the reset", logged))
       yield* project(served)
       yield* Effect.provide(untilHandled("model", 30n), served.context)
       assert.deepStrictEqual(yield* handledIds(primary.url), yield* storedIds(primary.url))

@@ -129,7 +129,7 @@ describe("a server that is not this machine", () => {
         yield* fails(
           ["migrate", "--url", `postgres://someone:${password}@${elsewhere}:${port}/x?sslmode=${mode}`],
           2,
-          /DATABASE_URL\.sslmode: .*write verify-full, or disable/
+          /--url\.sslmode: .*write verify-full, or disable/
         )
       }
       assert.lengthOf(received(), 0)
