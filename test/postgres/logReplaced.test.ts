@@ -36,6 +36,20 @@ it.live("TRUNCATE RESTART IDENTITY under live subscribers tells each of them", (
   })
 )
 
+it.live("a log that is emptied before a subscriber that has read it looks for its end is told", () =>
+  Effect.gen(function* () {
+    const served = yield* serveEvents()
+    yield* append(served, "old", 10)
+    const empty = execute([`TRUNCATE ${served.table} RESTART IDENTITY`])
+    const error = yield* served.events.subscribe({ after: "start" }).pipe(
+      // It goes on once its last event has been handled, and is the first to come to the end.
+      Stream.runForEach(({ version }) => (version === 10n ? empty : Effect.void)),
+      Effect.flip
+    )
+    assert.instanceOf(error, EventStore.LogReplaced)
+  })
+)
+
 it.live(
   "a log that was emptied and filled again beyond the cursor in one transaction is told, also where the cursor is a hole",
   () =>

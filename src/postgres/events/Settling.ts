@@ -215,10 +215,11 @@ export const make = Effect.gen(function* () {
     })
     .pipe(
       Effect.flatMap(decodeLast),
+      // An empty log has a server, too: a subscriber that comes to its end may have seen events of the log that was there before.
       Effect.map(([last]) =>
-        last === undefined || last.version === null
+        last === undefined
           ? LastSeen.of(0n)
-          : LastSeen.confirm(LastSeen.of(last.version), last.id ?? undefined, last.server)
+          : LastSeen.confirm(LastSeen.of(last.version ?? 0n), last.id ?? undefined, last.server)
       )
     )
 
